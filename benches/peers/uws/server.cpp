@@ -176,7 +176,10 @@ int main(int count, char **arguments) {
             body += chunk;
             if (!is_last) return;
             register_instances(body);
-            response->writeHeader("Content-Type", "application/json")->end(registered_http);
+            // A body's handler runs uncorked: without this each part of the answer is a write.
+            response->cork([response] {
+                response->writeHeader("Content-Type", "application/json")->end(registered_http);
+            });
         });
     });
 

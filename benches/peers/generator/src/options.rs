@@ -52,7 +52,7 @@ modes: spaced flood topics idle storm heartbeat stalled
   --subscribers N        per service (1000; topics 20; idle and storm 10000; heartbeat 100)
   --services N           topics only (1000)
   --connections N        topics only: what the subscriptions are spread over (10000)
-  --events-per-s R       spaced, stalled, heartbeat (50; stalled 20; heartbeat 10)
+  --events-per-s R       spaced, stalled, heartbeat (50; stalled 40; heartbeat 10)
   --event-bytes N        payload of a pushed frame, the envelope takes 300 (256; stalled 16384)
   --seconds D            measured time, after the warm-up (5)
   --warmup-ms N          the same traffic, not measured (500)
@@ -92,7 +92,7 @@ impl Options {
             services: if mode == Mode::Topics { 1_000 } else { 1 },
             connections: 10_000,
             events_per_s: match mode {
-                Mode::Stalled => 20.0,
+                Mode::Stalled => 40.0,
                 Mode::Heartbeat => 10.0,
                 _ => 50.0,
             },

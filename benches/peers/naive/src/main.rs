@@ -84,8 +84,12 @@ async fn main() {
             std::process::exit(1);
         }
     };
-    let listener = TcpListener::bind(&bind).await.expect("the address can be bound");
-    let address = listener.local_addr().expect("a bound socket has an address");
+    let listener = TcpListener::bind(&bind)
+        .await
+        .expect("the address can be bound");
+    let address = listener
+        .local_addr()
+        .expect("a bound socket has an address");
     println!("listening on http://{address}");
 
     let app = Router::new()
@@ -96,7 +100,9 @@ async fn main() {
         // Without this the kernel holds frames back to merge them, which would flatter nobody.
         let _ = stream.set_nodelay(true);
     });
-    axum::serve(listener, app).await.expect("the accept loop does not end");
+    axum::serve(listener, app)
+        .await
+        .expect("the accept loop does not end");
 }
 
 async fn upgrade(State(hub): State<Arc<Hub>>, upgrade: WebSocketUpgrade) -> Response {
@@ -138,7 +144,9 @@ async fn serve(hub: Arc<Hub>, socket: WebSocket) {
 
     let mut subscriptions = Vec::new();
     while let Some(Ok(message)) = stream.next().await {
-        let Message::Text(text) = message else { continue };
+        let Message::Text(text) = message else {
+            continue;
+        };
         match serde_json::from_str(&text) {
             Ok(Command::Subscribe { service_id }) => {
                 let mut topic = hub.topics.entry(service_id.clone()).or_default();
@@ -155,11 +163,17 @@ async fn serve(hub: Arc<Hub>, socket: WebSocket) {
             }
             Ok(Command::Register { instances }) => {
                 register(&hub, &instances);
-                reply(&sender, &json!({ "type": "registered", "failed_instances": [] }));
+                reply(
+                    &sender,
+                    &json!({ "type": "registered", "failed_instances": [] }),
+                );
             }
             Ok(Command::Ping) => reply(&sender, &json!({ "type": "pong" })),
             Err(error) => {
-                reply(&sender, &json!({ "type": "error", "message": error.to_string() }));
+                reply(
+                    &sender,
+                    &json!({ "type": "error", "message": error.to_string() }),
+                );
             }
         }
     }
@@ -179,7 +193,9 @@ fn reply(sender: &UnboundedSender<Message>, value: &Value) {
 /// Raises the revision of each instance's service and sends a task to each of its subscribers.
 fn register(hub: &Hub, instances: &[Value]) {
     for instance in instances {
-        let Some(service_id) = instance["serviceId"].as_str() else { continue };
+        let Some(service_id) = instance["serviceId"].as_str() else {
+            continue;
+        };
         let mut topic = hub.topics.entry(service_id.to_owned()).or_default();
         let from = topic.revision;
         topic.revision += 1;
@@ -209,7 +225,9 @@ fn register(hub: &Hub, instances: &[Value]) {
 
 /// The time in RFC 3339 with milliseconds, by the civil calendar's arithmetic.
 fn now() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let (seconds, millis) = (since.as_secs(), since.subsec_millis());
     let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
     // Days are counted from 1 March of year 0, so that a leap day is the last day of its year.
@@ -220,7 +238,11 @@ fn now() -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
