@@ -1,6 +1,6 @@
 //! The naive peer: the push server one writes first.
 //!
-//! axum for HTTP and WebSockets, a concurrent map from service to sessions, an unbounded channel
+//! axum for HTTP and sockets, a concurrent map from service to sessions, an unbounded channel
 //! and a writer task per session. An event is serialized once; then every subscriber gets a clone
 //! of the text, carried to its channel by a task of its own "so that a slow one does not hold up
 //! the others". It is short, it works, and it shows what that design costs: a task per delivery,
@@ -60,13 +60,14 @@ struct ServiceChange<'a> {
     epoch: &'static str,
     from: u64,
     revision: u64,
-    changes: [Change<'a>; 1],
+    changes: [InstanceChange<'a>; 1],
     degraded: bool,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Change<'a> {
+#[expect(clippy::struct_field_names, reason = "the names of the wire")]
+struct InstanceChange<'a> {
     instance: &'a Value,
     change_type: &'static str,
     change_time: String,
@@ -205,7 +206,7 @@ fn register(hub: &Hub, instances: &[Value]) {
             epoch: EPOCH,
             from,
             revision: topic.revision,
-            changes: [Change {
+            changes: [InstanceChange {
                 instance,
                 change_type: "change",
                 change_time: now(),
