@@ -66,7 +66,6 @@ struct ServiceChange<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(clippy::struct_field_names, reason = "the names of the wire")]
 struct InstanceChange<'a> {
     instance: &'a Value,
     change_type: &'static str,
