@@ -1,0 +1,471 @@
+//! The authenticator: from a token to an identity, and back for the command line.
+//!
+//! One algorithm, fixed when the authenticator is made: what a token's own header asks for is
+//! never followed (RFC 8725 section 3.1). Time is passed in.
+//!
+//! # Promises
+//!
+//! * A token with `exp` at or before now is expired; there is no leeway (RFC 7519 section 4.1.4).
+//! * The signature is judged before any claim, so a forged token learns nothing about its claims.
+//! * No error, no `Debug` output and no log line holds a token or a secret.
+//!
+//! # Not here
+//!
+//! Revocation, accounts and passwords. The `aud` and `iss` claims are not looked at: whoever holds
+//! the secret is the issuer.
+//!
+//! Imports `auth::permission`. Imported by `http`, `ws`, `shard` and `server`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use serde_json::{Number, Value};
+
+use super::permission::Scopes;
+
+/// Who a token says its bearer is, and until when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The `sub` claim, never empty.
+    pub user_id: Arc<str>,
+    /// The `username` claim, for display only.
+    pub username: Option<String>,
+    /// The `email` claim, for display only.
+    pub email: Option<String>,
+    /// What the token allows beyond being that user.
+    pub scopes: Scopes,
+    /// The `exp` claim, in seconds since 1970. The token is void from this second on.
+    pub expires_at_s: u64,
+}
+
+impl Identity {
+    /// Whether the token behind this identity has run out.
+    #[must_use]
+    pub const fn is_expired(&self, now_s: u64) -> bool {
+        self.expires_at_s <= now_s
+    }
+}
+
+/// What a token made here states.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Claims {
+    /// The user id.
+    pub sub: String,
+    /// The second since 1970 from which on the token is void.
+    pub exp: u64,
+    /// The second since 1970 at which it was made.
+    pub iat: u64,
+    /// The name to show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The mail address to show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// Scopes between spaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+}
+
+/// Why a token was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthError {
+    /// Its time is over. The same user with a new token is welcome.
+    TokenExpired,
+    /// It will never be accepted, for the reason given.
+    Invalid(&'static str),
+}
+
+impl AuthError {
+    /// The word a client program may branch on.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            AuthError::TokenExpired => "token_expired",
+            AuthError::Invalid(_) => "unauthorized",
+        }
+    }
+}
+
+impl fmt::Display for AuthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AuthError::TokenExpired => write!(f, "token expired"),
+            AuthError::Invalid(reason) => write!(f, "invalid token: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for AuthError {}
+
+/// The claims as they come in. Only what decides is read strictly: a display name of an odd type is
+/// ignored, an odd `nbf` is not.
+#[derive(Deserialize)]
+struct ForeignClaims {
+    sub: Option<Value>,
+    exp: Option<Value>,
+    nbf: Option<Value>,
+    username: Option<Value>,
+    email: Option<Value>,
+    scope: Option<Value>,
+}
+
+/// The keeper of the key: checks tokens and makes them.
+pub struct Authenticator {
+    algorithm: Algorithm,
+    decoding_key: DecodingKey,
+    encoding_key: EncodingKey,
+    validation: Validation,
+}
+
+impl Authenticator {
+    /// Makes an authenticator for HS256 with the secret that both sides share.
+    #[must_use]
+    pub fn hs256(secret: &[u8]) -> Self {
+        let algorithm = Algorithm::HS256;
+        let mut validation = Validation::new(algorithm);
+        // Signature and algorithm are the library's part. The claims are judged in `identify`,
+        // because the library would ask the system clock.
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.validate_aud = false;
+        Self {
+            algorithm,
+            decoding_key: DecodingKey::from_secret(secret),
+            encoding_key: EncodingKey::from_secret(secret),
+            validation,
+        }
+    }
+
+    /// Returns who the token stands for, at the second `now_s` since 1970.
+    ///
+    /// # Errors
+    ///
+    /// `TokenExpired` if only its time is over, `Invalid` for everything else.
+    pub fn authenticate(&self, token: &str, now_s: u64) -> Result<Identity, AuthError> {
+        let data =
+            jsonwebtoken::decode::<ForeignClaims>(token, &self.decoding_key, &self.validation)
+                .map_err(|error| AuthError::Invalid(reason(error.kind())))?;
+        // RFC 7515 section 4.1.11: an extension that is not understood makes the token invalid.
+        if data.header.crit.is_some() {
+            return Err(AuthError::Invalid("critical header not understood"));
+        }
+        identify(&data.claims, now_s)
+    }
+
+    /// Makes a token that states `claims`.
+    ///
+    /// # Panics
+    ///
+    /// Never: the key fits the algorithm and the claims are plain fields.
+    #[must_use]
+    pub fn sign(&self, claims: &Claims) -> String {
+        jsonwebtoken::encode(&Header::new(self.algorithm), claims, &self.encoding_key)
+            .expect("key and algorithm were made together, claims are plain fields")
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator")
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Judges claims whose signature was found good.
+fn identify(claims: &ForeignClaims, now_s: u64) -> Result<Identity, AuthError> {
+    let user_id = match &claims.sub {
+        Some(Value::String(sub)) if !sub.is_empty() => Arc::from(sub.as_str()),
+        Some(Value::String(_)) => return Err(AuthError::Invalid("sub is empty")),
+        Some(_) => return Err(AuthError::Invalid("sub is not a string")),
+        None => return Err(AuthError::Invalid("sub is missing")),
+    };
+    let expires_at_s = match &claims.exp {
+        Some(Value::Number(exp)) => seconds_rounded_down(exp),
+        Some(_) => return Err(AuthError::Invalid("exp is not a number")),
+        None => return Err(AuthError::Invalid("exp is missing")),
+    };
+    match &claims.nbf {
+        None => {}
+        Some(Value::Number(nbf)) if is_later(nbf, now_s) => {
+            return Err(AuthError::Invalid("not valid yet"));
+        }
+        Some(Value::Number(_)) => {}
+        Some(_) => return Err(AuthError::Invalid("nbf is not a number")),
+    }
+    if expires_at_s <= now_s {
+        return Err(AuthError::TokenExpired);
+    }
+    let text = |claim: &Option<Value>| claim.as_ref().and_then(Value::as_str).map(str::to_owned);
+    Ok(Identity {
+        user_id,
+        username: text(&claims.username),
+        email: text(&claims.email),
+        scopes: claims
+            .scope
+            .as_ref()
+            .and_then(Value::as_str)
+            .map_or(Scopes::NONE, Scopes::from_claim),
+        expires_at_s,
+    })
+}
+
+/// Reads a NumericDate, which may have a fraction (RFC 7519 section 2). Before 1970 is 0.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the cast saturates"
+)]
+fn seconds_rounded_down(number: &Number) -> u64 {
+    number
+        .as_u64()
+        .unwrap_or_else(|| number.as_f64().map_or(0, |seconds| seconds as u64))
+}
+
+/// Whether a NumericDate lies after the second `now_s`, a fraction of a second included.
+fn is_later(number: &Number, now_s: u64) -> bool {
+    let whole_s = seconds_rounded_down(number);
+    let has_fraction = number
+        .as_f64()
+        .is_some_and(|seconds| seconds > 0.0 && seconds.fract() > 0.0);
+    whole_s > now_s || whole_s == now_s && has_fraction
+}
+
+/// Names the fault in our words. The library's own may quote parts of the token.
+fn reason(kind: &ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::InvalidSignature => "wrong signature",
+        ErrorKind::InvalidAlgorithm
+        | ErrorKind::InvalidAlgorithmName
+        | ErrorKind::MissingAlgorithm
+        | ErrorKind::UnsupportedAlgorithm => "algorithm not accepted",
+        // An unknown algorithm, `none` among them, is a fault of the header's JSON to the library.
+        ErrorKind::Json(_) => "header or claims not accepted",
+        _ => "not a token",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
+    const NOW_S: u64 = 1_800_000_000;
+
+    fn token(claims: &Value) -> String {
+        let key = EncodingKey::from_secret(SECRET);
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key).unwrap()
+    }
+
+    fn authenticate(claims: &Value) -> Result<Identity, AuthError> {
+        Authenticator::hs256(SECRET).authenticate(&token(claims), NOW_S)
+    }
+
+    /// base64url without padding, for tokens the library refuses to make.
+    fn base64(bytes: &[u8]) -> String {
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut text = String::new();
+        for chunk in bytes.chunks(3) {
+            let word = chunk
+                .iter()
+                .fold(0, |word, byte| word << 8 | u32::from(*byte));
+            let word = word << (8 * (3 - chunk.len()));
+            for index in 0..=chunk.len() {
+                let digit = word >> (18 - 6 * index) & 63;
+                text.push(char::from(ALPHABET[digit as usize]));
+            }
+        }
+        text
+    }
+
+    #[test]
+    fn signed_claims_come_back_as_an_identity() {
+        let authenticator = Authenticator::hs256(SECRET);
+        let token = authenticator.sign(&Claims {
+            sub: "u1".into(),
+            exp: NOW_S + 60,
+            iat: NOW_S,
+            username: Some("ann".into()),
+            email: Some("ann@example.org".into()),
+            scope: Some("publish other".into()),
+        });
+        let identity = authenticator.authenticate(&token, NOW_S).unwrap();
+        let expected = Identity {
+            user_id: "u1".into(),
+            username: Some("ann".into()),
+            email: Some("ann@example.org".into()),
+            scopes: Scopes::PUBLISH,
+            expires_at_s: NOW_S + 60,
+        };
+        assert_eq!(identity, expected);
+        assert!(!identity.is_expired(NOW_S + 59) && identity.is_expired(NOW_S + 60));
+    }
+
+    #[test]
+    fn expiry_has_no_leeway() {
+        let exp = |exp: Value| authenticate(&json!({"sub": "u", "exp": exp})).map(|_| ());
+        assert_eq!(exp(json!(NOW_S + 1)), Ok(()));
+        assert_eq!(exp(json!(NOW_S)), Err(AuthError::TokenExpired));
+        assert_eq!(exp(json!(NOW_S - 1)), Err(AuthError::TokenExpired));
+        assert_eq!(exp(json!(1_800_000_001.5)), Ok(()));
+        assert_eq!(exp(json!(1_800_000_000.5)), Err(AuthError::TokenExpired));
+        assert_eq!(exp(json!(-5)), Err(AuthError::TokenExpired));
+        assert_eq!(exp(json!(1e300)), Ok(()));
+    }
+
+    #[test]
+    fn not_before_is_honoured() {
+        let nbf = |nbf: Value| {
+            authenticate(&json!({"sub": "u", "exp": NOW_S + 60, "nbf": nbf})).map(|_| ())
+        };
+        assert_eq!(nbf(json!(NOW_S)), Ok(()));
+        assert_eq!(nbf(json!(-1)), Ok(()));
+        assert_eq!(nbf(json!(null)), Ok(()));
+        assert_eq!(
+            nbf(json!(NOW_S + 1)),
+            Err(AuthError::Invalid("not valid yet"))
+        );
+        assert_eq!(
+            nbf(json!(1_800_000_000.5)),
+            Err(AuthError::Invalid("not valid yet"))
+        );
+        assert_eq!(
+            nbf(json!("soon")),
+            Err(AuthError::Invalid("nbf is not a number"))
+        );
+    }
+
+    #[test]
+    fn subject_and_expiry_are_required() {
+        let exp = NOW_S + 60;
+        let faults = [
+            (json!({"exp": exp}), "sub is missing"),
+            (json!({"sub": null, "exp": exp}), "sub is missing"),
+            (json!({"sub": "", "exp": exp}), "sub is empty"),
+            (json!({"sub": 7, "exp": exp}), "sub is not a string"),
+            (json!({"sub": "u"}), "exp is missing"),
+            (
+                json!({"sub": "u", "exp": "1900000000"}),
+                "exp is not a number",
+            ),
+            (json!(["u"]), "header or claims not accepted"),
+        ];
+        for (claims, reason) in faults {
+            assert_eq!(
+                authenticate(&claims),
+                Err(AuthError::Invalid(reason)),
+                "{claims}"
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_and_odd_optional_claims_are_ignored() {
+        let claims = json!({"sub": "u", "exp": NOW_S + 1, "aud": "else", "iss": 5, "username": 5,
+            "scope": ["admin"], "extra": {"a": []}});
+        let identity = authenticate(&claims).unwrap();
+        assert_eq!((identity.username, identity.scopes), (None, Scopes::NONE));
+    }
+
+    #[test]
+    fn only_the_fixed_algorithm_is_accepted() {
+        let authenticator = Authenticator::hs256(SECRET);
+        let claims = json!({"sub": "u", "exp": NOW_S + 60});
+        for algorithm in [Algorithm::HS384, Algorithm::HS512] {
+            let key = EncodingKey::from_secret(SECRET);
+            let token = jsonwebtoken::encode(&Header::new(algorithm), &claims, &key).unwrap();
+            assert_eq!(
+                authenticator.authenticate(&token, NOW_S),
+                Err(AuthError::Invalid("algorithm not accepted"))
+            );
+        }
+        let claims = base64(claims.to_string().as_bytes());
+        for header in [
+            r#"{"alg":"none"}"#,
+            r#"{"alg":"None","typ":"JWT"}"#,
+            r#"{"alg":"RS256"}"#,
+            r#"{"typ":"JWT"}"#,
+            r#"{"alg":null}"#,
+        ] {
+            for signature in ["", "AAAA"] {
+                let token = format!("{}.{claims}.{signature}", base64(header.as_bytes()));
+                let error = authenticator.authenticate(&token, NOW_S).unwrap_err();
+                assert!(matches!(error, AuthError::Invalid(_)), "{header}");
+            }
+        }
+    }
+
+    #[test]
+    fn forged_and_broken_tokens_are_refused() {
+        let authenticator = Authenticator::hs256(SECRET);
+        let good = token(&json!({"sub": "u", "exp": NOW_S + 60}));
+        let other = Authenticator::hs256(b"another secret");
+        let wrong_signature = Err(AuthError::Invalid("wrong signature"));
+        assert_eq!(other.authenticate(&good, NOW_S), wrong_signature);
+
+        let (message, signature) = good.rsplit_once('.').unwrap();
+        let (header, _) = message.split_once('.').unwrap();
+        let claims = base64(format!(r#"{{"sub":"root","exp":{}}}"#, NOW_S + 60).as_bytes());
+        let swapped = format!("{header}.{claims}.{signature}");
+        assert_eq!(authenticator.authenticate(&swapped, NOW_S), wrong_signature);
+        // An expired token with a wrong signature is a forgery, not an old friend.
+        let expired = token(&json!({"sub": "u", "exp": 1}));
+        assert_eq!(other.authenticate(&expired, NOW_S), wrong_signature);
+
+        for broken in [
+            "",
+            ".",
+            "..",
+            "a.b.c",
+            "a.b",
+            "a.b.c.d",
+            "\u{e9}.\u{e9}.\u{e9}",
+            message,
+        ] {
+            let error = authenticator.authenticate(broken, NOW_S).unwrap_err();
+            assert!(matches!(error, AuthError::Invalid(_)), "{broken}");
+        }
+        for cut in 0..good.len() {
+            assert!(
+                authenticator.authenticate(&good[..cut], NOW_S).is_err(),
+                "cut at {cut}"
+            );
+        }
+        assert!(authenticator.authenticate(&good, NOW_S).is_ok());
+    }
+
+    #[test]
+    fn critical_header_is_refused() {
+        let header = Header {
+            crit: Some(vec!["b64".into()]),
+            ..Header::new(Algorithm::HS256)
+        };
+        let claims = json!({"sub": "u", "exp": NOW_S + 60});
+        let key = EncodingKey::from_secret(SECRET);
+        let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
+        assert_eq!(
+            Authenticator::hs256(SECRET).authenticate(&token, NOW_S),
+            Err(AuthError::Invalid("critical header not understood"))
+        );
+    }
+
+    #[test]
+    fn debug_output_holds_no_secret() {
+        let text = format!("{:?}", Authenticator::hs256(SECRET));
+        assert!(
+            !text.contains("secret") && !text.contains("97, 32"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn errors_are_small() {
+        assert!(size_of::<AuthError>() <= 16);
+    }
+}

@@ -1,0 +1,95 @@
+//! Request bodies: bounded, in time, and JSON.
+//!
+//! Imports `limits` and `wire`. Imported by `http`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::{HeaderMap, Request};
+use serde::de::DeserializeOwned;
+
+use super::Desk;
+use super::reply::Problem;
+use crate::limits;
+use crate::wire::json;
+use crate::wire::refusal::Code;
+
+/// Reads a body of at most `bytes_max` bytes, which has to be declared as JSON.
+///
+/// # Errors
+///
+/// 415, 413, or 408 where it does not arrive in time.
+pub async fn read(
+    desk: &Desk,
+    request: Request<Incoming>,
+    bytes_max: usize,
+) -> Result<Bytes, Problem> {
+    if !is_json(request.headers()) {
+        return Err(Problem::new(
+            415,
+            Code::InvalidArgument,
+            "the body's Content-Type is not application/json",
+        )
+        .closing());
+    }
+    let too_large = || {
+        Problem::new(413, Code::TooLarge, format!("the body is over {bytes_max} bytes")).closing()
+    };
+    let declared = hyper::body::Body::size_hint(request.body()).lower();
+    if declared > bytes_max as u64 {
+        return Err(too_large());
+    }
+    let body = Limited::new(request.into_body(), bytes_max).collect();
+    let patience = Duration::from_millis(desk.office.limits.body_timeout_ms);
+    match tokio::time::timeout(patience, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(fault)) if fault.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => {
+            Err(Problem::new(400, Code::Malformed, "the body ended before its end").closing())
+        }
+        Err(_) => Err(Problem::new(408, Code::Unavailable, "the body did not arrive in time")
+            .closing()),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let kind = value.split(';').next().unwrap_or("").trim();
+    kind.eq_ignore_ascii_case("application/json")
+}
+
+/// Runs work on a body: a large one beside the shard's thread, so that its sockets are not kept
+/// waiting while a batch of thousands is parsed.
+///
+/// # Errors
+///
+/// As the work; 500 where it panicked.
+pub async fn decode_with<T: Send + 'static>(
+    body: Bytes,
+    work: impl FnOnce(&[u8]) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if body.len() <= limits::DECODE_INLINE_BYTES_MAX {
+        return work(&body);
+    }
+    tokio::task::spawn_blocking(move || work(&body))
+        .await
+        .unwrap_or_else(|_| Err(Problem::new(500, Code::Internal, "internal error")))
+}
+
+/// Reads JSON, telling what is no JSON object from what merely has a wrong field.
+///
+/// # Errors
+///
+/// 400 `malformed`, or `invalid_argument` with the parser's words.
+pub fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    json::decode::<T>(body).map_err(|fault| match json::decode::<serde_json::Value>(body) {
+        Ok(serde_json::Value::Object(_)) => {
+            Problem::new(400, Code::InvalidArgument, fault.to_string())
+        }
+        Ok(_) => Problem::new(400, Code::Malformed, "the body is JSON, but not an object"),
+        Err(_) => Problem::new(400, Code::Malformed, "the body is not JSON"),
+    })
+}

@@ -1,0 +1,79 @@
+//! One HTTP connection: hyper's machine, run to its end or to an upgrade.
+//!
+//! Imports `http::guard` and `http::router`. Imported by `server`.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::Desk;
+use super::guard::Guard;
+use super::router;
+use crate::limits;
+use crate::ws::gate::Upgrade;
+
+/// A socket that turned into a WebSocket after earlier requests, with the bytes that followed.
+#[derive(Debug)]
+pub struct Upgraded {
+    /// The socket.
+    pub stream: TcpStream,
+    /// What was agreed.
+    pub upgrade: Upgrade,
+    /// Bytes that the client sent behind its request.
+    pub early: Bytes,
+}
+
+/// Serves a connection until it ends. Returns it where it was upgraded.
+pub async fn serve(desk: Desk, stream: TcpStream, early: Bytes) -> Option<Upgraded> {
+    desk.office.stats.http.enter();
+    let office = std::sync::Arc::clone(&desk.office);
+    let guard = Guard::new(stream, &early, &office.limits);
+    let agreed: Rc<RefCell<Option<Upgrade>>> = Rc::default();
+    let service = {
+        let agreed = Rc::clone(&agreed);
+        service_fn(move |request| {
+            let (desk, agreed) = (desk.clone(), Rc::clone(&agreed));
+            async move { Ok::<_, Infallible>(router::answer(&desk, request, &agreed).await) }
+        })
+    };
+    let served = http1::Builder::new()
+        .pipeline_flush(true)
+        .max_headers(office.limits.request_headers_max)
+        .serve_connection(guard, service)
+        .without_shutdown()
+        .await;
+    office.stats.http.leave();
+    let parts = served.ok()?;
+    let (stream, left) = parts.io.into_parts();
+    let Some(upgrade) = agreed.take() else {
+        linger(stream).await;
+        return None;
+    };
+    let early = [&parts.read_buf[..], &left[..]].concat().into();
+    Some(Upgraded { stream, upgrade, early })
+}
+
+/// Ends the writing side and reads on for a moment: unread bytes would turn the end into a reset,
+/// and the peer would lose an answer that it has not read yet.
+async fn linger(mut stream: TcpStream) {
+    let drain = async {
+        stream.shutdown().await?;
+        let (mut buffer, mut left) = ([0; limits::HTTP_READ_BYTES], limits::LINGER_BYTES_MAX);
+        while left > 0 {
+            match stream.read(&mut buffer).await? {
+                0 => break,
+                bytes => left = left.saturating_sub(bytes),
+            }
+        }
+        Ok::<(), std::io::Error>(())
+    };
+    // Whatever goes wrong here, the connection is over.
+    let _ = tokio::time::timeout(Duration::from_millis(limits::CLOSE_LINGER_MS), drain).await;
+}

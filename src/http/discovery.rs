@@ -1,0 +1,230 @@
+//! The registry's reading calls, compatible with Ctrip Artemis.
+//!
+//! Instances travel as the JSON they were stored with; a service's part of an answer is spliced,
+//! never serialized again.
+//!
+//! Imports its siblings, `state` and `wire`. Imported by `http::router`.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use hyper::body::Incoming;
+use hyper::{Method, Request};
+use serde::Deserialize;
+
+use super::reply::{self, Problem, Reply};
+use super::{Desk, body};
+use crate::id::ServiceName;
+use crate::limits;
+use crate::state::order::{Answer, Delta, Order, View};
+use crate::wire::event::put_change;
+use crate::wire::frame::FrameBuilder;
+use crate::wire::instance::check_service_id;
+use crate::wire::refusal::{Code, Refusal};
+
+#[derive(Deserialize)]
+struct ServiceWish {
+    #[serde(default, rename = "discoveryConfig", alias = "discovery_config")]
+    config: Option<Config>,
+}
+
+#[derive(Deserialize)]
+struct LookupWish {
+    #[serde(default, rename = "discoveryConfigs", alias = "discovery_configs")]
+    configs: Option<Vec<Config>>,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default, rename = "serviceId", alias = "service_id")]
+    service_id: Option<String>,
+}
+
+fn fail(code: &str, message: &str) -> Reply {
+    reply::json_value(&reply::failure(code, message))
+}
+
+fn unexpected() -> Problem {
+    Problem::from(Refusal::new(Code::Internal, "internal error"))
+}
+
+/// `service`
+pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+    let service_id = if request.method() == Method::GET {
+        let query = request.uri().query().unwrap_or_default();
+        query_value(query, "serviceId").or_else(|| query_value(query, "service_id"))
+    } else {
+        let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+        let wish: ServiceWish = match body::object(&text) {
+            Err(problem) if problem.code == Code::InvalidArgument => {
+                return Ok(fail("bad-request", &problem.detail));
+            }
+            wish => wish?,
+        };
+        wish.config.and_then(|config| config.service_id)
+    };
+    let Some(service_id) = service_id else {
+        return Ok(fail("bad-request", "serviceId is missing"));
+    };
+    if let Err(fault) = check_service_id(&service_id) {
+        return Ok(fail("bad-request", &fault));
+    }
+    let Answer::Views(views) = desk.ask(Order::Views(vec![ServiceName::of(&service_id)])).await?
+    else {
+        return Err(unexpected());
+    };
+    let Some(Some(view)) = views.into_iter().next() else {
+        return Ok(fail("data-not-found", "no such service"));
+    };
+    let mut out = BytesMut::with_capacity(view.instances.len() + 256);
+    out.extend_from_slice(b"{\"service\":");
+    put_view(&mut out, &view);
+    put_success(&mut out);
+    Ok(reply::json_bytes(out.freeze()))
+}
+
+/// `services`
+pub async fn services(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+    if request.method() == Method::POST {
+        let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+        let _: serde_json::Map<String, serde_json::Value> = body::object(&text)?;
+    }
+    let Answer::AllViews { version, views } = desk.ask(Order::AllViews).await? else {
+        return Err(unexpected());
+    };
+    let mut out = BytesMut::new();
+    put_views(&mut out, &views);
+    out.extend_from_slice(format!(",\"version\":{version}").as_bytes());
+    put_success(&mut out);
+    Ok(reply::json_bytes(out.freeze()))
+}
+
+/// `lookup`
+pub async fn lookup(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let wish: LookupWish = match body::object(&text) {
+        Err(problem) if problem.code == Code::InvalidArgument => {
+            return Ok(fail("bad-request", &problem.detail));
+        }
+        wish => wish?,
+    };
+    let Some(configs) = wish.configs else {
+        return Ok(fail("bad-request", "discoveryConfigs is missing"));
+    };
+    if configs.len() > limits::COMMAND_ENTRIES_MAX {
+        return Ok(fail("bad-request", "discoveryConfigs names too many services"));
+    }
+    let mut names = Vec::with_capacity(configs.len());
+    for config in configs {
+        let service_id = config.service_id.unwrap_or_default();
+        if let Err(fault) = check_service_id(&service_id) {
+            return Ok(fail("bad-request", &fault));
+        }
+        names.push(ServiceName::of(&service_id));
+    }
+    let Answer::Views(views) = desk.ask(Order::Views(names)).await? else {
+        return Err(unexpected());
+    };
+    let known: Vec<Arc<View>> = views.into_iter().flatten().collect();
+    let mut out = BytesMut::new();
+    put_views(&mut out, &known);
+    put_success(&mut out);
+    Ok(reply::json_bytes(out.freeze()))
+}
+
+/// `services-delta`
+pub async fn delta(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+    #[derive(Deserialize)]
+    struct Wish {
+        version: Option<u64>,
+    }
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let wish: Wish = match body::object(&text) {
+        Err(problem) if problem.code == Code::InvalidArgument => {
+            return Ok(fail("bad-request", &problem.detail));
+        }
+        wish => wish?,
+    };
+    let Some(version) = wish.version else {
+        return Ok(fail("bad-request", "version is missing"));
+    };
+    let Answer::Delta(delta) = desk.ask(Order::Delta { version }).await? else {
+        return Err(unexpected());
+    };
+    match delta {
+        Some(delta) => Ok(reply::json_bytes(delta_body(&delta))),
+        None => Ok(fail("data-not-found", "what changed since that version is not known here")),
+    }
+}
+
+fn delta_body(delta: &Delta) -> Bytes {
+    let mut out = FrameBuilder::with_capacity(1_024);
+    out.put(b"{\"changes\":{");
+    for (index, (service, changes)) in delta.changes.iter().enumerate() {
+        if index > 0 {
+            out.put(b",");
+        }
+        out.put_json_str(service.as_str());
+        out.put(b":[");
+        for (index, change) in changes.iter().enumerate() {
+            if index > 0 {
+                out.put(b",");
+            }
+            put_change(&mut out, change);
+        }
+        out.put(b"]");
+    }
+    out.put(b"},\"version\":");
+    out.put_u64(delta.version);
+    out.put(b",\"responseStatus\":");
+    out.put_str(&reply::success().to_string());
+    out.put(b"}");
+    out.payload()
+}
+
+fn put_success(out: &mut BytesMut) {
+    out.extend_from_slice(b",\"responseStatus\":");
+    out.extend_from_slice(reply::success().to_string().as_bytes());
+    out.put_u8(b'}');
+}
+
+fn put_views(out: &mut BytesMut, views: &[Arc<View>]) {
+    out.reserve(views.iter().map(|view| view.instances.len() + 200).sum());
+    out.extend_from_slice(b"{\"services\":[");
+    for (index, view) in views.iter().enumerate() {
+        if index > 0 {
+            out.put_u8(b',');
+        }
+        put_view(out, view);
+    }
+    out.put_u8(b']');
+}
+
+fn put_view(out: &mut BytesMut, view: &View) {
+    let name = serde_json::Value::from(view.service.as_str()).to_string();
+    let epoch = serde_json::Value::from(view.epoch.as_str()).to_string();
+    out.extend_from_slice(b"{\"serviceId\":");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b",\"metadata\":{},\"instances\":");
+    out.extend_from_slice(view.instances_array());
+    out.extend_from_slice(
+        format!(
+            ",\"epoch\":{epoch},\"revision\":{},\"degraded\":{}}}",
+            view.revision, view.degraded
+        )
+        .as_bytes(),
+    );
+}
+
+/// The value of a query's key, percent-decoded.
+pub fn query_value(query: &str, key: &str) -> Option<String> {
+    query.split('&').find_map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (name == key).then(|| percent_decoded(&value.replace('+', " ")))
+    })
+}
+
+/// A path segment or query value without its percent signs. What is not UTF-8 becomes a mark.
+pub fn percent_decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}

@@ -1,0 +1,306 @@
+//! Stands between a socket and hyper, and lets only unambiguous requests through.
+//!
+//! hyper repairs some heads that two parsers could read differently: it drops a `Content-Length`
+//! beside a `Transfer-Encoding`, and one of two equal lengths. Behind a proxy that reads them the
+//! other way this is how requests are smuggled. So each head is looked at here by the same rules as
+//! a connection's first one, before hyper sees a byte of it. A head that fails is replaced by a
+//! request for the refusal itself, and nothing after it is read: hyper answers, and closes.
+//!
+//! The guard also keeps time: a head has to be complete within the handshake timeout, and a
+//! connection may idle between requests for [`limits::KEEP_ALIVE_MS`].
+//!
+//! Imports `limits` and `ws::head`. Imported by `http::connection`.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::limits::{self, Limits};
+use crate::ws::head::{self, Body, HeadFault, HeadLimits};
+
+/// The path that asks for a refusal: `/.refused/400` and `/.refused/431`.
+pub const REFUSED: &str = "/.refused/";
+
+/// A guarded connection.
+#[derive(Debug)]
+pub struct Guard {
+    stream: TcpStream,
+    scan: Scan,
+    /// Bytes that passed and wait for hyper.
+    passed: BytesMut,
+    /// Bytes of a head that is not complete.
+    pending: BytesMut,
+    limits: HeadLimits,
+    handshake: Duration,
+    alarm: Pin<Box<Sleep>>,
+}
+
+/// Where the stream stands.
+#[derive(Debug)]
+enum Scan {
+    Head,
+    Body(u64),
+    Chunks(Chunks),
+    /// A head was refused: no byte passes any more.
+    Shut,
+}
+
+/// Where a chunked body stands (RFC 9112, 7.1). Sizes are re-read by hyper, which refuses what is
+/// wrong with them; here only the end has to be found, and a wrong size ends the connection too.
+#[derive(Debug, Clone, Copy)]
+enum Chunks {
+    /// In the line with a chunk's size.
+    Size { size: u64, digits: u8, is_extension: bool },
+    /// In a chunk's bytes and the two that end it.
+    Data(u64),
+    /// After the last chunk, in a line of the trailer of so many bytes.
+    Trailer(u64),
+}
+
+const CHUNK_START: Chunks = Chunks::Size { size: 0, digits: 0, is_extension: false };
+
+impl Guard {
+    /// Guards a connection whose first bytes were read already.
+    pub fn new(stream: TcpStream, early: &[u8], limits: &Limits) -> Guard {
+        let handshake = Duration::from_millis(limits.handshake_timeout_ms);
+        let mut guard = Guard {
+            stream,
+            scan: Scan::Head,
+            passed: BytesMut::new(),
+            pending: BytesMut::new(),
+            limits: HeadLimits {
+                bytes_max: limits.request_head_bytes_max,
+                headers_max: limits.request_headers_max,
+            },
+            handshake,
+            alarm: Box::pin(sleep_until(Instant::now() + handshake)),
+        };
+        guard.scan(early);
+        guard
+    }
+
+    /// Gives back the socket and every byte that hyper has not taken.
+    pub fn into_parts(self) -> (TcpStream, Bytes) {
+        let mut rest = self.passed;
+        rest.extend_from_slice(&self.pending);
+        (self.stream, rest.freeze())
+    }
+
+    fn scan(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let used = match &mut self.scan {
+                Scan::Shut => return,
+                Scan::Body(left) => {
+                    let used = usize::try_from(*left).map_or(bytes.len(), |n| n.min(bytes.len()));
+                    *left -= used as u64;
+                    let is_over = *left == 0;
+                    self.passed.extend_from_slice(&bytes[..used]);
+                    if is_over {
+                        self.expect_head();
+                    }
+                    used
+                }
+                Scan::Chunks(chunks) => {
+                    let (used, verdict) = walk_chunks(chunks, bytes);
+                    self.passed.extend_from_slice(&bytes[..used]);
+                    match verdict {
+                        Verdict::More => {}
+                        Verdict::Over => self.expect_head(),
+                        Verdict::Wrong => self.scan = Scan::Shut,
+                    }
+                    used
+                }
+                Scan::Head => self.scan_head(bytes),
+            };
+            bytes = &bytes[used..];
+        }
+    }
+
+    fn expect_head(&mut self) {
+        self.scan = Scan::Head;
+        self.set_alarm(Duration::from_millis(limits::KEEP_ALIVE_MS));
+    }
+
+    fn set_alarm(&mut self, after: Duration) {
+        let at = Instant::now() + after;
+        self.alarm.as_mut().reset(at);
+    }
+
+    /// Adds to the head. Returns how many of the bytes it took: all but what follows it.
+    fn scan_head(&mut self, bytes: &[u8]) -> usize {
+        if self.pending.is_empty() {
+            self.set_alarm(self.handshake);
+        }
+        let before = self.pending.len();
+        self.pending.extend_from_slice(bytes);
+        let (length, body) = match head::parse(&self.pending, self.limits) {
+            Ok(None) => return bytes.len(),
+            Ok(Some(head)) => (head.bytes, head.body),
+            Err(fault) => {
+                let status = if fault == HeadFault::TooLarge { 431 } else { 400 };
+                let text = format!("GET {REFUSED}{status} HTTP/1.1\r\nHost: -\r\n\r\n");
+                self.passed.extend_from_slice(text.as_bytes());
+                self.pending.clear();
+                self.scan = Scan::Shut;
+                return bytes.len();
+            }
+        };
+        self.passed.extend_from_slice(&self.pending[..length]);
+        self.pending.clear();
+        match body {
+            Body::None => self.expect_head(),
+            Body::Length(length) => self.scan = Scan::Body(length),
+            Body::Chunked => self.scan = Scan::Chunks(CHUNK_START),
+        }
+        length - before
+    }
+}
+
+enum Verdict {
+    More,
+    Over,
+    Wrong,
+}
+
+fn walk_chunks(chunks: &mut Chunks, bytes: &[u8]) -> (usize, Verdict) {
+    let mut at = 0;
+    while at < bytes.len() {
+        match chunks {
+            Chunks::Data(left) => {
+                let used = usize::try_from(*left).map_or(bytes.len() - at, |n| n.min(bytes.len() - at));
+                *left -= used as u64;
+                at += used;
+                if *left == 0 {
+                    *chunks = CHUNK_START;
+                }
+                continue;
+            }
+            Chunks::Size { size, digits, is_extension } => match bytes[at] {
+                b'\n' if *digits == 0 => return (at, Verdict::Wrong),
+                b'\n' if *size == 0 => *chunks = Chunks::Trailer(0),
+                b'\n' => *chunks = Chunks::Data(*size + 2),
+                b'\r' => {}
+                byte if !*is_extension && byte.is_ascii_hexdigit() && *digits < 15 => {
+                    let digit = char::from(byte).to_digit(16).unwrap_or(0);
+                    *size = *size << 4 | u64::from(digit);
+                    *digits += 1;
+                }
+                b';' | b' ' | b'\t' => *is_extension = true,
+                _ if *is_extension => {}
+                _ => return (at, Verdict::Wrong),
+            },
+            Chunks::Trailer(length) => match bytes[at] {
+                b'\n' if *length == 0 => return (at + 1, Verdict::Over),
+                b'\n' => *length = 0,
+                b'\r' => {}
+                _ => *length += 1,
+            },
+        }
+        at += 1;
+    }
+    (at, Verdict::More)
+}
+
+impl hyper::rt::Read for Guard {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut into: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let guard = self.get_mut();
+        loop {
+            if !guard.passed.is_empty() {
+                let used = guard.passed.len().min(into.remaining());
+                into.put_slice(&guard.passed[..used]);
+                guard.passed.advance(used);
+                if guard.passed.is_empty() {
+                    // An idle connection keeps no buffer.
+                    guard.passed = BytesMut::new();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if matches!(guard.scan, Scan::Shut) {
+                return Poll::Ready(Ok(()));
+            }
+            let mut chunk = [0; limits::HTTP_READ_BYTES];
+            let mut buffer = ReadBuf::new(&mut chunk);
+            match Pin::new(&mut guard.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => guard.scan(buffer.filled()),
+                Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
+                // Late: to hyper it looks as if the peer had gone.
+                Poll::Pending if matches!(guard.scan, Scan::Head) => {
+                    return guard.alarm.as_mut().poll(cx).map(|()| Ok(()));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl hyper::rt::Write for Guard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunked_bodies_end_where_they_end() {
+        let body = b"5\r\nhello\r\nA;x=y\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\nGET /";
+        let end = body.len() - 5;
+        for cut in 1..body.len() {
+            let (mut chunks, mut at, mut over) = (CHUNK_START, 0, None);
+            while over.is_none() {
+                let next = (at + cut).min(body.len());
+                let (used, verdict) = walk_chunks(&mut chunks, &body[at..next]);
+                at += used;
+                match verdict {
+                    Verdict::Over => over = Some(at),
+                    Verdict::More => {}
+                    Verdict::Wrong => panic!("cut {cut}"),
+                }
+            }
+            assert_eq!(over, Some(end), "cut {cut}");
+        }
+        for wrong in ["x\r\n", "\r\n", "5x\r\n", "-1\r\n", "1234567812345678\r\n"] {
+            let mut chunks = CHUNK_START;
+            let (_, verdict) = walk_chunks(&mut chunks, wrong.as_bytes());
+            assert!(matches!(verdict, Verdict::Wrong), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `/metrics`, in the Prometheus text format. `docs/operations.md` says what each means.
+//!
+//! Imports `stats` and `wire`. Imported by `http::router`.
+
+use super::Desk;
+use super::reply::{self, Reply};
+use super::status::memory_rss_bytes;
+use crate::stats::prometheus::Page;
+use crate::stats::{Counter, ShardStats};
+use crate::wire::close::Reason;
+use crate::wire::refusal::Code;
+
+/// A metric that is summed over the shards.
+type Of = fn(&ShardStats) -> &Counter;
+
+const SHARD_GAUGES: [(&str, &str, Of); 4] = [
+    ("fanfare_connections", "Open WebSocket connections.", |shard| &shard.connections),
+    ("fanfare_handshakes", "Connections whose first request is awaited.", |shard| {
+        &shard.handshakes
+    }),
+    ("fanfare_subscriptions", "Subscriptions of all connections.", |shard| &shard.subscriptions),
+    ("fanfare_topics", "Topics with a subscriber, by shard.", |shard| &shard.topics),
+];
+
+const SHARD_COUNTERS: [(&str, &str, Of); 11] = [
+    ("fanfare_connections_opened_total", "WebSocket connections opened.", |shard| {
+        &shard.connections_opened
+    }),
+    ("fanfare_shard_events_total", "Events that reached a shard.", |shard| &shard.events),
+    ("fanfare_deliveries_total", "Event frames given to connections.", |shard| &shard.deliveries),
+    ("fanfare_delivered_bytes_total", "Bytes of those frames.", |shard| &shard.delivered_bytes),
+    ("fanfare_writes_total", "Writes that the kernel took.", |shard| &shard.writes),
+    ("fanfare_written_bytes_total", "Bytes of those writes.", |shard| &shard.written_bytes),
+    ("fanfare_written_frames_total", "Frames that left; by writes: frames per write.", |shard| {
+        &shard.written_frames
+    }),
+    ("fanfare_blocked_writes_total", "Writes that met a full socket.", |shard| {
+        &shard.blocked_writes
+    }),
+    ("fanfare_messages_total", "Messages received on sockets.", |shard| &shard.messages),
+    ("fanfare_snapshots_total", "Snapshots sent in place of lost changes.", |shard| {
+        &shard.snapshots
+    }),
+    ("fanfare_turns_total", "Turns taken by shards.", |shard| &shard.turns),
+];
+
+/// The page.
+pub fn page(desk: &Desk) -> Reply {
+    let mut page = Page::default();
+    shards(&mut page, desk);
+    registry(&mut page, desk);
+    codes(&mut page, desk);
+    let text = page.finish();
+    reply::with_type("text/plain; version=0.0.4; charset=utf-8", text.into())
+}
+
+fn shards(page: &mut Page, desk: &Desk) {
+    let stats = &desk.office.stats;
+    for (kind, metrics) in [("gauge", &SHARD_GAUGES[..]), ("counter", &SHARD_COUNTERS[..])] {
+        for (name, help, of) in metrics {
+            page.metric(name, kind, help);
+            for (index, shard) in stats.shards.iter().enumerate() {
+                page.sample(name, &format!("shard=\"{index}\""), of(shard).value());
+            }
+        }
+    }
+    let peak = stats.shards.iter().map(|shard| shard.outbox_bytes_peak.value()).max();
+    page.single(
+        "fanfare_outbox_bytes_peak",
+        "gauge",
+        "The most bytes that were ever unsent for one connection.",
+        peak.unwrap_or(0),
+    );
+    let name = "fanfare_slow_readers_total";
+    page.metric(name, "counter", "Readers that fell behind, by outcome.");
+    page.sample(name, "outcome=\"collapsed\"", stats.sum(|shard| &shard.slow_collapsed));
+    page.sample(name, "outcome=\"closed\"", stats.sum(|shard| &shard.slow_closed));
+    page.single(
+        "fanfare_mailbox_depth",
+        "gauge",
+        "Commands that wait for control.",
+        desk.control.depth() as u64,
+    );
+    page.histogram(
+        "fanfare_turn_seconds",
+        "How long a shard's turn took.",
+        &stats.merged(|shard| &shard.turn_us),
+    );
+    page.histogram(
+        "fanfare_fanout_latency_seconds",
+        "From the accepted change to the last subscriber's write, by event and shard.",
+        &stats.merged(|shard| &shard.fanout_us),
+    );
+    page.single("fanfare_memory_rss_bytes", "gauge", "Resident memory.", memory_rss_bytes());
+}
+
+fn registry(page: &mut Page, desk: &Desk) {
+    let control = &desk.office.stats.control;
+    let mut control_turns = crate::stats::Reading::default();
+    control_turns.add(&control.turn_us);
+    page.histogram("fanfare_control_turn_seconds", "How long control's turn took.", &control_turns);
+    for (name, kind, help, counter) in [
+        ("fanfare_orders_total", "counter", "Orders carried out.", &control.orders),
+        ("fanfare_events_total", "counter", "Events with a follower.", &control.events),
+        ("fanfare_registry_services", "gauge", "Services seen.", &control.services),
+        ("fanfare_registry_instances", "gauge", "Instances registered.", &control.instances),
+        ("fanfare_registry_leases", "gauge", "Leases held, one an instance.", &control.instances),
+        ("fanfare_registry_changes_total", "counter", "Changes of services.", &control.changes),
+        ("fanfare_registry_renewals_total", "counter", "Leases renewed.", &control.renewals),
+        ("fanfare_registry_expired_total", "counter", "Leases that ran out.", &control.expired),
+        (
+            "fanfare_registry_degraded_services",
+            "gauge",
+            "Services whose expiry is held.",
+            &control.degraded_services,
+        ),
+        ("fanfare_store_commits_total", "counter", "Commits to the store.", &control.commits),
+        (
+            "fanfare_store_healthy",
+            "gauge",
+            "1 while the store takes what it is given.",
+            &control.store_healthy,
+        ),
+    ] {
+        page.single(name, kind, help, counter.value());
+    }
+}
+
+fn codes(page: &mut Page, desk: &Desk) {
+    let stats = &desk.office.stats;
+    let name = "fanfare_refusals_total";
+    page.metric(name, "counter", "Requests refused, by code and door.");
+    for code in Code::ALL {
+        let on_sockets = stats.sum(|shard| &shard.refusals[code.index()]);
+        page.sample(name, &format!("code=\"{}\",door=\"ws\"", code.as_str()), on_sockets);
+        let over_http = stats.http.refused(code);
+        page.sample(name, &format!("code=\"{}\",door=\"http\"", code.as_str()), over_http);
+    }
+    let name = "fanfare_closes_total";
+    page.metric(name, "counter", "Connections closed by the server, by close code.");
+    for reason in Reason::ALL {
+        let count = stats.sum(|shard| &shard.closes[reason.index()]);
+        page.sample(name, &format!("code=\"{}\"", reason.code()), count);
+    }
+    page.single("fanfare_http_requests_total", "counter", "HTTP requests.", stats.http.requests());
+    page.single(
+        "fanfare_http_connections",
+        "gauge",
+        "Open HTTP connections.",
+        stats.http.connections(),
+    );
+}

@@ -1,0 +1,301 @@
+//! The registry's writing calls, compatible with Ctrip Artemis.
+//!
+//! A batch is checked on the caller's side and then handed to control in pieces of at most
+//! [`limits::COMMAND_ENTRIES_MAX`], each after the answer to the one before: ten thousand instances
+//! in one request then share control with everybody else's orders instead of holding it.
+//!
+//! Imports its siblings, `state` and `wire`. Imported by `http::router`.
+
+use hyper::Request;
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::reply::{self, Problem, Reply};
+use super::{Desk, body};
+use crate::id::{InstanceIdentity, ServiceName};
+use crate::limits;
+use crate::state::order::{Answer, Operation, Order, RefusedEntry};
+use crate::wire::command::{Entries, check_all, check_each};
+use crate::wire::instance::{Instance, InstanceKey, Registration, check_service_id};
+use crate::wire::json;
+use crate::wire::refusal::Code;
+
+/// A body with instances or keys, read in one go.
+#[derive(Deserialize)]
+struct Typed {
+    #[serde(default)]
+    instances: Option<Vec<Instance>>,
+    #[serde(default, rename = "instanceKeys", alias = "instance_keys")]
+    instance_keys: Option<Vec<InstanceKey>>,
+}
+
+/// The same, where an entry is not even of the right type.
+#[derive(Deserialize)]
+struct Loose {
+    #[serde(default)]
+    instances: Option<Value>,
+    #[serde(default, rename = "instanceKeys", alias = "instance_keys")]
+    instance_keys: Option<Value>,
+}
+
+/// A fault of the whole request, in Artemis' terms.
+struct BadRequest(String);
+
+type Registrations = Entries<Instance, Registration>;
+type Keys<Sent> = Entries<Sent, InstanceIdentity>;
+
+fn array(value: Option<Value>, field: &str) -> Result<Vec<Value>, BadRequest> {
+    match value {
+        Some(Value::Array(entries)) => Ok(entries),
+        Some(Value::Null) | None => Err(BadRequest(format!("{field} is missing"))),
+        Some(_) => Err(BadRequest(format!("{field} is not an array"))),
+    }
+}
+
+fn read_registrations(text: &[u8]) -> Result<Result<Registrations, BadRequest>, Problem> {
+    if let Ok(Typed { instances: Some(sent), .. }) = json::decode::<Typed>(text) {
+        return Ok(Ok(check_all(sent, Instance::register)));
+    }
+    let loose: Loose = body::object(text)?;
+    Ok(array(loose.instances, "instances").map(|sent| check_each(sent, Instance::register)))
+}
+
+/// Instances and keys may both be given; their failures are listed apart.
+struct Renewals {
+    instances: Keys<Instance>,
+    keys: Keys<InstanceKey>,
+}
+
+fn read_keys(text: &[u8]) -> Result<Result<Renewals, BadRequest>, Problem> {
+    let instance_identity = |sent: &Instance| sent.key().identity();
+    if let Ok(Typed { instances, instance_keys }) = json::decode::<Typed>(text)
+        && (instances.is_some() || instance_keys.is_some())
+    {
+        return Ok(Ok(Renewals {
+            instances: check_all(instances.unwrap_or_default(), instance_identity),
+            keys: check_all(instance_keys.unwrap_or_default(), InstanceKey::identity),
+        }));
+    }
+    let loose: Loose = body::object(text)?;
+    let given = |value: &Option<Value>| value.as_ref().is_some_and(|value| !value.is_null());
+    if !given(&loose.instances) && !given(&loose.instance_keys) {
+        return Ok(Err(BadRequest(String::from("instances or instanceKeys is missing"))));
+    }
+    let optional = |value: Option<Value>, field| match value {
+        Some(value) if !value.is_null() => array(Some(value), field),
+        _ => Ok(Vec::new()),
+    };
+    let instances = match optional(loose.instances, "instances") {
+        Ok(sent) => check_each(sent, instance_identity),
+        Err(fault) => return Ok(Err(fault)),
+    };
+    let keys = match optional(loose.instance_keys, "instanceKeys") {
+        Ok(sent) => check_each(sent, InstanceKey::identity),
+        Err(fault) => return Ok(Err(fault)),
+    };
+    Ok(Ok(Renewals { instances, keys }))
+}
+
+/// `register`
+pub async fn register(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+    let max = desk.office.limits.http_registry_body_bytes_max;
+    let text = body::read(desk, request, max).await?;
+    let entries = match body::decode_with(text, read_registrations).await? {
+        Ok(entries) => entries,
+        Err(fault) => return Ok(bad_request(&fault, &["failedInstances"])),
+    };
+    let (sent, registrations): (Vec<_>, Vec<_>) = entries.accepted.into_iter().unzip();
+    let refused = in_pieces(desk, registrations, Order::Register).await?;
+    let total = sent.len() + entries.rejected.len();
+    let mut failed = rejected("instance", entries.rejected);
+    failed.extend(refused.iter().map(|entry| {
+        json!({"instance": sent[entry.index], "errorCode": artemis_code(entry.code),
+            "errorMessage": "the registry is full"})
+    }));
+    let status = outcome(total, &[&failed]);
+    Ok(reply::json_value(&json!({"failedInstances": failed, "responseStatus": status})))
+}
+
+/// `heartbeat`
+pub async fn heartbeat(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+    keys_call(desk, request, Order::Heartbeat).await
+}
+
+/// `unregister`
+pub async fn unregister(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+    keys_call(desk, request, Order::Unregister).await
+}
+
+async fn keys_call(
+    desk: &Desk,
+    request: Request<Incoming>,
+    order: fn(Vec<InstanceIdentity>) -> Order,
+) -> Result<Reply, Problem> {
+    let max = desk.office.limits.http_registry_body_bytes_max;
+    let text = body::read(desk, request, max).await?;
+    let renewals = match body::decode_with(text, read_keys).await? {
+        Ok(renewals) => renewals,
+        Err(fault) => {
+            return Ok(bad_request(&fault, &["failedInstances", "failedInstanceKeys"]));
+        }
+    };
+    let (instances, keys) = (renewals.instances, renewals.keys);
+    let total = instances.accepted.len()
+        + instances.rejected.len()
+        + keys.accepted.len()
+        + keys.rejected.len();
+    let failed_instances = keys_part(desk, "instance", instances, order).await?;
+    let failed_keys = keys_part(desk, "instanceKey", keys, order).await?;
+    let status = outcome(total, &[&failed_instances, &failed_keys]);
+    Ok(reply::json_value(&json!({
+        "failedInstances": failed_instances,
+        "failedInstanceKeys": failed_keys,
+        "responseStatus": status,
+    })))
+}
+
+async fn keys_part<Sent: serde::Serialize>(
+    desk: &Desk,
+    entry: &str,
+    entries: Keys<Sent>,
+    order: fn(Vec<InstanceIdentity>) -> Order,
+) -> Result<Vec<Value>, Problem> {
+    let (sent, identities): (Vec<_>, Vec<_>) = entries.accepted.into_iter().unzip();
+    let refused = in_pieces(desk, identities, order).await?;
+    let mut failed = rejected(entry, entries.rejected);
+    failed.extend(refused.iter().map(|one| {
+        json!({entry: sent[one.index], "errorCode": artemis_code(one.code),
+            "errorMessage": "no such instance"})
+    }));
+    Ok(failed)
+}
+
+/// Hands a batch to control piece by piece. The places of what it refused count over all pieces.
+async fn in_pieces<Entry>(
+    desk: &Desk,
+    mut entries: Vec<Entry>,
+    order: fn(Vec<Entry>) -> Order,
+) -> Result<Vec<RefusedEntry>, Problem> {
+    let (mut refused, mut start) = (Vec::new(), 0);
+    while !entries.is_empty() {
+        let rest = entries.split_off(entries.len().min(limits::COMMAND_ENTRIES_MAX));
+        let piece = std::mem::replace(&mut entries, rest);
+        let count = piece.len();
+        if let Answer::Batch(mut part) = desk.ask(order(piece)).await? {
+            for entry in &mut part {
+                entry.index += start;
+            }
+            refused.append(&mut part);
+        }
+        start += count;
+    }
+    Ok(refused)
+}
+
+fn rejected(entry: &str, rejected: Vec<crate::wire::command::Rejected>) -> Vec<Value> {
+    let failed = rejected.into_iter().map(|one| {
+        json!({entry: one.entry, "errorCode": "bad-request", "errorMessage": one.message})
+    });
+    failed.collect()
+}
+
+const fn artemis_code(code: Code) -> &'static str {
+    match code {
+        Code::NotFound => "data-not-found",
+        Code::RateLimited => "rate-limited",
+        Code::InvalidArgument => "bad-request",
+        _ => "internal-service-error",
+    }
+}
+
+/// All failed, some, or none. The first failure speaks for all.
+fn outcome(total: usize, failed: &[&Vec<Value>]) -> Value {
+    let count: usize = failed.iter().map(|list| list.len()).sum();
+    let Some(first) = failed.iter().find_map(|list| list.first()) else {
+        return reply::success();
+    };
+    let status = if count == total { "fail" } else { "partial_fail" };
+    let text = |field: &str| first[field].as_str().unwrap_or_default();
+    let message = format!("{count} of {total} entries failed, the first one: {}", text("errorMessage"));
+    reply::response_status(status, text("errorCode"), &message)
+}
+
+fn bad_request(fault: &BadRequest, lists: &[&str]) -> Reply {
+    let mut value = reply::failure("bad-request", &fault.0);
+    for &list in lists {
+        value[list] = json!([]);
+    }
+    reply::json_value(&value)
+}
+
+/// `operate-instance`
+pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Wish {
+        #[serde(alias = "instance_key")]
+        instance_key: Option<InstanceKey>,
+        operation: Option<String>,
+        #[serde(alias = "operation_complete")]
+        operation_complete: Option<bool>,
+        #[serde(alias = "operator_id")]
+        operator_id: Option<String>,
+    }
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let wish: Wish = match json::decode(&text) {
+        Ok(wish) => wish,
+        Err(fault) => {
+            let _: serde_json::Map<String, Value> = body::object(&text)?;
+            return Ok(reply::json_value(&reply::failure("bad-request", &fault.to_string())));
+        }
+    };
+    let fail = |message: &str| Ok(reply::json_value(&reply::failure("bad-request", message)));
+    let Some(key) = wish.instance_key else { return fail("instanceKey is missing") };
+    let identity = match key.identity() {
+        Ok(identity) => identity,
+        Err(fault) => return fail(&fault),
+    };
+    let is_complete = wish.operation_complete.unwrap_or(false);
+    let operation = match wish.operation.as_deref() {
+        Some("pull-in" | "pullin" | "pull_in") => Operation::PullIn,
+        Some("pull-out" | "pullout" | "pull_out") if is_complete => Operation::PullIn,
+        Some("pull-out" | "pullout" | "pull_out") => Operation::PullOut {
+            operator: wish.operator_id.unwrap_or_default().into_boxed_str(),
+        },
+        _ => return fail("operation is not pull-out or pull-in"),
+    };
+    let answer = desk.ask(Order::Operate { identity, operation }).await?;
+    Ok(found(&answer, "no such instance"))
+}
+
+/// `self-protection` of a service
+pub async fn protect(
+    desk: &Desk,
+    request: Request<Incoming>,
+    encoded: &str,
+) -> Result<Reply, Problem> {
+    #[derive(Deserialize)]
+    struct Wish {
+        enabled: Option<bool>,
+    }
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let wish: Wish = body::object(&text)?;
+    let Some(enabled) = wish.enabled else {
+        return Err(Problem::new(400, Code::InvalidArgument, "enabled is missing"));
+    };
+    let name = super::discovery::percent_decoded(encoded);
+    if let Err(fault) = check_service_id(&name) {
+        return Err(Problem::new(400, Code::InvalidArgument, fault));
+    }
+    let service = ServiceName::of(&name);
+    let answer = desk.ask(Order::Protect { service, enabled }).await?;
+    Ok(found(&answer, "no such service"))
+}
+
+fn found(answer: &Answer, otherwise: &str) -> Reply {
+    match answer {
+        Answer::Found(true) => reply::json_value(&json!({"responseStatus": reply::success()})),
+        _ => reply::json_value(&reply::failure("data-not-found", otherwise)),
+    }
+}

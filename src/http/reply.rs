@@ -1,0 +1,137 @@
+//! Answers: JSON, text, and problem documents (RFC 9457).
+//!
+//! Imports `wire`. Imported by `http`.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::wire::refusal::{Code, Refusal};
+use crate::ws::gate::Denied;
+
+/// A response with its whole body.
+pub type Reply = Response<Full<Bytes>>;
+
+/// A request that cannot be answered as it wished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// What a program branches on.
+    pub code: Code,
+    /// What a person reads.
+    pub detail: String,
+    /// A header that goes with the status.
+    pub header: Option<(&'static str, String)>,
+    /// Whether the connection ends with the answer, because the request was not read to its end.
+    pub closes: bool,
+}
+
+impl Problem {
+    /// A problem with a status of its own.
+    pub fn new(status: u16, code: Code, detail: impl Into<String>) -> Problem {
+        Problem { status, code, detail: detail.into(), header: None, closes: false }
+    }
+
+    /// The same, ending the connection.
+    pub fn closing(mut self) -> Problem {
+        self.closes = true;
+        self
+    }
+
+    /// There is nothing at the path.
+    pub fn not_found() -> Problem {
+        Problem::new(404, Code::NotFound, "there is nothing at this path")
+    }
+
+    /// The path is right and the method is not.
+    pub fn method(allow: &str) -> Problem {
+        let mut problem =
+            Problem::new(405, Code::InvalidArgument, format!("this path takes {allow}"));
+        problem.header = Some(("allow", allow.to_owned()));
+        problem
+    }
+
+    /// The problem document.
+    pub fn reply(&self, request_id: &str) -> Reply {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or("Error"),
+            "status": status.as_u16(),
+            "detail": self.detail,
+            "code": self.code.as_str(),
+            "request_id": request_id,
+        });
+        let mut reply = with_type("application/problem+json", body.to_string().into());
+        *reply.status_mut() = status;
+        if let Some((name, value)) = &self.header
+            && let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
+        {
+            reply.headers_mut().insert(name, value);
+        }
+        if self.status == 426 {
+            reply.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
+        } else if self.closes {
+            reply.headers_mut().insert("connection", HeaderValue::from_static("close"));
+        }
+        if self.status == 405 {
+            reply.headers_mut().entry(ALLOW).or_insert(HeaderValue::from_static("GET"));
+        }
+        reply
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        Problem::new(refusal.code.http_status(), refusal.code, refusal.message.into_owned())
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Problem {
+        let mut problem = Problem::new(denied.status, denied.code, denied.detail);
+        problem.header = denied.header.map(|(name, value)| (name, value.to_owned()));
+        problem
+    }
+}
+
+/// A body of a type.
+pub fn with_type(kind: &'static str, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    reply
+}
+
+/// A JSON value.
+pub fn json_value(value: &Value) -> Reply {
+    with_type("application/json", value.to_string().into())
+}
+
+/// JSON that is encoded already.
+pub fn json_bytes(body: impl Into<Bytes>) -> Reply {
+    with_type("application/json", body.into())
+}
+
+/// Artemis' account of how a call went.
+pub fn response_status(status: &str, error_code: &str, message: &str) -> Value {
+    json!({
+        "status": status,
+        "errorCode": error_code,
+        "message": message,
+        "errorMessage": message,
+    })
+}
+
+/// The account of a call that went well.
+pub fn success() -> Value {
+    response_status("success", "success", "")
+}
+
+/// A call that did not come to anything, told the Artemis way: HTTP 200 and a code.
+pub fn failure(code: &str, message: &str) -> Value {
+    json!({"responseStatus": response_status("fail", code, message)})
+}

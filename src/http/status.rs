@@ -1,0 +1,152 @@
+//! How the server is: for operators and for the programs that watch it.
+//!
+//! Imports its siblings, `state` and `stats`. Imported by `http::router`.
+
+use hyper::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::Desk;
+use super::reply::{self, Problem, Reply};
+use crate::state::order::{Answer, Order};
+use crate::stats::Stats;
+use crate::wire::refusal::{Code, Refusal};
+
+/// `/health`: 200 while the process lives.
+pub fn health() -> Reply {
+    reply::json_value(&json!({"status": "up"}))
+}
+
+/// `/ready`: whether this node should be sent clients.
+pub fn ready(desk: &Desk) -> Reply {
+    let storage = desk.office.store.is_ok();
+    let is_ready = storage && !desk.is_draining();
+    let word = |is_well: bool| if is_well { "up" } else { "down" };
+    let status = match (desk.is_draining(), storage) {
+        (true, _) => "draining",
+        (false, true) => "ready",
+        (false, false) => "not_ready",
+    };
+    let mut reply = reply::json_value(&json!({
+        "status": status,
+        "checks": {"storage": word(storage), "cluster": "up", "shards": word(!desk.is_draining())},
+    }));
+    if !is_ready {
+        *reply.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    reply
+}
+
+fn uptime_s(desk: &Desk) -> u64 {
+    desk.clock.now().unix_ms.saturating_sub(desk.office.started_ms) / 1_000
+}
+
+fn node_value(desk: &Desk) -> Value {
+    let stats = &desk.office.stats;
+    json!({
+        "node_id": &*desk.office.node_id,
+        "status": if desk.is_draining() { "draining" } else { "up" },
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": uptime_s(desk),
+        "shards": stats.shards.len(),
+        "connections": stats.sum(|shard| &shard.connections),
+        "services": stats.control.services.value(),
+        "instances": stats.control.instances.value(),
+        "degraded_services": stats.control.degraded_services.value(),
+    })
+}
+
+/// `node`
+pub fn node(desk: &Desk) -> Reply {
+    let mut node = node_value(desk);
+    node["responseStatus"] = reply::success();
+    reply::json_value(&node)
+}
+
+/// `cluster`: a single node is a cluster of one.
+pub fn cluster(desk: &Desk) -> Reply {
+    reply::json_value(&json!({"nodes": [node_value(desk)], "responseStatus": reply::success()}))
+}
+
+/// `leases`
+pub async fn leases(desk: &Desk) -> Result<Reply, Problem> {
+    let Answer::Leases(services) = desk.ask(Order::Leases).await? else {
+        return Err(Refusal::new(Code::Internal, "internal error").into());
+    };
+    let services: Vec<Value> = services
+        .iter()
+        .map(|service| {
+            json!({
+                "service_id": service.service.as_str(),
+                "leases": service.leases,
+                "overdue": service.overdue,
+                "pulled_out": service.pulled_out,
+                "degraded": service.degraded,
+                "self_protection_enabled": service.protection_enabled,
+                "next_expiry_ms": service.next_expiry_ms,
+            })
+        })
+        .collect();
+    Ok(reply::json_value(&json!({"services": services, "responseStatus": reply::success()})))
+}
+
+/// `config`: every key by its flag's name.
+pub fn config(desk: &Desk) -> Reply {
+    reply::json_value(&Value::Object(desk.office.settings.clone()))
+}
+
+/// `/ws/stats`
+pub fn sockets(desk: &Desk) -> Reply {
+    let stats: &Stats = &desk.office.stats;
+    let latency = stats.merged(|shard| &shard.fanout_us);
+    let shards: Vec<Value> = stats
+        .shards
+        .iter()
+        .enumerate()
+        .map(|(index, shard)| {
+            json!({
+                "shard": index,
+                "connections": shard.connections.value(),
+                "subscriptions": shard.subscriptions.value(),
+                "topics": shard.topics.value(),
+                "events_total": shard.events.value(),
+                "deliveries_total": shard.deliveries.value(),
+                "writes_total": shard.writes.value(),
+                "turns_total": shard.turns.value(),
+                "outbox_bytes_peak": shard.outbox_bytes_peak.value(),
+            })
+        })
+        .collect();
+    let mut value = Map::new();
+    let mut put = |key: &str, number: u64| value.insert(key.to_owned(), number.into());
+    put("connections", stats.sum(|shard| &shard.connections));
+    put("users_online", 0);
+    put("subscriptions", stats.sum(|shard| &shard.subscriptions));
+    put("topics", stats.sum(|shard| &shard.topics));
+    put("events_total", stats.control.events.value());
+    put("deliveries_total", stats.sum(|shard| &shard.deliveries));
+    put("delivered_bytes_total", stats.sum(|shard| &shard.delivered_bytes));
+    let slow = stats.sum(|shard| &shard.slow_collapsed) + stats.sum(|shard| &shard.slow_closed);
+    put("slow_readers_total", slow);
+    put("uptime_s", uptime_s(desk));
+    put("memory_rss_bytes", memory_rss_bytes());
+    value.insert(
+        String::from("fanout_latency_us"),
+        json!({
+            "p50": latency.quantile(500),
+            "p90": latency.quantile(900),
+            "p99": latency.quantile(990),
+            "p999": latency.quantile(999),
+            "max": latency.max,
+        }),
+    );
+    value.insert(String::from("shards"), shards.into());
+    reply::json_value(&Value::Object(value))
+}
+
+/// The process's resident memory, as Linux tells it; 0 where it does not.
+pub fn memory_rss_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1_024
+}

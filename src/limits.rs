@@ -1,0 +1,366 @@
+//! The limits: every bound of the server in one file, with its unit and its reason.
+//!
+//! What an operator may turn is a field of [`Limits`]; what is part of the contract, or would only
+//! break things when turned, is a constant. Relations between bounds are asserted at compile time,
+//! so that a changed default cannot quietly contradict another.
+//!
+//! # Promises
+//!
+//! * A name ends in its unit and the kind of bound: `outbox_bytes_max`, `ping_interval_ms`.
+//! * Nothing in the server grows without a bound that is named here.
+//!
+//! # Not here
+//!
+//! Reading values from flags, environment or file and judging their range: `config` does that.
+//!
+//! Imports nothing. Imported by everything.
+
+/// Bytes in a KiB.
+pub const KIB: usize = 1024;
+
+/// Bytes in a MiB.
+pub const MIB: usize = 1024 * KIB;
+
+/// The bounds an operator may change. One value per server, fixed at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message a client may send on a JSON socket, in bytes. Commands are small; what is
+    /// larger is a mistake or an attack, and is closed with 1009.
+    pub client_message_bytes_max: usize,
+    /// Largest message on the echo socket, in bytes. Sixteen times the rest because conformance
+    /// suites send messages of this size there.
+    pub echo_message_bytes_max: usize,
+    /// Largest body of a registry request, in bytes. Batches of a thousand instances fit well.
+    pub http_registry_body_bytes_max: usize,
+    /// Largest body of any other request, in bytes.
+    pub http_body_bytes_max: usize,
+    /// Largest request head, in bytes: the line and all headers. A token of several KiB fits.
+    pub request_head_bytes_max: usize,
+    /// Most headers in one request. Browsers send about twenty.
+    pub request_headers_max: usize,
+    /// Time from accept to a complete request head, in milliseconds. Also for a connection that
+    /// sends nothing, so that idle strangers cannot hold descriptors.
+    pub handshake_timeout_ms: u64,
+    /// Time for a request body to arrive, in milliseconds.
+    pub body_timeout_ms: u64,
+    /// Most topics one connection follows.
+    pub subscriptions_per_connection_max: usize,
+    /// Most connections of one signed-in user on this node.
+    pub connections_per_user_max: usize,
+    /// Sustained messages a second from one connection. Zero: no limit.
+    pub client_messages_per_s_max: u32,
+    /// Messages a connection may send at once before the sustained rate applies. A client that
+    /// subscribes to all its topics after a reconnect must fit in.
+    pub client_messages_burst_max: u32,
+    /// Longest topic name, in bytes.
+    pub topic_bytes_max: usize,
+    /// Changes kept per service, so that a client that returns gets the gap and no snapshot.
+    pub service_history_max: usize,
+    /// Messages kept per channel, for the same reason.
+    pub channel_history_max: usize,
+    /// Most connections in all. `None`: derived at start from the file-descriptor limit.
+    pub connections_max: Option<usize>,
+    /// Most unsent bytes held for one connection. What a slow reader can cost us.
+    pub outbox_bytes_max: usize,
+    /// Most unsent frames held for one connection. Bounds the handles when frames are tiny.
+    pub outbox_frames_max: usize,
+    /// Time a socket may refuse all output before it counts as dead, in milliseconds.
+    pub write_timeout_ms: u64,
+    /// Silence after which a connection is pinged, in milliseconds. Below the 30 s and 60 s at
+    /// which common proxies cut idle connections.
+    pub ping_interval_ms: u64,
+    /// Time a client has to answer a ping, in milliseconds.
+    pub pong_timeout_ms: u64,
+    /// Most messages waiting between two threads. A full mailbox is answered `unavailable`.
+    pub mailbox_messages_max: usize,
+    /// Most registered instances. Bounds the memory that registrations can claim.
+    pub instances_max: usize,
+    /// Most services ever seen. A service outlives its instances, so this bounds invented names.
+    pub services_max: usize,
+    /// Time over which a draining server spreads the return of its clients, in milliseconds.
+    pub drain_window_ms: u64,
+}
+
+impl Limits {
+    /// The values of a server that was told nothing. A constant, so that the assertions below can
+    /// look at it.
+    pub const DEFAULT: Limits = Limits {
+        client_message_bytes_max: 64 * KIB,
+        echo_message_bytes_max: 16 * MIB,
+        http_registry_body_bytes_max: 8 * MIB,
+        http_body_bytes_max: MIB,
+        request_head_bytes_max: 16 * KIB,
+        request_headers_max: 100,
+        handshake_timeout_ms: 10_000,
+        body_timeout_ms: 15_000,
+        subscriptions_per_connection_max: 1_024,
+        connections_per_user_max: 16,
+        client_messages_per_s_max: 100,
+        client_messages_burst_max: 200,
+        topic_bytes_max: 255,
+        service_history_max: 1_024,
+        channel_history_max: 256,
+        connections_max: None,
+        outbox_bytes_max: MIB,
+        outbox_frames_max: 4_096,
+        write_timeout_ms: 15_000,
+        ping_interval_ms: 25_000,
+        pong_timeout_ms: 10_000,
+        mailbox_messages_max: 65_536,
+        instances_max: 2_000_000,
+        services_max: 200_000,
+        drain_window_ms: 10_000,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+// --- Connections ---------------------------------------------------------------------------------
+
+/// Most shard threads. More cores than this share shards; a bound for the tables indexed by shard.
+pub const SHARDS_MAX: usize = 256;
+
+/// Size of a shard's one read buffer, in bytes. One `read` takes a full client message.
+pub const READ_BUFFER_BYTES: usize = 64 * KIB;
+
+/// Time a closed connection has to take its close frame, in milliseconds.
+pub const CLOSE_LINGER_MS: u64 = 2_000;
+
+/// Commands of one connection that may await their answer. Beyond it the connection is not read.
+pub const OUTSTANDING_COMMANDS_MAX: usize = 512;
+
+/// Time from the signal to the exit of a draining server, in milliseconds. Part of the contract.
+pub const DRAIN_MS_MAX: u64 = 30_000;
+
+/// Longest configurable drain window, in milliseconds. The rest of `DRAIN_MS_MAX` is for the last
+/// frames and the last write to disk.
+pub const DRAIN_WINDOW_MS_MAX: u64 = 20_000;
+
+/// Most bytes tungstenite takes from the shard's buffer at once. It zero-fills as much before each
+/// read, so this is small; the figures are in PERF.md.
+pub const CONTEXT_READ_BYTES: usize = 4 * KIB;
+
+/// Reader contexts a shard keeps for the next connection whose bytes arrive.
+pub const RESTING_CONTEXTS_MAX: usize = 64;
+
+/// Empty fragments one message may have. RFC 6455 allows any number; nobody needs many.
+pub const EMPTY_FRAGMENTS_MAX: u16 = 1_024;
+
+/// Length of the ring of a shard's timing wheel, in ticks: a ping interval and more.
+pub const SHARD_WHEEL_SLOTS: usize = 1_024;
+
+/// Tick of a shard's timing wheel, in milliseconds.
+pub const SHARD_TICK_MS: u64 = 50;
+
+/// Connections a draining shard sends away at once, at least.
+pub const DRAIN_BATCH_MIN: usize = 16;
+
+/// Shortest time after which a drained client is asked to return, in milliseconds.
+pub const RECONNECT_MS_MIN: u64 = 100;
+
+/// Most bytes read from an HTTP connection at once.
+pub const HTTP_READ_BYTES: usize = 8 * KIB;
+
+/// Time an HTTP connection may idle between two requests, in milliseconds. Above the minute after
+/// which common proxies and clients give up their side.
+pub const KEEP_ALIVE_MS: u64 = 75_000;
+
+/// Bytes that are read and dropped at the end of an HTTP connection, so that its last answer is not
+/// lost to a reset.
+pub const LINGER_BYTES_MAX: usize = 16 * MIB;
+
+/// Largest body that is decoded on the shard's own thread. At 200 MB/s this keeps its sockets
+/// waiting for a third of a millisecond; what is larger goes to a thread of its own.
+pub const DECODE_INLINE_BYTES_MAX: usize = 64 * KIB;
+
+/// Connections that the kernel keeps for us until they are accepted. The kernel's own bound,
+/// `net.core.somaxconn`, may be lower.
+pub const ACCEPT_BACKLOG: i32 = 4_096;
+
+/// Pause after a failed accept, in milliseconds.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// The kernel's send buffer of a connection, in bytes as it is asked for; Linux doubles it for its
+/// own bookkeeping. Without a bound the kernel holds up to 4 MB for each stalled reader.
+pub const SOCKET_SEND_BYTES: usize = 128 * KIB;
+
+/// Bytes of the send buffer that may be unsent before a socket counts as full, so that a slow
+/// reader is noticed while its backlog is still ours to replace.
+pub const SOCKET_UNSENT_BYTES: u32 = 32 * KIB as u32;
+
+/// Time after which the kernel gives up on a peer that acknowledges nothing, in milliseconds.
+pub const TCP_USER_TIMEOUT_MS: u64 = 30_000;
+
+/// Descriptors kept for files, listeners and the runtime when the number of connections is derived
+/// from the descriptor limit.
+pub const RESERVED_DESCRIPTORS: usize = 64;
+
+/// Threads a shard may use for large bodies at once.
+pub const BLOCKING_THREADS_MAX: usize = 2;
+
+// --- Turns ---------------------------------------------------------------------------------------
+
+/// Sockets read in one turn.
+pub const READS_PER_TURN_MAX: usize = 256;
+
+/// Messages taken from a shard's mailbox in one turn.
+pub const PARCELS_PER_TURN_MAX: usize = 4_096;
+
+/// Sockets written to in one turn. At five microseconds a write this is 2.5 ms, the longest that a
+/// small event waits behind a large fan-out.
+pub const WRITES_PER_TURN_MAX: usize = 512;
+
+/// Followers up to which a fan-out goes ahead of larger ones.
+pub const SMALL_FANOUT_MAX: usize = 128;
+
+/// Bytes of a joined run of frames. Joining costs one copy for all followers of the topic.
+pub const RUN_BYTES_MAX: usize = 64 * KIB;
+
+/// Bytes up to which the loads of one outbox are copied together and leave in one plain write.
+pub const COPY_BYTES_MAX: usize = 16 * KIB;
+
+/// Slices of one vectored write.
+pub const IO_SLICES_MAX: usize = 64;
+
+/// Slots for which an emptied flush queue keeps its memory.
+pub const QUEUE_SLOTS_KEPT: usize = 1_024;
+
+/// Commands that control carries out between two looks at its leases.
+pub const COMMANDS_PER_TURN_MAX: usize = 4_096;
+
+// --- Commands ------------------------------------------------------------------------------------
+
+/// Deepest nesting of a JSON document we look into. Parsers recurse; the stack must not.
+pub const JSON_DEPTH_MAX: usize = 128;
+
+/// Entries of one registry command. Larger batches are applied piece by piece, so that one client
+/// cannot hold the control thread for long.
+pub const COMMAND_ENTRIES_MAX: usize = 1_000;
+
+/// Longest region, service, instance or topic name, in bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// Changes of all services that `services-delta` can look back on.
+pub const DELTA_CHANGES_MAX: usize = 16_384;
+
+// --- Leases --------------------------------------------------------------------------------------
+
+/// Shortest lease an instance may ask for, in milliseconds. Expiry is checked finer than this.
+pub const LEASE_TTL_MS_MIN: u64 = 1_000;
+
+/// Longest lease an instance may ask for, in milliseconds. A dead instance is gone after an hour.
+pub const LEASE_TTL_MS_MAX: u64 = 3_600_000;
+
+/// Lease of an instance that asks for none, in milliseconds, unless configured.
+pub const LEASE_TTL_MS_DEFAULT: u64 = 20_000;
+
+/// Overdue leases of a service below which self-protection never starts: a service of four may
+/// lose two instances at once in earnest.
+pub const PROTECTION_OVERDUE_MIN: usize = 3;
+
+/// Share of overdue leases above which self-protection starts, in percent of the service.
+pub const PROTECTION_PERCENT: usize = 15;
+
+/// Longest time self-protection holds the expiry of a service, in milliseconds, unless configured:
+/// dead instances are not immortal.
+pub const SELF_PROTECTION_MS_MAX_DEFAULT: u64 = 600_000;
+
+/// Tick of the lease wheel, in milliseconds.
+pub const LEASE_TICK_MS: u64 = 100;
+
+/// Length of the lease wheel's ring, in ticks. Longer leases go round again.
+pub const LEASE_WHEEL_SLOTS: usize = 1_024;
+
+/// Time for which overdue leases of a service are gathered before they are judged together, in
+/// milliseconds. With the wheel's tick it stays within the second that expiry may be late.
+pub const EXPIRY_JUDGE_DELAY_MS: u64 = 500;
+
+// --- Tokens --------------------------------------------------------------------------------------
+
+/// Length of a generated token secret, in random bytes, and the length under which a given one is
+/// warned about. RFC 7518 section 3.2 asks for as many bytes as the hash has.
+pub const JWT_SECRET_BYTES: usize = 32;
+
+/// Longest lifetime of a token from the command line, in milliseconds: ten years.
+pub const TOKEN_TTL_MS_MAX: u64 = 10 * 365 * 24 * 3_600_000;
+
+// --- Storage -------------------------------------------------------------------------------------
+
+/// Time between two commits of registry changes, in milliseconds. Half of the second of changes
+/// that a kill may cost.
+pub const STORE_FLUSH_INTERVAL_MS: u64 = 500;
+
+/// Time a statement waits for another process that holds the database, in milliseconds.
+pub const STORE_BUSY_TIMEOUT_MS: u64 = 1_000;
+
+/// First pause before a failed commit is tried again, in milliseconds. Doubles at each failure.
+pub const STORE_RETRY_MS_MIN: u64 = 100;
+
+/// Longest pause before a failed commit is tried again, in milliseconds.
+pub const STORE_RETRY_MS_MAX: u64 = 5_000;
+
+/// Attempts at each of the last commits when the store closes. After that the exit goes on and the
+/// database stays marked as not cleanly closed.
+pub const STORE_CLOSE_ATTEMPTS_MAX: u32 = 3;
+
+/// Versions set aside durably when the store opens, so that none is ever used twice even if the
+/// server is killed before its first commit.
+pub const STORE_VERSION_RESERVE: u64 = 1_000_000;
+
+// --- Relations -----------------------------------------------------------------------------------
+
+const _: () = assert!(
+    Limits::DEFAULT.client_message_bytes_max <= READ_BUFFER_BYTES,
+    "one read takes a full message"
+);
+const _: () = assert!(
+    Limits::DEFAULT.client_message_bytes_max <= Limits::DEFAULT.outbox_bytes_max,
+    "what one client may publish must fit an empty outbox"
+);
+const _: () = assert!(
+    Limits::DEFAULT.client_messages_burst_max >= Limits::DEFAULT.client_messages_per_s_max,
+    "a burst below the rate would make the rate unreachable"
+);
+const _: () = assert!(
+    Limits::DEFAULT.topic_bytes_max < Limits::DEFAULT.client_message_bytes_max,
+    "a topic name fits in a message"
+);
+const _: () = assert!(
+    Limits::DEFAULT.services_max <= Limits::DEFAULT.instances_max,
+    "a service starts with an instance"
+);
+const _: () = assert!(
+    Limits::DEFAULT.drain_window_ms <= DRAIN_WINDOW_MS_MAX
+        && DRAIN_WINDOW_MS_MAX + CLOSE_LINGER_MS < DRAIN_MS_MAX,
+    "a drain ends in time"
+);
+const _: () = assert!(
+    LEASE_TTL_MS_MIN <= LEASE_TTL_MS_DEFAULT && LEASE_TTL_MS_DEFAULT <= LEASE_TTL_MS_MAX,
+    "the default lease is one an instance may ask for"
+);
+const _: () = assert!(
+    LEASE_TTL_MS_MAX > SELF_PROTECTION_MS_MAX_DEFAULT,
+    "protection is shorter than the longest lease"
+);
+const _: () = assert!(EXPIRY_JUDGE_DELAY_MS + 2 * LEASE_TICK_MS < 1_000, "expiry is in time");
+const _: () = assert!(COPY_BYTES_MAX <= RUN_BYTES_MAX, "a run is larger than what is worth copying");
+const _: () = assert!(PROTECTION_PERCENT < 100, "a share of a service");
+const _: () = assert!(STORE_RETRY_MS_MIN <= STORE_RETRY_MS_MAX, "pauses grow");
+const _: () = assert!(
+    STORE_FLUSH_INTERVAL_MS < 1_000,
+    "a kill costs at most the last second of registry changes"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_is_the_constant() {
+        assert_eq!(Limits::default(), Limits::DEFAULT);
+    }
+}

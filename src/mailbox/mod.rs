@@ -1,0 +1,201 @@
+//! Where the two planes meet: a bounded queue and one wake-up.
+//!
+//! ```text
+//! shards, HTTP --> Command --> [ control's mailbox ] --> control
+//! control      --> Parcel  --> [ a shard's mailbox ] --> that shard
+//! ```
+//!
+//! Any number of senders, one receiver that takes whatever has gathered in one go. The bell is rung
+//! only when the receiver has said that it rests, so a busy receiver costs its senders no system
+//! call, however many messages they bring.
+//!
+//! # Promises
+//!
+//! * Messages of one sender arrive in the order they were sent. Between shards and control this
+//!   order is what keeps snapshots and changes consistent; see `ARCHITECTURE.md`.
+//! * A full mailbox is said to be full. Nothing is dropped in silence, and memory is bounded.
+//!
+//! Imports `id`, `state` and `wire`. Imported by `shard`, `control`, `http` and `server`.
+
+mod bell;
+pub mod to_control;
+pub mod to_shard;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+pub use bell::Bell;
+
+/// Makes a mailbox of at most `messages_max` messages whose receiver is woken by `bell`.
+pub fn mailbox<T>(messages_max: usize, bell: Bell) -> (Outlet<T>, Inlet<T>) {
+    let (sender, receiver) = crossbeam_channel::bounded(messages_max);
+    let state = Arc::new(Door { bell, is_resting: AtomicBool::new(false) });
+    (Outlet { sender, door: Arc::clone(&state) }, Inlet { receiver, door: state })
+}
+
+#[derive(Debug)]
+struct Door {
+    bell: Bell,
+    /// Set by the receiver before its last look at the queue; taken by the sender that rings.
+    is_resting: AtomicBool,
+}
+
+impl Door {
+    fn ring(&self) {
+        // The push before this and the receiver's last look are both ordered against the flag
+        // (SeqCst), so either the receiver sees the message or the sender sees the flag.
+        if self.is_resting.load(Ordering::SeqCst) && self.is_resting.swap(false, Ordering::SeqCst) {
+            self.bell.ring();
+        }
+    }
+}
+
+/// The sending end. Cloned by every sender.
+#[derive(Debug)]
+pub struct Outlet<T> {
+    sender: Sender<T>,
+    door: Arc<Door>,
+}
+
+impl<T> Clone for Outlet<T> {
+    fn clone(&self) -> Outlet<T> {
+        Outlet { sender: self.sender.clone(), door: Arc::clone(&self.door) }
+    }
+}
+
+/// A message came back because the mailbox is full or its receiver has gone.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Undelivered<T>(pub T);
+
+impl<T> Outlet<T> {
+    /// Sends without waking the receiver. [`Outlet::ring`] has to follow once the batch is out.
+    ///
+    /// # Errors
+    ///
+    /// The message, where the mailbox is full or the receiver has gone.
+    pub fn push(&self, message: T) -> Result<(), Undelivered<T>> {
+        self.sender.try_send(message).map_err(|fault| match fault {
+            TrySendError::Full(message) | TrySendError::Disconnected(message) => {
+                Undelivered(message)
+            }
+        })
+    }
+
+    /// Wakes the receiver if it rests.
+    pub fn ring(&self) {
+        self.door.ring();
+    }
+
+    /// Sends and wakes the receiver.
+    ///
+    /// # Errors
+    ///
+    /// As [`Outlet::push`].
+    pub fn send(&self, message: T) -> Result<(), Undelivered<T>> {
+        self.push(message)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// Sends, waiting for room. Only for control, whom no shard ever waits for.
+    ///
+    /// # Errors
+    ///
+    /// The message, where the receiver has gone.
+    pub fn push_waiting(&self, message: T) -> Result<(), Undelivered<T>> {
+        match self.sender.try_send(message) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Disconnected(message)) => Err(Undelivered(message)),
+            Err(TrySendError::Full(message)) => {
+                self.ring();
+                self.sender.send(message).map_err(|fault| Undelivered(fault.0))
+            }
+        }
+    }
+
+    /// How many messages wait.
+    pub fn depth(&self) -> usize {
+        self.sender.len()
+    }
+}
+
+/// The receiving end. There is one.
+#[derive(Debug)]
+pub struct Inlet<T> {
+    receiver: Receiver<T>,
+    door: Arc<Door>,
+}
+
+impl<T> Inlet<T> {
+    /// The next message, where one waits.
+    pub fn take(&self) -> Option<T> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// Whether a message waits.
+    pub fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+
+    /// Declares that the receiver is about to sleep. Returns false where a message has arrived
+    /// meanwhile: then it must not.
+    pub fn rest(&self) -> bool {
+        self.door.is_resting.store(true, Ordering::SeqCst);
+        if self.receiver.is_empty() {
+            return true;
+        }
+        self.wake();
+        false
+    }
+
+    /// Declares that the receiver is awake, whatever woke it.
+    pub fn wake(&self) {
+        self.door.is_resting.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_is_said_and_nothing_is_lost() {
+        let (outlet, inlet) = mailbox(2, Bell::silent());
+        assert_eq!((outlet.send(1), outlet.send(2)), (Ok(()), Ok(())));
+        assert_eq!(outlet.send(3), Err(Undelivered(3)));
+        assert_eq!((inlet.take(), inlet.take(), inlet.take()), (Some(1), Some(2), None));
+        drop(inlet);
+        assert_eq!(outlet.send(4), Err(Undelivered(4)));
+    }
+
+    #[test]
+    fn no_message_is_slept_through() {
+        let bell = Bell::thread();
+        let (outlet, inlet) = mailbox(16, bell.clone());
+        let receiver = std::thread::spawn(move || {
+            bell.adopt_this_thread();
+            let mut sum = 0_u64;
+            loop {
+                while let Some(message) = inlet.take() {
+                    if message == 0 {
+                        return sum;
+                    }
+                    sum += message;
+                }
+                if inlet.rest() {
+                    std::thread::park();
+                    inlet.wake();
+                }
+            }
+        });
+        for number in (1..=20_000).rev().chain([0]) {
+            let mut message = Err(Undelivered(number));
+            while let Err(Undelivered(number)) = message {
+                message = outlet.send(number);
+            }
+        }
+        assert_eq!(receiver.join().expect("the receiver ends"), 20_000 * 20_001 / 2);
+    }
+}

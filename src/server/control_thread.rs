@@ -1,0 +1,40 @@
+//! The thread that drives control: turns, and rest until the bell or the next lease.
+//!
+//! Imports `control`. Part of `server`.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::Signals;
+use crate::clock::Clock;
+use crate::control::Control;
+use crate::mailbox::Bell;
+
+pub(super) fn start(
+    mut control: Control,
+    bell: Bell,
+    clock: Clock,
+    signals: Arc<Signals>,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(String::from("control")).spawn(move || {
+        bell.adopt_this_thread();
+        while !signals.control_stop.load(Ordering::SeqCst) {
+            let outcome = control.turn(clock.now());
+            if outcome.has_more || !control.mailbox().rest() {
+                continue;
+            }
+            match outcome.wake_at_ms {
+                None => std::thread::park(),
+                Some(at_ms) => {
+                    let left_ms = at_ms.saturating_sub(clock.now().unix_ms);
+                    std::thread::park_timeout(Duration::from_millis(left_ms));
+                }
+            }
+            control.mailbox().wake();
+        }
+        control.stop(clock.now());
+    })
+}

@@ -1,0 +1,64 @@
+//! The listening sockets: one a shard, all on one port.
+//!
+//! Imports `limits`. Part of `server`.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::limits;
+
+/// Binds one listener a shard. The kernel spreads connections over them by address and port.
+///
+/// The first one is bound without `SO_REUSEPORT`, so that a port on which another server listens is
+/// an error and not silently shared.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(super) fn bind(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
+    let probe = socket(address)?;
+    probe.bind(&address.into())?;
+    let Some(address) = probe.local_addr()?.as_socket() else {
+        return Err(io::ErrorKind::AddrNotAvailable.into());
+    };
+    drop(probe);
+    let mut listeners = Vec::with_capacity(shards);
+    for _ in 0..shards {
+        let listener = socket(address)?;
+        listener.set_reuse_port(true)?;
+        listener.bind(&address.into())?;
+        listener.listen(limits::ACCEPT_BACKLOG)?;
+        listeners.push(listener.into());
+    }
+    Ok(listeners)
+}
+
+/// A socket with the options that accepted connections inherit.
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    // Inherited on Linux by what is accepted, which saves four system calls a connection.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_send_buffer_size(limits::SOCKET_SEND_BYTES)?;
+    socket.set_tcp_user_timeout(Some(Duration::from_millis(limits::TCP_USER_TIMEOUT_MS)))?;
+    SockRef::from(&socket).set_tcp_notsent_lowat(limits::SOCKET_UNSENT_BYTES)?;
+    Ok(socket)
+}
+
+/// How many sockets may be open: the configured number, or what the file-descriptor limit allows
+/// beside the server's own files.
+pub(super) fn sockets_max(configured: Option<usize>) -> usize {
+    let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().nth(3)?.parse::<usize>().ok());
+    let available = soft.map_or(usize::MAX, |soft| {
+        soft.saturating_sub(limits::RESERVED_DESCRIPTORS).max(soft / 2)
+    });
+    let max = configured.unwrap_or(available).min(available);
+    tracing::info!(connections_max = max, descriptors = soft, "room for connections");
+    max
+}

@@ -1,0 +1,277 @@
+//! The thread that drives a shard: its runtime, its listener, its turns.
+//!
+//! Three kinds of task share the thread and nothing else: one that accepts, one that takes the
+//! shard's turns, and one for each plain HTTP connection. Only the second touches the shard.
+//!
+//! Imports `http` and `shard`. Part of `server`.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+
+use super::Common;
+use crate::http::connection::{self, Upgraded};
+use crate::http::Desk;
+use crate::limits;
+use crate::mailbox::to_control::Command;
+use crate::mailbox::to_shard::Parcel;
+use crate::mailbox::{Inlet, Outlet};
+use crate::shard::ready::ReadyList;
+use crate::shard::socket::TcpSocket;
+use crate::shard::{Outcome, Settings, Shard};
+
+/// What a shard's thread is given.
+pub(super) struct Start {
+    pub(super) settings: Settings,
+    pub(super) listener: StdListener,
+    pub(super) notify: Arc<Notify>,
+    pub(super) inlet: Inlet<Parcel>,
+    pub(super) control: Outlet<Command>,
+    pub(super) common: Common,
+}
+
+/// Sockets on their way into the shard.
+#[derive(Default)]
+struct Arrivals {
+    accepted: Vec<Ticket>,
+    upgraded: Vec<(Upgraded, Permit)>,
+}
+
+/// A socket and its place among those that may be open.
+struct Ticket {
+    stream: TcpStream,
+    /// None where there is no room.
+    permit: Option<Permit>,
+}
+
+/// Counts a socket for as long as it is open.
+struct Permit(Common);
+
+impl Permit {
+    fn take(common: &Common) -> Option<Permit> {
+        let before = common.sockets.fetch_add(1, Ordering::Relaxed);
+        let permit = Permit(common.clone());
+        (before < common.sockets_max).then_some(permit)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.sockets.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A socket with its permit, as the shard owns it.
+struct Counted {
+    socket: TcpSocket,
+    permit: Option<Permit>,
+}
+
+impl crate::shard::socket::Socket for Counted {
+    fn try_read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.socket.try_read(into)
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.try_write(bytes)
+    }
+
+    fn try_write_vectored(&mut self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.socket.try_write_vectored(parts)
+    }
+
+    fn shut_down(&mut self) {
+        self.socket.shut_down();
+    }
+}
+
+pub(super) fn start(start: Start) -> io::Result<JoinHandle<()>> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().max_blocking_threads(limits::BLOCKING_THREADS_MAX);
+    let name = format!("shard-{}", start.settings.id.0);
+    std::thread::Builder::new().name(name).spawn(move || {
+        match builder.build_local(tokio::runtime::LocalOptions::default()) {
+            Ok(runtime) => {
+                if let Err(fault) = runtime.block_on(run(start)) {
+                    tracing::error!(%fault, "a shard cannot run");
+                }
+                // Work that was handed to a thread of its own may still be running.
+                runtime.shutdown_timeout(Duration::from_millis(limits::CLOSE_LINGER_MS));
+            }
+            Err(fault) => tracing::error!(%fault, "a shard's runtime does not start"),
+        }
+    })
+}
+
+async fn run(start: Start) -> io::Result<()> {
+    let Start { settings, listener, notify, inlet, control, common } = start;
+    let listener = TcpListener::from_std(listener)?;
+    let arrivals: Rc<RefCell<Arrivals>> = Rc::default();
+    spawn_local(accept(listener, Rc::clone(&arrivals), Arc::clone(&notify), common.clone()));
+    let desk = Desk {
+        shard: settings.id,
+        control: control.clone(),
+        clock: common.clock,
+        office: Arc::clone(&common.office),
+    };
+    let shard = Shard::new(settings, control, inlet, common.clock.now());
+    Driver { shard, desk, ready: ReadyList::new(Arc::clone(&notify)), arrivals, notify, common }
+        .run()
+        .await;
+    Ok(())
+}
+
+async fn accept(
+    listener: TcpListener,
+    arrivals: Rc<RefCell<Arrivals>>,
+    notify: Arc<Notify>,
+    common: Common,
+) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let permit = Permit::take(&common);
+                arrivals.borrow_mut().accepted.push(Ticket { stream, permit });
+                notify.notify_one();
+            }
+            Err(fault) => {
+                // Out of descriptors, most likely. Accepting again at once would spin: the
+                // connection still waits in the kernel's queue.
+                tracing::warn!(%fault, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(limits::ACCEPT_PAUSE_MS)).await;
+            }
+        }
+    }
+}
+
+/// The one owner of the shard.
+struct Driver {
+    shard: Shard<Counted>,
+    desk: Desk,
+    ready: ReadyList,
+    arrivals: Rc<RefCell<Arrivals>>,
+    notify: Arc<Notify>,
+    common: Common,
+}
+
+impl Driver {
+    async fn run(mut self) {
+        let mut has_drained = false;
+        loop {
+            self.admit();
+            let outcome = self.turn();
+            self.hand_over();
+            if self.common.signals.is_draining.load(Ordering::SeqCst)
+                && !has_drained
+                && self.shard.has_drained()
+            {
+                has_drained = true;
+                self.common.signals.drained.fetch_add(1, Ordering::SeqCst);
+            }
+            if has_drained && self.all_have_drained() {
+                return;
+            }
+            if outcome.has_more || !self.arrivals.borrow().is_empty() {
+                tokio::task::yield_now().await;
+            } else {
+                self.rest(outcome, has_drained).await;
+            }
+        }
+    }
+
+    fn all_have_drained(&self) -> bool {
+        let signals = &self.common.signals;
+        if signals.drained.load(Ordering::SeqCst) >= self.common.office.stats.shards.len() {
+            signals.shards_stop.store(true, Ordering::SeqCst);
+        }
+        signals.shards_stop.load(Ordering::SeqCst)
+    }
+
+    fn turn(&mut self) -> Outcome {
+        let (clock, ready) = (self.common.clock, &self.ready);
+        let start = clock.now();
+        let outcome = self.shard.turn(start, || ready.take());
+        let end_ns = clock.now().ns;
+        self.shard.record_latencies(end_ns);
+        let stats = &self.common.office.stats.shards[usize::from(self.desk.shard.0)];
+        stats.turn_us.record((end_ns - start.ns) / 1_000);
+        outcome
+    }
+
+    /// Sleeps until a socket, a message, or the next deadline.
+    async fn rest(&mut self, outcome: Outcome, has_drained: bool) {
+        if !self.shard.rest() {
+            return;
+        }
+        let now_ms = self.common.clock.now().unix_ms;
+        let left_ms = outcome.wake_at_ms.map(|at_ms| at_ms.saturating_sub(now_ms));
+        // The last shards to drain are looked for, not waited for.
+        let left_ms = if has_drained { Some(limits::SHARD_TICK_MS) } else { left_ms };
+        match left_ms {
+            Some(left_ms) => {
+                let patience = Duration::from_millis(left_ms);
+                // Woken or not: the turn finds out what there is.
+                let _ = tokio::time::timeout(patience, self.notify.notified()).await;
+            }
+            None => self.notify.notified().await,
+        }
+        self.shard.wake();
+    }
+
+    /// Takes in what was accepted or upgraded.
+    fn admit(&mut self) {
+        if self.arrivals.borrow().is_empty() {
+            return;
+        }
+        let Arrivals { accepted, upgraded } = self.arrivals.take();
+        let (now, ready) = (self.common.clock.now(), &self.ready);
+        for Ticket { stream, permit } in accepted {
+            let has_room = permit.is_some();
+            let socket = |slot, generation| Counted {
+                socket: TcpSocket::new(stream, ready.waker(slot, generation)),
+                permit,
+            };
+            if has_room {
+                self.shard.accept(now, socket);
+            } else {
+                self.shard.refuse_surplus(now, socket);
+            }
+        }
+        for (Upgraded { stream, upgrade, early }, permit) in upgraded {
+            self.shard.adopt(now, upgrade, &early, |slot, generation| Counted {
+                socket: TcpSocket::new(stream, ready.waker(slot, generation)),
+                permit: Some(permit),
+            });
+        }
+    }
+
+    /// Gives plain HTTP connections to tasks of their own.
+    fn hand_over(&mut self) {
+        for (Counted { socket, permit }, early) in self.shard.take_handed_over() {
+            let (desk, arrivals) = (self.desk.clone(), Rc::clone(&self.arrivals));
+            let notify = Arc::clone(&self.notify);
+            spawn_local(async move {
+                let upgraded = connection::serve(desk, socket.into_stream(), early).await;
+                if let (Some(upgraded), Some(permit)) = (upgraded, permit) {
+                    arrivals.borrow_mut().upgraded.push((upgraded, permit));
+                    notify.notify_one();
+                }
+            });
+        }
+    }
+}
+
+impl Arrivals {
+    fn is_empty(&self) -> bool {
+        self.accepted.is_empty() && self.upgraded.is_empty()
+    }
+}

@@ -1,0 +1,255 @@
+//! One connection: what its shard keeps of it.
+//!
+//! An idle connection owns these few hundred bytes, its socket and its waker. Everything that is not
+//! needed at rest hangs off an `Option` and is gone at rest.
+//!
+//! Imports `auth`, `id`, `wire` and `ws`. Imported by `shard`.
+
+use std::collections::VecDeque;
+
+use super::outbox::Outbox;
+use super::topics::TopicId;
+use crate::auth::Identity;
+use crate::id::{ConnId, InstanceIdentity, RequestId, ServiceName};
+use crate::wire::command::{Rejected, Target};
+use crate::wire::instance::{Instance, InstanceKey};
+use crate::wire::refusal::Refusal;
+use crate::ws::gate::Endpoint;
+use crate::ws::reader::Reader;
+
+/// Where a connection stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Its first request head is awaited.
+    Head,
+    /// A WebSocket.
+    Open(Endpoint),
+    /// Its last bytes are in the outbox.
+    Closing,
+    /// All is written and writing is shut; what the peer still sends is read and dropped.
+    Lingering,
+}
+
+/// Which of the two queues for writing a connection waits in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queued {
+    No,
+    /// With the many of a large fan-out.
+    Bulk,
+    /// Ahead of them: an answer, or a small fan-out.
+    Urgent,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Conn<S> {
+    pub(super) id: ConnId,
+    pub(super) socket: S,
+    pub(super) stage: Stage,
+    pub(super) queued: Queued,
+    pub(super) outbox: Outbox,
+    pub(super) reader: Reader,
+    /// Input that waits: an incomplete head, or what came after the connection was paused.
+    pub(super) held: Vec<u8>,
+    /// Whether reading waits for answers or for room in the outbox.
+    pub(super) is_paused: bool,
+    pub(super) topics: Vec<TopicId>,
+    pub(super) follows_everything: bool,
+    pub(super) identity: Option<Box<Identity>>,
+    /// Requests whose answers have to leave in this order.
+    pub(super) pending: Option<Box<VecDeque<Pending>>>,
+    /// How many of them wait for control.
+    pub(super) outstanding: u16,
+    /// Subscriptions among them.
+    pub(super) subscribing: u16,
+    /// Whether one of them has an answer of unknown size.
+    pub(super) awaits_heavy: bool,
+    /// Services whose snapshot it is owed.
+    pub(super) owed: Option<Box<Owed>>,
+    pub(super) pace: Pace,
+    pub(super) opened_ms: u64,
+    pub(super) heard_ms: u64,
+    pub(super) next_ping_ms: u64,
+    /// When an unanswered ping was sent; 0 = none.
+    pub(super) pinged_ms: u64,
+    /// Since when the kernel has taken nothing; 0 = it takes.
+    pub(super) blocked_since_ms: u64,
+    /// When the wheel brings it up again; 0 = never.
+    pub(super) armed_ms: u64,
+    /// Which entry of the wheel does that; older ones are void.
+    pub(super) armed_stamp: u32,
+    /// Whether the peer has ended its stream.
+    pub(super) has_ended: bool,
+    /// When it is dropped, in the stages after `Open`.
+    pub(super) ends_ms: u64,
+}
+
+impl<S> Conn<S> {
+    pub(super) fn new(id: ConnId, socket: S, now_ms: u64) -> Conn<S> {
+        Conn {
+            id,
+            socket,
+            stage: Stage::Head,
+            queued: Queued::No,
+            outbox: Outbox::default(),
+            reader: Reader::default(),
+            held: Vec::new(),
+            is_paused: false,
+            topics: Vec::new(),
+            follows_everything: false,
+            identity: None,
+            pending: None,
+            outstanding: 0,
+            subscribing: 0,
+            awaits_heavy: false,
+            owed: None,
+            pace: Pace::default(),
+            opened_ms: now_ms,
+            heard_ms: now_ms,
+            next_ping_ms: 0,
+            pinged_ms: 0,
+            blocked_since_ms: 0,
+            armed_ms: 0,
+            armed_stamp: 0,
+            has_ended: false,
+            ends_ms: 0,
+        }
+    }
+
+    /// Whether it speaks JSON or echoes, and is not on its way out.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
+    }
+
+    /// How many topics it follows, counting those it is about to.
+    pub(super) fn subscriptions(&self) -> usize {
+        self.topics.len() + usize::from(self.follows_everything) + usize::from(self.subscribing)
+    }
+}
+
+/// A request whose answer has its place in the order of answers.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// Control answers it.
+    Waiting(Option<RequestId>, Waiting),
+    /// The shard can answer it, once it is its turn.
+    Local(Option<RequestId>, Local),
+}
+
+/// What control was asked, with what the answer has to repeat.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Subscribe,
+    Register { sent: Vec<Instance>, rejected: Vec<Rejected> },
+    Heartbeat { sent: Vec<InstanceKey>, rejected: Vec<Rejected> },
+    Unregister { rejected: Vec<Rejected> },
+}
+
+/// What the shard answers by itself.
+#[derive(Debug)]
+pub(super) enum Local {
+    Pong,
+    Unsubscribe(Target),
+    Refuse(Refusal),
+    /// A batch of which nothing was left to ask control for.
+    Rejected(Batch, Vec<Rejected>),
+    Refreshed(u64),
+}
+
+/// Which batch an answer belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Batch {
+    Register,
+    Heartbeat,
+    Unregister,
+}
+
+/// The checked entries of a batch, as control wants them.
+pub(super) type Identities = Vec<InstanceIdentity>;
+
+/// The snapshots a slow reader is owed.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    pub(super) services: Vec<ServiceName>,
+    /// The one that control was asked for.
+    pub(super) asked: Option<ServiceName>,
+}
+
+/// How fast a client may send: the virtual scheduling form of the generic cell rate algorithm
+/// (ITU-T I.371), one number a connection.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Pace {
+    /// When, in microseconds, all that was sent would have been earned at the sustained rate.
+    earned_us: u64,
+    /// Since when it is being limited without a pause; 0 = it is not.
+    limited_since_ms: u64,
+    limited_last_ms: u64,
+}
+
+/// What to do with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Pass,
+    /// Drop it and say so.
+    Limit,
+    /// It has been limited for too long.
+    Close,
+}
+
+impl Pace {
+    /// Judges a message that comes now.
+    pub(super) fn judge(&mut self, now_ms: u64, per_s_max: u32, burst_max: u32) -> Verdict {
+        if per_s_max == 0 {
+            return Verdict::Pass;
+        }
+        let now_us = now_ms * 1_000;
+        let interval_us = 1_000_000 / u64::from(per_s_max);
+        let earned_us = self.earned_us.max(now_us) + interval_us;
+        if earned_us - now_us <= interval_us * u64::from(burst_max) {
+            self.earned_us = earned_us;
+            return Verdict::Pass;
+        }
+        let has_paused = now_ms.saturating_sub(self.limited_last_ms) >= PAUSE_MS;
+        if self.limited_since_ms == 0 || has_paused {
+            self.limited_since_ms = now_ms;
+        }
+        self.limited_last_ms = now_ms;
+        if now_ms - self.limited_since_ms >= PATIENCE_MS { Verdict::Close } else { Verdict::Limit }
+    }
+}
+
+/// Limited for so long without a pause, a connection is closed.
+const PATIENCE_MS: u64 = 10_000;
+/// So long without a limited message is a pause.
+const PAUSE_MS: u64 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn burst_then_rate() {
+        let mut pace = Pace::default();
+        let passed = |pace: &mut Pace, now_ms, n: usize| {
+            (0..n).filter(|_| pace.judge(now_ms, 100, 200) == Verdict::Pass).count()
+        };
+        assert_eq!(passed(&mut pace, 1_000, 300), 200);
+        assert_eq!(passed(&mut pace, 1_500, 300), 50);
+        assert_eq!(passed(&mut pace, 60_000, 300), 200);
+        assert_eq!(Pace::default().judge(5, 0, 0), Verdict::Pass);
+    }
+
+    #[test]
+    fn ten_seconds_without_a_pause_close() {
+        let mut pace = Pace::default();
+        let mut closed_at = None;
+        for now_ms in (1_000..20_000).step_by(5) {
+            if pace.judge(now_ms, 10, 10) == Verdict::Close {
+                closed_at = Some(now_ms);
+                break;
+            }
+        }
+        let closed_at = closed_at.expect("limited for nineteen seconds");
+        assert!((11_000..12_500).contains(&closed_at), "{closed_at}");
+    }
+}

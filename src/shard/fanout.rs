@@ -1,0 +1,168 @@
+//! From an event to the outboxes of everyone who follows it.
+//!
+//! The events of one service that came in during one turn form a run. All its followers wait for the
+//! same bytes, so a run of several frames is joined once and every outbox gets a handle to the one
+//! buffer: a flood costs each follower one handle and one write a turn, whatever the number of
+//! events.
+//!
+//! Part of `shard`.
+
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::outbox::Load;
+use super::socket::Socket;
+use super::topics::TopicId;
+use super::{Shard, Slot};
+use crate::id::ServiceName;
+use crate::limits;
+use crate::mailbox::to_control::{Command, Origin, Task};
+use crate::mailbox::to_shard::Event;
+
+impl<S: Socket> Shard<S> {
+    /// Hands out every run.
+    pub(super) fn hand_out_runs(&mut self) {
+        for topic in self.topics.take_touched() {
+            self.hand_out(topic);
+        }
+    }
+
+    /// Hands out one service's run ahead of its time, because someone is about to join or to catch
+    /// up.
+    pub(super) fn hand_out_run_of(&mut self, service: &ServiceName) {
+        if let Some(topic) = self.topics.touched_early(service) {
+            self.hand_out(topic);
+        }
+    }
+
+    fn hand_out(&mut self, topic: TopicId) {
+        let mut slots = std::mem::take(&mut self.slots);
+        let run = self.topics.begin_run(topic, &mut slots);
+        let is_small = slots.len() <= limits::SMALL_FANOUT_MAX;
+        for load in loads(&run) {
+            let mut added = 0;
+            for &slot in &slots {
+                added += usize::from(self.push_event(slot, &load));
+            }
+            let stats = self.stats();
+            stats.deliveries.add(u64::from(load.frames) * added as u64);
+            stats.delivered_bytes.add((load.len() * added) as u64);
+        }
+        for &slot in &slots {
+            if is_small {
+                self.queue_urgent(slot);
+            } else {
+                self.queue_bulk(slot);
+            }
+        }
+        for event in &run {
+            self.flush.mark(is_small, event.accepted_ns);
+        }
+        self.slots = slots;
+        self.topics.end_run(topic, run);
+    }
+
+    /// Stops following a service.
+    pub(super) fn unsubscribe(&mut self, slot: Slot, service: &ServiceName) {
+        let Some(topic) = self.topics.find(service) else { return };
+        let conn = &mut self.conns[slot.index()];
+        let Some(place) = conn.topics.iter().position(|&other| other == topic) else { return };
+        // What came before the answer still goes out.
+        self.hand_out_run_of(service);
+        self.conns[slot.index()].topics.swap_remove(place);
+        self.leave(slot, topic);
+        self.forgive_unless_followed(slot, service);
+    }
+
+    /// Stops following everything at once; single subscriptions stay.
+    pub(super) fn unsubscribe_from_all(&mut self, slot: Slot) {
+        if !self.topics.everything.contains(slot) {
+            return;
+        }
+        self.hand_out_runs();
+        self.topics.everything.remove(slot);
+        self.conns[slot.index()].follows_everything = false;
+        self.subscription_count -= 1;
+        self.forgive_unfollowed(slot);
+        self.release(None);
+    }
+
+    /// Takes a connection out of every set, when it ends.
+    pub(super) fn unsubscribe_all(&mut self, slot: Slot) {
+        let conn = &mut self.conns[slot.index()];
+        if conn.follows_everything {
+            conn.follows_everything = false;
+            self.topics.everything.remove(slot);
+            self.subscription_count -= 1;
+            self.release(None);
+        }
+        for topic in std::mem::take(&mut self.conns[slot.index()].topics) {
+            self.leave(slot, topic);
+        }
+        self.conns[slot.index()].owed = None;
+    }
+
+    fn leave(&mut self, slot: Slot, topic: TopicId) {
+        self.subscription_count -= 1;
+        if let Some(service) = self.topics.unsubscribe(topic, slot) {
+            self.release(Some(&service));
+        }
+    }
+
+    /// Tells control where nobody here follows any more; no service is every service.
+    pub(super) fn release(&mut self, service: Option<&ServiceName>) {
+        if self.topics.is_followed(service) {
+            return;
+        }
+        let task = match service {
+            Some(service) => Task::Unfollow(service.clone()),
+            None => Task::UnfollowAll,
+        };
+        let origin = Origin::Shard(self.settings.id);
+        // A full mailbox loses nothing but a hint: control then sends events nobody here follows,
+        // and the shard drops them.
+        self.command(Command { origin, accepted_ns: self.now.ns, task });
+    }
+
+    pub(super) fn follows(&self, slot: Slot, service: &ServiceName) -> bool {
+        let conn = &self.conns[slot.index()];
+        conn.follows_everything
+            || self.topics.find(service).is_some_and(|topic| conn.topics.contains(&topic))
+    }
+}
+
+/// Joins a run into as few loads as its bound allows.
+///
+/// A lone frame is taken as it is. Its bytes belong to control's buffer, but only the load's own
+/// plain counter is touched a delivery.
+pub fn loads(run: &[Event]) -> Vec<Rc<Load>> {
+    let mut loads = Vec::with_capacity(1);
+    let mut rest = run;
+    while let Some(first) = rest.first() {
+        let (mut bytes, mut count) = (first.frame.len(), 1);
+        while let Some(next) = rest.get(count)
+            && bytes + next.frame.len() <= limits::RUN_BYTES_MAX
+        {
+            bytes += next.frame.len();
+            count += 1;
+        }
+        let head = if count == 1 {
+            first.frame.clone()
+        } else {
+            let mut joined = BytesMut::with_capacity(bytes);
+            for event in &rest[..count] {
+                joined.extend_from_slice(&event.frame);
+            }
+            joined.freeze()
+        };
+        loads.push(Rc::new(Load {
+            head,
+            tail: Bytes::new(),
+            frames: u32::try_from(count).expect("a run is bounded by a turn's parcels"),
+            service: Some(first.service.clone()),
+        }));
+        rest = &rest[count..];
+    }
+    loads
+}

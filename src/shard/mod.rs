@@ -1,0 +1,325 @@
+//! A shard: one thread's connections, and the turns in which it serves them.
+//!
+//! ```text
+//!            ready sockets      mailbox        wheel
+//!                  \               |             /
+//! turn:   gather:   read        take all      let out
+//!                    \             |           /
+//!         apply:   orders      runs, answers  pings, ends
+//!                                  |
+//!         settle:     write each dirty outbox once, up to a slice
+//! ```
+//!
+//! A turn is a plain function that owns the shard for as long as it lasts: nothing is awaited, so
+//! nothing interleaves and nothing is locked. Whatever arrived during one turn leaves in the next,
+//! in one write a socket: that is the whole batching policy, and it needs no timer. An idle shard
+//! sends the first event at once.
+//!
+//! # Promises
+//!
+//! * Frames of one service reach a connection in revision order, without a gap that a snapshot does
+//!   not cover, and without a repetition.
+//! * Answers to one connection leave in the order of its requests.
+//! * One turn makes at most [`limits::WRITES_PER_TURN_MAX`] writes before it lets others run.
+//!
+//! # Not here
+//!
+//! No task, no timer of its own, no clock: the thread that drives it brings the moment.
+//!
+//! Imports everything below. Imported by `http` and `server`.
+
+mod conn;
+mod fanout;
+mod flush;
+mod opening;
+pub mod outbox;
+pub mod ready;
+mod session;
+mod slow_reader;
+pub mod socket;
+pub mod subscribers;
+mod timers;
+mod topics;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use slab::Slab;
+
+use crate::clock::Moment;
+use crate::id::{ConnId, ShardId, Slot};
+use crate::limits::{self, Limits};
+use crate::mailbox::to_control::Command;
+use crate::mailbox::to_shard::Parcel;
+use crate::mailbox::{Inlet, Outlet};
+use crate::rng::Rng;
+use crate::stats::Stats;
+use crate::wheel::Wheel;
+use crate::wire::frame;
+use crate::ws::gate::Gate;
+use crate::ws::reader::Pool;
+use conn::{Conn, Stage};
+use outbox::{Load, Room};
+use socket::Socket;
+use topics::Topics;
+
+/// What a shard is told at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its number.
+    pub id: ShardId,
+    /// The node's id, for `welcome`.
+    pub node_id: Arc<str>,
+    /// The bounds.
+    pub limits: Arc<Limits>,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
+    /// Raised when the server is about to stop.
+    pub is_draining: Arc<AtomicBool>,
+    /// Where it counts.
+    pub stats: Arc<Stats>,
+    /// Seeds the spreading of pings.
+    pub seed: u64,
+}
+
+/// What a turn leaves to the thread that drives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether there is more to do at once.
+    pub has_more: bool,
+    /// When there is something to do by time alone, in milliseconds since the Unix epoch.
+    pub wake_at_ms: Option<u64>,
+}
+
+/// A shard.
+///
+/// # Invariants
+///
+/// 1. A slot in a subscriber set, a queue or the wheel that names a connection by slot and
+///    generation acts only on that very connection.
+/// 2. `open_count` counts the connections in stage `Open`.
+/// 3. A connection with something in its outbox is in a queue or waits for its socket.
+#[derive(Debug)]
+pub struct Shard<S> {
+    settings: Settings,
+    conns: Slab<Box<Conn<S>>>,
+    generation: u32,
+    open_count: usize,
+    head_count: usize,
+    subscription_count: usize,
+    topics: Topics,
+    control: Outlet<Command>,
+    has_rung: bool,
+    mailbox: Inlet<Parcel>,
+    wheel: Wheel<(Slot, u32)>,
+    stamp: u32,
+    main_pool: Pool,
+    echo_pool: Pool,
+    rng: Rng,
+    now: Moment,
+    /// One read buffer for all sockets.
+    buffer: Vec<u8>,
+    /// What tungstenite has to say to the bytes of one read.
+    replies: Vec<u8>,
+    /// Where small loads are joined for one write.
+    scratch: Vec<u8>,
+    slots: Vec<Slot>,
+    ping: Rc<Load>,
+    /// Sockets that had more to read than one turn takes.
+    unread: VecDeque<(Slot, u32)>,
+    flush: flush::FlushQueues,
+    drain: Option<timers::Drain>,
+    handed_over: Vec<(S, Bytes)>,
+}
+
+impl<S: Socket> Shard<S> {
+    /// A shard without connections.
+    pub fn new(
+        settings: Settings,
+        control: Outlet<Command>,
+        mailbox: Inlet<Parcel>,
+        now: Moment,
+    ) -> Shard<S> {
+        let limits = &settings.limits;
+        Shard {
+            conns: Slab::new(),
+            generation: 0,
+            open_count: 0,
+            head_count: 0,
+            subscription_count: 0,
+            topics: Topics::default(),
+            control,
+            has_rung: true,
+            mailbox,
+            wheel: Wheel::new(limits::SHARD_WHEEL_SLOTS, limits::SHARD_TICK_MS, now.unix_ms),
+            stamp: 0,
+            main_pool: Pool::new(limits.client_message_bytes_max),
+            echo_pool: Pool::new(limits.echo_message_bytes_max),
+            rng: Rng::seeded(settings.seed),
+            now,
+            buffer: vec![0; limits::READ_BUFFER_BYTES],
+            replies: Vec::new(),
+            scratch: Vec::with_capacity(limits::COPY_BYTES_MAX),
+            slots: Vec::new(),
+            ping: Load::frame(frame::ping()),
+            unread: VecDeque::new(),
+            flush: flush::FlushQueues::default(),
+            drain: None,
+            handed_over: Vec::new(),
+            settings,
+        }
+    }
+
+    /// Takes one turn. `ready` gives the sockets that have something to read or room to write.
+    pub fn turn(&mut self, now: Moment, ready: impl Fn() -> Option<(Slot, u32)>) -> Outcome {
+        self.now = now;
+        self.gather(&ready);
+        self.take_parcels();
+        self.let_time_pass();
+        self.hand_out_runs();
+        self.settle();
+        if !std::mem::replace(&mut self.has_rung, true) {
+            self.control.ring();
+        }
+        self.publish_gauges();
+        let has_more =
+            !self.unread.is_empty() || !self.flush.is_empty() || !self.mailbox.is_empty();
+        Outcome { has_more, wake_at_ms: self.wheel.next_due_ms() }
+    }
+
+    /// Reads what sockets have. One read a socket; whoever has more comes again next turn.
+    fn gather(&mut self, ready: &impl Fn() -> Option<(Slot, u32)>) {
+        let waiting = self.unread.len().min(limits::READS_PER_TURN_MAX);
+        for (slot, generation) in self.unread.drain(..waiting).collect::<Vec<_>>() {
+            self.read(slot, generation);
+        }
+        for _ in waiting..limits::READS_PER_TURN_MAX {
+            let Some((slot, generation)) = ready() else { return };
+            if self.find(slot, generation).is_some_and(|conn| !conn.outbox.is_empty()) {
+                self.queue_urgent(slot);
+            }
+            self.read(slot, generation);
+        }
+        // The list may hold more. The turn ends all the same, and the next one goes on.
+        self.unread.extend(ready());
+    }
+
+    fn take_parcels(&mut self) {
+        for _ in 0..limits::PARCELS_PER_TURN_MAX {
+            match self.mailbox.take() {
+                Some(Parcel::Event(event)) => {
+                    let stats = &self.settings.stats.shards[usize::from(self.settings.id.0)];
+                    stats.events.add(1);
+                    self.topics.add_event(event);
+                }
+                Some(Parcel::Answer(conn, answer)) => self.on_answer(conn, answer),
+                Some(Parcel::HttpAnswer(reply, answer)) => {
+                    // The request may have gone with its connection. Then nobody waits.
+                    let _ = reply.send(answer);
+                }
+                Some(Parcel::Drain { window_ms }) => self.begin_drain(window_ms),
+                None => return,
+            }
+        }
+    }
+
+    fn find(&mut self, slot: Slot, generation: u32) -> Option<&mut Conn<S>> {
+        let conn = self.conns.get_mut(slot.index())?;
+        (conn.id.generation == generation).then_some(&mut **conn)
+    }
+
+    fn stats(&self) -> &crate::stats::ShardStats {
+        &self.settings.stats.shards[usize::from(self.settings.id.0)]
+    }
+
+    fn room(&self) -> Room {
+        Room {
+            bytes_max: self.settings.limits.outbox_bytes_max,
+            frames_max: self.settings.limits.outbox_frames_max,
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.settings.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Sends a command to control. Returns false where control has too much to do.
+    fn command(&mut self, command: Command) -> bool {
+        self.has_rung = false;
+        self.control.push(command).is_ok()
+    }
+
+    /// Takes a connection that has just been accepted. `socket` is given the connection's place,
+    /// for its waker.
+    pub fn accept(&mut self, now: Moment, socket: impl FnOnce(Slot, u32) -> S) {
+        self.now = now;
+        let slot = self.insert(socket);
+        self.head_count += 1;
+        self.arm(slot);
+        let generation = self.conns[slot.index()].id.generation;
+        self.unread.push_back((slot, generation));
+    }
+
+    fn insert(&mut self, socket: impl FnOnce(Slot, u32) -> S) -> Slot {
+        self.generation = self.generation.wrapping_add(1);
+        let entry = self.conns.vacant_entry();
+        let slot = Slot(u32::try_from(entry.key()).expect("slots are below 2^32"));
+        let id = ConnId { shard: self.settings.id, slot, generation: self.generation };
+        let socket = socket(slot, self.generation);
+        entry.insert(Box::new(Conn::new(id, socket, self.now.unix_ms)));
+        slot
+    }
+
+    /// Takes the sockets whose first request was plain HTTP, with the bytes read from them.
+    pub fn take_handed_over(&mut self) -> Vec<(S, Bytes)> {
+        std::mem::take(&mut self.handed_over)
+    }
+
+    /// Declares that the shard's thread is about to sleep. Returns false where it must not.
+    pub fn rest(&self) -> bool {
+        self.mailbox.rest()
+    }
+
+    /// Declares that the shard's thread is awake.
+    pub fn wake(&self) {
+        self.mailbox.wake();
+    }
+
+    /// How many connections there are, in whatever stage.
+    pub fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Whether there is no connection.
+    pub fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
+    /// Takes a connection out of every set and frees its slot. The socket closes when it drops.
+    fn remove(&mut self, slot: Slot) -> Box<Conn<S>> {
+        self.unsubscribe_all(slot);
+        let conn = self.conns.remove(slot.index());
+        match conn.stage {
+            Stage::Open(_) => self.open_count -= 1,
+            Stage::Head => self.head_count -= 1,
+            Stage::Closing | Stage::Lingering => {}
+        }
+        if self.conns.is_empty() {
+            // After a storm the table itself goes back too.
+            self.conns.shrink_to_fit();
+        }
+        conn
+    }
+
+    fn publish_gauges(&self) {
+        let stats = self.stats();
+        stats.turns.add(1);
+        stats.connections.set(self.open_count as u64);
+        stats.handshakes.set(self.head_count as u64);
+        stats.subscriptions.set(self.subscription_count as u64);
+        stats.topics.set(self.topics.len() as u64);
+    }
+}

@@ -1,0 +1,163 @@
+//! From an accepted socket to a WebSocket, or to hyper.
+//!
+//! The first request head is read here, with the shard's own buffer and deadline. A good upgrade
+//! becomes a connection at once: the 101 and the `welcome` leave in one write, and no HTTP machinery
+//! is ever built for it. Everything else goes to hyper with the bytes already read.
+//!
+//! Part of `shard`.
+
+use bytes::Bytes;
+
+use super::conn::Stage;
+use super::outbox::Load;
+use super::socket::Socket;
+use super::{Shard, Slot};
+use crate::wire::answer::{self, Welcome};
+use crate::ws::gate::{self, Endpoint, Knock, Upgrade};
+use crate::ws::head::{self, Head, HeadFault, HeadLimits};
+
+impl<S: Socket> Shard<S> {
+    /// Adds bytes to the head of a connection, and acts once it is whole.
+    pub(super) fn on_head_bytes(&mut self, slot: Slot, bytes: &[u8]) {
+        let conn = &mut self.conns[slot.index()];
+        conn.held.extend_from_slice(bytes);
+        let limits = HeadLimits {
+            bytes_max: self.settings.limits.request_head_bytes_max,
+            headers_max: self.settings.limits.request_headers_max,
+        };
+        match head::parse(&conn.held, limits) {
+            Ok(None) => {}
+            Ok(Some(head)) => self.on_head(slot, &head),
+            Err(HeadFault::TooLarge) => {
+                self.refuse_head(slot, 431, "Request Header Fields Too Large", "too_large");
+            }
+            Err(HeadFault::Bad(what)) => {
+                tracing::debug!(what, "a request head was refused");
+                self.refuse_head(slot, 400, "Bad Request", "malformed");
+            }
+        }
+    }
+
+    fn on_head(&mut self, slot: Slot, head: &Head) {
+        let knock = Knock {
+            method: &head.method,
+            uri: &head.uri,
+            is_http_11: head.is_http_11,
+            headers: &head.headers,
+            body: head.body,
+        };
+        let gate = std::sync::Arc::clone(&self.settings.gate);
+        let upgrade = gate
+            .endpoint(head.uri.path())
+            .filter(|_| !self.is_draining())
+            .and_then(|endpoint| gate.judge(endpoint, knock, self.now.unix_s()).ok());
+        let held = std::mem::take(&mut self.conns[slot.index()].held);
+        match upgrade {
+            Some(upgrade) => {
+                let answer = gate::switching_protocols(&upgrade);
+                self.head_count -= 1;
+                self.open(slot, upgrade, Some(answer));
+                if held.len() > head.bytes {
+                    // Frames may follow right behind the request.
+                    self.feed(slot, &held[head.bytes..]);
+                }
+            }
+            // hyper answers, also where the upgrade is refused: it has the words for every status.
+            None => {
+                let conn = self.remove(slot);
+                self.handed_over.push((conn.socket, Bytes::from(held)));
+            }
+        }
+    }
+
+    /// Takes a connection whose upgrade hyper has answered, with the bytes that followed.
+    pub fn adopt(
+        &mut self,
+        now: crate::clock::Moment,
+        upgrade: Upgrade,
+        early: &[u8],
+        socket: impl FnOnce(Slot, u32) -> S,
+    ) {
+        self.now = now;
+        let slot = self.insert(socket);
+        self.open(slot, upgrade, None);
+        let generation = self.conns[slot.index()].id.generation;
+        self.feed(slot, early);
+        self.unread.push_back((slot, generation));
+    }
+
+    fn open(&mut self, slot: Slot, upgrade: Upgrade, answer: Option<Vec<u8>>) {
+        self.open_count += 1;
+        self.stats().connections_opened.add(1);
+        let interval_ms = self.settings.limits.ping_interval_ms;
+        // Pings are spread: the first comes at a random moment of the first interval's second half.
+        let first_ms = interval_ms / 2 + self.rng.below(interval_ms / 2 + 1);
+        let now_ms = self.now.unix_ms;
+        let conn = &mut self.conns[slot.index()];
+        conn.stage = Stage::Open(upgrade.endpoint);
+        conn.identity = upgrade.identity.map(Box::new);
+        conn.heard_ms = now_ms;
+        conn.next_ping_ms = now_ms + first_ms;
+        let mut first = answer.unwrap_or_default();
+        let frames = if upgrade.endpoint == Endpoint::Main {
+            first.extend_from_slice(&answer::welcome(Welcome {
+                connection_id: &conn.id.to_string(),
+                node_id: &self.settings.node_id,
+                user_id: conn.identity.as_ref().map(|identity| &*identity.user_id),
+                ping_interval_ms: interval_ms,
+            }));
+            1
+        } else {
+            0
+        };
+        if !first.is_empty() {
+            conn.outbox.push(std::rc::Rc::new(Load {
+                head: Bytes::from(first),
+                tail: Bytes::new(),
+                frames,
+                service: None,
+            }));
+            self.queue_urgent(slot);
+        }
+        self.arm(slot);
+    }
+
+    /// Answers a head that cannot be used, and closes.
+    fn refuse_head(&mut self, slot: Slot, status: u16, title: &str, code: &str) {
+        let body = format!(
+            "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\
+             \"detail\":\"the request head cannot be used\",\"code\":\"{code}\",\
+             \"request_id\":\"{}\"}}",
+            self.conns[slot.index()].id
+        );
+        self.say_and_close(slot, status, title, "", &body);
+    }
+
+    /// Refuses a connection for which there is no room.
+    pub fn refuse_surplus(&mut self, now: crate::clock::Moment, socket: impl FnOnce(Slot, u32) -> S) {
+        self.now = now;
+        let slot = self.insert(socket);
+        self.head_count += 1;
+        let body = "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
+            \"detail\":\"too many connections\",\"code\":\"unavailable\",\"request_id\":\"-\"}";
+        self.say_and_close(slot, 503, "Service Unavailable", "Retry-After: 5\r\n", body);
+    }
+
+    fn say_and_close(&mut self, slot: Slot, status: u16, title: &str, headers: &str, body: &str) {
+        let text = format!(
+            "HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n\
+             Content-Length: {}\r\n{headers}Connection: close\r\n\r\n{body}",
+            body.len()
+        );
+        self.head_count -= 1;
+        let conn = &mut self.conns[slot.index()];
+        conn.held = Vec::new();
+        conn.outbox.push(std::rc::Rc::new(Load {
+            head: Bytes::from(text),
+            tail: Bytes::new(),
+            frames: 0,
+            service: None,
+        }));
+        self.end(slot);
+    }
+}

@@ -1,0 +1,356 @@
+//! The outbox: frames waiting to leave on one socket.
+//!
+//! The last stage of the journey. Whatever reaches a client passes through here, in order:
+//! broadcasts, answers, pongs, the close frame. Nothing else writes to a WebSocket, so no frame can
+//! land in the middle of another.
+//!
+//! ```text
+//! fanout --+
+//! answer --+--> push --> [ load | load | load ] --> write_to --> socket
+//! pong   --+             bounded in bytes and in frames
+//! ```
+//!
+//! # Promises
+//!
+//! * `push` copies no payload: it keeps a counted handle, and because a load never leaves its
+//!   shard the count is a plain integer that no other core touches.
+//! * `write_to` writes what the kernel takes and remembers its place inside a half-sent load.
+//! * An empty outbox owns no memory.
+//!
+//! # Not here
+//!
+//! The outbox drops nothing by itself and closes nothing. It says whether a load fits, and sheds
+//! when it is told to; `shard::slow_reader` decides. One rule, one metric, one place.
+//!
+//! Imports `id` and `limits`. Imported by `shard`.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::socket::Socket;
+use crate::id::ServiceName;
+use crate::limits;
+
+/// Bytes that travel together: one frame, or a run of frames for the same readers.
+#[derive(Debug)]
+pub struct Load {
+    /// The bytes.
+    pub head: Bytes,
+    /// More bytes of the same frame, shared with other loads. Often empty.
+    pub tail: Bytes,
+    /// How many frames end in this load.
+    pub frames: u32,
+    /// The service it tells of. Such a load may be shed: a snapshot can stand in for it.
+    pub service: Option<ServiceName>,
+}
+
+impl Load {
+    /// A load of one frame that may not be shed.
+    pub fn frame(bytes: Bytes) -> Rc<Load> {
+        Rc::new(Load { head: bytes, tail: Bytes::new(), frames: 1, service: None })
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.tail.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes after the first `offset`, in up to two parts.
+    fn parts(&self, offset: usize) -> [&[u8]; 2] {
+        let in_head = offset.min(self.head.len());
+        [&self.head[in_head..], &self.tail[offset - in_head..]]
+    }
+}
+
+/// How much a connection may keep unsent.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Bytes of all loads.
+    pub bytes_max: usize,
+    /// Frames of all loads.
+    pub frames_max: usize,
+}
+
+/// What a round of writing came to.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Written {
+    /// Bytes the kernel took.
+    pub bytes: usize,
+    /// Frames that left completely.
+    pub frames: usize,
+    /// System calls that took something.
+    pub writes: usize,
+    /// Whether the kernel takes no more for now.
+    pub is_blocked: bool,
+}
+
+/// The queue of one connection.
+///
+/// # Invariants
+///
+/// 1. `bytes` and `frames` count what has not left: all loads, less `offset`.
+/// 2. `offset` lies inside the first load, and is 0 where there is none.
+/// 3. `rest` is empty unless `first` is there.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    first: Option<Rc<Load>>,
+    /// Boxed: nearly every outbox holds one load at most, nearly all of the time.
+    rest: Option<Box<VecDeque<Rc<Load>>>>,
+    offset: usize,
+    bytes: usize,
+    frames: usize,
+}
+
+impl Outbox {
+    /// Whether everything has left.
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Bytes that have not left.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether `load` may be added. One load, however large, always fits an empty outbox.
+    pub fn has_room(&self, load: &Load, room: Room) -> bool {
+        self.is_empty()
+            || (self.bytes + load.len() <= room.bytes_max
+                && self.frames + load.frames as usize <= room.frames_max)
+    }
+
+    /// Adds a load at the end.
+    pub fn push(&mut self, load: Rc<Load>) {
+        self.bytes += load.len();
+        self.frames += load.frames as usize;
+        if self.first.is_none() {
+            self.first = Some(load);
+        } else {
+            self.rest.get_or_insert_default().push_back(load);
+        }
+        debug_assert!(self.is_sound());
+    }
+
+    /// Drops every load that a snapshot can stand in for and that has not begun to leave. Returns
+    /// the services they told of, some of them more than once.
+    pub fn shed(&mut self) -> Vec<ServiceName> {
+        let mut shed = Vec::new();
+        let has_begun = self.offset > 0;
+        let all: Vec<Rc<Load>> =
+            self.first.take().into_iter().chain(self.rest.take().into_iter().flat_map(|q| *q)).collect();
+        let offset = std::mem::take(&mut self.offset);
+        (self.bytes, self.frames) = (0, 0);
+        for (index, load) in all.into_iter().enumerate() {
+            let is_begun = index == 0 && has_begun;
+            match &load.service {
+                Some(service) if !is_begun => shed.push(service.clone()),
+                _ => self.push(load),
+            }
+        }
+        if has_begun {
+            self.offset = offset;
+            self.bytes -= offset;
+        }
+        debug_assert!(self.is_sound());
+        shed
+    }
+
+    /// Drops everything, for a connection that is gone.
+    pub fn clear(&mut self) {
+        *self = Outbox::default();
+    }
+
+    /// Writes until the kernel takes no more or nothing is left. Small loads are copied into
+    /// `scratch` and leave in one piece; large ones go out as vectors. The cut-over is measured in
+    /// PERF.md.
+    ///
+    /// # Errors
+    ///
+    /// The socket's, other than that it is full: the connection is gone.
+    pub fn write_to(
+        &mut self,
+        socket: &mut impl Socket,
+        scratch: &mut Vec<u8>,
+    ) -> io::Result<Written> {
+        let mut written = Written::default();
+        while let Some(first) = &self.first {
+            let result = match &self.rest {
+                None if first.tail.is_empty() => socket.try_write(&first.head[self.offset..]),
+                _ if self.bytes <= limits::COPY_BYTES_MAX => {
+                    scratch.clear();
+                    self.copy_into(scratch);
+                    socket.try_write(scratch)
+                }
+                _ => self.write_vectored(socket),
+            };
+            match result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => {
+                    written.writes += 1;
+                    written.bytes += bytes;
+                    written.frames += self.advance(bytes);
+                }
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+                    written.is_blocked = true;
+                    break;
+                }
+                Err(fault) if fault.kind() == io::ErrorKind::Interrupted => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        debug_assert!(self.is_sound());
+        Ok(written)
+    }
+
+    fn loads(&self) -> impl Iterator<Item = &Rc<Load>> {
+        self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()))
+    }
+
+    fn copy_into(&self, scratch: &mut Vec<u8>) {
+        let mut offset = self.offset;
+        for load in self.loads() {
+            for part in load.parts(std::mem::take(&mut offset)) {
+                scratch.extend_from_slice(part);
+            }
+        }
+    }
+
+    fn write_vectored(&self, socket: &mut impl Socket) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); limits::IO_SLICES_MAX];
+        let (mut count, mut offset) = (0, self.offset);
+        'fill: for load in self.loads() {
+            for part in load.parts(std::mem::take(&mut offset)) {
+                if count == slices.len() {
+                    break 'fill;
+                }
+                if !part.is_empty() {
+                    slices[count] = IoSlice::new(part);
+                    count += 1;
+                }
+            }
+        }
+        socket.try_write_vectored(&slices[..count])
+    }
+
+    /// Moves over bytes that have left. Returns how many frames ended in them; a run counts when
+    /// its last byte has left.
+    fn advance(&mut self, bytes: usize) -> usize {
+        self.bytes -= bytes;
+        let (mut left, mut frames) = (bytes, 0);
+        while let Some(first) = &self.first {
+            let remaining = first.len() - self.offset;
+            if left < remaining {
+                self.offset += left;
+                break;
+            }
+            left -= remaining;
+            frames += first.frames as usize;
+            self.offset = 0;
+            self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
+            if self.rest.as_ref().is_some_and(|rest| rest.is_empty()) {
+                self.rest = None;
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        self.frames -= frames;
+        frames
+    }
+
+    /// All three invariants. Linear in the queue, so only ever called from `debug_assert!`.
+    fn is_sound(&self) -> bool {
+        let bytes: usize = self.loads().map(|load| load.len()).sum();
+        let frames: usize = self.loads().map(|load| load.frames as usize).sum();
+        let offset_fits = self.first.as_ref().map_or(self.offset == 0, |load| {
+            self.offset < load.len() || (load.is_empty() && self.offset == 0)
+        });
+        bytes - self.offset.min(bytes) == self.bytes
+            && frames == self.frames
+            && offset_fits
+            && (self.first.is_some() || self.rest.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+    use crate::shard::socket::testing::Pipe;
+
+    /// Random pushes, sheds and short writes against a flat list of bytes.
+    #[test]
+    fn bytes_leave_once_and_in_order() {
+        for seed in 0..100 {
+            let mut rng = Rng::seeded(seed);
+            let (mut outbox, mut scratch) = (Outbox::default(), Vec::new());
+            let mut pipe = Pipe::default();
+            // What must arrive: loads, each with whether it may be shed.
+            let mut model: VecDeque<(Vec<u8>, bool)> = VecDeque::new();
+            let (mut arrived, mut left_of_first) = (Vec::new(), 0_usize);
+            for step in 0..200_u8 {
+                match rng.below(8) {
+                    0..=4 => {
+                        let span = if rng.below(5) == 0 { 50_000 } else { 300 };
+                        let size = 1 + rng.below(span);
+                        let bytes = vec![step; size as usize];
+                        let cut = rng.below(size) as usize;
+                        let is_service = rng.below(2) == 0;
+                        model.push_back((bytes.clone(), is_service));
+                        outbox.push(Rc::new(Load {
+                            head: Bytes::copy_from_slice(&bytes[..=cut]),
+                            tail: Bytes::copy_from_slice(&bytes[cut + 1..]),
+                            frames: 1,
+                            service: is_service.then(|| ServiceName::of("s")),
+                        }));
+                    }
+                    5 => {
+                        let before = model.len();
+                        let mut index = 0;
+                        model.retain(|(_, is_service)| {
+                            index += 1;
+                            !is_service || (index == 1 && left_of_first > 0)
+                        });
+                        assert_eq!(outbox.shed().len(), before - model.len());
+                    }
+                    _ => {
+                        pipe.room = rng.below(70_000) as usize;
+                        let written = outbox.write_to(&mut pipe, &mut scratch).expect("a pipe");
+                        let got: Vec<u8> = pipe.written.drain(..).collect();
+                        assert_eq!(written.bytes, got.len());
+                        arrived.extend_from_slice(&got);
+                        let mut count = got.len() + left_of_first;
+                        while model.front().is_some_and(|(bytes, _)| bytes.len() <= count) {
+                            let (bytes, _) = model.pop_front().expect("just seen");
+                            count -= bytes.len();
+                        }
+                        left_of_first = count;
+                        assert_eq!(written.is_blocked, !outbox.is_empty(), "seed {seed}");
+                    }
+                }
+                let want: usize = model.iter().map(|(bytes, _)| bytes.len()).sum();
+                assert_eq!(outbox.bytes(), want - left_of_first, "seed {seed} step {step}");
+            }
+            // Each load is a block of one value, and values only rise.
+            assert!(arrived.is_sorted(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn anything_fits_an_empty_outbox() {
+        let room = Room { bytes_max: 10, frames_max: 2 };
+        let mut outbox = Outbox::default();
+        let big = Load::frame(Bytes::from(vec![0; 1_000]));
+        assert!(outbox.has_room(&big, room));
+        outbox.push(big);
+        assert!(!outbox.has_room(&Load::frame(Bytes::from_static(b"x")), room));
+    }
+}

@@ -1,0 +1,529 @@
+//! What a client says, and what it is answered.
+//!
+//! Answers leave in the order of the requests. What control has to decide waits in the connection's
+//! `pending` queue, and what the shard can answer by itself takes its place behind it.
+//!
+//! Reading pauses while a connection has too many requests open, awaits an answer of unknown size,
+//! or does not take what it was answered: TCP then slows the client down, and nothing piles up here.
+//!
+//! Part of `shard`.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::conn::{Batch, Local, Pending, Stage, Verdict, Waiting};
+use super::outbox::Load;
+use super::socket::Socket;
+use super::{Shard, Slot};
+use crate::auth::Scopes;
+use crate::id::{ConnId, RequestId};
+use crate::limits;
+use crate::mailbox::to_control::{Command, Origin, Task};
+use crate::state::order::{Answer, Order, RefusedEntry, Subscribed};
+use crate::wire::answer::{self, Split};
+use crate::wire::close::Reason;
+use crate::wire::command::{self, Entries, Rejected, Request, Subscribe, Target};
+use crate::wire::event::Position;
+use crate::wire::frame;
+use crate::wire::refusal::{Code, Refusal};
+use crate::ws::gate::Endpoint;
+use crate::ws::reader::{Incoming, Wire};
+
+impl<S: Socket> Shard<S> {
+    /// Reads a socket once.
+    pub(super) fn read(&mut self, slot: Slot, generation: u32) {
+        let Some(conn) = self.find(slot, generation) else { return };
+        if conn.is_paused {
+            return;
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let conn = &mut self.conns[slot.index()];
+        match conn.socket.try_read(&mut buffer) {
+            Ok(0) => self.on_end_of_stream(slot),
+            Ok(bytes) => {
+                conn.heard_ms = self.now.unix_ms;
+                conn.pinged_ms = 0;
+                // There may be more, and the socket reports itself only after it said that it has
+                // nothing; so it is asked again, this turn's share for others first.
+                self.unread.push_back((slot, generation));
+                match conn.stage {
+                    Stage::Head => self.on_head_bytes(slot, &buffer[..bytes]),
+                    Stage::Open(_) => self.feed(slot, &buffer[..bytes]),
+                    Stage::Closing | Stage::Lingering => {}
+                }
+            }
+            Err(fault) if fault.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => drop(self.remove(slot)),
+        }
+        self.buffer = buffer;
+    }
+
+    fn on_end_of_stream(&mut self, slot: Slot) {
+        let conn = &mut self.conns[slot.index()];
+        if conn.stage == Stage::Closing {
+            // The peer has said its last word; ours is still on its way.
+            conn.has_ended = true;
+        } else {
+            // Half-open WebSockets serve nobody.
+            drop(self.remove(slot));
+        }
+    }
+
+    /// Reads the messages in `bytes`.
+    pub(super) fn feed(&mut self, slot: Slot, bytes: &[u8]) {
+        let conn = &mut self.conns[slot.index()];
+        let Stage::Open(endpoint) = conn.stage else { return };
+        if conn.is_paused {
+            conn.held.extend_from_slice(bytes);
+            return;
+        }
+        let pool = match endpoint {
+            Endpoint::Main => &mut self.main_pool,
+            Endpoint::Echo => &mut self.echo_pool,
+        };
+        match conn.reader.begin(bytes, pool) {
+            Ok(()) => self.pump(slot, bytes),
+            Err(reason) => self.close(slot, reason),
+        }
+    }
+
+    /// Takes messages out of the reader until its input is used up or the connection pauses.
+    fn pump(&mut self, slot: Slot, bytes: &[u8]) {
+        let generation = self.conns[slot.index()].id.generation;
+        let mut reader = std::mem::take(&mut self.conns[slot.index()].reader);
+        let mut replies = std::mem::take(&mut self.replies);
+        let mut wire = Wire { input: bytes, replies: &mut replies };
+        let mut close = None;
+        loop {
+            let next = reader.next(&mut wire);
+            if !wire.replies.is_empty() {
+                let reply = Bytes::copy_from_slice(wire.replies);
+                wire.replies.clear();
+                self.push_control(slot, reply);
+            }
+            match next {
+                Ok(None) => break,
+                Ok(Some(Incoming::Text(text))) => self.on_text(slot, text.as_bytes()),
+                Ok(Some(Incoming::Binary(payload))) => self.on_binary(slot, &payload),
+                Ok(Some(Incoming::Control)) => {}
+                Ok(Some(Incoming::Close)) => close = Some(None),
+                Err(reason) => close = Some(Some(reason)),
+            }
+            self.pause_if_full(slot);
+            if close.is_some() || !self.is_listening(slot, generation) {
+                break;
+            }
+        }
+        let rest = &bytes[bytes.len() - wire.input.len()..];
+        self.replies = replies;
+        let Some(conn) = self.find(slot, generation) else { return };
+        if conn.is_open() && conn.is_paused {
+            conn.held = rest.to_vec();
+            conn.reader = reader;
+        } else if conn.is_open() && close.is_none() {
+            let pool = match conn.stage {
+                Stage::Open(Endpoint::Echo) => &mut self.echo_pool,
+                _ => &mut self.main_pool,
+            };
+            reader.end(pool);
+            self.conns[slot.index()].reader = reader;
+        }
+        match close {
+            None => {}
+            Some(Some(reason)) => self.close(slot, reason),
+            Some(None) => {
+                self.stats().closes[Reason::Normal.index()].add(1);
+                self.end(slot);
+            }
+        }
+    }
+
+    fn is_listening(&mut self, slot: Slot, generation: u32) -> bool {
+        self.find(slot, generation).is_some_and(|conn| conn.is_open() && !conn.is_paused)
+    }
+
+    fn pause_if_full(&mut self, slot: Slot) {
+        let bytes_max = self.settings.limits.outbox_bytes_max;
+        let conn = &mut self.conns[slot.index()];
+        conn.is_paused = usize::from(conn.outstanding) >= limits::OUTSTANDING_COMMANDS_MAX
+            || conn.awaits_heavy
+            || conn.outbox.bytes() > bytes_max / 2;
+    }
+
+    /// Goes on reading where the reason to pause has gone.
+    pub(super) fn resume(&mut self, slot: Slot) {
+        if !self.conns[slot.index()].is_paused || !self.conns[slot.index()].is_open() {
+            return;
+        }
+        self.pause_if_full(slot);
+        let conn = &mut self.conns[slot.index()];
+        if conn.is_paused {
+            return;
+        }
+        let generation = conn.id.generation;
+        let held = std::mem::take(&mut conn.held);
+        self.pump(slot, &held);
+        if self.is_listening(slot, generation) {
+            self.unread.push_back((slot, generation));
+        }
+    }
+
+    fn on_binary(&mut self, slot: Slot, payload: &[u8]) {
+        match self.conns[slot.index()].stage {
+            Stage::Open(Endpoint::Echo) => self.push_direct(slot, frame::binary(payload).into()),
+            _ => self.close(slot, Reason::Binary),
+        }
+    }
+
+    fn on_text(&mut self, slot: Slot, payload: &[u8]) {
+        self.stats().messages.add(1);
+        let conn = &mut self.conns[slot.index()];
+        if conn.stage == Stage::Open(Endpoint::Echo) {
+            self.push_direct(slot, frame::text(payload).into());
+            return;
+        }
+        let limits = &self.settings.limits;
+        let verdict = conn.pace.judge(
+            self.now.unix_ms,
+            limits.client_messages_per_s_max,
+            limits.client_messages_burst_max,
+        );
+        match verdict {
+            Verdict::Pass => {}
+            Verdict::Limit => {
+                let refusal = Refusal::new(Code::RateLimited, "too many messages, slow down");
+                self.answer_locally(slot, command::decode_id(payload), Local::Refuse(refusal));
+                return;
+            }
+            Verdict::Close => return self.close(slot, Reason::RateLimit),
+        }
+        let message = command::decode(payload, limits.topic_bytes_max);
+        match message.request {
+            Ok(request) => self.on_request(slot, message.id, request),
+            Err(refusal) => self.answer_locally(slot, message.id, Local::Refuse(refusal)),
+        }
+    }
+
+    fn on_request(&mut self, slot: Slot, id: Option<RequestId>, request: Request) {
+        match request {
+            Request::Ping => self.answer_locally(slot, id, Local::Pong),
+            Request::Subscribe(subscribe) => self.on_subscribe(slot, id, subscribe),
+            Request::Unsubscribe(target) => {
+                self.answer_locally(slot, id, Local::Unsubscribe(target));
+            }
+            Request::Refresh { token } => self.on_refresh(slot, id, &token),
+            Request::Register(_) | Request::Heartbeat(_) | Request::Unregister(_)
+                if !self.may_write_registry(slot) =>
+            {
+                let refusal = Refusal::new(Code::Forbidden, "the scope registry:write is needed");
+                self.answer_locally(slot, id, Local::Refuse(refusal));
+            }
+            Request::Register(Entries { accepted, rejected }) => {
+                let (sent, registrations): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
+                if registrations.is_empty() {
+                    let local = Local::Rejected(Batch::Register, rejected);
+                    return self.answer_locally(slot, id, local);
+                }
+                let waiting = Waiting::Register { sent, rejected };
+                self.ask(slot, id, waiting, Order::Register(registrations));
+            }
+            Request::Heartbeat(Entries { accepted, rejected }) => {
+                let (sent, keys): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
+                if keys.is_empty() {
+                    let local = Local::Rejected(Batch::Heartbeat, rejected);
+                    return self.answer_locally(slot, id, local);
+                }
+                let waiting = Waiting::Heartbeat { sent, rejected };
+                self.ask(slot, id, waiting, Order::Heartbeat(keys));
+            }
+            Request::Unregister(Entries { accepted, rejected }) => {
+                let keys: super::conn::Identities =
+                    accepted.into_iter().map(|(_, key)| key).collect();
+                if keys.is_empty() {
+                    let local = Local::Rejected(Batch::Unregister, rejected);
+                    return self.answer_locally(slot, id, local);
+                }
+                self.ask(slot, id, Waiting::Unregister { rejected }, Order::Unregister(keys));
+            }
+        }
+    }
+
+    fn may_write_registry(&self, slot: Slot) -> bool {
+        let identity = &self.conns[slot.index()].identity;
+        !self.settings.gate.is_auth_required
+            || identity
+                .as_ref()
+                .is_some_and(|identity| identity.scopes.contains(Scopes::REGISTRY_WRITE))
+    }
+
+    fn on_subscribe(&mut self, slot: Slot, id: Option<RequestId>, subscribe: Subscribe) {
+        let conn = &self.conns[slot.index()];
+        let is_new = match &subscribe.target {
+            Target::AllServices => !conn.follows_everything,
+            Target::Service(service) => {
+                self.topics.find(service).is_none_or(|topic| !conn.topics.contains(&topic))
+            }
+        };
+        let max = self.settings.limits.subscriptions_per_connection_max;
+        if is_new && conn.subscriptions() >= max {
+            let message = format!("a connection follows at most {max} topics");
+            let refusal = Refusal::new(Code::TooManySubscriptions, message);
+            return self.answer_locally(slot, id, Local::Refuse(refusal));
+        }
+        let is_heavy = subscribe.snapshot || subscribe.since.is_some();
+        let joined = match &subscribe.target {
+            Target::AllServices => None,
+            Target::Service(service) => Some(service.clone()),
+        };
+        let order = match subscribe.target {
+            Target::AllServices => Order::SubscribeAll,
+            Target::Service(service) => Order::Subscribe {
+                service,
+                snapshot: subscribe.snapshot,
+                since: subscribe.since,
+            },
+        };
+        if self.ask(slot, id, Waiting::Subscribe, order) {
+            let conn = &mut self.conns[slot.index()];
+            conn.subscribing += 1;
+            conn.awaits_heavy |= is_heavy;
+            self.topics.begin_joining(joined.as_ref());
+        }
+    }
+
+    fn on_refresh(&mut self, slot: Slot, id: Option<RequestId>, token: &str) {
+        let conn = &mut self.conns[slot.index()];
+        let fresh = self.settings.gate.identify(Some(token), self.now.unix_s());
+        let local = match (fresh, &conn.identity) {
+            (Ok(Some(fresh)), Some(old)) if fresh.user_id == old.user_id => {
+                let expires_at_ms = fresh.expires_at_s.saturating_mul(1_000);
+                conn.identity = Some(Box::new(fresh));
+                Local::Refreshed(expires_at_ms)
+            }
+            (Ok(_), _) => Local::Refuse(Refusal::new(
+                Code::Forbidden,
+                "the token is not for the user of this connection",
+            )),
+            (Err(fault), _) => {
+                let code = match fault {
+                    crate::auth::AuthError::TokenExpired => Code::TokenExpired,
+                    crate::auth::AuthError::Invalid(_) => Code::Unauthorized,
+                };
+                Local::Refuse(Refusal::new(code, crate::ws::gate::unauthorized_detail(&fault)))
+            }
+        };
+        self.answer_locally(slot, id, local);
+        self.arm(slot);
+    }
+
+    /// Sends an order to control and keeps the place of its answer. Returns false where control has
+    /// too much to do; the client has then been told.
+    fn ask(&mut self, slot: Slot, id: Option<RequestId>, waiting: Waiting, order: Order) -> bool {
+        let origin = Origin::Conn(self.conns[slot.index()].id);
+        let accepted_ns = self.now.ns;
+        if !self.command(Command { origin, accepted_ns, task: Task::Order(order) }) {
+            self.answer_locally(slot, id, Local::Refuse(Refusal::unavailable()));
+            return false;
+        }
+        let conn = &mut self.conns[slot.index()];
+        conn.outstanding += 1;
+        conn.pending.get_or_insert_default().push_back(Pending::Waiting(id, waiting));
+        true
+    }
+
+    /// Answers at once, or after what is still open.
+    fn answer_locally(&mut self, slot: Slot, id: Option<RequestId>, local: Local) {
+        match &mut self.conns[slot.index()].pending {
+            Some(pending) => pending.push_back(Pending::Local(id, local)),
+            None => self.say(slot, id.as_ref(), local),
+        }
+    }
+
+    fn say(&mut self, slot: Slot, id: Option<&RequestId>, local: Local) {
+        let bytes = match local {
+            Local::Pong => answer::pong(id),
+            Local::Unsubscribe(target) => {
+                let Target::Service(service) = &target else {
+                    self.unsubscribe_from_all(slot);
+                    return self.push_direct(slot, answer::unsubscribed(id, None).into());
+                };
+                self.unsubscribe(slot, service);
+                answer::unsubscribed(id, Some(service))
+            }
+            Local::Refuse(refusal) => {
+                self.stats().refusals[refusal.code.index()].add(1);
+                answer::error(id, &refusal)
+            }
+            Local::Rejected(batch, rejected) => batch_answer(batch, id, &[], &rejected),
+            Local::Refreshed(expires_at_ms) => answer::refreshed(id, expires_at_ms),
+        };
+        self.push_direct(slot, bytes.into());
+    }
+
+    /// An answer of control: it belongs to the connection's oldest open order.
+    pub(super) fn on_answer(&mut self, conn: ConnId, answer: Answer) {
+        let slot = conn.slot;
+        let joined = match &answer {
+            Answer::Subscribed(subscribed) => Some(Some(subscribed.view.service.clone())),
+            Answer::SubscribedToAll => Some(None),
+            _ => None,
+        };
+        if let Some(service) = &joined {
+            self.topics.end_joining(service.as_ref());
+        }
+        if self.find(slot, conn.generation).is_none_or(|conn| !conn.is_open()) {
+            // The connection has gone meanwhile, and perhaps it was to be the only follower.
+            if let Some(service) = &joined {
+                self.release(service.as_ref());
+            }
+            return;
+        }
+        let answer = match answer {
+            Answer::Snapshot(view) => return self.on_owed_snapshot(slot, &view),
+            answer => answer,
+        };
+        let conn = &mut self.conns[slot.index()];
+        conn.outstanding -= 1;
+        let first = conn.pending.as_mut().and_then(|pending| pending.pop_front());
+        if let Some(Pending::Waiting(id, waiting)) = first {
+            self.on_awaited(slot, id.as_ref(), waiting, answer);
+        }
+        loop {
+            let conn = &mut self.conns[slot.index()];
+            let Some(pending) = &mut conn.pending else { break };
+            match pending.pop_front() {
+                Some(Pending::Local(id, local)) => self.say(slot, id.as_ref(), local),
+                Some(waiting) => {
+                    pending.push_front(waiting);
+                    break;
+                }
+                None => conn.pending = None,
+            }
+        }
+        self.resume(slot);
+    }
+
+    fn on_awaited(
+        &mut self,
+        slot: Slot,
+        id: Option<&RequestId>,
+        waiting: Waiting,
+        answer: Answer,
+    ) {
+        let bytes = match (waiting, answer) {
+            (Waiting::Subscribe, Answer::Subscribed(subscribed)) => {
+                return self.on_subscribed(slot, id, subscribed);
+            }
+            (Waiting::Subscribe, Answer::SubscribedToAll) => {
+                self.hand_out_runs();
+                let conn = &mut self.conns[slot.index()];
+                conn.subscribing -= 1;
+                conn.follows_everything = true;
+                if self.topics.everything.insert(slot) {
+                    self.subscription_count += 1;
+                }
+                answer::subscribed_to_all(id)
+            }
+            (Waiting::Register { sent, rejected }, Answer::Batch(refused)) => {
+                let failed: Vec<Value> = refused.iter().map(|entry| refused_instance(&sent, entry)).collect();
+                batch_answer(Batch::Register, id, &failed, &rejected)
+            }
+            (Waiting::Heartbeat { sent, rejected }, Answer::Batch(refused)) => {
+                let failed: Vec<Value> = refused
+                    .iter()
+                    .map(|entry| json!({"instanceKey": sent[entry.index], "errorCode": "data-not-found"}))
+                    .collect();
+                batch_answer(Batch::Heartbeat, id, &failed, &rejected)
+            }
+            (Waiting::Unregister { rejected }, Answer::Batch(_)) => {
+                batch_answer(Batch::Unregister, id, &[], &rejected)
+            }
+            (waiting, answer) => {
+                tracing::error!(?waiting, ?answer, "an answer does not fit its order");
+                return self.close(slot, Reason::Internal);
+            }
+        };
+        self.push_direct(slot, bytes.into());
+    }
+
+    fn on_subscribed(&mut self, slot: Slot, id: Option<&RequestId>, subscribed: Subscribed) {
+        let Subscribed { view, recovered, replay, with_instances } = subscribed;
+        // Everything up to the answer's revision is in the topic's run by now, because control
+        // sends in one order; it is for those who followed before.
+        self.hand_out_run_of(&view.service);
+        let conn = &mut self.conns[slot.index()];
+        conn.subscribing -= 1;
+        conn.awaits_heavy = false;
+        if let Some(topic) = self.topics.subscribe(&view.service, slot) {
+            self.conns[slot.index()].topics.push(topic);
+            self.subscription_count += 1;
+        }
+        let at = Position {
+            service: &view.service,
+            epoch: &view.epoch,
+            revision: view.revision,
+            degraded: view.degraded,
+        };
+        let frame = if with_instances {
+            // Whatever snapshot was owed, this one is newer.
+            self.forgive(slot, &view.service);
+            answer::subscribed_with(id, at, recovered, view.instances)
+        } else {
+            answer::subscribed(id, at, recovered).into()
+        };
+        self.push_direct(slot, frame);
+        if let Some(replay) = replay {
+            let load = Load {
+                head: replay,
+                tail: Bytes::new(),
+                frames: 1,
+                service: Some(view.service.clone()),
+            };
+            self.push_event(slot, &Rc::new(load));
+            self.queue_urgent(slot);
+        }
+    }
+
+    /// Adds a frame for this connection alone.
+    pub(super) fn push_direct(&mut self, slot: Slot, frame: Split) {
+        let load = Load { head: frame.head, tail: frame.tail, frames: 1, service: None };
+        let conn = &mut self.conns[slot.index()];
+        conn.outbox.push(Rc::new(load));
+        let bytes = conn.outbox.bytes() as u64;
+        self.stats().outbox_bytes_peak.raise(bytes);
+        self.queue_urgent(slot);
+    }
+
+    fn push_control(&mut self, slot: Slot, bytes: Bytes) {
+        self.conns[slot.index()].outbox.push(Load::frame(bytes));
+        self.queue_urgent(slot);
+    }
+}
+
+fn refused_instance<Sent: serde::Serialize>(sent: &[Sent], entry: &RefusedEntry) -> Value {
+    let (code, message) = match entry.code {
+        Code::RateLimited => ("rate-limited", "the registry is full"),
+        _ => ("internal-service-error", "not possible now"),
+    };
+    json!({"instance": sent[entry.index], "errorCode": code, "errorMessage": message})
+}
+
+fn batch_answer(
+    batch: Batch,
+    id: Option<&RequestId>,
+    failed: &[Value],
+    rejected: &[Rejected],
+) -> Bytes {
+    let (kind, list, entry) = match batch {
+        Batch::Register => ("registered", "failed_instances", "instance"),
+        Batch::Heartbeat => ("heartbeat_ack", "failed_instance_keys", "instanceKey"),
+        Batch::Unregister => ("unregistered", "failed_instance_keys", "instanceKey"),
+    };
+    let mut all = failed.to_vec();
+    all.extend(rejected.iter().map(|one| {
+        json!({entry: one.entry, "errorCode": "bad-request", "errorMessage": one.message})
+    }));
+    answer::batch(kind, id, list, &all)
+}

@@ -1,0 +1,142 @@
+//! What happens to a client that does not keep up.
+//!
+//! Its outbox is bounded. At the bound, service frames are dropped from it and the connection is
+//! owed one snapshot of each service it thereby lost track of. Once the outbox has emptied, the
+//! snapshots are asked for and sent one after the other, so what a slow reader costs is bounded by
+//! the outbox and a list of names, and its picture is right again whenever it chooses to look.
+//!
+//! # Promises
+//!
+//! * Between the first dropped frame of a service and its snapshot no frame of that service is
+//!   queued; after the snapshot each further one is. Control's order makes the two meet exactly.
+//! * A client that takes nothing at all for the write timeout is closed with 4408.
+//!
+//! Part of `shard`.
+
+use std::rc::Rc;
+
+use super::outbox::Load;
+use super::socket::Socket;
+use super::{Shard, Slot};
+use crate::id::ServiceName;
+use crate::mailbox::to_control::{Command, Origin, Task};
+use crate::state::order::{Order, View};
+use crate::wire::answer;
+use crate::wire::event::Position;
+
+impl<S: Socket> Shard<S> {
+    /// Adds a load of service frames, unless the connection has lost track of that service.
+    /// Returns whether it was added.
+    pub(super) fn push_event(&mut self, slot: Slot, load: &Rc<Load>) -> bool {
+        let room = self.room();
+        let conn = &mut self.conns[slot.index()];
+        if let (Some(owed), Some(service)) = (&conn.owed, &load.service)
+            && owed.services.contains(service)
+        {
+            return false;
+        }
+        let has_room = conn.outbox.has_room(load, room);
+        if has_room {
+            conn.outbox.push(Rc::clone(load));
+            let bytes = conn.outbox.bytes() as u64;
+            self.stats().outbox_bytes_peak.raise(bytes);
+        } else {
+            self.collapse(slot, load);
+        }
+        has_room
+    }
+
+    /// Drops the service frames of an outbox that is full, and owes snapshots for them.
+    fn collapse(&mut self, slot: Slot, load: &Rc<Load>) {
+        let conn = &mut self.conns[slot.index()];
+        let lost = conn.outbox.shed();
+        let owed = conn.owed.get_or_insert_default();
+        for service in lost.into_iter().chain(load.service.clone()) {
+            if !owed.services.contains(&service) {
+                owed.services.push(service);
+            }
+        }
+        self.stats().slow_collapsed.add(1);
+        if self.conns[slot.index()].outbox.is_empty() {
+            self.ask_for_owed(slot);
+        }
+    }
+
+    /// Asks for the next snapshot the connection is owed, where none is under way.
+    pub(super) fn ask_for_owed(&mut self, slot: Slot) {
+        let conn = &mut self.conns[slot.index()];
+        let Some(owed) = &mut conn.owed else { return };
+        if owed.asked.is_some() {
+            return;
+        }
+        let Some(service) = owed.services.first().cloned() else {
+            conn.owed = None;
+            return;
+        };
+        owed.asked = Some(service.clone());
+        let origin = Origin::Conn(conn.id);
+        let task = Task::Order(Order::Snapshot(service));
+        if !self.command(Command { origin, accepted_ns: self.now.ns, task }) {
+            // Control has too much to do. The wheel brings the connection up again.
+            if let Some(owed) = &mut self.conns[slot.index()].owed {
+                owed.asked = None;
+            }
+            self.retry_soon(slot);
+        }
+    }
+
+    /// A snapshot that was owed has come.
+    pub(super) fn on_owed_snapshot(&mut self, slot: Slot, view: &View) {
+        // What came before the snapshot is not for this connection, but for the others.
+        self.hand_out_run_of(&view.service);
+        let room = self.room();
+        let conn = &mut self.conns[slot.index()];
+        let Some(owed) = &mut conn.owed else { return };
+        owed.asked = None;
+        let at = Position {
+            service: &view.service,
+            epoch: &view.epoch,
+            revision: view.revision,
+            degraded: view.degraded,
+        };
+        if !owed.services.contains(&view.service) {
+            return self.ask_for_owed(slot);
+        }
+        let frame = answer::service_snapshot(at, view.instances.clone());
+        let load = Load {
+            head: frame.head,
+            tail: frame.tail,
+            frames: 1,
+            service: Some(view.service.clone()),
+        };
+        if !conn.outbox.has_room(&load, room) {
+            // Answers have filled the outbox meanwhile. It will be asked for again when it is empty.
+            return;
+        }
+        owed.services.retain(|service| *service != view.service);
+        conn.outbox.push(Rc::new(load));
+        self.stats().snapshots.add(1);
+        self.queue_urgent(slot);
+    }
+
+    /// Forgets that a snapshot of the service is owed.
+    pub(super) fn forgive(&mut self, slot: Slot, service: &ServiceName) {
+        if let Some(owed) = &mut self.conns[slot.index()].owed {
+            owed.services.retain(|other| other != service);
+        }
+    }
+
+    pub(super) fn forgive_unless_followed(&mut self, slot: Slot, service: &ServiceName) {
+        if !self.follows(slot, service) {
+            self.forgive(slot, service);
+        }
+    }
+
+    pub(super) fn forgive_unfollowed(&mut self, slot: Slot) {
+        let owed = self.conns[slot.index()].owed.take();
+        if let Some(mut owed) = owed {
+            owed.services.retain(|service| self.follows(slot, service));
+            self.conns[slot.index()].owed = Some(owed);
+        }
+    }
+}

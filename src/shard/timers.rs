@@ -1,0 +1,215 @@
+//! What happens to connections by time alone: handshakes that never come, pings, tokens that expire,
+//! readers that take nothing, lingering ends, and the drain.
+//!
+//! Part of `shard`.
+
+use super::conn::{Conn, Stage};
+use super::outbox::Load;
+use super::socket::Socket;
+use super::{Shard, Slot};
+use crate::limits;
+use crate::wire::answer;
+use crate::wire::close::Reason;
+use crate::wire::frame;
+
+/// A drain under way.
+#[derive(Debug)]
+pub(super) struct Drain {
+    /// Who has not been told yet, last first.
+    left: Vec<(Slot, u32)>,
+    next_ms: u64,
+    per_step: usize,
+    window_ms: u64,
+}
+
+impl<S: Socket> Shard<S> {
+    /// Sees to it that the wheel brings a connection up at its next deadline.
+    pub(super) fn arm(&mut self, slot: Slot) {
+        let at_ms = self.deadline_ms(&self.conns[slot.index()]);
+        self.arm_at(slot, at_ms);
+    }
+
+    /// Brings a connection up again within a tick or two.
+    pub(super) fn retry_soon(&mut self, slot: Slot) {
+        self.arm_at(slot, self.now.unix_ms + limits::SHARD_TICK_MS);
+    }
+
+    fn arm_at(&mut self, slot: Slot, at_ms: u64) {
+        let conn = &mut self.conns[slot.index()];
+        // A later deadline needs no new entry: the old one comes out, looks, and goes back.
+        if conn.armed_ms == 0 || at_ms < conn.armed_ms {
+            self.stamp = self.stamp.wrapping_add(1);
+            conn.armed_ms = at_ms;
+            conn.armed_stamp = self.stamp;
+            self.wheel.insert(at_ms, (slot, self.stamp));
+        }
+    }
+
+    fn deadline_ms(&self, conn: &Conn<S>) -> u64 {
+        let limits = &self.settings.limits;
+        match conn.stage {
+            Stage::Head => conn.opened_ms + limits.handshake_timeout_ms,
+            Stage::Closing | Stage::Lingering => conn.ends_ms,
+            Stage::Open(_) => {
+                let mut at_ms = match conn.pinged_ms {
+                    0 => conn.next_ping_ms,
+                    pinged_ms => pinged_ms + limits.pong_timeout_ms,
+                };
+                if conn.blocked_since_ms != 0 {
+                    at_ms = at_ms.min(conn.blocked_since_ms + limits.write_timeout_ms);
+                }
+                if let Some(identity) = &conn.identity {
+                    at_ms = at_ms.min(identity.expires_at_s.saturating_mul(1_000));
+                }
+                at_ms
+            }
+        }
+    }
+
+    /// Lets every deadline pass whose time has come.
+    pub(super) fn let_time_pass(&mut self) {
+        let mut due = Vec::new();
+        self.wheel.advance(self.now.unix_ms, &mut due);
+        for (slot, stamp) in due {
+            let Some(conn) = self.conns.get_mut(slot.index()) else { continue };
+            if conn.armed_stamp != stamp {
+                continue;
+            }
+            conn.armed_ms = 0;
+            let generation = conn.id.generation;
+            self.on_deadline(slot);
+            if self.find(slot, generation).is_some() {
+                self.arm(slot);
+            }
+        }
+        self.go_on_draining();
+    }
+
+    fn on_deadline(&mut self, slot: Slot) {
+        let now_ms = self.now.unix_ms;
+        let limits = std::sync::Arc::clone(&self.settings.limits);
+        let conn = &mut self.conns[slot.index()];
+        match conn.stage {
+            Stage::Head if conn.opened_ms + limits.handshake_timeout_ms <= now_ms => {
+                drop(self.remove(slot));
+            }
+            Stage::Closing | Stage::Lingering if conn.ends_ms <= now_ms => drop(self.remove(slot)),
+            Stage::Open(_) => {
+                let is_blocked = conn.blocked_since_ms != 0
+                    && conn.blocked_since_ms + limits.write_timeout_ms <= now_ms;
+                let expires_ms = conn.identity.as_ref().map(|who| who.expires_at_s.saturating_mul(1_000));
+                if is_blocked {
+                    self.stats().slow_closed.add(1);
+                    self.close(slot, Reason::SlowReader);
+                } else if expires_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+                    self.push_direct(slot, answer::token_expired().into());
+                    self.close(slot, Reason::TokenExpired);
+                } else if conn.is_paused || !conn.outbox.is_empty() {
+                    // It does not take what it has, or we do not read what it says: a ping would
+                    // only wait in line. The write deadline watches over it.
+                    conn.pinged_ms = 0;
+                    conn.next_ping_ms = now_ms + limits.ping_interval_ms;
+                } else if conn.pinged_ms != 0 {
+                    if conn.pinged_ms + limits.pong_timeout_ms <= now_ms {
+                        // RFC 6455, 5.5.2: a ping is to be answered as soon as is practical.
+                        self.close(slot, Reason::Protocol);
+                    }
+                } else if conn.next_ping_ms <= now_ms {
+                    conn.pinged_ms = now_ms;
+                    conn.next_ping_ms = now_ms + limits.ping_interval_ms;
+                    conn.outbox.push(std::rc::Rc::clone(&self.ping));
+                    self.queue_urgent(slot);
+                }
+                if self.conns.contains(slot.index()) && self.conns[slot.index()].outbox.is_empty() {
+                    self.ask_for_owed(slot);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Sends a close frame as the connection's last one.
+    pub(super) fn close(&mut self, slot: Slot, reason: Reason) {
+        if !self.conns[slot.index()].is_open() {
+            return;
+        }
+        self.stats().closes[reason.index()].add(1);
+        let conn = &mut self.conns[slot.index()];
+        // Whoever does not take what is queued would never come to the close frame behind it.
+        conn.outbox.shed();
+        conn.outbox.push(Load::frame(frame::close(reason)));
+        self.end(slot);
+    }
+
+    /// Lets what is in the outbox leave, and nothing after it.
+    pub(super) fn end(&mut self, slot: Slot) {
+        self.unsubscribe_all(slot);
+        let ends_ms = self.now.unix_ms + limits::CLOSE_LINGER_MS;
+        let conn = &mut self.conns[slot.index()];
+        if conn.is_open() {
+            self.open_count -= 1;
+        }
+        conn.stage = Stage::Closing;
+        conn.ends_ms = ends_ms;
+        conn.reader = crate::ws::reader::Reader::default();
+        conn.held = Vec::new();
+        conn.pending = None;
+        let generation = conn.id.generation;
+        // What the peer sends meanwhile is read and dropped: unread input would turn the end of
+        // the stream into a reset, and the peer would lose the last frames.
+        conn.is_paused = false;
+        self.unread.push_back((slot, generation));
+        self.queue_urgent(slot);
+        self.arm(slot);
+    }
+
+    /// Everything is written: says so, and waits a moment for the peer's end.
+    pub(super) fn linger(&mut self, slot: Slot) {
+        let conn = &mut self.conns[slot.index()];
+        conn.stage = Stage::Lingering;
+        conn.socket.shut_down();
+        if conn.has_ended {
+            drop(self.remove(slot));
+        }
+    }
+
+    /// Begins to send everyone away, spread over at most `window_ms`.
+    pub(super) fn begin_drain(&mut self, window_ms: u64) {
+        let left: Vec<(Slot, u32)> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.is_open())
+            .map(|(_, conn)| (conn.id.slot, conn.id.generation))
+            .collect();
+        let steps = usize::try_from(window_ms / limits::SHARD_TICK_MS).unwrap_or(1).max(1);
+        let per_step = left.len().div_ceil(steps).max(limits::DRAIN_BATCH_MIN);
+        self.drain = Some(Drain { left, next_ms: self.now.unix_ms, per_step, window_ms });
+        self.go_on_draining();
+    }
+
+    fn go_on_draining(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        if drain.next_ms > self.now.unix_ms {
+            return;
+        }
+        drain.next_ms = self.now.unix_ms + limits::SHARD_TICK_MS;
+        let keep = drain.left.len().saturating_sub(drain.per_step);
+        let batch = drain.left.split_off(keep);
+        let window_ms = drain.window_ms;
+        for (slot, generation) in batch {
+            if self.find(slot, generation).is_some_and(|conn| conn.is_open()) {
+                if self.conns[slot.index()].stage == Stage::Open(crate::ws::gate::Endpoint::Main) {
+                    let after_ms = limits::RECONNECT_MS_MIN + self.rng.below(window_ms + 1);
+                    self.push_direct(slot, answer::reconnect(after_ms).into());
+                }
+                self.close(slot, Reason::Draining);
+            }
+        }
+    }
+
+    /// Whether a drain has told everyone. True also where none was begun.
+    pub fn has_drained(&self) -> bool {
+        self.drain.as_ref().is_none_or(|drain| drain.left.is_empty())
+            && self.conns.len() == self.head_count
+    }
+}

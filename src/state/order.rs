@@ -1,0 +1,177 @@
+//! What can be asked of the state, and what it answers.
+//!
+//! Both doors, HTTP and WebSocket, speak these orders; nothing else reaches the state.
+//!
+//! Imports `id` and `wire`. Imported by `state`, `mailbox`, `shard`, `control` and `http`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::id::{Epoch, InstanceIdentity, ServiceName};
+use crate::wire::command::Since;
+use crate::wire::event::Change;
+use crate::wire::instance::Registration;
+use crate::wire::refusal::Code;
+
+/// One thing to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Register instances or renew their leases.
+    Register(Vec<Registration>),
+    /// Renew leases.
+    Heartbeat(Vec<InstanceIdentity>),
+    /// Remove instances.
+    Unregister(Vec<InstanceIdentity>),
+    /// Say where a service stands, for a connection that will follow it from there.
+    Subscribe {
+        /// The service. It need not exist.
+        service: ServiceName,
+        /// Whether the answer shall hold the instances.
+        snapshot: bool,
+        /// Where the client stands already.
+        since: Option<Since>,
+    },
+    /// The same for all services at once.
+    SubscribeAll,
+    /// The newest state of a service, for a connection that lost frames.
+    Snapshot(ServiceName),
+    /// Take an instance out of discovery, or put it back.
+    Operate {
+        /// The instance.
+        identity: InstanceIdentity,
+        /// What to do with it.
+        operation: Operation,
+    },
+    /// Switch a service's self-protection on or off.
+    Protect {
+        /// The service.
+        service: ServiceName,
+        /// Whether protection may hold its expiry.
+        enabled: bool,
+    },
+    /// The views of some services.
+    Views(Vec<ServiceName>),
+    /// The views of all services.
+    AllViews,
+    /// What changed since a version of the whole registry.
+    Delta {
+        /// The version the asker has.
+        version: u64,
+    },
+    /// The leases, service by service.
+    Leases,
+}
+
+/// An operator's decision on an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Not to be discovered, though registered. Holds until it is put back.
+    PullOut {
+        /// Who decided it.
+        operator: Box<str>,
+    },
+    /// To be discovered again.
+    PullIn,
+}
+
+/// What came of an [`Order`].
+#[derive(Debug)]
+pub enum Answer {
+    /// A batch was applied, but for these entries.
+    Batch(Vec<RefusedEntry>),
+    /// Where a service stands.
+    Subscribed(Subscribed),
+    /// From here on every service is followed.
+    SubscribedToAll,
+    /// The newest state of a service.
+    Snapshot(View),
+    /// Whether the thing named was there.
+    Found(bool),
+    /// The services asked for, in their order. None = never seen.
+    Views(Vec<Option<Arc<View>>>),
+    /// All services.
+    AllViews {
+        /// The registry's version they show.
+        version: u64,
+        /// One view a service.
+        views: Vec<Arc<View>>,
+    },
+    /// What changed; none where that is no longer, or not yet, known.
+    Delta(Option<Delta>),
+    /// The leases of each service.
+    Leases(Vec<ServiceLeases>),
+}
+
+/// An entry of a batch that the state refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefusedEntry {
+    /// Its place in the order.
+    pub index: usize,
+    /// Why.
+    pub code: Code,
+}
+
+/// Where a service stands at the moment of a subscription, and what the subscriber needs to get
+/// there.
+#[derive(Debug)]
+pub struct Subscribed {
+    /// The service as it is. `instances` is filled only where they were asked for or are needed.
+    pub view: View,
+    /// Whether a resume succeeded; none where none was asked for.
+    pub recovered: Option<bool>,
+    /// The frame that brings the subscriber from its revision to the present one.
+    pub replay: Option<Bytes>,
+    /// Whether the answer shall hold the instances.
+    pub with_instances: bool,
+}
+
+/// A service at one revision. Immutable, shared.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The service.
+    pub service: ServiceName,
+    /// The epoch of its revision.
+    pub epoch: Epoch,
+    /// Its revision; 0 where it was never seen.
+    pub revision: u64,
+    /// Whether expiry is held.
+    pub degraded: bool,
+    /// The instances to discover: a JSON array and a closing brace, `[...]}`.
+    pub instances: Bytes,
+}
+
+impl View {
+    /// The instances as a JSON array.
+    pub fn instances_array(&self) -> &[u8] {
+        self.instances.strip_suffix(b"}").unwrap_or(b"[]")
+    }
+}
+
+/// The changes between two versions of the registry, by service.
+#[derive(Debug)]
+pub struct Delta {
+    /// The version after them.
+    pub version: u64,
+    /// Each service's changes, oldest first.
+    pub changes: Vec<(ServiceName, Vec<Change>)>,
+}
+
+/// How the leases of one service stand.
+#[derive(Debug, Clone)]
+pub struct ServiceLeases {
+    /// The service.
+    pub service: ServiceName,
+    /// All its leases.
+    pub leases: usize,
+    /// Those past their end and held.
+    pub overdue: usize,
+    /// The instances an operator took out of discovery.
+    pub pulled_out: usize,
+    /// Whether expiry is held.
+    pub degraded: bool,
+    /// Whether expiry may be held.
+    pub protection_enabled: bool,
+    /// Milliseconds until the first lease ends; negative where it has.
+    pub next_expiry_ms: Option<i64>,
+}

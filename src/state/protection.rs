@@ -1,0 +1,154 @@
+//! Which overdue leases expire, and which are held.
+//!
+//! Many leases of one service running out together look more like a broken network than like so
+//! many dead instances, and telling every subscriber that a service is gone is the worst thing a
+//! registry can do by mistake. So expiry of such a service is held and its mark says so, until most
+//! of its leases are renewed, the bound is reached, or an operator decides. The idea is Eureka's;
+//! here it is judged service by service, visible to subscribers, and never for ever.
+//!
+//! # Promises
+//!
+//! * Fewer than [`limits::PROTECTION_OVERDUE_MIN`] overdue leases, or no more than
+//!   [`limits::PROTECTION_PERCENT`] of the service, always expire.
+//! * Leases that run out within [`limits::EXPIRY_JUDGE_DELAY_MS`] of each other are judged together.
+//!
+//! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
+
+use super::registry::Registry;
+use crate::clock::Moment;
+use crate::id::ServiceName;
+use crate::limits;
+use crate::wire::event::ChangeReason;
+
+impl Registry {
+    /// Has a service looked at when its time comes.
+    pub(super) fn watch(&mut self, service: usize, now: Moment) {
+        if self.services[service].watched_since_ms.is_none() {
+            self.services[service].watched_since_ms = Some(now.unix_ms);
+            self.watched.push(service);
+        }
+    }
+
+    /// When a watched service has to be judged by time alone.
+    pub(super) fn judge_at_ms(&self, service: usize) -> Option<u64> {
+        let service = &self.services[service];
+        match service.degraded_since_ms {
+            Some(since) => Some(since + self.settings.self_protection_max_ms),
+            None => service.watched_since_ms.map(|since| since + limits::EXPIRY_JUDGE_DELAY_MS),
+        }
+    }
+
+    /// Judges every watched service whose time has come.
+    pub(super) fn judge_watched(&mut self, now: Moment) {
+        for service in self.watched.clone() {
+            if self.judge_at_ms(service).is_some_and(|at| at <= now.unix_ms) {
+                self.judge(service, now);
+            }
+        }
+        self.unwatch();
+    }
+
+    /// Judges again what an order may have healed: the degraded services.
+    pub(super) fn rejudge(&mut self, now: Moment) {
+        if self.healed.is_empty() {
+            return;
+        }
+        for service in std::mem::take(&mut self.healed) {
+            if self.services[service].is_degraded() && !self.is_suspicious(service) {
+                self.judge(service, now);
+            }
+        }
+        self.unwatch();
+    }
+
+    fn unwatch(&mut self) {
+        let services = &mut self.services;
+        self.watched.retain(|&service| {
+            let service = &mut services[service];
+            let keep = service.is_degraded() || service.overdue > 0;
+            if !keep {
+                service.watched_since_ms = None;
+            }
+            keep
+        });
+    }
+
+    /// Decides on a service's overdue leases: hold them, or let them expire.
+    fn judge(&mut self, service: usize, now: Moment) {
+        let limit = self.settings.self_protection_max_ms;
+        let is_suspicious = self.is_suspicious(service);
+        match self.services[service].degraded_since_ms {
+            None if is_suspicious && self.services[service].protection_enabled => {
+                self.set_degraded(service, Some(now.unix_ms));
+            }
+            Some(since) if is_suspicious && now.unix_ms < since + limit => {}
+            _ => {
+                self.set_degraded(service, None);
+                self.expire(service, now);
+            }
+        }
+    }
+
+    /// Whether too many of a service's leases lack a renewal to believe that they all ended.
+    ///
+    /// For a degraded service an instance that was restored from the store counts as not renewed
+    /// until it is heard of, so a restart does not lift the mark by itself; and the mark stays for
+    /// as long as more than the percentage is missing, however few instances that are.
+    fn is_suspicious(&self, service: usize) -> bool {
+        let service = &self.services[service];
+        let total = service.members.len();
+        if !service.is_degraded() {
+            return service.overdue >= limits::PROTECTION_OVERDUE_MIN
+                && service.overdue * 100 > total * limits::PROTECTION_PERCENT;
+        }
+        let missing = service.overdue + service.unproven;
+        missing * 100 > total * limits::PROTECTION_PERCENT
+    }
+
+    fn expire(&mut self, service: usize, now: Moment) {
+        let overdue: Vec<u32> = self.services[service]
+            .members
+            .iter()
+            .copied()
+            .filter(|&index| self.members[index as usize].is_overdue)
+            .collect();
+        for index in overdue {
+            self.totals.expired += 1;
+            self.remove(index, ChangeReason::Expired, now);
+        }
+        // The next lease to run out starts a new wait for its companions.
+        self.services[service].watched_since_ms = None;
+        self.watched.retain(|&watched| watched != service);
+    }
+
+    pub(super) fn set_degraded(&mut self, service: usize, since_ms: Option<u64>) {
+        if self.services[service].is_degraded() == since_ms.is_some() {
+            return;
+        }
+        self.touch(service);
+        self.services[service].degraded_since_ms = since_ms;
+        self.dirty_services.insert(service);
+        let name = &self.services[service].name;
+        if since_ms.is_some() {
+            self.totals.degraded_services += 1;
+            let overdue = self.services[service].overdue;
+            tracing::warn!(service = %name, overdue, "self-protection holds expiry");
+        } else {
+            self.totals.degraded_services -= 1;
+            tracing::info!(service = %name, "self-protection is over");
+        }
+    }
+
+    /// Switches a service's protection. Switching it off lets what is overdue expire at once.
+    /// Returns false where the service was never seen.
+    pub(super) fn protect(&mut self, name: &ServiceName, enabled: bool, now: Moment) -> bool {
+        let Some(service) = self.find_service(name) else { return false };
+        self.services[service].protection_enabled = enabled;
+        self.dirty_services.insert(service);
+        if !enabled {
+            self.set_degraded(service, None);
+            self.expire(service, now);
+        }
+        true
+    }
+}

@@ -1,0 +1,593 @@
+//! Services, instances and their leases.
+//!
+//! Every accepted difference is one step of its service's revision; a registration that changes
+//! nothing only renews the lease. Leases end on a timing wheel: a heartbeat writes one number and
+//! touches no list.
+//!
+//! # Promises
+//!
+//! * Revisions of a service rise by one a change, under one epoch, without gaps.
+//! * One order leaves at most one announcement a service.
+//! * A lease ends at its deadline and is judged at most [`limits::EXPIRY_JUDGE_DELAY_MS`] and one
+//!   tick later.
+//!
+//! Imports `id`, `limits`, `wheel` and `wire`. Imported by `state` and `control`.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::order::{Delta, Operation, RefusedEntry, ServiceLeases, Subscribed, View};
+use super::service::{Replay, Service};
+use crate::clock::Moment;
+use crate::id::{Epoch, InstanceIdentity, ServiceName};
+use crate::limits;
+use crate::wheel::Wheel;
+use crate::wire::command::Since;
+use crate::wire::event::{Change, ChangeReason, ChangeType, TimeText};
+use crate::wire::instance::Registration;
+use crate::wire::refusal::Code;
+
+/// What can be set about the registry.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The lease of an instance that asks for none.
+    pub lease_ttl_ms: u64,
+    /// How long expiry may be held for a service.
+    pub self_protection_max_ms: u64,
+    /// Changes a service remembers for resuming clients.
+    pub history_max: usize,
+    /// Instances in all.
+    pub instances_max: usize,
+    /// Services in all, empty ones included.
+    pub services_max: usize,
+}
+
+/// What the followers of a service have to hear.
+#[derive(Debug)]
+pub struct Announcement {
+    /// The service.
+    pub service: ServiceName,
+    /// Its revision before.
+    pub from: u64,
+    /// Its revision now. Equal to `from` where only the mark changed.
+    pub revision: u64,
+    /// Whether expiry is held.
+    pub degraded: bool,
+    /// The steps between the two.
+    pub changes: Vec<Change>,
+}
+
+/// An instance and its lease.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) identity: InstanceIdentity,
+    pub(super) service: usize,
+    pub(super) json: Bytes,
+    pub(super) ttl_ms: u64,
+    pub(super) deadline_ms: u64,
+    /// The lease's one entry on the wheel carries the same number; older entries are void.
+    generation: u32,
+    /// Its place in its service's `members`.
+    place: u32,
+    pub(super) is_overdue: bool,
+    /// Restored from the store and not heard of since.
+    pub(super) is_unproven: bool,
+    pub(super) is_pulled_out: bool,
+}
+
+/// A change in the order of all services, for `services-delta`.
+#[derive(Debug)]
+struct Logged {
+    service: usize,
+    change: Change,
+}
+
+/// Running totals for metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Leases that ended and took their instance with them.
+    pub expired: u64,
+    /// Changes of all services.
+    pub changes: u64,
+    /// Heartbeats that renewed a lease.
+    pub renewals: u64,
+    /// Services whose expiry is held now.
+    pub degraded_services: usize,
+}
+
+/// The registry.
+///
+/// # Invariants
+///
+/// 1. `by_identity` names exactly the members, `by_name` exactly the services.
+/// 2. Each member that is not overdue has exactly one entry of its present generation in `leases`,
+///    at or before its deadline.
+/// 3. `log` holds the last changes; its newest is the step to `version`.
+/// 4. `touched` names each service with pending steps or an untold mark, once.
+#[derive(Debug)]
+pub struct Registry {
+    pub(super) settings: Settings,
+    pub(super) epoch: Epoch,
+    version: u64,
+    pub(super) services: Slab<Service>,
+    by_name: HashMap<ServiceName, usize>,
+    pub(super) members: Slab<Member>,
+    by_identity: HashMap<InstanceIdentity, u32>,
+    /// Instances an operator took out, registered or not, and who did it.
+    pulled_out: HashMap<InstanceIdentity, Box<str>>,
+    leases: Wheel<(u32, u32)>,
+    generation: u32,
+    /// Services with overdue leases or held expiry.
+    pub(super) watched: Vec<usize>,
+    /// Degraded services of which the present order renewed or removed a lease.
+    pub(super) healed: Vec<usize>,
+    pub(super) touched: Vec<usize>,
+    log: VecDeque<Logged>,
+    pub(super) totals: Totals,
+    pub(super) dirty_services: HashSet<usize>,
+    pub(super) dirty_instances: HashSet<InstanceIdentity>,
+    pub(super) dirty_pull_outs: HashSet<InstanceIdentity>,
+    /// The text of the present moment, formatted once a millisecond.
+    time: (u64, TimeText),
+    /// What followers have to hear; the control thread takes it after each order.
+    pub announcements: Vec<Announcement>,
+}
+
+impl Registry {
+    /// An empty registry under `epoch`, whose changes count on from `version`.
+    pub fn new(settings: Settings, epoch: Epoch, version: u64, now: Moment) -> Registry {
+        Registry {
+            settings,
+            epoch,
+            version,
+            services: Slab::new(),
+            by_name: HashMap::new(),
+            members: Slab::new(),
+            by_identity: HashMap::new(),
+            pulled_out: HashMap::new(),
+            leases: Wheel::new(limits::LEASE_WHEEL_SLOTS, limits::LEASE_TICK_MS, now.unix_ms),
+            generation: 0,
+            watched: Vec::new(),
+            healed: Vec::new(),
+            touched: Vec::new(),
+            log: VecDeque::new(),
+            totals: Totals::default(),
+            dirty_services: HashSet::new(),
+            dirty_instances: HashSet::new(),
+            dirty_pull_outs: HashSet::new(),
+            time: (now.unix_ms, TimeText::of(now.unix_ms)),
+            announcements: Vec::new(),
+        }
+    }
+
+    /// How many changes there were, over all restarts.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The epoch of all revisions.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// Running totals for metrics.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Services seen and instances registered.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.services.len(), self.members.len())
+    }
+
+    /// Registers an instance or renews its lease; a real difference is a change.
+    pub(super) fn register(&mut self, sent: Registration, now: Moment) -> Result<(), Code> {
+        let ttl_ms = sent.lease_ttl_ms.unwrap_or(self.settings.lease_ttl_ms);
+        if let Some(&index) = self.by_identity.get(&sent.identity) {
+            let shortened = ttl_ms < self.members[index as usize].ttl_ms;
+            self.members[index as usize].ttl_ms = ttl_ms;
+            self.renew(index, now);
+            if shortened {
+                self.arm(index);
+            }
+            let member = &mut self.members[index as usize];
+            if member.json != sent.json {
+                member.json = sent.json.clone();
+                let (service, is_pulled_out) = (member.service, member.is_pulled_out);
+                self.dirty_instances.insert(sent.identity);
+                if !is_pulled_out {
+                    self.change(service, sent.json, ChangeType::Change, ChangeReason::Update, now);
+                }
+            }
+            return Ok(());
+        }
+        if self.members.len() >= self.settings.instances_max {
+            return Err(Code::RateLimited);
+        }
+        let service = self.service_or_new(&sent.service)?;
+        let is_pulled_out = self.pulled_out.contains_key(&sent.identity);
+        self.dirty_instances.insert(sent.identity.clone());
+        self.admit(service, sent.identity, sent.json.clone(), ttl_ms, now);
+        if !is_pulled_out {
+            self.change(service, sent.json, ChangeType::New, ChangeReason::Register, now);
+        }
+        Ok(())
+    }
+
+    /// Puts an instance into its service and arms its lease.
+    pub(super) fn admit(
+        &mut self,
+        service: usize,
+        identity: InstanceIdentity,
+        json: Bytes,
+        ttl_ms: u64,
+        now: Moment,
+    ) -> u32 {
+        let is_pulled_out = self.pulled_out.contains_key(&identity);
+        let place = self.services[service].members.len();
+        let index = to_u32(self.members.insert(Member {
+            identity: identity.clone(),
+            service,
+            json,
+            ttl_ms,
+            deadline_ms: now.unix_ms + ttl_ms,
+            generation: 0,
+            place: to_u32(place),
+            is_overdue: false,
+            is_unproven: false,
+            is_pulled_out,
+        }));
+        self.services[service].members.push(index);
+        self.by_identity.insert(identity, index);
+        self.arm(index);
+        index
+    }
+
+    /// The service of that name, seen now where it never was.
+    pub(super) fn service_or_new(&mut self, name: &ServiceName) -> Result<usize, Code> {
+        if let Some(&service) = self.by_name.get(name) {
+            return Ok(service);
+        }
+        if self.services.len() >= self.settings.services_max {
+            return Err(Code::RateLimited);
+        }
+        let service = self.services.insert(Service::new(name.clone()));
+        self.by_name.insert(name.clone(), service);
+        Ok(service)
+    }
+
+    /// Renews leases. Returns the places of those that are not there.
+    pub(super) fn heartbeat(
+        &mut self,
+        identities: &[InstanceIdentity],
+        now: Moment,
+    ) -> Vec<RefusedEntry> {
+        let mut refused = Vec::new();
+        for (index, identity) in identities.iter().enumerate() {
+            match self.by_identity.get(identity) {
+                Some(&member) => self.renew(member, now),
+                None => refused.push(RefusedEntry { index, code: Code::NotFound }),
+            }
+        }
+        refused
+    }
+
+    fn renew(&mut self, index: u32, now: Moment) {
+        let member = &mut self.members[index as usize];
+        member.deadline_ms = now.unix_ms + member.ttl_ms;
+        self.totals.renewals += 1;
+        if member.is_overdue || member.is_unproven {
+            self.prove(index);
+        }
+    }
+
+    /// Takes an instance off the list of those that are missing.
+    fn prove(&mut self, index: u32) {
+        let member = &mut self.members[index as usize];
+        let service = &mut self.services[member.service];
+        let was_overdue = std::mem::take(&mut member.is_overdue);
+        service.overdue -= usize::from(was_overdue);
+        service.unproven -= usize::from(std::mem::take(&mut member.is_unproven));
+        if service.is_degraded() {
+            self.healed.push(member.service);
+        }
+        if was_overdue {
+            // Its entry left the wheel when it ran out.
+            self.arm(index);
+        }
+    }
+
+    /// Puts a lease on the wheel, and voids the entry it may have there.
+    fn arm(&mut self, index: u32) {
+        self.generation = self.generation.wrapping_add(1);
+        let member = &mut self.members[index as usize];
+        member.generation = self.generation;
+        self.leases.insert(member.deadline_ms, (index, member.generation));
+    }
+
+    /// Removes an instance. Unknown ones are as good as removed.
+    pub(super) fn unregister(&mut self, identity: &InstanceIdentity, now: Moment) {
+        if let Some(&index) = self.by_identity.get(identity) {
+            self.remove(index, ChangeReason::Unregister, now);
+        }
+    }
+
+    pub(super) fn remove(&mut self, index: u32, reason: ChangeReason, now: Moment) {
+        let member = self.members.remove(index as usize);
+        self.by_identity.remove(&member.identity);
+        let service = &mut self.services[member.service];
+        service.overdue -= usize::from(member.is_overdue);
+        service.unproven -= usize::from(member.is_unproven);
+        if service.is_degraded() {
+            self.healed.push(member.service);
+        }
+        service.members.swap_remove(member.place as usize);
+        if let Some(&moved) = service.members.get(member.place as usize) {
+            self.members[moved as usize].place = member.place;
+        }
+        if !member.is_pulled_out {
+            self.change(member.service, member.json, ChangeType::Delete, reason, now);
+        }
+        self.dirty_instances.insert(member.identity);
+    }
+
+    /// Takes an instance out of discovery or puts it back. Returns false where nothing of that name
+    /// was ever registered or pulled out.
+    pub(super) fn operate(
+        &mut self,
+        identity: &InstanceIdentity,
+        operation: &Operation,
+        now: Moment,
+    ) -> bool {
+        let index = self.by_identity.get(identity).copied();
+        let was_pulled_out = self.pulled_out.contains_key(identity);
+        if index.is_none() && !was_pulled_out {
+            return false;
+        }
+        match operation {
+            Operation::PullOut { operator } => {
+                self.pulled_out.insert(identity.clone(), operator.clone());
+            }
+            Operation::PullIn => {
+                self.pulled_out.remove(identity);
+            }
+        }
+        self.dirty_pull_outs.insert(identity.clone());
+        let is_pulled_out = matches!(operation, Operation::PullOut { .. });
+        if let Some(index) = index
+            && is_pulled_out != was_pulled_out
+        {
+            let member = &mut self.members[index as usize];
+            member.is_pulled_out = is_pulled_out;
+            let (service, json) = (member.service, member.json.clone());
+            let (kind, reason) = if is_pulled_out {
+                (ChangeType::Delete, ChangeReason::PullOut)
+            } else {
+                (ChangeType::New, ChangeReason::PullIn)
+            };
+            self.change(service, json, kind, reason, now);
+        }
+        true
+    }
+
+    /// Makes one step in a service's history.
+    fn change(
+        &mut self,
+        service: usize,
+        instance: Bytes,
+        kind: ChangeType,
+        reason: ChangeReason,
+        now: Moment,
+    ) {
+        if self.time.0 != now.unix_ms {
+            self.time = (now.unix_ms, TimeText::of(now.unix_ms));
+        }
+        let change = Change { instance, kind, reason, time: self.time.1 };
+        self.version += 1;
+        self.totals.changes += 1;
+        if self.log.len() >= limits::DELTA_CHANGES_MAX {
+            self.log.pop_front();
+        }
+        self.log.push_back(Logged { service, change: change.clone() });
+        self.touch(service);
+        self.services[service].push(change);
+        self.dirty_services.insert(service);
+    }
+
+    /// Notes that a service's followers have something to hear.
+    pub(super) fn touch(&mut self, service: usize) {
+        if !std::mem::replace(&mut self.services[service].is_touched, true) {
+            self.touched.push(service);
+        }
+    }
+
+    /// Ends an order: judges what it renewed or removed, and turns its steps into announcements.
+    pub(super) fn settle(&mut self, now: Moment) {
+        self.rejudge(now);
+        for service in std::mem::take(&mut self.touched) {
+            let service = &mut self.services[service];
+            service.is_touched = false;
+            let degraded = service.is_degraded();
+            let changes = service.pending.clone();
+            let from = service.seal(self.settings.history_max);
+            if changes.is_empty() && service.told_degraded == degraded {
+                continue;
+            }
+            service.told_degraded = degraded;
+            self.announcements.push(Announcement {
+                service: service.name.clone(),
+                from,
+                revision: service.revision,
+                degraded,
+                changes,
+            });
+        }
+    }
+
+    /// Lets leases run out.
+    pub(super) fn tick(&mut self, now: Moment) {
+        let mut due = Vec::new();
+        self.leases.advance(now.unix_ms, &mut due);
+        for (index, generation) in due {
+            let Some(member) = self.members.get_mut(index as usize) else { continue };
+            if member.generation != generation || member.is_overdue {
+                continue;
+            }
+            if member.deadline_ms > now.unix_ms {
+                self.leases.insert(member.deadline_ms, (index, generation));
+                continue;
+            }
+            // From here on it counts as overdue, proven or not.
+            let was_unproven = std::mem::take(&mut member.is_unproven);
+            member.is_overdue = true;
+            let service = member.service;
+            self.services[service].overdue += 1;
+            self.services[service].unproven -= usize::from(was_unproven);
+            self.watch(service, now);
+        }
+        self.judge_watched(now);
+    }
+
+    /// When [`Registry::tick`] next has something to do, in milliseconds since the Unix epoch.
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        let watched = self.watched.iter().filter_map(|&service| self.judge_at_ms(service)).min();
+        [self.leases.next_due_ms(), watched].into_iter().flatten().min()
+    }
+
+    /// Answers a subscription: where the service stands, and how the client gets there.
+    pub(super) fn subscribe(
+        &mut self,
+        name: ServiceName,
+        snapshot: bool,
+        since: Option<Since>,
+    ) -> Subscribed {
+        let replay = since.map(|since| {
+            let same_epoch = *since.epoch == *self.epoch.as_str();
+            match self.by_name.get(&name) {
+                _ if !same_epoch => Replay::Gone,
+                Some(&service) => self.services[service].replay(&self.epoch, since.revision),
+                // Never seen: its revision is 0, and whoever has seen 0 has seen everything.
+                None if since.revision == 0 => Replay::Nothing,
+                None => Replay::Gone,
+            }
+        });
+        let recovered = replay.as_ref().map(|replay| !matches!(replay, Replay::Gone));
+        let with_instances = snapshot || recovered == Some(false);
+        let view =
+            if with_instances { self.view(&name) } else { self.view_without_instances(name) };
+        let replay = match replay {
+            // The instances of a snapshot already hold what was missed.
+            Some(Replay::Frame(frame)) if !with_instances => Some(frame),
+            _ => None,
+        };
+        Subscribed { view, recovered, replay, with_instances }
+    }
+
+    fn view_without_instances(&self, name: ServiceName) -> View {
+        match self.by_name.get(&name) {
+            Some(&service) => self.services[service].view(&self.epoch, Bytes::new()),
+            None => self.unseen(name),
+        }
+    }
+
+    fn unseen(&self, service: ServiceName) -> View {
+        View {
+            service,
+            epoch: self.epoch.clone(),
+            revision: 0,
+            degraded: false,
+            instances: Bytes::from_static(b"[]}"),
+        }
+    }
+
+    /// A service as it stands; empty at revision 0 where it was never seen.
+    pub(super) fn view(&mut self, name: &ServiceName) -> View {
+        self.known_view(name).unwrap_or_else(|| self.unseen(name.clone()))
+    }
+
+    /// A service as it stands; none where it was never seen.
+    pub(super) fn known_view(&mut self, name: &ServiceName) -> Option<View> {
+        let service = *self.by_name.get(name)?;
+        Some(self.view_of(service))
+    }
+
+    fn view_of(&mut self, service: usize) -> View {
+        let service = &mut self.services[service];
+        // Borrowed apart: the snapshot is cached inside the service.
+        let indexes = std::mem::take(&mut service.members);
+        let discoverable = indexes
+            .iter()
+            .map(|&index| &self.members[index as usize])
+            .filter(|member| !member.is_pulled_out)
+            .map(|member| &member.json);
+        let snapshot = service.snapshot(discoverable);
+        service.members = indexes;
+        service.view(&self.epoch, snapshot)
+    }
+
+    /// Every service as it stands.
+    pub(super) fn all_views(&mut self) -> impl Iterator<Item = View> {
+        let services: Vec<usize> = self.services.iter().map(|(service, _)| service).collect();
+        services.into_iter().map(|service| self.view_of(service))
+    }
+
+    /// What changed after `version`; none where that is no longer, or not yet, known.
+    pub(super) fn delta(&self, version: u64) -> Option<Delta> {
+        let missed = usize::try_from(self.version.checked_sub(version)?).ok()?;
+        let start = self.log.len().checked_sub(missed)?;
+        let mut changes: Vec<(usize, Vec<Change>)> = Vec::new();
+        let mut places: HashMap<usize, usize> = HashMap::new();
+        for logged in self.log.range(start..) {
+            let place = *places.entry(logged.service).or_insert_with(|| {
+                changes.push((logged.service, Vec::new()));
+                changes.len() - 1
+            });
+            changes[place].1.push(logged.change.clone());
+        }
+        let named = |(service, changes)| (self.services[service].name.clone(), changes);
+        Some(Delta {
+            version: self.version,
+            changes: changes.into_iter().map(named).collect(),
+        })
+    }
+
+    /// How the leases stand, service by service. Linear in the instances: for operators.
+    pub(super) fn leases(&self, now: Moment) -> Vec<ServiceLeases> {
+        let of = |service: &Service| {
+            let members = || service.members.iter().map(|&index| &self.members[index as usize]);
+            let next = members().map(|member| member.deadline_ms).min();
+            ServiceLeases {
+                service: service.name.clone(),
+                leases: service.members.len(),
+                overdue: service.overdue,
+                pulled_out: members().filter(|member| member.is_pulled_out).count(),
+                degraded: service.is_degraded(),
+                protection_enabled: service.protection_enabled,
+                next_expiry_ms: next.map(|next| next.cast_signed() - now.unix_ms.cast_signed()),
+            }
+        };
+        self.services.iter().map(|(_, service)| of(service)).collect()
+    }
+
+    pub(super) fn find_service(&self, name: &ServiceName) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(super) fn find_member(&self, identity: &InstanceIdentity) -> Option<&Member> {
+        self.by_identity.get(identity).map(|&index| &self.members[index as usize])
+    }
+
+    pub(super) fn pulled_out_by(&self, identity: &InstanceIdentity) -> Option<&str> {
+        self.pulled_out.get(identity).map(|operator| &**operator)
+    }
+
+    pub(super) fn restore_pull_out(&mut self, identity: InstanceIdentity, operator: Box<str>) {
+        self.pulled_out.insert(identity, operator);
+    }
+}
+
+fn to_u32(index: usize) -> u32 {
+    u32::try_from(index).expect("instances_max is below 2^32")
+}

@@ -1,0 +1,205 @@
+//! What is counted, and how it is read.
+//!
+//! Each counter has one writer, its shard or the control thread, and any number of readers. A
+//! counter therefore costs the writer a plain load, add and store: no locked instruction and no
+//! shared cache line. Readers see every value a moment late and never a torn one.
+//!
+//! Imports `wire` for the names of codes. Imported by `shard`, `control`, `http` and `server`.
+
+mod histogram;
+pub mod prometheus;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use histogram::{Histogram, Reading};
+
+use crate::wire::close::Reason;
+use crate::wire::refusal::Code;
+
+/// A number with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to the number. Only its one writer may.
+    pub fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// Sets the number, for gauges.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Raises the number to `value` where that is higher, for peaks.
+    pub fn raise(&self, value: u64) {
+        if value > self.0.load(Ordering::Relaxed) {
+            self.0.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// The number.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one shard counts. Aligned so that two shards never write one cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ShardStats {
+    /// Open WebSocket connections (gauge).
+    pub connections: Counter,
+    /// Connections whose first request head is still awaited (gauge).
+    pub handshakes: Counter,
+    /// WebSocket connections opened since the start.
+    pub connections_opened: Counter,
+    /// Subscriptions of all connections (gauge).
+    pub subscriptions: Counter,
+    /// Topics with at least one subscriber here (gauge).
+    pub topics: Counter,
+    /// Events that reached the shard.
+    pub events: Counter,
+    /// Event frames handed to sockets' outboxes.
+    pub deliveries: Counter,
+    /// Bytes of those frames.
+    pub delivered_bytes: Counter,
+    /// Successful writes to sockets.
+    pub writes: Counter,
+    /// Bytes the kernel took.
+    pub written_bytes: Counter,
+    /// Frames that left completely.
+    pub written_frames: Counter,
+    /// Writes that the kernel refused because its buffer was full.
+    pub blocked_writes: Counter,
+    /// Messages received on sockets.
+    pub messages: Counter,
+    /// The most bytes any outbox ever held (peak).
+    pub outbox_bytes_peak: Counter,
+    /// Times a connection's service frames were replaced by owed snapshots.
+    pub slow_collapsed: Counter,
+    /// Connections closed because they took nothing.
+    pub slow_closed: Counter,
+    /// Snapshots sent to readers that had fallen behind.
+    pub snapshots: Counter,
+    /// Turns taken.
+    pub turns: Counter,
+    /// How long turns took, in microseconds.
+    pub turn_us: Histogram,
+    /// From accepted order to the last socket's write, in microseconds.
+    pub fanout_us: Histogram,
+    /// Requests refused on sockets, by code.
+    pub refusals: [Counter; Code::ALL.len()],
+    /// Connections closed by the server, by reason.
+    pub closes: [Counter; Reason::ALL.len()],
+}
+
+/// What the control thread counts.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ControlStats {
+    /// Orders carried out.
+    pub orders: Counter,
+    /// Events announced to at least one shard.
+    pub events: Counter,
+    /// Services seen (gauge).
+    pub services: Counter,
+    /// Instances registered, each with its lease (gauge).
+    pub instances: Counter,
+    /// Leases that ran out and took their instance with them.
+    pub expired: Counter,
+    /// Leases renewed.
+    pub renewals: Counter,
+    /// Changes of all services.
+    pub changes: Counter,
+    /// Services whose expiry is held (gauge).
+    pub degraded_services: Counter,
+    /// How long batches took, in microseconds.
+    pub turn_us: Histogram,
+    /// Sets of changes written to the store.
+    pub commits: Counter,
+    /// 1 while the store takes what it is given, else 0 (gauge).
+    pub store_healthy: Counter,
+}
+
+/// What the HTTP doors of all shards count together. HTTP is not the hot path, so these are shared
+/// and added to atomically.
+#[derive(Debug, Default)]
+pub struct HttpStats {
+    requests: AtomicU64,
+    refusals: [AtomicU64; Code::ALL.len()],
+    connections: AtomicU64,
+}
+
+impl HttpStats {
+    /// Counts a request.
+    pub fn request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a refusal.
+    pub fn refuse(&self, code: Code) {
+        self.refusals[code.index()].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection in, and returns how many there are now.
+    pub fn enter(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Counts a connection out.
+    pub fn leave(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Requests since the start.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Open HTTP connections.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Requests refused with a code.
+    pub fn refused(&self, code: Code) -> u64 {
+        self.refusals[code.index()].load(Ordering::Relaxed)
+    }
+}
+
+/// Every counter of the server.
+#[derive(Debug)]
+pub struct Stats {
+    /// One a shard, by number.
+    pub shards: Vec<ShardStats>,
+    /// The control thread's.
+    pub control: ControlStats,
+    /// The HTTP doors'.
+    pub http: HttpStats,
+}
+
+impl Stats {
+    /// Counters for a server of so many shards, all at zero.
+    pub fn new(shards: usize) -> Stats {
+        Stats {
+            shards: (0..shards).map(|_| ShardStats::default()).collect(),
+            control: ControlStats::default(),
+            http: HttpStats::default(),
+        }
+    }
+
+    /// A counter's sum over all shards.
+    pub fn sum(&self, of: impl Fn(&ShardStats) -> &Counter) -> u64 {
+        self.shards.iter().map(|shard| of(shard).value()).sum()
+    }
+
+    /// A histogram over all shards.
+    pub fn merged(&self, of: impl Fn(&ShardStats) -> &Histogram) -> Reading {
+        let mut reading = Reading::default();
+        for shard in &self.shards {
+            reading.add(of(shard));
+        }
+        reading
+    }
+}

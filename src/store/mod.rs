@@ -1,0 +1,328 @@
+//! What outlives the process.
+//!
+//! A thread of its own owns the database. Control hands it one set of changes at a time, and goes on
+//! gathering while that is written; each set is one transaction. After an error the set is kept and
+//! tried again, readiness says so, and what is in memory stays served.
+//!
+//! # Promises
+//!
+//! * A set is written whole or not at all.
+//! * After a kill the database says that it is not complete, because it was marked so before the
+//!   first change; only [`Store::close`] takes the mark away.
+//!
+//! Imports `limits` and `state`. Imported by `control`, `http` and `server`.
+
+mod sqlite;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::limits;
+use crate::state::image::{RegistryDelta, RegistryImage};
+use sqlite::Sqlite;
+
+/// Why the store cannot be used.
+#[derive(Debug)]
+pub enum StoreError {
+    /// The address names no database that is spoken here.
+    Address(String),
+    /// The database cannot be opened or brought up to date.
+    Open {
+        /// Which one.
+        path: PathBuf,
+        /// What it said.
+        fault: sqlx::Error,
+    },
+    /// The thread could not be started.
+    Thread(std::io::Error),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Address(url) => {
+                write!(f, "database-url \"{url}\" is not sqlite://PATH")
+            }
+            StoreError::Open { path, fault } => write!(
+                f,
+                "the database {} cannot be used: {fault}; check that the directory exists and \
+                 may be written to",
+                path.display()
+            ),
+            StoreError::Thread(fault) => write!(f, "the store's thread does not start: {fault}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// How the store does, for whoever asks.
+#[derive(Debug, Clone)]
+pub struct StoreHealth(Arc<AtomicBool>);
+
+impl StoreHealth {
+    /// Whether the last set was written.
+    pub fn is_ok(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The health of a server without a store.
+    pub fn always() -> StoreHealth {
+        StoreHealth(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+enum Job {
+    Write(RegistryDelta),
+    /// Write, mark as complete, and end.
+    Close(RegistryDelta),
+}
+
+/// The store's handle. Control holds the only one.
+#[derive(Debug)]
+pub struct Store {
+    jobs: Sender<Job>,
+    is_idle: Arc<AtomicBool>,
+    health: StoreHealth,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Store {
+    /// Opens the database at `url`, or the embedded one in `data_dir`, and reads what it holds.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be opened; the message says what to check.
+    pub fn open(
+        url: Option<&str>,
+        data_dir: &Path,
+    ) -> Result<(Store, RegistryImage), StoreError> {
+        let path = match url {
+            None => data_dir.join("fanfare.db"),
+            Some(url) => match url.strip_prefix("sqlite:") {
+                Some(path) => PathBuf::from(path.strip_prefix("//").unwrap_or(path)),
+                None => return Err(StoreError::Address(url.to_owned())),
+            },
+        };
+        let (jobs, inbox) = crossbeam_channel::bounded(1);
+        let (opened, image) = crossbeam_channel::bounded(1);
+        let is_idle = Arc::new(AtomicBool::new(true));
+        let health = StoreHealth::always();
+        let worker = Worker { is_idle: Arc::clone(&is_idle), health: health.clone(), inbox };
+        let at = path.clone();
+        let thread = std::thread::Builder::new()
+            .name(String::from("store"))
+            .spawn(move || worker.run(&at, &opened))
+            .map_err(StoreError::Thread)?;
+        let image = match image.recv() {
+            Ok(result) => result.map_err(|fault| StoreError::Open { path, fault })?,
+            Err(_) => return Err(StoreError::Open { path, fault: sqlx::Error::WorkerCrashed }),
+        };
+        Ok((Store { jobs, is_idle, health, thread: Some(thread) }, image))
+    }
+
+    /// Whether the set before has been written.
+    pub fn is_idle(&self) -> bool {
+        self.is_idle.load(Ordering::Acquire)
+    }
+
+    /// Hands over a set of changes. Only while the store is idle.
+    pub fn commit(&self, delta: RegistryDelta) {
+        debug_assert!(self.is_idle());
+        self.is_idle.store(false, Ordering::Release);
+        // Fails only when the thread has gone, which it logged.
+        let _ = self.jobs.send(Job::Write(delta));
+    }
+
+    /// How the store does.
+    pub fn health(&self) -> StoreHealth {
+        self.health.clone()
+    }
+
+    /// Writes the last set, marks the database as complete, and waits for that.
+    pub fn close(mut self, delta: RegistryDelta) {
+        let _ = self.jobs.send(Job::Close(delta));
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been printed; the mark then stays, which is right.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's side.
+struct Worker {
+    is_idle: Arc<AtomicBool>,
+    health: StoreHealth,
+    inbox: Receiver<Job>,
+}
+
+impl Worker {
+    fn run(self, path: &Path, opened: &Sender<Result<RegistryImage, sqlx::Error>>) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(fault) => {
+                let _ = opened.send(Err(sqlx::Error::Io(fault)));
+                return;
+            }
+        };
+        let mut database = match runtime.block_on(Sqlite::open(path)) {
+            Ok((database, image)) => {
+                let _ = opened.send(Ok(image));
+                database
+            }
+            Err(fault) => {
+                let _ = opened.send(Err(fault));
+                return;
+            }
+        };
+        while let Ok(job) = self.inbox.recv() {
+            match job {
+                Job::Write(delta) => {
+                    self.write(&runtime, &mut database, &delta, u32::MAX);
+                    self.is_idle.store(true, Ordering::Release);
+                }
+                Job::Close(delta) => {
+                    let attempts = limits::STORE_CLOSE_ATTEMPTS_MAX;
+                    if self.write(&runtime, &mut database, &delta, attempts)
+                        && let Err(fault) = runtime.block_on(database.close(delta.version))
+                    {
+                        tracing::error!(%fault, "the store was not marked as complete");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes a set, again and again until it is written or the attempts are used up.
+    #[allow(clippy::disallowed_methods, reason = "a thread that has nothing else to do may sleep")]
+    fn write(
+        &self,
+        runtime: &tokio::runtime::Runtime,
+        database: &mut Sqlite,
+        delta: &RegistryDelta,
+        attempts: u32,
+    ) -> bool {
+        let mut pause_ms = limits::STORE_RETRY_MS_MIN;
+        for _ in 0..attempts {
+            match runtime.block_on(database.write(delta)) {
+                Ok(()) => {
+                    self.health.0.store(true, Ordering::Relaxed);
+                    return true;
+                }
+                Err(fault) => tracing::error!(%fault, "the store refused a set of changes"),
+            }
+            self.health.0.store(false, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            pause_ms = (pause_ms * 2).min(limits::STORE_RETRY_MS_MAX);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::image::{InstanceRecord, PullOutRecord, ServiceRecord};
+    use bytes::Bytes;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new() -> Dir {
+            let dir = std::env::temp_dir().join(format!("fanfare-store-{}", uuid::Uuid::new_v4()));
+            std::fs::create_dir_all(&dir).expect("a directory for the test");
+            Dir(dir)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn instance(n: usize) -> InstanceRecord {
+        InstanceRecord {
+            identity: format!("r\u{1f}s\u{1f}i{n:05}"),
+            service_id: String::from("s"),
+            json: Bytes::from(format!("{{\"instanceId\":\"i{n} \\\" \u{e9}\"}}")),
+            lease_ttl_ms: 20_000,
+        }
+    }
+
+    fn delta() -> RegistryDelta {
+        RegistryDelta {
+            epoch: String::from("e1"),
+            version: 42,
+            services: vec![ServiceRecord {
+                service_id: String::from("s"),
+                revision: 7,
+                protection_enabled: false,
+                degraded_since_ms: Some(5),
+            }],
+            upserts: (0..10_000).map(instance).collect(),
+            pull_outs: vec![PullOutRecord {
+                identity: String::from("p"),
+                operator: String::from("o"),
+            }],
+            ..RegistryDelta::default()
+        }
+    }
+
+    #[test]
+    fn a_clean_close_brings_everything_back() {
+        let dir = Dir::new();
+        let (store, image) = Store::open(None, &dir.0).expect("opens");
+        assert_eq!((image.epoch, image.instances.len()), (None, 0));
+        store.close(delta());
+        let (store, mut image) = Store::open(None, &dir.0).expect("opens again");
+        image.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
+        let delta = delta();
+        assert!(image.is_clean);
+        assert_eq!((image.epoch.as_deref(), image.version), (Some("e1"), 42));
+        assert_eq!(image.services, delta.services);
+        assert_eq!(image.instances, delta.upserts);
+        assert_eq!(image.pull_outs, delta.pull_outs);
+        let gone = RegistryDelta {
+            epoch: String::from("e1"),
+            version: 43,
+            deletes: delta.upserts[1..].iter().map(|one| one.identity.clone()).collect(),
+            pull_ins: vec![String::from("p")],
+            ..RegistryDelta::default()
+        };
+        store.close(gone);
+        let (_store, image) = Store::open(None, &dir.0).expect("opens a third time");
+        assert_eq!(image.instances, delta.upserts[..1]);
+        assert!(image.pull_outs.is_empty());
+    }
+
+    #[test]
+    fn without_a_clean_close_the_version_lies_ahead() {
+        let dir = Dir::new();
+        let (store, _) = Store::open(None, &dir.0).expect("opens");
+        store.commit(delta());
+        while !store.is_idle() {
+            std::thread::yield_now();
+        }
+        drop(store);
+        let (_store, image) = Store::open(None, &dir.0).expect("opens again");
+        assert!(!image.is_clean);
+        assert!(image.version > 42);
+        assert_eq!(image.instances.len(), 10_000);
+    }
+
+    #[test]
+    fn a_directory_that_is_none_is_named() {
+        let fault = Store::open(None, Path::new("/dev/null/x")).expect_err("no directory");
+        assert!(fault.to_string().contains("/dev/null/x"), "{fault}");
+        let fault = Store::open(Some("mysql://x"), Path::new(".")).expect_err("not spoken");
+        assert!(fault.to_string().contains("mysql://x"), "{fault}");
+    }
+}

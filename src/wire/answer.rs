@@ -1,0 +1,246 @@
+//! What the server says to one client: welcomes, answers, refusals, farewells.
+//!
+//! Imports `id`, `wire::event`, `wire::frame` and `wire::refusal`. Imported by `shard`.
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::event::{self, Position};
+use super::frame::FrameBuilder;
+use super::refusal::{Code, Refusal};
+use crate::id::{RequestId, ServiceName};
+
+/// A frame in two buffers: its own head, and a tail that many frames share.
+///
+/// A snapshot's instances are the same bytes for everyone who asks at the same revision, while the
+/// head carries the asker's own `id`. The tail is the JSON array and the brace that closes the
+/// message after it.
+#[derive(Debug, Clone)]
+pub struct Split {
+    /// WebSocket header and the message up to its instances.
+    pub head: Bytes,
+    /// `[...]}`; empty where the head is the whole frame.
+    pub tail: Bytes,
+}
+
+impl From<Bytes> for Split {
+    fn from(head: Bytes) -> Split {
+        Split { head, tail: Bytes::new() }
+    }
+}
+
+fn begin(kind: &str, id: Option<&RequestId>) -> FrameBuilder {
+    let mut out = FrameBuilder::with_capacity(128);
+    out.put(b"{\"type\":\"");
+    out.put_str(kind);
+    out.put(b"\"");
+    if let Some(RequestId(id)) = id {
+        out.put(b",\"id\":");
+        out.put_str(id);
+    }
+    out
+}
+
+fn end(mut out: FrameBuilder) -> Bytes {
+    out.put(b"}");
+    out.text()
+}
+
+/// What `welcome` tells a client.
+#[derive(Debug, Clone, Copy)]
+pub struct Welcome<'a> {
+    /// The connection's id, as text.
+    pub connection_id: &'a str,
+    /// The node's id.
+    pub node_id: &'a str,
+    /// Who is signed in.
+    pub user_id: Option<&'a str>,
+    /// How often the server pings.
+    pub ping_interval_ms: u64,
+}
+
+/// `welcome`: the first frame on a socket.
+pub fn welcome(welcome: Welcome<'_>) -> Bytes {
+    let mut out = begin("welcome", None);
+    out.put(b",\"connection_id\":");
+    out.put_json_str(welcome.connection_id);
+    out.put(b",\"node_id\":");
+    out.put_json_str(welcome.node_id);
+    out.put(b",\"user_id\":");
+    match welcome.user_id {
+        Some(user_id) => out.put_json_str(user_id),
+        None => out.put(b"null"),
+    }
+    out.put(b",\"ping_interval_ms\":");
+    out.put_u64(welcome.ping_interval_ms);
+    out.put(concat!(",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"").as_bytes());
+    end(out)
+}
+
+/// `pong`, the answer to `ping`.
+pub fn pong(id: Option<&RequestId>) -> Bytes {
+    end(begin("pong", id))
+}
+
+/// `subscribed` to one service, without instances. `recovered` is there only after a resume.
+pub fn subscribed(id: Option<&RequestId>, at: Position<'_>, recovered: Option<bool>) -> Bytes {
+    end(subscribed_head(id, at, recovered))
+}
+
+/// `subscribed` to one service, with the instances as of exactly its revision.
+pub fn subscribed_with(
+    id: Option<&RequestId>,
+    at: Position<'_>,
+    recovered: Option<bool>,
+    instances: Bytes,
+) -> Split {
+    let mut out = subscribed_head(id, at, recovered);
+    out.put(b",\"instances\":");
+    out.split(instances)
+}
+
+fn subscribed_head(
+    id: Option<&RequestId>,
+    at: Position<'_>,
+    recovered: Option<bool>,
+) -> FrameBuilder {
+    let mut out = begin("subscribed", id);
+    out.put(b",\"service_id\":");
+    event::put_position(&mut out, at);
+    match recovered {
+        Some(true) => out.put(b",\"recovered\":true"),
+        Some(false) => out.put(b",\"recovered\":false"),
+        None => {}
+    }
+    out
+}
+
+/// `service_snapshot`: the newest state in place of the changes that led to it.
+pub fn service_snapshot(at: Position<'_>, instances: Bytes) -> Split {
+    let mut out = FrameBuilder::with_capacity(160);
+    event::put_snapshot_head(&mut out, at);
+    out.split(instances)
+}
+
+/// `subscribed` to every service.
+pub fn subscribed_to_all(id: Option<&RequestId>) -> Bytes {
+    let mut out = begin("subscribed", id);
+    out.put(b",\"service_id\":\"*\"");
+    end(out)
+}
+
+/// `unsubscribed`; no service is every service.
+pub fn unsubscribed(id: Option<&RequestId>, service: Option<&ServiceName>) -> Bytes {
+    let mut out = begin("unsubscribed", id);
+    out.put(b",\"service_id\":");
+    out.put_json_str(service.map_or("*", ServiceName::as_str));
+    end(out)
+}
+
+/// `registered`, `heartbeat_ack` or `unregistered`: the entries that failed, each in its own words.
+pub fn batch(kind: &str, id: Option<&RequestId>, list: &str, failed: &[Value]) -> Bytes {
+    let mut out = begin(kind, id);
+    out.put(b",\"");
+    out.put_str(list);
+    out.put(b"\":[");
+    for (index, entry) in failed.iter().enumerate() {
+        if index > 0 {
+            out.put(b",");
+        }
+        out.put(&serde_json::to_vec(entry).unwrap_or_default());
+    }
+    out.put(b"]");
+    end(out)
+}
+
+/// `refreshed`: the new token's end.
+pub fn refreshed(id: Option<&RequestId>, expires_at_ms: u64) -> Bytes {
+    let mut out = begin("refreshed", id);
+    out.put(b",\"expires_at\":\"");
+    out.put_str(&crate::clock::rfc3339(expires_at_ms));
+    out.put(b"\"");
+    end(out)
+}
+
+/// `error`: a refusal, on a connection that lives on.
+pub fn error(id: Option<&RequestId>, refusal: &Refusal) -> Bytes {
+    let mut out = begin("error", id);
+    out.put(b",\"code\":\"");
+    out.put_str(refusal.code.as_str());
+    out.put(b"\",\"message\":");
+    out.put_json_str(&refusal.message);
+    out.put(if refusal.code.is_temporary() {
+        b",\"temporary\":true"
+    } else {
+        b",\"temporary\":false"
+    });
+    end(out)
+}
+
+/// The `error` that precedes close 4401.
+pub fn token_expired() -> Bytes {
+    error(None, &Refusal::new(Code::TokenExpired, "the token has expired; get a new one"))
+}
+
+/// `reconnect`: come back after this many milliseconds. Close 1001 follows.
+pub fn reconnect(after_ms: u64) -> Bytes {
+    let mut out = begin("reconnect", None);
+    out.put(b",\"after_ms\":");
+    out.put_u64(after_ms);
+    end(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Epoch;
+
+    fn json(frame: &Split) -> Value {
+        let all = [&frame.head[..], &frame.tail[..]].concat();
+        let start = all.iter().position(|&byte| byte == b'{').expect("an object");
+        assert!(start >= 2);
+        serde_json::from_slice(&all[start..]).expect("valid JSON")
+    }
+
+    #[test]
+    fn split_frame_is_one_message() {
+        let (service, epoch) = (ServiceName::of("s"), Epoch::new("e"));
+        let at = Position { service: &service, epoch: &epoch, revision: 4, degraded: false };
+        let id = RequestId("\"x\"".into());
+        let instances = Bytes::from_static(b"[{\"serviceId\":\"s\"}]}");
+        let frame = subscribed_with(Some(&id), at, Some(false), instances);
+        let payload_bytes = usize::from(u16::from_be_bytes([frame.head[2], frame.head[3]]));
+        assert_eq!(frame.head.len() + frame.tail.len(), 4 + payload_bytes);
+        assert_eq!(
+            json(&frame),
+            serde_json::json!({"type": "subscribed", "id": "x", "service_id": "s", "epoch": "e",
+                "revision": 4, "degraded": false, "recovered": false,
+                "instances": [{"serviceId": "s"}]})
+        );
+    }
+
+    #[test]
+    fn errors_say_whether_to_try_again() {
+        let refusal = Refusal::new(Code::RateLimited, "slow \"down\"");
+        let frame = Split::from(error(Some(&RequestId("7".into())), &refusal));
+        assert_eq!(
+            json(&frame),
+            serde_json::json!({"type": "error", "id": 7, "code": "rate_limited",
+                "message": "slow \"down\"", "temporary": true})
+        );
+    }
+
+    #[test]
+    fn welcome_names_nobody_as_null() {
+        let frame = welcome(Welcome {
+            connection_id: "0-1-2",
+            node_id: "n",
+            user_id: None,
+            ping_interval_ms: 25_000,
+        });
+        let json = json(&frame.into());
+        assert_eq!(json["user_id"], Value::Null);
+        assert_eq!(json["ping_interval_ms"], 25_000);
+        assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+    }
+}

@@ -1,0 +1,97 @@
+//! Why a connection ends, in the numbers of RFC 6455 and our own.
+//!
+//! A client steers by the code: 44xx codes say whether to return, and with what. The codes are
+//! protocol: `docs/protocol.md` lists them.
+//!
+//! Imports nothing of the crate.
+
+/// Why the server closes a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The client closed, and gets its close frame back.
+    Normal,
+    /// The server is stopping. A `reconnect` frame went before.
+    Draining,
+    /// The client broke RFC 6455.
+    Protocol,
+    /// A binary message where only JSON text is spoken.
+    Binary,
+    /// A text message that is not UTF-8.
+    NotUtf8,
+    /// A message over the limit, or of more empty fragments than anyone needs.
+    TooBig,
+    /// Our own fault. Logged in full where it happened.
+    Internal,
+    /// The token's time is over. Get a new one and return.
+    TokenExpired,
+    /// The client took nothing for too long. Return and resume.
+    SlowReader,
+    /// Too many messages for too long. Return later.
+    RateLimit,
+}
+
+impl Reason {
+    /// Every reason, in the order of the codes.
+    pub const ALL: [Reason; 10] = [
+        Reason::Normal,
+        Reason::Draining,
+        Reason::Protocol,
+        Reason::Binary,
+        Reason::NotUtf8,
+        Reason::TooBig,
+        Reason::Internal,
+        Reason::TokenExpired,
+        Reason::SlowReader,
+        Reason::RateLimit,
+    ];
+
+    /// The close code on the wire.
+    pub const fn code(self) -> u16 {
+        match self {
+            Reason::Normal => 1000,
+            Reason::Draining => 1001,
+            Reason::Protocol => 1002,
+            Reason::Binary => 1003,
+            Reason::NotUtf8 => 1007,
+            Reason::TooBig => 1009,
+            Reason::Internal => 1011,
+            Reason::TokenExpired => 4401,
+            Reason::SlowReader => 4408,
+            Reason::RateLimit => 4429,
+        }
+    }
+
+    /// The close frame's text. At most 123 bytes (RFC 6455, 5.5).
+    pub const fn text(self) -> &'static str {
+        match self {
+            Reason::Normal => "",
+            Reason::Draining => "draining",
+            Reason::Protocol => "protocol error",
+            Reason::Binary => "binary messages are not spoken here",
+            Reason::NotUtf8 => "text is not UTF-8",
+            Reason::TooBig => "message too big",
+            Reason::Internal => "internal error",
+            Reason::TokenExpired => "token expired",
+            Reason::SlowReader => "slow reader: return and resume",
+            Reason::RateLimit => "rate limit: return later",
+        }
+    }
+
+    /// The reason's place in [`Reason::ALL`], for counters.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_stands_at_its_index() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            assert!(reason.text().len() <= 123);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! JSON in: which parser reads which size.
+//!
+//! serde_json reads everything short. From [`SIMD_BYTES_MIN`] on simd-json is tried, where the
+//! `command_decode` bench found it faster; the cut-over and its figures stand in PERF.md. simd-json
+//! does not bound its depth, so a text is scanned for that first: without the scan a deep enough
+//! nest would overflow the stack.
+//!
+//! Imports `limits`.
+
+use serde::de::DeserializeOwned;
+
+use crate::limits::JSON_DEPTH_MAX;
+
+/// From this size on a text goes through simd-json.
+pub const SIMD_BYTES_MIN: usize = 32 * 1024;
+
+/// Reads a value with the parser that is fastest at the text's size.
+///
+/// # Errors
+///
+/// The parser's own words on what is wrong. They may quote the text, and nothing else.
+pub fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    if text.len() >= SIMD_BYTES_MIN
+        && is_shallow(text)
+        && let Ok(value) = simd_json::serde::from_slice(&mut text.to_vec())
+    {
+        return Ok(value);
+    }
+    // A text that simd-json refused is read again for serde_json's better message.
+    serde_json::from_slice(text)
+}
+
+/// Whether no point of the text lies deeper than [`JSON_DEPTH_MAX`]. Brackets inside strings do not
+/// count.
+pub fn is_shallow(text: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for &byte in text {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > JSON_DEPTH_MAX {
+                    return false;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn both_parsers_read_the_same() {
+        let items: Vec<Value> = (0..2_000)
+            .map(|i| serde_json::json!({"serviceId": format!("s{i}"), "n": i, "f": 0.5, "u": "\u{e9}\n"}))
+            .collect();
+        let text = serde_json::to_vec(&items).expect("plain values");
+        assert!(text.len() > SIMD_BYTES_MIN);
+        assert_eq!(decode::<Vec<Value>>(&text).expect("valid"), items);
+    }
+
+    #[test]
+    fn deep_nests_are_an_error_at_every_size() {
+        for depth in [200, 100_000] {
+            let text = [vec![b'['; depth], vec![b']'; depth]].concat();
+            assert!(decode::<Value>(&text).is_err(), "{depth}");
+        }
+        assert!(is_shallow(br#"{"a":"[[[[[[\"[[["}"#));
+    }
+}

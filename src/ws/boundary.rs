@@ -1,0 +1,167 @@
+//! Where the frames in a stream of bytes begin and end, and nothing else about them.
+//!
+//! A connection between two messages needs no reader: the shard lends it one when bytes arrive. This
+//! scanner says when that is the case, in sixteen bytes of memory, without looking at payloads. The
+//! frames themselves are judged by tungstenite; a stream that breaks the protocol merely makes the
+//! scanner's answer irrelevant.
+//!
+//! Imports `limits`. Part of `ws`.
+
+use crate::limits;
+
+/// The scanner's place in the stream.
+///
+/// # Invariants
+///
+/// 1. `header_bytes` bytes of the present frame's header have been seen; they are in `header` as far
+///    as they matter.
+/// 2. `payload_left` bytes of the present frame's payload have not been seen.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Boundary {
+    payload_left: u64,
+    header: [u8; 2],
+    header_bytes: u8,
+    /// The extended length, as far as it has been seen.
+    length: u64,
+    is_mid_message: bool,
+    /// Data frames without payload in the present message.
+    empty_fragments: u16,
+}
+
+/// A message of more empty fragments than [`limits::EMPTY_FRAGMENTS_MAX`].
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooManyFragments;
+
+impl Boundary {
+    /// Whether the stream stands between two messages: no half frame, no open fragments.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.payload_left == 0 && self.header_bytes == 0 && !self.is_mid_message
+    }
+
+    /// Moves over the next bytes of the stream.
+    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), TooManyFragments> {
+        while !bytes.is_empty() {
+            if self.payload_left > 0 {
+                let seen = usize::try_from(self.payload_left).map_or(bytes.len(), |left| {
+                    left.min(bytes.len())
+                });
+                self.payload_left -= seen as u64;
+                bytes = &bytes[seen..];
+                continue;
+            }
+            self.header_byte(bytes[0])?;
+            bytes = &bytes[1..];
+        }
+        Ok(())
+    }
+
+    fn header_byte(&mut self, byte: u8) -> Result<(), TooManyFragments> {
+        let place = self.header_bytes;
+        self.header_bytes += 1;
+        if place < 2 {
+            self.header[usize::from(place)] = byte;
+            self.length = 0;
+            if place == 0 {
+                return Ok(());
+            }
+        } else if place < 2 + self.length_bytes() {
+            self.length = self.length << 8 | u64::from(byte);
+        }
+        let mask_bytes = if self.header[1] & 0x80 == 0 { 0 } else { 4 };
+        if self.header_bytes < 2 + self.length_bytes() + mask_bytes {
+            return Ok(());
+        }
+        self.payload_left = match self.header[1] & 0x7f {
+            126 | 127 => self.length,
+            short => u64::from(short),
+        };
+        self.header_bytes = 0;
+        self.frame()
+    }
+
+    /// How many bytes the extended length takes (RFC 6455, 5.2).
+    fn length_bytes(&self) -> u8 {
+        match self.header[1] & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        }
+    }
+
+    /// A frame's header is complete.
+    fn frame(&mut self) -> Result<(), TooManyFragments> {
+        let is_control = self.header[0] & 0x08 != 0;
+        if is_control {
+            return Ok(());
+        }
+        self.is_mid_message = self.header[0] & 0x80 == 0;
+        if !self.is_mid_message {
+            self.empty_fragments = 0;
+        } else if self.payload_left == 0 {
+            self.empty_fragments += 1;
+            if self.empty_fragments > limits::EMPTY_FRAGMENTS_MAX {
+                return Err(TooManyFragments);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tungstenite::protocol::frame::{Frame, FrameHeader};
+    use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+    /// Whole messages in random fragments and pieces: at rest exactly between messages.
+    #[test]
+    fn rests_between_messages_however_the_bytes_are_cut() {
+        for seed in 0..200 {
+            let mut rng = crate::rng::Rng::seeded(seed);
+            let (mut stream, mut rests) = (Vec::new(), vec![0]);
+            for _ in 0..8 {
+                let fragments = rng.below(4);
+                for index in 0..=fragments {
+                    let is_last = index == fragments;
+                    let size = [0, 1, 125, 126, 300, 65_535, 65_536][rng.below(7) as usize];
+                    let opcode = if index == 0 { Data::Text } else { Data::Continue };
+                    put(&mut stream, vec![b'x'; size], OpCode::Data(opcode), is_last);
+                    if is_last {
+                        rests.push(stream.len());
+                    }
+                    if rng.below(3) == 0 {
+                        put(&mut stream, vec![b'p'; 5], OpCode::Control(Control::Ping), true);
+                        if is_last {
+                            rests.push(stream.len());
+                        }
+                    }
+                }
+            }
+            let (mut boundary, mut at) = (Boundary::default(), 0);
+            while at < stream.len() {
+                let span = 1 << rng.below(17);
+                let next = (at + 1 + rng.below(span) as usize).min(stream.len());
+                assert_eq!(boundary.feed(&stream[at..next]), Ok(()));
+                at = next;
+                assert_eq!(boundary.is_at_rest(), rests.contains(&at), "seed {seed} at {at}");
+            }
+        }
+    }
+
+    fn put(stream: &mut Vec<u8>, payload: Vec<u8>, opcode: OpCode, is_final: bool) {
+        let mask = Some([1, 2, 3, 4]);
+        let header = FrameHeader { is_final, opcode, mask, ..FrameHeader::default() };
+        let frame = Frame::from_payload(header, payload.into());
+        frame.format(stream).expect("a vector takes everything");
+    }
+
+    #[test]
+    fn empty_fragments_are_counted() {
+        let mut boundary = Boundary::default();
+        let empty = [0x01, 0x80, 1, 2, 3, 4];
+        for _ in 0..limits::EMPTY_FRAGMENTS_MAX {
+            assert_eq!(boundary.feed(&empty), Ok(()));
+        }
+        assert_eq!(boundary.feed(&empty), Err(TooManyFragments));
+    }
+}

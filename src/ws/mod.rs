@@ -1,0 +1,15 @@
+//! From bytes to messages: the opening handshake and the reading side of RFC 6455.
+//!
+//! ```text
+//! bytes --> head --> gate --> (101) --> reader --> messages
+//!             \--> plain HTTP, for hyper
+//! ```
+//!
+//! Nothing here owns a socket. The shard brings bytes and takes what they mean.
+//!
+//! Imports `auth`, `limits` and `wire`. Imported by `shard` and `http`.
+
+mod boundary;
+pub mod gate;
+pub mod head;
+pub mod reader;
