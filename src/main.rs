@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use fanfare::auth::{self, Authenticator, Claims};
 use fanfare::clock::Clock;
-use fanfare::config::{self, Action, Config, LoadError};
+use fanfare::config::{Action, Config, LoadError, Loaded};
 use fanfare::server::Server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -21,16 +21,17 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let loaded = match config::load(std::env::args(), |name| std::env::var(name).ok()) {
+    let loaded = match Config::load(std::env::args(), |name| std::env::var(name).ok()) {
         Ok(loaded) => loaded,
-        Err(LoadError::CommandLine(fault)) => fault.exit(),
-        Err(LoadError::Faults(faults)) => {
-            for fault in faults {
-                complain(&fault);
-            }
+        Err(LoadError::Usage(fault)) => fault.exit(),
+        Err(fault) => {
+            complain(&fault.to_string());
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
     match &loaded.action {
         Action::Serve => serve(&loaded),
         Action::Token { user, username, scope, ttl_s } => {
@@ -73,7 +74,7 @@ fn exit_code(is_success: bool) -> ExitCode {
     if is_success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn serve(loaded: &config::Loaded) -> ExitCode {
+fn serve(loaded: &Loaded) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(fault) => {
@@ -89,7 +90,7 @@ fn serve(loaded: &config::Loaded) -> ExitCode {
         return ExitCode::FAILURE;
     };
     drop(guard);
-    let server = match Server::start(&loaded.config, loaded.entries()) {
+    let server = match Server::start(&loaded.config, &loaded.sources) {
         Ok(server) => server,
         Err(fault) => {
             complain(&fault.to_string());

@@ -190,11 +190,10 @@ fn identify(claims: &ForeignClaims, now_s: u64) -> Result<Identity, AuthError> {
         None => return Err(AuthError::Invalid("exp is missing")),
     };
     match &claims.nbf {
-        None => {}
         Some(Value::Number(nbf)) if is_later(nbf, now_s) => {
             return Err(AuthError::Invalid("not valid yet"));
         }
-        Some(Value::Number(_)) => {}
+        None | Some(Value::Number(_)) => {}
         Some(_) => return Err(AuthError::Invalid("nbf is not a number")),
     }
     if expires_at_s <= now_s {
@@ -214,7 +213,7 @@ fn identify(claims: &ForeignClaims, now_s: u64) -> Result<Identity, AuthError> {
     })
 }
 
-/// Reads a NumericDate, which may have a fraction (RFC 7519 section 2). Before 1970 is 0.
+/// Reads a `NumericDate`, which may have a fraction (RFC 7519 section 2). Before 1970 is 0.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -226,7 +225,7 @@ fn seconds_rounded_down(number: &Number) -> u64 {
         .unwrap_or_else(|| number.as_f64().map_or(0, |seconds| seconds as u64))
 }
 
-/// Whether a NumericDate lies after the second `now_s`, a fraction of a second included.
+/// Whether a `NumericDate` lies after the second `now_s`, a fraction of a second included.
 fn is_later(number: &Number, now_s: u64) -> bool {
     let whole_s = seconds_rounded_down(number);
     let has_fraction = number

@@ -18,12 +18,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::auth::{self, Authenticator};
 use crate::clock::Clock;
-use crate::config::{AuthMode, Config};
+use crate::config::{AuthMode, Config, Sources};
 use crate::http::Office;
 use crate::id::{Epoch, ShardId};
 use crate::mailbox::to_shard::Parcel;
@@ -103,12 +103,12 @@ struct Common {
 impl Server {
     /// Starts a server. It listens when this returns.
     ///
-    /// `settings` is what `/api/status/config.json` shows.
+    /// `sources` is what `/api/status/config.json` shows as the origin of each setting.
     ///
     /// # Errors
     ///
     /// Where the address, the data directory or the store cannot be used.
-    pub fn start(config: &Config, settings: Map<String, Value>) -> Result<Server, StartError> {
+    pub fn start(config: &Config, sources: &Sources) -> Result<Server, StartError> {
         let clock = Clock::start();
         let in_data_dir = |fault| StartError::DataDir(config.data_dir.clone(), fault);
         std::fs::create_dir_all(&config.data_dir).map_err(in_data_dir)?;
@@ -143,7 +143,7 @@ impl Server {
                 stats: Arc::clone(&stats),
                 store: store.health(),
                 is_draining: Arc::clone(&signals.is_draining),
-                settings,
+                settings: shown(config, sources),
                 started_ms: clock.now().unix_ms,
                 requests: AtomicU64::new(0),
             }),
@@ -237,6 +237,17 @@ impl Server {
         self.control_thread.thread().unpark();
         let _ = self.control_thread.join();
     }
+}
+
+/// Every setting by its name, and where each came from.
+fn shown(config: &Config, sources: &Sources) -> serde_json::Map<String, Value> {
+    let (mut settings, mut origins) = (serde_json::Map::new(), serde_json::Map::new());
+    for (key, value, source) in config.entries(sources) {
+        origins.insert(key.clone(), source.as_str().into());
+        settings.insert(key, value);
+    }
+    settings.insert(String::from("sources"), Value::Object(origins));
+    settings
 }
 
 fn registry_settings(config: &Config) -> registry::Settings {

@@ -124,9 +124,11 @@ async fn run(start: Start) -> io::Result<()> {
         office: Arc::clone(&common.office),
     };
     let shard = Shard::new(settings, control, inlet, common.clock.now());
-    Driver { shard, desk, ready: ReadyList::new(Arc::clone(&notify)), arrivals, notify, common }
-        .run()
-        .await;
+    let ready = ReadyList::new(Arc::clone(&notify));
+    let driver = Driver { shard, desk, ready, arrivals, notify, common };
+    // A turn bounds its own work. tokio's budget would have every socket after the first hundred of
+    // a fan-out claim to be full.
+    tokio::task::unconstrained(driver.run()).await;
     Ok(())
 }
 

@@ -194,17 +194,22 @@ impl<S: Socket> Shard<S> {
     fn gather(&mut self, ready: &impl Fn() -> Option<(Slot, u32)>) {
         let waiting = self.unread.len().min(limits::READS_PER_TURN_MAX);
         for (slot, generation) in self.unread.drain(..waiting).collect::<Vec<_>>() {
-            self.read(slot, generation);
+            self.visit(slot, generation);
         }
         for _ in waiting..limits::READS_PER_TURN_MAX {
             let Some((slot, generation)) = ready() else { return };
-            if self.find(slot, generation).is_some_and(|conn| !conn.outbox.is_empty()) {
-                self.queue_urgent(slot);
-            }
-            self.read(slot, generation);
+            self.visit(slot, generation);
         }
         // The list may hold more. The turn ends all the same, and the next one goes on.
         self.unread.extend(ready());
+    }
+
+    /// Serves a socket that reported itself: it can take more, has something to say, or both.
+    fn visit(&mut self, slot: Slot, generation: u32) {
+        if self.find(slot, generation).is_some_and(|conn| conn.blocked_since_ms != 0) {
+            self.queue_urgent(slot);
+        }
+        self.read(slot, generation);
     }
 
     fn take_parcels(&mut self) {

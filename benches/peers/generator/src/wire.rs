@@ -102,6 +102,7 @@ pub(crate) struct EventTemplate {
     bytes: Vec<u8>,
     service_at: usize,
     stamp_at: usize,
+    last_stamp_ns: u64,
 }
 
 impl EventTemplate {
@@ -132,11 +133,16 @@ impl EventTemplate {
             bytes,
             service_at,
             stamp_at,
+            last_stamp_ns: 0,
         }
     }
 
     /// Appends the event as bytes for the socket.
     pub(crate) fn encode(&mut self, service: usize, stamp_ns: u64, into: &mut Vec<u8>) {
+        // A registration that changes nothing is no event, so no two stamps may be the same, not
+        // even of events that leave in one write.
+        let stamp_ns = stamp_ns.max(self.last_stamp_ns + 1);
+        self.last_stamp_ns = stamp_ns;
         let mut service_place = &mut self.bytes[self.service_at..][..SERVICE_DIGITS];
         write!(service_place, "{service:05}").expect("the place has five digits");
         let mut stamp_place = &mut self.bytes[self.stamp_at..][..STAMP_DIGITS];
