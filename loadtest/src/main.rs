@@ -37,9 +37,10 @@ mod table;
 mod tally;
 mod target;
 
-use std::env;
+use std::net::TcpStream;
 use std::process::ExitCode;
-use std::thread;
+use std::time::Duration;
+use std::{env, thread};
 
 use clap::Parser;
 
@@ -58,6 +59,9 @@ const OTHER_FILES: u64 = 64;
 
 /// What a server allows that does not say: its documented default.
 const MESSAGES_PER_S_MAX: u64 = 100;
+
+/// How long the first connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there are no figures.
 enum Failure {
@@ -102,13 +106,17 @@ fn run(args: &Args) -> Result<bool, Failure> {
             .map_err(|error| Failure::Run(error.to_string()))?;
         server = Some(started);
     }
+    check_reachable(&url, &target)?;
     let mut bench = bench(args, target, server.as_ref());
     let mut outcomes = Vec::new();
     for plan in &plans {
-        let outcome = scenario::run(&mut bench, plan).map_err(|error| {
+        let outcome = scenario::run(&mut bench, plan).unwrap_or_else(|error| {
             bench.progress.finish();
-            Failure::Run(format!("{}: cannot load {url}: {error}", plan.test))
-        })?;
+            Outcome {
+                faults: vec![error.to_string()],
+                ..Outcome::of(plan)
+            }
+        });
         println!("{}\n", table::render(&outcome));
         outcomes.push(outcome);
     }
@@ -162,6 +170,13 @@ fn check_open_files(plans: &[Plan]) -> Result<(), Failure> {
         )));
     }
     Ok(())
+}
+
+/// Whether anybody listens, so that a wrong address is told from a server that fails under load.
+fn check_reachable(url: &str, target: &Target) -> Result<(), Failure> {
+    TcpStream::connect_timeout(&target.address, CONNECT_TIMEOUT)
+        .map(drop)
+        .map_err(|error| Failure::Run(format!("cannot connect to {url}: {error}")))
 }
 
 fn write_reports(args: &Args, server: String, outcomes: &[Outcome]) -> Result<bool, Failure> {

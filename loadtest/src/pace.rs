@@ -246,7 +246,9 @@ impl Runner {
         let mut batch = 1;
         if let Some(limit) = self.load.messages_per_s_max {
             let frames_per_s = limit as f64 * LIMIT_SHARE * self.publisher.line_count() as f64;
-            self.frame_due_ns = now_ns + (1e9 / frames_per_s) as u64;
+            let gap_ns = (1e9 / frames_per_s) as u64;
+            // A small credit for frames that went out late, or lateness would add up.
+            self.frame_due_ns = self.frame_due_ns.max(now_ns.saturating_sub(10 * gap_ns)) + gap_ns;
             batch = due.min(self.publisher.events_per_frame_max());
             self.is_batched |= batch > 1;
         }

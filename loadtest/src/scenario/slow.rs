@@ -16,6 +16,9 @@ const STALLED_EVERY: usize = 10;
 /// Events a second, when the plan names no rate.
 const RATE: f64 = 100.0;
 
+/// How often a connection comes back after the server has closed it.
+const RETURNS_MAX: u32 = 5;
+
 /// The close code of a server that gave up on a slow reader.
 const SLOW_READER: u16 = 4408;
 
@@ -107,6 +110,7 @@ fn catch_up(
 ) -> io::Result<usize> {
     (0..stalled).for_each(|index| fleet.resume(index));
     let mut progress = (bench.clock.now_ns(), fleet.counts.bytes);
+    let mut returns = vec![0; stalled];
     loop {
         fleet.turn(TURN)?;
         let behind: Vec<usize> = (0..stalled)
@@ -120,7 +124,8 @@ fn catch_up(
             return Ok(stalled - behind.len());
         }
         for index in behind {
-            if fleet.is_closed(index) {
+            if fleet.is_closed(index) && returns[index] < RETURNS_MAX {
+                returns[index] += 1;
                 fleet.start(index, false);
             }
         }
