@@ -1,0 +1,220 @@
+//! The flags, and what a test makes of those that were not given.
+//!
+//! Imports nothing of the crate. Imported by `main` and the scenarios.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::publisher::FRAME_BYTES_MAX;
+
+/// The most connections that one process is asked for.
+const CONNECTIONS_MAX: u64 = 1_000_000;
+
+/// What an event holds beside its padding, with room to spare.
+const ENVELOPE_BYTES: u64 = 1024;
+
+/// Load test of a fanfare server: opens many sockets, publishes events, and accounts for every
+/// delivery. Exit status 1 when one was lost, duplicated or misordered.
+#[derive(Debug, Parser)]
+#[command(name = "websocket_stress_test", version)]
+pub(crate) struct Args {
+    /// The server's WebSocket endpoint
+    #[arg(
+        long,
+        default_value = "ws://127.0.0.1:8080/ws",
+        conflicts_with = "spawn"
+    )]
+    pub(crate) url: String,
+    /// How many sockets subscribe
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=CONNECTIONS_MAX))]
+    pub(crate) connections: Option<u64>,
+    /// How many events are published (rounds of a storm)
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) messages: Option<u64>,
+    /// For how many seconds events are published, or sockets idle
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) duration: Option<u64>,
+    /// Events per second; latencies then count from the moment an event was due
+    #[arg(long, value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// Bytes of padding in each event, beside about 400 bytes of JSON around it
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=FRAME_BYTES_MAX as u64 - ENVELOPE_BYTES))]
+    pub(crate) payload: Option<u64>,
+    /// How many services the events go round
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) services: u64,
+    /// How many services each socket subscribes to
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub(crate) subscriptions: u64,
+    /// What to test
+    #[arg(long, value_enum, default_value_t = TestType::Throughput)]
+    pub(crate) test_type: TestType,
+    /// How many events of a flood may be under way at once
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) window: u64,
+    /// Sent as "Authorization: Bearer TOKEN"
+    #[arg(long)]
+    pub(crate) token: Option<String>,
+    /// Write all figures to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Write a page with charts to this file
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
+    /// Start a server on a free port, and stop it at the end
+    #[arg(long)]
+    pub(crate) spawn: bool,
+    /// The server's process, when it cannot be found by its port
+    #[arg(long, value_name = "PID", conflicts_with = "spawn")]
+    pub(crate) server_pid: Option<u32>,
+}
+
+/// What to test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TestType {
+    /// Events as fast as the server delivers them
+    Throughput,
+    /// All sockets connect and subscribe at once, again and again
+    Storm,
+    /// Events at a fixed rate for a time
+    Sustained,
+    /// One event at a time to all: when it reaches the first and the last
+    Fanout,
+    /// A tenth of the sockets stops reading; the others must not notice
+    Slow,
+    /// Sockets that only wait: memory per connection
+    Idle,
+    /// Each of them
+    All,
+}
+
+impl fmt::Display for TestType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("unnamed", |value| value.get_name()))
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.01..=1_000_000.0).contains(&value) {
+        return Ok(value);
+    }
+    Err("not within 0.01 and 1000000 events per second".to_owned())
+}
+
+/// One test with all its figures settled.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// What to test; never `All`.
+    pub(crate) test: TestType,
+    /// How many sockets.
+    pub(crate) connections: usize,
+    /// How many events, or rounds; without a limit when only a duration was given.
+    pub(crate) messages: Option<u64>,
+    /// For how long.
+    pub(crate) duration: Option<Duration>,
+    /// Events per second.
+    pub(crate) rate: Option<f64>,
+    /// Bytes of padding.
+    pub(crate) payload: usize,
+    /// How many services.
+    pub(crate) services: usize,
+    /// How many of them per socket.
+    pub(crate) subscriptions: usize,
+    /// How many events of a flood may be under way.
+    pub(crate) window: u64,
+}
+
+/// The defaults of a test: connections, messages, seconds, rate, padding.
+type Defaults = (u64, Option<u64>, Option<u64>, Option<f64>, u64);
+
+fn defaults(test: TestType, is_one_of_all: bool) -> Defaults {
+    let pick = |alone, among| if is_one_of_all { among } else { alone };
+    match test {
+        TestType::Throughput | TestType::All => (50, Some(pick(20_000, 10_000)), None, None, 256),
+        TestType::Storm => (100, Some(5), None, None, 256),
+        TestType::Sustained => (30, None, Some(pick(30, 15)), Some(50.0), 256),
+        TestType::Fanout => (pick(1_000, 500), Some(100), None, Some(20.0), 256),
+        TestType::Slow => (100, None, Some(6), Some(100.0), 16 * 1024),
+        TestType::Idle => (pick(1_000, 500), None, Some(pick(30, 8)), None, 256),
+    }
+}
+
+impl Args {
+    /// The tests to run, in turn.
+    pub(crate) fn plans(&self) -> Vec<Plan> {
+        if self.test_type != TestType::All {
+            return vec![self.plan(self.test_type, false)];
+        }
+        let each = TestType::value_variants()
+            .iter()
+            .filter(|test| **test != TestType::All);
+        each.map(|test| self.plan(*test, true)).collect()
+    }
+
+    fn plan(&self, test: TestType, is_one_of_all: bool) -> Plan {
+        let (connections, messages, duration, rate, payload) = defaults(test, is_one_of_all);
+        // A length that the user gave, in events or in seconds, replaces the default length.
+        let is_given = self.messages.is_some() || self.duration.is_some();
+        let messages = self.messages.or(if is_given { None } else { messages });
+        let duration = self.duration.or(if is_given { None } else { duration });
+        Plan {
+            test,
+            connections: self.connections.unwrap_or(connections) as usize,
+            messages,
+            duration: duration.map(Duration::from_secs),
+            rate: self.rate.or(rate),
+            payload: self.payload.unwrap_or(payload) as usize,
+            services: self.services as usize,
+            subscriptions: self.subscriptions as usize,
+            window: self.window,
+        }
+    }
+
+    /// What is wrong with the flags beyond what the parser sees.
+    pub(crate) fn fault(&self) -> Option<String> {
+        if self.subscriptions > self.services {
+            return Some(format!(
+                "--subscriptions: {} is more than --services {}",
+                self.subscriptions, self.services
+            ));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_short_forms_say_what_they_mean() {
+        let args = Args::parse_from(["x", "--connections", "50", "--messages", "10"]);
+        let plan = &args.plans()[0];
+        assert_eq!((plan.test, plan.connections), (TestType::Throughput, 50));
+        assert_eq!((plan.messages, plan.duration), (Some(10), None));
+        let args = Args::parse_from(["x", "--duration", "60", "--test-type", "sustained"]);
+        let plan = &args.plans()[0];
+        assert_eq!(
+            (plan.messages, plan.duration),
+            (None, Some(Duration::from_secs(60)))
+        );
+        assert_eq!(
+            Args::parse_from(["x", "--test-type", "all"]).plans().len(),
+            6
+        );
+    }
+
+    #[test]
+    fn flags_that_contradict_each_other_are_named() {
+        let args = Args::parse_from(["x", "--subscriptions", "3", "--services", "2"]);
+        assert!(args.fault().unwrap().contains("--subscriptions"));
+        assert!(Args::try_parse_from(["x", "--rate", "-1"]).is_err());
+        assert!(Args::try_parse_from(["x", "--rate", "NaN"]).is_err());
+        assert!(Args::try_parse_from(["x", "--payload", "65536"]).is_err());
+    }
+}

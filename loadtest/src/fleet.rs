@@ -1,0 +1,569 @@
+//! The fleet: many connections, one thread, one read buffer.
+//!
+//! ```text
+//! poll --> readable --> read into the shared buffer --> frames in place --> tally
+//!     \--> writable --> what was owed: upgrade, subscribe, pong, close
+//! ```
+//!
+//! # Promises
+//!
+//! * A delivery costs no allocation and no copy beyond the kernel's.
+//! * A connection between two frames owns no buffer.
+//! * Nothing is dropped in silence: what is neither a delivery nor an expected answer is counted in
+//!   `FleetCounts` and ends up in the report.
+//!
+//! Imports `connection`, `frame`, `message`, `tally`, `target`, `clock`. Imported by the scenarios.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::clock::Clock;
+use crate::connection::{Connection, Phase};
+use crate::frame::{self, Frame, FrameError, Opcode};
+use crate::message::{self, Message, Scanner, Since};
+use crate::tally::{self, Tally};
+use crate::target::{self, Target};
+
+/// The shared read buffer. Fits the second-level cache; grows only for a single longer frame.
+const BUFFER_BYTES: usize = 128 * 1024;
+
+/// How many sockets one poll reports.
+const EVENTS_MAX: usize = 1024;
+
+/// How many subscriptions a connection asks for in one go. Below the burst that the server grants.
+pub(crate) const ASKED_AT_ONCE_MAX: usize = 150;
+
+/// What happened beside the deliveries.
+#[derive(Debug, Default)]
+pub(crate) struct FleetCounts {
+    /// Connections that became WebSockets.
+    pub(crate) made: u64,
+    /// Connections that did not.
+    pub(crate) failed: u64,
+    /// The first reason why one did not.
+    pub(crate) failure: Option<String>,
+    /// Subscriptions that were answered.
+    pub(crate) subscribed: u64,
+    /// Connections that the server ended, by close code; 1006 stands for none given.
+    pub(crate) closed_by_server: BTreeMap<u16, u64>,
+    /// Errors that the server answered, by code.
+    pub(crate) errors: BTreeMap<String, u64>,
+    /// Pings that we answered.
+    pub(crate) pings: u64,
+    /// Bytes read from open connections, with frame headers.
+    pub(crate) bytes: u64,
+    /// `service_change` frames.
+    pub(crate) change_frames: u64,
+    /// Connections dropped because what they sent is no WebSocket stream.
+    pub(crate) broken: u64,
+}
+
+/// Many connections on one poll loop.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    /// What happened beside the deliveries.
+    pub(crate) counts: FleetCounts,
+    /// What was delivered.
+    pub(crate) tally: Tally,
+    /// From `connect` to the answer to the upgrade.
+    pub(crate) connect: Histogram<u64>,
+    /// From `connect` to the answer to the last subscription.
+    pub(crate) subscribe: Histogram<u64>,
+    connections: Vec<Connection>,
+    target: Target,
+    prefix: String,
+    epochs: Vec<String>,
+    poll: Poll,
+    events: Events,
+    buffer: Vec<u8>,
+    scanner: Scanner,
+    stamps: Vec<u64>,
+    clock: Clock,
+    mask_key: u32,
+    settled: usize,
+    serial: usize,
+}
+
+impl Fleet {
+    /// A fleet without sockets. `serial` is the number of sockets that this run has used before.
+    pub(crate) fn new(
+        target: &Target,
+        prefix: &str,
+        tally: Tally,
+        connections: usize,
+        clock: Clock,
+        serial: usize,
+    ) -> io::Result<Self> {
+        Ok(Fleet {
+            counts: FleetCounts::default(),
+            connect: tally::histogram(),
+            subscribe: tally::histogram(),
+            connections: (0..connections).map(|_| Connection::vacant()).collect(),
+            target: target.clone(),
+            prefix: prefix.to_owned(),
+            epochs: vec![String::new(); tally.layout.services],
+            tally,
+            poll: Poll::new()?,
+            events: Events::with_capacity(EVENTS_MAX),
+            buffer: vec![0; BUFFER_BYTES],
+            scanner: Scanner::new(),
+            stamps: Vec::new(),
+            clock,
+            mask_key: 0x9e37_79b9,
+            settled: 0,
+            serial,
+        })
+    }
+
+    /// How many sockets this run has used so far.
+    pub(crate) fn serial(&self) -> usize {
+        self.serial
+    }
+
+    /// How many connections have either become WebSockets or failed.
+    pub(crate) fn settled(&self) -> usize {
+        self.settled
+    }
+
+    /// Whether a connection is a WebSocket now.
+    pub(crate) fn is_open(&self, index: usize) -> bool {
+        self.connections[index].phase == Phase::Open
+    }
+
+    /// How many connections are WebSockets now.
+    pub(crate) fn open_count(&self) -> usize {
+        self.connections
+            .iter()
+            .filter(|connection| connection.phase == Phase::Open)
+            .count()
+    }
+
+    /// How many places there are, occupied or not.
+    pub(crate) fn place_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether a connection is gone, so that its place may be used again.
+    pub(crate) fn is_closed(&self, index: usize) -> bool {
+        self.connections[index].phase == Phase::Closed
+    }
+
+    /// Whether a connection has reached the given revision of each of its services.
+    pub(crate) fn is_current(&self, index: usize, revisions: &[u64]) -> bool {
+        let layout = self.tally.layout;
+        (0..layout.per_connection).all(|slot| {
+            let place = index * layout.per_connection + slot;
+            let goal = revisions[layout.service_at(place)];
+            self.tally
+                .revision(place)
+                .is_some_and(|revision| revision >= goal)
+        })
+    }
+
+    /// Whether every open connection has an answer to each subscription it asked for.
+    pub(crate) fn is_answered(&self) -> bool {
+        let mut open = self.connections.iter().filter(|c| c.phase == Phase::Open);
+        open.all(|connection| connection.subscribed == connection.asked)
+    }
+
+    /// Starts one connection. It subscribes as soon as it is open.
+    pub(crate) fn start(&mut self, index: usize, is_slow: bool) {
+        let now_ns = self.clock.now_ns();
+        self.serial += 1;
+        let started = Connection::start(&self.target, self.serial, is_slow, now_ns);
+        let registered = started.and_then(|mut connection| {
+            if let Some(stream) = &mut connection.stream {
+                let both = Interest::READABLE | Interest::WRITABLE;
+                self.poll.registry().register(stream, Token(index), both)?;
+            }
+            Ok(connection)
+        });
+        match registered {
+            Ok(connection) => self.connections[index] = connection,
+            Err(error) => self.fail(index, error.to_string()),
+        }
+    }
+
+    /// Waits for sockets at most `timeout` and serves those that have something.
+    pub(crate) fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, Some(timeout)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            polled => polled?,
+        }
+        // Taken out while the connections are served, and put back: nothing here allocates.
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            let index = event.token().0;
+            if event.is_writable() {
+                self.serve_writable(index);
+            }
+            if event.is_readable() {
+                self.serve_readable(index, event.is_read_closed());
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    /// Asks for the next subscriptions of a connection, at most `ASKED_AT_ONCE_MAX`. Returns
+    /// whether there were any left to ask for.
+    pub(crate) fn ask(&mut self, index: usize) -> bool {
+        let layout = self.tally.layout;
+        let asked = self.connections[index].asked;
+        let end = layout.per_connection.min(asked + ASKED_AT_ONCE_MAX);
+        for slot in asked..end {
+            let service = layout.service_of(index, slot);
+            let revision = self.tally.revision(index * layout.per_connection + slot);
+            // A revision that is known already means that this connection is coming back.
+            let epoch = self.epochs[service].as_str();
+            let since = revision.map(|revision| Since { epoch, revision });
+            let text = message::subscribe(&format!("{}{service}", self.prefix), since);
+            self.mask_key = self.mask_key.wrapping_mul(0x9e37_79b1).wrapping_add(1);
+            self.connections[index].push(Opcode::Text, text.as_bytes(), self.mask_key);
+        }
+        self.connections[index].asked = end;
+        self.flush(index);
+        end > asked
+    }
+
+    /// Stops reading from a connection.
+    pub(crate) fn stall(&mut self, index: usize) {
+        self.connections[index].is_stalled = true;
+    }
+
+    /// Reads again from a stalled connection, beginning with what has piled up.
+    pub(crate) fn resume(&mut self, index: usize) {
+        self.connections[index].is_stalled = false;
+        // The edge that announced the waiting bytes is long gone.
+        self.serve_readable(index, true);
+    }
+
+    /// Ends a connection: with the closing handshake, or with a reset.
+    pub(crate) fn end(&mut self, index: usize, is_abort: bool) {
+        let connection = &mut self.connections[index];
+        if is_abort || connection.phase != Phase::Open {
+            connection.drop_socket(is_abort);
+            return;
+        }
+        connection.is_closing = true;
+        connection.push(Opcode::Close, &1000u16.to_be_bytes(), 1);
+        self.flush(index);
+    }
+
+    fn flush(&mut self, index: usize) {
+        if let Err(error) = self.connections[index].flush() {
+            self.lose(index, &error.to_string());
+        }
+    }
+
+    fn serve_writable(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        if connection.phase == Phase::Connecting {
+            let Some(stream) = &connection.stream else {
+                return;
+            };
+            match stream
+                .take_error()
+                .and_then(|error| error.map_or(Ok(()), Err))
+            {
+                Err(error) => return self.lose(index, &error.to_string()),
+                Ok(()) if stream.peer_addr().is_err() => return,
+                Ok(()) => connection.phase = Phase::Upgrading,
+            }
+        }
+        if !self.connections[index].outgoing.is_empty() {
+            self.flush(index);
+        }
+    }
+
+    /// Reads a connection empty. `must_see_end` reads on after a short read, for the end may lie
+    /// right behind it without another edge.
+    fn serve_readable(&mut self, index: usize, must_see_end: bool) {
+        let connection = &mut self.connections[index];
+        if connection.is_stalled || connection.phase == Phase::Connecting {
+            return;
+        }
+        let Some(mut stream) = connection.stream.take() else {
+            return;
+        };
+        let mut filled = connection.pending.len();
+        if filled >= self.buffer.len() {
+            self.buffer.resize(filled * 2, 0);
+        }
+        self.buffer[..filled].copy_from_slice(&connection.pending);
+        connection.pending.clear();
+        let mut fault = None;
+        loop {
+            let space = self.buffer.len() - filled;
+            let count = match stream.read(&mut self.buffer[filled..]) {
+                Ok(0) => {
+                    fault = Some(String::new());
+                    break;
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    fault = Some(error.to_string());
+                    break;
+                }
+            };
+            let end = filled + count;
+            match self.consume(index, end) {
+                Ok(used) => {
+                    self.buffer.copy_within(used..end, 0);
+                    filled = end - used;
+                }
+                Err(reason) => {
+                    fault = Some(reason);
+                    break;
+                }
+            }
+            if filled == self.buffer.len() {
+                self.buffer.resize(filled * 2, 0);
+            }
+            if count < space && !must_see_end {
+                break;
+            }
+        }
+        self.connections[index].stream = Some(stream);
+        match fault {
+            Some(reason) => self.lose(index, &reason),
+            None => self.keep_rest(index, filled),
+        }
+    }
+
+    /// Keeps the cut frame at the start of the buffer for the next read, and writes what the
+    /// frames before it made us owe.
+    fn keep_rest(&mut self, index: usize, filled: usize) {
+        let connection = &mut self.connections[index];
+        if filled > 0 {
+            connection.pending.extend_from_slice(&self.buffer[..filled]);
+        } else if connection.pending.capacity() > 0 {
+            connection.pending = Vec::new();
+        }
+        if !connection.outgoing.is_empty() && connection.phase == Phase::Open {
+            self.flush(index);
+        }
+    }
+
+    /// Takes everything complete out of `buffer[..end]`. Returns how many bytes that was.
+    fn consume(&mut self, index: usize, end: usize) -> Result<usize, String> {
+        let now_ns = self.clock.now_ns();
+        let mut used = 0;
+        // Moved out and back, so that frames can be borrowed from it while we change the rest.
+        let buffer = std::mem::take(&mut self.buffer);
+        let bytes = &buffer[..end];
+        let mut outcome = Ok(());
+        if self.connections[index].phase == Phase::Upgrading {
+            match target::upgraded(bytes, &self.connections[index].accept) {
+                Ok(Some(head)) => {
+                    used = head;
+                    self.opened(index, now_ns);
+                }
+                Ok(None) => {}
+                Err(reason) => outcome = Err(reason),
+            }
+        }
+        if outcome.is_ok() && self.connections[index].phase == Phase::Open {
+            self.counts.bytes += (end - used) as u64;
+            outcome = self
+                .frames(index, bytes, &mut used, now_ns)
+                .map_err(|e| e.to_string());
+        }
+        self.buffer = buffer;
+        outcome.map(|()| used)
+    }
+
+    fn frames(
+        &mut self,
+        index: usize,
+        bytes: &[u8],
+        used: &mut usize,
+        now_ns: u64,
+    ) -> Result<(), FrameError> {
+        while let Some(frame) = frame::decode(bytes, *used)? {
+            *used = frame.payload.end;
+            let payload = &bytes[frame.payload.clone()];
+            let is_whole = frame.opcode == Opcode::Text && frame.is_final;
+            if is_whole && self.connections[index].fragments.is_empty() {
+                self.text(index, payload, now_ns);
+            } else {
+                self.rare(index, &frame, payload, now_ns)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every frame but a whole text.
+    fn rare(
+        &mut self,
+        index: usize,
+        frame: &Frame,
+        payload: &[u8],
+        now_ns: u64,
+    ) -> Result<(), FrameError> {
+        let connection = &mut self.connections[index];
+        match frame.opcode {
+            Opcode::Ping => {
+                self.counts.pings += 1;
+                connection.push(Opcode::Pong, payload, self.mask_key);
+            }
+            Opcode::Pong => {}
+            Opcode::Close => {
+                let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
+                connection.close_code = Some(code.unwrap_or(1005));
+                if !connection.is_closing {
+                    connection.push(Opcode::Close, &payload[..payload.len().min(2)], 1);
+                }
+            }
+            Opcode::Text | Opcode::Binary => {
+                if !connection.fragments.is_empty() {
+                    return Err(FrameError::BadFragment);
+                }
+                connection.fragments.extend_from_slice(payload);
+            }
+            Opcode::Continuation => {
+                if connection.fragments.is_empty() {
+                    return Err(FrameError::BadFragment);
+                }
+                connection.fragments.extend_from_slice(payload);
+                if frame.is_final {
+                    let whole = std::mem::take(&mut connection.fragments);
+                    self.text(index, &whole, now_ns);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A whole text message. The first lines are the hot path of the program.
+    fn text(&mut self, index: usize, payload: &[u8], now_ns: u64) {
+        let Some(change) = self.scanner.scan(payload, &mut self.stamps) else {
+            return self.other(index, payload, now_ns);
+        };
+        self.counts.change_frames += 1;
+        let Some(place) = self.place(index, change.service_id) else {
+            self.tally.counts.duplicated += self.stamps.len() as u64;
+            return;
+        };
+        self.tally
+            .deliver(place, change.from, change.revision, &self.stamps, now_ns);
+    }
+
+    fn other(&mut self, index: usize, payload: &[u8], now_ns: u64) {
+        let Some(message) = message::parse(payload) else {
+            *self
+                .counts
+                .errors
+                .entry("(not JSON)".to_owned())
+                .or_default() += 1;
+            return;
+        };
+        let place = self.place(index, message.service_id.as_bytes());
+        match (message.kind.as_str(), place) {
+            ("service_change", Some(place)) => {
+                self.counts.change_frames += 1;
+                let stamps: Vec<u64> = message.stamps().collect();
+                self.tally
+                    .deliver(place, message.from, message.revision, &stamps, now_ns);
+            }
+            ("service_change" | "service_snapshot", None) => self.tally.counts.duplicated += 1,
+            ("service_snapshot", Some(place)) => self.tally.collapse(place, message.revision),
+            ("subscribed", Some(place)) => self.subscribed(index, place, &message, now_ns),
+            ("error", _) => *self.counts.errors.entry(message.code).or_default() += 1,
+            _ => {}
+        }
+    }
+
+    fn subscribed(&mut self, index: usize, place: usize, message: &Message, now_ns: u64) {
+        let service = self.tally.layout.service_at(place);
+        message.epoch.clone_into(&mut self.epochs[service]);
+        match message.recovered {
+            None if self.tally.revision(place).is_none() => {
+                self.tally.subscribe(place, message.revision);
+            }
+            // The missed changes follow as ordinary frames; if they do not, they are lost.
+            None | Some(true) => {}
+            Some(false) => self.tally.collapse(place, message.revision),
+        }
+        self.counts.subscribed += 1;
+        let connection = &mut self.connections[index];
+        connection.subscribed += 1;
+        if connection.subscribed == self.tally.layout.per_connection {
+            self.subscribe
+                .saturating_record(now_ns - connection.started_ns);
+        }
+    }
+
+    fn place(&self, index: usize, service_id: &[u8]) -> Option<usize> {
+        let digits = service_id.strip_prefix(self.prefix.as_bytes())?;
+        if digits.is_empty() || digits.len() > 9 || !digits.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        let service = digits
+            .iter()
+            .fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'));
+        self.tally.layout.place_of(index, service)
+    }
+
+    fn opened(&mut self, index: usize, now_ns: u64) {
+        let connection = &mut self.connections[index];
+        connection.phase = Phase::Open;
+        connection.accept = String::new();
+        self.connect
+            .saturating_record(now_ns - connection.started_ns);
+        self.counts.made += 1;
+        self.settled += 1;
+        self.ask(index);
+    }
+
+    fn fail(&mut self, index: usize, reason: String) {
+        self.counts.failed += 1;
+        self.counts.failure.get_or_insert(reason);
+        self.settled += 1;
+        self.connections[index].drop_socket(false);
+    }
+
+    /// Gives up the connections that are still on their way.
+    pub(crate) fn give_up_unsettled(&mut self) {
+        for index in 0..self.connections.len() {
+            if matches!(
+                self.connections[index].phase,
+                Phase::Connecting | Phase::Upgrading
+            ) {
+                self.fail(index, "no answer within 10 s".to_owned());
+            }
+        }
+    }
+
+    /// A connection is gone; `reason` is empty at an ordinary end of the stream.
+    fn lose(&mut self, index: usize, reason: &str) {
+        let connection = &mut self.connections[index];
+        match connection.phase {
+            Phase::Closed => {}
+            Phase::Connecting | Phase::Upgrading => {
+                let reason = if reason.is_empty() {
+                    "closed before the upgrade"
+                } else {
+                    reason
+                };
+                self.fail(index, reason.to_owned());
+            }
+            Phase::Open => {
+                if !connection.is_closing {
+                    let code = connection.close_code.unwrap_or(1006);
+                    *self.counts.closed_by_server.entry(code).or_default() += 1;
+                    if code == 1006 && reason.starts_with("the server sent") {
+                        self.counts.broken += 1;
+                    }
+                }
+                connection.drop_socket(false);
+            }
+        }
+    }
+}

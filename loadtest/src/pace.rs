@@ -1,0 +1,277 @@
+//! The pace: decides when each event is sent, on a thread of its own.
+//!
+//! At a rate, event `e` is due at `start + e / rate` whatever happened to the events before it, and
+//! carries that moment as its send time. A server, or a load test, that falls behind therefore
+//! shows it in the latencies of all events that had to wait: no coordinated omission.
+//!
+//! In a flood, as many events are under way as a window allows, counted both in answers and in
+//! deliveries, so that what is measured is the server's pace and not the depth of its queues.
+//!
+//! Imports `publisher`, `tally`, `clock`. Imported by the scenarios.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::clock::{Clock, nanos};
+use crate::publisher::Publisher;
+use crate::tally;
+
+/// How often a flood looks whether the window has opened.
+const WINDOW_POLL: Duration = Duration::from_micros(200);
+
+/// After this long without progress a flood gives up.
+pub(crate) const STALL_NS: u64 = 5_000_000_000;
+
+/// What share of the server's message limit we use.
+const LIMIT_SHARE: f64 = 0.8;
+
+/// When events are sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pace {
+    /// As fast as the window allows, in events.
+    Flood {
+        /// How many events may be under way.
+        window: u64,
+    },
+    /// So many a second.
+    Rate(f64),
+}
+
+/// What is to be sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Load {
+    /// When.
+    pub(crate) pace: Pace,
+    /// How many events at most.
+    pub(crate) events_max: u64,
+    /// For how long at most.
+    pub(crate) duration: Option<Duration>,
+    /// The server's limit of messages per second and connection, if it has one.
+    pub(crate) messages_per_s_max: Option<u64>,
+    /// How many subscribers each service has.
+    pub(crate) subscribers: Vec<u64>,
+}
+
+/// What the two threads tell each other while events flow.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge {
+    /// Events sent so far. Written by the pace.
+    pub(crate) sent: AtomicU64,
+    /// Deliveries that came. Written by the reading side.
+    pub(crate) delivered: AtomicU64,
+    /// Whether every event is sent and answered. Written by the pace.
+    pub(crate) is_finished: AtomicBool,
+}
+
+/// What the pace has to report.
+#[derive(Debug)]
+pub(crate) struct Paced {
+    /// The publisher, for the next load.
+    pub(crate) publisher: Publisher,
+    /// How much later than due an event was handed to the kernel. Empty in a flood.
+    pub(crate) lateness: Histogram<u64>,
+    /// CPU time of the thread.
+    pub(crate) cpu_ns: u64,
+    /// Events without any answer.
+    pub(crate) unanswered: u64,
+    /// Whether the flood stood still and was given up.
+    pub(crate) is_stalled: bool,
+    /// Whether several events had to share a frame.
+    pub(crate) is_batched: bool,
+}
+
+/// The CPU time of the calling thread.
+pub(crate) fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// How many publisher connections a rate needs below a message limit.
+pub(crate) fn lines_for(pace: Pace, messages_per_s_max: Option<u64>) -> usize {
+    const LINES_MAX: f64 = 16.0;
+    let Some(limit) = messages_per_s_max else {
+        return 1;
+    };
+    match pace {
+        Pace::Flood { .. } => LINES_MAX as usize,
+        Pace::Rate(rate) => (rate / (limit as f64 * LIMIT_SHARE))
+            .ceil()
+            .clamp(1.0, LINES_MAX) as usize,
+    }
+}
+
+/// Starts to send on a thread of its own.
+pub(crate) fn start(
+    publisher: Publisher,
+    load: Load,
+    gauge: Arc<Gauge>,
+    clock: Clock,
+) -> JoinHandle<io::Result<Paced>> {
+    thread::spawn(move || {
+        let runner = Runner::new(publisher, load, clock);
+        let outcome = runner.run(&gauge);
+        gauge.is_finished.store(true, Ordering::Release);
+        outcome
+    })
+}
+
+/// The state of the sending thread.
+struct Runner {
+    publisher: Publisher,
+    load: Load,
+    clock: Clock,
+    start_ns: u64,
+    /// The number of the publisher's first event of this load.
+    first: u64,
+    /// Deliveries owed by what was sent.
+    owed: u64,
+    /// When the next frame may go out under the server's limit.
+    frame_due_ns: u64,
+    lateness: Histogram<u64>,
+    is_batched: bool,
+}
+
+impl Runner {
+    fn new(publisher: Publisher, load: Load, clock: Clock) -> Self {
+        let (first, start_ns) = (publisher.sent, clock.now_ns());
+        Runner {
+            publisher,
+            load,
+            clock,
+            start_ns,
+            first,
+            owed: 0,
+            frame_due_ns: 0,
+            lateness: tally::histogram(),
+            is_batched: false,
+        }
+    }
+
+    fn run(mut self, gauge: &Gauge) -> io::Result<Paced> {
+        let cpu_ns = thread_cpu_ns();
+        let mut moved = (self.start_ns, 0);
+        let mut is_stalled = false;
+        while !self.is_done() {
+            let now_ns = self.clock.now_ns();
+            let delivered = gauge.delivered.load(Ordering::Relaxed);
+            if delivered + self.publisher.sent > moved.1 {
+                moved = (now_ns, delivered + self.publisher.sent);
+            } else if now_ns - moved.0 > STALL_NS && matches!(self.load.pace, Pace::Flood { .. }) {
+                is_stalled = true;
+                break;
+            }
+            let due = self.due(now_ns, delivered);
+            let is_free = self.publisher.can_send() && now_ns >= self.frame_due_ns;
+            if due > 0 && is_free {
+                self.send(due, now_ns)?;
+                gauge.sent.store(self.publisher.sent, Ordering::Relaxed);
+            } else {
+                let wait = self.wait(now_ns);
+                self.publisher.turn(wait)?;
+            }
+        }
+        let unanswered = self.publisher.settle()?;
+        Ok(Paced {
+            publisher: self.publisher,
+            lateness: self.lateness,
+            cpu_ns: thread_cpu_ns() - cpu_ns,
+            unanswered,
+            is_stalled,
+            is_batched: self.is_batched,
+        })
+    }
+
+    fn sent(&self) -> u64 {
+        self.publisher.sent - self.first
+    }
+
+    fn is_done(&self) -> bool {
+        if self.sent() >= self.load.events_max {
+            return true;
+        }
+        let Some(duration) = self.load.duration else {
+            return false;
+        };
+        let end_ns = self.start_ns + nanos(duration);
+        match self.load.pace {
+            // Every event whose moment lies within the time is sent, however late.
+            Pace::Rate(_) => self.intended_ns(self.sent()) >= end_ns,
+            Pace::Flood { .. } => self.clock.now_ns() >= end_ns,
+        }
+    }
+
+    fn intended_ns(&self, index: u64) -> u64 {
+        match self.load.pace {
+            Pace::Rate(rate) => self.start_ns + (index as f64 * 1e9 / rate) as u64,
+            Pace::Flood { .. } => self.start_ns,
+        }
+    }
+
+    /// How many events may be sent now.
+    fn due(&self, now_ns: u64, delivered: u64) -> u64 {
+        let left = self.load.events_max - self.sent();
+        let due = match self.load.pace {
+            Pace::Rate(rate) => {
+                let elapsed_ns = now_ns - self.start_ns;
+                let by_now = (elapsed_ns as f64 * rate / 1e9) as u64 + 1;
+                by_now.saturating_sub(self.sent())
+            }
+            Pace::Flood { window } => {
+                let total: u64 = self.load.subscribers.iter().sum();
+                let per_event = total.div_ceil(self.load.subscribers.len() as u64).max(1);
+                let undelivered = self.owed.saturating_sub(delivered) / per_event;
+                window.saturating_sub(undelivered.max(self.publisher.in_flight()))
+            }
+        };
+        due.min(left)
+    }
+
+    fn wait(&self, now_ns: u64) -> Duration {
+        let mut until_ns = self.intended_ns(self.sent()).max(self.frame_due_ns);
+        if !self.publisher.can_send() || until_ns <= now_ns {
+            until_ns = now_ns + nanos(WINDOW_POLL);
+        }
+        // A pong must not wait for the next event.
+        Duration::from_nanos(until_ns - now_ns).min(Duration::from_millis(100))
+    }
+
+    /// Sends what is due: one event per frame, unless the server's limit forbids so many frames.
+    fn send(&mut self, due: u64, now_ns: u64) -> io::Result<()> {
+        let mut batch = 1;
+        if let Some(limit) = self.load.messages_per_s_max {
+            let frames_per_s = limit as f64 * LIMIT_SHARE * self.publisher.line_count() as f64;
+            let gap_ns = (1e9 / frames_per_s) as u64;
+            // A small credit for frames that went out late, or lateness would add up.
+            self.frame_due_ns = self.frame_due_ns.max(now_ns.saturating_sub(10 * gap_ns)) + gap_ns;
+            batch = due.min(self.publisher.events_per_frame_max());
+            self.is_batched |= batch > 1;
+        }
+        let (first, start_ns) = (self.first, self.start_ns);
+        for event in self.publisher.sent..self.publisher.sent + batch {
+            let service = event as usize % self.load.subscribers.len();
+            self.owed += self.load.subscribers[service];
+        }
+        match self.load.pace {
+            Pace::Rate(rate) => {
+                let stamp = move |e: u64| start_ns + ((e - first) as f64 * 1e9 / rate) as u64;
+                for event in self.publisher.sent..self.publisher.sent + batch {
+                    self.lateness
+                        .saturating_record(now_ns.saturating_sub(stamp(event)));
+                }
+                self.publisher.send(batch, stamp)?;
+            }
+            Pace::Flood { .. } => self.publisher.send(batch, |_| now_ns)?,
+        }
+        // Several events of a flood share a write; an event at its moment does not wait.
+        if due <= batch || !self.publisher.can_send() {
+            self.publisher.turn(Duration::ZERO)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,432 @@
+//! The publisher: turns event numbers into registrations and counts which the server accepted.
+//!
+//! Event `e` changes service `e % services`, and there instance `e / services % INSTANCES`. Its
+//! send time goes into the instance's metadata, so that every event is a real change and every
+//! subscriber can tell how old it is. A server with a limit of client messages per connection is
+//! served through several lines, each staying below it.
+//!
+//! Does not decide when to send: that is `pace`.
+//!
+//! Imports `frame`, `message`, `target`, `clock`. Imported by `pace` and the scenarios.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::Value;
+
+use crate::clock::Clock;
+use crate::frame::{self, Opcode};
+use crate::message;
+use crate::target::{self, Target};
+
+/// How many instances of each service the events go round. Bounds the size of a snapshot.
+pub(crate) const INSTANCES: u64 = 16;
+
+/// The lease of an instance of ours: longer than any test.
+const LEASE_TTL_MS: u64 = 3_600_000;
+
+/// How long the handshake and the clean-up may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes that may wait in a line before no further event is taken.
+const OUTGOING_BYTES_MAX: usize = 128 * 1024;
+
+/// The longest frame that the server accepts.
+pub(crate) const FRAME_BYTES_MAX: usize = 64 * 1024;
+
+/// What an event holds beside the padding, at most.
+const ENVELOPE_BYTES: usize = 400;
+
+/// One connection of the publisher.
+#[derive(Debug)]
+struct Line {
+    stream: TcpStream,
+    outgoing: Vec<u8>,
+    incoming: Vec<u8>,
+    /// The requests without an answer: their id, their first event, how many events.
+    in_flight: VecDeque<(u64, u64, u64)>,
+}
+
+/// Sends events and keeps the account of the answers.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    /// How many changes of each service the server accepted; the revision it must stand at.
+    pub(crate) accepted: Vec<u64>,
+    /// How many events were sent.
+    pub(crate) sent: u64,
+    /// How many were refused for their rate.
+    pub(crate) rate_limited: u64,
+    /// How many were refused otherwise, and the first reason.
+    pub(crate) refused: u64,
+    /// The first refusal in the server's words.
+    pub(crate) refusal: Option<String>,
+    lines: Vec<Line>,
+    next_line: usize,
+    services: u64,
+    prefix: String,
+    padding: String,
+    payload: String,
+    clock: Clock,
+    next_id: u64,
+}
+
+impl Publisher {
+    /// Connects `lines` times.
+    pub(crate) fn connect(
+        target: &Target,
+        lines: usize,
+        prefix: &str,
+        services: usize,
+        payload_bytes: usize,
+        clock: Clock,
+    ) -> io::Result<Self> {
+        Ok(Publisher {
+            accepted: vec![0; services],
+            sent: 0,
+            rate_limited: 0,
+            refused: 0,
+            refusal: None,
+            lines: (0..lines.max(1))
+                .map(|_| Line::open(target))
+                .collect::<io::Result<_>>()?,
+            next_line: 0,
+            services: services as u64,
+            prefix: prefix.to_owned(),
+            padding: "x".repeat(payload_bytes),
+            payload: String::new(),
+            clock,
+            next_id: 1,
+        })
+    }
+
+    /// How many events fit one frame.
+    pub(crate) fn events_per_frame_max(&self) -> u64 {
+        let room = FRAME_BYTES_MAX / (self.padding.len() + ENVELOPE_BYTES);
+        // More than `INSTANCES` per service would name the same instance twice in one request.
+        (room as u64).clamp(1, INSTANCES * self.services)
+    }
+
+    /// How many events have no answer yet.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.lines
+            .iter()
+            .flat_map(|line| &line.in_flight)
+            .map(|(_, _, count)| count)
+            .sum()
+    }
+
+    /// How many lines there are.
+    pub(crate) fn line_count(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether the next line can take a frame.
+    pub(crate) fn can_send(&self) -> bool {
+        self.lines[self.next_line].outgoing.len() < OUTGOING_BYTES_MAX
+    }
+
+    /// Sends the next `count` events in one frame; `stamp_ns` gives the send time of each.
+    pub(crate) fn send(&mut self, count: u64, stamp_ns: impl Fn(u64) -> u64) -> io::Result<()> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.payload.clear();
+        let _ = write!(
+            self.payload,
+            r#"{{"type":"register","id":{id},"instances":["#
+        );
+        for event in self.sent..self.sent + count {
+            if event > self.sent {
+                self.payload.push(',');
+            }
+            let (service, instance) = self.names(event);
+            // Writing into a string cannot fail.
+            let _ = write!(
+                self.payload,
+                r#"{{"serviceId":"{}{service}","instanceId":"i{instance}","ip":"127.0.0.1","port":9000,"status":"up","leaseTtlMs":{LEASE_TTL_MS},"metadata":{{"t":"{}","pad":"{}"}}}}"#,
+                self.prefix,
+                stamp_ns(event),
+                self.padding
+            );
+        }
+        self.payload.push_str("]}");
+        let line = &mut self.lines[self.next_line];
+        frame::encode(
+            Opcode::Text,
+            self.payload.as_bytes(),
+            id as u32,
+            &mut line.outgoing,
+        );
+        line.in_flight.push_back((id, self.sent, count));
+        self.sent += count;
+        self.next_line = (self.next_line + 1) % self.lines.len();
+        Ok(())
+    }
+
+    /// Writes what the kernel takes, reads the answers that are there. Waits for either at most
+    /// `timeout`; not at all when that is zero.
+    pub(crate) fn turn(&mut self, timeout: Duration) -> io::Result<()> {
+        self.flush()?;
+        if !timeout.is_zero() {
+            self.wait(timeout)?;
+            self.flush()?;
+        }
+        for index in 0..self.lines.len() {
+            self.read(index)?;
+        }
+        Ok(())
+    }
+
+    /// Sends one event now, without waiting for its answer.
+    pub(crate) fn send_now(&mut self) -> io::Result<u64> {
+        let now_ns = self.clock.now_ns();
+        self.send(1, |_| now_ns)?;
+        self.flush()?;
+        Ok(now_ns)
+    }
+
+    /// Waits until everything sent is answered. Returns how many events stayed without an answer.
+    pub(crate) fn settle(&mut self) -> io::Result<u64> {
+        let mut progress_ns = self.clock.now_ns();
+        let mut left = self.in_flight();
+        while left > 0 && self.clock.now_ns() - progress_ns < 5_000_000_000 {
+            self.turn(Duration::from_millis(20))?;
+            if self.in_flight() < left {
+                left = self.in_flight();
+                progress_ns = self.clock.now_ns();
+            }
+        }
+        Ok(left)
+    }
+
+    /// Unregisters what was registered. A best effort: the leases end by themselves.
+    pub(crate) fn clean_up(mut self) {
+        for service in 0..self.services {
+            let keys: Vec<String> = (0..INSTANCES.min(self.sent.div_ceil(self.services)))
+                .map(|i| {
+                    format!(
+                        r#"{{"serviceId":"{}{service}","instanceId":"i{i}"}}"#,
+                        self.prefix
+                    )
+                })
+                .collect();
+            let text = format!(
+                r#"{{"type":"unregister","instance_keys":[{}]}}"#,
+                keys.join(",")
+            );
+            let index = service as usize % self.lines.len();
+            frame::encode(
+                Opcode::Text,
+                text.as_bytes(),
+                3,
+                &mut self.lines[index].outgoing,
+            );
+        }
+        for line in &mut self.lines {
+            frame::encode(Opcode::Close, &1000u16.to_be_bytes(), 3, &mut line.outgoing);
+            // The answers are of no interest, but reading to the end lets the server close first.
+            let _ = line.stream.set_nonblocking(false);
+            let _ = line.stream.set_read_timeout(Some(Duration::from_secs(2)));
+            let _ = line.stream.set_write_timeout(Some(Duration::from_secs(2)));
+            if line.stream.write_all(&line.outgoing).is_ok() {
+                let _ = io::copy(&mut line.stream, &mut io::sink());
+            }
+        }
+    }
+
+    fn names(&self, event: u64) -> (u64, u64) {
+        (event % self.services, event / self.services % INSTANCES)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.lines.iter_mut().try_for_each(Line::flush)
+    }
+
+    fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let mut descriptors: Vec<PollFd<'_>> = self
+            .lines
+            .iter()
+            .map(|line| {
+                let wants_out = !line.outgoing.is_empty();
+                let out = if wants_out {
+                    PollFlags::OUT
+                } else {
+                    PollFlags::empty()
+                };
+                PollFd::new(&line.stream, PollFlags::IN | out)
+            })
+            .collect();
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        match poll(&mut descriptors, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn read(&mut self, index: usize) -> io::Result<()> {
+        let line = &mut self.lines[index];
+        if line.fill()? == 0 {
+            return Ok(());
+        }
+        let incoming = std::mem::take(&mut line.incoming);
+        let mut used = 0;
+        while let Some(frame) = frame::decode(&incoming, used).map_err(io::Error::other)? {
+            used = frame.payload.end;
+            let payload = &incoming[frame.payload.clone()];
+            match frame.opcode {
+                Opcode::Ping => {
+                    frame::encode(Opcode::Pong, payload, 5, &mut self.lines[index].outgoing);
+                }
+                Opcode::Close => {
+                    let code = payload
+                        .first_chunk()
+                        .map_or(1005, |c| u16::from_be_bytes(*c));
+                    return Err(io::Error::other(format!(
+                        "the server closed the publisher's connection with {code}"
+                    )));
+                }
+                Opcode::Text => self.answered(index, payload),
+                _ => {}
+            }
+        }
+        self.lines[index].incoming = incoming;
+        self.lines[index].incoming.drain(..used);
+        Ok(())
+    }
+
+    fn answered(&mut self, index: usize, payload: &[u8]) {
+        let Some(message) = message::parse(payload) else {
+            return;
+        };
+        if message.kind != "registered" && message.kind != "error" {
+            return;
+        }
+        let in_flight = &mut self.lines[index].in_flight;
+        // Answers come in order as a rule. One without an id is taken for the oldest request.
+        let position = message
+            .id
+            .map_or(Some(0), |id| in_flight.iter().position(|r| r.0 == id));
+        let Some((_, first, count)) = position.and_then(|at| in_flight.remove(at)) else {
+            return;
+        };
+        if message.kind == "error" {
+            if message.code == "rate_limited" {
+                self.rate_limited += count;
+            } else {
+                self.refused += count;
+            }
+            let words = format!("{}: {}", message.code, message.message);
+            self.refusal.get_or_insert(words);
+            return;
+        }
+        for event in first..first + count {
+            self.accepted[(event % self.services) as usize] += 1;
+        }
+        for failed in &message.failed_instances {
+            self.take_back(failed);
+        }
+    }
+
+    /// An instance of an otherwise accepted request failed.
+    fn take_back(&mut self, failed: &Value) {
+        self.refused += 1;
+        self.refusal.get_or_insert_with(|| {
+            let word = |key: &str| failed[key].as_str().unwrap_or("?").to_owned();
+            format!("{}: {}", word("errorCode"), word("errorMessage"))
+        });
+        let service_id = failed["instance"]["serviceId"].as_str().unwrap_or_default();
+        let service = service_id
+            .strip_prefix(&self.prefix)
+            .and_then(|text| text.parse().ok());
+        if let Some(accepted) = service.and_then(|index: usize| self.accepted.get_mut(index)) {
+            *accepted = accepted.saturating_sub(1);
+        }
+    }
+}
+
+impl Line {
+    fn open(target: &Target) -> io::Result<Line> {
+        let mut stream = TcpStream::connect_timeout(&target.address, ANSWER_TIMEOUT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        let (request, accept) = target.upgrade();
+        stream.write_all(request.as_bytes())?;
+        let mut incoming = Vec::new();
+        let head = loop {
+            let mut part = [0; 4096];
+            let count = stream.read(&mut part)?;
+            incoming.extend_from_slice(&part[..count]);
+            if let Some(head) = target::upgraded(&incoming, &accept).map_err(io::Error::other)? {
+                break head;
+            }
+            if count == 0 {
+                return Err(io::Error::other("closed before the upgrade"));
+            }
+        };
+        incoming.drain(..head);
+        stream.set_nonblocking(true)?;
+        Ok(Line {
+            stream,
+            outgoing: Vec::new(),
+            incoming,
+            in_flight: VecDeque::new(),
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let mut done = 0;
+        while done < self.outgoing.len() {
+            match self.stream.write(&self.outgoing[done..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.outgoing.drain(..done);
+        Ok(())
+    }
+
+    /// Reads what is there. Returns how many bytes of frames wait to be looked at.
+    fn fill(&mut self) -> io::Result<usize> {
+        loop {
+            let mut part = [0; 16 * 1024];
+            match self.stream.read(&mut part) {
+                Ok(0) => {
+                    return Err(io::Error::other(
+                        "the server ended the publisher's connection",
+                    ));
+                }
+                Ok(count) => {
+                    self.incoming.extend_from_slice(&part[..count]);
+                    if count < part.len() {
+                        return Ok(self.incoming.len());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(self.incoming.len());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The errors that the server answered to events, for the report.
+pub(crate) fn refusals(publisher: &Publisher) -> BTreeMap<&'static str, u64> {
+    [
+        ("rate_limited", publisher.rate_limited),
+        ("refused", publisher.refused),
+    ]
+    .into_iter()
+    .filter(|(_, count)| *count > 0)
+    .collect()
+}

@@ -1,0 +1,153 @@
+//! The flow: events are published on one thread while this one reads, until all are accounted for.
+//!
+//! Imports `pace`, `fleet`, `process`. Used by every scenario that publishes more than one event
+//! at a time.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hdrhistogram::Histogram;
+
+use super::{Bench, TURN};
+use crate::fleet::Fleet;
+use crate::outcome::Measured;
+use crate::pace::{self, Gauge, Load, STALL_NS, thread_cpu_ns};
+use crate::publisher::Publisher;
+
+/// What a flow has to report.
+#[derive(Debug)]
+pub(super) struct Flow {
+    /// The publisher, for what comes after.
+    pub(super) publisher: Publisher,
+    /// CPU time of both sides.
+    pub(super) measured: Measured,
+    /// From the first event to the last delivery.
+    pub(super) elapsed_ns: u64,
+    /// Deliveries that came in this flow.
+    pub(super) delivered: u64,
+    /// How much later than due events were sent.
+    pub(super) lateness: Histogram<u64>,
+    /// What a reader of the figures should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// How many deliveries a fleet has behind it, in whatever form they came.
+fn delivered(fleet: &Fleet) -> u64 {
+    let counts = &fleet.tally.counts;
+    counts.received + counts.collapsed + counts.hollow
+}
+
+/// Publishes `load` and reads until every delivery is there, or none has come for 5 s.
+pub(super) fn run(
+    bench: &mut Bench,
+    fleet: &mut Fleet,
+    publisher: Publisher,
+    load: &Load,
+) -> io::Result<Flow> {
+    let before = publisher.accepted.clone();
+    let gauge = Arc::new(Gauge::default());
+    let server_before = bench.process.and_then(crate::process::Process::sample);
+    let reader_before_ns = thread_cpu_ns();
+    let start_ns = bench.clock.now_ns();
+    let base = delivered(fleet);
+    fleet.tally.mark(start_ns);
+    let first_event = publisher.sent;
+    let sender = pace::start(publisher, load.clone(), Arc::clone(&gauge), bench.clock);
+    while !gauge.is_finished.load(Ordering::Acquire) {
+        fleet.turn(TURN)?;
+        gauge
+            .delivered
+            .store(delivered(fleet) - base, Ordering::Relaxed);
+        bench.progress.show(shown(
+            load,
+            &gauge,
+            first_event,
+            start_ns,
+            bench.clock.now_ns(),
+        ));
+    }
+    let paced = sender
+        .join()
+        .map_err(|_| io::Error::other("the sending thread has failed"))??;
+    let accepted = paced
+        .publisher
+        .accepted
+        .iter()
+        .zip(&before)
+        .map(|(now, then)| now - then);
+    let owed: u64 = accepted
+        .zip(&load.subscribers)
+        .map(|(count, each)| count * each)
+        .sum();
+    await_deliveries(bench, fleet, base + owed)?;
+    let end_ns = bench.clock.now_ns();
+    let server_after = bench.process.and_then(crate::process::Process::sample);
+    let measured = Measured {
+        window_ns: end_ns - start_ns,
+        server: server_after
+            .zip(server_before)
+            .map(|(after, before)| after.since(&before)),
+        reader_ns: thread_cpu_ns() - reader_before_ns,
+        sender_ns: paced.cpu_ns,
+    };
+    let mut notes = Vec::new();
+    if paced.is_stalled {
+        notes.push("the flood stood still for 5 s and was given up".to_owned());
+    }
+    if paced.unanswered > 0 {
+        notes.push(format!(
+            "{} events stayed without an answer",
+            paced.unanswered
+        ));
+    }
+    if paced.is_batched {
+        notes.push(
+            "several events shared a frame, to stay below the server's message limit".to_owned(),
+        );
+    }
+    Ok(Flow {
+        publisher: paced.publisher,
+        measured,
+        elapsed_ns: fleet.tally.last_ns.saturating_sub(start_ns),
+        delivered: delivered(fleet) - base,
+        lateness: paced.lateness,
+        notes,
+    })
+}
+
+/// Reads until `goal` deliveries are there, or none has come for 5 s, or nobody is left to read.
+pub(super) fn await_deliveries(bench: &mut Bench, fleet: &mut Fleet, goal: u64) -> io::Result<()> {
+    let mut progress = (bench.clock.now_ns(), delivered(fleet));
+    while delivered(fleet) < goal {
+        fleet.turn(TURN)?;
+        let now_ns = bench.clock.now_ns();
+        if delivered(fleet) > progress.1 {
+            progress = (now_ns, delivered(fleet));
+        } else if now_ns - progress.0 > STALL_NS || fleet.open_count() == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How many deliveries are owed in all once `publisher`'s events are accepted.
+pub(super) fn goal(fleet: &Fleet, publisher: &Publisher) -> u64 {
+    fleet.tally.expected(&publisher.accepted)
+}
+
+/// What the bar shows: events, or seconds when only the time is known.
+fn shown(load: &Load, gauge: &Gauge, first_event: u64, start_ns: u64, now_ns: u64) -> u64 {
+    if load.events_max == u64::MAX {
+        return (now_ns - start_ns) / 1_000_000_000;
+    }
+    gauge
+        .sent
+        .load(Ordering::Relaxed)
+        .saturating_sub(first_event)
+}
+
+/// Whether a fleet has `goal` deliveries behind it.
+pub(super) fn is_delivered(fleet: &Fleet, goal: u64) -> bool {
+    delivered(fleet) >= goal
+}
