@@ -123,10 +123,7 @@ impl Default for Config {
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map()
-            .entries(
-                KEYS.iter()
-                    .map(|key| (key.name, (key.show)(self).to_string())),
-            )
+            .entries(KEYS.iter().map(|key| (key.name, (key.show)(self).to_string())))
             .finish()
     }
 }
@@ -287,12 +284,7 @@ impl Key {
     /// The variable of the environment.
     fn env(&self) -> String {
         self.env.map_or_else(
-            || {
-                format!(
-                    "FANFARE_{}",
-                    self.name.replace('-', "_").to_ascii_uppercase()
-                )
-            },
+            || format!("FANFARE_{}", self.name.replace('-', "_").to_ascii_uppercase()),
             str::to_owned,
         )
     }
@@ -305,9 +297,7 @@ impl Key {
 
 /// Returns the row of a key that this module names itself.
 fn index_of(name: &str) -> usize {
-    KEYS.iter()
-        .position(|key| key.name == name)
-        .expect("a row of the table")
+    KEYS.iter().position(|key| key.name == name).expect("a row of the table")
 }
 
 /// A row for a field with a range: the flag, `kind(range)`, the default, `path.to.field`, the help.
@@ -412,9 +402,7 @@ static KEYS: &[Key] = &[
         help: "Database: sqlite://PATH",
         parse: |config, text| {
             // The text may hold a password, so it is not quoted.
-            if !["sqlite:", "postgres:", "postgresql:"]
-                .iter()
-                .any(|known| text.starts_with(known))
+            if !["sqlite:", "postgres:", "postgresql:"].iter().any(|known| text.starts_with(known))
             {
                 return Err("not a URL that starts with sqlite:// or postgres://".to_owned());
             }
@@ -430,10 +418,7 @@ static KEYS: &[Key] = &[
         unset: Unset::Follows("same host"),
         help: "Origins a browser may upgrade from, by comma: https://app.example.org; * is any",
         parse: |config, text| {
-            let origins = text
-                .split(',')
-                .map(str::trim)
-                .filter(|origin| !origin.is_empty());
+            let origins = text.split(',').map(str::trim).filter(|origin| !origin.is_empty());
             config.allowed_origins = origins.map(parse_origin).collect::<Result<_, _>>()?;
             Ok(())
         },
@@ -583,12 +568,7 @@ static KEYS: &[Key] = &[
             };
             Ok(())
         },
-        show: |config| {
-            config
-                .limits
-                .connections_max
-                .map_or_else(|| "auto".into(), Value::from)
-        },
+        show: |config| config.limits.connections_max.map_or_else(|| "auto".into(), Value::from),
     },
     bounded!(
         "outbox-bytes-max",
@@ -639,13 +619,7 @@ static KEYS: &[Key] = &[
         limits.instances_max,
         "Most registered instances"
     ),
-    bounded!(
-        "services-max",
-        count(1..=50_000_000),
-        "200000",
-        limits.services_max,
-        "Most services"
-    ),
+    bounded!("services-max", count(1..=50_000_000), "200000", limits.services_max, "Most services"),
     bounded!(
         "drain-window",
         duration(0..=limits::DRAIN_WINDOW_MS_MAX),
@@ -657,14 +631,9 @@ static KEYS: &[Key] = &[
 
 /// Reads an address. A port alone, `:8080`, is that port on loopback, as is `localhost:8080`.
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    let port = text
-        .strip_prefix("localhost:")
-        .or_else(|| text.strip_prefix(':'));
+    let port = text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':'));
     let address = match port {
-        Some(port) => port
-            .parse()
-            .ok()
-            .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        Some(port) => port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         None => text.parse().ok(),
     };
     address.ok_or_else(|| format!("{} is not an address like 127.0.0.1:8080", quote(text)))
@@ -678,10 +647,7 @@ fn parse_origin(text: &str) -> Result<String, String> {
     if origin == "*" || (!host.is_empty() && host.chars().all(is_plain)) {
         Ok(origin)
     } else {
-        Err(format!(
-            "{} is not an origin like https://app.example.org",
-            quote(text)
-        ))
+        Err(format!("{} is not an origin like https://app.example.org", quote(text)))
     }
 }
 
@@ -691,10 +657,7 @@ fn without_password(url: &str) -> String {
         Some((url, _)) => (url, "?***"),
         None => (url, ""),
     };
-    match url
-        .split_once("://")
-        .map(|(scheme, rest)| (scheme, rest.rsplit_once('@')))
-    {
+    match url.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
         Some((scheme, Some((user, host)))) => {
             let user = user.split(':').next().unwrap_or_default();
             format!("{scheme}://{user}:***@{host}{query}")
@@ -720,17 +683,14 @@ impl Config {
         A::Item: Into<OsString>,
         E: Fn(&str) -> Option<String>,
     {
-        load(args.into_iter().map(Into::into).collect(), env, |path| {
-            fs::read_to_string(path)
-        })
+        load(args.into_iter().map(Into::into).collect(), env, |path| fs::read_to_string(path))
     }
 
     /// Lists every key in snake case with its value, secrets as `"***"`, and its source.
     #[must_use]
     pub fn entries(&self, sources: &Sources) -> Vec<(String, Value, Source)> {
         let rows = KEYS.iter().zip(&sources.0);
-        rows.map(|(key, source)| (key.snake_case(), (key.show)(self), *source))
-            .collect()
+        rows.map(|(key, source)| (key.snake_case(), (key.show)(self), *source)).collect()
     }
 }
 
@@ -743,11 +703,7 @@ fn load(
     let env = |name: &str| env(name).filter(|text| !text.is_empty());
     let mut layers = Layers::default();
     let matches = parse_args(args, &mut layers.faults)?;
-    let flag = |name: &str| {
-        matches
-            .last()
-            .and_then(|level| level.get_one::<String>(name))
-    };
+    let flag = |name: &str| matches.last().and_then(|level| level.get_one::<String>(name));
 
     if let Some(path) = flag("config").cloned().or_else(|| env(CONFIG_ENV)) {
         layers.apply_file(&path, read(Path::new(&path)));
@@ -788,10 +744,7 @@ impl Layers {
     fn apply(&mut self, index: usize, text: &str, source: Source, place: String) {
         self.sources.0[index] = source;
         if let Err(message) = (KEYS[index].parse)(&mut self.config, text) {
-            self.faults.push(Fault {
-                place: place.clone(),
-                message,
-            });
+            self.faults.push(Fault { place: place.clone(), message });
         }
         self.places.push((index, place));
     }
@@ -807,25 +760,16 @@ impl Layers {
                     let before = text.get(..end).unwrap_or_default();
                     let line = before.matches('\n').count() + 1;
                     let message = format!("line {line}: {}", error.message());
-                    return self.faults.push(Fault {
-                        place: path.to_owned(),
-                        message,
-                    });
+                    return self.faults.push(Fault { place: path.to_owned(), message });
                 }
                 Err(error) => {
                     let message = format!("cannot be read: {error}");
-                    return self.faults.push(Fault {
-                        place: path.to_owned(),
-                        message,
-                    });
+                    return self.faults.push(Fault { place: path.to_owned(), message });
                 }
             };
         for (name, value) in &table {
             let place = format!("{path}: {name}");
-            let fault = |message: &str| Fault {
-                place: place.clone(),
-                message: message.to_owned(),
-            };
+            let fault = |message: &str| Fault { place: place.clone(), message: message.to_owned() };
             let canonical = name.replace('_', "-");
             let Some(index) = KEYS.iter().position(|key| key.name == canonical) else {
                 self.faults.push(fault("unknown key"));
@@ -837,9 +781,7 @@ impl Layers {
             }
             match text_of(value) {
                 Some(text) => self.apply(index, &text, Source::File, place),
-                None => self
-                    .faults
-                    .push(fault("a table is not a value of this key")),
+                None => self.faults.push(fault("a table is not a value of this key")),
             }
         }
     }
@@ -872,23 +814,14 @@ impl Layers {
             return Err(LoadError::Faults(self.faults));
         }
         let mut warnings = Vec::new();
-        let secret_bytes = self
-            .config
-            .jwt_secret
-            .as_ref()
-            .map_or(usize::MAX, String::len);
+        let secret_bytes = self.config.jwt_secret.as_ref().map_or(usize::MAX, String::len);
         if secret_bytes < limits::JWT_SECRET_BYTES {
             warnings.push(format!(
                 "the JWT secret has {secret_bytes} bytes, at least {} are advised",
                 limits::JWT_SECRET_BYTES
             ));
         }
-        Ok(Loaded {
-            config: self.config,
-            sources: self.sources,
-            action,
-            warnings,
-        })
+        Ok(Loaded { config: self.config, sources: self.sources, action, warnings })
     }
 }
 
@@ -912,9 +845,7 @@ fn command() -> Command {
     let config = Arg::new("config")
         .long("config")
         .value_name("FILE")
-        .help(format!(
-            "Configuration file (TOML) with these keys [env: {CONFIG_ENV}]"
-        ))
+        .help(format!("Configuration file (TOML) with these keys [env: {CONFIG_ENV}]"))
         .global(true);
     let limits_index = 1 + index_of("echo");
     let keys = KEYS.iter().enumerate().map(|(index, key)| {
@@ -922,34 +853,15 @@ fn command() -> Command {
         Arg::new(key.name)
             .long(key.name)
             .value_name(key.placeholder)
-            .help(format!(
-                "{} [default: {unset}] [env: {}]",
-                key.help,
-                key.env()
-            ))
-            .help_heading(if index >= limits_index {
-                "Limits"
-            } else {
-                "Options"
-            })
+            .help(format!("{} [default: {unset}] [env: {}]", key.help, key.env()))
+            .help_heading(if index >= limits_index { "Limits" } else { "Options" })
             .allow_negative_numbers(true)
             .global(true)
     });
     let token = Command::new("token")
         .about("Print a token for a user and exit")
-        .arg(
-            Arg::new("user")
-                .long("user")
-                .value_name("ID")
-                .required(true)
-                .help("User id"),
-        )
-        .arg(
-            Arg::new("username")
-                .long("username")
-                .value_name("NAME")
-                .help("Name to show"),
-        )
+        .arg(Arg::new("user").long("user").value_name("ID").required(true).help("User id"))
+        .arg(Arg::new("username").long("username").value_name("NAME").help("Name to show"))
         .arg(
             Arg::new("scope")
                 .long("scope")
@@ -1017,10 +929,7 @@ fn unknown_flag(error: &clap::Error, args: &[OsString]) -> Option<(Fault, Vec<Os
     let flag = context(ContextKind::InvalidArg)?;
     let index = args.iter().position(|arg| {
         let arg = arg.to_string_lossy();
-        arg == flag
-            || arg
-                .strip_prefix(flag)
-                .is_some_and(|rest| rest.starts_with('='))
+        arg == flag || arg.strip_prefix(flag).is_some_and(|rest| rest.starts_with('='))
     })?;
     let mut rest = args.to_vec();
     let has_value_inside = rest.remove(index) != flag;
@@ -1035,23 +944,14 @@ fn unknown_flag(error: &clap::Error, args: &[OsString]) -> Option<(Fault, Vec<Os
         Some(similar) => format!("unknown flag; is {similar} meant?"),
         None => "unknown flag; see --help".to_owned(),
     };
-    Some((
-        Fault {
-            place: flag.to_owned(),
-            message,
-        },
-        rest,
-    ))
+    Some((Fault { place: flag.to_owned(), message }, rest))
 }
 
 /// Reads the flags of `fanfare token`.
 fn parse_token(matches: &ArgMatches, faults: &mut Vec<Fault>) -> Action {
     let flag = |name: &str| matches.get_one::<String>(name).cloned();
     let mut fault = |place: &str, message: String| {
-        faults.push(Fault {
-            place: place.to_owned(),
-            message,
-        });
+        faults.push(Fault { place: place.to_owned(), message });
     };
     let user = flag("user").unwrap_or_default();
     if user.is_empty() {
@@ -1060,10 +960,7 @@ fn parse_token(matches: &ArgMatches, faults: &mut Vec<Fault>) -> Action {
     let scope = flag("scope");
     for word in Scopes::unknown_words(scope.as_deref().unwrap_or_default()) {
         let known = "registry:write, publish, admin";
-        fault(
-            "--scope",
-            format!("{} is no scope; there are {known}", quote(word)),
-        );
+        fault("--scope", format!("{} is no scope; there are {known}", quote(word)));
     }
     let ttl = flag("ttl").unwrap_or_default();
     let ttl_ms =
@@ -1071,12 +968,7 @@ fn parse_token(matches: &ArgMatches, faults: &mut Vec<Fault>) -> Action {
             fault("--ttl", message);
             0
         });
-    Action::Token {
-        user,
-        username: flag("username"),
-        scope,
-        ttl_s: ttl_ms / 1_000,
-    }
+    Action::Token { user, username: flag("username"), scope, ttl_s: ttl_ms / 1_000 }
 }
 
 #[cfg(test)]
@@ -1132,10 +1024,7 @@ mod tests {
         let loaded = load_from("", &[], "").unwrap();
         assert_eq!(loaded.config, Config::default());
         assert_eq!(loaded.sources, Sources::default());
-        assert_eq!(
-            (loaded.action, loaded.warnings),
-            (Action::Serve, Vec::new())
-        );
+        assert_eq!((loaded.action, loaded.warnings), (Action::Serve, Vec::new()));
     }
 
     /// Each key changes one shown value, its own, and shows it in a form that is read back.
@@ -1170,17 +1059,9 @@ mod tests {
         let names: BTreeSet<&str> = KEYS.iter().map(|key| key.name).collect();
         let variables: BTreeSet<String> = KEYS.iter().map(Key::env).collect();
         assert_eq!((names.len(), variables.len()), (KEYS.len(), KEYS.len()));
-        assert!(
-            names
-                .iter()
-                .all(|n| n.bytes().all(|b| b == b'-' || b.is_ascii_lowercase()))
-        );
+        assert!(names.iter().all(|n| n.bytes().all(|b| b == b'-' || b.is_ascii_lowercase())));
         let special = ["JWT_SECRET", "DATABASE_URL"];
-        assert!(
-            variables
-                .iter()
-                .all(|v| v.starts_with("FANFARE_") || special.contains(&&**v))
-        );
+        assert!(variables.iter().all(|v| v.starts_with("FANFARE_") || special.contains(&&**v)));
         assert!(variables.contains("FANFARE_OUTBOX_BYTES_MAX"));
         assert!(!variables.contains(CONFIG_ENV));
     }
@@ -1194,9 +1075,7 @@ mod tests {
             ("FANFARE_WRITE_TIMEOUT", "6s"),
             ("FANFARE_SHARDS", ""),
         ];
-        let Loaded {
-            config, sources, ..
-        } = load_from("--write-timeout 7s", &env, file).unwrap();
+        let Loaded { config, sources, .. } = load_from("--write-timeout 7s", &env, file).unwrap();
         assert_eq!(config.lease_ttl_ms, 5_000);
         assert_eq!(config.limits.ping_interval_ms, 6_000);
         assert_eq!(config.limits.write_timeout_ms, 7_000);
@@ -1212,9 +1091,7 @@ mod tests {
     fn file_takes_toml_types() {
         let file = "shards = 3\necho = false\nallowed_origins = [\"https://A.example/\", \"*\"]\n\
             outbox-bytes-max = 2048\nconnections_max = \"auto\"\n";
-        let config = load_from("--config fanfare.toml", &[], file)
-            .unwrap()
-            .config;
+        let config = load_from("--config fanfare.toml", &[], file).unwrap().config;
         assert_eq!((config.shards, config.echo), (3, false));
         assert_eq!(config.allowed_origins, ["https://a.example", "*"]);
         assert_eq!(config.limits.outbox_bytes_max, 2_048);
@@ -1225,10 +1102,7 @@ mod tests {
     fn all_faults_of_all_layers_are_reported() {
         let file = "lease_tll = \"20s\"\nlease-ttl = 20\nlease_ttl = \"20s\"\n\
             [limits]\nshards = 1\n[echo]\n";
-        let env = [
-            ("FANFARE_ECHO", "maybe"),
-            ("DATABASE_URL", "mysql://u:pw@h/d"),
-        ];
+        let env = [("FANFARE_ECHO", "maybe"), ("DATABASE_URL", "mysql://u:pw@h/d")];
         let args = "--config fanfare.toml --lease-ttl abc --bogus 1 --shards=0 --bind nowhere \
             --bod-timeout=3s --ping-interval 0";
         assert_eq!(
@@ -1254,59 +1128,29 @@ mod tests {
     #[test]
     fn file_that_cannot_be_read_or_parsed_is_a_fault() {
         let missing = faults("--config other.toml --shards x", &[], "");
-        assert!(
-            missing[0].starts_with("other.toml: cannot be read: "),
-            "{missing:?}"
-        );
+        assert!(missing[0].starts_with("other.toml: cannot be read: "), "{missing:?}");
         assert_eq!(missing[1], "--shards: \"x\" is not a whole number");
         let secret = "shards = 1\njwt_secret = \"hunter2\nshards = 2\n";
         let broken = faults("--config fanfare.toml", &[], secret);
-        assert!(
-            broken[0].starts_with("fanfare.toml: line 2: "),
-            "{broken:?}"
-        );
-        assert!(
-            !broken[0].contains("hunter2") && broken.len() == 1,
-            "{broken:?}"
-        );
+        assert!(broken[0].starts_with("fanfare.toml: line 2: "), "{broken:?}");
+        assert!(!broken[0].contains("hunter2") && broken.len() == 1, "{broken:?}");
     }
 
     #[test]
     fn address_beyond_loopback_needs_a_word_about_auth() {
         for args in ["--bind 0.0.0.0:1", "--bind [::]:1", "--bind 192.0.2.1:1"] {
             let faults = faults(args, &[], "");
-            assert!(
-                faults.len() == 1 && faults[0].starts_with("--bind: "),
-                "{faults:?}"
-            );
+            assert!(faults.len() == 1 && faults[0].starts_with("--bind: "), "{faults:?}");
             assert!(faults[0].contains("--auth required"), "{faults:?}");
         }
-        let faults = faults(
-            "",
-            &[("FANFARE_BIND", "0.0.0.0:1"), ("FANFARE_AUTH", "no")],
-            "",
-        );
-        assert_eq!(
-            faults,
-            ["FANFARE_AUTH: \"no\" is neither open nor required"]
-        );
+        let faults = faults("", &[("FANFARE_BIND", "0.0.0.0:1"), ("FANFARE_AUTH", "no")], "");
+        assert_eq!(faults, ["FANFARE_AUTH: \"no\" is neither open nor required"]);
 
         let loaded = load_from("--bind 0.0.0.0:1 --auth open", &[], "").unwrap();
-        assert_eq!(
-            (loaded.config.auth, loaded.config.echo),
-            (AuthMode::Open, false)
-        );
+        assert_eq!((loaded.config.auth, loaded.config.echo), (AuthMode::Open, false));
         let loaded = load_from("--bind 0.0.0.0:1 --auth required --echo on", &[], "").unwrap();
-        assert_eq!(
-            (loaded.config.auth, loaded.config.echo),
-            (AuthMode::Required, true)
-        );
-        for args in [
-            "--bind :0",
-            "--bind localhost:0",
-            "--bind [::1]:0",
-            "--bind 127.9.9.9:0",
-        ] {
+        assert_eq!((loaded.config.auth, loaded.config.echo), (AuthMode::Required, true));
+        for args in ["--bind :0", "--bind localhost:0", "--bind [::1]:0", "--bind 127.9.9.9:0"] {
             let config = load_from(args, &[], "").unwrap().config;
             assert!(config.echo && config.bind.port() == 0, "{args}");
         }
@@ -1318,32 +1162,14 @@ mod tests {
             "--jwt-secret hunter2 --database-url postgres://ann:pa:ss@word@db:5/f?password=x";
         let loaded = load_from(args, &[], "").unwrap();
         let entries = loaded.config.entries(&loaded.sources);
-        let value = |name: &str| {
-            entries
-                .iter()
-                .find(|entry| entry.0 == name)
-                .unwrap()
-                .1
-                .clone()
-        };
+        let value = |name: &str| entries.iter().find(|entry| entry.0 == name).unwrap().1.clone();
         assert_eq!(value("jwt_secret"), "***");
         assert_eq!(value("database_url"), "postgres://ann:***@db:5/f?***");
         let debug = format!("{loaded:?}");
-        assert!(
-            !debug.contains("hunter2") && !debug.contains("word@"),
-            "{debug}"
-        );
-        assert_eq!(
-            loaded.warnings,
-            ["the JWT secret has 7 bytes, at least 32 are advised"]
-        );
-        let plain = load_from("--database-url sqlite://x.db", &[], "")
-            .unwrap()
-            .config;
-        assert_eq!(
-            (KEYS[index_of("database-url")].show)(&plain),
-            "sqlite://x.db"
-        );
+        assert!(!debug.contains("hunter2") && !debug.contains("word@"), "{debug}");
+        assert_eq!(loaded.warnings, ["the JWT secret has 7 bytes, at least 32 are advised"]);
+        let plain = load_from("--database-url sqlite://x.db", &[], "").unwrap().config;
+        assert_eq!((KEYS[index_of("database-url")].show)(&plain), "sqlite://x.db");
         assert_eq!((KEYS[index_of("jwt-secret")].show)(&plain), Value::Null);
     }
 
@@ -1355,11 +1181,7 @@ mod tests {
         let text = help.to_string();
         for key in KEYS {
             assert!(text.contains(&format!("--{} <", key.name)), "{}", key.name);
-            assert!(
-                text.contains(&format!("[env: {}]", key.env())),
-                "{}",
-                key.name
-            );
+            assert!(text.contains(&format!("[env: {}]", key.env())), "{}", key.name);
         }
         assert_eq!(LoadError::Usage(usage("--shards")).exit_code(), 2);
         assert_eq!(LoadError::Usage(usage("nonsense")).exit_code(), 2);
@@ -1371,11 +1193,7 @@ mod tests {
     fn serve_is_what_happens_without_a_subcommand() {
         for args in ["--shards 3", "serve --shards 3", "--shards 3 serve"] {
             let loaded = load_from(args, &[], "").unwrap();
-            assert_eq!(
-                (loaded.action, loaded.config.shards),
-                (Action::Serve, 3),
-                "{args}"
-            );
+            assert_eq!((loaded.action, loaded.config.shards), (Action::Serve, 3), "{args}");
         }
         assert_eq!(faults("--bogus serve --shards 0", &[], "").len(), 2);
     }
@@ -1385,12 +1203,8 @@ mod tests {
         let env = [("FANFARE_BIND", "0.0.0.0:80"), ("JWT_SECRET", "s")];
         for args in ["--data-dir d token --user u", "token --user u --data-dir d"] {
             let loaded = load_from(args, &env, "").unwrap();
-            let token = Action::Token {
-                user: "u".into(),
-                username: None,
-                scope: None,
-                ttl_s: 3_600,
-            };
+            let token =
+                Action::Token { user: "u".into(), username: None, scope: None, ttl_s: 3_600 };
             assert_eq!(loaded.action, token);
             assert_eq!(loaded.config.data_dir, Path::new("d"));
             assert_eq!(loaded.config.jwt_secret.as_deref(), Some("s"));
@@ -1425,14 +1239,7 @@ mod tests {
         ] {
             assert_eq!(parse_origin(text).as_deref(), Ok(origin));
         }
-        for wrong in [
-            "",
-            "example.org",
-            "https://",
-            "https://a/b",
-            "https://*.a",
-            "https://a b",
-        ] {
+        for wrong in ["", "example.org", "https://", "https://a/b", "https://*.a", "https://a b"] {
             assert!(parse_origin(wrong).is_err(), "{wrong}");
         }
     }

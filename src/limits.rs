@@ -190,7 +190,7 @@ pub const SOCKET_SEND_BYTES: usize = 128 * KIB;
 
 /// Bytes of the send buffer that may be unsent before a socket counts as full, so that a slow
 /// reader is noticed while its backlog is still ours to replace.
-pub const SOCKET_UNSENT_BYTES: u32 = 32 * KIB as u32;
+pub const SOCKET_UNSENT_BYTES: u32 = 32 * 1_024;
 
 /// Time after which the kernel gives up on a peer that acknowledges nothing, in milliseconds.
 pub const TCP_USER_TIMEOUT_MS: u64 = 30_000;
@@ -201,6 +201,9 @@ pub const RESERVED_DESCRIPTORS: usize = 64;
 
 /// Threads a shard may use for large bodies at once.
 pub const BLOCKING_THREADS_MAX: usize = 2;
+
+/// Pause of a thread that found a full mailbox and may wait.
+pub const MAILBOX_FULL_PAUSE: std::time::Duration = std::time::Duration::from_micros(200);
 
 // --- Turns ---------------------------------------------------------------------------------------
 
@@ -347,7 +350,8 @@ const _: () = assert!(
     "protection is shorter than the longest lease"
 );
 const _: () = assert!(EXPIRY_JUDGE_DELAY_MS + 2 * LEASE_TICK_MS < 1_000, "expiry is in time");
-const _: () = assert!(COPY_BYTES_MAX <= RUN_BYTES_MAX, "a run is larger than what is worth copying");
+const _: () =
+    assert!(COPY_BYTES_MAX <= RUN_BYTES_MAX, "a run is larger than what is worth copying");
 const _: () = assert!(PROTECTION_PERCENT < 100, "a share of a service");
 const _: () = assert!(STORE_RETRY_MS_MIN <= STORE_RETRY_MS_MAX, "pauses grow");
 const _: () = assert!(

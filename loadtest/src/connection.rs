@@ -184,9 +184,6 @@ mod tests {
         let second = source_address(local, PORTS_PER_SOURCE).unwrap();
         let third = source_address(local, 2 * PORTS_PER_SOURCE).unwrap();
         assert!(second.ip().is_loopback() && second != third);
-        assert_eq!(
-            source_address("192.0.2.1:80".parse().unwrap(), 1_000_000),
-            None
-        );
+        assert_eq!(source_address("192.0.2.1:80".parse().unwrap(), 1_000_000), None);
     }
 }

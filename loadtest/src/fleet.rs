@@ -136,10 +136,7 @@ impl Fleet {
 
     /// How many connections are WebSockets now.
     pub(crate) fn open_count(&self) -> usize {
-        self.connections
-            .iter()
-            .filter(|connection| connection.phase == Phase::Open)
-            .count()
+        self.connections.iter().filter(|connection| connection.phase == Phase::Open).count()
     }
 
     /// How many places there are, occupied or not.
@@ -158,9 +155,7 @@ impl Fleet {
         (0..layout.per_connection).all(|slot| {
             let place = index * layout.per_connection + slot;
             let goal = revisions[layout.service_at(place)];
-            self.tally
-                .revision(place)
-                .is_some_and(|revision| revision >= goal)
+            self.tally.revision(place).is_some_and(|revision| revision >= goal)
         })
     }
 
@@ -266,10 +261,7 @@ impl Fleet {
             let Some(stream) = &connection.stream else {
                 return;
             };
-            match stream
-                .take_error()
-                .and_then(|error| error.map_or(Ok(()), Err))
-            {
+            match stream.take_error().and_then(|error| error.map_or(Ok(()), Err)) {
                 Err(error) => return self.lose(index, &error.to_string()),
                 Ok(()) if stream.peer_addr().is_err() => return,
                 Ok(()) => connection.phase = Phase::Upgrading,
@@ -371,9 +363,7 @@ impl Fleet {
         }
         if outcome.is_ok() && self.connections[index].phase == Phase::Open {
             self.counts.bytes += (end - used) as u64;
-            outcome = self
-                .frames(index, bytes, &mut used, now_ns)
-                .map_err(|e| e.to_string());
+            outcome = self.frames(index, bytes, &mut used, now_ns).map_err(|e| e.to_string());
         }
         self.buffer = buffer;
         outcome.map(|()| used)
@@ -451,17 +441,12 @@ impl Fleet {
             self.tally.counts.duplicated += self.stamps.len() as u64;
             return;
         };
-        self.tally
-            .deliver(place, change.from, change.revision, &self.stamps, now_ns);
+        self.tally.deliver(place, change.from, change.revision, &self.stamps, now_ns);
     }
 
     fn other(&mut self, index: usize, payload: &[u8], now_ns: u64) {
         let Some(message) = message::parse(payload) else {
-            *self
-                .counts
-                .errors
-                .entry("(not JSON)".to_owned())
-                .or_default() += 1;
+            *self.counts.errors.entry("(not JSON)".to_owned()).or_default() += 1;
             return;
         };
         let place = self.place(index, message.service_id.as_bytes());
@@ -469,8 +454,7 @@ impl Fleet {
             ("service_change", Some(place)) => {
                 self.counts.change_frames += 1;
                 let stamps: Vec<u64> = message.stamps().collect();
-                self.tally
-                    .deliver(place, message.from, message.revision, &stamps, now_ns);
+                self.tally.deliver(place, message.from, message.revision, &stamps, now_ns);
             }
             ("service_change" | "service_snapshot", None) => self.tally.counts.duplicated += 1,
             ("service_snapshot", Some(place)) => self.tally.collapse(place, message.revision),
@@ -495,8 +479,7 @@ impl Fleet {
         let connection = &mut self.connections[index];
         connection.subscribed += 1;
         if connection.subscribed == self.tally.layout.per_connection {
-            self.subscribe
-                .saturating_record(now_ns - connection.started_ns);
+            self.subscribe.saturating_record(now_ns - connection.started_ns);
         }
     }
 
@@ -505,9 +488,7 @@ impl Fleet {
         if digits.is_empty() || digits.len() > 9 || !digits.iter().all(u8::is_ascii_digit) {
             return None;
         }
-        let service = digits
-            .iter()
-            .fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'));
+        let service = digits.iter().fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'));
         self.tally.layout.place_of(index, service)
     }
 
@@ -515,8 +496,7 @@ impl Fleet {
         let connection = &mut self.connections[index];
         connection.phase = Phase::Open;
         connection.accept = String::new();
-        self.connect
-            .saturating_record(now_ns - connection.started_ns);
+        self.connect.saturating_record(now_ns - connection.started_ns);
         self.counts.made += 1;
         self.settled += 1;
         self.ask(index);
@@ -532,10 +512,7 @@ impl Fleet {
     /// Gives up the connections that are still on their way.
     pub(crate) fn give_up_unsettled(&mut self) {
         for index in 0..self.connections.len() {
-            if matches!(
-                self.connections[index].phase,
-                Phase::Connecting | Phase::Upgrading
-            ) {
+            if matches!(self.connections[index].phase, Phase::Connecting | Phase::Upgrading) {
                 self.fail(index, "no answer within 10 s".to_owned());
             }
         }
@@ -547,11 +524,7 @@ impl Fleet {
         match connection.phase {
             Phase::Closed => {}
             Phase::Connecting | Phase::Upgrading => {
-                let reason = if reason.is_empty() {
-                    "closed before the upgrade"
-                } else {
-                    reason
-                };
+                let reason = if reason.is_empty() { "closed before the upgrade" } else { reason };
                 self.fail(index, reason.to_owned());
             }
             Phase::Open => {

@@ -143,11 +143,7 @@ pub(crate) fn decode(bytes: &[u8], start: usize) -> Result<Option<Frame>, FrameE
     if end > bytes.len() {
         return Ok(None);
     }
-    Ok(Some(Frame {
-        opcode,
-        is_final,
-        payload: begin..end,
-    }))
+    Ok(Some(Frame { opcode, is_final, payload: begin..end }))
 }
 
 /// Appends one masked frame to `out`.
@@ -227,11 +223,8 @@ mod tests {
         let mut bytes = Vec::new();
         encode(Opcode::Ping, b"hello", 0x0102_0304, &mut bytes);
         assert_eq!(bytes[..2], [0x89, 0x85]);
-        let unmasked: Vec<u8> = bytes[6..]
-            .iter()
-            .zip([1, 2, 3, 4].iter().cycle())
-            .map(|(b, k)| b ^ k)
-            .collect();
+        let unmasked: Vec<u8> =
+            bytes[6..].iter().zip([1, 2, 3, 4].iter().cycle()).map(|(b, k)| b ^ k).collect();
         assert_eq!(unmasked, b"hello");
     }
 }

@@ -112,10 +112,7 @@ fn run(args: &Args) -> Result<bool, Failure> {
     for plan in &plans {
         let outcome = scenario::run(&mut bench, plan).unwrap_or_else(|error| {
             bench.progress.finish();
-            Outcome {
-                faults: vec![error.to_string()],
-                ..Outcome::of(plan)
-            }
+            Outcome { faults: vec![error.to_string()], ..Outcome::of(plan) }
         });
         println!("{}\n", table::render(&outcome));
         outcomes.push(outcome);
@@ -156,11 +153,7 @@ fn run_id() -> String {
 
 /// Whether the process may open as many sockets as the largest test needs.
 fn check_open_files(plans: &[Plan]) -> Result<(), Failure> {
-    let most = plans
-        .iter()
-        .map(|plan| plan.connections as u64)
-        .max()
-        .unwrap_or_default();
+    let most = plans.iter().map(|plan| plan.connections as u64).max().unwrap_or_default();
     let limit = process::raise_open_files_max();
     if most + OTHER_FILES > limit {
         return Err(Failure::Flag(format!(
@@ -202,7 +195,5 @@ fn write_reports(args: &Args, server: String, outcomes: &[Outcome]) -> Result<bo
 fn command(args: &Args) -> String {
     let line: Vec<String> = env::args().skip(1).collect();
     let line = format!("websocket_stress_test {}", line.join(" "));
-    args.token
-        .as_ref()
-        .map_or(line.clone(), |token| line.replace(token.as_str(), "..."))
+    args.token.as_ref().map_or(line.clone(), |token| line.replace(token.as_str(), "..."))
 }

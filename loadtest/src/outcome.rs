@@ -23,9 +23,8 @@ const BUSY_SHARE: f64 = 0.85;
 const CPU_NS_MIN: u64 = 50_000_000;
 
 /// The points of the latency chart.
-const CURVE: &[f64] = &[
-    0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0,
-];
+const CURVE: &[f64] =
+    &[0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0];
 
 /// Percentiles in microseconds.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -54,11 +53,7 @@ impl Percentiles {
             p90: at(0.9),
             p99: at(0.99),
             p999: at(0.999),
-            max: if histogram.is_empty() {
-                0.0
-            } else {
-                histogram.max() as f64 / 1e3
-            },
+            max: if histogram.is_empty() { 0.0 } else { histogram.max() as f64 / 1e3 },
         }
     }
 }
@@ -106,9 +101,7 @@ impl Cost {
         let per_delivery = |ns: u64| ns as f64 / 1e3 / deliveries.max(1) as f64;
         let own_ns = measured.reader_ns + measured.sender_ns;
         let own_busiest = measured.reader_ns.max(measured.sender_ns) as f64 / window_ns;
-        let server_busiest = measured
-            .server
-            .map(|server| server.busiest_ns as f64 / window_ns);
+        let server_busiest = measured.server.map(|server| server.busiest_ns as f64 / window_ns);
         let is_measurable = |server: &CpuUse| server.total_ns >= CPU_NS_MIN && deliveries > 0;
         Cost {
             window_s: seconds(measured.window_ns),
@@ -246,11 +239,7 @@ impl Outcome {
 
     /// Adds a figure.
     pub(crate) fn extra(&mut self, name: &str, value: f64, unit: &'static str) {
-        self.extras.push(Extra {
-            name: name.to_owned(),
-            value,
-            unit,
-        });
+        self.extras.push(Extra { name: name.to_owned(), value, unit });
     }
 
     /// Adds what a fleet has counted. A storm has several fleets, one after the other.
@@ -272,14 +261,11 @@ impl Outcome {
             *self.errors.entry(code.clone()).or_default() += count;
         }
         if let Some(reason) = &counts.failure {
-            self.notes
-                .push(format!("the first connection that failed: {reason}"));
+            self.notes.push(format!("the first connection that failed: {reason}"));
         }
         if counts.broken > 0 {
-            self.faults.push(format!(
-                "{} connections sent no valid WebSocket frames",
-                counts.broken
-            ));
+            self.faults
+                .push(format!("{} connections sent no valid WebSocket frames", counts.broken));
         }
     }
 
@@ -315,10 +301,7 @@ impl Outcome {
         }
         if publisher.refused > 0 {
             let words = publisher.refusal.as_deref().unwrap_or_default();
-            self.faults.push(format!(
-                "{} events were refused ({words})",
-                publisher.refused
-            ));
+            self.faults.push(format!("{} events were refused ({words})", publisher.refused));
         }
     }
 
@@ -338,8 +321,7 @@ impl Outcome {
         if self.events_accepted == 0 {
             self.faults.push("the server accepted no event".to_owned());
         } else if self.expected == 0 {
-            self.faults
-                .push("nobody was subscribed when events were published".to_owned());
+            self.faults.push("nobody was subscribed when events were published".to_owned());
         }
         if self.collapsed > 0 {
             self.notes.push(format!(
@@ -352,11 +334,7 @@ impl Outcome {
 
 /// Deliveries per second over a time; zero when there was none.
 pub(crate) fn per_second(count: u64, elapsed_ns: u64) -> f64 {
-    if elapsed_ns == 0 {
-        0.0
-    } else {
-        count as f64 * 1e9 / elapsed_ns as f64
-    }
+    if elapsed_ns == 0 { 0.0 } else { count as f64 * 1e9 / elapsed_ns as f64 }
 }
 
 /// The length that a plan asks for in seconds, or the given one.
@@ -380,11 +358,7 @@ mod tests {
     #[test]
     fn any_lost_duplicated_or_misordered_delivery_fails_the_test() {
         for index in 0..4 {
-            let mut outcome = Outcome {
-                events_accepted: 1,
-                expected: 1,
-                ..Outcome::default()
-            };
+            let mut outcome = Outcome { events_accepted: 1, expected: 1, ..Outcome::default() };
             match index {
                 1 => outcome.lost = 1,
                 2 => outcome.duplicated = 1,

@@ -90,9 +90,7 @@ impl Publisher {
             rate_limited: 0,
             refused: 0,
             refusal: None,
-            lines: (0..lines.max(1))
-                .map(|_| Line::open(target))
-                .collect::<io::Result<_>>()?,
+            lines: (0..lines.max(1)).map(|_| Line::open(target)).collect::<io::Result<_>>()?,
             next_line: 0,
             services: services as u64,
             prefix: prefix.to_owned(),
@@ -112,11 +110,7 @@ impl Publisher {
 
     /// How many events have no answer yet.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.lines
-            .iter()
-            .flat_map(|line| &line.in_flight)
-            .map(|(_, _, count)| count)
-            .sum()
+        self.lines.iter().flat_map(|line| &line.in_flight).map(|(_, _, count)| count).sum()
     }
 
     /// How many lines there are.
@@ -134,10 +128,7 @@ impl Publisher {
         let id = self.next_id;
         self.next_id += 1;
         self.payload.clear();
-        let _ = write!(
-            self.payload,
-            r#"{{"type":"register","id":{id},"instances":["#
-        );
+        let _ = write!(self.payload, r#"{{"type":"register","id":{id},"instances":["#);
         for event in self.sent..self.sent + count {
             if event > self.sent {
                 self.payload.push(',');
@@ -154,12 +145,7 @@ impl Publisher {
         }
         self.payload.push_str("]}");
         let line = &mut self.lines[self.next_line];
-        frame::encode(
-            Opcode::Text,
-            self.payload.as_bytes(),
-            id as u32,
-            &mut line.outgoing,
-        );
+        frame::encode(Opcode::Text, self.payload.as_bytes(), id as u32, &mut line.outgoing);
         line.in_flight.push_back((id, self.sent, count));
         self.sent += count;
         self.next_line = (self.next_line + 1) % self.lines.len();
@@ -207,23 +193,12 @@ impl Publisher {
         for service in 0..self.services {
             let keys: Vec<String> = (0..INSTANCES.min(self.sent.div_ceil(self.services)))
                 .map(|i| {
-                    format!(
-                        r#"{{"serviceId":"{}{service}","instanceId":"i{i}"}}"#,
-                        self.prefix
-                    )
+                    format!(r#"{{"serviceId":"{}{service}","instanceId":"i{i}"}}"#, self.prefix)
                 })
                 .collect();
-            let text = format!(
-                r#"{{"type":"unregister","instance_keys":[{}]}}"#,
-                keys.join(",")
-            );
+            let text = format!(r#"{{"type":"unregister","instance_keys":[{}]}}"#, keys.join(","));
             let index = service as usize % self.lines.len();
-            frame::encode(
-                Opcode::Text,
-                text.as_bytes(),
-                3,
-                &mut self.lines[index].outgoing,
-            );
+            frame::encode(Opcode::Text, text.as_bytes(), 3, &mut self.lines[index].outgoing);
         }
         for line in &mut self.lines {
             frame::encode(Opcode::Close, &1000u16.to_be_bytes(), 3, &mut line.outgoing);
@@ -251,18 +226,12 @@ impl Publisher {
             .iter()
             .map(|line| {
                 let wants_out = !line.outgoing.is_empty();
-                let out = if wants_out {
-                    PollFlags::OUT
-                } else {
-                    PollFlags::empty()
-                };
+                let out = if wants_out { PollFlags::OUT } else { PollFlags::empty() };
                 PollFd::new(&line.stream, PollFlags::IN | out)
             })
             .collect();
-        let timeout = Timespec {
-            tv_sec: timeout.as_secs() as i64,
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
+        let timeout =
+            Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
         match poll(&mut descriptors, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -284,9 +253,7 @@ impl Publisher {
                     frame::encode(Opcode::Pong, payload, 5, &mut self.lines[index].outgoing);
                 }
                 Opcode::Close => {
-                    let code = payload
-                        .first_chunk()
-                        .map_or(1005, |c| u16::from_be_bytes(*c));
+                    let code = payload.first_chunk().map_or(1005, |c| u16::from_be_bytes(*c));
                     return Err(io::Error::other(format!(
                         "the server closed the publisher's connection with {code}"
                     )));
@@ -309,9 +276,7 @@ impl Publisher {
         }
         let in_flight = &mut self.lines[index].in_flight;
         // Answers come in order as a rule. One without an id is taken for the oldest request.
-        let position = message
-            .id
-            .map_or(Some(0), |id| in_flight.iter().position(|r| r.0 == id));
+        let position = message.id.map_or(Some(0), |id| in_flight.iter().position(|r| r.0 == id));
         let Some((_, first, count)) = position.and_then(|at| in_flight.remove(at)) else {
             return;
         };
@@ -341,9 +306,7 @@ impl Publisher {
             format!("{}: {}", word("errorCode"), word("errorMessage"))
         });
         let service_id = failed["instance"]["serviceId"].as_str().unwrap_or_default();
-        let service = service_id
-            .strip_prefix(&self.prefix)
-            .and_then(|text| text.parse().ok());
+        let service = service_id.strip_prefix(&self.prefix).and_then(|text| text.parse().ok());
         if let Some(accepted) = service.and_then(|index: usize| self.accepted.get_mut(index)) {
             *accepted = accepted.saturating_sub(1);
         }
@@ -371,12 +334,7 @@ impl Line {
         };
         incoming.drain(..head);
         stream.set_nonblocking(true)?;
-        Ok(Line {
-            stream,
-            outgoing: Vec::new(),
-            incoming,
-            in_flight: VecDeque::new(),
-        })
+        Ok(Line { stream, outgoing: Vec::new(), incoming, in_flight: VecDeque::new() })
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -400,9 +358,7 @@ impl Line {
             let mut part = [0; 16 * 1024];
             match self.stream.read(&mut part) {
                 Ok(0) => {
-                    return Err(io::Error::other(
-                        "the server ended the publisher's connection",
-                    ));
+                    return Err(io::Error::other("the server ended the publisher's connection"));
                 }
                 Ok(count) => {
                     self.incoming.extend_from_slice(&part[..count]);
@@ -422,11 +378,8 @@ impl Line {
 
 /// The errors that the server answered to events, for the report.
 pub(crate) fn refusals(publisher: &Publisher) -> BTreeMap<&'static str, u64> {
-    [
-        ("rate_limited", publisher.rate_limited),
-        ("refused", publisher.refused),
-    ]
-    .into_iter()
-    .filter(|(_, count)| *count > 0)
-    .collect()
+    [("rate_limited", publisher.rate_limited), ("refused", publisher.refused)]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .collect()
 }

@@ -110,21 +110,13 @@ pub(crate) struct Timeline {
 
 impl Timeline {
     fn starting(origin_ns: u64) -> Self {
-        Timeline {
-            buckets: Vec::new(),
-            bucket_ms: TIMELINE_BUCKET_MS,
-            origin_ns,
-        }
+        Timeline { buckets: Vec::new(), bucket_ms: TIMELINE_BUCKET_MS, origin_ns }
     }
 
     fn add(&mut self, now_ns: u64, count: u64) {
         let age_ms = now_ns.saturating_sub(self.origin_ns) / 1_000_000;
         while (age_ms / self.bucket_ms) as usize >= TIMELINE_BUCKETS_MAX {
-            self.buckets = self
-                .buckets
-                .chunks(2)
-                .map(|pair| pair.iter().sum())
-                .collect();
+            self.buckets = self.buckets.chunks(2).map(|pair| pair.iter().sum()).collect();
             self.bucket_ms *= 2;
         }
         // Below `TIMELINE_BUCKETS_MAX` by the loop above.
@@ -187,10 +179,7 @@ impl Tally {
 
     /// Starts a subscription at `revision`. Nothing below is owed.
     pub(crate) fn subscribe(&mut self, place: usize, revision: u64) {
-        self.positions[place] = Some(Position {
-            base: revision,
-            revision,
-        });
+        self.positions[place] = Some(Position { base: revision, revision });
     }
 
     /// The revision a subscription has reached.
@@ -249,9 +238,7 @@ impl Tally {
 
     /// The unusual case of `deliver`. Returns how many deliveries of the frame are new.
     fn settle(&mut self, place: usize, from: u64, revision: u64, held: u64) -> u64 {
-        let position = self.positions[place]
-            .as_mut()
-            .expect("the caller has seen the position");
+        let position = self.positions[place].as_mut().expect("the caller has seen the position");
         let claimed = revision.saturating_sub(from);
         // The part above the position is new, and what it jumps over is a gap.
         let reached = position.revision;
@@ -284,11 +271,7 @@ impl Tally {
                 continue;
             }
             filled += high - low;
-            open.extend(
-                [(start, low), (high, end)]
-                    .into_iter()
-                    .filter(|(a, b)| a < b),
-            );
+            open.extend([(start, low), (high, end)].into_iter().filter(|(a, b)| a < b));
         }
         *gaps = open;
         filled
@@ -312,23 +295,13 @@ impl Tally {
 
     /// How many deliveries are owed in all when the services stand at `revisions`.
     pub(crate) fn expected(&self, revisions: &[u64]) -> u64 {
-        self.each(revisions)
-            .map(|(position, end)| end.saturating_sub(position.base))
-            .sum()
+        self.each(revisions).map(|(position, end)| end.saturating_sub(position.base)).sum()
     }
 
     /// How many deliveries are missing when the services stand at `revisions`.
     pub(crate) fn lost(&self, revisions: &[u64]) -> u64 {
-        let behind: u64 = self
-            .each(revisions)
-            .map(|(p, end)| end.saturating_sub(p.revision))
-            .sum();
-        let gaps: u64 = self
-            .gaps
-            .values()
-            .flatten()
-            .map(|(start, end)| end - start)
-            .sum();
+        let behind: u64 = self.each(revisions).map(|(p, end)| end.saturating_sub(p.revision)).sum();
+        let gaps: u64 = self.gaps.values().flatten().map(|(start, end)| end - start).sum();
         behind + gaps + self.counts.hollow
     }
 
@@ -345,10 +318,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    const ONE: Layout = Layout {
-        services: 1,
-        per_connection: 1,
-    };
+    const ONE: Layout = Layout { services: 1, per_connection: 1 };
 
     fn tally_at(revision: u64) -> Tally {
         let mut tally = Tally::new(ONE, 1, 1);
@@ -366,13 +336,7 @@ mod tests {
         let mut tally = tally_at(7);
         deliver(&mut tally, 7, 8);
         deliver(&mut tally, 8, 11);
-        assert_eq!(
-            tally.counts,
-            Counts {
-                received: 4,
-                ..Counts::default()
-            }
-        );
+        assert_eq!(tally.counts, Counts { received: 4, ..Counts::default() });
         assert_eq!((tally.expected(&[11]), tally.lost(&[11])), (4, 0));
         assert_eq!(tally.latency.len(), 4);
     }
@@ -440,9 +404,7 @@ mod tests {
         for seed in 1..200u64 {
             let mut state = seed;
             let mut below = |bound: u64| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(seed | 1);
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed | 1);
                 (state >> 33) % bound
             };
             let mut tally = tally_at(0);
@@ -456,9 +418,7 @@ mod tests {
                     came.extend(top + 1..=revision);
                 } else {
                     deliver(&mut tally, from, revision);
-                    repeats += (from + 1..=revision)
-                        .filter(|one| !came.insert(*one))
-                        .count();
+                    repeats += (from + 1..=revision).filter(|one| !came.insert(*one)).count();
                 }
                 top = top.max(revision);
             }
@@ -467,11 +427,7 @@ mod tests {
             assert_eq!(counts.collapsed, skipped, "seed {seed}");
             assert_eq!(counts.duplicated, repeats as u64, "seed {seed}");
             assert_eq!(tally.lost(&[20]), missing, "seed {seed}");
-            assert_eq!(
-                20,
-                counts.received + counts.collapsed + missing,
-                "seed {seed}"
-            );
+            assert_eq!(20, counts.received + counts.collapsed + missing, "seed {seed}");
         }
     }
 
@@ -479,10 +435,7 @@ mod tests {
     fn places_and_services_are_each_others_inverse() {
         for services in 1..7 {
             for per_connection in 1..=services {
-                let layout = Layout {
-                    services,
-                    per_connection,
-                };
+                let layout = Layout { services, per_connection };
                 for connection in 0..10 {
                     for slot in 0..per_connection {
                         let service = layout.service_of(connection, slot);

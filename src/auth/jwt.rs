@@ -170,9 +170,7 @@ impl Authenticator {
 
 impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authenticator")
-            .field("algorithm", &self.algorithm)
-            .finish_non_exhaustive()
+        f.debug_struct("Authenticator").field("algorithm", &self.algorithm).finish_non_exhaustive()
     }
 }
 
@@ -214,23 +212,16 @@ fn identify(claims: &ForeignClaims, now_s: u64) -> Result<Identity, AuthError> {
 }
 
 /// Reads a `NumericDate`, which may have a fraction (RFC 7519 section 2). Before 1970 is 0.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "the cast saturates"
-)]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
 fn seconds_rounded_down(number: &Number) -> u64 {
-    number
-        .as_u64()
-        .unwrap_or_else(|| number.as_f64().map_or(0, |seconds| seconds as u64))
+    number.as_u64().unwrap_or_else(|| number.as_f64().map_or(0, |seconds| seconds as u64))
 }
 
 /// Whether a `NumericDate` lies after the second `now_s`, a fraction of a second included.
 fn is_later(number: &Number, now_s: u64) -> bool {
     let whole_s = seconds_rounded_down(number);
-    let has_fraction = number
-        .as_f64()
-        .is_some_and(|seconds| seconds > 0.0 && seconds.fract() > 0.0);
+    let has_fraction =
+        number.as_f64().is_some_and(|seconds| seconds > 0.0 && seconds.fract() > 0.0);
     whole_s > now_s || whole_s == now_s && has_fraction
 }
 
@@ -271,9 +262,7 @@ mod tests {
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let mut text = String::new();
         for chunk in bytes.chunks(3) {
-            let word = chunk
-                .iter()
-                .fold(0, |word, byte| word << 8 | u32::from(*byte));
+            let word = chunk.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
             let word = word << (8 * (3 - chunk.len()));
             for index in 0..=chunk.len() {
                 let digit = word >> (18 - 6 * index) & 63;
@@ -326,18 +315,9 @@ mod tests {
         assert_eq!(nbf(json!(NOW_S)), Ok(()));
         assert_eq!(nbf(json!(-1)), Ok(()));
         assert_eq!(nbf(json!(null)), Ok(()));
-        assert_eq!(
-            nbf(json!(NOW_S + 1)),
-            Err(AuthError::Invalid("not valid yet"))
-        );
-        assert_eq!(
-            nbf(json!(1_800_000_000.5)),
-            Err(AuthError::Invalid("not valid yet"))
-        );
-        assert_eq!(
-            nbf(json!("soon")),
-            Err(AuthError::Invalid("nbf is not a number"))
-        );
+        assert_eq!(nbf(json!(NOW_S + 1)), Err(AuthError::Invalid("not valid yet")));
+        assert_eq!(nbf(json!(1_800_000_000.5)), Err(AuthError::Invalid("not valid yet")));
+        assert_eq!(nbf(json!("soon")), Err(AuthError::Invalid("nbf is not a number")));
     }
 
     #[test]
@@ -349,18 +329,11 @@ mod tests {
             (json!({"sub": "", "exp": exp}), "sub is empty"),
             (json!({"sub": 7, "exp": exp}), "sub is not a string"),
             (json!({"sub": "u"}), "exp is missing"),
-            (
-                json!({"sub": "u", "exp": "1900000000"}),
-                "exp is not a number",
-            ),
+            (json!({"sub": "u", "exp": "1900000000"}), "exp is not a number"),
             (json!(["u"]), "header or claims not accepted"),
         ];
         for (claims, reason) in faults {
-            assert_eq!(
-                authenticate(&claims),
-                Err(AuthError::Invalid(reason)),
-                "{claims}"
-            );
+            assert_eq!(authenticate(&claims), Err(AuthError::Invalid(reason)), "{claims}");
         }
     }
 
@@ -417,34 +390,19 @@ mod tests {
         let expired = token(&json!({"sub": "u", "exp": 1}));
         assert_eq!(other.authenticate(&expired, NOW_S), wrong_signature);
 
-        for broken in [
-            "",
-            ".",
-            "..",
-            "a.b.c",
-            "a.b",
-            "a.b.c.d",
-            "\u{e9}.\u{e9}.\u{e9}",
-            message,
-        ] {
+        for broken in ["", ".", "..", "a.b.c", "a.b", "a.b.c.d", "\u{e9}.\u{e9}.\u{e9}", message] {
             let error = authenticator.authenticate(broken, NOW_S).unwrap_err();
             assert!(matches!(error, AuthError::Invalid(_)), "{broken}");
         }
         for cut in 0..good.len() {
-            assert!(
-                authenticator.authenticate(&good[..cut], NOW_S).is_err(),
-                "cut at {cut}"
-            );
+            assert!(authenticator.authenticate(&good[..cut], NOW_S).is_err(), "cut at {cut}");
         }
         assert!(authenticator.authenticate(&good, NOW_S).is_ok());
     }
 
     #[test]
     fn critical_header_is_refused() {
-        let header = Header {
-            crit: Some(vec!["b64".into()]),
-            ..Header::new(Algorithm::HS256)
-        };
+        let header = Header { crit: Some(vec!["b64".into()]), ..Header::new(Algorithm::HS256) };
         let claims = json!({"sub": "u", "exp": NOW_S + 60});
         let key = EncodingKey::from_secret(SECRET);
         let token = jsonwebtoken::encode(&header, &claims, &key).unwrap();
@@ -457,10 +415,7 @@ mod tests {
     #[test]
     fn debug_output_holds_no_secret() {
         let text = format!("{:?}", Authenticator::hs256(SECRET));
-        assert!(
-            !text.contains("secret") && !text.contains("97, 32"),
-            "{text}"
-        );
+        assert!(!text.contains("secret") && !text.contains("97, 32"), "{text}");
     }
 
     #[test]

@@ -48,9 +48,7 @@ pub fn bearer(header: &str) -> Option<&str> {
 /// Finds the token in the value of a `Sec-WebSocket-Protocol` header: `fanfare, bearer.T`.
 #[must_use]
 pub fn from_protocols(header: &str) -> Option<&str> {
-    header
-        .split(',')
-        .find_map(|protocol| protocol.trim().strip_prefix("bearer."))
+    header.split(',').find_map(|protocol| protocol.trim().strip_prefix("bearer."))
 }
 
 /// Finds the token in a query string, without its `?`: the first `token=T`, percent-decoded.
@@ -58,13 +56,11 @@ pub fn from_protocols(header: &str) -> Option<&str> {
 /// A token that is wrongly encoded comes back as it stands, to be refused.
 #[must_use]
 pub fn from_query(query: &str) -> Option<String> {
-    let value = query
-        .split('&')
-        .find_map(|pair| match pair.split_once('=') {
-            Some(("token", value)) => Some(value),
-            None if pair == "token" => Some(""),
-            _ => None,
-        })?;
+    let value = query.split('&').find_map(|pair| match pair.split_once('=') {
+        Some(("token", value)) => Some(value),
+        None if pair == "token" => Some(""),
+        _ => None,
+    })?;
     Some(percent_decode(value).unwrap_or_else(|| value.to_owned()))
 }
 
@@ -82,9 +78,7 @@ fn percent_decode(text: &str) -> Option<String> {
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// Returns the secret kept in `dir`, and makes it first if there is none.
@@ -159,11 +153,7 @@ fn create_private_dir(dir: &Path) -> io::Result<()> {
 /// Makes a new name in `dir` durable. Directories cannot be opened everywhere.
 fn sync_dir(dir: &Path) -> io::Result<()> {
     if cfg!(unix) {
-        let dir = if dir.as_os_str().is_empty() {
-            PathBuf::from(".")
-        } else {
-            dir.to_owned()
-        };
+        let dir = if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir.to_owned() };
         File::open(dir)?.sync_all()?;
     }
     Ok(())
@@ -177,18 +167,11 @@ fn random_hex() -> Vec<u8> {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let random = std::iter::repeat_with(Uuid::new_v4).flat_map(|uuid| {
         let bytes = uuid.into_bytes();
-        (0..16)
-            .filter(|index| !matches!(index, 6 | 8))
-            .map(move |index| bytes[index])
+        (0..16).filter(|index| !matches!(index, 6 | 8)).map(move |index| bytes[index])
     });
     random
         .take(limits::JWT_SECRET_BYTES)
-        .flat_map(|byte| {
-            [
-                DIGITS[usize::from(byte >> 4)],
-                DIGITS[usize::from(byte & 15)],
-            ]
-        })
+        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
         .collect()
 }
 
@@ -238,20 +221,14 @@ mod tests {
     #[test]
     fn token_is_found_in_a_query() {
         assert_eq!(from_query("token=a.b.c").as_deref(), Some("a.b.c"));
-        assert_eq!(
-            from_query("x=1&token=a%2Eb%2ec&token=z").as_deref(),
-            Some("a.b.c")
-        );
+        assert_eq!(from_query("x=1&token=a%2Eb%2ec&token=z").as_deref(), Some("a.b.c"));
         assert_eq!(from_query("token=").as_deref(), Some(""));
         assert_eq!(from_query("token").as_deref(), Some(""));
         assert_eq!(from_query("token=a=b").as_deref(), Some("a=b"));
         assert_eq!(from_query("tokens=a&xtoken=b"), None);
         assert_eq!(from_query(""), None);
         for broken in ["%", "%4", "%zz", "%ff", "%+1", "a%"] {
-            assert_eq!(
-                from_query(&format!("token={broken}")).as_deref(),
-                Some(broken)
-            );
+            assert_eq!(from_query(&format!("token={broken}")).as_deref(), Some(broken));
         }
     }
 
@@ -263,11 +240,7 @@ mod tests {
         assert_eq!(secret.len(), 2 * limits::JWT_SECRET_BYTES);
         assert!(secret.iter().all(u8::is_ascii_hexdigit));
         assert_eq!(secret_from_data_dir(&nested).unwrap(), secret);
-        assert_eq!(
-            fs::read_dir(&nested).unwrap().count(),
-            1,
-            "the draft is gone"
-        );
+        assert_eq!(fs::read_dir(&nested).unwrap().count(), 1, "the draft is gone");
 
         let other = TempDir::new();
         assert_ne!(secret_from_data_dir(&other.0).unwrap(), secret);
@@ -308,17 +281,10 @@ mod tests {
                 secret_from_data_dir(&dir.0).unwrap()
             };
             let threads: Vec<_> = (0..STARTS).map(|_| scope.spawn(start)).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert_eq!(secrets.len(), 1);
-        assert_eq!(
-            fs::read_dir(&dir.0).unwrap().count(),
-            1,
-            "the drafts are gone"
-        );
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 1, "the drafts are gone");
     }
 
     #[test]

@@ -40,22 +40,18 @@ impl Scopes {
     /// Reads a `scope` claim: words between spaces, the unknown ones ignored.
     #[must_use]
     pub fn from_claim(claim: &str) -> Self {
-        claim
-            .split_ascii_whitespace()
-            .fold(Self::NONE, |scopes, word| {
-                match Self::WORDS.iter().find(|(known, _)| *known == word) {
-                    Some((_, scope)) => scopes.with(*scope),
-                    None => scopes,
-                }
-            })
+        claim.split_ascii_whitespace().fold(Self::NONE, |scopes, word| {
+            match Self::WORDS.iter().find(|(known, _)| *known == word) {
+                Some((_, scope)) => scopes.with(*scope),
+                None => scopes,
+            }
+        })
     }
 
     /// Returns the words of `claim` that name no scope. A command line wants to know.
     pub fn unknown_words(claim: &str) -> impl Iterator<Item = &str> {
         let is_known = |word: &str| Self::WORDS.iter().any(|(known, _)| *known == word);
-        claim
-            .split_ascii_whitespace()
-            .filter(move |word| !is_known(word))
+        claim.split_ascii_whitespace().filter(move |word| !is_known(word))
     }
 
     /// Returns both sets in one.
@@ -101,14 +97,8 @@ mod tests {
 
     #[test]
     fn unknown_words_grant_nothing() {
-        assert_eq!(
-            Scopes::from_claim("Admin admins registry publish,admin"),
-            Scopes::NONE
-        );
-        assert_eq!(
-            Scopes::from_claim("  openid   publish profile "),
-            Scopes::PUBLISH
-        );
+        assert_eq!(Scopes::from_claim("Admin admins registry publish,admin"), Scopes::NONE);
+        assert_eq!(Scopes::from_claim("  openid   publish profile "), Scopes::PUBLISH);
         assert!(Scopes::unknown_words("openid publish x").eq(["openid", "x"]));
         assert!(!Scopes::NONE.contains(Scopes::PUBLISH));
         assert!(Scopes::NONE.contains(Scopes::NONE));
@@ -116,13 +106,7 @@ mod tests {
 
     #[test]
     fn claim_survives_the_round_trip() {
-        for claim in [
-            "",
-            "admin",
-            "registry:write",
-            "publish",
-            "registry:write publish",
-        ] {
+        for claim in ["", "admin", "registry:write", "publish", "registry:write publish"] {
             assert_eq!(Scopes::from_claim(claim).to_string(), claim);
         }
         assert_eq!(Scopes::from_claim("publish admin").to_string(), "admin");

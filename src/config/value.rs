@@ -32,11 +32,7 @@ fn in_range<T: PartialOrd>(
     text: &str,
     words: impl Fn(&T) -> String,
 ) -> Result<T, String> {
-    if range.contains(&value) {
-        Ok(value)
-    } else {
-        Err(out_of_range(range, text, words))
-    }
+    if range.contains(&value) { Ok(value) } else { Err(out_of_range(range, text, words)) }
 }
 
 fn out_of_range<T>(range: &RangeInclusive<T>, text: &str, words: impl Fn(&T) -> String) -> String {
@@ -46,20 +42,15 @@ fn out_of_range<T>(range: &RangeInclusive<T>, text: &str, words: impl Fn(&T) -> 
 
 /// Splits `20s` into its number and its unit. The number is empty if there is none.
 fn split_unit(text: &str) -> (&str, &str) {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     (&text[..end], text[end..].trim_start())
 }
 
 /// Writes `value` in the largest of `units` that divides it. The last unit must be 1.
 fn in_largest_unit(value: u64, units: &[(&str, u64)]) -> String {
     let divides = |size: u64| value >= size && value.is_multiple_of(size);
-    let (unit, size) = units
-        .iter()
-        .find(|(_, size)| divides(*size))
-        .or(units.last())
-        .expect("there is a unit");
+    let (unit, size) =
+        units.iter().find(|(_, size)| divides(*size)).or(units.last()).expect("there is a unit");
     format!("{}{unit}", value / size)
 }
 
@@ -71,13 +62,8 @@ pub(super) mod duration {
     /// What the help puts after the flag.
     pub(in crate::config) const PLACEHOLDER: &str = "TIME";
 
-    const UNITS: [(&str, u64); 5] = [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1_000),
-        ("ms", 1),
-    ];
+    const UNITS: [(&str, u64); 5] =
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
     /// Reads a duration. A bare number is refused, except 0: nobody can tell what unit was meant.
     pub(in crate::config) fn parse(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
@@ -87,31 +73,16 @@ pub(super) mod duration {
         let size = match (number, unit) {
             (0, "") => 1,
             (_, "") => {
-                return Err(format!(
-                    "{} has no unit: {number}s or {number}ms?",
-                    quote(text)
-                ));
+                return Err(format!("{} has no unit: {number}s or {number}ms?", quote(text)));
             }
-            _ => {
-                UNITS
-                    .iter()
-                    .find(|(name, _)| *name == unit)
-                    .ok_or_else(wrong)?
-                    .1
-            }
+            _ => UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1,
         };
-        in_range(number.saturating_mul(size), &range, text, |value_ms| {
-            words(*value_ms)
-        })
+        in_range(number.saturating_mul(size), &range, text, |value_ms| words(*value_ms))
     }
 
     /// Writes a duration as `parse` reads it.
     pub(in crate::config) fn words(value_ms: u64) -> String {
-        if value_ms == 0 {
-            "0s".to_owned()
-        } else {
-            in_largest_unit(value_ms, &UNITS)
-        }
+        if value_ms == 0 { "0s".to_owned() } else { in_largest_unit(value_ms, &UNITS) }
     }
 
     /// Shows a duration as text with its unit.
@@ -150,11 +121,7 @@ pub(super) mod size {
         let size = match unit {
             "" => 1,
             _ => {
-                UNITS
-                    .iter()
-                    .find(|(name, _)| name.eq_ignore_ascii_case(unit))
-                    .ok_or_else(wrong)?
-                    .1
+                UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or_else(wrong)?.1
             }
         };
         let value = usize::try_from(number.saturating_mul(size)).unwrap_or(usize::MAX);
@@ -228,16 +195,7 @@ mod tests {
         assert_eq!(parse("2 s"), Ok(2_000));
         assert_eq!(parse("0"), Ok(0));
         assert_eq!(parse("20"), Err(r#""20" has no unit: 20s or 20ms?"#.into()));
-        for wrong in [
-            "",
-            "s",
-            "abc",
-            "1.5s",
-            "-1s",
-            "20S",
-            "1h30m",
-            "99999999999999999999s",
-        ] {
+        for wrong in ["", "s", "abc", "1.5s", "-1s", "20S", "1h30m", "99999999999999999999s"] {
             let message = format!("{wrong:?} is not a duration like 20s");
             assert_eq!(parse(wrong), Err(message));
         }
@@ -245,13 +203,9 @@ mod tests {
 
     #[test]
     fn shown_durations_are_read_back() {
-        for (value_ms, words) in [
-            (0, "0s"),
-            (1, "1ms"),
-            (1_500, "1500ms"),
-            (90_000, "90s"),
-            (3_600_000, "1h"),
-        ] {
+        for (value_ms, words) in
+            [(0, "0s"), (1, "1ms"), (1_500, "1500ms"), (90_000, "90s"), (3_600_000, "1h")]
+        {
             assert_eq!(duration::words(value_ms), words);
             assert_eq!(duration::parse(words, 0..=u64::MAX), Ok(value_ms));
         }
@@ -304,14 +258,8 @@ mod tests {
 
     #[test]
     fn switches_are_on_or_off() {
-        assert_eq!(
-            (parse_switch("on"), parse_switch("true")),
-            (Ok(true), Ok(true))
-        );
-        assert_eq!(
-            (parse_switch("off"), parse_switch("false")),
-            (Ok(false), Ok(false))
-        );
+        assert_eq!((parse_switch("on"), parse_switch("true")), (Ok(true), Ok(true)));
+        assert_eq!((parse_switch("off"), parse_switch("false")), (Ok(false), Ok(false)));
         assert!(parse_switch("On").is_err() && parse_switch("").is_err());
     }
 

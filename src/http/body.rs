@@ -50,8 +50,9 @@ pub async fn read(
         Ok(Err(_)) => {
             Err(Problem::new(400, Code::Malformed, "the body ended before its end").closing())
         }
-        Err(_) => Err(Problem::new(408, Code::Unavailable, "the body did not arrive in time")
-            .closing()),
+        Err(_) => {
+            Err(Problem::new(408, Code::Unavailable, "the body did not arrive in time").closing())
+        }
     }
 }
 

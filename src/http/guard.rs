@@ -174,7 +174,8 @@ fn walk_chunks(chunks: &mut Chunks, bytes: &[u8]) -> (usize, Verdict) {
     while at < bytes.len() {
         match chunks {
             Chunks::Data(left) => {
-                let used = usize::try_from(*left).map_or(bytes.len() - at, |n| n.min(bytes.len() - at));
+                let used =
+                    usize::try_from(*left).map_or(bytes.len() - at, |n| n.min(bytes.len() - at));
                 *left -= used as u64;
                 at += used;
                 if *left == 0 {

@@ -194,9 +194,9 @@ async fn in_pieces<Entry>(
 }
 
 fn rejected(entry: &str, rejected: Vec<crate::wire::command::Rejected>) -> Vec<Value> {
-    let failed = rejected.into_iter().map(|one| {
-        json!({entry: one.entry, "errorCode": "bad-request", "errorMessage": one.message})
-    });
+    let failed = rejected.into_iter().map(
+        |one| json!({entry: one.entry, "errorCode": "bad-request", "errorMessage": one.message}),
+    );
     failed.collect()
 }
 
@@ -217,7 +217,8 @@ fn outcome(total: usize, failed: &[&Vec<Value>]) -> Value {
     };
     let status = if count == total { "fail" } else { "partial_fail" };
     let text = |field: &str| first[field].as_str().unwrap_or_default();
-    let message = format!("{count} of {total} entries failed, the first one: {}", text("errorMessage"));
+    let message =
+        format!("{count} of {total} entries failed, the first one: {}", text("errorMessage"));
     reply::response_status(status, text("errorCode"), &message)
 }
 
@@ -260,9 +261,9 @@ pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
     let operation = match wish.operation.as_deref() {
         Some("pull-in" | "pullin" | "pull_in") => Operation::PullIn,
         Some("pull-out" | "pullout" | "pull_out") if is_complete => Operation::PullIn,
-        Some("pull-out" | "pullout" | "pull_out") => Operation::PullOut {
-            operator: wish.operator_id.unwrap_or_default().into_boxed_str(),
-        },
+        Some("pull-out" | "pullout" | "pull_out") => {
+            Operation::PullOut { operator: wish.operator_id.unwrap_or_default().into_boxed_str() }
+        }
         _ => return fail("operation is not pull-out or pull-in"),
     };
     let answer = desk.ask(Order::Operate { identity, operation }).await?;

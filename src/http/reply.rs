@@ -36,6 +36,7 @@ impl Problem {
     }
 
     /// The same, ending the connection.
+    #[must_use]
     pub fn closing(mut self) -> Problem {
         self.closes = true;
         self

@@ -112,7 +112,8 @@ impl Route {
 /// The service named in a self-protection path, still percent-encoded.
 fn protected_service(path: &str) -> Option<&str> {
     let bare = path.strip_suffix(".json").unwrap_or(path);
-    let service = bare.strip_prefix("/api/management/services/")?.strip_suffix("/self-protection")?;
+    let service =
+        bare.strip_prefix("/api/management/services/")?.strip_suffix("/self-protection")?;
     (!service.is_empty() && !service.contains('/')).then_some(service)
 }
 
@@ -207,8 +208,8 @@ fn open_socket(
         problem.header = Some(("retry-after", String::from("1")));
         return Err(problem);
     }
-    let has_body = request.headers().contains_key(TRANSFER_ENCODING)
-        || request.body().size_hint().lower() > 0;
+    let has_body =
+        request.headers().contains_key(TRANSFER_ENCODING) || request.body().size_hint().lower() > 0;
     let knock = Knock {
         method: request.method(),
         uri: request.uri(),
@@ -216,14 +217,12 @@ fn open_socket(
         headers: request.headers(),
         body: if has_body { Body::Chunked } else { Body::None },
     };
-    let upgrade = desk
-        .office
-        .gate
-        .judge(endpoint, knock, desk.clock.now().unix_s())
-        .map_err(|denied: Denied| {
+    let upgrade = desk.office.gate.judge(endpoint, knock, desk.clock.now().unix_s()).map_err(
+        |denied: Denied| {
             let problem = Problem::from(denied);
             if has_body { problem.closing() } else { problem }
-        })?;
+        },
+    )?;
     let mut reply = Response::new(Full::new(Bytes::new()));
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = reply.headers_mut();
@@ -245,7 +244,7 @@ fn identify(desk: &Desk, request: &Request<Incoming>) -> Result<Option<Identity>
     let mut token = header
         .map(|header| header.to_str().ok().and_then(auth::bearer).unwrap_or_default().to_owned());
     if token.is_none() && request.uri().path().starts_with("/ws") {
-        token = auth::from_query(request.uri().query().unwrap_or_default()).map(Into::into);
+        token = auth::from_query(request.uri().query().unwrap_or_default());
     }
     let now_s = desk.clock.now().unix_s();
     desk.office.gate.identify(token.as_deref(), now_s).map_err(|fault| {

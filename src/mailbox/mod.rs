@@ -24,15 +24,19 @@ pub mod to_shard;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender};
 
 pub use bell::Bell;
 
+use crate::limits;
+
 /// Makes a mailbox of at most `messages_max` messages whose receiver is woken by `bell`.
 pub fn mailbox<T>(messages_max: usize, bell: Bell) -> (Outlet<T>, Inlet<T>) {
-    let (sender, receiver) = crossbeam_channel::bounded(messages_max);
-    let state = Arc::new(Door { bell, is_resting: AtomicBool::new(false) });
-    (Outlet { sender, door: Arc::clone(&state) }, Inlet { receiver, door: state })
+    // crossbeam's bounded channel allocates and touches all of its slots at once: 13 MB a shard at
+    // the default bound. The unbounded one grows by blocks, and the bound is kept here.
+    let (sender, receiver) = crossbeam_channel::unbounded();
+    let door = Arc::new(Door { bell, is_resting: AtomicBool::new(false), messages_max });
+    (Outlet { sender, door: Arc::clone(&door) }, Inlet { receiver, door })
 }
 
 #[derive(Debug)]
@@ -40,6 +44,7 @@ struct Door {
     bell: Bell,
     /// Set by the receiver before its last look at the queue; taken by the sender that rings.
     is_resting: AtomicBool,
+    messages_max: usize,
 }
 
 impl Door {
@@ -76,11 +81,16 @@ impl<T> Outlet<T> {
     ///
     /// The message, where the mailbox is full or the receiver has gone.
     pub fn push(&self, message: T) -> Result<(), Undelivered<T>> {
-        self.sender.try_send(message).map_err(|fault| match fault {
-            TrySendError::Full(message) | TrySendError::Disconnected(message) => {
-                Undelivered(message)
-            }
-        })
+        if self.is_full() {
+            return Err(Undelivered(message));
+        }
+        self.sender.send(message).map_err(|fault| Undelivered(fault.0))
+    }
+
+    /// Whether no message would be taken now. Senders that ask at the same moment may all hear no,
+    /// so the bound can be overshot by one message a sender.
+    fn is_full(&self) -> bool {
+        self.sender.len() >= self.door.messages_max
     }
 
     /// Wakes the receiver if it rests.
@@ -105,13 +115,15 @@ impl<T> Outlet<T> {
     ///
     /// The message, where the receiver has gone.
     pub fn push_waiting(&self, message: T) -> Result<(), Undelivered<T>> {
-        match self.sender.try_send(message) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Disconnected(message)) => Err(Undelivered(message)),
-            Err(TrySendError::Full(message)) => {
-                self.ring();
-                self.sender.send(message).map_err(|fault| Undelivered(fault.0))
-            }
+        let mut message = message;
+        loop {
+            message = match self.push(message) {
+                Err(Undelivered(message)) if self.is_full() => message,
+                result => return result,
+            };
+            // Rare: the receiver is thousands of messages behind. It is given the processor.
+            self.ring();
+            std::thread::park_timeout(limits::MAILBOX_FULL_PAUSE);
         }
     }
 

@@ -55,9 +55,8 @@ pub(super) fn sockets_max(configured: Option<usize>) -> usize {
     let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().nth(3)?.parse::<usize>().ok());
-    let available = soft.map_or(usize::MAX, |soft| {
-        soft.saturating_sub(limits::RESERVED_DESCRIPTORS).max(soft / 2)
-    });
+    let available = soft
+        .map_or(usize::MAX, |soft| soft.saturating_sub(limits::RESERVED_DESCRIPTORS).max(soft / 2));
     let max = configured.unwrap_or(available).min(available);
     tracing::info!(connections_max = max, descriptors = soft, "room for connections");
     max

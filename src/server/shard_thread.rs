@@ -19,8 +19,8 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::Common;
-use crate::http::connection::{self, Upgraded};
 use crate::http::Desk;
+use crate::http::connection::{self, Upgraded};
 use crate::limits;
 use crate::mailbox::to_control::Command;
 use crate::mailbox::to_shard::Parcel;

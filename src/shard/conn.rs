@@ -42,6 +42,7 @@ pub(super) enum Queued {
 
 /// A connection.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, one byte each")]
 pub(super) struct Conn<S> {
     pub(super) id: ConnId,
     pub(super) socket: S,

@@ -121,12 +121,9 @@ impl<S: Socket> Shard<S> {
 
     fn write(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot.index()];
-        let written = match conn.outbox.write_to(&mut conn.socket, &mut self.scratch) {
-            Ok(written) => written,
-            Err(_) => {
-                drop(self.remove(slot));
-                return;
-            }
+        let Ok(written) = conn.outbox.write_to(&mut conn.socket, &mut self.scratch) else {
+            drop(self.remove(slot));
+            return;
         };
         let was_blocked = conn.blocked_since_ms != 0;
         if !written.is_blocked {

@@ -52,21 +52,18 @@ impl<S: Socket> Shard<S> {
             .filter(|_| !self.is_draining())
             .and_then(|endpoint| gate.judge(endpoint, knock, self.now.unix_s()).ok());
         let held = std::mem::take(&mut self.conns[slot.index()].held);
-        match upgrade {
-            Some(upgrade) => {
-                let answer = gate::switching_protocols(&upgrade);
-                self.head_count -= 1;
-                self.open(slot, upgrade, Some(answer));
-                if held.len() > head.bytes {
-                    // Frames may follow right behind the request.
-                    self.feed(slot, &held[head.bytes..]);
-                }
-            }
-            // hyper answers, also where the upgrade is refused: it has the words for every status.
-            None => {
-                let conn = self.remove(slot);
-                self.handed_over.push((conn.socket, Bytes::from(held)));
-            }
+        let Some(upgrade) = upgrade else {
+            // hyper answers, also where the upgrade is refused: it has words for every status.
+            let conn = self.remove(slot);
+            self.handed_over.push((conn.socket, Bytes::from(held)));
+            return;
+        };
+        let answer = gate::switching_protocols(&upgrade);
+        self.head_count -= 1;
+        self.open(slot, upgrade, Some(answer));
+        if held.len() > head.bytes {
+            // Frames may follow right behind the request.
+            self.feed(slot, &held[head.bytes..]);
         }
     }
 
@@ -134,7 +131,11 @@ impl<S: Socket> Shard<S> {
     }
 
     /// Refuses a connection for which there is no room.
-    pub fn refuse_surplus(&mut self, now: crate::clock::Moment, socket: impl FnOnce(Slot, u32) -> S) {
+    pub fn refuse_surplus(
+        &mut self,
+        now: crate::clock::Moment,
+        socket: impl FnOnce(Slot, u32) -> S,
+    ) {
         self.now = now;
         let slot = self.insert(socket);
         self.head_count += 1;

@@ -144,8 +144,12 @@ impl Outbox {
     pub fn shed(&mut self) -> Vec<ServiceName> {
         let mut shed = Vec::new();
         let has_begun = self.offset > 0;
-        let all: Vec<Rc<Load>> =
-            self.first.take().into_iter().chain(self.rest.take().into_iter().flat_map(|q| *q)).collect();
+        let all: Vec<Rc<Load>> = self
+            .first
+            .take()
+            .into_iter()
+            .chain(self.rest.take().into_iter().flat_map(|q| *q))
+            .collect();
         let offset = std::mem::take(&mut self.offset);
         (self.bytes, self.frames) = (0, 0);
         for (index, load) in all.into_iter().enumerate() {

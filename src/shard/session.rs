@@ -279,11 +279,9 @@ impl<S: Socket> Shard<S> {
         };
         let order = match subscribe.target {
             Target::AllServices => Order::SubscribeAll,
-            Target::Service(service) => Order::Subscribe {
-                service,
-                snapshot: subscribe.snapshot,
-                since: subscribe.since,
-            },
+            Target::Service(service) => {
+                Order::Subscribe { service, snapshot: subscribe.snapshot, since: subscribe.since }
+            }
         };
         if self.ask(slot, id, Waiting::Subscribe, order) {
             let conn = &mut self.conns[slot.index()];
@@ -405,13 +403,7 @@ impl<S: Socket> Shard<S> {
         self.resume(slot);
     }
 
-    fn on_awaited(
-        &mut self,
-        slot: Slot,
-        id: Option<&RequestId>,
-        waiting: Waiting,
-        answer: Answer,
-    ) {
+    fn on_awaited(&mut self, slot: Slot, id: Option<&RequestId>, waiting: Waiting, answer: Answer) {
         let bytes = match (waiting, answer) {
             (Waiting::Subscribe, Answer::Subscribed(subscribed)) => {
                 return self.on_subscribed(slot, id, subscribed);
@@ -427,7 +419,8 @@ impl<S: Socket> Shard<S> {
                 answer::subscribed_to_all(id)
             }
             (Waiting::Register { sent, rejected }, Answer::Batch(refused)) => {
-                let failed: Vec<Value> = refused.iter().map(|entry| refused_instance(&sent, entry)).collect();
+                let failed: Vec<Value> =
+                    refused.iter().map(|entry| refused_instance(&sent, entry)).collect();
                 batch_answer(Batch::Register, id, &failed, &rejected)
             }
             (Waiting::Heartbeat { sent, rejected }, Answer::Batch(refused)) => {
@@ -522,8 +515,8 @@ fn batch_answer(
         Batch::Unregister => ("unregistered", "failed_instance_keys", "instanceKey"),
     };
     let mut all = failed.to_vec();
-    all.extend(rejected.iter().map(|one| {
-        json!({entry: one.entry, "errorCode": "bad-request", "errorMessage": one.message})
-    }));
+    all.extend(rejected.iter().map(
+        |one| json!({entry: one.entry, "errorCode": "bad-request", "errorMessage": one.message}),
+    ));
     answer::batch(kind, id, list, &all)
 }

@@ -2,7 +2,7 @@
 //!
 //! A socket is asked for bytes and given bytes, and says `WouldBlock` where it cannot; having said
 //! so, it puts itself on the shard's ready list once it can again. The real one stands on tokio's
-//! reactor; simulations and benches bring their own. Another way of writing, io_uring for one, would
+//! reactor; simulations and benches bring their own. Another way of writing, `io_uring` for one, would
 //! be another implementation of these four functions.
 //!
 //! Imports `shard::ready`. Imported by `shard`.

@@ -97,7 +97,8 @@ impl<S: Socket> Shard<S> {
             Stage::Open(_) => {
                 let is_blocked = conn.blocked_since_ms != 0
                     && conn.blocked_since_ms + limits.write_timeout_ms <= now_ms;
-                let expires_ms = conn.identity.as_ref().map(|who| who.expires_at_s.saturating_mul(1_000));
+                let expires_ms =
+                    conn.identity.as_ref().map(|who| who.expires_at_s.saturating_mul(1_000));
                 if is_blocked {
                     self.stats().slow_closed.add(1);
                     self.close(slot, Reason::SlowReader);

@@ -31,6 +31,7 @@ pub(super) struct Topic {
 /// 2. Between turns every topic has a subscriber and an empty run.
 /// 3. `touched` names each topic with a run, once.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_field_names, reason = "the table of topics holds topics")]
 pub(super) struct Topics {
     topics: Slab<Topic>,
     by_name: HashMap<ServiceName, TopicId>,
@@ -57,8 +58,11 @@ impl Topics {
         if let Some(id) = self.find(service) {
             return id;
         }
-        let topic =
-            Topic { service: service.clone(), subscribers: Subscribers::default(), run: Vec::new() };
+        let topic = Topic {
+            service: service.clone(),
+            subscribers: Subscribers::default(),
+            run: Vec::new(),
+        };
         let id = TopicId(u32::try_from(self.topics.insert(topic)).expect("topics are below 2^32"));
         self.by_name.insert(service.clone(), id);
         id
@@ -119,9 +123,9 @@ impl Topics {
             None => self.joining_everything > 0 || !self.everything.is_empty(),
             Some(service) => {
                 self.joining.contains_key(service)
-                    || self.find(service).is_some_and(|id| {
-                        !self.topics[id.0 as usize].subscribers.is_empty()
-                    })
+                    || self
+                        .find(service)
+                        .is_some_and(|id| !self.topics[id.0 as usize].subscribers.is_empty())
             }
         }
     }

@@ -114,8 +114,7 @@ impl Registry {
             let name = ServiceName::of(&record.service_id);
             let Ok(service) = registry.service_or_new(&name) else { continue };
             let identity = InstanceIdentity::from_canonical(&record.identity);
-            let member =
-                registry.admit(service, identity, record.json, record.lease_ttl_ms, now);
+            let member = registry.admit(service, identity, record.json, record.lease_ttl_ms, now);
             registry.members[member as usize].is_unproven = true;
             registry.services[service].unproven += 1;
         }

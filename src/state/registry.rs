@@ -547,10 +547,7 @@ impl Registry {
             changes[place].1.push(logged.change.clone());
         }
         let named = |(service, changes)| (self.services[service].name.clone(), changes);
-        Some(Delta {
-            version: self.version,
-            changes: changes.into_iter().map(named).collect(),
-        })
+        Some(Delta { version: self.version, changes: changes.into_iter().map(named).collect() })
     }
 
     /// How the leases stand, service by service. Linear in the instances: for operators.

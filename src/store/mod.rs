@@ -99,10 +99,7 @@ impl Store {
     /// # Errors
     ///
     /// Where it cannot be opened; the message says what to check.
-    pub fn open(
-        url: Option<&str>,
-        data_dir: &Path,
-    ) -> Result<(Store, RegistryImage), StoreError> {
+    pub fn open(url: Option<&str>, data_dir: &Path) -> Result<(Store, RegistryImage), StoreError> {
         let path = match url {
             None => data_dir.join("fanfare.db"),
             Some(url) => match url.strip_prefix("sqlite:") {

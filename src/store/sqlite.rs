@@ -1,6 +1,6 @@
-//! The embedded database: SQLite, written ahead, every commit synced.
+//! The embedded database: `SQLite`, written ahead, every commit synced.
 //!
-//! A set of thousands of rows is a handful of statements: each binds one JSON array and lets SQLite
+//! A set of thousands of rows is a handful of statements: each binds one JSON array and lets `SQLite`
 //! unpack it, which costs a microsecond or two a row instead of a round trip through the driver.
 //!
 //! Imports `state::image`. Part of `store`.
@@ -116,7 +116,12 @@ impl Sqlite {
 
 fn services(records: &[ServiceRecord]) -> Vec<Value> {
     let row = |one: &ServiceRecord| {
-        json!([one.service_id, one.revision, u8::from(one.protection_enabled), one.degraded_since_ms])
+        json!([
+            one.service_id,
+            one.revision,
+            u8::from(one.protection_enabled),
+            one.degraded_since_ms
+        ])
     };
     records.iter().map(row).collect()
 }

@@ -285,7 +285,10 @@ fn read_again(
 ) -> Result<Request, Refusal> {
     let mut kept = object.clone();
     kept.retain(|name, _| {
-        matches!(name.as_str(), "type" | "service_id" | "serviceId" | "snapshot" | "since" | "token")
+        matches!(
+            name.as_str(),
+            "type" | "service_id" | "serviceId" | "snapshot" | "since" | "token"
+        )
     });
     if kept.contains_key("service_id") {
         kept.remove("serviceId");
@@ -410,7 +413,8 @@ mod tests {
 
     #[test]
     fn deep_nests_are_refused() {
-        let deep = format!(r#"{{"type":"ping","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        let deep =
+            format!(r#"{{"type":"ping","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(code(&deep), Code::Malformed);
         let nest = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(code(&nest), Code::Malformed);
@@ -418,7 +422,8 @@ mod tests {
 
     #[test]
     fn topic_length_has_its_own_code() {
-        let text = |bytes| format!(r#"{{"type":"subscribe","service_id":"{}"}}"#, "x".repeat(bytes));
+        let text =
+            |bytes| format!(r#"{{"type":"subscribe","service_id":"{}"}}"#, "x".repeat(bytes));
         assert!(decode(text(255).as_bytes(), 255).request.is_ok());
         assert_eq!(code(&text(256)), Code::TooLarge);
     }

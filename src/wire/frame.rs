@@ -161,7 +161,10 @@ mod tests {
         frame.put_u64(u64::MAX);
         frame.put(b" ");
         frame.put_json_str("a\"b\\c\n\u{e9}");
-        assert_eq!(&frame.text()[2..], "0 18446744073709551615 \"a\\\"b\\\\c\\n\u{e9}\"".as_bytes());
+        assert_eq!(
+            &frame.text()[2..],
+            "0 18446744073709551615 \"a\\\"b\\\\c\\n\u{e9}\"".as_bytes()
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The registry's nouns on the wire: instances, their keys, and what is wrong with one.
 //!
-//! The models are Ctrip Artemis' own (camelCase); on input snake_case is understood as well. An
+//! The models are Ctrip Artemis' own (camelCase); on input `snake_case` is understood as well. An
 //! instance is checked and brought into its canonical text here, on the caller's thread, so that
 //! the control thread compares and stores bytes and never parses.
 //!
@@ -238,7 +238,8 @@ mod tests {
 
     #[test]
     fn metadata_order_and_unknown_fields_make_no_difference() {
-        let one = instance(r#"{"serviceId":"s","instanceId":"i","metadata":{"a":1,"b":"2"},"x":[1]}"#);
+        let one =
+            instance(r#"{"serviceId":"s","instanceId":"i","metadata":{"a":1,"b":"2"},"x":[1]}"#);
         let two = instance(r#"{"instanceId":"i","metadata":{"b":"2","a":1},"serviceId":"s"}"#);
         assert_eq!(one.register(), two.register());
     }
@@ -254,7 +255,10 @@ mod tests {
             (String::from(r#"{"serviceId":"s","instanceId":"i\u0000"}"#), "instanceId"),
             (format!(r#"{{"serviceId":"s","instanceId":"{long}"}}"#), "instanceId"),
             (String::from(r#"{"serviceId":"s","instanceId":"i","leaseTtlMs":999}"#), "leaseTtlMs"),
-            (String::from(r#"{"serviceId":"s","instanceId":"i","leaseTtlMs":3600001}"#), "leaseTtlMs"),
+            (
+                String::from(r#"{"serviceId":"s","instanceId":"i","leaseTtlMs":3600001}"#),
+                "leaseTtlMs",
+            ),
         ] {
             let fault = instance(&text).register().expect_err(&text);
             assert!(fault.contains(word), "{text}: {fault}");

@@ -1,6 +1,6 @@
 //! JSON in: which parser reads which size.
 //!
-//! serde_json reads everything short. From [`SIMD_BYTES_MIN`] on simd-json is tried, where the
+//! `serde_json` reads everything short. From [`SIMD_BYTES_MIN`] on simd-json is tried, where the
 //! `command_decode` bench found it faster; the cut-over and its figures stand in PERF.md. simd-json
 //! does not bound its depth, so a text is scanned for that first: without the scan a deep enough
 //! nest would overflow the stack.

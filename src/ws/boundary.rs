@@ -42,9 +42,8 @@ impl Boundary {
     pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), TooManyFragments> {
         while !bytes.is_empty() {
             if self.payload_left > 0 {
-                let seen = usize::try_from(self.payload_left).map_or(bytes.len(), |left| {
-                    left.min(bytes.len())
-                });
+                let seen = usize::try_from(self.payload_left)
+                    .map_or(bytes.len(), |left| left.min(bytes.len()));
                 self.payload_left -= seen as u64;
                 bytes = &bytes[seen..];
                 continue;
@@ -110,8 +109,8 @@ impl Boundary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tungstenite::protocol::frame::{Frame, FrameHeader};
     use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+    use tungstenite::protocol::frame::{Frame, FrameHeader};
 
     /// Whole messages in random fragments and pieces: at rest exactly between messages.
     #[test]

@@ -9,7 +9,7 @@ use hyper::http::{HeaderMap, Method, Uri};
 use tungstenite::handshake::derive_accept_key;
 
 use super::head::Body;
-use crate::auth::{self, Authenticator, AuthError, Identity};
+use crate::auth::{self, AuthError, Authenticator, Identity};
 use crate::wire::refusal::Code;
 
 /// What the server demands of those who connect.
@@ -115,7 +115,7 @@ impl Gate {
         let identity = self.identify(token.as_deref(), now_s).map_err(|fault| {
             let code = match fault {
                 AuthError::TokenExpired => Code::TokenExpired,
-                _ => Code::Unauthorized,
+                AuthError::Invalid(_) => Code::Unauthorized,
             };
             Denied::new(401, code, unauthorized_detail(&fault)).with("WWW-Authenticate", "Bearer")
         })?;
@@ -164,7 +164,7 @@ impl Gate {
 pub fn unauthorized_detail(fault: &AuthError) -> &'static str {
     match fault {
         AuthError::TokenExpired => "the token has expired",
-        _ => "the token is not valid",
+        AuthError::Invalid(_) => "the token is not valid",
     }
 }
 
@@ -243,7 +243,7 @@ fn presented_token(knock: Knock<'_>) -> Option<String> {
     if let Some(token) = auth::from_protocols(&offered.join(",")) {
         return Some(token.to_owned());
     }
-    auth::from_query(knock.uri.query().unwrap_or_default()).map(Into::into)
+    auth::from_query(knock.uri.query().unwrap_or_default())
 }
 
 /// The bytes of the 101 answer.

@@ -193,9 +193,8 @@ mod tests {
 
     #[test]
     fn size_and_number_are_bounded() {
-        let many = |n: usize| {
-            format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "a: b\r\n".repeat(n - 1))
-        };
+        let many =
+            |n: usize| format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "a: b\r\n".repeat(n - 1));
         assert!(read(&many(100)).is_ok_and(|head| head.is_some()));
         assert!(matches!(read(&many(101)), Err(HeadFault::TooLarge)));
         let long = format!("GET / HTTP/1.1\r\nHost: h\r\na: {}", "x".repeat(16 * 1024));

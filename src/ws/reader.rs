@@ -164,8 +164,8 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tungstenite::protocol::frame::{Frame, FrameHeader};
     use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+    use tungstenite::protocol::frame::{Frame, FrameHeader};
 
     fn masked(payload: &[u8], opcode: OpCode, is_final: bool) -> Vec<u8> {
         let mask = [1, 2, 3, 4];

@@ -56,38 +56,18 @@ pub(super) fn run(
     let sender = pace::start(publisher, load.clone(), Arc::clone(&gauge), bench.clock);
     while !gauge.is_finished.load(Ordering::Acquire) {
         fleet.turn(TURN)?;
-        gauge
-            .delivered
-            .store(delivered(fleet) - base, Ordering::Relaxed);
-        bench.progress.show(shown(
-            load,
-            &gauge,
-            first_event,
-            start_ns,
-            bench.clock.now_ns(),
-        ));
+        gauge.delivered.store(delivered(fleet) - base, Ordering::Relaxed);
+        bench.progress.show(shown(load, &gauge, first_event, start_ns, bench.clock.now_ns()));
     }
-    let paced = sender
-        .join()
-        .map_err(|_| io::Error::other("the sending thread has failed"))??;
-    let accepted = paced
-        .publisher
-        .accepted
-        .iter()
-        .zip(&before)
-        .map(|(now, then)| now - then);
-    let owed: u64 = accepted
-        .zip(&load.subscribers)
-        .map(|(count, each)| count * each)
-        .sum();
+    let paced = sender.join().map_err(|_| io::Error::other("the sending thread has failed"))??;
+    let accepted = paced.publisher.accepted.iter().zip(&before).map(|(now, then)| now - then);
+    let owed: u64 = accepted.zip(&load.subscribers).map(|(count, each)| count * each).sum();
     await_deliveries(bench, fleet, base + owed)?;
     let end_ns = bench.clock.now_ns();
     let server_after = bench.process.and_then(crate::process::Process::sample);
     let measured = Measured {
         window_ns: end_ns - start_ns,
-        server: server_after
-            .zip(server_before)
-            .map(|(after, before)| after.since(&before)),
+        server: server_after.zip(server_before).map(|(after, before)| after.since(&before)),
         reader_ns: thread_cpu_ns() - reader_before_ns,
         sender_ns: paced.cpu_ns,
     };
@@ -96,10 +76,7 @@ pub(super) fn run(
         notes.push("the flood stood still for 5 s and was given up".to_owned());
     }
     if paced.unanswered > 0 {
-        notes.push(format!(
-            "{} events stayed without an answer",
-            paced.unanswered
-        ));
+        notes.push(format!("{} events stayed without an answer", paced.unanswered));
     }
     if paced.is_batched {
         notes.push(
@@ -141,10 +118,7 @@ fn shown(load: &Load, gauge: &Gauge, first_event: u64, start_ns: u64, now_ns: u6
     if load.events_max == u64::MAX {
         return (now_ns - start_ns) / 1_000_000_000;
     }
-    gauge
-        .sent
-        .load(Ordering::Relaxed)
-        .saturating_sub(first_event)
+    gauge.sent.load(Ordering::Relaxed).saturating_sub(first_event)
 }
 
 /// Whether a fleet has `goal` deliveries behind it.

@@ -17,30 +17,22 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let mut publisher = bench.publisher(plan, Pace::Rate(10.0))?;
     let rss_before = bench.process.and_then(Process::rss_bytes);
     let mut fleet = bench.fleet(plan)?;
-    bench
-        .progress
-        .begin("idle: connecting", plan.connections as u64);
+    bench.progress.begin("idle: connecting", plan.connections as u64);
     bench.open(&mut fleet, UNDER_WAY_MAX, 0)?;
     let idle_ns = duration_ns(plan, IDLE_S);
-    bench
-        .progress
-        .begin("idle: waiting", idle_ns / 1_000_000_000);
+    bench.progress.begin("idle: waiting", idle_ns / 1_000_000_000);
 
     let server_before = bench.process.and_then(Process::sample);
     let (reader_before_ns, start_ns) = (thread_cpu_ns(), bench.clock.now_ns());
     while bench.clock.now_ns() - start_ns < idle_ns {
         fleet.turn(Duration::from_millis(50))?;
         publisher.turn(Duration::ZERO)?;
-        bench
-            .progress
-            .show((bench.clock.now_ns() - start_ns) / 1_000_000_000);
+        bench.progress.show((bench.clock.now_ns() - start_ns) / 1_000_000_000);
     }
     let server_after = bench.process.and_then(Process::sample);
     let measured = Measured {
         window_ns: bench.clock.now_ns() - start_ns,
-        server: server_after
-            .zip(server_before)
-            .map(|(after, before)| after.since(&before)),
+        server: server_after.zip(server_before).map(|(after, before)| after.since(&before)),
         reader_ns: thread_cpu_ns() - reader_before_ns,
         sender_ns: 0,
     };
@@ -52,12 +44,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let mut outcome = Outcome::of(plan);
     outcome.add_fleet(&fleet, &publisher.accepted);
     let tally = &fleet.tally;
-    outcome.add_times(
-        &fleet.connect,
-        &fleet.subscribe,
-        &tally.latency,
-        &tally.timeline,
-    );
+    outcome.add_times(&fleet.connect, &fleet.subscribe, &tally.latency, &tally.timeline);
     outcome.add_publisher(&publisher);
     outcome.deliveries_per_s = per_second(outcome.received, tally.last_ns.saturating_sub(event_ns));
     outcome.cost = Cost::of(&measured, outcome.received, rss_after);
