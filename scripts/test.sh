@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Every check of the project, in one go. Ends with `N passed, N failed`, and fails if anything did.
+#
+# Needs the Rust toolchain. What else a stage needs it installs, or it says plainly that the stage
+# did not run.
+
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+passed=0
+failed=0
+faults=()
+
+# Runs a stage. A stage that fails does not hide the ones after it.
+stage() {
+    local name=$1
+    shift
+    printf '\n== %s\n' "$name"
+    if "$@" 2>&1 | tee "$log"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        faults+=("$name")
+    fi
+    local counts
+    counts=$(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed.*/\1 \2/p' "$log")
+    while read -r good bad; do
+        [ -n "$good" ] && passed=$((passed + good)) && failed=$((failed + bad))
+    done <<<"$counts"
+}
+
+# Benches run once each, to see that they work. Nobody measures with this profile.
+benches() {
+    CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 \
+        CARGO_PROFILE_BENCH_OPT_LEVEL=1 CARGO_PROFILE_BENCH_DEBUG=false \
+        cargo bench -p fanfare --benches -- --test
+}
+
+docs() {
+    RUSTDOCFLAGS='-D warnings' cargo doc --no-deps -p fanfare
+}
+
+rustup component list --installed 2>/dev/null | grep -q '^clippy' ||
+    rustup component add clippy rustfmt >/dev/null 2>&1 || true
+
+stage 'format' cargo fmt --all --check
+stage 'lints' cargo clippy --workspace --all-targets -- -D warnings
+stage 'documentation' docs
+stage 'tests' cargo test --workspace --no-fail-fast
+if compgen -G 'benches/*.rs' >/dev/null; then
+    stage 'benches, once each' benches
+fi
+if [ -x scripts/autobahn.sh ]; then
+    stage 'Autobahn' scripts/autobahn.sh
+fi
+
+for fault in "${faults[@]+"${faults[@]}"}"; do
+    printf 'failed: %s\n' "$fault"
+done
+printf '\n%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,101 @@
+//! A server that is told to stop sends its clients away in good order: a frame that says when to
+//! come back, close 1001, everything on disk, exit status 0.
+
+mod support;
+
+use std::net::TcpStream;
+
+use serde_json::json;
+use support::{READ_PATIENCE, Server, eventually, instance};
+
+#[test]
+fn every_socket_is_told_to_reconnect_and_closed_with_1001() {
+    let mut server = Server::start(&["--drain-window", "1s", "--shards", "3"]);
+    let mut clients: Vec<_> = (0..30).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.subscribe("orders");
+    }
+    server.terminate();
+    for client in &mut clients {
+        let (frames, code) = client.read_to_close();
+        assert_eq!(code, 1001);
+        let last = frames.last().expect("a frame before the close");
+        assert_eq!(last["type"], "reconnect", "{last}");
+        assert!(last["after_ms"].is_u64(), "{last}");
+    }
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_server_without_clients_stops_at_once() {
+    let mut server = Server::start(&[]);
+    assert_eq!(server.stop().code(), Some(0));
+}
+
+#[test]
+fn changes_accepted_during_the_drain_are_kept() {
+    let mut server = Server::start(&["--drain-window", "3s"]);
+    let clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    server.terminate();
+    eventually("the server says that it drains", READ_PATIENCE, || {
+        server.get("/ready").status == 503
+    });
+    server.register(&[instance("orders", "late")]);
+    drop(clients);
+    assert_eq!(server.wait().code(), Some(0));
+    server.restart();
+    assert_eq!(server.discover("orders")["instances"][0]["instanceId"], "late");
+}
+
+#[test]
+fn while_it_drains_it_is_not_ready_and_takes_no_sockets() {
+    let mut server = Server::start(&["--drain-window", "5s"]);
+    let clients: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    server.terminate();
+    eventually("the server says that it drains", READ_PATIENCE, || {
+        server.get("/ready").status == 503
+    });
+    assert_eq!(server.get("/health").status, 200);
+    let stream = TcpStream::connect(server.address()).expect("accepted");
+    assert_eq!(server.connect_to("/ws", stream, &[]).err(), Some(503));
+    let reply = server.get("/api/discovery/services.json");
+    assert_eq!(reply.outcome(), ("success", "success"));
+    for mut client in clients {
+        assert_eq!(client.read_to_close().1, 1001);
+    }
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_client_comes_back_after_the_restart_and_resumes() {
+    let mut server = Server::start(&["--drain-window", "1s"]);
+    let mut client = server.connect();
+    let mut picture = client.follow("orders");
+    server.register(&[instance("orders", "one")]);
+    picture.apply(&client.expect("service_change"));
+    server.terminate();
+    assert_eq!(client.read_to_close().1, 1001);
+    assert_eq!(server.wait().code(), Some(0));
+    server.restart();
+    let mut client = server.connect();
+    assert!(client.resume(&mut picture));
+    server.register(&[instance("orders", "two")]);
+    picture.apply(&client.expect("service_change"));
+    picture.expect_equals_registry(&server);
+    client.ask(&json!({"type": "ping"}), "pong");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut server = Server::start(&["--drain-window", "20s"]);
+    let clients: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    server.terminate();
+    eventually("the server says that it drains", READ_PATIENCE, || {
+        server.get("/ready").status == 503
+    });
+    let start = std::time::Instant::now();
+    server.terminate();
+    server.wait();
+    assert!(start.elapsed().as_secs() < 3, "it took {:?}", start.elapsed());
+    drop(clients);
+}
