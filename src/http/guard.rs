@@ -4,7 +4,8 @@
 //! beside a `Transfer-Encoding`, and one of two equal lengths. Behind a proxy that reads them the
 //! other way this is how requests are smuggled. So each head is looked at here by the same rules as
 //! a connection's first one, before hyper sees a byte of it. A head that fails is replaced by a
-//! request for the refusal itself, and nothing after it is read: hyper answers, and closes.
+//! request for the refusal itself, and nothing after it is read: hyper answers, and closes. What
+//! follows a request to upgrade is held back too: hyper shall answer before it looks further.
 //!
 //! The guard also keeps time: a head has to be complete within the handshake timeout, and a
 //! connection may idle between requests for [`limits::KEEP_ALIVE_MS`].
@@ -48,6 +49,8 @@ enum Scan {
     Head,
     Body(u64),
     Chunks(Chunks),
+    /// The last head asks to leave HTTP. What follows it waits here, for whoever speaks next.
+    Upgrade,
     /// A head was refused: no byte passes any more.
     Shut,
 }
@@ -97,6 +100,10 @@ impl Guard {
         while !bytes.is_empty() {
             let used = match &mut self.scan {
                 Scan::Shut => return,
+                Scan::Upgrade => {
+                    self.pending.extend_from_slice(bytes);
+                    return;
+                }
                 Scan::Body(left) => {
                     let used = usize::try_from(*left).map_or(bytes.len(), |n| n.min(bytes.len()));
                     *left -= used as u64;
@@ -140,9 +147,9 @@ impl Guard {
         }
         let before = self.pending.len();
         self.pending.extend_from_slice(bytes);
-        let (length, body) = match head::parse(&self.pending, self.limits) {
+        let (length, body, is_upgrade) = match head::parse(&self.pending, self.limits) {
             Ok(None) => return bytes.len(),
-            Ok(Some(head)) => (head.bytes, head.body),
+            Ok(Some(head)) => (head.bytes, head.body, head.headers.contains_key("upgrade")),
             Err(fault) => {
                 let status = if fault == HeadFault::TooLarge { 431 } else { 400 };
                 let text = format!("GET {REFUSED}{status} HTTP/1.1\r\nHost: -\r\n\r\n");
@@ -155,6 +162,7 @@ impl Guard {
         self.passed.extend_from_slice(&self.pending[..length]);
         self.pending.clear();
         match body {
+            Body::None if is_upgrade => self.scan = Scan::Upgrade,
             Body::None => self.expect_head(),
             Body::Length(length) => self.scan = Scan::Body(length),
             Body::Chunked => self.scan = Scan::Chunks(CHUNK_START),
@@ -227,8 +235,10 @@ impl hyper::rt::Read for Guard {
                 }
                 return Poll::Ready(Ok(()));
             }
-            if matches!(guard.scan, Scan::Shut) {
-                return Poll::Ready(Ok(()));
+            if matches!(guard.scan, Scan::Shut | Scan::Upgrade) {
+                // Not the end: hyper would take it for the client's, and drop the answer. What is
+                // under way ends the connection or takes it over.
+                return Poll::Pending;
             }
             let mut chunk = [0; limits::HTTP_READ_BYTES];
             let mut buffer = ReadBuf::new(&mut chunk);

@@ -74,10 +74,14 @@ impl Problem {
         {
             reply.headers_mut().insert(name, value);
         }
-        if self.status == 426 {
-            reply.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
-        } else if self.closes {
-            reply.headers_mut().insert("connection", HeaderValue::from_static("close"));
+        let connection = match (self.status, self.closes) {
+            (426, true) => Some("upgrade, close"),
+            (426, false) => Some("upgrade"),
+            (_, true) => Some("close"),
+            (_, false) => None,
+        };
+        if let Some(connection) = connection {
+            reply.headers_mut().insert("connection", HeaderValue::from_static(connection));
         }
         if self.status == 405 {
             reply.headers_mut().entry(ALLOW).or_insert(HeaderValue::from_static("GET"));

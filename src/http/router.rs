@@ -127,15 +127,22 @@ pub async fn answer(
     let number = desk.office.requests.fetch_add(1, Ordering::Relaxed);
     let is_head = request.method() == Method::HEAD;
     let path = request.uri().path().to_owned();
+    // An upgrade to something that is spoken nowhere here is answered like any other request, but
+    // the connection is of no use after it.
+    let asks_upgrade = request.headers().contains_key(UPGRADE);
     match dispatch(desk, request, &path, agreed).await {
         Ok(mut reply) => {
             if is_head {
                 // hyper leaves the body out and keeps its length.
                 reply.headers_mut().remove("transfer-encoding");
             }
+            if asks_upgrade && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+                reply.headers_mut().insert("connection", HeaderValue::from_static("close"));
+            }
             reply
         }
-        Err(problem) => {
+        Err(mut problem) => {
+            problem.closes |= asks_upgrade;
             desk.office.stats.http.refuse(problem.code);
             let request_id = format!("{}-{}-{number}", desk.office.node_id, desk.shard.0);
             if problem.status >= 500 {
@@ -206,7 +213,7 @@ fn open_socket(
     if desk.is_draining() && is_upgrade {
         let mut problem = Problem::new(503, Code::Unavailable, "the server is stopping");
         problem.header = Some(("retry-after", String::from("1")));
-        return Err(problem);
+        return Err(problem.closing());
     }
     let has_body =
         request.headers().contains_key(TRANSFER_ENCODING) || request.body().size_hint().lower() > 0;
@@ -219,8 +226,9 @@ fn open_socket(
     };
     let upgrade = desk.office.gate.judge(endpoint, knock, desk.clock.now().unix_s()).map_err(
         |denied: Denied| {
+            // What follows a refused upgrade is held back by the guard and was never meant as HTTP.
             let problem = Problem::from(denied);
-            if has_body { problem.closing() } else { problem }
+            if has_body || is_upgrade { problem.closing() } else { problem }
         },
     )?;
     let mut reply = Response::new(Full::new(Bytes::new()));
