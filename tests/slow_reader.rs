@@ -1,0 +1,166 @@
+//! A client that stops reading costs a bounded amount of memory, delays nobody, and when it reads
+//! again ends with the registry's state.
+
+mod support;
+
+use std::net::TcpStream;
+
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+use support::{Client, Picture, Server, instance, with};
+
+const OUTBOX_BYTES_MAX: u64 = 64 * 1024;
+const ROUNDS_MAX: usize = 4_000;
+
+/// A client whose kernel takes little on its behalf.
+fn connect_narrow(server: &Server) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    // The window is agreed upon when the connection is made, so this comes before.
+    socket.set_recv_buffer_size(4 * 1024).expect("a socket option");
+    socket.connect(&server.address().into()).expect("the server accepts");
+    server.connect_over(TcpStream::from(socket))
+}
+
+/// Changes an instance, large enough that a few of them fill a buffer.
+fn change(server: &Server, round: usize) {
+    let padding = format!("{round:>4000}");
+    let instance = instance("orders", &format!("i{}", round % 10));
+    server.register(&[with(&instance, "metadata", json!({"padding": padding}))]);
+}
+
+/// Changes the service, while the healthy client hears every change, until the server has given up
+/// on queueing for the stalled ones.
+fn change_until_slow(server: &Server, healthy: &mut Client, picture: &mut Picture) {
+    for round in 0..ROUNDS_MAX {
+        change(server, round);
+        picture.apply(&healthy.expect("service_change"));
+        if server.get("/ws/stats").body["slow_readers_total"].as_u64() > Some(0) {
+            return;
+        }
+    }
+    panic!("nobody was slow after {ROUNDS_MAX} rounds");
+}
+
+#[test]
+fn a_stalled_reader_gets_a_snapshot_and_the_others_miss_nothing() {
+    let server = Server::start(&["--outbox-bytes-max", "65536", "--write-timeout", "60s"]);
+    let mut stalled = connect_narrow(&server);
+    let mut stalled_picture = stalled.follow("orders");
+    let mut healthy = server.connect();
+    let mut picture = healthy.follow("orders");
+
+    change_until_slow(&server, &mut healthy, &mut picture);
+    // While it is behind, changes go on for everybody else.
+    for round in 0..200 {
+        change(&server, round);
+        picture.apply(&healthy.expect("service_change"));
+    }
+    let peak = server.metric("fanfare_outbox_bytes_peak");
+    assert!(peak <= OUTBOX_BYTES_MAX as f64, "{peak} bytes were unsent at once");
+
+    // It reads again: what was on its way, then the whole service, then changes as before.
+    let mut snapshots = 0;
+    while stalled_picture.revision < picture.revision {
+        let frame = stalled.next_json();
+        snapshots += usize::from(frame["type"] == "service_snapshot");
+        stalled_picture.apply(&frame);
+    }
+    assert!(snapshots > 0, "changes were skipped without a snapshot");
+    stalled_picture.expect_equals_registry(&server);
+    change(&server, 5);
+    let frame = stalled.expect("service_change");
+    stalled_picture.apply(&frame);
+    stalled_picture.expect_equals_registry(&server);
+    picture.apply(&healthy.expect("service_change"));
+    assert_eq!(stalled_picture, picture);
+    assert!(server.metric("fanfare_slow_readers_total{outcome=\"collapsed\"}") > 0.0);
+    assert_eq!(server.metric("fanfare_slow_readers_total{outcome=\"closed\"}"), 0.0);
+}
+
+#[test]
+fn a_follower_of_everything_gets_a_snapshot_of_each_service_it_missed() {
+    let server = Server::start(&["--outbox-bytes-max", "65536", "--write-timeout", "60s"]);
+    let names = ["a", "b", "c"];
+    let mut stalled = connect_narrow(&server);
+    stalled.subscribe("*");
+    let mut healthy = server.connect();
+    let mut fence = healthy.follow("orders");
+    let mut pictures: Vec<Picture> = names
+        .iter()
+        .chain(&["orders", "z-last"])
+        .map(|name| server.connect().follow(name))
+        .collect();
+    for round in 0..60 {
+        let padding = format!("{round:>4000}");
+        let batch: Vec<_> = names
+            .iter()
+            .map(|name| with(&instance(name, "one"), "metadata", json!({"padding": padding})))
+            .collect();
+        server.register(&batch);
+    }
+    change_until_slow(&server, &mut healthy, &mut fence);
+    // The last word, so that the reader knows when it has heard everything.
+    server.register(&[instance("z-last", "one")]);
+    let goal: Vec<Picture> = names
+        .iter()
+        .chain(&["orders", "z-last"])
+        .map(|name| Picture::of_discovered(&server.discover(name)))
+        .collect();
+    while pictures.iter().zip(&goal).any(|(picture, goal)| picture.revision < goal.revision) {
+        let frame = stalled.next_json();
+        let picture = pictures.iter_mut().find(|picture| frame["service_id"] == *picture.service);
+        picture.unwrap_or_else(|| panic!("no picture for {frame}")).apply(&frame);
+    }
+    assert_eq!(pictures, goal);
+}
+
+#[test]
+fn one_that_takes_nothing_at_all_is_closed_and_may_come_back() {
+    let server = Server::start(&["--outbox-bytes-max", "65536", "--write-timeout", "2s"]);
+    let mut stalled = connect_narrow(&server);
+    let mut stalled_picture = stalled.follow("orders");
+    let mut healthy = server.connect();
+    let mut picture = healthy.follow("orders");
+    change_until_slow(&server, &mut healthy, &mut picture);
+    support::eventually("it is closed", std::time::Duration::from_secs(10), || {
+        server.metric("fanfare_closes_total{code=\"4408\"}") > 0.0
+    });
+    drop(stalled);
+    let mut back = connect_narrow(&server);
+    back.resume(&mut stalled_picture);
+    back.catch_up(&mut stalled_picture);
+    stalled_picture.expect_equals_registry(&server);
+    picture.expect_equals_registry(&server);
+}
+
+#[test]
+fn a_snapshot_larger_than_the_outbox_still_arrives() {
+    let server = Server::start(&["--outbox-bytes-max", "65536"]);
+    let padding = "y".repeat(4_000);
+    let all: Vec<_> = (0..200)
+        .map(|n| {
+            with(&instance("orders", &format!("i{n}")), "metadata", json!({"padding": padding}))
+        })
+        .collect();
+    server.register(&all);
+    let mut client = connect_narrow(&server);
+    let mut picture = client.follow("orders");
+    assert_eq!(picture.instances.len(), 200);
+    picture.expect_equals_registry(&server);
+    change(&server, 1);
+    picture.apply(&client.expect("service_change"));
+    picture.expect_equals_registry(&server);
+}
+
+#[test]
+fn a_long_replay_is_paced_and_ends_in_the_registrys_state() {
+    let server = Server::start(&["--outbox-bytes-max", "65536"]);
+    let mut picture = server.connect().follow("orders");
+    for round in 0..600 {
+        change(&server, round);
+    }
+    let mut client = connect_narrow(&server);
+    assert!(client.resume(&mut picture));
+    client.catch_up(&mut picture);
+    picture.expect_equals_registry(&server);
+}
