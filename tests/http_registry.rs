@@ -469,7 +469,7 @@ fn heads_over_the_limit_are_refused() {
     let long = "x".repeat(17 << 10);
     let head = format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {long}\r\n\r\n");
     assert_eq!(server.raw(head.as_bytes()).status, 431);
-    let many: String = (0..101).map(|n| format!("X-{n}: 1\r\n")).collect();
+    let many = "X-Many: 1\r\n".repeat(101);
     let head = format!("GET /health HTTP/1.1\r\nHost: x\r\n{many}\r\n");
     assert_eq!(server.raw(head.as_bytes()).status, 431);
     assert_eq!(server.raw(b"nonsense\r\n\r\n").status, 400);

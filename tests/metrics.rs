@@ -59,7 +59,7 @@ fn histograms_add_up() {
         client.expect("service_change");
     }
     let page = server.get("/metrics").text;
-    let mut families: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut families: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for line in page.lines().filter(|line| line.contains("_bucket{")) {
         let (family, rest) = line.split_once("_bucket{").expect("a bucket");
         let value = rest.rsplit_once(' ').expect("a value").1;
@@ -72,7 +72,7 @@ fn histograms_add_up() {
         let count = page
             .lines()
             .find_map(|line| line.strip_prefix(family)?.strip_prefix("_count "))
-            .and_then(|value| value.parse::<f64>().ok());
+            .and_then(|value| value.parse::<u64>().ok());
         assert_eq!(count, buckets.last().copied(), "{family}");
     }
 }
@@ -85,13 +85,13 @@ fn registry_numbers_are_true() {
     server.unregister(&instances("users", 2));
     server.heartbeat(&instances("orders", 10));
     for (sample, value) in [
-        ("fanfare_registry_services", 2.0),
-        ("fanfare_registry_instances", 13.0),
-        ("fanfare_registry_leases", 13.0),
-        ("fanfare_registry_changes_total", 17.0),
-        ("fanfare_registry_renewals_total", 10.0),
-        ("fanfare_registry_expired_total", 0.0),
-        ("fanfare_registry_degraded_services", 0.0),
+        ("fanfare_registry_services", 2),
+        ("fanfare_registry_instances", 13),
+        ("fanfare_registry_leases", 13),
+        ("fanfare_registry_changes_total", 17),
+        ("fanfare_registry_renewals_total", 10),
+        ("fanfare_registry_expired_total", 0),
+        ("fanfare_registry_degraded_services", 0),
     ] {
         let now = || server.metric(sample);
         eventually(&format!("{sample} is {value}"), READ_PATIENCE, || now() == value);
@@ -147,8 +147,8 @@ fn refusals_are_counted_by_code() {
         client.expect_error("malformed");
     }
     server.get("/nope");
-    assert_eq!(server.metric("fanfare_refusals_total{code=\"malformed\",door=\"ws\"}"), 3.0);
-    assert_eq!(server.metric("fanfare_refusals_total{code=\"not_found\",door=\"http\"}"), 1.0);
+    assert_eq!(server.metric("fanfare_refusals_total{code=\"malformed\",door=\"ws\"}"), 3);
+    assert_eq!(server.metric("fanfare_refusals_total{code=\"not_found\",door=\"http\"}"), 1);
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn wait_for_commit(server: &Server) {
     let before = server.metric("fanfare_store_commits_total");
     eventually("two commits", READ_PATIENCE, || {
         server.register(&[instance("marker", &uuid::Uuid::new_v4().to_string())]);
-        server.metric("fanfare_store_commits_total") >= before + 2.0
+        server.metric("fanfare_store_commits_total") >= before + 2
     });
 }
 

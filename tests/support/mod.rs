@@ -177,11 +177,11 @@ impl Server {
     }
 
     /// The value of a sample on the metrics page, by its name and labels.
-    pub fn metric(&self, sample: &str) -> f64 {
+    pub fn metric(&self, sample: &str) -> u64 {
         let page = self.get("/metrics").text;
         let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
         let value = value.unwrap_or_else(|| panic!("no sample {sample} in:\n{page}"));
-        value.parse().expect("a number")
+        value.parse().expect("a whole number")
     }
 
     /// A client of `/ws` that has read its welcome.
