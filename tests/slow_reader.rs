@@ -3,11 +3,12 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::net::TcpStream;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use support::{Client, Picture, Server, instance, with};
+use support::{Client, Picture, Rng, Server, instance, with};
 
 const OUTBOX_BYTES_MAX: u64 = 64 * 1024;
 const ROUNDS_MAX: usize = 4_000;
@@ -163,4 +164,127 @@ fn a_long_replay_is_paced_and_ends_in_the_registrys_state() {
     assert!(client.resume(&mut picture));
     client.catch_up(&mut picture);
     picture.expect_equals_registry(&server);
+}
+
+const SERVICES: [&str; 4] = ["a", "b", "c", "d"];
+
+/// A slow client that follows some services and checks every frame of each.
+struct Follower {
+    client: Client,
+    pictures: BTreeMap<String, Picture>,
+    commands: u64,
+}
+
+impl Follower {
+    /// Sends a command and takes in what comes before its answer. Returns the answer.
+    fn ask(&mut self, mut command: Value) -> Value {
+        self.commands += 1;
+        command["id"] = json!(self.commands);
+        self.client.send_json(&command);
+        loop {
+            let frame = self.client.next_json();
+            if frame["id"] == self.commands {
+                return frame;
+            }
+            self.take_in(&frame);
+        }
+    }
+
+    fn take_in(&mut self, frame: &Value) {
+        let service = frame["service_id"].as_str().expect("a frame of a service");
+        let picture = self.pictures.get_mut(service);
+        picture.unwrap_or_else(|| panic!("{service} is not followed")).apply(frame);
+    }
+
+    fn follow(&mut self, service: &str) {
+        let command = json!({"type": "subscribe", "service_id": service, "snapshot": true});
+        let picture = Picture::of_subscribed(&self.ask(command));
+        self.pictures.insert(service.to_owned(), picture);
+    }
+
+    fn leave(&mut self, service: &str) {
+        let answer = self.ask(json!({"type": "unsubscribe", "service_id": service}));
+        assert_eq!(answer["type"], "unsubscribed");
+        self.pictures.remove(service);
+    }
+
+    fn reconnect(&mut self, server: &Server) {
+        self.client = connect_narrow(server);
+        let old = std::mem::take(&mut self.pictures);
+        for (service, mut picture) in old {
+            let since = json!({"epoch": picture.epoch, "revision": picture.revision});
+            let command = json!({"type": "subscribe", "service_id": service, "since": since});
+            let answer = self.ask(command);
+            if answer["recovered"] == false {
+                picture = Picture::of_subscribed(&answer);
+            }
+            self.pictures.insert(service, picture);
+        }
+    }
+
+    /// Reads until each picture is where the registry is. Nothing changes meanwhile.
+    fn catch_up(&mut self, server: &Server) {
+        let services: Vec<String> = self.pictures.keys().cloned().collect();
+        for service in services {
+            let goal = server.discover(&service)["revision"].as_u64().expect("a revision");
+            while self.pictures[&service].revision < goal {
+                let frame = self.client.next_json();
+                self.take_in(&frame);
+            }
+            self.pictures[&service].expect_equals_registry(server);
+        }
+    }
+}
+
+#[test]
+fn random_churn_among_slow_readers_ends_with_the_registrys_state() {
+    for seed in 1..=3 {
+        let server = Server::start(&[
+            "--outbox-bytes-max",
+            "65536",
+            "--service-history-max",
+            "64",
+            "--client-messages-per-s-max",
+            "0",
+        ]);
+        for name in SERVICES {
+            server.register(&[instance(name, "first")]);
+        }
+        let mut rng = Rng::seeded(seed);
+        let mut followers: Vec<Follower> = (0..4)
+            .map(|_| Follower {
+                client: connect_narrow(&server),
+                pictures: BTreeMap::new(),
+                commands: 0,
+            })
+            .collect();
+        for round in 0..600 {
+            let padding = format!("{round:>8000}");
+            let batch: Vec<Value> = (0..=rng.below(6))
+                .map(|_| {
+                    let name = format!("i{}", rng.below(5));
+                    let one = instance(SERVICES[rng.below(4)], &name);
+                    with(&one, "metadata", json!({"padding": padding}))
+                })
+                .collect();
+            if rng.below(4) == 0 {
+                server.unregister(&batch);
+            } else {
+                server.register(&batch);
+            }
+            let seat = rng.below(followers.len());
+            let (follower, service) = (&mut followers[seat], SERVICES[rng.below(4)]);
+            match rng.below(40) {
+                0..3 => follower.follow(service),
+                3 => follower.leave(service),
+                4 => follower.reconnect(&server),
+                5 => follower.catch_up(&server),
+                _ => {}
+            }
+        }
+        assert!(server.metric("fanfare_slow_readers_total{outcome=\"collapsed\"}") > 0);
+        for follower in &mut followers {
+            follower.catch_up(&server);
+        }
+    }
 }
