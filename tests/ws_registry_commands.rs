@@ -210,6 +210,26 @@ fn commands_beyond_the_rate_are_refused_by_id() {
 }
 
 #[test]
+fn one_that_never_stops_talking_is_closed_with_4429() {
+    let server = Server::start(&["--client-messages-per-s-max", "10"]);
+    let mut client = server.connect();
+    let start = std::time::Instant::now();
+    let mut code = None;
+    while code.is_none() && start.elapsed().as_secs() < 20 {
+        // A fault of sending means that the close is there to be read.
+        let _ = client.socket.send(Message::text(r#"{"type":"ping"}"#));
+        match client.next_message() {
+            Message::Text(_) => {}
+            Message::Close(Some(frame)) => code = Some(u16::from(frame.code)),
+            other => panic!("neither an answer nor a close with a code: {other:?}"),
+        }
+    }
+    assert_eq!(code, Some(4429));
+    let talked = start.elapsed().as_secs();
+    assert!((10..14).contains(&talked), "closed after {talked} s");
+}
+
+#[test]
 fn subscriptions_of_a_connection_are_bounded() {
     let server = Server::start(&["--subscriptions-per-connection-max", "3"]);
     let mut client = server.connect();
