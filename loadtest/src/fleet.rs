@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::connection::{Connection, Phase};
 use crate::frame::{self, Frame, FrameError, Opcode};
 use crate::message::{self, Message, Scanner, Since};
+use crate::recent::Recent;
 use crate::tally::{self, Tally};
 use crate::target::{self, Target};
 
@@ -40,7 +41,7 @@ pub(crate) const ASKED_AT_ONCE_MAX: usize = 150;
 /// What happened beside the deliveries.
 #[derive(Debug, Default)]
 pub(crate) struct FleetCounts {
-    /// Connections that became WebSockets.
+    /// Connections that were opened.
     pub(crate) made: u64,
     /// Connections that did not.
     pub(crate) failed: u64,
@@ -81,6 +82,7 @@ pub(crate) struct Fleet {
     events: Events,
     buffer: Vec<u8>,
     scanner: Scanner,
+    recent: Recent,
     stamps: Vec<u64>,
     clock: Clock,
     mask_key: u32,
@@ -111,6 +113,7 @@ impl Fleet {
             events: Events::with_capacity(EVENTS_MAX),
             buffer: vec![0; BUFFER_BYTES],
             scanner: Scanner::new(),
+            recent: Recent::new(),
             stamps: Vec::new(),
             clock,
             mask_key: 0x9e37_79b9,
@@ -124,17 +127,17 @@ impl Fleet {
         self.serial
     }
 
-    /// How many connections have either become WebSockets or failed.
+    /// How many connections have either opened or failed.
     pub(crate) fn settled(&self) -> usize {
         self.settled
     }
 
-    /// Whether a connection is a WebSocket now.
+    /// Whether a connection is open now.
     pub(crate) fn is_open(&self, index: usize) -> bool {
         self.connections[index].phase == Phase::Open
     }
 
-    /// How many connections are WebSockets now.
+    /// How many connections are open now.
     pub(crate) fn open_count(&self) -> usize {
         self.connections
             .iter()
@@ -441,8 +444,23 @@ impl Fleet {
         Ok(())
     }
 
-    /// A whole text message. The first lines are the hot path of the program.
+    /// A whole text message. The hot path of the program.
     fn text(&mut self, index: usize, payload: &[u8], now_ns: u64) {
+        let layout = self.tally.layout;
+        // With one subscription, the place and the change that comes next are known beforehand.
+        let due = if layout.per_connection == 1 {
+            self.tally.revision(index)
+        } else {
+            None
+        };
+        if let Some(from) = due
+            && let Some(known) = self.recent.find(layout.service_at(index), from, payload)
+        {
+            self.counts.change_frames += 1;
+            self.tally
+                .deliver(index, known.from, known.revision, &known.stamps, now_ns);
+            return;
+        }
         let Some(change) = self.scanner.scan(payload, &mut self.stamps) else {
             return self.other(index, payload, now_ns);
         };
@@ -451,6 +469,15 @@ impl Fleet {
             self.tally.counts.duplicated += self.stamps.len() as u64;
             return;
         };
+        if due.is_some() {
+            let service = layout.service_at(place);
+            self.recent.keep(
+                service,
+                (change.from, change.revision),
+                &self.stamps,
+                payload,
+            );
+        }
         self.tally
             .deliver(place, change.from, change.revision, &self.stamps, now_ns);
     }
@@ -476,7 +503,11 @@ impl Fleet {
             ("service_snapshot", Some(place)) => self.tally.collapse(place, message.revision),
             ("subscribed", Some(place)) => self.subscribed(index, place, &message, now_ns),
             ("error", _) => *self.counts.errors.entry(message.code).or_default() += 1,
-            _ => {}
+            ("welcome" | "pong" | "unsubscribed" | "reconnect", _) => {}
+            (kind, _) => {
+                let name = format!("(unexpected {kind})");
+                *self.counts.errors.entry(name).or_default() += 1;
+            }
         }
     }
 

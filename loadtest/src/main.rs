@@ -7,6 +7,7 @@
 //! target    where the server is; the handshake
 //! frame     WebSocket frames, read in place
 //! message   what the server pushes: a byte scanner with a parser behind it
+//! recent    frames that were scanned for one subscriber are recognised for the next
 //! tally     lost, duplicated, misordered, collapsed; latencies
 //! connection, fleet   many sockets on one thread
 //! publisher, pace     events, and the moments at which they are sent
@@ -30,6 +31,7 @@ mod pace;
 mod process;
 mod progress;
 mod publisher;
+mod recent;
 mod report;
 mod scenario;
 mod spawn;

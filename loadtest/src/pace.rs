@@ -264,9 +264,9 @@ impl Runner {
                     self.lateness
                         .saturating_record(now_ns.saturating_sub(stamp(event)));
                 }
-                self.publisher.send(batch, stamp)?;
+                self.publisher.send(batch, stamp);
             }
-            Pace::Flood { .. } => self.publisher.send(batch, |_| now_ns)?,
+            Pace::Flood { .. } => self.publisher.send(batch, |_| now_ns),
         }
         // Several events of a flood share a write; an event at its moment does not wait.
         if due <= batch || !self.publisher.can_send() {

@@ -130,7 +130,7 @@ impl Publisher {
     }
 
     /// Sends the next `count` events in one frame; `stamp_ns` gives the send time of each.
-    pub(crate) fn send(&mut self, count: u64, stamp_ns: impl Fn(u64) -> u64) -> io::Result<()> {
+    pub(crate) fn send(&mut self, count: u64, stamp_ns: impl Fn(u64) -> u64) {
         let id = self.next_id;
         self.next_id += 1;
         self.payload.clear();
@@ -163,7 +163,6 @@ impl Publisher {
         line.in_flight.push_back((id, self.sent, count));
         self.sent += count;
         self.next_line = (self.next_line + 1) % self.lines.len();
-        Ok(())
     }
 
     /// Writes what the kernel takes, reads the answers that are there. Waits for either at most
@@ -183,7 +182,7 @@ impl Publisher {
     /// Sends one event now, without waiting for its answer.
     pub(crate) fn send_now(&mut self) -> io::Result<u64> {
         let now_ns = self.clock.now_ns();
-        self.send(1, |_| now_ns)?;
+        self.send(1, |_| now_ns);
         self.flush()?;
         Ok(now_ns)
     }
@@ -260,7 +259,7 @@ impl Publisher {
             })
             .collect();
         let timeout = Timespec {
-            tv_sec: timeout.as_secs() as i64,
+            tv_sec: timeout.as_secs().cast_signed(),
             tv_nsec: timeout.subsec_nanos().into(),
         };
         match poll(&mut descriptors, Some(&timeout)) {
@@ -321,7 +320,7 @@ impl Publisher {
             } else {
                 self.refused += count;
             }
-            let words = format!("{}: {}", message.code, message.message);
+            let words = format!("{}: {}", message.code, message.words);
             self.refusal.get_or_insert(words);
             return;
         }

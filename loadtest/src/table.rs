@@ -19,16 +19,13 @@ pub(crate) fn render(outcome: &Outcome) -> String {
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let mut text = table.to_string();
-    text.push_str(&format!("\n  {}", outcome.cost.busy_side));
-    for note in &outcome.notes {
-        text.push_str(&format!("\n  note: {note}"));
-    }
-    match outcome.faults.as_slice() {
-        [] => text.push_str("\n  passed"),
-        faults => text.push_str(&format!("\n  FAILED: {}", faults.join("; "))),
-    }
-    text
+    let mut lines = vec![table.to_string(), format!("  {}", outcome.cost.busy_side)];
+    lines.extend(outcome.notes.iter().map(|note| format!("  note: {note}")));
+    lines.push(match outcome.faults.as_slice() {
+        [] => "  passed".to_owned(),
+        faults => format!("  FAILED: {}", faults.join("; ")),
+    });
+    lines.join("\n")
 }
 
 fn heading(outcome: &Outcome) -> String {
