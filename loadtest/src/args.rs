@@ -22,11 +22,7 @@ const ENVELOPE_BYTES: u64 = 1024;
 #[command(name = "websocket_stress_test", version)]
 pub(crate) struct Args {
     /// The server's WebSocket endpoint
-    #[arg(
-        long,
-        default_value = "ws://127.0.0.1:8080/ws",
-        conflicts_with = "spawn"
-    )]
+    #[arg(long, default_value = "ws://127.0.0.1:8080/ws", conflicts_with = "spawn")]
     pub(crate) url: String,
     /// How many sockets subscribe
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=CONNECTIONS_MAX))]
@@ -156,9 +152,7 @@ impl Args {
         if self.test_type != TestType::All {
             return vec![self.plan(self.test_type, false)];
         }
-        let each = TestType::value_variants()
-            .iter()
-            .filter(|test| **test != TestType::All);
+        let each = TestType::value_variants().iter().filter(|test| **test != TestType::All);
         each.map(|test| self.plan(*test, true)).collect()
     }
 
@@ -206,14 +200,8 @@ mod tests {
         assert_eq!((plan.messages, plan.duration), (Some(10), None));
         let args = Args::parse_from(["x", "--duration", "60", "--test-type", "sustained"]);
         let plan = &args.plans()[0];
-        assert_eq!(
-            (plan.messages, plan.duration),
-            (None, Some(Duration::from_mins(1)))
-        );
-        assert_eq!(
-            Args::parse_from(["x", "--test-type", "all"]).plans().len(),
-            6
-        );
+        assert_eq!((plan.messages, plan.duration), (None, Some(Duration::from_mins(1))));
+        assert_eq!(Args::parse_from(["x", "--test-type", "all"]).plans().len(), 6);
     }
 
     #[test]

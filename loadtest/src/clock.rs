@@ -15,9 +15,7 @@ impl Clock {
     /// Starts counting.
     #[allow(clippy::disallowed_methods)]
     pub(crate) fn start() -> Self {
-        Clock {
-            base: Instant::now(),
-        }
+        Clock { base: Instant::now() }
     }
 
     /// The nanoseconds since the start. Never zero, so that zero may stand for "never".

@@ -15,8 +15,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 use crate::frame::{self, Opcode};
 use crate::target::Target;
 
-/// How many sockets share a source address on the loopback network. There are about 28,000 ephemeral
-/// ports per address.
+/// How many sockets share a source address on the loopback network. An address has about 28,000
+/// ephemeral ports.
 const PORTS_PER_SOURCE: usize = 20_000;
 
 /// The receive buffer of a connection that is going to stall: small, so that the server notices.
@@ -184,9 +184,6 @@ mod tests {
         let second = source_address(local, PORTS_PER_SOURCE).unwrap();
         let third = source_address(local, 2 * PORTS_PER_SOURCE).unwrap();
         assert!(second.ip().is_loopback() && second != third);
-        assert_eq!(
-            source_address("192.0.2.1:80".parse().unwrap(), 1_000_000),
-            None
-        );
+        assert_eq!(source_address("192.0.2.1:80".parse().unwrap(), 1_000_000), None);
     }
 }

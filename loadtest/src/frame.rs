@@ -6,8 +6,8 @@
 //! # Promises
 //!
 //! * `decode` never reads past the bytes it was given and never allocates.
-//! * A frame that no server may send (masked, with a reserved bit, a long or cut control frame) is an
-//!   error, so a broken server cannot pass a test by accident.
+//! * A frame that no server may send (masked, with a reserved bit, a long or cut control frame) is
+//!   an error, so a broken server cannot pass a test by accident.
 //!
 //! Imports nothing. Imported by `fleet` and `publisher`.
 
@@ -152,11 +152,7 @@ pub(crate) fn decode(bytes: &[u8], start: usize) -> Result<Option<Frame>, FrameE
     if end > bytes.len() {
         return Ok(None);
     }
-    Ok(Some(Frame {
-        opcode,
-        is_final,
-        payload: begin..end,
-    }))
+    Ok(Some(Frame { opcode, is_final, payload: begin..end }))
 }
 
 /// Appends one masked frame to `out`.
@@ -236,11 +232,8 @@ mod tests {
         let mut bytes = Vec::new();
         encode(Opcode::Ping, b"hello", 0x0102_0304, &mut bytes);
         assert_eq!(bytes[..2], [0x89, 0x85]);
-        let unmasked: Vec<u8> = bytes[6..]
-            .iter()
-            .zip([1, 2, 3, 4].iter().cycle())
-            .map(|(b, k)| b ^ k)
-            .collect();
+        let unmasked: Vec<u8> =
+            bytes[6..].iter().zip([1, 2, 3, 4].iter().cycle()).map(|(b, k)| b ^ k).collect();
         assert_eq!(unmasked, b"hello");
     }
 }

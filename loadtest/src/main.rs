@@ -8,9 +8,9 @@
 //! frame     WebSocket frames, read in place
 //! message   what the server pushes: a byte scanner with a parser behind it
 //! recent    frames that were scanned for one subscriber are recognised for the next
-//! tally     lost, duplicated, misordered, collapsed; latencies
+//! layout, tally, timeline  lost, duplicated, misordered, collapsed; latencies
 //! connection, fleet   many sockets on one thread
-//! publisher, pace     events, and the moments at which they are sent
+//! line, publisher, pace   events, and the moments at which they are sent
 //! process, spawn      CPU and memory of the server; a server of our own
 //! scenario  one module per kind of test
 //! outcome   the figures of a test --> table, report
@@ -25,6 +25,8 @@ mod clock;
 mod connection;
 mod fleet;
 mod frame;
+mod layout;
+mod line;
 mod message;
 mod outcome;
 mod pace;
@@ -38,6 +40,7 @@ mod spawn;
 mod table;
 mod tally;
 mod target;
+mod timeline;
 
 use std::net::TcpStream;
 use std::process::ExitCode;
@@ -114,10 +117,7 @@ fn run(args: &Args) -> Result<bool, Failure> {
     for plan in &plans {
         let outcome = scenario::run(&mut bench, plan).unwrap_or_else(|error| {
             bench.progress.finish();
-            Outcome {
-                faults: vec![error.to_string()],
-                ..Outcome::of(plan)
-            }
+            Outcome { faults: vec![error.to_string()], ..Outcome::of(plan) }
         });
         println!("{}\n", table::render(&outcome));
         outcomes.push(outcome);
@@ -158,11 +158,7 @@ fn run_id() -> String {
 
 /// Whether the process may open as many sockets as the largest test needs.
 fn check_open_files(plans: &[Plan]) -> Result<(), Failure> {
-    let most = plans
-        .iter()
-        .map(|plan| plan.connections as u64)
-        .max()
-        .unwrap_or_default();
+    let most = plans.iter().map(|plan| plan.connections as u64).max().unwrap_or_default();
     let limit = process::raise_open_files_max();
     if most + OTHER_FILES > limit {
         return Err(Failure::Flag(format!(
@@ -204,7 +200,5 @@ fn write_reports(args: &Args, server: String, outcomes: &[Outcome]) -> Result<bo
 fn command(args: &Args) -> String {
     let line: Vec<String> = env::args().skip(1).collect();
     let line = format!("websocket_stress_test {}", line.join(" "));
-    args.token
-        .as_ref()
-        .map_or(line.clone(), |token| line.replace(token.as_str(), "..."))
+    args.token.as_ref().map_or(line.clone(), |token| line.replace(token.as_str(), "..."))
 }

@@ -107,11 +107,7 @@ impl Scanner {
         if change_count > 1 && self.change_type.find_iter(rest).count() != stamps.len() {
             return None;
         }
-        Some(Change {
-            service_id,
-            from,
-            revision,
-        })
+        Some(Change { service_id, from, revision })
     }
 }
 
@@ -123,16 +119,11 @@ fn until_quote(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Reads the digits at the start. Returns nothing when there are none or too many.
 fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let length = bytes
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
+    let length = bytes.iter().take_while(|byte| byte.is_ascii_digit()).count();
     if length == 0 || length > 19 {
         return None;
     }
-    let value = bytes[..length]
-        .iter()
-        .fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let value = bytes[..length].iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
     Some((value, &bytes[length..]))
 }
 
@@ -189,10 +180,7 @@ mod tests {
             assert_eq!(found, stamps);
             assert_eq!(parsed.stamps().collect::<Vec<_>>(), stamps);
             assert_eq!(change.service_id, parsed.service_id.as_bytes());
-            assert_eq!(
-                (change.from, change.revision),
-                (parsed.from, parsed.revision)
-            );
+            assert_eq!((change.from, change.revision), (parsed.from, parsed.revision));
         }
     }
 
@@ -228,13 +216,7 @@ mod tests {
 
     #[test]
     fn a_resume_names_epoch_and_revision() {
-        let text = subscribe(
-            "s",
-            Some(Since {
-                epoch: "a\"b",
-                revision: 4,
-            }),
-        );
+        let text = subscribe("s", Some(Since { epoch: "a\"b", revision: 4 }));
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["since"]["epoch"], "a\"b");
         assert_eq!(value["since"]["revision"], 4);

@@ -5,6 +5,7 @@
 //! Imports `args`, `tally`, `fleet`, `publisher`. Imported by the scenarios and the reports.
 
 use std::collections::BTreeMap;
+use std::thread;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -14,7 +15,7 @@ use crate::clock::{nanos, seconds};
 use crate::fleet::Fleet;
 use crate::process::CpuUse;
 use crate::publisher::{self, Publisher};
-use crate::tally::Timeline;
+use crate::timeline::Timeline;
 
 /// From this share on a thread counts as saturated.
 const BUSY_SHARE: f64 = 0.85;
@@ -23,9 +24,8 @@ const BUSY_SHARE: f64 = 0.85;
 const CPU_NS_MIN: u64 = 50_000_000;
 
 /// The points of the latency chart.
-const CURVE: &[f64] = &[
-    0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0,
-];
+const CURVE: &[f64] =
+    &[0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0];
 
 /// Percentiles in microseconds.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -54,11 +54,7 @@ impl Percentiles {
             p90: at(0.9),
             p99: at(0.99),
             p999: at(0.999),
-            max: if histogram.is_empty() {
-                0.0
-            } else {
-                histogram.max() as f64 / 1e3
-            },
+            max: if histogram.is_empty() { 0.0 } else { histogram.max() as f64 / 1e3 },
         }
     }
 }
@@ -106,9 +102,10 @@ impl Cost {
         let per_delivery = |ns: u64| ns as f64 / 1e3 / deliveries.max(1) as f64;
         let own_ns = measured.reader_ns + measured.sender_ns;
         let own_busiest = measured.reader_ns.max(measured.sender_ns) as f64 / window_ns;
-        let server_busiest = measured
-            .server
-            .map(|server| server.busiest_ns as f64 / window_ns);
+        let server_busiest = measured.server.map(|server| server.busiest_ns as f64 / window_ns);
+        let cores = thread::available_parallelism().map_or(1, usize::from) as f64;
+        let both_ns = own_ns + measured.server.map_or(0, |server| server.total_ns);
+        let all = both_ns as f64 / window_ns / cores;
         let is_measurable = |server: &CpuUse| server.total_ns >= CPU_NS_MIN && deliveries > 0;
         Cost {
             window_s: seconds(measured.window_ns),
@@ -122,19 +119,20 @@ impl Cost {
             own_cpu_s: seconds(own_ns),
             own_us_per_delivery: per_delivery(own_ns),
             own_busiest_share: own_busiest,
-            busy_side: busy_side(own_busiest, server_busiest, measured.window_ns).to_owned(),
+            busy_side: busy_side(own_busiest, server_busiest, all, measured.window_ns).to_owned(),
         }
     }
 }
 
-/// Says which side limited the figures.
-fn busy_side(own: f64, server: Option<f64>, window_ns: u64) -> &'static str {
+/// Says which side limited the figures. `all` is the share of the whole machine that both used.
+fn busy_side(own: f64, server: Option<f64>, all: f64, window_ns: u64) -> &'static str {
     match server {
         _ if window_ns < CPU_NS_MIN => "too short to say",
         Some(server) if own > BUSY_SHARE && server < own => {
             "THE LOAD GENERATOR was the busy side: these figures are its limit, not the server's"
         }
         Some(server) if server > BUSY_SHARE => "the server was the busy side",
+        Some(_) if all > BUSY_SHARE => "both sides together saturated the machine",
         Some(server) if server >= own => "neither was saturated; the server was the busier side",
         Some(_) => "neither was saturated; the load generator was the busier side",
         None if own > BUSY_SHARE => {
@@ -246,11 +244,7 @@ impl Outcome {
 
     /// Adds a figure.
     pub(crate) fn extra(&mut self, name: &str, value: f64, unit: &'static str) {
-        self.extras.push(Extra {
-            name: name.to_owned(),
-            value,
-            unit,
-        });
+        self.extras.push(Extra { name: name.to_owned(), value, unit });
     }
 
     /// Adds what a fleet has counted. A storm has several fleets, one after the other.
@@ -272,14 +266,11 @@ impl Outcome {
             *self.errors.entry(code.clone()).or_default() += count;
         }
         if let Some(reason) = &counts.failure {
-            self.notes
-                .push(format!("the first connection that failed: {reason}"));
+            self.notes.push(format!("the first connection that failed: {reason}"));
         }
         if counts.broken > 0 {
-            self.faults.push(format!(
-                "{} connections sent no valid WebSocket frames",
-                counts.broken
-            ));
+            self.faults
+                .push(format!("{} connections sent no valid WebSocket frames", counts.broken));
         }
     }
 
@@ -315,10 +306,7 @@ impl Outcome {
         }
         if publisher.refused > 0 {
             let words = publisher.refusal.as_deref().unwrap_or_default();
-            self.faults.push(format!(
-                "{} events were refused ({words})",
-                publisher.refused
-            ));
+            self.faults.push(format!("{} events were refused ({words})", publisher.refused));
         }
     }
 
@@ -338,8 +326,7 @@ impl Outcome {
         if self.events_accepted == 0 {
             self.faults.push("the server accepted no event".to_owned());
         } else if self.expected == 0 {
-            self.faults
-                .push("nobody was subscribed when events were published".to_owned());
+            self.faults.push("nobody was subscribed when events were published".to_owned());
         }
         if self.collapsed > 0 {
             self.notes.push(format!(
@@ -352,11 +339,7 @@ impl Outcome {
 
 /// Deliveries per second over a time; zero when there was none.
 pub(crate) fn per_second(count: u64, elapsed_ns: u64) -> f64 {
-    if elapsed_ns == 0 {
-        0.0
-    } else {
-        count as f64 * 1e9 / elapsed_ns as f64
-    }
+    if elapsed_ns == 0 { 0.0 } else { count as f64 * 1e9 / elapsed_ns as f64 }
 }
 
 /// The length that a plan asks for in seconds, or the given one.
@@ -370,21 +353,19 @@ mod tests {
 
     #[test]
     fn the_busy_side_is_named() {
-        assert!(busy_side(0.95, Some(0.5), 1 << 30).starts_with("THE LOAD"));
-        assert!(busy_side(0.95, Some(0.97), 1 << 30).starts_with("the server"));
-        assert!(busy_side(0.2, Some(0.3), 1 << 30).ends_with("the server was the busier side"));
-        assert!(busy_side(0.9, None, 1 << 30).starts_with("THE LOAD"));
-        assert_eq!(busy_side(0.9, Some(0.1), 1000), "too short to say");
+        let side = |own, server, all| busy_side(own, server, all, 1 << 30);
+        assert!(side(0.95, Some(0.5), 0.9).starts_with("THE LOAD"));
+        assert!(side(0.95, Some(0.97), 0.9).starts_with("the server"));
+        assert!(side(0.8, Some(0.5), 0.9).starts_with("both"));
+        assert!(side(0.2, Some(0.3), 0.3).ends_with("the server was the busier side"));
+        assert!(side(0.9, None, 0.5).starts_with("THE LOAD"));
+        assert_eq!(busy_side(0.9, Some(0.1), 0.5, 1000), "too short to say");
     }
 
     #[test]
     fn any_lost_duplicated_or_misordered_delivery_fails_the_test() {
         for index in 0..4 {
-            let mut outcome = Outcome {
-                events_accepted: 1,
-                expected: 1,
-                ..Outcome::default()
-            };
+            let mut outcome = Outcome { events_accepted: 1, expected: 1, ..Outcome::default() };
             match index {
                 1 => outcome.lost = 1,
                 2 => outcome.duplicated = 1,

@@ -100,9 +100,9 @@ pub(crate) fn lines_for(pace: Pace, messages_per_s_max: Option<u64>) -> usize {
     };
     match pace {
         Pace::Flood { .. } => LINES_MAX as usize,
-        Pace::Rate(rate) => (rate / (limit as f64 * LIMIT_SHARE))
-            .ceil()
-            .clamp(1.0, LINES_MAX) as usize,
+        Pace::Rate(rate) => {
+            (rate / (limit as f64 * LIMIT_SHARE)).ceil().clamp(1.0, LINES_MAX) as usize
+        }
     }
 }
 
@@ -261,8 +261,7 @@ impl Runner {
             Pace::Rate(rate) => {
                 let stamp = move |e: u64| start_ns + ((e - first) as f64 * 1e9 / rate) as u64;
                 for event in self.publisher.sent..self.publisher.sent + batch {
-                    self.lateness
-                        .saturating_record(now_ns.saturating_sub(stamp(event)));
+                    self.lateness.saturating_record(now_ns.saturating_sub(stamp(event)));
                 }
                 self.publisher.send(batch, stamp);
             }

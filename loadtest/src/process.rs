@@ -52,27 +52,20 @@ impl Process {
     /// The CPU time used so far. Counted by the kernel in steps of 10 ms as a rule.
     pub(crate) fn sample(self) -> Option<CpuSample> {
         let total_ns = cpu_ns(&format!("/proc/{}/stat", self.pid))?;
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid))
-            .ok()?
-            .flatten();
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?.flatten();
         let threads_ns = tasks
             .filter_map(|task| {
                 let tid = task.file_name().to_str()?.parse().ok()?;
                 Some((tid, cpu_ns(&format!("/proc/{}/task/{tid}/stat", self.pid))?))
             })
             .collect();
-        Some(CpuSample {
-            total_ns,
-            threads_ns,
-        })
+        Some(CpuSample { total_ns, threads_ns })
     }
 
     /// Resident memory in bytes.
     pub(crate) fn rss_bytes(self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
         Some(kib * 1024)
     }
@@ -136,10 +129,7 @@ fn holds_socket(pid: u32, inodes: &HashSet<String>) -> bool {
 /// Raises the limit of open files as far as we may. Returns the limit then.
 pub(crate) fn raise_open_files_max() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     // When it cannot be raised, what it was still counts.
     let _ = setrlimit(Resource::Nofile, raised);
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
@@ -158,24 +148,9 @@ mod tests {
 
     #[test]
     fn our_own_cost_can_be_read() {
-        let before = Process {
-            pid: std::process::id(),
-        }
-        .sample()
-        .unwrap();
-        let after = Process {
-            pid: std::process::id(),
-        }
-        .sample()
-        .unwrap();
+        let before = Process { pid: std::process::id() }.sample().unwrap();
+        let after = Process { pid: std::process::id() }.sample().unwrap();
         assert!(after.since(&before).total_ns < 10_000_000_000);
-        assert!(
-            Process {
-                pid: std::process::id()
-            }
-            .rss_bytes()
-            .unwrap()
-                > 100_000
-        );
+        assert!(Process { pid: std::process::id() }.rss_bytes().unwrap() > 100_000);
     }
 }

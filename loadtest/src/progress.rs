@@ -28,14 +28,7 @@ impl Progress {
     /// Nothing to show yet.
     pub(crate) fn new(clock: Clock) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
-        Progress {
-            clock,
-            bar: None,
-            is_terminal,
-            label: String::new(),
-            total: 0,
-            shown_ns: 0,
-        }
+        Progress { clock, bar: None, is_terminal, label: String::new(), total: 0, shown_ns: 0 }
     }
 
     /// Begins a step of `total` parts.
@@ -58,11 +51,7 @@ impl Progress {
     /// Shows that `done` parts are done. Cheap enough for every turn of the loop.
     pub(crate) fn show(&mut self, done: u64) {
         let now_ns = self.clock.now_ns();
-        let interval_ns = if self.is_terminal {
-            BAR_INTERVAL_NS
-        } else {
-            LINE_INTERVAL_NS
-        };
+        let interval_ns = if self.is_terminal { BAR_INTERVAL_NS } else { LINE_INTERVAL_NS };
         if now_ns - self.shown_ns < interval_ns {
             return;
         }

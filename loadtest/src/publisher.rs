@@ -7,12 +7,11 @@
 //!
 //! Does not decide when to send: that is `pace`.
 //!
-//! Imports `frame`, `message`, `target`, `clock`. Imported by `pace` and the scenarios.
+//! Imports `line`, `frame`, `message`, `target`, `clock`. Imported by `pace` and the scenarios.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,17 +19,15 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::frame::{self, Opcode};
+use crate::line::Line;
 use crate::message;
-use crate::target::{self, Target};
+use crate::target::Target;
 
 /// How many instances of each service the events go round. Bounds the size of a snapshot.
 pub(crate) const INSTANCES: u64 = 16;
 
 /// The lease of an instance of ours: longer than any test.
 const LEASE_TTL_MS: u64 = 3_600_000;
-
-/// How long the handshake and the clean-up may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes that may wait in a line before no further event is taken.
 const OUTGOING_BYTES_MAX: usize = 128 * 1024;
@@ -40,16 +37,6 @@ pub(crate) const FRAME_BYTES_MAX: usize = 64 * 1024;
 
 /// What an event holds beside the padding, at most.
 const ENVELOPE_BYTES: usize = 400;
-
-/// One connection of the publisher.
-#[derive(Debug)]
-struct Line {
-    stream: TcpStream,
-    outgoing: Vec<u8>,
-    incoming: Vec<u8>,
-    /// The requests without an answer: their id, their first event, how many events.
-    in_flight: VecDeque<(u64, u64, u64)>,
-}
 
 /// Sends events and keeps the account of the answers.
 #[derive(Debug)]
@@ -90,9 +77,7 @@ impl Publisher {
             rate_limited: 0,
             refused: 0,
             refusal: None,
-            lines: (0..lines.max(1))
-                .map(|_| Line::open(target))
-                .collect::<io::Result<_>>()?,
+            lines: (0..lines.max(1)).map(|_| Line::open(target)).collect::<io::Result<_>>()?,
             next_line: 0,
             services: services as u64,
             prefix: prefix.to_owned(),
@@ -112,11 +97,7 @@ impl Publisher {
 
     /// How many events have no answer yet.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.lines
-            .iter()
-            .flat_map(|line| &line.in_flight)
-            .map(|(_, _, count)| count)
-            .sum()
+        self.lines.iter().flat_map(|line| &line.in_flight).map(|(_, _, count)| count).sum()
     }
 
     /// How many lines there are.
@@ -134,10 +115,7 @@ impl Publisher {
         let id = self.next_id;
         self.next_id += 1;
         self.payload.clear();
-        let _ = write!(
-            self.payload,
-            r#"{{"type":"register","id":{id},"instances":["#
-        );
+        let _ = write!(self.payload, r#"{{"type":"register","id":{id},"instances":["#);
         for event in self.sent..self.sent + count {
             if event > self.sent {
                 self.payload.push(',');
@@ -154,12 +132,7 @@ impl Publisher {
         }
         self.payload.push_str("]}");
         let line = &mut self.lines[self.next_line];
-        frame::encode(
-            Opcode::Text,
-            self.payload.as_bytes(),
-            id as u32,
-            &mut line.outgoing,
-        );
+        frame::encode(Opcode::Text, self.payload.as_bytes(), id as u32, &mut line.outgoing);
         line.in_flight.push_back((id, self.sent, count));
         self.sent += count;
         self.next_line = (self.next_line + 1) % self.lines.len();
@@ -206,23 +179,12 @@ impl Publisher {
         for service in 0..self.services {
             let keys: Vec<String> = (0..INSTANCES.min(self.sent.div_ceil(self.services)))
                 .map(|i| {
-                    format!(
-                        r#"{{"serviceId":"{}{service}","instanceId":"i{i}"}}"#,
-                        self.prefix
-                    )
+                    format!(r#"{{"serviceId":"{}{service}","instanceId":"i{i}"}}"#, self.prefix)
                 })
                 .collect();
-            let text = format!(
-                r#"{{"type":"unregister","instance_keys":[{}]}}"#,
-                keys.join(",")
-            );
+            let text = format!(r#"{{"type":"unregister","instance_keys":[{}]}}"#, keys.join(","));
             let index = service as usize % self.lines.len();
-            frame::encode(
-                Opcode::Text,
-                text.as_bytes(),
-                3,
-                &mut self.lines[index].outgoing,
-            );
+            frame::encode(Opcode::Text, text.as_bytes(), 3, &mut self.lines[index].outgoing);
         }
         for line in &mut self.lines {
             frame::encode(Opcode::Close, &1000u16.to_be_bytes(), 3, &mut line.outgoing);
@@ -250,11 +212,7 @@ impl Publisher {
             .iter()
             .map(|line| {
                 let wants_out = !line.outgoing.is_empty();
-                let out = if wants_out {
-                    PollFlags::OUT
-                } else {
-                    PollFlags::empty()
-                };
+                let out = if wants_out { PollFlags::OUT } else { PollFlags::empty() };
                 PollFd::new(&line.stream, PollFlags::IN | out)
             })
             .collect();
@@ -283,9 +241,7 @@ impl Publisher {
                     frame::encode(Opcode::Pong, payload, 5, &mut self.lines[index].outgoing);
                 }
                 Opcode::Close => {
-                    let code = payload
-                        .first_chunk()
-                        .map_or(1005, |c| u16::from_be_bytes(*c));
+                    let code = payload.first_chunk().map_or(1005, |c| u16::from_be_bytes(*c));
                     return Err(io::Error::other(format!(
                         "the server closed the publisher's connection with {code}"
                     )));
@@ -308,9 +264,7 @@ impl Publisher {
         }
         let in_flight = &mut self.lines[index].in_flight;
         // Answers come in order as a rule. One without an id is taken for the oldest request.
-        let position = message
-            .id
-            .map_or(Some(0), |id| in_flight.iter().position(|r| r.0 == id));
+        let position = message.id.map_or(Some(0), |id| in_flight.iter().position(|r| r.0 == id));
         let Some((_, first, count)) = position.and_then(|at| in_flight.remove(at)) else {
             return;
         };
@@ -340,92 +294,17 @@ impl Publisher {
             format!("{}: {}", word("errorCode"), word("errorMessage"))
         });
         let service_id = failed["instance"]["serviceId"].as_str().unwrap_or_default();
-        let service = service_id
-            .strip_prefix(&self.prefix)
-            .and_then(|text| text.parse().ok());
+        let service = service_id.strip_prefix(&self.prefix).and_then(|text| text.parse().ok());
         if let Some(accepted) = service.and_then(|index: usize| self.accepted.get_mut(index)) {
             *accepted = accepted.saturating_sub(1);
         }
     }
 }
 
-impl Line {
-    fn open(target: &Target) -> io::Result<Line> {
-        let mut stream = TcpStream::connect_timeout(&target.address, ANSWER_TIMEOUT)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        let (request, accept) = target.upgrade();
-        stream.write_all(request.as_bytes())?;
-        let mut incoming = Vec::new();
-        let head = loop {
-            let mut part = [0; 4096];
-            let count = stream.read(&mut part)?;
-            incoming.extend_from_slice(&part[..count]);
-            if let Some(head) = target::upgraded(&incoming, &accept).map_err(io::Error::other)? {
-                break head;
-            }
-            if count == 0 {
-                return Err(io::Error::other("closed before the upgrade"));
-            }
-        };
-        incoming.drain(..head);
-        stream.set_nonblocking(true)?;
-        Ok(Line {
-            stream,
-            outgoing: Vec::new(),
-            incoming,
-            in_flight: VecDeque::new(),
-        })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let mut done = 0;
-        while done < self.outgoing.len() {
-            match self.stream.write(&self.outgoing[done..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.outgoing.drain(..done);
-        Ok(())
-    }
-
-    /// Reads what is there. Returns how many bytes of frames wait to be looked at.
-    fn fill(&mut self) -> io::Result<usize> {
-        loop {
-            let mut part = [0; 16 * 1024];
-            match self.stream.read(&mut part) {
-                Ok(0) => {
-                    return Err(io::Error::other(
-                        "the server ended the publisher's connection",
-                    ));
-                }
-                Ok(count) => {
-                    self.incoming.extend_from_slice(&part[..count]);
-                    if count < part.len() {
-                        return Ok(self.incoming.len());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(self.incoming.len());
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
 /// The errors that the server answered to events, for the report.
 pub(crate) fn refusals(publisher: &Publisher) -> BTreeMap<&'static str, u64> {
-    [
-        ("rate_limited", publisher.rate_limited),
-        ("refused", publisher.refused),
-    ]
-    .into_iter()
-    .filter(|(_, count)| *count > 0)
-    .collect()
+    [("rate_limited", publisher.rate_limited), ("refused", publisher.refused)]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .collect()
 }

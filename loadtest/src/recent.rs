@@ -34,9 +34,7 @@ pub(crate) struct Recent {
 impl Recent {
     /// Remembers nothing yet.
     pub(crate) fn new() -> Self {
-        Recent {
-            entries: (0..ENTRIES).map(|_| Entry::default()).collect(),
-        }
+        Recent { entries: (0..ENTRIES).map(|_| Entry::default()).collect() }
     }
 
     /// What is known of `payload`, if the frame after `from` was just like it.

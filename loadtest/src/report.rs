@@ -61,10 +61,7 @@ mod tests {
 
     #[test]
     fn the_page_stands_alone_and_holds_the_figures() {
-        let tests = [Outcome {
-            test: "</script>x".to_owned(),
-            ..Outcome::default()
-        }];
+        let tests = [Outcome { test: "</script>x".to_owned(), ..Outcome::default() }];
         let report = Report {
             version: "0",
             server: "ws://h".to_owned(),

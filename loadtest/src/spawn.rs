@@ -72,13 +72,7 @@ impl Server {
         fs::create_dir_all(&directory).map_err(io_error)?;
         let log = File::create(directory.join("server.log")).map_err(io_error)?;
         let child = Command::new(&program)
-            .args([
-                "--bind",
-                "127.0.0.1:0",
-                "--client-messages-per-s-max",
-                "0",
-                "--data-dir",
-            ])
+            .args(["--bind", "127.0.0.1:0", "--client-messages-per-s-max", "0", "--data-dir"])
             .arg(directory.join("data"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -91,20 +85,14 @@ impl Server {
                 _ => SpawnError::Io(program.clone(), error),
             }
         })?;
-        let mut server = Server {
-            child,
-            directory,
-            authority: String::new(),
-        };
+        let mut server = Server { child, directory, authority: String::new() };
         server.authority = server.wait_ready()?;
         Ok(server)
     }
 
     /// The process, to be watched.
     pub(crate) fn process(&self) -> Process {
-        Process {
-            pid: self.child.id(),
-        }
+        Process { pid: self.child.id() }
     }
 
     /// Waits for the line that names the address.
@@ -119,12 +107,10 @@ impl Server {
             });
         }
         let line = receiver.recv_timeout(START_TIMEOUT).unwrap_or_default();
-        line.strip_prefix(READY_PREFIX)
-            .map(|rest| rest.trim().to_owned())
-            .ok_or_else(|| {
-                let log = last_lines(&self.directory.join("server.log"));
-                SpawnError::NotReady(if line.is_empty() { log } else { line })
-            })
+        line.strip_prefix(READY_PREFIX).map(|rest| rest.trim().to_owned()).ok_or_else(|| {
+            let log = last_lines(&self.directory.join("server.log"));
+            SpawnError::NotReady(if line.is_empty() { log } else { line })
+        })
     }
 
     /// Asks the server to end, and waits. Returns whether it ended in time by itself.
@@ -152,10 +138,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if !self.stop() {
-            eprintln!(
-                "the server did not end within {} s and was killed",
-                STOP_TIMEOUT.as_secs()
-            );
+            eprintln!("the server did not end within {} s and was killed", STOP_TIMEOUT.as_secs());
         }
         let _ = fs::remove_dir_all(&self.directory);
     }
@@ -166,21 +149,13 @@ fn program() -> PathBuf {
     if let Some(given) = env::var_os("FANFARE_BIN") {
         return given.into();
     }
-    let beside = env::current_exe()
-        .ok()
-        .map(|own| own.with_file_name("fanfare"));
-    beside
-        .filter(|path| path.is_file())
-        .unwrap_or_else(|| "fanfare".into())
+    let beside = env::current_exe().ok().map(|own| own.with_file_name("fanfare"));
+    beside.filter(|path| path.is_file()).unwrap_or_else(|| "fanfare".into())
 }
 
 fn last_lines(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let tail = &lines[lines.len().saturating_sub(5)..];
-    if tail.is_empty() {
-        "it printed nothing".to_owned()
-    } else {
-        tail.join("\n")
-    }
+    if tail.is_empty() { "it printed nothing".to_owned() } else { tail.join("\n") }
 }

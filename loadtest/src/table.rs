@@ -10,9 +10,7 @@ use crate::outcome::{Outcome, Percentiles};
 /// Draws the table of one test, with its notes and its verdict below.
 pub(crate) fn render(outcome: &Outcome) -> String {
     let mut table = Table::new();
-    table
-        .load_style(UTF8_FULL_CONDENSED)
-        .set_header([heading(outcome), String::new()]);
+    table.load_style(UTF8_FULL_CONDENSED).set_header([heading(outcome), String::new()]);
     for (name, value) in rows(outcome) {
         table.add_row([name, value]);
     }
@@ -29,17 +27,12 @@ pub(crate) fn render(outcome: &Outcome) -> String {
 }
 
 fn heading(outcome: &Outcome) -> String {
-    let rate = outcome
-        .rate
-        .map_or_else(String::new, |rate| format!(", {rate} events/s"));
+    let rate = outcome.rate.map_or_else(String::new, |rate| format!(", {rate} events/s"));
     let services = match (outcome.services, outcome.subscriptions) {
         (1, _) => String::new(),
         (services, each) => format!(", {services} services, {each} each"),
     };
-    format!(
-        "{}: {} connections{services}{rate}",
-        outcome.test, outcome.connections
-    )
+    format!("{}: {} connections{services}{rate}", outcome.test, outcome.connections)
 }
 
 fn rows(outcome: &Outcome) -> Vec<(String, String)> {
@@ -47,21 +40,13 @@ fn rows(outcome: &Outcome) -> Vec<(String, String)> {
     let mut add = |name: &str, value: String| rows.push((name.to_owned(), value));
     add(
         "connections made / failed",
-        format!(
-            "{} / {}",
-            grouped(outcome.connections_made),
-            grouped(outcome.connections_failed)
-        ),
+        format!("{} / {}", grouped(outcome.connections_made), grouped(outcome.connections_failed)),
     );
     add("connect p50 / p99", pair(&outcome.connect_us));
     add("connect + subscribe p50 / p99", pair(&outcome.subscribe_us));
     add(
         "events sent / accepted",
-        format!(
-            "{} / {}",
-            grouped(outcome.events_sent),
-            grouped(outcome.events_accepted)
-        ),
+        format!("{} / {}", grouped(outcome.events_sent), grouped(outcome.events_accepted)),
     );
     add("deliveries expected", grouped(outcome.expected));
     add("deliveries received", grouped(outcome.received));
@@ -71,40 +56,22 @@ fn rows(outcome: &Outcome) -> Vec<(String, String)> {
     if outcome.collapsed > 0 {
         add("collapsed into snapshots", grouped(outcome.collapsed));
     }
-    add(
-        "deliveries/s",
-        grouped(outcome.deliveries_per_s.round() as u64),
-    );
-    add(
-        "bytes per delivery",
-        format!("{:.0}", outcome.bytes_per_delivery),
-    );
+    add("deliveries/s", grouped(outcome.deliveries_per_s.round() as u64));
+    add("bytes per delivery", format!("{:.0}", outcome.bytes_per_delivery));
     add("latency p50 / p90 / p99", triple(&outcome.latency_us));
     add(
         "latency p99.9 / max",
-        format!(
-            "{} / {}",
-            time(outcome.latency_us.p999),
-            time(outcome.latency_us.max)
-        ),
+        format!("{} / {}", time(outcome.latency_us.p999), time(outcome.latency_us.max)),
     );
     if let Some(lateness) = &outcome.lateness_us {
         add("sent later than due p50 / p99", pair(lateness));
     }
     add_cost(outcome, &mut add);
     for extra in &outcome.extras {
-        add(
-            &extra.name,
-            format!("{} {}", number(extra.value), extra.unit)
-                .trim()
-                .to_owned(),
-        );
+        add(&extra.name, format!("{} {}", number(extra.value), extra.unit).trim().to_owned());
     }
     for (code, count) in &outcome.closed_by_server {
-        add(
-            &format!("closed by the server with {code}"),
-            grouped(*count),
-        );
+        add(&format!("closed by the server with {code}"), grouped(*count));
     }
     for (code, count) in &outcome.errors {
         add(&format!("errors answered: {code}"), grouped(*count));
@@ -121,26 +88,14 @@ fn add_cost(outcome: &Outcome, add: &mut impl FnMut(&str, String)) {
         (None, None) => "not local".to_owned(),
     };
     add("server CPU per delivery", server);
-    add(
-        "own CPU per delivery",
-        format!("{:.3} us", cost.own_us_per_delivery),
-    );
+    add("own CPU per delivery", format!("{:.3} us", cost.own_us_per_delivery));
     if let (Some(total), Some(busiest)) = (cost.server_cpu_s, cost.server_busiest_share) {
-        add(
-            "server CPU, busiest thread",
-            format!("{total:.2} s, {}", share(busiest)),
-        );
+        add("server CPU, busiest thread", format!("{total:.2} s, {}", share(busiest)));
     }
     let own = share(cost.own_busiest_share);
-    add(
-        "own CPU, busiest thread",
-        format!("{:.2} s, {own}", cost.own_cpu_s),
-    );
+    add("own CPU, busiest thread", format!("{:.2} s, {own}", cost.own_cpu_s));
     if let Some(bytes) = cost.server_rss_bytes {
-        add(
-            "server memory",
-            format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
-        );
+        add("server memory", format!("{:.1} MiB", bytes as f64 / 1_048_576.0));
     }
 }
 
@@ -149,12 +104,7 @@ fn pair(times: &Percentiles) -> String {
 }
 
 fn triple(times: &Percentiles) -> String {
-    format!(
-        "{} / {} / {}",
-        time(times.p50),
-        time(times.p90),
-        time(times.p99)
-    )
+    format!("{} / {} / {}", time(times.p50), time(times.p90), time(times.p99))
 }
 
 /// Microseconds in the unit that reads best.
@@ -200,11 +150,7 @@ mod tests {
 
     #[test]
     fn a_table_names_the_faults() {
-        let outcome = Outcome {
-            lost: 3,
-            faults: vec!["3 lost".to_owned()],
-            ..Outcome::default()
-        };
+        let outcome = Outcome { lost: 3, faults: vec!["3 lost".to_owned()], ..Outcome::default() };
         let text = render(&outcome);
         assert!(text.contains("FAILED: 3 lost"), "{text}");
     }

@@ -16,20 +16,17 @@
 //! * Once all is over, expected = received + collapsed + lost, whatever the server sent.
 //! * The usual case touches one position, two counters and one histogram, and allocates nothing.
 //!
-//! Imports nothing of the crate. Imported by `fleet` and the scenarios.
+//! Imports `layout` and `timeline`. Imported by `fleet` and the scenarios.
 
 use std::collections::HashMap;
 
 use hdrhistogram::Histogram;
 
+use crate::layout::Layout;
+use crate::timeline::Timeline;
+
 /// The longest latency that the histograms tell apart; what took longer counts as this.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
-
-/// How many buckets the course over time has before neighbours are merged.
-const TIMELINE_BUCKETS_MAX: usize = 600;
-
-/// The finest bucket of the course over time.
-const TIMELINE_BUCKET_MS: u64 = 50;
 
 /// A histogram of nanoseconds, to three digits.
 ///
@@ -38,38 +35,6 @@ const TIMELINE_BUCKET_MS: u64 = 50;
 /// Never: the bounds are constants that the histogram accepts.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, LATENCY_NS_MAX, 3).expect("the bounds are constants")
-}
-
-/// Which connection follows which services: connection `c` follows `per_connection` services in a
-/// row, and the next connection goes on where it ended.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Layout {
-    /// How many services there are.
-    pub(crate) services: usize,
-    /// How many of them each connection follows.
-    pub(crate) per_connection: usize,
-}
-
-impl Layout {
-    /// The service behind the `slot`-th subscription of a connection.
-    pub(crate) fn service_of(self, connection: usize, slot: usize) -> usize {
-        (connection * self.per_connection + slot) % self.services
-    }
-
-    /// The place of a subscription in the tally, or nothing when there is no such subscription.
-    pub(crate) fn place_of(self, connection: usize, service: usize) -> Option<usize> {
-        if service >= self.services {
-            return None;
-        }
-        let first = connection * self.per_connection;
-        let slot = (service + self.services - first % self.services) % self.services;
-        (slot < self.per_connection).then_some(first + slot)
-    }
-
-    /// The service of a place: the inverse of `place_of`.
-    pub(crate) fn service_at(self, place: usize) -> usize {
-        place % self.services
-    }
 }
 
 /// What came, in deliveries.
@@ -96,44 +61,6 @@ struct Position {
     base: u64,
     /// The revision reached.
     revision: u64,
-}
-
-/// Deliveries over time, in buckets that grow when the time gets long.
-#[derive(Debug, Clone)]
-pub(crate) struct Timeline {
-    /// How many deliveries fell into each bucket.
-    pub(crate) buckets: Vec<u64>,
-    /// How long a bucket is.
-    pub(crate) bucket_ms: u64,
-    origin_ns: u64,
-}
-
-impl Timeline {
-    fn starting(origin_ns: u64) -> Self {
-        Timeline {
-            buckets: Vec::new(),
-            bucket_ms: TIMELINE_BUCKET_MS,
-            origin_ns,
-        }
-    }
-
-    fn add(&mut self, now_ns: u64, count: u64) {
-        let age_ms = now_ns.saturating_sub(self.origin_ns) / 1_000_000;
-        while (age_ms / self.bucket_ms) as usize >= TIMELINE_BUCKETS_MAX {
-            self.buckets = self
-                .buckets
-                .chunks(2)
-                .map(|pair| pair.iter().sum())
-                .collect();
-            self.bucket_ms *= 2;
-        }
-        // Below `TIMELINE_BUCKETS_MAX` by the loop above.
-        let index = (age_ms / self.bucket_ms) as usize;
-        if index >= self.buckets.len() {
-            self.buckets.resize(index + 1, 0);
-        }
-        self.buckets[index] += count;
-    }
 }
 
 /// The account of all subscriptions of a fleet.
@@ -187,10 +114,7 @@ impl Tally {
 
     /// Starts a subscription at `revision`. Nothing below is owed.
     pub(crate) fn subscribe(&mut self, place: usize, revision: u64) {
-        self.positions[place] = Some(Position {
-            base: revision,
-            revision,
-        });
+        self.positions[place] = Some(Position { base: revision, revision });
     }
 
     /// The revision a subscription has reached.
@@ -249,9 +173,7 @@ impl Tally {
 
     /// The unusual case of `deliver`. Returns how many deliveries of the frame are new.
     fn settle(&mut self, place: usize, from: u64, revision: u64, held: u64) -> u64 {
-        let position = self.positions[place]
-            .as_mut()
-            .expect("the caller has seen the position");
+        let position = self.positions[place].as_mut().expect("the caller has seen the position");
         let claimed = revision.saturating_sub(from);
         // The part above the position is new, and what it jumps over is a gap.
         let reached = position.revision;
@@ -284,11 +206,7 @@ impl Tally {
                 continue;
             }
             filled += high - low;
-            open.extend(
-                [(start, low), (high, end)]
-                    .into_iter()
-                    .filter(|(a, b)| a < b),
-            );
+            open.extend([(start, low), (high, end)].into_iter().filter(|(a, b)| a < b));
         }
         *gaps = open;
         filled
@@ -312,23 +230,13 @@ impl Tally {
 
     /// How many deliveries are owed in all when the services stand at `revisions`.
     pub(crate) fn expected(&self, revisions: &[u64]) -> u64 {
-        self.each(revisions)
-            .map(|(position, end)| end.saturating_sub(position.base))
-            .sum()
+        self.each(revisions).map(|(position, end)| end.saturating_sub(position.base)).sum()
     }
 
     /// How many deliveries are missing when the services stand at `revisions`.
     pub(crate) fn lost(&self, revisions: &[u64]) -> u64 {
-        let behind: u64 = self
-            .each(revisions)
-            .map(|(p, end)| end.saturating_sub(p.revision))
-            .sum();
-        let gaps: u64 = self
-            .gaps
-            .values()
-            .flatten()
-            .map(|(start, end)| end - start)
-            .sum();
+        let behind: u64 = self.each(revisions).map(|(p, end)| end.saturating_sub(p.revision)).sum();
+        let gaps: u64 = self.gaps.values().flatten().map(|(start, end)| end - start).sum();
         behind + gaps + self.counts.hollow
     }
 
@@ -345,10 +253,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    const ONE: Layout = Layout {
-        services: 1,
-        per_connection: 1,
-    };
+    const ONE: Layout = Layout { services: 1, per_connection: 1 };
 
     fn tally_at(revision: u64) -> Tally {
         let mut tally = Tally::new(ONE, 1, 1);
@@ -366,13 +271,7 @@ mod tests {
         let mut tally = tally_at(7);
         deliver(&mut tally, 7, 8);
         deliver(&mut tally, 8, 11);
-        assert_eq!(
-            tally.counts,
-            Counts {
-                received: 4,
-                ..Counts::default()
-            }
-        );
+        assert_eq!(tally.counts, Counts { received: 4, ..Counts::default() });
         assert_eq!((tally.expected(&[11]), tally.lost(&[11])), (4, 0));
         assert_eq!(tally.latency.len(), 4);
     }
@@ -440,9 +339,7 @@ mod tests {
         for seed in 1..200u64 {
             let mut state = seed;
             let mut below = |bound: u64| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(seed | 1);
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed | 1);
                 (state >> 33) % bound
             };
             let mut tally = tally_at(0);
@@ -456,9 +353,7 @@ mod tests {
                     came.extend(top + 1..=revision);
                 } else {
                     deliver(&mut tally, from, revision);
-                    repeats += (from + 1..=revision)
-                        .filter(|one| !came.insert(*one))
-                        .count();
+                    repeats += (from + 1..=revision).filter(|one| !came.insert(*one)).count();
                 }
                 top = top.max(revision);
             }
@@ -467,44 +362,7 @@ mod tests {
             assert_eq!(counts.collapsed, skipped, "seed {seed}");
             assert_eq!(counts.duplicated, repeats as u64, "seed {seed}");
             assert_eq!(tally.lost(&[20]), missing, "seed {seed}");
-            assert_eq!(
-                20,
-                counts.received + counts.collapsed + missing,
-                "seed {seed}"
-            );
+            assert_eq!(20, counts.received + counts.collapsed + missing, "seed {seed}");
         }
-    }
-
-    #[test]
-    fn places_and_services_are_each_others_inverse() {
-        for services in 1..7 {
-            for per_connection in 1..=services {
-                let layout = Layout {
-                    services,
-                    per_connection,
-                };
-                for connection in 0..10 {
-                    for slot in 0..per_connection {
-                        let service = layout.service_of(connection, slot);
-                        let place = connection * per_connection + slot;
-                        assert_eq!(layout.place_of(connection, service), Some(place));
-                        assert_eq!(layout.service_at(place), service);
-                    }
-                    let found = (0..services + 2)
-                        .filter(|service| layout.place_of(connection, *service).is_some());
-                    assert_eq!(found.count(), per_connection);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_timeline_grows_coarser_and_loses_nothing() {
-        let mut timeline = Timeline::starting(0);
-        for second in 0..1_000 {
-            timeline.add(second * 1_000_000_000, 3);
-        }
-        assert!(timeline.buckets.len() <= TIMELINE_BUCKETS_MAX);
-        assert_eq!(timeline.buckets.iter().sum::<u64>(), 3_000);
     }
 }

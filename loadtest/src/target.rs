@@ -62,9 +62,7 @@ impl std::error::Error for TargetError {}
 impl Target {
     /// Parses and resolves `url`.
     pub(crate) fn parse(url: &str, token: Option<&str>) -> Result<Target, TargetError> {
-        let scheme_end = url
-            .find("://")
-            .ok_or_else(|| TargetError::Scheme(url.to_owned()))?;
+        let scheme_end = url.find("://").ok_or_else(|| TargetError::Scheme(url.to_owned()))?;
         let rest = &url[scheme_end + 3..];
         match url[..scheme_end].to_ascii_lowercase().as_str() {
             "ws" | "http" => {}
@@ -87,12 +85,7 @@ impl Target {
         };
         let address = resolve(host).map_err(|e| TargetError::Resolve(host.to_owned(), e))?;
         let token = token.map(str::to_owned);
-        Ok(Target {
-            address,
-            host: host.to_owned(),
-            path,
-            token,
-        })
+        Ok(Target { address, host: host.to_owned(), path, token })
     }
 
     /// The request that opens a socket, and the accept value that must answer it.
@@ -125,28 +118,17 @@ impl Target {
         let text = String::from_utf8_lossy(&answer);
         let body = text.split_once("\r\n\r\n")?.1;
         let object = &body[body.find('{')?..=body.rfind('}')?];
-        find_key(
-            &serde_json::from_str(object).ok()?,
-            "client_messages_per_s_max",
-        )
+        find_key(&serde_json::from_str(object).ok()?, "client_messages_per_s_max")
     }
 
     fn authorization(&self) -> String {
-        self.token
-            .as_ref()
-            .map_or_else(String::new, |t| format!("Authorization: Bearer {t}\r\n"))
+        self.token.as_ref().map_or_else(String::new, |t| format!("Authorization: Bearer {t}\r\n"))
     }
 }
 
 fn resolve(host: &str) -> io::Result<SocketAddr> {
-    let has_port = host
-        .rsplit_once(':')
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let with_port = if has_port {
-        host.to_owned()
-    } else {
-        format!("{host}:80")
-    };
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let with_port = if has_port { host.to_owned() } else { format!("{host}:80") };
     with_port
         .to_socket_addrs()?
         .next()
@@ -157,9 +139,7 @@ fn find_key(value: &Value, key: &str) -> Option<u64> {
     match value {
         Value::Object(map) => {
             let here = map.get(key).and_then(|found| {
-                found
-                    .as_u64()
-                    .or_else(|| found.as_str().and_then(|text| text.parse().ok()))
+                found.as_u64().or_else(|| found.as_str().and_then(|text| text.parse().ok()))
             });
             here.or_else(|| map.values().find_map(|inner| find_key(inner, key)))
         }
@@ -186,11 +166,9 @@ pub(crate) fn upgraded(bytes: &[u8], accept: &str) -> Result<Option<usize>, Refu
     if !status.starts_with("HTTP/1.1 101") {
         return Err(format!("the server answered '{status}' to the upgrade"));
     }
-    let is_accepted = lines
-        .filter_map(|line| line.split_once(':'))
-        .any(|(name, value)| {
-            name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim() == accept
-        });
+    let is_accepted = lines.filter_map(|line| line.split_once(':')).any(|(name, value)| {
+        name.eq_ignore_ascii_case("sec-websocket-accept") && value.trim() == accept
+    });
     if !is_accepted {
         return Err("the answer to the upgrade has a wrong Sec-WebSocket-Accept".to_owned());
     }
@@ -204,39 +182,18 @@ mod tests {
     #[test]
     fn urls_are_told_apart() {
         let target = Target::parse("ws://127.0.0.1:9?token=x", None).unwrap();
-        assert_eq!(
-            (target.address.port(), target.path.as_str()),
-            (9, "/ws?token=x")
-        );
-        assert!(matches!(
-            Target::parse("wss://h/ws", None),
-            Err(TargetError::Tls)
-        ));
-        assert!(matches!(
-            Target::parse("ftp://h", None),
-            Err(TargetError::Scheme(_))
-        ));
-        assert!(matches!(
-            Target::parse("localhost", None),
-            Err(TargetError::Scheme(_))
-        ));
-        assert!(matches!(
-            Target::parse("ws://", None),
-            Err(TargetError::Scheme(_))
-        ));
-        assert!(matches!(
-            Target::parse("ws://a:1", Some("x\r\ny")),
-            Err(TargetError::Token)
-        ));
+        assert_eq!((target.address.port(), target.path.as_str()), (9, "/ws?token=x"));
+        assert!(matches!(Target::parse("wss://h/ws", None), Err(TargetError::Tls)));
+        assert!(matches!(Target::parse("ftp://h", None), Err(TargetError::Scheme(_))));
+        assert!(matches!(Target::parse("localhost", None), Err(TargetError::Scheme(_))));
+        assert!(matches!(Target::parse("ws://", None), Err(TargetError::Scheme(_))));
+        assert!(matches!(Target::parse("ws://a:1", Some("x\r\ny")), Err(TargetError::Token)));
     }
 
     #[test]
     fn an_upgrade_is_accepted_only_with_the_right_key() {
         let answer = "HTTP/1.1 101 x\r\nSec-WebSocket-Accept: abc\r\n\r\n\x01";
-        assert_eq!(
-            upgraded(answer.as_bytes(), "abc"),
-            Ok(Some(answer.len() - 1))
-        );
+        assert_eq!(upgraded(answer.as_bytes(), "abc"), Ok(Some(answer.len() - 1)));
         assert!(upgraded(answer.as_bytes(), "abd").is_err());
         assert_eq!(upgraded(&answer.as_bytes()[..30], "abc"), Ok(None));
         assert!(upgraded(b"HTTP/1.1 401 Unauthorized\r\n\r\n", "abc").is_err());

@@ -16,10 +16,7 @@ use support::{FakeServer, Fault};
 const SPACED: &[&str] = &["--connections", "5", "--messages", "10", "--rate", "50"];
 
 fn stress(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_websocket_stress_test"))
-        .args(arguments)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_websocket_stress_test")).args(arguments).output().unwrap()
 }
 
 fn file(name: &str) -> PathBuf {
@@ -46,18 +43,10 @@ fn an_orderly_server_passes_and_every_delivery_is_counted() {
     let (status, test) = run(Fault::None, SPACED);
     assert_eq!(status, 0, "{test}");
     assert_eq!(test["connections_made"], 5);
-    assert_eq!(
-        (&test["expected"], &test["received"]),
-        (&50.into(), &50.into())
-    );
+    assert_eq!((&test["expected"], &test["received"]), (&50.into(), &50.into()));
     assert_eq!(test["latency_us"]["count"], 50);
     assert_eq!(
-        test["timeline"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter_map(Value::as_u64)
-            .sum::<u64>(),
+        test["timeline"].as_array().unwrap().iter().filter_map(Value::as_u64).sum::<u64>(),
         50
     );
 }
@@ -67,34 +56,22 @@ fn a_lost_frame_fails_the_run() {
     let (status, test) = run(Fault::Lose, SPACED);
     assert_eq!(status, 1);
     assert_eq!((&test["lost"], &test["received"]), (&1.into(), &49.into()));
-    assert_eq!(
-        (&test["duplicated"], &test["out_of_order"]),
-        (&0.into(), &0.into())
-    );
+    assert_eq!((&test["duplicated"], &test["out_of_order"]), (&0.into(), &0.into()));
 }
 
 #[test]
 fn a_duplicated_frame_fails_the_run() {
     let (status, test) = run(Fault::Duplicate, SPACED);
     assert_eq!(status, 1);
-    assert_eq!(
-        (&test["duplicated"], &test["received"]),
-        (&1.into(), &50.into())
-    );
-    assert_eq!(
-        (&test["lost"], &test["out_of_order"]),
-        (&0.into(), &0.into())
-    );
+    assert_eq!((&test["duplicated"], &test["received"]), (&1.into(), &50.into()));
+    assert_eq!((&test["lost"], &test["out_of_order"]), (&0.into(), &0.into()));
 }
 
 #[test]
 fn a_misordered_frame_fails_the_run() {
     let (status, test) = run(Fault::Swap, SPACED);
     assert_eq!(status, 1);
-    assert_eq!(
-        (&test["out_of_order"], &test["received"]),
-        (&1.into(), &50.into())
-    );
+    assert_eq!((&test["out_of_order"], &test["received"]), (&1.into(), &50.into()));
     assert_eq!((&test["lost"], &test["duplicated"]), (&0.into(), &0.into()));
 }
 
@@ -102,30 +79,21 @@ fn a_misordered_frame_fails_the_run() {
 fn a_snapshot_instead_of_a_change_is_no_loss() {
     let (status, test) = run(Fault::Collapse, SPACED);
     assert_eq!(status, 0, "{test}");
-    assert_eq!(
-        (&test["collapsed"], &test["received"]),
-        (&1.into(), &49.into())
-    );
+    assert_eq!((&test["collapsed"], &test["received"]), (&1.into(), &49.into()));
 }
 
 #[test]
 fn another_order_of_fields_is_understood() {
     let (status, test) = run(Fault::Reshape, SPACED);
     assert_eq!(status, 0, "{test}");
-    assert_eq!(
-        (&test["received"], &test["latency_us"]["count"]),
-        (&50.into(), &50.into())
-    );
+    assert_eq!((&test["received"], &test["latency_us"]["count"]), (&50.into(), &50.into()));
 }
 
 #[test]
 fn a_refused_event_is_reported_and_not_expected() {
     let (status, test) = run(Fault::RateLimit, SPACED);
     assert_eq!(status, 0, "{test}");
-    assert_eq!(
-        (&test["expected"], &test["received"]),
-        (&45.into(), &45.into())
-    );
+    assert_eq!((&test["expected"], &test["received"]), (&45.into(), &45.into()));
     assert_eq!(test["events_refused"]["rate_limited"], 1);
     assert!(test["notes"].to_string().contains("rate_limited"), "{test}");
 }
@@ -139,40 +107,20 @@ fn a_flood_is_batched_below_the_message_limit_and_complete() {
 
 #[test]
 fn many_services_are_told_apart() {
-    let services = [
-        "--services",
-        "12",
-        "--subscriptions",
-        "5",
-        "--test-type",
-        "fanout",
-    ];
+    let services = ["--services", "12", "--subscriptions", "5", "--test-type", "fanout"];
     let sizes = ["--connections", "7", "--messages", "24", "--rate", "60"];
     let (status, test) = run(Fault::None, &[&services[..], &sizes[..]].concat());
     assert_eq!(status, 0, "{test}");
     // 35 subscriptions, and each service has two events.
-    assert_eq!(
-        (&test["expected"], &test["received"]),
-        (&70.into(), &70.into())
-    );
+    assert_eq!((&test["expected"], &test["received"]), (&70.into(), &70.into()));
 }
 
 #[test]
 fn a_storm_of_three_rounds_reaches_everybody() {
-    let storm = [
-        "--test-type",
-        "storm",
-        "--connections",
-        "20",
-        "--messages",
-        "3",
-    ];
+    let storm = ["--test-type", "storm", "--connections", "20", "--messages", "3"];
     let (status, test) = run(Fault::None, &storm);
     assert_eq!(status, 0, "{test}");
-    assert_eq!(
-        (&test["connections_made"], &test["received"]),
-        (&60.into(), &60.into())
-    );
+    assert_eq!((&test["connections_made"], &test["received"]), (&60.into(), &60.into()));
 }
 
 #[test]
@@ -180,13 +128,7 @@ fn the_page_refers_to_nothing_outside() {
     let server = FakeServer::start(Fault::None);
     let path = file("page.html");
     let (url, page) = (server.url(), path.to_str().unwrap().to_owned());
-    let output = stress(
-        &[
-            &["--url", &url, "--report", &page, "--token", "hush"],
-            SPACED,
-        ]
-        .concat(),
-    );
+    let output = stress(&[&["--url", &url, "--report", &page, "--token", "hush"], SPACED].concat());
     assert!(output.status.success(), "{output:?}");
     let text = fs::read_to_string(path).unwrap();
     assert!(text.contains("\"test\":\"throughput\""));
@@ -216,14 +158,8 @@ fn wrong_flags_are_named_and_exit_with_2() {
 #[test]
 fn a_server_that_is_not_there_is_said_to_be_so() {
     // A port that was free a moment ago.
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = stress(&["--url", &format!("ws://{free}/ws")]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(
-        String::from_utf8_lossy(&output.stderr).contains("cannot connect"),
-        "{output:?}"
-    );
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot connect"), "{output:?}");
 }

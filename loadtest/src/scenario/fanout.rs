@@ -3,11 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use super::meter::Meter;
 use super::{Bench, TURN, UNDER_WAY_MAX, flow};
 use crate::args::Plan;
 use crate::fleet::Fleet;
-use crate::outcome::{Cost, Measured, Outcome, Percentiles, duration_ns, per_second};
-use crate::pace::{Pace, thread_cpu_ns};
+use crate::outcome::{Cost, Outcome, Percentiles, duration_ns, per_second};
+use crate::pace::Pace;
 use crate::process::Process;
 use crate::publisher::Publisher;
 use crate::tally;
@@ -19,20 +20,16 @@ const RATE: f64 = 20.0;
 pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let rate = plan.rate.unwrap_or(RATE);
     let mut fleet = bench.fleet(plan)?;
-    bench
-        .progress
-        .begin("fanout: connecting", plan.connections as u64);
+    bench.progress.begin("fanout: connecting", plan.connections as u64);
     bench.open(&mut fleet, UNDER_WAY_MAX, 0)?;
     let mut publisher = bench.publisher(plan, Pace::Rate(rate))?;
     let (mut first, mut last) = (tally::histogram(), tally::histogram());
     let end_ns = bench.clock.now_ns() + duration_ns(plan, 3_600);
     let events = plan.messages.unwrap_or(u64::MAX);
-    bench
-        .progress
-        .begin("fanout: publishing", plan.messages.unwrap_or_default());
+    bench.progress.begin("fanout: publishing", plan.messages.unwrap_or_default());
 
-    let server_before = bench.process.and_then(Process::sample);
-    let (reader_before_ns, start_ns) = (thread_cpu_ns(), bench.clock.now_ns());
+    let meter = Meter::start(bench);
+    let start_ns = meter.start_ns;
     fleet.tally.mark(start_ns);
     while publisher.sent < events && bench.clock.now_ns() < end_ns {
         let sent_ns = one_event(bench, &mut fleet, &mut publisher)?;
@@ -48,26 +45,13 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
             break;
         }
     }
-    let server_after = bench.process.and_then(Process::sample);
-    let measured = Measured {
-        window_ns: bench.clock.now_ns() - start_ns,
-        server: server_after
-            .zip(server_before)
-            .map(|(after, before)| after.since(&before)),
-        reader_ns: thread_cpu_ns() - reader_before_ns,
-        sender_ns: 0,
-    };
+    let measured = meter.stop(bench, 0);
 
     let mut outcome = Outcome::of(plan);
     outcome.rate = Some(rate);
     outcome.add_fleet(&fleet, &publisher.accepted);
     let tally = &fleet.tally;
-    outcome.add_times(
-        &fleet.connect,
-        &fleet.subscribe,
-        &tally.latency,
-        &tally.timeline,
-    );
+    outcome.add_times(&fleet.connect, &fleet.subscribe, &tally.latency, &tally.timeline);
     outcome.add_publisher(&publisher);
     let rss_bytes = bench.process.and_then(Process::rss_bytes);
     outcome.cost = Cost::of(&measured, outcome.received, rss_bytes);
@@ -80,21 +64,9 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
 }
 
 fn add_reach(outcome: &mut Outcome, which: &str, reach: &Percentiles) {
-    outcome.extra(
-        &format!("until the {which} subscriber, p50"),
-        reach.p50 / 1e3,
-        "ms",
-    );
-    outcome.extra(
-        &format!("until the {which} subscriber, p99"),
-        reach.p99 / 1e3,
-        "ms",
-    );
-    outcome.extra(
-        &format!("until the {which} subscriber, max"),
-        reach.max / 1e3,
-        "ms",
-    );
+    outcome.extra(&format!("until the {which} subscriber, p50"), reach.p50 / 1e3, "ms");
+    outcome.extra(&format!("until the {which} subscriber, p99"), reach.p99 / 1e3, "ms");
+    outcome.extra(&format!("until the {which} subscriber, max"), reach.max / 1e3, "ms");
 }
 
 /// Publishes one event and waits until it has reached its subscribers. Returns its send time.

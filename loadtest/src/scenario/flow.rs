@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 
 use hdrhistogram::Histogram;
 
+use super::meter::Meter;
 use super::{Bench, TURN};
 use crate::fleet::Fleet;
 use crate::outcome::Measured;
-use crate::pace::{self, Gauge, Load, STALL_NS, thread_cpu_ns};
+use crate::pace::{self, Gauge, Load, Paced, STALL_NS};
 use crate::publisher::Publisher;
 
 /// What a flow has to report.
@@ -47,65 +48,23 @@ pub(super) fn run(
 ) -> io::Result<Flow> {
     let before = publisher.accepted.clone();
     let gauge = Arc::new(Gauge::default());
-    let server_before = bench.process.and_then(crate::process::Process::sample);
-    let reader_before_ns = thread_cpu_ns();
-    let start_ns = bench.clock.now_ns();
+    let meter = Meter::start(bench);
+    let start_ns = meter.start_ns;
     let base = delivered(fleet);
     fleet.tally.mark(start_ns);
     let first_event = publisher.sent;
     let sender = pace::start(publisher, load.clone(), Arc::clone(&gauge), bench.clock);
     while !gauge.is_finished.load(Ordering::Acquire) {
         fleet.turn(TURN)?;
-        gauge
-            .delivered
-            .store(delivered(fleet) - base, Ordering::Relaxed);
-        bench.progress.show(shown(
-            load,
-            &gauge,
-            first_event,
-            start_ns,
-            bench.clock.now_ns(),
-        ));
+        gauge.delivered.store(delivered(fleet) - base, Ordering::Relaxed);
+        bench.progress.show(shown(load, &gauge, first_event, start_ns, bench.clock.now_ns()));
     }
-    let paced = sender
-        .join()
-        .map_err(|_| io::Error::other("the sending thread has failed"))??;
-    let accepted = paced
-        .publisher
-        .accepted
-        .iter()
-        .zip(&before)
-        .map(|(now, then)| now - then);
-    let owed: u64 = accepted
-        .zip(&load.subscribers)
-        .map(|(count, each)| count * each)
-        .sum();
+    let paced = sender.join().map_err(|_| io::Error::other("the sending thread has failed"))??;
+    let accepted = paced.publisher.accepted.iter().zip(&before).map(|(now, then)| now - then);
+    let owed: u64 = accepted.zip(&load.subscribers).map(|(count, each)| count * each).sum();
     await_deliveries(bench, fleet, base + owed)?;
-    let end_ns = bench.clock.now_ns();
-    let server_after = bench.process.and_then(crate::process::Process::sample);
-    let measured = Measured {
-        window_ns: end_ns - start_ns,
-        server: server_after
-            .zip(server_before)
-            .map(|(after, before)| after.since(&before)),
-        reader_ns: thread_cpu_ns() - reader_before_ns,
-        sender_ns: paced.cpu_ns,
-    };
-    let mut notes = Vec::new();
-    if paced.is_stalled {
-        notes.push("the flood stood still for 5 s and was given up".to_owned());
-    }
-    if paced.unanswered > 0 {
-        notes.push(format!(
-            "{} events stayed without an answer",
-            paced.unanswered
-        ));
-    }
-    if paced.is_batched {
-        notes.push(
-            "several events shared a frame, to stay below the server's message limit".to_owned(),
-        );
-    }
+    let measured = meter.stop(bench, paced.cpu_ns);
+    let notes = notes(&paced);
     Ok(Flow {
         publisher: paced.publisher,
         measured,
@@ -114,6 +73,22 @@ pub(super) fn run(
         lateness: paced.lateness,
         notes,
     })
+}
+
+fn notes(paced: &Paced) -> Vec<String> {
+    let mut notes = Vec::new();
+    if paced.is_stalled {
+        notes.push("the flood stood still for 5 s and was given up".to_owned());
+    }
+    if paced.unanswered > 0 {
+        notes.push(format!("{} events stayed without an answer", paced.unanswered));
+    }
+    if paced.is_batched {
+        notes.push(
+            "several events shared a frame, to stay below the server's message limit".to_owned(),
+        );
+    }
+    notes
 }
 
 /// Reads until `goal` deliveries are there, or none has come for 5 s, or nobody is left to read.
@@ -141,10 +116,7 @@ fn shown(load: &Load, gauge: &Gauge, first_event: u64, start_ns: u64, now_ns: u6
     if load.events_max == u64::MAX {
         return (now_ns - start_ns) / 1_000_000_000;
     }
-    gauge
-        .sent
-        .load(Ordering::Relaxed)
-        .saturating_sub(first_event)
+    gauge.sent.load(Ordering::Relaxed).saturating_sub(first_event)
 }
 
 /// Whether a fleet has `goal` deliveries behind it.

@@ -9,6 +9,7 @@
 mod fanout;
 mod flow;
 mod idle;
+mod meter;
 mod slow;
 mod storm;
 mod stream;
@@ -19,12 +20,13 @@ use std::time::Duration;
 use crate::args::{Plan, TestType};
 use crate::clock::Clock;
 use crate::fleet::{ASKED_AT_ONCE_MAX, Fleet};
+use crate::layout::Layout;
 use crate::outcome::Outcome;
 use crate::pace::{self, Pace};
 use crate::process::Process;
 use crate::progress::Progress;
 use crate::publisher::Publisher;
-use crate::tally::{Layout, Tally};
+use crate::tally::Tally;
 use crate::target::Target;
 
 /// How many connections are on their way at once, where a storm is not the point.
@@ -79,39 +81,22 @@ impl Bench {
     }
 
     fn layout(plan: &Plan) -> Layout {
-        Layout {
-            services: plan.services,
-            per_connection: plan.subscriptions,
-        }
+        Layout { services: plan.services, per_connection: plan.subscriptions }
     }
 
     /// A fleet with its places, but without sockets.
     fn fleet(&self, plan: &Plan) -> io::Result<Fleet> {
         let tally = Tally::new(Self::layout(plan), plan.connections, self.clock.now_ns());
         let prefix = self.prefix(plan);
-        Fleet::new(
-            &self.target,
-            &prefix,
-            tally,
-            plan.connections,
-            self.clock,
-            self.serial,
-        )
+        Fleet::new(&self.target, &prefix, tally, plan.connections, self.clock, self.serial)
     }
 
     /// A publisher with as many connections as the pace needs below the server's limit.
     fn publisher(&self, plan: &Plan, pace: Pace) -> io::Result<Publisher> {
         let lines = pace::lines_for(pace, self.messages_per_s_max);
         let prefix = self.prefix(plan);
-        Publisher::connect(
-            &self.target,
-            lines,
-            &prefix,
-            plan.services,
-            plan.payload,
-            self.clock,
-        )
-        .map_err(|error| io::Error::new(error.kind(), format!("the publisher: {error}")))
+        Publisher::connect(&self.target, lines, &prefix, plan.services, plan.payload, self.clock)
+            .map_err(|error| io::Error::new(error.kind(), format!("the publisher: {error}")))
     }
 
     /// Connects and subscribes the whole fleet, `under_way_max` at a time. The first `slow_count`
@@ -143,11 +128,7 @@ impl Bench {
         self.serial = fleet.serial();
         self.ask_rest(fleet)?;
         if fleet.open_count() == 0 {
-            let reason = fleet
-                .counts
-                .failure
-                .clone()
-                .unwrap_or_else(|| "no answer".to_owned());
+            let reason = fleet.counts.failure.clone().unwrap_or_else(|| "no answer".to_owned());
             return Err(io::Error::other(reason));
         }
         Ok(())
@@ -162,11 +143,7 @@ impl Bench {
                 let has_more = fleet.tally.layout.per_connection > ASKED_AT_ONCE_MAX;
                 self.turn_for(
                     fleet,
-                    if has_more {
-                        Duration::from_secs_f64(pause_s)
-                    } else {
-                        Duration::ZERO
-                    },
+                    if has_more { Duration::from_secs_f64(pause_s) } else { Duration::ZERO },
                 )?;
             }
             let mut is_any = false;

@@ -24,15 +24,10 @@ const SLOW_READER: u16 = 4408;
 
 /// Runs the test.
 pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
-    let stalled = plan
-        .connections
-        .div_ceil(STALLED_EVERY)
-        .min(plan.connections);
+    let stalled = plan.connections.div_ceil(STALLED_EVERY).min(plan.connections);
     let pace = Pace::Rate(plan.rate.unwrap_or(RATE));
     let mut fleet = bench.fleet(plan)?;
-    bench
-        .progress
-        .begin("slow: connecting", plan.connections as u64);
+    bench.progress.begin("slow: connecting", plan.connections as u64);
     bench.open(&mut fleet, UNDER_WAY_MAX, stalled)?;
     let publisher = bench.publisher(plan, pace)?;
     let rss_before = bench.process.and_then(Process::rss_bytes);
@@ -44,32 +39,21 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
         messages_per_s_max: bench.messages_per_s_max,
         subscribers: fleet.tally.subscribers(|index| index >= stalled),
     };
-    let length = plan
-        .messages
-        .or(plan.duration.map(|duration| duration.as_secs()));
-    bench
-        .progress
-        .begin("slow: publishing", length.unwrap_or_default());
+    let length = plan.messages.or(plan.duration.map(|duration| duration.as_secs()));
+    bench.progress.begin("slow: publishing", length.unwrap_or_default());
     let mut flow = flow::run(bench, &mut fleet, publisher, &load)?;
     let rss_bytes = bench.process.and_then(Process::rss_bytes);
 
     // What arrives from here on was held back on purpose, and says nothing about latency.
     fleet.tally.is_timed = false;
     let timeline = fleet.tally.timeline.clone();
-    bench
-        .progress
-        .begin("slow: the stalled read again", stalled as u64);
+    bench.progress.begin("slow: the stalled read again", stalled as u64);
     let caught_up = catch_up(bench, &mut fleet, stalled, &flow.publisher.accepted)?;
 
     let mut outcome = Outcome::of(plan);
     outcome.rate = plan.rate.or(Some(RATE));
     outcome.add_fleet(&fleet, &flow.publisher.accepted);
-    outcome.add_times(
-        &fleet.connect,
-        &fleet.subscribe,
-        &fleet.tally.latency,
-        &timeline,
-    );
+    outcome.add_times(&fleet.connect, &fleet.subscribe, &fleet.tally.latency, &timeline);
     outcome.add_publisher(&flow.publisher);
     outcome.deliveries_per_s = per_second(flow.delivered, flow.elapsed_ns);
     outcome.cost = Cost::of(&flow.measured, flow.delivered, rss_bytes);
@@ -78,12 +62,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     outcome.extra("stalled connections", stalled as f64, "");
     outcome.extra("of them up to date in the end", caught_up as f64, "");
     outcome.extra("snapshots", fleet.tally.counts.snapshots as f64, "");
-    let closed = fleet
-        .counts
-        .closed_by_server
-        .get(&SLOW_READER)
-        .copied()
-        .unwrap_or_default();
+    let closed = fleet.counts.closed_by_server.get(&SLOW_READER).copied().unwrap_or_default();
     outcome.extra("closed with 4408 and resumed", closed as f64, "");
     if let (Some(before), Some(after)) = (rss_before, rss_bytes) {
         let grown = after.saturating_sub(before) as f64 / 1024.0 / stalled as f64;
@@ -113,9 +92,8 @@ fn catch_up(
     let mut returns = vec![0; stalled];
     loop {
         fleet.turn(TURN)?;
-        let behind: Vec<usize> = (0..stalled)
-            .filter(|index| !fleet.is_current(*index, revisions))
-            .collect();
+        let behind: Vec<usize> =
+            (0..stalled).filter(|index| !fleet.is_current(*index, revisions)).collect();
         let now_ns = bench.clock.now_ns();
         bench.progress.show((stalled - behind.len()) as u64);
         if fleet.counts.bytes > progress.1 {

@@ -4,12 +4,13 @@
 use std::io;
 use std::time::Duration;
 
+use super::meter::Meter;
 use super::{Bench, flow};
 use crate::args::Plan;
 use crate::clock::seconds;
 use crate::fleet::Fleet;
 use crate::outcome::{Cost, Measured, Outcome, per_second};
-use crate::pace::{Pace, thread_cpu_ns};
+use crate::pace::Pace;
 use crate::process::Process;
 use crate::publisher::Publisher;
 use crate::tally;
@@ -30,13 +31,10 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let mut latency = tally::histogram();
     let (mut connecting_ns, mut slowest_ns, mut left) = (0, 0, 0);
     let mut last = None;
-    let server_before = bench.process.and_then(Process::sample);
-    let (reader_before_ns, start_ns) = (thread_cpu_ns(), bench.clock.now_ns());
+    let meter = Meter::start(bench);
     for round in 1..=rounds {
         let connections = plan.connections as u64;
-        bench
-            .progress
-            .begin(&format!("storm: round {round} of {rounds}"), connections);
+        bench.progress.begin(&format!("storm: round {round} of {rounds}"), connections);
         let mut fleet = bench.fleet(plan)?;
         let began_ns = bench.clock.now_ns();
         bench.open(&mut fleet, usize::MAX, 0)?;
@@ -52,44 +50,22 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
         left += leave(bench, &mut fleet)?;
         last = Some(fleet.tally.timeline);
     }
-    let server_after = bench.process.and_then(Process::sample);
-    let measured = Measured {
-        window_ns: bench.clock.now_ns() - start_ns,
-        server: server_after
-            .zip(server_before)
-            .map(|(after, before)| after.since(&before)),
-        reader_ns: thread_cpu_ns() - reader_before_ns,
-        sender_ns: 0,
-    };
+    let measured = meter.stop(bench, 0);
     outcome.add_publisher(&publisher);
     if let Some(timeline) = last {
         outcome.add_times(&connect, &subscribe, &latency, &timeline);
     }
-    outcome.cost = cost(
-        &measured,
-        &outcome,
-        bench.process.and_then(Process::rss_bytes),
-    );
+    outcome.cost = cost(&measured, &outcome, bench.process.and_then(Process::rss_bytes));
     outcome.deliveries_per_s = per_second(outcome.received, measured.window_ns);
     outcome.extra("rounds", rounds as f64, "");
-    outcome.extra(
-        "connect + subscribe",
-        per_second(subscribe.len(), connecting_ns),
-        "/s",
-    );
-    outcome.extra(
-        "slowest round until all were subscribed",
-        seconds(slowest_ns) * 1e3,
-        "ms",
-    );
+    outcome.extra("connect + subscribe", per_second(subscribe.len(), connecting_ns), "/s");
+    outcome.extra("slowest round until all were subscribed", seconds(slowest_ns) * 1e3, "ms");
     if let Some(server) = measured.server {
         let per_connection = server.total_ns as f64 / 1e3 / outcome.connections_made.max(1) as f64;
         outcome.extra("server CPU per connection", per_connection, "us");
     }
     if left > 0 {
-        outcome.notes.push(format!(
-            "{left} connections were not closed by the server within 3 s"
-        ));
+        outcome.notes.push(format!("{left} connections were not closed by the server within 3 s"));
     }
     publisher.clean_up();
     Ok(outcome)

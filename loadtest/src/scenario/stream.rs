@@ -10,17 +10,9 @@ use crate::process::Process;
 
 /// Runs the test: a flood when the plan has no rate.
 pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
-    let pace = plan.rate.map_or(
-        Pace::Flood {
-            window: plan.window,
-        },
-        Pace::Rate,
-    );
+    let pace = plan.rate.map_or(Pace::Flood { window: plan.window }, Pace::Rate);
     let mut fleet = bench.fleet(plan)?;
-    bench.progress.begin(
-        &format!("{}: connecting", plan.test),
-        plan.connections as u64,
-    );
+    bench.progress.begin(&format!("{}: connecting", plan.test), plan.connections as u64);
     bench.open(&mut fleet, UNDER_WAY_MAX, 0)?;
     let publisher = bench.publisher(plan, pace)?;
     let load = Load {
@@ -30,13 +22,8 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
         messages_per_s_max: bench.messages_per_s_max,
         subscribers: fleet.tally.subscribers(|_| true),
     };
-    let length = plan
-        .messages
-        .or(plan.duration.map(|duration| duration.as_secs()));
-    bench.progress.begin(
-        &format!("{}: publishing", plan.test),
-        length.unwrap_or_default(),
-    );
+    let length = plan.messages.or(plan.duration.map(|duration| duration.as_secs()));
+    bench.progress.begin(&format!("{}: publishing", plan.test), length.unwrap_or_default());
     let mut flow = flow::run(bench, &mut fleet, publisher, &load)?;
     let rss_bytes = bench.process.and_then(Process::rss_bytes);
 
@@ -56,9 +43,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     outcome.notes.append(&mut flow.notes);
     let per_frame = flow.delivered as f64 / fleet.counts.change_frames.max(1) as f64;
     outcome.extra("deliveries per frame", per_frame, "");
-    bench
-        .progress
-        .begin(&format!("{}: closing", plan.test), plan.connections as u64);
+    bench.progress.begin(&format!("{}: closing", plan.test), plan.connections as u64);
     bench.close(&mut fleet)?;
     flow.publisher.clean_up();
     Ok(outcome)

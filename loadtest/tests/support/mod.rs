@@ -57,11 +57,7 @@ impl FakeServer {
     pub(crate) fn start(fault: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let hub = Hub {
-            fault,
-            registrations: 0,
-            services: HashMap::new(),
-        };
+        let hub = Hub { fault, registrations: 0, services: HashMap::new() };
         let hub = Arc::new(Mutex::new(hub));
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -85,10 +81,7 @@ fn serve(stream: TcpStream, hub: &Mutex<Hub>) {
     let Ok(mut socket) = tungstenite::accept(stream) else {
         return;
     };
-    send(
-        &out,
-        &json!({"type":"welcome","connection_id":"c"}).to_string(),
-    );
+    send(&out, &json!({"type":"welcome","connection_id":"c"}).to_string());
     while let Some(request) = next(&mut socket) {
         let mut hub = hub.lock().unwrap_or_else(PoisonError::into_inner);
         hub.apply(&request, &out);
@@ -142,21 +135,16 @@ impl Hub {
         for (id, instances) in changes {
             self.service(&id).announce(&id, &instances, fault);
         }
-        send(
-            out,
-            &json!({"type":"registered","id":id,"failed_instances":[]}).to_string(),
-        );
+        send(out, &json!({"type":"registered","id":id,"failed_instances":[]}).to_string());
     }
 
     fn service(&mut self, id: &str) -> &mut Service {
-        self.services
-            .entry(id.to_owned())
-            .or_insert_with(|| Service {
-                revision: 0,
-                frames: 0,
-                subscribers: Vec::new(),
-                held: None,
-            })
+        self.services.entry(id.to_owned()).or_insert_with(|| Service {
+            revision: 0,
+            frames: 0,
+            subscribers: Vec::new(),
+            held: None,
+        })
     }
 }
 
