@@ -152,8 +152,16 @@ impl Args {
         if self.test_type != TestType::All {
             return vec![self.plan(self.test_type, false)];
         }
-        let each = TestType::value_variants().iter().filter(|test| **test != TestType::All);
-        each.map(|test| self.plan(*test, true)).collect()
+        // Idle connections come first: later the server's memory has grown already.
+        let each = [
+            TestType::Idle,
+            TestType::Throughput,
+            TestType::Storm,
+            TestType::Sustained,
+            TestType::Fanout,
+            TestType::Slow,
+        ];
+        each.map(|test| self.plan(test, true)).into()
     }
 
     fn plan(&self, test: TestType, is_one_of_all: bool) -> Plan {
