@@ -9,6 +9,9 @@ use crate::outcome::{Outcome, Percentiles};
 
 /// Draws the table of one test, with its notes and its verdict below.
 pub(crate) fn render(outcome: &Outcome) -> String {
+    if outcome.connections_made == 0 {
+        return format!("{}\n  FAILED: {}", heading(outcome), outcome.faults.join("; "));
+    }
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header([heading(outcome), String::new()]);
     for (name, value) in rows(outcome) {
@@ -150,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_table_names_the_faults() {
-        let outcome = Outcome { lost: 3, faults: vec!["3 lost".to_owned()], ..Outcome::default() };
+        let faults = vec!["3 lost".to_owned()];
+        let outcome = Outcome { connections_made: 1, lost: 3, faults, ..Outcome::default() };
         let text = render(&outcome);
         assert!(text.contains("FAILED: 3 lost"), "{text}");
     }

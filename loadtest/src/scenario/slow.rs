@@ -55,7 +55,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     outcome.deliveries_per_s = per_second(flow.delivered, flow.elapsed_ns);
     outcome.cost = Cost::of(&flow.measured, flow.delivered, rss_bytes);
     outcome.lateness_us = Some(Percentiles::of(&flow.lateness));
-    outcome.notes.append(&mut flow.notes);
+    flow.remark(&mut outcome);
     outcome.extra("stalled connections", stalled as f64, "");
     outcome.extra("of them up to date in the end", caught_up as f64, "");
     outcome.extra("snapshots", fleet.tally.counts.snapshots as f64, "");
