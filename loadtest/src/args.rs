@@ -48,9 +48,9 @@ pub(crate) struct Args {
     /// What to test
     #[arg(long, value_enum, default_value_t = TestType::Throughput)]
     pub(crate) test_type: TestType,
-    /// How many events of a flood may be under way at once
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    pub(crate) window: u64,
+    /// How many events of a flood may be under way at once [default: up to 512, by their size]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) window: Option<u64>,
     /// Sent as "Authorization: Bearer TOKEN"
     #[arg(long)]
     pub(crate) token: Option<String>,
@@ -66,6 +66,12 @@ pub(crate) struct Args {
     /// The server's process, when it cannot be found by its port
     #[arg(long, value_name = "PID", conflicts_with = "spawn")]
     pub(crate) server_pid: Option<u32>,
+}
+
+/// As many events as fit half of what the server holds for one connection, 1 MiB by default: a
+/// deeper flood would measure how it treats slow readers.
+fn window(payload: u64) -> u64 {
+    (512 * 1024 / (payload + ENVELOPE_BYTES / 2)).clamp(8, 512)
 }
 
 /// What to test.
@@ -146,8 +152,16 @@ impl Args {
         if self.test_type != TestType::All {
             return vec![self.plan(self.test_type, false)];
         }
-        let each = TestType::value_variants().iter().filter(|test| **test != TestType::All);
-        each.map(|test| self.plan(*test, true)).collect()
+        // Idle connections come first: later the server's memory has grown already.
+        let each = [
+            TestType::Idle,
+            TestType::Throughput,
+            TestType::Storm,
+            TestType::Sustained,
+            TestType::Fanout,
+            TestType::Slow,
+        ];
+        each.map(|test| self.plan(test, true)).into()
     }
 
     fn plan(&self, test: TestType, is_one_of_all: bool) -> Plan {
@@ -156,16 +170,17 @@ impl Args {
         let is_given = self.messages.is_some() || self.duration.is_some();
         let messages = self.messages.or(if is_given { None } else { messages });
         let duration = self.duration.or(if is_given { None } else { duration });
+        let payload = self.payload.unwrap_or(payload);
         Plan {
             test,
             connections: self.connections.unwrap_or(connections) as usize,
             messages,
             duration: duration.map(Duration::from_secs),
             rate: self.rate.or(rate),
-            payload: self.payload.unwrap_or(payload) as usize,
+            payload: payload as usize,
             services: self.services as usize,
             subscriptions: self.subscriptions as usize,
-            window: self.window,
+            window: self.window.unwrap_or_else(|| window(payload)),
         }
     }
 
@@ -193,7 +208,7 @@ mod tests {
         assert_eq!((plan.messages, plan.duration), (Some(10), None));
         let args = Args::parse_from(["x", "--duration", "60", "--test-type", "sustained"]);
         let plan = &args.plans()[0];
-        assert_eq!((plan.messages, plan.duration), (None, Some(Duration::from_secs(60))));
+        assert_eq!((plan.messages, plan.duration), (None, Some(Duration::from_mins(1))));
         assert_eq!(Args::parse_from(["x", "--test-type", "all"]).plans().len(), 6);
     }
 

@@ -15,8 +15,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 use crate::frame::{self, Opcode};
 use crate::target::Target;
 
-/// How many sockets share a source address on the loopback network. There are about 28,000 ephemeral
-/// ports per address.
+/// How many sockets share a source address on the loopback network. An address has about 28,000
+/// ephemeral ports.
 const PORTS_PER_SOURCE: usize = 20_000;
 
 /// The receive buffer of a connection that is going to stall: small, so that the server notices.

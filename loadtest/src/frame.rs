@@ -6,8 +6,8 @@
 //! # Promises
 //!
 //! * `decode` never reads past the bytes it was given and never allocates.
-//! * A frame that no server may send (masked, with a reserved bit, a long or cut control frame) is an
-//!   error, so a broken server cannot pass a test by accident.
+//! * A frame that no server may send (masked, with a reserved bit, a long or cut control frame) is
+//!   an error, so a broken server cannot pass a test by accident.
 //!
 //! Imports nothing. Imported by `fleet` and `publisher`.
 
@@ -106,6 +106,12 @@ impl std::error::Error for FrameError {}
 /// A longer frame is taken for garbage: the length field of a stream that lost its place.
 const PAYLOAD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// The short length that says: 16 bits of length follow.
+const LENGTH_16: u8 = 0x7e;
+
+/// The short length that says: 64 bits of length follow.
+const LENGTH_64: u8 = 0x7f;
+
 /// The longest payload of a control frame (RFC 6455, section 5.5).
 const CONTROL_BYTES_MAX: usize = 125;
 
@@ -126,13 +132,16 @@ pub(crate) fn decode(bytes: &[u8], start: usize) -> Result<Option<Frame>, FrameE
     if opcode.is_control() && (!is_final || usize::from(short) > CONTROL_BYTES_MAX) {
         return Err(FrameError::BadControl);
     }
-    let (length, header) = match (short, rest) {
-        (126, [a, b, ..]) => (u64::from(u16::from_be_bytes([*a, *b])), 4),
-        (127, [a, b, c, d, e, f, g, h, ..]) => {
-            (u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), 10)
-        }
-        (126 | 127, _) => return Ok(None),
-        _ => (u64::from(short), 2),
+    let (length, header) = match short {
+        LENGTH_16 => match rest.first_chunk() {
+            Some(bytes) => (u64::from(u16::from_be_bytes(*bytes)), 4),
+            None => return Ok(None),
+        },
+        LENGTH_64 => match rest.first_chunk() {
+            Some(bytes) => (u64::from_be_bytes(*bytes), 10),
+            None => return Ok(None),
+        },
+        length => (u64::from(length), 2),
     };
     if length > PAYLOAD_BYTES_MAX {
         return Err(FrameError::TooLong);
@@ -155,11 +164,11 @@ pub(crate) fn encode(opcode: Opcode, payload: &[u8], key: u32, out: &mut Vec<u8>
     match payload.len() {
         length @ 0..=125 => out.push(0x80 | length as u8),
         length @ 126..=0xffff => {
-            out.push(0x80 | 126);
+            out.push(0x80 | LENGTH_16);
             out.extend_from_slice(&(length as u16).to_be_bytes());
         }
         length => {
-            out.push(0x80 | 127);
+            out.push(0x80 | LENGTH_64);
             out.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }

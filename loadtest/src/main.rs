@@ -7,9 +7,10 @@
 //! target    where the server is; the handshake
 //! frame     WebSocket frames, read in place
 //! message   what the server pushes: a byte scanner with a parser behind it
-//! tally     lost, duplicated, misordered, collapsed; latencies
+//! recent    frames that were scanned for one subscriber are recognised for the next
+//! layout, tally, timeline  lost, duplicated, misordered, collapsed; latencies
 //! connection, fleet   many sockets on one thread
-//! publisher, pace     events, and the moments at which they are sent
+//! line, publisher, pace   events, and the moments at which they are sent
 //! process, spawn      CPU and memory of the server; a server of our own
 //! scenario  one module per kind of test
 //! outcome   the figures of a test --> table, report
@@ -24,18 +25,22 @@ mod clock;
 mod connection;
 mod fleet;
 mod frame;
+mod layout;
+mod line;
 mod message;
 mod outcome;
 mod pace;
 mod process;
 mod progress;
 mod publisher;
+mod recent;
 mod report;
 mod scenario;
 mod spawn;
 mod table;
 mod tally;
 mod target;
+mod timeline;
 
 use std::net::TcpStream;
 use std::process::ExitCode;

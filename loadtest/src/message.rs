@@ -46,7 +46,8 @@ pub(crate) struct Message {
     /// The code of an `error`.
     pub(crate) code: String,
     /// The words of an `error`.
-    pub(crate) message: String,
+    #[serde(rename = "message")]
+    pub(crate) words: String,
     /// What a `registered` answer did not accept.
     pub(crate) failed_instances: Vec<Value>,
 }
@@ -173,10 +174,10 @@ mod tests {
         let scanner = Scanner::new();
         for stamps in [vec![], vec![5], vec![1, 2, 1_234_567_890_123]] {
             let text = change(41, &stamps);
-            let mut scanned = Vec::new();
-            let change = scanner.scan(text.as_bytes(), &mut scanned).unwrap();
+            let mut found = Vec::new();
+            let change = scanner.scan(text.as_bytes(), &mut found).unwrap();
             let parsed = parse(text.as_bytes()).unwrap();
-            assert_eq!(scanned, stamps);
+            assert_eq!(found, stamps);
             assert_eq!(parsed.stamps().collect::<Vec<_>>(), stamps);
             assert_eq!(change.service_id, parsed.service_id.as_bytes());
             assert_eq!((change.from, change.revision), (parsed.from, parsed.revision));

@@ -5,6 +5,7 @@
 //! Imports `args`, `tally`, `fleet`, `publisher`. Imported by the scenarios and the reports.
 
 use std::collections::BTreeMap;
+use std::thread;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -14,7 +15,7 @@ use crate::clock::{nanos, seconds};
 use crate::fleet::Fleet;
 use crate::process::CpuUse;
 use crate::publisher::{self, Publisher};
-use crate::tally::Timeline;
+use crate::timeline::Timeline;
 
 /// From this share on a thread counts as saturated.
 const BUSY_SHARE: f64 = 0.85;
@@ -102,6 +103,16 @@ impl Cost {
         let own_ns = measured.reader_ns + measured.sender_ns;
         let own_busiest = measured.reader_ns.max(measured.sender_ns) as f64 / window_ns;
         let server_busiest = measured.server.map(|server| server.busiest_ns as f64 / window_ns);
+        let shares = Shares {
+            own_busiest,
+            own: own_ns as f64 / window_ns,
+            server: server_busiest
+                .zip(measured.server)
+                .map(|(busiest, server)| (busiest, server.total_ns as f64 / window_ns)),
+            cores: thread::available_parallelism().map_or(1, usize::from) as f64,
+        };
+        let is_too_short = measured.window_ns < CPU_NS_MIN;
+        let busy_side = if is_too_short { "too short to say" } else { busy_side(shares) };
         let is_measurable = |server: &CpuUse| server.total_ns >= CPU_NS_MIN && deliveries > 0;
         Cost {
             window_s: seconds(measured.window_ns),
@@ -115,27 +126,44 @@ impl Cost {
             own_cpu_s: seconds(own_ns),
             own_us_per_delivery: per_delivery(own_ns),
             own_busiest_share: own_busiest,
-            busy_side: busy_side(own_busiest, server_busiest, measured.window_ns).to_owned(),
+            busy_side: busy_side.to_owned(),
         }
     }
 }
 
+/// How busy the two sides were, as shares of one core.
+#[derive(Debug, Clone, Copy)]
+struct Shares {
+    /// Our busiest thread.
+    own_busiest: f64,
+    /// All our threads.
+    own: f64,
+    /// The server's busiest thread and all its threads, when it is local.
+    server: Option<(f64, f64)>,
+    /// How many cores there are.
+    cores: f64,
+}
+
 /// Says which side limited the figures.
-fn busy_side(own: f64, server: Option<f64>, window_ns: u64) -> &'static str {
-    match server {
-        _ if window_ns < CPU_NS_MIN => "too short to say",
-        Some(server) if own > BUSY_SHARE && server < own => {
-            "THE LOAD GENERATOR was the busy side: these figures are its limit, not the server's"
-        }
-        Some(server) if server > BUSY_SHARE => "the server was the busy side",
-        Some(server) if server >= own => "neither was saturated; the server was the busier side",
-        Some(_) => "neither was saturated; the load generator was the busier side",
-        None if own > BUSY_SHARE => {
+fn busy_side(shares: Shares) -> &'static str {
+    let is_own_busy = shares.own_busiest > BUSY_SHARE;
+    let Some((server_busiest, server)) = shares.server else {
+        return if is_own_busy {
             "THE LOAD GENERATOR was saturated, and the server's CPU time cannot be seen from here"
-        }
-        None => {
+        } else {
             "the load generator was not saturated; the server's CPU time cannot be seen from here"
-        }
+        };
+    };
+    if is_own_busy && server_busiest < shares.own_busiest {
+        "THE LOAD GENERATOR was the busy side: these figures are its limit, not the server's"
+    } else if server_busiest > BUSY_SHARE {
+        "the server was the busy side"
+    } else if shares.own + server > BUSY_SHARE * shares.cores {
+        "both sides together saturated the machine"
+    } else if server >= shares.own {
+        "neither was saturated; the server was the busier side"
+    } else {
+        "neither was saturated; the load generator was the busier side"
     }
 }
 
@@ -263,6 +291,11 @@ impl Outcome {
         if let Some(reason) = &counts.failure {
             self.notes.push(format!("the first connection that failed: {reason}"));
         }
+        let asked = counts.made * tally.layout.per_connection as u64;
+        if counts.subscribed < asked {
+            let missing = asked - counts.subscribed;
+            self.faults.push(format!("{missing} subscriptions were never answered"));
+        }
         if counts.broken > 0 {
             self.faults
                 .push(format!("{} connections sent no valid WebSocket frames", counts.broken));
@@ -348,11 +381,17 @@ mod tests {
 
     #[test]
     fn the_busy_side_is_named() {
-        assert!(busy_side(0.95, Some(0.5), 1 << 30).starts_with("THE LOAD"));
-        assert!(busy_side(0.95, Some(0.97), 1 << 30).starts_with("the server"));
-        assert!(busy_side(0.2, Some(0.3), 1 << 30).ends_with("the server was the busier side"));
-        assert!(busy_side(0.9, None, 1 << 30).starts_with("THE LOAD"));
-        assert_eq!(busy_side(0.9, Some(0.1), 1000), "too short to say");
+        let side = |own, busiest, all| {
+            let server = Some((busiest, all));
+            busy_side(Shares { own_busiest: own, own, server, cores: 2.0 })
+        };
+        assert!(side(0.95, 0.5, 0.5).starts_with("THE LOAD"));
+        assert!(side(0.95, 0.97, 1.0).starts_with("the server"));
+        assert!(side(0.8, 0.5, 1.0).starts_with("both"));
+        assert!(side(0.2, 0.1, 0.3).ends_with("the server was the busier side"));
+        assert!(side(0.2, 0.1, 0.1).ends_with("the load generator was the busier side"));
+        let unseen = Shares { own_busiest: 0.9, own: 0.9, server: None, cores: 2.0 };
+        assert!(busy_side(unseen).starts_with("THE LOAD"));
     }
 
     #[test]

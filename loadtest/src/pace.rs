@@ -78,10 +78,8 @@ pub(crate) struct Paced {
     pub(crate) lateness: Histogram<u64>,
     /// CPU time of the thread.
     pub(crate) cpu_ns: u64,
-    /// Events without any answer.
-    pub(crate) unanswered: u64,
-    /// Whether the flood stood still and was given up.
-    pub(crate) is_stalled: bool,
+    /// Why not everything was sent and answered.
+    pub(crate) faults: Vec<String>,
     /// Whether several events had to share a frame.
     pub(crate) is_batched: bool,
 }
@@ -112,7 +110,7 @@ pub(crate) fn start(
     load: Load,
     gauge: Arc<Gauge>,
     clock: Clock,
-) -> JoinHandle<io::Result<Paced>> {
+) -> JoinHandle<Paced> {
     thread::spawn(move || {
         let runner = Runner::new(publisher, load, clock);
         let outcome = runner.run(&gauge);
@@ -153,18 +151,40 @@ impl Runner {
         }
     }
 
-    fn run(mut self, gauge: &Gauge) -> io::Result<Paced> {
+    fn run(mut self, gauge: &Gauge) -> Paced {
         let cpu_ns = thread_cpu_ns();
+        let mut faults = Vec::new();
+        let pumped = self.pump(gauge).and_then(|is_done| {
+            if !is_done {
+                faults.push("the flood stood still for 5 s and was given up".to_owned());
+            }
+            self.publisher.settle()
+        });
+        match pumped {
+            Ok(0) => {}
+            Ok(unanswered) => faults.push(format!("{unanswered} events stayed without an answer")),
+            // What was delivered before is still worth a report.
+            Err(error) => faults.push(error.to_string()),
+        }
+        Paced {
+            publisher: self.publisher,
+            lateness: self.lateness,
+            cpu_ns: thread_cpu_ns() - cpu_ns,
+            faults,
+            is_batched: self.is_batched,
+        }
+    }
+
+    /// Sends everything. Returns false when a flood stood still for too long.
+    fn pump(&mut self, gauge: &Gauge) -> io::Result<bool> {
         let mut moved = (self.start_ns, 0);
-        let mut is_stalled = false;
         while !self.is_done() {
             let now_ns = self.clock.now_ns();
             let delivered = gauge.delivered.load(Ordering::Relaxed);
             if delivered + self.publisher.sent > moved.1 {
                 moved = (now_ns, delivered + self.publisher.sent);
             } else if now_ns - moved.0 > STALL_NS && matches!(self.load.pace, Pace::Flood { .. }) {
-                is_stalled = true;
-                break;
+                return Ok(false);
             }
             let due = self.due(now_ns, delivered);
             let is_free = self.publisher.can_send() && now_ns >= self.frame_due_ns;
@@ -176,15 +196,7 @@ impl Runner {
                 self.publisher.turn(wait)?;
             }
         }
-        let unanswered = self.publisher.settle()?;
-        Ok(Paced {
-            publisher: self.publisher,
-            lateness: self.lateness,
-            cpu_ns: thread_cpu_ns() - cpu_ns,
-            unanswered,
-            is_stalled,
-            is_batched: self.is_batched,
-        })
+        Ok(true)
     }
 
     fn sent(&self) -> u64 {
@@ -263,9 +275,9 @@ impl Runner {
                 for event in self.publisher.sent..self.publisher.sent + batch {
                     self.lateness.saturating_record(now_ns.saturating_sub(stamp(event)));
                 }
-                self.publisher.send(batch, stamp)?;
+                self.publisher.send(batch, stamp);
             }
-            Pace::Flood { .. } => self.publisher.send(batch, |_| now_ns)?,
+            Pace::Flood { .. } => self.publisher.send(batch, |_| now_ns),
         }
         // Several events of a flood share a write; an event at its moment does not wait.
         if due <= batch || !self.publisher.can_send() {

@@ -7,12 +7,11 @@
 //!
 //! Does not decide when to send: that is `pace`.
 //!
-//! Imports `frame`, `message`, `target`, `clock`. Imported by `pace` and the scenarios.
+//! Imports `line`, `frame`, `message`, `target`, `clock`. Imported by `pace` and the scenarios.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,17 +19,15 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::frame::{self, Opcode};
+use crate::line::Line;
 use crate::message;
-use crate::target::{self, Target};
+use crate::target::Target;
 
 /// How many instances of each service the events go round. Bounds the size of a snapshot.
 pub(crate) const INSTANCES: u64 = 16;
 
 /// The lease of an instance of ours: longer than any test.
 const LEASE_TTL_MS: u64 = 3_600_000;
-
-/// How long the handshake and the clean-up may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes that may wait in a line before no further event is taken.
 const OUTGOING_BYTES_MAX: usize = 128 * 1024;
@@ -40,16 +37,6 @@ pub(crate) const FRAME_BYTES_MAX: usize = 64 * 1024;
 
 /// What an event holds beside the padding, at most.
 const ENVELOPE_BYTES: usize = 400;
-
-/// One connection of the publisher.
-#[derive(Debug)]
-struct Line {
-    stream: TcpStream,
-    outgoing: Vec<u8>,
-    incoming: Vec<u8>,
-    /// The requests without an answer: their id, their first event, how many events.
-    in_flight: VecDeque<(u64, u64, u64)>,
-}
 
 /// Sends events and keeps the account of the answers.
 #[derive(Debug)]
@@ -124,7 +111,7 @@ impl Publisher {
     }
 
     /// Sends the next `count` events in one frame; `stamp_ns` gives the send time of each.
-    pub(crate) fn send(&mut self, count: u64, stamp_ns: impl Fn(u64) -> u64) -> io::Result<()> {
+    pub(crate) fn send(&mut self, count: u64, stamp_ns: impl Fn(u64) -> u64) {
         let id = self.next_id;
         self.next_id += 1;
         self.payload.clear();
@@ -149,7 +136,6 @@ impl Publisher {
         line.in_flight.push_back((id, self.sent, count));
         self.sent += count;
         self.next_line = (self.next_line + 1) % self.lines.len();
-        Ok(())
     }
 
     /// Writes what the kernel takes, reads the answers that are there. Waits for either at most
@@ -169,7 +155,7 @@ impl Publisher {
     /// Sends one event now, without waiting for its answer.
     pub(crate) fn send_now(&mut self) -> io::Result<u64> {
         let now_ns = self.clock.now_ns();
-        self.send(1, |_| now_ns)?;
+        self.send(1, |_| now_ns);
         self.flush()?;
         Ok(now_ns)
     }
@@ -230,8 +216,10 @@ impl Publisher {
                 PollFd::new(&line.stream, PollFlags::IN | out)
             })
             .collect();
-        let timeout =
-            Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs().cast_signed(),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
         match poll(&mut descriptors, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -286,7 +274,7 @@ impl Publisher {
             } else {
                 self.refused += count;
             }
-            let words = format!("{}: {}", message.code, message.message);
+            let words = format!("{}: {}", message.code, message.words);
             self.refusal.get_or_insert(words);
             return;
         }
@@ -309,69 +297,6 @@ impl Publisher {
         let service = service_id.strip_prefix(&self.prefix).and_then(|text| text.parse().ok());
         if let Some(accepted) = service.and_then(|index: usize| self.accepted.get_mut(index)) {
             *accepted = accepted.saturating_sub(1);
-        }
-    }
-}
-
-impl Line {
-    fn open(target: &Target) -> io::Result<Line> {
-        let mut stream = TcpStream::connect_timeout(&target.address, ANSWER_TIMEOUT)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        let (request, accept) = target.upgrade();
-        stream.write_all(request.as_bytes())?;
-        let mut incoming = Vec::new();
-        let head = loop {
-            let mut part = [0; 4096];
-            let count = stream.read(&mut part)?;
-            incoming.extend_from_slice(&part[..count]);
-            if let Some(head) = target::upgraded(&incoming, &accept).map_err(io::Error::other)? {
-                break head;
-            }
-            if count == 0 {
-                return Err(io::Error::other("closed before the upgrade"));
-            }
-        };
-        incoming.drain(..head);
-        stream.set_nonblocking(true)?;
-        Ok(Line { stream, outgoing: Vec::new(), incoming, in_flight: VecDeque::new() })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let mut done = 0;
-        while done < self.outgoing.len() {
-            match self.stream.write(&self.outgoing[done..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.outgoing.drain(..done);
-        Ok(())
-    }
-
-    /// Reads what is there. Returns how many bytes of frames wait to be looked at.
-    fn fill(&mut self) -> io::Result<usize> {
-        loop {
-            let mut part = [0; 16 * 1024];
-            match self.stream.read(&mut part) {
-                Ok(0) => {
-                    return Err(io::Error::other("the server ended the publisher's connection"));
-                }
-                Ok(count) => {
-                    self.incoming.extend_from_slice(&part[..count]);
-                    if count < part.len() {
-                        return Ok(self.incoming.len());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(self.incoming.len());
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
         }
     }
 }

@@ -9,6 +9,9 @@ use crate::outcome::{Outcome, Percentiles};
 
 /// Draws the table of one test, with its notes and its verdict below.
 pub(crate) fn render(outcome: &Outcome) -> String {
+    if outcome.connections_made == 0 {
+        return format!("{}\n  FAILED: {}", heading(outcome), outcome.faults.join("; "));
+    }
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header([heading(outcome), String::new()]);
     for (name, value) in rows(outcome) {
@@ -17,16 +20,13 @@ pub(crate) fn render(outcome: &Outcome) -> String {
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    let mut text = table.to_string();
-    text.push_str(&format!("\n  {}", outcome.cost.busy_side));
-    for note in &outcome.notes {
-        text.push_str(&format!("\n  note: {note}"));
-    }
-    match outcome.faults.as_slice() {
-        [] => text.push_str("\n  passed"),
-        faults => text.push_str(&format!("\n  FAILED: {}", faults.join("; "))),
-    }
-    text
+    let mut lines = vec![table.to_string(), format!("  {}", outcome.cost.busy_side)];
+    lines.extend(outcome.notes.iter().map(|note| format!("  note: {note}")));
+    lines.push(match outcome.faults.as_slice() {
+        [] => "  passed".to_owned(),
+        faults => format!("  FAILED: {}", faults.join("; ")),
+    });
+    lines.join("\n")
 }
 
 fn heading(outcome: &Outcome) -> String {
@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_table_names_the_faults() {
-        let outcome = Outcome { lost: 3, faults: vec!["3 lost".to_owned()], ..Outcome::default() };
+        let faults = vec!["3 lost".to_owned()];
+        let outcome = Outcome { connections_made: 1, lost: 3, faults, ..Outcome::default() };
         let text = render(&outcome);
         assert!(text.contains("FAILED: 3 lost"), "{text}");
     }

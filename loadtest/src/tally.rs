@@ -16,20 +16,17 @@
 //! * Once all is over, expected = received + collapsed + lost, whatever the server sent.
 //! * The usual case touches one position, two counters and one histogram, and allocates nothing.
 //!
-//! Imports nothing of the crate. Imported by `fleet` and the scenarios.
+//! Imports `layout` and `timeline`. Imported by `fleet` and the scenarios.
 
 use std::collections::HashMap;
 
 use hdrhistogram::Histogram;
 
+use crate::layout::Layout;
+use crate::timeline::Timeline;
+
 /// The longest latency that the histograms tell apart; what took longer counts as this.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
-
-/// How many buckets the course over time has before neighbours are merged.
-const TIMELINE_BUCKETS_MAX: usize = 600;
-
-/// The finest bucket of the course over time.
-const TIMELINE_BUCKET_MS: u64 = 50;
 
 /// A histogram of nanoseconds, to three digits.
 ///
@@ -38,38 +35,6 @@ const TIMELINE_BUCKET_MS: u64 = 50;
 /// Never: the bounds are constants that the histogram accepts.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, LATENCY_NS_MAX, 3).expect("the bounds are constants")
-}
-
-/// Which connection follows which services: connection `c` follows `per_connection` services in a
-/// row, and the next connection goes on where it ended.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Layout {
-    /// How many services there are.
-    pub(crate) services: usize,
-    /// How many of them each connection follows.
-    pub(crate) per_connection: usize,
-}
-
-impl Layout {
-    /// The service behind the `slot`-th subscription of a connection.
-    pub(crate) fn service_of(self, connection: usize, slot: usize) -> usize {
-        (connection * self.per_connection + slot) % self.services
-    }
-
-    /// The place of a subscription in the tally, or nothing when there is no such subscription.
-    pub(crate) fn place_of(self, connection: usize, service: usize) -> Option<usize> {
-        if service >= self.services {
-            return None;
-        }
-        let first = connection * self.per_connection;
-        let slot = (service + self.services - first % self.services) % self.services;
-        (slot < self.per_connection).then_some(first + slot)
-    }
-
-    /// The service of a place: the inverse of `place_of`.
-    pub(crate) fn service_at(self, place: usize) -> usize {
-        place % self.services
-    }
 }
 
 /// What came, in deliveries.
@@ -96,36 +61,6 @@ struct Position {
     base: u64,
     /// The revision reached.
     revision: u64,
-}
-
-/// Deliveries over time, in buckets that grow when the time gets long.
-#[derive(Debug, Clone)]
-pub(crate) struct Timeline {
-    /// How many deliveries fell into each bucket.
-    pub(crate) buckets: Vec<u64>,
-    /// How long a bucket is.
-    pub(crate) bucket_ms: u64,
-    origin_ns: u64,
-}
-
-impl Timeline {
-    fn starting(origin_ns: u64) -> Self {
-        Timeline { buckets: Vec::new(), bucket_ms: TIMELINE_BUCKET_MS, origin_ns }
-    }
-
-    fn add(&mut self, now_ns: u64, count: u64) {
-        let age_ms = now_ns.saturating_sub(self.origin_ns) / 1_000_000;
-        while (age_ms / self.bucket_ms) as usize >= TIMELINE_BUCKETS_MAX {
-            self.buckets = self.buckets.chunks(2).map(|pair| pair.iter().sum()).collect();
-            self.bucket_ms *= 2;
-        }
-        // Below `TIMELINE_BUCKETS_MAX` by the loop above.
-        let index = (age_ms / self.bucket_ms) as usize;
-        if index >= self.buckets.len() {
-            self.buckets.resize(index + 1, 0);
-        }
-        self.buckets[index] += count;
-    }
 }
 
 /// The account of all subscriptions of a fleet.
@@ -429,35 +364,5 @@ mod tests {
             assert_eq!(tally.lost(&[20]), missing, "seed {seed}");
             assert_eq!(20, counts.received + counts.collapsed + missing, "seed {seed}");
         }
-    }
-
-    #[test]
-    fn places_and_services_are_each_others_inverse() {
-        for services in 1..7 {
-            for per_connection in 1..=services {
-                let layout = Layout { services, per_connection };
-                for connection in 0..10 {
-                    for slot in 0..per_connection {
-                        let service = layout.service_of(connection, slot);
-                        let place = connection * per_connection + slot;
-                        assert_eq!(layout.place_of(connection, service), Some(place));
-                        assert_eq!(layout.service_at(place), service);
-                    }
-                    let found = (0..services + 2)
-                        .filter(|service| layout.place_of(connection, *service).is_some());
-                    assert_eq!(found.count(), per_connection);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_timeline_grows_coarser_and_loses_nothing() {
-        let mut timeline = Timeline::starting(0);
-        for second in 0..1_000 {
-            timeline.add(second * 1_000_000_000, 3);
-        }
-        assert!(timeline.buckets.len() <= TIMELINE_BUCKETS_MAX);
-        assert_eq!(timeline.buckets.iter().sum::<u64>(), 3_000);
     }
 }

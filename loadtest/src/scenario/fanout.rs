@@ -3,11 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use super::meter::Meter;
 use super::{Bench, TURN, UNDER_WAY_MAX, flow};
 use crate::args::Plan;
 use crate::fleet::Fleet;
-use crate::outcome::{Cost, Measured, Outcome, Percentiles, duration_ns, per_second};
-use crate::pace::{Pace, thread_cpu_ns};
+use crate::outcome::{Cost, Outcome, Percentiles, duration_ns, per_second};
+use crate::pace::Pace;
 use crate::process::Process;
 use crate::publisher::Publisher;
 use crate::tally;
@@ -27,8 +28,8 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let events = plan.messages.unwrap_or(u64::MAX);
     bench.progress.begin("fanout: publishing", plan.messages.unwrap_or_default());
 
-    let server_before = bench.process.and_then(Process::sample);
-    let (reader_before_ns, start_ns) = (thread_cpu_ns(), bench.clock.now_ns());
+    let meter = Meter::start(bench);
+    let start_ns = meter.start_ns;
     fleet.tally.mark(start_ns);
     while publisher.sent < events && bench.clock.now_ns() < end_ns {
         let sent_ns = one_event(bench, &mut fleet, &mut publisher)?;
@@ -44,13 +45,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
             break;
         }
     }
-    let server_after = bench.process.and_then(Process::sample);
-    let measured = Measured {
-        window_ns: bench.clock.now_ns() - start_ns,
-        server: server_after.zip(server_before).map(|(after, before)| after.since(&before)),
-        reader_ns: thread_cpu_ns() - reader_before_ns,
-        sender_ns: 0,
-    };
+    let measured = meter.stop(bench, 0);
 
     let mut outcome = Outcome::of(plan);
     outcome.rate = Some(rate);

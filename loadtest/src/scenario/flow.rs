@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 
 use hdrhistogram::Histogram;
 
+use super::meter::Meter;
 use super::{Bench, TURN};
 use crate::fleet::Fleet;
-use crate::outcome::Measured;
-use crate::pace::{self, Gauge, Load, STALL_NS, thread_cpu_ns};
+use crate::outcome::{Measured, Outcome};
+use crate::pace::{self, Gauge, Load, STALL_NS};
 use crate::publisher::Publisher;
 
 /// What a flow has to report.
@@ -28,8 +29,10 @@ pub(super) struct Flow {
     pub(super) delivered: u64,
     /// How much later than due events were sent.
     pub(super) lateness: Histogram<u64>,
-    /// What a reader of the figures should know.
-    pub(super) notes: Vec<String>,
+    /// Whether several events had to share a frame.
+    pub(super) is_batched: bool,
+    /// Why not everything was sent and answered.
+    pub(super) faults: Vec<String>,
 }
 
 /// How many deliveries a fleet has behind it, in whatever form they came.
@@ -47,9 +50,8 @@ pub(super) fn run(
 ) -> io::Result<Flow> {
     let before = publisher.accepted.clone();
     let gauge = Arc::new(Gauge::default());
-    let server_before = bench.process.and_then(crate::process::Process::sample);
-    let reader_before_ns = thread_cpu_ns();
-    let start_ns = bench.clock.now_ns();
+    let meter = Meter::start(bench);
+    let start_ns = meter.start_ns;
     let base = delivered(fleet);
     fleet.tally.mark(start_ns);
     let first_event = publisher.sent;
@@ -59,38 +61,33 @@ pub(super) fn run(
         gauge.delivered.store(delivered(fleet) - base, Ordering::Relaxed);
         bench.progress.show(shown(load, &gauge, first_event, start_ns, bench.clock.now_ns()));
     }
-    let paced = sender.join().map_err(|_| io::Error::other("the sending thread has failed"))??;
+    let paced = sender.join().map_err(|_| io::Error::other("the sending thread has failed"))?;
     let accepted = paced.publisher.accepted.iter().zip(&before).map(|(now, then)| now - then);
     let owed: u64 = accepted.zip(&load.subscribers).map(|(count, each)| count * each).sum();
     await_deliveries(bench, fleet, base + owed)?;
-    let end_ns = bench.clock.now_ns();
-    let server_after = bench.process.and_then(crate::process::Process::sample);
-    let measured = Measured {
-        window_ns: end_ns - start_ns,
-        server: server_after.zip(server_before).map(|(after, before)| after.since(&before)),
-        reader_ns: thread_cpu_ns() - reader_before_ns,
-        sender_ns: paced.cpu_ns,
-    };
-    let mut notes = Vec::new();
-    if paced.is_stalled {
-        notes.push("the flood stood still for 5 s and was given up".to_owned());
-    }
-    if paced.unanswered > 0 {
-        notes.push(format!("{} events stayed without an answer", paced.unanswered));
-    }
-    if paced.is_batched {
-        notes.push(
-            "several events shared a frame, to stay below the server's message limit".to_owned(),
-        );
-    }
+    let measured = meter.stop(bench, paced.cpu_ns);
     Ok(Flow {
         publisher: paced.publisher,
         measured,
         elapsed_ns: fleet.tally.last_ns.saturating_sub(start_ns),
         delivered: delivered(fleet) - base,
         lateness: paced.lateness,
-        notes,
+        is_batched: paced.is_batched,
+        faults: paced.faults,
     })
+}
+
+impl Flow {
+    /// Moves what a reader of the figures should know into the outcome.
+    pub(super) fn remark(&mut self, outcome: &mut Outcome) {
+        outcome.faults.append(&mut self.faults);
+        if self.is_batched {
+            outcome.notes.push(
+                "several events shared a frame, to stay below the server's message limit"
+                    .to_owned(),
+            );
+        }
+    }
 }
 
 /// Reads until `goal` deliveries are there, or none has come for 5 s, or nobody is left to read.

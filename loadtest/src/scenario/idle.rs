@@ -3,10 +3,11 @@
 use std::io;
 use std::time::Duration;
 
+use super::meter::Meter;
 use super::{Bench, UNDER_WAY_MAX, storm};
 use crate::args::Plan;
-use crate::outcome::{Cost, Measured, Outcome, duration_ns, per_second};
-use crate::pace::{Pace, thread_cpu_ns};
+use crate::outcome::{Cost, Outcome, duration_ns, per_second};
+use crate::pace::Pace;
 use crate::process::Process;
 
 /// Seconds of idling, when the plan names none. Long enough for a ping to every connection.
@@ -22,20 +23,14 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let idle_ns = duration_ns(plan, IDLE_S);
     bench.progress.begin("idle: waiting", idle_ns / 1_000_000_000);
 
-    let server_before = bench.process.and_then(Process::sample);
-    let (reader_before_ns, start_ns) = (thread_cpu_ns(), bench.clock.now_ns());
+    let meter = Meter::start(bench);
+    let start_ns = meter.start_ns;
     while bench.clock.now_ns() - start_ns < idle_ns {
         fleet.turn(Duration::from_millis(50))?;
         publisher.turn(Duration::ZERO)?;
         bench.progress.show((bench.clock.now_ns() - start_ns) / 1_000_000_000);
     }
-    let server_after = bench.process.and_then(Process::sample);
-    let measured = Measured {
-        window_ns: bench.clock.now_ns() - start_ns,
-        server: server_after.zip(server_before).map(|(after, before)| after.since(&before)),
-        reader_ns: thread_cpu_ns() - reader_before_ns,
-        sender_ns: 0,
-    };
+    let measured = meter.stop(bench, 0);
     let rss_after = bench.process.and_then(Process::rss_bytes);
     let pings = fleet.counts.pings;
     let event_ns = bench.clock.now_ns();

@@ -9,6 +9,7 @@
 mod fanout;
 mod flow;
 mod idle;
+mod meter;
 mod slow;
 mod storm;
 mod stream;
@@ -19,12 +20,13 @@ use std::time::Duration;
 use crate::args::{Plan, TestType};
 use crate::clock::Clock;
 use crate::fleet::{ASKED_AT_ONCE_MAX, Fleet};
+use crate::layout::Layout;
 use crate::outcome::Outcome;
 use crate::pace::{self, Pace};
 use crate::process::Process;
 use crate::progress::Progress;
 use crate::publisher::Publisher;
-use crate::tally::{Layout, Tally};
+use crate::tally::Tally;
 use crate::target::Target;
 
 /// How many connections are on their way at once, where a storm is not the point.

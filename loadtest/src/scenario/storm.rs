@@ -4,12 +4,13 @@
 use std::io;
 use std::time::Duration;
 
+use super::meter::Meter;
 use super::{Bench, flow};
 use crate::args::Plan;
 use crate::clock::seconds;
 use crate::fleet::Fleet;
 use crate::outcome::{Cost, Measured, Outcome, per_second};
-use crate::pace::{Pace, thread_cpu_ns};
+use crate::pace::Pace;
 use crate::process::Process;
 use crate::publisher::Publisher;
 use crate::tally;
@@ -30,8 +31,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let mut latency = tally::histogram();
     let (mut connecting_ns, mut slowest_ns, mut left) = (0, 0, 0);
     let mut last = None;
-    let server_before = bench.process.and_then(Process::sample);
-    let (reader_before_ns, start_ns) = (thread_cpu_ns(), bench.clock.now_ns());
+    let meter = Meter::start(bench);
     for round in 1..=rounds {
         let connections = plan.connections as u64;
         bench.progress.begin(&format!("storm: round {round} of {rounds}"), connections);
@@ -50,13 +50,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
         left += leave(bench, &mut fleet)?;
         last = Some(fleet.tally.timeline);
     }
-    let server_after = bench.process.and_then(Process::sample);
-    let measured = Measured {
-        window_ns: bench.clock.now_ns() - start_ns,
-        server: server_after.zip(server_before).map(|(after, before)| after.since(&before)),
-        reader_ns: thread_cpu_ns() - reader_before_ns,
-        sender_ns: 0,
-    };
+    let measured = meter.stop(bench, 0);
     outcome.add_publisher(&publisher);
     if let Some(timeline) = last {
         outcome.add_times(&connect, &subscribe, &latency, &timeline);

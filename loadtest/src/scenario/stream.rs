@@ -40,7 +40,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     outcome.deliveries_per_s = per_second(flow.delivered, flow.elapsed_ns);
     outcome.cost = Cost::of(&flow.measured, flow.delivered, rss_bytes);
     outcome.lateness_us = plan.rate.map(|_| Percentiles::of(&flow.lateness));
-    outcome.notes.append(&mut flow.notes);
+    flow.remark(&mut outcome);
     let per_frame = flow.delivered as f64 / fleet.counts.change_frames.max(1) as f64;
     outcome.extra("deliveries per frame", per_frame, "");
     bench.progress.begin(&format!("{}: closing", plan.test), plan.connections as u64);

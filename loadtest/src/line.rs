@@ -1,0 +1,91 @@
+//! A line: one connection of the publisher.
+//!
+//! Imports `target`. Imported by `publisher`.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::target::{self, Target};
+
+/// How long the handshake and the clean-up may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One connection of the publisher.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// The socket, not blocking.
+    pub(crate) stream: TcpStream,
+    /// What the kernel did not take yet.
+    pub(crate) outgoing: Vec<u8>,
+    /// What was read and not looked at yet.
+    pub(crate) incoming: Vec<u8>,
+    /// The requests without an answer: their id, their first event, how many events.
+    pub(crate) in_flight: VecDeque<(u64, u64, u64)>,
+}
+
+impl Line {
+    /// Connects and shakes hands, waiting for both.
+    pub(crate) fn open(target: &Target) -> io::Result<Line> {
+        let mut stream = TcpStream::connect_timeout(&target.address, ANSWER_TIMEOUT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        let (request, accept) = target.upgrade();
+        stream.write_all(request.as_bytes())?;
+        let mut incoming = Vec::new();
+        let head = loop {
+            let mut part = [0; 4096];
+            let count = stream.read(&mut part)?;
+            incoming.extend_from_slice(&part[..count]);
+            if let Some(head) = target::upgraded(&incoming, &accept).map_err(io::Error::other)? {
+                break head;
+            }
+            if count == 0 {
+                return Err(io::Error::other("closed before the upgrade"));
+            }
+        };
+        incoming.drain(..head);
+        stream.set_nonblocking(true)?;
+        Ok(Line { stream, outgoing: Vec::new(), incoming, in_flight: VecDeque::new() })
+    }
+
+    /// Writes what the kernel takes.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        let mut done = 0;
+        while done < self.outgoing.len() {
+            match self.stream.write(&self.outgoing[done..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.outgoing.drain(..done);
+        Ok(())
+    }
+
+    /// Reads what is there. Returns how many bytes of frames wait to be looked at.
+    pub(crate) fn fill(&mut self) -> io::Result<usize> {
+        loop {
+            let mut part = [0; 16 * 1024];
+            match self.stream.read(&mut part) {
+                Ok(0) => {
+                    return Err(io::Error::other("the server ended the publisher's connection"));
+                }
+                Ok(count) => {
+                    self.incoming.extend_from_slice(&part[..count]);
+                    if count < part.len() {
+                        return Ok(self.incoming.len());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(self.incoming.len());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
