@@ -101,14 +101,14 @@ fn renewals_of_both_kinds_keep_an_instance() {
     server.register(&[beating.clone(), again.clone(), short("orders", "quiet")]);
     client.catch_up(&mut picture);
     let start = Instant::now();
-    let expired = server.metric("fanfare_registry_expired_total");
+    let expired = server.count("fanfare_registry_expired_total");
     // Three leases' time. The quiet one's end shows that leases do end meanwhile.
     eventually("three leases' time is over", 4 * TTL, || {
         server.heartbeat(std::slice::from_ref(&beating));
         server.register(std::slice::from_ref(&again));
         start.elapsed() > 3 * TTL
     });
-    assert!(server.metric("fanfare_registry_expired_total") > expired);
+    assert!(server.count("fanfare_registry_expired_total") > expired);
     client.catch_up(&mut picture);
     assert_eq!(picture.names(), ["again", "beating"]);
     picture.expect_equals_registry(&server);
@@ -173,7 +173,7 @@ fn many_overdue_leases_are_held_and_marked() {
     picture.expect_equals_registry(&server);
     let status = leases(&server, "orders");
     assert_eq!((&status["degraded"], &status["overdue"]), (&json!(true), &json!(4)));
-    assert_eq!(server.metric("fanfare_registry_degraded_services"), 1);
+    assert_eq!(server.count("fanfare_registry_degraded_services"), 1);
     assert!(server.connect().follow("orders").degraded, "a snapshot shows the mark");
     assert_eq!(server.connect().subscribe("orders")["degraded"], true);
     // An explicit word is never held.
@@ -209,7 +209,7 @@ fn renewals_lift_the_mark() {
     client.catch_up(&mut picture);
     assert_eq!(picture.instances.len(), 4);
     picture.expect_equals_registry(&server);
-    assert_eq!(server.metric("fanfare_registry_degraded_services"), 0);
+    assert_eq!(server.count("fanfare_registry_degraded_services"), 0);
 }
 
 #[test]

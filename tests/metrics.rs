@@ -93,7 +93,7 @@ fn registry_numbers_are_true() {
         ("fanfare_registry_expired_total", 0),
         ("fanfare_registry_degraded_services", 0),
     ] {
-        let now = || server.metric(sample);
+        let now = || server.count(sample);
         eventually(&format!("{sample} is {value}"), READ_PATIENCE, || now() == value);
     }
     let node = server.get("/api/status/node.json");
@@ -147,8 +147,8 @@ fn refusals_are_counted_by_code() {
         client.expect_error("malformed");
     }
     server.get("/nope");
-    assert_eq!(server.metric("fanfare_refusals_total{code=\"malformed\",door=\"ws\"}"), 3);
-    assert_eq!(server.metric("fanfare_refusals_total{code=\"not_found\",door=\"http\"}"), 1);
+    assert_eq!(server.count("fanfare_refusals_total{code=\"malformed\",door=\"ws\"}"), 3);
+    assert_eq!(server.count("fanfare_refusals_total{code=\"not_found\",door=\"http\"}"), 1);
 }
 
 #[test]

@@ -11,10 +11,10 @@ const DELTA: &str = "/api/discovery/services-delta.json";
 /// Waits until all that was accepted before is on disk. One commit may have been under way already,
 /// so it takes the end of a second one, and changes for both to write.
 fn wait_for_commit(server: &Server) {
-    let before = server.metric("fanfare_store_commits_total");
+    let before = server.count("fanfare_store_commits_total");
     eventually("two commits", READ_PATIENCE, || {
         server.register(&[instance("marker", &uuid::Uuid::new_v4().to_string())]);
-        server.metric("fanfare_store_commits_total") >= before + 2
+        server.count("fanfare_store_commits_total") >= before + 2
     });
 }
 

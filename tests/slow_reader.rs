@@ -56,7 +56,7 @@ fn a_stalled_reader_gets_a_snapshot_and_the_others_miss_nothing() {
         change(&server, round);
         picture.apply(&healthy.expect("service_change"));
     }
-    let peak = server.metric("fanfare_outbox_bytes_peak");
+    let peak = server.count("fanfare_outbox_bytes_peak");
     assert!(peak <= OUTBOX_BYTES_MAX, "{peak} bytes were unsent at once");
 
     // It reads again: what was on its way, then the whole service, then changes as before.
@@ -74,8 +74,8 @@ fn a_stalled_reader_gets_a_snapshot_and_the_others_miss_nothing() {
     stalled_picture.expect_equals_registry(&server);
     picture.apply(&healthy.expect("service_change"));
     assert_eq!(stalled_picture, picture);
-    assert!(server.metric("fanfare_slow_readers_total{outcome=\"collapsed\"}") > 0);
-    assert_eq!(server.metric("fanfare_slow_readers_total{outcome=\"closed\"}"), 0);
+    assert!(server.count("fanfare_slow_readers_total{outcome=\"collapsed\"}") > 0);
+    assert_eq!(server.count("fanfare_slow_readers_total{outcome=\"closed\"}"), 0);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn one_that_takes_nothing_at_all_is_closed_and_may_come_back() {
     let mut picture = healthy.follow("orders");
     change_until_slow(&server, &mut healthy, &mut picture);
     support::eventually("it is closed", std::time::Duration::from_secs(10), || {
-        server.metric("fanfare_closes_total{code=\"4408\"}") > 0
+        server.count("fanfare_closes_total{code=\"4408\"}") > 0
     });
     drop(stalled);
     let mut back = connect_narrow(&server);
@@ -282,7 +282,7 @@ fn random_churn_among_slow_readers_ends_with_the_registrys_state() {
                 _ => {}
             }
         }
-        assert!(server.metric("fanfare_slow_readers_total{outcome=\"collapsed\"}") > 0);
+        assert!(server.count("fanfare_slow_readers_total{outcome=\"collapsed\"}") > 0);
         for follower in &mut followers {
             follower.catch_up(&server);
         }

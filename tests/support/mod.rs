@@ -177,11 +177,19 @@ impl Server {
     }
 
     /// The value of a sample on the metrics page, by its name and labels.
-    pub fn metric(&self, sample: &str) -> u64 {
+    pub fn metric(&self, sample: &str) -> f64 {
+        self.sample(sample).parse().expect("a number")
+    }
+
+    /// The value of a sample that counts whole things.
+    pub fn count(&self, sample: &str) -> u64 {
+        self.sample(sample).parse().expect("a whole number")
+    }
+
+    fn sample(&self, sample: &str) -> String {
         let page = self.get("/metrics").text;
         let value = page.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-        let value = value.unwrap_or_else(|| panic!("no sample {sample} in:\n{page}"));
-        value.parse().expect("a whole number")
+        value.unwrap_or_else(|| panic!("no sample {sample} in:\n{page}")).to_owned()
     }
 
     /// A client of `/ws` that has read its welcome.
