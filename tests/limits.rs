@@ -1,0 +1,133 @@
+//! Each limit at its edge: one step before it all is well, one step after it the client is told.
+
+mod raw;
+mod support;
+
+use raw::{Raw, masked, text};
+use serde_json::json;
+use support::Server;
+
+#[test]
+fn subscriptions_of_a_connection() {
+    let server = Server::start(&["--subscriptions-per-connection-max", "3"]);
+    let mut raw = Raw::open(server.address(), "/ws");
+    let subscribe =
+        |service: &str| text(&json!({"type": "subscribe", "service_id": service}).to_string());
+    for service in ["a", "b", "*"] {
+        raw.send(&subscribe(service));
+        assert_eq!(raw.json()["type"], "subscribed");
+    }
+    raw.send(&subscribe("c"));
+    assert_eq!(raw.json()["code"], "too_many_subscriptions");
+    // What is followed already is not one more, and what is left makes room.
+    raw.send(&subscribe("A"));
+    assert_eq!(raw.json()["type"], "subscribed");
+    raw.send(&text(r#"{"type":"unsubscribe","service_id":"b"}"#));
+    assert_eq!(raw.json()["type"], "unsubscribed");
+    raw.send(&subscribe("c"));
+    assert_eq!(raw.json()["type"], "subscribed");
+}
+
+#[test]
+fn length_of_a_name() {
+    let server = Server::start(&[]);
+    let mut raw = Raw::open(server.address(), "/ws");
+    for (bytes, kind) in [(255, "subscribed"), (256, "error")] {
+        let name = "n".repeat(bytes);
+        raw.send(&text(&json!({"type": "subscribe", "service_id": name}).to_string()));
+        assert_eq!(raw.json()["type"], kind, "{bytes}");
+    }
+}
+
+#[test]
+fn messages_a_second() {
+    let server =
+        Server::start(&["--client-messages-per-s-max", "1", "--client-messages-burst-max", "5"]);
+    let mut raw = Raw::open(server.address(), "/ws");
+    let ping = |id: u64| text(&json!({"type": "ping", "id": id}).to_string());
+    let all: Vec<u8> = (0..8).flat_map(ping).collect();
+    raw.send(&all);
+    for id in 0..5 {
+        assert_eq!(raw.json(), json!({"type": "pong", "id": id}));
+    }
+    for id in 5..8 {
+        let answer = raw.json();
+        assert_eq!((&answer["code"], &answer["id"]), (&json!("rate_limited"), &json!(id)));
+        assert_eq!(answer["temporary"], true);
+    }
+}
+
+#[test]
+fn size_of_a_body() {
+    let server = Server::start(&["--http-registry-body-bytes-max", "4KiB"]);
+    let post = |bytes: usize| {
+        let body = format!("{}{}", r#"{"instances":[]}"#, " ".repeat(bytes - 16));
+        let mut raw = Raw::connect(server.address());
+        let head = format!(
+            "POST /api/registry/register HTTP/1.1\r\nHost: h\r\n\
+             Content-Type: application/json\r\nContent-Length: {bytes}\r\n\r\n"
+        );
+        raw.send(&[head.as_bytes(), body.as_bytes()].concat());
+        raw.response().0
+    };
+    assert_eq!((post(4_096), post(4_097)), (200, 413));
+}
+
+#[test]
+fn connections_in_all() {
+    let server = Server::start(&["--connections-max", "3"]);
+    let open: Vec<Raw> = (0..3).map(|_| Raw::open(server.address(), "/ws")).collect();
+    let mut surplus = Raw::connect(server.address());
+    let (status, head, _) = surplus.response();
+    assert_eq!(status, 503);
+    assert!(head.to_lowercase().contains("retry-after:"), "{head}");
+    surplus.wait_for_end();
+    drop((open, surplus));
+    support::eventually("room again", std::time::Duration::from_secs(10), || {
+        let mut raw = Raw::connect(server.address());
+        raw.send(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        raw.response().0 == 200
+    });
+}
+
+#[test]
+fn silence_after_a_ping() {
+    let server = Server::start(&["--ping-interval", "300ms", "--pong-timeout", "300ms"]);
+    let mut silent = Raw::open(server.address(), "/ws");
+    let ping = silent.frame().expect("a ping");
+    assert_eq!((ping.opcode, ping.payload.len()), (9, 0));
+    // One that answers lives through several of them.
+    let mut lively = Raw::open(server.address(), "/ws");
+    for _ in 0..4 {
+        assert_eq!(lively.frame().expect("a ping").opcode, 9);
+        lively.send(&masked(0x8a, b""));
+    }
+    assert_eq!(silent.close_code(), 1002);
+}
+
+#[test]
+fn history_of_a_service() {
+    let server = Server::start(&["--service-history-max", "4"]);
+    let mut raw = Raw::open(server.address(), "/ws");
+    for n in 0..6 {
+        raw.send(&text(
+            &json!({"type": "register", "instances": [{"serviceId": "s", "instanceId": n.to_string()}]})
+                .to_string(),
+        ));
+        assert_eq!(raw.json()["type"], "registered");
+    }
+    raw.send(&text(r#"{"type":"subscribe","service_id":"s"}"#));
+    let epoch = raw.json()["epoch"].clone();
+    for (revision, recovered) in [(2, true), (1, false), (6, true), (7, false)] {
+        let since = json!({"epoch": epoch, "revision": revision});
+        let subscribe = json!({"type": "subscribe", "service_id": "s", "since": since});
+        raw.send(&text(&subscribe.to_string()));
+        let answer = raw.json();
+        assert_eq!(answer["recovered"], recovered, "since {revision}");
+        assert_eq!(answer["instances"].is_array(), !recovered);
+        if recovered && revision < 6 {
+            let change = raw.json();
+            assert_eq!((&change["from"], &change["revision"]), (&json!(revision), &json!(6)));
+        }
+    }
+}
