@@ -250,6 +250,10 @@ pub const NAME_BYTES_MAX: usize = 255;
 /// Changes of all services that `services-delta` can look back on.
 pub const DELTA_CHANGES_MAX: usize = 16_384;
 
+/// Bytes of instances in those changes. A fleet with large metadata must not turn the log into the
+/// server's largest structure.
+pub const DELTA_BYTES_MAX: usize = 32 * MIB;
+
 // --- Leases --------------------------------------------------------------------------------------
 
 /// Shortest lease an instance may ask for, in milliseconds. Expiry is checked finer than this.

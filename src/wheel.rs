@@ -133,7 +133,7 @@ mod tests {
                         if at > now {
                             wheel.insert(at, (at, item));
                         } else {
-                            assert!(model.iter().any(|&entry| entry == (at, item)));
+                            assert!(model.contains(&(at, item)));
                             model.retain(|&(_, other)| other != item);
                         }
                     }

@@ -45,7 +45,7 @@ pub async fn read(
     let body = Limited::new(request.into_body(), bytes_max).collect();
     let patience = Duration::from_millis(desk.office.limits.body_timeout_ms);
     match tokio::time::timeout(patience, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Ok(body)) => checked(body.to_bytes()),
         Ok(Err(fault)) if fault.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => {
             Err(Problem::new(400, Code::Malformed, "the body ended before its end").closing())
@@ -54,6 +54,21 @@ pub async fn read(
             Err(Problem::new(408, Code::Unavailable, "the body did not arrive in time").closing())
         }
     }
+}
+
+/// A body is UTF-8 and a JSON object; what comes after this only has to look at its fields.
+fn checked(body: Bytes) -> Result<Bytes, Problem> {
+    if std::str::from_utf8(&body).is_err() {
+        return Err(Problem::new(400, Code::Malformed, "the body is not UTF-8"));
+    }
+    if !json::is_object(&body) {
+        let what = match json::decode::<serde_json::Value>(&body) {
+            Ok(_) => "the body is JSON, but not an object",
+            Err(_) => "the body is not JSON",
+        };
+        return Err(Problem::new(400, Code::Malformed, what));
+    }
+    Ok(body)
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -24,9 +24,14 @@ use crate::wire::refusal::Code;
 /// A body with instances or keys, read in one go.
 #[derive(Deserialize)]
 struct Typed {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::objects")]
     instances: Option<Vec<Instance>>,
-    #[serde(default, rename = "instanceKeys", alias = "instance_keys")]
+    #[serde(
+        default,
+        rename = "instanceKeys",
+        alias = "instance_keys",
+        deserialize_with = "json::objects"
+    )]
     instance_keys: Option<Vec<InstanceKey>>,
 }
 
@@ -235,7 +240,7 @@ pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Wish {
-        #[serde(alias = "instance_key")]
+        #[serde(default, alias = "instance_key", deserialize_with = "json::object")]
         instance_key: Option<InstanceKey>,
         operation: Option<String>,
         #[serde(alias = "operation_complete")]

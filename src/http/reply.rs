@@ -83,6 +83,10 @@ impl Problem {
         if let Some(connection) = connection {
             reply.headers_mut().insert("connection", HeaderValue::from_static(connection));
         }
+        if self.status == 426 {
+            // RFC 9110, 15.5.22: a 426 names what to upgrade to.
+            reply.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
+        }
         if self.status == 405 {
             reply.headers_mut().entry(ALLOW).or_insert(HeaderValue::from_static("GET"));
         }

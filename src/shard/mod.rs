@@ -29,7 +29,7 @@
 //! Imports everything below. Imported by `http` and `server`.
 
 mod conn;
-mod fanout;
+pub mod fanout;
 mod flush;
 mod opening;
 pub mod outbox;

@@ -280,7 +280,10 @@ impl<S: Socket> Shard<S> {
         let order = match subscribe.target {
             Target::AllServices => Order::SubscribeAll,
             Target::Service(service) => {
-                Order::Subscribe { service, snapshot: subscribe.snapshot, since: subscribe.since }
+                // Whoever is owed a snapshot gets it with the answer: a revision without it would
+                // claim more than the client has seen.
+                let snapshot = subscribe.snapshot || self.is_owed(slot, &service);
+                Order::Subscribe { service, snapshot, since: subscribe.since }
             }
         };
         if self.ask(slot, id, Waiting::Subscribe, order) {

@@ -119,6 +119,12 @@ impl<S: Socket> Shard<S> {
         self.queue_urgent(slot);
     }
 
+    /// Whether the connection has lost track of the service.
+    pub(super) fn is_owed(&self, slot: Slot, service: &ServiceName) -> bool {
+        let owed = &self.conns[slot.index()].owed;
+        owed.as_ref().is_some_and(|owed| owed.services.contains(service))
+    }
+
     /// Forgets that a snapshot of the service is owed.
     pub(super) fn forgive(&mut self, slot: Slot, service: &ServiceName) {
         if let Some(owed) = &mut self.conns[slot.index()].owed {

@@ -140,6 +140,12 @@ impl<S: Socket> Shard<S> {
         conn.outbox.shed();
         conn.outbox.push(Load::frame(frame::close(reason)));
         self.end(slot);
+        if reason == Reason::SlowReader {
+            // Its socket is full. The close frame waits as long as anything else did: a client that
+            // looks again only now learns why, and comes back with what it has.
+            let patience_ms = self.settings.limits.write_timeout_ms;
+            self.conns[slot.index()].ends_ms = self.now.unix_ms + patience_ms;
+        }
     }
 
     /// Lets what is in the outbox leave, and nothing after it.

@@ -125,6 +125,7 @@ pub struct Registry {
     pub(super) healed: Vec<usize>,
     pub(super) touched: Vec<usize>,
     log: VecDeque<Logged>,
+    log_bytes: usize,
     pub(super) totals: Totals,
     pub(super) dirty_services: HashSet<usize>,
     pub(super) dirty_instances: HashSet<InstanceIdentity>,
@@ -153,6 +154,7 @@ impl Registry {
             healed: Vec::new(),
             touched: Vec::new(),
             log: VecDeque::new(),
+            log_bytes: 0,
             totals: Totals::default(),
             dirty_services: HashSet::new(),
             dirty_instances: HashSet::new(),
@@ -387,8 +389,12 @@ impl Registry {
         let change = Change { instance, kind, reason, time: self.time.1 };
         self.version += 1;
         self.totals.changes += 1;
-        if self.log.len() >= limits::DELTA_CHANGES_MAX {
-            self.log.pop_front();
+        self.log_bytes += change.instance.len();
+        while self.log.len() >= limits::DELTA_CHANGES_MAX
+            || self.log_bytes > limits::DELTA_BYTES_MAX
+        {
+            let Some(oldest) = self.log.pop_front() else { break };
+            self.log_bytes -= oldest.change.instance.len();
         }
         self.log.push_back(Logged { service, change: change.clone() });
         self.touch(service);
@@ -450,7 +456,7 @@ impl Registry {
         self.judge_watched(now);
     }
 
-    /// When [`Registry::tick`] next has something to do, in milliseconds since the Unix epoch.
+    /// When `tick` next has something to do, in milliseconds since the Unix epoch.
     pub fn next_tick_ms(&self) -> Option<u64> {
         let watched = self.watched.iter().filter_map(|&service| self.judge_at_ms(service)).min();
         [self.leases.next_due_ms(), watched].into_iter().flatten().min()

@@ -107,10 +107,11 @@ struct Fields<'a> {
     #[serde(alias = "serviceId")]
     service_id: Option<String>,
     snapshot: Option<bool>,
+    #[serde(default, deserialize_with = "json::object")]
     since: Option<Since>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "json::objects")]
     instances: Option<Vec<Instance>>,
-    #[serde(default, alias = "instanceKeys")]
+    #[serde(default, alias = "instanceKeys", deserialize_with = "json::objects")]
     instance_keys: Option<Vec<InstanceKey>>,
     token: Option<String>,
 }
@@ -124,12 +125,18 @@ pub fn decode(payload: &[u8], topic_bytes_max: usize) -> Message {
         return Message { id: None, request: Err(Refusal::new(Code::Malformed, message)) };
     }
     match serde_json::from_slice::<Fields<'_>>(payload) {
-        Ok(fields) => {
+        Ok(fields) if json::is_object(payload) => {
             let id = fields.id.and_then(request_id);
             Message { id, request: request(fields, topic_bytes_max) }
         }
+        Ok(_) => not_an_object(),
         Err(fault) => diagnose(payload, &fault, topic_bytes_max),
     }
+}
+
+fn not_an_object() -> Message {
+    let refusal = Refusal::new(Code::Malformed, "the message is JSON, but not an object");
+    Message { id: None, request: Err(refusal) }
 }
 
 /// Reads nothing but the `id`, for a message that is refused unread.
@@ -146,8 +153,13 @@ pub fn decode_id(payload: &[u8]) -> Option<RequestId> {
 /// A string or a number is an id; anything else is none.
 fn request_id(raw: &RawValue) -> Option<RequestId> {
     let text = raw.get();
-    let first = *text.as_bytes().first()?;
-    (first == b'"' || first == b'-' || first.is_ascii_digit()).then(|| RequestId(text.into()))
+    // What no other parser could read back is not sent back: half a surrogate pair, 1e400.
+    let is_id = match *text.as_bytes().first()? {
+        b'"' => !text.contains('\\') || serde_json::from_str::<String>(text).is_ok(),
+        b'-' | b'0'..=b'9' => text.parse().is_ok_and(f64::is_finite),
+        _ => false,
+    };
+    is_id.then(|| RequestId(text.into()))
 }
 
 fn request(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusal> {
@@ -235,9 +247,12 @@ pub fn check_each<Sent: serde::de::DeserializeOwned + serde::Serialize, Checked>
 ) -> Entries<Sent, Checked> {
     let mut entries = Entries { accepted: Vec::with_capacity(sent.len()), rejected: Vec::new() };
     for entry in sent {
-        let checked = Sent::deserialize(&entry)
-            .map_err(|fault| fault.to_string())
-            .and_then(|one| check(&one).map(|checked| (one, checked)));
+        let read = if entry.is_object() {
+            Sent::deserialize(&entry).map_err(|fault| fault.to_string())
+        } else {
+            Err(String::from("not an object"))
+        };
+        let checked = read.and_then(|one| check(&one).map(|checked| (one, checked)));
         match checked {
             Ok(pair) => entries.accepted.push(pair),
             Err(message) => entries.rejected.push(Rejected { entry, message }),
@@ -254,7 +269,7 @@ fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -
     };
     let mut object = match json::decode::<Value>(payload) {
         Ok(Value::Object(object)) => object,
-        Ok(_) => return malformed("the message is JSON, but not an object"),
+        Ok(_) => return not_an_object(),
         Err(_) => return malformed("the message is not JSON"),
     };
     let id = object
@@ -308,7 +323,7 @@ fn field_fault(object: &serde_json::Map<String, Value>, fault: &serde_json::Erro
     let is_wrong = |name: &str, fits: fn(&Value) -> bool| {
         object.get(name).is_some_and(|value| !value.is_null() && !fits(value))
     };
-    let is_since = |value: &Value| Since::deserialize(value).is_ok();
+    let is_since = |value: &Value| value.is_object() && Since::deserialize(value).is_ok();
     for (name, wrong, want) in [
         ("service_id", is_wrong("service_id", Value::is_string), "a string"),
         ("serviceId", is_wrong("serviceId", Value::is_string), "a string"),
@@ -350,7 +365,9 @@ mod tests {
 
     #[test]
     fn tells_what_is_wrong() {
-        for text in ["", "nope", "[]", "5", "\"x\"", "null", "{", "{\"type\":\"ping\"}}"] {
+        for text in
+            ["", "nope", "[]", "[\"ping\"]", "5", "\"x\"", "null", "{", "{\"type\":\"ping\"}}"]
+        {
             assert_eq!(code(text), Code::Malformed, "{text}");
         }
         for text in ["{}", r#"{"type":5}"#, r#"{"type":"dance"}"#, r#"{"type":null}"#] {
@@ -365,6 +382,7 @@ mod tests {
             r#"{"type":"subscribe","service_id":"s","since":{"epoch":"e","revision":-1}}"#,
             r#"{"type":"subscribe","service_id":"*","snapshot":true}"#,
             r#"{"type":"subscribe","service_id":"*","since":{"epoch":"e","revision":1}}"#,
+            r#"{"type":"subscribe","service_id":"s","since":["e",1]}"#,
             r#"{"type":"register"}"#,
             r#"{"type":"register","instances":{}}"#,
             r#"{"type":"heartbeat"}"#,
@@ -383,6 +401,8 @@ mod tests {
             (r#"{"type":"subscribe","service_id":[],"id":7}"#, Some("7")),
             (r#"{"type":"ping","id":null}"#, None),
             (r#"{"type":"ping","id":{}}"#, None),
+            (r#"{"type":"ping","id":"\ud800"}"#, None),
+            (r#"{"type":"ping","id":1e400}"#, None),
         ] {
             let got = decode(text.as_bytes(), 255).id;
             assert_eq!(got.as_ref().map(|id| &*id.0), id, "{text}");
@@ -403,12 +423,13 @@ mod tests {
     #[test]
     fn one_bad_entry_fails_alone() {
         let text = br#"{"type":"register","instances":[{"serviceId":"s","instanceId":"1"},
-            {"serviceId":"s","instanceId":"2","port":"x"},{"serviceId":"s"},7]}"#;
+            {"serviceId":"s","instanceId":"2","port":"x"},{"serviceId":"s"},
+            ["r",null,null,"s","i",null,null,null,null,null,null,"up",null,null],7]}"#;
         let Ok(Request::Register(entries)) = decode(text, 255).request else {
             panic!("refused");
         };
-        assert_eq!((entries.accepted.len(), entries.rejected.len()), (1, 3));
-        assert_eq!(entries.rejected[2].entry, serde_json::json!(7));
+        assert_eq!((entries.accepted.len(), entries.rejected.len()), (1, 4));
+        assert_eq!(entries.rejected[3].entry, serde_json::json!(7));
     }
 
     #[test]

@@ -7,7 +7,12 @@
 //!
 //! Imports `limits`.
 
-use serde::de::DeserializeOwned;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::limits::JSON_DEPTH_MAX;
 
@@ -28,6 +33,62 @@ pub fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> 
     }
     // A text that simd-json refused is read again for serde_json's better message.
     serde_json::from_slice(text)
+}
+
+/// A value that is written as a JSON object. What derives `Deserialize` would take an array of its
+/// fields in their order as well, which nobody means.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Object<T>, D::Error> {
+        struct OnlyMap<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OnlyMap<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        from.deserialize_map(OnlyMap(PhantomData))
+    }
+}
+
+/// Reads an optional object, for `deserialize_with`.
+///
+/// # Errors
+///
+/// The parser's.
+pub fn object<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Ok(Option::<Object<T>>::deserialize(from)?.map(|object| object.0))
+}
+
+/// Reads an optional array of objects, for `deserialize_with`.
+///
+/// # Errors
+///
+/// The parser's.
+pub fn objects<'de, T, D>(from: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let objects = Option::<Vec<Object<T>>>::deserialize(from)?;
+    Ok(objects.map(|objects| objects.into_iter().map(|object| object.0).collect()))
+}
+
+/// Whether a text begins like an object.
+pub fn is_object(text: &[u8]) -> bool {
+    text.trim_ascii_start().first() == Some(&b'{')
 }
 
 /// Whether no point of the text lies deeper than [`JSON_DEPTH_MAX`]. Brackets inside strings do not

@@ -460,7 +460,7 @@ impl Client {
 
     /// Applies every frame that is on its way. Subscribing twice changes nothing, so its answer
     /// marks the place: what happened before it has arrived before it, unless the connection has
-    /// fallen behind and is owed a snapshot, which then follows.
+    /// fallen behind and is owed a snapshot, which the answer then holds or is followed by.
     pub fn catch_up(&mut self, picture: &mut Picture) {
         self.requests += 1;
         let id = format!("catch-up-{}", self.requests);
@@ -471,7 +471,9 @@ impl Client {
                 assert_eq!(frame["type"], "subscribed", "{frame}");
                 assert_eq!(frame["epoch"], picture.epoch.as_str(), "{frame}");
                 let revision = frame["revision"].as_u64().expect("a revision");
-                if picture.revision != revision {
+                if frame["instances"].is_array() {
+                    *picture = Picture::of_subscribed(&frame);
+                } else if picture.revision != revision {
                     picture.apply(&self.expect("service_snapshot"));
                 }
                 assert!(picture.revision >= revision, "behind {frame}");

@@ -1,0 +1,113 @@
+//! What an order costs the control thread: register, heartbeat and expiry among 1, 10,000 and a
+//! million leases.
+
+use bytes::Bytes;
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use fanfare::clock::Moment;
+use fanfare::id::{Epoch, InstanceIdentity, ServiceName};
+use fanfare::state::State;
+use fanfare::state::order::Order;
+use fanfare::state::registry::{Registry, Settings};
+use fanfare::wire::instance::Registration;
+use std::hint::black_box;
+
+/// Instances of one service: small enough that snapshots are not what is measured.
+const PER_SERVICE: usize = 100;
+
+fn at(ms: u64) -> Moment {
+    Moment { unix_ms: 1_000_000 + ms, ns: ms * 1_000_000 }
+}
+
+fn registration(n: usize, version: u64) -> Registration {
+    let (service, instance) = (format!("s{}", n / PER_SERVICE), format!("i{n}"));
+    Registration {
+        identity: InstanceIdentity::of("", &service, &instance),
+        service: ServiceName::of(&service),
+        lease_ttl_ms: None,
+        json: Bytes::from(format!(
+            r#"{{"serviceId":"{service}","instanceId":"{instance}","metadata":{{"v":"{version}"}}}}"#
+        )),
+    }
+}
+
+fn filled(leases: usize) -> State {
+    let settings = Settings {
+        lease_ttl_ms: 20_000,
+        self_protection_max_ms: 600_000,
+        history_max: 1_024,
+        instances_max: 2_000_000,
+        services_max: 200_000,
+    };
+    let mut state = State { registry: Registry::new(settings, Epoch::new("e"), 0, at(0)) };
+    for n in 0..leases {
+        state.apply(Order::Register(vec![registration(n, 0)]), at(0));
+        state.take_announcements();
+    }
+    state
+}
+
+fn apply(c: &mut Criterion) {
+    let mut group = c.benchmark_group("registry_apply");
+    let is_test = std::env::args().any(|arg| arg == "--test");
+    let sizes = if is_test { vec![1, 10_000] } else { vec![1, 10_000, 1_000_000] };
+    for leases in sizes {
+        let mut state = filled(leases);
+        let mut version = 1;
+        group.bench_function(BenchmarkId::new("register a change", leases), |b| {
+            b.iter_batched(
+                || {
+                    version += 1;
+                    registration(usize::try_from(version).unwrap_or(0) % leases, version)
+                },
+                |registration| {
+                    black_box(state.apply(Order::Register(vec![registration]), at(1)));
+                    state.take_announcements().len()
+                },
+                BatchSize::SmallInput,
+            );
+        });
+        let keys: Vec<InstanceIdentity> =
+            (0..leases.min(100)).map(|n| registration(n * leases / 100, 0).identity).collect();
+        group.bench_function(BenchmarkId::new("heartbeat, 100 keys at most", leases), |b| {
+            b.iter_batched(
+                || keys.clone(),
+                |keys| black_box(state.apply(Order::Heartbeat(keys), at(2))),
+                BatchSize::SmallInput,
+            );
+        });
+        let mut now_ms = 3;
+        group.bench_function(BenchmarkId::new("tick, nothing due", leases), |b| {
+            b.iter(|| {
+                now_ms += 1;
+                state.tick(at(now_ms % 10_000));
+            });
+        });
+    }
+    group.bench_function("expire 10000 at once", |b| {
+        b.iter_batched(
+            || {
+                let mut state = filled(10_000);
+                let services = 10_000 / PER_SERVICE;
+                for n in 0..services {
+                    let service = ServiceName::of(&format!("s{n}"));
+                    state.apply(Order::Protect { service, enabled: false }, at(1));
+                }
+                state
+            },
+            |mut state| {
+                state.tick(at(20_100));
+                state.tick(at(20_700));
+                black_box(state.take_announcements().len())
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20);
+    targets = apply
+}
+criterion_main!(benches);
