@@ -136,6 +136,7 @@ impl<S: Socket> Shard<S> {
 ///
 /// A lone frame is taken as it is. Its bytes belong to control's buffer, but only the load's own
 /// plain counter is touched a delivery.
+#[allow(clippy::missing_panics_doc, reason = "a run holds fewer events than 2^32")]
 pub fn loads(run: &[Event]) -> Vec<Rc<Load>> {
     let mut loads = Vec::with_capacity(1);
     let mut rest = run;
