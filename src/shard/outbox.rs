@@ -167,6 +167,12 @@ impl Outbox {
         shed
     }
 
+    /// Whether a load of this service waits that [`Outbox::shed`] would drop.
+    pub fn may_shed(&self, service: &ServiceName) -> bool {
+        let begun = usize::from(self.offset > 0);
+        self.loads().skip(begun).any(|load| load.service.as_ref() == Some(service))
+    }
+
     /// Drops everything, for a connection that is gone.
     pub fn clear(&mut self) {
         *self = Outbox::default();

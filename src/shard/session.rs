@@ -21,7 +21,7 @@ use crate::auth::Scopes;
 use crate::id::{ConnId, RequestId};
 use crate::limits;
 use crate::mailbox::to_control::{Command, Origin, Task};
-use crate::state::order::{Answer, Order, RefusedEntry, Subscribed};
+use crate::state::order::{Answer, Order, RefusedEntry, Snapshot, Subscribed};
 use crate::wire::answer::{self, Split};
 use crate::wire::close::Reason;
 use crate::wire::command::{self, Entries, Rejected, Request, Subscribe, Target};
@@ -280,9 +280,13 @@ impl<S: Socket> Shard<S> {
         let order = match subscribe.target {
             Target::AllServices => Order::SubscribeAll,
             Target::Service(service) => {
-                // Whoever is owed a snapshot gets it with the answer: a revision without it would
-                // claim more than the client has seen.
-                let snapshot = subscribe.snapshot || self.is_owed(slot, &service);
+                let snapshot = if subscribe.snapshot {
+                    Snapshot::Yes
+                } else if self.follows(slot, &service) || self.topics.is_joining(&service) {
+                    Snapshot::AtHand
+                } else {
+                    Snapshot::No
+                };
                 Order::Subscribe { service, snapshot, since: subscribe.since }
             }
         };
@@ -462,23 +466,20 @@ impl<S: Socket> Shard<S> {
             revision: view.revision,
             degraded: view.degraded,
         };
-        let frame = if with_instances {
-            // Whatever snapshot was owed, this one is newer.
+        // A bare revision may claim no more than the client will have seen. Where frames before it
+        // are lost, or wait and may be shed yet, the instances go with it.
+        let outbox = &self.conns[slot.index()].outbox;
+        let is_untrue = self.is_owed(slot, &view.service)
+            || (replay.is_none() && outbox.may_shed(&view.service));
+        if with_instances || (is_untrue && !view.instances.is_empty()) {
             self.forgive(slot, &view.service);
-            answer::subscribed_with(id, at, recovered, view.instances)
-        } else {
-            answer::subscribed(id, at, recovered).into()
-        };
-        self.push_direct(slot, frame);
+            let frame = answer::subscribed_with(id, at, recovered, view.instances);
+            return self.push_direct(slot, frame);
+        }
+        self.push_direct(slot, answer::subscribed(id, at, recovered).into());
         if let Some(replay) = replay {
-            let load = Load {
-                head: replay,
-                tail: Bytes::new(),
-                frames: 1,
-                service: Some(view.service.clone()),
-            };
-            self.push_event(slot, &Rc::new(load));
-            self.queue_urgent(slot);
+            // Part of the answer: promised by it, so never shed in favour of a snapshot.
+            self.push_direct(slot, replay.into());
         }
     }
 

@@ -49,10 +49,12 @@ impl<S: Socket> Shard<S> {
     /// Drops the service frames of an outbox that is full, and owes snapshots for them.
     fn collapse(&mut self, slot: Slot, load: &Rc<Load>) {
         let conn = &mut self.conns[slot.index()];
-        let lost = conn.outbox.shed();
-        let owed = conn.owed.get_or_insert_default();
-        for service in lost.into_iter().chain(load.service.clone()) {
-            if !owed.services.contains(&service) {
+        let mut lost = conn.outbox.shed();
+        lost.extend(load.service.clone());
+        for service in lost {
+            // Frames from before it unsubscribed may have waited there too.
+            if !self.is_owed(slot, &service) && self.follows(slot, &service) {
+                let owed = self.conns[slot.index()].owed.get_or_insert_default();
                 owed.services.push(service);
             }
         }

@@ -177,7 +177,11 @@ impl<S: Socket> Shard<S> {
         conn.socket.shut_down();
         if conn.has_ended {
             drop(self.remove(slot));
+            return;
         }
+        // A slow reader had longer to take its close frame. It has no longer to answer it.
+        conn.ends_ms = conn.ends_ms.min(self.now.unix_ms + limits::CLOSE_LINGER_MS);
+        self.arm(slot);
     }
 
     /// Begins to send everyone away, spread over at most `window_ms`.

@@ -117,6 +117,11 @@ impl Topics {
         }
     }
 
+    /// Whether a subscription to the service, or to all, is under way for anyone here.
+    pub(super) fn is_joining(&self, service: &ServiceName) -> bool {
+        self.joining_everything > 0 || self.joining.contains_key(service)
+    }
+
     /// Whether someone here follows, or is about to; no service is every service.
     pub(super) fn is_followed(&self, service: Option<&ServiceName>) -> bool {
         match service {

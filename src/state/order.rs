@@ -27,8 +27,8 @@ pub enum Order {
     Subscribe {
         /// The service. It need not exist.
         service: ServiceName,
-        /// Whether the answer shall hold the instances.
-        snapshot: bool,
+        /// Whether the answer needs the instances.
+        snapshot: Snapshot,
         /// Where the client stands already.
         since: Option<Since>,
     },
@@ -61,6 +61,18 @@ pub enum Order {
     },
     /// The leases, service by service.
     Leases,
+}
+
+/// Whether the answer to a subscription needs the service's instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Snapshot {
+    /// Only where a resume fails.
+    No,
+    /// They have to be there, and the shard judges once it has the answer: by then the connection
+    /// may be owed a snapshot that it is not owed yet.
+    AtHand,
+    /// The client asked for them.
+    Yes,
 }
 
 /// An operator's decision on an instance.
@@ -116,7 +128,7 @@ pub struct RefusedEntry {
 /// there.
 #[derive(Debug)]
 pub struct Subscribed {
-    /// The service as it is. `instances` is filled only where they were asked for or are needed.
+    /// The service as it is. `instances` is empty where they are neither needed nor at hand.
     pub view: View,
     /// Whether a resume succeeded; none where none was asked for.
     pub recovered: Option<bool>,

@@ -18,7 +18,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 use slab::Slab;
 
-use super::order::{Delta, Operation, RefusedEntry, ServiceLeases, Subscribed, View};
+use super::order::{Delta, Operation, RefusedEntry, ServiceLeases, Snapshot, Subscribed, View};
 use super::service::{Replay, Service};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
@@ -466,7 +466,7 @@ impl Registry {
     pub(super) fn subscribe(
         &mut self,
         name: ServiceName,
-        snapshot: bool,
+        snapshot: Snapshot,
         since: Option<Since>,
     ) -> Subscribed {
         let replay = since.map(|since| {
@@ -480,9 +480,12 @@ impl Registry {
             }
         });
         let recovered = replay.as_ref().map(|replay| !matches!(replay, Replay::Gone));
-        let with_instances = snapshot || recovered == Some(false);
-        let view =
-            if with_instances { self.view(&name) } else { self.view_without_instances(name) };
+        let with_instances = snapshot == Snapshot::Yes || recovered == Some(false);
+        let view = if with_instances || snapshot == Snapshot::AtHand {
+            self.view(&name)
+        } else {
+            self.view_without_instances(name)
+        };
         let replay = match replay {
             // The instances of a snapshot already hold what was missed.
             Some(Replay::Frame(frame)) if !with_instances => Some(frame),
