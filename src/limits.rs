@@ -199,6 +199,13 @@ pub const TCP_USER_TIMEOUT_MS: u64 = 30_000;
 /// from the descriptor limit.
 pub const RESERVED_DESCRIPTORS: usize = 64;
 
+/// Largest answer that is put together on the shard's own thread, in bytes. At several GB/s this too
+/// keeps its sockets waiting for a third of a millisecond.
+pub const COPY_INLINE_BYTES_MAX: usize = MIB;
+
+/// Largest listing of all services that is kept for the next who asks, in bytes.
+pub const LISTING_BYTES_KEPT_MAX: usize = 64 * MIB;
+
 /// Threads a shard may use for large bodies at once.
 pub const BLOCKING_THREADS_MAX: usize = 2;
 

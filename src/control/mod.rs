@@ -12,6 +12,8 @@
 //!   finds the change done. A subscriber's answer stands in its shard's mailbox exactly between the
 //!   events it covers and those that follow it.
 //! * An event is encoded and framed once, and only where a shard follows the service.
+//! * A view that the shards can read is taken back before anything that its service's change causes
+//!   is sent; see `mailbox::published`.
 //! * One turn carries out at most [`limits::COMMANDS_PER_TURN_MAX`] commands before leases and the
 //!   store get their time.
 //!
@@ -27,6 +29,7 @@ use std::sync::Arc;
 
 use crate::clock::Moment;
 use crate::limits;
+use crate::mailbox::published::{Published, Publisher};
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::{Event, Parcel};
 use crate::mailbox::{Inlet, Outlet};
@@ -54,6 +57,7 @@ pub struct Control {
     mailbox: Inlet<Command>,
     shards: Vec<Outlet<Parcel>>,
     followers: Followers,
+    publisher: Publisher,
     stats: Arc<Stats>,
     store: Option<Store>,
     next_commit_ms: u64,
@@ -67,6 +71,7 @@ impl Control {
         state: State,
         mailbox: Inlet<Command>,
         shards: Vec<Outlet<Parcel>>,
+        published: Arc<Published>,
         stats: Arc<Stats>,
         store: Option<Store>,
     ) -> Control {
@@ -76,6 +81,7 @@ impl Control {
             mailbox,
             shards,
             followers: Followers::default(),
+            publisher: Publisher::new(published),
             stats,
             store,
             next_commit_ms: 0,
@@ -141,6 +147,9 @@ impl Control {
 
     fn reply(&mut self, origin: Origin, answer: Answer) {
         let shard = usize::from(origin.shard().0);
+        if let Answer::Views(views) = &answer {
+            views.iter().flatten().for_each(|view| self.publisher.show(view));
+        }
         let parcel = match origin {
             Origin::Conn(conn) => Parcel::Answer(conn, answer),
             Origin::Http(_, reply) => Parcel::HttpAnswer(reply, answer),
@@ -155,9 +164,12 @@ impl Control {
         let _ = self.shards[shard].push_waiting(parcel);
     }
 
-    /// Frames each announcement once and sends it to the shards that follow its service.
+    /// Takes back the views that are out of date, frames each announcement once and sends it to the
+    /// shards that follow its service.
     fn announce(&mut self, accepted_ns: u64) {
+        self.publisher.count(self.state.registry.counts().0);
         for announcement in self.state.take_announcements() {
+            self.publisher.take_back(&announcement.service);
             let following = self.followers.shards(&announcement.service);
             if following.is_empty() {
                 continue;

@@ -77,8 +77,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.eq_ignore_ascii_case("application/json")
 }
 
-/// Runs work on a body: a large one beside the shard's thread, so that its sockets are not kept
-/// waiting while a batch of thousands is parsed.
+/// Runs work on a body: a large one beside the shard's thread.
 ///
 /// # Errors
 ///
@@ -87,12 +86,25 @@ pub async fn decode_with<T: Send + 'static>(
     body: Bytes,
     work: impl FnOnce(&[u8]) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    if body.len() <= limits::DECODE_INLINE_BYTES_MAX {
-        return work(&body);
+    beside(body.len() > limits::DECODE_INLINE_BYTES_MAX, move || work(&body)).await?
+}
+
+/// Runs work, beside the shard's thread where it is long: its sockets are not kept waiting while a
+/// batch of thousands is parsed or a large listing put together.
+///
+/// # Errors
+///
+/// 500 where it panicked.
+pub async fn beside<T: Send + 'static>(
+    is_long: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    if !is_long {
+        return Ok(work());
     }
-    tokio::task::spawn_blocking(move || work(&body))
+    tokio::task::spawn_blocking(work)
         .await
-        .unwrap_or_else(|_| Err(Problem::new(500, Code::Internal, "internal error")))
+        .map_err(|_| Problem::new(500, Code::Internal, "internal error"))
 }
 
 /// Reads JSON, telling what is no JSON object from what merely has a wrong field.

@@ -69,18 +69,18 @@ pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
     if let Err(fault) = check_service_id(&service_id) {
         return Ok(fail("bad-request", &fault));
     }
-    let Answer::Views(views) = desk.ask(Order::Views(vec![ServiceName::of(&service_id)])).await?
-    else {
-        return Err(unexpected());
-    };
+    let views = desk.views(vec![ServiceName::of(&service_id)]).await?;
     let Some(Some(view)) = views.into_iter().next() else {
         return Ok(fail("data-not-found", "no such service"));
     };
-    let mut out = BytesMut::with_capacity(view.instances.len() + 256);
-    out.extend_from_slice(b"{\"service\":");
-    put_view(&mut out, &view);
-    put_success(&mut out);
-    Ok(reply::json_bytes(out.freeze()))
+    let answer = body::beside(is_long(std::slice::from_ref(&view)), move || {
+        let mut out = BytesMut::with_capacity(view.instances.len() + 256);
+        out.extend_from_slice(b"{\"service\":");
+        put_view(&mut out, &view);
+        put_success(&mut out);
+        out.freeze()
+    });
+    Ok(reply::json_bytes(answer.await?))
 }
 
 /// `services`
@@ -89,14 +89,24 @@ pub async fn services(desk: &Desk, request: Request<Incoming>) -> Result<Reply, 
         let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
         let _: serde_json::Map<String, serde_json::Value> = body::object(&text)?;
     }
+    let published = &desk.office.published;
+    if let Some(listing) = published.listing() {
+        return Ok(reply::json_bytes(listing));
+    }
+    let generation = published.generation();
     let Answer::AllViews { version, views } = desk.ask(Order::AllViews).await? else {
         return Err(unexpected());
     };
-    let mut out = BytesMut::new();
-    put_views(&mut out, &views);
-    out.extend_from_slice(format!(",\"version\":{version}").as_bytes());
-    put_success(&mut out);
-    Ok(reply::json_bytes(out.freeze()))
+    let listing = body::beside(is_long(&views), move || {
+        let mut out = BytesMut::new();
+        put_views(&mut out, &views);
+        out.extend_from_slice(format!(",\"version\":{version}").as_bytes());
+        put_success(&mut out);
+        out.freeze()
+    })
+    .await?;
+    published.keep_listing(generation, &listing);
+    Ok(reply::json_bytes(listing))
 }
 
 /// `lookup`
@@ -122,14 +132,14 @@ pub async fn lookup(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pr
         }
         names.push(ServiceName::of(&service_id));
     }
-    let Answer::Views(views) = desk.ask(Order::Views(names)).await? else {
-        return Err(unexpected());
-    };
-    let known: Vec<Arc<View>> = views.into_iter().flatten().collect();
-    let mut out = BytesMut::new();
-    put_views(&mut out, &known);
-    put_success(&mut out);
-    Ok(reply::json_bytes(out.freeze()))
+    let known: Vec<Arc<View>> = desk.views(names).await?.into_iter().flatten().collect();
+    let answer = body::beside(is_long(&known), move || {
+        let mut out = BytesMut::new();
+        put_views(&mut out, &known);
+        put_success(&mut out);
+        out.freeze()
+    });
+    Ok(reply::json_bytes(answer.await?))
 }
 
 /// `services-delta`
@@ -180,6 +190,12 @@ fn delta_body(delta: &Delta) -> Bytes {
     out.put_str(&reply::success().to_string());
     out.put(b"}");
     out.payload()
+}
+
+/// Whether so many bytes are to be copied that it is not done on the shard's own thread.
+fn is_long(views: &[Arc<View>]) -> bool {
+    let bytes: usize = views.iter().map(|view| view.instances.len()).sum();
+    bytes > limits::COPY_INLINE_BYTES_MAX
 }
 
 fn put_success(out: &mut BytesMut) {

@@ -27,14 +27,15 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
-use crate::id::ShardId;
+use crate::id::{ServiceName, ShardId};
 use crate::limits::Limits;
 use crate::mailbox::Outlet;
+use crate::mailbox::published::Published;
 use crate::mailbox::to_control::{Command, Origin, Task};
-use crate::state::order::{Answer, Order};
+use crate::state::order::{Answer, Order, View};
 use crate::stats::Stats;
 use crate::store::StoreHealth;
-use crate::wire::refusal::Refusal;
+use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Gate;
 
 /// What requests are answered from. One a shard.
@@ -59,6 +60,8 @@ pub struct Office {
     pub limits: Arc<Limits>,
     /// Who may do what.
     pub gate: Arc<Gate>,
+    /// The newest views, for reading without control.
+    pub published: Arc<Published>,
     /// The counters.
     pub stats: Arc<Stats>,
     /// How the store does.
@@ -88,6 +91,28 @@ impl Desk {
         };
         self.control.send(command).map_err(|_| Refusal::unavailable())?;
         answer.await.map_err(|_| Refusal::unavailable())
+    }
+
+    /// The newest views of some services, none for those that were never seen. Control is asked
+    /// only where one of them is not shown.
+    ///
+    /// # Errors
+    ///
+    /// As [`Desk::ask`].
+    pub async fn views(
+        &self,
+        services: Vec<ServiceName>,
+    ) -> Result<Vec<Option<Arc<View>>>, Refusal> {
+        let published = &self.office.published;
+        let shown: Vec<_> =
+            services.iter().map_while(|name| published.view(name).map(Some)).collect();
+        if shown.len() == services.len() {
+            return Ok(shown);
+        }
+        match self.ask(Order::Views(services)).await? {
+            Answer::Views(views) => Ok(views),
+            _ => Err(Refusal::new(Code::Internal, "internal error")),
+        }
     }
 
     /// Whether the server is about to stop.

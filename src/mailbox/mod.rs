@@ -18,6 +18,7 @@
 //! Imports `id`, `state` and `wire`. Imported by `shard`, `control`, `http` and `server`.
 
 mod bell;
+pub mod published;
 pub mod to_control;
 pub mod to_shard;
 

@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::config::{AuthMode, Config, Sources};
 use crate::http::Office;
 use crate::id::{Epoch, ShardId};
+use crate::mailbox::published::Published;
 use crate::mailbox::to_shard::Parcel;
 use crate::mailbox::{Bell, Outlet, mailbox};
 use crate::shard;
@@ -124,6 +125,7 @@ impl Server {
             listeners[0].local_addr().map_err(|fault| StartError::Bind(config.bind, fault))?;
 
         let stats = Arc::new(Stats::new(config.shards));
+        let published = Arc::<Published>::default();
         let signals = Arc::new(Signals::default());
         let limits = Arc::new(config.limits.clone());
         let node_id: Arc<str> = random_hex(8).into();
@@ -140,6 +142,7 @@ impl Server {
                 node_id: Arc::clone(&node_id),
                 limits: Arc::clone(&limits),
                 gate: Arc::clone(&gate),
+                published: Arc::clone(&published),
                 stats: Arc::clone(&stats),
                 store: store.health(),
                 is_draining: Arc::clone(&signals.is_draining),
@@ -188,6 +191,7 @@ impl Server {
             State { registry },
             inbox,
             shards.clone(),
+            published,
             Arc::clone(&stats),
             Some(store),
         );

@@ -39,6 +39,8 @@ struct Seen {
     replays: u64,
     slow_ends: u64,
     silent_ends: u64,
+    /// Looks at published views.
+    shown: u64,
 }
 
 fn play(seed: u64) -> Seen {
@@ -58,10 +60,11 @@ fn a_hundred_known_worlds() {
         all.replays += seen.replays;
         all.slow_ends += seen.slow_ends;
         all.silent_ends += seen.silent_ends;
+        all.shown += seen.shown;
     }
     println!("{all:?}");
-    let Seen { collapses, snapshots, replays, slow_ends, silent_ends } = all;
-    let rarest = [collapses, snapshots, replays, slow_ends, silent_ends].into_iter().min();
+    let Seen { collapses, snapshots, replays, slow_ends, silent_ends, shown } = all;
+    let rarest = [collapses, snapshots, replays, slow_ends, silent_ends, shown].into_iter().min();
     assert!(rarest >= Some(10), "too little happened to mean anything: {all:?}");
 }
 

@@ -8,6 +8,7 @@ use fanfare::clock::Moment;
 use fanfare::control::Control;
 use fanfare::id::{ConnId, Epoch, InstanceIdentity, ServiceName, ShardId, Slot};
 use fanfare::limits::Limits;
+use fanfare::mailbox::published::Published;
 use fanfare::mailbox::to_control::{Command, Origin, Task};
 use fanfare::mailbox::to_shard::Parcel;
 use fanfare::mailbox::{Bell, Inlet, Outlet, mailbox};
@@ -56,6 +57,7 @@ pub struct World {
     /// Follows everything beside the clients, straight from control.
     witness: Inlet<Parcel>,
     truth: Truth,
+    published: Arc<Published>,
     clients: Vec<Client>,
     /// Positions of clients that have gone, for those that come back.
     memories: Vec<Vec<(String, u64)>>,
@@ -119,7 +121,15 @@ impl World {
             services_max: 1_000,
         };
         let registry = Registry::new(settings, Epoch::new(EPOCH), 0, moment(STARTED_MS));
-        let control = Control::new(State { registry }, inbox, outlets, Arc::clone(&stats), None);
+        let published = Arc::<Published>::default();
+        let control = Control::new(
+            State { registry },
+            inbox,
+            outlets,
+            Arc::clone(&published),
+            Arc::clone(&stats),
+            None,
+        );
         let conn = ConnId { shard: shard_id(shards), slot: Slot(0), generation: 0 };
         let mut world = World {
             rng,
@@ -132,6 +142,7 @@ impl World {
             shards: sim_shards,
             witness,
             truth: Truth::default(),
+            published,
             clients: Vec::new(),
             memories: Vec::new(),
             largest_picture: 0,
@@ -220,6 +231,14 @@ impl World {
                     }
                 }
                 _ => {}
+            }
+        }
+        // What any shard may read by itself is never older than what anyone has heard.
+        for (service, revision) in self.truth.revisions() {
+            if let Some(view) = self.published.view(&ServiceName::of(&service)) {
+                self.seen.shown += 1;
+                assert_eq!(view.revision, revision, "{service}: an old view is shown");
+                assert_eq!(view.degraded, self.truth.degraded(&service), "{service}: the mark");
             }
         }
     }
