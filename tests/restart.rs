@@ -49,6 +49,21 @@ fn after_a_clean_stop_epoch_and_revisions_continue() {
 }
 
 #[test]
+fn a_second_server_on_the_same_data_is_refused() {
+    let server = &mut Server::start(&[]);
+    server.register(&[instance("orders", "one")]);
+    let (status, said) = server.start_another();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("in use by another server"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    // The first one is none the worse, and the next may come however it ends.
+    server.register(&[instance("orders", "two")]);
+    server.kill();
+    server.restart();
+    assert_eq!(server.get("/ready").status, 200);
+}
+
+#[test]
 fn pull_outs_outlive_stops_and_kills() {
     let server = &mut Server::start(&[]);
     let (one, two) = (instance("orders", "one"), instance("orders", "two"));

@@ -9,12 +9,14 @@
 //! * A set is written whole or not at all.
 //! * After a kill the database says that it is not complete, because it was marked so before the
 //!   first change; only [`Store::close`] takes the mark away.
+//! * One process at a time uses a database.
 //!
 //! Imports `limits` and `state`. Imported by `control`, `http` and `server`.
 
 mod sqlite;
 
 use std::fmt;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +24,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
+use sqlx::migrate::MigrateError;
 
 use crate::limits;
 use crate::state::image::{RegistryDelta, RegistryImage};
@@ -39,6 +42,8 @@ pub enum StoreError {
         /// What it said.
         fault: sqlx::Error,
     },
+    /// Another server has it open.
+    InUse(PathBuf),
     /// The thread could not be started.
     Thread(std::io::Error),
 }
@@ -49,10 +54,12 @@ impl fmt::Display for StoreError {
             StoreError::Address(url) => {
                 write!(f, "database-url \"{url}\" is not sqlite://PATH")
             }
-            StoreError::Open { path, fault } => write!(
+            StoreError::Open { path, fault } => {
+                write!(f, "the database {} cannot be used: {}", path.display(), advice(fault))
+            }
+            StoreError::InUse(path) => write!(
                 f,
-                "the database {} cannot be used: {fault}; check that the directory exists and \
-                 may be written to",
+                "the database {} is in use by another server; give each its own data-dir",
                 path.display()
             ),
             StoreError::Thread(fault) => write!(f, "the store's thread does not start: {fault}"),
@@ -61,6 +68,41 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+/// What a fault means for whoever starts the server.
+fn advice(fault: &sqlx::Error) -> String {
+    match fault {
+        sqlx::Error::Migrate(migrate) => match **migrate {
+            MigrateError::VersionMissing(version) | MigrateError::VersionTooNew(version, _) => {
+                format!("it was written by a newer release, which has migration {version}")
+            }
+            _ => format!("{migrate}; its tables are not as a release of this server left them"),
+        },
+        sqlx::Error::Database(refusal) if is_broken(refusal.code().as_deref()) => {
+            format!("{refusal}; move it away to start with an empty one, or put a copy back")
+        }
+        _ => format!("{fault}; check that the directory exists and may be written to"),
+    }
+}
+
+/// `SQLITE_CORRUPT` and `SQLITE_NOTADB` (<https://www.sqlite.org/rescode.html>).
+fn is_broken(code: Option<&str>) -> bool {
+    matches!(code, Some("11" | "26"))
+}
+
+/// Claims a database for this process. The kernel gives the claim back when the process ends,
+/// however it does.
+fn claim(path: &Path) -> Result<File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let open = |fault| StoreError::Open { path: path.to_owned(), fault: sqlx::Error::Io(fault) };
+    let file = File::options().create(true).truncate(false).write(true).open(name).map_err(open)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
+        Err(TryLockError::Error(fault)) => Err(open(fault)),
+    }
+}
 
 /// How the store does, for whoever asks.
 #[derive(Debug, Clone)]
@@ -91,6 +133,8 @@ pub struct Store {
     is_idle: Arc<AtomicBool>,
     health: StoreHealth,
     thread: Option<JoinHandle<()>>,
+    /// Held for as long as the store is.
+    _claim: File,
 }
 
 impl Store {
@@ -107,6 +151,7 @@ impl Store {
                 None => return Err(StoreError::Address(url.to_owned())),
             },
         };
+        let claim = claim(&path)?;
         let (jobs, inbox) = crossbeam_channel::bounded(1);
         let (opened, image) = crossbeam_channel::bounded(1);
         let is_idle = Arc::new(AtomicBool::new(true));
@@ -121,7 +166,7 @@ impl Store {
             Ok(result) => result.map_err(|fault| StoreError::Open { path, fault })?,
             Err(_) => return Err(StoreError::Open { path, fault: sqlx::Error::WorkerCrashed }),
         };
-        Ok((Store { jobs, is_idle, health, thread: Some(thread) }, image))
+        Ok((Store { jobs, is_idle, health, thread: Some(thread), _claim: claim }, image))
     }
 
     /// Whether the set before has been written.
@@ -228,6 +273,7 @@ mod tests {
     use super::*;
     use crate::state::image::{InstanceRecord, PullOutRecord, ServiceRecord};
     use bytes::Bytes;
+    use sqlx::{ConnectOptions, Connection};
 
     struct Dir(PathBuf);
 
@@ -313,6 +359,48 @@ mod tests {
         assert!(!image.is_clean);
         assert!(image.version > 42);
         assert_eq!(image.instances.len(), 10_000);
+    }
+
+    #[test]
+    fn one_server_at_a_time() {
+        let dir = Dir::new();
+        let (store, _) = Store::open(None, &dir.0).expect("opens");
+        let fault = Store::open(None, &dir.0).expect_err("it is in use");
+        assert!(matches!(fault, StoreError::InUse(_)), "{fault}");
+        assert!(fault.to_string().contains("in use by another server"), "{fault}");
+        store.close(RegistryDelta::default());
+        assert!(Store::open(None, &dir.0).is_ok());
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_read_is_left_as_it_is() {
+        let dir = Dir::new();
+        let path = dir.0.join("fanfare.db");
+        let garbage = "not a database, ".repeat(1_000);
+        std::fs::write(&path, &garbage).expect("written");
+        let fault = Store::open(None, &dir.0).expect_err("garbage").to_string();
+        assert!(fault.contains("fanfare.db") && fault.contains("move it away"), "{fault}");
+        assert_eq!(std::fs::read_to_string(&path).expect("still there"), garbage);
+    }
+
+    #[test]
+    fn a_database_of_a_newer_release_is_refused() {
+        let dir = Dir::new();
+        let (store, _) = Store::open(None, &dir.0).expect("opens");
+        store.close(delta());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let options = sqlx::sqlite::SqliteConnectOptions::new();
+            let options = options.filename(dir.0.join("fanfare.db"));
+            let mut connection = options.connect().await.expect("connects");
+            let later = "INSERT INTO _sqlx_migrations
+                (version, description, success, checksum, execution_time)
+                VALUES (9999, 'later', TRUE, x'00', 0)";
+            sqlx::query(later).execute(&mut connection).await.expect("inserted");
+            connection.close().await.expect("closes");
+        });
+        let fault = Store::open(None, &dir.0).expect_err("newer").to_string();
+        assert!(fault.contains("newer release, which has migration 9999"), "{fault}");
     }
 
     #[test]

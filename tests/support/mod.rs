@@ -86,6 +86,32 @@ impl Server {
         self.child.wait().expect("a child can be waited for");
     }
 
+    /// Starts another server on the same data, which has to end by itself. Returns how it ended and
+    /// what it wrote to standard error.
+    pub fn start_another(&self) -> (ExitStatus, String) {
+        let log = self.dir.join("another");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+            .args(["--bind", "127.0.0.1:0", "--data-dir"])
+            .arg(self.dir.join("data"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).expect("a log file"))
+            .spawn()
+            .expect("the binary starts");
+        let started = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().expect("a child can be waited for") {
+                return (status, fs::read_to_string(log).expect("its log"));
+            }
+            if started.elapsed() > START_PATIENCE {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("the other server runs, too");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Starts a server again in the same data directory. The one before has ended.
     pub fn restart(&mut self) {
         let ended = self.child.try_wait().expect("a child can be waited for").is_some();
