@@ -131,3 +131,40 @@ fn history_of_a_service() {
         }
     }
 }
+
+#[test]
+fn connections_of_a_user() {
+    let secret = "a secret of more than thirty-two bytes";
+    let server = Server::start(&[
+        "--connections-per-user-max",
+        "2",
+        "--shards",
+        "3",
+        "--jwt-secret",
+        secret,
+    ]);
+    let open = |user: &str| {
+        let now_s = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+        let claims = json!({"sub": user, "exp": now_s + 600});
+        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+        let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key);
+        Raw::open(server.address(), &format!("/ws?token={}", token.expect("a token")))
+    };
+    let mut first = open("ann");
+    let mut second = open("ann");
+    // The newest goes, and those before it stay.
+    let mut third = open("ann");
+    assert_eq!(third.close_code(), 4409);
+    for raw in [&mut first, &mut second, &mut open("bob")] {
+        raw.send(&text(r#"{"type":"ping"}"#));
+        assert_eq!(raw.json()["type"], "pong");
+    }
+    // One that has ended makes room at once, while its socket may linger.
+    first.send(&masked(0x88, &1000_u16.to_be_bytes()));
+    let farewell = first.frame().expect("a close frame");
+    assert_eq!(farewell.payload[..2], 1000_u16.to_be_bytes());
+    let mut fourth = open("ann");
+    fourth.send(&text(r#"{"type":"ping"}"#));
+    assert_eq!(fourth.json()["type"], "pong");
+    assert_eq!(server.count(r#"fanfare_closes_total{code="4409"}"#), 1);
+}

@@ -134,6 +134,7 @@ impl Server {
             is_auth_required: config.auth == AuthMode::Required,
             allowed_origins: config.allowed_origins.clone(),
             echo: config.echo,
+            seats: Arc::default(),
         });
         stats.control.store_healthy.set(1);
         let common = Common {

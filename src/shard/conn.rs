@@ -16,6 +16,7 @@ use crate::wire::instance::{Instance, InstanceKey};
 use crate::wire::refusal::Refusal;
 use crate::ws::gate::Endpoint;
 use crate::ws::reader::Reader;
+use crate::ws::seats::Seat;
 
 /// Where a connection stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub(super) struct Conn<S> {
     pub(super) topics: Vec<TopicId>,
     pub(super) follows_everything: bool,
     pub(super) identity: Option<Box<Identity>>,
+    /// Its place among its user's connections, until it ends.
+    pub(super) seat: Option<Box<Seat>>,
     /// Requests whose answers have to leave in this order.
     pub(super) pending: Option<Box<VecDeque<Pending>>>,
     /// How many of them wait for control.
@@ -99,6 +102,7 @@ impl<S> Conn<S> {
             topics: Vec::new(),
             follows_everything: false,
             identity: None,
+            seat: None,
             pending: None,
             outstanding: 0,
             subscribing: 0,

@@ -13,6 +13,7 @@ use super::outbox::Load;
 use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::wire::answer::{self, Welcome};
+use crate::wire::close::Reason;
 use crate::ws::gate::{self, Endpoint, Knock, Upgrade};
 use crate::ws::head::{self, Head, HeadFault, HeadLimits};
 
@@ -93,6 +94,11 @@ impl<S: Socket> Shard<S> {
         let conn = &mut self.conns[slot.index()];
         conn.stage = Stage::Open(upgrade.endpoint);
         conn.identity = upgrade.identity.map(Box::new);
+        let seats_max = self.settings.limits.connections_per_user_max;
+        let user_id = conn.identity.as_ref().map(|identity| &*identity.user_id);
+        let seat = user_id.map(|user_id| self.settings.gate.seats.take(user_id, seats_max));
+        let is_surplus = matches!(seat, Some(None));
+        conn.seat = seat.flatten().map(Box::new);
         conn.heard_ms = now_ms;
         conn.next_ping_ms = now_ms + first_ms;
         let mut first = answer.unwrap_or_default();
@@ -117,6 +123,9 @@ impl<S: Socket> Shard<S> {
             self.queue_urgent(slot);
         }
         self.arm(slot);
+        if is_surplus {
+            self.close(slot, Reason::TooManyConnections);
+        }
     }
 
     /// Answers a head that cannot be used, and closes.

@@ -161,6 +161,7 @@ impl<S: Socket> Shard<S> {
         conn.reader = crate::ws::reader::Reader::default();
         conn.held = Vec::new();
         conn.pending = None;
+        conn.seat = None;
         let generation = conn.id.generation;
         // What the peer sends meanwhile is read and dropped: unread input would turn the end of
         // the stream into a reset, and the peer would lose the last frames.

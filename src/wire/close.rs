@@ -26,13 +26,15 @@ pub enum Reason {
     TokenExpired,
     /// The client took nothing for too long. Return and resume.
     SlowReader,
+    /// The user has as many connections as one may. This is the newest of them.
+    TooManyConnections,
     /// Too many messages for too long. Return later.
     RateLimit,
 }
 
 impl Reason {
     /// Every reason, in the order of the codes.
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 11] = [
         Reason::Normal,
         Reason::Draining,
         Reason::Protocol,
@@ -42,6 +44,7 @@ impl Reason {
         Reason::Internal,
         Reason::TokenExpired,
         Reason::SlowReader,
+        Reason::TooManyConnections,
         Reason::RateLimit,
     ];
 
@@ -57,6 +60,7 @@ impl Reason {
             Reason::Internal => 1011,
             Reason::TokenExpired => 4401,
             Reason::SlowReader => 4408,
+            Reason::TooManyConnections => 4409,
             Reason::RateLimit => 4429,
         }
     }
@@ -73,6 +77,7 @@ impl Reason {
             Reason::Internal => "internal error",
             Reason::TokenExpired => "token expired",
             Reason::SlowReader => "slow reader: return and resume",
+            Reason::TooManyConnections => "too many connections of this user",
             Reason::RateLimit => "rate limit: return later",
         }
     }

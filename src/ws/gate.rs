@@ -5,10 +5,13 @@
 //!
 //! Imports `auth`, `ws::head` and `wire`. Imported by `shard` and `http`.
 
+use std::sync::Arc;
+
 use hyper::http::{HeaderMap, Method, Uri};
 use tungstenite::handshake::derive_accept_key;
 
 use super::head::Body;
+use super::seats::Seats;
 use crate::auth::{self, AuthError, Authenticator, Identity};
 use crate::wire::refusal::Code;
 
@@ -23,6 +26,8 @@ pub struct Gate {
     pub allowed_origins: Vec<String>,
     /// Whether `/ws/echo` exists.
     pub echo: bool,
+    /// Who is connected how often.
+    pub seats: Arc<Seats>,
 }
 
 /// The sockets there are.
@@ -270,6 +275,7 @@ mod tests {
             is_auth_required: false,
             allowed_origins: Vec::new(),
             echo: true,
+            seats: Arc::default(),
         }
     }
 

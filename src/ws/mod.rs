@@ -13,3 +13,4 @@ mod boundary;
 pub mod gate;
 pub mod head;
 pub mod reader;
+pub mod seats;

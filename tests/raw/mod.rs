@@ -40,7 +40,7 @@ impl Raw {
         raw.send(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{UPGRADE}\r\n").as_bytes());
         let head = raw.head();
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-        if path == "/ws" {
+        if path == "/ws" || path.starts_with("/ws?") {
             let welcome = raw.frame().expect("a welcome");
             assert!(welcome.payload.starts_with(br#"{"type":"welcome""#));
         }

@@ -93,6 +93,7 @@ impl World {
             is_auth_required: false,
             allowed_origins: Vec::new(),
             echo: true,
+            seats: Arc::default(),
         });
         let sim_shards = (0..shards)
             .map(|index| {
