@@ -165,6 +165,9 @@ pub const RECONNECT_MS_MIN: u64 = 100;
 /// Most bytes read from an HTTP connection at once.
 pub const HTTP_READ_BYTES: usize = 8 * KIB;
 
+/// Bytes of a chunked body that are no data: extensions of chunks, and trailers.
+pub const CHUNK_OVERHEAD_BYTES_MAX: usize = 8 * KIB;
+
 /// Time an HTTP connection may idle between two requests, in milliseconds. Above the minute after
 /// which common proxies and clients give up their side.
 pub const KEEP_ALIVE_MS: u64 = 75_000;

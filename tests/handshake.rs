@@ -154,7 +154,15 @@ fn silence_and_slowness_end_in_time() {
 #[test]
 fn connect_and_abort_leaks_no_descriptor() {
     let server = Server::start(&[]);
-    let before = server.get("/health").status;
+    // The first requests open what is opened once.
+    for _ in 0..10 {
+        assert_eq!(server.get("/health").status, 200);
+    }
+    drop(Raw::open(server.address(), "/ws"));
+    let mut before = 0;
+    support::eventually("quiet", std::time::Duration::from_secs(10), || {
+        std::mem::replace(&mut before, server.open_descriptors()) == before
+    });
     for round in 0..2_000 {
         let mut raw = Raw::connect(server.address());
         if round % 3 == 1 {
@@ -164,9 +172,31 @@ fn connect_and_abort_leaks_no_descriptor() {
         }
         drop(raw);
     }
-    assert_eq!(before, 200);
     support::eventually("every socket to be gone", std::time::Duration::from_secs(10), || {
+        server.open_descriptors() <= before
+    });
+    support::eventually("none to be counted", std::time::Duration::from_secs(10), || {
         server.metric("fanfare_connections{shard=\"0\"}") == 0.0
             && server.metric("fanfare_handshakes{shard=\"0\"}") == 0.0
     });
+}
+
+#[test]
+fn a_chunk_that_is_none_is_refused_at_once() {
+    // Far longer than a test may wait: the refusal must not be the body's timeout.
+    let server = Server::start(&["--body-timeout", "60s"]);
+    for chunks in
+        ["zz\r\nabc\r\n", "\r\n", "5\r\nhelloXX0\r\n\r\n", "12345678123456781\r\n", "5\rx"]
+    {
+        let mut raw = Raw::connect(server.address());
+        raw.send(
+            format!(
+                "POST /api/registry/register HTTP/1.1\r\nHost: h\r\n\
+                 Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"
+            )
+            .as_bytes(),
+        );
+        assert_eq!(raw.response().0, 400, "{chunks:?}");
+        raw.wait_for_end();
+    }
 }

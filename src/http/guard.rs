@@ -10,7 +10,7 @@
 //! The guard also keeps time: a head has to be complete within the handshake timeout, and a
 //! connection may idle between requests for [`limits::KEEP_ALIVE_MS`].
 //!
-//! Imports `limits` and `ws::head`. Imported by `http::connection`.
+//! Imports `http::chunks`, `limits` and `ws::head`. Imported by `http::connection`.
 
 use std::future::Future;
 use std::io;
@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::chunks::{Chunks, Verdict};
 use crate::limits::{self, Limits};
 use crate::ws::head::{self, Body, HeadFault, HeadLimits};
 
@@ -51,23 +52,9 @@ enum Scan {
     Chunks(Chunks),
     /// The last head asks to leave HTTP. What follows it waits here, for whoever speaks next.
     Upgrade,
-    /// A head was refused: no byte passes any more.
+    /// A head or a chunk was refused: no byte passes any more.
     Shut,
 }
-
-/// Where a chunked body stands (RFC 9112, 7.1). Sizes are re-read by hyper, which refuses what is
-/// wrong with them; here only the end has to be found, and a wrong size ends the connection too.
-#[derive(Debug, Clone, Copy)]
-enum Chunks {
-    /// In the line with a chunk's size.
-    Size { size: u64, digits: u8, is_extension: bool },
-    /// In a chunk's bytes and the two that end it.
-    Data(u64),
-    /// After the last chunk, in a line of the trailer of so many bytes.
-    Trailer(u64),
-}
-
-const CHUNK_START: Chunks = Chunks::Size { size: 0, digits: 0, is_extension: false };
 
 impl Guard {
     /// Guards a connection whose first bytes were read already.
@@ -115,8 +102,7 @@ impl Guard {
                     used
                 }
                 Scan::Chunks(chunks) => {
-                    let (used, verdict) = walk_chunks(chunks, bytes);
-                    self.passed.extend_from_slice(&bytes[..used]);
+                    let (used, verdict) = chunks.walk(bytes, &mut self.passed);
                     match verdict {
                         Verdict::More => {}
                         Verdict::Over => self.expect_head(),
@@ -165,56 +151,10 @@ impl Guard {
             Body::None if is_upgrade => self.scan = Scan::Upgrade,
             Body::None => self.expect_head(),
             Body::Length(length) => self.scan = Scan::Body(length),
-            Body::Chunked => self.scan = Scan::Chunks(CHUNK_START),
+            Body::Chunked => self.scan = Scan::Chunks(Chunks::new()),
         }
         length - before
     }
-}
-
-enum Verdict {
-    More,
-    Over,
-    Wrong,
-}
-
-fn walk_chunks(chunks: &mut Chunks, bytes: &[u8]) -> (usize, Verdict) {
-    let mut at = 0;
-    while at < bytes.len() {
-        match chunks {
-            Chunks::Data(left) => {
-                let used =
-                    usize::try_from(*left).map_or(bytes.len() - at, |n| n.min(bytes.len() - at));
-                *left -= used as u64;
-                at += used;
-                if *left == 0 {
-                    *chunks = CHUNK_START;
-                }
-                continue;
-            }
-            Chunks::Size { size, digits, is_extension } => match bytes[at] {
-                b'\n' if *digits == 0 => return (at, Verdict::Wrong),
-                b'\n' if *size == 0 => *chunks = Chunks::Trailer(0),
-                b'\n' => *chunks = Chunks::Data(*size + 2),
-                b'\r' => {}
-                byte if !*is_extension && byte.is_ascii_hexdigit() && *digits < 15 => {
-                    let digit = char::from(byte).to_digit(16).unwrap_or(0);
-                    *size = *size << 4 | u64::from(digit);
-                    *digits += 1;
-                }
-                b';' | b' ' | b'\t' => *is_extension = true,
-                _ if *is_extension => {}
-                _ => return (at, Verdict::Wrong),
-            },
-            Chunks::Trailer(length) => match bytes[at] {
-                b'\n' if *length == 0 => return (at + 1, Verdict::Over),
-                b'\n' => *length = 0,
-                b'\r' => {}
-                _ => *length += 1,
-            },
-        }
-        at += 1;
-    }
-    (at, Verdict::More)
 }
 
 impl hyper::rt::Read for Guard {
@@ -283,35 +223,5 @@ impl hyper::rt::Write for Guard {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunked_bodies_end_where_they_end() {
-        let body = b"5\r\nhello\r\nA;x=y\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\nGET /";
-        let end = body.len() - 5;
-        for cut in 1..body.len() {
-            let (mut chunks, mut at, mut over) = (CHUNK_START, 0, None);
-            while over.is_none() {
-                let next = (at + cut).min(body.len());
-                let (used, verdict) = walk_chunks(&mut chunks, &body[at..next]);
-                at += used;
-                match verdict {
-                    Verdict::Over => over = Some(at),
-                    Verdict::More => {}
-                    Verdict::Wrong => panic!("cut {cut}"),
-                }
-            }
-            assert_eq!(over, Some(end), "cut {cut}");
-        }
-        for wrong in ["x\r\n", "\r\n", "5x\r\n", "-1\r\n", "1234567812345678\r\n"] {
-            let mut chunks = CHUNK_START;
-            let (_, verdict) = walk_chunks(&mut chunks, wrong.as_bytes());
-            assert!(matches!(verdict, Verdict::Wrong), "{wrong}");
-        }
     }
 }

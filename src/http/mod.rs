@@ -11,6 +11,7 @@
 //! Imports everything below `config`. Imported by `server`.
 
 pub mod body;
+mod chunks;
 pub mod connection;
 pub mod discovery;
 pub mod guard;

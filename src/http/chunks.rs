@@ -1,0 +1,190 @@
+//! Finds the end of a chunked body (RFC 9112, 7.1) in a stream that hyper reads behind it.
+//!
+//! Lines are held back until they are whole and right: sizes, the ends of chunks, trailers. hyper
+//! therefore stands at the start of a line whenever something is wrong, and is given a few bytes
+//! that it refuses there. Left to itself it would either wait for the rest, or go on with the bytes
+//! behind the fault as if they were a request and drop the answer to this one.
+//!
+//! Imports `limits`. Part of `http::guard`.
+
+use bytes::BytesMut;
+
+use crate::limits;
+
+/// Where a chunked body stands.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    place: Place,
+    /// The line so far, not given to hyper yet.
+    line: Vec<u8>,
+    /// Bytes of all lines that carry no data: extensions and trailers cost the peer nothing.
+    overhead: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the line with a chunk's size.
+    Size,
+    /// In a chunk, before so many bytes.
+    Data(u64),
+    /// In the two bytes behind a chunk.
+    DataEnd,
+    /// After the last chunk.
+    Trailer,
+}
+
+/// What some bytes came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The body goes on.
+    More,
+    /// It is over.
+    Over,
+    /// It is no chunked body.
+    Wrong,
+}
+
+impl Chunks {
+    /// At the start of a body.
+    pub(super) fn new() -> Chunks {
+        Chunks { place: Place::Size, line: Vec::new(), overhead: 0 }
+    }
+
+    /// Walks over bytes of the body and adds to `passed` what hyper may see. Returns how many of
+    /// them were used: all, unless the body is over.
+    pub(super) fn walk(&mut self, bytes: &[u8], passed: &mut BytesMut) -> (usize, Verdict) {
+        let mut at = 0;
+        while at < bytes.len() {
+            if let Place::Data(left) = self.place {
+                let there = bytes.len() - at;
+                let used = usize::try_from(left).map_or(there, |left| left.min(there));
+                passed.extend_from_slice(&bytes[at..at + used]);
+                at += used;
+                let left = left - used as u64;
+                self.place = if left == 0 { Place::DataEnd } else { Place::Data(left) };
+                continue;
+            }
+            self.line.push(bytes[at]);
+            at += 1;
+            match self.judge_line() {
+                Verdict::More => {}
+                verdict => {
+                    if verdict == Verdict::Wrong {
+                        passed.extend_from_slice(self.fault());
+                        at = bytes.len();
+                    } else {
+                        passed.extend_from_slice(&self.line);
+                    }
+                    return (at, verdict);
+                }
+            }
+            if self.line.ends_with(b"\r\n") {
+                self.end_line(passed);
+            }
+        }
+        (at, Verdict::More)
+    }
+
+    /// Judges the line by its last byte, so that nothing wrong is waited out.
+    fn judge_line(&self) -> Verdict {
+        let (last, before) = match *self.line.as_slice() {
+            [] => return Verdict::More,
+            [last] => (last, None),
+            [.., before, last] => (last, Some(before)),
+        };
+        // A line ends in CR LF; one without the other is where parsers disagree.
+        if (before == Some(b'\r')) != (last == b'\n')
+            || self.overhead + self.line.len() > limits::CHUNK_OVERHEAD_BYTES_MAX
+        {
+            return Verdict::Wrong;
+        }
+        let is_right = match self.place {
+            Place::DataEnd => self.line == b"\r" || self.line == b"\r\n",
+            Place::Trailer if self.line == b"\r\n" => return Verdict::Over,
+            Place::Size => size_of(&self.line).is_some(),
+            _ => true,
+        };
+        if is_right { Verdict::More } else { Verdict::Wrong }
+    }
+
+    fn end_line(&mut self, passed: &mut BytesMut) {
+        passed.extend_from_slice(&self.line);
+        self.place = match (self.place, size_of(&self.line)) {
+            (Place::Size, Some(0)) | (Place::Trailer, _) => Place::Trailer,
+            (Place::Size, Some(size)) => Place::Data(size),
+            _ => Place::Size,
+        };
+        // The digits and ends of honest chunks are not counted.
+        self.overhead += self.line.len().saturating_sub(18);
+        self.line.clear();
+    }
+
+    /// What hyper refuses at the start of the present line, to the last byte.
+    fn fault(&self) -> &'static [u8] {
+        if self.place == Place::Trailer { b"\r!" } else { b"!" }
+    }
+}
+
+/// The size at the start of a line: up to fifteen hexadecimal digits, which is more than anyone may
+/// send, and no more than an extension behind them. None where there is no digit, or no size.
+fn size_of(line: &[u8]) -> Option<u64> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let ends_well = matches!(line.get(digits), None | Some(b'\r' | b';' | b' ' | b'\t'));
+    let text = std::str::from_utf8(&line[..digits]).ok()?;
+    (ends_well && digits < 16).then(|| u64::from_str_radix(text, 16).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunked_bodies_end_where_they_end() {
+        let body = b"5\r\nhello\r\nA;x=y\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\nGET /";
+        let end = body.len() - 5;
+        for cut in 1..body.len() {
+            let (mut chunks, mut passed) = (Chunks::new(), BytesMut::new());
+            let (mut at, mut verdict) = (0, Verdict::More);
+            while verdict == Verdict::More {
+                let next = (at + cut).min(body.len());
+                let used;
+                (used, verdict) = chunks.walk(&body[at..next], &mut passed);
+                at += used;
+            }
+            assert_eq!((at, verdict), (end, Verdict::Over), "cut {cut}");
+            assert_eq!(passed, body[..end], "cut {cut}");
+        }
+    }
+
+    #[test]
+    fn hyper_sees_what_is_right_and_then_one_fault() {
+        let long = format!("5;{}\r\n", "x".repeat(limits::CHUNK_OVERHEAD_BYTES_MAX));
+        for (wrong, passes) in [
+            ("x\r\n", "!"),
+            ("\r\n", "!"),
+            ("5x\r\n", "!"),
+            ("-1\r\n", "!"),
+            ("5\nhello", "!"),
+            ("5\rx", "!"),
+            ("1234567812345678\r\n", "!"),
+            ("5\r\nhelloXX0\r\n\r\n", "5\r\nhello!"),
+            ("5\r\nhello\n0\r\n\r\n", "5\r\nhello!"),
+            ("0\r\na: b\n\r\n", "0\r\n\r!"),
+            ("0\r\n\rx", "0\r\n\r!"),
+            (&long, "!"),
+        ] {
+            for cut in [1, 2, wrong.len()] {
+                let (mut chunks, mut passed) = (Chunks::new(), BytesMut::new());
+                let pieces = wrong.as_bytes().chunks(cut);
+                let verdicts: Vec<Verdict> =
+                    pieces.map(|piece| chunks.walk(piece, &mut passed).1).collect();
+                let first = verdicts.iter().position(|one| *one != Verdict::More);
+                let first = first.unwrap_or_else(|| panic!("{wrong:?} passes"));
+                assert_eq!(verdicts[first], Verdict::Wrong, "{wrong:?}");
+                if first + 1 == verdicts.len() {
+                    assert_eq!(passed, passes.as_bytes(), "{wrong:?} cut {cut}");
+                }
+            }
+        }
+    }
+}
