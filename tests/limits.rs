@@ -58,6 +58,47 @@ fn messages_a_second() {
 }
 
 #[test]
+fn ten_seconds_of_too_many_messages() {
+    let server =
+        Server::start(&["--client-messages-per-s-max", "1", "--client-messages-burst-max", "1"]);
+    let mut raw = Raw::open(server.address(), "/ws");
+    let started = std::time::Instant::now();
+    // One after the other, so each is sent only once the one before was judged.
+    let code = loop {
+        raw.send(&text(r#"{"type":"ping"}"#));
+        let frame = raw.frame().expect("an answer or a close frame");
+        if frame.opcode == 8 {
+            break u16::from_be_bytes([frame.payload[0], frame.payload[1]]);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
+    assert_eq!(code, 4429);
+    let lasted = started.elapsed().as_secs();
+    assert!((9..20).contains(&lasted), "{lasted} s");
+    raw.wait_for_end();
+}
+
+#[test]
+fn the_default_of_messages_and_subscriptions() {
+    let server = Server::start(&[]);
+    let mut raw = Raw::open(server.address(), "/ws");
+    let ping = text(r#"{"type":"ping"}"#);
+    raw.send(&ping.repeat(300));
+    let passed = (0..300).filter(|_| raw.json()["type"] == "pong").count();
+    // 200 at once, and one more for each hundredth of a second that this took.
+    assert!((200..300).contains(&passed), "{passed}");
+
+    let server = Server::start(&["--client-messages-per-s-max", "0"]);
+    let mut raw = Raw::open(server.address(), "/ws");
+    for n in 0..=1_024 {
+        let service = format!("s{n}");
+        raw.send(&text(&json!({"type": "subscribe", "service_id": service}).to_string()));
+        let expected = if n < 1_024 { "subscribed" } else { "error" };
+        assert_eq!(raw.json()["type"], expected, "{n}");
+    }
+}
+
+#[test]
 fn size_of_a_body() {
     let server = Server::start(&["--http-registry-body-bytes-max", "4KiB"]);
     let post = |bytes: usize| {

@@ -145,19 +145,28 @@ fn the_answer_to_a_close_reaches_a_client_that_has_stopped_writing() {
 }
 
 #[test]
-fn thirty_thousand_levels_are_an_error_and_no_overflow() {
-    let server = Server::start(&[]);
-    let mut raw = Raw::open(server.address(), "/ws");
-    for message in [
-        format!("{}{}", "[".repeat(30_000), "]".repeat(30_000)),
-        format!("{{\"type\":\"ping\",\"x\":{}{}}}", "[".repeat(30_000), "]".repeat(30_000)),
-        format!("{}1{}", "{\"a\":".repeat(10_000), "}".repeat(10_000)),
-    ] {
-        raw.send(&text(&message));
-        let answer = raw.json();
-        assert_eq!((&answer["type"], &answer["code"]), (&"error".into(), &"malformed".into()));
+fn a_hundred_thousand_levels_are_an_error_and_no_overflow() {
+    let wide = ["--client-message-bytes-max", "1MiB", "--outbox-bytes-max", "2MiB"];
+    for (server, levels) in [(Server::start(&[]), 10_000), (Server::start(&wide), 100_000)] {
+        let mut raw = Raw::open(server.address(), "/ws");
+        for message in [
+            format!("{}{}", "[".repeat(levels), "]".repeat(levels)),
+            format!("{{\"type\":\"ping\",\"x\":{}{}}}", "[".repeat(levels), "]".repeat(levels)),
+            format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels)),
+            "[".repeat(levels),
+        ] {
+            raw.send(&text(&message));
+            let answer = raw.json();
+            assert_eq!((&answer["type"], &answer["code"]), (&"error".into(), &"malformed".into()));
+            let json = [("Content-Type", "application/json")];
+            for path in ["/api/registry/register", "/api/discovery/lookup"] {
+                // HTTP bodies skip what they do not know, however deep it is.
+                let reply = server.request("POST", path, &json, message.as_bytes());
+                assert!(reply.status < 500, "{}", reply.text);
+            }
+        }
+        assert_alive(&server);
     }
-    assert_alive(&server);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! A seed that fails is printed with the command that plays it again.
 
 mod client;
+mod fault;
 mod pipe;
 mod truth;
 mod world;

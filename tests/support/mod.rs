@@ -39,16 +39,38 @@ pub struct Server {
     address: SocketAddr,
     dir: PathBuf,
     flags: Vec<String>,
+    descriptors_max: Option<usize>,
 }
 
 impl Server {
     /// Starts a server with the flags of every test and these.
     pub fn start(flags: &[&str]) -> Server {
+        Server::start_within(None, flags)
+    }
+
+    /// The same with so many file descriptors at most.
+    pub fn start_within(descriptors_max: Option<usize>, flags: &[&str]) -> Server {
         let dir = std::env::temp_dir().join(format!("fanfare-test-{}", uuid::Uuid::new_v4()));
         fs::create_dir_all(&dir).expect("a directory for the test");
         let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let (child, address) = launch(&dir, &flags);
-        Server { child, address, dir, flags }
+        let (child, address) = launch(&dir, &flags, descriptors_max);
+        Server { child, address, dir, flags, descriptors_max }
+    }
+
+    /// Everything it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).expect("its log")
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How many descriptors it has open.
+    pub fn open_descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.child.id());
+        fs::read_dir(path).expect("a running process").count()
     }
 
     /// Where it listens.
@@ -116,7 +138,7 @@ impl Server {
     pub fn restart(&mut self) {
         let ended = self.child.try_wait().expect("a child can be waited for").is_some();
         assert!(ended, "the server before still runs");
-        (self.child, self.address) = launch(&self.dir, &self.flags);
+        (self.child, self.address) = launch(&self.dir, &self.flags, self.descriptors_max);
     }
 
     /// A GET request.
@@ -270,9 +292,22 @@ impl Drop for Server {
     }
 }
 
-fn launch(dir: &std::path::Path, flags: &[String]) -> (Child, SocketAddr) {
+fn launch(
+    dir: &std::path::Path,
+    flags: &[String],
+    descriptors_max: Option<usize>,
+) -> (Child, SocketAddr) {
     let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log file");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+    let binary = env!("CARGO_BIN_EXE_fanfare");
+    let mut command = match descriptors_max {
+        None => Command::new(binary),
+        Some(max) => {
+            let mut command = Command::new("sh");
+            command.args(["-c", r#"ulimit -n "$0"; exec "$@""#, &max.to_string(), binary]);
+            command
+        }
+    };
+    let mut child = command
         .args(["--bind", "127.0.0.1:0", "--data-dir"])
         .arg(dir.join("data"))
         .args(flags)
