@@ -245,6 +245,19 @@ pub const QUEUE_SLOTS_KEPT: usize = 1_024;
 /// Commands that control carries out between two looks at its leases.
 pub const COMMANDS_PER_TURN_MAX: usize = 4_096;
 
+/// Connections whose end is worth a look at the memory they left.
+pub const TIDY_CONNECTIONS: usize = 1_000;
+
+/// Time after such an end at which a shard has the allocator give pages back, in milliseconds. Above
+/// the second for which it keeps them.
+pub const TIDY_DELAY_MS: u64 = 1_500;
+
+/// How often it does so.
+pub const TIDY_ROUNDS: u8 = 4;
+
+/// A block so large that the allocator gives it a page of its own (above 512 KiB), in bytes.
+pub const TIDY_BYTES: usize = 520 * KIB;
+
 // --- Commands ------------------------------------------------------------------------------------
 
 /// Deepest nesting of a JSON document we look into. Parsers recurse; the stack must not.

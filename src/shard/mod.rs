@@ -132,6 +132,7 @@ pub struct Shard<S> {
     unread: VecDeque<(Slot, u32)>,
     flush: flush::FlushQueues,
     drain: Option<timers::Drain>,
+    tidy: timers::Tidy,
     handed_over: Vec<(S, Bytes)>,
 }
 
@@ -168,6 +169,7 @@ impl<S: Socket> Shard<S> {
             unread: VecDeque::new(),
             flush: flush::FlushQueues::default(),
             drain: None,
+            tidy: timers::Tidy::default(),
             handed_over: Vec::new(),
             settings,
         }
@@ -187,7 +189,8 @@ impl<S: Socket> Shard<S> {
         self.publish_gauges();
         let has_more =
             !self.unread.is_empty() || !self.flush.is_empty() || !self.mailbox.is_empty();
-        Outcome { has_more, wake_at_ms: self.wheel.next_due_ms() }
+        let wake_at_ms = [self.wheel.next_due_ms(), self.tidy.due_ms()].into_iter().flatten().min();
+        Outcome { has_more, wake_at_ms }
     }
 
     /// Reads what sockets have. One read a socket; whoever has more comes again next turn.
@@ -312,6 +315,7 @@ impl<S: Socket> Shard<S> {
             Stage::Head => self.head_count -= 1,
             Stage::Closing | Stage::Lingering => {}
         }
+        self.tidy.note_end(self.now.unix_ms);
         if self.conns.is_empty() {
             // After a storm the table itself goes back too.
             self.conns.shrink_to_fit();
