@@ -132,7 +132,8 @@ fn bench(args: &Args, target: Target, server: Option<&Server>) -> Bench {
         (None, Some(pid)) => Some(Process { pid }),
         (None, None) => Process::listening_on(target.address),
     };
-    let said = target.client_messages_per_s_max();
+    let said = target.limit("client-messages-per-s-max");
+    let seats = args.token.as_ref().and_then(|_| target.limit("connections-per-user-max"));
     let messages_per_s_max = match (server, said) {
         // Our own server was told to have no limit.
         (Some(_), _) | (None, Some(0)) => None,
@@ -142,6 +143,7 @@ fn bench(args: &Args, target: Target, server: Option<&Server>) -> Bench {
         target,
         process,
         messages_per_s_max,
+        seats: seats.and_then(|seats| usize::try_from(seats).ok()),
         clock,
         progress: Progress::new(clock),
         run_id: run_id(),

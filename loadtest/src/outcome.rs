@@ -17,6 +17,9 @@ use crate::process::CpuUse;
 use crate::publisher::{self, Publisher};
 use crate::timeline::Timeline;
 
+/// The close code of a connection that is one too many of its user.
+const TOO_MANY_CONNECTIONS: u16 = 4409;
+
 /// From this share on a thread counts as saturated.
 const BUSY_SHARE: f64 = 0.85;
 
@@ -350,6 +353,12 @@ impl Outcome {
             if count > 0 {
                 self.faults.push(format!("{count} {what}"));
             }
+        }
+        if self.closed_by_server.contains_key(&TOO_MANY_CONNECTIONS) {
+            self.notes.push(String::from(
+                "all connections are of one user, the token's: raise the server's \
+                 --connections-per-user-max",
+            ));
         }
         if self.events_accepted == 0 {
             self.faults.push("the server accepted no event".to_owned());

@@ -101,9 +101,9 @@ impl Target {
         (request, derive_accept_key(key.as_bytes()))
     }
 
-    /// Asks the server for its limit of client messages per second and connection. Zero means no
-    /// limit; nothing when the server does not say.
-    pub(crate) fn client_messages_per_s_max(&self) -> Option<u64> {
+    /// Asks the server for one of its limits, by the name of the flag. Nothing when the server does
+    /// not say.
+    pub(crate) fn limit(&self, name: &str) -> Option<u64> {
         let mut stream = TcpStream::connect_timeout(&self.address, ANSWER_TIMEOUT).ok()?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT)).ok()?;
         let request = format!(
@@ -118,7 +118,8 @@ impl Target {
         let text = String::from_utf8_lossy(&answer);
         let body = text.split_once("\r\n\r\n")?.1;
         let object = &body[body.find('{')?..=body.rfind('}')?];
-        find_key(&serde_json::from_str(object).ok()?, "client_messages_per_s_max")
+        let settings = serde_json::from_str(object).ok()?;
+        find_key(&settings, name).or_else(|| find_key(&settings, &name.replace('-', "_")))
     }
 
     fn authorization(&self) -> String {

@@ -50,6 +50,8 @@ pub(crate) struct Bench {
     pub(crate) process: Option<Process>,
     /// Its limit of client messages per second and connection.
     pub(crate) messages_per_s_max: Option<u64>,
+    /// How many connections the user of our token may hold.
+    pub(crate) seats: Option<usize>,
     /// The time.
     pub(crate) clock: Clock,
     /// The bar.
@@ -91,9 +93,11 @@ impl Bench {
         Fleet::new(&self.target, &prefix, tally, plan.connections, self.clock, self.serial)
     }
 
-    /// A publisher with as many connections as the pace needs below the server's limit.
+    /// A publisher with as many connections as the pace needs below the server's limit, and as our
+    /// user may hold beside those that subscribe.
     fn publisher(&self, plan: &Plan, pace: Pace) -> io::Result<Publisher> {
-        let lines = pace::lines_for(pace, self.messages_per_s_max);
+        let left = self.seats.map_or(usize::MAX, |seats| seats.saturating_sub(plan.connections));
+        let lines = pace::lines_for(pace, self.messages_per_s_max).min(left);
         let prefix = self.prefix(plan);
         Publisher::connect(&self.target, lines, &prefix, plan.services, plan.payload, self.clock)
             .map_err(|error| io::Error::new(error.kind(), format!("the publisher: {error}")))
