@@ -42,12 +42,30 @@ docs() {
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps -p fanfare
 }
 
+# Licences, sources and known faults of the dependencies. The list of faults is fetched.
+deny() {
+    cargo deny check licenses bans sources || return 1
+    local said
+    said=$(cargo deny check advisories 2>&1) && return 0
+    printf '%s\n' "$said"
+    if grep -q 'failed to fetch advisory database' <<<"$said"; then
+        echo 'The list of advisories is not reachable: known faults were NOT looked for.'
+        return 0
+    fi
+    return 1
+}
+
 rustup component list --installed 2>/dev/null | grep -q '^clippy' ||
     rustup component add clippy rustfmt >/dev/null 2>&1 || true
 
 stage 'format' cargo fmt --all --check
 stage 'lints' cargo clippy --workspace --all-targets -- -D warnings
 stage 'documentation' docs
+if cargo deny --version >/dev/null 2>&1; then
+    stage 'dependencies' deny
+else
+    printf '\n== dependencies\ncargo-deny is not installed: licences and advisories were NOT checked.\n'
+fi
 stage 'tests' cargo test --workspace --no-fail-fast
 if compgen -G 'benches/*.rs' >/dev/null; then
     stage 'benches, once each' benches

@@ -17,6 +17,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Wrong settings, as the shell's custom has it.
 const EXIT_USAGE: u8 = 2;
 
+#[allow(clippy::disallowed_methods, reason = "the environment is handed to `config` from here")]
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -104,6 +105,7 @@ fn serve(loaded: &Loaded) -> ExitCode {
     }
     runtime.block_on(either(&mut terminate, &mut interrupt));
     tracing::info!("stopping: clients are sent away");
+    #[allow(clippy::disallowed_methods, reason = "the operator does not want to wait")]
     std::thread::spawn(move || {
         runtime.block_on(either(&mut terminate, &mut interrupt));
         complain("second signal, stopping at once");

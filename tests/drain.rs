@@ -1,6 +1,8 @@
 //! A server that is told to stop sends its clients away in good order: a frame that says when to
 //! come back, close 1001, everything on disk, exit status 0.
 
+#![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
+
 mod support;
 
 use std::net::TcpStream;

@@ -1,6 +1,8 @@
 //! An instance that is not renewed is gone in time; many that go quiet at once are held, visibly,
 //! and not for ever.
 
+#![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! Each limit at its edge: one step before it all is well, one step after it the client is told.
 
+#![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
+
 mod raw;
 mod support;
 

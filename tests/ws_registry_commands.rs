@@ -1,6 +1,8 @@
 //! The registry's commands on a socket: each is answered with its own id, a wrong one with an error
 //! that says why, and the connection goes on.
 
+#![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
+
 mod support;
 
 use serde_json::{Value, json};
