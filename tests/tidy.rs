@@ -50,7 +50,7 @@ fn every_module_says_what_it_is_in_ascii() {
             faults.push(format!("{} is not ASCII: {line}", path.display()));
         }
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-        if code.contains(".unwrap()") {
+        if code.contains(".unwrap()") && !path.ends_with("tests.rs") {
             faults.push(format!("{} unwraps outside of tests", path.display()));
         }
     });

@@ -1,0 +1,424 @@
+//! The table of keys: everything that can be set, one row each.
+//!
+//! Imports `limits` and its siblings. Part of `config`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::value::{count, duration, parse_switch, quote, size};
+use super::{AuthMode, Config};
+use crate::limits::{self, KIB, MIB};
+
+/// What a key is when nobody sets it.
+pub(super) enum Unset {
+    /// This text, read like any other.
+    Is(&'static str),
+    /// Something that depends on the machine or on other keys, in these words.
+    Follows(&'static str),
+}
+
+/// One key of the configuration.
+pub(super) struct Key {
+    /// The flag without its dashes. In the file `-` may be `_`; in `config.json` it is.
+    pub(super) name: &'static str,
+    /// The variable, if it is not `FANFARE_` and the name in upper case.
+    pub(super) env: Option<&'static str>,
+    /// What the help puts after the flag.
+    pub(super) placeholder: &'static str,
+    /// The default, for the help. A test reads it and compares with `Config::default()`.
+    pub(super) unset: Unset,
+    /// One line of help.
+    pub(super) help: &'static str,
+    /// Reads a value into its field, or says what is wrong with it and changes nothing.
+    pub(super) parse: fn(&mut Config, &str) -> Result<(), String>,
+    /// Shows the field as JSON, secrets as `"***"`.
+    pub(super) show: fn(&Config) -> Value,
+}
+
+impl Key {
+    /// The variable of the environment.
+    pub(super) fn env(&self) -> String {
+        self.env.map_or_else(
+            || format!("FANFARE_{}", self.name.replace('-', "_").to_ascii_uppercase()),
+            str::to_owned,
+        )
+    }
+
+    /// The name in `config.json` and, usually, in the file.
+    pub(super) fn snake_case(&self) -> String {
+        self.name.replace('-', "_")
+    }
+}
+
+/// Returns the row of a key that this module names itself.
+pub(super) fn index_of(name: &str) -> usize {
+    KEYS.iter().position(|key| key.name == name).expect("a row of the table")
+}
+
+/// A row for a field with a range: the flag, `kind(range)`, the default, `path.to.field`, the help.
+macro_rules! bounded {
+    ($name:literal, $kind:ident($range:expr), $unset:literal, $($field:ident).+, $help:literal) => {
+        Key {
+            name: $name,
+            env: None,
+            placeholder: $kind::PLACEHOLDER,
+            unset: Unset::Is($unset),
+            help: $help,
+            parse: |config, text| {
+                config.$($field).+ = $kind::parse(text, $range)?;
+                Ok(())
+            },
+            show: |config| $kind::show(config.$($field).+),
+        }
+    };
+}
+
+/// Shortest and longest time of a timeout, in milliseconds. Zero would mean "at once" to one reader
+/// and "never" to the next.
+const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 10..=3_600_000;
+
+/// All keys. The first ones are the server's, the rest its limits.
+pub(super) static KEYS: &[Key] = &[
+    Key {
+        name: "bind",
+        env: None,
+        placeholder: "ADDRESS",
+        unset: Unset::Is("127.0.0.1:8080"),
+        help: "Address to listen on; port 0 picks one and prints it",
+        parse: |config, text| {
+            config.bind = parse_address(text)?;
+            Ok(())
+        },
+        show: |config| config.bind.to_string().into(),
+    },
+    Key {
+        name: "shards",
+        env: None,
+        placeholder: "N",
+        unset: Unset::Follows("number of cores"),
+        help: "Shard threads",
+        parse: |config, text| {
+            config.shards = count::parse(text, 1..=limits::SHARDS_MAX)?;
+            Ok(())
+        },
+        show: |config| config.shards.into(),
+    },
+    Key {
+        name: "auth",
+        env: None,
+        placeholder: "MODE",
+        unset: Unset::Follows("open on loopback, else to be set"),
+        help: "Who is served: open (anybody) or required (callers with a token)",
+        parse: |config, text| {
+            config.auth = match text {
+                "open" => AuthMode::Open,
+                "required" => AuthMode::Required,
+                _ => return Err(format!("{} is neither open nor required", quote(text))),
+            };
+            Ok(())
+        },
+        show: |config| config.auth.as_str().into(),
+    },
+    Key {
+        name: "jwt-secret",
+        env: Some("JWT_SECRET"),
+        placeholder: "SECRET",
+        unset: Unset::Follows("generated, kept in the data directory"),
+        help: "Secret of HS256 tokens, at least 32 bytes; better given by the environment",
+        parse: |config, text| {
+            if text.is_empty() {
+                return Err("the secret is empty".to_owned());
+            }
+            config.jwt_secret = Some(text.to_owned());
+            Ok(())
+        },
+        show: |config| config.jwt_secret.as_ref().map(|_| "***").into(),
+    },
+    Key {
+        name: "data-dir",
+        env: None,
+        placeholder: "DIR",
+        unset: Unset::Is("./fanfare-data"),
+        help: "Directory of the embedded database and the generated secret",
+        parse: |config, text| {
+            if text.is_empty() {
+                return Err("the directory has no name".to_owned());
+            }
+            config.data_dir = PathBuf::from(text);
+            Ok(())
+        },
+        show: |config| config.data_dir.to_string_lossy().into(),
+    },
+    Key {
+        name: "database-url",
+        env: Some("DATABASE_URL"),
+        placeholder: "URL",
+        unset: Unset::Follows("a SQLite file in the data directory"),
+        help: "Database: sqlite://PATH",
+        parse: |config, text| {
+            // The text may hold a password, so it is not quoted.
+            if !["sqlite:", "postgres:", "postgresql:"].iter().any(|known| text.starts_with(known))
+            {
+                return Err("not a URL that starts with sqlite:// or postgres://".to_owned());
+            }
+            config.database_url = Some(text.to_owned());
+            Ok(())
+        },
+        show: |config| config.database_url.as_deref().map(without_password).into(),
+    },
+    Key {
+        name: "allowed-origins",
+        env: None,
+        placeholder: "LIST",
+        unset: Unset::Follows("same host"),
+        help: "Origins a browser may upgrade from, by comma: https://app.example.org; * is any",
+        parse: |config, text| {
+            let origins = text.split(',').map(str::trim).filter(|origin| !origin.is_empty());
+            config.allowed_origins = origins.map(parse_origin).collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        show: |config| config.allowed_origins.clone().into(),
+    },
+    bounded!(
+        "lease-ttl",
+        duration(limits::LEASE_TTL_MS_MIN..=limits::LEASE_TTL_MS_MAX),
+        "20s",
+        lease_ttl_ms,
+        "Lease of an instance that asks for none"
+    ),
+    bounded!(
+        "self-protection-max",
+        duration(1_000..=86_400_000),
+        "10m",
+        self_protection_max_ms,
+        "Longest time self-protection holds the expiry of a service"
+    ),
+    Key {
+        name: "echo",
+        env: None,
+        placeholder: "on|off",
+        unset: Unset::Follows("on on loopback, else off"),
+        help: "Whether /ws/echo is there",
+        parse: |config, text| {
+            config.echo = parse_switch(text)?;
+            Ok(())
+        },
+        show: |config| config.echo.into(),
+    },
+    bounded!(
+        "client-message-bytes-max",
+        size(128..=64 * MIB),
+        "64KiB",
+        limits.client_message_bytes_max,
+        "Largest message of a client"
+    ),
+    bounded!(
+        "echo-message-bytes-max",
+        size(128..=256 * MIB),
+        "16MiB",
+        limits.echo_message_bytes_max,
+        "Largest message on /ws/echo"
+    ),
+    bounded!(
+        "http-registry-body-bytes-max",
+        size(KIB..=256 * MIB),
+        "8MiB",
+        limits.http_registry_body_bytes_max,
+        "Largest body of a registry request"
+    ),
+    bounded!(
+        "http-body-bytes-max",
+        size(KIB..=256 * MIB),
+        "1MiB",
+        limits.http_body_bytes_max,
+        "Largest body of any other request"
+    ),
+    bounded!(
+        "request-head-bytes-max",
+        size(KIB..=MIB),
+        "16KiB",
+        limits.request_head_bytes_max,
+        "Largest request head"
+    ),
+    bounded!(
+        "request-headers-max",
+        count(8..=1_000),
+        "100",
+        limits.request_headers_max,
+        "Most headers of a request"
+    ),
+    bounded!(
+        "handshake-timeout",
+        duration(TIMEOUT_MS),
+        "10s",
+        limits.handshake_timeout_ms,
+        "Time from the connection to a complete request head"
+    ),
+    bounded!(
+        "body-timeout",
+        duration(TIMEOUT_MS),
+        "15s",
+        limits.body_timeout_ms,
+        "Time for a request body to arrive"
+    ),
+    bounded!(
+        "subscriptions-per-connection-max",
+        count(1..=1_000_000),
+        "1024",
+        limits.subscriptions_per_connection_max,
+        "Most topics a connection follows"
+    ),
+    bounded!(
+        "connections-per-user-max",
+        count(1..=1_000_000),
+        "16",
+        limits.connections_per_user_max,
+        "Most connections of one user"
+    ),
+    bounded!(
+        "client-messages-per-s-max",
+        count(0..=1_000_000),
+        "100",
+        limits.client_messages_per_s_max,
+        "Messages a second of one connection; 0 is no limit"
+    ),
+    bounded!(
+        "client-messages-burst-max",
+        count(1..=1_000_000),
+        "200",
+        limits.client_messages_burst_max,
+        "Messages a connection may send at once"
+    ),
+    bounded!(
+        "topic-bytes-max",
+        size(16..=4 * KIB),
+        "255",
+        limits.topic_bytes_max,
+        "Longest topic name"
+    ),
+    bounded!(
+        "service-history-max",
+        count(1..=1_000_000),
+        "1024",
+        limits.service_history_max,
+        "Changes kept per service"
+    ),
+    bounded!(
+        "channel-history-max",
+        count(1..=1_000_000),
+        "256",
+        limits.channel_history_max,
+        "Messages kept per channel"
+    ),
+    Key {
+        name: "connections-max",
+        env: None,
+        placeholder: "N",
+        unset: Unset::Follows("auto: from the file-descriptor limit"),
+        help: "Most connections in all",
+        parse: |config, text| {
+            config.limits.connections_max = match text {
+                "auto" => None,
+                _ => Some(count::parse(text, 1..=100_000_000)?),
+            };
+            Ok(())
+        },
+        show: |config| config.limits.connections_max.map_or_else(|| "auto".into(), Value::from),
+    },
+    bounded!(
+        "outbox-bytes-max",
+        size(KIB..=1024 * MIB),
+        "1MiB",
+        limits.outbox_bytes_max,
+        "Most unsent bytes of one connection"
+    ),
+    bounded!(
+        "outbox-frames-max",
+        count(16..=1_048_576),
+        "4096",
+        limits.outbox_frames_max,
+        "Most unsent frames of one connection"
+    ),
+    bounded!(
+        "write-timeout",
+        duration(TIMEOUT_MS),
+        "15s",
+        limits.write_timeout_ms,
+        "Time a socket may refuse all output"
+    ),
+    bounded!(
+        "ping-interval",
+        duration(TIMEOUT_MS),
+        "25s",
+        limits.ping_interval_ms,
+        "Silence after which a connection is pinged"
+    ),
+    bounded!(
+        "pong-timeout",
+        duration(TIMEOUT_MS),
+        "10s",
+        limits.pong_timeout_ms,
+        "Time a client has to answer a ping"
+    ),
+    bounded!(
+        "mailbox-messages-max",
+        count(16..=16_777_216),
+        "65536",
+        limits.mailbox_messages_max,
+        "Most messages waiting between two threads"
+    ),
+    bounded!(
+        "instances-max",
+        count(1..=50_000_000),
+        "2000000",
+        limits.instances_max,
+        "Most registered instances"
+    ),
+    bounded!("services-max", count(1..=50_000_000), "200000", limits.services_max, "Most services"),
+    bounded!(
+        "drain-window",
+        duration(0..=limits::DRAIN_WINDOW_MS_MAX),
+        "10s",
+        limits.drain_window_ms,
+        "Time over which a draining server spreads the return of its clients"
+    ),
+];
+
+/// Reads an address. A port alone, `:8080`, is that port on loopback, as is `localhost:8080`.
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':'));
+    let address = match port {
+        Some(port) => port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        None => text.parse().ok(),
+    };
+    address.ok_or_else(|| format!("{} is not an address like 127.0.0.1:8080", quote(text)))
+}
+
+/// Reads an origin into the form in which browsers send it: lower case, no slash at the end.
+pub(super) fn parse_origin(text: &str) -> Result<String, String> {
+    let origin = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
+    let host = origin.split_once("://").map_or("", |(_, host)| host);
+    let is_plain = |c: char| c.is_ascii_graphic() && !"/?#@*".contains(c);
+    if origin == "*" || (!host.is_empty() && host.chars().all(is_plain)) {
+        Ok(origin)
+    } else {
+        Err(format!("{} is not an origin like https://app.example.org", quote(text)))
+    }
+}
+
+/// Returns a URL with its password, and its query, which may hold one, as `***`.
+pub(super) fn without_password(url: &str) -> String {
+    let (url, query) = match url.split_once('?') {
+        Some((url, _)) => (url, "?***"),
+        None => (url, ""),
+    };
+    match url.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
+        Some((scheme, Some((user, host)))) => {
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{host}{query}")
+        }
+        _ => format!("{url}{query}"),
+    }
+}

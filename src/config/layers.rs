@@ -1,0 +1,158 @@
+//! The layers: file, environment and flags, each over the one before, with every fault kept.
+//!
+//! Imports its siblings. Part of `config`.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+
+use clap::ArgMatches;
+
+use super::command::{parse_args, parse_token};
+use super::keys::{KEYS, index_of};
+use super::{Action, CONFIG_ENV, Config, Fault, LoadError, Loaded, Source, Sources};
+use crate::limits;
+
+/// `Config::load` with the reading of the file passed in as well.
+pub(super) fn load(
+    args: Vec<OsString>,
+    env: impl Fn(&str) -> Option<String>,
+    read: impl Fn(&Path) -> io::Result<String>,
+) -> Result<Loaded, LoadError> {
+    let env = |name: &str| env(name).filter(|text| !text.is_empty());
+    let mut layers = Layers::default();
+    let matches = parse_args(args, &mut layers.faults)?;
+    let flag = |name: &str| matches.last().and_then(|level| level.get_one::<String>(name));
+
+    if let Some(path) = flag("config").cloned().or_else(|| env(CONFIG_ENV)) {
+        layers.apply_file(&path, read(Path::new(&path)));
+    }
+    for (index, key) in KEYS.iter().enumerate() {
+        if let Some(text) = env(&key.env()) {
+            layers.apply(index, &text, Source::Environment, key.env());
+        }
+    }
+    for (index, key) in KEYS.iter().enumerate() {
+        if let Some(text) = flag(key.name) {
+            layers.apply(index, text, Source::Flag, format!("--{}", key.name));
+        }
+    }
+    let is_token = matches.first().and_then(ArgMatches::subcommand_name) == Some("token");
+    let action = match matches.last() {
+        Some(token) if is_token => parse_token(token, &mut layers.faults),
+        _ => {
+            layers.settle_bind();
+            Action::Serve
+        }
+    };
+    layers.finish(action)
+}
+
+/// The configuration while its layers are applied.
+#[derive(Default)]
+struct Layers {
+    config: Config,
+    sources: Sources,
+    /// Where each key was last set, for the faults that concern more than one. As `KEYS`.
+    places: Vec<(usize, String)>,
+    faults: Vec<Fault>,
+}
+
+impl Layers {
+    /// Applies one value. A wrong one leaves the field as it is, but counts as said.
+    fn apply(&mut self, index: usize, text: &str, source: Source, place: String) {
+        self.sources.0[index] = source;
+        if let Err(message) = (KEYS[index].parse)(&mut self.config, text) {
+            self.faults.push(Fault { place: place.clone(), message });
+        }
+        self.places.push((index, place));
+    }
+
+    /// Applies the keys of the configuration file.
+    fn apply_file(&mut self, path: &str, text: io::Result<String>) {
+        let table =
+            match text.map(|text| toml::from_str::<toml::Table>(&text).map_err(|e| (e, text))) {
+                Ok(Ok(table)) => table,
+                Ok(Err((error, text))) => {
+                    // The library's own report quotes the line, which may hold a secret.
+                    let end = error.span().map_or(0, |span| span.start).min(text.len());
+                    let before = text.get(..end).unwrap_or_default();
+                    let line = before.matches('\n').count() + 1;
+                    let message = format!("line {line}: {}", error.message());
+                    return self.faults.push(Fault { place: path.to_owned(), message });
+                }
+                Err(error) => {
+                    let message = format!("cannot be read: {error}");
+                    return self.faults.push(Fault { place: path.to_owned(), message });
+                }
+            };
+        for (name, value) in &table {
+            let place = format!("{path}: {name}");
+            let fault = |message: &str| Fault { place: place.clone(), message: message.to_owned() };
+            let canonical = name.replace('_', "-");
+            let Some(index) = KEYS.iter().position(|key| key.name == canonical) else {
+                self.faults.push(fault("unknown key"));
+                continue;
+            };
+            if self.sources.0[index] == Source::File {
+                self.faults.push(fault("stands twice, with - and with _"));
+                continue;
+            }
+            match text_of(value) {
+                Some(text) => self.apply(index, &text, Source::File, place),
+                None => self.faults.push(fault("a table is not a value of this key")),
+            }
+        }
+    }
+
+    /// Judges what follows from the address: whether `auth` must be said, and the default of
+    /// `echo`.
+    fn settle_bind(&mut self) {
+        let source = |name: &str| self.sources.0[index_of(name)];
+        let is_loopback = self.config.bind.ip().to_canonical().is_loopback();
+        if source("echo") == Source::Default {
+            self.config.echo = is_loopback;
+        }
+        if !is_loopback && source("auth") == Source::Default {
+            let bind = index_of("bind");
+            let place = self.places.iter().rev().find(|(index, _)| *index == bind);
+            self.faults.push(Fault {
+                place: place.map_or_else(|| "--bind".to_owned(), |(_, place)| place.clone()),
+                message: format!(
+                    "{} can be reached from other hosts, so who is served must be said: \
+                     --auth required, or --auth open to serve anybody",
+                    self.config.bind
+                ),
+            });
+        }
+    }
+
+    /// Returns the result, if there is no fault.
+    fn finish(self, action: Action) -> Result<Loaded, LoadError> {
+        if !self.faults.is_empty() {
+            return Err(LoadError::Faults(self.faults));
+        }
+        let mut warnings = Vec::new();
+        let secret_bytes = self.config.jwt_secret.as_ref().map_or(usize::MAX, String::len);
+        if secret_bytes < limits::JWT_SECRET_BYTES {
+            warnings.push(format!(
+                "the JWT secret has {secret_bytes} bytes, at least {} are advised",
+                limits::JWT_SECRET_BYTES
+            ));
+        }
+        Ok(Loaded { config: self.config, sources: self.sources, action, warnings })
+    }
+}
+
+/// Writes a TOML value the way a flag would be given. Nothing for tables.
+fn text_of(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Array(values) => {
+            let texts: Option<Vec<String>> = values.iter().map(text_of).collect();
+            texts.map(|texts| texts.join(","))
+        }
+        toml::Value::Table(_) => None,
+        plain => Some(plain.to_string()),
+    }
+}

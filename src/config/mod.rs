@@ -1,0 +1,282 @@
+//! The configuration: what the server was told, by whom, and everything that is wrong with it.
+//!
+//! ```text
+//! defaults < file < environment < flags
+//!                |
+//!                v
+//!     KEYS: one row per key ------> Config, Sources, Action
+//!                |                  or every fault there is, each with its place
+//!                +--> the help, config.json
+//! ```
+//!
+//! A key is one row of the table `KEYS`: its flag, its variable, its default, its help, how it is
+//! read and how it is shown. Nothing else in the crate knows what a key is called.
+//!
+//! # Promises
+//!
+//! * All faults of all layers are reported at once, each with the place it came from.
+//! * A secret is never repeated: not in a fault, not in `entries`, not in `Debug` output.
+//! * `load` reads the configuration file and nothing else; arguments and environment are passed in.
+//!
+//! # Not here
+//!
+//! Printing, exit codes of the process, and what needs the machine: the file-descriptor limit
+//! behind `connections_max`, the generated secret.
+//!
+//! An unknown variable that starts with `FANFARE_` is no fault, unlike an unknown flag or file key:
+//! Kubernetes adds such variables (`FANFARE_SERVICE_HOST`) to every pod beside a service `fanfare`.
+//!
+//! Imports `limits` and `auth`. Imported by `server` and `main`; `http` shows the entries.
+
+mod command;
+mod keys;
+mod layers;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::thread;
+
+use serde_json::Value;
+
+use crate::limits::{self, Limits};
+use keys::KEYS;
+
+/// The port of a server that was told nothing.
+const PORT_DEFAULT: u16 = 8080;
+
+/// The variable that names the configuration file. The only key that cannot stand in the file.
+const CONFIG_ENV: &str = "FANFARE_CONFIG";
+
+/// Whether callers without a token are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMode {
+    /// Anonymous callers may do everything that does not act as a user.
+    Open,
+    /// Everything but a few public pages needs a valid token.
+    Required,
+}
+
+impl AuthMode {
+    /// The word for it, in the configuration and in status pages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AuthMode::Open => "open",
+            AuthMode::Required => "required",
+        }
+    }
+}
+
+/// What the server was told. `Config::default()` is a server on loopback for this machine alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The address to listen on. Port 0: the system picks one.
+    pub bind: SocketAddr,
+    /// Shard threads, 1 to `limits::SHARDS_MAX`.
+    pub shards: usize,
+    /// Whether a token is needed.
+    pub auth: AuthMode,
+    /// The secret of HS256 tokens. `None`: generated, and kept in `data_dir`.
+    pub jwt_secret: Option<String>,
+    /// Where the embedded database and the generated secret live.
+    pub data_dir: PathBuf,
+    /// The database. `None`: an embedded one in `data_dir`.
+    pub database_url: Option<String>,
+    /// Origins a browser may upgrade from, as `scheme://host[:port]` in lower case; `*` is any.
+    /// Empty: the host the request was sent to.
+    pub allowed_origins: Vec<String>,
+    /// Lease of an instance that asks for none, in milliseconds.
+    pub lease_ttl_ms: u64,
+    /// Longest time self-protection holds the expiry of a service, in milliseconds.
+    pub self_protection_max_ms: u64,
+    /// Whether `/ws/echo` is there.
+    pub echo: bool,
+    /// The bounds.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bind: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_DEFAULT)),
+            shards: thread::available_parallelism()
+                .map_or(1, |cores| cores.get().min(limits::SHARDS_MAX)),
+            auth: AuthMode::Open,
+            jwt_secret: None,
+            data_dir: PathBuf::from("./fanfare-data"),
+            database_url: None,
+            allowed_origins: Vec::new(),
+            lease_ttl_ms: limits::LEASE_TTL_MS_DEFAULT,
+            self_protection_max_ms: limits::SELF_PROTECTION_MS_MAX_DEFAULT,
+            echo: true,
+            limits: Limits::DEFAULT,
+        }
+    }
+}
+
+/// Shows what `entries` shows, so that a logged configuration holds no secret.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(KEYS.iter().map(|key| (key.name, (key.show)(self).to_string())))
+            .finish()
+    }
+}
+
+/// The layer a value came from. A later one wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Nobody said anything.
+    Default,
+    /// The file given by `--config`.
+    File,
+    /// A variable of the environment.
+    Environment,
+    /// The command line.
+    Flag,
+}
+
+impl Source {
+    /// The word for it in status pages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Source::Default => "default",
+            Source::File => "file",
+            Source::Environment => "environment",
+            Source::Flag => "flag",
+        }
+    }
+}
+
+/// Where each value of a `Config` came from. `Sources::default()`: nobody said anything.
+///
+/// # Invariants
+///
+/// 1. One entry per row of `KEYS`, in the same order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sources(Vec<Source>);
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self(vec![Source::Default; KEYS.len()])
+    }
+}
+
+/// What the command line asks the program to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Run the server. What the program does without a subcommand.
+    Serve,
+    /// Print a token and exit.
+    Token {
+        /// The user id, never empty.
+        user: String,
+        /// The name to show.
+        username: Option<String>,
+        /// Scopes between spaces, all of them known.
+        scope: Option<String>,
+        /// Lifetime in seconds, at least 1.
+        ttl_s: u64,
+    },
+}
+
+/// A configuration without faults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// Where they came from.
+    pub sources: Sources,
+    /// What to do with them.
+    pub action: Action,
+    /// What is allowed but unwise, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// One thing that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The flag, the variable, or the file and its key.
+    pub place: String,
+    /// What is wrong there, and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.message)
+    }
+}
+
+/// Why there is no configuration to start with.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The command line does not parse, or asked for the help or the version. `clap` prints it.
+    Usage(clap::Error),
+    /// Everything that is wrong, never empty.
+    Faults(Vec<Fault>),
+}
+
+impl LoadError {
+    /// The exit status that goes with it: 0 for help and version, else 2.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            LoadError::Usage(error) => error.exit_code(),
+            LoadError::Faults(_) => 2,
+        }
+    }
+}
+
+/// One line per fault.
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoadError::Usage(error) => write!(f, "{error}"),
+            LoadError::Faults(faults) => {
+                for (index, fault) in faults.iter().enumerate() {
+                    let gap = if index == 0 { "" } else { "\n" };
+                    write!(f, "{gap}{fault}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+impl Config {
+    /// Loads the configuration from the arguments, program name first, and the environment.
+    ///
+    /// An empty variable counts as unset: that is how compose files pass on what nobody set.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` if the command line does not parse at all or asks for help or version, else
+    /// `Faults` with everything that is wrong in any layer.
+    pub fn load<A, E>(args: A, env: E) -> Result<Loaded, LoadError>
+    where
+        A: IntoIterator,
+        A::Item: Into<OsString>,
+        E: Fn(&str) -> Option<String>,
+    {
+        layers::load(args.into_iter().map(Into::into).collect(), env, |path| {
+            fs::read_to_string(path)
+        })
+    }
+
+    /// Lists every key in snake case with its value, secrets as `"***"`, and its source.
+    #[must_use]
+    pub fn entries(&self, sources: &Sources) -> Vec<(String, Value, Source)> {
+        let rows = KEYS.iter().zip(&sources.0);
+        rows.map(|(key, source)| (key.snake_case(), (key.show)(self), *source)).collect()
+    }
+}
