@@ -6,28 +6,9 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::event::{self, Position};
-use super::frame::FrameBuilder;
+use super::frame::{FrameBuilder, Split};
 use super::refusal::{Code, Refusal};
 use crate::id::{RequestId, ServiceName};
-
-/// A frame in two buffers: its own head, and a tail that many frames share.
-///
-/// A snapshot's instances are the same bytes for everyone who asks at the same revision, while the
-/// head carries the asker's own `id`. The tail is the JSON array and the brace that closes the
-/// message after it.
-#[derive(Debug, Clone)]
-pub struct Split {
-    /// WebSocket header and the message up to its instances.
-    pub head: Bytes,
-    /// `[...]}`; empty where the head is the whole frame.
-    pub tail: Bytes,
-}
-
-impl From<Bytes> for Split {
-    fn from(head: Bytes) -> Split {
-        Split { head, tail: Bytes::new() }
-    }
-}
 
 fn begin(kind: &str, id: Option<&RequestId>) -> FrameBuilder {
     let mut out = FrameBuilder::with_capacity(128);

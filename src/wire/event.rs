@@ -149,7 +149,7 @@ pub fn service_change<'a>(
     out.text()
 }
 
-/// `service_snapshot` up to its instances. [`super::answer::Split`] says how the rest follows.
+/// `service_snapshot` up to its instances. [`super::frame::Split`] says how the rest follows.
 pub(super) fn put_snapshot_head(out: &mut FrameBuilder, at: Position<'_>) {
     out.put(b"{\"type\":\"service_snapshot\",\"service_id\":");
     put_position(out, at);

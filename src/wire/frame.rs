@@ -14,6 +14,25 @@ use super::close::Reason;
 /// The longest header of an unmasked frame: two bytes and a 64-bit length.
 const HEADER_BYTES_MAX: usize = 10;
 
+/// A frame in two buffers: its own head, and a tail that many frames share.
+///
+/// A snapshot's instances are the same bytes for everyone who asks at the same revision, while the
+/// head carries the asker's own `id`. The tail is the JSON array and the brace that closes the
+/// message after it.
+#[derive(Debug, Clone)]
+pub struct Split {
+    /// WebSocket header and the message up to its instances.
+    pub head: Bytes,
+    /// `[...]}`; empty where the head is the whole frame.
+    pub tail: Bytes,
+}
+
+impl From<Bytes> for Split {
+    fn from(head: Bytes) -> Split {
+        Split { head, tail: Bytes::new() }
+    }
+}
+
 /// Builds one frame: room for the header first, then the payload, then the header right before it.
 ///
 /// The payload is written where it will be sent from; nothing is copied at the end.
@@ -78,9 +97,9 @@ impl FrameBuilder {
     }
 
     /// Ends the head of a text message whose payload goes on with the shared bytes of `tail`.
-    pub fn split(self, tail: Bytes) -> super::answer::Split {
+    pub fn split(self, tail: Bytes) -> Split {
         let payload_bytes = self.buffer.len() - HEADER_BYTES_MAX + tail.len();
-        super::answer::Split { head: self.seal(OpCode::Data(Data::Text), payload_bytes), tail }
+        Split { head: self.seal(OpCode::Data(Data::Text), payload_bytes), tail }
     }
 
     fn finish(self, opcode: OpCode) -> Bytes {
