@@ -209,6 +209,9 @@ pub const COPY_INLINE_BYTES_MAX: usize = MIB;
 /// Largest listing of all services that is kept for the next who asks, in bytes.
 pub const LISTING_BYTES_KEPT_MAX: usize = 64 * MIB;
 
+/// Descriptors for which the kernel's table is grown at the start, at most. It costs 8 bytes each.
+pub const DESCRIPTOR_TABLE_MAX: usize = 65_536;
+
 /// Threads a shard may use for large bodies at once.
 pub const BLOCKING_THREADS_MAX: usize = 2;
 

@@ -62,3 +62,14 @@ fn cpu_ticks(server: &Server) -> u64 {
     let number = |index: usize| fields[index].parse::<u64>().expect("a number");
     number(11) + number(12)
 }
+
+/// The kernel stops every thread of a process while its table grows; it must not do so in a storm.
+#[test]
+fn the_table_has_its_size_from_the_start() {
+    let server = Server::start_within(Some(4_096), &[]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()));
+    let status = status.expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("Linux");
+    assert_eq!(line.trim(), "4096");
+    assert!(server.open_descriptors() < 100);
+}

@@ -210,4 +210,8 @@ fn connections_of_a_user() {
     fourth.send(&text(r#"{"type":"ping"}"#));
     assert_eq!(fourth.json()["type"], "pong");
     assert_eq!(server.count(r#"fanfare_closes_total{code="4409"}"#), 1);
+    let online = || server.get("/ws/stats").body["users_online"].clone();
+    support::eventually("bob is gone and ann is there", support::READ_PATIENCE, || online() == 1);
+    drop((second, fourth));
+    support::eventually("nobody is there", support::READ_PATIENCE, || online() == 0);
 }

@@ -64,6 +64,12 @@ fn shards(page: &mut Page, desk: &Desk) {
             }
         }
     }
+    page.single(
+        "fanfare_users_online",
+        "gauge",
+        "Signed-in users with a connection.",
+        desk.office.gate.seats.users() as u64,
+    );
     let peak = stats.shards.iter().map(|shard| shard.outbox_bytes_peak.value()).max();
     page.single(
         "fanfare_outbox_bytes_peak",

@@ -119,7 +119,7 @@ pub fn sockets(desk: &Desk) -> Reply {
     let mut value = Map::new();
     let mut put = |key: &str, number: u64| value.insert(key.to_owned(), number.into());
     put("connections", stats.sum(|shard| &shard.connections));
-    put("users_online", 0);
+    put("users_online", desk.office.gate.seats.users() as u64);
     put("subscriptions", stats.sum(|shard| &shard.subscriptions));
     put("topics", stats.sum(|shard| &shard.topics));
     put("events_total", stats.control.events.value());

@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::config::{AuthMode, Config, Sources};
 use crate::http::Office;
 use crate::id::{Epoch, ShardId};
+use crate::limits;
 use crate::mailbox::published::Published;
 use crate::mailbox::to_shard::Parcel;
 use crate::mailbox::{Bell, Outlet, mailbox};
@@ -110,6 +111,9 @@ impl Server {
     ///
     /// Where the address, the data directory or the store cannot be used.
     pub fn start(config: &Config, sources: &Sources) -> Result<Server, StartError> {
+        let sockets_max = listener::sockets_max(config.limits.connections_max);
+        // Before there is a second thread.
+        listener::grow_descriptor_table(sockets_max.saturating_add(limits::RESERVED_DESCRIPTORS));
         let clock = Clock::start();
         let in_data_dir = |fault| StartError::DataDir(config.data_dir.clone(), fault);
         std::fs::create_dir_all(&config.data_dir).map_err(in_data_dir)?;
@@ -129,13 +133,7 @@ impl Server {
         let signals = Arc::new(Signals::default());
         let limits = Arc::new(config.limits.clone());
         let node_id: Arc<str> = random_hex(8).into();
-        let gate = Arc::new(Gate {
-            authenticator: Authenticator::hs256(&secret),
-            is_auth_required: config.auth == AuthMode::Required,
-            allowed_origins: config.allowed_origins.clone(),
-            echo: config.echo,
-            seats: Arc::default(),
-        });
+        let gate = Arc::new(gate(config, &secret));
         stats.control.store_healthy.set(1);
         let common = Common {
             clock,
@@ -153,7 +151,7 @@ impl Server {
             }),
             signals: Arc::clone(&signals),
             sockets: Arc::default(),
-            sockets_max: listener::sockets_max(config.limits.connections_max),
+            sockets_max,
         };
 
         let registry = Registry::restore(
@@ -241,6 +239,17 @@ impl Server {
         self.signals.control_stop.store(true, Ordering::SeqCst);
         self.control_thread.thread().unpark();
         let _ = self.control_thread.join();
+    }
+}
+
+/// Who may come in.
+fn gate(config: &Config, secret: &[u8]) -> Gate {
+    Gate {
+        authenticator: Authenticator::hs256(secret),
+        is_auth_required: config.auth == AuthMode::Required,
+        allowed_origins: config.allowed_origins.clone(),
+        echo: config.echo,
+        seats: Arc::default(),
     }
 }
 

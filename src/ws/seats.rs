@@ -27,6 +27,11 @@ pub struct Seat {
 }
 
 impl Seats {
+    /// How many users have a connection.
+    pub fn users(&self) -> usize {
+        self.0.lock().len()
+    }
+
     /// Takes a seat for one more connection of a user. None where `seats_max` are taken.
     pub fn take(self: &Arc<Seats>, user_id: &str, seats_max: usize) -> Option<Seat> {
         let mut taken = self.0.lock();
@@ -68,6 +73,6 @@ mod tests {
         assert!(seats.take("bob", 2).is_some(), "another user has seats of their own");
         drop(first);
         assert!(seats.take("ann", 2).is_some());
-        assert_eq!(seats.0.lock().len(), 1, "bob left nothing behind");
+        assert_eq!(seats.users(), 1, "bob left nothing behind");
     }
 }
