@@ -101,3 +101,13 @@ fn a_second_signal_ends_it_at_once() {
     assert!(start.elapsed().as_secs() < 3, "it took {:?}", start.elapsed());
     drop(clients);
 }
+
+#[test]
+fn clients_that_are_all_gone_are_not_waited_for() {
+    let mut server = Server::start(&["--shards", "2", "--drain-window", "20s"]);
+    let clients: Vec<_> = (0..300).map(|_| server.connect()).collect();
+    server.terminate();
+    eventually("it drains", READ_PATIENCE, || server.get("/ready").status == 503);
+    drop(clients);
+    assert_eq!(server.wait().code(), Some(0));
+}

@@ -189,8 +189,9 @@ impl<S: Socket> Shard<S> {
         self.publish_gauges();
         let has_more =
             !self.unread.is_empty() || !self.flush.is_empty() || !self.mailbox.is_empty();
-        let wake_at_ms = [self.wheel.next_due_ms(), self.tidy.due_ms()].into_iter().flatten().min();
-        Outcome { has_more, wake_at_ms }
+        let drain_at_ms = self.drain.as_ref().and_then(timers::Drain::due_ms);
+        let by_time = [self.wheel.next_due_ms(), self.tidy.due_ms(), drain_at_ms];
+        Outcome { has_more, wake_at_ms: by_time.into_iter().flatten().min() }
     }
 
     /// Reads what sockets have. One read a socket; whoever has more comes again next turn.

@@ -22,6 +22,14 @@ pub(super) struct Drain {
     window_ms: u64,
 }
 
+impl Drain {
+    /// When the next ones are to be told, where any are left. They may all have gone by themselves
+    /// meanwhile, and no deadline of theirs is left to wake the shard.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        (!self.left.is_empty()).then_some(self.next_ms)
+    }
+}
+
 /// Gives memory back after a storm.
 ///
 /// mimalloc returns a page to the kernel some time after it was freed, and only while it is dealing
@@ -241,6 +249,10 @@ impl<S: Socket> Shard<S> {
             return;
         }
         drain.next_ms = self.now.unix_ms + limits::SHARD_TICK_MS;
+        let conns = &self.conns;
+        drain.left.retain(|(slot, generation)| {
+            conns.get(slot.index()).is_some_and(|conn| conn.id.generation == *generation)
+        });
         let keep = drain.left.len().saturating_sub(drain.per_step);
         let batch = drain.left.split_off(keep);
         let window_ms = drain.window_ms;

@@ -43,6 +43,20 @@ struct SimShard {
     shard: Shard<FakeSocket>,
     ready: Ready,
     outlet: Outlet<Parcel>,
+    outcome: shard::Outcome,
+}
+
+impl SimShard {
+    /// Whether its thread would be awake: something reported itself, or the time has come that the
+    /// shard itself has named.
+    fn is_awake(&self, now_ms: u64) -> bool {
+        let has_slept = self.shard.rest();
+        self.shard.wake();
+        !has_slept
+            || self.outcome.has_more
+            || !self.ready.borrow().is_empty()
+            || self.outcome.wake_at_ms.is_some_and(|at_ms| at_ms <= now_ms)
+    }
 }
 
 pub struct World {
@@ -109,7 +123,8 @@ impl World {
                     seed: rng.next(),
                 };
                 let shard = Shard::new(settings, orders.clone(), inlet, moment(STARTED_MS));
-                SimShard { shard, ready: Ready::default(), outlet }
+                let outcome = shard::Outcome { has_more: true, wake_at_ms: None };
+                SimShard { shard, ready: Ready::default(), outlet, outcome }
             })
             .collect();
         let (witness_outlet, witness) = mailbox(65_536, Bell::silent());
@@ -246,11 +261,16 @@ impl World {
 
     fn turn_shard(&mut self, index: usize) -> bool {
         let now = self.moment();
-        let SimShard { shard, ready, .. } = &mut self.shards[index];
+        let SimShard { shard, ready, outcome, .. } = &mut self.shards[index];
         let had_work = !ready.borrow().is_empty();
-        let outcome = shard.turn(now, || ready.borrow_mut().pop_front());
+        *outcome = shard.turn(now, || ready.borrow_mut().pop_front());
         assert!(shard.take_handed_over().is_empty(), "nobody speaks plain HTTP here");
         had_work || outcome.has_more
+    }
+
+    /// Lets a shard take a turn, unless its thread would sleep.
+    fn turn_shard_if_awake(&mut self, index: usize) -> bool {
+        self.shards[index].is_awake(self.now_ms) && self.turn_shard(index)
     }
 
     /// Readiness without a reason, for places that may not even exist any more.
@@ -270,7 +290,7 @@ impl World {
                 client.let_time_pass(self.now_ms);
             }
             for shard in 0..self.shards.len() {
-                self.turn_shard(shard);
+                self.turn_shard_if_awake(shard);
             }
         }
     }
@@ -341,7 +361,8 @@ impl World {
         let send_bytes_max = pick(&mut self.rng, &[256, 1_024, 4_096]);
         let seed = self.rng.next();
         let now = self.moment();
-        let SimShard { shard, ready, .. } = &mut self.shards[shard];
+        let SimShard { shard, ready, outcome, .. } = &mut self.shards[shard];
+        outcome.has_more = true;
         let link = Link::new(ready, send_bytes_max, Rng::seeded(seed));
         shard.accept(now, |slot, generation| link.accept(slot, generation));
         let mut client = Client::new(link);
@@ -466,7 +487,7 @@ impl World {
             }
             is_busy |= self.turn_control();
             for shard in 0..self.shards.len() {
-                is_busy |= self.turn_shard(shard);
+                is_busy |= self.turn_shard_if_awake(shard);
             }
             for at in (0..self.clients.len()).rev() {
                 is_busy |= self.clients[at].receive(usize::MAX, &self.truth);
@@ -514,11 +535,13 @@ impl World {
             for shard in &self.shards {
                 shard.outlet.push(Parcel::Drain { window_ms: 500 }).expect("room");
             }
-            self.let_time_pass(1_000);
+            if self.rng.below(2) == 0 {
+                self.let_time_pass(1_000);
+            }
         }
         for client in &mut self.clients {
             match self.rng.below(3) {
-                _ if drains => {}
+                _ if drains && self.rng.below(2) == 0 => {}
                 0 if client.can_ask() => client.close(),
                 1 => client.leave(ClientEnd::Gone),
                 _ => client.leave(ClientEnd::Ended),
@@ -532,6 +555,7 @@ impl World {
         self.come_to_rest();
         for (index, SimShard { shard, .. }) in self.shards.iter().enumerate() {
             assert!(shard.is_empty(), "{} connections are left", shard.len());
+            assert!(shard.has_drained(), "the drain does not end");
             let stats = &self.stats.shards[index];
             for gauge in
                 [&stats.connections, &stats.handshakes, &stats.subscriptions, &stats.topics]
