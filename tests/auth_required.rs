@@ -4,25 +4,15 @@
 mod raw;
 mod support;
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use jsonwebtoken::Algorithm;
 use raw::{Raw, UPGRADE, text};
-use serde_json::{Value, json};
-use support::Server;
+use serde_json::json;
+use support::{Server, now_s, sign};
 
 const SECRET: &str = "a secret of more than thirty-two bytes";
 
 fn server() -> Server {
     Server::start(&["--auth", "required", "--jwt-secret", SECRET])
-}
-
-fn now_s() -> u64 {
-    let since = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
-    since.as_secs()
-}
-
-fn sign(claims: &Value, secret: &str, algorithm: Algorithm) -> String {
-    let key = EncodingKey::from_secret(secret.as_bytes());
-    jsonwebtoken::encode(&Header::new(algorithm), claims, &key).expect("a token")
 }
 
 fn token(scope: &str, ttl_s: u64) -> String {

@@ -187,11 +187,9 @@ fn connections_of_a_user() {
         secret,
     ]);
     let open = |user: &str| {
-        let now_s = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
-        let claims = json!({"sub": user, "exp": now_s + 600});
-        let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
-        let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key);
-        Raw::open(server.address(), &format!("/ws?token={}", token.expect("a token")))
+        let claims = json!({"sub": user, "exp": support::now_s() + 600});
+        let token = support::sign(&claims, secret, jsonwebtoken::Algorithm::HS256);
+        Raw::open(server.address(), &format!("/ws?token={token}"))
     };
     let mut first = open("ann");
     let mut second = open("ann");

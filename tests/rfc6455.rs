@@ -147,13 +147,16 @@ fn the_answer_to_a_close_reaches_a_client_that_has_stopped_writing() {
 #[test]
 fn a_hundred_thousand_levels_are_an_error_and_no_overflow() {
     let wide = ["--client-message-bytes-max", "1MiB", "--outbox-bytes-max", "2MiB"];
-    for (server, levels) in [(Server::start(&[]), 10_000), (Server::start(&wide), 100_000)] {
+    // As deep as a message of 64 KiB can be, and then deeper.
+    for (server, lists, objects) in
+        [(Server::start(&[]), 30_000, 10_000), (Server::start(&wide), 100_000, 100_000)]
+    {
         let mut raw = Raw::open(server.address(), "/ws");
         for message in [
-            format!("{}{}", "[".repeat(levels), "]".repeat(levels)),
-            format!("{{\"type\":\"ping\",\"x\":{}{}}}", "[".repeat(levels), "]".repeat(levels)),
-            format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels)),
-            "[".repeat(levels),
+            format!("{}{}", "[".repeat(lists), "]".repeat(lists)),
+            format!("{{\"type\":\"ping\",\"x\":{}{}}}", "[".repeat(lists), "]".repeat(lists)),
+            format!("{}1{}", "{\"a\":".repeat(objects), "}".repeat(objects)),
+            "[".repeat(lists),
         ] {
             raw.send(&text(&message));
             let answer = raw.json();

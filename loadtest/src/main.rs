@@ -57,7 +57,7 @@ use crate::progress::Progress;
 use crate::report::Report;
 use crate::scenario::Bench;
 use crate::spawn::Server;
-use crate::target::Target;
+use crate::target::{Target, find_key};
 
 /// Descriptors that we need beside the sockets of the fleet.
 const OTHER_FILES: u64 = 64;
@@ -132,8 +132,9 @@ fn bench(args: &Args, target: Target, server: Option<&Server>) -> Bench {
         (None, Some(pid)) => Some(Process { pid }),
         (None, None) => Process::listening_on(target.address),
     };
-    let said = target.limit("client-messages-per-s-max");
-    let seats = args.token.as_ref().and_then(|_| target.limit("connections-per-user-max"));
+    let settings = target.settings().unwrap_or_default();
+    let said = find_key(&settings, "client_messages_per_s_max");
+    let seats = args.token.as_ref().and_then(|_| find_key(&settings, "connections_per_user_max"));
     let messages_per_s_max = match (server, said) {
         // Our own server was told to have no limit.
         (Some(_), _) | (None, Some(0)) => None,

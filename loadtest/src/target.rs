@@ -101,9 +101,8 @@ impl Target {
         (request, derive_accept_key(key.as_bytes()))
     }
 
-    /// Asks the server for one of its limits, by the name of the flag. Nothing when the server does
-    /// not say.
-    pub(crate) fn limit(&self, name: &str) -> Option<u64> {
+    /// Asks the server for its settings. Nothing when it does not say.
+    pub(crate) fn settings(&self) -> Option<Value> {
         let mut stream = TcpStream::connect_timeout(&self.address, ANSWER_TIMEOUT).ok()?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT)).ok()?;
         let request = format!(
@@ -118,8 +117,7 @@ impl Target {
         let text = String::from_utf8_lossy(&answer);
         let body = text.split_once("\r\n\r\n")?.1;
         let object = &body[body.find('{')?..=body.rfind('}')?];
-        let settings = serde_json::from_str(object).ok()?;
-        find_key(&settings, name).or_else(|| find_key(&settings, &name.replace('-', "_")))
+        serde_json::from_str(object).ok()
     }
 
     fn authorization(&self) -> String {
@@ -136,7 +134,8 @@ fn resolve(host: &str) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
 }
 
-fn find_key(value: &Value, key: &str) -> Option<u64> {
+/// A number in the settings, at whatever depth.
+pub(crate) fn find_key(value: &Value, key: &str) -> Option<u64> {
     match value {
         Value::Object(map) => {
             let here = map.get(key).and_then(|found| {

@@ -15,7 +15,7 @@ use super::Desk;
 use super::reply::Problem;
 use crate::limits;
 use crate::wire::json;
-use crate::wire::refusal::Code;
+use crate::wire::refusal::{Code, Refusal};
 
 /// Reads a body of at most `bytes_max` bytes, which has to be declared as JSON.
 ///
@@ -102,9 +102,7 @@ pub async fn beside<T: Send + 'static>(
     if !is_long {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| Problem::new(500, Code::Internal, "internal error"))
+    tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::internal().into())
 }
 
 /// Reads JSON, telling what is no JSON object from what merely has a wrong field.

@@ -87,13 +87,11 @@ impl Chunks {
 
     /// Judges the line by its last byte, so that nothing wrong is waited out.
     fn judge_line(&self) -> Verdict {
-        let (last, before) = match *self.line.as_slice() {
-            [] => return Verdict::More,
-            [last] => (last, None),
-            [.., before, last] => (last, Some(before)),
-        };
+        let mut backwards = self.line.iter().rev();
+        let is_line_feed = backwards.next() == Some(&b'\n');
+        let is_after_return = backwards.next() == Some(&b'\r');
         // A line ends in CR LF; one without the other is where parsers disagree.
-        if (before == Some(b'\r')) != (last == b'\n')
+        if is_line_feed != is_after_return
             || self.overhead + self.line.len() > limits::CHUNK_OVERHEAD_BYTES_MAX
         {
             return Verdict::Wrong;

@@ -44,10 +44,6 @@ fn fail(code: &str, message: &str) -> Reply {
     reply::json_value(&reply::failure(code, message))
 }
 
-fn unexpected() -> Problem {
-    Problem::from(Refusal::new(Code::Internal, "internal error"))
-}
-
 /// `service`
 pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
     let service_id = if request.method() == Method::GET {
@@ -73,12 +69,9 @@ pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
     let Some(Some(view)) = views.into_iter().next() else {
         return Ok(fail("data-not-found", "no such service"));
     };
-    let answer = body::beside(is_long(std::slice::from_ref(&view)), move || {
-        let mut out = BytesMut::with_capacity(view.instances.len() + 256);
+    let answer = put_together(vec![view], |out, views| {
         out.extend_from_slice(b"{\"service\":");
-        put_view(&mut out, &view);
-        put_success(&mut out);
-        out.freeze()
+        put_view(out, &views[0]);
     });
     Ok(reply::json_bytes(answer.await?))
 }
@@ -95,14 +88,11 @@ pub async fn services(desk: &Desk, request: Request<Incoming>) -> Result<Reply, 
     }
     let generation = published.generation();
     let Answer::AllViews { version, views } = desk.ask(Order::AllViews).await? else {
-        return Err(unexpected());
+        return Err(Refusal::internal().into());
     };
-    let listing = body::beside(is_long(&views), move || {
-        let mut out = BytesMut::new();
-        put_views(&mut out, &views);
+    let listing = put_together(views, move |out, views| {
+        put_views(out, views);
         out.extend_from_slice(format!(",\"version\":{version}").as_bytes());
-        put_success(&mut out);
-        out.freeze()
     })
     .await?;
     published.keep_listing(generation, &listing);
@@ -133,12 +123,7 @@ pub async fn lookup(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pr
         names.push(ServiceName::of(&service_id));
     }
     let known: Vec<Arc<View>> = desk.views(names).await?.into_iter().flatten().collect();
-    let answer = body::beside(is_long(&known), move || {
-        let mut out = BytesMut::new();
-        put_views(&mut out, &known);
-        put_success(&mut out);
-        out.freeze()
-    });
+    let answer = put_together(known, put_views);
     Ok(reply::json_bytes(answer.await?))
 }
 
@@ -159,7 +144,7 @@ pub async fn delta(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
         return Ok(fail("bad-request", "version is missing"));
     };
     let Answer::Delta(delta) = desk.ask(Order::Delta { version }).await? else {
-        return Err(unexpected());
+        return Err(Refusal::internal().into());
     };
     match delta {
         Some(delta) => Ok(reply::json_bytes(delta_body(&delta))),
@@ -192,10 +177,20 @@ fn delta_body(delta: &Delta) -> Bytes {
     out.payload()
 }
 
-/// Whether so many bytes are to be copied that it is not done on the shard's own thread.
-fn is_long(views: &[Arc<View>]) -> bool {
-    let bytes: usize = views.iter().map(|view| view.instances.len()).sum();
-    bytes > limits::COPY_INLINE_BYTES_MAX
+/// Builds a successful answer around what `put` writes of the views: beside the shard's own thread
+/// where many bytes have to be copied.
+async fn put_together(
+    views: Vec<Arc<View>>,
+    put: impl FnOnce(&mut BytesMut, &[Arc<View>]) + Send + 'static,
+) -> Result<Bytes, Problem> {
+    let bytes = views.iter().map(|view| view.instances.len() + 256).sum();
+    body::beside(bytes > limits::COPY_INLINE_BYTES_MAX, move || {
+        let mut out = BytesMut::with_capacity(bytes);
+        put(&mut out, &views);
+        put_success(&mut out);
+        out.freeze()
+    })
+    .await
 }
 
 fn put_success(out: &mut BytesMut) {
@@ -205,7 +200,6 @@ fn put_success(out: &mut BytesMut) {
 }
 
 fn put_views(out: &mut BytesMut, views: &[Arc<View>]) {
-    out.reserve(views.iter().map(|view| view.instances.len() + 200).sum());
     out.extend_from_slice(b"{\"services\":[");
     for (index, view) in views.iter().enumerate() {
         if index > 0 {

@@ -36,7 +36,7 @@ use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::state::order::{Answer, Order, View};
 use crate::stats::Stats;
 use crate::store::StoreHealth;
-use crate::wire::refusal::{Code, Refusal};
+use crate::wire::refusal::Refusal;
 use crate::ws::gate::Gate;
 
 /// What requests are answered from. One a shard.
@@ -112,7 +112,7 @@ impl Desk {
         }
         match self.ask(Order::Views(services)).await? {
             Answer::Views(views) => Ok(views),
-            _ => Err(Refusal::new(Code::Internal, "internal error")),
+            _ => Err(Refusal::internal()),
         }
     }
 

@@ -9,7 +9,7 @@ use super::Desk;
 use super::reply::{self, Problem, Reply};
 use crate::state::order::{Answer, Order};
 use crate::stats::Stats;
-use crate::wire::refusal::{Code, Refusal};
+use crate::wire::refusal::Refusal;
 
 /// `/health`: 200 while the process lives.
 pub fn health() -> Reply {
@@ -70,7 +70,7 @@ pub fn cluster(desk: &Desk) -> Reply {
 /// `leases`
 pub async fn leases(desk: &Desk) -> Result<Reply, Problem> {
     let Answer::Leases(services) = desk.ask(Order::Leases).await? else {
-        return Err(Refusal::new(Code::Internal, "internal error").into());
+        return Err(Refusal::internal().into());
     };
     let services: Vec<Value> = services
         .iter()

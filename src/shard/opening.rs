@@ -95,10 +95,13 @@ impl<S: Socket> Shard<S> {
         conn.stage = Stage::Open(upgrade.endpoint);
         conn.identity = upgrade.identity.map(Box::new);
         let seats_max = self.settings.limits.connections_per_user_max;
-        let user_id = conn.identity.as_ref().map(|identity| &*identity.user_id);
-        let seat = user_id.map(|user_id| self.settings.gate.seats.take(user_id, seats_max));
-        let is_surplus = matches!(seat, Some(None));
-        conn.seat = seat.flatten().map(Box::new);
+        let seats = &self.settings.gate.seats;
+        conn.seat = conn
+            .identity
+            .as_ref()
+            .and_then(|identity| seats.take(&identity.user_id, seats_max))
+            .map(Box::new);
+        let is_surplus = conn.identity.is_some() && conn.seat.is_none();
         conn.heard_ms = now_ms;
         conn.next_ping_ms = now_ms + first_ms;
         let mut first = answer.unwrap_or_default();

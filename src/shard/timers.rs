@@ -251,19 +251,19 @@ impl<S: Socket> Shard<S> {
         drain.next_ms = self.now.unix_ms + limits::SHARD_TICK_MS;
         let conns = &self.conns;
         drain.left.retain(|(slot, generation)| {
-            conns.get(slot.index()).is_some_and(|conn| conn.id.generation == *generation)
+            conns
+                .get(slot.index())
+                .is_some_and(|conn| conn.id.generation == *generation && conn.is_open())
         });
         let keep = drain.left.len().saturating_sub(drain.per_step);
         let batch = drain.left.split_off(keep);
         let window_ms = drain.window_ms;
-        for (slot, generation) in batch {
-            if self.find(slot, generation).is_some_and(|conn| conn.is_open()) {
-                if self.conns[slot.index()].stage == Stage::Open(crate::ws::gate::Endpoint::Main) {
-                    let after_ms = limits::RECONNECT_MS_MIN + self.rng.below(window_ms + 1);
-                    self.push_direct(slot, answer::reconnect(after_ms).into());
-                }
-                self.close(slot, Reason::Draining);
+        for (slot, _) in batch {
+            if self.conns[slot.index()].stage == Stage::Open(crate::ws::gate::Endpoint::Main) {
+                let after_ms = limits::RECONNECT_MS_MIN + self.rng.below(window_ms + 1);
+                self.push_direct(slot, answer::reconnect(after_ms).into());
             }
+            self.close(slot, Reason::Draining);
         }
     }
 

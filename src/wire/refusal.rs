@@ -129,6 +129,11 @@ impl Refusal {
     pub fn unavailable() -> Refusal {
         Refusal::new(Code::Unavailable, "unavailable, try again later")
     }
+
+    /// Our own fault, of which the caller is told no more than that.
+    pub fn internal() -> Refusal {
+        Refusal::new(Code::Internal, "internal error")
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -35,14 +35,11 @@ impl Seats {
     /// Takes a seat for one more connection of a user. None where `seats_max` are taken.
     pub fn take(self: &Arc<Seats>, user_id: &str, seats_max: usize) -> Option<Seat> {
         let mut taken = self.0.lock();
-        match taken.get_mut(user_id) {
-            Some(count) if *count >= seats_max => return None,
-            Some(count) => *count += 1,
-            None if seats_max == 0 => return None,
-            None => {
-                taken.insert(user_id.into(), 1);
-            }
+        let count = taken.get(user_id).copied().unwrap_or(0);
+        if count >= seats_max {
+            return None;
         }
+        taken.insert(user_id.into(), count + 1);
         drop(taken);
         Some(Seat { seats: Arc::clone(self), user_id: user_id.into() })
     }

@@ -1,45 +1,28 @@
 //! Our own fault: an answer that does not fit its order closes that one connection with 1011.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use fanfare::auth::Authenticator;
 use fanfare::clock::Moment;
-use fanfare::id::ShardId;
-use fanfare::limits::Limits;
 use fanfare::mailbox::to_control::{Command, Origin};
 use fanfare::mailbox::to_shard::Parcel;
 use fanfare::mailbox::{Bell, mailbox};
 use fanfare::rng::Rng;
-use fanfare::shard::{Settings, Shard};
+use fanfare::shard::Shard;
 use fanfare::state::order::Answer;
 use fanfare::stats::Stats;
-use fanfare::ws::gate::Gate;
 
 use super::client::Client;
 use super::pipe::{Link, Ready};
 use super::truth::Truth;
+use super::world::{open_gate, shard_settings};
 
 #[test]
 fn an_answer_that_does_not_fit_closes_with_1011() {
     let now = Moment { unix_ms: 1_800_000_000_000, ns: 0 };
     let (orders, inbox) = mailbox(16, Bell::silent());
     let (outlet, inlet) = mailbox(16, Bell::silent());
-    let settings = Settings {
-        id: ShardId(0),
-        node_id: "faulty".into(),
-        limits: Arc::new(Limits::default()),
-        gate: Arc::new(Gate {
-            authenticator: Authenticator::hs256(&[7; 32]),
-            is_auth_required: false,
-            allowed_origins: Vec::new(),
-            echo: false,
-            seats: Arc::default(),
-        }),
-        is_draining: Arc::new(AtomicBool::new(false)),
-        stats: Arc::new(Stats::new(1)),
-        seed: 1,
-    };
+    let settings =
+        shard_settings(0, &Arc::default(), &Arc::new(open_gate()), &Arc::new(Stats::new(1)), 1);
     let mut shard = Shard::new(settings, orders, inlet, now);
     let ready = Ready::default();
     let link = Link::new(&ready, 4_096, Rng::seeded(1));

@@ -102,26 +102,12 @@ impl World {
         let stats = Arc::new(Stats::new(shards + 1));
         let (orders, inbox) = mailbox(pick(&mut rng, &[4, 32, 65_536]), Bell::silent());
         let mut outlets = Vec::new();
-        let gate = Arc::new(Gate {
-            authenticator: Authenticator::hs256(&[7; 32]),
-            is_auth_required: false,
-            allowed_origins: Vec::new(),
-            echo: true,
-            seats: Arc::default(),
-        });
+        let gate = Arc::new(open_gate());
         let sim_shards = (0..shards)
             .map(|index| {
                 let (outlet, inlet) = mailbox(65_536, Bell::silent());
                 outlets.push(outlet.clone());
-                let settings = shard::Settings {
-                    id: shard_id(index),
-                    node_id: "simulated".into(),
-                    limits: Arc::clone(&limits),
-                    gate: Arc::clone(&gate),
-                    is_draining: Arc::new(AtomicBool::new(false)),
-                    stats: Arc::clone(&stats),
-                    seed: rng.next(),
-                };
+                let settings = shard_settings(index, &limits, &gate, &stats, rng.next());
                 let shard = Shard::new(settings, orders.clone(), inlet, moment(STARTED_MS));
                 let outcome = shard::Outcome { has_more: true, wake_at_ms: None };
                 SimShard { shard, ready: Ready::default(), outlet, outcome }
@@ -569,6 +555,35 @@ impl World {
 
 fn moment(unix_ms: u64) -> Moment {
     Moment { unix_ms, ns: (unix_ms - STARTED_MS) * 1_000_000 }
+}
+
+/// A gate that is open to everyone.
+pub fn open_gate() -> Gate {
+    Gate {
+        authenticator: Authenticator::hs256(&[7; 32]),
+        is_auth_required: false,
+        allowed_origins: Vec::new(),
+        echo: true,
+        seats: Arc::default(),
+    }
+}
+
+pub fn shard_settings(
+    index: usize,
+    limits: &Arc<Limits>,
+    gate: &Arc<Gate>,
+    stats: &Arc<Stats>,
+    seed: u64,
+) -> shard::Settings {
+    shard::Settings {
+        id: shard_id(index),
+        node_id: "simulated".into(),
+        limits: Arc::clone(limits),
+        gate: Arc::clone(gate),
+        is_draining: Arc::new(AtomicBool::new(false)),
+        stats: Arc::clone(stats),
+        seed,
+    }
 }
 
 fn shard_id(index: usize) -> ShardId {

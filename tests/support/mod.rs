@@ -112,10 +112,7 @@ impl Server {
     /// what it wrote to standard error.
     pub fn start_another(&self) -> (ExitStatus, String) {
         let log = self.dir.join("another");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
-            .args(["--bind", "127.0.0.1:0", "--data-dir"])
-            .arg(self.dir.join("data"))
-            .stdin(Stdio::null())
+        let mut child = command(&self.dir, None)
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a log file"))
             .spawn()
@@ -292,12 +289,8 @@ impl Drop for Server {
     }
 }
 
-fn launch(
-    dir: &std::path::Path,
-    flags: &[String],
-    descriptors_max: Option<usize>,
-) -> (Child, SocketAddr) {
-    let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log file");
+/// The server's program with the flags of every test, within a bound of descriptors.
+fn command(dir: &std::path::Path, descriptors_max: Option<usize>) -> Command {
     let binary = env!("CARGO_BIN_EXE_fanfare");
     let mut command = match descriptors_max {
         None => Command::new(binary),
@@ -307,12 +300,19 @@ fn launch(
             command
         }
     };
-    let mut child = command
-        .args(["--bind", "127.0.0.1:0", "--data-dir"])
-        .arg(dir.join("data"))
+    command.args(["--bind", "127.0.0.1:0", "--data-dir"]).arg(dir.join("data"));
+    command.current_dir(dir).stdin(Stdio::null());
+    command
+}
+
+fn launch(
+    dir: &std::path::Path,
+    flags: &[String],
+    descriptors_max: Option<usize>,
+) -> (Child, SocketAddr) {
+    let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log file");
+    let mut child = command(dir, descriptors_max)
         .args(flags)
-        .current_dir(dir)
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
@@ -643,6 +643,17 @@ fn brief(frame: &Value) -> String {
 fn identity(instance: &Value) -> String {
     let part = |field: &str| instance[field].as_str().unwrap_or_default().to_ascii_lowercase();
     format!("{}/{}/{}", part("regionId"), part("serviceId"), part("instanceId"))
+}
+
+/// The seconds since 1970, as tokens count them.
+pub fn now_s() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs()
+}
+
+/// A token with these claims.
+pub fn sign(claims: &Value, secret: &str, algorithm: jsonwebtoken::Algorithm) -> String {
+    let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&jsonwebtoken::Header::new(algorithm), claims, &key).expect("a token")
 }
 
 /// Checks for a time like `2026-11-20T12:00:00.123Z`.
