@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fanfare::id::ServiceName;
+use fanfare::id::{ServiceName, Topic};
 use fanfare::mailbox::to_shard::Event;
 use fanfare::shard::fanout::loads;
 use fanfare::shard::outbox::{Outbox, Room};
@@ -16,9 +16,10 @@ fn fanout(c: &mut Criterion) {
     let mut group = c.benchmark_group("fanout");
     for events in [1, 32] {
         let event = Event {
-            service: ServiceName::of("orders"),
+            topic: Topic::Service(ServiceName::of("orders")),
             frame: Bytes::from(vec![b'x'; 256]),
             accepted_ns: 0,
+            aim: None,
         };
         let run = vec![event; events];
         group.throughput(Throughput::Elements((FOLLOWERS * events) as u64));

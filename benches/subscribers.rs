@@ -2,7 +2,7 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fanfare::id::Slot;
-use fanfare::shard::subscribers::Subscribers;
+use fanfare::subscribers::Subscribers;
 use std::hint::black_box;
 
 /// Connections of the shard in which the members lie: all of them, or one in a hundred.

@@ -4,11 +4,16 @@
 //! for a canonical one. A slot is reused after its connection has gone; an identity never is, which
 //! is why a [`ConnId`] carries a generation.
 //!
-//! Imports nothing of the crate. Imported by everything.
+//! Imports `limits` and `rng`. Imported by everything.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::limits;
+use crate::rng::Rng;
 
 /// A shard's number: 0 up to the number of shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,7 +34,7 @@ impl Slot {
 ///
 /// `generation` tells apart the connections that used the same slot one after the other, so a late
 /// message never reaches a stranger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
     /// The shard that owns the socket.
     pub shard: ShardId,
@@ -140,6 +145,139 @@ impl std::borrow::Borrow<str> for InstanceIdentity {
     }
 }
 
+/// Who somebody is: the `sub` of their tokens, as it stands there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(Arc<str>);
+
+impl UserId {
+    /// Wraps a user id.
+    pub fn new(text: &str) -> UserId {
+        UserId(Arc::from(text))
+    }
+
+    /// The id's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for UserId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A channel's name, as it is: unlike service ids, these differ in case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelName(Arc<str>);
+
+/// What the channel of a room is called before the room's name.
+const ROOM_PREFIX: &str = "chat:";
+
+impl ChannelName {
+    /// Wraps a name that has been checked.
+    pub fn new(text: &str) -> ChannelName {
+        ChannelName(Arc::from(text))
+    }
+
+    /// The channel of a chat room.
+    pub fn of_room(room: &str) -> ChannelName {
+        ChannelName(Arc::from(format!("{ROOM_PREFIX}{room}")))
+    }
+
+    /// The room whose channel this is, if it is one's.
+    pub fn room(&self) -> Option<&str> {
+        self.0.strip_prefix(ROOM_PREFIX)
+    }
+
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an event goes to: everyone of a shard who follows it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// The changes of a service.
+    Service(ServiceName),
+    /// The messages of a channel.
+    Channel(ChannelName),
+    /// What is for one user, on each of that user's connections.
+    User(UserId),
+    /// What is for everyone who is signed in.
+    Users,
+    /// What is for every JSON socket.
+    Everyone,
+}
+
+impl Topic {
+    /// The service, if it is one.
+    pub fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Topic::Service(service) => Some(service),
+            _ => None,
+        }
+    }
+}
+
+const SHARD_WORDS: usize = limits::SHARDS_MAX.div_ceil(64);
+
+/// A set of shards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ShardSet([u64; SHARD_WORDS]);
+
+impl ShardSet {
+    /// Adds a shard.
+    pub fn insert(&mut self, shard: ShardId) {
+        let index = usize::from(shard.0);
+        self.0[index / 64] |= 1 << (index % 64);
+    }
+
+    /// Removes a shard.
+    pub fn remove(&mut self, shard: ShardId) {
+        let index = usize::from(shard.0);
+        self.0[index / 64] &= !(1 << (index % 64));
+    }
+
+    /// Adds all shards of another set.
+    pub fn unite(&mut self, other: ShardSet) {
+        for (word, more) in self.0.iter_mut().zip(other.0) {
+            *word |= more;
+        }
+    }
+
+    /// Whether there is none in it.
+    pub fn is_empty(&self) -> bool {
+        self.0 == [0; SHARD_WORDS]
+    }
+
+    /// The shards' indexes.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        self.0.into_iter().enumerate().flat_map(|(index, word)| {
+            (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| index * 64 + bit)
+        })
+    }
+}
+
 /// Which unbroken run of history a revision number belongs to.
 ///
 /// Two revisions are comparable only under the same epoch. A new one is drawn when continuity with
@@ -159,6 +297,78 @@ impl Epoch {
     }
 }
 
+/// A message's id: a UUID of version 7 (RFC 9562, 5.7), so that ids sort as their messages do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(Uuid);
+
+/// Values that the counter of a [`MessageId`] has within a millisecond: 26 bits.
+const COUNTER_MAX: u32 = 1 << 26;
+
+impl MessageId {
+    /// The id of a millisecond's `counter`th message. The counter's 26 bits stand right behind the
+    /// time (RFC 9562, 6.2, method 1), and 48 bits of `chance` fill the rest.
+    pub fn from_parts(unix_ms: u64, counter: u32, chance: u64) -> MessageId {
+        let (high, low) = (counter >> 14 & 0xfff, u64::from(counter & 0x3fff));
+        let mut rest = [0; 10];
+        rest[..2].copy_from_slice(&high.to_be_bytes()[2..]);
+        rest[2..].copy_from_slice(&(low << 48 | chance >> 16).to_be_bytes());
+        MessageId(uuid::Builder::from_unix_timestamp_millis(unix_ms, &rest).into_uuid())
+    }
+
+    /// The millisecond it was made in.
+    pub fn unix_ms(self) -> u64 {
+        let bytes = self.0.as_bytes();
+        bytes[..6].iter().fold(0, |ms, &byte| ms << 8 | u64::from(byte))
+    }
+
+    /// The id as a JSON string.
+    pub fn quoted(self) -> String {
+        format!("\"{}\"", self.0.hyphenated())
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for MessageId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<MessageId, NotAnId> {
+        Uuid::try_parse(text).map(MessageId).map_err(|_| NotAnId)
+    }
+}
+
+/// Gives out message ids that only rise, whatever the clock does.
+#[derive(Debug)]
+pub struct MessageIds {
+    unix_ms: u64,
+    counter: u32,
+    rng: Rng,
+}
+
+impl MessageIds {
+    /// Ids above `last`, where there was one.
+    pub fn after(last: Option<MessageId>, seed: u64) -> MessageIds {
+        let unix_ms = last.map_or(0, |last| last.unix_ms() + 1);
+        MessageIds { unix_ms, counter: 0, rng: Rng::seeded(seed) }
+    }
+
+    /// The next id.
+    pub fn next(&mut self, now_ms: u64) -> MessageId {
+        self.counter += 1;
+        if now_ms > self.unix_ms || self.counter >= COUNTER_MAX {
+            self.unix_ms = now_ms.max(self.unix_ms + 1);
+            // In the lower half: there is room above it for every message of a millisecond.
+            let start = self.rng.below(u64::from(COUNTER_MAX / 2));
+            self.counter = u32::try_from(start).unwrap_or(0);
+        }
+        MessageId::from_parts(self.unix_ms, self.counter, self.rng.next())
+    }
+}
+
 /// The request's own `id`, kept as the JSON text it came in (a string or a number).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(pub Box<str>);
@@ -174,6 +384,21 @@ mod tests {
         for wrong in ["", "1", "1-2", "1-2-3-4", "a-b-c", "70000-1-1", "-1-2-3"] {
             assert_eq!(wrong.parse::<ConnId>(), Err(NotAnId), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn message_ids_only_rise() {
+        let mut ids = MessageIds::after(None, 7);
+        let mut last = ids.next(1_000);
+        assert_eq!((last.unix_ms(), last.to_string().as_bytes()[14]), (1_000, b'7'));
+        for step in 0..20_000_u64 {
+            // The clock stands, runs, and goes back.
+            let id = ids.next(1_000 + step / 1_000 - step / 5_000);
+            assert!(id > last && id.to_string() > last.to_string(), "{last} then {id}");
+            last = id;
+        }
+        assert!(MessageIds::after(Some(last), 7).next(5) > last);
+        assert_eq!(last.to_string().parse(), Ok(last));
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub mod shard;
 pub mod state;
 pub mod stats;
 pub mod store;
+pub mod subscribers;
 pub mod wire;
 pub mod ws;
 

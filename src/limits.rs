@@ -58,6 +58,12 @@ pub struct Limits {
     pub service_history_max: usize,
     /// Messages kept per channel, for the same reason.
     pub channel_history_max: usize,
+    /// Most channels, defined or merely used. Bounds invented names.
+    pub channels_max: usize,
+    /// Most bytes of all channels' histories together. Beyond it the oldest messages of all go.
+    pub channel_history_bytes_max: usize,
+    /// Most users known, whether by an account or by a token. Bounds invented accounts.
+    pub users_max: usize,
     /// Most connections in all. `None`: derived at start from the file-descriptor limit.
     pub connections_max: Option<usize>,
     /// Most unsent bytes held for one connection. What a slow reader can cost us.
@@ -100,6 +106,9 @@ impl Limits {
         topic_bytes_max: 255,
         service_history_max: 1_024,
         channel_history_max: 256,
+        channels_max: 100_000,
+        channel_history_bytes_max: 256 * MIB,
+        users_max: 1_000_000,
         connections_max: None,
         outbox_bytes_max: MIB,
         outbox_frames_max: 4_096,
@@ -226,6 +235,9 @@ pub const READS_PER_TURN_MAX: usize = 256;
 /// Messages taken from a shard's mailbox in one turn.
 pub const PARCELS_PER_TURN_MAX: usize = 4_096;
 
+/// Deadlines of connections served in one turn. Ten thousand tokens may expire in one second.
+pub const DEADLINES_PER_TURN_MAX: usize = 512;
+
 /// Sockets written to in one turn. At five microseconds a write this is 2.5 ms, the longest that a
 /// small event waits behind a large fan-out.
 pub const WRITES_PER_TURN_MAX: usize = 512;
@@ -279,6 +291,93 @@ pub const DELTA_CHANGES_MAX: usize = 16_384;
 /// Bytes of instances in those changes. A fleet with large metadata must not turn the log into the
 /// server's largest structure.
 pub const DELTA_BYTES_MAX: usize = 32 * MIB;
+
+// --- People and messages -------------------------------------------------------------------------
+
+/// Longest user id and user name, in bytes.
+pub const USER_BYTES_MAX: usize = 255;
+
+/// Users online above which nobody is told any more who comes and goes, in a room or in all: the
+/// announcements grow with the square of the number.
+pub const PRESENCE_USERS_MAX: usize = 1_000;
+
+/// Users of a room that `joined` lists.
+pub const ROOM_USERS_LISTED_MAX: usize = 1_000;
+
+/// Users, connections and channels that one answer lists at most.
+pub const LISTED_MAX: usize = 10_000;
+
+/// Messages in one answer of a pull, unless asked otherwise.
+pub const PAGE_DEFAULT: usize = 50;
+
+/// Messages in one answer of a pull, at most.
+pub const PAGE_MAX: usize = 500;
+
+/// Longest content of a direct or group message, in bytes of UTF-8.
+pub const MESSAGE_CONTENT_BYTES_MAX: usize = 16 * KIB;
+
+/// Longest `message_type` and `event` name, in bytes.
+pub const KIND_BYTES_MAX: usize = 255;
+
+/// Longest description of a channel, in bytes.
+pub const DESCRIPTION_BYTES_MAX: usize = 1_024;
+
+/// Members of a group. A message to a group is a row for each.
+pub const GROUP_MEMBERS_MAX: usize = 1_000;
+
+/// Groups one user may have made.
+pub const GROUPS_PER_OWNER_MAX: usize = 1_000;
+
+/// How long a channel's messages are kept for those who come back, in milliseconds, unless its
+/// namespace says otherwise.
+pub const CHANNEL_HISTORY_MS_DEFAULT: u64 = 3_600_000;
+
+/// Most messages a namespace may keep for each of its channels.
+pub const NAMESPACE_HISTORY_MAX: usize = 65_536;
+
+/// Time between two looks for channels that nobody needs any more, in milliseconds.
+pub const CHANNEL_SWEEP_MS: u64 = 1_000;
+
+/// Channels looked at each time.
+pub const CHANNEL_SWEEP_MAX: usize = 4_096;
+
+/// Messages that wait for a program that embeds the server and listens. Beyond it the oldest go,
+/// and it is told how many.
+pub const LISTENER_MESSAGES_MAX: usize = 4_096;
+
+// --- Accounts ------------------------------------------------------------------------------------
+
+/// Shortest password, in characters.
+pub const PASSWORD_CHARS_MIN: usize = 8;
+
+/// Longest password, in bytes. Hashing is slow on purpose; reading need not be.
+pub const PASSWORD_BYTES_MAX: usize = 1_024;
+
+/// Memory of one password hash, in KiB: with two passes the second choice of OWASP's Password
+/// Storage Cheat Sheet for argon2id.
+pub const ARGON2_KIB: u32 = 19 * 1_024;
+
+/// Passes over that memory.
+pub const ARGON2_PASSES: u32 = 2;
+
+/// Passwords that wait to be hashed or compared. Beyond it a login is `unavailable`.
+pub const PASSWORDS_WAITING_MAX: usize = 256;
+
+/// Failed logins of one name, or from one address, within [`LOGIN_WINDOW_MS`], before the next
+/// attempt is refused unread.
+pub const LOGIN_FAILURES_MAX: u32 = 10;
+
+/// The time over which failed logins are counted, in milliseconds.
+pub const LOGIN_WINDOW_MS: u64 = 60_000;
+
+/// Names and addresses whose failures are remembered.
+pub const LOGIN_ENTRIES_MAX: usize = 65_536;
+
+/// Lifetime of a token from a login, in milliseconds.
+pub const LOGIN_TOKEN_MS: u64 = 24 * 3_600_000;
+
+/// How soon a running server sees what the command line did to an account, in milliseconds.
+pub const ACCOUNTS_POLL_MS: u64 = 500;
 
 // --- Leases --------------------------------------------------------------------------------------
 
@@ -340,6 +439,21 @@ pub const STORE_RETRY_MS_MAX: u64 = 5_000;
 /// database stays marked as not cleanly closed.
 pub const STORE_CLOSE_ATTEMPTS_MAX: u32 = 3;
 
+/// Writes that wait for the one before to reach the disk. Beyond it the next is `unavailable`.
+pub const WRITES_WAITING_MAX: usize = 65_536;
+
+/// Writes in one transaction. Bounds the time until the first of them is acknowledged.
+pub const WRITES_PER_COMMIT_MAX: usize = 2_048;
+
+/// Queries that wait for the database's readers. Beyond it the next is `unavailable`.
+pub const QUERIES_WAITING_MAX: usize = 4_096;
+
+/// Connections to the database for reading.
+pub const STORE_READERS: u32 = 4;
+
+/// Time a query may take, in milliseconds.
+pub const QUERY_TIMEOUT_MS: u64 = 10_000;
+
 /// Versions set aside durably when the store opens, so that none is ever used twice even if the
 /// server is killed before its first commit.
 pub const STORE_VERSION_RESERVE: u64 = 1_000_000;
@@ -371,6 +485,15 @@ const _: () = assert!(
         && DRAIN_WINDOW_MS_MAX + CLOSE_LINGER_MS < DRAIN_MS_MAX,
     "a drain ends in time"
 );
+const _: () = assert!(
+    MESSAGE_CONTENT_BYTES_MAX < Limits::DEFAULT.client_message_bytes_max,
+    "a direct message fits where any message does"
+);
+const _: () = assert!(
+    Limits::DEFAULT.channel_history_bytes_max >= Limits::DEFAULT.http_body_bytes_max,
+    "the largest message fits the histories"
+);
+const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX, "a page nobody asked for is no larger");
 const _: () = assert!(
     LEASE_TTL_MS_MIN <= LEASE_TTL_MS_DEFAULT && LEASE_TTL_MS_DEFAULT <= LEASE_TTL_MS_MAX,
     "the default lease is one an instance may ask for"

@@ -1,12 +1,13 @@
-//! The server's binary: settings, signals, and nothing else.
+//! The server's binary: settings, signals, and the commands beside the server.
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use fanfare::auth::{self, Authenticator, Claims};
-use fanfare::clock::Clock;
+use fanfare::auth::{Claims, accounts};
+use fanfare::clock::{Clock, rfc3339};
 use fanfare::config::{Action, Config, LoadError, Loaded};
-use fanfare::server::Server;
+use fanfare::server::{Server, StartError, authenticator};
+use fanfare::store::accounts::Accounts;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// glibc keeps the memory of a disconnect storm in its arenas; mimalloc gives it back. The figures
@@ -44,7 +45,76 @@ fn main() -> ExitCode {
             };
             print_token(&loaded.config, claims, *ttl_s)
         }
+        Action::UserAdd { username, email, password } => {
+            told(add_user(&loaded.config, username, email.as_deref(), password.clone()))
+        }
+        Action::UserList => told(list_users(&loaded.config)),
+        Action::UserSet { user, is_disabled } => told(set_user(&loaded.config, user, *is_disabled)),
     }
+}
+
+/// Prints what a command came to.
+fn told(result: Result<String, String>) -> ExitCode {
+    match result {
+        Ok(text) => exit_code(writeln!(std::io::stdout(), "{text}").is_ok()),
+        Err(fault) => {
+            complain(&fault);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn accounts_of(config: &Config) -> Result<Accounts, String> {
+    std::fs::create_dir_all(&config.data_dir)
+        .map_err(|fault| format!("{}: {fault}", config.data_dir.display()))?;
+    Accounts::open(config.database_url.as_deref(), &config.data_dir)
+}
+
+fn add_user(
+    config: &Config,
+    username: &str,
+    email: Option<&str>,
+    password: Option<String>,
+) -> Result<String, String> {
+    let password = match password {
+        Some(password) => password,
+        None => {
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).map_err(|fault| fault.to_string())?;
+            line.trim_end_matches(['\r', '\n']).to_owned()
+        }
+    };
+    accounts::check_password(&password).map_err(str::to_owned)?;
+    let hash = accounts::hash(&password).ok_or("the system has no randomness")?;
+    let at_ms = Clock::start().now().unix_ms;
+    let user_id = accounts_of(config)?.add(username, email, &hash, at_ms)?;
+    Ok(format!("{user_id}\t{username}"))
+}
+
+fn list_users(config: &Config) -> Result<String, String> {
+    let mut lines = vec![String::from("USER ID\tUSERNAME\tEMAIL\tSTATE\tCREATED")];
+    for account in accounts_of(config)?.list()? {
+        let state = match (account.is_disabled, account.password_hash) {
+            (true, _) => "disabled",
+            (false, Some(_)) => "active",
+            // Known by a token that somebody else signed.
+            (false, None) => "token only",
+        };
+        lines.push(format!(
+            "{}\t{}\t{}\t{state}\t{}",
+            account.user_id,
+            account.username,
+            account.email.as_deref().unwrap_or("-"),
+            rfc3339(account.created_ms)
+        ));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn set_user(config: &Config, who: &str, is_disabled: bool) -> Result<String, String> {
+    let at_ms = Clock::start().now().unix_ms;
+    let user_id = accounts_of(config)?.set_disabled(who, is_disabled, at_ms)?;
+    Ok(format!("{user_id}\t{}", if is_disabled { "disabled" } else { "enabled" }))
 }
 
 fn complain(fault: &str) {
@@ -53,19 +123,19 @@ fn complain(fault: &str) {
 }
 
 fn print_token(config: &Config, mut claims: Claims, ttl_s: u64) -> ExitCode {
-    let secret = match &config.jwt_secret {
-        Some(secret) => Ok(secret.clone().into_bytes()),
-        None => auth::secret_from_data_dir(&config.data_dir),
-    };
-    match secret {
-        Ok(secret) => {
-            claims.iat = Clock::start().now().unix_s();
-            claims.exp = claims.iat + ttl_s;
-            let token = Authenticator::hs256(&secret).sign(&claims);
-            exit_code(writeln!(std::io::stdout(), "{token}").is_ok())
-        }
+    let authenticator = match authenticator(config) {
+        Ok(authenticator) => authenticator,
         Err(fault) => {
-            complain(&format!("the secret in {}: {fault}", config.data_dir.display()));
+            complain(&fault.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
+    claims.iat = Clock::start().now().unix_s();
+    claims.exp = claims.iat + ttl_s;
+    match authenticator.sign(&claims) {
+        Some(token) => exit_code(writeln!(std::io::stdout(), "{token}").is_ok()),
+        None => {
+            complain("jwt-public-key: only the issuer, who has the private key, makes tokens");
             ExitCode::FAILURE
         }
     }
@@ -95,7 +165,8 @@ fn serve(loaded: &Loaded) -> ExitCode {
         Ok(server) => server,
         Err(fault) => {
             complain(&fault.to_string());
-            return ExitCode::FAILURE;
+            let is_setting = matches!(fault, StartError::Key(..));
+            return if is_setting { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE };
         }
     };
     let mut out = std::io::stdout();

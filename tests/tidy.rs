@@ -6,7 +6,9 @@ use std::path::Path;
 
 /// Bottom first. A module may import rows below its own, never its neighbours or what is above.
 const LAYERS: &[&[&str]] = &[
-    &["limits", "id", "clock", "rng", "wheel"],
+    &["limits", "rng"],
+    &["id", "clock"],
+    &["wheel", "subscribers"],
     &["wire", "auth"],
     &["stats", "ws"],
     &["state"],

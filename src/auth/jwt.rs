@@ -1,6 +1,6 @@
 //! The authenticator: from a token to an identity, and back for the command line.
 //!
-//! One algorithm, fixed when the authenticator is made: what a token's own header asks for is
+//! One algorithm, fixed by the key the authenticator is made with: what a token's own header asks for is
 //! never followed (RFC 8725 section 3.1). Time is passed in.
 //!
 //! # Promises
@@ -14,10 +14,9 @@
 //! Revocation, accounts and passwords. The `aud` and `iss` claims are not looked at: whoever holds
 //! the secret is the issuer.
 //!
-//! Imports `auth::permission`. Imported by `http`, `ws`, `shard` and `server`.
+//! Imports `auth::permission`, `id` and `limits`. Imported by `http`, `ws`, `shard` and `server`.
 
 use std::fmt;
-use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -25,12 +24,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
 use super::permission::Scopes;
+use crate::id::UserId;
+use crate::limits;
 
 /// Who a token says its bearer is, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The `sub` claim, never empty.
-    pub user_id: Arc<str>,
+    pub user_id: UserId,
     /// The `username` claim, for display only.
     pub username: Option<String>,
     /// The `email` claim, for display only.
@@ -42,6 +43,11 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The name to show: the one the token states, else the id.
+    pub fn display_name(&self) -> &str {
+        self.username.as_deref().unwrap_or(self.user_id.as_str())
+    }
+
     /// Whether the token behind this identity has run out.
     #[must_use]
     pub const fn is_expired(&self, now_s: u64) -> bool {
@@ -116,7 +122,8 @@ struct ForeignClaims {
 pub struct Authenticator {
     algorithm: Algorithm,
     decoding_key: DecodingKey,
-    encoding_key: EncodingKey,
+    /// None where somebody else makes the tokens.
+    encoding_key: Option<EncodingKey>,
     validation: Validation,
 }
 
@@ -124,7 +131,47 @@ impl Authenticator {
     /// Makes an authenticator for HS256 with the secret that both sides share.
     #[must_use]
     pub fn hs256(secret: &[u8]) -> Self {
-        let algorithm = Algorithm::HS256;
+        let keys = (DecodingKey::from_secret(secret), Some(EncodingKey::from_secret(secret)));
+        Self::new(Algorithm::HS256, keys)
+    }
+
+    /// Makes an authenticator for tokens that somebody else signs, from the public key in PEM:
+    /// RSA of at least 2,048 bits for RS256 (RFC 7518, 3.3), P-256 for ES256 (3.4), Ed25519 for
+    /// EdDSA (RFC 8037). The kind of key decides the algorithm; no token does.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the key.
+    pub fn public_key(pem: &[u8]) -> Result<Self, &'static str> {
+        let text = std::str::from_utf8(pem).map_err(|_| "not a text file in PEM form")?;
+        if text.contains("PRIVATE KEY") {
+            return Err(
+                "a private key; give the public one, the private one belongs to the issuer",
+            );
+        }
+        if let Ok(key) = DecodingKey::from_rsa_pem(pem) {
+            // A modulus of 2,048 bits alone takes 342 digits of base64.
+            let digits = text.lines().filter(|line| !line.starts_with('-')).map(str::len);
+            if digits.sum::<usize>() < 342 {
+                return Err("an RSA key of fewer than 2,048 bits");
+            }
+            return Ok(Self::new(Algorithm::RS256, (key, None)));
+        }
+        if let Ok(key) = DecodingKey::from_ec_pem(pem) {
+            // An uncompressed point of P-256 with its header takes 91 bytes, of P-384 120.
+            let digits = text.lines().filter(|line| !line.starts_with('-')).map(str::len);
+            if digits.sum::<usize>() > 124 {
+                return Err("an elliptic curve other than P-256, which is the one of ES256");
+            }
+            return Ok(Self::new(Algorithm::ES256, (key, None)));
+        }
+        match DecodingKey::from_ed_pem(pem) {
+            Ok(key) => Ok(Self::new(Algorithm::EdDSA, (key, None))),
+            Err(_) => Err("no public key of RSA, P-256 or Ed25519 in PEM form"),
+        }
+    }
+
+    fn new(algorithm: Algorithm, keys: (DecodingKey, Option<EncodingKey>)) -> Self {
         let mut validation = Validation::new(algorithm);
         // Signature and algorithm are the library's part. The claims are judged in `identify`,
         // because the library would ask the system clock.
@@ -132,12 +179,7 @@ impl Authenticator {
         validation.validate_exp = false;
         validation.validate_nbf = false;
         validation.validate_aud = false;
-        Self {
-            algorithm,
-            decoding_key: DecodingKey::from_secret(secret),
-            encoding_key: EncodingKey::from_secret(secret),
-            validation,
-        }
+        Self { algorithm, decoding_key: keys.0, encoding_key: keys.1, validation }
     }
 
     /// Returns who the token stands for, at the second `now_s` since 1970.
@@ -156,15 +198,11 @@ impl Authenticator {
         identify(&data.claims, now_s)
     }
 
-    /// Makes a token that states `claims`.
-    ///
-    /// # Panics
-    ///
-    /// Never: the key fits the algorithm and the claims are plain fields.
+    /// Makes a token that states `claims`. None where only the public key is here.
     #[must_use]
-    pub fn sign(&self, claims: &Claims) -> String {
-        jsonwebtoken::encode(&Header::new(self.algorithm), claims, &self.encoding_key)
-            .expect("key and algorithm were made together, claims are plain fields")
+    pub fn sign(&self, claims: &Claims) -> Option<String> {
+        let key = self.encoding_key.as_ref()?;
+        jsonwebtoken::encode(&Header::new(self.algorithm), claims, key).ok()
     }
 }
 
@@ -177,8 +215,13 @@ impl fmt::Debug for Authenticator {
 /// Judges claims whose signature was found good.
 fn identify(claims: &ForeignClaims, now_s: u64) -> Result<Identity, AuthError> {
     let user_id = match &claims.sub {
-        Some(Value::String(sub)) if !sub.is_empty() => Arc::from(sub.as_str()),
-        Some(Value::String(_)) => return Err(AuthError::Invalid("sub is empty")),
+        Some(Value::String(sub)) if sub.is_empty() => {
+            return Err(AuthError::Invalid("sub is empty"));
+        }
+        Some(Value::String(sub)) if !is_user_id(sub) => {
+            return Err(AuthError::Invalid("sub is no user id"));
+        }
+        Some(Value::String(sub)) => UserId::new(sub),
         Some(_) => return Err(AuthError::Invalid("sub is not a string")),
         None => return Err(AuthError::Invalid("sub is missing")),
     };
@@ -200,7 +243,7 @@ fn identify(claims: &ForeignClaims, now_s: u64) -> Result<Identity, AuthError> {
     let text = |claim: &Option<Value>| claim.as_ref().and_then(Value::as_str).map(str::to_owned);
     Ok(Identity {
         user_id,
-        username: text(&claims.username),
+        username: text(&claims.username).filter(|name| is_user_id(name)),
         email: text(&claims.email),
         scopes: claims
             .scope
@@ -209,6 +252,11 @@ fn identify(claims: &ForeignClaims, now_s: u64) -> Result<Identity, AuthError> {
             .map_or(Scopes::NONE, Scopes::from_claim),
         expires_at_s,
     })
+}
+
+/// A user id ends up in frames, paths and the database: it is short and holds no control character.
+pub fn is_user_id(text: &str) -> bool {
+    !text.is_empty() && text.len() <= limits::USER_BYTES_MAX && !text.chars().any(char::is_control)
 }
 
 /// Reads a `NumericDate`, which may have a fraction (RFC 7519 section 2). Before 1970 is 0.
@@ -283,9 +331,9 @@ mod tests {
             email: Some("ann@example.org".into()),
             scope: Some("publish other".into()),
         });
-        let identity = authenticator.authenticate(&token, NOW_S).unwrap();
+        let identity = authenticator.authenticate(&token.unwrap(), NOW_S).unwrap();
         let expected = Identity {
-            user_id: "u1".into(),
+            user_id: UserId::new("u1"),
             username: Some("ann".into()),
             email: Some("ann@example.org".into()),
             scopes: Scopes::PUBLISH,

@@ -12,15 +12,20 @@
 //!   one: a caller that shows a token wants to be judged by it, and is refused if it is no good.
 //! * A generated secret is written once, readable by its owner alone, and never changes.
 //!
+//! * Passwords are kept as argon2id hashes alone.
+//!
 //! # Not here
 //!
 //! Which of the three places wins when two are used, and which request needs a token at all: the
 //! doors (`http`, `ws`) decide that.
 //!
-//! Imports `limits`. Imported by `http`, `ws`, `shard` and `server`.
+//! Imports `id` and `limits`. Imported by `state`, `http`, `ws`, `shard` and `server`.
 
+pub mod accounts;
 mod jwt;
+pub mod namespace;
 mod permission;
+mod revoked;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -28,8 +33,9 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-pub use jwt::{AuthError, Authenticator, Claims, Identity};
+pub use jwt::{AuthError, Authenticator, Claims, Identity, is_user_id};
 pub use permission::Scopes;
+pub use revoked::Revoked;
 
 use crate::limits;
 

@@ -10,7 +10,7 @@ use clap::{Arg, ArgMatches, Command};
 use super::keys::{KEYS, Unset, index_of};
 use super::value::{duration, quote};
 use super::{Action, CONFIG_ENV, Fault, LoadError};
-use crate::auth::Scopes;
+use crate::auth::{Scopes, accounts};
 use crate::limits;
 
 /// Describes the command line to `clap`.
@@ -48,6 +48,33 @@ pub(super) fn command() -> Command {
                 .default_value("1h")
                 .help("Lifetime, like 10m, 1h or 30d"),
         );
+    let name = Arg::new("name").value_name("NAME").required(true);
+    let user = Command::new("user")
+        .about("Add, list and disable accounts, beside a running server or without one")
+        .subcommand_required(true)
+        .subcommand(
+            Command::new("add")
+                .about("Add an account; the password is the first line of standard input")
+                .arg(name.clone().help("Name to sign in with"))
+                .arg(Arg::new("email").long("email").value_name("ADDRESS").help("Mail address"))
+                .arg(
+                    Arg::new("password")
+                        .long("password")
+                        .value_name("PASSWORD")
+                        .help("Password, for those who do not mind it in the shell's history"),
+                ),
+        )
+        .subcommand(Command::new("list").about("List all accounts"))
+        .subcommand(
+            Command::new("disable")
+                .about("Disable an account; a running server closes its sockets")
+                .arg(name.clone().help("Name or user id")),
+        )
+        .subcommand(
+            Command::new("enable")
+                .about("Let a disabled account sign in again")
+                .arg(name.help("Name or user id")),
+        );
     Command::new("fanfare")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A service registry and real-time push server")
@@ -55,6 +82,7 @@ pub(super) fn command() -> Command {
         .args(keys)
         .subcommand(Command::new("serve").about("Run the server (the same as no subcommand)"))
         .subcommand(token)
+        .subcommand(user)
 }
 
 /// Parses the arguments. Returns the matches of the program and of each subcommand below it.
@@ -108,7 +136,7 @@ fn unknown_flag(error: &clap::Error, args: &[OsString]) -> Option<(Fault, Vec<Os
     let has_value_inside = rest.remove(index) != flag;
     let is_value = |arg: &OsString| {
         let arg = arg.to_string_lossy();
-        !arg.starts_with('-') && arg != "serve" && arg != "token"
+        !arg.starts_with('-') && !["serve", "token", "user"].contains(&&*arg)
     };
     if flag.starts_with("--") && !has_value_inside && rest.get(index).is_some_and(is_value) {
         rest.remove(index);
@@ -142,4 +170,31 @@ pub(super) fn parse_token(matches: &ArgMatches, faults: &mut Vec<Fault>) -> Acti
             0
         });
     Action::Token { user, username: flag("username"), scope, ttl_s: ttl_ms / 1_000 }
+}
+
+/// Reads what comes after `fanfare user`.
+pub(super) fn parse_user(what: &str, matches: &ArgMatches, faults: &mut Vec<Fault>) -> Action {
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    match what {
+        "add" => {
+            let (username, email) = (text("name").unwrap_or_default(), text("email"));
+            let password = text("password");
+            let checks = [
+                ("NAME", accounts::check_username(&username)),
+                ("--email", email.as_deref().map_or(Ok(()), accounts::check_email)),
+                ("--password", password.as_deref().map_or(Ok(()), accounts::check_password)),
+            ];
+            for (place, check) in checks {
+                if let Err(message) = check {
+                    faults.push(Fault { place: place.to_owned(), message: message.to_owned() });
+                }
+            }
+            Action::UserAdd { username, email, password }
+        }
+        "list" => Action::UserList,
+        _ => Action::UserSet {
+            user: text("name").unwrap_or_default(),
+            is_disabled: what == "disable",
+        },
+    }
 }

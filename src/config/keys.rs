@@ -137,6 +137,21 @@ pub(super) static KEYS: &[Key] = &[
         show: |config| config.jwt_secret.as_ref().map(|_| "***").into(),
     },
     Key {
+        name: "jwt-public-key",
+        env: Some("JWT_PUBLIC_KEY"),
+        placeholder: "FILE",
+        unset: Unset::Follows("none: tokens are signed with the secret"),
+        help: "Public key (PEM) of whoever signs the tokens: RS256, ES256 or EdDSA by its kind",
+        parse: |config, text| {
+            if text.is_empty() {
+                return Err("the file has no name".to_owned());
+            }
+            config.jwt_public_key = Some(PathBuf::from(text));
+            Ok(())
+        },
+        show: |config| config.jwt_public_key.as_ref().map(|path| path.to_string_lossy()).into(),
+    },
+    Key {
         name: "data-dir",
         env: None,
         placeholder: "DIR",
@@ -156,7 +171,7 @@ pub(super) static KEYS: &[Key] = &[
         env: Some("DATABASE_URL"),
         placeholder: "URL",
         unset: Unset::Follows("a SQLite file in the data directory"),
-        help: "Database: sqlite://PATH",
+        help: "Database: sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME",
         parse: |config, text| {
             // The text may hold a password, so it is not quoted.
             if !["sqlite:", "postgres:", "postgresql:"].iter().any(|known| text.starts_with(known))
@@ -376,6 +391,15 @@ pub(super) static KEYS: &[Key] = &[
         limits.instances_max,
         "Most registered instances"
     ),
+    bounded!("channels-max", count(1..=50_000_000), "100000", limits.channels_max, "Most channels"),
+    bounded!(
+        "channel-history-bytes-max",
+        size(MIB..=1024 * 1024 * MIB),
+        "256MiB",
+        limits.channel_history_bytes_max,
+        "Most bytes of all channels' histories"
+    ),
+    bounded!("users-max", count(1..=50_000_000), "1000000", limits.users_max, "Most users known"),
     bounded!("services-max", count(1..=50_000_000), "200000", limits.services_max, "Most services"),
     bounded!(
         "drain-window",

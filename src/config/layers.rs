@@ -8,7 +8,7 @@ use std::path::Path;
 
 use clap::ArgMatches;
 
-use super::command::{parse_args, parse_token};
+use super::command::{parse_args, parse_token, parse_user};
 use super::keys::{KEYS, index_of};
 use super::{Action, CONFIG_ENV, Config, Fault, LoadError, Loaded, Source, Sources};
 use crate::limits;
@@ -37,9 +37,13 @@ pub(super) fn load(
             layers.apply(index, text, Source::Flag, format!("--{}", key.name));
         }
     }
-    let is_token = matches.first().and_then(ArgMatches::subcommand_name) == Some("token");
-    let action = match matches.last() {
-        Some(token) if is_token => parse_token(token, &mut layers.faults),
+    let command = matches.first().and_then(ArgMatches::subcommand_name);
+    let action = match (command, matches.last()) {
+        (Some("token"), Some(token)) => parse_token(token, &mut layers.faults),
+        (Some("user"), Some(user)) => {
+            let what = matches.get(1).and_then(ArgMatches::subcommand_name);
+            parse_user(what.unwrap_or_default(), user, &mut layers.faults)
+        }
         _ => {
             layers.settle_bind();
             Action::Serve
@@ -90,6 +94,17 @@ impl Layers {
             let place = format!("{path}: {name}");
             let fault = |message: &str| Fault { place: place.clone(), message: message.to_owned() };
             let canonical = name.replace('_', "-");
+            if canonical == "namespaces" {
+                super::namespaces::apply(
+                    &mut self.config.namespaces,
+                    value,
+                    &mut |key, message| {
+                        let place = format!("{path}: {key}");
+                        self.faults.push(Fault { place, message });
+                    },
+                );
+                continue;
+            }
             let Some(index) = KEYS.iter().position(|key| key.name == canonical) else {
                 self.faults.push(fault("unknown key"));
                 continue;
@@ -128,7 +143,13 @@ impl Layers {
     }
 
     /// Returns the result, if there is no fault.
-    fn finish(self, action: Action) -> Result<Loaded, LoadError> {
+    fn finish(mut self, action: Action) -> Result<Loaded, LoadError> {
+        if self.config.jwt_secret.is_some() && self.config.jwt_public_key.is_some() {
+            self.faults.push(Fault {
+                place: "jwt-public-key".to_owned(),
+                message: "given beside jwt-secret; tokens are checked in one way".to_owned(),
+            });
+        }
         if !self.faults.is_empty() {
             return Err(LoadError::Faults(self.faults));
         }

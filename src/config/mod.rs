@@ -31,6 +31,7 @@
 mod command;
 mod keys;
 mod layers;
+mod namespaces;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -44,6 +45,7 @@ use std::thread;
 
 use serde_json::Value;
 
+use crate::auth::namespace::Namespaces;
 use crate::limits::{self, Limits};
 use keys::KEYS;
 
@@ -84,6 +86,8 @@ pub struct Config {
     pub auth: AuthMode,
     /// The secret of HS256 tokens. `None`: generated, and kept in `data_dir`.
     pub jwt_secret: Option<String>,
+    /// The public key of whoever signs the tokens, as a PEM file. `None`: the secret signs them.
+    pub jwt_public_key: Option<PathBuf>,
     /// Where the embedded database and the generated secret live.
     pub data_dir: PathBuf,
     /// The database. `None`: an embedded one in `data_dir`.
@@ -97,6 +101,8 @@ pub struct Config {
     pub self_protection_max_ms: u64,
     /// Whether `/ws/echo` is there.
     pub echo: bool,
+    /// The rules of channels, by how their names begin.
+    pub namespaces: Namespaces,
     /// The bounds.
     pub limits: Limits,
 }
@@ -109,12 +115,14 @@ impl Default for Config {
                 .map_or(1, |cores| cores.get().min(limits::SHARDS_MAX)),
             auth: AuthMode::Open,
             jwt_secret: None,
+            jwt_public_key: None,
             data_dir: PathBuf::from("./fanfare-data"),
             database_url: None,
             allowed_origins: Vec::new(),
             lease_ttl_ms: limits::LEASE_TTL_MS_DEFAULT,
             self_protection_max_ms: limits::SELF_PROTECTION_MS_MAX_DEFAULT,
             echo: true,
+            namespaces: Namespaces::default(),
             limits: Limits::DEFAULT,
         }
     }
@@ -184,6 +192,24 @@ pub enum Action {
         scope: Option<String>,
         /// Lifetime in seconds, at least 1.
         ttl_s: u64,
+    },
+    /// Add an account and exit.
+    UserAdd {
+        /// The name it signs in with.
+        username: String,
+        /// Its mail address.
+        email: Option<String>,
+        /// Its password. None: the first line of standard input.
+        password: Option<String>,
+    },
+    /// List the accounts and exit.
+    UserList,
+    /// Disable an account, or enable it again, and exit.
+    UserSet {
+        /// Its user id or its name.
+        user: String,
+        /// Whether it may no longer sign in.
+        is_disabled: bool,
     },
 }
 

@@ -72,6 +72,7 @@ fn every_key_reads_and_shows_its_own_field() {
         "echo" => "off",
         _ => match key.placeholder {
             "TIME" => "7s",
+            "SIZE" if key.name == "channel-history-bytes-max" => "7MiB",
             "SIZE" => "2049",
             _ => "77",
         },
@@ -93,7 +94,7 @@ fn names_are_unique_and_well_formed() {
     let variables: BTreeSet<String> = KEYS.iter().map(Key::env).collect();
     assert_eq!((names.len(), variables.len()), (KEYS.len(), KEYS.len()));
     assert!(names.iter().all(|n| n.bytes().all(|b| b == b'-' || b.is_ascii_lowercase())));
-    let special = ["JWT_SECRET", "DATABASE_URL"];
+    let special = ["JWT_SECRET", "JWT_PUBLIC_KEY", "DATABASE_URL"];
     assert!(variables.iter().all(|v| v.starts_with("FANFARE_") || special.contains(&&**v)));
     assert!(variables.contains("FANFARE_OUTBOX_BYTES_MAX"));
     assert!(!variables.contains(CONFIG_ENV));

@@ -1,40 +1,10 @@
 //! Which shards follow which service, so that an event costs nothing on the others.
 //!
-//! Imports `id` and `limits`. Part of `control`.
+//! Imports `id`. Part of `control`.
 
 use std::collections::HashMap;
 
-use crate::id::{ServiceName, ShardId};
-use crate::limits;
-
-const WORDS: usize = limits::SHARDS_MAX.div_ceil(64);
-
-/// A set of shards.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct ShardSet([u64; WORDS]);
-
-impl ShardSet {
-    fn insert(&mut self, shard: ShardId) {
-        let index = usize::from(shard.0);
-        self.0[index / 64] |= 1 << (index % 64);
-    }
-
-    fn remove(&mut self, shard: ShardId) {
-        let index = usize::from(shard.0);
-        self.0[index / 64] &= !(1 << (index % 64));
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0 == [0; WORDS]
-    }
-
-    /// The shards' indexes.
-    pub(super) fn iter(self) -> impl Iterator<Item = usize> {
-        self.0.into_iter().enumerate().flat_map(|(index, word)| {
-            (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| index * 64 + bit)
-        })
-    }
-}
+use crate::id::{ServiceName, ShardId, ShardSet};
 
 /// Who follows what.
 #[derive(Debug, Default)]
@@ -72,9 +42,7 @@ impl Followers {
     /// The shards that have to hear of a service.
     pub(super) fn shards(&self, service: &ServiceName) -> ShardSet {
         let mut shards = self.by_service.get(service).copied().unwrap_or_default();
-        for (word, more) in shards.0.iter_mut().zip(self.everything.0) {
-            *word |= more;
-        }
+        shards.unite(self.everything);
         shards
     }
 }

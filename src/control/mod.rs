@@ -3,7 +3,8 @@
 //! ```text
 //! mailbox --> order --> state --> announcements --> one frame --> the shards that follow
 //!                         |   \-> answer -----------------------> the shard that asked
-//!                         \-----> changes, twice a second ------> store
+//!                         |-----> changes, twice a second ------> store
+//!                         \-----> write, at once ---------------> store --> answer, message
 //! ```
 //!
 //! # Promises
@@ -14,6 +15,8 @@
 //! * An event is encoded and framed once, and only where a shard follows the service.
 //! * A view that the shards can read is taken back before anything that its service's change causes
 //!   is sent; see `mailbox::published`.
+//! * What has to be on disk first is answered and announced after the store has said that it is.
+//!   All that gathers while the store is busy goes as one transaction.
 //! * One turn carries out at most [`limits::COMMANDS_PER_TURN_MAX`] commands before leases and the
 //!   store get their time.
 //!
@@ -24,22 +27,31 @@
 //! Imports `mailbox`, `state`, `stats`, `store` and `wire`. Imported by `server`.
 
 mod followers;
+mod ledger;
 
 use std::sync::Arc;
 
+use tokio::sync::broadcast;
+
+use crate::auth::Revoked;
 use crate::clock::Moment;
+use crate::id::Topic;
 use crate::limits;
 use crate::mailbox::published::{Published, Publisher};
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::{Event, Parcel};
 use crate::mailbox::{Inlet, Outlet};
-use crate::state::State;
+use crate::state::event::DomainEvent;
 use crate::state::order::{Answer, Order};
 use crate::state::registry::Announcement;
+use crate::state::talk::{Outgoing, Talk, Told};
+use crate::state::{self, State};
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::wire::event::{Position, service_change};
+use crate::wire::refusal::Refusal;
 use followers::Followers;
+use ledger::{Ledger, Waiting};
 
 /// What a turn leaves to the thread that drives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +73,9 @@ pub struct Control {
     stats: Arc<Stats>,
     store: Option<Store>,
     next_commit_ms: u64,
+    ledger: Ledger,
+    revoked: Arc<Revoked>,
+    events: broadcast::Sender<DomainEvent>,
     /// Shards that have got something this turn.
     to_ring: Vec<bool>,
 }
@@ -75,6 +90,7 @@ impl Control {
         stats: Arc<Stats>,
         store: Option<Store>,
     ) -> Control {
+        let (events, _) = broadcast::channel(limits::LISTENER_MESSAGES_MAX);
         let to_ring = vec![false; shards.len()];
         Control {
             state,
@@ -85,8 +101,23 @@ impl Control {
             stats,
             store,
             next_commit_ms: 0,
+            ledger: Ledger::default(),
+            revoked: Arc::default(),
+            events,
             to_ring,
         }
+    }
+
+    /// Shares the set of users whose tokens count no more.
+    #[must_use]
+    pub fn with_revoked(mut self, revoked: Arc<Revoked>) -> Control {
+        self.revoked = revoked;
+        self
+    }
+
+    /// Where whoever wants to know what happens can listen.
+    pub fn events(&self) -> broadcast::Sender<DomainEvent> {
+        self.events.clone()
     }
 
     /// The mailbox, for the thread that rests on it.
@@ -101,11 +132,12 @@ impl Control {
 
     /// Takes one turn.
     pub fn turn(&mut self, now: Moment) -> Outcome {
+        self.state.is_watched = self.events.receiver_count() > 0;
         for _ in 0..limits::COMMANDS_PER_TURN_MAX {
             let Some(command) = self.mailbox.take() else { break };
             self.carry_out(command, now);
         }
-        if self.state.registry.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
+        if self.state.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.state.tick(now);
             self.announce(now.ns);
         }
@@ -121,41 +153,101 @@ impl Control {
 
     fn wake_at_ms(&self) -> Option<u64> {
         let commit = self.state.registry.is_dirty().then_some(self.next_commit_ms);
-        [self.state.registry.next_tick_ms(), commit].into_iter().flatten().min()
+        [self.state.next_tick_ms(), commit].into_iter().flatten().min()
     }
 
     fn carry_out(&mut self, command: Command, now: Moment) {
         let Command { origin, accepted_ns, task } = command;
         let shard = origin.shard();
-        let order = match task {
-            Task::Order(order) => order,
-            Task::Unfollow(service) => return self.followers.remove(&service, shard),
-            Task::UnfollowAll => return self.followers.remove_from_all(shard),
-        };
-        if let Origin::Conn(_) = origin {
-            match &order {
-                Order::Subscribe { service, .. } => self.followers.add(service, shard),
-                Order::SubscribeAll => self.followers.add_to_all(shard),
-                _ => {}
+        let order = match (task, shard) {
+            (Task::Order(order), _) => order,
+            (Task::Unfollow(service), Some(shard)) => {
+                return self.followers.remove(&service, shard);
             }
+            (Task::UnfollowAll, Some(shard)) => return self.followers.remove_from_all(shard),
+            (Task::Stored(results), _) => return self.on_stored(results),
+            (Task::Unfollow(_) | Task::UnfollowAll, None) => return,
+        };
+        match &order {
+            Order::Subscribe { service, .. } => {
+                if let Origin::Conn(conn) = &origin {
+                    self.followers.add(service, conn.shard);
+                }
+            }
+            Order::SubscribeAll => {
+                if let Origin::Conn(conn) = &origin {
+                    self.followers.add_to_all(conn.shard);
+                }
+            }
+            Order::Talk(talk) => {
+                if let Talk::Accounts(changes) = &**talk {
+                    for change in changes {
+                        // Before their sockets are closed: none of them opens again.
+                        self.revoked.set(change.user_id.as_str(), change.is_disabled);
+                    }
+                }
+            }
+            _ => {}
         }
         self.stats.control.orders.add(1);
-        let answer = self.state.apply(order, now);
+        match self.state.apply(order, now) {
+            state::Outcome::Answer(answer) => {
+                self.announce(accepted_ns);
+                self.reply(origin, answer);
+            }
+            state::Outcome::Write(write) => {
+                let waiting = Waiting { origin, accepted_ns, write: *write };
+                if let Some(waiting) = self.enter(waiting) {
+                    self.finish(waiting, Err(Refusal::unavailable()));
+                }
+            }
+        }
+    }
+
+    /// Has a write wait for the store. Gives it back where there is none, or no room.
+    fn enter(&mut self, waiting: Waiting) -> Option<Waiting> {
+        match &self.store {
+            Some(store) if store.health().is_ok() => self.ledger.enter(waiting),
+            _ => Some(waiting),
+        }
+    }
+
+    fn on_stored(&mut self, results: Vec<crate::state::durable::WriteResult>) {
+        for (waiting, result) in self.ledger.settle(results) {
+            self.finish(waiting, result);
+        }
+    }
+
+    /// Tells everyone concerned what came of a write.
+    fn finish(&mut self, waiting: Waiting, result: crate::state::durable::WriteResult) {
+        let Waiting { origin, accepted_ns, write } = waiting;
+        let told = self.state.after_write(write, result);
         self.announce(accepted_ns);
-        self.reply(origin, answer);
+        self.reply(origin, Answer::Told(Box::new(told)));
     }
 
     fn reply(&mut self, origin: Origin, answer: Answer) {
-        let shard = usize::from(origin.shard().0);
         if let Answer::Views(views) = &answer {
             views.iter().flatten().for_each(|view| self.publisher.show(view));
         }
-        let parcel = match origin {
-            Origin::Conn(conn) => Parcel::Answer(conn, answer),
-            Origin::Http(_, reply) => Parcel::HttpAnswer(reply, answer),
-            Origin::Shard(_) => return,
+        let (shard, parcel) = match origin {
+            Origin::Conn(conn) => (conn.shard, Parcel::Answer(conn, answer)),
+            Origin::Http(shard, reply) => (shard, Parcel::HttpAnswer(reply, answer)),
+            Origin::Program(reply) => {
+                // Whoever asked may have stopped waiting.
+                let _ = reply.send(answer);
+                return;
+            }
+            Origin::Shard(_) | Origin::Server => {
+                if let Answer::Told(told) = answer
+                    && let Told::Refused(refusal) = *told
+                {
+                    tracing::debug!(%refusal, "an order that nobody waits for was refused");
+                }
+                return;
+            }
         };
-        self.send(shard, parcel);
+        self.send(usize::from(shard.0), parcel);
     }
 
     fn send(&mut self, shard: usize, parcel: Parcel) {
@@ -168,8 +260,17 @@ impl Control {
     /// shards that follow its service.
     fn announce(&mut self, accepted_ns: u64) {
         self.publisher.count(self.state.registry.counts().0);
+        self.send_messages(accepted_ns);
         for announcement in self.state.take_announcements() {
             self.publisher.take_back(&announcement.service);
+            if self.state.is_watched {
+                // Fails only where the last listener has just gone.
+                let _ = self.events.send(DomainEvent::ServiceChanged {
+                    service: announcement.service.clone(),
+                    revision: announcement.revision,
+                    degraded: announcement.degraded,
+                });
+            }
             let following = self.followers.shards(&announcement.service);
             if following.is_empty() {
                 continue;
@@ -182,6 +283,42 @@ impl Control {
         }
     }
 
+    /// Sends what people are told to the shards where it concerns someone.
+    fn send_messages(&mut self, accepted_ns: u64) {
+        for outgoing in self.state.take_outgoing() {
+            match outgoing {
+                Outgoing::Message { topic, shards, frame, aim } => {
+                    self.stats.control.events.add(1);
+                    let aim = (!aim.is_everyone()).then(|| Arc::new(aim));
+                    let event = Event { topic, frame, accepted_ns, aim };
+                    match shards {
+                        Some(shards) => shards
+                            .iter()
+                            .for_each(|shard| self.send(shard, Parcel::Event(event.clone()))),
+                        None => (0..self.shards.len())
+                            .for_each(|shard| self.send(shard, Parcel::Event(event.clone()))),
+                    }
+                }
+                Outgoing::Dissolve { channel, shards, frame } => {
+                    let topic = Topic::Channel(channel);
+                    let event = Event { topic, frame, accepted_ns, aim: None };
+                    for shard in shards.iter() {
+                        self.send(shard, Parcel::Dissolve(event.clone()));
+                    }
+                }
+                Outgoing::Close(conn, reason) => {
+                    self.send(usize::from(conn.shard.0), Parcel::Close(conn, reason));
+                }
+                Outgoing::PingAll => {
+                    (0..self.shards.len()).for_each(|shard| self.send(shard, Parcel::PingAll));
+                }
+            }
+        }
+        for event in self.state.take_events() {
+            let _ = self.events.send(event);
+        }
+    }
+
     fn frame(&self, announcement: Announcement, accepted_ns: u64) -> Event {
         let at = Position {
             service: &announcement.service,
@@ -190,27 +327,59 @@ impl Control {
             degraded: announcement.degraded,
         };
         let frame = service_change(at, announcement.from, announcement.changes.iter());
-        Event { service: announcement.service, frame, accepted_ns }
+        Event { topic: Topic::Service(announcement.service), frame, accepted_ns, aim: None }
     }
 
-    /// Hands what changed to the store, twice a second and never while it is busy.
+    /// Gives the store something to do while it is idle: the registry's changes twice a second,
+    /// else all writes that wait, as one transaction.
     fn commit(&mut self, now: Moment) {
         let Some(store) = &self.store else { return };
-        if now.unix_ms < self.next_commit_ms || !self.state.registry.is_dirty() {
-            return;
+        let health = store.health();
+        self.stats.control.store_healthy.set(u64::from(health.is_ok()));
+        if !health.is_ok() {
+            // Better a word at once than a wait for nobody knows how long.
+            for waiting in self.ledger.give_up() {
+                self.finish(waiting, Err(Refusal::unavailable()));
+            }
+        } else if !self.ledger.is_waiting()
+            && let Some(write) = self.state.take_newly_known(now)
+        {
+            // Nobody waits for it, so there is always room for it.
+            let waiting = Waiting { origin: Origin::Server, accepted_ns: now.ns, write };
+            let _ = self.ledger.enter(waiting);
         }
-        self.next_commit_ms = now.unix_ms + limits::STORE_FLUSH_INTERVAL_MS;
+        let is_due = now.unix_ms >= self.next_commit_ms && self.state.registry.is_dirty();
+        if is_due {
+            self.next_commit_ms = now.unix_ms + limits::STORE_FLUSH_INTERVAL_MS;
+        }
+        let Some(store) = &self.store else { return };
         if store.is_idle() {
-            store.commit(self.state.registry.take_delta());
-            self.stats.control.commits.add(1);
+            if is_due {
+                store.commit(self.state.registry.take_delta());
+                self.stats.control.commits.add(1);
+            } else if let Some(batch) = self.ledger.dispatch() {
+                self.stats.control.commits.add(1);
+                self.stats.control.writes.add(batch.len() as u64);
+                store.execute(batch);
+            }
         }
-        self.stats.control.store_healthy.set(u64::from(store.health().is_ok()));
     }
 
     /// Writes everything and marks the store as complete. The last thing control does.
-    pub fn stop(mut self, now: Moment) {
+    #[allow(clippy::disallowed_methods, reason = "the last thing that its thread does")]
+    pub fn stop(mut self, clock: crate::clock::Clock) {
         // Orders that were accepted before the doors closed still count.
-        while self.turn(now).has_more {}
+        loop {
+            let has_more = self.turn(clock.now()).has_more;
+            let is_quiet = !self.ledger.is_waiting() && self.state.people.newly_known_is_empty();
+            if !has_more && (is_quiet || self.store.is_none()) {
+                break;
+            }
+            if !has_more {
+                // The store answers through the mailbox.
+                std::thread::park_timeout(limits::MAILBOX_FULL_PAUSE);
+            }
+        }
         if let Some(store) = self.store.take() {
             store.close(self.state.registry.take_delta());
         }
@@ -226,5 +395,9 @@ impl Control {
         stats.renewals.set(totals.renewals);
         stats.changes.set(totals.changes);
         stats.degraded_services.set(totals.degraded_services as u64);
+        stats.users_online.set(self.state.people.users_online() as u64);
+        stats.users_known.set(self.state.people.users_known() as u64);
+        stats.channels.set(self.state.channels.len() as u64);
+        stats.history_bytes.set(self.state.channels.history_bytes() as u64);
     }
 }

@@ -119,3 +119,17 @@ pub fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         Err(_) => Problem::new(400, Code::Malformed, "the body is not JSON"),
     })
 }
+
+/// The same for what borrows from the body.
+///
+/// # Errors
+///
+/// As [`object`].
+pub fn borrowed<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    serde_json::from_slice::<T>(body).map_err(|fault| {
+        match json::decode::<serde_json::Value>(body) {
+            Ok(_) => Problem::new(400, Code::InvalidArgument, fault.to_string()),
+            Err(_) => Problem::new(400, Code::Malformed, "the body is not JSON"),
+        }
+    })
+}

@@ -31,7 +31,8 @@ pub struct Upgraded {
 }
 
 /// Serves a connection until it ends. Returns it where it was upgraded.
-pub async fn serve(desk: Desk, stream: TcpStream, early: Bytes) -> Option<Upgraded> {
+pub async fn serve(mut desk: Desk, stream: TcpStream, early: Bytes) -> Option<Upgraded> {
+    desk.peer = stream.peer_addr().ok().map(|peer| peer.ip());
     desk.office.stats.http.enter();
     let office = std::sync::Arc::clone(&desk.office);
     let guard = Guard::new(stream, &early, &office.limits);

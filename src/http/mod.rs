@@ -11,22 +11,32 @@
 //! Imports everything below `config`. Imported by `server`.
 
 pub mod body;
+pub mod channels;
 mod chunks;
 pub mod connection;
 pub mod discovery;
 pub mod guard;
+pub mod logins;
+pub mod messages;
 pub mod metrics;
+pub mod passwords;
 pub mod registry;
 pub mod reply;
 pub mod router;
+pub mod seen;
+pub mod sockets;
 pub mod status;
+pub mod users;
 
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
+use crate::auth::Identity;
 use crate::clock::Clock;
 use crate::id::{ServiceName, ShardId};
 use crate::limits::Limits;
@@ -34,10 +44,17 @@ use crate::mailbox::Outlet;
 use crate::mailbox::published::Published;
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::state::order::{Answer, Order, View};
+use crate::state::people::Person;
+use crate::state::talk::{Talk, Told};
 use crate::stats::Stats;
 use crate::store::StoreHealth;
-use crate::wire::refusal::Refusal;
+use crate::store::library::Library;
+use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Gate;
+use logins::Logins;
+use passwords::Passwords;
+use reply::Problem;
+use seen::SeenUsers;
 
 /// What requests are answered from. One a shard.
 #[derive(Debug, Clone)]
@@ -50,6 +67,8 @@ pub struct Desk {
     pub clock: Clock,
     /// What all desks share.
     pub office: Arc<Office>,
+    /// Who is at the other end of the connection that the desk serves.
+    pub peer: Option<IpAddr>,
 }
 
 /// What all desks share.
@@ -67,6 +86,14 @@ pub struct Office {
     pub stats: Arc<Stats>,
     /// How the store does.
     pub store: StoreHealth,
+    /// Where what is stored is read.
+    pub library: Library,
+    /// Failed logins.
+    pub logins: Logins,
+    /// Where passwords are hashed.
+    pub passwords: Passwords,
+    /// Users seen lately.
+    pub seen: SeenUsers,
     /// Raised when the server is about to stop.
     pub is_draining: Arc<AtomicBool>,
     /// The settings in force, by their names.
@@ -92,6 +119,37 @@ impl Desk {
         };
         self.control.send(command).map_err(|_| Refusal::unavailable())?;
         answer.await.map_err(|_| Refusal::unavailable())
+    }
+
+    /// Sends an order among people and waits for what comes of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Desk::ask`], and whatever the order itself is refused with.
+    pub async fn tell(&self, talk: Talk) -> Result<Told, Refusal> {
+        match self.ask(talk.into()).await? {
+            Answer::Told(told) => match *told {
+                Told::Refused(refusal) => Err(refusal),
+                told => Ok(told),
+            },
+            _ => Err(Refusal::internal()),
+        }
+    }
+
+    /// Notes that there is such a user, where that is news.
+    pub fn see(&self, identity: &Identity) {
+        let seen = &self.office.seen;
+        if !seen.is_new(&identity.user_id) {
+            return;
+        }
+        let person =
+            Person { user_id: identity.user_id.clone(), username: identity.display_name().into() };
+        let task = Task::Order(Talk::See(person).into());
+        let accepted_ns = self.clock.now().ns;
+        let command = Command { origin: Origin::Server, accepted_ns, task };
+        if self.control.send(command).is_err() {
+            seen.forget(&identity.user_id);
+        }
     }
 
     /// The newest views of some services, none for those that were never seen. Control is asked
@@ -120,4 +178,44 @@ impl Desk {
     pub fn is_draining(&self) -> bool {
         self.office.is_draining.load(Ordering::Relaxed)
     }
+}
+
+/// The query of a request.
+#[derive(Debug)]
+pub struct Query(String);
+
+impl Query {
+    /// The query of a target.
+    pub fn of(uri: &hyper::Uri) -> Query {
+        Query(uri.query().unwrap_or_default().to_owned())
+    }
+
+    /// The first value of a name, percent-decoded; `+` is a space, as forms have it.
+    pub fn get(&self, name: &str) -> Option<String> {
+        let pairs = self.0.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let (_, value) = pairs.into_iter().find(|(key, _)| *key == name)?;
+        Some(decoded(&value.replace('+', " ")).into_owned())
+    }
+
+    /// A whole number of at least `min`; above `max` it counts as `max`.
+    ///
+    /// # Errors
+    ///
+    /// 400 where it is none.
+    pub fn number(&self, name: &str, min: usize, max: usize) -> Result<Option<usize>, Problem> {
+        let Some(text) = self.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
+        match text.parse::<usize>() {
+            Ok(number) if number >= min => Ok(Some(number.min(max))),
+            _ => {
+                let detail = format!("{name} is not a whole number of at least {min}");
+                Err(Problem::new(400, Code::InvalidArgument, detail))
+            }
+        }
+    }
+}
+
+/// A part of a path or query, percent-decoded. What is no UTF-8 keeps a mark in its place, and then
+/// names nothing.
+pub fn decoded(text: &str) -> Cow<'_, str> {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }

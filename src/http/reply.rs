@@ -120,6 +120,20 @@ pub fn json_value(value: &Value) -> Reply {
     with_type("application/json", value.to_string().into())
 }
 
+/// A JSON value with a status of its own.
+pub fn with_status(status: StatusCode, value: &Value) -> Reply {
+    let mut reply = json_value(value);
+    *reply.status_mut() = status;
+    reply
+}
+
+/// It is done, and there is nothing to say.
+pub fn no_content() -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::new()));
+    *reply.status_mut() = StatusCode::NO_CONTENT;
+    reply
+}
+
 /// JSON that is encoded already.
 pub fn json_bytes(body: impl Into<Bytes>) -> Reply {
     with_type("application/json", body.into())

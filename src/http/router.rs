@@ -13,15 +13,18 @@ use hyper::header::{AUTHORIZATION, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::reply::{Problem, Reply};
-use super::{Desk, discovery, guard, metrics, registry, status};
+use super::{
+    Desk, Query, channels, decoded, discovery, guard, messages, metrics, registry, sockets, status,
+    users,
+};
 use crate::auth::{self, Identity, Scopes};
 use crate::wire::refusal::Code;
 use crate::ws::gate::{Denied, Knock, Upgrade, unauthorized_detail};
 use crate::ws::head::Body;
 
-/// What the paths lead to.
+/// What the paths lead to. What a path names is still percent-encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
+enum Route<'a> {
     Register,
     Heartbeat,
     Unregister,
@@ -30,30 +33,66 @@ enum Route {
     Lookup,
     ServicesDelta,
     OperateInstance,
-    SelfProtection,
+    SelfProtection(&'a str),
     Node,
     Cluster,
     Leases,
     Config,
     SocketStats,
+    Online,
+    Broadcast,
+    SendToUser,
+    Connections,
+    Connection(&'a str),
+    ConnectionMessages(&'a str),
+    UserRegister,
+    UserLogin,
+    Messages,
+    Groups,
+    Group(&'a str),
+    GroupMembers(&'a str),
+    GroupMember(&'a str, &'a str),
+    GroupMessages(&'a str),
+    Channels,
+    Channel(&'a str),
+    ChannelMessages(&'a str),
+    ChannelHistory(&'a str),
+    Live(&'a str, &'a str),
+    Dashboard(&'a str),
     Health,
     Ready,
     Metrics,
 }
 
-/// Who may take a route where authentication is required.
+/// Who may take a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
+    /// Everyone; a token is not even looked at.
+    Unasked,
+    /// Everyone; a wrong token is refused.
     Anyone,
+    /// Who has a token, where that is required.
     SignedIn,
+    /// Who has a token, everywhere: the call acts as a user.
+    User,
+    /// Who has a token with the scope, where that is required.
     With(Scopes),
 }
 
-impl Route {
-    /// The route at a path, which may or may not end in `.json`.
-    fn at(path: &str) -> Option<Route> {
-        let bare = path.strip_suffix(".json").unwrap_or(path);
-        let route = match bare {
+impl<'a> Route<'a> {
+    /// The route at a path. Those of the Artemis API may or may not end in `.json`.
+    fn at(path: &'a str) -> Option<Route<'a>> {
+        Route::of_artemis(path.strip_suffix(".json").unwrap_or(path)).or_else(|| {
+            let parts: Vec<&str> = path.split('/').skip(1).collect();
+            if parts.iter().any(|part| part.is_empty()) {
+                return None;
+            }
+            Route::of_people(&parts)
+        })
+    }
+
+    fn of_artemis(bare: &'a str) -> Option<Route<'a>> {
+        Some(match bare {
             "/api/registry/register" => Route::Register,
             "/api/registry/heartbeat" => Route::Heartbeat,
             "/api/registry/unregister" => Route::Unregister,
@@ -66,15 +105,48 @@ impl Route {
             "/api/status/cluster" => Route::Cluster,
             "/api/status/leases" => Route::Leases,
             "/api/status/config" => Route::Config,
-            _ => match path {
-                "/ws/stats" => Route::SocketStats,
-                "/health" => Route::Health,
-                "/ready" => Route::Ready,
-                "/metrics" => Route::Metrics,
-                _ => return protected_service(path).map(|_| Route::SelfProtection),
+            _ => {
+                let rest = bare.strip_prefix("/api/management/services/")?;
+                let service = rest.strip_suffix("/self-protection")?;
+                if service.is_empty() || service.contains('/') {
+                    return None;
+                }
+                Route::SelfProtection(service)
+            }
+        })
+    }
+
+    fn of_people(parts: &[&'a str]) -> Option<Route<'a>> {
+        Some(match *parts {
+            ["health"] => Route::Health,
+            ["ready"] => Route::Ready,
+            ["metrics"] => Route::Metrics,
+            ["ws", "stats"] => Route::SocketStats,
+            ["ws", "online"] => Route::Online,
+            ["ws", "broadcast"] => Route::Broadcast,
+            ["ws", "send"] => Route::SendToUser,
+            ["api", "v1", ref rest @ ..] => match *rest {
+                ["connections"] => Route::Connections,
+                ["connections", id] => Route::Connection(id),
+                ["connections", id, "messages"] => Route::ConnectionMessages(id),
+                ["users", "register"] => Route::UserRegister,
+                ["users", "login"] => Route::UserLogin,
+                ["messages"] => Route::Messages,
+                ["groups"] => Route::Groups,
+                ["groups", id] => Route::Group(id),
+                ["groups", id, "members"] => Route::GroupMembers(id),
+                ["groups", id, "members", user] => Route::GroupMember(id, user),
+                ["groups", id, "messages"] => Route::GroupMessages(id),
+                ["channels"] => Route::Channels,
+                ["channels", name] => Route::Channel(name),
+                ["channels", name, "messages"] => Route::ChannelMessages(name),
+                ["channels", name, "history"] => Route::ChannelHistory(name),
+                ["live", entity, id] => Route::Live(entity, id),
+                ["dashboards", name, "metrics"] => Route::Dashboard(name),
+                _ => return None,
             },
-        };
-        Some(route)
+            _ => return None,
+        })
     }
 
     const fn methods(self) -> &'static str {
@@ -85,36 +157,67 @@ impl Route {
             | Route::Lookup
             | Route::ServicesDelta
             | Route::OperateInstance
-            | Route::SelfProtection => "POST",
+            | Route::SelfProtection(_)
+            | Route::Broadcast
+            | Route::SendToUser
+            | Route::ConnectionMessages(_)
+            | Route::UserRegister
+            | Route::UserLogin
+            | Route::GroupMembers(_)
+            | Route::GroupMessages(_)
+            | Route::ChannelMessages(_)
+            | Route::Live(..)
+            | Route::Dashboard(_) => "POST",
             Route::Service
             | Route::Services
             | Route::Node
             | Route::Cluster
             | Route::Leases
-            | Route::Config => "GET, POST",
-            Route::SocketStats | Route::Health | Route::Ready | Route::Metrics => "GET, HEAD",
+            | Route::Config
+            | Route::Messages
+            | Route::Groups
+            | Route::Channels => "GET, POST",
+            Route::Connection(_) | Route::Group(_) | Route::Channel(_) => "GET, DELETE",
+            Route::GroupMember(..) => "DELETE",
+            Route::SocketStats
+            | Route::Online
+            | Route::Connections
+            | Route::ChannelHistory(_)
+            | Route::Health
+            | Route::Ready
+            | Route::Metrics => "GET, HEAD",
         }
     }
 
-    const fn access(self) -> Access {
+    fn access(self, method: &Method) -> Access {
         match self {
-            Route::Health | Route::Ready | Route::Metrics => Access::Anyone,
+            Route::Health | Route::Ready | Route::Metrics => Access::Unasked,
+            Route::UserRegister | Route::UserLogin => Access::Anyone,
             Route::Register
             | Route::Heartbeat
             | Route::Unregister
             | Route::OperateInstance
-            | Route::SelfProtection => Access::With(Scopes::REGISTRY_WRITE),
+            | Route::SelfProtection(_) => Access::With(Scopes::REGISTRY_WRITE),
+            Route::Broadcast
+            | Route::SendToUser
+            | Route::ChannelMessages(_)
+            | Route::Live(..)
+            | Route::Dashboard(_) => Access::With(Scopes::PUBLISH),
+            Route::Connections | Route::Connection(_) | Route::ConnectionMessages(_) => {
+                Access::With(Scopes::ADMIN)
+            }
+            Route::Channels | Route::Channel(_) if *method != Method::GET => {
+                Access::With(Scopes::ADMIN)
+            }
+            Route::Messages
+            | Route::Groups
+            | Route::Group(_)
+            | Route::GroupMembers(_)
+            | Route::GroupMember(..)
+            | Route::GroupMessages(_) => Access::User,
             _ => Access::SignedIn,
         }
     }
-}
-
-/// The service named in a self-protection path, still percent-encoded.
-fn protected_service(path: &str) -> Option<&str> {
-    let bare = path.strip_suffix(".json").unwrap_or(path);
-    let service =
-        bare.strip_prefix("/api/management/services/")?.strip_suffix("/self-protection")?;
-    (!service.is_empty() && !service.contains('/')).then_some(service)
 }
 
 /// Answers a request. An upgrade that goes ahead is left in `agreed`.
@@ -171,20 +274,22 @@ async fn dispatch(
     if !route.methods().split(", ").any(|allowed| allowed == method.as_str()) {
         return Err(Problem::method(route.methods()));
     }
-    if route.access() != Access::Anyone {
+    let access = route.access(&method);
+    let mut identity = None;
+    if access != Access::Unasked {
         // A probe whose token has expired still finds out that the process lives.
-        let identity = identify(desk, &request)?;
-        permit(desk, route.access(), identity.as_ref())?;
+        identity = identify(desk, &request)?;
+        permit(desk, access, identity.as_ref())?;
+    }
+    if let Some(identity) = &identity {
+        desk.see(identity);
     }
     match route {
         Route::Register => registry::register(desk, request).await,
         Route::Heartbeat => registry::heartbeat(desk, request).await,
         Route::Unregister => registry::unregister(desk, request).await,
         Route::OperateInstance => registry::operate(desk, request).await,
-        Route::SelfProtection => {
-            let service = protected_service(path).unwrap_or_default().to_owned();
-            registry::protect(desk, request, &service).await
-        }
+        Route::SelfProtection(service) => registry::protect(desk, request, service).await,
         Route::Service => discovery::service(desk, request).await,
         Route::Services => discovery::services(desk, request).await,
         Route::Lookup => discovery::lookup(desk, request).await,
@@ -197,6 +302,66 @@ async fn dispatch(
         Route::Health => Ok(status::health()),
         Route::Ready => Ok(status::ready(desk)),
         Route::Metrics => Ok(metrics::page(desk)),
+        people => dispatch_people(desk, people, request, identity).await,
+    }
+}
+
+async fn dispatch_people(
+    desk: &Desk,
+    route: Route<'_>,
+    request: Request<Incoming>,
+    identity: Option<Identity>,
+) -> Result<Reply, Problem> {
+    let query = Query::of(request.uri());
+    let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+    let who = identity.as_ref();
+    let name = |encoded: &str| decoded(encoded).into_owned();
+    match route {
+        Route::Online => sockets::online(desk).await,
+        Route::Broadcast => sockets::broadcast(desk, request, who).await,
+        Route::SendToUser => sockets::send_to_user(desk, request, who).await,
+        Route::Connections => sockets::connections(desk, &query).await,
+        Route::Connection(id) if is_get => sockets::connection(desk, id).await,
+        Route::Connection(id) => sockets::disconnect(desk, id).await,
+        Route::ConnectionMessages(id) => sockets::send_to_connection(desk, request, who, id).await,
+        Route::UserRegister => users::register(desk, request).await,
+        Route::UserLogin => users::login(desk, request).await,
+        Route::Channels if is_get => channels::list(desk).await,
+        Route::Channels => channels::define(desk, request).await,
+        Route::Channel(channel) if is_get => channels::describe(desk, name(channel)).await,
+        Route::Channel(channel) => channels::delete(desk, name(channel)).await,
+        Route::ChannelMessages(channel) => {
+            channels::publish(desk, request, who, name(channel)).await
+        }
+        Route::ChannelHistory(channel) => channels::history(desk, &query, who, name(channel)).await,
+        Route::Live(entity, id) => {
+            channels::live(desk, request, who, (name(entity), name(id))).await
+        }
+        Route::Dashboard(board) => channels::metrics(desk, request, who, name(board)).await,
+        route => {
+            let Some(identity) = identity else {
+                return Err(unauthorized(Code::Unauthorized, "a token is required"));
+            };
+            let user = &identity.user_id;
+            match route {
+                Route::Messages if is_get => messages::pull(desk, &query, user).await,
+                Route::Messages => messages::send(desk, request, user).await,
+                Route::Groups if is_get => messages::groups(desk, user).await,
+                Route::Groups => messages::create_group(desk, request, user).await,
+                Route::Group(id) if is_get => messages::group(desk, user, &name(id)).await,
+                Route::Group(id) => messages::delete_group(desk, user, name(id)).await,
+                Route::GroupMembers(id) => {
+                    messages::add_member(desk, request, user, name(id)).await
+                }
+                Route::GroupMember(id, member) => {
+                    messages::remove_member(desk, user, name(id), &name(member)).await
+                }
+                Route::GroupMessages(id) => {
+                    messages::send_to_group(desk, request, user, name(id)).await
+                }
+                _ => Err(Problem::not_found()),
+            }
+        }
     }
 }
 
@@ -267,14 +432,15 @@ fn identify(desk: &Desk, request: &Request<Incoming>) -> Result<Option<Identity>
     })
 }
 
-fn unauthorized(code: Code, detail: &str) -> Problem {
+pub(super) fn unauthorized(code: Code, detail: &str) -> Problem {
     let mut problem = Problem::new(401, code, detail);
     problem.header = Some(("www-authenticate", String::from("Bearer")));
     problem
 }
 
 fn permit(desk: &Desk, access: Access, identity: Option<&Identity>) -> Result<(), Problem> {
-    if !desk.office.gate.is_auth_required {
+    let is_free = access == Access::Anyone || !desk.office.gate.is_auth_required;
+    if is_free && access != Access::User {
         return Ok(());
     }
     let Some(identity) = identity else {
@@ -298,12 +464,21 @@ mod tests {
             ("/api/registry/register.json", Some(Route::Register)),
             ("/api/registry/register", Some(Route::Register)),
             ("/api/status/config.json", Some(Route::Config)),
-            ("/api/management/services/a%20b/self-protection", Some(Route::SelfProtection)),
+            (
+                "/api/management/services/a%20b/self-protection",
+                Some(Route::SelfProtection("a%20b")),
+            ),
             ("/api/management/services//self-protection", None),
             ("/api/management/services/a/b/self-protection", None),
             ("/health", Some(Route::Health)),
             ("/health.json", None),
             ("/nope", None),
+            ("/api/v1/groups/g/members/a%2Fb", Some(Route::GroupMember("g", "a%2Fb"))),
+            ("/api/v1/groups/", None),
+            ("/api/v1/groups//members", None),
+            ("/api/v1/channels/x.json", Some(Route::Channel("x.json"))),
+            ("/api/v1/live/order/7", Some(Route::Live("order", "7"))),
+            ("/ws/online", Some(Route::Online)),
             ("/api/registry/register.json.json", None),
         ] {
             assert_eq!(Route::at(path), route, "{path}");

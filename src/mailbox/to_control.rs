@@ -5,6 +5,7 @@
 use tokio::sync::oneshot;
 
 use crate::id::{ConnId, ShardId};
+use crate::state::durable::WriteResult;
 use crate::state::order::{Answer, Order};
 
 /// An order, and where its answer goes.
@@ -27,6 +28,8 @@ pub enum Task {
     Unfollow(crate::id::ServiceName),
     /// The origin's shard has nobody left who follows every service.
     UnfollowAll,
+    /// The store has done what it was given, and takes more: one result for each write.
+    Stored(Vec<WriteResult>),
 }
 
 /// Who gets an answer.
@@ -37,16 +40,21 @@ pub enum Origin {
     /// An HTTP request, through the shard that serves it: the answer then wakes a task of the
     /// shard's own thread, and no answer travels by two ways.
     Http(ShardId, oneshot::Sender<Answer>),
+    /// The program that embeds the server, on a thread of its own.
+    Program(oneshot::Sender<Answer>),
     /// Nobody. The shard itself speaks.
     Shard(ShardId),
+    /// Nobody. The store, or the server itself, speaks.
+    Server,
 }
 
 impl Origin {
-    /// The shard that the command came from.
-    pub fn shard(&self) -> ShardId {
+    /// The shard that the command came from, if one did.
+    pub fn shard(&self) -> Option<ShardId> {
         match self {
-            Origin::Conn(conn) => conn.shard,
-            Origin::Http(shard, _) | Origin::Shard(shard) => *shard,
+            Origin::Conn(conn) => Some(conn.shard),
+            Origin::Http(shard, _) | Origin::Shard(shard) => Some(*shard),
+            Origin::Program(_) | Origin::Server => None,
         }
     }
 }

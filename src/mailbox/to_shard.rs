@@ -1,18 +1,29 @@
 //! What control sends to a shard.
 //!
-//! Imports `id` and `state`. Imported by `shard` and `control`.
+//! Imports `id`, `state` and `wire`. Imported by `shard` and `control`.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::id::{ConnId, ServiceName};
+use crate::id::{ConnId, Topic};
 use crate::state::order::Answer;
+use crate::state::talk::Aim;
+use crate::wire::close::Reason;
 
 /// One thing for a shard to do.
 #[derive(Debug)]
 pub enum Parcel {
-    /// A framed event for everyone on the shard who follows the service.
+    /// A framed event for those on the shard who follow its topic.
     Event(Event),
+    /// A framed event for those on the shard who follow a channel, and who follow it no more
+    /// after it.
+    Dissolve(Event),
+    /// The end of a connection.
+    Close(ConnId, Reason),
+    /// A protocol ping for every connection.
+    PingAll,
     /// The answer to a connection's oldest open order.
     Answer(ConnId, Answer),
     /// The answer to an HTTP request served on the shard's thread.
@@ -27,10 +38,12 @@ pub enum Parcel {
 /// An event, framed once for all shards.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// The service it is about.
-    pub service: ServiceName,
+    /// What it is about.
+    pub topic: Topic,
     /// The whole WebSocket frame.
     pub frame: Bytes,
     /// When the order that caused it was accepted, in the clock's nanoseconds.
     pub accepted_ns: u64,
+    /// Which of the followers get it; none = all.
+    pub aim: Option<Arc<Aim>>,
 }

@@ -35,6 +35,6 @@ pub(super) fn start(
             }
             control.mailbox().wake();
         }
-        control.stop(clock.now());
+        control.stop(clock);
     })
 }

@@ -8,6 +8,7 @@
 //! Imports everything. Imported by the binary, tests and embedders.
 
 mod control_thread;
+mod handle;
 mod listener;
 mod shard_thread;
 
@@ -21,21 +22,29 @@ use std::thread::JoinHandle;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::auth::{self, Authenticator};
+use crate::auth::{self, Authenticator, Revoked};
 use crate::clock::Clock;
 use crate::config::{AuthMode, Config, Sources};
 use crate::http::Office;
+use crate::http::logins::Logins;
+use crate::http::passwords::Passwords;
+use crate::http::seen::SeenUsers;
 use crate::id::{Epoch, ShardId};
 use crate::limits;
 use crate::mailbox::published::Published;
+use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::Parcel;
 use crate::mailbox::{Bell, Outlet, mailbox};
 use crate::shard;
-use crate::state::State;
+use crate::state::durable::PeopleImage;
 use crate::state::registry::{self, Registry};
+use crate::state::talk::Talk;
+use crate::state::{self, State};
 use crate::stats::Stats;
-use crate::store::{Store, StoreError};
+use crate::store::{Listeners, Store, StoreError};
 use crate::ws::gate::Gate;
+
+pub use handle::{CallError, ChannelMessages, Delivery, Events, Handle};
 
 /// Why a server does not start.
 #[derive(Debug)]
@@ -44,6 +53,8 @@ pub enum StartError {
     Bind(SocketAddr, io::Error),
     /// The data directory cannot be made or used.
     DataDir(std::path::PathBuf, io::Error),
+    /// The public key cannot be used.
+    Key(std::path::PathBuf, String),
     /// The store cannot be used.
     Store(StoreError),
     /// A thread cannot be started.
@@ -56,6 +67,9 @@ impl fmt::Display for StartError {
             StartError::Bind(address, fault) => write!(f, "cannot listen on {address}: {fault}"),
             StartError::DataDir(path, fault) => {
                 write!(f, "cannot use the data directory {}: {fault}", path.display())
+            }
+            StartError::Key(path, fault) => {
+                write!(f, "jwt-public-key: {}: {fault}", path.display())
             }
             StartError::Store(fault) => fault.fmt(f),
             StartError::Thread(fault) => write!(f, "cannot start a thread: {fault}"),
@@ -70,6 +84,7 @@ impl std::error::Error for StartError {}
 /// Dropping it without [`Server::stop`] leaves it running until the process ends.
 #[derive(Debug)]
 pub struct Server {
+    handle: Handle,
     address: SocketAddr,
     stats: Arc<Stats>,
     shards: Vec<Outlet<Parcel>>,
@@ -117,12 +132,13 @@ impl Server {
         let clock = Clock::start();
         let in_data_dir = |fault| StartError::DataDir(config.data_dir.clone(), fault);
         std::fs::create_dir_all(&config.data_dir).map_err(in_data_dir)?;
-        let secret = match &config.jwt_secret {
-            Some(secret) => secret.clone().into_bytes(),
-            None => auth::secret_from_data_dir(&config.data_dir).map_err(in_data_dir)?,
-        };
-        let (store, image) = Store::open(config.database_url.as_deref(), &config.data_dir)
-            .map_err(StartError::Store)?;
+        let authenticator = authenticator(config)?;
+        let messages_max = config.limits.mailbox_messages_max;
+        let bell = Bell::thread();
+        let (to_control, inbox) = mailbox(messages_max, bell.clone());
+        let (url, data_dir) = (config.database_url.as_deref(), &config.data_dir);
+        let (store, image) =
+            Store::open(url, data_dir, listeners(clock, &to_control)).map_err(StartError::Store)?;
         let listeners = listener::bind(config.bind, config.shards)
             .map_err(|fault| StartError::Bind(config.bind, fault))?;
         let address =
@@ -133,7 +149,7 @@ impl Server {
         let signals = Arc::new(Signals::default());
         let limits = Arc::new(config.limits.clone());
         let node_id: Arc<str> = random_hex(8).into();
-        let gate = Arc::new(gate(config, &secret));
+        let gate = Arc::new(gate(config, authenticator, &image.people));
         stats.control.store_healthy.set(1);
         let common = Common {
             clock,
@@ -144,6 +160,10 @@ impl Server {
                 published: Arc::clone(&published),
                 stats: Arc::clone(&stats),
                 store: store.health(),
+                library: store.library(),
+                logins: Logins::default(),
+                passwords: Passwords::start().map_err(StartError::Thread)?,
+                seen: SeenUsers::default(),
                 is_draining: Arc::clone(&signals.is_draining),
                 settings: shown(config, sources),
                 started_ms: clock.now().unix_ms,
@@ -156,13 +176,10 @@ impl Server {
 
         let registry = Registry::restore(
             registry_settings(config),
-            image,
+            image.registry,
             Epoch::new(&random_hex(16)),
             clock.now(),
         );
-        let messages_max = limits.mailbox_messages_max;
-        let bell = Bell::thread();
-        let (to_control, inbox) = mailbox(messages_max, bell.clone());
         let (mut shards, mut starts) = (Vec::new(), Vec::new());
         for (index, listener) in listeners.into_iter().enumerate() {
             let notify = Arc::new(Notify::new());
@@ -187,13 +204,15 @@ impl Server {
             });
         }
         let control = crate::control::Control::new(
-            State { registry },
+            State::new(registry, state_settings(config), image.people),
             inbox,
             shards.clone(),
             published,
             Arc::clone(&stats),
             Some(store),
-        );
+        )
+        .with_revoked(Arc::clone(&gate.revoked));
+        let handle = Handle::new(to_control, clock, control.events(), Arc::clone(&stats));
         let control_thread = control_thread::start(control, bell, clock, Arc::clone(&signals))
             .map_err(StartError::Thread)?;
         let shard_threads = starts
@@ -202,6 +221,7 @@ impl Server {
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Thread)?;
         Ok(Server {
+            handle,
             address,
             stats,
             shards,
@@ -215,6 +235,11 @@ impl Server {
     /// The address it listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A handle for the program that embeds the server.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// Its counters.
@@ -242,14 +267,73 @@ impl Server {
     }
 }
 
+/// Who checks the tokens, and signs them where the secret is here.
+///
+/// # Errors
+///
+/// Where the public key or the data directory cannot be used.
+pub fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
+    if let Some(path) = &config.jwt_public_key {
+        let fault = |fault: String| StartError::Key(path.clone(), fault);
+        let pem = std::fs::read(path).map_err(|unread| fault(unread.to_string()))?;
+        return Authenticator::public_key(&pem).map_err(|wrong| fault(wrong.to_owned()));
+    }
+    let secret = match &config.jwt_secret {
+        Some(secret) => secret.clone().into_bytes(),
+        None => auth::secret_from_data_dir(&config.data_dir)
+            .map_err(|fault| StartError::DataDir(config.data_dir.clone(), fault))?,
+    };
+    Ok(Authenticator::hs256(&secret))
+}
+
 /// Who may come in.
-fn gate(config: &Config, secret: &[u8]) -> Gate {
+fn gate(config: &Config, authenticator: Authenticator, image: &PeopleImage) -> Gate {
+    let revoked = Revoked::default();
+    for user in image.users.iter().filter(|user| user.is_disabled) {
+        revoked.set(user.user_id.as_str(), true);
+    }
     Gate {
-        authenticator: Authenticator::hs256(secret),
+        authenticator,
         is_auth_required: config.auth == AuthMode::Required,
         allowed_origins: config.allowed_origins.clone(),
         echo: config.echo,
+        topic_bytes_max: config.limits.topic_bytes_max,
         seats: Arc::default(),
+        namespaces: Arc::new(config.namespaces.clone()),
+        revoked: Arc::new(revoked),
+    }
+}
+
+/// What the store says goes to control as everything does.
+fn listeners(clock: Clock, to_control: &Outlet<Command>) -> Listeners {
+    let say = move |to_control: Outlet<Command>, task: Task| {
+        let accepted_ns = clock.now().ns;
+        let command = Command { origin: Origin::Server, accepted_ns, task };
+        // Fails only where control has stopped, and the server with it.
+        let _ = to_control.push_waiting(command);
+        to_control.ring();
+    };
+    let (stored, accounts) = (to_control.clone(), to_control.clone());
+    Listeners {
+        on_stored: Box::new(move |results| say(stored.clone(), Task::Stored(results))),
+        on_accounts: Box::new(move |changes| {
+            say(accounts.clone(), Task::Order(Talk::Accounts(changes).into()));
+        }),
+    }
+}
+
+fn state_settings(config: &Config) -> state::Settings {
+    let limits = &config.limits;
+    state::Settings {
+        channels: state::channels::Settings {
+            namespaces: Arc::new(config.namespaces.clone()),
+            history_max: limits.channel_history_max,
+            history_bytes_max: limits.channel_history_bytes_max,
+            channels_max: limits.channels_max,
+        },
+        users_max: limits.users_max,
+        epoch: random_hex(12),
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
     }
 }
 
@@ -261,6 +345,17 @@ fn shown(config: &Config, sources: &Sources) -> serde_json::Map<String, Value> {
         settings.insert(key, value);
     }
     settings.insert(String::from("sources"), Value::Object(origins));
+    let namespaces = config.namespaces.iter().map(|one| {
+        let rules = serde_json::json!({
+            "subscribe": one.subscribe.as_str(),
+            "publish": one.publish.as_str(),
+            "history_max": one.history_max.unwrap_or(config.limits.channel_history_max),
+            "history_age_ms": one.history_ms,
+            "presence": one.presence,
+        });
+        (one.prefix.clone(), rules)
+    });
+    settings.insert(String::from("namespaces"), namespaces.collect());
     settings
 }
 

@@ -92,6 +92,10 @@ impl crate::shard::socket::Socket for Counted {
     fn shut_down(&mut self) {
         self.socket.shut_down();
     }
+
+    fn peer(&self) -> Option<std::net::SocketAddr> {
+        self.socket.peer()
+    }
 }
 
 pub(super) fn start(start: Start) -> io::Result<JoinHandle<()>> {
@@ -122,6 +126,7 @@ async fn run(start: Start) -> io::Result<()> {
         control: control.clone(),
         clock: common.clock,
         office: Arc::clone(&common.office),
+        peer: None,
     };
     let shard = Shard::new(settings, control, inlet, common.clock.now());
     let ready = ReadyList::new(Arc::clone(&notify));

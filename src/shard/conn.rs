@@ -11,7 +11,7 @@ use super::outbox::Outbox;
 use super::topics::TopicId;
 use crate::auth::Identity;
 use crate::id::{ConnId, InstanceIdentity, RequestId, ServiceName};
-use crate::wire::command::{Rejected, Target};
+use crate::wire::command::{Family, Rejected, Target};
 use crate::wire::instance::{Instance, InstanceKey};
 use crate::wire::refusal::Refusal;
 use crate::ws::gate::Endpoint;
@@ -56,7 +56,13 @@ pub(super) struct Conn<S> {
     /// Whether reading waits for answers or for room in the outbox.
     pub(super) is_paused: bool,
     pub(super) topics: Vec<TopicId>,
+    /// How many of them it follows unasked: what is for everyone, and for its user.
+    pub(super) implicit: u8,
     pub(super) follows_everything: bool,
+    /// Whether control knows of it.
+    pub(super) is_announced: bool,
+    /// Whether it is about to be closed, for want of room.
+    pub(super) is_condemned: bool,
     pub(super) identity: Option<Box<Identity>>,
     /// Its place among its user's connections, until it ends.
     pub(super) seat: Option<Box<Seat>>,
@@ -100,7 +106,10 @@ impl<S> Conn<S> {
             held: Vec::new(),
             is_paused: false,
             topics: Vec::new(),
+            implicit: 0,
             follows_everything: false,
+            is_announced: false,
+            is_condemned: false,
             identity: None,
             seat: None,
             pending: None,
@@ -128,7 +137,9 @@ impl<S> Conn<S> {
 
     /// How many topics it follows, counting those it is about to.
     pub(super) fn subscriptions(&self) -> usize {
-        self.topics.len() + usize::from(self.follows_everything) + usize::from(self.subscribing)
+        self.topics.len() - usize::from(self.implicit)
+            + usize::from(self.follows_everything)
+            + usize::from(self.subscribing)
     }
 }
 
@@ -145,9 +156,22 @@ pub(super) enum Pending {
 #[derive(Debug)]
 pub(super) enum Waiting {
     Subscribe,
-    Register { sent: Vec<Instance>, rejected: Vec<Rejected> },
-    Heartbeat { sent: Vec<InstanceKey>, rejected: Vec<Rejected> },
-    Unregister { rejected: Vec<Rejected> },
+    Register {
+        sent: Vec<Instance>,
+        rejected: Vec<Rejected>,
+    },
+    Heartbeat {
+        sent: Vec<InstanceKey>,
+        rejected: Vec<Rejected>,
+    },
+    Unregister {
+        rejected: Vec<Rejected>,
+    },
+    /// Something among people. `joins` where it is a subscription that counts until answered.
+    Talk {
+        family: Family,
+        joins: bool,
+    },
 }
 
 /// What the shard answers by itself.
@@ -155,7 +179,8 @@ pub(super) enum Waiting {
 pub(super) enum Local {
     Pong,
     Unsubscribe(Target),
-    Refuse(Refusal),
+    Refuse(Family, Refusal),
+    EnvelopePong,
     /// A batch of which nothing was left to ask control for.
     Rejected(Batch, Vec<Rejected>),
     Refreshed(u64),

@@ -1,6 +1,6 @@
 //! From an event to the outboxes of everyone who follows it.
 //!
-//! The events of one service that came in during one turn form a run. All its followers wait for the
+//! The events of one topic that came in during one turn form a run. All its followers wait for the
 //! same bytes, so a run of several frames is joined once and every outbox gets a handle to the one
 //! buffer: a flood costs each follower one handle and one write a turn, whatever the number of
 //! events.
@@ -11,14 +11,15 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::outbox::Load;
+use super::outbox::{Load, Source};
 use super::socket::Socket;
 use super::topics::TopicId;
 use super::{Shard, Slot};
-use crate::id::ServiceName;
+use crate::id::{ChannelName, ServiceName, Topic};
 use crate::limits;
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::Event;
+use crate::state::talk::Aim;
 
 impl<S: Socket> Shard<S> {
     /// Hands out every run.
@@ -28,48 +29,110 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Hands out one service's run ahead of its time, because someone is about to join or to catch
+    /// Hands out one topic's run ahead of its time, because someone is about to join or to catch
     /// up.
-    pub(super) fn hand_out_run_of(&mut self, service: &ServiceName) {
-        if let Some(topic) = self.topics.touched_early(service) {
+    pub(super) fn hand_out_run_of(&mut self, topic: &Topic) {
+        if let Some(topic) = self.topics.touched_early(topic) {
             self.hand_out(topic);
+        }
+    }
+
+    /// Hands out an event that is for some of its topic's followers only. What came before it goes
+    /// out before it.
+    pub(super) fn hand_out_aimed(&mut self, event: &Event, aim: &Aim) {
+        self.hand_out_run_of(&event.topic);
+        let Some(topic) = self.topics.find(&event.topic) else { return };
+        let mut slots = std::mem::take(&mut self.slots);
+        slots.clear();
+        match aim.only() {
+            Some(only) => {
+                let here = only.iter().filter(|id| {
+                    let conn = self.conns.get(id.slot.index());
+                    conn.is_some_and(|conn| conn.id == **id)
+                        && self.topics.contains(topic, id.slot)
+                        && aim.includes(**id)
+                });
+                slots.extend(here.map(|id| id.slot));
+            }
+            None => {
+                self.topics.followers(topic, &mut slots);
+                slots.retain(|slot| aim.includes(self.conns[slot.index()].id));
+            }
+        }
+        self.hand_out_to(&slots, std::slice::from_ref(event));
+        self.slots = slots;
+    }
+
+    /// Hands out an event whose topic ends with it.
+    pub(super) fn dissolve(&mut self, event: &Event) {
+        self.hand_out_run_of(&event.topic);
+        let Some(topic) = self.topics.find(&event.topic) else { return };
+        let mut slots = std::mem::take(&mut self.slots);
+        self.topics.followers(topic, &mut slots);
+        self.hand_out_to(&slots, std::slice::from_ref(event));
+        for &slot in &slots {
+            self.forget_topic(slot, topic);
+        }
+        self.slots = slots;
+    }
+
+    /// Takes a connection out of a channel.
+    pub(super) fn unfollow_channel(&mut self, slot: Slot, channel: ChannelName) {
+        let topic = Topic::Channel(channel);
+        self.hand_out_run_of(&topic);
+        if let Some(topic) = self.topics.find(&topic) {
+            self.forget_topic(slot, topic);
+        }
+    }
+
+    fn forget_topic(&mut self, slot: Slot, topic: TopicId) {
+        let topics = &mut self.conns[slot.index()].topics;
+        if let Some(place) = topics.iter().position(|&other| other == topic) {
+            topics.swap_remove(place);
+            self.subscription_count -= 1;
+            self.topics.unsubscribe(topic, slot);
         }
     }
 
     fn hand_out(&mut self, topic: TopicId) {
         let mut slots = std::mem::take(&mut self.slots);
         let run = self.topics.begin_run(topic, &mut slots);
+        self.hand_out_to(&slots, &run);
+        self.slots = slots;
+        self.topics.end_run(topic, run);
+    }
+
+    fn hand_out_to(&mut self, slots: &[Slot], run: &[Event]) {
         let is_small = slots.len() <= limits::SMALL_FANOUT_MAX;
-        for load in loads(&run) {
+        for load in loads(run) {
             let mut added = 0;
-            for &slot in &slots {
+            for &slot in slots {
                 added += usize::from(self.push_event(slot, &load));
             }
             let stats = self.stats();
             stats.deliveries.add(u64::from(load.frames) * added as u64);
             stats.delivered_bytes.add((load.len() * added) as u64);
         }
-        for &slot in &slots {
+        for &slot in slots {
             if is_small {
                 self.queue_urgent(slot);
             } else {
                 self.queue_bulk(slot);
             }
         }
-        for event in &run {
+        for event in run {
             self.flush.mark(is_small, event.accepted_ns);
         }
-        self.slots = slots;
-        self.topics.end_run(topic, run);
     }
 
     /// Stops following a service.
     pub(super) fn unsubscribe(&mut self, slot: Slot, service: &ServiceName) {
-        let Some(topic) = self.topics.find(service) else { return };
+        let name = Topic::Service(service.clone());
+        let Some(topic) = self.topics.find(&name) else { return };
         let conn = &mut self.conns[slot.index()];
         let Some(place) = conn.topics.iter().position(|&other| other == topic) else { return };
         // What came before the answer still goes out.
-        self.hand_out_run_of(service);
+        self.hand_out_run_of(&name);
         self.conns[slot.index()].topics.swap_remove(place);
         self.leave(slot, topic);
         self.forgive_unless_followed(slot, service);
@@ -97,7 +160,10 @@ impl<S: Socket> Shard<S> {
             self.subscription_count -= 1;
             self.release(None);
         }
-        for topic in std::mem::take(&mut self.conns[slot.index()].topics) {
+        let conn = &mut self.conns[slot.index()];
+        // What it followed unasked was never counted.
+        self.subscription_count += usize::from(std::mem::take(&mut conn.implicit));
+        for topic in std::mem::take(&mut conn.topics) {
             self.leave(slot, topic);
         }
         self.conns[slot.index()].owed = None;
@@ -105,7 +171,7 @@ impl<S: Socket> Shard<S> {
 
     fn leave(&mut self, slot: Slot, topic: TopicId) {
         self.subscription_count -= 1;
-        if let Some(service) = self.topics.unsubscribe(topic, slot) {
+        if let Some(Topic::Service(service)) = self.topics.unsubscribe(topic, slot) {
             self.release(Some(&service));
         }
     }
@@ -128,7 +194,10 @@ impl<S: Socket> Shard<S> {
     pub(super) fn follows(&self, slot: Slot, service: &ServiceName) -> bool {
         let conn = &self.conns[slot.index()];
         conn.follows_everything
-            || self.topics.find(service).is_some_and(|topic| conn.topics.contains(&topic))
+            || self
+                .topics
+                .find(&Topic::Service(service.clone()))
+                .is_some_and(|topic| conn.topics.contains(&topic))
     }
 }
 
@@ -161,7 +230,10 @@ pub fn loads(run: &[Event]) -> Vec<Rc<Load>> {
             head,
             tail: Bytes::new(),
             frames: u32::try_from(count).expect("a run is bounded by a turn's parcels"),
-            service: Some(first.service.clone()),
+            source: match first.topic.service() {
+                Some(service) => Source::Service(service.clone()),
+                None => Source::Message,
+            },
         }));
         rest = &rest[count..];
     }

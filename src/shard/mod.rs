@@ -17,8 +17,8 @@
 //!
 //! # Promises
 //!
-//! * Frames of one service reach a connection in revision order, without a gap that a snapshot does
-//!   not cover, and without a repetition.
+//! * Frames of one topic reach a connection in their order, without a gap that a snapshot or a close
+//!   does not cover, and without a repetition.
 //! * Answers to one connection leave in the order of its requests.
 //! * One turn makes at most [`limits::WRITES_PER_TURN_MAX`] writes before it lets others run.
 //!
@@ -37,7 +37,7 @@ pub mod ready;
 mod session;
 mod slow_reader;
 pub mod socket;
-pub mod subscribers;
+mod talk;
 mod timers;
 mod topics;
 
@@ -52,10 +52,11 @@ use slab::Slab;
 use crate::clock::Moment;
 use crate::id::{ConnId, ShardId, Slot};
 use crate::limits::{self, Limits};
-use crate::mailbox::to_control::Command;
+use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::Parcel;
-use crate::mailbox::{Inlet, Outlet};
+use crate::mailbox::{Inlet, Outlet, Undelivered};
 use crate::rng::Rng;
+use crate::state::talk::Talk;
 use crate::stats::Stats;
 use crate::wheel::Wheel;
 use crate::wire::frame;
@@ -112,10 +113,14 @@ pub struct Shard<S> {
     subscription_count: usize,
     topics: Topics,
     control: Outlet<Command>,
+    /// What control has to hear and had no room for. Nothing else is said before it.
+    notices: VecDeque<Command>,
     has_rung: bool,
     mailbox: Inlet<Parcel>,
     wheel: Wheel<(Slot, u32)>,
     stamp: u32,
+    /// Deadlines that have passed and wait for their turn.
+    due: VecDeque<(Slot, u32)>,
     main_pool: Pool,
     echo_pool: Pool,
     rng: Rng,
@@ -127,6 +132,8 @@ pub struct Shard<S> {
     /// Where small loads are joined for one write.
     scratch: Vec<u8>,
     slots: Vec<Slot>,
+    /// Connections to close for want of room.
+    condemned: Vec<(Slot, u32)>,
     ping: Rc<Load>,
     /// Sockets that had more to read than one turn takes.
     unread: VecDeque<(Slot, u32)>,
@@ -153,10 +160,12 @@ impl<S: Socket> Shard<S> {
             subscription_count: 0,
             topics: Topics::default(),
             control,
+            notices: VecDeque::new(),
             has_rung: true,
             mailbox,
             wheel: Wheel::new(limits::SHARD_WHEEL_SLOTS, limits::SHARD_TICK_MS, now.unix_ms),
             stamp: 0,
+            due: VecDeque::new(),
             main_pool: Pool::new(limits.client_message_bytes_max),
             echo_pool: Pool::new(limits.echo_message_bytes_max),
             rng: Rng::seeded(settings.seed),
@@ -165,6 +174,7 @@ impl<S: Socket> Shard<S> {
             replies: Vec::new(),
             scratch: Vec::with_capacity(limits::COPY_BYTES_MAX),
             slots: Vec::new(),
+            condemned: Vec::new(),
             ping: Load::frame(frame::ping()),
             unread: VecDeque::new(),
             flush: flush::FlushQueues::default(),
@@ -178,19 +188,25 @@ impl<S: Socket> Shard<S> {
     /// Takes one turn. `ready` gives the sockets that have something to read or room to write.
     pub fn turn(&mut self, now: Moment, ready: impl Fn() -> Option<(Slot, u32)>) -> Outcome {
         self.now = now;
+        self.send_notices();
         self.gather(&ready);
         self.take_parcels();
         self.let_time_pass();
         self.hand_out_runs();
+        self.close_condemned();
         self.settle();
         if !std::mem::replace(&mut self.has_rung, true) {
             self.control.ring();
         }
         self.publish_gauges();
-        let has_more =
-            !self.unread.is_empty() || !self.flush.is_empty() || !self.mailbox.is_empty();
+        let has_more = !self.unread.is_empty()
+            || !self.flush.is_empty()
+            || !self.mailbox.is_empty()
+            || !self.due.is_empty();
+        let notices_at_ms =
+            (!self.notices.is_empty()).then_some(now.unix_ms + limits::SHARD_TICK_MS);
         let drain_at_ms = self.drain.as_ref().and_then(timers::Drain::due_ms);
-        let by_time = [self.wheel.next_due_ms(), self.tidy.due_ms(), drain_at_ms];
+        let by_time = [self.wheel.next_due_ms(), self.tidy.due_ms(), drain_at_ms, notices_at_ms];
         Outcome { has_more, wake_at_ms: by_time.into_iter().flatten().min() }
     }
 
@@ -222,8 +238,14 @@ impl<S: Socket> Shard<S> {
                 Some(Parcel::Event(event)) => {
                     let stats = &self.settings.stats.shards[usize::from(self.settings.id.0)];
                     stats.events.add(1);
-                    self.topics.add_event(event);
+                    match event.aim.clone() {
+                        None => _ = self.topics.add_event(event),
+                        Some(aim) => self.hand_out_aimed(&event, &aim),
+                    }
                 }
+                Some(Parcel::Dissolve(event)) => self.dissolve(&event),
+                Some(Parcel::Close(conn, reason)) => self.on_close_order(conn, reason),
+                Some(Parcel::PingAll) => self.ping_all(),
                 Some(Parcel::Answer(conn, answer)) => self.on_answer(conn, answer),
                 Some(Parcel::HttpAnswer(reply, answer)) => {
                     // The request may have gone with its connection. Then nobody waits.
@@ -257,8 +279,43 @@ impl<S: Socket> Shard<S> {
 
     /// Sends a command to control. Returns false where control has too much to do.
     fn command(&mut self, command: Command) -> bool {
+        self.send_notices();
+        if !self.notices.is_empty() {
+            return false;
+        }
         self.has_rung = false;
         self.control.push(command).is_ok()
+    }
+
+    /// Tells control what it must not miss: now, or as soon as it has room. Two a connection at
+    /// most, so the connections bound them.
+    fn notify(&mut self, talk: Talk) {
+        let origin = Origin::Shard(self.settings.id);
+        let task = Task::Order(talk.into());
+        self.notices.push_back(Command { origin, accepted_ns: self.now.ns, task });
+        self.send_notices();
+    }
+
+    fn send_notices(&mut self) {
+        while let Some(notice) = self.notices.pop_front() {
+            self.has_rung = false;
+            if let Err(Undelivered(notice)) = self.control.push(notice) {
+                self.notices.push_front(notice);
+                return;
+            }
+        }
+        if self.notices.capacity() > limits::QUEUE_SLOTS_KEPT {
+            self.notices = VecDeque::new();
+        }
+    }
+
+    /// Tells control that a connection is one no more.
+    fn depart(&mut self, slot: Slot) {
+        let conn = &mut self.conns[slot.index()];
+        if std::mem::take(&mut conn.is_announced) {
+            let id = conn.id;
+            self.notify(Talk::Closed(id));
+        }
     }
 
     /// Takes a connection that has just been accepted. `socket` is given the connection's place,
@@ -310,6 +367,7 @@ impl<S: Socket> Shard<S> {
     /// Takes a connection out of every set and frees its slot. The socket closes when it drops.
     fn remove(&mut self, slot: Slot) -> Box<Conn<S>> {
         self.unsubscribe_all(slot);
+        self.depart(slot);
         let conn = self.conns.remove(slot.index());
         match conn.stage {
             Stage::Open(_) => self.open_count -= 1,

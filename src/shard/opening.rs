@@ -9,11 +9,15 @@
 use bytes::Bytes;
 
 use super::conn::Stage;
-use super::outbox::Load;
+use super::outbox::{Load, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
+use crate::id::Topic;
+use crate::state::people::{Opened, Person};
+use crate::state::talk::Talk;
 use crate::wire::answer::{self, Welcome};
 use crate::wire::close::Reason;
+use crate::wire::command::Request;
 use crate::ws::gate::{self, Endpoint, Knock, Upgrade};
 use crate::ws::head::{self, Head, HeadFault, HeadLimits};
 
@@ -99,7 +103,7 @@ impl<S: Socket> Shard<S> {
         conn.seat = conn
             .identity
             .as_ref()
-            .and_then(|identity| seats.take(&identity.user_id, seats_max))
+            .and_then(|identity| seats.take(&identity.user_id.as_str(), seats_max))
             .map(Box::new);
         let is_surplus = conn.identity.is_some() && conn.seat.is_none();
         conn.heard_ms = now_ms;
@@ -109,7 +113,7 @@ impl<S: Socket> Shard<S> {
             first.extend_from_slice(&answer::welcome(Welcome {
                 connection_id: &conn.id.to_string(),
                 node_id: &self.settings.node_id,
-                user_id: conn.identity.as_ref().map(|identity| &*identity.user_id),
+                user_id: conn.identity.as_ref().map(|identity| identity.user_id.as_str()),
                 ping_interval_ms: interval_ms,
             }));
             1
@@ -121,14 +125,44 @@ impl<S: Socket> Shard<S> {
                 head: Bytes::from(first),
                 tail: Bytes::new(),
                 frames,
-                service: None,
+                source: Source::Direct,
             }));
             self.queue_urgent(slot);
         }
         self.arm(slot);
         if is_surplus {
             self.close(slot, Reason::TooManyConnections);
+        } else if upgrade.endpoint == Endpoint::Main {
+            self.announce(slot);
+            if let Some(channel) = upgrade.channel {
+                self.on_request(slot, None, Request::SubscribeChannel { channel, since: None });
+            }
         }
+    }
+
+    /// Tells control of a new connection, which follows from now on what is for everyone.
+    fn announce(&mut self, slot: Slot) {
+        let conn = &mut self.conns[slot.index()];
+        conn.is_announced = true;
+        let person = conn.identity.as_ref().map(|identity| Person {
+            user_id: identity.user_id.clone(),
+            username: identity.display_name().into(),
+        });
+        let opened = Opened { conn: conn.id, person: person.clone(), remote: conn.socket.peer() };
+        let mut topics = vec![Topic::Everyone];
+        if let Some(Person { user_id, .. }) = person {
+            topics.extend([Topic::Users, Topic::User(user_id)]);
+        }
+        for topic in topics {
+            // What is in the run came before it.
+            self.hand_out_run_of(&topic);
+            if let Some(id) = self.topics.subscribe(&topic, slot) {
+                let conn = &mut self.conns[slot.index()];
+                conn.topics.push(id);
+                conn.implicit += 1;
+            }
+        }
+        self.notify(Talk::Opened(opened));
     }
 
     /// Answers a head that cannot be used, and closes.
@@ -169,7 +203,7 @@ impl<S: Socket> Shard<S> {
             head: Bytes::from(text),
             tail: Bytes::new(),
             frames: 0,
-            service: None,
+            source: Source::Direct,
         }));
         self.end(slot);
     }

@@ -43,14 +43,35 @@ pub struct Load {
     pub tail: Bytes,
     /// How many frames end in this load.
     pub frames: u32,
-    /// The service it tells of. Such a load may be shed: a snapshot can stand in for it.
-    pub service: Option<ServiceName>,
+    /// What it is, for when there is no room.
+    pub source: Source,
+}
+
+/// What a load is, and so what becomes of it when there is no room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// An answer, or part of one. It always fits: reading pauses instead.
+    Direct,
+    /// A message. It is never shed.
+    Message,
+    /// Changes of a service. They may be shed: a snapshot can stand in for them.
+    Service(ServiceName),
+}
+
+impl Source {
+    /// The service it tells of.
+    pub fn service(&self) -> Option<&ServiceName> {
+        match self {
+            Source::Service(service) => Some(service),
+            _ => None,
+        }
+    }
 }
 
 impl Load {
-    /// A load of one frame that may not be shed.
+    /// An answer of one frame.
     pub fn frame(bytes: Bytes) -> Rc<Load> {
-        Rc::new(Load { head: bytes, tail: Bytes::new(), frames: 1, service: None })
+        Rc::new(Load { head: bytes, tail: Bytes::new(), frames: 1, source: Source::Direct })
     }
 
     /// How many bytes it has.
@@ -96,7 +117,8 @@ pub struct Written {
 ///
 /// # Invariants
 ///
-/// 1. `bytes` and `frames` count what has not left: all loads, less `offset`.
+/// 1. `bytes` and `frames` count what has not left: all loads, less `offset`; `direct_bytes` and
+///    `direct_frames` count the direct ones among them.
 /// 2. `offset` lies inside the first load, and is 0 where there is none.
 /// 3. `rest` is empty unless `first` is there.
 #[derive(Debug, Default)]
@@ -107,6 +129,8 @@ pub struct Outbox {
     offset: usize,
     bytes: usize,
     frames: usize,
+    direct_bytes: usize,
+    direct_frames: usize,
 }
 
 impl Outbox {
@@ -120,17 +144,24 @@ impl Outbox {
         self.bytes
     }
 
-    /// Whether `load` may be added. One load, however large, always fits an empty outbox.
+    /// Whether `load` may be added. One load, however large, always fits beside answers alone:
+    /// these do not count, so that a client that was just replayed a long history has all of the
+    /// room for what follows.
     pub fn has_room(&self, load: &Load, room: Room) -> bool {
-        self.is_empty()
-            || (self.bytes + load.len() <= room.bytes_max
-                && self.frames + load.frames as usize <= room.frames_max)
+        let (bytes, frames) = (self.bytes - self.direct_bytes, self.frames - self.direct_frames);
+        frames == 0
+            || (bytes + load.len() <= room.bytes_max
+                && frames + load.frames as usize <= room.frames_max)
     }
 
     /// Adds a load at the end.
     pub fn push(&mut self, load: Rc<Load>) {
         self.bytes += load.len();
         self.frames += load.frames as usize;
+        if load.source == Source::Direct {
+            self.direct_bytes += load.len();
+            self.direct_frames += load.frames as usize;
+        }
         if self.first.is_none() {
             self.first = Some(load);
         } else {
@@ -152,16 +183,17 @@ impl Outbox {
             .collect();
         let offset = std::mem::take(&mut self.offset);
         (self.bytes, self.frames) = (0, 0);
+        (self.direct_bytes, self.direct_frames) = (0, 0);
         for (index, load) in all.into_iter().enumerate() {
             let is_begun = index == 0 && has_begun;
-            match &load.service {
-                Some(service) if !is_begun => shed.push(service.clone()),
+            match &load.source {
+                Source::Service(service) if !is_begun => shed.push(service.clone()),
                 _ => self.push(load),
             }
         }
         if has_begun {
+            self.leave(offset);
             self.offset = offset;
-            self.bytes -= offset;
         }
         debug_assert!(self.is_sound());
         shed
@@ -170,7 +202,7 @@ impl Outbox {
     /// Whether a load of this service waits that [`Outbox::shed`] would drop.
     pub fn may_shed(&self, service: &ServiceName) -> bool {
         let begun = usize::from(self.offset > 0);
-        self.loads().skip(begun).any(|load| load.service.as_ref() == Some(service))
+        self.loads().skip(begun).any(|load| load.source.service() == Some(service))
     }
 
     /// Drops everything, for a connection that is gone.
@@ -253,16 +285,19 @@ impl Outbox {
     /// Moves over bytes that have left. Returns how many frames ended in them; a run counts when
     /// its last byte has left.
     fn advance(&mut self, bytes: usize) -> usize {
-        self.bytes -= bytes;
         let (mut left, mut frames) = (bytes, 0);
         while let Some(first) = &self.first {
             let remaining = first.len() - self.offset;
             if left < remaining {
+                self.leave(left);
                 self.offset += left;
                 break;
             }
+            let ended = first.frames as usize;
+            self.direct_frames -= if first.source == Source::Direct { ended } else { 0 };
             left -= remaining;
-            frames += first.frames as usize;
+            frames += ended;
+            self.leave(remaining);
             self.offset = 0;
             self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
             if self.rest.as_ref().is_some_and(|rest| rest.is_empty()) {
@@ -276,15 +311,30 @@ impl Outbox {
         frames
     }
 
+    /// Counts out bytes of the first load.
+    fn leave(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+        if self.first.as_ref().is_some_and(|first| first.source == Source::Direct) {
+            self.direct_bytes -= bytes;
+        }
+    }
+
     /// All three invariants. Linear in the queue, so only ever called from `debug_assert!`.
     fn is_sound(&self) -> bool {
         let bytes: usize = self.loads().map(|load| load.len()).sum();
         let frames: usize = self.loads().map(|load| load.frames as usize).sum();
+        let direct = || self.loads().filter(|load| load.source == Source::Direct);
+        let direct_bytes: usize = direct().map(|load| load.len()).sum();
+        let direct_frames: usize = direct().map(|load| load.frames as usize).sum();
+        let is_first_direct = self.first.as_ref().is_some_and(|one| one.source == Source::Direct);
+        let begun = if is_first_direct { self.offset } else { 0 };
         let offset_fits = self.first.as_ref().map_or(self.offset == 0, |load| {
             self.offset < load.len() || (load.is_empty() && self.offset == 0)
         });
         bytes - self.offset.min(bytes) == self.bytes
             && frames == self.frames
+            && direct_bytes - begun == self.direct_bytes
+            && direct_frames == self.direct_frames
             && offset_fits
             && (self.first.is_some() || self.rest.is_none())
     }
@@ -319,7 +369,11 @@ mod tests {
                             head: Bytes::copy_from_slice(&bytes[..=cut]),
                             tail: Bytes::copy_from_slice(&bytes[cut + 1..]),
                             frames: 1,
-                            service: is_service.then(|| ServiceName::of("s")),
+                            source: match is_service {
+                                true => Source::Service(ServiceName::of("s")),
+                                false if step % 2 == 0 => Source::Direct,
+                                false => Source::Message,
+                            },
                         }));
                     }
                     5 => {
@@ -358,9 +412,13 @@ mod tests {
     fn anything_fits_an_empty_outbox() {
         let room = Room { bytes_max: 10, frames_max: 2 };
         let mut outbox = Outbox::default();
-        let big = Load::frame(Bytes::from(vec![0; 1_000]));
-        assert!(outbox.has_room(&big, room));
-        outbox.push(big);
-        assert!(!outbox.has_room(&Load::frame(Bytes::from_static(b"x")), room));
+        let message = |bytes: usize| {
+            let source = Source::Message;
+            Rc::new(Load { head: vec![0; bytes].into(), tail: Bytes::new(), frames: 1, source })
+        };
+        outbox.push(Load::frame(Bytes::from(vec![0; 5_000])));
+        assert!(outbox.has_room(&message(1_000), room), "answers take no room");
+        outbox.push(message(1_000));
+        assert!(!outbox.has_room(&message(1), room));
     }
 }

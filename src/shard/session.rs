@@ -14,18 +14,18 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::conn::{Batch, Local, Pending, Stage, Verdict, Waiting};
-use super::outbox::Load;
+use super::outbox::{Load, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::auth::Scopes;
-use crate::id::{ConnId, RequestId};
+use crate::id::{ConnId, RequestId, Topic};
 use crate::limits;
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::state::order::{Answer, Order, RefusedEntry, Snapshot, Subscribed};
 use crate::wire::answer;
 use crate::wire::close::Reason;
-use crate::wire::command::{self, Entries, Rejected, Request, Subscribe, Target};
-use crate::wire::event::Position;
+use crate::wire::command::{self, Entries, Family, Rejected, Request, Subscribe, Target};
+use crate::wire::event::{Position, TimeText};
 use crate::wire::frame::{self, Split};
 use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Endpoint;
@@ -194,7 +194,8 @@ impl<S: Socket> Shard<S> {
             Verdict::Pass => {}
             Verdict::Limit => {
                 let refusal = Refusal::new(Code::RateLimited, "too many messages, slow down");
-                self.answer_locally(slot, command::decode_id(payload), Local::Refuse(refusal));
+                let (id, family) = command::decode_id(payload);
+                self.answer_locally(slot, id, Local::Refuse(family, refusal));
                 return;
             }
             Verdict::Close => return self.close(slot, Reason::RateLimit),
@@ -202,11 +203,13 @@ impl<S: Socket> Shard<S> {
         let message = command::decode(payload, limits.topic_bytes_max);
         match message.request {
             Ok(request) => self.on_request(slot, message.id, request),
-            Err(refusal) => self.answer_locally(slot, message.id, Local::Refuse(refusal)),
+            Err(refusal) => {
+                self.answer_locally(slot, message.id, Local::Refuse(message.family, refusal));
+            }
         }
     }
 
-    fn on_request(&mut self, slot: Slot, id: Option<RequestId>, request: Request) {
+    pub(super) fn on_request(&mut self, slot: Slot, id: Option<RequestId>, request: Request) {
         match request {
             Request::Ping => self.answer_locally(slot, id, Local::Pong),
             Request::Subscribe(subscribe) => self.on_subscribe(slot, id, subscribe),
@@ -214,11 +217,20 @@ impl<S: Socket> Shard<S> {
                 self.answer_locally(slot, id, Local::Unsubscribe(target));
             }
             Request::Refresh { token } => self.on_refresh(slot, id, &token),
+            Request::SubscribeChannel { .. }
+            | Request::UnsubscribeChannel(_)
+            | Request::ListChannels
+            | Request::Publish { .. }
+            | Request::Join(_)
+            | Request::Leave(_)
+            | Request::Chat { .. }
+            | Request::Envelope { .. }
+            | Request::EnvelopePing => self.on_talk_request(slot, id, request),
             Request::Register(_) | Request::Heartbeat(_) | Request::Unregister(_)
                 if !self.may_write_registry(slot) =>
             {
                 let refusal = Refusal::new(Code::Forbidden, "the scope registry:write is needed");
-                self.answer_locally(slot, id, Local::Refuse(refusal));
+                self.answer_locally(slot, id, Local::Refuse(Family::Typed, refusal));
             }
             Request::Register(Entries { accepted, rejected }) => {
                 let (sent, registrations): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
@@ -263,14 +275,12 @@ impl<S: Socket> Shard<S> {
         let is_new = match &subscribe.target {
             Target::AllServices => !conn.follows_everything,
             Target::Service(service) => {
-                self.topics.find(service).is_none_or(|topic| !conn.topics.contains(&topic))
+                let topic = self.topics.find(&Topic::Service(service.clone()));
+                topic.is_none_or(|topic| !conn.topics.contains(&topic))
             }
         };
-        let max = self.settings.limits.subscriptions_per_connection_max;
-        if is_new && conn.subscriptions() >= max {
-            let message = format!("a connection follows at most {max} topics");
-            let refusal = Refusal::new(Code::TooManySubscriptions, message);
-            return self.answer_locally(slot, id, Local::Refuse(refusal));
+        if is_new && let Err(refusal) = self.check_room(slot) {
+            return self.answer_locally(slot, id, Local::Refuse(Family::Typed, refusal));
         }
         let is_heavy = subscribe.snapshot || subscribe.since.is_some();
         let joined = match &subscribe.target {
@@ -298,6 +308,16 @@ impl<S: Socket> Shard<S> {
         }
     }
 
+    /// Whether a connection may follow one topic more.
+    pub(super) fn check_room(&self, slot: Slot) -> Result<(), Refusal> {
+        let max = self.settings.limits.subscriptions_per_connection_max;
+        if self.conns[slot.index()].subscriptions() < max {
+            return Ok(());
+        }
+        let message = format!("a connection follows at most {max} topics");
+        Err(Refusal::new(Code::TooManySubscriptions, message))
+    }
+
     fn on_refresh(&mut self, slot: Slot, id: Option<RequestId>, token: &str) {
         let conn = &mut self.conns[slot.index()];
         let fresh = self.settings.gate.identify(Some(token), self.now.unix_s());
@@ -307,16 +327,19 @@ impl<S: Socket> Shard<S> {
                 conn.identity = Some(Box::new(fresh));
                 Local::Refreshed(expires_at_ms)
             }
-            (Ok(_), _) => Local::Refuse(Refusal::new(
-                Code::Forbidden,
-                "the token is not for the user of this connection",
-            )),
+            (Ok(_), _) => Local::Refuse(
+                Family::Typed,
+                Refusal::new(Code::Forbidden, "the token is not for the user of this connection"),
+            ),
             (Err(fault), _) => {
                 let code = match fault {
                     crate::auth::AuthError::TokenExpired => Code::TokenExpired,
                     crate::auth::AuthError::Invalid(_) => Code::Unauthorized,
                 };
-                Local::Refuse(Refusal::new(code, crate::ws::gate::unauthorized_detail(&fault)))
+                Local::Refuse(
+                    Family::Typed,
+                    Refusal::new(code, crate::ws::gate::unauthorized_detail(&fault)),
+                )
             }
         };
         self.answer_locally(slot, id, local);
@@ -325,11 +348,21 @@ impl<S: Socket> Shard<S> {
 
     /// Sends an order to control and keeps the place of its answer. Returns false where control has
     /// too much to do; the client has then been told.
-    fn ask(&mut self, slot: Slot, id: Option<RequestId>, waiting: Waiting, order: Order) -> bool {
+    pub(super) fn ask(
+        &mut self,
+        slot: Slot,
+        id: Option<RequestId>,
+        waiting: Waiting,
+        order: Order,
+    ) -> bool {
         let origin = Origin::Conn(self.conns[slot.index()].id);
         let accepted_ns = self.now.ns;
         if !self.command(Command { origin, accepted_ns, task: Task::Order(order) }) {
-            self.answer_locally(slot, id, Local::Refuse(Refusal::unavailable()));
+            let family = match waiting {
+                Waiting::Talk { family, .. } => family,
+                _ => Family::Typed,
+            };
+            self.answer_locally(slot, id, Local::Refuse(family, Refusal::unavailable()));
             return false;
         }
         let conn = &mut self.conns[slot.index()];
@@ -339,7 +372,7 @@ impl<S: Socket> Shard<S> {
     }
 
     /// Answers at once, or after what is still open.
-    fn answer_locally(&mut self, slot: Slot, id: Option<RequestId>, local: Local) {
+    pub(super) fn answer_locally(&mut self, slot: Slot, id: Option<RequestId>, local: Local) {
         match &mut self.conns[slot.index()].pending {
             Some(pending) => pending.push_back(Pending::Local(id, local)),
             None => self.say(slot, id.as_ref(), local),
@@ -357,9 +390,9 @@ impl<S: Socket> Shard<S> {
                 self.unsubscribe(slot, service);
                 answer::unsubscribed(id, Some(service))
             }
-            Local::Refuse(refusal) => {
-                self.stats().refusals[refusal.code.index()].add(1);
-                answer::error(id, &refusal)
+            Local::EnvelopePong => answer::envelope_pong(id, TimeText::of(self.now.unix_ms)),
+            Local::Refuse(family, refusal) => {
+                return self.refuse(slot, id, family, &refusal);
             }
             Local::Rejected(batch, rejected) => batch_answer(batch, id, &[], &rejected),
             Local::Refreshed(expires_at_ms) => answer::refreshed(id, expires_at_ms),
@@ -425,6 +458,14 @@ impl<S: Socket> Shard<S> {
                 }
                 answer::subscribed_to_all(id)
             }
+            (Waiting::Talk { family, joins }, Answer::Told(told)) => {
+                if joins {
+                    let conn = &mut self.conns[slot.index()];
+                    conn.subscribing -= 1;
+                    conn.awaits_heavy = false;
+                }
+                return self.on_told(slot, id, family, *told);
+            }
             (Waiting::Register { sent, rejected }, Answer::Batch(refused)) => {
                 let failed: Vec<Value> =
                     refused.iter().map(|entry| refused_instance(&sent, entry)).collect();
@@ -451,15 +492,12 @@ impl<S: Socket> Shard<S> {
     fn on_subscribed(&mut self, slot: Slot, id: Option<&RequestId>, subscribed: Subscribed) {
         let Subscribed { view, recovered, replay, with_instances } = subscribed;
         // Everything up to the answer's revision is in the topic's run by now, because control
-        // sends in one order; it is for those who followed before.
-        self.hand_out_run_of(&view.service);
+        // sends in one order; it is for those who followed before, and is handed out first.
+        let topic = Topic::Service(view.service.clone());
         let conn = &mut self.conns[slot.index()];
         conn.subscribing -= 1;
         conn.awaits_heavy = false;
-        if let Some(topic) = self.topics.subscribe(&view.service, slot) {
-            self.conns[slot.index()].topics.push(topic);
-            self.subscription_count += 1;
-        }
+        self.start_following(slot, &topic);
         let at = Position {
             service: &view.service,
             epoch: &view.epoch,
@@ -483,9 +521,34 @@ impl<S: Socket> Shard<S> {
         }
     }
 
+    /// Hands out what a topic's followers are owed up to here, and makes the connection one of them.
+    pub(super) fn start_following(&mut self, slot: Slot, topic: &Topic) {
+        self.hand_out_run_of(topic);
+        if let Some(topic) = self.topics.subscribe(topic, slot) {
+            self.conns[slot.index()].topics.push(topic);
+            self.subscription_count += 1;
+        }
+    }
+
+    /// Tells a client that a request is refused, in the words of its family.
+    pub(super) fn refuse(
+        &mut self,
+        slot: Slot,
+        id: Option<&RequestId>,
+        family: Family,
+        refusal: &Refusal,
+    ) {
+        self.stats().refusals[refusal.code.index()].add(1);
+        let frame = match family {
+            Family::Typed => answer::error(id, refusal),
+            Family::Envelope => answer::envelope_error(id, refusal, TimeText::of(self.now.unix_ms)),
+        };
+        self.push_direct(slot, frame.into());
+    }
+
     /// Adds a frame for this connection alone.
     pub(super) fn push_direct(&mut self, slot: Slot, frame: Split) {
-        let load = Load { head: frame.head, tail: frame.tail, frames: 1, service: None };
+        let load = Load { head: frame.head, tail: frame.tail, frames: 1, source: Source::Direct };
         let conn = &mut self.conns[slot.index()];
         conn.outbox.push(Rc::new(load));
         let bytes = conn.outbox.bytes() as u64;

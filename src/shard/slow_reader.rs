@@ -9,48 +9,77 @@
 //!
 //! * Between the first dropped frame of a service and its snapshot no frame of that service is
 //!   queued; after the snapshot each further one is. Control's order makes the two meet exactly.
+//! * A message is never dropped in silence: where it does not fit even without the service frames,
+//!   the connection is closed with 4408, and comes back for it.
 //! * A client that takes nothing at all for the write timeout is closed with 4408.
 //!
 //! Part of `shard`.
 
 use std::rc::Rc;
 
-use super::outbox::Load;
+use super::outbox::{Load, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
-use crate::id::ServiceName;
+use crate::id::{ServiceName, Topic};
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::state::order::{Order, View};
 use crate::wire::answer;
+use crate::wire::close::Reason;
 use crate::wire::event::Position;
 
 impl<S: Socket> Shard<S> {
-    /// Adds a load of service frames, unless the connection has lost track of that service.
-    /// Returns whether it was added.
+    /// Adds a load of event frames, unless the connection has lost track of that service, or cannot
+    /// go on. Returns whether it was added.
     pub(super) fn push_event(&mut self, slot: Slot, load: &Rc<Load>) -> bool {
         let room = self.room();
         let conn = &mut self.conns[slot.index()];
-        if let (Some(owed), Some(service)) = (&conn.owed, &load.service)
+        if conn.is_condemned || !conn.is_open() {
+            return false;
+        }
+        if let (Some(owed), Source::Service(service)) = (&conn.owed, &load.source)
             && owed.services.contains(service)
         {
             return false;
         }
-        let has_room = conn.outbox.has_room(load, room);
-        if has_room {
-            conn.outbox.push(Rc::clone(load));
-            let bytes = conn.outbox.bytes() as u64;
-            self.stats().outbox_bytes_peak.raise(bytes);
-        } else {
+        if !conn.outbox.has_room(load, room) {
             self.collapse(slot, load);
+            let conn = &mut self.conns[slot.index()];
+            if load.source.service().is_some() {
+                return false;
+            }
+            if !conn.outbox.has_room(load, room) {
+                // A message that does not fit would be lost in silence. Its place is in a history:
+                // the client comes back and asks for it.
+                conn.is_condemned = true;
+                self.condemned.push((slot, conn.id.generation));
+                return false;
+            }
         }
-        has_room
+        let conn = &mut self.conns[slot.index()];
+        conn.outbox.push(Rc::clone(load));
+        let bytes = conn.outbox.bytes() as u64;
+        self.stats().outbox_bytes_peak.raise(bytes);
+        true
+    }
+
+    /// Closes those for whom a message had no room.
+    pub(super) fn close_condemned(&mut self) {
+        for (slot, generation) in std::mem::take(&mut self.condemned) {
+            if self.find(slot, generation).is_some() {
+                self.stats().slow_closed.add(1);
+                self.close(slot, Reason::SlowReader);
+            }
+        }
     }
 
     /// Drops the service frames of an outbox that is full, and owes snapshots for them.
     fn collapse(&mut self, slot: Slot, load: &Rc<Load>) {
         let conn = &mut self.conns[slot.index()];
         let mut lost = conn.outbox.shed();
-        lost.extend(load.service.clone());
+        lost.extend(load.source.service().cloned());
+        if lost.is_empty() {
+            return;
+        }
         for service in lost {
             // Frames from before it unsubscribed may have waited there too.
             if !self.is_owed(slot, &service) && self.follows(slot, &service) {
@@ -90,7 +119,7 @@ impl<S: Socket> Shard<S> {
     /// A snapshot that was owed has come.
     pub(super) fn on_owed_snapshot(&mut self, slot: Slot, view: &View) {
         // What came before the snapshot is not for this connection, but for the others.
-        self.hand_out_run_of(&view.service);
+        self.hand_out_run_of(&Topic::Service(view.service.clone()));
         let room = self.room();
         let conn = &mut self.conns[slot.index()];
         let Some(owed) = &mut conn.owed else { return };
@@ -109,7 +138,7 @@ impl<S: Socket> Shard<S> {
             head: frame.head,
             tail: frame.tail,
             frames: 1,
-            service: Some(view.service.clone()),
+            source: Source::Service(view.service.clone()),
         };
         if !conn.outbox.has_room(&load, room) {
             // Answers have filled the outbox meanwhile. It will be asked for again when it is empty.

@@ -3,11 +3,12 @@
 //! A socket is asked for bytes and given bytes, and says `WouldBlock` where it cannot; having said
 //! so, it puts itself on the shard's ready list once it can again. The real one stands on tokio's
 //! reactor; simulations and benches bring their own. Another way of writing, `io_uring` for one, would
-//! be another implementation of these four functions.
+//! be another implementation of these few functions.
 //!
 //! Imports `shard::ready`. Imported by `shard`.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -40,6 +41,11 @@ pub trait Socket {
 
     /// Says that nothing more will be written.
     fn shut_down(&mut self);
+
+    /// Who is at the other end, where that can be told.
+    fn peer(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 /// A TCP connection that wakes its slot.
@@ -94,6 +100,10 @@ impl Socket for TcpSocket {
         let mut context = Context::from_waker(&self.waker);
         // The peer may have gone already; then there is nobody to tell.
         let _ = Pin::new(&mut self.stream).poll_shutdown(&mut context);
+    }
+
+    fn peer(&self) -> Option<SocketAddr> {
+        self.stream.peer_addr().ok()
     }
 }
 

@@ -7,6 +7,7 @@ use super::conn::{Conn, Stage};
 use super::outbox::Load;
 use super::socket::Socket;
 use super::{Shard, Slot};
+use crate::id::ConnId;
 use crate::limits;
 use crate::wire::answer;
 use crate::wire::close::Reason;
@@ -113,7 +114,9 @@ impl<S: Socket> Shard<S> {
     pub(super) fn let_time_pass(&mut self) {
         let mut due = Vec::new();
         self.wheel.advance(self.now.unix_ms, &mut due);
-        for (slot, stamp) in due {
+        self.due.extend(due);
+        for _ in 0..limits::DEADLINES_PER_TURN_MAX {
+            let Some((slot, stamp)) = self.due.pop_front() else { break };
             let Some(conn) = self.conns.get_mut(slot.index()) else { continue };
             if conn.armed_stamp != stamp {
                 continue;
@@ -125,8 +128,40 @@ impl<S: Socket> Shard<S> {
                 self.arm(slot);
             }
         }
+        if self.due.is_empty() && self.due.capacity() > limits::QUEUE_SLOTS_KEPT {
+            self.due = std::collections::VecDeque::new();
+        }
         self.go_on_draining();
         self.tidy.let_time_pass(self.now.unix_ms);
+    }
+
+    /// Pings everyone, because the server's program wants to.
+    pub(super) fn ping_all(&mut self) {
+        let now_ms = self.now.unix_ms;
+        let open: Vec<Slot> = self
+            .conns
+            .iter()
+            .filter(|(_, conn)| conn.is_open() && conn.pinged_ms == 0 && conn.outbox.is_empty())
+            .map(|(_, conn)| conn.id.slot)
+            .collect();
+        for slot in open {
+            let conn = &mut self.conns[slot.index()];
+            conn.pinged_ms = now_ms;
+            conn.outbox.push(std::rc::Rc::clone(&self.ping));
+            self.queue_bulk(slot);
+            self.arm(slot);
+        }
+    }
+
+    /// Ends a connection because control says so.
+    pub(super) fn on_close_order(&mut self, conn: ConnId, reason: Reason) {
+        let Some(found) = self.find(conn.slot, conn.generation) else { return };
+        if found.is_open() {
+            if reason == Reason::TokenExpired {
+                self.push_direct(conn.slot, answer::account_disabled().into());
+            }
+            self.close(conn.slot, reason);
+        }
     }
 
     fn on_deadline(&mut self, slot: Slot) {
@@ -195,6 +230,7 @@ impl<S: Socket> Shard<S> {
     /// Lets what is in the outbox leave, and nothing after it.
     pub(super) fn end(&mut self, slot: Slot) {
         self.unsubscribe_all(slot);
+        self.depart(slot);
         let ends_ms = self.now.unix_ms + limits::CLOSE_LINGER_MS;
         let conn = &mut self.conns[slot.index()];
         if conn.is_open() {

@@ -6,21 +6,21 @@ use std::collections::HashMap;
 
 use slab::Slab;
 
-use super::subscribers::Subscribers;
-use crate::id::{ServiceName, Slot};
+use crate::id::{ServiceName, Slot, Topic};
 use crate::mailbox::to_shard::Event;
+use crate::subscribers::Subscribers;
 
 /// A topic's place in its shard's table. Valid while the topic has a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct TopicId(pub(super) u32);
 
-/// A service that is followed here, or that someone here follows along with all others.
+/// What is followed here, or a service that someone here follows along with all others.
 #[derive(Debug)]
-pub(super) struct Topic {
-    pub(super) service: ServiceName,
-    pub(super) subscribers: Subscribers,
+struct Entry {
+    topic: Topic,
+    subscribers: Subscribers,
     /// Events of this turn that have not been handed out yet.
-    pub(super) run: Vec<Event>,
+    run: Vec<Event>,
 }
 
 /// The table.
@@ -33,8 +33,10 @@ pub(super) struct Topic {
 #[derive(Debug, Default)]
 #[allow(clippy::struct_field_names, reason = "the table of topics holds topics")]
 pub(super) struct Topics {
-    topics: Slab<Topic>,
-    by_name: HashMap<ServiceName, TopicId>,
+    topics: Slab<Entry>,
+    by_name: HashMap<Topic, TopicId>,
+    /// How many of them a client can name.
+    named: usize,
     /// Those who follow every service.
     pub(super) everything: Subscribers,
     touched: Vec<TopicId>,
@@ -45,37 +47,46 @@ pub(super) struct Topics {
 }
 
 impl Topics {
-    /// How many topics have a subscriber.
+    /// How many services and channels have a subscriber.
     pub(super) fn len(&self) -> usize {
-        self.topics.len()
+        self.named
     }
 
-    pub(super) fn find(&self, service: &ServiceName) -> Option<TopicId> {
-        self.by_name.get(service).copied()
+    pub(super) fn find(&self, topic: &Topic) -> Option<TopicId> {
+        self.by_name.get(topic).copied()
     }
 
-    fn find_or_new(&mut self, service: &ServiceName) -> TopicId {
-        if let Some(id) = self.find(service) {
+    fn find_or_new(&mut self, topic: &Topic) -> TopicId {
+        if let Some(id) = self.find(topic) {
             return id;
         }
-        let topic = Topic {
-            service: service.clone(),
-            subscribers: Subscribers::default(),
-            run: Vec::new(),
-        };
-        let id = TopicId(u32::try_from(self.topics.insert(topic)).expect("topics are below 2^32"));
-        self.by_name.insert(service.clone(), id);
+        let entry =
+            Entry { topic: topic.clone(), subscribers: Subscribers::default(), run: Vec::new() };
+        let id = TopicId(u32::try_from(self.topics.insert(entry)).expect("topics are below 2^32"));
+        self.by_name.insert(topic.clone(), id);
+        self.named += usize::from(is_named(topic));
         id
     }
 
+    /// Whether a connection follows a topic.
+    pub(super) fn contains(&self, id: TopicId, slot: Slot) -> bool {
+        self.topics[id.0 as usize].subscribers.contains(slot)
+    }
+
+    /// Writes those who follow a topic into `slots`.
+    pub(super) fn followers(&self, id: TopicId, slots: &mut Vec<Slot>) {
+        slots.clear();
+        self.topics[id.0 as usize].subscribers.walk(slots);
+    }
+
     /// Adds a follower. None where it was one already.
-    pub(super) fn subscribe(&mut self, service: &ServiceName, slot: Slot) -> Option<TopicId> {
-        let id = self.find_or_new(service);
+    pub(super) fn subscribe(&mut self, topic: &Topic, slot: Slot) -> Option<TopicId> {
+        let id = self.find_or_new(topic);
         self.topics[id.0 as usize].subscribers.insert(slot).then_some(id)
     }
 
-    /// Removes a follower. Returns the service where it was the last one.
-    pub(super) fn unsubscribe(&mut self, id: TopicId, slot: Slot) -> Option<ServiceName> {
+    /// Removes a follower. Returns the topic where it was the last one.
+    pub(super) fn unsubscribe(&mut self, id: TopicId, slot: Slot) -> Option<Topic> {
         let topic = &mut self.topics[id.0 as usize];
         topic.subscribers.remove(slot);
         if !topic.subscribers.is_empty() {
@@ -83,15 +94,16 @@ impl Topics {
         }
         // With a run still in it the topic stays until that is handed out; see `end_run`.
         if !topic.run.is_empty() {
-            return Some(topic.service.clone());
+            return Some(topic.topic.clone());
         }
         Some(self.remove(id))
     }
 
-    fn remove(&mut self, id: TopicId) -> ServiceName {
-        let topic = self.topics.remove(id.0 as usize);
-        self.by_name.remove(&topic.service);
-        topic.service
+    fn remove(&mut self, id: TopicId) -> Topic {
+        let Entry { topic, .. } = self.topics.remove(id.0 as usize);
+        self.by_name.remove(&topic);
+        self.named -= usize::from(is_named(&topic));
+        topic
     }
 
     /// Notes that control is asked for a subscription; no service is every service.
@@ -129,18 +141,18 @@ impl Topics {
             Some(service) => {
                 self.joining.contains_key(service)
                     || self
-                        .find(service)
+                        .find(&Topic::Service(service.clone()))
                         .is_some_and(|id| !self.topics[id.0 as usize].subscribers.is_empty())
             }
         }
     }
 
-    /// Adds an event to its topic's run. Returns false where nobody here follows the service.
+    /// Adds an event to its topic's run. Returns false where nobody here follows it.
     pub(super) fn add_event(&mut self, event: Event) -> bool {
-        let id = match self.find(&event.service) {
+        let id = match self.find(&event.topic) {
             Some(id) => id,
-            None if self.everything.is_empty() => return false,
-            None => self.find_or_new(&event.service),
+            None if self.everything.is_empty() || event.topic.service().is_none() => return false,
+            None => self.find_or_new(&event.topic),
         };
         let topic = &mut self.topics[id.0 as usize];
         if topic.run.is_empty() {
@@ -156,8 +168,8 @@ impl Topics {
     }
 
     /// Takes the run out of a topic that a membership change needs settled early.
-    pub(super) fn touched_early(&mut self, service: &ServiceName) -> Option<TopicId> {
-        let id = self.find(service)?;
+    pub(super) fn touched_early(&mut self, topic: &Topic) -> Option<TopicId> {
+        let id = self.find(topic)?;
         let place = self.touched.iter().position(|&touched| touched == id)?;
         self.touched.remove(place);
         Some(id)
@@ -167,7 +179,10 @@ impl Topics {
     pub(super) fn begin_run(&mut self, id: TopicId, slots: &mut Vec<Slot>) -> Vec<Event> {
         let topic = &mut self.topics[id.0 as usize];
         slots.clear();
-        topic.subscribers.walk_union(&self.everything, slots);
+        match topic.topic {
+            Topic::Service(_) => topic.subscribers.walk_union(&self.everything, slots),
+            _ => topic.subscribers.walk(slots),
+        }
         std::mem::take(&mut topic.run)
     }
 
@@ -181,4 +196,9 @@ impl Topics {
             topic.run = run;
         }
     }
+}
+
+/// Whether clients can name the topic: the others are everyone's own, unasked.
+fn is_named(topic: &Topic) -> bool {
+    matches!(topic, Topic::Service(_) | Topic::Channel(_))
 }

@@ -2,18 +2,25 @@
 //!
 //! ```text
 //! Order --> State::apply(order, now) --> Answer         to the one who asked
-//!                                    \-> Announcements  to everyone who follows
+//!                                    \-> Announcements, Outgoing  to everyone who follows
 //!                                    \-> changes kept for the store
+//!                                    \-> Write          to be on disk before anyone hears of it
 //! ```
 //!
 //! The control thread owns the one [`State`] and is the only caller. Whatever happens to it arrives
 //! through [`State::apply`] and [`State::tick`], so a test can play a whole day in a millisecond.
 //!
-//! Imports `id`, `limits`, `wheel` and `wire`. Imported by `mailbox`, `control` and `http`.
+//! Imports `auth`, `id`, `limits`, `subscribers`, `wheel` and `wire`. Imported by `mailbox`, `store`,
+//! `shard`, `control` and `http`.
 
+pub mod channels;
+pub mod durable;
+pub mod event;
 pub mod image;
 pub mod order;
+pub mod people;
 pub mod registry;
+pub mod talk;
 
 mod protection;
 mod service;
@@ -21,22 +28,74 @@ mod service;
 use std::sync::Arc;
 
 use crate::clock::Moment;
+use crate::id::MessageIds;
+use channels::Channels;
+use durable::{PeopleImage, Write};
+use event::DomainEvent;
 use order::{Answer, Order, RefusedEntry, View};
+use people::People;
 use registry::{Announcement, Registry};
+use talk::Outgoing;
 
 /// Everything the server knows that outlives a connection.
 #[derive(Debug)]
 pub struct State {
     /// Services, instances and leases.
     pub registry: Registry,
+    /// Connections and users.
+    pub people: People,
+    /// Channels and rooms.
+    pub channels: Channels,
+    ids: MessageIds,
+    /// Messages that have to go out; control takes them after each order.
+    outgoing: Vec<Outgoing>,
+    /// Whether anyone wants to know what happens.
+    pub is_watched: bool,
+    events: Vec<DomainEvent>,
+}
+
+/// What an order comes to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is done, and this is its answer.
+    Answer(Answer),
+    /// It has to be on disk first; [`State::after_write`] then gives the answer.
+    Write(Box<Write>),
+}
+
+/// What a state is made with, beside its registry.
+#[derive(Debug)]
+pub struct Settings {
+    /// What can be set about channels.
+    pub channels: channels::Settings,
+    /// How many users may be known.
+    pub users_max: usize,
+    /// Begins the epochs of all channels; new with every start.
+    pub epoch: String,
+    /// Seeds the chance in message ids.
+    pub seed: u64,
 }
 
 impl State {
-    /// Carries out one order. What subscribers have to hear of it is left in
-    /// [`Registry::announcements`].
-    pub fn apply(&mut self, order: Order, now: Moment) -> Answer {
+    /// A state that knows these users and channels, with nobody connected.
+    pub fn new(registry: Registry, settings: Settings, image: PeopleImage) -> State {
+        let users = image.users.into_iter().map(|user| user.user_id);
+        State {
+            registry,
+            people: People::new(users, settings.users_max),
+            channels: Channels::new(settings.channels, &settings.epoch, image.channels.into_iter()),
+            ids: MessageIds::after(image.last_message, settings.seed),
+            outgoing: Vec::new(),
+            is_watched: false,
+            events: Vec::new(),
+        }
+    }
+
+    /// Carries out one order. What others have to hear of it is left to be taken.
+    pub fn apply(&mut self, order: Order, now: Moment) -> Outcome {
         let registry = &mut self.registry;
         let answer = match order {
+            Order::Talk(talk) => return self.talk(*talk, now),
             Order::Register(registrations) => {
                 let mut refused = Vec::new();
                 for (index, registration) in registrations.into_iter().enumerate() {
@@ -75,17 +134,48 @@ impl State {
             Order::Leases => Answer::Leases(registry.leases(now)),
         };
         self.registry.settle(now);
-        answer
+        Outcome::Answer(answer)
     }
 
     /// Lets time pass: leases run out, protections end.
     pub fn tick(&mut self, now: Moment) {
-        self.registry.tick(now);
-        self.registry.settle(now);
+        if self.registry.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
+            self.registry.tick(now);
+            self.registry.settle(now);
+        }
+        self.channels.sweep(now.unix_ms);
+    }
+
+    /// When time alone changes something next, in milliseconds since the Unix epoch.
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        let both = [self.registry.next_tick_ms(), self.channels.next_sweep_ms()];
+        both.into_iter().flatten().min()
     }
 
     /// Takes what subscribers have to hear since the last call.
     pub fn take_announcements(&mut self) -> Vec<Announcement> {
         std::mem::take(&mut self.registry.announcements)
+    }
+
+    /// Takes the messages that have to go out since the last call.
+    pub fn take_outgoing(&mut self) -> Vec<Outgoing> {
+        std::mem::take(&mut self.outgoing)
+    }
+
+    /// Takes what happened since the last call, where anyone wants to know.
+    pub fn take_events(&mut self) -> Vec<DomainEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Takes the users that were seen for the first time, to be stored.
+    pub fn take_newly_known(&mut self, now: Moment) -> Option<Write> {
+        let people = std::mem::take(&mut self.people.newly_known);
+        (!people.is_empty()).then_some(Write::Seen { people, at_ms: now.unix_ms })
+    }
+
+    fn note(&mut self, event: impl FnOnce() -> DomainEvent) {
+        if self.is_watched {
+            self.events.push(event());
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::talk::{Talk, Told};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::wire::command::Since;
 use crate::wire::event::Change;
@@ -61,6 +62,14 @@ pub enum Order {
     },
     /// The leases, service by service.
     Leases,
+    /// Something among people.
+    Talk(Box<Talk>),
+}
+
+impl From<Talk> for Order {
+    fn from(talk: Talk) -> Order {
+        Order::Talk(Box::new(talk))
+    }
 }
 
 /// Whether the answer to a subscription needs the service's instances.
@@ -113,6 +122,8 @@ pub enum Answer {
     Delta(Option<Delta>),
     /// The leases of each service.
     Leases(Vec<ServiceLeases>),
+    /// What came of something among people.
+    Told(Box<Told>),
 }
 
 /// An entry of a batch that the state refused.

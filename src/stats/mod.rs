@@ -116,8 +116,18 @@ pub struct ControlStats {
     pub degraded_services: Counter,
     /// How long batches took, in microseconds.
     pub turn_us: Histogram,
-    /// Sets of changes written to the store.
+    /// Transactions given to the store.
     pub commits: Counter,
+    /// Writes in them that someone waited for.
+    pub writes: Counter,
+    /// Users with at least one connection (gauge).
+    pub users_online: Counter,
+    /// Users ever seen (gauge).
+    pub users_known: Counter,
+    /// Channels in use (gauge).
+    pub channels: Counter,
+    /// Bytes of all channels' histories (gauge).
+    pub history_bytes: Counter,
     /// 1 while the store takes what it is given, else 0 (gauge).
     pub store_healthy: Counter,
 }

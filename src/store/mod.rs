@@ -1,34 +1,45 @@
 //! What outlives the process.
 //!
-//! A thread of its own owns the database. Control hands it one set of changes at a time, and goes on
-//! gathering while that is written; each set is one transaction. After an error the set is kept and
-//! tried again, readiness says so, and what is in memory stays served.
+//! A thread of its own owns the connection that writes. Control hands it one set of changes, or of
+//! writes that somebody waits for, at a time, and goes on gathering while that is written; each set
+//! is one transaction. After an error a set of the registry's changes is kept and tried again, and
+//! writes are refused; readiness says so, and what is in memory stays served. Reading has another
+//! thread, the [`library`].
 //!
 //! # Promises
 //!
 //! * A set is written whole or not at all.
+//! * A write is answered after its transaction has been synced to disk.
 //! * After a kill the database says that it is not complete, because it was marked so before the
 //!   first change; only [`Store::close`] takes the mark away.
 //! * One process at a time uses a database.
 //!
-//! Imports `limits` and `state`. Imported by `control`, `http` and `server`.
+//! Imports `limits` and `state`. Imported by `control`, `http`, `server` and the binary.
 
-mod sqlite;
+pub mod accounts;
+mod database;
+pub mod library;
+mod people;
 
 use std::fmt;
 use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use sqlx::migrate::MigrateError;
 
 use crate::limits;
+use crate::state::durable::{AccountChange, PeopleImage, Write, WriteResult};
 use crate::state::image::{RegistryDelta, RegistryImage};
-use sqlite::Sqlite;
+use crate::wire::refusal::Refusal;
+use database::Database;
+use library::Library;
+
+pub use database::Address;
 
 /// Why the store cannot be used.
 #[derive(Debug)]
@@ -37,13 +48,13 @@ pub enum StoreError {
     Address(String),
     /// The database cannot be opened or brought up to date.
     Open {
-        /// Which one.
-        path: PathBuf,
+        /// Which one, without a password.
+        path: String,
         /// What it said.
         fault: sqlx::Error,
     },
     /// Another server has it open.
-    InUse(PathBuf),
+    InUse(String),
     /// The thread could not be started.
     Thread(std::io::Error),
 }
@@ -52,15 +63,16 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreError::Address(url) => {
-                write!(f, "database-url \"{url}\" is not sqlite://PATH")
+                let scheme = url.split(':').next().unwrap_or_default();
+                write!(f, "database-url is {scheme}:, not sqlite://PATH or postgres://...")
             }
             StoreError::Open { path, fault } => {
-                write!(f, "the database {} cannot be used: {}", path.display(), advice(fault))
+                write!(f, "the database {path} cannot be used: {}", advice(fault))
             }
             StoreError::InUse(path) => write!(
                 f,
-                "the database {} is in use by another server; give each its own data-dir",
-                path.display()
+                "the database {path} is in use by another server; give each its own data-dir \
+                 or database-url"
             ),
             StoreError::Thread(fault) => write!(f, "the store's thread does not start: {fault}"),
         }
@@ -81,7 +93,10 @@ fn advice(fault: &sqlx::Error) -> String {
         sqlx::Error::Database(refusal) if is_broken(refusal.code().as_deref()) => {
             format!("{refusal}; move it away to start with an empty one, or put a copy back")
         }
-        _ => format!("{fault}; check that the directory exists and may be written to"),
+        sqlx::Error::Io(_) | sqlx::Error::Database(_) => {
+            format!("{fault}; check that it is there and may be written to")
+        }
+        _ => format!("{fault}"),
     }
 }
 
@@ -95,11 +110,12 @@ fn is_broken(code: Option<&str>) -> bool {
 fn claim(path: &Path) -> Result<File, StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let open = |fault| StoreError::Open { path: path.to_owned(), fault: sqlx::Error::Io(fault) };
+    let shown = || path.display().to_string();
+    let open = |fault| StoreError::Open { path: shown(), fault: sqlx::Error::Io(fault) };
     let file = File::options().create(true).truncate(false).write(true).open(name).map_err(open)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(shown())),
         Err(TryLockError::Error(fault)) => Err(open(fault)),
     }
 }
@@ -122,8 +138,33 @@ impl StoreHealth {
 
 enum Job {
     Write(RegistryDelta),
+    Execute(Arc<Vec<Write>>),
     /// Write, mark as complete, and end.
     Close(RegistryDelta),
+}
+
+/// What the store held when it was opened.
+#[derive(Debug, Default)]
+pub struct Image {
+    /// Of the registry.
+    pub registry: RegistryImage,
+    /// Of people and channels.
+    pub people: PeopleImage,
+}
+
+/// What the store says by itself.
+pub struct Listeners {
+    /// It has done what it was given, and takes more: one result for each write, none after a set
+    /// of the registry's changes.
+    pub on_stored: Box<dyn Fn(Vec<WriteResult>) + Send>,
+    /// Accounts were changed beside this server.
+    pub on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
+}
+
+impl Default for Listeners {
+    fn default() -> Listeners {
+        Listeners { on_stored: Box::new(|_| {}), on_accounts: Box::new(|_| {}) }
+    }
 }
 
 /// The store's handle. Control holds the only one.
@@ -133,8 +174,9 @@ pub struct Store {
     is_idle: Arc<AtomicBool>,
     health: StoreHealth,
     thread: Option<JoinHandle<()>>,
-    /// Held for as long as the store is.
-    _claim: File,
+    library: Library,
+    /// Held for as long as the store is, where the database is a file.
+    _claim: Option<File>,
 }
 
 impl Store {
@@ -143,43 +185,61 @@ impl Store {
     /// # Errors
     ///
     /// Where it cannot be opened; the message says what to check.
-    pub fn open(url: Option<&str>, data_dir: &Path) -> Result<(Store, RegistryImage), StoreError> {
-        let path = match url {
-            None => data_dir.join("fanfare.db"),
-            Some(url) => match url.strip_prefix("sqlite:") {
-                Some(path) => PathBuf::from(path.strip_prefix("//").unwrap_or(path)),
-                None => return Err(StoreError::Address(url.to_owned())),
-            },
+    pub fn open(
+        url: Option<&str>,
+        data_dir: &Path,
+        listeners: Listeners,
+    ) -> Result<(Store, Image), StoreError> {
+        let address = Address::new(url, data_dir)?;
+        let claim = match &address {
+            Address::Sqlite(path) => Some(claim(path)?),
+            Address::Postgres(_) => None,
         };
-        let claim = claim(&path)?;
+        let Listeners { on_stored, on_accounts } = listeners;
         let (jobs, inbox) = crossbeam_channel::bounded(1);
         let (opened, image) = crossbeam_channel::bounded(1);
         let is_idle = Arc::new(AtomicBool::new(true));
         let health = StoreHealth::always();
-        let worker = Worker { is_idle: Arc::clone(&is_idle), health: health.clone(), inbox };
-        let at = path.clone();
+        let worker =
+            Worker { is_idle: Arc::clone(&is_idle), health: health.clone(), inbox, on_stored };
+        let at = address.clone();
         let thread = std::thread::Builder::new()
             .name(String::from("store"))
             .spawn(move || worker.run(&at, &opened))
             .map_err(StoreError::Thread)?;
-        let image = match image.recv() {
-            Ok(result) => result.map_err(|fault| StoreError::Open { path, fault })?,
-            Err(_) => return Err(StoreError::Open { path, fault: sqlx::Error::WorkerCrashed }),
-        };
-        Ok((Store { jobs, is_idle, health, thread: Some(thread), _claim: claim }, image))
+        let image = image.recv().unwrap_or_else(|_| {
+            Err(StoreError::Open { path: address.shown(), fault: sqlx::Error::WorkerCrashed })
+        })?;
+        let (library, _) = Library::open(address, on_accounts).map_err(StoreError::Thread)?;
+        let thread = Some(thread);
+        Ok((Store { jobs, is_idle, health, thread, library, _claim: claim }, image))
     }
 
-    /// Whether the set before has been written.
+    /// Where what is stored can be read.
+    pub fn library(&self) -> Library {
+        self.library.clone()
+    }
+
+    /// Whether what it was given has been done.
     pub fn is_idle(&self) -> bool {
         self.is_idle.load(Ordering::Acquire)
     }
 
     /// Hands over a set of changes. Only while the store is idle.
     pub fn commit(&self, delta: RegistryDelta) {
+        self.give(Job::Write(delta));
+    }
+
+    /// Hands over writes that somebody waits for. Only while the store is idle.
+    pub fn execute(&self, writes: Arc<Vec<Write>>) {
+        self.give(Job::Execute(writes));
+    }
+
+    fn give(&self, job: Job) {
         debug_assert!(self.is_idle());
         self.is_idle.store(false, Ordering::Release);
         // Fails only when the thread has gone, which it logged.
-        let _ = self.jobs.send(Job::Write(delta));
+        let _ = self.jobs.send(job);
     }
 
     /// How the store does.
@@ -202,20 +262,21 @@ struct Worker {
     is_idle: Arc<AtomicBool>,
     health: StoreHealth,
     inbox: Receiver<Job>,
+    on_stored: Box<dyn Fn(Vec<WriteResult>) + Send>,
 }
 
 impl Worker {
-    fn run(self, path: &Path, opened: &Sender<Result<RegistryImage, sqlx::Error>>) {
+    fn run(self, address: &Address, opened: &Sender<Result<Image, StoreError>>) {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(fault) => {
-                let _ = opened.send(Err(sqlx::Error::Io(fault)));
+                let _ = opened.send(Err(StoreError::Thread(fault)));
                 return;
             }
         };
-        let mut database = match runtime.block_on(Sqlite::open(path)) {
-            Ok((database, image)) => {
-                let _ = opened.send(Ok(image));
+        let mut database = match runtime.block_on(Database::open(address)) {
+            Ok((database, registry, people)) => {
+                let _ = opened.send(Ok(Image { registry, people }));
                 database
             }
             Err(fault) => {
@@ -223,13 +284,14 @@ impl Worker {
                 return;
             }
         };
-        while let Ok(job) = self.inbox.recv() {
-            match job {
-                Job::Write(delta) => {
+        loop {
+            let results = match self.inbox.recv_timeout(self.patience()) {
+                Ok(Job::Write(delta)) => {
                     self.write(&runtime, &mut database, &delta, u32::MAX);
-                    self.is_idle.store(true, Ordering::Release);
+                    Vec::new()
                 }
-                Job::Close(delta) => {
+                Ok(Job::Execute(writes)) => self.execute(&runtime, &mut database, writes),
+                Ok(Job::Close(delta)) => {
                     let attempts = limits::STORE_CLOSE_ATTEMPTS_MAX;
                     if self.write(&runtime, &mut database, &delta, attempts)
                         && let Err(fault) = runtime.block_on(database.close(delta.version))
@@ -238,8 +300,58 @@ impl Worker {
                     }
                     return;
                 }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.probe(&runtime, &mut database);
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            self.is_idle.store(true, Ordering::Release);
+            (self.on_stored)(results);
+        }
+    }
+
+    /// How long to wait for the next job: while the store is ill it looks after itself, because
+    /// nobody gives it any.
+    fn patience(&self) -> Duration {
+        if self.health.is_ok() {
+            Duration::MAX
+        } else {
+            Duration::from_millis(limits::STORE_RETRY_MS_MIN)
+        }
+    }
+
+    fn probe(&self, runtime: &tokio::runtime::Runtime, database: &mut Database) {
+        match runtime.block_on(database.probe()) {
+            Ok(()) => {
+                tracing::info!("the store takes writes again");
+                self.health.0.store(true, Ordering::Relaxed);
+            }
+            Err(fault) => {
+                tracing::debug!(%fault, "the store still takes no writes");
+                runtime.block_on(database.reset());
             }
         }
+    }
+
+    /// Carries out writes, once: whoever waits is told that it failed, rather than kept waiting.
+    fn execute(
+        &self,
+        runtime: &tokio::runtime::Runtime,
+        database: &mut Database,
+        writes: Arc<Vec<Write>>,
+    ) -> Vec<WriteResult> {
+        let fault = match runtime.block_on(database.execute(&writes)) {
+            Ok(results) => {
+                self.health.0.store(true, Ordering::Relaxed);
+                return results;
+            }
+            Err(fault) => fault,
+        };
+        tracing::error!(%fault, writes = writes.len(), "the store refused writes");
+        self.health.0.store(false, Ordering::Relaxed);
+        runtime.block_on(database.reset());
+        writes.iter().map(|_| Err(Refusal::unavailable())).collect()
     }
 
     /// Writes a set, again and again until it is written or the attempts are used up.
@@ -247,7 +359,7 @@ impl Worker {
     fn write(
         &self,
         runtime: &tokio::runtime::Runtime,
-        database: &mut Sqlite,
+        database: &mut Database,
         delta: &RegistryDelta,
         attempts: u32,
     ) -> bool {
@@ -261,6 +373,7 @@ impl Worker {
                 Err(fault) => tracing::error!(%fault, "the store refused a set of changes"),
             }
             self.health.0.store(false, Ordering::Relaxed);
+            runtime.block_on(database.reset());
             std::thread::sleep(Duration::from_millis(pause_ms));
             pause_ms = (pause_ms * 2).min(limits::STORE_RETRY_MS_MAX);
         }
@@ -274,6 +387,7 @@ mod tests {
     use crate::state::image::{InstanceRecord, PullOutRecord, ServiceRecord};
     use bytes::Bytes;
     use sqlx::{ConnectOptions, Connection};
+    use std::path::PathBuf;
 
     struct Dir(PathBuf);
 
@@ -322,10 +436,12 @@ mod tests {
     #[test]
     fn a_clean_close_brings_everything_back() {
         let dir = Dir::new();
-        let (store, image) = Store::open(None, &dir.0).expect("opens");
+        let (store, Image { registry: image, .. }) =
+            Store::open(None, &dir.0, Listeners::default()).expect("opens");
         assert_eq!((image.epoch, image.instances.len()), (None, 0));
         store.close(delta());
-        let (store, mut image) = Store::open(None, &dir.0).expect("opens again");
+        let (store, Image { registry: mut image, .. }) =
+            Store::open(None, &dir.0, Listeners::default()).expect("opens again");
         image.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
         let delta = delta();
         assert!(image.is_clean);
@@ -341,7 +457,8 @@ mod tests {
             ..RegistryDelta::default()
         };
         store.close(gone);
-        let (_store, image) = Store::open(None, &dir.0).expect("opens a third time");
+        let (_store, Image { registry: image, .. }) =
+            Store::open(None, &dir.0, Listeners::default()).expect("opens a third time");
         assert_eq!(image.instances, delta.upserts[..1]);
         assert!(image.pull_outs.is_empty());
     }
@@ -349,13 +466,14 @@ mod tests {
     #[test]
     fn without_a_clean_close_the_version_lies_ahead() {
         let dir = Dir::new();
-        let (store, _) = Store::open(None, &dir.0).expect("opens");
+        let (store, _) = Store::open(None, &dir.0, Listeners::default()).expect("opens");
         store.commit(delta());
         while !store.is_idle() {
             std::thread::yield_now();
         }
         drop(store);
-        let (_store, image) = Store::open(None, &dir.0).expect("opens again");
+        let (_store, Image { registry: image, .. }) =
+            Store::open(None, &dir.0, Listeners::default()).expect("opens again");
         assert!(!image.is_clean);
         assert!(image.version > 42);
         assert_eq!(image.instances.len(), 10_000);
@@ -364,12 +482,12 @@ mod tests {
     #[test]
     fn one_server_at_a_time() {
         let dir = Dir::new();
-        let (store, _) = Store::open(None, &dir.0).expect("opens");
-        let fault = Store::open(None, &dir.0).expect_err("it is in use");
+        let (store, _) = Store::open(None, &dir.0, Listeners::default()).expect("opens");
+        let fault = Store::open(None, &dir.0, Listeners::default()).expect_err("it is in use");
         assert!(matches!(fault, StoreError::InUse(_)), "{fault}");
         assert!(fault.to_string().contains("in use by another server"), "{fault}");
         store.close(RegistryDelta::default());
-        assert!(Store::open(None, &dir.0).is_ok());
+        assert!(Store::open(None, &dir.0, Listeners::default()).is_ok());
     }
 
     #[test]
@@ -378,7 +496,8 @@ mod tests {
         let path = dir.0.join("fanfare.db");
         let garbage = "not a database, ".repeat(1_000);
         std::fs::write(&path, &garbage).expect("written");
-        let fault = Store::open(None, &dir.0).expect_err("garbage").to_string();
+        let fault =
+            Store::open(None, &dir.0, Listeners::default()).expect_err("garbage").to_string();
         assert!(fault.contains("fanfare.db") && fault.contains("move it away"), "{fault}");
         assert_eq!(std::fs::read_to_string(&path).expect("still there"), garbage);
     }
@@ -386,7 +505,7 @@ mod tests {
     #[test]
     fn a_database_of_a_newer_release_is_refused() {
         let dir = Dir::new();
-        let (store, _) = Store::open(None, &dir.0).expect("opens");
+        let (store, _) = Store::open(None, &dir.0, Listeners::default()).expect("opens");
         store.close(delta());
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
@@ -399,15 +518,17 @@ mod tests {
             sqlx::query(later).execute(&mut connection).await.expect("inserted");
             connection.close().await.expect("closes");
         });
-        let fault = Store::open(None, &dir.0).expect_err("newer").to_string();
+        let fault = Store::open(None, &dir.0, Listeners::default()).expect_err("newer").to_string();
         assert!(fault.contains("newer release, which has migration 9999"), "{fault}");
     }
 
     #[test]
     fn a_directory_that_is_none_is_named() {
-        let fault = Store::open(None, Path::new("/dev/null/x")).expect_err("no directory");
+        let fault = Store::open(None, Path::new("/dev/null/x"), Listeners::default())
+            .expect_err("no directory");
         assert!(fault.to_string().contains("/dev/null/x"), "{fault}");
-        let fault = Store::open(Some("mysql://x"), Path::new(".")).expect_err("not spoken");
-        assert!(fault.to_string().contains("mysql://x"), "{fault}");
+        let fault = Store::open(Some("mysql://x"), Path::new("."), Listeners::default())
+            .expect_err("not spoken");
+        assert!(fault.to_string().contains("database-url is mysql:"), "{fault}");
     }
 }

@@ -1,14 +1,17 @@
 //! What the server says to one client: welcomes, answers, refusals, farewells.
 //!
-//! Imports `id`, `wire::event`, `wire::frame` and `wire::refusal`. Imported by `shard`.
+//! Imports `id` and its siblings. Imported by `shard`.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::event::{self, Position};
+use super::event::{self, Position, TimeText};
 use super::frame::{FrameBuilder, Split};
+use super::message::{begin_envelope, end_envelope, put_person};
 use super::refusal::{Code, Refusal};
-use crate::id::{RequestId, ServiceName};
+use crate::id::{ChannelName, Epoch, MessageId, RequestId, ServiceName, UserId};
 
 fn begin(kind: &str, id: Option<&RequestId>) -> FrameBuilder {
     let mut out = FrameBuilder::with_capacity(128);
@@ -88,12 +91,16 @@ fn subscribed_head(
     let mut out = begin("subscribed", id);
     out.put(b",\"service_id\":");
     event::put_position(&mut out, at);
+    put_recovered(&mut out, recovered);
+    out
+}
+
+fn put_recovered(out: &mut FrameBuilder, recovered: Option<bool>) {
     match recovered {
         Some(true) => out.put(b",\"recovered\":true"),
         Some(false) => out.put(b",\"recovered\":false"),
         None => {}
     }
-    out
 }
 
 /// `service_snapshot`: the newest state in place of the changes that led to it.
@@ -116,6 +123,144 @@ pub fn unsubscribed(id: Option<&RequestId>, service: Option<&ServiceName>) -> By
     out.put(b",\"service_id\":");
     out.put_json_str(service.map_or("*", ServiceName::as_str));
     end(out)
+}
+
+/// Where a channel stands, for a subscriber.
+#[derive(Debug, Clone, Copy)]
+pub struct ChannelPlace<'a> {
+    /// The channel.
+    pub channel: &'a ChannelName,
+    /// The epoch of its offsets.
+    pub epoch: &'a Epoch,
+    /// The offset of its newest message; 0 where there was none.
+    pub offset: u64,
+}
+
+fn put_place(out: &mut FrameBuilder, at: ChannelPlace<'_>) {
+    put_channel(out, at.channel);
+    out.put(b",\"epoch\":");
+    out.put_json_str(at.epoch.as_str());
+    out.put(b",\"offset\":");
+    out.put_u64(at.offset);
+}
+
+fn put_channel(out: &mut FrameBuilder, channel: &ChannelName) {
+    out.put(b",\"channel\":");
+    out.put_json_str(channel.as_str());
+}
+
+/// `subscribed` to a channel. `recovered` is there only after a resume.
+pub fn subscribed_to_channel(
+    id: Option<&RequestId>,
+    at: ChannelPlace<'_>,
+    recovered: Option<bool>,
+) -> Bytes {
+    let mut out = begin("subscribed", id);
+    put_place(&mut out, at);
+    put_recovered(&mut out, recovered);
+    end(out)
+}
+
+/// `unsubscribed` from a channel.
+pub fn unsubscribed_from_channel(id: Option<&RequestId>, channel: &ChannelName) -> Bytes {
+    let mut out = begin("unsubscribed", id);
+    put_channel(&mut out, channel);
+    end(out)
+}
+
+/// `published`: the message's place in the channel.
+pub fn published(id: Option<&RequestId>, at: ChannelPlace<'_>, message: MessageId) -> Bytes {
+    let mut out = begin("published", id);
+    put_place(&mut out, at);
+    out.put(b",\"message_id\":");
+    out.put_str(&message.quoted());
+    end(out)
+}
+
+/// The answer to `list_channels`: each channel's name, description and number of subscribers.
+pub fn channels<'a>(
+    id: Option<&RequestId>,
+    channels: impl Iterator<Item = (&'a ChannelName, &'a str, usize)>,
+) -> Bytes {
+    let mut out = begin("system", id);
+    out.put(b",\"payload\":{\"command\":\"list_channels\",\"channels\":[");
+    for (index, (name, description, subscribers)) in channels.enumerate() {
+        out.put(if index > 0 { b",{\"name\":" } else { b"{\"name\":" });
+        out.put_json_str(name.as_str());
+        out.put(b",\"description\":");
+        out.put_json_str(description);
+        out.put(b",\"subscribers\":");
+        out.put_u64(subscribers as u64);
+        out.put(b"}");
+    }
+    out.put(b"]}");
+    end(out)
+}
+
+/// `joined`: the users of the room, oneself included.
+pub fn joined<'a>(
+    id: Option<&RequestId>,
+    at: ChannelPlace<'_>,
+    users: impl Iterator<Item = &'a (UserId, Arc<str>)>,
+    count: usize,
+) -> Bytes {
+    let mut out = begin("joined", id);
+    put_room(&mut out, at.channel);
+    put_place(&mut out, at);
+    out.put(b",\"users\":[");
+    for (index, (user_id, username)) in users.enumerate() {
+        if index > 0 {
+            out.put(b",");
+        }
+        put_person(&mut out, user_id, username);
+    }
+    out.put(b"],\"count\":");
+    out.put_u64(count as u64);
+    end(out)
+}
+
+/// `left`: one is in the room no more.
+pub fn left(id: Option<&RequestId>, channel: &ChannelName) -> Bytes {
+    let mut out = begin("left", id);
+    put_room(&mut out, channel);
+    end(out)
+}
+
+fn put_room(out: &mut FrameBuilder, channel: &ChannelName) {
+    out.put(b",\"room\":");
+    out.put_json_str(channel.room().unwrap_or_default());
+}
+
+fn envelope_id(id: Option<&RequestId>) -> &str {
+    id.map_or("null", |RequestId(id)| id)
+}
+
+/// `ack`: how many connections an envelope went to. `id` is JSON text.
+pub fn ack(id: &str, delivered_to: usize, time: TimeText) -> Bytes {
+    let mut out = begin_envelope(id, "ack", 0);
+    out.put(b",\"data\":{\"delivered_to\":");
+    out.put_u64(delivered_to as u64);
+    out.put(b"}");
+    end_envelope(out, time)
+}
+
+/// `pong`, in an envelope.
+pub fn envelope_pong(id: Option<&RequestId>, time: TimeText) -> Bytes {
+    let mut out = begin_envelope(envelope_id(id), "pong", 0);
+    out.put(b",\"data\":{}");
+    end_envelope(out, time)
+}
+
+/// `error`, in an envelope.
+pub fn envelope_error(id: Option<&RequestId>, refusal: &Refusal, time: TimeText) -> Bytes {
+    let mut out = begin_envelope(envelope_id(id), "error", 0);
+    out.put(b",\"data\":{\"code\":\"");
+    out.put_str(refusal.code.as_str());
+    out.put(b"\",\"message\":");
+    out.put_json_str(&refusal.message);
+    put_temporary(&mut out, refusal.code);
+    out.put(b"}");
+    end_envelope(out, time)
 }
 
 /// `registered`, `heartbeat_ack` or `unregistered`: the entries that failed, each in its own words.
@@ -150,17 +295,23 @@ pub fn error(id: Option<&RequestId>, refusal: &Refusal) -> Bytes {
     out.put_str(refusal.code.as_str());
     out.put(b"\",\"message\":");
     out.put_json_str(&refusal.message);
-    out.put(if refusal.code.is_temporary() {
-        b",\"temporary\":true"
-    } else {
-        b",\"temporary\":false"
-    });
+    put_temporary(&mut out, refusal.code);
     end(out)
+}
+
+fn put_temporary(out: &mut FrameBuilder, code: Code) {
+    let is_temporary = code.is_temporary();
+    out.put(if is_temporary { b",\"temporary\":true" } else { b",\"temporary\":false" });
 }
 
 /// The `error` that precedes close 4401.
 pub fn token_expired() -> Bytes {
     error(None, &Refusal::new(Code::TokenExpired, "the token has expired; get a new one"))
+}
+
+/// The `error` that precedes close 4401 where the account was closed.
+pub fn account_disabled() -> Bytes {
+    error(None, &Refusal::new(Code::Unauthorized, "the account is disabled"))
 }
 
 /// `reconnect`: come back after this many milliseconds. Close 1001 follows.
@@ -174,7 +325,6 @@ pub fn reconnect(after_ms: u64) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Epoch;
 
     fn json(frame: &Split) -> Value {
         let all = [&frame.head[..], &frame.tail[..]].concat();

@@ -24,6 +24,8 @@ pub enum Reason {
     Internal,
     /// The token's time is over. Get a new one and return.
     TokenExpired,
+    /// An operator ended the connection. Do not return.
+    Removed,
     /// The client took nothing for too long. Return and resume.
     SlowReader,
     /// The user has as many connections as one may. This is the newest of them.
@@ -34,7 +36,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the codes.
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 12] = [
         Reason::Normal,
         Reason::Draining,
         Reason::Protocol,
@@ -43,6 +45,7 @@ impl Reason {
         Reason::TooBig,
         Reason::Internal,
         Reason::TokenExpired,
+        Reason::Removed,
         Reason::SlowReader,
         Reason::TooManyConnections,
         Reason::RateLimit,
@@ -59,6 +62,7 @@ impl Reason {
             Reason::TooBig => 1009,
             Reason::Internal => 1011,
             Reason::TokenExpired => 4401,
+            Reason::Removed => 4403,
             Reason::SlowReader => 4408,
             Reason::TooManyConnections => 4409,
             Reason::RateLimit => 4429,
@@ -75,7 +79,8 @@ impl Reason {
             Reason::NotUtf8 => "text is not UTF-8",
             Reason::TooBig => "message too big",
             Reason::Internal => "internal error",
-            Reason::TokenExpired => "token expired",
+            Reason::TokenExpired => "token expired or revoked",
+            Reason::Removed => "removed by an operator: do not return",
             Reason::SlowReader => "slow reader: return and resume",
             Reason::TooManyConnections => "too many connections of this user",
             Reason::RateLimit => "rate limit: return later",

@@ -4,26 +4,38 @@
 //! where that fails is the text looked at again, slowly, to find out what is wrong with it and which
 //! `id` the answer has to carry.
 //!
-//! Imports `id`, `limits`, `wire::instance`, `wire::json` and `wire::refusal`. Imported by `shard`.
+//! Imports `id`, `limits` and its siblings. Imported by `shard`.
 
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::instance::{Instance, InstanceKey, Registration, check_name};
+use super::instance::{Instance, InstanceKey, Registration};
 use super::json;
 use super::refusal::{Code, Refusal};
-use crate::id::{InstanceIdentity, RequestId, ServiceName};
+use super::talk::{self, Envelope, Publication};
+use crate::id::{ChannelName, InstanceIdentity, RequestId, ServiceName, UserId};
 use crate::limits::JSON_DEPTH_MAX;
 
 /// Texts up to this size are not scanned for their depth.
 const SHORT_BYTES: usize = 1_024;
+
+/// Which of the two families of messages a request belongs to: its refusal is told in the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Messages with a `type`.
+    Typed,
+    /// Envelopes: messages with a `message_type` and no `type`.
+    Envelope,
+}
 
 /// One message of a client: what it asks for, and the `id` its answer carries back.
 #[derive(Debug)]
 pub struct Message {
     /// The request's own `id`.
     pub id: Option<RequestId>,
+    /// How it wants to be answered.
+    pub family: Family,
     /// What it asks for, or why that cannot be told.
     pub request: Result<Request, Refusal>,
 }
@@ -48,6 +60,46 @@ pub enum Request {
         /// The new token, not yet checked.
         token: String,
     },
+    /// Follow a channel.
+    SubscribeChannel {
+        /// The channel.
+        channel: ChannelName,
+        /// Where the client stands already.
+        since: Option<SinceOffset>,
+    },
+    /// Stop following a channel.
+    UnsubscribeChannel(ChannelName),
+    /// List the channels.
+    ListChannels,
+    /// Publish to a channel.
+    Publish {
+        /// The channel.
+        channel: ChannelName,
+        /// What to publish.
+        publication: Publication,
+        /// Whether the publisher gets it too.
+        echo: bool,
+    },
+    /// Join a chat room.
+    Join(ChannelName),
+    /// Leave a chat room.
+    Leave(ChannelName),
+    /// Say something in a chat room.
+    Chat {
+        /// The room's channel. None: the one joined last.
+        room: Option<ChannelName>,
+        /// What to say.
+        content: String,
+    },
+    /// Send an envelope.
+    Envelope {
+        /// What to send.
+        envelope: Envelope,
+        /// For whom. None: every other user online.
+        to: Option<UserId>,
+    },
+    /// A ping in an envelope.
+    EnvelopePing,
 }
 
 /// Which services a subscription is about.
@@ -71,12 +123,29 @@ pub struct Subscribe {
 }
 
 /// A position in a service's history, as a client gives it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Since {
     /// The epoch the revision belongs to.
     pub epoch: Box<str>,
     /// The last revision the client has seen.
     pub revision: u64,
+}
+
+/// A position in a channel's history, as a client gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinceOffset {
+    /// The epoch the offset belongs to.
+    pub epoch: Box<str>,
+    /// The last offset the client has seen.
+    pub offset: u64,
+}
+
+/// Either position, as it is written.
+#[derive(Debug, Deserialize)]
+struct Place {
+    epoch: Option<Box<str>>,
+    revision: Option<u64>,
+    offset: Option<u64>,
 }
 
 /// The entries of a batch: those that passed the checks, and those that did not, with the reason.
@@ -108,12 +177,35 @@ struct Fields<'a> {
     service_id: Option<String>,
     snapshot: Option<bool>,
     #[serde(default, deserialize_with = "json::object")]
-    since: Option<Since>,
+    since: Option<Place>,
     #[serde(default, deserialize_with = "json::objects")]
     instances: Option<Vec<Instance>>,
     #[serde(default, alias = "instanceKeys", deserialize_with = "json::objects")]
     instance_keys: Option<Vec<InstanceKey>>,
     token: Option<String>,
+    channel: Option<String>,
+    #[serde(default, borrow, deserialize_with = "json::raw")]
+    payload: Option<&'a RawValue>,
+    event: Option<String>,
+    #[serde(default, borrow, deserialize_with = "json::raw")]
+    metadata: Option<&'a RawValue>,
+    echo: Option<bool>,
+    room: Option<String>,
+    content: Option<String>,
+    message_type: Option<String>,
+    #[serde(default, borrow, deserialize_with = "json::raw")]
+    data: Option<&'a RawValue>,
+    to_user_id: Option<String>,
+}
+
+impl Fields<'_> {
+    fn family(&self) -> Family {
+        if self.kind.is_none() && self.message_type.is_some() {
+            Family::Envelope
+        } else {
+            Family::Typed
+        }
+    }
 }
 
 /// Reads one text message.
@@ -122,32 +214,44 @@ pub fn decode(payload: &[u8], topic_bytes_max: usize) -> Message {
     // short text cannot be deep enough to matter.
     if payload.len() > SHORT_BYTES && !json::is_shallow(payload) {
         let message = format!("the message nests deeper than {JSON_DEPTH_MAX} levels");
-        return Message { id: None, request: Err(Refusal::new(Code::Malformed, message)) };
+        return malformed(message);
     }
     match serde_json::from_slice::<Fields<'_>>(payload) {
         Ok(fields) if json::is_object(payload) => {
-            let id = fields.id.and_then(request_id);
-            Message { id, request: request(fields, topic_bytes_max) }
+            let (id, family) = (fields.id.and_then(request_id), fields.family());
+            Message { id, family, request: request(fields, topic_bytes_max) }
         }
         Ok(_) => not_an_object(),
         Err(fault) => diagnose(payload, &fault, topic_bytes_max),
     }
 }
 
-fn not_an_object() -> Message {
-    let refusal = Refusal::new(Code::Malformed, "the message is JSON, but not an object");
-    Message { id: None, request: Err(refusal) }
+fn malformed(message: impl Into<std::borrow::Cow<'static, str>>) -> Message {
+    let request = Err(Refusal::new(Code::Malformed, message));
+    Message { id: None, family: Family::Typed, request }
 }
 
-/// Reads nothing but the `id`, for a message that is refused unread.
-pub fn decode_id(payload: &[u8]) -> Option<RequestId> {
+fn not_an_object() -> Message {
+    malformed("the message is JSON, but not an object")
+}
+
+/// Reads nothing but the `id` and the family, for a message that is refused unread.
+pub fn decode_id(payload: &[u8]) -> (Option<RequestId>, Family) {
     #[derive(Deserialize)]
-    struct OnlyId<'a> {
+    struct Only<'a> {
+        #[serde(rename = "type", borrow)]
+        kind: Option<&'a RawValue>,
+        #[serde(borrow)]
+        message_type: Option<&'a RawValue>,
         #[serde(borrow)]
         id: Option<&'a RawValue>,
     }
-    let only = serde_json::from_slice::<OnlyId<'_>>(payload).ok()?;
-    only.id.and_then(request_id)
+    let Ok(only) = serde_json::from_slice::<Only<'_>>(payload) else {
+        return (None, Family::Typed);
+    };
+    let is_envelope = only.kind.is_none() && only.message_type.is_some();
+    let family = if is_envelope { Family::Envelope } else { Family::Typed };
+    (only.id.and_then(request_id), family)
 }
 
 /// A string or a number is an id; anything else is none.
@@ -164,12 +268,26 @@ fn request_id(raw: &RawValue) -> Option<RequestId> {
 
 fn request(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusal> {
     let Some(kind) = fields.kind.as_deref() else {
-        return Err(Refusal::new(Code::UnknownType, "type is missing"));
+        return envelope(fields);
     };
     match kind {
         "ping" => Ok(Request::Ping),
+        "subscribe" if names_channel(&fields)? => subscribe_channel(fields, topic_bytes_max),
         "subscribe" => subscribe(fields, topic_bytes_max),
+        "unsubscribe" if names_channel(&fields)? => {
+            talk::channel(fields.channel, topic_bytes_max).map(Request::UnsubscribeChannel)
+        }
         "unsubscribe" => Ok(Request::Unsubscribe(target(fields.service_id, topic_bytes_max)?)),
+        "publish" => publish(fields, topic_bytes_max),
+        "system" => system(&fields, topic_bytes_max),
+        "join" => talk::room(fields.room.as_deref(), topic_bytes_max).map(Request::Join),
+        "leave" => talk::room(fields.room.as_deref(), topic_bytes_max).map(Request::Leave),
+        "chat" => {
+            let room = fields.room.as_deref();
+            let room = room.map(|room| talk::room(Some(room), topic_bytes_max)).transpose()?;
+            let content = talk::content(fields.content, usize::MAX)?;
+            Ok(Request::Chat { room, content })
+        }
         "register" => {
             let sent = fields.instances.ok_or_else(|| Refusal::invalid("instances is missing"))?;
             Ok(Request::Register(check_all(sent, Instance::register)))
@@ -184,6 +302,74 @@ fn request(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusa
     }
 }
 
+/// Whether a subscription is about a channel. It cannot be about a service as well.
+fn names_channel(fields: &Fields<'_>) -> Result<bool, Refusal> {
+    if fields.channel.is_some() && fields.service_id.is_some() {
+        return Err(Refusal::invalid("service_id and channel are both given"));
+    }
+    Ok(fields.channel.is_some())
+}
+
+fn subscribe_channel(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusal> {
+    let channel = talk::channel(fields.channel, topic_bytes_max)?;
+    let since = match fields.since {
+        None => None,
+        Some(Place { epoch: Some(epoch), offset: Some(offset), .. }) => {
+            Some(SinceOffset { epoch, offset })
+        }
+        Some(_) => return Err(Refusal::invalid("since is not an object with epoch and offset")),
+    };
+    Ok(Request::SubscribeChannel { channel, since })
+}
+
+fn publish(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusal> {
+    let channel = talk::channel(fields.channel, topic_bytes_max)?;
+    let publication = Publication::new(None, fields.payload, fields.event, fields.metadata)?;
+    Ok(Request::Publish { channel, publication, echo: fields.echo.unwrap_or(true) })
+}
+
+/// The same requests in the words of `system`.
+fn system(fields: &Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusal> {
+    #[derive(Deserialize)]
+    struct Wish {
+        command: Option<Value>,
+        channel: Option<Value>,
+    }
+    let payload = fields.payload.ok_or_else(|| Refusal::invalid("payload is missing"))?;
+    let wish = (payload.get().starts_with('{'))
+        .then(|| serde_json::from_str::<Wish>(payload.get()).ok())
+        .flatten()
+        .ok_or_else(|| Refusal::invalid("payload is not an object"))?;
+    let channel = || match &wish.channel {
+        Some(Value::String(name)) => talk::channel(Some(name.clone()), topic_bytes_max),
+        Some(_) => Err(Refusal::invalid("channel is not a string")),
+        None => Err(Refusal::invalid("channel is missing")),
+    };
+    match wish.command.as_ref().and_then(Value::as_str) {
+        Some("subscribe") => Ok(Request::SubscribeChannel { channel: channel()?, since: None }),
+        Some("unsubscribe") => Ok(Request::UnsubscribeChannel(channel()?)),
+        Some("list_channels") => Ok(Request::ListChannels),
+        _ => Err(Refusal::invalid("command is not subscribe, unsubscribe or list_channels")),
+    }
+}
+
+fn envelope(fields: Fields<'_>) -> Result<Request, Refusal> {
+    match fields.message_type.as_deref() {
+        None | Some("") => Err(Refusal::new(Code::UnknownType, "type is missing")),
+        Some("ping") => Ok(Request::EnvelopePing),
+        Some(_) => {
+            let to = match fields.to_user_id {
+                None => None,
+                some => Some(talk::user("to_user_id", some)?),
+            };
+            if let Some(data) = fields.data {
+                talk::object(data, "data")?;
+            }
+            Ok(Request::Envelope { envelope: Envelope::new(fields.message_type, fields.data)?, to })
+        }
+    }
+}
+
 fn unknown_type(kind: &str) -> Refusal {
     let shown: String = kind.chars().filter(|c| !c.is_control()).take(64).collect();
     Refusal::new(Code::UnknownType, format!("type \"{shown}\" is not known"))
@@ -195,7 +381,14 @@ fn subscribe(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refu
     if target == Target::AllServices && (snapshot || fields.since.is_some()) {
         return Err(Refusal::invalid("snapshot and since go with one service, not with \"*\""));
     }
-    Ok(Request::Subscribe(Subscribe { target, snapshot, since: fields.since }))
+    let since = match fields.since {
+        None => None,
+        Some(Place { epoch: Some(epoch), revision: Some(revision), .. }) => {
+            Some(Since { epoch, revision })
+        }
+        Some(_) => return Err(Refusal::invalid("since is not an object with epoch and revision")),
+    };
+    Ok(Request::Subscribe(Subscribe { target, snapshot, since }))
 }
 
 fn target(service_id: Option<String>, topic_bytes_max: usize) -> Result<Target, Refusal> {
@@ -203,13 +396,7 @@ fn target(service_id: Option<String>, topic_bytes_max: usize) -> Result<Target, 
     if name == "*" {
         return Ok(Target::AllServices);
     }
-    if name.len() > topic_bytes_max {
-        return Err(Refusal::new(
-            Code::TooLarge,
-            format!("service_id is over {topic_bytes_max} bytes"),
-        ));
-    }
-    check_name("service_id", &name).map_err(Refusal::invalid)?;
+    talk::topic("service_id", &name, topic_bytes_max)?;
     Ok(Target::Service(ServiceName::of(&name)))
 }
 
@@ -263,10 +450,6 @@ pub fn check_each<Sent: serde::de::DeserializeOwned + serde::Serialize, Checked>
 
 /// The slow reading, for a text the fast one refused.
 fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -> Message {
-    let malformed = |what: &'static str| Message {
-        id: None,
-        request: Err(Refusal::new(Code::Malformed, what)),
-    };
     let mut object = match json::decode::<Value>(payload) {
         Ok(Value::Object(object)) => object,
         Ok(_) => return not_an_object(),
@@ -276,35 +459,53 @@ fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -
         .get("id")
         .filter(|id| id.is_string() || id.is_number())
         .map(|id| RequestId(id.to_string().into_boxed_str()));
-    let request = match object.get("type") {
+    let (mut family, kind) = (Family::Typed, object.get("type").filter(|kind| !kind.is_null()));
+    let request = match kind {
         Some(Value::String(kind)) => match kind.as_str() {
             "register" => entries_of(object.remove("instances"), "instances")
                 .map(|sent| Request::Register(check_each(sent, Instance::register))),
             "heartbeat" => keys_of(&mut object).map(Request::Heartbeat),
             "unregister" => keys_of(&mut object).map(Request::Unregister),
             "ping" => Ok(Request::Ping),
-            "subscribe" | "unsubscribe" | "refresh" => read_again(&object, fault, topic_bytes_max),
-            _ => Err(unknown_type(kind)),
+            known => match fields_of(known) {
+                Some(fields) => read_again(&object, fields, fault, topic_bytes_max),
+                None => Err(unknown_type(known)),
+            },
         },
+        None if object.get("message_type").is_some_and(Value::is_string) => {
+            family = Family::Envelope;
+            read_again(&object, &["message_type", "data", "to_user_id"], fault, topic_bytes_max)
+        }
         _ => Err(Refusal::new(Code::UnknownType, "type is missing or not a string")),
     };
-    Message { id, request }
+    Message { id, family, request }
+}
+
+/// The fields that a message of this type has a use for; none where there is no such type.
+fn fields_of(kind: &str) -> Option<&'static [&'static str]> {
+    Some(match kind {
+        "subscribe" | "unsubscribe" => {
+            &["type", "service_id", "serviceId", "snapshot", "since", "channel"]
+        }
+        "publish" => &["type", "channel", "payload", "event", "metadata", "echo"],
+        "system" => &["type", "payload"],
+        "join" | "leave" => &["type", "room"],
+        "chat" => &["type", "room", "content"],
+        "refresh" => &["type", "token"],
+        _ => return None,
+    })
 }
 
 /// A field may merely stand twice, which the fast reading refuses: the last one counts. Only the
 /// fields that the message has a use for are looked at again.
 fn read_again(
     object: &serde_json::Map<String, Value>,
+    fields: &[&str],
     fault: &serde_json::Error,
     topic_bytes_max: usize,
 ) -> Result<Request, Refusal> {
     let mut kept = object.clone();
-    kept.retain(|name, _| {
-        matches!(
-            name.as_str(),
-            "type" | "service_id" | "serviceId" | "snapshot" | "since" | "token"
-        )
-    });
+    kept.retain(|name, _| fields.contains(&name.as_str()));
     if kept.contains_key("service_id") {
         kept.remove("serviceId");
     }
@@ -320,20 +521,31 @@ fn read_again(
 
 /// Names the field whose value does not fit, where one can be told.
 fn field_fault(object: &serde_json::Map<String, Value>, fault: &serde_json::Error) -> String {
-    let is_wrong = |name: &str, fits: fn(&Value) -> bool| {
+    let is_wrong = |name: &str, fits: &dyn Fn(&Value) -> bool| {
         object.get(name).is_some_and(|value| !value.is_null() && !fits(value))
     };
-    let is_since = |value: &Value| value.is_object() && Since::deserialize(value).is_ok();
-    for (name, wrong, want) in [
-        ("service_id", is_wrong("service_id", Value::is_string), "a string"),
-        ("serviceId", is_wrong("serviceId", Value::is_string), "a string"),
-        ("snapshot", is_wrong("snapshot", Value::is_boolean), "true or false"),
-        ("since", is_wrong("since", is_since), "an object with epoch and revision"),
-        ("token", is_wrong("token", Value::is_string), "a string"),
+    for name in [
+        "service_id",
+        "serviceId",
+        "channel",
+        "token",
+        "event",
+        "room",
+        "content",
+        "message_type",
+        "to_user_id",
     ] {
-        if wrong {
-            return format!("{name} is not {want}");
+        if is_wrong(name, &Value::is_string) {
+            return format!("{name} is not a string");
         }
+    }
+    for name in ["snapshot", "echo"] {
+        if is_wrong(name, &Value::is_boolean) {
+            return format!("{name} is not true or false");
+        }
+    }
+    if is_wrong("since", &|value| value.is_object() && Place::deserialize(value).is_ok()) {
+        return String::from("since is not an object with epoch and revision or offset");
     }
     fault.to_string()
 }
@@ -387,6 +599,27 @@ mod tests {
             r#"{"type":"register","instances":{}}"#,
             r#"{"type":"heartbeat"}"#,
             r#"{"type":"refresh"}"#,
+            r#"{"type":"subscribe","channel":5}"#,
+            r#"{"type":"subscribe","channel":"*"}"#,
+            r#"{"type":"subscribe","channel":"c","service_id":"s"}"#,
+            r#"{"type":"subscribe","channel":"c","since":{"epoch":"e","revision":1}}"#,
+            r#"{"type":"subscribe","service_id":"s","since":{"epoch":"e","offset":1}}"#,
+            r#"{"type":"publish","channel":"c"}"#,
+            r#"{"type":"publish","payload":1}"#,
+            r#"{"type":"publish","channel":"c","payload":1,"echo":"no"}"#,
+            r#"{"type":"publish","channel":"c","payload":1,"metadata":[]}"#,
+            r#"{"type":"system"}"#,
+            r#"{"type":"system","payload":{"command":"dance"}}"#,
+            r#"{"type":"system","payload":{"command":"subscribe"}}"#,
+            r#"{"type":"join"}"#,
+            r#"{"type":"join","room":""}"#,
+            r#"{"type":"chat"}"#,
+            r#"{"type":"chat","content":""}"#,
+            r#"{"type":"chat","content":7}"#,
+            r#"{"message_type":"text"}"#,
+            r#"{"message_type":"text","data":"no object"}"#,
+            r#"{"message_type":"user_left","data":{}}"#,
+            r#"{"message_type":"text","data":{},"to_user_id":""}"#,
         ] {
             assert_eq!(code(text), Code::InvalidArgument, "{text}");
         }
@@ -407,8 +640,39 @@ mod tests {
             let got = decode(text.as_bytes(), 255).id;
             assert_eq!(got.as_ref().map(|id| &*id.0), id, "{text}");
         }
-        assert_eq!(decode_id(br#"{"id":3,"type":"x"}"#), Some(RequestId("3".into())));
-        assert_eq!(decode_id(b"nope"), None);
+        let only_id = |text: &str| decode_id(text.as_bytes());
+        let three = Some(RequestId("3".into()));
+        assert_eq!(only_id(r#"{"id":3,"type":"x"}"#), (three.clone(), Family::Typed));
+        assert_eq!(only_id(r#"{"id":3,"message_type":"x"}"#), (three, Family::Envelope));
+        assert_eq!(only_id("nope"), (None, Family::Typed));
+    }
+
+    #[test]
+    fn type_wins_over_message_type() {
+        let both = decode(br#"{"type":"ping","message_type":"text","data":5}"#, 255);
+        assert!(matches!(both.request, Ok(Request::Ping)) && both.family == Family::Typed);
+        let envelope = decode(br#"{"type":null,"message_type":"text","data":{}}"#, 255);
+        assert!(matches!(envelope.request, Ok(Request::Envelope { to: None, .. })));
+        assert_eq!(envelope.family, Family::Envelope);
+        let wrong = decode(br#"{"message_type":"text","data":{},"to_user_id":5,"id":"x"}"#, 255);
+        assert_eq!((wrong.family, wrong.request.is_err()), (Family::Envelope, true));
+    }
+
+    #[test]
+    fn a_channel_can_be_named_in_two_ways() {
+        for text in [
+            r#"{"type":"subscribe","channel":"c"}"#,
+            r#"{"type":"system","payload":{"command":"subscribe","channel":"c"}}"#,
+        ] {
+            let Ok(Request::SubscribeChannel { channel, since: None }) =
+                decode(text.as_bytes(), 255).request
+            else {
+                panic!("{text}");
+            };
+            assert_eq!(channel.as_str(), "c");
+        }
+        let null = decode(br#"{"type":"publish","channel":"c","payload":null}"#, 255);
+        assert!(matches!(null.request, Ok(Request::Publish { echo: true, .. })));
     }
 
     #[test]

@@ -77,6 +77,11 @@ impl TimeText {
         }
         TimeText(bytes)
     }
+
+    /// The text's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// One change of one instance: one step of its service's revision.

@@ -123,6 +123,16 @@ fn write_header(opcode: OpCode, payload_bytes: usize, into: &mut [u8; HEADER_BYT
     HEADER_BYTES_MAX - rest.len()
 }
 
+/// The payload of a frame that the server made: what stands behind the header (RFC 6455, 5.2).
+pub fn payload(frame: &Bytes) -> Bytes {
+    let header_bytes = match frame.get(1).map(|byte| byte & 0x7f) {
+        Some(127) => 10,
+        Some(126) => 4,
+        _ => 2,
+    };
+    frame.slice(header_bytes.min(frame.len())..)
+}
+
 /// A whole text message.
 pub fn text(payload: &[u8]) -> Bytes {
     data(OpCode::Data(Data::Text), payload)

@@ -13,6 +13,7 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use crate::limits::JSON_DEPTH_MAX;
 
@@ -84,6 +85,26 @@ where
 {
     let objects = Option::<Vec<Object<T>>>::deserialize(from)?;
     Ok(objects.map(|objects| objects.into_iter().map(|object| object.0).collect()))
+}
+
+/// Reads any value, null included, as the text it is, for `deserialize_with`.
+///
+/// # Errors
+///
+/// The parser's.
+pub fn raw<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
+
+/// Whether other parsers can read a text that a lenient one has taken: no half surrogate pair, no
+/// number beyond what a double holds. Only texts that could hold one are read again.
+pub fn is_readable(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let is_suspect = bytes
+        .windows(2)
+        .any(|two| two == b"\\u" || (two[0].is_ascii_digit() && matches!(two[1], b'e' | b'E')));
+    let is_long_number = bytes.split(|byte| !byte.is_ascii_digit()).any(|run| run.len() > 300);
+    !(is_suspect || is_long_number) || serde_json::from_str::<serde_json::Value>(text).is_ok()
 }
 
 /// Whether a text begins like an object.

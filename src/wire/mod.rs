@@ -1,9 +1,9 @@
 //! Bytes and their meaning, in both directions.
 //!
 //! ```text
-//! payload --> command --> (state decides) --> event, answer --> frame --> bytes on the wire
-//!                |                               |
-//!             refusal                          close
+//! payload --> command --> (state decides) --> event, message, answer --> frame --> bytes on the wire
+//!                |                                        |
+//!          talk, refusal                                 close
 //! ```
 //!
 //! Everything here is pure: no socket, no clock, no state. What a client may send and what it is
@@ -18,4 +18,6 @@ pub mod event;
 pub mod frame;
 pub mod instance;
 pub mod json;
+pub mod message;
 pub mod refusal;
+pub mod talk;

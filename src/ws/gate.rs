@@ -12,8 +12,11 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::head::Body;
 use super::seats::Seats;
-use crate::auth::{self, AuthError, Authenticator, Identity};
+use crate::auth::namespace::Namespaces;
+use crate::auth::{self, AuthError, Authenticator, Identity, Revoked};
+use crate::id::ChannelName;
 use crate::wire::refusal::Code;
+use crate::wire::talk;
 
 /// What the server demands of those who connect.
 #[derive(Debug)]
@@ -26,8 +29,14 @@ pub struct Gate {
     pub allowed_origins: Vec<String>,
     /// Whether `/ws/echo` exists.
     pub echo: bool,
+    /// Longest name of a channel, in bytes.
+    pub topic_bytes_max: usize,
     /// Who is connected how often.
     pub seats: Arc<Seats>,
+    /// The rules of channels.
+    pub namespaces: Arc<Namespaces>,
+    /// Whose tokens count no more.
+    pub revoked: Arc<Revoked>,
 }
 
 /// The sockets there are.
@@ -44,6 +53,8 @@ pub enum Endpoint {
 pub struct Upgrade {
     /// Which socket.
     pub endpoint: Endpoint,
+    /// The channel that it follows from the start.
+    pub channel: Option<ChannelName>,
     /// Who is there, where a token said so.
     pub identity: Option<Identity>,
     /// The answer to the client's key.
@@ -97,8 +108,20 @@ impl Gate {
         match path {
             "/ws" => Some(Endpoint::Main),
             "/ws/echo" if self.echo => Some(Endpoint::Echo),
-            _ => None,
+            _ => channel_in(path).map(|_| Endpoint::Main),
         }
+    }
+
+    /// The channel that a socket at this path follows from the start.
+    fn channel(&self, path: &str, topic_bytes_max: usize) -> Result<Option<ChannelName>, Denied> {
+        let Some(encoded) = channel_in(path) else { return Ok(None) };
+        let wrong = Denied::new(400, Code::InvalidArgument, "the path names no channel");
+        let name = percent_encoding::percent_decode_str(encoded).decode_utf8();
+        let name = name.map_err(|_| wrong.clone())?.into_owned();
+        if RESERVED.contains(&&*name) {
+            return Err(Denied::new(404, Code::NotFound, "there is nothing at this path"));
+        }
+        talk::channel(Some(name), topic_bytes_max).map(Some).map_err(|_| wrong)
     }
 
     /// Judges an upgrade to `endpoint`.
@@ -128,7 +151,15 @@ impl Gate {
             return Err(Denied::new(401, Code::Unauthorized, "a token is required")
                 .with("WWW-Authenticate", "Bearer"));
         }
-        Ok(Upgrade { endpoint, identity, accept, with_protocol: offers_protocol(knock.headers) })
+        let channel = self.channel(knock.uri.path(), self.topic_bytes_max)?;
+        if let Some(channel) = &channel {
+            let who = self.namespaces.of(channel.as_str()).subscribe;
+            if !who.includes(identity.as_ref(), self.is_auth_required) {
+                return Err(Denied::new(403, Code::Forbidden, "this channel may not be followed"));
+            }
+        }
+        let with_protocol = offers_protocol(knock.headers);
+        Ok(Upgrade { endpoint, channel, identity, accept, with_protocol })
     }
 
     /// Checks a token, where one is presented. A wrong one is a fault in every mode.
@@ -137,7 +168,12 @@ impl Gate {
     ///
     /// What is wrong with the token.
     pub fn identify(&self, token: Option<&str>, now_s: u64) -> Result<Option<Identity>, AuthError> {
-        token.map(|token| self.authenticator.authenticate(token, now_s)).transpose()
+        let Some(token) = token else { return Ok(None) };
+        let identity = self.authenticator.authenticate(token, now_s)?;
+        if self.revoked.contains(identity.user_id.as_str()) {
+            return Err(AuthError::Invalid("the account is disabled"));
+        }
+        Ok(Some(identity))
     }
 
     /// A request without `Origin` comes from no page of a browser and is let through. One with it
@@ -163,6 +199,15 @@ impl Gate {
         };
         with_port(rest, port).eq_ignore_ascii_case(&with_port(host, port))
     }
+}
+
+/// What stands under `/ws/` and is no channel.
+const RESERVED: [&str; 5] = ["echo", "online", "stats", "broadcast", "send"];
+
+/// The channel in a socket's path, still percent-encoded.
+fn channel_in(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("/ws/")?;
+    (!name.is_empty() && !name.contains('/') && !RESERVED.contains(&name)).then_some(name)
 }
 
 /// A token fault in words that are safe to send.
@@ -275,7 +320,10 @@ mod tests {
             is_auth_required: false,
             allowed_origins: Vec::new(),
             echo: true,
+            topic_bytes_max: 255,
             seats: Arc::default(),
+            namespaces: Arc::default(),
+            revoked: Arc::default(),
         }
     }
 

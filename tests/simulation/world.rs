@@ -14,9 +14,9 @@ use fanfare::mailbox::to_shard::Parcel;
 use fanfare::mailbox::{Bell, Inlet, Outlet, mailbox};
 use fanfare::rng::Rng;
 use fanfare::shard::{self, Shard};
-use fanfare::state::State;
 use fanfare::state::order::{Answer, Operation, Order};
 use fanfare::state::registry::{self, Registry};
+use fanfare::state::{self, State};
 use fanfare::stats::Stats;
 use fanfare::wire::instance::{Instance, Registration};
 use fanfare::ws::gate::Gate;
@@ -38,6 +38,20 @@ const STEP_MS: u64 = 50;
 const SLACK_MS: u64 = 4 * STEP_MS;
 /// Far more than a world ever needs to come to rest.
 const ROUNDS_MAX: usize = 100_000;
+
+fn people_settings() -> state::Settings {
+    state::Settings {
+        channels: state::channels::Settings {
+            namespaces: Arc::default(),
+            history_max: 8,
+            history_bytes_max: 4_096,
+            channels_max: 100,
+        },
+        users_max: 100,
+        epoch: String::from("c"),
+        seed: 1,
+    }
+}
 
 struct SimShard {
     shard: Shard<FakeSocket>,
@@ -125,7 +139,7 @@ impl World {
         let registry = Registry::new(settings, Epoch::new(EPOCH), 0, moment(STARTED_MS));
         let published = Arc::<Published>::default();
         let control = Control::new(
-            State { registry },
+            State::new(registry, people_settings(), state::durable::PeopleImage::default()),
             inbox,
             outlets,
             Arc::clone(&published),

@@ -33,6 +33,9 @@ const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 const LISTENING: &str = "fanfare listening on http://";
 
+/// The secret of servers that people sign in to.
+pub const SECRET: &str = "a secret of more than thirty-two bytes";
+
 /// A running server. Dropping it kills the process and removes its directory.
 pub struct Server {
     child: Child,
@@ -46,6 +49,64 @@ impl Server {
     /// Starts a server with the flags of every test and these.
     pub fn start(flags: &[&str]) -> Server {
         Server::start_within(None, flags)
+    }
+
+    /// Starts a server that takes the tokens of [`token`].
+    pub fn start_for_people(flags: &[&str]) -> Server {
+        let mut all = vec!["--jwt-secret", SECRET];
+        all.extend(flags);
+        Server::start(&all)
+    }
+
+    /// The directory that the server runs in; its data is in `data`.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    /// Runs the same program with other arguments on the same data, to its end. Returns whether it
+    /// succeeded, and what it wrote.
+    pub fn run(&self, args: &[&str], input: &str) -> (bool, String) {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+            .args(args)
+            .arg("--data-dir")
+            .arg(self.dir.join("data"))
+            .current_dir(&self.dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("it reads");
+        let output = child.wait_with_output().expect("it ends");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// A call with a token and a JSON body.
+    pub fn call(&self, method: &str, path: &str, token: &str, body: &Value) -> Reply {
+        let bearer = format!("Bearer {token}");
+        let mut headers = Vec::new();
+        if !token.is_empty() {
+            headers.push(("Authorization", &*bearer));
+        }
+        if body.is_null() {
+            return self.request(method, path, &headers, b"");
+        }
+        headers.push(("Content-Type", "application/json"));
+        self.request(method, path, &headers, body.to_string().as_bytes())
+    }
+
+    /// A client of `/ws` that is signed in as a user.
+    pub fn connect_as(&self, user: &str) -> Client {
+        self.connect_with(&token(user, ""))
+    }
+
+    /// A client of `/ws` that is signed in with a token.
+    pub fn connect_with(&self, token: &str) -> Client {
+        let stream = TcpStream::connect(self.address).expect("the server accepts");
+        let bearer = format!("Bearer {token}");
+        self.connect_to("/ws", stream, &[("authorization", &bearer)])
+            .unwrap_or_else(|status| panic!("refused with {status}"))
     }
 
     /// The same with so many file descriptors at most.
@@ -450,6 +511,47 @@ impl Client {
         }
     }
 
+    /// The first of the next frames that is so; the others are skipped.
+    pub fn find(&mut self, what: &str, mut is_so: impl FnMut(&Value) -> bool) -> Value {
+        for _ in 0..1_000 {
+            let frame = self.next_json();
+            if is_so(&frame) {
+                return frame;
+            }
+        }
+        panic!("a thousand frames, and none is {what}");
+    }
+
+    /// The next frame of a type, whatever comes before it.
+    pub fn find_type(&mut self, kind: &str) -> Value {
+        self.find(kind, |frame| frame["type"] == kind)
+    }
+
+    /// The next envelope of a type, whatever comes before it.
+    pub fn find_envelope(&mut self, message_type: &str) -> Value {
+        self.find(message_type, |frame| frame["message_type"] == message_type)
+    }
+
+    /// Every frame that is on its way: a ping's answer marks the place.
+    pub fn drain(&mut self) -> Vec<Value> {
+        self.requests += 1;
+        let id = format!("drain-{}", self.requests);
+        self.send_json(&json!({"type": "ping", "id": id}));
+        let mut frames = Vec::new();
+        loop {
+            let frame = self.next_json();
+            if frame["id"] == id.as_str() {
+                return frames;
+            }
+            frames.push(frame);
+        }
+    }
+
+    /// The connection's id.
+    pub fn id(&self) -> String {
+        self.welcome["connection_id"].as_str().expect("an id").to_owned()
+    }
+
     /// The next frame, whose type is known.
     pub fn expect(&mut self, kind: &str) -> Value {
         let frame = self.next_json();
@@ -648,6 +750,14 @@ fn identity(instance: &Value) -> String {
 /// The seconds since 1970, as tokens count them.
 pub fn now_s() -> u64 {
     std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs()
+}
+
+/// A token of a user, valid for an hour; the name is the id with a capital letter.
+pub fn token(user: &str, scope: &str) -> String {
+    let mut name = user.to_owned();
+    name[..1].make_ascii_uppercase();
+    let claims = json!({"sub": user, "username": name, "exp": now_s() + 3_600, "scope": scope});
+    sign(&claims, SECRET, jsonwebtoken::Algorithm::HS256)
 }
 
 /// A token with these claims.

@@ -1,11 +1,14 @@
-//! The connections of one shard that follow one topic.
+//! The connections that follow one topic.
+//!
+//! A shard keeps one for each topic, of its own slots; the state keeps one for each channel, of its
+//! own table's places.
 //!
 //! A set of slots that is walked for every event, so it is kept in the form that walks fastest for
 //! its density: a sorted list while it is thin, a bit a slot once that takes no more memory. A topic
 //! of twenty followers among ten thousand connections thus costs eighty bytes, and one that
 //! everybody follows an eighth of a byte a connection. Figures: PERF.md, subscriber sets.
 //!
-//! Imports `id`. Imported by `shard::topics`.
+//! Imports `id`. Imported by `shard::topics` and `state::channels`.
 
 use crate::id::Slot;
 

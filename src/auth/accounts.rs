@@ -1,0 +1,115 @@
+//! What an account may be called, and how its password is kept.
+//!
+//! argon2id (RFC 9106) with a salt of its own, in the PHC string format, so that the costs can rise
+//! without a word to those who have an account already. Hashing takes tens of milliseconds on
+//! purpose: whoever calls it does so on a thread that has nothing better to do.
+//!
+//! Imports `limits`. Imported by `http`, `config` and the binary.
+
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Params, PasswordHash, Version};
+
+use super::jwt::is_user_id;
+use crate::limits;
+
+/// Checks a name to sign in with.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_username(name: &str) -> Result<(), &'static str> {
+    if name.trim() != name {
+        return Err("username begins or ends with a space");
+    }
+    if !is_user_id(name) {
+        return Err("username is empty, longer than 255 bytes, or holds a control character");
+    }
+    Ok(())
+}
+
+/// Checks a mail address: that it is one, only mail can tell.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_email(address: &str) -> Result<(), &'static str> {
+    let has_parts = address
+        .split_once('@')
+        .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty() && !host.contains('@'));
+    if has_parts && is_user_id(address) && !address.contains(' ') {
+        Ok(())
+    } else {
+        Err("email is not an address like name@example.org")
+    }
+}
+
+/// Checks a new password.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_password(password: &str) -> Result<(), &'static str> {
+    if password.chars().count() < limits::PASSWORD_CHARS_MIN {
+        return Err("password has fewer than 8 characters");
+    }
+    if password.len() > limits::PASSWORD_BYTES_MAX {
+        return Err("password is longer than 1,024 bytes");
+    }
+    Ok(())
+}
+
+fn hasher() -> Argon2<'static> {
+    let params = Params::new(limits::ARGON2_KIB, limits::ARGON2_PASSES, 1, None);
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params.unwrap_or_default())
+}
+
+/// Hashes a password. Takes tens of milliseconds. None where the system has no randomness.
+pub fn hash(password: &str) -> Option<String> {
+    hasher().hash_password(password.as_bytes()).ok().map(|hash| hash.to_string())
+}
+
+/// Whether a password is the one behind a hash. Without a hash it takes as long, and is not.
+pub fn verify(password: &str, hash: Option<&str>) -> bool {
+    // The hash of nobody's password: comparing with it takes the time of comparing with another.
+    const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IG5vYm9keQ$\
+        rdTXkvj6HDpr1bDo7fCBB3Dl8NIDTWsaQcyuMgkXzQk";
+    let Ok(parsed) = PasswordHash::new(hash.unwrap_or(NOBODY)) else { return false };
+    let is_right = Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok();
+    is_right && hash.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_fits_its_own_hash_alone() {
+        let one = hash("correct horse").expect("hashed");
+        assert!(one.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{one}");
+        assert_ne!(hash("correct horse"), Some(one.clone()), "each hash has a salt of its own");
+        assert!(verify("correct horse", Some(&one)));
+        assert!(!verify("correct horse ", Some(&one)) && !verify("correct horse", None));
+        assert!(!verify("correct horse", Some("no hash")));
+    }
+
+    #[test]
+    fn the_hash_of_nobody_is_a_hash() {
+        let nobody = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IG5vYm9keQ$\
+            rdTXkvj6HDpr1bDo7fCBB3Dl8NIDTWsaQcyuMgkXzQk";
+        assert!(PasswordHash::new(nobody).is_ok());
+    }
+
+    #[test]
+    fn names_and_passwords_have_their_rules() {
+        assert!(check_username("ann").is_ok() && check_username("Ann B. O'Neil").is_ok());
+        for name in ["", " ann", "ann\n", &"x".repeat(256)] {
+            assert!(check_username(name).is_err(), "{name:?}");
+        }
+        assert!(check_password("1234567").is_err() && check_password("12345678").is_ok());
+        assert!(check_password("\u{e9}\u{e9}\u{e9}\u{e9}").is_err(), "characters count");
+        assert!(check_email("a@b").is_ok());
+        for address in ["", "a", "@b", "a@", "a@b@c", "a b@c"] {
+            assert!(check_email(address).is_err(), "{address:?}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! The namespaces of channels, a table of the configuration file:
+//!
+//! ```toml
+//! [namespaces."news:"]
+//! subscribe = "anyone"
+//! publish = "publish"
+//! history-max = 1000
+//! history-age = "2h"
+//! presence = false
+//! ```
+//!
+//! What a namespace does not say is as it is for the prefix by default.
+//!
+//! Imports `auth` and `limits`. Part of `config`.
+
+use toml::Value;
+
+use super::value::duration;
+use crate::auth::namespace::{Namespace, Namespaces, Who};
+use crate::limits;
+
+/// Applies the table, and tells what is wrong in it.
+pub(super) fn apply(
+    namespaces: &mut Namespaces,
+    table: &Value,
+    fault: &mut dyn FnMut(&str, String),
+) {
+    let Some(table) = table.as_table() else {
+        return fault("namespaces", "not a table of prefixes".to_owned());
+    };
+    for (prefix, rules) in table {
+        let place = format!("namespaces.\"{prefix}\"");
+        let Some(rules) = rules.as_table() else {
+            fault(&place, "not a table of rules".to_owned());
+            continue;
+        };
+        if prefix.len() > limits::NAME_BYTES_MAX || prefix.chars().any(char::is_control) {
+            fault(&place, "the prefix is no beginning of a channel's name".to_owned());
+            continue;
+        }
+        let before = namespaces.exactly(prefix).cloned();
+        let mut namespace = before.unwrap_or_else(|| Namespace::new(prefix));
+        for (key, value) in rules {
+            let canonical = key.replace('_', "-");
+            if let Err(message) = set(&mut namespace, &canonical, value) {
+                fault(&format!("{place}.{key}"), message);
+            }
+        }
+        namespaces.insert(namespace);
+    }
+}
+
+fn set(namespace: &mut Namespace, key: &str, value: &Value) -> Result<(), String> {
+    let text = || value.as_str().ok_or_else(|| "not a string".to_owned());
+    match key {
+        "subscribe" => namespace.subscribe = Who::parse(text()?)?,
+        "publish" => namespace.publish = Who::parse(text()?)?,
+        "history-max" => {
+            let count = value.as_integer().and_then(|count| usize::try_from(count).ok());
+            let max = limits::NAMESPACE_HISTORY_MAX;
+            namespace.history_max =
+                Some(count.filter(|&count| count <= max).ok_or(format!("not 0 to {max}"))?);
+        }
+        "history-age" => {
+            let year_ms = 365 * 24 * 3_600_000;
+            namespace.history_ms = duration::parse(text()?, 1_000..=year_ms)?;
+        }
+        "presence" => {
+            namespace.presence = value.as_bool().ok_or_else(|| "not true or false".to_owned())?;
+        }
+        _ => return Err("unknown key".to_owned()),
+    }
+    Ok(())
+}

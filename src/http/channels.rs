@@ -1,0 +1,246 @@
+//! Channels over HTTP, and what is published through them: live updates and dashboards.
+//!
+//! Imports its siblings, `auth`, `state` and `wire`. Imported by `http::router`.
+
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::reply::{self, Problem, Reply};
+use super::{Desk, Query, body, sockets};
+use crate::auth::Identity;
+use crate::auth::namespace::Who;
+use crate::id::{ChannelName, UserId};
+use crate::limits;
+use crate::state::channels::ChannelView;
+use crate::state::talk::{Aim, Talk, Told};
+use crate::wire::frame;
+use crate::wire::json as wire_json;
+use crate::wire::refusal::{Code, Refusal};
+use crate::wire::talk::{self, Publication};
+
+fn channel(desk: &Desk, name: Option<String>) -> Result<ChannelName, Problem> {
+    Ok(talk::channel(name, desk.office.limits.topic_bytes_max)?)
+}
+
+fn permit(desk: &Desk, who: Who, identity: Option<&Identity>) -> Result<(), Problem> {
+    if who.includes(identity, desk.office.gate.is_auth_required) {
+        return Ok(());
+    }
+    match identity {
+        None => Err(super::router::unauthorized(Code::Unauthorized, "a token is required")),
+        Some(_) => Err(Problem::new(403, Code::Forbidden, "the channel's rules do not allow this")),
+    }
+}
+
+fn channel_value(view: &ChannelView) -> Value {
+    let mut value = json!({
+        "name": view.name.as_str(),
+        "description": &*view.description,
+        "subscribers": view.subscribers,
+        "defined": view.is_defined,
+    });
+    if let Some((epoch, offset)) = &view.position {
+        value["epoch"] = epoch.as_str().into();
+        value["offset"] = (*offset).into();
+    }
+    if let Some(users) = &view.users {
+        value["users"] = users
+            .iter()
+            .map(
+                |(user_id, username)| json!({"user_id": user_id.as_str(), "username": &**username}),
+            )
+            .collect();
+    }
+    value
+}
+
+/// `GET /api/v1/channels`
+pub async fn list(desk: &Desk) -> Result<Reply, Problem> {
+    let Told::Channels(channels) = desk.tell(Talk::Channels).await? else {
+        return Err(Refusal::internal().into());
+    };
+    let channels: Vec<Value> = channels.iter().map(channel_value).collect();
+    Ok(reply::json_value(&json!({"channels": channels})))
+}
+
+/// `POST /api/v1/channels`
+pub async fn define(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+    #[derive(Deserialize)]
+    struct Wish {
+        name: Option<String>,
+        description: Option<String>,
+    }
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let wish: Wish = body::object(&text)?;
+    let invalid = |what| Problem::new(400, Code::InvalidArgument, what);
+    let name = wish.name.ok_or_else(|| invalid("name is missing"))?;
+    let channel = channel(desk, Some(name))?;
+    let description = wish.description.unwrap_or_default();
+    if description.len() > limits::DESCRIPTION_BYTES_MAX || description.contains('\0') {
+        return Err(invalid("description is over 1,024 bytes, or holds a NUL character"));
+    }
+    match desk.tell(Talk::Define { channel, description }).await? {
+        Told::Channel(Some(view)) => {
+            Ok(reply::with_status(StatusCode::CREATED, &channel_value(&view)))
+        }
+        _ => Err(Refusal::internal().into()),
+    }
+}
+
+/// `GET /api/v1/channels/{name}`
+pub async fn describe(desk: &Desk, name: String) -> Result<Reply, Problem> {
+    let channel = channel(desk, Some(name))?;
+    match desk.tell(Talk::Channel(channel)).await? {
+        Told::Channel(Some(view)) => Ok(reply::json_value(&channel_value(&view))),
+        _ => Err(Problem::new(404, Code::NotFound, "there is no such channel")),
+    }
+}
+
+/// `DELETE /api/v1/channels/{name}`
+pub async fn delete(desk: &Desk, name: String) -> Result<Reply, Problem> {
+    let channel = channel(desk, Some(name))?;
+    desk.tell(Talk::Delete(channel)).await?;
+    Ok(reply::no_content())
+}
+
+async fn publish_to(
+    desk: &Desk,
+    channel: ChannelName,
+    publication: Publication,
+    identity: Option<&Identity>,
+    aim: Aim,
+) -> Result<Reply, Problem> {
+    let rules = desk.office.gate.namespaces.of(channel.as_str());
+    permit(desk, rules.publish, identity)?;
+    let from: Option<UserId> = identity.map(|identity| identity.user_id.clone());
+    let talk = Talk::Publish { channel, publication, from, aim, without: None };
+    match desk.tell(talk).await? {
+        Told::Published { channel, epoch, offset, message_id, delivered_to } => {
+            Ok(reply::json_value(&json!({
+                "channel": channel.as_str(),
+                "epoch": epoch.as_str(),
+                "offset": offset,
+                "message_id": message_id.to_string(),
+                "delivered_to": delivered_to,
+            })))
+        }
+        _ => Err(Refusal::internal().into()),
+    }
+}
+
+/// `POST /api/v1/channels/{name}/messages`
+pub async fn publish(
+    desk: &Desk,
+    request: Request<Incoming>,
+    identity: Option<&Identity>,
+    name: String,
+) -> Result<Reply, Problem> {
+    #[derive(Deserialize)]
+    struct Wish<'a> {
+        #[serde(rename = "type")]
+        kind: Option<String>,
+        #[serde(default, borrow, deserialize_with = "wire_json::raw")]
+        payload: Option<&'a RawValue>,
+        event: Option<String>,
+        #[serde(default, borrow, deserialize_with = "wire_json::raw")]
+        metadata: Option<&'a RawValue>,
+        only_to: Option<Vec<String>>,
+        exclude: Option<Vec<String>>,
+    }
+    let channel = channel(desk, Some(name))?;
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let wish: Wish<'_> = body::borrowed(&text)?;
+    let publication =
+        Publication::new(wish.kind.as_deref(), wish.payload, wish.event, wish.metadata)?;
+    let aim = sockets::aim(wish.only_to, wish.exclude);
+    publish_to(desk, channel, publication, identity, aim).await
+}
+
+/// `GET /api/v1/channels/{name}/history`
+pub async fn history(
+    desk: &Desk,
+    query: &Query,
+    identity: Option<&Identity>,
+    name: String,
+) -> Result<Reply, Problem> {
+    let channel = channel(desk, Some(name))?;
+    let rules = desk.office.gate.namespaces.of(channel.as_str());
+    permit(desk, rules.subscribe, identity)?;
+    let after = query.number("after", 0, usize::MAX)?.unwrap_or(0) as u64;
+    let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_MAX);
+    match desk.tell(Talk::History { channel, after, limit }).await? {
+        Told::History { epoch, frames } => {
+            let mut out =
+                format!("{{\"epoch\":{},\"messages\":[", json!(epoch.as_str())).into_bytes();
+            for (index, message) in frames.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(&frame::payload(message));
+            }
+            out.extend_from_slice(b"]}");
+            Ok(reply::json_bytes(out))
+        }
+        _ => Err(Refusal::internal().into()),
+    }
+}
+
+/// `POST /api/v1/live/{entity}/{id}`
+pub async fn live(
+    desk: &Desk,
+    request: Request<Incoming>,
+    identity: Option<&Identity>,
+    (entity, id): (String, String),
+) -> Result<Reply, Problem> {
+    #[derive(Deserialize)]
+    struct Wish<'a> {
+        action: Option<String>,
+        #[serde(default, borrow, deserialize_with = "wire_json::raw")]
+        data: Option<&'a RawValue>,
+    }
+    let channel = channel(desk, Some(format!("live:{entity}")))?;
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let wish: Wish<'_> = body::borrowed(&text)?;
+    let action = wish.action.unwrap_or_default();
+    if !["created", "updated", "deleted"].contains(&&*action) {
+        let detail = "action is not created, updated or deleted";
+        return Err(Problem::new(400, Code::InvalidArgument, detail));
+    }
+    let data = wish.data.map_or("null", RawValue::get);
+    let payload = format!(
+        "{{\"entity\":{},\"id\":{},\"action\":\"{action}\",\"data\":{data}}}",
+        json!(entity),
+        json!(id)
+    );
+    let event = format!("{entity}.{action}");
+    publish_event(desk, channel, payload, event, identity).await
+}
+
+/// `POST /api/v1/dashboards/{name}/metrics`
+pub async fn metrics(
+    desk: &Desk,
+    request: Request<Incoming>,
+    identity: Option<&Identity>,
+    name: String,
+) -> Result<Reply, Problem> {
+    let channel = channel(desk, Some(format!("dashboard:{name}")))?;
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let payload = String::from_utf8_lossy(&text).into_owned();
+    publish_event(desk, channel, payload, String::from("metrics"), identity).await
+}
+
+async fn publish_event(
+    desk: &Desk,
+    channel: ChannelName,
+    payload: String,
+    event: String,
+    identity: Option<&Identity>,
+) -> Result<Reply, Problem> {
+    let payload = RawValue::from_string(payload)
+        .map_err(|_| Problem::new(400, Code::Malformed, "the body is not JSON"))?;
+    let publication = Publication::new(None, Some(&payload), Some(event), None)?;
+    publish_to(desk, channel, publication, identity, Aim::default()).await
+}

@@ -1,0 +1,203 @@
+//! Direct and group messages: stored before they are acknowledged, pushed to who is there, pulled by
+//! who was not.
+//!
+//! Imports its siblings, `state`, `store` and `wire`. Imported by `http::router`.
+
+use hyper::body::Incoming;
+use hyper::{Request, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::reply::{self, Problem, Reply};
+use super::{Desk, Query, body};
+use crate::clock::rfc3339;
+use crate::id::UserId;
+use crate::limits;
+use crate::state::durable::Write;
+use crate::state::talk::{Talk, Told};
+use crate::store::library::{Group, StoredMessage};
+use crate::wire::instance::check_name;
+use crate::wire::refusal::{Code, Refusal};
+use crate::wire::talk;
+
+async fn wish<T: serde::de::DeserializeOwned>(
+    desk: &Desk,
+    request: Request<Incoming>,
+) -> Result<T, Problem> {
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    body::object(&text)
+}
+
+#[derive(Deserialize)]
+struct MessageWish {
+    to_user_id: Option<String>,
+    content: Option<String>,
+}
+
+async fn stored(desk: &Desk, talk: Talk) -> Result<Reply, Problem> {
+    match desk.tell(talk).await? {
+        Told::Stored { id, at_s } => {
+            let value = json!({"id": id.to_string(), "created_at": at_s});
+            Ok(reply::with_status(StatusCode::CREATED, &value))
+        }
+        _ => Err(Refusal::internal().into()),
+    }
+}
+
+/// `POST /api/v1/messages`
+pub async fn send(
+    desk: &Desk,
+    request: Request<Incoming>,
+    from: &UserId,
+) -> Result<Reply, Problem> {
+    let wish: MessageWish = wish(desk, request).await?;
+    let to = talk::user("to_user_id", wish.to_user_id)?;
+    let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
+    stored(desk, Talk::SendPrivate { from: from.clone(), to, content }).await
+}
+
+/// `POST /api/v1/groups/{id}/messages`
+pub async fn send_to_group(
+    desk: &Desk,
+    request: Request<Incoming>,
+    from: &UserId,
+    group_id: String,
+) -> Result<Reply, Problem> {
+    let wish: MessageWish = wish(desk, request).await?;
+    let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
+    stored(desk, Talk::SendToGroup { from: from.clone(), group_id, content }).await
+}
+
+/// `GET /api/v1/messages`
+pub async fn pull(desk: &Desk, query: &Query, user: &UserId) -> Result<Reply, Problem> {
+    let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_DEFAULT);
+    let invalid = |what: &str| Problem::new(400, Code::InvalidArgument, what);
+    let after = query.get("after").filter(|after| !after.is_empty());
+    let after = after.map(|text| text.parse().map_err(|_| invalid("after is no message's id")));
+    let with = match query.get("with") {
+        None => None,
+        Some(with) => Some(talk::user("with", Some(with))?),
+    };
+    let library = &desk.office.library;
+    let mut messages = library.messages(user, after.transpose()?, limit + 1, with).await?;
+    let has_more = messages.len() > limit;
+    messages.truncate(limit);
+    let next = messages.last().filter(|_| has_more).map(|last| last.id.clone());
+    Ok(reply::json_value(&json!({
+        "messages": messages.iter().map(message_value).collect::<Vec<_>>(),
+        "next": next,
+    })))
+}
+
+fn message_value(message: &StoredMessage) -> Value {
+    let mut value = json!({
+        "id": message.id,
+        "from_user_id": message.from_user_id,
+        "content": message.content,
+        "created_at": message.created_at,
+    });
+    let (kind, field, to) = match &message.group_id {
+        Some(group_id) => ("group", "group_id", Some(group_id)),
+        None => ("private", "to_user_id", message.to_user_id.as_ref()),
+    };
+    value["type"] = kind.into();
+    value[field] = to.cloned().into();
+    value
+}
+
+/// `POST /api/v1/groups`
+pub async fn create_group(
+    desk: &Desk,
+    request: Request<Incoming>,
+    owner: &UserId,
+) -> Result<Reply, Problem> {
+    #[derive(Deserialize)]
+    struct GroupWish {
+        name: Option<String>,
+        members: Option<Vec<String>>,
+    }
+    let wish: GroupWish = wish(desk, request).await?;
+    let invalid = |what: String| Problem::new(400, Code::InvalidArgument, what);
+    let name = wish.name.ok_or_else(|| invalid("name is missing".to_owned()))?;
+    check_name("name", &name).map_err(invalid)?;
+    let mut members = vec![owner.clone()];
+    for member in wish.members.unwrap_or_default() {
+        let member = talk::user("members", Some(member))?;
+        if !members.contains(&member) {
+            members.push(member);
+        }
+        if members.len() > limits::GROUP_MEMBERS_MAX {
+            return Err(invalid(format!("more than {} members", limits::GROUP_MEMBERS_MAX)));
+        }
+    }
+    let group_id = uuid::Uuid::new_v4().hyphenated().to_string();
+    let at_ms = desk.clock.now().unix_ms;
+    let owner = owner.clone();
+    let write = Write::CreateGroup { group_id: group_id.clone(), name, owner, members, at_ms };
+    desk.tell(Talk::Write(write)).await?;
+    Ok(reply::with_status(StatusCode::CREATED, &json!({"group_id": group_id})))
+}
+
+fn group_value(group: &Group) -> Value {
+    json!({
+        "group_id": group.group_id,
+        "name": group.name,
+        "owner": group.owner.as_str(),
+        "created_at": rfc3339(group.created_ms),
+    })
+}
+
+/// `GET /api/v1/groups`
+pub async fn groups(desk: &Desk, user: &UserId) -> Result<Reply, Problem> {
+    let groups = desk.office.library.groups(user).await?;
+    let groups: Vec<Value> = groups.iter().map(group_value).collect();
+    Ok(reply::json_value(&json!({"groups": groups})))
+}
+
+/// `GET /api/v1/groups/{id}`
+pub async fn group(desk: &Desk, user: &UserId, group_id: &str) -> Result<Reply, Problem> {
+    let group = desk.office.library.group(group_id, user).await?;
+    let mut value = group_value(&group);
+    value["members"] = group.members.iter().map(UserId::as_str).collect();
+    Ok(reply::json_value(&value))
+}
+
+/// `DELETE /api/v1/groups/{id}`
+pub async fn delete_group(desk: &Desk, by: &UserId, group_id: String) -> Result<Reply, Problem> {
+    desk.tell(Talk::Write(Write::DeleteGroup { group_id, by: by.clone() })).await?;
+    Ok(reply::no_content())
+}
+
+/// `POST /api/v1/groups/{id}/members`
+pub async fn add_member(
+    desk: &Desk,
+    request: Request<Incoming>,
+    by: &UserId,
+    group_id: String,
+) -> Result<Reply, Problem> {
+    #[derive(Deserialize)]
+    struct MemberWish {
+        user_id: Option<String>,
+    }
+    let wish: MemberWish = wish(desk, request).await?;
+    let user_id = talk::user("user_id", wish.user_id)?;
+    let value = json!({"group_id": group_id, "user_id": user_id.as_str()});
+    let write = Write::AddMember { group_id, user_id, by: by.clone() };
+    let status = match desk.tell(Talk::Write(write)).await? {
+        Told::Unchanged => StatusCode::OK,
+        _ => StatusCode::CREATED,
+    };
+    Ok(reply::with_status(status, &value))
+}
+
+/// `DELETE /api/v1/groups/{id}/members/{user_id}`
+pub async fn remove_member(
+    desk: &Desk,
+    by: &UserId,
+    group_id: String,
+    user_id: &str,
+) -> Result<Reply, Problem> {
+    let user_id = talk::user("user_id", Some(user_id.to_owned()))?;
+    desk.tell(Talk::Write(Write::RemoveMember { group_id, user_id, by: by.clone() })).await?;
+    Ok(reply::no_content())
+}

@@ -1,0 +1,172 @@
+//! The sockets, seen from outside: who is online, what is sent to them, and their end.
+//!
+//! Imports its siblings, `state` and `wire`. Imported by `http::router`.
+
+use hyper::Request;
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::reply::{self, Problem, Reply};
+use super::{Desk, Query, body};
+use crate::auth::Identity;
+use crate::clock::rfc3339;
+use crate::id::ConnId;
+use crate::limits;
+use crate::state::people::ConnectionView;
+use crate::state::talk::{Aim, Talk, To, Told};
+use crate::wire::json as wire_json;
+use crate::wire::refusal::{Code, Refusal};
+use crate::wire::talk::{self, Envelope};
+
+#[derive(Deserialize)]
+struct Wish<'a> {
+    message_type: Option<String>,
+    #[serde(default, borrow, deserialize_with = "wire_json::raw")]
+    data: Option<&'a RawValue>,
+    to_user_id: Option<String>,
+    only_to: Option<Vec<String>>,
+    exclude: Option<Vec<String>>,
+    to_channel: Option<String>,
+}
+
+/// The connections named by their ids. An id of nobody names nobody.
+pub(super) fn aim(only_to: Option<Vec<String>>, exclude: Option<Vec<String>>) -> Aim {
+    let ids = |texts: Vec<String>| -> Vec<ConnId> {
+        texts.iter().filter_map(|text| text.parse().ok()).collect()
+    };
+    Aim::new(only_to.map(ids), exclude.map(ids).unwrap_or_default())
+}
+
+async fn send(
+    desk: &Desk,
+    request: Request<Incoming>,
+    from: Option<&Identity>,
+    to: impl FnOnce(&mut Wish<'_>) -> Result<To, Refusal>,
+) -> Result<Reply, Problem> {
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let mut wish: Wish<'_> = body::borrowed(&text)?;
+    let to = to(&mut wish)?;
+    let talk = Talk::Broadcast {
+        envelope: Envelope::new(wish.message_type, wish.data)?,
+        from: from.map(|identity| identity.user_id.clone()),
+        to,
+        aim: aim(wish.only_to, wish.exclude),
+    };
+    match desk.tell(talk).await? {
+        Told::Delivered { count, id } => {
+            let body = format!("{{\"delivered_to\":{count},\"id\":{id}}}");
+            Ok(reply::json_bytes(body))
+        }
+        _ => Err(Refusal::internal().into()),
+    }
+}
+
+/// `POST /ws/broadcast`
+pub async fn broadcast(
+    desk: &Desk,
+    request: Request<Incoming>,
+    from: Option<&Identity>,
+) -> Result<Reply, Problem> {
+    let bytes_max = desk.office.limits.topic_bytes_max;
+    send(desk, request, from, |wish| match wish.to_channel.take() {
+        Some(channel) => talk::channel(Some(channel), bytes_max).map(To::Channel),
+        None => Ok(To::Everyone),
+    })
+    .await
+}
+
+/// `POST /ws/send`
+pub async fn send_to_user(
+    desk: &Desk,
+    request: Request<Incoming>,
+    from: Option<&Identity>,
+) -> Result<Reply, Problem> {
+    send(desk, request, from, |wish| talk::user("to_user_id", wish.to_user_id.take()).map(To::User))
+        .await
+}
+
+/// `POST /api/v1/connections/{id}/messages`
+pub async fn send_to_connection(
+    desk: &Desk,
+    request: Request<Incoming>,
+    from: Option<&Identity>,
+    id: &str,
+) -> Result<Reply, Problem> {
+    let conn = connection_id(id)?;
+    send(desk, request, from, |_| Ok(To::Connection(conn))).await
+}
+
+/// `GET /ws/online`
+pub async fn online(desk: &Desk) -> Result<Reply, Problem> {
+    let Told::Online { count, users } = desk.tell(Talk::Online).await? else {
+        return Err(Refusal::internal().into());
+    };
+    let users: Vec<Value> = users
+        .iter()
+        .map(|user| {
+            json!({
+                "user_id": user.person.user_id.as_str(),
+                "username": &*user.person.username,
+                "connections": user.connections,
+                "connected_at": rfc3339(user.since_ms),
+            })
+        })
+        .collect();
+    Ok(reply::json_value(&json!({"count": count, "users": users})))
+}
+
+fn connection_id(text: &str) -> Result<ConnId, Problem> {
+    text.parse().map_err(|_| Problem::new(404, Code::NotFound, "there is no such connection"))
+}
+
+fn connection_value(connection: &ConnectionView) -> Value {
+    let person = connection.person.as_ref();
+    json!({
+        "connection_id": connection.id.to_string(),
+        "user_id": person.map(|person| person.user_id.as_str()),
+        "username": person.map(|person| &*person.username),
+        "remote_addr": connection.remote.map(|remote| remote.to_string()),
+        "connected_at": rfc3339(connection.opened_ms),
+        "shard": connection.id.shard.0,
+        "channels": connection.channels.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+        "rooms": connection.rooms,
+    })
+}
+
+/// `GET /api/v1/connections`
+pub async fn connections(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
+    let limit = query.number("limit", 1, limits::LISTED_MAX)?.unwrap_or(1_000);
+    let after = match query.get("after") {
+        None => None,
+        Some(text) => Some(
+            text.parse()
+                .map_err(|_| Problem::new(400, Code::InvalidArgument, "after is no connection"))?,
+        ),
+    };
+    let told = desk.tell(Talk::Connections { after, limit }).await?;
+    let Told::Connections { total, connections } = told else {
+        return Err(Refusal::internal().into());
+    };
+    let next = (connections.len() == limit).then(|| connections.last()).flatten();
+    Ok(reply::json_value(&json!({
+        "connections": connections.iter().map(connection_value).collect::<Vec<_>>(),
+        "total": total,
+        "next": next.map(|last| last.id.to_string()),
+    })))
+}
+
+/// `GET /api/v1/connections/{id}`
+pub async fn connection(desk: &Desk, id: &str) -> Result<Reply, Problem> {
+    match desk.tell(Talk::Connection(connection_id(id)?)).await? {
+        Told::Connection(Some(connection)) => Ok(reply::json_value(&connection_value(&connection))),
+        _ => Err(Problem::new(404, Code::NotFound, "there is no such connection")),
+    }
+}
+
+/// `DELETE /api/v1/connections/{id}`
+pub async fn disconnect(desk: &Desk, id: &str) -> Result<Reply, Problem> {
+    desk.tell(Talk::Disconnect(connection_id(id)?)).await?;
+    Ok(reply::no_content())
+}

@@ -1,0 +1,184 @@
+//! What a client says to other people, and to channels, and what it is answered.
+//!
+//! The shard asks whether the client may; control knows the rest. Its answer stands in the shard's
+//! mailbox exactly between the messages before it and those after, so a subscription begins where
+//! its answer says.
+//!
+//! Part of `shard`.
+
+use super::conn::{Local, Waiting};
+use super::socket::Socket;
+use super::{Shard, Slot};
+use crate::auth::namespace::Who;
+use crate::id::{ChannelName, RequestId, Topic};
+use crate::state::talk::{Aim, Talk, Told};
+use crate::wire::answer::{self, ChannelPlace};
+use crate::wire::command::{Family, Request};
+use crate::wire::event::TimeText;
+use crate::wire::refusal::{Code, Refusal};
+
+impl<S: Socket> Shard<S> {
+    pub(super) fn on_talk_request(&mut self, slot: Slot, id: Option<RequestId>, request: Request) {
+        let family = match request {
+            Request::Envelope { .. } | Request::EnvelopePing => Family::Envelope,
+            _ => Family::Typed,
+        };
+        match self.talk_of(slot, id.as_ref(), request) {
+            Ok(Some((talk, joins))) => {
+                let is_heavy = matches!(talk, Talk::Follow { since: Some(_), .. });
+                if self.ask(slot, id, Waiting::Talk { family, joins }, talk.into()) && joins {
+                    let conn = &mut self.conns[slot.index()];
+                    conn.subscribing += 1;
+                    conn.awaits_heavy |= is_heavy;
+                }
+            }
+            Ok(None) => self.answer_locally(slot, id, Local::EnvelopePong),
+            Err(refusal) => self.answer_locally(slot, id, Local::Refuse(family, refusal)),
+        }
+    }
+
+    /// What control is to be asked, and whether it makes one subscription more. None where the shard
+    /// has the answer.
+    fn talk_of(
+        &self,
+        slot: Slot,
+        id: Option<&RequestId>,
+        request: Request,
+    ) -> Result<Option<(Talk, bool)>, Refusal> {
+        let conn = self.conns[slot.index()].id;
+        let (talk, joins) = match request {
+            Request::SubscribeChannel { channel, since } => {
+                let rules = self.settings.gate.namespaces.of(channel.as_str());
+                self.permit(slot, rules.subscribe, "this channel may not be followed")?;
+                self.check_room_for(slot, &channel)?;
+                (Talk::Follow { conn, channel, since }, true)
+            }
+            Request::UnsubscribeChannel(channel) => (Talk::Unfollow { conn, channel }, false),
+            Request::ListChannels => (Talk::Channels, false),
+            Request::Publish { channel, publication, echo } => {
+                let rules = self.settings.gate.namespaces.of(channel.as_str());
+                self.permit(slot, rules.publish, "this channel may not be published to")?;
+                let identity = &self.conns[slot.index()].identity;
+                let from = identity.as_ref().map(|identity| identity.user_id.clone());
+                let without = (!echo).then_some(conn);
+                let aim = Aim::default();
+                (Talk::Publish { channel, publication, from, aim, without }, false)
+            }
+            Request::Join(channel) => {
+                self.check_user(slot, "rooms are for users: a token is needed")?;
+                let rules = self.settings.gate.namespaces.of(channel.as_str());
+                self.permit(slot, rules.subscribe, "this room may not be joined")?;
+                self.check_room_for(slot, &channel)?;
+                (Talk::Join { conn, channel }, true)
+            }
+            Request::Leave(channel) => {
+                self.check_user(slot, "rooms are for users: a token is needed")?;
+                (Talk::Leave { conn, channel }, false)
+            }
+            Request::Chat { room, content } => {
+                self.check_user(slot, "rooms are for users: a token is needed")?;
+                let id = id.cloned();
+                (Talk::Chat { conn, channel: room, content, id }, false)
+            }
+            Request::Envelope { envelope, to } => {
+                self.check_user(slot, "envelopes are from users: a token is needed")?;
+                let Some(identity) = &self.conns[slot.index()].identity else { return Ok(None) };
+                let from = identity.user_id.clone();
+                (Talk::Envelope { envelope, id: id.cloned(), from, to }, false)
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some((talk, joins)))
+    }
+
+    fn permit(&self, slot: Slot, who: Who, otherwise: &'static str) -> Result<(), Refusal> {
+        let identity = self.conns[slot.index()].identity.as_deref();
+        if who.includes(identity, self.settings.gate.is_auth_required) {
+            return Ok(());
+        }
+        let code = if identity.is_none() { Code::Unauthorized } else { Code::Forbidden };
+        Err(Refusal::new(code, otherwise))
+    }
+
+    fn check_user(&self, slot: Slot, otherwise: &'static str) -> Result<(), Refusal> {
+        match self.conns[slot.index()].identity {
+            Some(_) => Ok(()),
+            None => Err(Refusal::new(Code::Unauthorized, otherwise)),
+        }
+    }
+
+    fn check_room_for(&self, slot: Slot, channel: &ChannelName) -> Result<(), Refusal> {
+        let conn = &self.conns[slot.index()];
+        let topic = self.topics.find(&Topic::Channel(channel.clone()));
+        match topic.filter(|topic| conn.topics.contains(topic)) {
+            Some(_) => Ok(()),
+            None => self.check_room(slot),
+        }
+    }
+
+    /// What came of it.
+    pub(super) fn on_told(
+        &mut self,
+        slot: Slot,
+        id: Option<&RequestId>,
+        family: Family,
+        told: Told,
+    ) {
+        let frame = match told {
+            Told::Refused(refusal) => return self.refuse(slot, id, family, &refusal),
+            Told::Followed { channel, epoch, offset, recovered, replay } => {
+                self.start_following(slot, &Topic::Channel(channel.clone()));
+                let at = ChannelPlace { channel: &channel, epoch: &epoch, offset };
+                let frame = answer::subscribed_to_channel(id, at, recovered);
+                self.push_direct(slot, frame.into());
+                for frame in replay {
+                    // Part of the answer, and shared with the channel's history.
+                    self.push_direct(slot, frame.into());
+                }
+                return;
+            }
+            Told::Unfollowed { channel, still_follows } => {
+                if !still_follows {
+                    self.unfollow_channel(slot, channel.clone());
+                }
+                answer::unsubscribed_from_channel(id, &channel)
+            }
+            Told::Published { channel, epoch, offset, message_id, .. } => {
+                let offset = offset.unwrap_or_default();
+                let at = ChannelPlace { channel: &channel, epoch: &epoch, offset };
+                answer::published(id, at, message_id)
+            }
+            Told::Channels(channels) => {
+                let rows =
+                    channels.iter().map(|one| (&one.name, &*one.description, one.subscribers));
+                answer::channels(id, rows)
+            }
+            Told::Joined { channel, epoch, offset, users, count } => {
+                self.start_following(slot, &Topic::Channel(channel.clone()));
+                let at = ChannelPlace { channel: &channel, epoch: &epoch, offset };
+                answer::joined(id, at, users.iter(), count)
+            }
+            Told::Left { channel, still_follows } => {
+                if !still_follows {
+                    self.unfollow_channel(slot, channel.clone());
+                }
+                answer::left(id, &channel)
+            }
+            Told::Chatted { channel, copy } => {
+                self.start_following(slot, &Topic::Channel(channel));
+                match copy {
+                    Some(frame) => frame,
+                    None => return,
+                }
+            }
+            Told::Delivered { count, id } => {
+                answer::ack(&id, count, TimeText::of(self.now.unix_ms))
+            }
+            other => {
+                tracing::error!(?other, "an answer that no socket asks for");
+                return self.close(slot, crate::wire::close::Reason::Internal);
+            }
+        };
+        self.push_direct(slot, frame.into());
+    }
+}

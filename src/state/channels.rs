@@ -1,0 +1,580 @@
+//! Channels and rooms: who follows them, and what was last said in them.
+//!
+//! A message gets the channel's next offset, is framed once, and that frame is what subscribers are
+//! sent, what the history keeps and what a returning subscriber is replayed.
+//!
+//! # Promises
+//!
+//! * Offsets of a channel rise by one a message, under one epoch. A channel that was forgotten or
+//!   deleted comes back with a new epoch.
+//! * A resume is all or nothing: every message missed, or word that some are gone.
+//! * All histories together stay within a bound; the oldest messages of all channels go first.
+//! * A channel without subscribers, definition and history takes no room.
+//!
+//! Imports `auth::namespace`, `id`, `limits`, `subscribers` and `wire`. Part of `state`.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::people::Person;
+use crate::auth::namespace::Namespaces;
+use crate::id::{ChannelName, Epoch, ShardId, ShardSet, Slot, UserId};
+use crate::limits;
+use crate::subscribers::Subscribers;
+use crate::wire::command::SinceOffset;
+
+/// What can be set about channels.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The rules by prefix.
+    pub namespaces: Arc<Namespaces>,
+    /// Messages a channel keeps, where its namespace says nothing.
+    pub history_max: usize,
+    /// Bytes of all histories.
+    pub history_bytes_max: usize,
+    /// Channels in all, and definitions in all.
+    pub channels_max: usize,
+}
+
+/// A kept message.
+#[derive(Debug, Clone)]
+struct Kept {
+    offset: u64,
+    at_ms: u64,
+    frame: Bytes,
+}
+
+/// The users in a room, or in a channel that announces them.
+#[derive(Debug, Default)]
+struct Roster {
+    users: HashMap<UserId, Place>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Place {
+    username: Arc<str>,
+    connections: u32,
+    /// Rises with each who comes, so that lists are in the order of coming.
+    number: u64,
+}
+
+/// A channel.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) name: ChannelName,
+    pub(super) epoch: Epoch,
+    pub(super) offset: u64,
+    history: VecDeque<Kept>,
+    history_max: usize,
+    history_ms: u64,
+    /// Whether those who come and go are announced.
+    pub(super) has_presence: bool,
+    /// The connections that get its messages, by their keys.
+    pub(super) members: Subscribers,
+    /// How many of them each shard has.
+    per_shard: Vec<u32>,
+    pub(super) shards: ShardSet,
+    roster: Option<Box<Roster>>,
+    /// Tells apart the channels that used the same place one after the other.
+    incarnation: u32,
+}
+
+impl Channel {
+    /// Adds a connection. Returns false where it was there.
+    pub(super) fn add(&mut self, key: u32, shard: ShardId) -> bool {
+        if !self.members.insert(Slot(key)) {
+            return false;
+        }
+        let index = usize::from(shard.0);
+        if index >= self.per_shard.len() {
+            self.per_shard.resize(index + 1, 0);
+        }
+        self.per_shard[index] += 1;
+        self.shards.insert(shard);
+        true
+    }
+
+    pub(super) fn remove(&mut self, key: u32, shard: ShardId) {
+        if self.members.remove(Slot(key)) {
+            let count = &mut self.per_shard[usize::from(shard.0)];
+            *count -= 1;
+            if *count == 0 {
+                self.shards.remove(shard);
+            }
+        }
+    }
+
+    /// A connection of this user comes. Returns whether it is the user's first.
+    pub(super) fn enter(&mut self, person: &Person) -> bool {
+        let roster = self.roster.get_or_insert_default();
+        roster.next += 1;
+        let number = roster.next;
+        let place = roster.users.entry(person.user_id.clone()).or_insert_with(|| Place {
+            username: Arc::clone(&person.username),
+            connections: 0,
+            number,
+        });
+        place.connections += 1;
+        place.connections == 1
+    }
+
+    /// A connection of this user goes. Returns whether it was the user's last.
+    pub(super) fn exit(&mut self, user_id: &UserId) -> bool {
+        let Some(roster) = &mut self.roster else { return false };
+        let Some(place) = roster.users.get_mut(user_id) else { return false };
+        place.connections -= 1;
+        let is_last = place.connections == 0;
+        if is_last {
+            roster.users.remove(user_id);
+            if roster.users.is_empty() {
+                self.roster = None;
+            }
+        }
+        is_last
+    }
+
+    /// How many users are in it.
+    pub(super) fn user_count(&self) -> usize {
+        self.roster.as_ref().map_or(0, |roster| roster.users.len())
+    }
+
+    /// The users in it, in the order in which they came, up to a bound.
+    pub(super) fn users(&self) -> Vec<(UserId, Arc<str>)> {
+        let Some(roster) = &self.roster else { return Vec::new() };
+        let mut all: Vec<(&UserId, &Place)> = roster.users.iter().collect();
+        all.sort_unstable_by_key(|(_, place)| place.number);
+        all.truncate(limits::ROOM_USERS_LISTED_MAX);
+        let shown = all.into_iter().map(|(id, place)| (id.clone(), Arc::clone(&place.username)));
+        shown.collect()
+    }
+
+    fn drop_oldest(&mut self) -> usize {
+        self.history.pop_front().map_or(0, |kept| kept.frame.len())
+    }
+
+    /// Drops what has become too old. Returns the bytes that gave back.
+    fn expire(&mut self, now_ms: u64) -> usize {
+        let mut bytes = 0;
+        while self.history.front().is_some_and(|kept| kept.at_ms + self.history_ms <= now_ms) {
+            bytes += self.drop_oldest();
+        }
+        if self.history.is_empty() {
+            self.history = VecDeque::new();
+        }
+        bytes
+    }
+
+    /// The frames after an offset, up to `limit` of them.
+    fn after(&self, offset: u64, limit: usize) -> Vec<Bytes> {
+        let first = self.history.partition_point(|kept| kept.offset <= offset);
+        self.history.range(first..).take(limit).map(|kept| kept.frame.clone()).collect()
+    }
+
+    /// Whether everything after an offset is still there.
+    fn reaches_back_to(&self, offset: u64) -> bool {
+        let first = self.history.front().map_or(self.offset, |kept| kept.offset - 1);
+        offset <= self.offset && offset >= first
+    }
+}
+
+/// A channel, for those who look at it.
+#[derive(Debug, Clone)]
+pub struct ChannelView {
+    /// Its name.
+    pub name: ChannelName,
+    /// What it is for; empty where nobody said.
+    pub description: Box<str>,
+    /// Whether it was defined.
+    pub is_defined: bool,
+    /// How many connections follow it.
+    pub subscribers: usize,
+    /// Where it stands; none where it is only defined.
+    pub position: Option<(Epoch, u64)>,
+    /// The users in it, where it tells.
+    pub users: Option<Vec<(UserId, Arc<str>)>>,
+}
+
+/// The table.
+///
+/// # Invariants
+///
+/// 1. `by_name` names exactly the channels.
+/// 2. `bytes` is the sum of all kept frames.
+/// 3. `ages` names each kept message, oldest first; entries of messages that are gone may remain.
+#[derive(Debug)]
+pub struct Channels {
+    settings: Settings,
+    channels: Slab<Channel>,
+    by_name: HashMap<ChannelName, u32>,
+    definitions: BTreeMap<ChannelName, Box<str>>,
+    /// Names whose definition is on its way to the disk.
+    pub(super) reserved: Vec<ChannelName>,
+    epoch: Box<str>,
+    incarnation: u32,
+    bytes: usize,
+    kept: usize,
+    ages: VecDeque<(u32, u32, u64)>,
+    sweep_at_ms: u64,
+    sweep_next: usize,
+}
+
+/// Why a channel cannot come into being.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooMany;
+
+impl Channels {
+    /// A table without messages. `epoch` begins the epochs of all channels.
+    pub(super) fn new(
+        settings: Settings,
+        epoch: &str,
+        definitions: impl Iterator<Item = (String, String)>,
+    ) -> Channels {
+        let definitions = definitions
+            .map(|(name, description)| (ChannelName::new(&name), description.into_boxed_str()))
+            .collect();
+        Channels {
+            settings,
+            channels: Slab::new(),
+            by_name: HashMap::new(),
+            definitions,
+            reserved: Vec::new(),
+            epoch: epoch.into(),
+            incarnation: 0,
+            bytes: 0,
+            kept: 0,
+            ages: VecDeque::new(),
+            sweep_at_ms: 0,
+            sweep_next: 0,
+        }
+    }
+
+    /// How many channels are live.
+    pub fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty()
+    }
+
+    /// Bytes of all kept messages.
+    pub fn history_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn find(&self, name: &ChannelName) -> Option<u32> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(super) fn get(&self, key: u32) -> &Channel {
+        &self.channels[key as usize]
+    }
+
+    pub(super) fn get_mut(&mut self, key: u32) -> &mut Channel {
+        &mut self.channels[key as usize]
+    }
+
+    pub(super) fn find_or_new(&mut self, name: &ChannelName) -> Result<u32, TooMany> {
+        if let Some(key) = self.find(name) {
+            return Ok(key);
+        }
+        if self.channels.len() >= self.settings.channels_max {
+            return Err(TooMany);
+        }
+        self.incarnation = self.incarnation.wrapping_add(1);
+        let rules = self.settings.namespaces.of(name.as_str());
+        let channel = Channel {
+            name: name.clone(),
+            epoch: Epoch::new(&format!("{}{:x}", self.epoch, self.incarnation)),
+            offset: 0,
+            history: VecDeque::new(),
+            history_max: rules.history_max.unwrap_or(self.settings.history_max),
+            history_ms: rules.history_ms,
+            has_presence: rules.presence,
+            members: Subscribers::default(),
+            per_shard: Vec::new(),
+            shards: ShardSet::default(),
+            roster: None,
+            incarnation: self.incarnation,
+        };
+        let key = u32::try_from(self.channels.insert(channel)).expect("channels are below 2^32");
+        self.by_name.insert(name.clone(), key);
+        Ok(key)
+    }
+
+    /// Gives the channel's next offset.
+    pub(super) fn advance(&mut self, key: u32) -> u64 {
+        let channel = self.get_mut(key);
+        channel.offset += 1;
+        channel.offset
+    }
+
+    /// Keeps the frame of the channel's newest message.
+    pub(super) fn keep(&mut self, key: u32, frame: &Bytes, now_ms: u64) {
+        let channel = &mut self.channels[key as usize];
+        if channel.history_max == 0 {
+            return;
+        }
+        let mut freed = channel.expire(now_ms);
+        if channel.history.len() >= channel.history_max {
+            freed += channel.drop_oldest();
+        }
+        let (offset, incarnation) = (channel.offset, channel.incarnation);
+        channel.history.push_back(Kept { offset, at_ms: now_ms, frame: frame.clone() });
+        self.bytes = self.bytes + frame.len() - freed;
+        self.ages.push_back((key, incarnation, offset));
+        self.shed();
+    }
+
+    /// Drops the oldest messages of all until the rest fits.
+    fn shed(&mut self) {
+        while self.bytes > self.settings.history_bytes_max {
+            let Some((key, incarnation, offset)) = self.ages.pop_front() else { return };
+            if let Some(channel) = self.channels.get_mut(key as usize)
+                && channel.incarnation == incarnation
+                && channel.history.front().is_some_and(|kept| kept.offset == offset)
+            {
+                self.bytes -= channel.drop_oldest();
+            }
+        }
+        // Rings drop messages by themselves and leave their entries here.
+        if self.ages.len() > 1_024 && self.ages.len() > 2 * self.kept {
+            let channels = &self.channels;
+            self.ages.retain(|&(key, incarnation, offset)| {
+                channels.get(key as usize).is_some_and(|channel| {
+                    channel.incarnation == incarnation
+                        && channel.history.front().is_some_and(|kept| kept.offset <= offset)
+                })
+            });
+            self.kept = self.ages.len();
+        }
+    }
+
+    /// What a subscriber missed since a position: none where some of it is gone.
+    pub(super) fn replay(
+        &mut self,
+        key: u32,
+        since: &SinceOffset,
+        now_ms: u64,
+    ) -> Option<Vec<Bytes>> {
+        self.expire(key, now_ms);
+        let channel = self.get(key);
+        (channel.epoch.as_str() == &*since.epoch && channel.reaches_back_to(since.offset))
+            .then(|| channel.after(since.offset, usize::MAX))
+    }
+
+    /// The kept messages after an offset.
+    pub(super) fn history(
+        &mut self,
+        key: u32,
+        after: u64,
+        limit: usize,
+        now_ms: u64,
+    ) -> Vec<Bytes> {
+        self.expire(key, now_ms);
+        self.get(key).after(after, limit)
+    }
+
+    fn expire(&mut self, key: u32, now_ms: u64) {
+        self.bytes -= self.channels[key as usize].expire(now_ms);
+    }
+
+    /// Whether a channel was defined, or is about to be.
+    pub(super) fn is_defined(&self, name: &ChannelName) -> bool {
+        self.definitions.contains_key(name) || self.reserved.contains(name)
+    }
+
+    /// Whether one more channel may be defined.
+    pub(super) fn may_define(&self) -> bool {
+        self.definitions.len() + self.reserved.len() < self.settings.channels_max
+    }
+
+    /// Sets a channel's definition.
+    pub(super) fn define(&mut self, name: ChannelName, description: &str) {
+        self.definitions.insert(name, description.into());
+    }
+
+    /// Takes a channel's definition away.
+    pub(super) fn undefine(&mut self, name: &ChannelName) {
+        self.definitions.remove(name);
+    }
+
+    /// Takes a live channel out, with its history.
+    pub(super) fn delete(&mut self, key: u32) -> Channel {
+        let channel = self.channels.remove(key as usize);
+        self.by_name.remove(&channel.name);
+        self.bytes -= channel.history.iter().map(|kept| kept.frame.len()).sum::<usize>();
+        channel
+    }
+
+    /// One channel as others see it.
+    pub(super) fn view(&self, name: &ChannelName) -> Option<ChannelView> {
+        let live = self.find(name).map(|key| self.get(key));
+        let definition = self.definitions.get(name);
+        if live.is_none() && definition.is_none() {
+            return None;
+        }
+        let tells = live.is_some_and(|channel| channel.has_presence);
+        Some(ChannelView {
+            name: name.clone(),
+            description: definition.cloned().unwrap_or_default(),
+            is_defined: definition.is_some(),
+            subscribers: live.map_or(0, |channel| channel.members.len()),
+            position: live.map(|channel| (channel.epoch.clone(), channel.offset)),
+            users: tells.then(|| live.map(Channel::users).unwrap_or_default()),
+        })
+    }
+
+    /// Defined and live channels, by name.
+    pub(super) fn list(&self) -> Vec<ChannelView> {
+        let mut names: Vec<&ChannelName> = self.definitions.keys().collect();
+        names.extend(self.by_name.keys().filter(|name| !self.definitions.contains_key(*name)));
+        names.sort_unstable();
+        names.truncate(limits::LISTED_MAX);
+        let views = names.into_iter().filter_map(|name| self.view(name));
+        views.map(|view| ChannelView { users: None, ..view }).collect()
+    }
+
+    /// When the next look for forgotten channels is due.
+    pub(super) fn next_sweep_ms(&self) -> Option<u64> {
+        (!self.channels.is_empty()).then_some(self.sweep_at_ms)
+    }
+
+    /// Looks at some channels and forgets those that nobody needs.
+    pub(super) fn sweep(&mut self, now_ms: u64) {
+        if now_ms < self.sweep_at_ms {
+            return;
+        }
+        self.sweep_at_ms = now_ms + limits::CHANNEL_SWEEP_MS;
+        let first = self.sweep_next;
+        let keys: Vec<usize> = self
+            .channels
+            .iter()
+            .map(|(key, _)| key)
+            .skip_while(|&key| key < first)
+            .take(limits::CHANNEL_SWEEP_MAX)
+            .collect();
+        self.sweep_next = match keys.last() {
+            Some(&last) if keys.len() == limits::CHANNEL_SWEEP_MAX => last + 1,
+            _ => 0,
+        };
+        for key in keys {
+            let channel = &mut self.channels[key];
+            self.bytes -= channel.expire(now_ms);
+            if channel.members.is_empty() && channel.history.is_empty() {
+                let name = channel.name.clone();
+                self.channels.remove(key);
+                self.by_name.remove(&name);
+            }
+        }
+        if self.channels.is_empty() {
+            self.channels.shrink_to_fit();
+            self.by_name.shrink_to_fit();
+            self.ages = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    fn channels(history_max: usize, history_bytes_max: usize) -> Channels {
+        let settings = Settings {
+            namespaces: Arc::default(),
+            history_max,
+            history_bytes_max,
+            channels_max: 50,
+        };
+        Channels::new(settings, "e-", std::iter::empty())
+    }
+
+    fn publish(channels: &mut Channels, name: &str, bytes: usize, now_ms: u64) -> (u32, u64) {
+        let key = channels.find_or_new(&ChannelName::new(name)).expect("room");
+        let offset = channels.advance(key);
+        channels.keep(key, &Bytes::from(vec![0; bytes]), now_ms);
+        (key, offset)
+    }
+
+    fn since(channels: &Channels, key: u32, offset: u64) -> SinceOffset {
+        SinceOffset { epoch: channels.get(key).epoch.as_str().into(), offset }
+    }
+
+    #[test]
+    fn a_resume_is_all_or_nothing() {
+        let mut channels = channels(3, 1_000);
+        let mut key = 0;
+        for _ in 0..5 {
+            key = publish(&mut channels, "c", 10, 1_000).0;
+        }
+        let mut missed = |offset| {
+            let since = since(&channels, key, offset);
+            channels.replay(key, &since, 1_000).map(|frames| frames.len())
+        };
+        assert_eq!((missed(5), missed(4), missed(2)), (Some(0), Some(1), Some(3)));
+        assert_eq!((missed(1), missed(0), missed(6)), (None, None, None));
+        let other = SinceOffset { epoch: "other".into(), offset: 5 };
+        assert_eq!(channels.replay(key, &other, 1_000), None);
+        let later = 1_000 + limits::CHANNEL_HISTORY_MS_DEFAULT;
+        let since = since(&channels, key, 4);
+        assert_eq!(channels.replay(key, &since, later), None, "it has become too old");
+    }
+
+    #[test]
+    fn a_forgotten_channel_comes_back_with_another_epoch() {
+        let mut channels = channels(3, 1_000);
+        let (key, _) = publish(&mut channels, "c", 10, 1_000);
+        let before = since(&channels, key, 1);
+        channels.sweep(1_000 + limits::CHANNEL_HISTORY_MS_DEFAULT);
+        assert!(channels.is_empty() && channels.history_bytes() == 0);
+        let (key, offset) = publish(&mut channels, "c", 10, 9_000_000);
+        assert_eq!((offset, channels.replay(key, &before, 9_000_000)), (1, None));
+    }
+
+    /// Random publishing into random channels, against a flat list of what must be kept.
+    #[test]
+    fn histories_stay_within_their_bounds() {
+        for seed in 0..20 {
+            let mut rng = Rng::seeded(seed);
+            let mut channels = channels(8, 2_000);
+            let mut model: VecDeque<(u64, u64, usize)> = VecDeque::new();
+            for step in 0..3_000 {
+                let (which, bytes) = (rng.below(12), 1 + rng.below(200) as usize);
+                let (key, offset) = publish(&mut channels, &format!("c{which}"), bytes, step);
+                model.push_back((which, offset, bytes));
+                let of_this = model.iter().filter(|one| one.0 == which).count();
+                if of_this > 8 {
+                    let oldest = model.iter().position(|one| one.0 == which).expect("there");
+                    model.remove(oldest);
+                }
+                while model.iter().map(|one| one.2).sum::<usize>() > 2_000 {
+                    model.pop_front();
+                }
+                let want = model.iter().filter(|one| one.0 == which).count();
+                assert_eq!(channels.get(key).after(0, usize::MAX).len(), want, "seed {seed}");
+                assert_eq!(channels.history_bytes(), model.iter().map(|one| one.2).sum::<usize>());
+                assert!(channels.ages.len() <= 2_048, "entries of what is gone pile up");
+            }
+        }
+    }
+
+    #[test]
+    fn a_user_is_in_a_room_once() {
+        let mut channels = channels(8, 1_000);
+        let key = channels.find_or_new(&ChannelName::of_room("r")).expect("room");
+        let room = channels.get_mut(key);
+        let person = |id: &str| Person { user_id: UserId::new(id), username: id.into() };
+        assert!(room.enter(&person("b")) && room.enter(&person("a")) && !room.enter(&person("b")));
+        let names: Vec<String> = room.users().iter().map(|(id, _)| id.to_string()).collect();
+        assert_eq!(names, ["b", "a"]);
+        assert!(!room.exit(&UserId::new("b")) && room.exit(&UserId::new("b")));
+        assert!(!room.exit(&UserId::new("nobody")));
+        assert_eq!(room.user_count(), 1);
+    }
+}

@@ -1,0 +1,141 @@
+//! What has to be on disk before anyone hears that it is done.
+//!
+//! The state checks such a write and stamps it; the store carries it out together with all others
+//! that wait; then the state tells those it concerns. Groups and passwords live in the database
+//! alone, so the last check of many a write happens there, inside the transaction.
+//!
+//! Imports `id` and `wire`. Imported by `state`, `store`, `control` and `http`.
+
+use super::people::Person;
+use crate::id::{ChannelName, MessageId, UserId};
+use crate::wire::refusal::Refusal;
+
+/// Something to be made durable.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// An account with a password.
+    Account {
+        /// The new user.
+        user_id: UserId,
+        /// The name it signs in with.
+        username: String,
+        /// Its mail address.
+        email: Option<String>,
+        /// argon2id, in the PHC string format.
+        password_hash: String,
+        /// When, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+    /// Users that were seen for the first time.
+    Seen {
+        /// Who.
+        people: Vec<Person>,
+        /// When, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+    /// A message from one user to another.
+    Private(Message<UserId>),
+    /// A message to a group that its sender is a member of.
+    ToGroup(Message<String>),
+    /// A new group.
+    CreateGroup {
+        /// Its id.
+        group_id: String,
+        /// Its name.
+        name: String,
+        /// Who makes it and manages it.
+        owner: UserId,
+        /// All its members, the owner among them.
+        members: Vec<UserId>,
+        /// When, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+    /// The end of a group.
+    DeleteGroup {
+        /// Which.
+        group_id: String,
+        /// Who asks.
+        by: UserId,
+    },
+    /// A new member.
+    AddMember {
+        /// Of which group.
+        group_id: String,
+        /// Who.
+        user_id: UserId,
+        /// Who asks.
+        by: UserId,
+    },
+    /// A member less.
+    RemoveMember {
+        /// Of which group.
+        group_id: String,
+        /// Who.
+        user_id: UserId,
+        /// Who asks.
+        by: UserId,
+    },
+    /// A channel that outlives its subscribers.
+    DefineChannel {
+        /// Its name.
+        channel: ChannelName,
+        /// What it is for.
+        description: String,
+        /// When, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+    /// The end of such a channel.
+    DropChannel {
+        /// Its name.
+        channel: ChannelName,
+    },
+}
+
+/// A message that is kept until everyone it is for has pulled it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message<To> {
+    /// Its id, above all before it.
+    pub id: MessageId,
+    /// Who wrote it.
+    pub from: UserId,
+    /// Whom it is for: a user, or a group by its id.
+    pub to: To,
+    /// What it says.
+    pub content: String,
+    /// When, in seconds since the Unix epoch.
+    pub at_s: u64,
+}
+
+/// What came of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// It is on disk.
+    Done,
+    /// It was so before.
+    Unchanged,
+    /// It is on disk, and is for these users.
+    For(Vec<UserId>),
+}
+
+/// A write's result. A refusal leaves the writes beside it as they are.
+pub type WriteResult = Result<Written, Refusal>;
+
+/// What the command line, or another node, did to an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountChange {
+    /// Whose.
+    pub user_id: UserId,
+    /// Whether it may no longer sign in.
+    pub is_disabled: bool,
+}
+
+/// What the store knew of people and channels at the start.
+#[derive(Debug, Default)]
+pub struct PeopleImage {
+    /// Every user.
+    pub users: Vec<AccountChange>,
+    /// Every defined channel with its description.
+    pub channels: Vec<(String, String)>,
+    /// The newest message's id.
+    pub last_message: Option<MessageId>,
+}

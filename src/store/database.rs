@@ -1,0 +1,332 @@
+//! The database: an embedded `SQLite` file, or a `PostgreSQL` server, by the same statements.
+//!
+//! A set of thousands of rows is a handful of statements: each binds one JSON array and lets the
+//! database unpack it, which costs a microsecond or two a row instead of a round trip through the
+//! driver. Where the two dialects differ, [`Address::rows`] has both.
+//!
+//! Imports `limits` and `state`. Part of `store`.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Connection, Row};
+
+use super::{StoreError, people};
+use crate::limits;
+use crate::state::durable::{PeopleImage, Write, WriteResult};
+use crate::state::image::{
+    InstanceRecord, PullOutRecord, RegistryDelta, RegistryImage, ServiceRecord,
+};
+
+/// Which database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A server, by its URL.
+    Postgres(String),
+}
+
+/// What stays as it is in the path of a database URL.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
+
+/// "fanfare" in ASCII: the advisory lock that the one server of a `PostgreSQL` database holds.
+const ADVISORY_LOCK: i64 = 0x66_616e_6661_7265;
+
+impl Address {
+    /// Reads a URL; without one it is the file in the data directory.
+    pub fn new(url: Option<&str>, data_dir: &Path) -> Result<Address, StoreError> {
+        let Some(url) = url else {
+            return Ok(Address::Sqlite(data_dir.join("fanfare.db")));
+        };
+        if let Some(path) = url.strip_prefix("sqlite:") {
+            return Ok(Address::Sqlite(PathBuf::from(path.strip_prefix("//").unwrap_or(path))));
+        }
+        if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            return Ok(Address::Postgres(url.to_owned()));
+        }
+        Err(StoreError::Address(url.to_owned()))
+    }
+
+    /// The address for messages to people: never with a password.
+    pub fn shown(&self) -> String {
+        match self {
+            Address::Sqlite(path) => path.display().to_string(),
+            Address::Postgres(url) => {
+                let host = url.rsplit_once('@').map_or("", |(_, host)| host);
+                format!("postgres://{}", host.split('?').next().unwrap_or_default())
+            }
+        }
+    }
+
+    /// The URL for the driver.
+    pub(super) fn url(&self) -> String {
+        match self {
+            Address::Sqlite(path) => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                let path = path.to_string_lossy();
+                format!("sqlite://{}?mode=rwc", utf8_percent_encode(&path, PATH))
+            }
+            Address::Postgres(url) => url.clone(),
+        }
+    }
+
+    /// A statement whose `{rows}` are the elements of the JSON array that it binds first. Each is
+    /// an array called `value`.
+    pub(super) fn rows(&self, statement: &str) -> String {
+        let rows = match self {
+            Address::Sqlite(_) => "json_each($1)",
+            Address::Postgres(_) => "jsonb_array_elements(CAST($1 AS JSONB))",
+        };
+        statement.replace("{rows}", rows)
+    }
+}
+
+/// Opens a connection and brings the tables up to date.
+pub(super) async fn connect(address: &Address) -> Result<AnyConnection, sqlx::Error> {
+    sqlx::any::install_default_drivers();
+    let mut connection = AnyConnection::connect(&address.url()).await?;
+    if let Address::Sqlite(_) = address {
+        let busy = format!("PRAGMA busy_timeout = {}", limits::STORE_BUSY_TIMEOUT_MS);
+        for pragma in [&*busy, "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"] {
+            sqlx::raw_sql(sqlx::AssertSqlSafe(pragma.to_owned())).execute(&mut connection).await?;
+        }
+    }
+    sqlx::migrate!("src/store/migrations").run_direct(None, &mut connection, false).await?;
+    Ok(connection)
+}
+
+/// The connection that writes. There is one.
+#[derive(Debug)]
+pub(super) struct Database {
+    address: Address,
+    /// None after a fault, until the next use opens it again.
+    connection: Option<AnyConnection>,
+}
+
+impl Database {
+    /// Opens or creates the database, reads it, and marks it as not complete.
+    pub(super) async fn open(
+        address: &Address,
+    ) -> Result<(Database, RegistryImage, PeopleImage), StoreError> {
+        let fault = |fault| StoreError::Open { path: address.shown(), fault };
+        let mut database = Database { address: address.clone(), connection: None };
+        let connection = match database.connection().await {
+            Err(sqlx::Error::PoolTimedOut) => return Err(StoreError::InUse(address.shown())),
+            result => result.map_err(fault)?,
+        };
+        let image = read(connection).await.map_err(fault)?;
+        let people = people::read(connection).await.map_err(fault)?;
+        // From here on a kill is seen: the mark is gone, and the version lies ahead of every one
+        // that may be used before the first set of changes is written.
+        sqlx::query(
+            "INSERT INTO registry (id, epoch, version, is_clean) VALUES (1, '', $1, FALSE)
+             ON CONFLICT (id) DO UPDATE SET is_clean = FALSE, version = registry.version + $1",
+        )
+        .bind(limits::STORE_VERSION_RESERVE.cast_signed())
+        .execute(connection)
+        .await
+        .map_err(fault)?;
+        Ok((database, image, people))
+    }
+
+    /// The connection, opened again where it was lost. `PoolTimedOut` stands for another server
+    /// that has the database.
+    async fn connection(&mut self) -> Result<&mut AnyConnection, sqlx::Error> {
+        if self.connection.is_none() {
+            let mut connection = connect(&self.address).await?;
+            if let Address::Postgres(_) = self.address {
+                let row = sqlx::query("SELECT pg_try_advisory_lock($1) AS is_ours")
+                    .bind(ADVISORY_LOCK)
+                    .fetch_one(&mut connection)
+                    .await?;
+                if !row.try_get::<bool, _>("is_ours")? {
+                    return Err(sqlx::Error::PoolTimedOut);
+                }
+            }
+            self.connection = Some(connection);
+        }
+        self.connection.as_mut().ok_or(sqlx::Error::WorkerCrashed)
+    }
+
+    /// Forgets a connection that has failed: what state it is in nobody knows.
+    pub(super) async fn reset(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // It has failed already.
+            let _ = connection.close_hard().await;
+        }
+    }
+
+    /// Whether the database takes writes at all.
+    pub(super) async fn probe(&mut self) -> Result<(), sqlx::Error> {
+        let connection = self.connection().await?;
+        sqlx::query("UPDATE registry SET is_clean = FALSE").execute(connection).await?;
+        Ok(())
+    }
+
+    /// Writes one set of changes as one transaction.
+    pub(super) async fn write(&mut self, delta: &RegistryDelta) -> Result<(), sqlx::Error> {
+        let address = self.address.clone();
+        let mut change = self.connection().await?.begin().await?;
+        // The stored version always lies far above every used one, so that even after a kill no
+        // number is given out twice.
+        sqlx::query(
+            "INSERT INTO registry (id, epoch, version, is_clean) VALUES (1, $1, $2, FALSE)
+             ON CONFLICT (id) DO UPDATE SET epoch = $1, version = $2",
+        )
+        .bind(&delta.epoch)
+        .bind((delta.version + limits::STORE_VERSION_RESERVE).cast_signed())
+        .execute(&mut *change)
+        .await?;
+        for (statement, rows) in [
+            (
+                "INSERT INTO service (service_id, revision, protection_enabled, degraded_since_ms)
+                 SELECT value->>0, CAST(value->>1 AS BIGINT), CAST(value->>2 AS BOOLEAN),
+                 CAST(value->>3 AS BIGINT) FROM {rows} WHERE TRUE
+                 ON CONFLICT (service_id) DO UPDATE SET revision = excluded.revision,
+                 protection_enabled = excluded.protection_enabled,
+                 degraded_since_ms = excluded.degraded_since_ms",
+                services(&delta.services),
+            ),
+            (
+                "INSERT INTO instance (identity, service_id, json, lease_ttl_ms)
+                 SELECT value->>0, value->>1, value->>2, CAST(value->>3 AS BIGINT)
+                 FROM {rows} WHERE TRUE
+                 ON CONFLICT (identity) DO UPDATE SET service_id = excluded.service_id,
+                 json = excluded.json, lease_ttl_ms = excluded.lease_ttl_ms",
+                instances(&delta.upserts),
+            ),
+            (
+                "DELETE FROM instance WHERE identity IN (SELECT value->>0 FROM {rows})",
+                delta.deletes.iter().map(|identity| json!([identity])).collect(),
+            ),
+            (
+                "INSERT INTO pull_out (identity, operator)
+                 SELECT value->>0, value->>1 FROM {rows} WHERE TRUE
+                 ON CONFLICT (identity) DO UPDATE SET operator = excluded.operator",
+                delta.pull_outs.iter().map(|one| json!([one.identity, one.operator])).collect(),
+            ),
+            (
+                "DELETE FROM pull_out WHERE identity IN (SELECT value->>0 FROM {rows})",
+                delta.pull_ins.iter().map(|identity| json!([identity])).collect(),
+            ),
+        ] {
+            let rows: Vec<Value> = rows;
+            insert(&mut change, &address, statement, rows).await?;
+        }
+        change.commit().await
+    }
+
+    /// Carries out writes as one transaction. Each has its own result; an error means that none of
+    /// them is done.
+    pub(super) async fn execute(
+        &mut self,
+        writes: &[Write],
+    ) -> Result<Vec<WriteResult>, sqlx::Error> {
+        let address = self.address.clone();
+        let mut change = self.connection().await?.begin().await?;
+        let results = people::execute(&mut change, &address, writes).await?;
+        change.commit().await?;
+        Ok(results)
+    }
+
+    /// Marks the database as complete at exactly `version`, and closes it.
+    pub(super) async fn close(mut self, version: u64) -> Result<(), sqlx::Error> {
+        let connection = self.connection().await?;
+        sqlx::query("UPDATE registry SET is_clean = TRUE, version = $1")
+            .bind(version.cast_signed())
+            .execute(connection)
+            .await?;
+        match self.connection.take() {
+            Some(connection) => connection.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs a statement over rows; without rows there is nothing to run.
+pub(super) async fn insert(
+    connection: &mut AnyConnection,
+    address: &Address,
+    statement: &str,
+    rows: Vec<Value>,
+) -> Result<u64, sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let rows = Value::Array(rows).to_string();
+    let statement = sqlx::AssertSqlSafe(address.rows(statement));
+    let done = sqlx::query(statement).bind(rows).execute(connection).await?;
+    Ok(done.rows_affected())
+}
+
+fn services(records: &[ServiceRecord]) -> Vec<Value> {
+    let row = |one: &ServiceRecord| {
+        json!([
+            one.service_id,
+            one.revision,
+            u8::from(one.protection_enabled),
+            one.degraded_since_ms
+        ])
+    };
+    records.iter().map(row).collect()
+}
+
+fn instances(records: &[InstanceRecord]) -> Vec<Value> {
+    let row = |one: &InstanceRecord| {
+        let text = String::from_utf8_lossy(&one.json);
+        json!([one.identity, one.service_id, text, one.lease_ttl_ms])
+    };
+    records.iter().map(row).collect()
+}
+
+async fn read(connection: &mut AnyConnection) -> Result<RegistryImage, sqlx::Error> {
+    let mut image = RegistryImage::default();
+    let state = "SELECT epoch, version, CAST(is_clean AS INTEGER) AS is_clean FROM registry";
+    let row = sqlx::query(state).fetch_optional(&mut *connection).await?;
+    if let Some(row) = row {
+        let epoch: String = row.try_get("epoch")?;
+        image.epoch = Some(epoch).filter(|epoch| !epoch.is_empty());
+        image.version = unsigned(&row, "version")?;
+        image.is_clean = flag(&row, "is_clean")?;
+    }
+    let services = "SELECT service_id, revision,
+        CAST(protection_enabled AS INTEGER) AS protection_enabled, degraded_since_ms FROM service";
+    for row in sqlx::query(services).fetch_all(&mut *connection).await? {
+        let since: Option<i64> = row.try_get("degraded_since_ms")?;
+        image.services.push(ServiceRecord {
+            service_id: row.try_get("service_id")?,
+            revision: unsigned(&row, "revision")?,
+            protection_enabled: flag(&row, "protection_enabled")?,
+            degraded_since_ms: since.map(i64::cast_unsigned),
+        });
+    }
+    for row in sqlx::query("SELECT * FROM instance").fetch_all(&mut *connection).await? {
+        let json: String = row.try_get("json")?;
+        image.instances.push(InstanceRecord {
+            identity: row.try_get("identity")?,
+            service_id: row.try_get("service_id")?,
+            json: Bytes::from(json),
+            lease_ttl_ms: unsigned(&row, "lease_ttl_ms")?,
+        });
+    }
+    for row in sqlx::query("SELECT * FROM pull_out").fetch_all(&mut *connection).await? {
+        image.pull_outs.push(PullOutRecord {
+            identity: row.try_get("identity")?,
+            operator: row.try_get("operator")?,
+        });
+    }
+    Ok(image)
+}
+
+pub(super) fn unsigned(row: &AnyRow, column: &str) -> Result<u64, sqlx::Error> {
+    row.try_get::<i64, _>(column).map(i64::cast_unsigned)
+}
+
+/// A boolean, which every statement gives as a number: the driver knows `SQLite`'s not.
+pub(super) fn flag(row: &AnyRow, column: &str) -> Result<bool, sqlx::Error> {
+    row.try_get::<i64, _>(column).map(|number| number != 0)
+}

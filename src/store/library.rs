@@ -1,0 +1,366 @@
+//! Reading what is stored, beside the one connection that writes.
+//!
+//! A thread of its own drives a few connections. Whoever asks waits for the answer on their own
+//! thread, so a slow query keeps nobody else waiting.
+//!
+//! Imports `limits`, `state` and `wire`. Imported by `http`.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sqlx::any::{AnyPoolOptions, AnyRow};
+use sqlx::{AnyConnection, AnyPool, Row};
+use tokio::sync::{mpsc, oneshot};
+
+use super::database::{Address, flag, unsigned};
+use super::people;
+use crate::id::{MessageId, UserId};
+use crate::limits;
+use crate::state::durable::AccountChange;
+use crate::wire::refusal::{Code, Refusal};
+
+type Work = Box<dyn FnOnce(AnyPool) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// The reading room. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Library {
+    desk: Option<mpsc::Sender<Work>>,
+}
+
+/// An account, as a login needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The user.
+    pub user_id: UserId,
+    /// The name as it was registered.
+    pub username: String,
+    /// The mail address.
+    pub email: Option<String>,
+    /// argon2id, in the PHC string format; none where only a token was seen.
+    pub password_hash: Option<String>,
+    /// Whether it may not sign in.
+    pub is_disabled: bool,
+    /// When it came to be, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+}
+
+/// A stored message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// Its id.
+    pub id: String,
+    /// Who wrote it.
+    pub from_user_id: String,
+    /// Whom it is for, if it is direct.
+    pub to_user_id: Option<String>,
+    /// Which group it is for, if it is for one.
+    pub group_id: Option<String>,
+    /// What it says.
+    pub content: String,
+    /// When, in seconds since the Unix epoch.
+    pub created_at: u64,
+}
+
+/// A group, as its members see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its id.
+    pub group_id: String,
+    /// Its name.
+    pub name: String,
+    /// Who manages it.
+    pub owner: UserId,
+    /// Its members in the order in which they came, the owner among them. Empty in a list.
+    pub members: Vec<UserId>,
+    /// When it came to be, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+}
+
+impl Library {
+    /// A library without books: every question is `unavailable`.
+    pub fn closed() -> Library {
+        Library { desk: None }
+    }
+
+    /// Opens the database for reading. `on_accounts` hears what others did to accounts: the command
+    /// line, or another node.
+    pub(super) fn open(
+        address: Address,
+        on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
+    ) -> std::io::Result<(Library, JoinHandle<()>)> {
+        let (desk, mut questions) = mpsc::channel::<Work>(limits::QUERIES_WAITING_MAX);
+        let thread =
+            std::thread::Builder::new().name(String::from("store-reads")).spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let Ok(runtime) = runtime else {
+                    tracing::error!("the store's readers do not start");
+                    return;
+                };
+                runtime.block_on(async move {
+                    let pool = AnyPoolOptions::new()
+                        .max_connections(limits::STORE_READERS)
+                        .acquire_timeout(Duration::from_millis(limits::QUERY_TIMEOUT_MS))
+                        .connect_lazy(&address.url());
+                    let Ok(pool) = pool else {
+                        tracing::error!("the database's address cannot be read");
+                        return;
+                    };
+                    let watch = tokio::spawn(watch_accounts(pool.clone(), address, on_accounts));
+                    while let Some(work) = questions.recv().await {
+                        tokio::spawn(work(pool.clone()));
+                    }
+                    watch.abort();
+                    pool.close().await;
+                });
+            })?;
+        Ok((Library { desk: Some(desk) }, thread))
+    }
+
+    async fn ask<T, F, Answer>(&self, question: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce(AnyPool) -> Answer + Send + 'static,
+        Answer: Future<Output = Result<T, sqlx::Error>> + Send + 'static,
+    {
+        let desk = self.desk.as_ref().ok_or_else(Refusal::unavailable)?;
+        let (reply, answer) = oneshot::channel();
+        let work: Work = Box::new(move |pool| {
+            Box::pin(async move {
+                let patience = Duration::from_millis(limits::QUERY_TIMEOUT_MS);
+                let result = match tokio::time::timeout(patience, question(pool)).await {
+                    Ok(Ok(found)) => Ok(found),
+                    Ok(Err(fault)) => {
+                        tracing::error!(%fault, "a query failed");
+                        Err(Refusal::unavailable())
+                    }
+                    Err(_) => {
+                        tracing::error!("a query took too long");
+                        Err(Refusal::unavailable())
+                    }
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(result);
+            })
+        });
+        desk.try_send(work).map_err(|_| Refusal::unavailable())?;
+        answer.await.map_err(|_| Refusal::unavailable())?
+    }
+
+    /// The account of a name, in whatever case it is written.
+    pub async fn account(&self, username: &str) -> Result<Option<Account>, Refusal> {
+        let login = username.to_lowercase();
+        self.ask(|pool| async move {
+            let mut connection = pool.acquire().await?;
+            account(&mut connection, &login).await
+        })
+        .await
+    }
+
+    /// Messages to and from a user after an id, oldest first; at most `limit`.
+    pub async fn messages(
+        &self,
+        user: &UserId,
+        after: Option<MessageId>,
+        limit: usize,
+        with: Option<UserId>,
+    ) -> Result<Vec<StoredMessage>, Refusal> {
+        let user = user.as_str().to_owned();
+        let after = after.map_or_else(String::new, |id| id.to_string());
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.ask(move |pool| async move {
+            let rows = match with {
+                None => {
+                    sqlx::query(
+                        "SELECT m.id, m.from_user_id, m.to_user_id, m.group_id, m.content,
+                         m.created_at FROM inbox i JOIN message m ON m.id = i.message_id
+                         WHERE i.user_id = $1 AND i.message_id > $2
+                         ORDER BY i.message_id LIMIT $3",
+                    )
+                    .bind(user)
+                    .bind(after)
+                    .bind(limit)
+                    .fetch_all(&pool)
+                    .await?
+                }
+                Some(with) => {
+                    sqlx::query(
+                        "SELECT m.id, m.from_user_id, m.to_user_id, m.group_id, m.content,
+                         m.created_at FROM inbox i JOIN message m ON m.id = i.message_id
+                         WHERE i.user_id = $1 AND i.with_user = $4 AND i.message_id > $2
+                         ORDER BY i.message_id LIMIT $3",
+                    )
+                    .bind(user)
+                    .bind(after)
+                    .bind(limit)
+                    .bind(with.as_str().to_owned())
+                    .fetch_all(&pool)
+                    .await?
+                }
+            };
+            rows.iter().map(stored_message).collect()
+        })
+        .await
+    }
+
+    /// The groups that a user is a member of, oldest first.
+    pub async fn groups(&self, user: &UserId) -> Result<Vec<Group>, Refusal> {
+        let user = user.as_str().to_owned();
+        self.ask(move |pool| async move {
+            let rows = sqlx::query(
+                "SELECT g.group_id, g.name, g.owner, g.created_ms FROM group_member m
+                 JOIN chat_group g ON g.group_id = m.group_id WHERE m.user_id = $1
+                 ORDER BY g.created_ms, g.group_id LIMIT $2",
+            )
+            .bind(user)
+            .bind(i64::try_from(limits::LISTED_MAX).unwrap_or(i64::MAX))
+            .fetch_all(&pool)
+            .await?;
+            rows.iter().map(group).collect()
+        })
+        .await
+    }
+
+    /// A group with its members, for one of them.
+    pub async fn group(&self, group_id: &str, user: &UserId) -> Result<Group, Refusal> {
+        let (group_id, user) = (group_id.to_owned(), user.clone());
+        let found = self.ask(move |pool| async move {
+            let mut connection = pool.acquire().await?;
+            let members = people::members(&mut connection, &group_id).await?;
+            let row = sqlx::query(
+                "SELECT group_id, name, owner, created_ms FROM chat_group WHERE group_id = $1",
+            )
+            .bind(group_id)
+            .fetch_optional(&mut *connection)
+            .await?;
+            let found = row.as_ref().map(group).transpose()?;
+            Ok(found.map(|found| Group { members, ..found }))
+        });
+        match found.await? {
+            None => Err(Refusal::new(Code::NotFound, "there is no such group")),
+            Some(group) if !group.members.contains(&user) => Err(people::stranger()),
+            Some(group) => Ok(group),
+        }
+    }
+}
+
+/// Every column of an account.
+pub(super) const ACCOUNT: &str = "SELECT user_id, username, email, password_hash,
+    CAST(is_disabled AS INTEGER) AS is_disabled, created_ms FROM account";
+
+/// The account of a sign-in name.
+pub(super) async fn account(
+    connection: &mut AnyConnection,
+    login: &str,
+) -> Result<Option<Account>, sqlx::Error> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{ACCOUNT} WHERE login = $1")))
+        .bind(login.to_owned())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(account_of).transpose()
+}
+
+pub(super) fn account_of(row: &AnyRow) -> Result<Account, sqlx::Error> {
+    Ok(Account {
+        user_id: UserId::new(row.try_get("user_id")?),
+        username: row.try_get("username")?,
+        email: row.try_get("email")?,
+        password_hash: row.try_get("password_hash")?,
+        is_disabled: flag(row, "is_disabled")?,
+        created_ms: unsigned(row, "created_ms")?,
+    })
+}
+
+fn stored_message(row: &AnyRow) -> Result<StoredMessage, sqlx::Error> {
+    Ok(StoredMessage {
+        id: row.try_get("id")?,
+        from_user_id: row.try_get("from_user_id")?,
+        to_user_id: row.try_get("to_user_id")?,
+        group_id: row.try_get("group_id")?,
+        content: row.try_get("content")?,
+        created_at: unsigned(row, "created_at")?,
+    })
+}
+
+fn group(row: &AnyRow) -> Result<Group, sqlx::Error> {
+    Ok(Group {
+        group_id: row.try_get("group_id")?,
+        name: row.try_get("name")?,
+        owner: UserId::new(row.try_get("owner")?),
+        members: Vec::new(),
+        created_ms: unsigned(row, "created_ms")?,
+    })
+}
+
+/// Looks for accounts that somebody else changed, for as long as it is let.
+async fn watch_accounts(
+    pool: AnyPool,
+    address: Address,
+    on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
+) {
+    // A change is seen again for some seconds after it was made: whose clock made it is not known,
+    // and seeing it twice does nothing.
+    const OVERLAP_MS: i64 = 10_000;
+    let (mut since_ms, mut version, mut connection) = (0_i64, -1_i64, None);
+    loop {
+        tokio::time::sleep(Duration::from_millis(limits::ACCOUNTS_POLL_MS)).await;
+        if connection.is_none() {
+            connection = pool.acquire().await.ok();
+        }
+        let Some(reader) = &mut connection else { continue };
+        let found = match is_changed(reader, &address, &mut version).await {
+            Ok(true) => changed_since(reader, since_ms - OVERLAP_MS).await,
+            Ok(false) => continue,
+            Err(fault) => Err(fault),
+        };
+        match found {
+            Ok((newest_ms, changes)) => {
+                since_ms = since_ms.max(newest_ms);
+                if !changes.is_empty() {
+                    on_accounts(changes);
+                }
+            }
+            Err(fault) => {
+                tracing::warn!(%fault, "accounts cannot be looked at");
+                connection = None;
+            }
+        }
+    }
+}
+
+/// Whether there can be anything new. `SQLite` says so for next to nothing
+/// (<https://www.sqlite.org/pragma.html#pragma_data_version>).
+async fn is_changed(
+    connection: &mut AnyConnection,
+    address: &Address,
+    version: &mut i64,
+) -> Result<bool, sqlx::Error> {
+    let Address::Sqlite(_) = address else { return Ok(true) };
+    let row = sqlx::query("PRAGMA data_version").fetch_one(connection).await?;
+    let before = std::mem::replace(version, row.try_get(0)?);
+    Ok(before != *version)
+}
+
+async fn changed_since(
+    connection: &mut AnyConnection,
+    since_ms: i64,
+) -> Result<(i64, Vec<AccountChange>), sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT user_id, CAST(is_disabled AS INTEGER) AS is_disabled, changed_ms FROM account
+         WHERE changed_ms > $1
+         ORDER BY changed_ms LIMIT 10000",
+    )
+    .bind(since_ms)
+    .fetch_all(connection)
+    .await?;
+    let (mut newest_ms, mut changes) = (since_ms, Vec::with_capacity(rows.len()));
+    for row in &rows {
+        newest_ms = newest_ms.max(row.try_get("changed_ms")?);
+        changes.push(AccountChange {
+            user_id: UserId::new(row.try_get("user_id")?),
+            is_disabled: flag(row, "is_disabled")?,
+        });
+    }
+    Ok((newest_ms, changes))
+}

@@ -1,0 +1,255 @@
+//! What people send each other: channel messages, chat, envelopes, and the checks on them.
+//!
+//! A payload travels as the JSON text it came in. It is checked here once, so that whoever receives
+//! it can read it, and spliced into frames unread after that.
+//!
+//! Imports `id`, `limits`, `wire::json` and `wire::refusal`. Imported by `wire`, `state`, `shard`
+//! and `http`.
+
+use serde_json::value::RawValue;
+
+use super::instance::check_name;
+use super::json;
+use super::refusal::{Code, Refusal};
+use crate::id::{ChannelName, UserId};
+use crate::limits::{self, JSON_DEPTH_MAX};
+
+/// How a channel message is labelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// Any JSON value.
+    Json,
+    /// Something that happened, with a name.
+    Event,
+    /// From the one who runs the channel.
+    System,
+}
+
+impl Kind {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Text => "text",
+            Kind::Json => "json",
+            Kind::Event => "event",
+            Kind::System => "system",
+        }
+    }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<Kind> {
+        [Kind::Text, Kind::Json, Kind::Event, Kind::System]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+    }
+}
+
+/// A message for a channel, as a client or a program gives it.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// How it is labelled.
+    pub kind: Kind,
+    /// Its JSON text, checked.
+    pub payload: Box<RawValue>,
+    /// The name of what happened.
+    pub event: Option<String>,
+    /// A JSON object that goes with it, checked.
+    pub metadata: Option<Box<RawValue>>,
+}
+
+impl Publication {
+    /// Checks the parts of a message and labels it.
+    pub fn new(
+        kind: Option<&str>,
+        payload: Option<&RawValue>,
+        event: Option<String>,
+        metadata: Option<&RawValue>,
+    ) -> Result<Publication, Refusal> {
+        let payload = payload.ok_or_else(|| Refusal::invalid("payload is missing"))?;
+        let payload = checked(payload, "payload")?;
+        if let Some(event) = &event {
+            check_kind("event", event)?;
+        }
+        // Null is as good as nothing here.
+        let metadata = metadata.filter(|metadata| metadata.get() != "null");
+        let metadata = metadata.map(|raw| object(raw, "metadata")).transpose()?;
+        let kind = match kind {
+            Some(kind) => Kind::parse(kind)
+                .ok_or_else(|| Refusal::invalid("type is not text, json, event or system"))?,
+            None if event.is_some() => Kind::Event,
+            None if payload.get().starts_with('"') => Kind::Text,
+            None => Kind::Json,
+        };
+        if kind == Kind::Event && event.is_none() {
+            return Err(Refusal::invalid("event is missing: an event has a name"));
+        }
+        Ok(Publication { kind, payload, event, metadata })
+    }
+}
+
+/// A message from person to person, or from a program to people.
+#[derive(Debug, Clone)]
+pub struct Envelope {
+    /// What it is, in words that sender and receiver agree on.
+    pub message_type: String,
+    /// Its JSON text, checked.
+    pub data: Box<RawValue>,
+}
+
+/// The words for an envelope that only the server says.
+const RESERVED_TYPES: [&str; 6] = ["ack", "error", "ping", "pong", "user_joined", "user_left"];
+
+impl Envelope {
+    /// Checks the parts of an envelope.
+    pub fn new(message_type: Option<String>, data: Option<&RawValue>) -> Result<Envelope, Refusal> {
+        let message_type =
+            message_type.ok_or_else(|| Refusal::invalid("message_type is missing"))?;
+        check_kind("message_type", &message_type)?;
+        if RESERVED_TYPES.contains(&message_type.as_str()) {
+            return Err(Refusal::invalid(format!("message_type \"{message_type}\" is reserved")));
+        }
+        let data = data.ok_or_else(|| Refusal::invalid("data is missing"))?;
+        Ok(Envelope { message_type, data: checked(data, "data")? })
+    }
+}
+
+/// Checks the name of a channel.
+pub fn channel(name: Option<String>, bytes_max: usize) -> Result<ChannelName, Refusal> {
+    let name = name.ok_or_else(|| Refusal::invalid("channel is missing"))?;
+    if name == "*" {
+        return Err(Refusal::invalid("\"*\" is no channel"));
+    }
+    topic("channel", &name, bytes_max)?;
+    Ok(ChannelName::new(&name))
+}
+
+/// Checks the name of a room, and gives its channel.
+pub fn room(name: Option<&str>, bytes_max: usize) -> Result<ChannelName, Refusal> {
+    let name = name.ok_or_else(|| Refusal::invalid("room is missing"))?;
+    let channel = ChannelName::of_room(name);
+    topic("room", name, bytes_max)?;
+    topic("room", channel.as_str(), bytes_max)?;
+    Ok(channel)
+}
+
+/// Checks a name that topics are found by.
+pub fn topic(field: &str, name: &str, bytes_max: usize) -> Result<(), Refusal> {
+    if name.len() > bytes_max {
+        return Err(Refusal::new(Code::TooLarge, format!("{field} is over {bytes_max} bytes")));
+    }
+    check_name(field, name).map_err(Refusal::invalid)
+}
+
+/// Checks the id of a user that a message is for.
+pub fn user(field: &str, id: Option<String>) -> Result<UserId, Refusal> {
+    let id = id.ok_or_else(|| Refusal::invalid(format!("{field} is missing")))?;
+    check_name(field, &id).map_err(Refusal::invalid)?;
+    Ok(UserId::new(&id))
+}
+
+/// Checks what a person has written.
+pub fn content(text: Option<String>, bytes_max: usize) -> Result<String, Refusal> {
+    let text = text.ok_or_else(|| Refusal::invalid("content is missing"))?;
+    if text.is_empty() {
+        return Err(Refusal::invalid("content is empty"));
+    }
+    if text.len() > bytes_max {
+        return Err(Refusal::invalid(format!("content is over {bytes_max} bytes")));
+    }
+    if text.contains('\0') {
+        // PostgreSQL's texts cannot hold it.
+        return Err(Refusal::invalid("content holds a NUL character"));
+    }
+    Ok(text)
+}
+
+fn check_kind(field: &str, text: &str) -> Result<(), Refusal> {
+    if text.is_empty() || text.len() > limits::KIND_BYTES_MAX || text.chars().any(char::is_control)
+    {
+        let message = format!("{field} is empty, too long, or holds a control character");
+        return Err(Refusal::invalid(message));
+    }
+    Ok(())
+}
+
+/// Takes a JSON text that every receiver can read.
+pub fn checked(raw: &RawValue, field: &str) -> Result<Box<RawValue>, Refusal> {
+    if !json::is_shallow(raw.get().as_bytes()) {
+        let message = format!("{field} nests deeper than {JSON_DEPTH_MAX} levels");
+        return Err(Refusal::new(Code::Malformed, message));
+    }
+    if !json::is_readable(raw.get()) {
+        let message = format!("{field} holds what other parsers cannot read");
+        return Err(Refusal::invalid(message));
+    }
+    Ok(raw.to_owned())
+}
+
+/// The same for a JSON object.
+pub fn object(raw: &RawValue, field: &str) -> Result<Box<RawValue>, Refusal> {
+    if !raw.get().starts_with('{') {
+        return Err(Refusal::invalid(format!("{field} is not an object")));
+    }
+    checked(raw, field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).expect("JSON")
+    }
+
+    fn publication(kind: Option<&str>, payload: &str, event: Option<&str>) -> Result<Kind, Code> {
+        Publication::new(kind, Some(&raw(payload)), event.map(str::to_owned), None)
+            .map(|publication| publication.kind)
+            .map_err(|refusal| refusal.code)
+    }
+
+    #[test]
+    fn a_message_is_labelled_by_what_it_holds() {
+        assert_eq!(publication(None, "\"hi\"", None), Ok(Kind::Text));
+        assert_eq!(publication(None, "{\"a\":1}", None), Ok(Kind::Json));
+        assert_eq!(publication(None, "null", None), Ok(Kind::Json));
+        assert_eq!(publication(None, "{}", Some("user.joined")), Ok(Kind::Event));
+        assert_eq!(publication(Some("system"), "{}", None), Ok(Kind::System));
+        assert_eq!(publication(Some("chat"), "{}", None), Err(Code::InvalidArgument));
+        assert_eq!(publication(Some("event"), "{}", None), Err(Code::InvalidArgument));
+        assert_eq!(publication(None, "{}", Some("")), Err(Code::InvalidArgument));
+    }
+
+    #[test]
+    fn what_others_cannot_read_is_not_passed_on() {
+        for text in ["\"\\ud800\"", "1e999", "[-1E+400]"] {
+            assert_eq!(publication(None, text, None), Err(Code::InvalidArgument), "{text}");
+        }
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let raw = RawValue::from_string(deep);
+        if let Ok(raw) = raw {
+            let refusal = Publication::new(None, Some(&raw), None, None).expect_err("too deep");
+            assert_eq!(refusal.code, Code::Malformed);
+        }
+    }
+
+    #[test]
+    fn names_have_their_bounds() {
+        assert!(channel(Some("x".repeat(255)), 255).is_ok());
+        assert!(channel(Some("x".repeat(256)), 255).is_err());
+        for name in ["", "*", "a\nb"] {
+            assert!(channel(Some(name.to_owned()), 255).is_err(), "{name:?}");
+        }
+        assert!(room(Some(&"x".repeat(250)), 255).is_ok());
+        assert!(room(Some(&"x".repeat(251)), 255).is_err());
+    }
+
+    #[test]
+    fn the_words_of_the_server_are_its_own() {
+        let data = raw("{}");
+        assert!(Envelope::new(Some(String::from("user_left")), Some(&data)).is_err());
+        assert!(Envelope::new(Some(String::from("notification")), Some(&data)).is_ok());
+        assert!(Envelope::new(Some(String::from("text")), None).is_err());
+    }
+}
