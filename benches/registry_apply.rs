@@ -5,9 +5,10 @@ use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use fanfare::clock::Moment;
 use fanfare::id::{Epoch, InstanceIdentity, ServiceName};
-use fanfare::state::State;
+use fanfare::state::durable::PeopleImage;
 use fanfare::state::order::Order;
 use fanfare::state::registry::{Registry, Settings};
+use fanfare::state::{self, State};
 use fanfare::wire::instance::Registration;
 use std::hint::black_box;
 
@@ -38,7 +39,8 @@ fn filled(leases: usize) -> State {
         instances_max: 2_000_000,
         services_max: 200_000,
     };
-    let mut state = State { registry: Registry::new(settings, Epoch::new("e"), 0, at(0)) };
+    let registry = Registry::new(settings, Epoch::new("e"), 0, at(0));
+    let mut state = State::new(registry, state::Settings::default(), PeopleImage::default());
     for n in 0..leases {
         state.apply(Order::Register(vec![registration(n, 0)]), at(0));
         state.take_announcements();

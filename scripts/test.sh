@@ -66,7 +66,7 @@ if cargo deny --version >/dev/null 2>&1; then
 else
     printf '\n== dependencies\ncargo-deny is not installed: licences and advisories were NOT checked.\n'
 fi
-stage 'tests' cargo test --workspace --no-fail-fast
+stage 'tests' scripts/with_postgres.sh cargo test --workspace --no-fail-fast
 if compgen -G 'benches/*.rs' >/dev/null; then
     stage 'benches, once each' benches
 fi

@@ -76,13 +76,12 @@ fn add_user(
     email: Option<&str>,
     password: Option<String>,
 ) -> Result<String, String> {
-    let password = match password {
-        Some(password) => password,
-        None => {
-            let mut line = String::new();
-            std::io::stdin().read_line(&mut line).map_err(|fault| fault.to_string())?;
-            line.trim_end_matches(['\r', '\n']).to_owned()
-        }
+    let password = if let Some(password) = password {
+        password
+    } else {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map_err(|fault| fault.to_string())?;
+        line.trim_end_matches(['\r', '\n']).to_owned()
     };
     accounts::check_password(&password).map_err(str::to_owned)?;
     let hash = accounts::hash(&password).ok_or("the system has no randomness")?;
@@ -132,13 +131,11 @@ fn print_token(config: &Config, mut claims: Claims, ttl_s: u64) -> ExitCode {
     };
     claims.iat = Clock::start().now().unix_s();
     claims.exp = claims.iat + ttl_s;
-    match authenticator.sign(&claims) {
-        Some(token) => exit_code(writeln!(std::io::stdout(), "{token}").is_ok()),
-        None => {
-            complain("jwt-public-key: only the issuer, who has the private key, makes tokens");
-            ExitCode::FAILURE
-        }
-    }
+    let Some(token) = authenticator.sign(&claims) else {
+        complain("jwt-public-key: only the issuer, who has the private key, makes tokens");
+        return ExitCode::FAILURE;
+    };
+    exit_code(writeln!(std::io::stdout(), "{token}").is_ok())
 }
 
 fn exit_code(is_success: bool) -> ExitCode {

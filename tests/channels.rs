@@ -69,7 +69,7 @@ fn who_comes_back_gets_what_was_missed() {
     for n in 1..=6 {
         publish(&mut bob, "c", &json!(n));
     }
-    let mut resume = |offset: u64, epoch: &Value| {
+    let resume = |offset: u64, epoch: &Value| {
         let mut client = server.connect();
         let since = json!({"epoch": epoch, "offset": offset});
         let answer =

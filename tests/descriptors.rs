@@ -12,7 +12,7 @@ use raw::{Raw, text};
 use support::{READ_PATIENCE, Server, eventually};
 
 /// Enough for the server itself, and for a few connections.
-const DESCRIPTORS: usize = 30;
+const DESCRIPTORS: usize = 44;
 
 const REFUSED: &str = "cannot accept a connection";
 

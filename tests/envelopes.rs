@@ -106,7 +106,7 @@ fn others_hear_who_comes_and_goes_once() {
 #[test]
 fn a_program_reaches_whom_it_names() {
     let server = Server::start_for_people(&[]);
-    let mut clients = vec![server.connect(), server.connect_as("ann"), server.connect()];
+    let mut clients = [server.connect(), server.connect_as("ann"), server.connect()];
     clients[2].ask(&json!({"type": "subscribe", "channel": "c"}), "subscribed");
     let ids: Vec<String> = clients.iter().map(Client::id).collect();
     let send = |body: Value| {

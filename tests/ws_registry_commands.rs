@@ -118,7 +118,7 @@ fn what_is_no_json_object_is_malformed() {
 fn what_is_not_known_is_unknown_type() {
     let server = Server::start(&[]);
     let mut client = server.connect();
-    for text in ["{}", r#"{"type":"dance"}"#, r#"{"type":"PING"}"#, r#"{"message_type":"dance"}"#] {
+    for text in ["{}", r#"{"type":"dance"}"#, r#"{"type":"PING"}"#, r#"{"message_type":7}"#] {
         refuse(&mut client, text, "unknown_type");
     }
     let frame = refuse(&mut client, r#"{"type":"dance","id":"x"}"#, "unknown_type");

@@ -137,7 +137,7 @@ impl Authenticator {
 
     /// Makes an authenticator for tokens that somebody else signs, from the public key in PEM:
     /// RSA of at least 2,048 bits for RS256 (RFC 7518, 3.3), P-256 for ES256 (3.4), Ed25519 for
-    /// EdDSA (RFC 8037). The kind of key decides the algorithm; no token does.
+    /// `EdDSA` (RFC 8037). The kind of key decides the algorithm; no token does.
     ///
     /// # Errors
     ///

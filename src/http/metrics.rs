@@ -120,7 +120,21 @@ fn registry(page: &mut Page, desk: &Desk) {
             "Services whose expiry is held.",
             &control.degraded_services,
         ),
+        ("fanfare_users_known", "gauge", "Users ever seen.", &control.users_known),
+        ("fanfare_channels", "gauge", "Channels in use.", &control.channels),
+        (
+            "fanfare_channel_history_bytes",
+            "gauge",
+            "Bytes of messages kept for those who come back.",
+            &control.history_bytes,
+        ),
         ("fanfare_store_commits_total", "counter", "Commits to the store.", &control.commits),
+        (
+            "fanfare_store_writes_total",
+            "counter",
+            "Writes that somebody waited for; by commits: writes per transaction.",
+            &control.writes,
+        ),
         (
             "fanfare_store_healthy",
             "gauge",

@@ -12,7 +12,7 @@ use super::reply::{self, Problem, Reply};
 use super::{Desk, Query, body};
 use crate::auth::Identity;
 use crate::clock::rfc3339;
-use crate::id::ConnId;
+use crate::id::{ChannelName, ConnId};
 use crate::limits;
 use crate::state::people::ConnectionView;
 use crate::state::talk::{Aim, Talk, To, Told};
@@ -130,7 +130,7 @@ fn connection_value(connection: &ConnectionView) -> Value {
         "remote_addr": connection.remote.map(|remote| remote.to_string()),
         "connected_at": rfc3339(connection.opened_ms),
         "shard": connection.id.shard.0,
-        "channels": connection.channels.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+        "channels": connection.channels.iter().map(ChannelName::as_str).collect::<Vec<_>>(),
         "rooms": connection.rooms,
     })
 }

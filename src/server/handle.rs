@@ -51,7 +51,8 @@ pub type CallError = Refusal;
 pub struct Handle {
     control: Outlet<Command>,
     clock: Clock,
-    events: broadcast::Sender<DomainEvent>,
+    /// Weak, so that listeners hear the server's end though handles live on.
+    events: broadcast::WeakSender<DomainEvent>,
     stats: Arc<Stats>,
 }
 
@@ -146,10 +147,10 @@ impl Handle {
     pub(super) fn new(
         control: Outlet<Command>,
         clock: Clock,
-        events: broadcast::Sender<DomainEvent>,
+        events: &broadcast::Sender<DomainEvent>,
         stats: Arc<Stats>,
     ) -> Handle {
-        Handle { control, clock, events, stats }
+        Handle { control, clock, events: events.downgrade(), stats }
     }
 
     async fn ask(&self, order: Order) -> Result<Answer, CallError> {
@@ -389,7 +390,11 @@ impl Handle {
 
     /// Listens to everything that happens from here on.
     pub fn events(&self) -> Events {
-        Events(self.events.subscribe())
+        Events(match self.events.upgrade() {
+            Some(events) => events.subscribe(),
+            // The server has stopped: nothing happens any more.
+            None => broadcast::channel(1).1,
+        })
     }
 
     /// Sends a protocol ping to every connection; whoever does not answer in time is closed.

@@ -151,24 +151,25 @@ impl Server {
         let node_id: Arc<str> = random_hex(8).into();
         let gate = Arc::new(gate(config, authenticator, &image.people));
         stats.control.store_healthy.set(1);
+        let office = Office {
+            node_id: Arc::clone(&node_id),
+            limits: Arc::clone(&limits),
+            gate: Arc::clone(&gate),
+            published: Arc::clone(&published),
+            stats: Arc::clone(&stats),
+            store: store.health(),
+            library: store.library(),
+            logins: Logins::default(),
+            passwords: Passwords::start().map_err(StartError::Thread)?,
+            seen: SeenUsers::default(),
+            is_draining: Arc::clone(&signals.is_draining),
+            settings: shown(config, sources),
+            started_ms: clock.now().unix_ms,
+            requests: AtomicU64::new(0),
+        };
         let common = Common {
             clock,
-            office: Arc::new(Office {
-                node_id: Arc::clone(&node_id),
-                limits: Arc::clone(&limits),
-                gate: Arc::clone(&gate),
-                published: Arc::clone(&published),
-                stats: Arc::clone(&stats),
-                store: store.health(),
-                library: store.library(),
-                logins: Logins::default(),
-                passwords: Passwords::start().map_err(StartError::Thread)?,
-                seen: SeenUsers::default(),
-                is_draining: Arc::clone(&signals.is_draining),
-                settings: shown(config, sources),
-                started_ms: clock.now().unix_ms,
-                requests: AtomicU64::new(0),
-            }),
+            office: Arc::new(office),
             signals: Arc::clone(&signals),
             sockets: Arc::default(),
             sockets_max,
@@ -185,15 +186,7 @@ impl Server {
             let notify = Arc::new(Notify::new());
             let (outlet, inlet) = mailbox(messages_max, Bell::task(Arc::clone(&notify)));
             shards.push(outlet);
-            let settings = shard::Settings {
-                id: ShardId(u16::try_from(index).unwrap_or(u16::MAX)),
-                node_id: Arc::clone(&node_id),
-                limits: Arc::clone(&limits),
-                gate: Arc::clone(&gate),
-                is_draining: Arc::clone(&signals.is_draining),
-                stats: Arc::clone(&stats),
-                seed: uuid::Uuid::new_v4().as_u64_pair().0,
-            };
+            let settings = shard_settings(index, &common);
             starts.push(shard_thread::Start {
                 settings,
                 listener,
@@ -212,7 +205,7 @@ impl Server {
             Some(store),
         )
         .with_revoked(Arc::clone(&gate.revoked));
-        let handle = Handle::new(to_control, clock, control.events(), Arc::clone(&stats));
+        let handle = Handle::new(to_control, clock, &control.events(), Arc::clone(&stats));
         let control_thread = control_thread::start(control, bell, clock, Arc::clone(&signals))
             .map_err(StartError::Thread)?;
         let shard_threads = starts
@@ -264,6 +257,19 @@ impl Server {
         self.signals.control_stop.store(true, Ordering::SeqCst);
         self.control_thread.thread().unpark();
         let _ = self.control_thread.join();
+    }
+}
+
+fn shard_settings(index: usize, common: &Common) -> shard::Settings {
+    let office = &common.office;
+    shard::Settings {
+        id: ShardId(u16::try_from(index).unwrap_or(u16::MAX)),
+        node_id: Arc::clone(&office.node_id),
+        limits: Arc::clone(&office.limits),
+        gate: Arc::clone(&office.gate),
+        is_draining: Arc::clone(&office.is_draining),
+        stats: Arc::clone(&office.stats),
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
     }
 }
 

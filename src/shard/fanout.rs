@@ -44,20 +44,17 @@ impl<S: Socket> Shard<S> {
         let Some(topic) = self.topics.find(&event.topic) else { return };
         let mut slots = std::mem::take(&mut self.slots);
         slots.clear();
-        match aim.only() {
-            Some(only) => {
-                let here = only.iter().filter(|id| {
-                    let conn = self.conns.get(id.slot.index());
-                    conn.is_some_and(|conn| conn.id == **id)
-                        && self.topics.contains(topic, id.slot)
-                        && aim.includes(**id)
-                });
-                slots.extend(here.map(|id| id.slot));
-            }
-            None => {
-                self.topics.followers(topic, &mut slots);
-                slots.retain(|slot| aim.includes(self.conns[slot.index()].id));
-            }
+        if let Some(only) = aim.only() {
+            let here = only.iter().filter(|id| {
+                let conn = self.conns.get(id.slot.index());
+                conn.is_some_and(|conn| conn.id == **id)
+                    && self.topics.contains(topic, id.slot)
+                    && aim.includes(**id)
+            });
+            slots.extend(here.map(|id| id.slot));
+        } else {
+            self.topics.followers(topic, &mut slots);
+            slots.retain(|slot| aim.includes(self.conns[slot.index()].id));
         }
         self.hand_out_to(&slots, std::slice::from_ref(event));
         self.slots = slots;

@@ -103,7 +103,7 @@ impl<S: Socket> Shard<S> {
         conn.seat = conn
             .identity
             .as_ref()
-            .and_then(|identity| seats.take(&identity.user_id.as_str(), seats_max))
+            .and_then(|identity| seats.take(identity.user_id.as_str(), seats_max))
             .map(Box::new);
         let is_surplus = conn.identity.is_some() && conn.seat.is_none();
         conn.heard_ms = now_ms;

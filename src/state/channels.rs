@@ -206,6 +206,7 @@ pub struct ChannelView {
 /// 2. `bytes` is the sum of all kept frames.
 /// 3. `ages` names each kept message, oldest first; entries of messages that are gone may remain.
 #[derive(Debug)]
+#[allow(clippy::struct_field_names, reason = "the table of channels holds channels")]
 pub struct Channels {
     settings: Settings,
     channels: Slab<Channel>,

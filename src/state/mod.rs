@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use crate::clock::Moment;
 use crate::id::MessageIds;
+use crate::limits::Limits;
 use channels::Channels;
 use durable::{PeopleImage, Write};
 use event::DomainEvent;
@@ -74,6 +75,24 @@ pub struct Settings {
     pub epoch: String,
     /// Seeds the chance in message ids.
     pub seed: u64,
+}
+
+impl Default for Settings {
+    /// The settings of a server that was told nothing, with no chance in them.
+    fn default() -> Settings {
+        let limits = Limits::DEFAULT;
+        Settings {
+            channels: channels::Settings {
+                namespaces: Arc::default(),
+                history_max: limits.channel_history_max,
+                history_bytes_max: limits.channel_history_bytes_max,
+                channels_max: limits.channels_max,
+            },
+            users_max: limits.users_max,
+            epoch: String::from("e"),
+            seed: 0,
+        }
+    }
 }
 
 impl State {

@@ -410,7 +410,9 @@ impl State {
                 Told::Done
             }
             Talk::Accounts(changes) => self.accounts(changes),
-            Talk::Follow { conn, channel, since } => self.follow(conn, channel, since, now),
+            Talk::Follow { conn, channel, since } => {
+                self.follow(conn, channel, since.as_ref(), now)
+            }
             Talk::Unfollow { conn, channel } => self.unfollow(conn, channel, now),
             Talk::Publish { channel, publication, from, aim, without } => {
                 let is_kept = aim.is_everyone();
@@ -614,13 +616,13 @@ impl State {
         &mut self,
         conn: ConnId,
         channel: ChannelName,
-        since: Option<SinceOffset>,
+        since: Option<&SinceOffset>,
         now: Moment,
     ) -> Told {
         let Ok(key) = self.channels.find_or_new(&channel) else {
             return Told::refuse(Code::RateLimited, "there are too many channels");
         };
-        let replay = since.as_ref().map(|since| self.channels.replay(key, since, now.unix_ms));
+        let replay = since.map(|since| self.channels.replay(key, since, now.unix_ms));
         let before = self.set_membership(conn, key, |one| one.is_subscribed = true);
         let tells = self.channels.get(key).has_presence && channel.room().is_none();
         if let Some(person) = self.person_of(conn)

@@ -11,7 +11,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sqlx::any::{AnyPoolOptions, AnyRow};
-use sqlx::{AnyConnection, AnyPool, Row};
+use sqlx::pool::PoolConnection;
+use sqlx::{Any, AnyConnection, AnyPool, Row};
 use tokio::sync::{mpsc, oneshot};
 
 use super::database::{Address, flag, unsigned};
@@ -91,6 +92,7 @@ impl Library {
         on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
     ) -> std::io::Result<(Library, JoinHandle<()>)> {
         let (desk, mut questions) = mpsc::channel::<Work>(limits::QUERIES_WAITING_MAX);
+        let (tell, opened) = crossbeam_channel::bounded(1);
         let thread =
             std::thread::Builder::new().name(String::from("store-reads")).spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -107,7 +109,11 @@ impl Library {
                         tracing::error!("the database's address cannot be read");
                         return;
                     };
-                    let watch = tokio::spawn(watch_accounts(pool.clone(), address, on_accounts));
+                    // The first one now, so that what is opened once is opened at the start.
+                    let first = pool.acquire().await.ok();
+                    let _ = tell.send(());
+                    let watch =
+                        tokio::spawn(watch_accounts(pool.clone(), first, address, on_accounts));
                     while let Some(work) = questions.recv().await {
                         tokio::spawn(work(pool.clone()));
                     }
@@ -115,6 +121,8 @@ impl Library {
                     pool.close().await;
                 });
             })?;
+        // Without an answer it has logged why, and every question is unavailable.
+        let _ = opened.recv();
         Ok((Library { desk: Some(desk) }, thread))
     }
 
@@ -296,13 +304,14 @@ fn group(row: &AnyRow) -> Result<Group, sqlx::Error> {
 /// Looks for accounts that somebody else changed, for as long as it is let.
 async fn watch_accounts(
     pool: AnyPool,
+    mut connection: Option<PoolConnection<Any>>,
     address: Address,
     on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
 ) {
     // A change is seen again for some seconds after it was made: whose clock made it is not known,
     // and seeing it twice does nothing.
     const OVERLAP_MS: i64 = 10_000;
-    let (mut since_ms, mut version, mut connection) = (0_i64, -1_i64, None);
+    let (mut since_ms, mut version) = (0_i64, -1_i64);
     loop {
         tokio::time::sleep(Duration::from_millis(limits::ACCOUNTS_POLL_MS)).await;
         if connection.is_none() {

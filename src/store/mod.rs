@@ -290,7 +290,7 @@ impl Worker {
                     self.write(&runtime, &mut database, &delta, u32::MAX);
                     Vec::new()
                 }
-                Ok(Job::Execute(writes)) => self.execute(&runtime, &mut database, writes),
+                Ok(Job::Execute(writes)) => self.execute(&runtime, &mut database, &writes),
                 Ok(Job::Close(delta)) => {
                     let attempts = limits::STORE_CLOSE_ATTEMPTS_MAX;
                     if self.write(&runtime, &mut database, &delta, attempts)
@@ -339,9 +339,9 @@ impl Worker {
         &self,
         runtime: &tokio::runtime::Runtime,
         database: &mut Database,
-        writes: Arc<Vec<Write>>,
+        writes: &[Write],
     ) -> Vec<WriteResult> {
-        let fault = match runtime.block_on(database.execute(&writes)) {
+        let fault = match runtime.block_on(database.execute(writes)) {
             Ok(results) => {
                 self.health.0.store(true, Ordering::Relaxed);
                 return results;

@@ -113,7 +113,7 @@ impl Gate {
     }
 
     /// The channel that a socket at this path follows from the start.
-    fn channel(&self, path: &str, topic_bytes_max: usize) -> Result<Option<ChannelName>, Denied> {
+    fn channel(&self, path: &str) -> Result<Option<ChannelName>, Denied> {
         let Some(encoded) = channel_in(path) else { return Ok(None) };
         let wrong = Denied::new(400, Code::InvalidArgument, "the path names no channel");
         let name = percent_encoding::percent_decode_str(encoded).decode_utf8();
@@ -121,7 +121,7 @@ impl Gate {
         if RESERVED.contains(&&*name) {
             return Err(Denied::new(404, Code::NotFound, "there is nothing at this path"));
         }
-        talk::channel(Some(name), topic_bytes_max).map(Some).map_err(|_| wrong)
+        talk::channel(Some(name), self.topic_bytes_max).map(Some).map_err(|_| wrong)
     }
 
     /// Judges an upgrade to `endpoint`.
@@ -151,7 +151,7 @@ impl Gate {
             return Err(Denied::new(401, Code::Unauthorized, "a token is required")
                 .with("WWW-Authenticate", "Bearer"));
         }
-        let channel = self.channel(knock.uri.path(), self.topic_bytes_max)?;
+        let channel = self.channel(knock.uri.path())?;
         if let Some(channel) = &channel {
             let who = self.namespaces.of(channel.as_str()).subscribe;
             if !who.includes(identity.as_ref(), self.is_auth_required) {

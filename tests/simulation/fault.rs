@@ -32,6 +32,8 @@ fn an_answer_that_does_not_fit_closes_with_1011() {
     client.send(usize::MAX);
     let mut turn = || while shard.turn(now, || ready.borrow_mut().pop_front()).has_more {};
     turn();
+    // The connection's announcement comes before what it asks for.
+    assert!(matches!(inbox.take(), Some(Command { origin: Origin::Shard(_), .. })));
     let Some(Command { origin: Origin::Conn(conn), .. }) = inbox.take() else {
         panic!("the subscription did not reach control");
     };

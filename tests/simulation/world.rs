@@ -578,7 +578,10 @@ pub fn open_gate() -> Gate {
         is_auth_required: false,
         allowed_origins: Vec::new(),
         echo: true,
+        topic_bytes_max: 255,
         seats: Arc::default(),
+        namespaces: Arc::default(),
+        revoked: Arc::default(),
     }
 }
 

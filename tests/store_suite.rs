@@ -1,0 +1,378 @@
+//! What every database has to do: the same suite over `SQLite` and over `PostgreSQL`.
+//!
+//! `scripts/with_postgres.sh` starts a server and names it in `FANFARE_TEST_POSTGRES`. Without one
+//! that half of the suite says that it did not run.
+
+mod support;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::Receiver;
+use fanfare::id::{ChannelName, MessageId, UserId};
+use fanfare::state::durable::{Message, Write, WriteResult, Written};
+use fanfare::state::image::{InstanceRecord, PullOutRecord, RegistryDelta, ServiceRecord};
+use fanfare::state::people::Person;
+use fanfare::store::library::Library;
+use fanfare::store::{Image, Listeners, Store, StoreError};
+use fanfare::wire::refusal::Code;
+use serde_json::{Value, json};
+use sqlx::{Connection, Executor, PgConnection};
+use support::{Server, eventually, token};
+
+/// An empty database.
+struct Backend {
+    dir: PathBuf,
+    url: Option<String>,
+}
+
+impl Backend {
+    fn sqlite() -> Backend {
+        let dir = std::env::temp_dir().join(format!("fanfare-suite-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        Backend { dir, url: None }
+    }
+
+    fn postgres() -> Option<Backend> {
+        let server = std::env::var("FANFARE_TEST_POSTGRES").ok();
+        let Some(server) = server else {
+            eprintln!("FANFARE_TEST_POSTGRES names no server: this did not run");
+            return None;
+        };
+        let name = format!("fanfare_{}", uuid::Uuid::new_v4().simple());
+        block_on(async {
+            let mut connection = PgConnection::connect(&server).await.expect("connects");
+            let create = format!("CREATE DATABASE {name}");
+            connection.execute(sqlx::AssertSqlSafe(create)).await.expect("created");
+        });
+        let (host, _) = server.rsplit_once('/').expect("a database in the URL");
+        let mut backend = Backend::sqlite();
+        backend.url = Some(format!("{host}/{name}"));
+        Some(backend)
+    }
+
+    fn open(&self) -> Result<(Suite, Image), StoreError> {
+        let (tell, stored) = crossbeam_channel::unbounded();
+        let listeners = Listeners {
+            on_stored: Box::new(move |results| _ = tell.send(results)),
+            ..Listeners::default()
+        };
+        let (store, image) = Store::open(self.url.as_deref(), &self.dir, listeners)?;
+        Ok((Suite { library: store.library(), store, stored }, image))
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+/// A store under test.
+struct Suite {
+    store: Store,
+    library: Library,
+    stored: Receiver<Vec<WriteResult>>,
+}
+
+impl Suite {
+    fn execute(&self, writes: Vec<Write>) -> Vec<WriteResult> {
+        self.store.execute(Arc::new(writes));
+        self.stored.recv_timeout(Duration::from_secs(20)).expect("the store answers")
+    }
+
+    fn one(&self, write: Write) -> WriteResult {
+        self.execute(vec![write]).pop().expect("one result")
+    }
+
+    fn pulled(&self, user_id: &str, with: Option<&str>) -> Vec<String> {
+        let reader = user(user_id);
+        let messages = self.library.messages(&reader, None, 100, with.map(user));
+        let messages = block_on(messages).expect("a list");
+        messages.into_iter().map(|message| message.content).collect()
+    }
+}
+
+fn user(id: &str) -> UserId {
+    UserId::new(id)
+}
+
+fn private(n: u32, from: &str, to: &str) -> Write {
+    Write::Private(Message {
+        id: MessageId::from_parts(1_000 + u64::from(n), n, 0),
+        from: user(from),
+        to: user(to),
+        content: format!("m{n} \u{1F600} ' \" \\"),
+        at_s: 7,
+    })
+}
+
+fn to_group(n: u32, from: &str, group: &str) -> Write {
+    Write::ToGroup(Message {
+        id: MessageId::from_parts(1_000 + u64::from(n), n, 0),
+        from: user(from),
+        to: group.to_owned(),
+        content: format!("g{n}"),
+        at_s: 7,
+    })
+}
+
+fn create(group: &str, members: &[&str]) -> Write {
+    Write::CreateGroup {
+        group_id: group.to_owned(),
+        name: String::from("team"),
+        owner: user(members[0]),
+        members: members.iter().map(|member| user(member)).collect(),
+        at_ms: 5,
+    }
+}
+
+fn account(username: &str) -> Write {
+    Write::Account {
+        user_id: user(&format!("id-of-{username}")),
+        username: username.to_owned(),
+        email: None,
+        password_hash: String::from("$argon2id$..."),
+        at_ms: 5,
+    }
+}
+
+fn code(result: WriteResult) -> Code {
+    result.expect_err("refused").code
+}
+
+fn registry_survives_a_clean_stop(backend: &Backend) {
+    let (suite, image) = backend.open().expect("opens");
+    assert_eq!(image.registry.epoch, None);
+    let delta = RegistryDelta {
+        epoch: String::from("e1"),
+        version: 42,
+        services: vec![ServiceRecord {
+            service_id: String::from("s"),
+            revision: 7,
+            protection_enabled: false,
+            degraded_since_ms: Some(5),
+        }],
+        upserts: (0..2_000)
+            .map(|n| InstanceRecord {
+                identity: format!("r\u{1f}s\u{1f}i{n:05}"),
+                service_id: String::from("s"),
+                json: Bytes::from(format!("{{\"instanceId\":\"i{n} \\u0000 \u{e9}\"}}")),
+                lease_ttl_ms: 20_000,
+            })
+            .collect(),
+        pull_outs: vec![PullOutRecord { identity: String::from("p"), operator: String::from("o") }],
+        ..RegistryDelta::default()
+    };
+    suite.store.close(delta.clone());
+    let (suite, mut image) = backend.open().expect("opens again");
+    image.registry.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
+    assert!(image.registry.is_clean && image.registry.version == 42);
+    assert_eq!(image.registry.epoch.as_deref(), Some("e1"));
+    assert_eq!(image.registry.services, delta.services);
+    assert_eq!(image.registry.instances, delta.upserts);
+    assert_eq!(image.registry.pull_outs, delta.pull_outs);
+    suite.store.close(RegistryDelta {
+        epoch: String::from("e1"),
+        version: 43,
+        deletes: delta.upserts[1..].iter().map(|one| one.identity.clone()).collect(),
+        pull_ins: vec![String::from("p")],
+        ..RegistryDelta::default()
+    });
+    let (_suite, image) = backend.open().expect("opens a third time");
+    assert_eq!(image.registry.instances, delta.upserts[..1]);
+    assert!(image.registry.pull_outs.is_empty());
+}
+
+fn messages_are_pulled_in_order_and_once(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    let batch = vec![
+        private(1, "a", "b"),
+        private(2, "b", "a"),
+        private(3, "a", "c"),
+        private(4, "a", "a"),
+    ];
+    assert!(suite.execute(batch.clone()).iter().all(|result| *result == Ok(Written::Done)));
+    assert!(suite.execute(batch).iter().all(Result::is_ok), "a lost end is made up for");
+    let text = |n: u32| format!("m{n} \u{1F600} ' \" \\");
+    assert_eq!(suite.pulled("a", None), [text(1), text(2), text(3), text(4)]);
+    assert_eq!(suite.pulled("b", None), [text(1), text(2)]);
+    assert_eq!(suite.pulled("a", Some("c")), [text(3)]);
+    assert!(suite.pulled("d", None).is_empty());
+    let first = block_on(suite.library.messages(&user("a"), None, 1, None)).expect("a list");
+    let after = first[0].id.parse().ok();
+    let rest = block_on(suite.library.messages(&user("a"), after, 2, None)).expect("a list");
+    assert_eq!(rest.iter().map(|one| one.content.clone()).collect::<Vec<_>>(), [text(2), text(3)]);
+    suite.store.close(RegistryDelta::default());
+    let (_suite, image) = backend.open().expect("opens again");
+    assert_eq!(image.people.last_message, Some(MessageId::from_parts(1_004, 4, 0)));
+}
+
+fn names_are_given_out_once(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    assert_eq!(suite.one(account("Ann")), Ok(Written::Done));
+    let batch = suite.execute(vec![account("ANN"), account("bob"), private(1, "a", "b")]);
+    assert_eq!(batch[0].clone().map_err(|refusal| refusal.code), Err(Code::Conflict));
+    assert_eq!((&batch[1], &batch[2]), (&Ok(Written::Done), &Ok(Written::Done)), "each by itself");
+    let ann = block_on(suite.library.account("aNN")).expect("found").expect("there");
+    assert_eq!((ann.username.as_str(), ann.is_disabled), ("Ann", false));
+    assert_eq!(block_on(suite.library.account("cid")), Ok(None));
+    let seen = Person { user_id: user("tok"), username: "Tok".into() };
+    let people = vec![seen.clone(), seen];
+    assert!(suite.one(Write::Seen { people, at_ms: 9 }).is_ok());
+    assert_eq!(block_on(suite.library.account("Tok")), Ok(None), "a token is no account");
+    suite.store.close(RegistryDelta::default());
+    let (_suite, image) = backend.open().expect("opens again");
+    let mut known: Vec<&str> = image.people.users.iter().map(|one| one.user_id.as_str()).collect();
+    known.sort_unstable();
+    assert_eq!(known, ["id-of-Ann", "id-of-bob", "tok"]);
+}
+
+fn groups_have_their_rules(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    let results = suite.execute(vec![
+        create("g", &["ann", "bob"]),
+        to_group(1, "bob", "g"),
+        to_group(2, "eve", "g"),
+        to_group(3, "ann", "none"),
+        Write::AddMember { group_id: "g".into(), user_id: user("cid"), by: user("ann") },
+        to_group(4, "cid", "g"),
+        Write::RemoveMember { group_id: "g".into(), user_id: user("bob"), by: user("ann") },
+        to_group(5, "bob", "g"),
+        to_group(6, "ann", "g"),
+    ]);
+    assert_eq!(results[1], Ok(Written::For(vec![user("ann"), user("bob")])));
+    assert_eq!(code(results[2].clone()), Code::Forbidden);
+    assert_eq!(code(results[3].clone()), Code::NotFound);
+    assert_eq!(results[5], Ok(Written::For(vec![user("ann"), user("bob"), user("cid")])));
+    assert_eq!(code(results[7].clone()), Code::Forbidden);
+    assert_eq!(results[8], Ok(Written::For(vec![user("ann"), user("cid")])));
+    assert_eq!(suite.pulled("bob", None), ["g1", "g4"]);
+    assert_eq!(suite.pulled("cid", None), ["g4", "g6"]);
+    let add = |by: &str, who: &str| {
+        suite.one(Write::AddMember { group_id: "g".into(), user_id: user(who), by: user(by) })
+    };
+    assert_eq!(code(add("cid", "eve")), Code::Forbidden);
+    assert_eq!(add("ann", "cid"), Ok(Written::Unchanged));
+    let remove = |by: &str, who: &str| {
+        suite.one(Write::RemoveMember { group_id: "g".into(), user_id: user(who), by: user(by) })
+    };
+    assert_eq!(code(remove("ann", "eve")), Code::NotFound);
+    assert_eq!(remove("ann", "ann"), Ok(Written::Done));
+    let group = block_on(suite.library.group("g", &user("cid"))).expect("still there");
+    assert_eq!((group.owner, group.members), (user("cid"), vec![user("cid")]));
+    assert_eq!(block_on(suite.library.groups(&user("cid"))).map(|all| all.len()), Ok(1));
+    assert_eq!(remove("cid", "cid"), Ok(Written::Done));
+    let gone = block_on(suite.library.group("g", &user("cid"))).expect_err("nobody is left");
+    assert_eq!(gone.code, Code::NotFound);
+    let delete = |by: &str| suite.one(Write::DeleteGroup { group_id: "h".into(), by: user(by) });
+    assert!(suite.one(create("h", &["ann", "bob"])).is_ok());
+    assert_eq!((code(delete("bob")), code(delete("eve"))), (Code::Forbidden, Code::Forbidden));
+    assert_eq!(delete("ann"), Ok(Written::Done));
+    assert_eq!(code(delete("ann")), Code::NotFound);
+}
+
+fn channels_are_remembered(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    let define = |name: &str| Write::DefineChannel {
+        channel: ChannelName::new(name),
+        description: format!("about {name}"),
+        at_ms: 5,
+    };
+    assert!(suite.execute(vec![define("a"), define("b")]).iter().all(Result::is_ok));
+    assert!(suite.one(Write::DropChannel { channel: ChannelName::new("a") }).is_ok());
+    suite.store.close(RegistryDelta::default());
+    let (_suite, image) = backend.open().expect("opens again");
+    assert_eq!(image.people.channels, [(String::from("b"), String::from("about b"))]);
+}
+
+fn one_server_at_a_time(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    let Err(fault) = backend.open() else { panic!("opened twice") };
+    assert!(matches!(fault, StoreError::InUse(_)), "{fault}");
+    suite.store.close(RegistryDelta::default());
+    eventually("the database is free again", Duration::from_secs(5), || backend.open().is_ok());
+}
+
+fn a_server_runs_on_it(backend: &Backend) {
+    let mut flags = Vec::new();
+    if let Some(url) = &backend.url {
+        flags.extend(["--database-url", url]);
+    }
+    let mut server = Server::start_for_people(&flags);
+    let instance = support::instance("s", "i");
+    server.register(std::slice::from_ref(&instance));
+    let reply = server
+        .post_json("/api/v1/users/register", &json!({"username": "ann", "password": "12345678"}));
+    assert_eq!(reply.status, 201, "{}", reply.text);
+    server.call("GET", "/ws/online", &token("bob", ""), &Value::Null);
+    let body = json!({"to_user_id": "bob", "content": "hi"});
+    assert_eq!(server.call("POST", "/api/v1/messages", &token("ann", ""), &body).status, 201);
+    assert!(server.stop().success());
+    server.restart();
+    let pulled = server.call("GET", "/api/v1/messages", &token("bob", ""), &Value::Null).body;
+    assert_eq!(pulled["messages"][0]["content"], "hi");
+    assert_eq!(server.discover("s")["instances"][0]["instanceId"], "i");
+}
+
+macro_rules! suite {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[test] fn $name() { super::$name(&super::Backend::sqlite()); })*
+        }
+        mod postgres {
+            $(#[test] fn $name() {
+                if let Some(backend) = super::Backend::postgres() { super::$name(&backend); }
+            })*
+        }
+    };
+}
+
+suite!(
+    registry_survives_a_clean_stop,
+    messages_are_pulled_in_order_and_once,
+    names_are_given_out_once,
+    groups_have_their_rules,
+    channels_are_remembered,
+    one_server_at_a_time,
+    a_server_runs_on_it,
+);
+
+/// The connection to the server is cut, as a restart or a failover of it does.
+#[test]
+fn a_lost_connection_is_opened_again() {
+    let Some(backend) = Backend::postgres() else { return };
+    let url = backend.url.clone().expect("a URL");
+    let server = Server::start_for_people(&["--database-url", &url]);
+    server.call("GET", "/ws/online", &token("bob", ""), &Value::Null);
+    let send = || {
+        let body = json!({"to_user_id": "bob", "content": "hi"});
+        server.call("POST", "/api/v1/messages", &token("ann", ""), &body).status
+    };
+    assert_eq!(send(), 201);
+    block_on(async {
+        let mut connection = PgConnection::connect(&url).await.expect("connects");
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        connection.execute(cut).await.expect("cut");
+    });
+    eventually("messages are taken again", Duration::from_secs(10), || match send() {
+        201 => true,
+        status => {
+            assert_eq!(status, 503, "refused with the right word");
+            false
+        }
+    });
+    eventually("and the server is ready", Duration::from_secs(10), || {
+        server.get("/ready").status == 200
+    });
+    let pulled = server.call("GET", "/api/v1/messages", &token("bob", ""), &Value::Null);
+    assert_eq!(pulled.status, 200, "{}", pulled.text);
+}
