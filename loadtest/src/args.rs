@@ -39,9 +39,9 @@ pub(crate) struct Args {
     /// Bytes of padding in each event, beside about 400 bytes of JSON around it
     #[arg(long, value_parser = clap::value_parser!(u64).range(0..=FRAME_BYTES_MAX as u64 - ENVELOPE_BYTES))]
     pub(crate) payload: Option<u64>,
-    /// How many services the events go round
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    pub(crate) services: u64,
+    /// How many services the events go round, or rooms the users talk in [default: 1 service, 10 rooms]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) services: Option<u64>,
     /// How many services each socket subscribes to
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub(crate) subscriptions: u64,
@@ -54,6 +54,9 @@ pub(crate) struct Args {
     /// Sent as "Authorization: Bearer TOKEN"
     #[arg(long)]
     pub(crate) token: Option<String>,
+    /// The server's secret, for tests that sign in as many users
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true)]
+    pub(crate) jwt_secret: Option<String>,
     /// Write all figures to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -89,6 +92,10 @@ pub(crate) enum TestType {
     Slow,
     /// Sockets that only wait: memory per connection
     Idle,
+    /// Users who talk in rooms (--services of them)
+    Chat,
+    /// Pairs of users who write to each other, durably
+    Direct,
     /// Each of them
     All,
 }
@@ -143,6 +150,8 @@ fn defaults(test: TestType, is_one_of_all: bool) -> Defaults {
         TestType::Fanout => (pick(1_000, 500), Some(100), None, Some(20.0), 256),
         TestType::Slow => (100, None, Some(6), Some(100.0), 16 * 1024),
         TestType::Idle => (pick(1_000, 500), None, Some(pick(30, 8)), None, 256),
+        TestType::Chat => (200, None, Some(pick(20, 8)), Some(200.0), 64),
+        TestType::Direct => (128, None, Some(pick(10, 6)), None, 64),
     }
 }
 
@@ -160,8 +169,14 @@ impl Args {
             TestType::Sustained,
             TestType::Fanout,
             TestType::Slow,
+            TestType::Chat,
+            TestType::Direct,
         ];
-        each.map(|test| self.plan(test, true)).into()
+        // Only with the secret can we sign in as many users.
+        let has_secret = self.spawn || self.jwt_secret.is_some();
+        let is_possible =
+            |test: &TestType| has_secret || !matches!(test, TestType::Chat | TestType::Direct);
+        each.into_iter().filter(is_possible).map(|test| self.plan(test, true)).collect()
     }
 
     fn plan(&self, test: TestType, is_one_of_all: bool) -> Plan {
@@ -178,7 +193,7 @@ impl Args {
             duration: duration.map(Duration::from_secs),
             rate: self.rate.or(rate),
             payload: payload as usize,
-            services: self.services as usize,
+            services: self.services.unwrap_or(if test == TestType::Chat { 10 } else { 1 }) as usize,
             subscriptions: self.subscriptions as usize,
             window: self.window.unwrap_or_else(|| window(payload)),
         }
@@ -186,10 +201,11 @@ impl Args {
 
     /// What is wrong with the flags beyond what the parser sees.
     pub(crate) fn fault(&self) -> Option<String> {
-        if self.subscriptions > self.services {
+        let services = self.services.unwrap_or(1);
+        if self.subscriptions > services {
             return Some(format!(
-                "--subscriptions: {} is more than --services {}",
-                self.subscriptions, self.services
+                "--subscriptions: {} is more than --services {services}",
+                self.subscriptions
             ));
         }
         None
@@ -209,7 +225,11 @@ mod tests {
         let args = Args::parse_from(["x", "--duration", "60", "--test-type", "sustained"]);
         let plan = &args.plans()[0];
         assert_eq!((plan.messages, plan.duration), (None, Some(Duration::from_mins(1))));
-        assert_eq!(Args::parse_from(["x", "--test-type", "all"]).plans().len(), 6);
+        let all = |more: &[&str]| {
+            let args = [&["x", "--test-type", "all"], more].concat();
+            Args::parse_from(args).plans().len()
+        };
+        assert_eq!((all(&["--spawn"]), all(&["--jwt-secret", "s"])), (8, 8));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! layout, tally, timeline  lost, duplicated, misordered, collapsed; latencies
 //! connection, fleet   many sockets on one thread
 //! line, publisher, pace   events, and the moments at which they are sent
+//! people    signed-in sockets, for chat and direct messages
 //! process, spawn      CPU and memory of the server; a server of our own
 //! scenario  one module per kind of test
 //! outcome   the figures of a test --> table, report
@@ -30,6 +31,7 @@ mod line;
 mod message;
 mod outcome;
 mod pace;
+mod people;
 mod process;
 mod progress;
 mod publisher;
@@ -140,7 +142,9 @@ fn bench(args: &Args, target: Target, server: Option<&Server>) -> Bench {
         (Some(_), _) | (None, Some(0)) => None,
         (None, said) => Some(said.unwrap_or(MESSAGES_PER_S_MAX)),
     };
+    let secret = server.map(|server| server.secret.clone()).or_else(|| args.jwt_secret.clone());
     Bench {
+        secret,
         target,
         process,
         messages_per_s_max,
@@ -203,5 +207,6 @@ fn write_reports(args: &Args, server: String, outcomes: &[Outcome]) -> Result<bo
 fn command(args: &Args) -> String {
     let line: Vec<String> = env::args().skip(1).collect();
     let line = format!("websocket_stress_test {}", line.join(" "));
-    args.token.as_ref().map_or(line.clone(), |token| line.replace(token.as_str(), "..."))
+    let secrets = [&args.token, &args.jwt_secret].into_iter().flatten();
+    secrets.fold(line, |line, secret| line.replace(secret.as_str(), "..."))
 }

@@ -34,6 +34,8 @@ pub(crate) struct Server {
     directory: PathBuf,
     /// Host and port, as the server printed them.
     pub(crate) authority: String,
+    /// What its tokens are signed with.
+    pub(crate) secret: String,
 }
 
 /// Why no server could be started.
@@ -71,7 +73,10 @@ impl Server {
         let io_error = |error| SpawnError::Io(directory.clone(), error);
         fs::create_dir_all(&directory).map_err(io_error)?;
         let log = File::create(directory.join("server.log")).map_err(io_error)?;
+        // For a server that nobody else can reach, and that is gone after the test.
+        let secret = format!("the secret of load test {:032}", std::process::id());
         let child = Command::new(&program)
+            .env("JWT_SECRET", &secret)
             .args(["--bind", "127.0.0.1:0", "--client-messages-per-s-max", "0", "--data-dir"])
             .arg(directory.join("data"))
             .stdin(Stdio::null())
@@ -85,7 +90,7 @@ impl Server {
                 _ => SpawnError::Io(program.clone(), error),
             }
         })?;
-        let mut server = Server { child, directory, authority: String::new() };
+        let mut server = Server { child, directory, authority: String::new(), secret };
         server.authority = server.wait_ready()?;
         Ok(server)
     }

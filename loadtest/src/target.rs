@@ -88,6 +88,11 @@ impl Target {
         Ok(Target { address, host: host.to_owned(), path, token })
     }
 
+    /// The same server, called with another token.
+    pub(crate) fn signed_in(&self, token: &str) -> Target {
+        Target { token: Some(token.to_owned()), ..self.clone() }
+    }
+
     /// The request that opens a socket, and the accept value that must answer it.
     pub(crate) fn upgrade(&self) -> (String, String) {
         let key = generate_key();

@@ -102,11 +102,26 @@ fn one_user_holds_so_many_connections_and_the_program_says_so() {
 }
 
 #[test]
+fn signing_in_as_many_users_needs_the_secret() {
+    let server = Server::start("with-secret");
+    let arguments = ["--url", &server.url, "--connections", "8", "--messages", "20"];
+    let chat = [&arguments[..], &["--test-type", "chat"]].concat();
+    let output = stress(&chat);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("--jwt-secret is needed"), "{}", text(&output));
+    let output = stress(&[&chat[..], &["--jwt-secret", SECRET]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(!text(&output).contains(SECRET), "the secret stays one");
+}
+
+#[test]
 fn the_short_invocations_pass() {
     for arguments in [
         &["--connections", "50", "--messages", "10", "--test-type", "throughput"][..],
         &["--connections", "100", "--test-type", "storm"],
         &["--connections", "30", "--duration", "2", "--test-type", "sustained"],
+        &["--connections", "40", "--services", "4", "--duration", "2", "--test-type", "chat"],
+        &["--connections", "16", "--messages", "200", "--test-type", "direct"],
         &["--connections", "20", "--duration", "2", "--messages", "20", "--test-type", "all"],
     ] {
         let output = stress(&[arguments, &["--spawn"]].concat());

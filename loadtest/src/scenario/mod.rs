@@ -6,6 +6,8 @@
 //!
 //! Imports everything but the reports. Imported by `main`.
 
+mod chat;
+mod direct;
 mod fanout;
 mod flow;
 mod idle;
@@ -44,6 +46,8 @@ const CLOSE_NS: u64 = 3_000_000_000;
 /// What all tests of a run have in common.
 #[derive(Debug)]
 pub(crate) struct Bench {
+    /// The secret that the server's tokens are signed with, where we know it.
+    pub(crate) secret: Option<String>,
     /// The server.
     pub(crate) target: Target,
     /// Its process, when it is local.
@@ -70,6 +74,8 @@ pub(crate) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
         TestType::Fanout => fanout::run(bench, plan),
         TestType::Slow => slow::run(bench, plan),
         TestType::Idle => idle::run(bench, plan),
+        TestType::Chat => chat::run(bench, plan),
+        TestType::Direct => direct::run(bench, plan),
     }?;
     bench.progress.finish();
     outcome.judge();
@@ -77,6 +83,12 @@ pub(crate) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
 }
 
 impl Bench {
+    /// The secret, for tests that sign in as many users.
+    fn secret(&self) -> io::Result<String> {
+        let missing = "--jwt-secret is needed: this test signs in as many users";
+        self.secret.clone().ok_or_else(|| io::Error::other(missing))
+    }
+
     /// The prefix of the services of a test. Lower case, as the server's canonical form is.
     fn prefix(&self, plan: &Plan) -> String {
         format!("loadtest-{}-{}-", self.run_id, plan.test)

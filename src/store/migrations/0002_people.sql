@@ -31,8 +31,6 @@ CREATE TABLE inbox (
     PRIMARY KEY (user_id, message_id)
 );
 
-CREATE INDEX inbox_with ON inbox (user_id, with_user, message_id);
-
 CREATE TABLE chat_group (
     group_id TEXT PRIMARY KEY,
     name TEXT NOT NULL,

@@ -1,0 +1,94 @@
+//! What control does for people: a message to a channel, and a user who comes and goes among ten
+//! thousand.
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use fanfare::clock::Moment;
+use fanfare::id::{ChannelName, ConnId, Epoch, ShardId, Slot, UserId};
+use fanfare::limits::Limits;
+use fanfare::state::durable::PeopleImage;
+use fanfare::state::people::{Opened, Person};
+use fanfare::state::registry::{self, Registry};
+use fanfare::state::talk::{Aim, Talk};
+use fanfare::state::{Settings, State};
+use fanfare::wire::talk::Publication;
+use serde_json::value::RawValue;
+use std::hint::black_box;
+
+fn at(ms: u64) -> Moment {
+    Moment { unix_ms: 1_800_000_000_000 + ms, ns: ms * 1_000_000 }
+}
+
+fn state() -> State {
+    let limits = Limits::DEFAULT;
+    let settings = registry::Settings {
+        lease_ttl_ms: 20_000,
+        self_protection_max_ms: 600_000,
+        history_max: limits.service_history_max,
+        instances_max: limits.instances_max,
+        services_max: limits.services_max,
+    };
+    let registry = Registry::new(settings, Epoch::new("e"), 0, at(0));
+    State::new(registry, Settings::default(), PeopleImage::default())
+}
+
+fn conn(n: u32) -> ConnId {
+    ConnId { shard: ShardId(0), slot: Slot(n), generation: n }
+}
+
+fn opened(n: u32) -> Talk {
+    let name = format!("user-{n}");
+    let person = Person { user_id: UserId::new(&name), username: name.into() };
+    Talk::Opened(Opened { conn: conn(n), person: Some(person), remote: None })
+}
+
+fn tell(state: &mut State, talk: Talk) {
+    black_box(state.apply(talk.into(), at(1)));
+    black_box(state.take_outgoing());
+}
+
+fn publish(c: &mut Criterion) {
+    let mut group = c.benchmark_group("channel_publish");
+    let payload = RawValue::from_string(format!("{{\"text\":\"{}\"}}", "x".repeat(200)));
+    let payload = payload.expect("JSON");
+    let publication = Publication::new(None, Some(&payload), None, None).expect("good");
+    for followers in [1, 1_000] {
+        let mut state = state();
+        let channel = ChannelName::new("news");
+        for n in 0..followers {
+            tell(&mut state, opened(n));
+            let (conn, channel) = (conn(n), channel.clone());
+            tell(&mut state, Talk::Follow { conn, channel, since: None });
+        }
+        group.bench_function(BenchmarkId::new("followers", followers), |b| {
+            b.iter(|| {
+                let talk = Talk::Publish {
+                    channel: channel.clone(),
+                    publication: publication.clone(),
+                    from: Some(UserId::new("user-0")),
+                    aim: Aim::default(),
+                    without: None,
+                };
+                tell(&mut state, talk);
+            });
+        });
+    }
+    group.finish();
+}
+
+fn presence(c: &mut Criterion) {
+    let mut group = c.benchmark_group("presence");
+    for users in [500, 10_000] {
+        let mut state = state();
+        (0..users).for_each(|n| tell(&mut state, opened(n)));
+        group.bench_function(BenchmarkId::new("comes and goes among", users), |b| {
+            b.iter(|| {
+                tell(&mut state, opened(users));
+                tell(&mut state, Talk::Closed(conn(users)));
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, publish, presence);
+criterion_main!(benches);

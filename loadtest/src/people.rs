@@ -1,0 +1,132 @@
+//! People: signed-in sockets on one thread, and what each of them reads.
+//!
+//! Fewer and slower than the fleet, because every message is looked at as JSON: chat and direct
+//! messages are about users, not about how many sockets one thread can read.
+//!
+//! Imports `frame`, `line`, `target`. Imported by the scenarios.
+
+use std::io;
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Value, json};
+
+use crate::frame::{self, Opcode};
+use crate::line::Line;
+use crate::target::Target;
+
+/// How long a token of ours lasts, in seconds: longer than any test.
+const TOKEN_S: u64 = 24 * 3_600;
+
+/// Signed-in users with a socket each.
+#[derive(Debug)]
+pub(crate) struct People {
+    lines: Vec<Line>,
+    mask_key: u32,
+    /// Connections that the server ended.
+    pub(crate) closed: u64,
+}
+
+/// The id of the nth user of a run.
+pub(crate) fn user(run_id: &str, n: usize) -> String {
+    format!("load-{run_id}-{n}")
+}
+
+/// A token for a user, signed with the server's secret.
+pub(crate) fn token(secret: &str, user: &str) -> io::Result<String> {
+    let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    let claims = json!({"sub": user, "username": user, "exp": now + TOKEN_S});
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(io::Error::other)
+}
+
+impl People {
+    /// Connects `count` users, one after the other.
+    pub(crate) fn connect(
+        target: &Target,
+        secret: &str,
+        run_id: &str,
+        count: usize,
+    ) -> io::Result<People> {
+        let lines = (0..count).map(|n| {
+            let token = token(secret, &user(run_id, n))?;
+            Line::open(&target.signed_in(&token))
+        });
+        Ok(People { lines: lines.collect::<io::Result<_>>()?, mask_key: 1, closed: 0 })
+    }
+
+    /// Has a user send a message with the next turn.
+    pub(crate) fn say(&mut self, user: usize, text: &str) {
+        self.mask_key = self.mask_key.wrapping_add(0x9e37_79b9);
+        let out = &mut self.lines[user].outgoing;
+        frame::encode(Opcode::Text, text.as_bytes(), self.mask_key, out);
+    }
+
+    /// Writes and reads what can be, waiting for it at most `timeout`. Every message goes to
+    /// `hear`, with the user who got it.
+    pub(crate) fn turn(
+        &mut self,
+        timeout: Duration,
+        hear: &mut impl FnMut(usize, &Value),
+    ) -> io::Result<()> {
+        self.lines.iter_mut().try_for_each(Line::flush)?;
+        let ready = self.wait(timeout)?;
+        for user in ready {
+            if let Err(fault) = self.read(user, hear) {
+                self.closed += 1;
+                return Err(io::Error::new(fault.kind(), format!("user {user}: {fault}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self, timeout: Duration) -> io::Result<Vec<usize>> {
+        let mut descriptors: Vec<PollFd<'_>> = self
+            .lines
+            .iter()
+            .map(|line| {
+                let wants_out = !line.outgoing.is_empty();
+                let out = if wants_out { PollFlags::OUT } else { PollFlags::empty() };
+                PollFd::new(&line.stream, PollFlags::IN | out)
+            })
+            .collect();
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs().cast_signed(),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        match poll(&mut descriptors, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(fault) => return Err(fault.into()),
+        }
+        let is_ready = |descriptor: &PollFd<'_>| !descriptor.revents().is_empty();
+        let ready = descriptors.iter().enumerate().filter(|(_, one)| is_ready(one));
+        Ok(ready.map(|(index, _)| index).collect())
+    }
+
+    fn read(&mut self, user: usize, hear: &mut impl FnMut(usize, &Value)) -> io::Result<()> {
+        let line = &mut self.lines[user];
+        line.fill()?;
+        let incoming = std::mem::take(&mut line.incoming);
+        let mut end = 0;
+        while let Some(frame) = frame::decode(&incoming, end).map_err(io::Error::other)? {
+            end = frame.payload.end;
+            let payload = &incoming[frame.payload.clone()];
+            match frame.opcode {
+                Opcode::Ping => frame::encode(Opcode::Pong, payload, 5, &mut line.outgoing),
+                Opcode::Close => {
+                    let code = payload.first_chunk().map_or(1005, |c| u16::from_be_bytes(*c));
+                    return Err(io::Error::other(format!("closed by the server with {code}")));
+                }
+                Opcode::Text => {
+                    let message = serde_json::from_slice(payload).map_err(io::Error::other)?;
+                    hear(user, &message);
+                }
+                _ => {}
+            }
+        }
+        line.incoming = incoming;
+        line.incoming.drain(..end);
+        Ok(())
+    }
+}
