@@ -445,6 +445,13 @@ pub const WRITES_WAITING_MAX: usize = 65_536;
 /// Writes in one transaction. Bounds the time until the first of them is acknowledged.
 pub const WRITES_PER_COMMIT_MAX: usize = 2_048;
 
+/// Writes after which new messages are sorted into the inboxes, whether the store rests or not.
+/// Until then each pull looks through them.
+pub const INBOX_MERGE_MESSAGES: usize = 8_192;
+
+/// How long the store rests before it sorts them, in milliseconds.
+pub const INBOX_MERGE_REST_MS: u64 = 50;
+
 /// Queries that wait for the database's readers. Beyond it the next is `unavailable`.
 pub const QUERIES_WAITING_MAX: usize = 4_096;
 

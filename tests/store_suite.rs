@@ -211,8 +211,17 @@ fn messages_are_pulled_in_order_and_once(backend: &Backend) {
     let rest = block_on(suite.library.messages(&user("a"), after, 2, None)).expect("a list");
     assert_eq!(rest.iter().map(|one| one.content.clone()).collect::<Vec<_>>(), [text(2), text(3)]);
     suite.store.close(RegistryDelta::default());
-    let (_suite, image) = backend.open().expect("opens again");
+    // By now all of them are sorted into the inboxes; what comes next is not yet.
+    let (suite, image) = backend.open().expect("opens again");
     assert_eq!(image.people.last_message, Some(MessageId::from_parts(1_004, 4, 0)));
+    assert!(
+        suite.execute(vec![private(5, "b", "a"), private(6, "c", "a")]).iter().all(Result::is_ok)
+    );
+    assert_eq!(suite.pulled("a", None), [text(1), text(2), text(3), text(4), text(5), text(6)]);
+    assert_eq!(suite.pulled("a", Some("b")), [text(1), text(2), text(5)]);
+    assert_eq!(suite.pulled("b", None), [text(1), text(2), text(5)]);
+    let page = block_on(suite.library.messages(&user("a"), after, 4, None)).expect("a list");
+    assert_eq!(page.last().map(|one| one.content.clone()), Some(text(5)), "a page of both kinds");
 }
 
 fn names_are_given_out_once(backend: &Backend) {

@@ -126,6 +126,7 @@ impl Database {
             Err(sqlx::Error::PoolTimedOut) => return Err(StoreError::InUse(address.shown())),
             result => result.map_err(fault)?,
         };
+        people::merge_inboxes(connection).await.map_err(fault)?;
         let image = read(connection).await.map_err(fault)?;
         let people = people::read(connection).await.map_err(fault)?;
         // From here on a kill is seen: the mark is gone, and the version lies ahead of every one
@@ -239,6 +240,11 @@ impl Database {
         let results = people::execute(&mut change, &address, writes).await?;
         change.commit().await?;
         Ok(results)
+    }
+
+    /// Sorts new messages into the inboxes.
+    pub(super) async fn merge_inboxes(&mut self) -> Result<(), sqlx::Error> {
+        people::merge_inboxes(self.connection().await?).await
     }
 
     /// Marks the database as complete at exactly `version`, and closes it.

@@ -178,35 +178,37 @@ impl Library {
         let after = after.map_or_else(String::new, |id| id.to_string());
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.ask(move |pool| async move {
-            let rows = match with {
-                None => {
-                    sqlx::query(
-                        "SELECT m.id, m.from_user_id, m.to_user_id, m.group_id, m.content,
-                         m.created_at FROM inbox i JOIN message m ON m.id = i.message_id
-                         WHERE i.user_id = $1 AND i.message_id > $2
-                         ORDER BY i.message_id LIMIT $3",
-                    )
-                    .bind(user)
-                    .bind(after)
-                    .bind(limit)
-                    .fetch_all(&pool)
-                    .await?
-                }
-                Some(with) => {
-                    sqlx::query(
-                        "SELECT m.id, m.from_user_id, m.to_user_id, m.group_id, m.content,
-                         m.created_at FROM inbox i JOIN message m ON m.id = i.message_id
-                         WHERE i.user_id = $1 AND i.with_user = $4 AND i.message_id > $2
-                         ORDER BY i.message_id LIMIT $3",
-                    )
-                    .bind(user)
-                    .bind(after)
-                    .bind(limit)
-                    .bind(with.as_str().to_owned())
-                    .fetch_all(&pool)
-                    .await?
-                }
+            // What is in the inbox by now, and what came since; the limit bounds the first, the
+            // merging of inboxes the second.
+            let (old, fresh) = match with {
+                None => ("", "from_user_id = $1 OR to_user_id = $1"),
+                Some(_) => (
+                    "AND with_user = $4",
+                    "(from_user_id = $1 AND to_user_id = $4)
+                     OR (from_user_id = $4 AND to_user_id = $1)",
+                ),
             };
+            let statement = format!(
+                "SELECT id, from_user_id, to_user_id, group_id, content, created_at
+                 FROM message WHERE id IN (
+                     SELECT message_id FROM (
+                         SELECT message_id FROM inbox
+                         WHERE user_id = $1 AND message_id > $2 {old}
+                         ORDER BY message_id LIMIT $3
+                     ) AS old
+                     UNION
+                     SELECT id FROM message
+                     WHERE id > (SELECT up_to FROM inbox_state) AND id > $2
+                     AND to_user_id IS NOT NULL AND ({fresh})
+                 ) ORDER BY id LIMIT $3"
+            );
+            let query = sqlx::query(sqlx::AssertSqlSafe(statement));
+            let query = query.bind(user).bind(after).bind(limit);
+            let query = match with {
+                None => query,
+                Some(with) => query.bind(with.as_str().to_owned()),
+            };
+            let rows = query.fetch_all(&pool).await?;
             rows.iter().map(stored_message).collect()
         })
         .await

@@ -284,14 +284,23 @@ impl Worker {
                 return;
             }
         };
+        // Direct messages that are not in the inboxes yet.
+        let mut fresh = 0_usize;
         loop {
-            let results = match self.inbox.recv_timeout(self.patience()) {
+            if fresh >= limits::INBOX_MERGE_MESSAGES {
+                self.merge(&runtime, &mut database, &mut fresh);
+            }
+            let results = match self.inbox.recv_timeout(self.patience(fresh)) {
                 Ok(Job::Write(delta)) => {
                     self.write(&runtime, &mut database, &delta, u32::MAX);
                     Vec::new()
                 }
-                Ok(Job::Execute(writes)) => self.execute(&runtime, &mut database, &writes),
+                Ok(Job::Execute(writes)) => {
+                    fresh += writes.len();
+                    self.execute(&runtime, &mut database, &writes)
+                }
                 Ok(Job::Close(delta)) => {
+                    self.merge(&runtime, &mut database, &mut fresh);
                     let attempts = limits::STORE_CLOSE_ATTEMPTS_MAX;
                     if self.write(&runtime, &mut database, &delta, attempts)
                         && let Err(fault) = runtime.block_on(database.close(delta.version))
@@ -301,7 +310,11 @@ impl Worker {
                     return;
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    self.probe(&runtime, &mut database);
+                    if self.health.is_ok() {
+                        self.merge(&runtime, &mut database, &mut fresh);
+                    } else {
+                        self.probe(&runtime, &mut database);
+                    }
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -312,12 +325,27 @@ impl Worker {
     }
 
     /// How long to wait for the next job: while the store is ill it looks after itself, because
-    /// nobody gives it any.
-    fn patience(&self) -> Duration {
-        if self.health.is_ok() {
-            Duration::MAX
-        } else {
-            Duration::from_millis(limits::STORE_RETRY_MS_MIN)
+    /// nobody gives it any, and at rest it has messages to sort.
+    fn patience(&self, fresh: usize) -> Duration {
+        match (self.health.is_ok(), fresh) {
+            (false, _) => Duration::from_millis(limits::STORE_RETRY_MS_MIN),
+            (true, 0) => Duration::MAX,
+            (true, _) => Duration::from_millis(limits::INBOX_MERGE_REST_MS),
+        }
+    }
+
+    /// Sorts new messages into the inboxes. Nobody waits for it; where it fails, the store is ill.
+    fn merge(&self, runtime: &tokio::runtime::Runtime, database: &mut Database, fresh: &mut usize) {
+        if *fresh == 0 || !self.health.is_ok() {
+            return;
+        }
+        match runtime.block_on(database.merge_inboxes()) {
+            Ok(()) => *fresh = 0,
+            Err(fault) => {
+                tracing::error!(%fault, "the inboxes cannot be brought up to date");
+                self.health.0.store(false, Ordering::Relaxed);
+                runtime.block_on(database.reset());
+            }
         }
     }
 

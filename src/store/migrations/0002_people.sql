@@ -23,6 +23,7 @@ CREATE TABLE message (
 );
 
 -- One row for each who may pull a message: whom it was for when it was written, and who wrote it.
+-- Those of direct messages come later, in bulk; until then the message itself says whose it is.
 CREATE TABLE inbox (
     user_id TEXT NOT NULL,
     message_id TEXT NOT NULL,
@@ -30,6 +31,14 @@ CREATE TABLE inbox (
     with_user TEXT,
     PRIMARY KEY (user_id, message_id)
 );
+
+-- The newest direct message that has its rows in the inboxes.
+CREATE TABLE inbox_state (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    up_to TEXT NOT NULL
+);
+
+INSERT INTO inbox_state (id, up_to) VALUES (1, '');
 
 CREATE TABLE chat_group (
     group_id TEXT PRIMARY KEY,
