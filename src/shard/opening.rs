@@ -206,5 +206,6 @@ impl<S: Socket> Shard<S> {
             source: Source::Direct,
         }));
         self.end(slot);
+        self.queue_urgent(slot);
     }
 }

@@ -136,6 +136,7 @@ impl<S: Socket> Shard<S> {
             Some(None) => {
                 self.stats().closes[Reason::Normal.index()].add(1);
                 self.end(slot);
+                self.queue_urgent(slot);
             }
         }
     }

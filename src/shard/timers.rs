@@ -182,7 +182,7 @@ impl<S: Socket> Shard<S> {
                     self.stats().slow_closed.add(1);
                     self.close(slot, Reason::SlowReader);
                 } else if expires_ms.is_some_and(|at_ms| at_ms <= now_ms) {
-                    self.push_direct(slot, answer::token_expired().into());
+                    conn.outbox.push(Load::frame(answer::token_expired()));
                     self.close(slot, Reason::TokenExpired);
                 } else if conn.is_paused || !conn.outbox.is_empty() {
                     // It does not take what it has, or we do not read what it says: a ping would
@@ -219,6 +219,12 @@ impl<S: Socket> Shard<S> {
         conn.outbox.shed();
         conn.outbox.push(Load::frame(frame::close(reason)));
         self.end(slot);
+        if matches!(reason, Reason::TokenExpired | Reason::Draining) {
+            // These come by the thousand. Nobody else's answer waits behind them.
+            self.queue_bulk(slot);
+        } else {
+            self.queue_urgent(slot);
+        }
         if reason == Reason::SlowReader {
             // Its socket is full. The close frame waits as long as anything else did: a client that
             // looks again only now learns why, and comes back with what it has.
@@ -227,7 +233,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Lets what is in the outbox leave, and nothing after it.
+    /// Lets what is in the outbox leave, and nothing after it. The caller queues the connection.
     pub(super) fn end(&mut self, slot: Slot) {
         self.unsubscribe_all(slot);
         self.depart(slot);
@@ -247,7 +253,6 @@ impl<S: Socket> Shard<S> {
         // the stream into a reset, and the peer would lose the last frames.
         conn.is_paused = false;
         self.unread.push_back((slot, generation));
-        self.queue_urgent(slot);
         self.arm(slot);
     }
 
@@ -297,7 +302,8 @@ impl<S: Socket> Shard<S> {
         for (slot, _) in batch {
             if self.conns[slot.index()].stage == Stage::Open(crate::ws::gate::Endpoint::Main) {
                 let after_ms = limits::RECONNECT_MS_MIN + self.rng.below(window_ms + 1);
-                self.push_direct(slot, answer::reconnect(after_ms).into());
+                let frame = Load::frame(answer::reconnect(after_ms));
+                self.conns[slot.index()].outbox.push(frame);
             }
             self.close(slot, Reason::Draining);
         }
