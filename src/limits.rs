@@ -242,6 +242,10 @@ pub const DEADLINES_PER_TURN_MAX: usize = 512;
 /// small event waits behind a large fan-out.
 pub const WRITES_PER_TURN_MAX: usize = 512;
 
+/// How many writes the end of a connection counts for: the last write, the shutdown and what the
+/// kernel does for both take about five times as long as a write.
+pub const WRITES_PER_END: usize = 5;
+
 /// Followers up to which a fan-out goes ahead of larger ones.
 pub const SMALL_FANOUT_MAX: usize = 128;
 

@@ -100,10 +100,13 @@ impl<S: Socket> Shard<S> {
             // The slot may have been freed, reused or promoted since; only a connection that is
             // still waiting in this very queue is written to.
             match self.conns.get_mut(slot.index()) {
-                Some(conn) if conn.queued == from => conn.queued = Queued::No,
+                Some(conn) if conn.queued == from => {
+                    conn.queued = Queued::No;
+                    let is_last = conn.stage == Stage::Closing;
+                    writes += if is_last { limits::WRITES_PER_END } else { 1 };
+                }
                 _ => continue,
             }
-            writes += 1;
             self.write(slot);
         }
     }

@@ -210,9 +210,10 @@ impl<S: Socket> Shard<S> {
         Outcome { has_more, wake_at_ms: by_time.into_iter().flatten().min() }
     }
 
-    /// Reads what sockets have. One read a socket; whoever has more comes again next turn.
+    /// Reads what sockets have. One read a socket; whoever has more comes again next turn. Those who
+    /// come again take at most half of a turn: thousands of them must not keep out who is new.
     fn gather(&mut self, ready: &impl Fn() -> Option<(Slot, u32)>) {
-        let waiting = self.unread.len().min(limits::READS_PER_TURN_MAX);
+        let waiting = self.unread.len().min(limits::READS_PER_TURN_MAX / 2);
         for (slot, generation) in self.unread.drain(..waiting).collect::<Vec<_>>() {
             self.visit(slot, generation);
         }
