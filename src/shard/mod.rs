@@ -137,6 +137,9 @@ pub struct Shard<S> {
     ping: Rc<Load>,
     /// Sockets that had more to read than one turn takes.
     unread: VecDeque<(Slot, u32)>,
+    /// Sockets on their way out whose last input is to be read and dropped. Thousands may end at
+    /// once, and nobody's next message waits behind them.
+    leaving: VecDeque<(Slot, u32)>,
     flush: flush::FlushQueues,
     drain: Option<timers::Drain>,
     tidy: timers::Tidy,
@@ -177,6 +180,7 @@ impl<S: Socket> Shard<S> {
             condemned: Vec::new(),
             ping: Load::frame(frame::ping()),
             unread: VecDeque::new(),
+            leaving: VecDeque::new(),
             flush: flush::FlushQueues::default(),
             drain: None,
             tidy: timers::Tidy::default(),
@@ -202,7 +206,8 @@ impl<S: Socket> Shard<S> {
         let has_more = !self.unread.is_empty()
             || !self.flush.is_empty()
             || !self.mailbox.is_empty()
-            || !self.due.is_empty();
+            || !self.due.is_empty()
+            || !self.leaving.is_empty();
         let notices_at_ms =
             (!self.notices.is_empty()).then_some(now.unix_ms + limits::SHARD_TICK_MS);
         let drain_at_ms = self.drain.as_ref().and_then(timers::Drain::due_ms);
@@ -213,6 +218,13 @@ impl<S: Socket> Shard<S> {
     /// Reads what sockets have. One read a socket; whoever has more comes again next turn. Those who
     /// come again take at most half of a turn: thousands of them must not keep out who is new.
     fn gather(&mut self, ready: &impl Fn() -> Option<(Slot, u32)>) {
+        let leaving = self.leaving.len().min(limits::READS_PER_TURN_MAX / 2);
+        for (slot, generation) in self.leaving.drain(..leaving).collect::<Vec<_>>() {
+            self.visit(slot, generation);
+        }
+        if self.leaving.is_empty() && self.leaving.capacity() > limits::QUEUE_SLOTS_KEPT {
+            self.leaving = VecDeque::new();
+        }
         let waiting = self.unread.len().min(limits::READS_PER_TURN_MAX / 2);
         for (slot, generation) in self.unread.drain(..waiting).collect::<Vec<_>>() {
             self.visit(slot, generation);

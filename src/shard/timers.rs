@@ -252,7 +252,7 @@ impl<S: Socket> Shard<S> {
         // What the peer sends meanwhile is read and dropped: unread input would turn the end of
         // the stream into a reset, and the peer would lose the last frames.
         conn.is_paused = false;
-        self.unread.push_back((slot, generation));
+        self.leaving.push_back((slot, generation));
         self.arm(slot);
     }
 
