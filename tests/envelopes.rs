@@ -104,6 +104,20 @@ fn others_hear_who_comes_and_goes_once() {
 }
 
 #[test]
+fn nobody_hears_of_themselves_on_any_connection() {
+    let server = Server::start_for_people(&["--shards", "3"]);
+    for n in 0..40 {
+        // Both are on their way at once, on whatever shards.
+        let user = format!("user{n}");
+        let mut both = [server.connect_as(&user), server.connect_as(&user)];
+        for client in &mut both {
+            let heard = client.drain();
+            assert!(heard.iter().all(|frame| frame["data"]["user_id"] != user), "{heard:?}");
+        }
+    }
+}
+
+#[test]
 fn a_program_reaches_whom_it_names() {
     let server = Server::start_for_people(&[]);
     let mut clients = [server.connect(), server.connect_as("ann"), server.connect()];

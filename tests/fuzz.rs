@@ -6,6 +6,7 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use raw::{UPGRADE, masked};
@@ -27,6 +28,17 @@ fn samples(door: &str) -> Vec<Vec<u8>> {
         json!({"type": "unregister", "instance_keys": [{"serviceId": "s", "instanceId": "two"}]}),
         json!({"type": "refresh", "token": "a.b.c"}),
         json!({"type": "ping"}),
+        json!({"type": "subscribe", "channel": "c", "since": {"epoch": "e", "offset": 2}}),
+        json!({"type": "unsubscribe", "channel": "c"}),
+        json!({"type": "publish", "channel": "c", "payload": {"a": [1]}, "event": "e.f",
+            "metadata": {"k": "v"}, "echo": false, "id": 2}),
+        json!({"type": "system", "payload": {"command": "list_channels"}}),
+        json!({"type": "system", "payload": {"command": "subscribe", "channel": "d"}}),
+        json!({"type": "join", "room": "r"}),
+        json!({"type": "chat", "room": "r", "content": "hi", "id": "c"}),
+        json!({"type": "leave", "room": "r"}),
+        json!({"id": "m", "message_type": "text", "data": {"n": 1}, "to_user_id": "me"}),
+        json!({"id": 7, "message_type": "ping"}),
     ];
     let post = |path: &str, body: &serde_json::Value| {
         let body = body.to_string();
@@ -56,6 +68,15 @@ fn samples(door: &str) -> Vec<Vec<u8>> {
             post("/api/discovery/lookup", &json!({"discoveryConfigs": [{"serviceId": "s"}]})),
             post("/api/discovery/services-delta", &json!({"version": 0})),
             String::from("GET /api/discovery/service?serviceId=s HTTP/1.1\r\nHost: h\r\n\r\n"),
+            post("/ws/broadcast", &json!({"message_type": "n", "data": {}, "only_to": ["0-1-2"]})),
+            post("/ws/send", &json!({"to_user_id": "me", "message_type": "n", "data": [1]})),
+            post("/api/v1/channels/c/messages", &json!({"payload": "x", "exclude": ["0-1-2"]})),
+            post("/api/v1/live/order/7", &json!({"action": "updated", "data": {}})),
+            post("/api/v1/dashboards/d/metrics", &json!({"n": 1.5})),
+            String::from(
+                "GET /api/v1/channels/c/history?after=1&limit=5 HTTP/1.1\r\nHost: h\r\n\r\n",
+            ),
+            String::from("DELETE /api/v1/connections/0-1-2 HTTP/1.1\r\nHost: h\r\n\r\n"),
             String::from(
                 "POST /api/registry/register HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\
                  Content-Type: application/json\r\n\r\n10\r\n{\"instances\":[]}\r\n0\r\n\r\n",
@@ -122,7 +143,7 @@ fn expect_unharmed(server: &Server, door: &str, seed: u64) {
 }
 
 fn fuzz(door: &str, input: impl Fn(&mut Rng, &[Vec<u8>]) -> Vec<u8>) {
-    let server = Server::start(&[]);
+    let server = Server::start_for_people(&["--connections-per-user-max", "1000"]);
     let samples = samples(door);
     for seed in 0..ROUNDS {
         let mut rng = Rng::seeded(seed);
@@ -137,8 +158,11 @@ fn fuzz(door: &str, input: impl Fn(&mut Rng, &[Vec<u8>]) -> Vec<u8>) {
     expect_unharmed(&server, door, ROUNDS);
 }
 
+/// The head of a signed-in socket: a user may say the most.
 fn upgraded() -> Vec<u8> {
-    format!("GET /ws HTTP/1.1\r\nHost: h\r\n{UPGRADE}\r\n").into_bytes()
+    static TOKEN: OnceLock<String> = OnceLock::new();
+    let token = TOKEN.get_or_init(|| support::token("me", ""));
+    format!("GET /ws?token={token} HTTP/1.1\r\nHost: h\r\n{UPGRADE}\r\n").into_bytes()
 }
 
 #[test]

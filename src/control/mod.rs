@@ -132,7 +132,6 @@ impl Control {
 
     /// Takes one turn.
     pub fn turn(&mut self, now: Moment) -> Outcome {
-        self.state.is_watched = self.events.receiver_count() > 0;
         for _ in 0..limits::COMMANDS_PER_TURN_MAX {
             let Some(command) = self.mailbox.take() else { break };
             self.carry_out(command, now);
@@ -190,6 +189,8 @@ impl Control {
             _ => {}
         }
         self.stats.control.orders.add(1);
+        // For each order anew: who listened before the call hears of what the call did.
+        self.state.is_watched = self.events.receiver_count() > 0;
         match self.state.apply(order, now) {
             state::Outcome::Answer(answer) => {
                 self.announce(accepted_ns);
@@ -305,6 +306,9 @@ impl Control {
                     for shard in shards.iter() {
                         self.send(shard, Parcel::Dissolve(event.clone()));
                     }
+                }
+                Outgoing::Enter(conn) => {
+                    self.send(usize::from(conn.shard.0), Parcel::Enter(conn));
                 }
                 Outgoing::Close(conn, reason) => {
                     self.send(usize::from(conn.shard.0), Parcel::Close(conn, reason));

@@ -20,6 +20,8 @@ pub enum Parcel {
     /// A framed event for those on the shard who follow a channel, and who follow it no more
     /// after it.
     Dissolve(Event),
+    /// From here on a connection gets what is for everyone, and for its user.
+    Enter(ConnId),
     /// The end of a connection.
     Close(ConnId, Reason),
     /// A protocol ping for every connection.

@@ -257,6 +257,7 @@ impl<S: Socket> Shard<S> {
                     }
                 }
                 Some(Parcel::Dissolve(event)) => self.dissolve(&event),
+                Some(Parcel::Enter(conn)) => self.enter(conn),
                 Some(Parcel::Close(conn, reason)) => self.on_close_order(conn, reason),
                 Some(Parcel::PingAll) => self.ping_all(),
                 Some(Parcel::Answer(conn, answer)) => self.on_answer(conn, answer),

@@ -12,7 +12,7 @@ use super::conn::Stage;
 use super::outbox::{Load, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
-use crate::id::Topic;
+use crate::id::{ConnId, Topic};
 use crate::state::people::{Opened, Person};
 use crate::state::talk::Talk;
 use crate::wire::answer::{self, Welcome};
@@ -140,7 +140,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Tells control of a new connection, which follows from now on what is for everyone.
+    /// Tells control of a new connection.
     fn announce(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot.index()];
         conn.is_announced = true;
@@ -148,21 +148,29 @@ impl<S: Socket> Shard<S> {
             user_id: identity.user_id.clone(),
             username: identity.display_name().into(),
         });
-        let opened = Opened { conn: conn.id, person: person.clone(), remote: conn.socket.peer() };
+        let opened = Opened { conn: conn.id, person, remote: conn.socket.peer() };
+        self.notify(Talk::Opened(opened));
+    }
+
+    /// Control knows the connection: from here on it gets what is for everyone, and for its user.
+    pub(super) fn enter(&mut self, conn: ConnId) {
+        let Some(found) = self.find(conn.slot, conn.generation) else { return };
+        if !found.is_open() {
+            return;
+        }
         let mut topics = vec![Topic::Everyone];
-        if let Some(Person { user_id, .. }) = person {
-            topics.extend([Topic::Users, Topic::User(user_id)]);
+        if let Some(identity) = &found.identity {
+            topics.extend([Topic::Users, Topic::User(identity.user_id.clone())]);
         }
         for topic in topics {
             // What is in the run came before it.
             self.hand_out_run_of(&topic);
-            if let Some(id) = self.topics.subscribe(&topic, slot) {
-                let conn = &mut self.conns[slot.index()];
+            if let Some(id) = self.topics.subscribe(&topic, conn.slot) {
+                let conn = &mut self.conns[conn.slot.index()];
                 conn.topics.push(id);
                 conn.implicit += 1;
             }
         }
-        self.notify(Talk::Opened(opened));
     }
 
     /// Answers a head that cannot be used, and closes.

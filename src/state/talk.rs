@@ -273,6 +273,8 @@ pub enum Outgoing {
         /// The whole frame.
         frame: Bytes,
     },
+    /// From here on a connection gets what is for everyone, and for its user.
+    Enter(ConnId),
     /// The end of a connection.
     Close(ConnId, Reason),
     /// A ping for every connection.
@@ -499,6 +501,8 @@ impl State {
             self.tell_presence("user_joined", &person, self.people.users_online(), Some(conn), now);
             self.note(|| DomainEvent::UserOnline(person));
         }
+        // After it, so that nobody hears of themselves, on whatever connection.
+        self.outgoing.push(Outgoing::Enter(conn));
         Told::Done
     }
 
