@@ -111,6 +111,7 @@ fn pull_all(server: &Server, user: &str) -> Vec<(String, String)> {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "a test may be told its seed")]
 fn an_acknowledged_message_outlives_twenty_kills() {
     let seed = std::env::var("FANFARE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
     let mut rng = Rng::seeded(seed);

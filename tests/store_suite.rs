@@ -35,6 +35,7 @@ impl Backend {
         Backend { dir, url: None }
     }
 
+    #[allow(clippy::disallowed_methods, reason = "the script says where its server is")]
     fn postgres() -> Option<Backend> {
         let server = std::env::var("FANFARE_TEST_POSTGRES").ok();
         let Some(server) = server else {
