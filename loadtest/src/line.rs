@@ -1,18 +1,44 @@
-//! A line: one connection of the publisher.
+//! A line: one connection of the publisher, or of a user.
 //!
-//! Imports `target`. Imported by `publisher`.
+//! Imports `target`. Imported by `publisher` and `people`.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::target::{self, Target};
 
 /// How long the handshake and the clean-up may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One connection of the publisher.
+/// Waits at most `timeout` until lines can be read, or written to where something is owed. Returns
+/// which.
+pub(crate) fn wait(lines: &[Line], timeout: Duration) -> io::Result<Vec<usize>> {
+    let mut descriptors: Vec<PollFd<'_>> = lines
+        .iter()
+        .map(|line| {
+            let wants_out = !line.outgoing.is_empty();
+            let out = if wants_out { PollFlags::OUT } else { PollFlags::empty() };
+            PollFd::new(&line.stream, PollFlags::IN | out)
+        })
+        .collect();
+    let timeout = Timespec {
+        tv_sec: timeout.as_secs().cast_signed(),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    match poll(&mut descriptors, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(fault) => return Err(fault.into()),
+    }
+    let is_ready = |descriptor: &PollFd<'_>| !descriptor.revents().is_empty();
+    let ready = descriptors.iter().enumerate().filter(|(_, one)| is_ready(one));
+    Ok(ready.map(|(index, _)| index).collect())
+}
+
+/// One connection of the publisher, or of a user.
 #[derive(Debug)]
 pub(crate) struct Line {
     /// The socket, not blocking.

@@ -9,11 +9,10 @@ use std::io;
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 use crate::frame::{self, Opcode};
-use crate::line::Line;
+use crate::line::{self, Line};
 use crate::target::Target;
 
 /// How long a token of ours lasts, in seconds: longer than any test.
@@ -71,37 +70,13 @@ impl People {
         hear: &mut impl FnMut(usize, &Value),
     ) -> io::Result<()> {
         self.lines.iter_mut().try_for_each(Line::flush)?;
-        let ready = self.wait(timeout)?;
-        for user in ready {
+        for user in line::wait(&self.lines, timeout)? {
             if let Err(fault) = self.read(user, hear) {
                 self.closed += 1;
                 return Err(io::Error::new(fault.kind(), format!("user {user}: {fault}")));
             }
         }
         Ok(())
-    }
-
-    fn wait(&self, timeout: Duration) -> io::Result<Vec<usize>> {
-        let mut descriptors: Vec<PollFd<'_>> = self
-            .lines
-            .iter()
-            .map(|line| {
-                let wants_out = !line.outgoing.is_empty();
-                let out = if wants_out { PollFlags::OUT } else { PollFlags::empty() };
-                PollFd::new(&line.stream, PollFlags::IN | out)
-            })
-            .collect();
-        let timeout = Timespec {
-            tv_sec: timeout.as_secs().cast_signed(),
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
-        match poll(&mut descriptors, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(fault) => return Err(fault.into()),
-        }
-        let is_ready = |descriptor: &PollFd<'_>| !descriptor.revents().is_empty();
-        let ready = descriptors.iter().enumerate().filter(|(_, one)| is_ready(one));
-        Ok(ready.map(|(index, _)| index).collect())
     }
 
     fn read(&mut self, user: usize, hear: &mut impl FnMut(usize, &Value)) -> io::Result<()> {

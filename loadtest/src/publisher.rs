@@ -14,12 +14,11 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::frame::{self, Opcode};
-use crate::line::Line;
+use crate::line::{self, Line};
 use crate::message;
 use crate::target::Target;
 
@@ -143,7 +142,7 @@ impl Publisher {
     pub(crate) fn turn(&mut self, timeout: Duration) -> io::Result<()> {
         self.flush()?;
         if !timeout.is_zero() {
-            self.wait(timeout)?;
+            line::wait(&self.lines, timeout)?;
             self.flush()?;
         }
         for index in 0..self.lines.len() {
@@ -204,26 +203,6 @@ impl Publisher {
 
     fn flush(&mut self) -> io::Result<()> {
         self.lines.iter_mut().try_for_each(Line::flush)
-    }
-
-    fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let mut descriptors: Vec<PollFd<'_>> = self
-            .lines
-            .iter()
-            .map(|line| {
-                let wants_out = !line.outgoing.is_empty();
-                let out = if wants_out { PollFlags::OUT } else { PollFlags::empty() };
-                PollFd::new(&line.stream, PollFlags::IN | out)
-            })
-            .collect();
-        let timeout = Timespec {
-            tv_sec: timeout.as_secs().cast_signed(),
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
-        match poll(&mut descriptors, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 
     fn read(&mut self, index: usize) -> io::Result<()> {

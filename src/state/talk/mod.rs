@@ -1,0 +1,501 @@
+//! What people, and programs that speak to people, can ask for, and what comes of it.
+//!
+//! Everything goes out by the same way as the changes of services do: a message is framed once, and
+//! its audience is a topic. Whoever a message is aimed past or at within the topic is named by
+//! connection; see [`Aim`].
+//!
+//! # Promises
+//!
+//! * A count of receivers is exact at the moment of the order: each JSON socket that has been
+//!   welcomed and has not ended is counted once.
+//! * What a message says happened has happened: presence and rooms are told after the fact.
+//!
+//! Imports its siblings, `id`, `limits` and `wire`. Imported by `state`, `mailbox`, `shard`,
+//! `control` and `http`.
+
+mod envelopes;
+mod following;
+mod presence;
+mod rooms;
+mod writing;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::channels::ChannelView;
+use super::durable::{AccountChange, Message, Write};
+use super::people::{ConnectionView, OnlineUser, Opened, Person};
+use super::{Outcome, State};
+use crate::clock::Moment;
+use crate::id::{ChannelName, ConnId, Epoch, MessageId, RequestId, ShardSet, Topic, UserId};
+use crate::wire::close::Reason;
+use crate::wire::command::SinceOffset;
+use crate::wire::event::TimeText;
+use crate::wire::message::Stamp;
+use crate::wire::refusal::{Code, Refusal};
+use crate::wire::talk::{Envelope, Publication};
+
+/// One thing to do among people.
+#[derive(Debug)]
+pub enum Talk {
+    /// A JSON socket was opened.
+    Opened(Opened),
+    /// It has ended.
+    Closed(ConnId),
+    /// A user made a call: such a user exists.
+    See(Person),
+    /// Accounts were changed beside the server.
+    Accounts(Vec<AccountChange>),
+    /// Follow a channel.
+    Follow {
+        /// The connection that will.
+        conn: ConnId,
+        /// The channel. It need not exist.
+        channel: ChannelName,
+        /// Where the client stands already.
+        since: Option<SinceOffset>,
+    },
+    /// Stop following a channel.
+    Unfollow {
+        /// The connection that does.
+        conn: ConnId,
+        /// The channel.
+        channel: ChannelName,
+    },
+    /// Publish to a channel.
+    Publish {
+        /// The channel. It need not exist.
+        channel: ChannelName,
+        /// What to publish.
+        publication: Publication,
+        /// Who publishes.
+        from: Option<UserId>,
+        /// Who of the followers gets it. A message for some only is not kept.
+        aim: Aim,
+        /// The publisher's connection, where it wants no echo.
+        without: Option<ConnId>,
+    },
+    /// The channels there are.
+    Channels,
+    /// One channel.
+    Channel(ChannelName),
+    /// A channel's kept messages.
+    History {
+        /// The channel.
+        channel: ChannelName,
+        /// The offset before the first one wanted.
+        after: u64,
+        /// How many at most.
+        limit: usize,
+    },
+    /// Define a channel.
+    Define {
+        /// Its name.
+        channel: ChannelName,
+        /// What it is for.
+        description: String,
+    },
+    /// Delete a channel, its history and its definition.
+    Delete(ChannelName),
+    /// Join a room.
+    Join {
+        /// The connection that does.
+        conn: ConnId,
+        /// The room's channel.
+        channel: ChannelName,
+    },
+    /// Leave a room.
+    Leave {
+        /// The connection that does.
+        conn: ConnId,
+        /// The room's channel.
+        channel: ChannelName,
+    },
+    /// Say something in a room.
+    Chat {
+        /// The connection that does.
+        conn: ConnId,
+        /// The room's channel. None: the one joined last.
+        channel: Option<ChannelName>,
+        /// What to say.
+        content: String,
+        /// The request's own id.
+        id: Option<RequestId>,
+    },
+    /// An envelope from a user, to one user or to everyone else who is online.
+    Envelope {
+        /// What to send.
+        envelope: Envelope,
+        /// The request's own id.
+        id: Option<RequestId>,
+        /// Who sends it.
+        from: UserId,
+        /// Whom it is for.
+        to: Option<UserId>,
+    },
+    /// An envelope from a program.
+    Broadcast {
+        /// What to send.
+        envelope: Envelope,
+        /// Who sends it, where that is known.
+        from: Option<UserId>,
+        /// Whom it is for.
+        to: To,
+        /// Who of them gets it.
+        aim: Aim,
+    },
+    /// Who is online.
+    Online,
+    /// The connections there are.
+    Connections {
+        /// The id before the first one wanted.
+        after: Option<ConnId>,
+        /// How many at most.
+        limit: usize,
+    },
+    /// One connection.
+    Connection(ConnId),
+    /// End a connection for good.
+    Disconnect(ConnId),
+    /// Protocol pings for every connection.
+    PingAll,
+    /// Something that has to be on disk first.
+    Write(Write),
+    /// A message to a user, to be stored.
+    SendPrivate {
+        /// Who writes it.
+        from: UserId,
+        /// Whom it is for.
+        to: UserId,
+        /// What it says.
+        content: String,
+    },
+    /// A message to a group, to be stored.
+    SendToGroup {
+        /// Who writes it.
+        from: UserId,
+        /// Which group it is for.
+        group_id: String,
+        /// What it says.
+        content: String,
+    },
+}
+
+/// Whom a program's envelope is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum To {
+    /// Every JSON socket.
+    Everyone,
+    /// The followers of a channel.
+    Channel(ChannelName),
+    /// A user.
+    User(UserId),
+    /// One connection.
+    Connection(ConnId),
+}
+
+/// Which of a topic's followers get a message.
+///
+/// # Invariants
+///
+/// 1. Both lists are sorted and hold each connection once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Aim {
+    /// No others than these, where it is there.
+    only: Option<Vec<ConnId>>,
+    /// Not these.
+    except: Vec<ConnId>,
+}
+
+impl Aim {
+    /// Those of `only`, or all, but for `except`.
+    pub fn new(only: Option<Vec<ConnId>>, except: Vec<ConnId>) -> Aim {
+        let sorted = |mut ids: Vec<ConnId>| {
+            ids.sort_unstable();
+            ids.dedup();
+            ids
+        };
+        Aim { only: only.map(sorted), except: sorted(except) }
+    }
+
+    /// All but one.
+    pub fn past(conn: ConnId) -> Aim {
+        Aim { only: None, except: vec![conn] }
+    }
+
+    /// Nobody but one.
+    pub fn at(conn: ConnId) -> Aim {
+        Aim { only: Some(vec![conn]), except: Vec::new() }
+    }
+
+    /// Whether it is simply everyone.
+    pub fn is_everyone(&self) -> bool {
+        self.only.is_none() && self.except.is_empty()
+    }
+
+    /// The only ones meant, where not everyone is.
+    pub fn only(&self) -> Option<&[ConnId]> {
+        self.only.as_deref()
+    }
+
+    /// Whether a connection is meant, given that it follows.
+    pub fn includes(&self, conn: ConnId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.binary_search(&conn).is_ok())
+            && self.except.binary_search(&conn).is_err()
+    }
+
+    /// How many of `total` followers are meant.
+    fn count(&self, total: usize, follows: impl Fn(ConnId) -> bool) -> usize {
+        match &self.only {
+            Some(only) => only.iter().filter(|&&id| self.includes(id) && follows(id)).count(),
+            None => total - self.except.iter().filter(|&&id| follows(id)).count(),
+        }
+    }
+}
+
+/// What has to go out.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// A frame for the followers of a topic.
+    Message {
+        /// The topic.
+        topic: Topic,
+        /// The shards that have followers; none = all shards.
+        shards: Option<ShardSet>,
+        /// The whole frame.
+        frame: Bytes,
+        /// Which of the followers.
+        aim: Aim,
+    },
+    /// A frame for the followers of a channel, who follow it no more after it.
+    Dissolve {
+        /// The channel.
+        channel: ChannelName,
+        /// The shards that have followers.
+        shards: ShardSet,
+        /// The whole frame.
+        frame: Bytes,
+    },
+    /// From here on a connection gets what is for everyone, and for its user.
+    Enter(ConnId),
+    /// The end of a connection.
+    Close(ConnId, Reason),
+    /// A ping for every connection.
+    PingAll,
+}
+
+/// What came of a [`Talk`].
+#[derive(Debug)]
+pub enum Told {
+    /// It is done, and there is nothing to say.
+    Done,
+    /// It was so before.
+    Unchanged,
+    /// It cannot be.
+    Refused(Refusal),
+    /// Where a channel stands, for a new follower.
+    Followed {
+        /// The channel.
+        channel: ChannelName,
+        /// The epoch of its offsets.
+        epoch: Epoch,
+        /// The newest offset.
+        offset: u64,
+        /// Whether a resume succeeded; none where none was asked for.
+        recovered: Option<bool>,
+        /// The frames missed.
+        replay: Vec<Bytes>,
+    },
+    /// The channel is not followed by subscription any more.
+    Unfollowed {
+        /// The channel.
+        channel: ChannelName,
+        /// Whether the connection still gets its messages, being in its room.
+        still_follows: bool,
+    },
+    /// A message's place.
+    Published {
+        /// The channel.
+        channel: ChannelName,
+        /// The epoch of its offsets.
+        epoch: Epoch,
+        /// Its offset; none where it was aimed and is not kept.
+        offset: Option<u64>,
+        /// Its id.
+        message_id: MessageId,
+        /// How many connections it goes to.
+        delivered_to: usize,
+    },
+    /// The channels.
+    Channels(Vec<ChannelView>),
+    /// One channel.
+    Channel(Option<ChannelView>),
+    /// A channel's messages.
+    History {
+        /// The epoch of their offsets.
+        epoch: Epoch,
+        /// The frames.
+        frames: Vec<Bytes>,
+    },
+    /// The room was joined.
+    Joined {
+        /// The room's channel.
+        channel: ChannelName,
+        /// The epoch of its offsets.
+        epoch: Epoch,
+        /// The newest offset.
+        offset: u64,
+        /// Who is in it, up to a bound.
+        users: Vec<(UserId, Arc<str>)>,
+        /// How many are in it.
+        count: usize,
+    },
+    /// The room was left.
+    Left {
+        /// The room's channel.
+        channel: ChannelName,
+        /// Whether the connection still gets its messages, being subscribed.
+        still_follows: bool,
+    },
+    /// The room has heard it.
+    Chatted {
+        /// The room's channel.
+        channel: ChannelName,
+        /// The sender's own copy, where it is not the one of all others.
+        copy: Option<Bytes>,
+    },
+    /// How many connections a message goes to.
+    Delivered {
+        /// So many.
+        count: usize,
+        /// The message's id, as JSON text.
+        id: Box<str>,
+    },
+    /// Who is online.
+    Online {
+        /// How many.
+        count: usize,
+        /// Who, up to a bound.
+        users: Vec<OnlineUser>,
+    },
+    /// The connections.
+    Connections {
+        /// How many there are.
+        total: usize,
+        /// Those asked for.
+        connections: Vec<ConnectionView>,
+    },
+    /// One connection.
+    Connection(Option<Box<ConnectionView>>),
+    /// The message is on disk.
+    Stored {
+        /// Its id.
+        id: MessageId,
+        /// When, in seconds since the Unix epoch.
+        at_s: u64,
+    },
+}
+
+impl Told {
+    fn refuse(code: Code, message: &'static str) -> Told {
+        Told::Refused(Refusal::new(code, message))
+    }
+}
+
+impl State {
+    /// Carries out one order among people.
+    pub(super) fn talk(&mut self, talk: Talk, now: Moment) -> Outcome {
+        let told = match talk {
+            Talk::Opened(opened) => self.opened(opened, now),
+            Talk::Closed(conn) => self.closed(conn, now),
+            Talk::See(person) => {
+                self.people.see(&person);
+                Told::Done
+            }
+            Talk::Accounts(changes) => self.accounts(changes),
+            Talk::Follow { conn, channel, since } => {
+                self.follow(conn, channel, since.as_ref(), now)
+            }
+            Talk::Unfollow { conn, channel } => self.unfollow(conn, channel, now),
+            Talk::Publish { channel, publication, from, aim, without } => {
+                let is_kept = aim.is_everyone();
+                let aim = without.map_or(aim, Aim::past);
+                self.publish(channel, &publication, from.as_ref(), (aim, is_kept), now)
+            }
+            Talk::Channels => Told::Channels(self.channels.list()),
+            Talk::Channel(name) => Told::Channel(self.channels.view(&name)),
+            Talk::History { channel, after, limit } => match self.channels.find(&channel) {
+                None => Told::refuse(Code::NotFound, "there is no such channel"),
+                Some(key) => {
+                    let frames = self.channels.history(key, after, limit, now.unix_ms);
+                    Told::History { epoch: self.channels.get(key).epoch.clone(), frames }
+                }
+            },
+            Talk::Define { channel, description } => {
+                return self.define(channel, description, now);
+            }
+            Talk::Delete(channel) => return self.delete(channel),
+            Talk::Join { conn, channel } => self.join(conn, &channel, now),
+            Talk::Leave { conn, channel } => self.leave(conn, channel, now),
+            Talk::Chat { conn, channel, content, id } => {
+                self.chat(conn, channel, &content, id.as_ref(), now)
+            }
+            Talk::Envelope { envelope, id, from, to } => {
+                self.envelope(&envelope, id.as_ref(), &from, to, now)
+            }
+            Talk::Broadcast { envelope, from, to, aim } => {
+                self.broadcast(&envelope, from.as_ref(), to, aim, now)
+            }
+            Talk::Online => {
+                let (count, users) = self.people.list_online();
+                Told::Online { count, users }
+            }
+            Talk::Connections { after, limit } => {
+                let keys = self.people.list(after, limit);
+                let connections = keys.into_iter().map(|key| self.connection(key)).collect();
+                Told::Connections { total: self.people.connections(), connections }
+            }
+            Talk::Connection(conn) => {
+                let key = self.people.find(conn).map(|(key, _)| key);
+                Told::Connection(key.map(|key| Box::new(self.connection(key))))
+            }
+            Talk::Disconnect(conn) => self.disconnect(conn),
+            Talk::PingAll => {
+                self.outgoing.push(Outgoing::PingAll);
+                Told::Done
+            }
+            Talk::Write(write) => return self.check_write(write),
+            Talk::SendPrivate { from, to, content } => {
+                if !self.people.is_known(&to) {
+                    return Told::refuse(Code::NotFound, "there is no such user").into();
+                }
+                let id = self.ids.next(now.unix_ms);
+                let message = Message { id, from, to, content, at_s: now.unix_s() };
+                return Outcome::Write(Box::new(Write::Private(message)));
+            }
+            Talk::SendToGroup { from, group_id, content } => {
+                let id = self.ids.next(now.unix_ms);
+                let message = Message { id, from, to: group_id, content, at_s: now.unix_s() };
+                return Outcome::Write(Box::new(Write::ToGroup(message)));
+            }
+        };
+        told.into()
+    }
+
+    fn stamp(&mut self, now: Moment) -> Stamp {
+        Stamp { id: self.ids.next(now.unix_ms), time: TimeText::of(now.unix_ms) }
+    }
+
+    fn send(&mut self, topic: Topic, shards: Option<ShardSet>, frame: Bytes, aim: Aim) {
+        if shards.is_none_or(|shards| !shards.is_empty()) {
+            self.outgoing.push(Outgoing::Message { topic, shards, frame, aim });
+        }
+    }
+}
+
+impl From<Told> for Outcome {
+    fn from(told: Told) -> Outcome {
+        Outcome::Answer(super::order::Answer::Told(Box::new(told)))
+    }
+}

@@ -1,0 +1,88 @@
+//! What is stored first, and told after.
+//!
+//! Part of `state::talk`.
+
+use super::{Aim, Told};
+use crate::id::Topic;
+use crate::state::durable::{Message, Write, WriteResult, Written};
+use crate::state::event::DomainEvent;
+use crate::state::{Outcome, State};
+use crate::wire::message;
+use crate::wire::refusal::Code;
+
+impl State {
+    pub(super) fn check_write(&mut self, write: Write) -> Outcome {
+        let refused = match &write {
+            Write::Account { .. } if !self.people.has_room() => {
+                Some(Told::refuse(Code::Unavailable, "there is no room for more users"))
+            }
+            Write::AddMember { user_id, .. } if !self.people.is_known(user_id) => {
+                Some(Told::refuse(Code::NotFound, "there is no such user"))
+            }
+            Write::CreateGroup { members, .. }
+                if members.iter().any(|member| !self.people.is_known(member)) =>
+            {
+                Some(Told::refuse(Code::NotFound, "a member is no known user"))
+            }
+            _ => None,
+        };
+        match refused {
+            Some(told) => told.into(),
+            None => Outcome::Write(Box::new(write)),
+        }
+    }
+
+    /// A write has been carried out, or has not: tells those it concerns, and gives the answer.
+    pub fn after_write(&mut self, write: Write, result: WriteResult) -> Told {
+        if let Write::DefineChannel { channel, .. } = &write {
+            self.channels.reserved.retain(|reserved| reserved != channel);
+        }
+        let written = match result {
+            Ok(written) => written,
+            Err(refusal) => {
+                if let Write::Seen { people, .. } = write {
+                    // Nobody waits for it. It goes with the next one.
+                    self.people.newly_known.extend(people);
+                }
+                return Told::Refused(refusal);
+            }
+        };
+        match write {
+            Write::Private(message) => {
+                if message.to != message.from {
+                    let Message { id, from, to, content, at_s } = &message;
+                    let frame = message::private(*id, from, to, content, *at_s);
+                    let shards = self.people.shards_of(to);
+                    self.send(Topic::User(to.clone()), Some(shards), frame, Aim::default());
+                }
+                let Message { id, from, at_s, .. } = message;
+                self.note(|| DomainEvent::MessageStored { id, from });
+                return Told::Stored { id, at_s };
+            }
+            Write::ToGroup(message) => {
+                let Message { id, from, to, content, at_s } = &message;
+                let frame = message::group(*id, from, to, content, *at_s);
+                let Written::For(receivers) = &written else { return Told::Done };
+                for receiver in receivers.iter().filter(|receiver| *receiver != from) {
+                    let shards = self.people.shards_of(receiver);
+                    let topic = Topic::User(receiver.clone());
+                    self.send(topic, Some(shards), frame.clone(), Aim::default());
+                }
+                let Message { id, from, at_s, .. } = message;
+                self.note(|| DomainEvent::MessageStored { id, from });
+                return Told::Stored { id, at_s };
+            }
+            Write::Account { user_id, .. } => self.people.note_known(user_id),
+            Write::DefineChannel { channel, description, .. } => {
+                self.channels.define(channel.clone(), &description);
+                return Told::Channel(self.channels.view(&channel));
+            }
+            Write::DropChannel { channel } => {
+                self.channels.undefine(&channel);
+                self.dissolve(&channel);
+            }
+            _ => {}
+        }
+        if written == Written::Unchanged { Told::Unchanged } else { Told::Done }
+    }
+}
