@@ -58,6 +58,11 @@ deny() {
 rustup component list --installed 2>/dev/null | grep -q '^clippy' ||
     rustup component add clippy rustfmt >/dev/null 2>&1 || true
 
+# Keys for the tests of tokens are made with OpenSSL's program.
+if ! command -v openssl >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get -qq update && apt-get -qq -y install openssl >/dev/null
+fi
+
 stage 'format' cargo fmt --all --check
 stage 'lints' cargo clippy --workspace --all-targets -- -D warnings
 stage 'documentation' docs
