@@ -13,7 +13,7 @@ use hyper::{Method, Request};
 use serde::Deserialize;
 
 use super::reply::{self, Problem, Reply};
-use super::{Desk, body};
+use super::{Desk, Query, body};
 use crate::id::ServiceName;
 use crate::limits;
 use crate::state::order::{Answer, Delta, Order, View};
@@ -47,8 +47,8 @@ fn fail(code: &str, message: &str) -> Reply {
 /// `service`
 pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
     let service_id = if request.method() == Method::GET {
-        let query = request.uri().query().unwrap_or_default();
-        query_value(query, "serviceId").or_else(|| query_value(query, "service_id"))
+        let query = Query::of(request.uri());
+        query.get("serviceId").or_else(|| query.get("service_id"))
     } else {
         let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
         let wish: ServiceWish = match body::object(&text) {
@@ -224,17 +224,4 @@ fn put_view(out: &mut BytesMut, view: &View) {
         )
         .as_bytes(),
     );
-}
-
-/// The value of a query's key, percent-decoded.
-pub fn query_value(query: &str, key: &str) -> Option<String> {
-    query.split('&').find_map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (name == key).then(|| percent_decoded(&value.replace('+', " ")))
-    })
-}
-
-/// A path segment or query value without its percent signs. What is not UTF-8 becomes a mark.
-pub fn percent_decoded(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }

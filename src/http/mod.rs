@@ -127,13 +127,7 @@ impl Desk {
     ///
     /// As [`Desk::ask`], and whatever the order itself is refused with.
     pub async fn tell(&self, talk: Talk) -> Result<Told, Refusal> {
-        match self.ask(talk.into()).await? {
-            Answer::Told(told) => match *told {
-                Told::Refused(refusal) => Err(refusal),
-                told => Ok(told),
-            },
-            _ => Err(Refusal::internal()),
-        }
+        self.ask(talk.into()).await?.told()
     }
 
     /// Notes that there is such a user, where that is news.
@@ -216,6 +210,6 @@ impl Query {
 
 /// A part of a path or query, percent-decoded. What is no UTF-8 keeps a mark in its place, and then
 /// names nothing.
-pub fn decoded(text: &str) -> Cow<'_, str> {
+fn decoded(text: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }

@@ -290,7 +290,7 @@ pub async fn protect(
     let Some(enabled) = wish.enabled else {
         return Err(Problem::new(400, Code::InvalidArgument, "enabled is missing"));
     };
-    let name = super::discovery::percent_decoded(encoded);
+    let name = super::decoded(encoded);
     if let Err(fault) = check_service_id(&name) {
         return Err(Problem::new(400, Code::InvalidArgument, fault));
     }

@@ -163,13 +163,7 @@ impl Handle {
     }
 
     async fn tell(&self, talk: Talk) -> Result<Told, CallError> {
-        match self.ask(talk.into()).await? {
-            Answer::Told(told) => match *told {
-                Told::Refused(refusal) => Err(refusal),
-                told => Ok(told),
-            },
-            _ => Err(Refusal::internal()),
-        }
+        self.ask(talk.into()).await?.told()
     }
 
     async fn send(

@@ -13,7 +13,7 @@ use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::wire::command::Since;
 use crate::wire::event::Change;
 use crate::wire::instance::Registration;
-use crate::wire::refusal::Code;
+use crate::wire::refusal::{Code, Refusal};
 
 /// One thing to do.
 #[derive(Debug)]
@@ -124,6 +124,23 @@ pub enum Answer {
     Leases(Vec<ServiceLeases>),
     /// What came of something among people.
     Told(Box<Told>),
+}
+
+impl Answer {
+    /// What came of something among people.
+    ///
+    /// # Errors
+    ///
+    /// What it was refused with; `internal` where the answer is one to something else.
+    pub fn told(self) -> Result<Told, Refusal> {
+        match self {
+            Answer::Told(told) => match *told {
+                Told::Refused(refusal) => Err(refusal),
+                told => Ok(told),
+            },
+            _ => Err(Refusal::internal()),
+        }
+    }
 }
 
 /// An entry of a batch that the state refused.

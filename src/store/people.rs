@@ -92,8 +92,6 @@ pub(super) async fn execute(
         batch.messages,
     )
     .await?;
-    // In the order of the index, so that neighbours meet in one page.
-    batch.inbox.sort_by(|a, b| (a[0].as_str(), a[1].as_str()).cmp(&(b[0].as_str(), b[1].as_str())));
     insert(
         connection,
         address,

@@ -27,10 +27,7 @@ impl State {
             if !self.people.is_known(&to) {
                 return Told::refuse(Code::NotFound, "there is no such user");
             }
-            let count = self.people.of_user(&to).count();
-            let shards = self.people.shards_of(&to);
-            self.send(Topic::User(to), Some(shards), frame, Aim::default());
-            return Told::Delivered { count, id };
+            return Told::Delivered { count: self.send_to_user(&to, frame), id };
         }
         let own: Vec<ConnId> = self.people.of_user(from).collect();
         let count = self.people.signed_in() - own.len();

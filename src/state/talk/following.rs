@@ -4,7 +4,7 @@
 
 use super::{Aim, Outgoing, Told};
 use crate::clock::Moment;
-use crate::id::{ChannelName, ConnId, Slot, Topic, UserId};
+use crate::id::{ChannelName, ConnId, Slot, UserId};
 use crate::state::durable::Write;
 use crate::state::event::DomainEvent;
 use crate::state::people::{Membership, Person};
@@ -81,14 +81,10 @@ impl State {
         let mut still_follows = false;
         if let Some(key) = self.channels.find(&channel) {
             let before = self.set_membership(conn, key, |one| one.is_subscribed = false);
-            if let Some(before) = before.filter(|before| before.is_subscribed) {
-                still_follows = before.is_joined;
-                if let Some(person) = self.person_of(conn) {
-                    let left = Membership { is_joined: false, ..before };
-                    self.exit_channel(key, left, &person, Some(conn), now);
-                }
-            } else {
-                still_follows = before.is_some_and(|before| before.is_joined);
+            still_follows = before.is_some_and(|before| before.is_joined);
+            if let (Some(before), Some(person)) = (before, self.person_of(conn)) {
+                let left = Membership { is_joined: false, ..before };
+                self.exit_channel(key, left, &person, Some(conn), now);
             }
         }
         Told::Unfollowed { channel, still_follows }
@@ -112,13 +108,8 @@ impl State {
             self.channels.keep(key, &frame, now.unix_ms);
         }
         let delivered_to = self.count_followers(key, &aim);
-        let state = self.channels.get(key);
-        let (epoch, shards) = (state.epoch.clone(), state.shards);
-        self.note(|| DomainEvent::ChannelMessage {
-            channel: channel.clone(),
-            frame: frame.clone(),
-        });
-        self.send(Topic::Channel(channel.clone()), Some(shards), frame, aim);
+        let epoch = self.channels.get(key).epoch.clone();
+        self.send_to_channel(key, frame, aim);
         Told::Published { channel, epoch, offset, message_id: stamp.id, delivered_to }
     }
 

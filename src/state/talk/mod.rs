@@ -25,6 +25,7 @@ use bytes::Bytes;
 
 use super::channels::ChannelView;
 use super::durable::{AccountChange, Message, Write};
+use super::event::DomainEvent;
 use super::people::{ConnectionView, OnlineUser, Opened, Person};
 use super::{Outcome, State};
 use crate::clock::Moment;
@@ -485,6 +486,24 @@ impl State {
 
     fn stamp(&mut self, now: Moment) -> Stamp {
         Stamp { id: self.ids.next(now.unix_ms), time: TimeText::of(now.unix_ms) }
+    }
+
+    /// Sends a frame to each connection of a user. Returns how many there are.
+    fn send_to_user(&mut self, user_id: &UserId, frame: Bytes) -> usize {
+        let shards = self.people.shards_of(user_id);
+        self.send(Topic::User(user_id.clone()), Some(shards), frame, Aim::default());
+        self.people.of_user(user_id).count()
+    }
+
+    /// Sends the frame of a channel's message, and notes it.
+    fn send_to_channel(&mut self, key: u32, frame: Bytes, aim: Aim) {
+        let state = self.channels.get(key);
+        let (channel, shards) = (state.name.clone(), state.shards);
+        self.note(|| DomainEvent::ChannelMessage {
+            channel: channel.clone(),
+            frame: frame.clone(),
+        });
+        self.send(Topic::Channel(channel), Some(shards), frame, aim);
     }
 
     fn send(&mut self, topic: Topic, shards: Option<ShardSet>, frame: Bytes, aim: Aim) {

@@ -153,12 +153,7 @@ impl State {
             None => None,
         };
         let aim = if copy.is_some() { Aim::past(conn) } else { Aim::default() };
-        let shards = self.channels.get(key).shards;
-        self.note(|| DomainEvent::ChannelMessage {
-            channel: channel.clone(),
-            frame: frame.clone(),
-        });
-        self.send(Topic::Channel(channel.clone()), Some(shards), frame, aim);
+        self.send_to_channel(key, frame, aim);
         Told::Chatted { channel, copy }
     }
 

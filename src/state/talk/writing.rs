@@ -2,8 +2,7 @@
 //!
 //! Part of `state::talk`.
 
-use super::{Aim, Told};
-use crate::id::Topic;
+use super::Told;
 use crate::state::durable::{Message, Write, WriteResult, Written};
 use crate::state::event::DomainEvent;
 use crate::state::{Outcome, State};
@@ -52,8 +51,7 @@ impl State {
                 if message.to != message.from {
                     let Message { id, from, to, content, at_s } = &message;
                     let frame = message::private(*id, from, to, content, *at_s);
-                    let shards = self.people.shards_of(to);
-                    self.send(Topic::User(to.clone()), Some(shards), frame, Aim::default());
+                    self.send_to_user(to, frame);
                 }
                 let Message { id, from, at_s, .. } = message;
                 self.note(|| DomainEvent::MessageStored { id, from });
@@ -64,9 +62,7 @@ impl State {
                 let frame = message::group(*id, from, to, content, *at_s);
                 let Written::For(receivers) = &written else { return Told::Done };
                 for receiver in receivers.iter().filter(|receiver| *receiver != from) {
-                    let shards = self.people.shards_of(receiver);
-                    let topic = Topic::User(receiver.clone());
-                    self.send(topic, Some(shards), frame.clone(), Aim::default());
+                    self.send_to_user(receiver, frame.clone());
                 }
                 let Message { id, from, at_s, .. } = message;
                 self.note(|| DomainEvent::MessageStored { id, from });
