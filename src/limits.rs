@@ -305,6 +305,12 @@ pub const USER_BYTES_MAX: usize = 255;
 /// announcements grow with the square of the number.
 pub const PRESENCE_USERS_MAX: usize = 1_000;
 
+/// The channel on which the server publishes its own counters while somebody follows it.
+pub const STATS_CHANNEL: &str = "$stats";
+
+/// Time between two publications there.
+pub const STATS_INTERVAL_MS: u64 = 1_000;
+
 /// Users of a room that `joined` lists.
 pub const ROOM_USERS_LISTED_MAX: usize = 1_000;
 

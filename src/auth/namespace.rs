@@ -105,7 +105,7 @@ pub struct Namespaces(Vec<Namespace>);
 
 impl Default for Namespaces {
     /// Chat rooms tell who is there; what is published for others to rely on, live updates and
-    /// dashboards, comes from those who may publish.
+    /// dashboards, comes from those who may publish. What begins with `$` is the server's own.
     fn default() -> Namespaces {
         let mut namespaces = Namespaces(vec![Namespace::new("")]);
         namespaces.insert(Namespace { presence: true, ..Namespace::new("chat:") });
@@ -113,6 +113,7 @@ impl Default for Namespaces {
             let publish = Who::With(Scopes::PUBLISH);
             namespaces.insert(Namespace { publish, ..Namespace::new(prefix) });
         }
+        namespaces.insert(Namespace { publish: Who::Nobody, ..Namespace::new("$") });
         namespaces
     }
 }
@@ -161,7 +162,7 @@ mod tests {
         assert!(!namespaces.of("news").presence);
         namespaces.insert(Namespace { presence: true, ..Namespace::new("") });
         assert!(namespaces.of("news").presence && namespaces.of("").presence);
-        assert_eq!(namespaces.iter().count(), 5);
+        assert_eq!(namespaces.iter().count(), 6);
     }
 
     #[test]

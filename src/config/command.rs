@@ -5,11 +5,11 @@
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::keys::{KEYS, Unset, index_of};
 use super::value::{duration, quote};
-use super::{Action, CONFIG_ENV, Fault, LoadError};
+use super::{Action, Ask, CONFIG_ENV, Fault, LoadError, Question, TOKEN_ENV, URL_ENV};
 use crate::auth::{Scopes, accounts};
 use crate::limits;
 
@@ -81,8 +81,116 @@ pub(super) fn command() -> Command {
         .arg(config)
         .args(keys)
         .subcommand(Command::new("serve").about("Run the server (the same as no subcommand)"))
+        .subcommand(
+            Command::new("info")
+                .about("Print version, limits of the machine, and every setting with its source")
+                .arg(json()),
+        )
+        .subcommand(Command::new("check-config").about("Say whether the configuration is in order"))
+        .subcommand(
+            Command::new("default-config")
+                .about("Print a configuration file with every key, commented"),
+        )
         .subcommand(token)
         .subcommand(user)
+        .subcommands(questions())
+        .subcommand(
+            Command::new("completions").about("Print the completions of a shell").arg(
+                Arg::new("shell")
+                    .value_name("SHELL")
+                    .required(true)
+                    .value_parser(clap::value_parser!(clap_complete::Shell)),
+            ),
+        )
+        .subcommand(Command::new("man").about("Print the manual page"))
+}
+
+fn json() -> Arg {
+    Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer in JSON")
+}
+
+fn required(name: &'static str, placeholder: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).value_name(placeholder).required(true).help(help)
+}
+
+/// What a running server can be asked.
+fn questions() -> [Command; 7] {
+    let service = || required("service", "SERVICE", "Service id");
+    let operate = |name: &'static str, about: &'static str| {
+        Command::new(name)
+            .about(about)
+            .arg(service())
+            .arg(required("instance", "INSTANCE", "Instance id"))
+            .arg(Arg::new("region").long("region").value_name("REGION").help("Its region"))
+    };
+    [
+        Command::new("stats").about("Show how a running server does").arg(
+            Arg::new("watch").long("watch").action(ArgAction::SetTrue).help("Again each second"),
+        ),
+        Command::new("services").about("List the services of a running server"),
+        Command::new("instances").about("List the instances of a service").arg(service()),
+        Command::new("watch")
+            .about("Show what happens to a service, until interrupted")
+            .arg(service()),
+        Command::new("publish")
+            .about("Publish to a channel")
+            .arg(required("channel", "CHANNEL", "Channel"))
+            .arg(required("payload", "PAYLOAD", "JSON, or else text"))
+            .arg(Arg::new("event").long("event").value_name("NAME").help("Name of an event")),
+        operate("pull-out", "Take an instance out of discovery; it stays registered"),
+        operate("pull-in", "Put an instance back into discovery"),
+    ]
+    .map(|command| {
+        command
+            .arg(json())
+            .arg(
+                Arg::new("url")
+                    .long("url")
+                    .value_name("URL")
+                    .help(format!("The server [default: the configured address] [env: {URL_ENV}]")),
+            )
+            .arg(Arg::new("ask-token").long("token").value_name("TOKEN").help(format!(
+                "Token; better given by the environment [env: {TOKEN_ENV}]"
+            )))
+    })
+}
+
+/// Reads what a running server is asked; none where `name` is another subcommand.
+pub(super) fn parse_ask(
+    name: &str,
+    matches: &ArgMatches,
+    env: impl Fn(&str) -> Option<String>,
+) -> Option<Ask> {
+    let text = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
+    let flag = |name: &str| matches.try_get_one::<bool>(name).ok().flatten() == Some(&true);
+    let needed = |name: &str| text(name).unwrap_or_default();
+    let what = match name {
+        "stats" => Question::Stats { watch: flag("watch") },
+        "services" => Question::Services,
+        "instances" => Question::Instances(needed("service")),
+        "watch" => Question::Watch(needed("service")),
+        "publish" => Question::Publish {
+            channel: needed("channel"),
+            payload: needed("payload"),
+            event: text("event"),
+        },
+        "pull-out" | "pull-in" => Question::Operate {
+            service: needed("service"),
+            instance: needed("instance"),
+            region: text("region"),
+            is_pull_in: name == "pull-in",
+        },
+        _ => return None,
+    };
+    let url = text("url").or_else(|| env(URL_ENV));
+    let token = text("ask-token").or_else(|| env(TOKEN_ENV));
+    Some(Ask { url, token, json: flag("json"), what })
+}
+
+/// Reads which shell the completions are for.
+pub(super) fn parse_completions(matches: &ArgMatches) -> Action {
+    let shell = matches.get_one::<clap_complete::Shell>("shell").copied();
+    Action::Completions(shell.unwrap_or(clap_complete::Shell::Bash))
 }
 
 /// Parses the arguments. Returns the matches of the program and of each subcommand below it.
@@ -136,7 +244,7 @@ fn unknown_flag(error: &clap::Error, args: &[OsString]) -> Option<(Fault, Vec<Os
     let has_value_inside = rest.remove(index) != flag;
     let is_value = |arg: &OsString| {
         let arg = arg.to_string_lossy();
-        !arg.starts_with('-') && !["serve", "token", "user"].contains(&&*arg)
+        !arg.starts_with('-') && command().find_subcommand(&*arg).is_none()
     };
     if flag.starts_with("--") && !has_value_inside && rest.get(index).is_some_and(is_value) {
         rest.remove(index);

@@ -143,13 +143,34 @@ pub(super) static KEYS: &[Key] = &[
         unset: Unset::Follows("none: tokens are signed with the secret"),
         help: "Public key (PEM) of whoever signs the tokens: RS256, ES256 or EdDSA by its kind",
         parse: |config, text| {
-            if text.is_empty() {
-                return Err("the file has no name".to_owned());
-            }
-            config.jwt_public_key = Some(PathBuf::from(text));
+            config.jwt_public_key = Some(file(text)?);
             Ok(())
         },
         show: |config| config.jwt_public_key.as_ref().map(|path| path.to_string_lossy()).into(),
+    },
+    Key {
+        name: "tls-cert",
+        env: None,
+        placeholder: "FILE",
+        unset: Unset::Follows("none: no TLS"),
+        help: "Certificate chain (PEM); read again on SIGHUP",
+        parse: |config, text| {
+            config.tls_cert = Some(file(text)?);
+            Ok(())
+        },
+        show: |config| config.tls_cert.as_ref().map(|path| path.to_string_lossy()).into(),
+    },
+    Key {
+        name: "tls-key",
+        env: None,
+        placeholder: "FILE",
+        unset: Unset::Follows("none: no TLS"),
+        help: "Private key of the certificate (PEM); read again on SIGHUP",
+        parse: |config, text| {
+            config.tls_key = Some(file(text)?);
+            Ok(())
+        },
+        show: |config| config.tls_key.as_ref().map(|path| path.to_string_lossy()).into(),
     },
     Key {
         name: "data-dir",
@@ -409,6 +430,10 @@ pub(super) static KEYS: &[Key] = &[
         "Time over which a draining server spreads the return of its clients"
     ),
 ];
+
+fn file(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("the file has no name".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
 
 /// Reads an address. A port alone, `:8080`, is that port on loopback, as is `localhost:8080`.
 pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {

@@ -3,13 +3,14 @@
 //! Imports its siblings. Part of `config`.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
 use clap::ArgMatches;
 
-use super::command::{parse_args, parse_token, parse_user};
-use super::keys::{KEYS, index_of};
+use super::command::{parse_args, parse_ask, parse_completions, parse_token, parse_user};
+use super::keys::{KEYS, Unset, index_of};
 use super::{Action, CONFIG_ENV, Config, Fault, LoadError, Loaded, Source, Sources};
 use crate::limits;
 
@@ -44,9 +45,20 @@ pub(super) fn load(
             let what = matches.get(1).and_then(ArgMatches::subcommand_name);
             parse_user(what.unwrap_or_default(), user, &mut layers.faults)
         }
-        _ => {
+        (Some("default-config"), _) => Action::DefaultConfig,
+        (Some("man"), _) => Action::Man,
+        (Some("completions"), Some(matches)) => parse_completions(matches),
+        (Some(name), Some(matches)) if let Some(ask) = parse_ask(name, matches, &env) => {
+            Action::Ask(ask)
+        }
+        (name, last) => {
             layers.settle_bind();
-            Action::Serve
+            let json = last.is_some_and(|last| last.try_get_one("json").ok().flatten() == Some(&true));
+            match name {
+                Some("info") => Action::Info { json },
+                Some("check-config") => Action::CheckConfig,
+                _ => Action::Serve,
+            }
         }
     };
     layers.finish(action)
@@ -150,6 +162,14 @@ impl Layers {
                 message: "given beside jwt-secret; tokens are checked in one way".to_owned(),
             });
         }
+        let missing = match (&self.config.tls_cert, &self.config.tls_key) {
+            (Some(_), None) => Some(("tls-key", "missing beside tls-cert")),
+            (None, Some(_)) => Some(("tls-cert", "missing beside tls-key")),
+            _ => None,
+        };
+        if let Some((place, message)) = missing {
+            self.faults.push(Fault { place: place.to_owned(), message: message.to_owned() });
+        }
         if !self.faults.is_empty() {
             return Err(LoadError::Faults(self.faults));
         }
@@ -176,4 +196,33 @@ fn text_of(value: &toml::Value) -> Option<String> {
         toml::Value::Table(_) => None,
         plain => Some(plain.to_string()),
     }
+}
+
+/// Every key with its default, in comments: a file that changes nothing until something in it is
+/// uncommented.
+pub(super) fn template() -> String {
+    let mut text = String::from(
+        "# fanfare's configuration. Every key is here with its default; what the environment or the\n\
+         # command line says wins over this file. `fanfare check-config --config FILE` checks it.\n",
+    );
+    for key in KEYS {
+        let _ = write!(text, "\n# {}. [flag: --{}] [env: {}]\n", key.help, key.name, key.env());
+        match key.unset {
+            Unset::Is(unset) => {
+                let is_number = unset.bytes().all(|byte| byte.is_ascii_digit());
+                let quote = if is_number { "" } else { "\"" };
+                let _ = writeln!(text, "#{} = {quote}{unset}{quote}", key.name);
+            }
+            Unset::Follows(words) => {
+                let _ = writeln!(text, "#{} = \"{}\" # unset: {words}", key.name, key.placeholder);
+            }
+        }
+    }
+    text.push_str(
+        "\n# Rules of the channels whose names begin alike; the longest prefix decides. Who may\n\
+         # subscribe and publish: anyone, users, publish (the scope), admin, nobody.\n\
+         #[namespaces.\"news:\"]\n#subscribe = \"anyone\"\n#publish = \"publish\"\n\
+         #history-max = 256\n#history-age = \"1h\"\n#presence = false\n",
+    );
+    text
 }

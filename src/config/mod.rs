@@ -55,6 +55,12 @@ const PORT_DEFAULT: u16 = 8080;
 /// The variable that names the configuration file. The only key that cannot stand in the file.
 const CONFIG_ENV: &str = "FANFARE_CONFIG";
 
+/// The variable that names the server to ask.
+const URL_ENV: &str = "FANFARE_URL";
+
+/// The variable that holds the token of whoever asks.
+const TOKEN_ENV: &str = "FANFARE_TOKEN";
+
 /// Whether callers without a token are served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMode {
@@ -88,6 +94,10 @@ pub struct Config {
     pub jwt_secret: Option<String>,
     /// The public key of whoever signs the tokens, as a PEM file. `None`: the secret signs them.
     pub jwt_public_key: Option<PathBuf>,
+    /// The certificate chain, as a PEM file. `None`: no TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, as a PEM file. There if and only if the certificate is.
+    pub tls_key: Option<PathBuf>,
     /// Where the embedded database and the generated secret live.
     pub data_dir: PathBuf,
     /// The database. `None`: an embedded one in `data_dir`.
@@ -116,6 +126,8 @@ impl Default for Config {
             auth: AuthMode::Open,
             jwt_secret: None,
             jwt_public_key: None,
+            tls_cert: None,
+            tls_key: None,
             data_dir: PathBuf::from("./fanfare-data"),
             database_url: None,
             allowed_origins: Vec::new(),
@@ -182,6 +194,21 @@ impl Default for Sources {
 pub enum Action {
     /// Run the server. What the program does without a subcommand.
     Serve,
+    /// Print what the program is and how it is set up.
+    Info {
+        /// As JSON.
+        json: bool,
+    },
+    /// Say whether the configuration is in order.
+    CheckConfig,
+    /// Print a configuration file with every key, commented.
+    DefaultConfig,
+    /// Print the manual page.
+    Man,
+    /// Print the completions of a shell.
+    Completions(clap_complete::Shell),
+    /// Ask a running server for something.
+    Ask(Ask),
     /// Print a token and exit.
     Token {
         /// The user id, never empty.
@@ -210,6 +237,55 @@ pub enum Action {
         user: String,
         /// Whether it may no longer sign in.
         is_disabled: bool,
+    },
+}
+
+/// Something asked of a running server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Where the server is. `None`: at the configured address.
+    pub url: Option<String>,
+    /// Who asks.
+    pub token: Option<String>,
+    /// Whether answers are shown as JSON, one value a line.
+    pub json: bool,
+    /// What.
+    pub what: Question,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// How it does.
+    Stats {
+        /// Again each second.
+        watch: bool,
+    },
+    /// Which services there are.
+    Services,
+    /// The instances of a service.
+    Instances(String),
+    /// What happens to a service, until interrupted.
+    Watch(String),
+    /// Publish to a channel.
+    Publish {
+        /// The channel.
+        channel: String,
+        /// JSON, or else text.
+        payload: String,
+        /// The event's name.
+        event: Option<String>,
+    },
+    /// Take an instance out of discovery, or put it back.
+    Operate {
+        /// Its service.
+        service: String,
+        /// Its id.
+        instance: String,
+        /// Its region.
+        region: Option<String>,
+        /// Back in.
+        is_pull_in: bool,
     },
 }
 
@@ -297,6 +373,18 @@ impl Config {
         layers::load(args.into_iter().map(Into::into).collect(), env, |path| {
             fs::read_to_string(path)
         })
+    }
+
+    /// A configuration file with every key and its default, each in a comment.
+    #[must_use]
+    pub fn template() -> String {
+        layers::template()
+    }
+
+    /// The command line as `clap` knows it: for completions and the manual page.
+    #[must_use]
+    pub fn command() -> clap::Command {
+        command::command()
     }
 
     /// Lists every key in snake case with its value, secrets as `"***"`, and its source.

@@ -11,19 +11,19 @@ use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::Desk;
 use super::guard::Guard;
 use super::router;
 use crate::limits;
+use crate::shard::socket::Stream;
 use crate::ws::gate::Upgrade;
 
 /// A socket that turned into a WebSocket after earlier requests, with the bytes that followed.
 #[derive(Debug)]
 pub struct Upgraded {
     /// The socket.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What was agreed.
     pub upgrade: Upgrade,
     /// Bytes that the client sent behind its request.
@@ -31,7 +31,7 @@ pub struct Upgraded {
 }
 
 /// Serves a connection until it ends. Returns it where it was upgraded.
-pub async fn serve(mut desk: Desk, stream: TcpStream, early: Bytes) -> Option<Upgraded> {
+pub async fn serve(mut desk: Desk, stream: Stream, early: Bytes) -> Option<Upgraded> {
     desk.peer = stream.peer_addr().ok().map(|peer| peer.ip());
     desk.office.stats.http.enter();
     let office = std::sync::Arc::clone(&desk.office);
@@ -63,7 +63,7 @@ pub async fn serve(mut desk: Desk, stream: TcpStream, early: Bytes) -> Option<Up
 
 /// Ends the writing side and reads on for a moment: unread bytes would turn the end into a reset,
 /// and the peer would lose an answer that it has not read yet.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: Stream) {
     let drain = async {
         stream.shutdown().await?;
         let (mut buffer, mut left) = ([0; limits::HTTP_READ_BYTES], limits::LINGER_BYTES_MAX);

@@ -10,7 +10,7 @@
 //! The guard also keeps time: a head has to be complete within the handshake timeout, and a
 //! connection may idle between requests for [`limits::KEEP_ALIVE_MS`].
 //!
-//! Imports `http::chunks`, `limits` and `ws::head`. Imported by `http::connection`.
+//! Imports `http::chunks`, `limits`, `shard::socket` and `ws::head`. Imported by `http::connection`.
 
 use std::future::Future;
 use std::io;
@@ -20,11 +20,11 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::chunks::{Chunks, Verdict};
 use crate::limits::{self, Limits};
+use crate::shard::socket::Stream;
 use crate::ws::head::{self, Body, HeadFault, HeadLimits};
 
 /// The path that asks for a refusal: `/.refused/400` and `/.refused/431`.
@@ -33,7 +33,7 @@ pub const REFUSED: &str = "/.refused/";
 /// A guarded connection.
 #[derive(Debug)]
 pub struct Guard {
-    stream: TcpStream,
+    stream: Stream,
     scan: Scan,
     /// Bytes that passed and wait for hyper.
     passed: BytesMut,
@@ -58,7 +58,7 @@ enum Scan {
 
 impl Guard {
     /// Guards a connection whose first bytes were read already.
-    pub fn new(stream: TcpStream, early: &[u8], limits: &Limits) -> Guard {
+    pub fn new(stream: Stream, early: &[u8], limits: &Limits) -> Guard {
         let handshake = Duration::from_millis(limits.handshake_timeout_ms);
         let mut guard = Guard {
             stream,
@@ -77,7 +77,7 @@ impl Guard {
     }
 
     /// Gives back the socket and every byte that hyper has not taken.
-    pub fn into_parts(self) -> (TcpStream, Bytes) {
+    pub fn into_parts(self) -> (Stream, Bytes) {
         let mut rest = self.passed;
         rest.extend_from_slice(&self.pending);
         (self.stream, rest.freeze())

@@ -19,6 +19,8 @@ pub mod guard;
 pub mod logins;
 pub mod messages;
 pub mod metrics;
+pub mod openapi;
+pub mod pages;
 pub mod passwords;
 pub mod registry;
 pub mod reply;

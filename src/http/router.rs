@@ -12,10 +12,11 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Version};
 
+use super::pages::Page;
 use super::reply::{Problem, Reply};
 use super::{
-    Desk, Query, channels, decoded, discovery, guard, messages, metrics, registry, sockets, status,
-    users,
+    Desk, Query, channels, decoded, discovery, guard, messages, metrics, openapi, pages, registry,
+    sockets, status, users,
 };
 use crate::auth::{self, Identity, Scopes};
 use crate::wire::refusal::Code;
@@ -62,6 +63,8 @@ enum Route<'a> {
     Health,
     Ready,
     Metrics,
+    OpenApi,
+    Page(&'static Page),
 }
 
 /// Who may take a route.
@@ -82,7 +85,11 @@ enum Access {
 impl<'a> Route<'a> {
     /// The route at a path. Those of the Artemis API may or may not end in `.json`.
     fn at(path: &'a str) -> Option<Route<'a>> {
-        Route::of_artemis(path.strip_suffix(".json").unwrap_or(path)).or_else(|| {
+        if path == "/openapi.json" {
+            return Some(Route::OpenApi);
+        }
+        let page = pages::at(path).map(Route::Page);
+        page.or_else(|| Route::of_artemis(path.strip_suffix(".json").unwrap_or(path))).or_else(|| {
             let parts: Vec<&str> = path.split('/').skip(1).collect();
             if parts.iter().any(|part| part.is_empty()) {
                 return None;
@@ -185,13 +192,19 @@ impl<'a> Route<'a> {
             | Route::ChannelHistory(_)
             | Route::Health
             | Route::Ready
-            | Route::Metrics => "GET, HEAD",
+            | Route::Metrics
+            | Route::OpenApi
+            | Route::Page(_) => "GET, HEAD",
         }
     }
 
     fn access(self, method: &Method) -> Access {
         match self {
-            Route::Health | Route::Ready | Route::Metrics => Access::Unasked,
+            Route::Health
+            | Route::Ready
+            | Route::Metrics
+            | Route::OpenApi
+            | Route::Page(_) => Access::Unasked,
             Route::UserRegister | Route::UserLogin => Access::Anyone,
             Route::Register
             | Route::Heartbeat
@@ -218,6 +231,33 @@ impl<'a> Route<'a> {
             _ => Access::SignedIn,
         }
     }
+}
+
+/// What a call needs, as the description of the API says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// Nothing: a token is not even looked at.
+    Nothing,
+    /// A token where the server requires one, with this scope if any. A wrong one is refused
+    /// everywhere.
+    TokenWhereRequired(Option<String>),
+    /// A token.
+    Token,
+}
+
+/// What a call needs; none where there is no such call.
+pub(super) fn needs(method: &str, path: &str) -> Option<Needs> {
+    let route = Route::at(path)?;
+    if !route.methods().split(", ").any(|allowed| allowed == method) {
+        return None;
+    }
+    let method = Method::from_bytes(method.as_bytes()).ok()?;
+    Some(match route.access(&method) {
+        Access::Unasked => Needs::Nothing,
+        Access::Anyone | Access::SignedIn => Needs::TokenWhereRequired(None),
+        Access::With(scopes) => Needs::TokenWhereRequired(Some(scopes.to_string())),
+        Access::User => Needs::Token,
+    })
 }
 
 /// Answers a request. An upgrade that goes ahead is left in `agreed`.
@@ -296,12 +336,14 @@ async fn dispatch(
         Route::ServicesDelta => discovery::delta(desk, request).await,
         Route::Node => Ok(status::node(desk)),
         Route::Cluster => Ok(status::cluster(desk)),
-        Route::Leases => status::leases(desk).await,
+        Route::Leases => status::leases(desk, &Query::of(request.uri())).await,
         Route::Config => Ok(status::config(desk)),
         Route::SocketStats => Ok(status::sockets(desk)),
         Route::Health => Ok(status::health()),
         Route::Ready => Ok(status::ready(desk)),
         Route::Metrics => Ok(metrics::page(desk)),
+        Route::OpenApi => Ok(openapi::answer()),
+        Route::Page(page) => Ok(pages::answer(page, request.headers())),
         people => dispatch_people(desk, people, request, identity).await,
     }
 }

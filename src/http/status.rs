@@ -5,10 +5,13 @@
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::Desk;
 use super::reply::{self, Problem, Reply};
-use crate::state::order::{Answer, Order};
+use super::{Desk, Office, Query};
+use crate::clock::Moment;
+use crate::id::ServiceName;
+use crate::state::order::{Answer, InstanceLease, Order, ServiceLeases};
 use crate::stats::Stats;
+use crate::wire::instance::check_service_id;
 use crate::wire::refusal::Refusal;
 
 /// `/health`: 200 while the process lives.
@@ -36,8 +39,8 @@ pub fn ready(desk: &Desk) -> Reply {
     reply
 }
 
-fn uptime_s(desk: &Desk) -> u64 {
-    desk.clock.now().unix_ms.saturating_sub(desk.office.started_ms) / 1_000
+fn uptime_s(office: &Office, now: Moment) -> u64 {
+    now.unix_ms.saturating_sub(office.started_ms) / 1_000
 }
 
 fn node_value(desk: &Desk) -> Value {
@@ -46,7 +49,7 @@ fn node_value(desk: &Desk) -> Value {
         "node_id": &*desk.office.node_id,
         "status": if desk.is_draining() { "draining" } else { "up" },
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime_s": uptime_s(desk),
+        "uptime_s": uptime_s(&desk.office, desk.clock.now()),
         "shards": stats.shards.len(),
         "connections": stats.sum(|shard| &shard.connections),
         "services": stats.control.services.value(),
@@ -67,26 +70,48 @@ pub fn cluster(desk: &Desk) -> Reply {
     reply::json_value(&json!({"nodes": [node_value(desk)], "responseStatus": reply::success()}))
 }
 
-/// `leases`
-pub async fn leases(desk: &Desk) -> Result<Reply, Problem> {
-    let Answer::Leases(services) = desk.ask(Order::Leases).await? else {
+/// `leases`: of every service how many there are, of one service each of them.
+pub async fn leases(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
+    let only = query.get("serviceId").or_else(|| query.get("service_id"));
+    if let Some(service_id) = &only
+        && let Err(fault) = check_service_id(service_id)
+    {
+        return Err(Refusal::invalid(fault).into());
+    }
+    let only = only.map(|service_id| ServiceName::of(&service_id));
+    let Answer::Leases(services) = desk.ask(Order::Leases(only.clone())).await? else {
         return Err(Refusal::internal().into());
     };
-    let services: Vec<Value> = services
-        .iter()
-        .map(|service| {
-            json!({
-                "service_id": service.service.as_str(),
-                "leases": service.leases,
-                "overdue": service.overdue,
-                "pulled_out": service.pulled_out,
-                "degraded": service.degraded,
-                "self_protection_enabled": service.protection_enabled,
-                "next_expiry_ms": service.next_expiry_ms,
-            })
-        })
-        .collect();
+    if only.is_some() && services.is_empty() {
+        return Ok(reply::json_value(&reply::failure("data-not-found", "no such service")));
+    }
+    let services: Vec<Value> = services.iter().map(service_leases).collect();
     Ok(reply::json_value(&json!({"services": services, "responseStatus": reply::success()})))
+}
+
+fn service_leases(service: &ServiceLeases) -> Value {
+    let mut value = json!({
+        "service_id": service.service.as_str(),
+        "leases": service.leases,
+        "overdue": service.overdue,
+        "pulled_out": service.pulled_out,
+        "degraded": service.degraded,
+        "self_protection_enabled": service.protection_enabled,
+        "next_expiry_ms": service.next_expiry_ms,
+    });
+    if let Some(instances) = &service.instances {
+        let lease = |lease: &InstanceLease| {
+            json!({
+                "instance": serde_json::from_slice::<Value>(&lease.json).unwrap_or_default(),
+                "lease_ttl_ms": lease.ttl_ms,
+                "age_ms": lease.age_ms,
+                "expires_in_ms": lease.expires_in_ms,
+                "pulled_out": lease.is_pulled_out,
+            })
+        };
+        value["instances"] = instances.iter().map(lease).collect();
+    }
+    value
 }
 
 /// `config`: every key by its flag's name.
@@ -96,7 +121,12 @@ pub fn config(desk: &Desk) -> Reply {
 
 /// `/ws/stats`
 pub fn sockets(desk: &Desk) -> Reply {
-    let stats: &Stats = &desk.office.stats;
+    reply::json_value(&socket_stats(&desk.office, desk.clock.now()))
+}
+
+/// What `/ws/stats` shows, and the channel [`limits::STATS_CHANNEL`] each second.
+pub fn socket_stats(office: &Office, now: Moment) -> Value {
+    let stats: &Stats = &office.stats;
     let latency = stats.merged(|shard| &shard.fanout_us);
     let shards: Vec<Value> = stats
         .shards
@@ -113,13 +143,15 @@ pub fn sockets(desk: &Desk) -> Reply {
                 "writes_total": shard.writes.value(),
                 "turns_total": shard.turns.value(),
                 "outbox_bytes_peak": shard.outbox_bytes_peak.value(),
+                "slow_collapsed_total": shard.slow_collapsed.value(),
+                "slow_closed_total": shard.slow_closed.value(),
             })
         })
         .collect();
     let mut value = Map::new();
     let mut put = |key: &str, number: u64| value.insert(key.to_owned(), number.into());
     put("connections", stats.sum(|shard| &shard.connections));
-    put("users_online", desk.office.gate.seats.users() as u64);
+    put("users_online", office.gate.seats.users() as u64);
     put("subscriptions", stats.sum(|shard| &shard.subscriptions));
     put("topics", stats.sum(|shard| &shard.topics));
     put("events_total", stats.control.events.value());
@@ -127,7 +159,11 @@ pub fn sockets(desk: &Desk) -> Reply {
     put("delivered_bytes_total", stats.sum(|shard| &shard.delivered_bytes));
     let slow = stats.sum(|shard| &shard.slow_collapsed) + stats.sum(|shard| &shard.slow_closed);
     put("slow_readers_total", slow);
-    put("uptime_s", uptime_s(desk));
+    put("uptime_s", uptime_s(office, now));
+    put("timestamp_ms", now.unix_ms);
+    put("services", stats.control.services.value());
+    put("instances", stats.control.instances.value());
+    put("degraded_services", stats.control.degraded_services.value());
     put("memory_rss_bytes", memory_rss_bytes());
     value.insert(
         String::from("fanout_latency_us"),
@@ -140,7 +176,7 @@ pub fn sockets(desk: &Desk) -> Reply {
         }),
     );
     value.insert(String::from("shards"), shards.into());
-    reply::json_value(&Value::Object(value))
+    Value::Object(value)
 }
 
 /// The process's resident memory, as Linux tells it; 0 where it does not.

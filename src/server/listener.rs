@@ -72,7 +72,5 @@ pub(super) fn sockets_max(configured: Option<usize>) -> usize {
     let soft = line.and_then(|line| line.split_whitespace().nth(3)?.parse::<usize>().ok());
     let available = soft
         .map_or(usize::MAX, |soft| soft.saturating_sub(limits::RESERVED_DESCRIPTORS).max(soft / 2));
-    let max = configured.unwrap_or(available).min(available);
-    tracing::info!(connections_max = max, descriptors = soft, "room for connections");
-    max
+    configured.unwrap_or(available).min(available)
 }

@@ -10,7 +10,9 @@
 mod control_thread;
 mod handle;
 mod listener;
+mod monitor;
 mod shard_thread;
+mod tls;
 
 use std::fmt;
 use std::io;
@@ -44,6 +46,8 @@ use crate::stats::Stats;
 use crate::store::{Listeners, Store, StoreError};
 use crate::ws::gate::Gate;
 
+use tls::Tls;
+
 pub use handle::{CallError, ChannelMessages, Delivery, Events, Handle};
 
 /// Why a server does not start.
@@ -55,6 +59,8 @@ pub enum StartError {
     DataDir(std::path::PathBuf, io::Error),
     /// The public key cannot be used.
     Key(std::path::PathBuf, String),
+    /// A certificate or its key cannot be used.
+    Tls(std::path::PathBuf, String),
     /// The store cannot be used.
     Store(StoreError),
     /// A thread cannot be started.
@@ -71,6 +77,7 @@ impl fmt::Display for StartError {
             StartError::Key(path, fault) => {
                 write!(f, "jwt-public-key: {}: {fault}", path.display())
             }
+            StartError::Tls(path, fault) => write!(f, "TLS: {}: {fault}", path.display()),
             StartError::Store(fault) => fault.fmt(f),
             StartError::Thread(fault) => write!(f, "cannot start a thread: {fault}"),
         }
@@ -90,7 +97,9 @@ pub struct Server {
     shards: Vec<Outlet<Parcel>>,
     shard_threads: Vec<JoinHandle<()>>,
     control_thread: JoinHandle<()>,
+    monitor_thread: JoinHandle<()>,
     signals: Arc<Signals>,
+    tls: Option<Arc<Tls>>,
     drain_window_ms: u64,
 }
 
@@ -104,6 +113,8 @@ struct Signals {
     shards_stop: AtomicBool,
     /// Raised when the shards have stopped: then control does.
     control_stop: AtomicBool,
+    /// Wakes the thread that publishes the counters when the server drains.
+    monitor_stop: Arc<Notify>,
 }
 
 /// What every shard thread is given.
@@ -115,6 +126,7 @@ struct Common {
     /// Open sockets of all kinds on all shards.
     sockets: Arc<AtomicUsize>,
     sockets_max: usize,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Server {
@@ -127,12 +139,14 @@ impl Server {
     /// Where the address, the data directory or the store cannot be used.
     pub fn start(config: &Config, sources: &Sources) -> Result<Server, StartError> {
         let sockets_max = listener::sockets_max(config.limits.connections_max);
+        tracing::info!(connections_max = sockets_max, "room for connections");
         // Before there is a second thread.
         listener::grow_descriptor_table(sockets_max.saturating_add(limits::RESERVED_DESCRIPTORS));
         let clock = Clock::start();
         let in_data_dir = |fault| StartError::DataDir(config.data_dir.clone(), fault);
         std::fs::create_dir_all(&config.data_dir).map_err(in_data_dir)?;
         let authenticator = authenticator(config)?;
+        let tls = encryption(config)?.map(Arc::new);
         let messages_max = config.limits.mailbox_messages_max;
         let bell = Bell::thread();
         let (to_control, inbox) = mailbox(messages_max, bell.clone());
@@ -173,6 +187,7 @@ impl Server {
             signals: Arc::clone(&signals),
             sockets: Arc::default(),
             sockets_max,
+            tls: tls.clone(),
         };
 
         let registry = Registry::restore(
@@ -208,6 +223,8 @@ impl Server {
         let handle = Handle::new(to_control, clock, &control.events(), Arc::clone(&stats));
         let control_thread = control_thread::start(control, bell, clock, Arc::clone(&signals))
             .map_err(StartError::Thread)?;
+        let monitor_thread =
+            monitor::start(handle.clone(), common).map_err(StartError::Thread)?;
         let shard_threads = starts
             .into_iter()
             .map(shard_thread::start)
@@ -220,7 +237,9 @@ impl Server {
             shards,
             shard_threads,
             control_thread,
+            monitor_thread,
             signals,
+            tls,
             drain_window_ms: limits.drain_window_ms,
         })
     }
@@ -228,6 +247,23 @@ impl Server {
     /// The address it listens on.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Reads certificate and key again, for connections that come from here on. Returns false where
+    /// the server speaks no TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Tls`]; what was read before then stays in use.
+    pub fn reload_certificate(&self) -> Result<bool, StartError> {
+        let Some(tls) = &self.tls else { return Ok(false) };
+        tls.reload().map_err(|(path, fault)| StartError::Tls(path, fault))?;
+        Ok(true)
     }
 
     /// A handle for the program that embeds the server.
@@ -244,6 +280,7 @@ impl Server {
     /// is done, which takes no longer than the drain window and a few seconds.
     pub fn stop(self) {
         self.signals.is_draining.store(true, Ordering::SeqCst);
+        self.signals.monitor_stop.notify_one();
         let window_ms = self.drain_window_ms;
         for shard in &self.shards {
             // Fails only where the shard has stopped already.
@@ -254,6 +291,7 @@ impl Server {
             // A shard's panic has been printed; the others are stopped all the same.
             let _ = thread.join();
         }
+        let _ = self.monitor_thread.join();
         self.signals.control_stop.store(true, Ordering::SeqCst);
         self.control_thread.thread().unpark();
         let _ = self.control_thread.join();
@@ -290,6 +328,28 @@ pub fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
             .map_err(|fault| StartError::DataDir(config.data_dir.clone(), fault))?,
     };
     Ok(Authenticator::hs256(&secret))
+}
+
+fn encryption(config: &Config) -> Result<Option<Tls>, StartError> {
+    let (Some(certificate), Some(key)) = (&config.tls_cert, &config.tls_key) else {
+        return Ok(None);
+    };
+    let tls = Tls::load(certificate.clone(), key.clone());
+    tls.map(Some).map_err(|(path, fault)| StartError::Tls(path, fault))
+}
+
+/// Whether certificate and key, where they are configured, can be used.
+///
+/// # Errors
+///
+/// [`StartError::Tls`].
+pub fn check_certificate(config: &Config) -> Result<(), StartError> {
+    encryption(config).map(|_| ())
+}
+
+/// How many sockets a server with this configuration holds on this machine.
+pub fn connections_max(config: &Config) -> usize {
+    listener::sockets_max(config.limits.connections_max)
 }
 
 /// Who may come in.

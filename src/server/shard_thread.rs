@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
@@ -26,7 +26,7 @@ use crate::mailbox::to_control::Command;
 use crate::mailbox::to_shard::Parcel;
 use crate::mailbox::{Inlet, Outlet};
 use crate::shard::ready::ReadyList;
-use crate::shard::socket::TcpSocket;
+use crate::shard::socket::{Stream, TcpSocket};
 use crate::shard::{Outcome, Settings, Shard};
 
 /// What a shard's thread is given.
@@ -48,7 +48,7 @@ struct Arrivals {
 
 /// A socket and its place among those that may be open.
 struct Ticket {
-    stream: TcpStream,
+    stream: Stream,
     /// None where there is no room.
     permit: Option<Permit>,
 }
@@ -147,7 +147,26 @@ async fn accept(
         match listener.accept().await {
             Ok((stream, _)) => {
                 let permit = Permit::take(&common);
-                arrivals.borrow_mut().accepted.push(Ticket { stream, permit });
+                if let Some(tls) = common.tls.clone() {
+                    let (arrivals, notify) = (Rc::clone(&arrivals), Arc::clone(&notify));
+                    let patience = common.office.limits.handshake_timeout_ms;
+                    // Without room there is no handshake either: it is the dear part.
+                    let Some(permit) = permit else { continue };
+                    spawn_local(async move {
+                        let patience = Duration::from_millis(patience);
+                        match tls.accept(stream, patience).await {
+                            Ok(stream) => {
+                                let ticket = Ticket { stream, permit: Some(permit) };
+                                arrivals.borrow_mut().accepted.push(ticket);
+                                notify.notify_one();
+                            }
+                            Err(fault) => tracing::debug!(%fault, "a TLS handshake failed"),
+                        }
+                    });
+                    continue;
+                }
+                let ticket = Ticket { stream: Stream::Plain(stream), permit };
+                arrivals.borrow_mut().accepted.push(ticket);
                 notify.notify_one();
             }
             Err(fault) => {

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// A byte stream that never waits.
 pub trait Socket {
@@ -48,25 +49,131 @@ pub trait Socket {
     }
 }
 
-/// A TCP connection that wakes its slot.
+/// A connection, encrypted or not.
+///
+/// Frames are made once for all subscribers whichever of the two they have; what TLS encrypts for
+/// each is their bytes.
+#[derive(Debug)]
+pub enum Stream {
+    /// Bytes as they are.
+    Plain(TcpStream),
+    /// TLS, after its handshake.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, where the connection is over.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Stream::Plain(stream) => stream.peer_addr(),
+            Stream::Tls(stream) => stream.get_ref().0.peer_addr(),
+        }
+    }
+
+    /// Hands to the kernel what TLS has encrypted and not got rid of. What stays is sent when the
+    /// socket has room again, which wakes the slot.
+    fn push_out(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(stream) => Pin::new(&mut **stream).poll_flush(context),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(context, into),
+            Stream::Tls(stream) => {
+                // A visit may be due to room for writing: then this is what it is for.
+                if let Poll::Ready(Err(fault)) = Pin::new(&mut **stream).poll_flush(context) {
+                    return Poll::Ready(Err(fault));
+                }
+                Pin::new(&mut **stream).poll_read(context, into)
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let stream = self.get_mut();
+        if let Stream::Plain(stream) = stream {
+            return match parts {
+                [part] => Pin::new(stream).poll_write(context, part),
+                parts => Pin::new(stream).poll_write_vectored(context, parts),
+            };
+        }
+        // Nothing is encrypted before what was encrypted earlier is gone, so that what a slow reader
+        // has not taken waits in its outbox, where it is counted.
+        std::task::ready!(stream.push_out(context))?;
+        let taken = match stream {
+            Stream::Plain(_) => 0,
+            Stream::Tls(stream) => {
+                std::task::ready!(Pin::new(&mut **stream).poll_write_vectored(context, parts))?
+            }
+        };
+        match stream.push_out(context) {
+            Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(taken)),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.push_out(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(context),
+        }
+    }
+}
+
+/// A connection that wakes its slot.
 ///
 /// The functions of `AsyncRead` and `AsyncWrite` are used rather than `try_read` and `try_write`:
 /// they clear tokio's readiness after a short read or write, which saves the system call that would
 /// only say `WouldBlock`.
 #[derive(Debug)]
 pub struct TcpSocket {
-    stream: TcpStream,
+    stream: Stream,
     waker: Waker,
 }
 
 impl TcpSocket {
     /// Wraps a stream whose readiness is to wake `waker`.
-    pub fn new(stream: TcpStream, waker: Waker) -> TcpSocket {
+    pub fn new(stream: Stream, waker: Waker) -> TcpSocket {
         TcpSocket { stream, waker }
     }
 
     /// Gives the stream back, for someone else to read and write.
-    pub fn into_stream(self) -> TcpStream {
+    pub fn into_stream(self) -> Stream {
         self.stream
     }
 }

@@ -150,7 +150,7 @@ impl State {
                 Answer::AllViews { version: registry.version(), views }
             }
             Order::Delta { version } => Answer::Delta(registry.delta(version)),
-            Order::Leases => Answer::Leases(registry.leases(now)),
+            Order::Leases(service) => Answer::Leases(registry.leases(service.as_ref(), now)),
         };
         self.registry.settle(now);
         Outcome::Answer(answer)

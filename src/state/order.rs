@@ -60,8 +60,8 @@ pub enum Order {
         /// The version the asker has.
         version: u64,
     },
-    /// The leases, service by service.
-    Leases,
+    /// The leases, service by service; of one service with its instances.
+    Leases(Option<ServiceName>),
     /// Something among people.
     Talk(Box<Talk>),
 }
@@ -214,4 +214,21 @@ pub struct ServiceLeases {
     pub protection_enabled: bool,
     /// Milliseconds until the first lease ends; negative where it has.
     pub next_expiry_ms: Option<i64>,
+    /// Each lease, at most [`crate::limits::LISTED_MAX`] of them, where one service was asked for.
+    pub instances: Option<Vec<InstanceLease>>,
+}
+
+/// How one lease stands.
+#[derive(Debug, Clone)]
+pub struct InstanceLease {
+    /// The instance, as it was registered.
+    pub json: Bytes,
+    /// How long the lease lasts without a heartbeat.
+    pub ttl_ms: u64,
+    /// Milliseconds since it was last renewed.
+    pub age_ms: u64,
+    /// Milliseconds until it ends; negative where it has, and its expiry is held.
+    pub expires_in_ms: i64,
+    /// Whether an operator took the instance out of discovery.
+    pub is_pulled_out: bool,
 }

@@ -18,7 +18,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 use slab::Slab;
 
-use super::order::{Delta, Operation, RefusedEntry, ServiceLeases, Snapshot, Subscribed, View};
+use super::order::{Delta, InstanceLease, Operation, RefusedEntry, ServiceLeases, Snapshot, Subscribed, View};
 use super::service::{Replay, Service};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
@@ -560,7 +560,14 @@ impl Registry {
     }
 
     /// How the leases stand, service by service. Linear in the instances: for operators.
-    pub(super) fn leases(&self, now: Moment) -> Vec<ServiceLeases> {
+    pub(super) fn leases(&self, only: Option<&ServiceName>, now: Moment) -> Vec<ServiceLeases> {
+        let lease = |member: &Member| InstanceLease {
+            json: member.json.clone(),
+            ttl_ms: member.ttl_ms,
+            age_ms: (now.unix_ms + member.ttl_ms).saturating_sub(member.deadline_ms),
+            expires_in_ms: member.deadline_ms.cast_signed() - now.unix_ms.cast_signed(),
+            is_pulled_out: member.is_pulled_out,
+        };
         let of = |service: &Service| {
             let members = || service.members.iter().map(|&index| &self.members[index as usize]);
             let next = members().map(|member| member.deadline_ms).min();
@@ -572,9 +579,17 @@ impl Registry {
                 degraded: service.is_degraded(),
                 protection_enabled: service.protection_enabled,
                 next_expiry_ms: next.map(|next| next.cast_signed() - now.unix_ms.cast_signed()),
+                instances: only
+                    .is_some()
+                    .then(|| members().take(limits::LISTED_MAX).map(lease).collect()),
             }
         };
-        self.services.iter().map(|(_, service)| of(service)).collect()
+        match only {
+            Some(name) => self.find_service(name).map(|service| of(&self.services[service])),
+            None => return self.services.iter().map(|(_, service)| of(service)).collect(),
+        }
+        .into_iter()
+        .collect()
     }
 
     pub(super) fn find_service(&self, name: &ServiceName) -> Option<usize> {

@@ -31,7 +31,7 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a server may take to stop, as documented.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
-const LISTENING: &str = "fanfare listening on http://";
+const LISTENING: &str = "fanfare listening on http";
 
 /// The secret of servers that people sign in to.
 pub const SECRET: &str = "a secret of more than thirty-two bytes";
@@ -141,9 +141,15 @@ impl Server {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
-        assert!(status.success(), "no SIGTERM for process {pid}");
+        let signal = format!("-{name}");
+        let status = Command::new("kill").args([&signal, &pid]).status().expect("kill runs");
+        assert!(status.success(), "no {name} for process {pid}");
     }
 
     /// Waits for the process to end by itself.
@@ -389,7 +395,8 @@ fn launch(
         let _ = std::io::copy(&mut stdout, &mut std::io::sink());
     });
     let line = line.recv_timeout(START_PATIENCE).unwrap_or_default();
-    let address = line.strip_prefix(LISTENING).and_then(|rest| rest.trim_end().parse().ok());
+    let url = line.strip_prefix(LISTENING).map(|rest| rest.trim_start_matches('s'));
+    let address = url.and_then(|url| url.strip_prefix("://")?.trim_end().parse().ok());
     let Some(address) = address else {
         let _ = child.kill();
         let _ = child.wait();

@@ -1,0 +1,205 @@
+//! `/openapi.json`: the HTTP API, described for programs (OpenAPI 3.1).
+//!
+//! What an operation is for and what it takes stands in `operations` and `schemas`. What the router
+//! decides it is asked for: whether the path leads anywhere, who may take it, and so which answers
+//! are possible. A description of something that is not there does not build.
+//!
+//! Imports its siblings and `http::router`. Part of `http`.
+
+mod operations;
+mod schemas;
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::reply::{self, Reply};
+use super::router::{self, Needs};
+use crate::wire::refusal::Code;
+use operations::{OPERATIONS, Operation, TAGS};
+
+/// `GET /openapi.json`
+pub fn answer() -> Reply {
+    static TEXT: OnceLock<Bytes> = OnceLock::new();
+    let text = TEXT.get_or_init(|| document().to_string().into());
+    let mut reply = reply::json_bytes(text.clone());
+    let headers = reply.headers_mut();
+    headers.insert("cache-control", hyper::header::HeaderValue::from_static("no-cache"));
+    reply
+}
+
+/// The whole description.
+pub fn document() -> Value {
+    let mut paths = Map::new();
+    for operation in OPERATIONS {
+        let item = paths.entry(operation.path).or_insert_with(|| json!({}));
+        item[operation.method.to_ascii_lowercase()] = describe(operation);
+    }
+    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "fanfare",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": env!("CARGO_PKG_DESCRIPTION"),
+            "license": {"name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE")},
+            "description": INTRODUCTION,
+        },
+        "servers": [{"url": "/"}],
+        "tags": TAGS.iter()
+            .map(|(name, text)| json!({"name": name, "description": text}))
+            .collect::<Vec<_>>(),
+        "paths": paths,
+        "components": {
+            "schemas": schemas::all(&codes),
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+            },
+        },
+    })
+}
+
+const INTRODUCTION: &str = "JSON in and out. The paths of registry, discovery, management and \
+    status work with and without `.json`. Where the server runs with `--auth required`, every call \
+    but the open ones needs a token; direct and group messages need one everywhere. What is pushed \
+    over WebSockets is another contract, told in the documentation.";
+
+fn describe(operation: &Operation) -> Value {
+    let needs = router::needs(operation.method, &sample(operation.path));
+    let mut value = json!({
+        "operationId": operation.id,
+        "tags": [operation.tag],
+        "summary": operation.summary,
+        "responses": responses(operation, needs.as_ref()),
+    });
+    if !operation.note.is_empty() {
+        value["description"] = operation.note.into();
+    }
+    let parameters = parameters(operation);
+    if !parameters.is_empty() {
+        value["parameters"] = parameters.into();
+    }
+    if let Some(schema) = operation.body {
+        value["requestBody"] = json!({
+            "required": true,
+            "content": {"application/json": {"schema": reference(schema)}},
+        });
+    }
+    value["security"] = match needs {
+        None | Some(Needs::Nothing) => json!([]),
+        // Both: what is open in one mode needs a token in the other.
+        Some(Needs::TokenWhereRequired(scope)) => {
+            if let Some(scope) = scope {
+                value["x-scope"] = scope.into();
+            }
+            json!([{}, {"token": []}])
+        }
+        Some(Needs::Token) => json!([{"token": []}]),
+    };
+    value
+}
+
+fn reference(schema: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{schema}")})
+}
+
+/// A path with something in its places.
+fn sample(template: &str) -> String {
+    let part = |part: &str| if part.starts_with('{') { "x" } else { part }.to_owned();
+    template.split('/').map(part).collect::<Vec<_>>().join("/")
+}
+
+fn parameters(operation: &Operation) -> Vec<Value> {
+    let places = operation.path.split('/').filter_map(|part| {
+        let name = part.strip_prefix('{')?.strip_suffix('}')?;
+        let schema = json!({"type": "string", "minLength": 1, "maxLength": 255});
+        Some(json!({"name": name, "in": "path", "required": true, "schema": schema}))
+    });
+    let queries = operation.query.iter().map(|query| {
+        let schema = match query.bounds {
+            Some((min, max)) => json!({"type": "integer", "minimum": min, "maximum": max}),
+            None => json!({"type": "string"}),
+        };
+        json!({"name": query.name, "in": "query", "description": query.text, "schema": schema})
+    });
+    places.chain(queries).collect()
+}
+
+/// The answers: those of the operation itself, and those that follow from what it takes.
+fn responses(operation: &Operation, needs: Option<&Needs>) -> Value {
+    let mut responses = Map::new();
+    for &(status, schema) in operation.answers {
+        let status_text = status.to_string();
+        let mut response = json!({"description": title(status)});
+        if let Some(schema) = schema {
+            let kind = match schema {
+                "Problem" => "application/problem+json",
+                "Text" => "text/plain",
+                _ => "application/json",
+            };
+            response["content"] = json!({kind: {"schema": reference(schema)}});
+        }
+        responses.insert(status_text, response);
+    }
+    let mut problems = vec![400];
+    if operation.body.is_some() {
+        problems.extend([408, 413, 415]);
+    }
+    match needs {
+        None | Some(Needs::Nothing) => {}
+        Some(Needs::Token | Needs::TokenWhereRequired(None)) => problems.push(401),
+        Some(Needs::TokenWhereRequired(Some(_))) => problems.extend([401, 403]),
+    }
+    if needs.is_some_and(|needs| *needs != Needs::Nothing) {
+        problems.push(503);
+    }
+    for status in problems {
+        responses.entry(status.to_string()).or_insert_with(|| {
+            let content = json!({"application/problem+json": {"schema": reference("Problem")}});
+            json!({"description": title(status), "content": content})
+        });
+    }
+    Value::Object(responses)
+}
+
+fn title(status: u16) -> &'static str {
+    let status = hyper::StatusCode::from_u16(status).ok();
+    status.and_then(|status| status.canonical_reason()).unwrap_or("Answer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_described_path_leads_somewhere() {
+        for operation in OPERATIONS {
+            let needs = router::needs(operation.method, &sample(operation.path));
+            assert!(needs.is_some(), "{} {}", operation.method, operation.path);
+        }
+    }
+
+    #[test]
+    fn every_reference_is_there_and_every_schema_is_used() {
+        let document = document();
+        let text = document.to_string();
+        let schemas = document["components"]["schemas"].as_object().expect("schemas");
+        for part in text.split("\"#/components/schemas/").skip(1) {
+            let name = part.split('"').next().unwrap_or_default();
+            assert!(schemas.contains_key(name), "{name}");
+        }
+        for name in schemas.keys() {
+            assert!(text.contains(&format!("\"#/components/schemas/{name}\"")), "{name}");
+        }
+    }
+
+    #[test]
+    fn ids_are_unique() {
+        let mut ids: Vec<&str> = OPERATIONS.iter().map(|operation| operation.id).collect();
+        ids.sort_unstable();
+        let count = ids.len();
+        ids.dedup();
+        assert_eq!(ids.len(), count);
+    }
+}

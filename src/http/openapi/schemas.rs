@@ -1,0 +1,357 @@
+//! What the bodies look like (JSON Schema 2020-12, as OpenAPI 3.1 has it).
+//!
+//! Objects may grow fields: clients ignore those they do not know.
+//!
+//! Imports `limits`. Part of `http::openapi`.
+
+use serde_json::{Map, Value, json};
+
+use crate::limits;
+
+/// All schemas, by name. `codes` are those of problems.
+pub(super) fn all(codes: &[&str]) -> Map<String, Value> {
+    let mut schemas = Map::new();
+    for group in [general(codes), registry(), status(), people(), channels(), messages()] {
+        if let Value::Object(group) = group {
+            schemas.extend(group);
+        }
+    }
+    schemas
+}
+
+fn one(schema: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{schema}")})
+}
+
+fn many(items: Value) -> Value {
+    json!({"type": "array", "items": items})
+}
+
+/// An object whose fields are all there.
+fn object(fields: Value) -> Value {
+    let required: Vec<String> =
+        fields.as_object().map(|fields| fields.keys().cloned().collect()).unwrap_or_default();
+    json!({"type": "object", "properties": fields, "required": required})
+}
+
+/// An object of whose fields only some have to be there.
+fn with_optional(required: &[&str], fields: Value) -> Value {
+    json!({"type": "object", "properties": fields, "required": required})
+}
+
+fn text() -> Value {
+    json!({"type": "string"})
+}
+
+fn name() -> Value {
+    json!({"type": "string", "minLength": 1, "maxLength": limits::NAME_BYTES_MAX})
+}
+
+fn count() -> Value {
+    json!({"type": "integer", "minimum": 0})
+}
+
+fn flag() -> Value {
+    json!({"type": "boolean"})
+}
+
+fn time() -> Value {
+    json!({"type": "string", "format": "date-time"})
+}
+
+fn or_null(kind: &str) -> Value {
+    json!({"type": [kind, "null"]})
+}
+
+fn anything() -> Value {
+    json!({"description": "any JSON"})
+}
+
+fn general(codes: &[&str]) -> Value {
+    json!({
+        "Problem": object(json!({
+            "type": text(), "title": text(), "status": count(), "detail": text(),
+            "code": {"type": "string", "enum": codes},
+            "request_id": text(),
+        })),
+        "Text": text(),
+        "Description": {"type": "object"},
+        "ResponseStatus": object(json!({
+            "status": {"type": "string", "enum": ["success", "partial_fail", "fail"]},
+            "errorCode": {"type": "string", "enum": [
+                "success", "bad-request", "data-not-found", "no-permission", "rate-limited",
+                "internal-service-error",
+            ]},
+            "message": text(),
+            "errorMessage": text(),
+        })),
+        "PlainAnswer": object(json!({"responseStatus": one("ResponseStatus")})),
+    })
+}
+
+fn registry() -> Value {
+    let string = || json!({"type": ["string", "null"]});
+    let key = || {
+        json!({
+            "regionId": {"type": ["string", "null"], "maxLength": limits::NAME_BYTES_MAX},
+            "zoneId": string(), "serviceId": name(), "groupId": string(), "instanceId": name(),
+        })
+    };
+    let mut instance = key();
+    for field in ["machineName", "ip", "protocol", "url", "healthCheckUrl"] {
+        instance[field] = string();
+    }
+    instance["port"] = json!({"type": ["integer", "null"], "minimum": 0, "maximum": 65_535});
+    instance["status"] = json!({
+        "type": "string",
+        "enum": ["starting", "up", "down", "unhealthy", "unknown"],
+        "default": "up",
+    });
+    instance["metadata"] = or_null("object");
+    instance["leaseTtlMs"] = json!({
+        "type": ["integer", "null"],
+        "minimum": limits::LEASE_TTL_MS_MIN,
+        "maximum": limits::LEASE_TTL_MS_MAX,
+    });
+    let named = |fields| with_optional(&["serviceId", "instanceId"], fields);
+    let failed = |entry: &str| {
+        many(object(json!({entry: anything(), "errorCode": text(), "errorMessage": text()})))
+    };
+    let config = || object(json!({"serviceId": name()}));
+    let place = || json!({"regionId": string(), "zoneId": string()});
+    let mut service_wish = place();
+    service_wish["discoveryConfig"] = config();
+    let mut lookup_wish = place();
+    lookup_wish["discoveryConfigs"] = many(config());
+    json!({
+        "Instance": named(instance),
+        "InstanceKey": named(key()),
+        "Instances": object(json!({"instances": many(one("Instance"))})),
+        "InstancesOrKeys": {
+            "type": "object",
+            "properties": {
+                "instances": many(one("Instance")),
+                "instanceKeys": many(one("InstanceKey")),
+            },
+            "anyOf": [{"required": ["instances"]}, {"required": ["instanceKeys"]}],
+        },
+        "RegisterAnswer": object(json!({
+            "failedInstances": failed("instance"), "responseStatus": one("ResponseStatus"),
+        })),
+        "KeysAnswer": object(json!({
+            "failedInstances": failed("instance"),
+            "failedInstanceKeys": failed("instanceKey"),
+            "responseStatus": one("ResponseStatus"),
+        })),
+        "Where": with_optional(&[], place()),
+        "ServiceWish": with_optional(&["discoveryConfig"], service_wish),
+        "LookupWish": with_optional(&["discoveryConfigs"], lookup_wish),
+        "DeltaWish": object(json!({"version": count()})),
+        "Service": object(json!({
+            "serviceId": text(),
+            "metadata": {"type": "object"},
+            "instances": many(one("Instance")),
+            "epoch": text(), "revision": count(), "degraded": flag(),
+        })),
+        "ServiceAnswer": with_optional(&["responseStatus"], json!({
+            "service": one("Service"), "responseStatus": one("ResponseStatus"),
+        })),
+        "ServicesAnswer": with_optional(&["responseStatus"], json!({
+            "services": many(one("Service")),
+            "version": count(),
+            "responseStatus": one("ResponseStatus"),
+        })),
+        "LookupAnswer": with_optional(&["responseStatus"], json!({
+            "services": many(one("Service")), "responseStatus": one("ResponseStatus"),
+        })),
+        "InstanceChange": object(json!({
+            "instance": one("Instance"),
+            "changeType": {"type": "string", "enum": ["new", "change", "delete"]},
+            "changeTime": time(),
+            "reason": {"type": "string", "enum": [
+                "register", "update", "unregister", "expired", "pull_out", "pull_in",
+            ]},
+        })),
+        "DeltaAnswer": with_optional(&["responseStatus"], json!({
+            "changes": {"type": "object", "additionalProperties": many(one("InstanceChange"))},
+            "version": count(),
+            "responseStatus": one("ResponseStatus"),
+        })),
+        "OperateWish": with_optional(&["instanceKey", "operation"], json!({
+            "instanceKey": one("InstanceKey"),
+            "operation": {"type": "string", "enum": ["pull-out", "pull-in"]},
+            "operationComplete": {"type": "boolean", "description": "true ends a pull-out"},
+            "operatorId": text(),
+        })),
+        "ProtectWish": object(json!({"enabled": flag()})),
+    })
+}
+
+fn status() -> Value {
+    let node = || {
+        json!({
+            "node_id": text(), "status": text(), "version": text(), "uptime_s": count(),
+            "shards": count(), "connections": count(), "services": count(), "instances": count(),
+            "degraded_services": count(),
+        })
+    };
+    let mut answering = node();
+    answering["responseStatus"] = one("ResponseStatus");
+    let check = || json!({"type": "string", "enum": ["up", "down"]});
+    let numbers = |names: &[&str]| -> Map<String, Value> {
+        names.iter().map(|&name| (name.to_owned(), count())).collect()
+    };
+    let mut stats = numbers(&[
+        "connections", "users_online", "subscriptions", "topics", "events_total",
+        "deliveries_total", "delivered_bytes_total", "slow_readers_total", "uptime_s",
+        "memory_rss_bytes", "timestamp_ms", "services", "instances", "degraded_services",
+    ]);
+    let latency = numbers(&["p50", "p90", "p99", "p999", "max"]);
+    stats.insert(String::from("fanout_latency_us"), object(Value::Object(latency)));
+    let shard = numbers(&[
+        "shard", "connections", "subscriptions", "topics", "events_total", "deliveries_total",
+        "writes_total", "turns_total", "outbox_bytes_peak", "slow_collapsed_total",
+        "slow_closed_total",
+    ]);
+    stats.insert(String::from("shards"), many(object(Value::Object(shard))));
+    let milliseconds = || json!({"type": ["integer", "null"]});
+    json!({
+        "Health": object(json!({"status": {"type": "string", "const": "up"}})),
+        "Readiness": object(json!({
+            "status": text(),
+            "checks": object(json!({"storage": check(), "cluster": check(), "shards": check()})),
+        })),
+        "Node": object(answering),
+        "Cluster": object(json!({
+            "nodes": many(object(node())), "responseStatus": one("ResponseStatus"),
+        })),
+        "InstanceLease": object(json!({
+            "instance": one("Instance"),
+            "lease_ttl_ms": count(),
+            "age_ms": count(),
+            "expires_in_ms": {"type": "integer"},
+            "pulled_out": flag(),
+        })),
+        "Leases": with_optional(&["responseStatus"], json!({
+            "services": many(with_optional(&["service_id", "leases"], json!({
+                "service_id": text(), "leases": count(), "overdue": count(),
+                "pulled_out": count(), "degraded": flag(), "self_protection_enabled": flag(),
+                "next_expiry_ms": milliseconds(),
+                "instances": many(one("InstanceLease")),
+            }))),
+            "responseStatus": one("ResponseStatus"),
+        })),
+        "Settings": {"type": "object"},
+        "Stats": object(Value::Object(stats)),
+    })
+}
+
+fn people() -> Value {
+    let ids = || many(text());
+    let envelope = || json!({"message_type": name(), "data": anything()});
+    let mut broadcast = envelope();
+    broadcast["only_to"] = ids();
+    broadcast["exclude"] = ids();
+    broadcast["to_channel"] = name();
+    let mut send = envelope();
+    send["to_user_id"] = name();
+    let username = || {
+        json!({"type": "string", "minLength": 1, "maxLength": limits::NAME_BYTES_MAX})
+    };
+    json!({
+        "AccountWish": with_optional(&["username", "password"], json!({
+            "username": username(),
+            "password": {"type": "string", "minLength": 8, "format": "password"},
+            "email": {"type": ["string", "null"], "format": "email"},
+        })),
+        "Account": object(json!({"user_id": text(), "username": text()})),
+        "LoginWish": object(json!({"username": text(), "password": text()})),
+        "LoginAnswer": object(json!({"token": text(), "user_id": text(), "expires_at": time()})),
+        "Online": object(json!({
+            "count": count(),
+            "users": many(object(json!({
+                "user_id": text(), "username": text(), "connections": count(),
+                "connected_at": time(),
+            }))),
+        })),
+        "EnvelopeWish": with_optional(&["message_type"], envelope()),
+        "BroadcastWish": with_optional(&["message_type"], broadcast),
+        "SendWish": with_optional(&["message_type", "to_user_id"], send),
+        "Delivered": object(json!({"delivered_to": count(), "id": text()})),
+        "Connection": object(json!({
+            "connection_id": text(), "user_id": or_null("string"), "username": or_null("string"),
+            "remote_addr": or_null("string"), "connected_at": time(), "shard": count(),
+            "channels": many(text()), "rooms": many(text()),
+        })),
+        "Connections": object(json!({
+            "connections": many(one("Connection")), "total": count(), "next": or_null("string"),
+        })),
+    })
+}
+
+fn channels() -> Value {
+    let user = || object(json!({"user_id": text(), "username": text()}));
+    json!({
+        "ChannelWish": with_optional(&["name"], json!({
+            "name": name(),
+            "description": {"type": ["string", "null"], "maxLength": limits::DESCRIPTION_BYTES_MAX},
+        })),
+        "Channel": with_optional(&["name", "description", "subscribers", "defined"], json!({
+            "name": text(), "description": text(), "subscribers": count(), "defined": flag(),
+            "epoch": text(), "offset": count(), "users": many(user()),
+        })),
+        "Channels": object(json!({"channels": many(one("Channel"))})),
+        "PublishWish": with_optional(&["payload"], json!({
+            "type": {"type": "string", "enum": ["text", "json", "event", "system"]},
+            "payload": anything(),
+            "event": name(),
+            "metadata": {"type": "object"},
+            "only_to": many(text()),
+            "exclude": many(text()),
+        })),
+        "LiveWish": with_optional(&["action"], json!({
+            "action": {"type": "string", "enum": ["created", "updated", "deleted"]},
+            "data": anything(),
+        })),
+        "Figures": {"type": "object"},
+        "Published": object(json!({
+            "channel": text(), "epoch": text(),
+            "offset": {"type": ["integer", "null"]},
+            "message_id": text(), "delivered_to": count(),
+        })),
+        "ChannelMessage": with_optional(&["type", "channel", "message_id", "timestamp"], json!({
+            "type": text(), "channel": text(), "message_id": text(), "offset": count(),
+            "payload": anything(), "event": text(), "metadata": {"type": "object"},
+            "from_user_id": text(), "timestamp": time(),
+        })),
+        "History": object(json!({"epoch": text(), "messages": many(one("ChannelMessage"))})),
+    })
+}
+
+fn messages() -> Value {
+    let content = || {
+        json!({"type": "string", "minLength": 1, "maxLength": limits::MESSAGE_CONTENT_BYTES_MAX})
+    };
+    let seconds = || json!({"type": "integer", "description": "seconds since the Unix epoch"});
+    let group = || json!({"group_id": text(), "name": text(), "owner": text(), "created_at": time()});
+    let mut whole = group();
+    whole["members"] = many(text());
+    let required = ["type", "id", "from_user_id", "content", "created_at"];
+    json!({
+        "MessageWish": object(json!({"to_user_id": name(), "content": content()})),
+        "ContentWish": object(json!({"content": content()})),
+        "Stored": object(json!({"id": text(), "created_at": seconds()})),
+        "Message": with_optional(&required, json!({
+            "type": {"type": "string", "enum": ["private", "group"]},
+            "id": text(), "from_user_id": text(), "to_user_id": text(), "group_id": text(),
+            "content": text(), "created_at": seconds(),
+        })),
+        "Messages": object(json!({"messages": many(one("Message")), "next": or_null("string")})),
+        "GroupWish": with_optional(&["name"], json!({"name": name(), "members": many(name())})),
+        "GroupId": object(json!({"group_id": text()})),
+        "Groups": object(json!({"groups": many(object(group()))})),
+        "Group": object(whole),
+        "MemberWish": object(json!({"user_id": name()})),
+        "Membership": object(json!({"group_id": text(), "user_id": text()})),
+    })
+}

@@ -1,0 +1,121 @@
+//! The pages that are in the binary: console, demo, reference, and the JavaScript client.
+//!
+//! Packed at build time; nothing is compressed while the server runs. Browsers may keep them, and
+//! ask each time whether they are still right (RFC 9111, `no-cache`).
+//!
+//! Imports `http::reply`. Imported by `http::router`.
+
+use bytes::Bytes;
+use hyper::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ETAG, HeaderMap,
+    HeaderValue, IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::StatusCode;
+
+use super::reply::{self, Reply};
+
+/// Nothing from elsewhere, nothing inline, in no other page's frame. Sockets to the page's own
+/// server count as `'self'` (Content Security Policy Level 3).
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src 'self' data:; connect-src 'self'; font-src 'self'; base-uri 'none'; \
+    form-action 'none'; frame-ancestors 'none'";
+
+/// A file of `web/`, in the three forms in which it is sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    path: &'static str,
+    kind: &'static str,
+    tag: &'static str,
+    plain: &'static [u8],
+    gzip: &'static [u8],
+    brotli: &'static [u8],
+}
+
+const PAGES: &[Page] = include!(concat!(env!("OUT_DIR"), "/pages.rs"));
+
+/// The page at a path.
+pub fn at(path: &str) -> Option<&'static Page> {
+    PAGES.iter().find(|page| page.path == path)
+}
+
+/// A page, in the form the client likes best; 304 where it has the page already.
+pub fn answer(page: &'static Page, headers: &HeaderMap) -> Reply {
+    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let mut known = known.flat_map(|value| value.split(',')).map(str::trim);
+    let has_it = known.any(|tag| tag == "*" || tag.trim_start_matches("W/") == page.tag);
+    let (encoding, body) = match encoding(headers) {
+        _ if has_it => (None, &b""[..]),
+        Some("br") => (Some("br"), page.brotli),
+        Some(gzip) => (Some(gzip), page.gzip),
+        None => (None, page.plain),
+    };
+    let mut reply = reply::with_type(page.kind, Bytes::from_static(body));
+    if has_it {
+        *reply.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = reply.headers_mut();
+    for (name, value) in [
+        (ETAG, page.tag),
+        (CACHE_CONTROL, "no-cache"),
+        (VARY, "accept-encoding"),
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if let Some(encoding) = encoding {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(encoding));
+    }
+    reply
+}
+
+/// The packed form that a client takes, Brotli before gzip. A weight of 0 is a refusal (RFC 9110,
+/// 12.4.2); finer weights are not worth a choice between two packings of the same bytes.
+fn encoding(headers: &HeaderMap) -> Option<&'static str> {
+    let offers = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let offers: Vec<&str> = offers.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let takes = |name: &str| {
+        offers.iter().any(|offer| {
+            let (coding, weight) = offer.split_once(';').unwrap_or((offer, ""));
+            let weight = weight.trim().strip_prefix("q=").unwrap_or("1");
+            coding.trim().eq_ignore_ascii_case(name)
+                && weight.parse::<f32>().is_ok_and(|weight| weight > 0.0)
+        })
+    };
+    ["br", "gzip"].into_iter().find(|name| takes(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepting(value: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(value));
+        headers
+    }
+
+    #[test]
+    fn the_best_form_that_is_taken() {
+        for (offer, form) in [
+            ("gzip, deflate, br, zstd", Some("br")),
+            ("GZIP;q=0.5", Some("gzip")),
+            ("br;q=0, gzip", Some("gzip")),
+            ("identity", None),
+            ("br;q=high", None),
+            ("", None),
+        ] {
+            assert_eq!(encoding(&accepting(offer)), form, "{offer}");
+        }
+    }
+
+    #[test]
+    fn every_page_is_small_and_there() {
+        for path in ["/", "/demo", "/docs", "/fanfare.js", "/fanfare.d.ts"] {
+            assert!(at(path).is_some(), "{path}");
+        }
+        let total: usize = PAGES.iter().map(|page| page.plain.len()).sum();
+        assert!(total < 200 * 1_024, "{total} bytes");
+    }
+}

@@ -1,0 +1,42 @@
+//! Publishes the server's own counters once a second, as long as somebody follows them.
+//!
+//! Consoles then cost one JSON object a second, however many are open, and nothing when none is.
+//!
+//! Imports `http::status` and its siblings. Part of `server`.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::{Common, Handle};
+use crate::http::status;
+use crate::limits;
+
+pub(super) fn start(handle: Handle, common: Common) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new().name(String::from("monitor")).spawn(move || {
+        runtime.block_on(async move {
+            let stop = Arc::clone(&common.signals.monitor_stop);
+            let pause = Duration::from_millis(limits::STATS_INTERVAL_MS);
+            while !common.signals.is_draining.load(Ordering::Relaxed) {
+                publish(&handle, &common).await;
+                // Woken or not: the loop finds out.
+                let _ = tokio::time::timeout(pause, stop.notified()).await;
+            }
+        });
+    })
+}
+
+async fn publish(handle: &Handle, common: &Common) {
+    let followers = handle.channel_count(limits::STATS_CHANNEL).await;
+    if !matches!(followers, Ok(Some(count)) if count > 0) {
+        return;
+    }
+    let stats = status::socket_stats(&common.office, common.clock.now());
+    if let Err(fault) = handle.send_event(limits::STATS_CHANNEL, "stats", stats).await {
+        // The next second has newer numbers.
+        tracing::debug!(%fault, "the counters were not published");
+    }
+}

@@ -1,0 +1,88 @@
+//! TLS: the certificate, read again on request, and the handshake before the first byte of HTTP.
+//!
+//! rustls does the work (TLS 1.2 and 1.3). A connection keeps the certificate it was opened with;
+//! one that is read again is for those that come after.
+//!
+//! Imports `limits` and `shard::socket`. Part of `server`.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::shard::socket::Stream;
+
+/// Where certificate and key are, and what they were when last read.
+pub(super) struct Tls {
+    certificate: PathBuf,
+    key: PathBuf,
+    config: RwLock<Arc<ServerConfig>>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Reads certificate and key.
+    ///
+    /// # Errors
+    ///
+    /// The file at fault, and what is wrong with it.
+    pub(super) fn load(certificate: PathBuf, key: PathBuf) -> Result<Tls, (PathBuf, String)> {
+        let config = RwLock::new(read(&certificate, &key)?);
+        Ok(Tls { certificate, key, config })
+    }
+
+    /// Reads them again. Where that fails, what was read before stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tls::load`].
+    pub(super) fn reload(&self) -> Result<(), (PathBuf, String)> {
+        let config = read(&self.certificate, &self.key)?;
+        *self.config.write() = config;
+        Ok(())
+    }
+
+    /// Greets a client. Takes no longer than `patience`.
+    ///
+    /// # Errors
+    ///
+    /// What the client or the network did wrong.
+    pub(super) async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<Stream> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.config.read()));
+        let stream = tokio::time::timeout(patience, acceptor.accept(stream)).await??;
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+}
+
+fn read(certificate: &PathBuf, key: &PathBuf) -> Result<Arc<ServerConfig>, (PathBuf, String)> {
+    let in_certificate = |fault: String| (certificate.clone(), fault);
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|fault| in_certificate(fault.to_string()))?;
+    if chain.is_empty() {
+        return Err(in_certificate("there is no certificate in it".to_owned()));
+    }
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|fault| (key.clone(), fault.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
+        .map_err(|fault| in_certificate(format!("with its key: {fault}")))?;
+    // The only protocol spoken here; without a word a browser might hope for HTTP/2.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,125 @@
+//! The pages that are in the binary: packed, cached, kept from everything foreign, and open to all.
+
+mod support;
+
+use serde_json::Value;
+use support::Server;
+
+#[test]
+fn pages_are_open_and_shut_out_what_is_foreign() {
+    let server = Server::start_for_people(&["--auth", "required"]);
+    for path in ["/", "/demo", "/docs"] {
+        let reply = server.get(path);
+        assert_eq!(reply.status, 200, "{path}");
+        assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"));
+        let policy = reply.header("content-security-policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+        assert!(!reply.text.contains("http://") && !reply.text.contains("https://"), "{path}");
+    }
+    let script = server.get("/fanfare.js");
+    assert_eq!(script.header("content-type"), Some("text/javascript; charset=utf-8"));
+    server.request("POST", "/", &[], b"").expect_problem(405, "invalid_argument");
+    server.get("/assets/none.js").expect_problem(404, "not_found");
+}
+
+#[test]
+fn a_browser_that_has_a_page_is_told_so() {
+    let server = Server::start(&[]);
+    let first = server.get("/");
+    let tag = first.header("etag").expect("a tag").to_owned();
+    for known in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}")] {
+        let again = server.request("GET", "/", &[("If-None-Match", &known)], b"");
+        assert_eq!((again.status, again.text.as_str()), (304, ""), "{known}");
+        assert_eq!(again.header("etag"), Some(tag.as_str()));
+    }
+    assert_eq!(server.request("GET", "/", &[("If-None-Match", "\"other\"")], b"").status, 200);
+}
+
+#[test]
+fn packed_forms_are_smaller_and_named() {
+    let server = Server::start(&[]);
+    let plain = server.get("/fanfare.js").text.len();
+    for encoding in ["br", "gzip"] {
+        let stream = std::net::TcpStream::connect(server.address()).expect("the server accepts");
+        let (head, body) = fetch(stream, &format!("Accept-Encoding: {encoding}"));
+        assert!(head.contains(&format!("content-encoding: {encoding}\r\n")), "{head}");
+        assert!(head.contains("vary: accept-encoding\r\n"), "{head}");
+        assert!(body.len() < plain / 2, "{} of {plain} bytes", body.len());
+    }
+}
+
+fn fetch(mut stream: std::net::TcpStream, header: &str) -> (String, Vec<u8>) {
+    use std::io::{Read as _, Write as _};
+    let request =
+        format!("GET /fanfare.js HTTP/1.1\r\nHost: x\r\n{header}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("it is sent");
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("an answer");
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    let body = bytes.split_off(end);
+    (String::from_utf8(bytes).expect("text").to_ascii_lowercase(), body)
+}
+
+#[test]
+fn the_counters_come_each_second_to_who_follows_them() {
+    let server = Server::start_for_people(&[]);
+    let mut client = server.connect();
+    client.send_json(&serde_json::json!({"type": "subscribe", "channel": "$stats"}));
+    client.find_type("subscribed");
+    let mut offsets = Vec::new();
+    for _ in 0..2 {
+        let frame = client.find("counters", |frame| frame["event"] == "stats");
+        assert_eq!(frame["channel"], "$stats");
+        assert_eq!(frame["payload"]["connections"], 1, "{frame}");
+        assert!(frame["payload"]["shards"].is_array(), "{frame}");
+        offsets.push(frame["offset"].as_u64().expect("an offset"));
+    }
+    assert_eq!(offsets[1], offsets[0] + 1);
+    let history = server.get("/api/v1/channels/%24stats/history");
+    assert!(history.body["messages"].as_array().is_some_and(|list| list.len() >= 2));
+    // It is the server's own.
+    client.send_json(&serde_json::json!({"type": "publish", "channel": "$stats", "payload": 1}));
+    let refusal = client.find("a refusal", |frame| frame["type"] == "error");
+    assert_eq!(refusal["code"], "unauthorized");
+    let mut admin = server.connect_with(&support::token("ann", "admin"));
+    admin.send_json(&serde_json::json!({"type": "publish", "channel": "$stats", "payload": 1}));
+    assert_eq!(admin.find_type("error")["code"], "forbidden");
+}
+
+/// Paths and methods that the router knows, read from its source: what is not described there is
+/// not found by anyone who reads the description.
+#[test]
+fn the_description_has_every_path() {
+    let server = Server::start_for_people(&["--auth", "required"]);
+    let reply = server.get("/openapi.json");
+    assert_eq!(reply.status, 200);
+    let paths = reply.body["paths"].as_object().expect("paths");
+    let source = include_str!("../src/http/router.rs");
+    let mut described: Vec<&str> = Vec::new();
+    for path in paths.keys() {
+        described.extend(path.split('/').filter(|part| !part.is_empty() && !part.starts_with('{')));
+    }
+    let described: Vec<String> =
+        described.into_iter().map(|part| part.trim_end_matches(".json").to_owned()).collect();
+    let table = source.split("impl<'a> Route<'a>").nth(1).expect("the table");
+    let table = table.split("const fn methods").next().expect("its end");
+    for literal in table.split('"').skip(1).step_by(2) {
+        for part in literal.split('/').filter(|part| !part.is_empty() && *part != ".json") {
+            let part = part.trim_end_matches(".json");
+            assert!(described.iter().any(|known| known == part), "{part} is described nowhere");
+        }
+    }
+    // And each method that a path takes.
+    for (path, item) in paths {
+        let sample: Vec<&str> =
+            path.split('/').map(|part| if part.starts_with('{') { "x" } else { part }).collect();
+        let refused = server.request("PATCH", &sample.join("/"), &[], b"");
+        assert_eq!(refused.status, 405, "{path}");
+        for method in refused.header("allow").expect("Allow").split(", ") {
+            let is_described = item.get(method.to_ascii_lowercase()).is_some();
+            assert!(is_described || method == "HEAD", "{method} {path}");
+        }
+    }
+    assert_eq!(reply.body["paths"]["/ws/send"]["post"]["x-scope"], Value::from("publish"));
+}
