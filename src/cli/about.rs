@@ -18,10 +18,7 @@ pub(crate) fn info(loaded: &Loaded, as_json: bool) -> String {
         ("compiler", env!("FANFARE_RUSTC")),
     ];
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let machine = [
-        ("cores", cores),
-        ("connections_max", server::connections_max(&loaded.config)),
-    ];
+    let machine = [("cores", cores), ("connections_max", server::connections_max(&loaded.config))];
     let settings = loaded.config.entries(&loaded.sources);
     if as_json {
         let settings: Map<String, Value> = settings
@@ -71,7 +68,11 @@ pub(crate) fn check(config: &Config) -> Result<String, String> {
     if !place.is_dir() && !place.as_os_str().is_empty() {
         faults.push(format!("data-dir: {} is not a directory", place.display()));
     }
-    if faults.is_empty() { Ok(String::from("the configuration is in order")) } else { Err(faults.join("\n")) }
+    if faults.is_empty() {
+        Ok(String::from("the configuration is in order"))
+    } else {
+        Err(faults.join("\n"))
+    }
 }
 
 /// `fanfare man`: the manual page in roff.

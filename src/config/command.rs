@@ -149,9 +149,12 @@ fn questions() -> [Command; 7] {
                     .value_name("URL")
                     .help(format!("The server [default: the configured address] [env: {URL_ENV}]")),
             )
-            .arg(Arg::new("ask-token").long("token").value_name("TOKEN").help(format!(
-                "Token; better given by the environment [env: {TOKEN_ENV}]"
-            )))
+            .arg(
+                Arg::new("ask-token")
+                    .long("token")
+                    .value_name("TOKEN")
+                    .help(format!("Token; better given by the environment [env: {TOKEN_ENV}]")),
+            )
     })
 }
 

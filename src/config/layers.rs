@@ -53,7 +53,8 @@ pub(super) fn load(
         }
         (name, last) => {
             layers.settle_bind();
-            let json = last.is_some_and(|last| last.try_get_one("json").ok().flatten() == Some(&true));
+            let json =
+                last.is_some_and(|last| last.try_get_one("json").ok().flatten() == Some(&true));
             match name {
                 Some("info") => Action::Info { json },
                 Some("check-config") => Action::CheckConfig,

@@ -6,11 +6,11 @@
 //! Imports `http::reply`. Imported by `http::router`.
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ETAG, HeaderMap,
     HeaderValue, IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use hyper::StatusCode;
 
 use super::reply::{self, Reply};
 

@@ -89,13 +89,15 @@ impl<'a> Route<'a> {
             return Some(Route::OpenApi);
         }
         let page = pages::at(path).map(Route::Page);
-        page.or_else(|| Route::of_artemis(path.strip_suffix(".json").unwrap_or(path))).or_else(|| {
-            let parts: Vec<&str> = path.split('/').skip(1).collect();
-            if parts.iter().any(|part| part.is_empty()) {
-                return None;
-            }
-            Route::of_people(&parts)
-        })
+        page.or_else(|| Route::of_artemis(path.strip_suffix(".json").unwrap_or(path))).or_else(
+            || {
+                let parts: Vec<&str> = path.split('/').skip(1).collect();
+                if parts.iter().any(|part| part.is_empty()) {
+                    return None;
+                }
+                Route::of_people(&parts)
+            },
+        )
     }
 
     fn of_artemis(bare: &'a str) -> Option<Route<'a>> {
@@ -200,11 +202,9 @@ impl<'a> Route<'a> {
 
     fn access(self, method: &Method) -> Access {
         match self {
-            Route::Health
-            | Route::Ready
-            | Route::Metrics
-            | Route::OpenApi
-            | Route::Page(_) => Access::Unasked,
+            Route::Health | Route::Ready | Route::Metrics | Route::OpenApi | Route::Page(_) => {
+                Access::Unasked
+            }
             Route::UserRegister | Route::UserLogin => Access::Anyone,
             Route::Register
             | Route::Heartbeat

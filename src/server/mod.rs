@@ -223,8 +223,7 @@ impl Server {
         let handle = Handle::new(to_control, clock, &control.events(), Arc::clone(&stats));
         let control_thread = control_thread::start(control, bell, clock, Arc::clone(&signals))
             .map_err(StartError::Thread)?;
-        let monitor_thread =
-            monitor::start(handle.clone(), common).map_err(StartError::Thread)?;
+        let monitor_thread = monitor::start(handle.clone(), common).map_err(StartError::Thread)?;
         let shard_threads = starts
             .into_iter()
             .map(shard_thread::start)

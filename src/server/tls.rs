@@ -76,8 +76,8 @@ fn read(certificate: &PathBuf, key: &PathBuf) -> Result<Arc<ServerConfig>, (Path
     if chain.is_empty() {
         return Err(in_certificate("there is no certificate in it".to_owned()));
     }
-    let private = PrivateKeyDer::from_pem_file(key)
-        .map_err(|fault| (key.clone(), fault.to_string()))?;
+    let private =
+        PrivateKeyDer::from_pem_file(key).map_err(|fault| (key.clone(), fault.to_string()))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))

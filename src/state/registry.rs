@@ -18,7 +18,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 use slab::Slab;
 
-use super::order::{Delta, InstanceLease, Operation, RefusedEntry, ServiceLeases, Snapshot, Subscribed, View};
+use super::order::{
+    Delta, InstanceLease, Operation, RefusedEntry, ServiceLeases, Snapshot, Subscribed, View,
+};
 use super::service::{Replay, Service};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};

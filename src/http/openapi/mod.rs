@@ -140,6 +140,17 @@ fn responses(operation: &Operation, needs: Option<&Needs>) -> Value {
             };
             response["content"] = json!({kind: {"schema": reference(schema)}});
         }
+        let links: Map<String, Value> = LINKS
+            .iter()
+            .filter(|(from, at, ..)| (*from, *at) == (operation.id, status))
+            .map(|&(_, _, to, pointer)| {
+                let id = format!("$response.body#{pointer}");
+                (to.to_owned(), json!({"operationId": to, "parameters": {"id": id}}))
+            })
+            .collect();
+        if !links.is_empty() {
+            response["links"] = Value::Object(links);
+        }
         responses.insert(status_text, response);
     }
     let mut problems = vec![400];
@@ -162,6 +173,16 @@ fn responses(operation: &Operation, needs: Option<&Needs>) -> Value {
     }
     Value::Object(responses)
 }
+
+/// Which answers hold an id that other operations take.
+const LINKS: &[(&str, u16, &str, &str)] = &[
+    ("createGroup", 201, "group", "/group_id"),
+    ("createGroup", 201, "addMember", "/group_id"),
+    ("createGroup", 201, "sendToGroup", "/group_id"),
+    ("createGroup", 201, "deleteGroup", "/group_id"),
+    ("connections", 200, "connection", "/connections/0/connection_id"),
+    ("connections", 200, "sendToConnection", "/connections/0/connection_id"),
+];
 
 fn title(status: u16) -> &'static str {
     let status = hyper::StatusCode::from_u16(status).ok();

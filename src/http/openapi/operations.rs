@@ -77,54 +77,411 @@ impl Operation {
 
 /// All of them.
 pub(super) const OPERATIONS: &[Operation] = &[
-    Operation::new("POST", "/api/registry/register.json", ("Registry", "register"), "Register instances, or renew their leases", &[(200, Some("RegisterAnswer"))]).takes("Instances"),
-    Operation::new("POST", "/api/registry/heartbeat.json", ("Registry", "heartbeat"), "Renew the leases of instances", &[(200, Some("KeysAnswer"))]).takes("InstancesOrKeys"),
-    Operation::new("POST", "/api/registry/unregister.json", ("Registry", "unregister"), "Remove instances", &[(200, Some("KeysAnswer"))]).takes("InstancesOrKeys"),
-    Operation::new("GET", "/api/discovery/service.json", ("Discovery", "service"), "The instances of a service", &[(200, Some("ServiceAnswer"))]).asks(&[text("serviceId", "The service")]),
-    Operation::new("POST", "/api/discovery/service.json", ("Discovery", "serviceByBody"), "The instances of a service", &[(200, Some("ServiceAnswer"))]).takes("ServiceWish"),
-    Operation::new("GET", "/api/discovery/services.json", ("Discovery", "services"), "The instances of all services", &[(200, Some("ServicesAnswer"))]),
-    Operation::new("POST", "/api/discovery/services.json", ("Discovery", "servicesByBody"), "The instances of all services", &[(200, Some("ServicesAnswer"))]).takes("Where"),
-    Operation::new("POST", "/api/discovery/lookup.json", ("Discovery", "lookup"), "The instances of some services", &[(200, Some("LookupAnswer"))]).takes("LookupWish"),
-    Operation::new("POST", "/api/discovery/services-delta.json", ("Discovery", "servicesDelta"), "What changed since a version", &[(200, Some("DeltaAnswer"))]).takes("DeltaWish"),
-    Operation::new("POST", "/api/management/instance/operate-instance.json", ("Management", "operateInstance"), "Take an instance out of discovery, or put it back", &[(200, Some("PlainAnswer"))]).takes("OperateWish"),
-    Operation::new("POST", "/api/management/services/{id}/self-protection", ("Management", "selfProtection"), "Lift a service's self-protection, or allow it again", &[(200, Some("PlainAnswer"))]).takes("ProtectWish"),
-    Operation::new("GET", "/api/status/node.json", ("Status", "node"), "This node", &[(200, Some("Node"))]),
-    Operation::new("POST", "/api/status/node.json", ("Status", "nodeByPost"), "This node", &[(200, Some("Node"))]),
-    Operation::new("GET", "/api/status/cluster.json", ("Status", "cluster"), "All nodes", &[(200, Some("Cluster"))]),
-    Operation::new("POST", "/api/status/cluster.json", ("Status", "clusterByPost"), "All nodes", &[(200, Some("Cluster"))]),
-    Operation::new("GET", "/api/status/leases.json", ("Status", "leases"), "The leases, service by service", &[(200, Some("Leases"))]).asks(&[text("service_id", "Each lease of this service, at most 10,000")]),
-    Operation::new("POST", "/api/status/leases.json", ("Status", "leasesByPost"), "The leases, service by service", &[(200, Some("Leases"))]).asks(&[text("service_id", "Each lease of this service, at most 10,000")]),
-    Operation::new("GET", "/api/status/config.json", ("Status", "config"), "Every setting, and where it came from", &[(200, Some("Settings"))]),
-    Operation::new("POST", "/api/status/config.json", ("Status", "configByPost"), "Every setting, and where it came from", &[(200, Some("Settings"))]),
-    Operation::new("GET", "/health", ("Status", "health"), "Whether the process lives", &[(200, Some("Health"))]),
-    Operation::new("GET", "/ready", ("Status", "ready"), "Whether this node should be sent clients", &[(200, Some("Readiness")), (503, Some("Readiness"))]),
-    Operation::new("GET", "/metrics", ("Status", "metrics"), "Metrics, as Prometheus reads them", &[(200, Some("Text"))]),
-    Operation::new("GET", "/openapi.json", ("Status", "openapi"), "This description", &[(200, Some("Description"))]),
-    Operation::new("POST", "/api/v1/users/register", ("Accounts", "registerUser"), "Make an account", &[(201, Some("Account")), (409, Some("Problem"))]).takes("AccountWish"),
-    Operation::new("POST", "/api/v1/users/login", ("Accounts", "login"), "Sign in", &[(200, Some("LoginAnswer")), (401, Some("Problem")), (429, Some("Problem"))]).takes("LoginWish").note("The token is valid for a day and has no scope."),
-    Operation::new("GET", "/ws/online", ("Sockets", "online"), "Who is online", &[(200, Some("Online"))]),
-    Operation::new("GET", "/ws/stats", ("Sockets", "stats"), "What the sockets and shards do", &[(200, Some("Stats"))]),
-    Operation::new("POST", "/ws/broadcast", ("Sockets", "broadcast"), "Send an envelope to every JSON socket, to some, or to a channel", &[(200, Some("Delivered")), (403, Some("Problem"))]).takes("BroadcastWish"),
-    Operation::new("POST", "/ws/send", ("Sockets", "sendToUser"), "Send an envelope to a user's connections", &[(200, Some("Delivered")), (404, Some("Problem"))]).takes("SendWish"),
-    Operation::new("GET", "/api/v1/connections", ("Sockets", "connections"), "The open sockets", &[(200, Some("Connections"))]).asks(&[number("limit", "At most so many", 1, 10000), text("after", "The last connection of the page before")]),
-    Operation::new("GET", "/api/v1/connections/{id}", ("Sockets", "connection"), "One open socket", &[(200, Some("Connection")), (404, Some("Problem"))]),
-    Operation::new("DELETE", "/api/v1/connections/{id}", ("Sockets", "disconnect"), "Close a socket for good, with 4403", &[(204, None), (404, Some("Problem"))]),
-    Operation::new("POST", "/api/v1/connections/{id}/messages", ("Sockets", "sendToConnection"), "Send an envelope to one socket", &[(200, Some("Delivered")), (404, Some("Problem"))]).takes("EnvelopeWish"),
-    Operation::new("GET", "/api/v1/channels", ("Channels", "channels"), "The channels, defined and live ones", &[(200, Some("Channels"))]),
-    Operation::new("POST", "/api/v1/channels", ("Channels", "defineChannel"), "Define a channel", &[(201, Some("Channel")), (409, Some("Problem")), (429, Some("Problem"))]).takes("ChannelWish"),
-    Operation::new("GET", "/api/v1/channels/{name}", ("Channels", "channel"), "One channel", &[(200, Some("Channel")), (404, Some("Problem"))]),
-    Operation::new("DELETE", "/api/v1/channels/{name}", ("Channels", "deleteChannel"), "Delete a channel; its followers are told", &[(204, None), (404, Some("Problem"))]),
-    Operation::new("POST", "/api/v1/channels/{name}/messages", ("Channels", "publish"), "Publish to a channel", &[(200, Some("Published")), (403, Some("Problem")), (429, Some("Problem"))]).takes("PublishWish"),
-    Operation::new("GET", "/api/v1/channels/{name}/history", ("Channels", "history"), "The messages that are kept", &[(200, Some("History")), (403, Some("Problem"))]).asks(&[number("after", "Only those after this offset", 0, 9007199254740991), number("limit", "At most so many", 1, 500)]),
-    Operation::new("POST", "/api/v1/live/{entity}/{id}", ("Channels", "live"), "Tell that a thing was created, updated or deleted", &[(200, Some("Published")), (403, Some("Problem")), (429, Some("Problem"))]).takes("LiveWish").note("Goes to the channel live:{entity} as event {entity}.{action}."),
-    Operation::new("POST", "/api/v1/dashboards/{name}/metrics", ("Channels", "dashboardMetrics"), "Publish the figures of a dashboard", &[(200, Some("Published")), (403, Some("Problem")), (429, Some("Problem"))]).takes("Figures").note("Goes to the channel dashboard:{name} as event metrics."),
-    Operation::new("POST", "/api/v1/messages", ("Messages", "sendMessage"), "Send a direct message; the answer means that it is on disk", &[(201, Some("Stored")), (404, Some("Problem")), (429, Some("Problem"))]).takes("MessageWish"),
-    Operation::new("GET", "/api/v1/messages", ("Messages", "messages"), "Messages to me and from me, oldest first", &[(200, Some("Messages"))]).asks(&[text("after", "Only those after this message"), number("limit", "At most so many", 1, 500), text("with", "Only those with this user")]),
-    Operation::new("POST", "/api/v1/groups", ("Messages", "createGroup"), "Make a group", &[(201, Some("GroupId")), (429, Some("Problem"))]).takes("GroupWish"),
-    Operation::new("GET", "/api/v1/groups", ("Messages", "groups"), "My groups", &[(200, Some("Groups"))]),
-    Operation::new("GET", "/api/v1/groups/{id}", ("Messages", "group"), "One of my groups, with its members", &[(200, Some("Group")), (403, Some("Problem")), (404, Some("Problem"))]),
-    Operation::new("DELETE", "/api/v1/groups/{id}", ("Messages", "deleteGroup"), "Delete a group that I manage", &[(204, None), (403, Some("Problem")), (404, Some("Problem"))]),
-    Operation::new("POST", "/api/v1/groups/{id}/members", ("Messages", "addMember"), "Add a member to a group that I manage", &[(201, Some("Membership")), (200, Some("Membership")), (403, Some("Problem")), (404, Some("Problem")), (429, Some("Problem"))]).takes("MemberWish"),
-    Operation::new("DELETE", "/api/v1/groups/{id}/members/{user_id}", ("Messages", "removeMember"), "Remove a member, or leave", &[(204, None), (403, Some("Problem")), (404, Some("Problem"))]),
-    Operation::new("POST", "/api/v1/groups/{id}/messages", ("Messages", "sendToGroup"), "Send a message to a group; the answer means that it is on disk", &[(201, Some("Stored")), (403, Some("Problem")), (404, Some("Problem")), (429, Some("Problem"))]).takes("ContentWish"),
+    Operation::new(
+        "POST",
+        "/api/registry/register.json",
+        ("Registry", "register"),
+        "Register instances, or renew their leases",
+        &[(200, Some("RegisterAnswer"))],
+    )
+    .takes("Instances"),
+    Operation::new(
+        "POST",
+        "/api/registry/heartbeat.json",
+        ("Registry", "heartbeat"),
+        "Renew the leases of instances",
+        &[(200, Some("KeysAnswer"))],
+    )
+    .takes("InstancesOrKeys"),
+    Operation::new(
+        "POST",
+        "/api/registry/unregister.json",
+        ("Registry", "unregister"),
+        "Remove instances",
+        &[(200, Some("KeysAnswer"))],
+    )
+    .takes("InstancesOrKeys"),
+    Operation::new(
+        "GET",
+        "/api/discovery/service.json",
+        ("Discovery", "service"),
+        "The instances of a service",
+        &[(200, Some("ServiceAnswer"))],
+    )
+    .asks(&[text("serviceId", "The service")]),
+    Operation::new(
+        "POST",
+        "/api/discovery/service.json",
+        ("Discovery", "serviceByBody"),
+        "The instances of a service",
+        &[(200, Some("ServiceAnswer"))],
+    )
+    .takes("ServiceWish"),
+    Operation::new(
+        "GET",
+        "/api/discovery/services.json",
+        ("Discovery", "services"),
+        "The instances of all services",
+        &[(200, Some("ServicesAnswer"))],
+    ),
+    Operation::new(
+        "POST",
+        "/api/discovery/services.json",
+        ("Discovery", "servicesByBody"),
+        "The instances of all services",
+        &[(200, Some("ServicesAnswer"))],
+    )
+    .takes("Where"),
+    Operation::new(
+        "POST",
+        "/api/discovery/lookup.json",
+        ("Discovery", "lookup"),
+        "The instances of some services",
+        &[(200, Some("LookupAnswer"))],
+    )
+    .takes("LookupWish"),
+    Operation::new(
+        "POST",
+        "/api/discovery/services-delta.json",
+        ("Discovery", "servicesDelta"),
+        "What changed since a version",
+        &[(200, Some("DeltaAnswer"))],
+    )
+    .takes("DeltaWish"),
+    Operation::new(
+        "POST",
+        "/api/management/instance/operate-instance.json",
+        ("Management", "operateInstance"),
+        "Take an instance out of discovery, or put it back",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .takes("OperateWish"),
+    Operation::new(
+        "POST",
+        "/api/management/services/{id}/self-protection",
+        ("Management", "selfProtection"),
+        "Lift a service's self-protection, or allow it again",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .takes("ProtectWish"),
+    Operation::new(
+        "GET",
+        "/api/status/node.json",
+        ("Status", "node"),
+        "This node",
+        &[(200, Some("Node"))],
+    ),
+    Operation::new(
+        "POST",
+        "/api/status/node.json",
+        ("Status", "nodeByPost"),
+        "This node",
+        &[(200, Some("Node"))],
+    ),
+    Operation::new(
+        "GET",
+        "/api/status/cluster.json",
+        ("Status", "cluster"),
+        "All nodes",
+        &[(200, Some("Cluster"))],
+    ),
+    Operation::new(
+        "POST",
+        "/api/status/cluster.json",
+        ("Status", "clusterByPost"),
+        "All nodes",
+        &[(200, Some("Cluster"))],
+    ),
+    Operation::new(
+        "GET",
+        "/api/status/leases.json",
+        ("Status", "leases"),
+        "The leases, service by service",
+        &[(200, Some("Leases"))],
+    )
+    .asks(&[text("service_id", "Each lease of this service, at most 10,000")]),
+    Operation::new(
+        "POST",
+        "/api/status/leases.json",
+        ("Status", "leasesByPost"),
+        "The leases, service by service",
+        &[(200, Some("Leases"))],
+    )
+    .asks(&[text("service_id", "Each lease of this service, at most 10,000")]),
+    Operation::new(
+        "GET",
+        "/api/status/config.json",
+        ("Status", "config"),
+        "Every setting, and where it came from",
+        &[(200, Some("Settings"))],
+    ),
+    Operation::new(
+        "POST",
+        "/api/status/config.json",
+        ("Status", "configByPost"),
+        "Every setting, and where it came from",
+        &[(200, Some("Settings"))],
+    ),
+    Operation::new(
+        "GET",
+        "/health",
+        ("Status", "health"),
+        "Whether the process lives",
+        &[(200, Some("Health"))],
+    ),
+    Operation::new(
+        "GET",
+        "/ready",
+        ("Status", "ready"),
+        "Whether this node should be sent clients",
+        &[(200, Some("Readiness")), (503, Some("Readiness"))],
+    ),
+    Operation::new(
+        "GET",
+        "/metrics",
+        ("Status", "metrics"),
+        "Metrics, as Prometheus reads them",
+        &[(200, Some("Text"))],
+    ),
+    Operation::new(
+        "GET",
+        "/openapi.json",
+        ("Status", "openapi"),
+        "This description",
+        &[(200, Some("Description"))],
+    ),
+    Operation::new(
+        "POST",
+        "/api/v1/users/register",
+        ("Accounts", "registerUser"),
+        "Make an account",
+        &[(201, Some("Account")), (409, Some("Problem"))],
+    )
+    .takes("AccountWish"),
+    Operation::new(
+        "POST",
+        "/api/v1/users/login",
+        ("Accounts", "login"),
+        "Sign in",
+        &[(200, Some("LoginAnswer")), (401, Some("Problem")), (429, Some("Problem"))],
+    )
+    .takes("LoginWish")
+    .note("The token is valid for a day and has no scope."),
+    Operation::new(
+        "GET",
+        "/ws/online",
+        ("Sockets", "online"),
+        "Who is online",
+        &[(200, Some("Online"))],
+    ),
+    Operation::new(
+        "GET",
+        "/ws/stats",
+        ("Sockets", "stats"),
+        "What the sockets and shards do",
+        &[(200, Some("Stats"))],
+    ),
+    Operation::new(
+        "POST",
+        "/ws/broadcast",
+        ("Sockets", "broadcast"),
+        "Send an envelope to every JSON socket, to some, or to a channel",
+        &[(200, Some("Delivered")), (403, Some("Problem"))],
+    )
+    .takes("BroadcastWish"),
+    Operation::new(
+        "POST",
+        "/ws/send",
+        ("Sockets", "sendToUser"),
+        "Send an envelope to a user's connections",
+        &[(200, Some("Delivered")), (404, Some("Problem"))],
+    )
+    .takes("SendWish"),
+    Operation::new(
+        "GET",
+        "/api/v1/connections",
+        ("Sockets", "connections"),
+        "The open sockets",
+        &[(200, Some("Connections"))],
+    )
+    .asks(&[
+        number("limit", "At most so many", 1, 10000),
+        text("after", "The last connection of the page before"),
+    ]),
+    Operation::new(
+        "GET",
+        "/api/v1/connections/{id}",
+        ("Sockets", "connection"),
+        "One open socket",
+        &[(200, Some("Connection")), (404, Some("Problem"))],
+    ),
+    Operation::new(
+        "DELETE",
+        "/api/v1/connections/{id}",
+        ("Sockets", "disconnect"),
+        "Close a socket for good, with 4403",
+        &[(204, None), (404, Some("Problem"))],
+    ),
+    Operation::new(
+        "POST",
+        "/api/v1/connections/{id}/messages",
+        ("Sockets", "sendToConnection"),
+        "Send an envelope to one socket",
+        &[(200, Some("Delivered")), (404, Some("Problem"))],
+    )
+    .takes("EnvelopeWish"),
+    Operation::new(
+        "GET",
+        "/api/v1/channels",
+        ("Channels", "channels"),
+        "The channels, defined and live ones",
+        &[(200, Some("Channels"))],
+    ),
+    Operation::new(
+        "POST",
+        "/api/v1/channels",
+        ("Channels", "defineChannel"),
+        "Define a channel",
+        &[(201, Some("Channel")), (409, Some("Problem")), (429, Some("Problem"))],
+    )
+    .takes("ChannelWish"),
+    Operation::new(
+        "GET",
+        "/api/v1/channels/{name}",
+        ("Channels", "channel"),
+        "One channel",
+        &[(200, Some("Channel")), (404, Some("Problem")), (413, Some("Problem"))],
+    ),
+    Operation::new(
+        "DELETE",
+        "/api/v1/channels/{name}",
+        ("Channels", "deleteChannel"),
+        "Delete a channel; its followers are told",
+        &[(204, None), (404, Some("Problem")), (413, Some("Problem"))],
+    ),
+    Operation::new(
+        "POST",
+        "/api/v1/channels/{name}/messages",
+        ("Channels", "publish"),
+        "Publish to a channel",
+        &[(200, Some("Published")), (403, Some("Problem")), (429, Some("Problem"))],
+    )
+    .takes("PublishWish"),
+    Operation::new(
+        "GET",
+        "/api/v1/channels/{name}/history",
+        ("Channels", "history"),
+        "The messages that are kept",
+        &[
+            (200, Some("History")),
+            (403, Some("Problem")),
+            (404, Some("Problem")),
+            (413, Some("Problem")),
+        ],
+    )
+    .asks(&[
+        number("after", "Only those after this offset", 0, 9007199254740991),
+        number("limit", "At most so many", 1, 500),
+    ]),
+    Operation::new(
+        "POST",
+        "/api/v1/live/{entity}/{id}",
+        ("Channels", "live"),
+        "Tell that a thing was created, updated or deleted",
+        &[(200, Some("Published")), (403, Some("Problem")), (429, Some("Problem"))],
+    )
+    .takes("LiveWish")
+    .note("Goes to the channel live:{entity} as event {entity}.{action}."),
+    Operation::new(
+        "POST",
+        "/api/v1/dashboards/{name}/metrics",
+        ("Channels", "dashboardMetrics"),
+        "Publish the figures of a dashboard",
+        &[(200, Some("Published")), (403, Some("Problem")), (429, Some("Problem"))],
+    )
+    .takes("Figures")
+    .note("Goes to the channel dashboard:{name} as event metrics."),
+    Operation::new(
+        "POST",
+        "/api/v1/messages",
+        ("Messages", "sendMessage"),
+        "Send a direct message; the answer means that it is on disk",
+        &[(201, Some("Stored")), (404, Some("Problem")), (429, Some("Problem"))],
+    )
+    .takes("MessageWish"),
+    Operation::new(
+        "GET",
+        "/api/v1/messages",
+        ("Messages", "messages"),
+        "Messages to me and from me, oldest first",
+        &[(200, Some("Messages"))],
+    )
+    .asks(&[
+        text("after", "Only those after this message"),
+        number("limit", "At most so many", 1, 500),
+        text("with", "Only those with this user"),
+    ]),
+    Operation::new(
+        "POST",
+        "/api/v1/groups",
+        ("Messages", "createGroup"),
+        "Make a group",
+        &[(201, Some("GroupId")), (404, Some("Problem")), (429, Some("Problem"))],
+    )
+    .takes("GroupWish"),
+    Operation::new(
+        "GET",
+        "/api/v1/groups",
+        ("Messages", "groups"),
+        "My groups",
+        &[(200, Some("Groups"))],
+    ),
+    Operation::new(
+        "GET",
+        "/api/v1/groups/{id}",
+        ("Messages", "group"),
+        "One of my groups, with its members",
+        &[(200, Some("Group")), (403, Some("Problem")), (404, Some("Problem"))],
+    ),
+    Operation::new(
+        "DELETE",
+        "/api/v1/groups/{id}",
+        ("Messages", "deleteGroup"),
+        "Delete a group that I manage",
+        &[(204, None), (403, Some("Problem")), (404, Some("Problem"))],
+    ),
+    Operation::new(
+        "POST",
+        "/api/v1/groups/{id}/members",
+        ("Messages", "addMember"),
+        "Add a member to a group that I manage",
+        &[
+            (201, Some("Membership")),
+            (200, Some("Membership")),
+            (403, Some("Problem")),
+            (404, Some("Problem")),
+            (429, Some("Problem")),
+        ],
+    )
+    .takes("MemberWish"),
+    Operation::new(
+        "DELETE",
+        "/api/v1/groups/{id}/members/{user_id}",
+        ("Messages", "removeMember"),
+        "Remove a member, or leave",
+        &[(204, None), (403, Some("Problem")), (404, Some("Problem"))],
+    ),
+    Operation::new(
+        "POST",
+        "/api/v1/groups/{id}/messages",
+        ("Messages", "sendToGroup"),
+        "Send a message to a group; the answer means that it is on disk",
+        &[
+            (201, Some("Stored")),
+            (403, Some("Problem")),
+            (404, Some("Problem")),
+            (429, Some("Problem")),
+        ],
+    )
+    .takes("ContentWish"),
 ];

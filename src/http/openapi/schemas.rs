@@ -202,15 +202,34 @@ fn status() -> Value {
         names.iter().map(|&name| (name.to_owned(), count())).collect()
     };
     let mut stats = numbers(&[
-        "connections", "users_online", "subscriptions", "topics", "events_total",
-        "deliveries_total", "delivered_bytes_total", "slow_readers_total", "uptime_s",
-        "memory_rss_bytes", "timestamp_ms", "services", "instances", "degraded_services",
+        "connections",
+        "users_online",
+        "subscriptions",
+        "topics",
+        "events_total",
+        "deliveries_total",
+        "delivered_bytes_total",
+        "slow_readers_total",
+        "uptime_s",
+        "memory_rss_bytes",
+        "timestamp_ms",
+        "services",
+        "instances",
+        "degraded_services",
     ]);
     let latency = numbers(&["p50", "p90", "p99", "p999", "max"]);
     stats.insert(String::from("fanout_latency_us"), object(Value::Object(latency)));
     let shard = numbers(&[
-        "shard", "connections", "subscriptions", "topics", "events_total", "deliveries_total",
-        "writes_total", "turns_total", "outbox_bytes_peak", "slow_collapsed_total",
+        "shard",
+        "connections",
+        "subscriptions",
+        "topics",
+        "events_total",
+        "deliveries_total",
+        "writes_total",
+        "turns_total",
+        "outbox_bytes_peak",
+        "slow_collapsed_total",
         "slow_closed_total",
     ]);
     stats.insert(String::from("shards"), many(object(Value::Object(shard))));
@@ -255,9 +274,8 @@ fn people() -> Value {
     broadcast["to_channel"] = name();
     let mut send = envelope();
     send["to_user_id"] = name();
-    let username = || {
-        json!({"type": "string", "minLength": 1, "maxLength": limits::NAME_BYTES_MAX})
-    };
+    let username =
+        || json!({"type": "string", "minLength": 1, "maxLength": limits::NAME_BYTES_MAX});
     json!({
         "AccountWish": with_optional(&["username", "password"], json!({
             "username": username(),
@@ -329,11 +347,10 @@ fn channels() -> Value {
 }
 
 fn messages() -> Value {
-    let content = || {
-        json!({"type": "string", "minLength": 1, "maxLength": limits::MESSAGE_CONTENT_BYTES_MAX})
-    };
+    let content = || json!({"type": "string", "minLength": 1, "maxLength": limits::MESSAGE_CONTENT_BYTES_MAX});
     let seconds = || json!({"type": "integer", "description": "seconds since the Unix epoch"});
-    let group = || json!({"group_id": text(), "name": text(), "owner": text(), "created_at": time()});
+    let group =
+        || json!({"group_id": text(), "name": text(), "owner": text(), "created_at": time()});
     let mut whole = group();
     whole["members"] = many(text());
     let required = ["type", "id", "from_user_id", "content", "created_at"];
