@@ -116,6 +116,8 @@ request() {
     [ -n "$body" ] && set -- -H 'Content-Type: application/json' --data-binary "$body" "$@"
     : >"$work/body"
     : >"$work/head"
+    # curl prefers CURL_CA_BUNDLE, Python does not know it.
+    [ -z "${SSL_CERT_FILE:-}" ] || set -- --cacert "$SSL_CERT_FILE" "$@"
     status=$(curl -sS --http1.1 --max-time 10 -K "$work/config" -X "$method" -o "$work/body" \
         -D "$work/head" -w '%{http_code}' "$@" "$server_url$path" 2>"$work/curl")
 }
