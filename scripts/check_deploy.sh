@@ -583,13 +583,10 @@ caddy_config() {
     sed -e '0,/^{$/s|^{$|{\n\tadmin off\n\tauto_https disable_redirects|' \
         -e "s|^\({\$FANFARE_SITE.*\)\$|\1\n\ttls $work/cert.pem $work/key.pem|" \
         deploy/caddy/Caddyfile >"$work/caddy/Caddyfile"
+    in_caddy_env=(env HOME="$work/caddy" XDG_DATA_HOME="$work/caddy" XDG_CONFIG_HOME="$work/caddy"
+        FANFARE_SITE="https://localhost:$caddy_port" FANFARE_UPSTREAM="$server"
+        FANFARE_ACCESS_LOG="$work/caddy/access.log")
     grep -q "tls $work" "$work/caddy/Caddyfile"
-}
-with_caddy() {
-    env HOME="$work/caddy" XDG_DATA_HOME="$work/caddy" XDG_CONFIG_HOME="$work/caddy" \
-        FANFARE_SITE="https://localhost:$caddy_port" FANFARE_UPSTREAM="$server" \
-        FANFARE_ACCESS_LOG="$work/caddy/access.log" \
-        caddy "$@" --config "$work/caddy/Caddyfile" --adapter caddyfile
 }
 caddy_logs_no_tokens() {
     https -o /dev/null "https://localhost:$caddy_port/ws/online?token=top-secret"
@@ -599,9 +596,8 @@ caddy_logs_no_tokens() {
     sed "s|{\$FANFARE_UPSTREAM:127.0.0.1:8080}|127.0.0.1:1|" "$work/caddy/Caddyfile" >"$work/caddy/dead"
     local dead_port
     dead_port=$(free_port)
-    start caddy-dead env HOME="$work/caddy" XDG_DATA_HOME="$work/caddy" XDG_CONFIG_HOME="$work/caddy" \
-        FANFARE_SITE="https://localhost:$dead_port" FANFARE_ACCESS_LOG="$work/caddy/dead.log" \
-        caddy run --config "$work/caddy/dead" --adapter caddyfile
+    start caddy-dead "${in_caddy_env[@]}" FANFARE_SITE="https://localhost:$dead_port" \
+        FANFARE_ACCESS_LOG="$work/caddy/dead.log" caddy run --config "$work/caddy/dead" --adapter caddyfile
     wait_for 10 https -o /dev/null "https://localhost:$dead_port/" || return 1
     [ "$(https -o /dev/null -w '%{http_code}' "https://localhost:$dead_port/ws?token=top-secret")" = 502 ] || return 1
     wait_for 5 grep -q '"status":502' "$work/caddy-dead.err" || { tail -n 3 "$work/caddy-dead.err"; return 1; }
@@ -655,9 +651,9 @@ if [ -x "$work/fanfare" ]; then
 
     if have caddy; then
         check caddy::config_is_the_shipped_one caddy_config
-        check caddy::validate with_caddy validate
+        check caddy::validate "${in_caddy_env[@]}" caddy validate --config "$work/caddy/Caddyfile" --adapter caddyfile
         check caddy::format sh -c "caddy fmt deploy/caddy/Caddyfile | diff - deploy/caddy/Caddyfile"
-        start caddy with_caddy run
+        start caddy "${in_caddy_env[@]}" caddy run --config "$work/caddy/Caddyfile" --adapter caddyfile
         wait_for 10 https -f "https://localhost:$caddy_port/health"
         check caddy::smoke_test smoke "https://localhost:$caddy_port"
         check caddy::no_token_in_a_log caddy_logs_no_tokens
