@@ -39,8 +39,8 @@ start() {
     cd "$work" || return 1
     "${as_server[@]+"${as_server[@]}"}" "$bin/initdb" -D "$work/data" -U fanfare -A trust -E UTF8 \
         --locale=C >"$work/initdb" 2>&1 || { cat "$work/initdb"; return 1; }
-    local attempt port
-    for attempt in 1 2 3 4 5; do
+    local port
+    for _ in 1 2 3 4 5; do
         port=$((20000 + RANDOM % 20000))
         "${as_server[@]+"${as_server[@]}"}" "$bin/pg_ctl" -D "$work/data" -s -w -t 30 -l "$work/data/log" \
             -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$work" start &&
