@@ -55,7 +55,13 @@ impl Address {
             path if path.starts_with('/') => path.to_owned(),
             path => format!("/ws{path}"),
         };
-        Ok(Address { authority: authority.to_owned(), host: host.to_owned(), port, is_secure, path })
+        Ok(Address {
+            authority: authority.to_owned(),
+            host: host.to_owned(),
+            port,
+            is_secure,
+            path,
+        })
     }
 
     /// The URL of the socket.
@@ -85,7 +91,8 @@ mod tests {
 
     #[test]
     fn faults_are_found_before_anyone_connects() {
-        for url in ["", "localhost:8080", "ftp://x", "ws://", "ws://:80", "ws://h:99999", "ws://a b"]
+        for url in
+            ["", "localhost:8080", "ftp://x", "ws://", "ws://:80", "ws://h:99999", "ws://a b"]
         {
             assert!(matches!(Address::parse(url), Err(Error::Invalid(_))), "{url}");
         }

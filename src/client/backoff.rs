@@ -156,8 +156,11 @@ mod tests {
         };
         assert_eq!(next(4403, None, true), Next::Never);
         assert_eq!(next(4401, None, false), Next::Never);
-        let now =
-            |with_new_token| Next::After { wait: Duration::ZERO, is_elsewhere: false, with_new_token };
+        let now = |with_new_token| Next::After {
+            wait: Duration::ZERO,
+            is_elsewhere: false,
+            with_new_token,
+        };
         assert_eq!(next(4401, None, true), now(true));
         assert_eq!(next(4408, None, true), now(false));
         let told = Duration::from_millis(1_234);
@@ -170,12 +173,8 @@ mod tests {
     #[test]
     fn a_verdict_takes_every_server() {
         let mut backoff = Backoff::new(MIN, MAX, 2, 7);
-        let forbidden = Error::Status {
-            status: 403,
-            code: None,
-            message: String::new(),
-            retry_after: None,
-        };
+        let forbidden =
+            Error::Status { status: 403, code: None, message: String::new(), retry_after: None };
         assert!(matches!(backoff.next(&forbidden, None, false), Next::After { .. }));
         assert_eq!(backoff.next(&forbidden, None, false), Next::Never);
     }

@@ -71,7 +71,14 @@ pub(super) async fn new_token(shared: &Shared) -> Result<Option<Arc<str>>, Error
                 body: Some(body),
                 timeout: patience,
             };
-            let answer = http::call(call).await?;
+            // Asking again with the same password only locks the account.
+            let wrong = |error| match error {
+                Error::Status { status: 401, code, message, .. } => {
+                    Error::Refused { code, message, is_temporary: false }
+                }
+                other => other,
+            };
+            let answer = http::call(call).await.map_err(wrong)?;
             let token = answer["token"].as_str().unwrap_or_default();
             if !token::is_header_safe(token) {
                 return Err(Error::Protocol(String::from("a login without a token")));
@@ -150,8 +157,8 @@ async fn pull_pages(shared: &Shared, key: u64, user_id: &str) -> Result<(), Erro
         let Some(inbox) = state.inboxes.get_mut(&key) else { return Ok(()) };
         for message in page.messages {
             // What we wrote ourselves is not for us, unless we wrote it to ourselves.
-            let is_own = message.from_user_id == user_id
-                && message.to_user_id.as_deref() != Some(user_id);
+            let is_own =
+                message.from_user_id == user_id && message.to_user_id.as_deref() != Some(user_id);
             if !is_own && !inbox.take(message) {
                 return Ok(());
             }

@@ -35,8 +35,7 @@ struct Contents {
 /// Reads a file; nothing where there is none or it is not one of ours.
 pub(super) fn load(path: &Path) -> Vec<Saved> {
     let contents = fs::read(path).ok();
-    let contents: Option<Contents> =
-        contents.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let contents: Option<Contents> = contents.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     contents.filter(|it| it.version == VERSION).map_or_else(Vec::new, |it| it.services)
 }
 

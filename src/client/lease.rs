@@ -75,7 +75,11 @@ pub(super) struct Book {
 
 impl Book {
     /// Takes an instance in. `key` tells who stands for it.
-    pub(super) fn add(&mut self, key: u64, mut instance: Instance) -> Result<InstanceIdentity, Error> {
+    pub(super) fn add(
+        &mut self,
+        key: u64,
+        mut instance: Instance,
+    ) -> Result<InstanceIdentity, Error> {
         let ttl_ms = *instance.lease_ttl_ms.get_or_insert(LEASE_TTL_MS_DEFAULT);
         let checked = instance.register().map_err(Error::Invalid)?;
         let bytes = checked.json.len();
@@ -168,7 +172,8 @@ impl Book {
         let mut bytes = 0;
         let mut is_cut = false;
         for (identity, lease) in &mut self.leases {
-            if bytes + lease.bytes > BATCH_BYTES_MAX || new.0.len() + due.0.len() >= BATCH_ENTRIES_MAX
+            if bytes + lease.bytes > BATCH_BYTES_MAX
+                || new.0.len() + due.0.len() >= BATCH_ENTRIES_MAX
             {
                 is_cut = true;
                 break;
@@ -286,7 +291,12 @@ impl Book {
     }
 
     /// The answer to a heartbeat.
-    pub(super) fn renewed(&mut self, asked: &[InstanceIdentity], failed: &[FailedKey], now_ns: u64) {
+    pub(super) fn renewed(
+        &mut self,
+        asked: &[InstanceIdentity],
+        failed: &[FailedKey],
+        now_ns: u64,
+    ) {
         let mut refused = BTreeMap::new();
         for one in failed {
             if let Ok(identity) = one.instance_key.identity() {

@@ -223,7 +223,8 @@ impl Client {
         Ok(Room::new(&self.keeper, room))
     }
 
-    /// Sends an envelope to a user, or to every other user online. For signed-in clients. Returns
+    /// Sends an envelope to a user, or to every other user online. For signed-in clients. `data` is
+    /// a JSON object. Returns
     /// the number of connections it went to: 0 for a user who is offline.
     ///
     /// # Errors
@@ -264,7 +265,8 @@ impl Client {
     ///
     /// [`Error::Invalid`] where that is no message's id.
     pub fn messages_after(&self, id: &str) -> Result<Messages, Error> {
-        let id = uuid::Uuid::parse_str(id).map_err(|_| Error::invalid("that is no message's id"))?;
+        let id =
+            uuid::Uuid::parse_str(id).map_err(|_| Error::invalid("that is no message's id"))?;
         Ok(Messages::new(&self.keeper, Some(id.to_string())))
     }
 

@@ -544,9 +544,10 @@ impl Directory {
                 continue;
             }
             let missed = entry.missed.take();
-            let is_same = entry.image.as_ref().is_some_and(|image| {
-                Some(&*image.epoch) == epoch && image.revision == revision
-            });
+            let is_same = entry
+                .image
+                .as_ref()
+                .is_some_and(|image| Some(&*image.epoch) == epoch && image.revision == revision);
             if is_same {
                 entry.is_touched = true;
             } else {
@@ -606,7 +607,8 @@ impl Directory {
     /// The newest state of every service.
     pub(super) fn states(&mut self) -> Vec<Arc<ServiceState>> {
         let all = self.entries.iter_mut();
-        all.filter_map(|(name, entry)| entry.image.as_mut().map(|image| image.state(name))).collect()
+        all.filter_map(|(name, entry)| entry.image.as_mut().map(|image| image.state(name)))
+            .collect()
     }
 
     /// Whether what is known of a service, or of all, is kept up to date right now.

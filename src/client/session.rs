@@ -50,7 +50,10 @@ enum Asked {
     Register(Vec<(InstanceIdentity, u64)>),
     Heartbeat(Vec<InstanceIdentity>),
     Unregister(Vec<(InstanceIdentity, u64)>),
-    Reply { reply: oneshot::Sender<Result<Frame, Error>>, silent: Option<Box<str>> },
+    Reply {
+        reply: oneshot::Sender<Result<Frame, Error>>,
+        silent: Option<Box<str>>,
+    },
     Refresh(Arc<str>),
     /// Nobody waits for the answer.
     Nothing,
@@ -241,7 +244,8 @@ impl Session {
         let patience = u64::try_from(settings.connect_timeout.as_nanos()).unwrap_or(u64::MAX);
         let silence = if self.is_pinged { keepalive.saturating_add(patience) } else { keepalive };
         let request = u64::try_from(settings.request_timeout.as_nanos()).unwrap_or(u64::MAX);
-        let oldest = self.asked.values().map(|(_, asked_ns)| asked_ns.saturating_add(request)).min();
+        let oldest =
+            self.asked.values().map(|(_, asked_ns)| asked_ns.saturating_add(request)).min();
         let mut due = self.heard_ns.saturating_add(silence).min(oldest.unwrap_or(u64::MAX));
         due = due.min(self.refresh_ns).min(self.retry_ns);
         if !self.link.has_room() || self.asked.len() >= PENDING_MAX {

@@ -61,7 +61,9 @@ impl fmt::Debug for TokenSource {
 pub(super) async fn fetch(fetch: &(dyn Fn() -> Fetching + Send + Sync)) -> Result<String, Error> {
     let token = fetch().await.map_err(|fault| Error::Token(Arc::from(fault)))?;
     if !is_header_safe(&token) {
-        return Err(Error::Token(Arc::from(BoxError::from("not a token: it does not fit a header"))));
+        return Err(Error::Token(Arc::from(BoxError::from(
+            "not a token: it does not fit a header",
+        ))));
     }
     Ok(token)
 }
