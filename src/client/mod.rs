@@ -46,6 +46,7 @@
 //! nothing.
 
 mod address;
+mod api;
 mod backoff;
 mod beside;
 mod builder;
@@ -78,6 +79,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
+pub use self::api::{Api, Login, RawSocket};
 pub use self::builder::Builder;
 pub use self::channel::{ChannelEvent, ChannelMessage, Position};
 pub use self::error::Error;
