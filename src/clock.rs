@@ -54,6 +54,7 @@ fn to_u64(value: u128) -> u64 {
 }
 
 /// RFC 3339 in UTC with milliseconds, the form every time on the wire has.
+#[cfg(feature = "server")]
 pub fn rfc3339(unix_ms: u64) -> String {
     let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
     match jiff::Timestamp::from_millisecond(ms) {
@@ -62,7 +63,7 @@ pub fn rfc3339(unix_ms: u64) -> String {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests {
     use super::*;
 

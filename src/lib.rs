@@ -17,6 +17,13 @@
 //! * [`shard`], [`control`]: the two planes.
 //! * [`http`]: the other door.
 //! * [`config`], [`server`]: settings, threads, start and stop.
+//! * [`client`]: the other end of the wire, which knows nothing of the server above `wire`.
+//!
+//! # Features
+//!
+//! `server` and `client` are on by default and need nothing of each other: a program that only
+//! talks to a server takes `default-features = false, features = ["client"]`. `tls` adds `wss://`
+//! to the client.
 //!
 //! # Example
 //!
@@ -35,22 +42,39 @@
     allow(clippy::cast_possible_truncation, reason = "seeds and spans in tests are small")
 )]
 
-pub mod auth;
 pub mod clock;
-pub mod config;
-pub mod control;
-pub mod http;
 pub mod id;
 pub mod limits;
-pub mod mailbox;
 pub mod rng;
-pub mod server;
-pub mod shard;
-pub mod state;
-pub mod stats;
-pub mod store;
-pub mod subscribers;
 pub mod wire;
+
+#[cfg(feature = "client")]
+pub mod client;
+
+#[cfg(feature = "server")]
+pub mod auth;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod control;
+#[cfg(feature = "server")]
+pub mod http;
+#[cfg(feature = "server")]
+pub mod mailbox;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+pub mod shard;
+#[cfg(feature = "server")]
+pub mod state;
+#[cfg(feature = "server")]
+pub mod stats;
+#[cfg(feature = "server")]
+pub mod store;
+#[cfg(feature = "server")]
+pub mod subscribers;
+#[cfg(feature = "server")]
 pub mod ws;
 
+#[cfg(feature = "server")]
 mod wheel;

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["id", "clock"],
     &["wheel", "subscribers"],
     &["wire", "auth"],
-    &["stats", "ws"],
+    &["stats", "ws", "client"],
     &["state"],
     &["mailbox", "store"],
     &["shard", "control"],
@@ -39,6 +39,31 @@ fn modules_import_downward_only() {
         }
     });
     assert!(faults.is_empty(), "imports against the grain:\n{}", faults.join("\n"));
+}
+
+/// What a client and a server have in common. The client may know no more of the crate than this, so
+/// that it can be built without the rest.
+const SHARED: &[&str] = &[
+    "crate::clock",
+    "crate::id",
+    "crate::limits",
+    "crate::rng",
+    "crate::wire::instance",
+    "crate::wire::refusal",
+];
+
+#[test]
+fn the_client_knows_only_what_both_sides_share() {
+    let mut faults = Vec::new();
+    visit(Path::new("src/client"), &mut |path, text| {
+        for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            let is_shared = |at: usize| SHARED.iter().any(|module| line[at..].starts_with(module));
+            if line.match_indices("crate::").any(|(at, _)| !is_shared(at)) {
+                faults.push(format!("{}: {}", path.display(), line.trim()));
+            }
+        }
+    });
+    assert!(faults.is_empty(), "the client imports the server:\n{}", faults.join("\n"));
 }
 
 #[test]

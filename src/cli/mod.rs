@@ -1,9 +1,11 @@
-//! The commands beside the server: what the program is, how it is set up, who has an account.
+//! The commands beside the server: what the program is, how it is set up, who has an account, and
+//! what a running one says.
 //!
 //! Part of the binary; imports the library.
 
 mod about;
 mod accounts;
+mod ask;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -36,7 +38,15 @@ pub(crate) fn run(loaded: &Loaded) -> ExitCode {
         Action::UserAdd { username, email, password } => {
             accounts::add(config, username, email.as_deref(), password.clone())
         }
-        Action::Ask(_) => Err(String::from("not yet")),
+        Action::Ask(question) => {
+            return match ask::run(config, question) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(fault) => {
+                    crate::complain(&fault);
+                    ExitCode::FAILURE
+                }
+            };
+        }
         Action::UserList => accounts::list(config),
         Action::UserSet { user, is_disabled } => accounts::set(config, user, *is_disabled),
     };

@@ -11,13 +11,20 @@
 //!
 //! Imports `id` and `limits`. Imported by everything above.
 
+#[cfg(feature = "server")]
 pub mod answer;
 pub mod close;
+#[cfg(feature = "server")]
 pub mod command;
+#[cfg(feature = "server")]
 pub mod event;
+#[cfg(feature = "server")]
 pub mod frame;
 pub mod instance;
+#[cfg(feature = "server")]
 pub mod json;
+#[cfg(feature = "server")]
 pub mod message;
 pub mod refusal;
+#[cfg(feature = "server")]
 pub mod talk;

@@ -1,0 +1,186 @@
+//! A server without a client: single HTTP calls, and a socket as it is.
+//!
+//! For tools, and for what comes before a connection: making an account, signing in.
+//!
+//! Imports its siblings.
+
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::address::Address;
+use super::error::Error;
+use super::http::{self, Call};
+use super::link::{Incoming, Link};
+use super::token;
+use crate::limits::MIB;
+
+/// How long a call or a handshake may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Largest message that a raw socket takes, in bytes.
+const MESSAGE_BYTES_MAX: usize = 64 * MIB;
+
+/// A server, and at will a token for it.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), fanfare::client::Error> {
+/// use fanfare::client::Api;
+///
+/// let api = Api::new("http://localhost:8080")?;
+/// api.create_account("ann", "correct horse", None).await?;
+/// let login = api.login("ann", "correct horse").await?;
+/// let online = api.with_token(&login.token)?.call("GET", "/ws/online", None).await?;
+/// println!("{}", online["count"]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Api {
+    address: Address,
+    token: Option<String>,
+}
+
+/// What signing in gives.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The token.
+    pub token: String,
+    /// Whom it is for.
+    pub user_id: String,
+    /// When it ends, as the server writes it.
+    pub expires_at: String,
+}
+
+impl Api {
+    /// A server by its URL, as for [`super::Builder::url`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] where that is no URL of a server.
+    pub fn new(url: &str) -> Result<Api, Error> {
+        Ok(Api { address: Address::parse(url)?, token: None })
+    }
+
+    /// The same with a token.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] where it does not fit a header.
+    pub fn with_token(mut self, token: &str) -> Result<Api, Error> {
+        if !token::is_header_safe(token) {
+            return Err(Error::invalid("the token does not fit a header"));
+        }
+        self.token = Some(token.to_owned());
+        Ok(self)
+    }
+
+    /// Makes a call and returns the body of its answer, within 10 s.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Status`] for an answer that is no success, or no connection.
+    pub async fn call(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, Error> {
+        let method = Method::from_bytes(method.as_bytes());
+        let method = method.map_err(|_| Error::invalid("that is no HTTP method"))?;
+        if !path.starts_with('/') {
+            return Err(Error::invalid("a path begins with a slash"));
+        }
+        let (address, token) = (&self.address, self.token.as_deref());
+        http::call(Call { address, token, method, path, body, timeout: PATIENCE }).await
+    }
+
+    /// Makes an account. Returns the user's id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Status`] 409 where the name is taken, 400 where the password is too short.
+    pub async fn create_account(
+        &self,
+        username: &str,
+        password: &str,
+        email: Option<&str>,
+    ) -> Result<String, Error> {
+        let mut body = json!({"username": username, "password": password});
+        if let Some(email) = email {
+            body["email"] = Value::from(email);
+        }
+        let answer = self.call("POST", "/api/v1/users/register", Some(body)).await?;
+        Ok(text(&answer["user_id"]))
+    }
+
+    /// Signs in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Status`] 401 for a wrong name or password, 429 after too many of them.
+    pub async fn login(&self, username: &str, password: &str) -> Result<Login, Error> {
+        let body = json!({"username": username, "password": password});
+        let answer = self.call("POST", "/api/v1/users/login", Some(body)).await?;
+        Ok(Login {
+            token: text(&answer["token"]),
+            user_id: text(&answer["user_id"]),
+            expires_at: text(&answer["expires_at"]),
+        })
+    }
+
+    /// Opens a socket that does nothing by itself but answer pings, within 10 s.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Status`] where the server refuses it, or no connection.
+    pub async fn open_socket(&self) -> Result<RawSocket, Error> {
+        let opening = Link::open(&self.address, self.token.as_deref(), MESSAGE_BYTES_MAX);
+        let link = tokio::time::timeout(PATIENCE, opening).await.map_err(|_| Error::Timeout)??;
+        Ok(RawSocket { link })
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// A socket as it is: texts both ways.
+pub struct RawSocket {
+    link: Link,
+}
+
+impl RawSocket {
+    /// Sends a text, while [`RawSocket::next`] is awaited. What was not sent yet is kept without a
+    /// bound: see [`RawSocket::has_room`].
+    pub fn send(&mut self, text: impl Into<String>) {
+        self.link.push(text.into());
+    }
+
+    /// Whether fewer than 256 texts wait to be sent.
+    pub fn has_room(&self) -> bool {
+        self.link.has_room()
+    }
+
+    /// The next text. Nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Why the connection has ended.
+    pub async fn next(&mut self) -> Result<String, Error> {
+        loop {
+            if let Incoming::Text(text) = self.link.next().await? {
+                return Ok(text.as_str().to_owned());
+            }
+        }
+    }
+
+    /// Says goodbye and waits for the server's, for at most 2 s.
+    pub async fn close(mut self) {
+        self.link.say_goodbye();
+        let goodbye = async { while self.link.next().await.is_ok() {} };
+        // Whether the server says goodbye too makes no difference now.
+        let _ = tokio::time::timeout(Duration::from_secs(2), goodbye).await;
+    }
+}

@@ -1,0 +1,94 @@
+//! The few HTTP calls of a client: one connection each, JSON both ways.
+//!
+//! They are rare next to what goes over the socket (a login, a direct message, the first list of all
+//! services), so that a pool of connections would cost more than it gives.
+//!
+//! Imports its siblings only.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+
+use super::address::Address;
+use super::error::{Error, code_of};
+use super::net;
+
+/// Largest answer, in bytes. A listing of 200,000 instances fits.
+const ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// One call.
+pub(super) struct Call<'a> {
+    pub(super) address: &'a Address,
+    pub(super) token: Option<&'a str>,
+    pub(super) method: Method,
+    /// Path and query, encoded.
+    pub(super) path: &'a str,
+    pub(super) body: Option<Value>,
+    pub(super) timeout: Duration,
+}
+
+/// Makes a call. Returns the body of a 2xx; anything else is an error.
+pub(super) async fn call(call: Call<'_>) -> Result<Value, Error> {
+    let timeout = call.timeout;
+    tokio::time::timeout(timeout, exchange(call)).await.map_err(|_| Error::Timeout)?
+}
+
+async fn exchange(call: Call<'_>) -> Result<Value, Error> {
+    let stream = TokioIo::new(net::connect(call.address).await?);
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(stream).await.map_err(lost)?;
+    // It ends with the answer: nothing keeps it open after `sender` is gone.
+    let connection = tokio::spawn(connection);
+    let mut request = Request::builder()
+        .method(call.method)
+        .uri(call.path)
+        .header(HOST, &call.address.authority)
+        .header("connection", "close");
+    if let Some(token) = call.token {
+        request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let body = match call.body {
+        Some(body) => {
+            request = request.header(CONTENT_TYPE, "application/json");
+            Bytes::from(body.to_string())
+        }
+        None => Bytes::new(),
+    };
+    let request =
+        request.body(Full::new(body)).map_err(|fault| Error::invalid(fault.to_string()))?;
+    let answer = sender.send_request(request).await.map_err(lost)?;
+    let status = answer.status();
+    let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = retry_after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+    connection.abort();
+    let body = body.map_err(|fault| Error::Protocol(fault.to_string()))?.to_bytes();
+    if !status.is_success() {
+        return Err(problem(status, &body, retry_after));
+    }
+    if body.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&body).map_err(|_| Error::Protocol(String::from("the body is no JSON")))
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn lost(fault: hyper::Error) -> Error {
+    Error::connect(std::io::Error::other(fault.to_string()))
+}
+
+/// Reads a problem document (RFC 9457), or does without one.
+pub(super) fn problem(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Error {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    Error::Status {
+        status: status.as_u16(),
+        code: body["code"].as_str().and_then(code_of),
+        message: body["detail"].as_str().unwrap_or_default().to_owned(),
+        retry_after,
+    }
+}

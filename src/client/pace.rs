@@ -1,0 +1,68 @@
+//! How fast a client may speak, so that a server never has to refuse it for haste.
+//!
+//! Imports nothing of the crate.
+
+/// Messages that may leave at once after a pause. Servers allow 200.
+const BURST: u64 = 150;
+
+/// A bucket of messages that fills with time.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Nanoseconds from one message to the next; 0 where there is no limit.
+    step_ns: u64,
+    /// The moment at which the bucket is full again.
+    full_ns: u64,
+    now_ns: u64,
+}
+
+impl Pace {
+    pub(super) fn new(per_s_max: u32, now_ns: u64) -> Pace {
+        let step_ns = 1_000_000_000_u64.checked_div(u64::from(per_s_max)).unwrap_or(0);
+        Pace { step_ns, full_ns: now_ns, now_ns }
+    }
+
+    pub(super) fn refill(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.full_ns = self.full_ns.max(now_ns);
+    }
+
+    /// Whether one more may leave now.
+    pub(super) fn has_token(&self) -> bool {
+        self.full_ns < self.now_ns + self.step_ns * BURST || self.step_ns == 0
+    }
+
+    pub(super) fn take(&mut self) {
+        self.full_ns += self.step_ns;
+    }
+
+    /// When one may leave.
+    pub(super) fn next_ns(&self) -> u64 {
+        (self.full_ns + self.step_ns).saturating_sub(self.step_ns * BURST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_and_then_its_rate() {
+        let mut pace = Pace::new(100, 0);
+        let mut sent = 0;
+        for ms in 0..1_000 {
+            pace.refill(ms * 1_000_000);
+            while pace.has_token() {
+                pace.take();
+                sent += 1;
+            }
+        }
+        assert!((BURST + 98..=BURST + 101).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn none_is_no_limit() {
+        let mut pace = Pace::new(0, 0);
+        (0..1_000_000).for_each(|_| pace.take());
+        assert!(pace.has_token());
+    }
+}

@@ -1,0 +1,148 @@
+//! What a person types, and the message it stands for.
+//!
+//! Imports nothing of the crate. Imported by `main`, `prompt` and `session`.
+
+use serde_json::{Value, json};
+
+/// Every command: its words, what follows them, and what it does.
+pub(crate) const COMMANDS: [(&str, &str, &str); 16] = [
+    ("text", "MESSAGE", "send a text to every other user online"),
+    ("notification", "MESSAGE", "send a notification to every other user online"),
+    ("to", "USER MESSAGE", "send a text to one user"),
+    ("subscribe service", "NAME", "follow a service, beginning with its instances; * is all"),
+    ("subscribe channel", "NAME", "follow a channel"),
+    ("unsubscribe service", "NAME", "follow it no longer"),
+    ("unsubscribe channel", "NAME", "follow it no longer"),
+    ("join", "ROOM", "enter a chat room"),
+    ("leave", "ROOM", "leave it"),
+    ("chat", "MESSAGE", "speak in the room entered last"),
+    ("json", "{...}", "send a message as it is"),
+    ("ping", "", "ask for a sign of life"),
+    ("online", "", "who is online"),
+    ("stats", "", "the server's figures"),
+    ("help", "", "this list"),
+    ("quit", "", "end"),
+];
+
+/// What a line asks for.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Command {
+    /// A message for the socket.
+    Send(Value),
+    /// A call over HTTP.
+    Get(&'static str),
+    /// The list of commands.
+    Help,
+    /// The end.
+    Quit,
+    /// An empty line, or a comment of a script.
+    Nothing,
+}
+
+/// Reads a line.
+pub(crate) fn parse(line: &str) -> Result<Command, String> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(Command::Nothing);
+    }
+    let (word, rest) = split(line);
+    match word {
+        "text" | "notification" => envelope(word, needed(rest, "a message")?, None),
+        "to" => {
+            let (user, message) = split(needed(rest, "a user and a message")?);
+            envelope("text", needed(message, "a message")?, Some(user))
+        }
+        "ping" => Ok(Command::Send(json!({"type": "ping"}))),
+        "json" => match serde_json::from_str(needed(rest, "a JSON object")?) {
+            Ok(value @ Value::Object(_)) => Ok(Command::Send(value)),
+            Ok(_) => Err(String::from("json: that is JSON, but no object")),
+            Err(fault) => Err(format!("json: {fault}")),
+        },
+        "subscribe" | "unsubscribe" => {
+            let (kind, name) = split(rest);
+            let name = needed(name, "service NAME or channel NAME")?;
+            let mut message = json!({"type": word});
+            match kind {
+                "service" => {
+                    message["service_id"] = name.into();
+                    if word == "subscribe" && name != "*" {
+                        message["snapshot"] = true.into();
+                    }
+                }
+                "channel" => message["channel"] = name.into(),
+                _ => return Err(format!("{word}: service NAME or channel NAME")),
+            }
+            Ok(Command::Send(message))
+        }
+        "join" | "leave" => {
+            Ok(Command::Send(json!({"type": word, "room": needed(rest, "a room")?})))
+        }
+        "chat" => Ok(Command::Send(json!({"type": word, "content": needed(rest, "a message")?}))),
+        "online" => Ok(Command::Get("/ws/online")),
+        "stats" => Ok(Command::Get("/ws/stats")),
+        "help" | "?" => Ok(Command::Help),
+        "quit" | "exit" => Ok(Command::Quit),
+        _ => Err(format!("{word}: no such command; try help")),
+    }
+}
+
+fn split(text: &str) -> (&str, &str) {
+    let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    (word, rest.trim())
+}
+
+fn needed<'a>(text: &'a str, what: &str) -> Result<&'a str, String> {
+    if text.is_empty() { Err(format!("{what} is missing")) } else { Ok(text) }
+}
+
+fn envelope(message_type: &str, text: &str, to: Option<&str>) -> Result<Command, String> {
+    let mut message = json!({"message_type": message_type, "data": {"text": text}});
+    if let Some(to) = to {
+        message["to_user_id"] = to.into();
+    }
+    Ok(Command::Send(message))
+}
+
+/// The list of commands, for a person.
+pub(crate) fn help() -> String {
+    let row = |(words, rest, what): (&str, &str, &str)| {
+        format!("  {:<28} {what}", format!("{words} {rest}"))
+    };
+    COMMANDS.map(row).join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_of_the_list_is_understood() {
+        for (words, rest, _) in COMMANDS {
+            let rest = if rest == "{...}" { "{}" } else { rest };
+            assert!(parse(&format!("{words} {rest}")).is_ok(), "{words}");
+            if !rest.is_empty() {
+                assert!(parse(words).is_err(), "{words}");
+            }
+        }
+        assert_eq!(parse("  # a comment"), Ok(Command::Nothing));
+        assert!(parse("nonsense").is_err() && parse("json [1]").is_err());
+    }
+
+    #[test]
+    fn commands_become_messages() {
+        for (line, message) in [
+            (
+                "to bob hi  there",
+                json!({"message_type": "text", "data": {"text": "hi  there"}, "to_user_id": "bob"}),
+            ),
+            (
+                "subscribe service s",
+                json!({"type": "subscribe", "service_id": "s", "snapshot": true}),
+            ),
+            ("subscribe service *", json!({"type": "subscribe", "service_id": "*"})),
+            ("chat hello", json!({"type": "chat", "content": "hello"})),
+        ] {
+            assert_eq!(parse(line), Ok(Command::Send(message)));
+        }
+    }
+}

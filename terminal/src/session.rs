@@ -1,0 +1,131 @@
+//! The connection: lines in, messages out, until either ends.
+//!
+//! Imports `command` and `screen`. Imported by `main`.
+
+use std::io;
+use std::time::Duration;
+
+use fanfare::client::{Api, Error, RawSocket};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::command::{self, Command};
+use crate::screen::Screen;
+
+/// How often we ask for a sign of life. Servers that hear nothing for 35 s hang up.
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// How long the answers to the last lines may take.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
+
+/// The id of the ping whose answer comes after every other answer.
+const LAST: &str = "websocket_client-last";
+
+/// How it ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// All lines were sent and answered.
+    Done,
+    /// A line was wrong, or the server refused one.
+    WithFaults,
+    /// The connection was lost.
+    Lost,
+}
+
+/// What a session is made of.
+pub(crate) struct Session<'a> {
+    pub(crate) api: &'a Api,
+    pub(crate) socket: RawSocket,
+    pub(crate) screen: &'a mut Screen,
+    pub(crate) is_pinging: bool,
+    /// A person is there, who wants to see an end before it comes.
+    pub(crate) is_interactive: bool,
+}
+
+impl Session<'_> {
+    /// Runs to the end.
+    pub(crate) async fn run(mut self, lines: &mut mpsc::Receiver<String>) -> io::Result<Ending> {
+        let mut faults = 0_u32;
+        let mut ping_at = Instant::now() + PING_EVERY;
+        loop {
+            let may_read = self.socket.has_room();
+            tokio::select! {
+                text = self.socket.next() => match text {
+                    Ok(text) => {
+                        faults += u32::from(is_refusal(&text));
+                        self.screen.message(&text)?;
+                    }
+                    Err(error) => return self.lost(&error, lines).await,
+                },
+                line = lines.recv(), if may_read => match line {
+                    Some(line) => faults += u32::from(!self.take(&line).await?),
+                    None => return self.finish(faults).await,
+                },
+                () = tokio::time::sleep_until(ping_at), if self.is_pinging => {
+                    ping_at = Instant::now() + PING_EVERY;
+                    self.socket.send(json!({"type": "ping"}).to_string());
+                }
+            }
+        }
+    }
+
+    /// Does what a line says. Returns whether it could be done.
+    async fn take(&mut self, line: &str) -> io::Result<bool> {
+        match command::parse(line) {
+            Ok(Command::Send(message)) => self.socket.send(message.to_string()),
+            Ok(Command::Get(path)) => match self.api.call("GET", path, None).await {
+                Ok(body) => self.screen.answer(path, &body)?,
+                Err(error) => {
+                    self.screen.note(&format!("{path}: {error}"), true)?;
+                    return Ok(false);
+                }
+            },
+            Ok(Command::Help) => self.screen.note(&command::help(), false)?,
+            Ok(Command::Quit | Command::Nothing) => {}
+            Err(fault) => {
+                self.screen.note(&fault, true)?;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// No more lines. Answers come in the order of the requests, so the last one ends it.
+    async fn finish(mut self, mut faults: u32) -> io::Result<Ending> {
+        if !self.is_interactive {
+            self.socket.send(json!({"type": "ping", "id": LAST}).to_string());
+            let end = Instant::now() + LAST_ANSWERS;
+            while let Ok(Ok(text)) = tokio::time::timeout_at(end, self.socket.next()).await {
+                if is_last(&text) {
+                    break;
+                }
+                faults += u32::from(is_refusal(&text));
+                self.screen.message(&text)?;
+            }
+        }
+        self.socket.close().await;
+        Ok(if faults > 0 { Ending::WithFaults } else { Ending::Done })
+    }
+
+    async fn lost(self, error: &Error, lines: &mut mpsc::Receiver<String>) -> io::Result<Ending> {
+        if self.is_interactive {
+            // The terminal is the prompt's as long as a line is being typed.
+            self.screen.note(&format!("{error}; press Enter to end"), true)?;
+            lines.recv().await;
+        } else {
+            self.screen.note(&error.to_string(), true)?;
+        }
+        Ok(Ending::Lost)
+    }
+}
+
+fn is_refusal(text: &str) -> bool {
+    let message: Value = serde_json::from_str(text).unwrap_or_default();
+    message["type"] == "error" || message["message_type"] == "error"
+}
+
+fn is_last(text: &str) -> bool {
+    let message: Value = serde_json::from_str(text).unwrap_or_default();
+    message["type"] == "pong" && message["id"] == LAST
+}

@@ -1,0 +1,136 @@
+//! A client stays signed in for as long as it can get tokens, and says so when it cannot.
+
+mod node;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fanfare::client::{Client, Code, Error, Status};
+use node::{Node, builder, connect_as, eventually, instance, soon, token};
+use serde_json::{Value, json};
+
+fn connection_id(client: &Client) -> Option<String> {
+    match client.status() {
+        Status::Connected { connection_id, .. } => Some(connection_id),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_replaced_before_its_end_on_the_same_connection() {
+    let node = Node::start(&["--auth", "required"]);
+    let fetched = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&fetched);
+    let client = builder(&node.url())
+        .token_source(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            async { Ok(token("ann", 2, "registry:write")) }
+        })
+        .connect()
+        .await
+        .expect("it is there");
+    let first = connection_id(&client).expect("connected");
+    eventually("four tokens", || fetched.load(Ordering::SeqCst) >= 4).await;
+    assert_eq!(connection_id(&client), Some(first), "the connection has outlived three of them");
+    // HTTP calls take the newest, too.
+    let online = client.http("GET", "/ws/online", None).await.expect("signed in");
+    assert_eq!(online["users"][0]["user_id"], "ann");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_another_token_the_end_is_final() {
+    let node = Node::start(&[]);
+    let client = builder(&node.url()).token(token("ann", 2, "")).connect().await.expect("there");
+    let mut status = client.watch_status();
+    let end = soon("closed", status.wait_for(|one| matches!(one, Status::Closed(_)))).await;
+    let end = end.expect("told").clone();
+    let Status::Closed(error) = end else { panic!("{end:?}") };
+    assert!(matches!(error, Error::Closed { code: 4401, .. }), "{error}");
+    let view = client.watch_service("orders").expect("a name");
+    assert!(soon("ended", view.fresh()).await.is_err());
+    assert!(soon("ended", view.changes().next()).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_late_comes_back_with_a_new_token() {
+    let node = Node::start(&[]);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let client = builder(&node.url())
+        .token_source(move || {
+            let number = count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                match number {
+                    0 => Ok(token("ann", 2, "")),
+                    // As long as the first one lasts, there is no other.
+                    1..=2 => Err("not now".into()),
+                    _ => Ok(token("ann", 3_600, "")),
+                }
+            }
+        })
+        .connect()
+        .await
+        .expect("it is there");
+    let first = connection_id(&client).expect("connected");
+    let view = client.watch_service("orders").expect("a name");
+    eventually("another connection", || {
+        connection_id(&client).is_some_and(|id| id != first) || calls.load(Ordering::SeqCst) > 3
+    })
+    .await;
+    node.register(&[instance("orders", "one")]);
+    eventually("the same", || node.agrees(view.state().as_ref())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_and_password_are_enough() {
+    let node = Node::start(&["--auth", "required"]);
+    let person = json!({"username": "ann", "password": "correct horse"});
+    let user = node.post("/api/v1/users/register", &person);
+    let client = builder(&node.url()).login("ann", "correct horse").connect().await;
+    let client = client.expect("it is there");
+    let Status::Connected { user_id, .. } = client.status() else { panic!("not connected") };
+    assert_eq!(user_id.as_deref(), user["user_id"].as_str());
+    let wrong = builder(&node.url()).login("ann", "wrong horse").connect().await;
+    let error = wrong.err().expect("refused");
+    assert_eq!(error.code(), Some(Code::Unauthorized), "{error}");
+    assert!(!error.is_temporary(), "asked once, not until the account is locked");
+    let wrong = builder(&node.url()).token("nonsense").connect().await.err().expect("refused");
+    assert!(matches!(wrong, Error::Status { status: 401, .. }), "{wrong}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_was_removed_does_not_return() {
+    let node = Node::start(&[]);
+    let client = connect_as(&node.url(), "ann").await;
+    let id = connection_id(&client).expect("connected");
+    let admin = token("root", 60, "admin");
+    let (status, _) =
+        node.call("DELETE", &format!("/api/v1/connections/{id}"), &admin, &Value::Null);
+    assert_eq!(status, 204);
+    let mut status = client.watch_status();
+    let end = soon("closed", status.wait_for(|one| matches!(one, Status::Closed(_)))).await;
+    let end = end.expect("told").clone();
+    let Status::Closed(error) = end else { panic!("{end:?}") };
+    assert!(matches!(error, Error::Closed { code: 4403, .. }), "{error}");
+    assert!(!error.is_temporary());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_that_cannot_be_right_are_told_at_once() {
+    for builder in [
+        Client::builder(),
+        Client::builder().url("localhost"),
+        Client::builder().url("ws://h").token("two words"),
+        Client::builder().url("ws://h").queue_events_max(0),
+        Client::builder().url("ws://h").keepalive(Duration::ZERO),
+    ] {
+        let error = builder.start().err().expect("refused");
+        assert!(matches!(error, Error::Invalid(_)), "{error}");
+    }
+    assert!(
+        std::thread::spawn(|| Client::builder().url("ws://h").start().is_err())
+            .join()
+            .is_ok_and(|is| is)
+    );
+}
