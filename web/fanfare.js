@@ -907,6 +907,8 @@ export class Lease extends Emitter {
   renewedAt = null;
   /** @type {"pending" | "held" | "ended"} */
   state = "pending";
+  /** @private A heartbeat would only cross the registration. */
+  _isRegistering = false;
   #client;
   #timer;
 
@@ -961,7 +963,13 @@ export class Lease extends Emitter {
   async _register() {
     this._schedule();
     const frame = { type: "register", instances: [this.instance] };
-    const answer = await this.#client._call(frame, { wait: true });
+    let answer;
+    this._isRegistering = true;
+    try {
+      answer = await this.#client._call(frame, { wait: true });
+    } finally {
+      this._isRegistering = false;
+    }
     if (this.state === "ended") return;
     const failed = answer.failed_instances?.[0];
     if (failed) {
@@ -1314,7 +1322,7 @@ export class FanfareClient extends Emitter {
     this.#planRefresh();
     this.emit("welcome", frame);
     for (const view of this.#all()) view.follow();
-    for (const lease of this._leases) this.#beats.add(lease);
+    for (const lease of this._leases) if (!lease._isRegistering) this.#beats.add(lease);
     if (this.#beats.size > 0) this.#flushBeats();
   }
 
@@ -1598,7 +1606,7 @@ export class FanfareClient extends Emitter {
 
   /** @private Heartbeats that are due together leave together. */
   _beat(lease) {
-    if (this.state !== "open") return;
+    if (this.state !== "open" || lease._isRegistering) return;
     if (this.#beats.size === 0) setTimeout(() => this.#flushBeats(), 20);
     this.#beats.add(lease);
   }

@@ -76,7 +76,8 @@ export function span(ms) {
   const seconds = Math.round(ms / 1_000);
   if (seconds < 60) return `${seconds} s`;
   const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return `${minutes} min ${seconds % 60} s`;
+  if (minutes < 5) return `${minutes} min ${seconds % 60} s`;
+  if (minutes < 60) return `${minutes} min`;
   const hours = Math.floor(minutes / 60);
   if (hours < 48) return `${hours} h ${minutes % 60} min`;
   return `${Math.floor(hours / 24)} d ${hours % 24} h`;
@@ -273,7 +274,7 @@ export class Chart {
     const shown = this.#samples.filter((sample) => sample.at >= start - 3_000);
     let most = 0;
     for (const { values } of shown) {
-      for (const { key } of this.#series) most = Math.max(most, values[key] ?? 0);
+      for (const { key } of this.#series) most = Math.max(most, values[key] || 0);
     }
     const top = niceTop(most * 1.05);
     const x = (at) => left + ((at - start) / this.#windowMs) * (width - left - 4);

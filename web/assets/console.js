@@ -190,7 +190,6 @@ function showFigures(value) {
   figure("Services", count(value.services ?? all.services.size));
   figure("Instances", count(instances));
   figure("Subscriptions", count(value.subscriptions));
-  figure("Topics", count(value.topics));
   figure("Events", count(value.events_total));
   figure("Delivered", count(value.deliveries_total));
   figure("Bytes out", bytes(value.delivered_bytes_total));
@@ -527,7 +526,7 @@ function operate(serviceId, instance, isOut, button) {
   act(button, `${isOut ? "Pulled out" : "Pulled in"}: ${name}`, async () => {
     const answer = await client.http("POST", "/api/management/instance/operate-instance.json", {
       instanceKey: instanceKey(instance),
-      operation: isOut ? "pull-out" : "pull-in",
+      operation: "pull-out",
       operationComplete: !isOut,
       operatorId: claims(session.token ?? "").username ?? "console",
     });
