@@ -634,7 +634,8 @@ function flushLog() {
   if (isPaused) return;
   const list = byId("log");
   for (const { serviceId, instance, at = new Date(), reason } of waiting) {
-    const status = instance && reason[0] !== "left" ? ` is ${instance.status ?? "up"}` : "";
+    const isThere = ["registered", "updated", "pulled in"].includes(reason[0]);
+    const status = isThere ? ` is ${instance.status ?? "up"}` : "";
     const what = instance ? [h("b", { text: instance.instanceId }), status] : [];
     const line = h(
       "li", { class: "flash" },
