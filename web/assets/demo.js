@@ -97,7 +97,7 @@ function makeChat(key, title) {
   const log = h("ol", { class: "messages", role: "log", tabindex: "0", "aria-label": title, hidden: true });
   const chat = {
     key, log, unread: 0, lastBy: null, lastAt: 0, outbox: [], room: null, userId: null,
-    title: () => title, deliver: null,
+    title: () => title, deliver: null, isPast: true, newestId: "",
   };
   byId("logs").append(log);
   chats.set(key, chat);
@@ -122,7 +122,10 @@ function roomChat(name) {
     if (chat === current) showMembers();
   });
   room.on("lost", () => mark(chat, "The server began anew. Its memory of this room is shorter."));
-  room.on("joined", () => flush(chat));
+  room.on("joined", () => {
+    chat.isPast = false;
+    flush(chat);
+  });
   room.on("error", (fault) => toast(`${name}: ${fault.message}`, "bad"));
   keepRooms();
   showLists();
@@ -166,7 +169,7 @@ function add(chat, userId, content, at, isPending = false) {
   }
   while (log.children.length > SHOWN_MAX) log.firstElementChild.remove();
   if (isAtEnd || isMine) log.scrollTop = log.scrollHeight;
-  if (!isMine && (chat !== current || document.hidden)) {
+  if (!isMine && !chat.isPast && (chat !== current || document.hidden)) {
     chat.unread += 1;
     showLists();
   }
@@ -221,7 +224,7 @@ function flushAll() {
 
 function select(chat, pane = "talk") {
   current = chat;
-  chat.unread = 0;
+  markRead(chat);
   for (const one of chats.values()) one.log.hidden = one !== chat;
   chat.log.scrollTop = chat.log.scrollHeight;
   setText(byId("t-talk"), chat.room ? `# ${chat.title()}` : chat.title());
@@ -230,6 +233,21 @@ function select(chat, pane = "talk") {
   showMembers();
   showLists();
   showPane(pane);
+}
+
+/** By chat: the id of the newest direct message that was read. */
+let read = {};
+
+function markRead(chat) {
+  if (document.hidden) return;
+  chat.unread = 0;
+  if (!chat.userId || chat.newestId <= (read[chat.key] ?? "")) return;
+  read[chat.key] = chat.newestId;
+  try {
+    localStorage.setItem(`fanfare-read-${me.id}`, JSON.stringify(read));
+  } catch {
+    // Then they count as new once more after a reload.
+  }
 }
 
 function showMembers() {
@@ -360,7 +378,7 @@ byId("leave").addEventListener("click", () => {
 });
 document.addEventListener("visibilitychange", () => {
   if (document.hidden || !current) return;
-  current.unread = 0;
+  markRead(current);
   showLists();
 });
 
@@ -463,6 +481,11 @@ function start() {
   me.id = sub;
   me.name = username ?? sub;
   learn(sub, me.name);
+  try {
+    read = JSON.parse(localStorage.getItem(`fanfare-read-${sub}`)) ?? {};
+  } catch {
+    read = {};
+  }
   client = new FanfareClient({ token: () => session.token });
   client.on("unauthorized", () => {
     if (!session.token) return;
@@ -490,7 +513,10 @@ function start() {
     const isMine = message.from_user_id === me.id;
     const chat = directChat(isMine ? message.to_user_id : message.from_user_id);
     settle(chat, message.from_user_id, message.content);
+    chat.isPast = message.id <= (read[chat.key] ?? "");
+    if (message.id > chat.newestId) chat.newestId = message.id;
     add(chat, message.from_user_id, message.content, new Date(message.created_at * 1_000));
+    if (chat === current) markRead(chat);
   });
   inbox.on("state", (state) => state === "live" && flushAll());
   client.channel("dashboard:demo", { history: 120 }).on("message", takeMetrics);
@@ -511,7 +537,6 @@ function start() {
 }
 
 byId("notice-button").addEventListener("click", () => client.reconnect());
-addEventListener("pagehide", () => client?.close());
 
 if (session.token && claims(session.token).sub) start();
 else showWelcome();
