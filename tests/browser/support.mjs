@@ -1,7 +1,7 @@
 // What the tests share: a server to kill, a relay to lose frames in, bounded waiting.
 
 import { spawn } from "node:child_process";
-import { createHash } from "node:crypto";
+import { createHmac } from "node:crypto";
 import fs from "node:fs";
 import http from "node:http";
 import net from "node:net";
@@ -134,8 +134,7 @@ const PAGES = { "/": "index.html", "/demo": "demo.html", "/docs": "docs.html" };
 
 function pageFile(where) {
   if (where === "/openapi.json") {
-    const sample = process.env.FANFARE_OPENAPI;
-    return sample && fs.existsSync(sample) ? sample : null;
+    return path.join(ROOT, "tests/browser/openapi.sample.json");
   }
   const name = PAGES[where] ?? where.slice(1);
   const isPage = PAGES[where] || where.startsWith("/assets/") || where.startsWith("/fanfare.");
@@ -291,13 +290,8 @@ export async function site(flags = []) {
 }
 
 /** A token that a server with `--jwt-secret` takes. */
-export async function sign(secret, claims) {
-  const { createHmac } = await import("node:crypto");
+export function sign(secret, claims) {
   const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
   const text = `${encode({ alg: "HS256", typ: "JWT" })}.${encode(claims)}`;
   return `${text}.${createHmac("sha256", secret).update(text).digest("base64url")}`;
-}
-
-export function digest(value) {
-  return createHash("sha256").update(JSON.stringify(value)).digest("hex");
 }
