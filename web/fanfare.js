@@ -1065,10 +1065,25 @@ export class FanfareClient extends Emitter {
       if (this.state === "waiting") this.#open();
       else if (this.state === "open") this.#ping();
     };
-    globalThis.addEventListener?.("online", this.#wake);
+    // A page that is left may be kept by the browser, sockets and all. To others it has gone.
+    this.#hide = () => {
+      if (this.state === "idle" || this.state === "stopped") return;
+      clearTimeout(this.#timers.wait);
+      this.#detach(1000);
+      this.#setState("waiting");
+      this.#lost();
+    };
+    this.#listen("addEventListener");
   }
 
   #wake;
+  #hide;
+
+  #listen(how) {
+    globalThis[how]?.("online", this.#wake);
+    globalThis[how]?.("pageshow", this.#wake);
+    globalThis[how]?.("pagehide", this.#hide);
+  }
 
   /** The server in use, as `http://host:port`. */
   get url() {
@@ -1099,7 +1114,7 @@ export class FanfareClient extends Emitter {
 
   /** Ends the connection, and everything that lives on it. */
   close() {
-    globalThis.removeEventListener?.("online", this.#wake);
+    this.#listen("removeEventListener");
     for (const lease of [...this._leases]) lease._end();
     for (const room of [...this._rooms.values()]) room.leave();
     for (const kind of Object.values(this.#views)) for (const view of [...kind.values()]) view.close();
