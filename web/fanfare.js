@@ -1073,7 +1073,6 @@ export class FanfareClient extends Emitter {
       this.#setState("waiting");
       this.#lost();
     };
-    this.#listen("addEventListener");
   }
 
   #wake;
@@ -1105,6 +1104,7 @@ export class FanfareClient extends Emitter {
     });
     welcome.catch(() => {});
     if (!isStarted) {
+      this.#listen("addEventListener");
       this.stoppedBy = null;
       this.#failures = 0;
       this.#open();

@@ -394,6 +394,13 @@ test("the keyboard reaches everything", async () => {
   await demo.context.close();
 });
 
+/** Waits for a line of at least so many points. */
+const drawn = (page, chart, points) =>
+  until(`${chart} has ${points} points`, () => page.evaluate((chart, points) => {
+    const lines = [...document.querySelectorAll(`${chart} .series`)];
+    return lines.some((line) => line.getAttribute("d").split("L").length >= points);
+  }, chart, points), 30_000);
+
 test("screenshots", async () => {
   const { server } = here;
   const services = ["orders", "payments", "inventory", "search", "profiles"];
@@ -408,6 +415,7 @@ test("screenshots", async () => {
   const writer = await open("/demo", { wait: "#account" });
   await enter(writer.page, "eve");
   await write(writer.page, "The rollout of orders is done.");
+  await press(writer.page, ".dash", "Send metrics");
   const looks = [
     ["light", { theme: "light" }],
     ["dark", { theme: "dark" }],
@@ -419,6 +427,11 @@ test("screenshots", async () => {
     await until("figures are there", async () => /\d/.test(await text(page, "#h-deliveries")));
     await page.evaluate(() => document.querySelectorAll(".service > button")[1].click());
     await page.waitForSelector(".detail tbody button");
+    for (const status of ["starting", "up", "down", "up"]) {
+      await server.register(instance("payments", "payments-3", { status }));
+    }
+    await until("the log has it", async () => (await page.$$("#log li")).length >= 4);
+    await drawn(page, "#c-connections", 6);
     await page.screenshot({ path: path.join(SHOTS, `console-${look}.png`), fullPage: true });
     await context.close();
 
@@ -429,6 +442,11 @@ test("screenshots", async () => {
     await has(demo.page, said, "payments");
     await write(writer.page, "Yes, at noon.");
     await has(demo.page, said, "at noon");
+    await fill(writer.page, "#notify [name=text]", "orders 2.4 is live everywhere");
+    await press(writer.page, "#notify", "Notify");
+    await has(demo.page, "#notes", "is live");
+    await until("the note has gone", async () => (await demo.page.$$(".toast")).length === 0);
+    if (look !== "phone") await drawn(demo.page, "#c-visitors", 12);
     await demo.page.screenshot({ path: path.join(SHOTS, `demo-${look}.png`) });
     await demo.context.close();
 

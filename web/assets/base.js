@@ -266,10 +266,10 @@ export class Chart {
   draw() {
     const { clientWidth: width, clientHeight: height } = this.#root;
     const last = this.#samples.at(-1);
-    if (width === 0 || !last) return;
+    if (width === 0) return;
     const left = 46;
     const bottom = height - 17;
-    const end = last.at;
+    const end = last?.at ?? 0;
     const start = end - this.#windowMs;
     const shown = this.#samples.filter((sample) => sample.at >= start - 3_000);
     let most = 0;
@@ -280,10 +280,10 @@ export class Chart {
     const x = (at) => left + ((at - start) / this.#windowMs) * (width - left - 4);
     const y = (value) => bottom - (value / top) * (bottom - 8);
     const parts = [];
-    for (const part of [0, 0.5, 1]) {
+    for (const part of last ? [0, 0.5, 1] : [0, 1]) {
       const at = Math.round(y(top * part)) + 0.5;
       parts.push(s("line", { class: "grid", x1: left, x2: width, y1: at, y2: at }));
-      const text = this.#format(top * part);
+      const text = last ? this.#format(top * part) : "";
       parts.push(s("text", { x: left - 6, y: at + 3.5, "text-anchor": "end" }, text));
     }
     const minutes = this.#windowMs / 60_000;
@@ -302,8 +302,12 @@ export class Chart {
         parts.push(s("path", { class: `series s-${one.tone}`, d: `M${line}` }));
       }
     }
-    let focus = last;
-    if (this.#hover !== null && this.#hover >= left) {
+    if (!last) {
+      const middle = { x: (left + width) / 2, y: bottom / 2 + 4, "text-anchor": "middle" };
+      parts.push(s("text", middle, "nothing yet"));
+    }
+    let focus = last ?? { at: 0, values: {} };
+    if (last && this.#hover !== null && this.#hover >= left) {
       const at = start + ((this.#hover - left) / (width - left - 4)) * this.#windowMs;
       for (const sample of shown) {
         if (Math.abs(sample.at - at) < Math.abs(focus.at - at)) focus = sample;
@@ -320,7 +324,7 @@ export class Chart {
     for (const { key, label } of this.#series) {
       const text = this.#format(focus.values[key] ?? NaN);
       setText(this.#values.get(key), text);
-      words.push(`${label} ${this.#format(last.values[key] ?? NaN)}`);
+      words.push(`${label} ${this.#format(last?.values[key] ?? NaN)}`);
     }
     this.#root.setAttribute("aria-label", `${this.#label}: ${words.join(", ")}`);
   }

@@ -41,11 +41,16 @@ client.on("unauthorized", () => {
   if (!signIn.open) signIn.showModal();
 });
 client.on("stopped", (fault) => {
-  if (fault.code === "unauthorized" || fault.code === "token_expired") return;
+  const isToken = fault.code === "unauthorized" || fault.code === "token_expired";
   setText(byId("notice-text"), `Not connected: ${fault.message}.`);
+  setText(byId("notice-button"), isToken ? "Sign in" : "Connect again");
   byId("notice").hidden = false;
 });
-byId("notice-button").addEventListener("click", () => client.reconnect());
+byId("notice-button").addEventListener("click", () => {
+  const { code } = client.stoppedBy ?? {};
+  if (code === "unauthorized" || code === "token_expired") signIn.showModal();
+  else client.reconnect();
+});
 byId("sign").addEventListener("click", () => {
   session.token = null;
   location.reload();
@@ -158,7 +163,7 @@ function rate(now, before, seconds) {
 }
 
 function takeStats(value, at) {
-  if (lastStats && at <= lastStats.at) return;
+  if (lastStats && at - lastStats.at < 400) return;
   const before = lastStats?.value;
   const seconds = lastStats ? (at - lastStats.at) / 1_000 : 0;
   const isNear = seconds < 10 && before && value.uptime_s >= before.uptime_s;
@@ -170,13 +175,17 @@ function takeStats(value, at) {
   charts.latency.push(at, { p50: latency.p50, p99: latency.p99 });
   const shardsBefore = isNear ? before.shards : [];
   lastStats = { value, at };
-  if (Date.now() - at > 5_000 && stats.state !== "live") return;
+  // A past that is being read goes into the charts only.
+  if (stats.state === "live" || polledAt > 0) showStats(value, deliveries, shardsBefore, seconds);
+}
+
+function showStats(value, deliveries, shardsBefore, seconds) {
   setText(byId("h-connections"), count(value.connections));
   setText(byId("h-deliveries"), count(deliveries));
-  setText(byId("h-latency"), micros(latency.p99));
+  setText(byId("h-latency"), micros(value.fanout_latency_us.p99));
   byId("h-latency").append(h("small", { text: " p99" }));
   showFigures(value);
-  showShards(value.shards ?? [], shardsBefore, seconds);
+  showShards(value.shards ?? [], shardsBefore, seconds, value.slow_readers_total ?? 0);
 }
 
 function showFigures(value) {
@@ -195,7 +204,7 @@ function showFigures(value) {
   figure("Bytes out", bytes(value.delivered_bytes_total));
   figure("Latency max", micros(value.fanout_latency_us.max));
   figure("Slow readers", count(value.slow_readers_total), value.slow_readers_total ? "warn" : "");
-  figure("Events dropped", count(dropped), dropped ? "bad" : "");
+  figure("Dropped", count(dropped), dropped ? "bad" : "");
   figure("Memory", bytes(value.memory_rss_bytes));
   figure("Uptime", span(value.uptime_s * 1_000));
 }
@@ -218,7 +227,7 @@ function share(cell, value, most, text) {
   cell.lastChild.style.width = most > 0 && value > 0 ? `${(value / most) * 100}%` : "0";
 }
 
-function showShards(shards, before, seconds) {
+function showShards(shards, before, seconds, slowTotal) {
   setText(byId("n-shards"), shards.length);
   const old = new Map(before.map((one) => [one.shard, one]));
   const speeds = shards.map((one) => {
@@ -242,7 +251,7 @@ function showShards(shards, before, seconds) {
     setText(collapsed, count(one.slow_collapsed_total ?? 0));
     setText(closed, count(one.slow_closed_total ?? 0));
   });
-  slow = Math.max(slow, lastStats.value.slow_readers_total ?? 0);
+  slow = Math.max(slow, slowTotal);
   setText(byId("n-slow"), slow === 0 ? "none so far" : `${count(slow)} in all`);
   byId("n-slow").className = slow === 0 ? "badge good" : "badge warn";
 }
@@ -258,11 +267,17 @@ stats.on("message", (frame) => {
 async function pollStats() {
   const now = Date.now();
   if (now - Math.max(pushedAt, polledAt) < 950) return;
-  if (pushedAt > 0 ? now - pushedAt < 3_000 : polledAt > 0 && now - startedAt < 3_000) return;
+  const isFirst = polledAt === 0 && pushedAt === 0;
+  if (!isFirst && now - Math.max(pushedAt, startedAt) < 3_000) return;
   polledAt = now;
   const value = await client.http("GET", "/ws/stats");
+  if (isFirst) {
+    // Something to look at, until the charts are filled from the past.
+    if (lastStats === null) showStats(value, NaN, [], 0);
+    return;
+  }
   takeStats(value, Date.now());
-  if (now - startedAt > 3_000) setText(byId("source"), "Figures are read once a second.");
+  setText(byId("source"), "Figures are read once a second.");
 }
 
 // ---- Services ---------------------------------------------------------------------------------
@@ -399,7 +414,7 @@ function open(id) {
   row.button.setAttribute("aria-expanded", "true");
   row.facts = h("div", { class: "facts" });
   row.body = h("tbody");
-  const heads = ["Instance", "Address", "Zone", "Status", "Lease"];
+  const heads = ["Instance", "Address", "Zone", "Status", "Lease age"];
   const head = heads.map((text) => h("th", { scope: "col", text }));
   head.push(h("th", { scope: "col" }, h("span", { class: "sr-only", text: "Action" })));
   const table = h(
