@@ -709,6 +709,7 @@ export class Room extends Emitter {
   count = 0;
   #client;
   #closed = false;
+  #isJoined = false;
   #stops = [];
 
   constructor(client, name, options) {
@@ -722,8 +723,13 @@ export class Room extends Emitter {
     on("lost", (event) => this.emit("lost", event));
     on("error", (fault) => this.emit("error", fault));
     on("state", (state) => {
-      if (state === "live") this.#join();
-      else this.emit("state", state);
+      if (state === "live") {
+        this.#join();
+        return;
+      }
+      const wasLive = this.#isJoined;
+      this.#isJoined = false;
+      if (wasLive) this.emit("state", "stale");
     });
     /** Resolves once the room was joined for the first time. */
     this.ready = new Promise((resolve) => {
@@ -732,8 +738,9 @@ export class Room extends Emitter {
     if (this.channel.state === "live") this.#join();
   }
 
+  /** `live` while the room is joined and nothing is missed. @type {"live" | "stale"} */
   get state() {
-    return this.channel.state;
+    return this.#isJoined && this.channel.state === "live" ? "live" : "stale";
   }
 
   /** Says something; resolves with the frame as everyone got it. */
@@ -756,6 +763,7 @@ export class Room extends Emitter {
       await this.#client._call({ type: "join", room: this.name }, {}, (answer) => {
         this.members = new Map(answer.users.map((user) => [user.user_id, user.username]));
         this.count = answer.count ?? answer.users.length;
+        this.#isJoined = true;
         this.emit("joined", this.members);
         this.emit("members", this.members);
         this.emit("state", "live");
@@ -763,8 +771,12 @@ export class Room extends Emitter {
     } catch (fault) {
       if (this.#closed || fault.code === "closed") return;
       this.emit("error", fault);
-      if (fault.retry) setTimeout(() => this.state === "live" && this.#join(), BACKOFF_MIN_MS * 2);
+      if (fault.retry) setTimeout(() => this.#again(), BACKOFF_MIN_MS * 2);
     }
+  }
+
+  #again() {
+    if (!this.#closed && !this.#isJoined && this.channel.state === "live") this.#join();
   }
 
   #take(frame) {

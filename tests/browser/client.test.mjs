@@ -371,3 +371,103 @@ test("a dead link is noticed without a close", async () => {
   relay.lose = null;
   await until("it is back", () => client.state === "open");
 });
+
+test("a server that stops is left, and taken up again when it said", async () => {
+  const own = await new Server(["--drain-window", "1s"]).start();
+  try {
+    const client = connect({ url: own.url });
+    const view = client.service("drained");
+    await view.ready;
+    const told = client.once("reconnect");
+    const closed = client.once("close");
+    const gone = own.drain();
+    const { after_ms: afterMs } = await told;
+    assert.equal((await closed).code, 1001);
+    const wait = client.nextAttemptAt - Date.now();
+    assert.ok(wait <= afterMs && wait > afterMs - 200, `${wait} of ${afterMs}`);
+    await gone;
+    await own.start();
+    await until("it is back", () => view.state === "live", 40_000);
+  } finally {
+    await own.stop();
+  }
+});
+
+/** A socket whose server is the test. */
+class FakeSocket {
+  static made = [];
+  sent = [];
+
+  constructor(url, protocols) {
+    this.protocols = protocols;
+    FakeSocket.made.push(this);
+    setImmediate(() => this.push({ type: "welcome", connection_id: "c", user_id: null }));
+  }
+
+  push(frame) {
+    this.onmessage?.({ data: JSON.stringify(frame) });
+  }
+
+  send(text) {
+    const frame = JSON.parse(text);
+    this.sent.push(frame);
+    if (frame.type !== "subscribe") return;
+    const { id, service_id } = frame;
+    const since = frame.since && { recovered: true };
+    const state = { epoch: "e", revision: 1, degraded: false, instances: [] };
+    this.push({ type: "subscribed", id, service_id, ...state, ...since });
+  }
+
+  end(code) {
+    this.onclose?.({ code, reason: "" });
+  }
+
+  close() {}
+}
+
+function fake(options = {}) {
+  FakeSocket.made = [];
+  return connect({ WebSocket: FakeSocket, ...options });
+}
+
+test("snapshots replace, and a mark alone is told", async () => {
+  const client = fake();
+  const view = client.service("s");
+  await view.ready;
+  const socket = FakeSocket.made[0];
+  const told = [];
+  view.on("change", (event) => told.push([event.kind, event.revision, event.degraded]));
+  const instances = [{ serviceId: "s", instanceId: "x" }];
+  const base = { service_id: "s", epoch: "e" };
+  socket.push({ type: "service_change", ...base, from: 1, revision: 1, changes: [], degraded: true });
+  socket.push({ type: "service_snapshot", ...base, revision: 42, instances, degraded: true });
+  const changes = [{ instance: instances[0], changeType: "delete", reason: "expired" }];
+  socket.push({ type: "service_change", ...base, from: 42, revision: 43, changes, degraded: false });
+  assert.deepEqual(told, [["degraded", 1, true], ["snapshot", 42, true], ["change", 43, false]]);
+  assert.equal(view.instances.size, 0);
+  // The same frame again is old; another epoch means that all has to be asked for anew.
+  socket.push({ type: "service_change", ...base, from: 42, revision: 43, changes, degraded: false });
+  assert.equal(told.length, 3);
+  const asked = socket.sent.length;
+  socket.push({ type: "service_change", ...base, epoch: "f", from: 43, revision: 44, changes });
+  assert.deepEqual(socket.sent[asked].since, { epoch: "e", revision: 43 });
+});
+
+test("close codes are obeyed", async () => {
+  const waits = { 1006: [0, 600], 1011: [0, 600], 4408: [0, 600], 4409: [5_000, 5_600], 4429: [5_000, 5_600] };
+  for (const [code, [least, most]] of Object.entries(waits)) {
+    const client = fake();
+    await client.connect();
+    FakeSocket.made[0].end(Number(code));
+    await until("it waits", () => client.state === "waiting" && client.nextAttemptAt);
+    const wait = client.nextAttemptAt - Date.now();
+    assert.ok(wait > least - 50 && wait < most, `${code}: ${wait}`);
+    client.close();
+  }
+  const tokens = ["one", "two"];
+  const client = fake({ token: async () => tokens.shift() });
+  await client.connect();
+  FakeSocket.made[0].end(4401);
+  await until("it came back with another token", () => FakeSocket.made[1]);
+  assert.deepEqual(FakeSocket.made[1].protocols, ["fanfare", "bearer.two"]);
+});

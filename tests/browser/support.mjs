@@ -79,6 +79,11 @@ export class Server {
     return this.#end("SIGKILL");
   }
 
+  /** Asks it to stop; it says goodbye to every socket. */
+  drain() {
+    return this.#end("SIGTERM");
+  }
+
   /** Ends it for good. */
   async stop() {
     await this.kill();

@@ -183,7 +183,7 @@ function mark(chat, text) {
 
 /** Takes a message to be sent; it stays until the server has it. */
 function write(chat, content) {
-  const entry = { content, line: null, isBusy: false };
+  const entry = { content, line: null, isBusy: false, isTried: false };
   entry.line = add(chat, me.id, content, new Date(), true);
   chat.outbox.push(entry);
   flush(chat);
@@ -192,10 +192,14 @@ function write(chat, content) {
 /** The server has a message of ours: the one that waited longest with these words is done. */
 function settle(chat, userId, content) {
   if (userId !== me.id) return;
-  const at = chat.outbox.findIndex((entry) => entry.content === content);
-  if (at < 0) return;
-  chat.outbox[at].line.remove();
-  chat.outbox.splice(at, 1);
+  // What never left cannot have arrived: then the same words came from another window.
+  drop(chat, chat.outbox.find((entry) => entry.isTried && entry.content === content));
+}
+
+function drop(chat, entry) {
+  if (!chat.outbox.includes(entry)) return;
+  entry.line.remove();
+  chat.outbox.splice(chat.outbox.indexOf(entry), 1);
 }
 
 /** Sends what waits, in order. What arrived although its answer was lost has been settled. */
@@ -204,13 +208,14 @@ async function flush(chat) {
   if (!entry || entry.isBusy || client.state !== "open") return;
   if (chat.room && chat.room.state !== "live") return;
   entry.isBusy = true;
+  entry.isTried = true;
   try {
     await chat.deliver(entry.content);
-    settle(chat, me.id, entry.content);
+    drop(chat, entry);
     flush(chat);
   } catch (fault) {
     if (!fault.retry && chat.outbox.includes(entry)) {
-      settle(chat, me.id, entry.content);
+      drop(chat, entry);
       toast(`Not sent: ${fault.message}`, "bad");
     } else if (client.state === "open") setTimeout(() => flush(chat), 1_500);
   } finally {
