@@ -35,7 +35,9 @@ const CLOSE = {
 };
 
 /** Codes of refusals that may pass by themselves. */
-const PASSING = new Set(["rate_limited", "unavailable", "internal", "closed", "timeout", "network"]);
+const PASSING = new Set([
+  "rate_limited", "unavailable", "internal", "closed", "timeout", "network",
+]);
 
 /**
  * What went wrong. `code` is one of the protocol's codes, or one of the client's own: `closed` (the
@@ -666,7 +668,7 @@ export class ChannelView extends View {
         this.epoch = null;
         this.offset = null;
         this.stale();
-        this.tell("deleted", frame);
+        this.emit("deleted", frame);
       }
       return;
     }
@@ -1012,8 +1014,9 @@ export class Lease extends Emitter {
  * The connection. It returns by itself, follows again what was followed, and loses nothing that the
  * server still has.
  *
- * Events: `state` (`connecting`, `open`, `waiting`, `stopped`), `welcome`, `close`, `error`, `frame`
- * (`{direction, text, frame}`), `envelope`, `unauthorized`, `reconnect`.
+ * Events: `state` (`connecting`, `open`, `waiting`, `stopped`), `welcome`, `close`, `error`,
+ * `stopped`, `frame` (`{direction, text, frame}`), `envelope`, `user_joined`, `user_left`,
+ * `unauthorized`, `reconnect`.
  */
 export class FanfareClient extends Emitter {
   /** @type {"idle" | "connecting" | "open" | "waiting" | "stopped"} */
@@ -1129,7 +1132,7 @@ export class FanfareClient extends Emitter {
     this.#listen("removeEventListener");
     for (const lease of [...this._leases]) lease._end();
     for (const room of [...this._rooms.values()]) room.leave();
-    for (const kind of Object.values(this.#views)) for (const view of [...kind.values()]) view.close();
+    for (const view of this.#all()) view.close();
     this.#stop(new FanfareError("stopped", "the client was closed", { retry: false }));
   }
 

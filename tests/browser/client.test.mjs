@@ -439,22 +439,25 @@ test("snapshots replace, and a mark alone is told", async () => {
   view.on("change", (event) => told.push([event.kind, event.revision, event.degraded]));
   const instances = [{ serviceId: "s", instanceId: "x" }];
   const base = { service_id: "s", epoch: "e" };
-  socket.push({ type: "service_change", ...base, from: 1, revision: 1, changes: [], degraded: true });
+  const change = (more) => socket.push({ type: "service_change", ...base, degraded: false, ...more });
+  change({ from: 1, revision: 1, changes: [], degraded: true });
   socket.push({ type: "service_snapshot", ...base, revision: 42, instances, degraded: true });
   const changes = [{ instance: instances[0], changeType: "delete", reason: "expired" }];
-  socket.push({ type: "service_change", ...base, from: 42, revision: 43, changes, degraded: false });
+  change({ from: 42, revision: 43, changes });
   assert.deepEqual(told, [["degraded", 1, true], ["snapshot", 42, true], ["change", 43, false]]);
   assert.equal(view.instances.size, 0);
   // The same frame again is old; another epoch means that all has to be asked for anew.
-  socket.push({ type: "service_change", ...base, from: 42, revision: 43, changes, degraded: false });
+  change({ from: 42, revision: 43, changes });
   assert.equal(told.length, 3);
   const asked = socket.sent.length;
-  socket.push({ type: "service_change", ...base, epoch: "f", from: 43, revision: 44, changes });
+  change({ epoch: "f", from: 43, revision: 44, changes });
   assert.deepEqual(socket.sent[asked].since, { epoch: "e", revision: 43 });
 });
 
 test("close codes are obeyed", async () => {
-  const waits = { 1006: [0, 600], 1011: [0, 600], 4408: [0, 600], 4409: [5_000, 5_600], 4429: [5_000, 5_600] };
+  const soon = [0, 600];
+  const later = [5_000, 5_600];
+  const waits = { 1006: soon, 1011: soon, 4408: soon, 4409: later, 4429: later };
   for (const [code, [least, most]] of Object.entries(waits)) {
     const client = fake();
     await client.connect();

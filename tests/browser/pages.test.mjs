@@ -56,8 +56,10 @@ async function open(where, { base = here.url, wait = "main", ...view } = {}) {
 const text = (page, selector) =>
   page.$$eval(selector, (nodes) => nodes.map((node) => node.textContent.trim()).join("\n"));
 
-const has = (page, selector, words, limitMs) =>
-  until(`${selector} has "${words}"`, async () => (await text(page, selector)).includes(words), limitMs);
+const has = (page, selector, words, limitMs) => {
+  const ask = async () => (await text(page, selector)).includes(words);
+  return until(`${selector} has "${words}"`, ask, limitMs);
+};
 
 async function fill(page, selector, value) {
   await page.$eval(selector, (node) => (node.value = ""));
@@ -96,7 +98,8 @@ async function write(page, words) {
 const said = ".messages:not([hidden]) .message:not(.pending) .text";
 
 test("all pages load without an error and within a strict policy", async () => {
-  for (const [where, wait] of [["/", "#link[data-state=open]"], ["/demo", "#account"], ["/docs", ".operation"]]) {
+  const pages = [["/", "#link[data-state=open]"], ["/demo", "#account"], ["/docs", ".operation"]];
+  for (const [where, wait] of pages) {
     const { page, context, faults, violations, response } = await open(where, { wait });
     const policy = response.headers()["content-security-policy"] ?? "";
     assert.match(policy, /default-src 'none'/);
@@ -159,8 +162,8 @@ test("an instance is pulled out and in again from the console", async () => {
   });
   await has(page, ".detail", "pulled out");
   await has(page, "#log", "pulled out");
-  const mark = await until("the focus stays", () => page.evaluate(() => document.activeElement.textContent));
-  assert.equal(mark, "Pull in");
+  const focused = () => page.evaluate(() => document.activeElement.textContent);
+  await until("the focus stays", async () => (await focused()) === "Pull in");
   await press(page, ".detail tr:first-child", "Pull in");
   await until("it is back", async () => (await server.discover("pulled")).instances.length === 2);
   await has(page, "#log", "pulled in");
@@ -183,7 +186,8 @@ test("the panel to try things follows, publishes and keeps an instance alive", a
   await has(page, "#leases", "renewed 4 times");
   assert.equal((await here.server.discover("tried")).instances.length, 1);
   await press(page, "#leases", "End");
-  await until("it is gone", async () => (await here.server.discover("tried")).instances.length === 0);
+  const tried = () => here.server.discover("tried");
+  await until("it is gone", async () => (await tried()).instances.length === 0);
   await page.select("#try-follow [name=kind]", "service");
   assert.deepEqual(faults, []);
   await context.close();
@@ -290,7 +294,8 @@ test("the server is killed and comes back: the pages too, and nothing is lost", 
   await dan.page.goto(`${here.url}/demo`);
   await has(dan.page, "#link", "Live", 30_000);
   await has(dan.page, "#people", "cat");
-  await until("two are unread", async () => (await text(dan.page, "#people .unread")).startsWith("2"));
+  const unread = () => text(dan.page, "#people .unread");
+  await until("two are unread", async () => (await unread()).startsWith("2"));
   await dan.page.click("#people button");
   await has(dan.page, said, "while you were away");
   await has(dan.page, said, "during the outage");
@@ -307,10 +312,11 @@ test("the server is killed and comes back: the pages too, and nothing is lost", 
 
 test("the reference shows calls, finds them and tries them", async () => {
   const { page, context, faults } = await open("/docs", { wait: ".operation" });
-  const all = (await page.$$(".operation:not([hidden])")).length;
+  const number = async () => (await page.$$(".operation:not([hidden])")).length;
+  const all = await number();
   assert.ok(all > 0);
   await fill(page, "#search", "get /health");
-  await until("fewer are left", async () => (await page.$$(".operation:not([hidden])")).length < all);
+  await until("fewer are left", async () => (await number()) < all);
   const id = await page.$$eval(".operation:not([hidden])", (nodes) =>
     nodes.find((node) => node.querySelector(".path").textContent === "/health").id);
   await page.click(`#${id} h3 button`);
@@ -327,7 +333,8 @@ test("where a token is wanted, the console asks for it", async () => {
   const guarded = await site(["--auth", "required"]);
   try {
     const { username, password } = await guarded.server.account("operator");
-    const { page, context, violations } = await open("/", { base: guarded.url, wait: "#signin[open]" });
+    const where = { base: guarded.url, wait: "#signin[open]" };
+    const { page, context, violations } = await open("/", where);
     await fill(page, "#signin [name=username]", username);
     await fill(page, "#signin [name=password]", "not the password");
     await press(page, "#signin", "Sign in");
@@ -457,6 +464,8 @@ test("screenshots", async () => {
   }
   await writer.context.close();
   for (const page of ["console", "demo", "docs"]) {
-    for (const [look] of looks) assert.ok(fs.statSync(path.join(SHOTS, `${page}-${look}.png`)).size > 5_000);
+    for (const [look] of looks) {
+      assert.ok(fs.statSync(path.join(SHOTS, `${page}-${look}.png`)).size > 5_000);
+    }
   }
 });

@@ -276,7 +276,8 @@ class Sieve {
     }
     if (bytes.length < head + length) return null;
     this.#rest = bytes.subarray(head + length);
-    return { bytes: bytes.subarray(0, head + length), payload: bytes.subarray(head, head + length) };
+    const end = head + length;
+    return { bytes: bytes.subarray(0, end), payload: bytes.subarray(head, end) };
   }
 }
 

@@ -315,8 +315,9 @@ export class Chart {
       const px = x(focus.at);
       parts.push(s("line", { class: "cursor", x1: px, x2: px, y1: 4, y2: bottom }));
       const text = clock(new Date(focus.at));
-      const anchor = px > width - 60 ? "end" : "start";
-      parts.push(s("text", { x: px + (anchor === "end" ? -5 : 5), y: 12, "text-anchor": anchor }, text));
+      const isLeft = px > width - 60;
+      const place = { x: px + (isLeft ? -5 : 5), y: 12, "text-anchor": isLeft ? "end" : "start" };
+      parts.push(s("text", place, text));
     }
     this.#svg.replaceChildren(...parts);
     this.#svg.setAttribute("viewBox", `0 0 ${width} ${height}`);

@@ -523,7 +523,8 @@ function fillLease(cell, instance, age) {
   }
   if (cell.className !== "told") {
     cell.className = "told";
-    cell.replaceChildren(h("div", { class: "lease" }, h("span"), h("div", { class: "track" }, h("i"))));
+    const track = h("div", { class: "track" }, h("i"));
+    cell.replaceChildren(h("div", { class: "lease" }, h("span"), track));
   }
   const box = cell.firstChild;
   const left = age.expires_in_ms ?? age.lease_ttl_ms - age.age_ms;
@@ -823,12 +824,12 @@ function showFrame({ direction, text, frame }) {
   if (byId("hide-pings").checked && BEATS.has(frame.type)) return;
   const list = byId("frames");
   const isOut = direction === "out";
-  const short = text.length > 4_000 ? `${text.slice(0, 4_000)} ... ${text.length} characters` : text;
+  const cut = `${text.slice(0, 4_000)} ... ${text.length} characters`;
   list.prepend(h(
     "li", {},
     h("time", { text: clock(new Date()) }),
     h("span", { class: `way ${isOut ? "out" : ""}`, text: isOut ? "OUT" : "IN" }),
-    h("code", { text: short }),
+    h("code", { text: text.length > 4_000 ? cut : text }),
   ));
   while (list.children.length > FRAMES_MAX) list.lastElementChild.remove();
   byId("no-frames").hidden = true;
@@ -865,7 +866,8 @@ byId("try-follow").addEventListener("submit", (event) => {
   const key = `${kind.value} ${what}`;
   if (what === "" || followed.has(key)) return;
   const live = tryClient();
-  const view = isService ? (what === "*" ? live.services() : live.service(what)) : live.channel(what);
+  const service = () => (what === "*" ? live.services() : live.service(what));
+  const view = isService ? service() : live.channel(what);
   followed.set(key, view);
   let messages = 0;
   const words = () => {

@@ -94,7 +94,9 @@ let current = null;
 const chats = new Map();
 
 function makeChat(key, title) {
-  const log = h("ol", { class: "messages", role: "log", tabindex: "0", "aria-label": title, hidden: true });
+  const log = h("div", {
+    class: "messages", role: "log", tabindex: "0", "aria-label": title, hidden: true,
+  });
   const chat = {
     key, log, unread: 0, lastBy: null, lastAt: 0, outbox: [], room: null, userId: null,
     title: () => title, deliver: null, isPast: true, newestId: "",
@@ -152,7 +154,7 @@ function add(chat, userId, content, at, isPending = false) {
   const isMine = userId === me.id;
   const isNear = chat.lastBy === userId && at - chat.lastAt < 180_000;
   const line = h(
-    "li", { class: `message${isNear ? "" : " head"}${isMine ? " mine" : ""}` },
+    "div", { class: `message${isNear ? "" : " head"}${isMine ? " mine" : ""}` },
     face(userId),
     h("span", { class: "by" }, isMine ? "" : h("b", { text: nameOf(userId) }), clock(at)),
     h("span", { class: "text", text: content }),
@@ -177,7 +179,7 @@ function add(chat, userId, content, at, isPending = false) {
 }
 
 function mark(chat, text) {
-  chat.log.append(h("li", { class: "mark", text }));
+  chat.log.append(h("div", { class: "mark", text }));
   chat.lastBy = null;
 }
 
@@ -266,9 +268,10 @@ function showMembers() {
   }
   setText(byId("talk-about"), `${room.count} here`);
   const list = [...room.members].sort((a, b) => (a[1] < b[1] ? -1 : 1));
-  byId("members").replaceChildren(...list.slice(0, 200).map(([id, name]) => h(
-    "li", {}, face(id, true), h("span", { class: "clip", text: id === me.id ? `${name} (you)` : name }),
-  )));
+  byId("members").replaceChildren(...list.slice(0, 200).map(([id, name]) => {
+    const text = id === me.id ? `${name} (you)` : name;
+    return h("li", {}, face(id, true), h("span", { class: "clip", text }));
+  }));
 }
 
 let isListing = false;
@@ -329,7 +332,8 @@ function drawLists() {
     const isHere = online.users.has(id);
     const note = isHere ? ", online" : ", offline";
     const open = () => select(directChat(id));
-    return entry(chats.get(`user ${id}`), `user ${id}`, open, () => face(id, isHere), nameOf(id), note);
+    const sign = () => face(id, isHere);
+    return entry(chats.get(`user ${id}`), `user ${id}`, open, sign, nameOf(id), note);
   }));
   byId("no-people").hidden = people.length > 0;
   setText(byId("n-people"), people.length ? `${Math.max(0, online.users.size - 1)} online` : "");
@@ -396,7 +400,7 @@ function showNote(frame) {
   const at = clock(new Date(frame.timestamp));
   byId("no-notes").hidden = true;
   byId("notes").prepend(h(
-    "li", {}, h("div", { class: "by" }, h("b", { text: by }), at), h("div", { text }),
+    "div", {}, h("div", { class: "by" }, h("b", { text: by }), at), h("div", { text }),
   ));
   while (byId("notes").children.length > 100) byId("notes").lastElementChild.remove();
   toast(`${by}: ${text}`);
@@ -455,8 +459,9 @@ async function sendMetrics() {
     await client.http("POST", "/api/v1/dashboards/demo/metrics", metrics);
     setText(byId("dash-state"), "Sending once a second");
   } catch (fault) {
-    setText(byId("dash-state"), fault.status === 403 ? "This server wants the scope publish" : "Waiting");
-    if (fault.status === 403) stopMetrics();
+    const isDenied = fault.status === 403;
+    setText(byId("dash-state"), isDenied ? "This server wants the scope publish" : "Waiting");
+    if (isDenied) stopMetrics();
   }
 }
 

@@ -102,8 +102,8 @@ function example(schema, depth = 0, seen = []) {
 function prose(text, tag = "div") {
   const node = h(tag, { class: "prose" });
   for (const paragraph of String(text).split(/\n\s*\n/)) {
-    const parts = paragraph.split("`").map((part, at) => (at % 2 ? h("code", { text: part }) : part));
-    node.append(h("p", {}, parts));
+    const parts = paragraph.split("`");
+    node.append(h("p", {}, parts.map((text, at) => (at % 2 ? h("code", { text }) : text))));
   }
   return node;
 }
@@ -118,7 +118,8 @@ function tree(schema, depth = 0, seen = []) {
   if (options) {
     const inner = options.map((option, at) => {
       const fields = tree(option, depth + 1, path);
-      return fields && h("li", {}, h("div", { class: "line" }, h("b", { text: nameOf(option) ?? `Form ${at + 1}` })), fields);
+      const name = h("b", { text: nameOf(option) ?? `Form ${at + 1}` });
+      return fields && h("li", {}, h("div", { class: "line" }, name), fields);
     }).filter(Boolean);
     return inner.length > 0 ? h("ul", { class: "fields-tree" }, inner) : null;
   }
@@ -130,7 +131,8 @@ function tree(schema, depth = 0, seen = []) {
   if (fields.length === 0) return null;
   return h("ul", { class: "fields-tree" }, fields.map(([key, part]) => {
     const inner = whole(part);
-    const line = h("div", { class: "line" }, h("code", { text: key }), h("span", { class: "type", text: typeOf(part) }));
+    const type = h("span", { class: "type", text: typeOf(part) });
+    const line = h("div", { class: "line" }, h("code", { text: key }), type);
     if (own.required?.includes(key)) line.append(h("span", { class: "need", text: "required" }));
     const note = [inner.description, limits(inner)].filter(Boolean).join(" - ");
     if (note) line.append(h("span", { class: "note", text: note }));
@@ -145,9 +147,11 @@ function content(value) {
   const shown = given ?? (media.schema ? example(media.schema) : null);
   const text = typeof shown === "string" ? shown : JSON.stringify(shown, null, 2);
   const fields = media.schema ? tree(media.schema) : null;
-  const left = h("div", {}, h("h4", { text: `${type}: ${media.schema ? typeOf(media.schema) : "any"}` }), fields);
+  const title = `${type}: ${media.schema ? typeOf(media.schema) : "any"}`;
+  const left = h("div", {}, h("h4", { text: title }), fields);
   if (shown === null) return left;
-  const right = h("div", {}, h("h4", { text: "Example" }), h("pre", { tabindex: "0", "aria-label": "Example" }, h("code", { text })));
+  const box = h("pre", { tabindex: "0", "aria-label": "Example" }, h("code", { text }));
+  const right = h("div", {}, h("h4", { text: "Example" }), box);
   return h("div", { class: "two" }, left, right);
 }
 
@@ -155,27 +159,31 @@ function parameterTable(parameters) {
   const head = ["Name", "In", "Type", "Meaning"].map((text) => h("th", { scope: "col", text }));
   const rows = parameters.map((one) => {
     const meaning = [one.description, limits(whole(one.schema))].filter(Boolean).join(" - ");
+    const need = one.required ? h("span", { class: "need", text: " required" }) : null;
     return h(
       "tr", {},
-      h("td", {}, h("code", { text: one.name }), one.required ? h("span", { class: "need", text: " required" }) : null),
+      h("td", {}, h("code", { text: one.name }), need),
       h("td", { text: one.in }), h("td", { text: typeOf(one.schema) }), h("td", { text: meaning }),
     );
   });
-  return h("div", { class: "wide" }, h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows)));
+  const table = h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));
+  return h("div", { class: "wide" }, table);
 }
 
 function trial(operation) {
   const asked = operation.parameters.filter((one) => one.in === "path" || one.in === "query");
   const inputs = asked.map((one) => {
     const value = one.example ?? whole(one.schema).example ?? "";
-    const input = h("input", { name: one.name, required: one.required || one.in === "path", value, autocomplete: "off" });
+    const required = one.required || one.in === "path";
+    const input = h("input", { name: one.name, required, value, autocomplete: "off" });
     return h("label", {}, `${one.name} `, input);
   });
   const status = h("p", { class: "status", role: "status" });
   const output = h("pre", { tabindex: "0", "aria-label": "Answer", hidden: true });
+  const send = h("button", { class: "primary", text: "Send" });
   const form = h(
     "form", { class: "trial" }, h("h4", { text: "Try it" }),
-    h("div", { class: "inputs" }, inputs, h("button", { class: "primary", text: "Send" })), status, output,
+    h("div", { class: "inputs" }, inputs, send), status, output,
   );
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -211,26 +219,25 @@ function trial(operation) {
 }
 
 function fillBody(body, operation) {
-  const { spec, method } = operation;
+  const { spec, method, parameters } = operation;
+  const part = (title, ...inner) => body.append(h("section", {}, h("h4", { text: title }), inner));
   if (spec.description) body.append(prose(spec.description));
   if (spec.deprecated) body.append(h("p", { class: "badge warn", text: "deprecated" }));
-  if (operation.parameters.length > 0) {
-    body.append(h("section", {}, h("h4", { text: "Parameters" }), parameterTable(operation.parameters)));
-  }
+  if (parameters.length > 0) part("Parameters", parameterTable(parameters));
   if (spec.requestBody) {
     const request = resolve(spec.requestBody);
-    const title = request.required ? "Request body, required" : "Request body";
-    body.append(h("section", {}, h("h4", { text: title }), content(request)));
+    part(request.required ? "Request body, required" : "Request body", content(request));
   }
   const responses = Object.entries(spec.responses ?? {}).map(([code, value], at) => {
     const response = resolve(value);
-    const tone = code.startsWith("2") ? "good" : code.startsWith("4") || code.startsWith("5") ? "bad" : "";
+    const tone = { 2: "good", 4: "bad", 5: "bad" }[code[0]] ?? "";
     const inner = content(response);
-    const line = [h("span", { class: `badge ${tone}`, text: code }), " ", h("span", { class: "muted", text: response.description ?? "" })];
+    const about = h("span", { class: "muted", text: response.description ?? "" });
+    const line = [h("span", { class: `badge ${tone}`, text: code }), " ", about];
     if (!inner) return h("p", {}, line);
     return h("details", { open: at === 0 }, h("summary", {}, line), inner);
   });
-  if (responses.length > 0) body.append(h("section", {}, h("h4", { text: "Answers" }), responses));
+  if (responses.length > 0) part("Answers", responses);
   if (method === "get" && !spec["x-websocket"]) body.append(trial(operation));
 }
 
@@ -255,10 +262,10 @@ function makeOperation(operation) {
     if (isOpen) history.replaceState(null, "", `#${id}`);
   });
   operation.node = h("article", { class: "panel operation", id }, h("h3", {}, button), body);
+  const short = method === "delete" ? "DEL" : method.toUpperCase();
   operation.link = h(
     "a", { href: `#${id}` },
-    h("span", { class: `method ${method}`, text: method === "delete" ? "DEL" : method.toUpperCase() }),
-    h("span", { text: path }),
+    h("span", { class: `method ${method}`, text: short }), h("span", { text: path }),
   );
   operation.link.addEventListener("click", () => operation.open());
   return operation;
@@ -272,13 +279,16 @@ function collect() {
       const spec = item[method];
       if (!spec) continue;
       const byName = new Map();
-      for (const one of [...(item.parameters ?? []), ...(spec.parameters ?? [])].map((one) => resolve(one))) {
+      for (const raw of [...(item.parameters ?? []), ...(spec.parameters ?? [])]) {
+        const one = resolve(raw);
         byName.set(`${one.in} ${one.name}`, one);
       }
+      const parameters = [...byName.values()];
       const tag = spec.tags?.[0] ?? "Other";
       const id = `${method}${path}`.replace(/[^a-zA-Z0-9]+/g, "-");
-      const words = `${method} ${path} ${tag} ${spec.summary ?? ""} ${spec.description ?? ""}`.toLowerCase();
-      operations.push(makeOperation({ method, path, spec, tag, id, words, parameters: [...byName.values()] }));
+      const all = [method, path, tag, spec.summary, spec.description];
+      const words = all.filter(Boolean).join(" ").toLowerCase();
+      operations.push(makeOperation({ method, path, spec, tag, id, words, parameters }));
     }
   }
   return operations;
