@@ -35,7 +35,9 @@ const CLOSE = {
 };
 
 /** Codes of refusals that may pass by themselves. */
-const PASSING = new Set(["rate_limited", "unavailable", "internal", "closed", "timeout", "network"]);
+const PASSING = new Set([
+  "rate_limited", "unavailable", "internal", "closed", "timeout", "network",
+]);
 
 /**
  * What went wrong. `code` is one of the protocol's codes, or one of the client's own: `closed` (the
@@ -666,7 +668,7 @@ export class ChannelView extends View {
         this.epoch = null;
         this.offset = null;
         this.stale();
-        this.tell("deleted", frame);
+        this.emit("deleted", frame);
       }
       return;
     }
@@ -709,6 +711,7 @@ export class Room extends Emitter {
   count = 0;
   #client;
   #closed = false;
+  #isJoined = false;
   #stops = [];
 
   constructor(client, name, options) {
@@ -722,8 +725,13 @@ export class Room extends Emitter {
     on("lost", (event) => this.emit("lost", event));
     on("error", (fault) => this.emit("error", fault));
     on("state", (state) => {
-      if (state === "live") this.#join();
-      else this.emit("state", state);
+      if (state === "live") {
+        this.#join();
+        return;
+      }
+      const wasLive = this.#isJoined;
+      this.#isJoined = false;
+      if (wasLive) this.emit("state", "stale");
     });
     /** Resolves once the room was joined for the first time. */
     this.ready = new Promise((resolve) => {
@@ -732,8 +740,9 @@ export class Room extends Emitter {
     if (this.channel.state === "live") this.#join();
   }
 
+  /** `live` while the room is joined and nothing is missed. @type {"live" | "stale"} */
   get state() {
-    return this.channel.state;
+    return this.#isJoined && this.channel.state === "live" ? "live" : "stale";
   }
 
   /** Says something; resolves with the frame as everyone got it. */
@@ -756,6 +765,7 @@ export class Room extends Emitter {
       await this.#client._call({ type: "join", room: this.name }, {}, (answer) => {
         this.members = new Map(answer.users.map((user) => [user.user_id, user.username]));
         this.count = answer.count ?? answer.users.length;
+        this.#isJoined = true;
         this.emit("joined", this.members);
         this.emit("members", this.members);
         this.emit("state", "live");
@@ -763,8 +773,12 @@ export class Room extends Emitter {
     } catch (fault) {
       if (this.#closed || fault.code === "closed") return;
       this.emit("error", fault);
-      if (fault.retry) setTimeout(() => this.state === "live" && this.#join(), BACKOFF_MIN_MS * 2);
+      if (fault.retry) setTimeout(() => this.#again(), BACKOFF_MIN_MS * 2);
     }
+  }
+
+  #again() {
+    if (!this.#closed && !this.#isJoined && this.channel.state === "live") this.#join();
   }
 
   #take(frame) {
@@ -907,6 +921,8 @@ export class Lease extends Emitter {
   renewedAt = null;
   /** @type {"pending" | "held" | "ended"} */
   state = "pending";
+  /** @private A heartbeat would only cross the registration. */
+  _isRegistering = false;
   #client;
   #timer;
 
@@ -961,7 +977,13 @@ export class Lease extends Emitter {
   async _register() {
     this._schedule();
     const frame = { type: "register", instances: [this.instance] };
-    const answer = await this.#client._call(frame, { wait: true });
+    let answer;
+    this._isRegistering = true;
+    try {
+      answer = await this.#client._call(frame, { wait: true });
+    } finally {
+      this._isRegistering = false;
+    }
     if (this.state === "ended") return;
     const failed = answer.failed_instances?.[0];
     if (failed) {
@@ -992,8 +1014,9 @@ export class Lease extends Emitter {
  * The connection. It returns by itself, follows again what was followed, and loses nothing that the
  * server still has.
  *
- * Events: `state` (`connecting`, `open`, `waiting`, `stopped`), `welcome`, `close`, `error`, `frame`
- * (`{direction, text, frame}`), `envelope`, `unauthorized`, `reconnect`.
+ * Events: `state` (`connecting`, `open`, `waiting`, `stopped`), `welcome`, `close`, `error`,
+ * `stopped`, `frame` (`{direction, text, frame}`), `envelope`, `user_joined`, `user_left`,
+ * `unauthorized`, `reconnect`.
  */
 export class FanfareClient extends Emitter {
   /** @type {"idle" | "connecting" | "open" | "waiting" | "stopped"} */
@@ -1057,10 +1080,24 @@ export class FanfareClient extends Emitter {
       if (this.state === "waiting") this.#open();
       else if (this.state === "open") this.#ping();
     };
-    globalThis.addEventListener?.("online", this.#wake);
+    // A page that is left may be kept by the browser, sockets and all. To others it has gone.
+    this.#hide = () => {
+      if (this.state === "idle" || this.state === "stopped") return;
+      clearTimeout(this.#timers.wait);
+      this.#detach(1000);
+      this.#setState("waiting");
+      this.#lost();
+    };
   }
 
   #wake;
+  #hide;
+
+  #listen(how) {
+    globalThis[how]?.("online", this.#wake);
+    globalThis[how]?.("pageshow", this.#wake);
+    globalThis[how]?.("pagehide", this.#hide);
+  }
 
   /** The server in use, as `http://host:port`. */
   get url() {
@@ -1082,6 +1119,7 @@ export class FanfareClient extends Emitter {
     });
     welcome.catch(() => {});
     if (!isStarted) {
+      this.#listen("addEventListener");
       this.stoppedBy = null;
       this.#failures = 0;
       this.#open();
@@ -1091,10 +1129,10 @@ export class FanfareClient extends Emitter {
 
   /** Ends the connection, and everything that lives on it. */
   close() {
-    globalThis.removeEventListener?.("online", this.#wake);
+    this.#listen("removeEventListener");
     for (const lease of [...this._leases]) lease._end();
     for (const room of [...this._rooms.values()]) room.leave();
-    for (const kind of Object.values(this.#views)) for (const view of [...kind.values()]) view.close();
+    for (const view of this.#all()) view.close();
     this.#stop(new FanfareError("stopped", "the client was closed", { retry: false }));
   }
 
@@ -1314,7 +1352,7 @@ export class FanfareClient extends Emitter {
     this.#planRefresh();
     this.emit("welcome", frame);
     for (const view of this.#all()) view.follow();
-    for (const lease of this._leases) this.#beats.add(lease);
+    for (const lease of this._leases) if (!lease._isRegistering) this.#beats.add(lease);
     if (this.#beats.size > 0) this.#flushBeats();
   }
 
@@ -1598,7 +1636,7 @@ export class FanfareClient extends Emitter {
 
   /** @private Heartbeats that are due together leave together. */
   _beat(lease) {
-    if (this.state !== "open") return;
+    if (this.state !== "open" || lease._isRegistering) return;
     if (this.#beats.size === 0) setTimeout(() => this.#flushBeats(), 20);
     this.#beats.add(lease);
   }
