@@ -12,6 +12,7 @@ const BROTLI_QUALITY: u32 = 11;
 const BROTLI_WINDOW: u32 = 22;
 
 /// Packs everything.
+#[allow(clippy::disallowed_methods, reason = "that is how cargo speaks to build scripts")]
 pub(crate) fn pack() -> io::Result<()> {
     println!("cargo::rerun-if-changed=web");
     println!("cargo::rerun-if-changed=build");
@@ -31,7 +32,7 @@ pub(crate) fn pack() -> io::Result<()> {
         fs::write(&names[0], &plain)?;
         fs::write(&names[1], gzip(&plain)?)?;
         fs::write(&names[2], brotli(&plain)?)?;
-        let [plain_file, gzip_file, br_file] = names.map(|name| format!("{:?}", name));
+        let [plain_file, gzip_file, br_file] = names.map(|name| quoted(&name));
         let tag = tag(&plain);
         writeln!(
             table,
@@ -45,7 +46,13 @@ pub(crate) fn pack() -> io::Result<()> {
     fs::write(out.join("pages.rs"), table)
 }
 
+/// A path as a literal of the language.
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().escape_default())
+}
+
 /// The compiler's own word for itself.
+#[allow(clippy::disallowed_methods, reason = "that is how cargo speaks to build scripts")]
 fn compiler() -> String {
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let said = std::process::Command::new(rustc).arg("--version").output();

@@ -63,7 +63,9 @@ fn explain(url: &str, fault: &Error) -> String {
             format!("{url}: no server answers: {fault}; is it running there? see --url")
         }
         Error::Status { status: 401, .. } => {
-            format!("{url}: the token is missing or wrong: {fault}; see --token, and `fanfare token`")
+            format!(
+                "{url}: the token is missing or wrong: {fault}; see --token, and `fanfare token`"
+            )
         }
         Error::Status { status: 403, .. } => {
             format!("{url}: the token does not allow this: {fault}; see `fanfare token --scope`")
@@ -96,7 +98,11 @@ async fn answer(url: &str, ask: &Ask) -> Result<(), Failed> {
             if ask.json {
                 return print(&answer.to_string());
             }
-            print(&format!("{} to {} connections", text(&answer["message_id"]), answer["delivered_to"]))
+            print(&format!(
+                "{} to {} connections",
+                text(&answer["message_id"]),
+                answer["delivered_to"]
+            ))
         }
         Question::Operate { service, instance, region, is_pull_in } => {
             let mut key = json!({"serviceId": service, "instanceId": instance});
@@ -290,11 +296,13 @@ async fn watch(url: &str, ask: &Ask, service: &str) -> Result<(), Failed> {
 fn snapshot(state: &ServiceState, as_json: bool) -> String {
     if as_json {
         let list = state.instances.iter().map(|one| json!(**one)).collect::<Vec<_>>();
-        let value = json!({"revision": state.revision, "degraded": state.is_degraded, "instances": list});
+        let value =
+            json!({"revision": state.revision, "degraded": state.is_degraded, "instances": list});
         return value.to_string();
     }
     let mark = if state.is_degraded { ", degraded" } else { "" };
-    let mut lines = format!("revision {}: {} instances{mark}", state.revision, state.instances.len());
+    let mut lines =
+        format!("revision {}: {} instances{mark}", state.revision, state.instances.len());
     for instance in &state.instances {
         let _ = write!(lines, "\n  {}", named(instance));
     }

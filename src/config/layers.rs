@@ -48,7 +48,7 @@ pub(super) fn load(
         (Some("default-config"), _) => Action::DefaultConfig,
         (Some("man"), _) => Action::Man,
         (Some("completions"), Some(matches)) => parse_completions(matches),
-        (Some(name), Some(matches)) if let Some(ask) = parse_ask(name, matches, &env) => {
+        (Some(name), Some(matches)) if let Some(ask) = parse_ask(name, matches, env) => {
             Action::Ask(ask)
         }
         (name, last) => {

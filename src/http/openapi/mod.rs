@@ -1,4 +1,4 @@
-//! `/openapi.json`: the HTTP API, described for programs (OpenAPI 3.1).
+//! `/openapi.json`: the HTTP API, described for programs (`OpenAPI` 3.1).
 //!
 //! What an operation is for and what it takes stands in `operations` and `schemas`. What the router
 //! decides it is asked for: whether the path leads anywhere, who may take it, and so which answers

@@ -380,7 +380,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         ],
     )
     .asks(&[
-        number("after", "Only those after this offset", 0, 9007199254740991),
+        number("after", "Only those after this offset", 0, 9_007_199_254_740_991),
         number("limit", "At most so many", 1, 500),
     ]),
     Operation::new(

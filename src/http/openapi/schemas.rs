@@ -1,8 +1,10 @@
-//! What the bodies look like (JSON Schema 2020-12, as OpenAPI 3.1 has it).
+//! What the bodies look like (JSON Schema 2020-12, as `OpenAPI` 3.1 has it).
 //!
 //! Objects may grow fields: clients ignore those they do not know.
 //!
 //! Imports `limits`. Part of `http::openapi`.
+
+#![allow(clippy::needless_pass_by_value, reason = "schemas are put together from fresh values")]
 
 use serde_json::{Map, Value, json};
 

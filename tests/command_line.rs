@@ -1,0 +1,169 @@
+//! The commands beside the server: what they print, and what they say when something is wrong.
+
+mod support;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::{SECRET, Server, eventually, instance, instances, token};
+
+/// Runs the binary. Returns its exit status, standard output and standard error.
+fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let dir = std::env::temp_dir().join(format!("fanfare-cli-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let done = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+        .args(args)
+        .current_dir(&dir)
+        .env("RUST_LOG", "error")
+        .output()
+        .expect("the binary starts");
+    let _ = std::fs::remove_dir_all(dir);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (done.status.code(), text(&done.stdout), text(&done.stderr))
+}
+
+fn ask(server: &Server, args: &[&str]) -> (Option<i32>, String, String) {
+    let url = format!("http://{}", server.address());
+    run(&[args, &["--url", &url]].concat())
+}
+
+#[test]
+fn a_running_server_is_asked() {
+    let server = Server::start(&[]);
+    server.register(&instances("orders", 3));
+    let (status, text, _) = ask(&server, &["services"]);
+    assert_eq!(status, Some(0));
+    let row = text.lines().find(|line| line.starts_with("orders")).expect("a row");
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["orders", "3", "3", "ok"]);
+    let (_, text, _) = ask(&server, &["instances", "ORDERS", "--json"]);
+    let leases: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(leases.len(), 3);
+    assert!(leases[0]["expires_in_ms"].as_i64() > Some(0), "{}", leases[0]);
+
+    let one = instance("orders", "i1");
+    let region = one["regionId"].as_str().expect("a region");
+    let words = ["orders", "i1", "--region", region];
+    assert_eq!(ask(&server, &[&["pull-out"][..], &words].concat()).0, Some(0));
+    assert!(ask(&server, &["instances", "orders"]).1.contains("pulled out"));
+    assert_eq!(server.discover("orders")["instances"].as_array().map(Vec::len), Some(2));
+    assert_eq!(ask(&server, &[&["pull-in"][..], &words].concat()).0, Some(0));
+
+    let mut follower = server.connect();
+    follower.ask(&json!({"type": "subscribe", "channel": "news: a/b"}), "subscribed");
+    let (_, text, _) = ask(&server, &["publish", "news: a/b", "{\"n\":1}", "--event", "e.x"]);
+    assert!(text.ends_with("to 1 connections\n"), "{text}");
+    let frame = follower.find_type("event");
+    assert_eq!((&frame["event"], &frame["payload"]), (&json!("e.x"), &json!({"n": 1})));
+    ask(&server, &["publish", "news: a/b", "not JSON"]);
+    assert_eq!(follower.find_type("text")["payload"], "not JSON");
+
+    let (_, text, _) = ask(&server, &["stats", "--json"]);
+    let stats: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((&stats["connections"], &stats["instances"]), (&json!(1), &json!(3)));
+    assert!(ask(&server, &["stats"]).1.contains("fanout_latency_us p99"));
+}
+
+#[test]
+fn a_service_is_watched_through_a_restart() {
+    let mut server = Server::start(&[]);
+    server.register(&instances("orders", 1));
+    let url = format!("http://{}", server.address());
+    let out = server.dir().join("watched");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+        .args(["watch", "orders", "--json", "--url", &url])
+        .current_dir(server.dir())
+        .stdout(std::fs::File::create(&out).expect("a file"))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let says = |what: &str| {
+        eventually(what, Duration::from_secs(20), || {
+            std::fs::read_to_string(&out).unwrap_or_default().contains(what)
+        });
+    };
+    says("\"revision\":1");
+    server.register(&[instance("orders", "second")]);
+    says("\"change_type\":\"new\"");
+    server.stop();
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[test]
+fn what_is_wrong_is_said_with_what_to_do() {
+    let server = Server::start_for_people(&["--auth", "required"]);
+    let weak = token("ann", "");
+    for (args, words) in [
+        (vec!["services"], ["missing or wrong", "fanfare token"]),
+        (vec!["services", "--token", "nonsense"], ["missing or wrong", "fanfare token"]),
+        (vec!["publish", "c", "1", "--token", &weak], ["does not allow", "--scope"]),
+        (vec!["instances", "none", "--token", &weak], ["no such service", ""]),
+    ] {
+        let (status, _, fault) = ask(&server, &args);
+        assert_eq!(status, Some(1), "{fault}");
+        assert!(words.iter().all(|word| fault.contains(word)), "{args:?}: {fault}");
+        assert!(!fault.contains("nonsense") && !fault.contains(&weak), "{fault}");
+    }
+    let (status, _, fault) = run(&["stats", "--url", "http://127.0.0.1:1"]);
+    assert!(status == Some(1) && fault.contains("is it running there"), "{fault}");
+    let (status, _, fault) = run(&["stats", "--url", "127.0.0.1"]);
+    assert!(status == Some(1) && fault.contains("URL"), "{fault}");
+    assert_eq!(run(&["instances"]).0, Some(2));
+}
+
+#[test]
+fn the_program_describes_itself() {
+    let (status, text, _) = run(&["info", "--shards", "3", "--json"]);
+    assert_eq!(status, Some(0));
+    let info: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(info["settings"]["shards"], json!({"value": 3, "source": "flag"}));
+    assert_eq!(info["settings"]["lease_ttl"]["source"], "default");
+    assert_eq!(info["build"]["version"], env!("CARGO_PKG_VERSION"));
+    assert!(info["machine"]["connections_max"].as_u64() > Some(0));
+    let (_, text, _) = run(&["info", "--jwt-secret", SECRET]);
+    assert!(text.contains("jwt_secret") && !text.contains(SECRET));
+
+    assert!(run(&["man"]).1.contains(".TH fanfare 1"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(&["completions", shell]).1.contains("pull-out"), "{shell}");
+    }
+    assert_eq!(run(&["completions", "csh"]).0, Some(2));
+}
+
+#[test]
+fn a_configuration_is_checked_and_written() {
+    assert_eq!(run(&["check-config"]).1, "the configuration is in order\n");
+    let (status, _, fault) = run(&["check-config", "--bind", "0.0.0.0:80", "--shards", "none"]);
+    assert_eq!(status, Some(2));
+    assert!(fault.contains("--auth") && fault.contains("--shards"), "{fault}");
+    let (status, _, fault) = run(&["check-config", "--jwt-public-key", "/nowhere.pem"]);
+    assert!(status == Some(1) && fault.contains("/nowhere.pem"), "{fault}");
+
+    let (_, template, _) = run(&["default-config"]);
+    let dir = std::env::temp_dir().join(format!("fanfare-config-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir_all(&dir).expect("a directory");
+    let file = dir.join("fanfare.toml");
+    let file_text = file.to_str().expect("UTF-8");
+    std::fs::write(&file, &template).expect("written");
+    assert_eq!(run(&["check-config", "--config", file_text]).0, Some(0));
+    // Uncommented, what has a default by itself says what holds anyway.
+    let spoken: Vec<String> = template
+        .lines()
+        .filter(|line| line.starts_with('#') && !line.starts_with("# ") && !line.contains("unset:"))
+        .map(|line| line.trim_start_matches('#').to_owned())
+        .collect();
+    assert!(spoken.len() > 20, "{template}");
+    std::fs::write(&file, spoken.join("\n")).expect("written");
+    let settings = |args: &[&str]| -> Value {
+        serde_json::from_str::<Value>(&run(args).1).expect("JSON")["settings"].clone()
+    };
+    let (plain, read) =
+        (settings(&["info", "--json"]), settings(&["info", "--json", "--config", file_text]));
+    for (key, value) in plain.as_object().expect("settings") {
+        assert_eq!(value["value"], read[key]["value"], "{key}");
+    }
+    assert_eq!(read["lease_ttl"]["source"], "file");
+    let _ = std::fs::remove_dir_all(dir);
+}
