@@ -7,7 +7,7 @@ import { after, before, test } from "node:test";
 
 import puppeteer from "puppeteer-core";
 
-import { ROOT, site, until } from "./support.mjs";
+import { ROOT, sign, site, until } from "./support.mjs";
 
 const SHOTS = path.join(ROOT, "target/screenshots");
 const PASSWORD = "correct horse";
@@ -353,6 +353,19 @@ test("where a token is wanted, the console asks for it", async () => {
   } finally {
     await guarded.stop();
   }
+});
+
+test("a token that no longer holds leads back to the door of the demo", async () => {
+  const { page, context, violations } = await open("/demo", { wait: "#account" });
+  const token = sign("another secret", { sub: "u-old", exp: Math.ceil(Date.now() / 1000) + 60 });
+  await page.evaluate((token) => sessionStorage.setItem("fanfare-token", token), token);
+  await page.reload();
+  await has(page, "#account-error", "Sign in again", 20_000);
+  await enter(page, "returning");
+  await write(page, "here again");
+  await has(page, said, "here again");
+  assert.deepEqual(violations, []);
+  await context.close();
 });
 
 /** Presses Tab until the focus has been everywhere; returns what it did not reach. */
