@@ -171,6 +171,28 @@ test("an instance is pulled out and in again from the console", async () => {
   await context.close();
 });
 
+test("a degraded service is marked, and its protection can be lifted", async () => {
+  const { server } = here;
+  const names = ["weak-1", "weak-2", "weak-3", "weak-4"];
+  await server.register(...names.map((name) => instance("weak", name, { leaseTtlMs: 1_000 })));
+  const { page, context, faults } = await open("/", { wait: "#link[data-state=open]" });
+  await fill(page, "#f-services", "weak");
+  await has(page, ".service", "degraded");
+  await has(page, "#degraded", "1 degraded");
+  await has(page, ".service", "4 overdue");
+  await page.click(".service > button");
+  await has(page, ".detail .facts", "Lift self-protection");
+  await press(page, ".detail .facts", "Lift self-protection");
+  await page.waitForSelector("#confirm[open]");
+  await page.click("#confirm-yes");
+  await has(page, "#log", "expired");
+  const weak = () => server.discover("weak");
+  await until("they have expired", async () => (await weak()).instances.length === 0);
+  await has(page, ".detail .facts", "Protect again");
+  assert.deepEqual(faults, []);
+  await context.close();
+});
+
 test("the panel to try things follows, publishes and keeps an instance alive", async () => {
   const { page, context, faults } = await open("/", { wait: "#link[data-state=open]" });
   await page.select("#try-follow [name=kind]", "channel");
