@@ -858,6 +858,8 @@ export class Inbox extends View {
   /** The id up to which everything was read. Keep it to go on from there next time. */
   cursor;
   #seen = new Seen();
+  /** What is pushed while older messages are still being read. */
+  #early = null;
 
   constructor(client, options = {}) {
     super(client);
@@ -892,22 +894,31 @@ export class Inbox extends View {
 
   /** @protected */
   async start(isVoid) {
+    this.#early ??= [];
     for (;;) {
       const after = this.cursor ? `&after=${encodeURIComponent(this.cursor)}` : "";
       const page = await this.client.http("GET", `/api/v1/messages?limit=100${after}`);
       if (isVoid()) return;
       for (const message of page.messages) {
         this.cursor = message.id;
-        this.take(message);
+        this.#tellOnce(message);
       }
       if (!page.next || page.messages.length === 0) break;
       this.cursor = page.next;
     }
+    const early = this.#early;
+    this.#early = null;
+    for (const message of early) this.#tellOnce(message);
     this.live();
   }
 
   /** @protected */
   take(message) {
+    if (this.#early) this.#early.push(message);
+    else this.#tellOnce(message);
+  }
+
+  #tellOnce(message) {
     if (this.#seen.add(message.id)) this.tell("message", message);
   }
 }

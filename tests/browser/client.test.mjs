@@ -439,7 +439,8 @@ test("snapshots replace, and a mark alone is told", async () => {
   view.on("change", (event) => told.push([event.kind, event.revision, event.degraded]));
   const instances = [{ serviceId: "s", instanceId: "x" }];
   const base = { service_id: "s", epoch: "e" };
-  const change = (more) => socket.push({ type: "service_change", ...base, degraded: false, ...more });
+  const calm = { type: "service_change", ...base, degraded: false };
+  const change = (more) => socket.push({ ...calm, ...more });
   change({ from: 1, revision: 1, changes: [], degraded: true });
   socket.push({ type: "service_snapshot", ...base, revision: 42, instances, degraded: true });
   const changes = [{ instance: instances[0], changeType: "delete", reason: "expired" }];

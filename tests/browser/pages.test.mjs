@@ -7,7 +7,7 @@ import { after, before, test } from "node:test";
 
 import puppeteer from "puppeteer-core";
 
-import { ROOT, site, until } from "./support.mjs";
+import { ROOT, sign, site, until } from "./support.mjs";
 
 const SHOTS = path.join(ROOT, "target/screenshots");
 const PASSWORD = "correct horse";
@@ -167,6 +167,28 @@ test("an instance is pulled out and in again from the console", async () => {
   await press(page, ".detail tr:first-child", "Pull in");
   await until("it is back", async () => (await server.discover("pulled")).instances.length === 2);
   await has(page, "#log", "pulled in");
+  assert.deepEqual(faults, []);
+  await context.close();
+});
+
+test("a degraded service is marked, and its protection can be lifted", async () => {
+  const { server } = here;
+  const names = ["weak-1", "weak-2", "weak-3", "weak-4"];
+  await server.register(...names.map((name) => instance("weak", name, { leaseTtlMs: 1_000 })));
+  const { page, context, faults } = await open("/", { wait: "#link[data-state=open]" });
+  await fill(page, "#f-services", "weak");
+  await has(page, ".service", "degraded");
+  await has(page, "#degraded", "1 degraded");
+  await has(page, ".service", "4 overdue");
+  await page.click(".service > button");
+  await has(page, ".detail .facts", "Lift self-protection");
+  await press(page, ".detail .facts", "Lift self-protection");
+  await page.waitForSelector("#confirm[open]");
+  await page.click("#confirm-yes");
+  await has(page, "#log", "expired");
+  const weak = () => server.discover("weak");
+  await until("they have expired", async () => (await weak()).instances.length === 0);
+  await has(page, ".detail .facts", "Protect again");
   assert.deepEqual(faults, []);
   await context.close();
 });
@@ -353,6 +375,19 @@ test("where a token is wanted, the console asks for it", async () => {
   } finally {
     await guarded.stop();
   }
+});
+
+test("a token that no longer holds leads back to the door of the demo", async () => {
+  const { page, context, violations } = await open("/demo", { wait: "#account" });
+  const token = sign("another secret", { sub: "u-old", exp: Math.ceil(Date.now() / 1000) + 60 });
+  await page.evaluate((token) => sessionStorage.setItem("fanfare-token", token), token);
+  await page.reload();
+  await has(page, "#account-error", "Sign in again", 20_000);
+  await enter(page, "returning");
+  await write(page, "here again");
+  await has(page, said, "here again");
+  assert.deepEqual(violations, []);
+  await context.close();
 });
 
 /** Presses Tab until the focus has been everywhere; returns what it did not reach. */

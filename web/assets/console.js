@@ -945,7 +945,7 @@ async function run(poll) {
 function tick() {
   if (document.hidden || signIn.open || client.state === "stopped") return;
   run(pollStats);
-  if (ticks % 2 === 0) run(pollLeases);
+  if (ticks % (leases.size > 1_000 ? 10 : 2) === 0) run(pollLeases);
   if (ticks % 3 === 0) {
     run(pollChannels);
     run(pollConnections);

@@ -9,6 +9,7 @@ import {
 const SHOWN_MAX = 400;
 const NAMES = "fanfare-names";
 const ROOMS = "fanfare-rooms";
+const REASON = "fanfare-reason";
 
 themeButton(byId("theme"));
 
@@ -41,11 +42,12 @@ byId("sign-out").addEventListener("click", () => {
   location.reload();
 });
 
-function showWelcome(reason = "") {
+function showWelcome() {
   byId("app").hidden = true;
   byId("welcome").hidden = false;
   for (const id of ["me", "link", "sign-out"]) byId(id).hidden = true;
-  setText(byId("account-error"), reason);
+  setText(byId("account-error"), sessionStorage.getItem(REASON) ?? "");
+  sessionStorage.removeItem(REASON);
   byId("account").elements.username.focus();
 }
 
@@ -500,8 +502,8 @@ function start() {
   client.on("unauthorized", () => {
     if (!session.token) return;
     session.token = null;
-    client.close();
-    showWelcome("Sign in again: the token is no longer valid.");
+    sessionStorage.setItem(REASON, "Sign in again: the token is no longer valid.");
+    location.reload();
   });
   client.on("stopped", (fault) => {
     if (!session.token) return;
