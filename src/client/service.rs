@@ -709,3 +709,6 @@ fn is_live(is_all_live: bool, entry: &Entry) -> bool {
         && !entry.is_broken
         && (entry.phase == Phase::Live || (is_all_live && entry.phase == Phase::Idle))
 }
+
+#[cfg(test)]
+mod tests;
