@@ -81,7 +81,7 @@ fn messages(output: &Output) -> Vec<Value> {
 }
 
 fn kinds(messages: &[Value]) -> Vec<&str> {
-    let kind = |one: &Value| one["type"].is_string().then_some("type").unwrap_or("message_type");
+    let kind = |one: &Value| if one["type"].is_string() { "type" } else { "message_type" };
     messages.iter().map(|one| one[kind(one)].as_str().unwrap_or_default()).collect()
 }
 
