@@ -254,7 +254,10 @@ impl World {
 
 /// What a reader of a feed makes of it.
 #[derive(Default)]
-struct Reader(BTreeMap<ServiceName, (Box<str>, u64, BTreeMap<Box<str>, Option<u16>>)>);
+struct Reader(BTreeMap<ServiceName, Known>);
+
+/// The epoch, the revision and the instances.
+type Known = (Box<str>, u64, BTreeMap<Box<str>, Option<u16>>);
 
 impl Reader {
     fn read(&mut self, directory: &mut Directory, key: u64, most: u64) {
