@@ -2,8 +2,6 @@
 
 mod node;
 
-use std::time::Duration;
-
 use fanfare::client::{Client, ServiceEvent};
 use node::{Node, Proxy, builder, connect, described, eventually, instance, soon};
 use serde_json::{Value, json};
@@ -50,9 +48,7 @@ async fn leases_are_renewed_together_for_as_long_as_it_takes() {
     let orders = client.watch_service("orders").expect("a name");
     soon("fresh", orders.fresh()).await.expect("allowed");
     let before = orders.state().expect("a state").revision;
-    let started = std::time::Instant::now();
     wait_for_expiry(&node, &client, 3_000).await;
-    assert!(started.elapsed() >= Duration::from_secs(2));
     let state = orders.state().expect("a state");
     assert_eq!((state.revision, state.instances.len()), (before, 40), "none has expired");
     assert!(leases.iter().all(|lease| lease.registrations() == 1));
@@ -87,7 +83,7 @@ async fn a_reconnect_alone_registers_nothing_again() {
     let mut status = client.watch_status();
     proxy.cut();
     soon("noticed", status.wait_for(|one| !one.is_connected())).await.expect("it lives");
-    soon("back", status.wait_for(|one| one.is_connected())).await.expect("it lives");
+    soon("back", status.wait_for(fanfare::client::Status::is_connected)).await.expect("it lives");
     wait_for_expiry(&node, &client, 1_000).await;
     assert_eq!((lease.registrations(), node.discover("orders")["revision"].clone()), (1, before));
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::error::Error;
 use super::frame::Frame;
 use super::http::{self, Call};
-use super::inbox::{DirectMessage, Pull};
+use super::inbox::{DirectMessage, Inbox, Pull};
 use super::shared::Shared;
 use super::token::{self, TokenSource};
 use crate::id::ServiceName;
@@ -145,7 +145,7 @@ async fn pull_pages(shared: &Shared, key: u64, user_id: &str) -> Result<(), Erro
         messages: Vec<DirectMessage>,
         next: Option<String>,
     }
-    let start = |shared: &Shared| shared.state.lock().inboxes.get(&key).map(|one| one.cursor());
+    let start = |shared: &Shared| shared.state.lock().inboxes.get(&key).map(Inbox::cursor);
     let Some(mut cursor) = start(shared) else { return Ok(()) };
     loop {
         let after = utf8_percent_encode(&cursor, NON_ALPHANUMERIC);

@@ -239,7 +239,7 @@ impl Builder {
         if settings.servers.is_empty() {
             return Err(Error::invalid("no server: at least one URL is needed"));
         }
-        let hour = Duration::from_secs(3_600);
+        let hour = Duration::from_hours(1);
         let (min, max) = settings.backoff;
         for (name, value, least_ms) in [
             ("connect_timeout", settings.connect_timeout, 10),

@@ -388,7 +388,7 @@ impl Directory {
 
 impl ChannelMessage {
     fn of(frame: Frame) -> ChannelMessage {
-        let timestamp = owned(&frame.timestamp);
+        let timestamp = owned(frame.timestamp.as_deref());
         ChannelMessage {
             kind: frame.kind.unwrap_or_default(),
             message_id: frame.message_id.unwrap_or_default(),

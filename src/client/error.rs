@@ -81,8 +81,11 @@ impl Error {
     pub fn is_temporary(&self) -> bool {
         match self {
             Error::Invalid(_) | Error::Tls(_) | Error::Stopped => false,
-            Error::Connect(_) | Error::Disconnected | Error::Timeout | Error::Token(_) => true,
-            Error::Protocol(_) => true,
+            Error::Connect(_)
+            | Error::Disconnected
+            | Error::Timeout
+            | Error::Token(_)
+            | Error::Protocol(_) => true,
             Error::Status { status, .. } => matches!(status, 408 | 429 | 500..),
             Error::Refused { is_temporary, .. } => *is_temporary,
             Error::Closed { code, .. } => !matches!(code, 4403),

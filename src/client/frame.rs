@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::error::{Error, code_of};
 use super::service::InstanceChange;
 use crate::wire::instance::{Instance, InstanceKey};
+use crate::wire::refusal::Code;
 
 /// Every field of every frame. Which of them are there, `kind` or `message_type` says.
 #[derive(Debug, Default, Deserialize)]
@@ -94,20 +95,19 @@ impl Frame {
             field.clone().or_else(in_data).unwrap_or_default()
         };
         let code = code_of(&text(&self.code, "code"));
-        let is_temporary = self.temporary.unwrap_or(code.is_some_and(|code| code.is_temporary()));
+        let is_temporary = self.temporary.unwrap_or(code.is_some_and(Code::is_temporary));
         Error::Refused { code, message: text(&self.message, "message").into(), is_temporary }
     }
 }
 
 /// Owns an optional text, empty where there is none.
-pub(super) fn owned(text: &Option<Box<str>>) -> String {
-    text.as_deref().unwrap_or_default().to_owned()
+pub(super) fn owned(text: Option<&str>) -> String {
+    text.unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::refusal::Code;
 
     #[test]
     fn refusals_of_both_families_read_the_same() {

@@ -22,11 +22,12 @@ pub(super) async fn connect(address: &Address) -> Result<Stream, Error> {
     let stream = stream.map_err(Error::connect)?;
     // Frames are small, and someone waits for each of them.
     stream.set_nodelay(true).map_err(Error::connect)?;
-    if address.is_secure { secure(address, stream).await } else { Ok(Box::new(stream)) }
-}
-
-#[cfg(not(feature = "tls"))]
-async fn secure(_: &Address, _: TcpStream) -> Result<Stream, Error> {
+    if !address.is_secure {
+        return Ok(Box::new(stream));
+    }
+    #[cfg(feature = "tls")]
+    return secure(address, stream).await;
+    #[cfg(not(feature = "tls"))]
     Err(Error::Tls(String::from("this program was built without the feature \"tls\"")))
 }
 

@@ -5,39 +5,39 @@
 /// Messages that may leave at once after a pause. Servers allow 200.
 const BURST: u64 = 150;
 
-/// A bucket of messages that fills with time.
+/// A bucket of messages that fills with time, which is counted in nanoseconds.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Nanoseconds from one message to the next; 0 where there is no limit.
-    step_ns: u64,
+    /// From one message to the next; 0 where there is no limit.
+    step: u64,
     /// The moment at which the bucket is full again.
-    full_ns: u64,
-    now_ns: u64,
+    full_at: u64,
+    now: u64,
 }
 
 impl Pace {
     pub(super) fn new(per_s_max: u32, now_ns: u64) -> Pace {
-        let step_ns = 1_000_000_000_u64.checked_div(u64::from(per_s_max)).unwrap_or(0);
-        Pace { step_ns, full_ns: now_ns, now_ns }
+        let step = 1_000_000_000_u64.checked_div(u64::from(per_s_max)).unwrap_or(0);
+        Pace { step, full_at: now_ns, now: now_ns }
     }
 
     pub(super) fn refill(&mut self, now_ns: u64) {
-        self.now_ns = now_ns;
-        self.full_ns = self.full_ns.max(now_ns);
+        self.now = now_ns;
+        self.full_at = self.full_at.max(now_ns);
     }
 
     /// Whether one more may leave now.
     pub(super) fn has_token(&self) -> bool {
-        self.full_ns < self.now_ns + self.step_ns * BURST || self.step_ns == 0
+        self.full_at < self.now + self.step * BURST || self.step == 0
     }
 
     pub(super) fn take(&mut self) {
-        self.full_ns += self.step_ns;
+        self.full_at += self.step;
     }
 
     /// When one may leave.
     pub(super) fn next_ns(&self) -> u64 {
-        (self.full_ns + self.step_ns).saturating_sub(self.step_ns * BURST)
+        (self.full_at + self.step).saturating_sub(self.step * BURST)
     }
 }
 

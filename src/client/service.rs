@@ -511,6 +511,12 @@ impl Directory {
             self.is_unsaved = true;
             return self.announce(Some(&service), &ServiceEvent::Changed(Arc::new(change)));
         }
+        let is_old =
+            |image: &Image| image.epoch == change.epoch && image.revision >= change.revision;
+        if entry.phase == Phase::Idle && entry.image.as_ref().is_some_and(is_old) {
+            // The list of all services has overtaken it.
+            return;
+        }
         if entry.phase != Phase::Live && !self.all.is_listed {
             // What the list will say is not known yet; this may well be in it.
             entry.missed = Some((change.epoch, change.revision));
@@ -709,3 +715,6 @@ fn is_live(is_all_live: bool, entry: &Entry) -> bool {
         && !entry.is_broken
         && (entry.phase == Phase::Live || (is_all_live && entry.phase == Phase::Idle))
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,8 +159,8 @@ impl Session {
         self.user_id = frame.user_id.as_deref().map(str::to_owned);
         self.shared.status.send_replace(Status::Connected {
             url: self.shared.address().socket_url(),
-            connection_id: owned(&frame.connection_id),
-            node_id: owned(&frame.node_id),
+            connection_id: owned(frame.connection_id.as_deref()),
+            node_id: owned(frame.node_id.as_deref()),
             user_id: self.user_id.clone(),
         });
         Ok(())
@@ -572,10 +572,10 @@ fn deliver(state: &mut State, frame: Frame) {
 fn take_direct(state: &mut State, frame: &Frame) {
     let message = DirectMessage {
         id: frame.id.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned(),
-        from_user_id: owned(&frame.from_user_id),
+        from_user_id: owned(frame.from_user_id.as_deref()),
         to_user_id: frame.to_user_id.as_deref().map(str::to_owned),
         group_id: frame.group_id.as_deref().map(str::to_owned),
-        content: owned(&frame.content),
+        content: owned(frame.content.as_deref()),
         created_at: frame.created_at.unwrap_or_default(),
     };
     for inbox in state.inboxes.values_mut() {

@@ -36,6 +36,9 @@ pub(crate) struct Args {
 impl fmt::Debug for Args {
     /// Without what is secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Args").field("url", &self.url).field("username", &self.username).finish()
+        f.debug_struct("Args")
+            .field("url", &self.url)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }

@@ -47,10 +47,10 @@ pub(crate) fn parse(line: &str) -> Result<Command, String> {
     }
     let (word, rest) = split(line);
     match word {
-        "text" | "notification" => envelope(word, needed(rest, "a message")?, None),
+        "text" | "notification" => Ok(envelope(word, needed(rest, "a message")?, None)),
         "to" => {
             let (user, message) = split(needed(rest, "a user and a message")?);
-            envelope("text", needed(message, "a message")?, Some(user))
+            Ok(envelope("text", needed(message, "a message")?, Some(user)))
         }
         "ping" => Ok(Command::Send(json!({"type": "ping"}))),
         "json" => match serde_json::from_str(needed(rest, "a JSON object")?) {
@@ -95,12 +95,12 @@ fn needed<'a>(text: &'a str, what: &str) -> Result<&'a str, String> {
     if text.is_empty() { Err(format!("{what} is missing")) } else { Ok(text) }
 }
 
-fn envelope(message_type: &str, text: &str, to: Option<&str>) -> Result<Command, String> {
+fn envelope(message_type: &str, text: &str, to: Option<&str>) -> Command {
     let mut message = json!({"message_type": message_type, "data": {"text": text}});
     if let Some(to) = to {
         message["to_user_id"] = to.into();
     }
-    Ok(Command::Send(message))
+    Command::Send(message)
 }
 
 /// The list of commands, for a person.
