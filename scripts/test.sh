@@ -5,7 +5,7 @@
 # did not run.
 
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -26,6 +26,8 @@ stage() {
     fi
     local counts
     counts=$(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed.*/\1 \2/p' "$log")
+    # What node's runner says, which is the last word of its stage.
+    counts+=$'\n'$(sed -n 's/^# \(pass\|fail\) //p' "$log" | paste -sd' ')
     while read -r good bad; do
         [ -n "$good" ] && passed=$((passed + good)) && failed=$((failed + bad))
     done <<<"$counts"
@@ -36,6 +38,12 @@ benches() {
     CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 \
         CARGO_PROFILE_BENCH_OPT_LEVEL=1 CARGO_PROFILE_BENCH_DEBUG=false \
         cargo bench -p fanfare --benches -- --test
+}
+
+# The client is a crate of its own for those who want nothing else.
+client_alone() {
+    cargo clippy -p fanfare --lib --no-default-features --features client -- -D warnings &&
+        cargo clippy -p fanfare --lib --no-default-features --features server -- -D warnings
 }
 
 docs() {
@@ -65,6 +73,7 @@ fi
 
 stage 'format' cargo fmt --all --check
 stage 'lints' cargo clippy --workspace --all-targets -- -D warnings
+stage 'client alone' client_alone
 stage 'documentation' docs
 if cargo deny --version >/dev/null 2>&1; then
     stage 'dependencies' deny
@@ -78,6 +87,11 @@ fi
 if [ -x scripts/autobahn.sh ]; then
     stage 'Autobahn' scripts/autobahn.sh
 fi
+# These meet the program as it was built for the tests.
+export FANFARE_BIN=$PWD/target/debug/fanfare
+stage 'description of the API' scripts/schemathesis.sh
+stage 'pages in a browser' sh tests/browser/run.sh
+stage 'deployment' scripts/check_deploy.sh
 
 for fault in "${faults[@]+"${faults[@]}"}"; do
     printf 'failed: %s\n' "$fault"

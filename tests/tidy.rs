@@ -97,6 +97,15 @@ fn the_documents_list_every_code() {
     }
 }
 
+#[test]
+fn the_documents_list_every_setting() {
+    let operations = fs::read_to_string("docs/operations.md").expect("the document is there");
+    for arg in fanfare::config::Config::command().get_arguments() {
+        let Some(flag) = arg.get_long() else { continue };
+        assert!(operations.contains(&format!("| `--{flag}` |")), "--{flag}");
+    }
+}
+
 fn level(module: &str) -> Option<usize> {
     LAYERS.iter().position(|row| row.contains(&module))
 }
