@@ -3,7 +3,7 @@
 //! Nothing below the threads that drive shards and control reads the time: a [`Moment`] is passed
 //! in, so that simulations and tests decide what time it is.
 //!
-//! Imports nothing of the crate. Imported by `shard`, `control`, `http` and `server`.
+//! Imports nothing of the crate. Imported by `shard`, `control`, `http`, `server` and `client`.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

@@ -101,6 +101,26 @@ async fn a_drained_server_is_returned_to_when_it_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_says_nothing_is_given_up() {
+    let node = Node::start(&[]);
+    let quick = builder(&node.url())
+        .keepalive(Duration::from_millis(200))
+        .connect_timeout(Duration::from_millis(800));
+    let client = quick.connect().await.expect("it is there");
+    let orders = client.watch_service("orders").expect("a name");
+    soon("fresh", orders.fresh()).await.expect("allowed");
+    let mut status = client.watch_status();
+    node.signal("-STOP");
+    let given_up = status.wait_for(|one| matches!(one, Status::Waiting { .. }));
+    let told = soon("given up", given_up).await.expect("it lives").clone();
+    assert!(orders.is_stale(), "{told:?}");
+    node.signal("-CONT");
+    soon("fresh again", orders.fresh()).await.expect("allowed");
+    node.register(&many("orders", 2));
+    eventually("the same again", || node.agrees(orders.state().as_ref())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_server_of_the_list_is_tried() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = gone.local_addr().expect("it listens");

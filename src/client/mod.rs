@@ -64,6 +64,7 @@ mod net;
 mod pace;
 mod queue;
 mod registration;
+mod request;
 mod room;
 mod service;
 mod session;

@@ -15,111 +15,23 @@
 //!
 //! Imports `id`, `wire::instance` and its siblings.
 
+mod event;
+mod image;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
+pub use self::event::{ChangeType, InstanceChange, ServiceChange, ServiceEvent, ServiceState};
+
+use self::image::Image;
 use super::error::Error;
 use super::frame::Frame;
 use super::queue::Queue;
-use crate::id::{InstanceIdentity, ServiceName};
+use crate::id::ServiceName;
 use crate::wire::instance::Instance;
-
-/// What a change did to an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ChangeType {
-    /// It was not there before.
-    New,
-    /// It is described otherwise.
-    Change,
-    /// It is gone.
-    Delete,
-}
-
-/// One change of one instance.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct InstanceChange {
-    /// The instance after the change; before it, where it is gone.
-    #[serde(deserialize_with = "shared")]
-    pub instance: Arc<Instance>,
-    /// What happened to it.
-    pub change_type: ChangeType,
-    /// When, RFC 3339 in UTC.
-    #[serde(default)]
-    pub change_time: String,
-    /// Why: `register`, `update`, `unregister`, `expired`, `pull_out` or `pull_in`.
-    #[serde(default)]
-    pub reason: String,
-}
-
-fn shared<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Instance>, D::Error> {
-    Instance::deserialize(from).map(Arc::new)
-}
-
-/// A service as of one revision.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServiceState {
-    /// The service's canonical name.
-    pub service: ServiceName,
-    /// What the revision belongs to. Another epoch is another count.
-    pub epoch: Box<str>,
-    /// How many changes the service has seen in this epoch.
-    pub revision: u64,
-    /// Whether the server holds the expiry of too many overdue leases at once.
-    pub is_degraded: bool,
-    /// The instances, ordered by region, service and instance id without case.
-    pub instances: Vec<Arc<Instance>>,
-}
-
-/// Changes that lead from one revision to another.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ServiceChange {
-    /// The service's canonical name.
-    pub service: ServiceName,
-    /// What the revisions belong to.
-    pub epoch: Box<str>,
-    /// The revision before.
-    pub from: u64,
-    /// The revision after.
-    pub revision: u64,
-    /// The mark after it. A change of the mark alone has no `changes`.
-    pub is_degraded: bool,
-    /// What happened, in order.
-    pub changes: Vec<InstanceChange>,
-}
-
-/// What a feed of services gives.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum ServiceEvent {
-    /// The state, in place of everything known of the service before.
-    Snapshot(Arc<ServiceState>),
-    /// What happened since the event before it of the same service.
-    Changed(Arc<ServiceChange>),
-    /// The server does not let us follow. It is asked again after the next reconnect, and earlier
-    /// where the error is temporary.
-    Refused {
-        /// The service, or none where it is about all of them.
-        service: Option<ServiceName>,
-        /// Why.
-        error: Error,
-    },
-}
-
-impl ServiceEvent {
-    /// The service it is about; none where it is about all of them.
-    pub fn service(&self) -> Option<&ServiceName> {
-        match self {
-            ServiceEvent::Snapshot(state) => Some(&state.service),
-            ServiceEvent::Changed(change) => Some(&change.service),
-            ServiceEvent::Refused { service, .. } => service.as_ref(),
-        }
-    }
-}
 
 /// Where a subscription stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -131,74 +43,6 @@ pub(super) enum Phase {
     Asked,
     /// The server sends what happens.
     Live,
-}
-
-/// A service's instances under construction.
-#[derive(Debug)]
-pub(super) struct Image {
-    pub(super) epoch: Box<str>,
-    pub(super) revision: u64,
-    is_degraded: bool,
-    instances: BTreeMap<InstanceIdentity, Arc<Instance>>,
-    /// The same for readers, made when one asks.
-    state: Option<Arc<ServiceState>>,
-}
-
-fn identity(instance: &Instance) -> InstanceIdentity {
-    InstanceIdentity::of(
-        instance.region_id.as_deref().unwrap_or_default(),
-        instance.service_id.as_deref().unwrap_or_default(),
-        instance.instance_id.as_deref().unwrap_or_default(),
-    )
-}
-
-impl Image {
-    fn new(
-        epoch: Box<str>,
-        revision: u64,
-        is_degraded: bool,
-        instances: impl IntoIterator<Item = Arc<Instance>>,
-    ) -> Image {
-        let instances = instances.into_iter().map(|one| (identity(&one), one)).collect();
-        Image { epoch, revision, is_degraded, instances, state: None }
-    }
-
-    /// Takes changes in. Returns false, and changes nothing, where they do not continue the image.
-    fn apply(&mut self, change: &ServiceChange) -> bool {
-        let count = u64::try_from(change.changes.len()).unwrap_or(u64::MAX);
-        if change.epoch != self.epoch
-            || change.from != self.revision
-            || change.from.checked_add(count) != Some(change.revision)
-        {
-            return false;
-        }
-        for one in &change.changes {
-            let identity = identity(&one.instance);
-            match one.change_type {
-                ChangeType::Delete => self.instances.remove(&identity),
-                ChangeType::New | ChangeType::Change => {
-                    self.instances.insert(identity, Arc::clone(&one.instance))
-                }
-            };
-        }
-        self.revision = change.revision;
-        self.is_degraded = change.is_degraded;
-        self.state = None;
-        true
-    }
-
-    fn state(&mut self, service: &ServiceName) -> Arc<ServiceState> {
-        let make = || {
-            Arc::new(ServiceState {
-                service: service.clone(),
-                epoch: self.epoch.clone(),
-                revision: self.revision,
-                is_degraded: self.is_degraded,
-                instances: self.instances.values().cloned().collect(),
-            })
-        };
-        Arc::clone(self.state.get_or_insert_with(make))
-    }
 }
 
 /// One service and who wants it.

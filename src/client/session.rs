@@ -16,21 +16,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::beside::{self, Done};
 use super::error::Error;
 use super::frame::{Frame, owned};
 use super::inbox::{DirectMessage, Pull};
-use super::lease::{self, ns};
+use super::lease::ns;
 use super::link::{Incoming, Link};
 use super::pace::Pace;
+use super::request::{Asked, next_wish, object};
 use super::shared::{Order, Shared, State, Status};
 use super::talk::{Envelope, EnvelopeEvent};
 use super::token;
-use super::{channel, room, service};
-use crate::id::{InstanceIdentity, ServiceName};
+use crate::id::ServiceName;
 
 /// How long after the wake-up things are looked at again that were refused for now.
 const RETRY: Duration = Duration::from_secs(1);
@@ -40,24 +40,6 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Requests that wait for an answer at most.
 const PENDING_MAX: usize = 1_024;
-
-/// A request under way.
-enum Asked {
-    Service(ServiceName),
-    AllServices,
-    Channel(Box<str>),
-    Room(Box<str>),
-    Register(Vec<(InstanceIdentity, u64)>),
-    Heartbeat(Vec<InstanceIdentity>),
-    Unregister(Vec<(InstanceIdentity, u64)>),
-    Reply {
-        reply: oneshot::Sender<Result<Frame, Error>>,
-        silent: Option<Box<str>>,
-    },
-    Refresh(Arc<str>),
-    /// Nobody waits for the answer.
-    Nothing,
-}
 
 /// Why a session has ended.
 pub(super) struct End {
@@ -473,93 +455,6 @@ impl Session {
 }
 
 const RETRY_NS: u64 = 1_000_000_000;
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(map) => map,
-        _ => Map::new(),
-    }
-}
-
-/// The next request that brings the server in line with what is wanted.
-fn next_wish(
-    state: &mut State,
-    is_leaving: bool,
-    now_ns: u64,
-) -> Option<(Map<String, Value>, Asked)> {
-    // Leases first: they have a time to be met.
-    if let Some(wish) = state.leases.next_wish(now_ns) {
-        return Some(match wish {
-            lease::Wish::Register(instances, of) => {
-                (object(json!({"type": "register", "instances": instances})), Asked::Register(of))
-            }
-            lease::Wish::Heartbeat(keys, of) => {
-                (object(json!({"type": "heartbeat", "instance_keys": keys})), Asked::Heartbeat(of))
-            }
-            lease::Wish::Unregister(keys, of) => {
-                let body = json!({"type": "unregister", "instance_keys": keys});
-                (object(body), Asked::Unregister(of))
-            }
-        });
-    }
-    if is_leaving {
-        return None;
-    }
-    if let Some(wish) = state.services.next_wish() {
-        return Some(service_request(wish));
-    }
-    if let Some(wish) = state.channels.next_wish() {
-        return Some(match wish {
-            channel::Wish::Follow { channel, since } => {
-                let mut body = json!({"type": "subscribe", "channel": &*channel});
-                if let Some(since) = since {
-                    body["since"] = json!({"epoch": &*since.epoch, "offset": since.offset});
-                }
-                (object(body), Asked::Channel(channel))
-            }
-            channel::Wish::Unfollow(channel) => {
-                let body = json!({"type": "unsubscribe", "channel": &*channel});
-                (object(body), Asked::Nothing)
-            }
-        });
-    }
-    let channels = &state.channels;
-    let is_heard = |room: &str| channels.is_asked(&room::channel_of(room));
-    let wish = state.rooms.next_wish(is_heard)?;
-    Some(match wish {
-        room::Wish::Join(room) => {
-            (object(json!({"type": "join", "room": &*room})), Asked::Room(room))
-        }
-        room::Wish::Leave(room) => {
-            (object(json!({"type": "leave", "room": &*room})), Asked::Nothing)
-        }
-    })
-}
-
-fn service_request(wish: service::Wish) -> (Map<String, Value>, Asked) {
-    match wish {
-        service::Wish::Follow { service, since } => {
-            let mut body = json!({"type": "subscribe", "service_id": service.as_str()});
-            match since {
-                Some((epoch, revision)) => {
-                    body["since"] = json!({"epoch": &*epoch, "revision": revision});
-                }
-                None => body["snapshot"] = Value::Bool(true),
-            }
-            (object(body), Asked::Service(service))
-        }
-        service::Wish::Unfollow(service) => {
-            let body = json!({"type": "unsubscribe", "service_id": service.as_str()});
-            (object(body), Asked::Nothing)
-        }
-        service::Wish::FollowAll => {
-            (object(json!({"type": "subscribe", "service_id": "*"})), Asked::AllServices)
-        }
-        service::Wish::UnfollowAll => {
-            (object(json!({"type": "unsubscribe", "service_id": "*"})), Asked::Nothing)
-        }
-    }
-}
 
 fn deliver(state: &mut State, frame: Frame) {
     let channel = frame.channel.clone().unwrap_or_default();

@@ -4,7 +4,7 @@
 //! instance is checked and brought into its canonical text here, on the caller's thread, so that
 //! the control thread compares and stores bytes and never parses.
 //!
-//! Imports `id` and `limits`. Imported by `wire::command`, `http` and `store` users.
+//! Imports `id` and `limits`. Imported by `wire::command`, `client`, `http` and `store` users.
 
 use std::collections::BTreeMap;
 
