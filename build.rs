@@ -4,9 +4,12 @@
 #[path = "build/pages.rs"]
 mod pages;
 
+#[cfg(feature = "server")]
 fn main() -> std::io::Result<()> {
+    pages::pack()
+}
+
+#[cfg(not(feature = "server"))]
+fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    #[cfg(feature = "server")]
-    pages::pack()?;
-    Ok(())
 }

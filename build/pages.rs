@@ -16,6 +16,7 @@ const BROTLI_WINDOW: u32 = 22;
 pub(crate) fn pack() -> io::Result<()> {
     println!("cargo::rerun-if-changed=web");
     println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed=build.rs");
     for (name, variable) in [("TARGET", "FANFARE_TARGET"), ("PROFILE", "FANFARE_PROFILE")] {
         println!("cargo::rustc-env={variable}={}", env::var(name).unwrap_or_default());
     }

@@ -124,7 +124,8 @@ pub fn sockets(desk: &Desk) -> Reply {
     reply::json_value(&socket_stats(&desk.office, desk.clock.now()))
 }
 
-/// What `/ws/stats` shows, and the channel [`limits::STATS_CHANNEL`] each second.
+/// What `/ws/stats` shows, and the channel [`crate::limits::STATS_CHANNEL`] each
+/// second.
 pub fn socket_stats(office: &Office, now: Moment) -> Value {
     let stats: &Stats = &office.stats;
     let latency = stats.merged(|shard| &shard.fanout_us);
