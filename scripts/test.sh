@@ -63,6 +63,15 @@ deny() {
     return 1
 }
 
+# Nodes are joined by a Redis that the tests start themselves.
+if ! command -v redis-server >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get -qq update && apt-get -qq -y install redis-server >/dev/null
+    else
+        echo 'redis-server is not installed: the tests of several nodes will fail.'
+    fi
+fi
+
 rustup component list --installed 2>/dev/null | grep -q '^clippy' ||
     rustup component add clippy rustfmt >/dev/null 2>&1 || true
 

@@ -389,6 +389,62 @@ pub const LOGIN_TOKEN_MS: u64 = 24 * 3_600_000;
 /// How soon a running server sees what the command line did to an account, in milliseconds.
 pub const ACCOUNTS_POLL_MS: u64 = 500;
 
+// --- Many nodes ----------------------------------------------------------------------------------
+
+/// Silence of the log's engine, in milliseconds, after which a node counts itself as cut off. Well
+/// below [`CLUSTER_NODE_MS`]: a node stops accepting heartbeats before others take over its leases.
+pub const CLUSTER_CONTACT_MS: u64 = 3_000;
+
+/// Silence of a node, in milliseconds, after which the others count it as gone.
+pub const CLUSTER_NODE_MS: u64 = 6_000;
+
+/// Silence of a node, in milliseconds, after which it is forgotten.
+pub const CLUSTER_FORGET_MS: u64 = 60_000;
+
+/// Time between two signs of life of a node.
+pub const CLUSTER_BEAT_MS: u64 = 1_000;
+
+/// Time until what could not be proposed is looked at again.
+pub const CLUSTER_RETRY_MS: u64 = 1_000;
+
+/// Time for which an order waits for its place in the log before it is answered `unavailable`.
+pub const CLUSTER_PROPOSAL_MS: u64 = 5_000;
+
+/// Orders that wait for their place in the log.
+pub const CLUSTER_PROPOSALS_MAX: usize = 10_000;
+
+/// Entries read from the log at once.
+pub const CLUSTER_READ_ENTRIES: usize = 512;
+
+/// Tries to write entries before they count as lost.
+pub const CLUSTER_WRITE_TRIES: usize = 2;
+
+/// Entries written to the log in one step.
+pub const CLUSTER_WRITE_ENTRIES: usize = 256;
+
+/// Time for a connection to Redis.
+pub const REDIS_CONNECT_MS: u64 = 2_000;
+
+/// Time for an answer of Redis.
+pub const REDIS_RESPONSE_MS: u64 = 2_000;
+
+/// Time for Redis to take an image of the registry.
+pub const REDIS_IMAGE_MS: u64 = 20_000;
+
+/// Time for which a read of the log waits for the next entry.
+pub const REDIS_BLOCK_MS: u64 = 1_000;
+
+/// Longest pause between two tries to reach Redis.
+pub const REDIS_RETRY_MS_MAX: u64 = 2_000;
+
+/// Characters of an epoch that a log is begun with.
+pub const EPOCH_CHARS: usize = 16;
+
+/// Entries after which some node writes an image of the registry, for those that join.
+pub const CLUSTER_IMAGE_ENTRIES: u64 = 4_096;
+
+const _: () = assert!(CLUSTER_CONTACT_MS < CLUSTER_NODE_MS, "heartbeats end before adoption");
+
 // --- Leases --------------------------------------------------------------------------------------
 
 /// Shortest lease an instance may ask for, in milliseconds. Expiry is checked finer than this.

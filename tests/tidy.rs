@@ -12,6 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["wire", "auth"],
     &["stats", "ws", "client"],
     &["state"],
+    &["cluster"],
     &["mailbox", "store"],
     &["shard", "control"],
     &["http"],

@@ -205,6 +205,23 @@ pub(super) static KEYS: &[Key] = &[
         show: |config| config.database_url.as_deref().map(without_password).into(),
     },
     Key {
+        name: "redis-url",
+        env: Some("REDIS_URL"),
+        placeholder: "URL",
+        unset: Unset::Follows("none: a single node"),
+        help: "Redis that joins several nodes: redis://USER:PASSWORD@HOST:6379",
+        parse: |config, text| {
+            // The text may hold a password, so it is not quoted.
+            if !["redis://", "redis+unix://", "unix://"].iter().any(|known| text.starts_with(known))
+            {
+                return Err("not a URL that starts with redis://".to_owned());
+            }
+            config.redis_url = Some(text.to_owned());
+            Ok(())
+        },
+        show: |config| config.redis_url.as_deref().map(without_password).into(),
+    },
+    Key {
         name: "allowed-origins",
         env: None,
         placeholder: "LIST",

@@ -171,6 +171,13 @@ impl Layers {
         if let Some((place, message)) = missing {
             self.faults.push(Fault { place: place.to_owned(), message: message.to_owned() });
         }
+        let has_key = self.config.jwt_secret.is_some() || self.config.jwt_public_key.is_some();
+        if self.config.redis_url.is_some() && !has_key {
+            self.faults.push(Fault {
+                place: "redis-url".to_owned(),
+                message: "needs jwt-secret or jwt-public-key, the same for all nodes".to_owned(),
+            });
+        }
         if !self.faults.is_empty() {
             return Err(LoadError::Faults(self.faults));
         }

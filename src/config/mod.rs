@@ -102,6 +102,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The database. `None`: an embedded one in `data_dir`.
     pub database_url: Option<String>,
+    /// What joins several nodes. `None`: a single node.
+    pub redis_url: Option<String>,
     /// Origins a browser may upgrade from, as `scheme://host[:port]` in lower case; `*` is any.
     /// Empty: the host the request was sent to.
     pub allowed_origins: Vec<String>,
@@ -130,6 +132,7 @@ impl Default for Config {
             tls_key: None,
             data_dir: PathBuf::from("./fanfare-data"),
             database_url: None,
+            redis_url: None,
             allowed_origins: Vec::new(),
             lease_ttl_ms: limits::LEASE_TTL_MS_DEFAULT,
             self_protection_max_ms: limits::SELF_PROTECTION_MS_MAX_DEFAULT,

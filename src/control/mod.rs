@@ -28,6 +28,8 @@
 
 mod followers;
 mod ledger;
+mod nodes;
+mod proposals;
 
 use std::sync::Arc;
 
@@ -35,6 +37,7 @@ use tokio::sync::broadcast;
 
 use crate::auth::Revoked;
 use crate::clock::Moment;
+use crate::cluster::Cluster;
 use crate::id::Topic;
 use crate::limits;
 use crate::mailbox::published::{Published, Publisher};
@@ -52,6 +55,7 @@ use crate::wire::event::{Position, service_change};
 use crate::wire::refusal::Refusal;
 use followers::Followers;
 use ledger::{Ledger, Waiting};
+use proposals::Proposals;
 
 /// What a turn leaves to the thread that drives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +78,10 @@ pub struct Control {
     store: Option<Store>,
     next_commit_ms: u64,
     ledger: Ledger,
+    /// None where there is one node.
+    cluster: Option<Cluster>,
+    node: String,
+    proposals: Proposals,
     revoked: Arc<Revoked>,
     events: broadcast::Sender<DomainEvent>,
     /// Shards that have got something this turn.
@@ -102,6 +110,9 @@ impl Control {
             store,
             next_commit_ms: 0,
             ledger: Ledger::default(),
+            cluster: None,
+            node: String::new(),
+            proposals: Proposals::default(),
             revoked: Arc::default(),
             events,
             to_ring,
@@ -112,6 +123,14 @@ impl Control {
     #[must_use]
     pub fn with_revoked(mut self, revoked: Arc<Revoked>) -> Control {
         self.revoked = revoked;
+        self
+    }
+
+    /// Joins other nodes under a name of its own; the state's registry is a replica.
+    #[must_use]
+    pub fn with_cluster(mut self, node: &str, cluster: Cluster) -> Control {
+        node.clone_into(&mut self.node);
+        self.cluster = Some(cluster);
         self
     }
 
@@ -140,6 +159,7 @@ impl Control {
             self.state.tick(now);
             self.announce(now.ns);
         }
+        self.propose_by_time(now);
         self.commit(now);
         for (shard, ring) in self.shards.iter().zip(&mut self.to_ring) {
             if std::mem::take(ring) {
@@ -152,10 +172,12 @@ impl Control {
 
     fn wake_at_ms(&self) -> Option<u64> {
         let commit = self.state.registry.is_dirty().then_some(self.next_commit_ms);
-        [self.state.next_tick_ms(), commit].into_iter().flatten().min()
+        let late = self.proposals.next_late_ms();
+        [self.state.next_tick_ms(), commit, late].into_iter().flatten().min()
     }
 
     fn carry_out(&mut self, command: Command, now: Moment) {
+        let Some(command) = self.proposals.hold(command) else { return };
         let Command { origin, accepted_ns, task } = command;
         let shard = origin.shard();
         let order = match (task, shard) {
@@ -165,6 +187,7 @@ impl Control {
             }
             (Task::UnfollowAll, Some(shard)) => return self.followers.remove_from_all(shard),
             (Task::Stored(results), _) => return self.on_stored(results),
+            (Task::Cluster(news), _) => return self.on_news(news, now),
             (Task::Unfollow(_) | Task::UnfollowAll, None) => return,
         };
         match &order {
@@ -196,6 +219,7 @@ impl Control {
                 self.announce(accepted_ns);
                 self.reply(origin, answer);
             }
+            state::Outcome::Propose(entry) => self.propose(origin, accepted_ns, *entry, now),
             state::Outcome::Write(write) => {
                 let waiting = Waiting { origin, accepted_ns, write: *write };
                 if let Some(waiting) = self.enter(waiting) {
@@ -337,7 +361,13 @@ impl Control {
     /// Gives the store something to do while it is idle: the registry's changes twice a second,
     /// else all writes that wait, as one transaction.
     fn commit(&mut self, now: Moment) {
-        let Some(store) = &self.store else { return };
+        if self.store.is_none() && self.state.registry.is_dirty() {
+            // Nobody keeps it, or the log of all nodes does.
+            drop(self.state.registry.take_delta());
+        }
+        let Some(store) = &self.store else {
+            return drop(self.state.take_newly_known(now));
+        };
         let health = store.health();
         self.stats.control.store_healthy.set(u64::from(health.is_ok()));
         if !health.is_ok() {
@@ -384,6 +414,8 @@ impl Control {
                 std::thread::park_timeout(limits::MAILBOX_FULL_PAUSE);
             }
         }
+        // The others are told that this node goes before its store is closed.
+        drop(self.cluster.take());
         if let Some(store) = self.store.take() {
             store.close(self.state.registry.take_delta());
         }
@@ -403,5 +435,11 @@ impl Control {
         stats.users_known.set(self.state.people.users_known() as u64);
         stats.channels.set(self.state.channels.len() as u64);
         stats.history_bytes.set(self.state.channels.history_bytes() as u64);
+        if let Some(replica) = self.state.registry.replica() {
+            let stats = &self.stats.cluster;
+            stats.sequence.set(replica.sequence());
+            stats.leases_owned.set(replica.leases_owned() as u64);
+            stats.cut_off.set(u64::from(replica.is_cut_off()));
+        }
     }
 }

@@ -49,6 +49,7 @@ pub fn page(desk: &Desk) -> Reply {
     let mut page = Page::default();
     shards(&mut page, desk);
     registry(&mut page, desk);
+    cluster(&mut page, desk);
     codes(&mut page, desk);
     let text = page.finish();
     reply::with_type("text/plain; version=0.0.4; charset=utf-8", text.into())
@@ -143,6 +144,62 @@ fn registry(page: &mut Page, desk: &Desk) {
         ),
     ] {
         page.single(name, kind, help, counter.value());
+    }
+}
+
+fn cluster(page: &mut Page, desk: &Desk) {
+    if !desk.office.is_one_of_many() {
+        return;
+    }
+    let cluster = &desk.office.stats.cluster;
+    let lag = cluster.newest.value().saturating_sub(cluster.sequence.value());
+    let silent_ms = desk.clock.now().unix_ms.saturating_sub(cluster.contact_ms.value());
+    for (name, kind, help, value) in [
+        (
+            "fanfare_cluster_nodes",
+            "gauge",
+            "Nodes alive, this one included.",
+            cluster.nodes.value(),
+        ),
+        ("fanfare_cluster_log_lag", "gauge", "Entries of the log not applied here yet.", lag),
+        (
+            "fanfare_cluster_log_applied_total",
+            "counter",
+            "Entries of the log applied here.",
+            cluster.applied.value(),
+        ),
+        (
+            "fanfare_cluster_log_lost_total",
+            "counter",
+            "Proposals that got no place in the log.",
+            cluster.lost.value(),
+        ),
+        (
+            "fanfare_cluster_log_resets_total",
+            "counter",
+            "Times the registry began anew from an image.",
+            cluster.replaced.value(),
+        ),
+        (
+            "fanfare_cluster_leases_owned",
+            "gauge",
+            "Leases that this node watches.",
+            cluster.leases_owned.value(),
+        ),
+        (
+            "fanfare_cluster_redis_silence_ms",
+            "gauge",
+            "Milliseconds since Redis last answered.",
+            silent_ms,
+        ),
+        (
+            "fanfare_cluster_cut_off",
+            "gauge",
+            "1 while Redis is silent for too long.",
+            cluster.cut_off.value(),
+        ),
+    ] {
+        page.single(name, kind, help, value);
     }
 }
 

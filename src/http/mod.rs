@@ -40,6 +40,7 @@ use tokio::sync::oneshot;
 
 use crate::auth::Identity;
 use crate::clock::Clock;
+use crate::cluster::NodeView;
 use crate::id::{ServiceName, ShardId};
 use crate::limits::Limits;
 use crate::mailbox::Outlet;
@@ -98,12 +99,21 @@ pub struct Office {
     pub seen: SeenUsers,
     /// Raised when the server is about to stop.
     pub is_draining: Arc<AtomicBool>,
+    /// The nodes that were heard of lately; none where there is no other.
+    pub nodes: parking_lot::RwLock<Vec<NodeView>>,
     /// The settings in force, by their names.
     pub settings: Map<String, Value>,
     /// When the server started, in milliseconds since the Unix epoch.
     pub started_ms: u64,
     /// Numbers the requests.
     pub requests: AtomicU64,
+}
+
+impl Office {
+    /// Whether other nodes may be there.
+    pub fn is_one_of_many(&self) -> bool {
+        self.settings.get("redis_url").is_some_and(|url| !url.is_null())
+    }
 }
 
 impl Desk {
@@ -120,7 +130,10 @@ impl Desk {
             task: Task::Order(order),
         };
         self.control.send(command).map_err(|_| Refusal::unavailable())?;
-        answer.await.map_err(|_| Refusal::unavailable())
+        match answer.await {
+            Ok(Answer::Unavailable) | Err(_) => Err(Refusal::unavailable()),
+            Ok(answer) => Ok(answer),
+        }
     }
 
     /// Sends an order among people and waits for what comes of it.

@@ -2,6 +2,8 @@
 //!
 //! Imports its siblings, `state` and `stats`. Imported by `http::router`.
 
+use std::sync::atomic::Ordering;
+
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -22,16 +24,17 @@ pub fn health() -> Reply {
 /// `/ready`: whether this node should be sent clients.
 pub fn ready(desk: &Desk) -> Reply {
     let storage = desk.office.store.is_ok();
-    let is_ready = storage && !desk.is_draining();
+    let is_joined = is_joined(desk);
+    let is_ready = storage && is_joined && !desk.is_draining();
     let word = |is_well: bool| if is_well { "up" } else { "down" };
-    let status = match (desk.is_draining(), storage) {
+    let status = match (desk.is_draining(), storage && is_joined) {
         (true, _) => "draining",
         (false, true) => "ready",
         (false, false) => "not_ready",
     };
     let mut reply = reply::json_value(&json!({
         "status": status,
-        "checks": {"storage": word(storage), "cluster": "up", "shards": word(!desk.is_draining())},
+        "checks": {"storage": word(storage), "cluster": word(is_joined), "shards": word(!desk.is_draining())},
     }));
     if !is_ready {
         *reply.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -39,35 +42,63 @@ pub fn ready(desk: &Desk) -> Reply {
     reply
 }
 
+/// Whether the registry here is that of all nodes, as far as this node can know.
+fn is_joined(desk: &Desk) -> bool {
+    let stats = &desk.office.stats.cluster;
+    !desk.office.is_one_of_many() || (stats.caught_up.value() == 1 && stats.cut_off.value() == 0)
+}
+
 fn uptime_s(office: &Office, now: Moment) -> u64 {
     now.unix_ms.saturating_sub(office.started_ms) / 1_000
 }
 
-fn node_value(desk: &Desk) -> Value {
-    let stats = &desk.office.stats;
-    json!({
-        "node_id": &*desk.office.node_id,
-        "status": if desk.is_draining() { "draining" } else { "up" },
+/// What a node says of itself.
+pub fn node_value(office: &Office, now: Moment) -> Value {
+    let stats = &office.stats;
+    let is_draining = office.is_draining.load(Ordering::Relaxed);
+    let cluster = &stats.cluster;
+    let mut value = json!({
+        "node_id": &*office.node_id,
+        "status": if is_draining { "draining" } else { "up" },
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime_s": uptime_s(&desk.office, desk.clock.now()),
+        "uptime_s": uptime_s(office, now),
         "shards": stats.shards.len(),
         "connections": stats.sum(|shard| &shard.connections),
         "services": stats.control.services.value(),
         "instances": stats.control.instances.value(),
         "degraded_services": stats.control.degraded_services.value(),
-    })
+    });
+    if office.is_one_of_many() {
+        value["log_sequence"] = cluster.sequence.value().into();
+        value["log_lag"] = cluster.newest.value().saturating_sub(cluster.sequence.value()).into();
+        value["leases_owned"] = cluster.leases_owned.value().into();
+    }
+    value
 }
 
 /// `node`
 pub fn node(desk: &Desk) -> Reply {
-    let mut node = node_value(desk);
+    let mut node = node_value(&desk.office, desk.clock.now());
     node["responseStatus"] = reply::success();
     reply::json_value(&node)
 }
 
-/// `cluster`: a single node is a cluster of one.
+/// `cluster`: every node that was heard of lately, with its age. A single node is a cluster of one.
 pub fn cluster(desk: &Desk) -> Reply {
-    reply::json_value(&json!({"nodes": [node_value(desk)], "responseStatus": reply::success()}))
+    let office = &desk.office;
+    let mut own = node_value(office, desk.clock.now());
+    own["age_ms"] = 0.into();
+    let mut nodes = vec![own];
+    for node in office.nodes.read().iter().filter(|node| *node.id != *office.node_id) {
+        let mut value: Value = serde_json::from_str(&node.about).unwrap_or_else(|_| json!({}));
+        value["node_id"] = node.id.as_str().into();
+        value["age_ms"] = node.age_ms.into();
+        if !node.is_alive {
+            value["status"] = "gone".into();
+        }
+        nodes.push(value);
+    }
+    reply::json_value(&json!({"nodes": nodes, "responseStatus": reply::success()}))
 }
 
 /// `leases`: of every service how many there are, of one service each of them.

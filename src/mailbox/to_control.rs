@@ -1,9 +1,10 @@
 //! What shards and HTTP send to control.
 //!
-//! Imports `id` and `state`. Imported by `shard`, `control` and `http`.
+//! Imports `cluster`, `id` and `state`. Imported by `shard`, `control` and `http`.
 
 use tokio::sync::oneshot;
 
+use crate::cluster::News;
 use crate::id::{ConnId, ShardId};
 use crate::state::durable::WriteResult;
 use crate::state::order::{Answer, Order};
@@ -30,6 +31,8 @@ pub enum Task {
     UnfollowAll,
     /// The store has done what it was given, and takes more: one result for each write.
     Stored(Vec<WriteResult>),
+    /// The backplane has news.
+    Cluster(News),
 }
 
 /// Who gets an answer.

@@ -25,12 +25,15 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::auth::{self, Authenticator, Revoked};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
+use crate::cluster::{self, Cluster, ClusterError, News};
 use crate::config::{AuthMode, Config, Sources};
+use crate::control::Control;
 use crate::http::Office;
 use crate::http::logins::Logins;
 use crate::http::passwords::Passwords;
 use crate::http::seen::SeenUsers;
+use crate::http::status;
 use crate::id::{Epoch, ShardId};
 use crate::limits;
 use crate::mailbox::published::Published;
@@ -39,11 +42,13 @@ use crate::mailbox::to_shard::Parcel;
 use crate::mailbox::{Bell, Outlet, mailbox};
 use crate::shard;
 use crate::state::durable::PeopleImage;
+use crate::state::image::RegistryImage;
 use crate::state::registry::{self, Registry};
 use crate::state::talk::Talk;
 use crate::state::{self, State};
 use crate::stats::Stats;
-use crate::store::{Listeners, Store, StoreError};
+use crate::store::library::Library;
+use crate::store::{Image, Listeners, Store, StoreError, StoreHealth};
 use crate::ws::gate::Gate;
 
 use tls::Tls;
@@ -61,6 +66,8 @@ pub enum StartError {
     Key(std::path::PathBuf, String),
     /// A certificate or its key cannot be used.
     Tls(std::path::PathBuf, String),
+    /// The backplane cannot be used.
+    Cluster(ClusterError),
     /// The store cannot be used.
     Store(StoreError),
     /// A thread cannot be started.
@@ -78,6 +85,7 @@ impl fmt::Display for StartError {
                 write!(f, "jwt-public-key: {}: {fault}", path.display())
             }
             StartError::Tls(path, fault) => write!(f, "TLS: {}: {fault}", path.display()),
+            StartError::Cluster(fault) => fault.fmt(f),
             StartError::Store(fault) => fault.fmt(f),
             StartError::Thread(fault) => write!(f, "cannot start a thread: {fault}"),
         }
@@ -85,6 +93,12 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+impl From<ClusterError> for StartError {
+    fn from(fault: ClusterError) -> StartError {
+        StartError::Cluster(fault)
+    }
+}
 
 /// A server that runs until it is stopped.
 ///
@@ -150,9 +164,7 @@ impl Server {
         let messages_max = config.limits.mailbox_messages_max;
         let bell = Bell::thread();
         let (to_control, inbox) = mailbox(messages_max, bell.clone());
-        let (url, data_dir) = (config.database_url.as_deref(), &config.data_dir);
-        let (store, image) =
-            Store::open(url, data_dir, listeners(clock, &to_control)).map_err(StartError::Store)?;
+        let (store, image) = open_store(config, clock, &to_control)?;
         let listeners = listener::bind(config.bind, config.shards)
             .map_err(|fault| StartError::Bind(config.bind, fault))?;
         let address =
@@ -171,12 +183,13 @@ impl Server {
             gate: Arc::clone(&gate),
             published: Arc::clone(&published),
             stats: Arc::clone(&stats),
-            store: store.health(),
-            library: store.library(),
+            store: store.as_ref().map_or_else(StoreHealth::always, Store::health),
+            library: store.as_ref().map_or_else(Library::closed, Store::library),
             logins: Logins::default(),
             passwords: Passwords::start().map_err(StartError::Thread)?,
             seen: SeenUsers::default(),
             is_draining: Arc::clone(&signals.is_draining),
+            nodes: parking_lot::RwLock::default(),
             settings: shown(config, sources),
             started_ms: clock.now().unix_ms,
             requests: AtomicU64::new(0),
@@ -190,36 +203,18 @@ impl Server {
             tls: tls.clone(),
         };
 
-        let registry = Registry::restore(
-            registry_settings(config),
-            image.registry,
-            Epoch::new(&random_hex(16)),
-            clock.now(),
-        );
-        let (mut shards, mut starts) = (Vec::new(), Vec::new());
-        for (index, listener) in listeners.into_iter().enumerate() {
-            let notify = Arc::new(Notify::new());
-            let (outlet, inlet) = mailbox(messages_max, Bell::task(Arc::clone(&notify)));
-            shards.push(outlet);
-            let settings = shard_settings(index, &common);
-            starts.push(shard_thread::Start {
-                settings,
-                listener,
-                notify,
-                inlet,
-                control: to_control.clone(),
-                common: common.clone(),
-            });
-        }
-        let control = crate::control::Control::new(
+        let registry = registry_of(config, image.registry, &node_id, clock.now());
+        let (shards, starts) = shard_starts(listeners, messages_max, &to_control, &common);
+        let control = Control::new(
             State::new(registry, state_settings(config), image.people),
             inbox,
             shards.clone(),
             published,
             Arc::clone(&stats),
-            Some(store),
+            store,
         )
         .with_revoked(Arc::clone(&gate.revoked));
+        let control = joined(control, config, &common.office, (clock, &to_control))?;
         let handle = Handle::new(to_control, clock, &control.events(), Arc::clone(&stats));
         let control_thread = control_thread::start(control, bell, clock, Arc::clone(&signals))
             .map_err(StartError::Thread)?;
@@ -297,6 +292,66 @@ impl Server {
     }
 }
 
+/// The store, and what it held. Among several nodes there is none so far.
+fn open_store(
+    config: &Config,
+    clock: Clock,
+    to_control: &Outlet<Command>,
+) -> Result<(Option<Store>, Image), StartError> {
+    if config.redis_url.is_some() {
+        // A database of this node alone would give each node another truth.
+        tracing::warn!(
+            "among several nodes: accounts, direct and group messages are unavailable; channels, rooms \
+             and users are those of this node"
+        );
+        return Ok((None, Image::default()));
+    }
+    let (url, data_dir) = (config.database_url.as_deref(), &config.data_dir);
+    let opened = Store::open(url, data_dir, listeners(clock, to_control));
+    let (store, image) = opened.map_err(StartError::Store)?;
+    Ok((Some(store), image))
+}
+
+/// The registry at the start: what the store held; among several nodes what the log will tell.
+fn registry_of(config: &Config, image: RegistryImage, node: &str, now: Moment) -> Registry {
+    let (settings, epoch) = (registry_settings(config), Epoch::new(&random_hex(16)));
+    if config.redis_url.is_some() {
+        return Registry::new(settings, epoch, 0, now).replicated(node);
+    }
+    Registry::restore(settings, image, epoch, now)
+}
+
+/// Joins control to the other nodes, where there are to be any.
+fn joined(
+    control: Control,
+    config: &Config,
+    office: &Arc<Office>,
+    (clock, to_control): (Clock, &Outlet<Command>),
+) -> Result<Control, StartError> {
+    let Some(url) = &config.redis_url else { return Ok(control) };
+    let tell = news_to(clock, to_control, Arc::clone(office));
+    let about = about(clock, Arc::clone(office));
+    let cluster = Cluster::start(url, &office.node_id, clock, (tell, about))?;
+    Ok(control.with_cluster(&office.node_id, cluster))
+}
+
+/// What each shard's thread is given, and the way to it.
+fn shard_starts(
+    listeners: Vec<std::net::TcpListener>,
+    messages_max: usize,
+    to_control: &Outlet<Command>,
+    common: &Common,
+) -> (Vec<Outlet<Parcel>>, Vec<shard_thread::Start>) {
+    let one = |(index, listener)| {
+        let notify = Arc::new(Notify::new());
+        let (outlet, inlet) = mailbox(messages_max, Bell::task(Arc::clone(&notify)));
+        let settings = shard_settings(index, common);
+        let (control, common) = (to_control.clone(), common.clone());
+        (outlet, shard_thread::Start { settings, listener, notify, inlet, control, common })
+    };
+    listeners.into_iter().enumerate().map(one).unzip()
+}
+
 fn shard_settings(index: usize, common: &Common) -> shard::Settings {
     let office = &common.office;
     shard::Settings {
@@ -367,6 +422,26 @@ fn gate(config: &Config, authenticator: Authenticator, image: &PeopleImage) -> G
         namespaces: Arc::new(config.namespaces.clone()),
         revoked: Arc::new(revoked),
     }
+}
+
+/// What the backplane says goes to control as everything does; who is there, to the status pages.
+fn news_to(clock: Clock, to_control: &Outlet<Command>, office: Arc<Office>) -> cluster::Listener {
+    let to_control = to_control.clone();
+    Arc::new(move |news| {
+        if let News::Nodes { nodes, .. } = &news {
+            office.nodes.write().clone_from(nodes);
+        }
+        let accepted_ns = clock.now().ns;
+        let task = Task::Cluster(news);
+        // Fails only where control has stopped, and the server with it.
+        let _ = to_control.push_waiting(Command { origin: Origin::Server, accepted_ns, task });
+        to_control.ring();
+    })
+}
+
+/// What the other nodes' status pages show of this one.
+fn about(clock: Clock, office: Arc<Office>) -> cluster::About {
+    Arc::new(move || status::node_value(&office, clock.now()).to_string())
 }
 
 /// What the store says goes to control as everything does.

@@ -482,6 +482,7 @@ impl<S: Socket> Shard<S> {
             (Waiting::Unregister { rejected }, Answer::Batch(_)) => {
                 batch_answer(Batch::Unregister, id, &[], &rejected)
             }
+            (_, Answer::Unavailable) => answer::error(id, &Refusal::unavailable()),
             (waiting, answer) => {
                 tracing::error!(?waiting, ?answer, "an answer does not fit its order");
                 return self.close(slot, Reason::Internal);

@@ -17,9 +17,11 @@ pub mod channels;
 pub mod durable;
 pub mod event;
 pub mod image;
+pub mod log;
 pub mod order;
 pub mod people;
 pub mod registry;
+pub mod replica;
 pub mod talk;
 
 mod protection;
@@ -28,14 +30,16 @@ mod service;
 use std::sync::Arc;
 
 use crate::clock::Moment;
-use crate::id::MessageIds;
+use crate::id::{MessageIds, ServiceName};
 use crate::limits::Limits;
 use channels::Channels;
 use durable::{PeopleImage, Write};
 use event::DomainEvent;
+use log::{Entry, LogItem};
 use order::{Answer, Order, RefusedEntry, View};
 use people::People;
 use registry::{Announcement, Registry};
+use replica::{Plan, ReplicaImage};
 use talk::Outgoing;
 
 /// Everything the server knows that outlives a connection.
@@ -62,6 +66,9 @@ pub enum Outcome {
     Answer(Answer),
     /// It has to be on disk first; [`State::after_write`] then gives the answer.
     Write(Box<Write>),
+    /// It has to go through the log of all nodes first; [`State::apply_logged`] then gives the
+    /// answer.
+    Propose(Box<Entry>),
 }
 
 /// What a state is made with, beside its registry.
@@ -112,6 +119,11 @@ impl State {
 
     /// Carries out one order. What others have to hear of it is left to be taken.
     pub fn apply(&mut self, order: Order, now: Moment) -> Outcome {
+        let order = match self.registry.plan(order, now) {
+            Plan::Apply(order) => order,
+            Plan::Answer(answer) => return Outcome::Answer(answer),
+            Plan::Propose(entry) => return Outcome::Propose(Box::new(entry)),
+        };
         let registry = &mut self.registry;
         let answer = match order {
             Order::Talk(talk) => return self.talk(*talk, now),
@@ -154,6 +166,50 @@ impl State {
         };
         self.registry.settle(now);
         Outcome::Answer(answer)
+    }
+
+    /// Applies an entry of the log of all nodes. The answer is for who proposed it here, if anyone.
+    pub fn apply_logged(&mut self, item: LogItem, now: Moment) -> Answer {
+        let answer = self.registry.apply(item, now);
+        self.registry.settle(now);
+        answer
+    }
+
+    /// Takes what has to go into the log though nobody asked for it.
+    pub fn take_proposals(&mut self) -> Vec<Entry> {
+        self.registry.take_proposals()
+    }
+
+    /// An entry did not reach the log.
+    pub fn on_proposal_lost(&mut self, entry: &Entry, now: Moment) {
+        self.registry.on_proposal_lost(entry, now);
+    }
+
+    /// Which nodes are alive, and the number of the newest entry, as of a time in milliseconds since
+    /// the Unix epoch.
+    pub fn on_nodes(&mut self, alive: &[String], (at_ms, newest): (u64, u64), now: Moment) {
+        self.registry.on_nodes(alive, (at_ms, newest));
+        self.registry.check_contact(now);
+        self.registry.settle(now);
+    }
+
+    /// Begins anew from an image of the registry. Returns the services whose followers need a
+    /// snapshot: what they have led to here is another history.
+    pub fn replace_registry(
+        &mut self,
+        node: &str,
+        image: ReplicaImage,
+        now: Moment,
+    ) -> Vec<ServiceName> {
+        let settings = self.registry.settings();
+        let fresh = Registry::from_image(settings, node, image, now);
+        let before = std::mem::replace(&mut self.registry, fresh);
+        let services = self.registry.succeed(before);
+        // Whoever gets a snapshot now gets the mark with it.
+        self.registry.check_contact(now);
+        self.registry.settle(now);
+        self.registry.announcements.clear();
+        services
     }
 
     /// Lets time pass: leases run out, protections end.

@@ -124,6 +124,8 @@ pub enum Answer {
     Leases(Vec<ServiceLeases>),
     /// What came of something among people.
     Told(Box<Told>),
+    /// Nothing was done: the other nodes cannot be reached.
+    Unavailable,
 }
 
 impl Answer {

@@ -61,7 +61,7 @@ impl Registry {
         self.unwatch();
     }
 
-    fn unwatch(&mut self) {
+    pub(super) fn unwatch(&mut self) {
         let services = &mut self.services;
         self.watched.retain(|&service| {
             let service = &mut services[service];
@@ -74,7 +74,7 @@ impl Registry {
     }
 
     /// Decides on a service's overdue leases: hold them, or let them expire.
-    fn judge(&mut self, service: usize, now: Moment) {
+    pub(super) fn judge(&mut self, service: usize, now: Moment) {
         let limit = self.settings.self_protection_max_ms;
         let is_suspicious = self.is_suspicious(service);
         match self.services[service].degraded_since_ms {

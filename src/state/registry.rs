@@ -21,6 +21,7 @@ use slab::Slab;
 use super::order::{
     Delta, InstanceLease, Operation, RefusedEntry, ServiceLeases, Snapshot, Subscribed, View,
 };
+use super::replica::{Replica, SELF};
 use super::service::{Replay, Service};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
@@ -63,6 +64,7 @@ pub struct Announcement {
 
 /// An instance and its lease.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Member {
     pub(super) identity: InstanceIdentity,
     pub(super) service: usize,
@@ -77,6 +79,12 @@ pub(super) struct Member {
     /// Restored from the store and not heard of since.
     pub(super) is_unproven: bool,
     pub(super) is_pulled_out: bool,
+    /// Which node watches the lease; where there is one node, that one.
+    pub(super) owner: u32,
+    /// The lease's number among several nodes: the place in the log of what last gave it an owner.
+    pub(super) lease: u64,
+    /// Its end is proposed, and not applied yet.
+    pub(super) is_proposed: bool,
 }
 
 /// A change in the order of all services, for `services-delta`.
@@ -132,6 +140,8 @@ pub struct Registry {
     pub(super) dirty_services: HashSet<usize>,
     pub(super) dirty_instances: HashSet<InstanceIdentity>,
     pub(super) dirty_pull_outs: HashSet<InstanceIdentity>,
+    /// None where there is no other node.
+    pub(super) replica: Option<Box<Replica>>,
     /// The text of the present moment, formatted once a millisecond.
     time: (u64, TimeText),
     /// What followers have to hear; the control thread takes it after each order.
@@ -161,6 +171,7 @@ impl Registry {
             dirty_services: HashSet::new(),
             dirty_instances: HashSet::new(),
             dirty_pull_outs: HashSet::new(),
+            replica: None,
             time: (now.unix_ms, TimeText::of(now.unix_ms)),
             announcements: Vec::new(),
         }
@@ -242,9 +253,15 @@ impl Registry {
             is_overdue: false,
             is_unproven: false,
             is_pulled_out,
+            owner: SELF,
+            lease: 0,
+            is_proposed: false,
         }));
         self.services[service].members.push(index);
         self.by_identity.insert(identity, index);
+        if let Some(replica) = &mut self.replica {
+            replica.count(SELF, true);
+        }
         self.arm(index);
         index
     }
@@ -278,7 +295,7 @@ impl Registry {
         refused
     }
 
-    fn renew(&mut self, index: u32, now: Moment) {
+    pub(super) fn renew(&mut self, index: u32, now: Moment) {
         let member = &mut self.members[index as usize];
         member.deadline_ms = now.unix_ms + member.ttl_ms;
         self.totals.renewals += 1;
@@ -297,18 +314,23 @@ impl Registry {
         if service.is_degraded() {
             self.healed.push(member.service);
         }
-        if was_overdue {
+        if was_overdue && self.members[index as usize].owner == SELF {
             // Its entry left the wheel when it ran out.
             self.arm(index);
         }
     }
 
     /// Puts a lease on the wheel, and voids the entry it may have there.
-    fn arm(&mut self, index: u32) {
+    pub(super) fn arm(&mut self, index: u32) {
+        self.arm_at(index, self.members[index as usize].deadline_ms);
+    }
+
+    /// The same for a time of its own.
+    pub(super) fn arm_at(&mut self, index: u32, at_ms: u64) {
         self.generation = self.generation.wrapping_add(1);
         let member = &mut self.members[index as usize];
         member.generation = self.generation;
-        self.leases.insert(member.deadline_ms, (index, member.generation));
+        self.leases.insert(at_ms, (index, member.generation));
     }
 
     /// Removes an instance. Unknown ones are as good as removed.
@@ -321,6 +343,9 @@ impl Registry {
     pub(super) fn remove(&mut self, index: u32, reason: ChangeReason, now: Moment) {
         let member = self.members.remove(index as usize);
         self.by_identity.remove(&member.identity);
+        if let Some(replica) = &mut self.replica {
+            replica.count(member.owner, false);
+        }
         let service = &mut self.services[member.service];
         service.overdue -= usize::from(member.is_overdue);
         service.unproven -= usize::from(member.is_unproven);
@@ -417,7 +442,7 @@ impl Registry {
         for service in std::mem::take(&mut self.touched) {
             let service = &mut self.services[service];
             service.is_touched = false;
-            let degraded = service.is_degraded();
+            let degraded = service.shows_degraded();
             let changes = service.pending.clone();
             let from = service.seal(self.settings.history_max);
             if changes.is_empty() && service.told_degraded == degraded {
@@ -438,30 +463,44 @@ impl Registry {
     pub(super) fn tick(&mut self, now: Moment) {
         let mut due = Vec::new();
         self.leases.advance(now.unix_ms, &mut due);
+        let mut ended = Vec::new();
         for (index, generation) in due {
-            let Some(member) = self.members.get_mut(index as usize) else { continue };
-            if member.generation != generation || member.is_overdue {
+            let Some(member) = self.members.get(index as usize) else { continue };
+            if member.generation != generation || member.is_overdue || member.owner != SELF {
                 continue;
             }
             if member.deadline_ms > now.unix_ms {
                 self.leases.insert(member.deadline_ms, (index, generation));
                 continue;
             }
-            // From here on it counts as overdue, proven or not.
-            let was_unproven = std::mem::take(&mut member.is_unproven);
-            member.is_overdue = true;
-            let service = member.service;
-            self.services[service].overdue += 1;
-            self.services[service].unproven -= usize::from(was_unproven);
-            self.watch(service, now);
+            ended.push(index);
+        }
+        if self.replica.is_some() {
+            self.check_contact(now);
+            return self.propose_by_time(ended, now);
+        }
+        for index in ended {
+            self.mark_overdue(index, now);
         }
         self.judge_watched(now);
     }
 
+    /// Counts a lease as overdue, proven or not before.
+    pub(super) fn mark_overdue(&mut self, index: u32, now: Moment) {
+        let member = &mut self.members[index as usize];
+        let was_unproven = std::mem::take(&mut member.is_unproven);
+        member.is_overdue = true;
+        let service = member.service;
+        self.services[service].overdue += 1;
+        self.services[service].unproven -= usize::from(was_unproven);
+        self.watch(service, now);
+    }
+
     /// When `tick` next has something to do, in milliseconds since the Unix epoch.
     pub fn next_tick_ms(&self) -> Option<u64> {
-        let watched = self.watched.iter().filter_map(|&service| self.judge_at_ms(service)).min();
-        [self.leases.next_due_ms(), watched].into_iter().flatten().min()
+        let all =
+            [self.leases.next_due_ms(), self.next_judgement_ms(), self.next_contact_check_ms()];
+        all.into_iter().flatten().min()
     }
 
     /// Answers a subscription: where the service stands, and how the client gets there.
@@ -604,6 +643,16 @@ impl Registry {
 
     pub(super) fn pulled_out_by(&self, identity: &InstanceIdentity) -> Option<&str> {
         self.pulled_out.get(identity).map(|operator| &**operator)
+    }
+
+    pub(super) fn find_index(&self, identity: &InstanceIdentity) -> Option<u32> {
+        self.by_identity.get(identity).copied()
+    }
+
+    /// All pull-outs: identities and who decided.
+    pub(super) fn pull_outs(&self) -> impl Iterator<Item = (String, String)> {
+        let pull_outs = self.pulled_out.iter();
+        pull_outs.map(|(identity, operator)| (identity.as_str().to_owned(), operator.to_string()))
     }
 
     pub(super) fn restore_pull_out(&mut self, identity: InstanceIdentity, operator: Box<str>) {

@@ -21,6 +21,7 @@ use crate::wire::event::{Change, Position, service_change};
 /// 3. `members` holds each registered instance once; `overdue` counts those past their lease.
 /// 4. `snapshot`, where it is there, shows exactly `revision`.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Service {
     pub(super) name: ServiceName,
     pub(super) revision: u64,
@@ -41,6 +42,8 @@ pub(super) struct Service {
     pub(super) protection_enabled: bool,
     /// The mark that subscribers were last told.
     pub(super) told_degraded: bool,
+    /// Whether this node has lost the others, and with them the right to be believed.
+    pub(super) is_cut_off: bool,
     /// Whether the present order has something for the followers.
     pub(super) is_touched: bool,
 }
@@ -60,12 +63,18 @@ impl Service {
             degraded_since_ms: None,
             protection_enabled: true,
             told_degraded: false,
+            is_cut_off: false,
             is_touched: false,
         }
     }
 
     pub(super) fn is_degraded(&self) -> bool {
         self.degraded_since_ms.is_some()
+    }
+
+    /// The mark as clients see it.
+    pub(super) fn shows_degraded(&self) -> bool {
+        self.is_degraded() || self.is_cut_off
     }
 
     /// Adds one step to what the present order has made.
@@ -95,7 +104,7 @@ impl Service {
             service: &self.name,
             epoch,
             revision: self.revision,
-            degraded: self.is_degraded(),
+            degraded: self.shows_degraded(),
         }
     }
 
@@ -138,7 +147,7 @@ impl Service {
             service: self.name.clone(),
             epoch: epoch.clone(),
             revision: self.revision,
-            degraded: self.is_degraded(),
+            degraded: self.shows_degraded(),
             instances,
         }
     }

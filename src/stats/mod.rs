@@ -132,6 +132,32 @@ pub struct ControlStats {
     pub store_healthy: Counter,
 }
 
+/// What there is to say of the other nodes; written by control.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ClusterStats {
+    /// Nodes alive, this one included (gauge).
+    pub nodes: Counter,
+    /// When the log's engine last answered, in milliseconds since the Unix epoch (gauge).
+    pub contact_ms: Counter,
+    /// The number of the newest entry (gauge).
+    pub newest: Counter,
+    /// The number of the last entry applied here (gauge).
+    pub sequence: Counter,
+    /// Leases that this node watches (gauge).
+    pub leases_owned: Counter,
+    /// 1 once what was there at the start is applied, else 0 (gauge).
+    pub caught_up: Counter,
+    /// 1 while the log's engine is silent for too long, else 0 (gauge).
+    pub cut_off: Counter,
+    /// Entries applied.
+    pub applied: Counter,
+    /// Proposals that got no place in the log.
+    pub lost: Counter,
+    /// Times the registry began anew from an image.
+    pub replaced: Counter,
+}
+
 /// What the HTTP doors of all shards count together. HTTP is not the hot path, so these are shared
 /// and added to atomically.
 #[derive(Debug, Default)]
@@ -187,6 +213,8 @@ pub struct Stats {
     pub control: ControlStats,
     /// The HTTP doors'.
     pub http: HttpStats,
+    /// What control knows of other nodes.
+    pub cluster: ClusterStats,
 }
 
 impl Stats {
@@ -196,6 +224,7 @@ impl Stats {
             shards: (0..shards).map(|_| ShardStats::default()).collect(),
             control: ControlStats::default(),
             http: HttpStats::default(),
+            cluster: ClusterStats::default(),
         }
     }
 

@@ -27,6 +27,13 @@ pub struct Split {
     pub tail: Bytes,
 }
 
+impl Split {
+    /// The frame in one piece.
+    pub fn joined(self) -> Bytes {
+        if self.tail.is_empty() { self.head } else { [self.head, self.tail].concat().into() }
+    }
+}
+
 impl From<Bytes> for Split {
     fn from(head: Bytes) -> Split {
         Split { head, tail: Bytes::new() }

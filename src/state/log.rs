@@ -1,0 +1,226 @@
+//! The registry's changes as many nodes share them: entries of one ordered log.
+//!
+//! Every node applies the same entries in the same order, and so comes to the same services, the
+//! same revisions and the same epoch. What an entry does must therefore follow from the entry and
+//! the state alone: never from the node's own clock or settings.
+//!
+//! Imports `id` and `wire`. Imported by `state::replica`, `mailbox`, `cluster` and `control`.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::order::Operation;
+use crate::id::{InstanceIdentity, ServiceName};
+use crate::wire::instance::Registration;
+
+/// The form of entries. A node that reads a newer one stops rather than guess.
+pub const FORMAT: u32 = 1;
+
+/// Something that one node decided and all do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entry {
+    /// Register instances, or renew their leases. Each has its lease set.
+    Register(Vec<Registration>),
+    /// Renew leases that are not the node's own, or overdue: they are its own from here on.
+    Renew(Vec<InstanceIdentity>),
+    /// Take over the leases of a node that is gone. Nothing is renewed by that.
+    Adopt(Vec<InstanceIdentity>),
+    /// Remove instances.
+    Unregister(Vec<InstanceIdentity>),
+    /// Leases that ran out, each with the number it had; void where it has another by now.
+    Overdue(Vec<(InstanceIdentity, u64)>),
+    /// Decide on the overdue leases of services.
+    Judge {
+        /// The services.
+        services: Vec<ServiceName>,
+        /// How long expiry may be held, as the deciding node is set.
+        self_protection_max_ms: u64,
+    },
+    /// An operator's decision.
+    Operate {
+        /// The instance.
+        identity: InstanceIdentity,
+        /// What becomes of it.
+        operation: Operation,
+    },
+    /// Allow self-protection, or lift it.
+    Protect {
+        /// The service.
+        service: ServiceName,
+        /// Whether it may be held.
+        enabled: bool,
+    },
+}
+
+/// An entry in its place in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogItem {
+    /// The place, as the log's engine names it.
+    pub position: String,
+    /// Who decided.
+    pub node: String,
+    /// The decision's number at that node, since its start.
+    pub number: u64,
+    /// When, in milliseconds since the Unix epoch, by that node's clock.
+    pub at_ms: u64,
+    /// What.
+    pub entry: Entry,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Wire<'a> {
+    #[serde(borrow)]
+    Register(Vec<WireRegistration<'a>>),
+    Renew(Vec<String>),
+    Adopt(Vec<String>),
+    Unregister(Vec<String>),
+    Overdue(Vec<(String, u64)>),
+    Judge {
+        services: Vec<String>,
+        self_protection_max_ms: u64,
+    },
+    Operate {
+        identity: String,
+        /// None puts it back.
+        operator: Option<String>,
+    },
+    Protect {
+        service: String,
+        enabled: bool,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireRegistration<'a> {
+    id: String,
+    service: String,
+    ttl_ms: u64,
+    #[serde(borrow)]
+    instance: &'a RawValue,
+}
+
+fn texts(identities: &[InstanceIdentity]) -> Vec<String> {
+    identities.iter().map(|identity| identity.as_str().to_owned()).collect()
+}
+
+fn identities(texts: &[String]) -> Vec<InstanceIdentity> {
+    texts.iter().map(|text| InstanceIdentity::from_canonical(text)).collect()
+}
+
+/// An entry as the log carries it. None where an instance's text is no JSON, which cannot be.
+pub fn encode(entry: &Entry) -> Option<String> {
+    let wire = match entry {
+        Entry::Register(registrations) => {
+            let mut list = Vec::with_capacity(registrations.len());
+            for sent in registrations {
+                list.push(WireRegistration {
+                    id: sent.identity.as_str().to_owned(),
+                    service: sent.service.as_str().to_owned(),
+                    ttl_ms: sent.lease_ttl_ms.unwrap_or_default(),
+                    instance: serde_json::from_slice(&sent.json).ok()?,
+                });
+            }
+            Wire::Register(list)
+        }
+        Entry::Renew(list) => Wire::Renew(texts(list)),
+        Entry::Adopt(list) => Wire::Adopt(texts(list)),
+        Entry::Unregister(list) => Wire::Unregister(texts(list)),
+        Entry::Overdue(list) => Wire::Overdue(
+            list.iter().map(|(identity, lease)| (identity.as_str().to_owned(), *lease)).collect(),
+        ),
+        Entry::Judge { services, self_protection_max_ms } => Wire::Judge {
+            services: services.iter().map(|name| name.as_str().to_owned()).collect(),
+            self_protection_max_ms: *self_protection_max_ms,
+        },
+        Entry::Operate { identity, operation } => Wire::Operate {
+            identity: identity.as_str().to_owned(),
+            operator: match operation {
+                Operation::PullOut { operator } => Some(operator.to_string()),
+                Operation::PullIn => None,
+            },
+        },
+        Entry::Protect { service, enabled } => {
+            Wire::Protect { service: service.as_str().to_owned(), enabled: *enabled }
+        }
+    };
+    serde_json::to_string(&wire).ok()
+}
+
+/// Reads what [`encode`] wrote.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn decode(text: &str) -> Result<Entry, String> {
+    let wire: Wire<'_> = serde_json::from_str(text).map_err(|fault| fault.to_string())?;
+    Ok(match wire {
+        Wire::Register(list) => Entry::Register(
+            list.into_iter()
+                .map(|sent| Registration {
+                    identity: InstanceIdentity::from_canonical(&sent.id),
+                    service: ServiceName::of(&sent.service),
+                    lease_ttl_ms: Some(sent.ttl_ms),
+                    json: Bytes::copy_from_slice(sent.instance.get().as_bytes()),
+                })
+                .collect(),
+        ),
+        Wire::Renew(list) => Entry::Renew(identities(&list)),
+        Wire::Adopt(list) => Entry::Adopt(identities(&list)),
+        Wire::Unregister(list) => Entry::Unregister(identities(&list)),
+        Wire::Overdue(list) => Entry::Overdue(
+            list.iter()
+                .map(|(text, lease)| (InstanceIdentity::from_canonical(text), *lease))
+                .collect(),
+        ),
+        Wire::Judge { services, self_protection_max_ms } => Entry::Judge {
+            services: services.iter().map(|name| ServiceName::of(name)).collect(),
+            self_protection_max_ms,
+        },
+        Wire::Operate { identity, operator } => Entry::Operate {
+            identity: InstanceIdentity::from_canonical(&identity),
+            operation: match operator {
+                Some(operator) => Operation::PullOut { operator: operator.into() },
+                None => Operation::PullIn,
+            },
+        },
+        Wire::Protect { service, enabled } => {
+            Entry::Protect { service: ServiceName::of(&service), enabled }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::instance::Instance;
+
+    #[test]
+    fn entries_survive_the_round_trip() {
+        let mut instance: Instance =
+            serde_json::from_str(r#"{"serviceId":"Pay","instanceId":"a","metadata":{"k":[1]}}"#)
+                .expect("an instance");
+        instance.lease_ttl_ms = Some(5_000);
+        let sent = instance.register().expect("valid");
+        let identity = sent.identity.clone();
+        for entry in [
+            Entry::Register(vec![sent]),
+            Entry::Renew(vec![identity.clone()]),
+            Entry::Adopt(vec![identity.clone(), identity.clone()]),
+            Entry::Unregister(Vec::new()),
+            Entry::Overdue(vec![(identity.clone(), 7)]),
+            Entry::Judge { services: vec![ServiceName::of("pay")], self_protection_max_ms: 9 },
+            Entry::Operate {
+                identity: identity.clone(),
+                operation: Operation::PullOut { operator: "ops".into() },
+            },
+            Entry::Operate { identity, operation: Operation::PullIn },
+            Entry::Protect { service: ServiceName::of("pay"), enabled: false },
+        ] {
+            let text = encode(&entry).expect("it can be written");
+            assert_eq!(decode(&text), Ok(entry), "{text}");
+        }
+        assert!(decode("{\"future\":1}").is_err() && decode("").is_err());
+    }
+}

@@ -1,0 +1,644 @@
+//! The registry as one of several that apply the same log.
+//!
+//! ```text
+//! order --> is it ours to do at once? --> done (a heartbeat of a lease that is ours)
+//!                      \--> Entry --> log --> Registry::apply, here and everywhere --> answer
+//! ```
+//!
+//! A lease belongs to the node that took its last heartbeat through the log. Only that node's wheel
+//! watches it, so heartbeats of a lease's own node never leave the node. When it runs out, the node
+//! proposes so with the lease's number; a heartbeat accepted elsewhere has changed the number, and
+//! the proposal is void. Leases of a node that is gone are taken over by the first of those that
+//! are left, for one full period.
+//!
+//! # Promises
+//!
+//! * What is accepted anywhere is applied everywhere, in one order: same revisions, same epoch.
+//! * No lease expires while some node accepts its heartbeats.
+//! * A node that has not heard of the log's engine for [`limits::CLUSTER_CONTACT_MS`] accepts no
+//!   write, lets nothing expire, and shows every service as degraded.
+//!
+//! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::log::{Entry, LogItem};
+use super::order::{Answer, Order, RefusedEntry, View};
+use super::registry::{Member, Registry, Settings};
+use crate::clock::Moment;
+use crate::id::{Epoch, InstanceIdentity, ServiceName};
+use crate::limits;
+use crate::wire::refusal::Code;
+
+/// This node's place in the table of nodes.
+pub(super) const SELF: u32 = 0;
+
+/// What a registry that is one of several knows beside its own facts.
+#[derive(Debug)]
+pub struct Replica {
+    /// All nodes that ever owned a lease; this one first.
+    nodes: Vec<String>,
+    by_name: HashMap<String, u32>,
+    /// How many leases each of them owns.
+    owned: Vec<usize>,
+    /// The number of each node's last entry: one that was written twice is applied once.
+    last: Vec<u64>,
+    /// How many entries were applied, since the log began.
+    sequence: u64,
+    /// The place of the last of them.
+    position: String,
+    /// What time has made of leases and protections, for the log.
+    proposals: Vec<Entry>,
+    /// Services whose judgement is proposed and not applied.
+    judging: HashSet<ServiceName>,
+    /// Nodes whose leases are proposed to be taken over.
+    adopting: HashSet<u32>,
+    /// Whether it falls to this node to decide what belongs to no node in particular.
+    is_deputy: bool,
+    /// When the log's engine last answered, in milliseconds since the Unix epoch.
+    contact_ms: u64,
+    /// The number of the newest entry at that time.
+    newest: u64,
+    is_cut_off: bool,
+}
+
+/// The whole registry at one place of the log, for nodes that join.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaImage {
+    /// The form, [`super::log::FORMAT`].
+    pub format: u32,
+    /// The place of the last entry in it.
+    pub position: String,
+    /// How many entries it holds.
+    pub sequence: u64,
+    /// The epoch of all revisions.
+    pub epoch: String,
+    /// How many changes there were.
+    pub version: u64,
+    /// The services seen.
+    pub services: Vec<ServiceImage>,
+    /// The instances registered.
+    pub instances: Vec<InstanceImage>,
+    /// Instances pulled out, and by whom.
+    pub pull_outs: Vec<(String, String)>,
+    /// The nodes that wrote entries, and the number of each one's last.
+    pub nodes: Vec<(String, u64)>,
+}
+
+/// A service in a [`ReplicaImage`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceImage {
+    /// Its canonical name.
+    pub service: String,
+    /// Its revision.
+    pub revision: u64,
+    /// Whether its expiry may be held.
+    pub protection_enabled: bool,
+    /// Since when it is held, in milliseconds since the Unix epoch.
+    pub degraded_since_ms: Option<u64>,
+    /// Since when it has overdue leases.
+    pub watched_since_ms: Option<u64>,
+}
+
+/// An instance in a [`ReplicaImage`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceImage {
+    /// Its identity's canonical text.
+    pub id: String,
+    /// Its service's canonical name.
+    pub service: String,
+    /// Its canonical JSON.
+    pub json: String,
+    /// Its lease.
+    pub ttl_ms: u64,
+    /// The node that owns its lease.
+    pub owner: String,
+    /// The lease's number.
+    pub lease: u64,
+    /// Whether it ran out.
+    pub is_overdue: bool,
+}
+
+impl Replica {
+    fn node(&mut self, name: &str) -> u32 {
+        if let Some(&node) = self.by_name.get(name) {
+            return node;
+        }
+        let node = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        self.nodes.push(name.to_owned());
+        self.by_name.insert(name.to_owned(), node);
+        self.owned.push(0);
+        self.last.push(0);
+        node
+    }
+
+    /// Counts a lease that a node has, or has no more.
+    pub(super) fn count(&mut self, owner: u32, is_more: bool) {
+        let owned = &mut self.owned[owner as usize];
+        *owned = if is_more { *owned + 1 } else { owned.saturating_sub(1) };
+    }
+
+    /// How many entries were applied, since the log began.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The place of the last entry applied.
+    pub fn position(&self) -> &str {
+        &self.position
+    }
+
+    /// Whether the log's engine has been silent for too long.
+    pub fn is_cut_off(&self) -> bool {
+        self.is_cut_off
+    }
+
+    /// How many leases this node owns.
+    pub fn leases_owned(&self) -> usize {
+        self.owned[SELF as usize]
+    }
+}
+
+/// What becomes of an order.
+pub(super) enum Plan {
+    /// It is none of the log's business.
+    Apply(Order),
+    /// It is done, or cannot be done.
+    Answer(Answer),
+    /// It goes through the log.
+    Propose(Entry),
+}
+
+impl Registry {
+    /// Makes an empty registry one of several; `node` is its own name.
+    #[must_use]
+    pub fn replicated(mut self, node: &str) -> Registry {
+        self.replica = Some(Box::new(Replica {
+            nodes: vec![node.to_owned()],
+            by_name: HashMap::from([(node.to_owned(), SELF)]),
+            owned: vec![0],
+            last: vec![0],
+            sequence: 0,
+            position: String::from("0-0"),
+            proposals: Vec::new(),
+            judging: HashSet::new(),
+            adopting: HashSet::new(),
+            is_deputy: false,
+            contact_ms: 0,
+            newest: 0,
+            is_cut_off: true,
+        }));
+        self
+    }
+
+    /// What the registry knows as one of several.
+    pub fn replica(&self) -> Option<&Replica> {
+        self.replica.as_deref()
+    }
+
+    /// Decides what becomes of an order among several nodes.
+    pub(super) fn plan(&mut self, order: Order, now: Moment) -> Plan {
+        let Some(replica) = &self.replica else { return Plan::Apply(order) };
+        let is_write = matches!(
+            order,
+            Order::Register(_)
+                | Order::Heartbeat(_)
+                | Order::Unregister(_)
+                | Order::Operate { .. }
+                | Order::Protect { .. }
+        );
+        if !is_write {
+            return Plan::Apply(order);
+        }
+        // Not by the mark: what was accepted while nobody looked at the clock would be lost.
+        let silent_ms = now.unix_ms.saturating_sub(replica.contact_ms);
+        if replica.is_cut_off || silent_ms > limits::CLUSTER_CONTACT_MS {
+            return Plan::Answer(Answer::Unavailable);
+        }
+        Plan::Propose(match order {
+            Order::Register(mut registrations) => {
+                let room = self.settings.instances_max.saturating_sub(self.members.len());
+                let is_new = |sent: &&crate::wire::instance::Registration| {
+                    self.find_member(&sent.identity).is_none()
+                };
+                if registrations.iter().filter(is_new).count() > room {
+                    let refused = (0..registrations.len())
+                        .map(|index| RefusedEntry { index, code: Code::RateLimited });
+                    return Plan::Answer(Answer::Batch(refused.collect()));
+                }
+                for sent in &mut registrations {
+                    sent.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
+                }
+                Entry::Register(registrations)
+            }
+            Order::Heartbeat(identities) if self.renew_own(&identities, now) => {
+                return Plan::Answer(Answer::Batch(Vec::new()));
+            }
+            Order::Heartbeat(identities) => Entry::Renew(identities),
+            Order::Unregister(identities) => Entry::Unregister(identities),
+            Order::Operate { identity, operation } => Entry::Operate { identity, operation },
+            Order::Protect { service, enabled } => Entry::Protect { service, enabled },
+            other => return Plan::Apply(other),
+        })
+    }
+
+    /// Renews leases that are all this node's and in good standing. Else nothing is done.
+    ///
+    /// Somebody may have taken one over, in an entry that is not applied here yet; then this renewal
+    /// counts for nothing. It can be so for [`limits::CLUSTER_CONTACT_MS`] at most, because whatever
+    /// was in the log at the last contact is applied, and whoever takes over waits for as long.
+    fn renew_own(&mut self, identities: &[InstanceIdentity], now: Moment) -> bool {
+        if self.replica.as_ref().is_none_or(|replica| replica.sequence < replica.newest) {
+            return false;
+        }
+        let is_simple = |identity: &InstanceIdentity| {
+            self.find_member(identity).is_some_and(|member| {
+                member.owner == SELF && !member.is_overdue && !member.is_proposed
+            })
+        };
+        if !identities.iter().all(is_simple) {
+            return false;
+        }
+        // Nobody is refused: each is there.
+        self.heartbeat(identities, now).is_empty()
+    }
+
+    /// Applies one entry, here as on every node, and gives the answer for the one who asked.
+    pub(super) fn apply(&mut self, item: LogItem, now: Moment) -> Answer {
+        let at = Moment { unix_ms: item.at_ms, ns: now.ns };
+        let Some(replica) = &mut self.replica else { return Answer::Unavailable };
+        replica.sequence += 1;
+        replica.position = item.position;
+        let (sequence, owner) = (replica.sequence, replica.node(&item.node));
+        let last = &mut replica.last[owner as usize];
+        if item.number <= *last {
+            return Answer::Unavailable;
+        }
+        *last = item.number;
+        match item.entry {
+            Entry::Register(registrations) => {
+                let mut refused = Vec::new();
+                for (index, sent) in registrations.into_iter().enumerate() {
+                    let identity = sent.identity.clone();
+                    match self.register(sent, at) {
+                        Ok(()) => self.take_over(&identity, owner, sequence),
+                        Err(code) => refused.push(RefusedEntry { index, code }),
+                    }
+                }
+                Answer::Batch(refused)
+            }
+            Entry::Renew(identities) => {
+                let refused = self.heartbeat(&identities, at);
+                for identity in &identities {
+                    self.take_over(identity, owner, sequence);
+                }
+                Answer::Batch(refused)
+            }
+            Entry::Adopt(identities) => {
+                self.adopt(&identities, owner, sequence, now);
+                Answer::Batch(Vec::new())
+            }
+            Entry::Unregister(identities) => {
+                for identity in &identities {
+                    self.unregister(identity, at);
+                }
+                Answer::Batch(Vec::new())
+            }
+            Entry::Overdue(leases) => {
+                for (identity, lease) in leases {
+                    self.overdue(&identity, lease, at);
+                }
+                Answer::Batch(Vec::new())
+            }
+            Entry::Judge { services, self_protection_max_ms } => {
+                self.judge_named(&services, self_protection_max_ms, at);
+                Answer::Batch(Vec::new())
+            }
+            Entry::Operate { identity, operation } => {
+                Answer::Found(self.operate(&identity, &operation, at))
+            }
+            Entry::Protect { service, enabled } => {
+                Answer::Found(self.protect(&service, enabled, at))
+            }
+        }
+    }
+
+    /// The same, from a node that may not know of it yet and renew the lease meanwhile.
+    fn take_over(&mut self, identity: &InstanceIdentity, owner: u32, lease: u64) {
+        if let Some(index) = self.find_index(identity)
+            && self.members[index as usize].owner != owner
+        {
+            self.members[index as usize].deadline_ms += limits::CLUSTER_CONTACT_MS;
+        }
+        self.own(identity, owner, lease);
+    }
+
+    /// Gives a lease to a node, under a new number.
+    fn own(&mut self, identity: &InstanceIdentity, owner: u32, lease: u64) {
+        let Some(index) = self.find_index(identity) else { return };
+        let member = &mut self.members[index as usize];
+        let before = std::mem::replace(&mut member.owner, owner);
+        member.lease = lease;
+        member.is_proposed = false;
+        if let Some(replica) = &mut self.replica {
+            replica.owned[before as usize] -= 1;
+            replica.owned[owner as usize] += 1;
+        }
+        if owner == SELF && before != SELF {
+            self.arm(index);
+        }
+    }
+
+    fn adopt(&mut self, identities: &[InstanceIdentity], owner: u32, lease: u64, now: Moment) {
+        for identity in identities {
+            let Some(index) = self.find_index(identity) else { continue };
+            let member = &mut self.members[index as usize];
+            // A full period, by the clock of the node that counts it.
+            member.deadline_ms = now.unix_ms + member.ttl_ms;
+            let before = member.owner;
+            self.own(identity, owner, lease);
+            if let Some(replica) = &mut self.replica {
+                replica.adopting.remove(&before);
+            }
+        }
+    }
+
+    /// Counts a lease as run out, where it still is the one that ran out.
+    fn overdue(&mut self, identity: &InstanceIdentity, lease: u64, at: Moment) {
+        let Some(index) = self.find_index(identity) else { return };
+        let member = &mut self.members[index as usize];
+        if member.lease != lease || member.is_overdue {
+            return;
+        }
+        member.is_proposed = false;
+        self.mark_overdue(index, at);
+    }
+
+    fn judge_named(&mut self, services: &[ServiceName], max_ms: u64, at: Moment) {
+        // The entry's bound and not this node's: all come to the same judgement.
+        let own_max_ms = std::mem::replace(&mut self.settings.self_protection_max_ms, max_ms);
+        for name in services {
+            if let Some(replica) = &mut self.replica {
+                replica.judging.remove(name);
+            }
+            if let Some(service) = self.find_service(name)
+                && self.judge_at_ms(service).is_some_and(|due_ms| due_ms <= at.unix_ms)
+            {
+                self.judge(service, at);
+            }
+        }
+        self.unwatch();
+        self.settings.self_protection_max_ms = own_max_ms;
+    }
+
+    /// Time passed: proposes what it has made of leases, services and nodes.
+    pub(super) fn propose_by_time(&mut self, due: Vec<u32>, now: Moment) {
+        let mut overdue = Vec::new();
+        let is_cut_off = self.replica.as_ref().is_none_or(|replica| replica.is_cut_off);
+        for index in due {
+            if is_cut_off {
+                // Nobody can be told. It is looked at again, and by then it may be another's.
+                self.arm_at(index, now.unix_ms + limits::CLUSTER_RETRY_MS);
+                continue;
+            }
+            let member = &mut self.members[index as usize];
+            member.is_proposed = true;
+            overdue.push((member.identity.clone(), member.lease));
+        }
+        let mut services = Vec::new();
+        if self.replica.as_ref().is_some_and(|replica| replica.is_deputy && !replica.is_cut_off) {
+            for &service in &self.watched {
+                let name = &self.services[service].name;
+                let is_due = self.judge_at_ms(service).is_some_and(|at_ms| at_ms <= now.unix_ms);
+                let is_new = self.replica.as_ref().is_some_and(|one| !one.judging.contains(name));
+                if is_due && is_new {
+                    services.push(name.clone());
+                }
+            }
+        }
+        let self_protection_max_ms = self.settings.self_protection_max_ms;
+        let Some(replica) = &mut self.replica else { return };
+        for piece in overdue.chunks(limits::COMMAND_ENTRIES_MAX) {
+            replica.proposals.push(Entry::Overdue(piece.to_vec()));
+        }
+        if !services.is_empty() {
+            replica.judging.extend(services.iter().cloned());
+            replica.proposals.push(Entry::Judge { services, self_protection_max_ms });
+        }
+    }
+
+    /// When services have to be judged by this node, in milliseconds since the Unix epoch.
+    pub(super) fn next_judgement_ms(&self) -> Option<u64> {
+        let is_ours = |service: usize| match &self.replica {
+            None => true,
+            Some(replica) => {
+                replica.is_deputy
+                    && !replica.is_cut_off
+                    && !replica.judging.contains(&self.services[service].name)
+            }
+        };
+        let watched = self.watched.iter().copied().filter(|&service| is_ours(service));
+        watched.filter_map(|service| self.judge_at_ms(service)).min()
+    }
+
+    /// Takes what has to go into the log.
+    pub(super) fn take_proposals(&mut self) -> Vec<Entry> {
+        self.replica.as_mut().map(|one| std::mem::take(&mut one.proposals)).unwrap_or_default()
+    }
+
+    /// A proposal did not reach the log: what it was about is looked at again.
+    pub(super) fn on_proposal_lost(&mut self, entry: &Entry, now: Moment) {
+        match entry {
+            Entry::Overdue(leases) => {
+                for (identity, lease) in leases {
+                    let Some(index) = self.find_index(identity) else { continue };
+                    let member = &mut self.members[index as usize];
+                    if member.owner == SELF && member.lease == *lease && member.is_proposed {
+                        member.is_proposed = false;
+                        self.arm_at(index, now.unix_ms + limits::CLUSTER_RETRY_MS);
+                    }
+                }
+            }
+            Entry::Judge { services, .. } => {
+                if let Some(replica) = &mut self.replica {
+                    replica.judging.retain(|name| !services.contains(name));
+                }
+            }
+            Entry::Adopt(_) => {
+                if let Some(replica) = &mut self.replica {
+                    replica.adopting.clear();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// News of the log's engine: when it last answered, which nodes are alive.
+    pub(super) fn on_nodes(&mut self, alive: &[String], (contact_ms, newest): (u64, u64)) {
+        let Some(replica) = &mut self.replica else { return };
+        replica.contact_ms = replica.contact_ms.max(contact_ms);
+        replica.newest = newest;
+        let first = alive.iter().min();
+        replica.is_deputy = first.is_some_and(|first| *first == replica.nodes[SELF as usize]);
+        if !replica.is_deputy || replica.is_cut_off {
+            return;
+        }
+        let orphaning: Vec<u32> = (1..)
+            .zip(&replica.nodes[1..])
+            .filter(|(node, name)| replica.owned[*node as usize] > 0 && !alive.contains(name))
+            .map(|(node, _)| node)
+            .filter(|node| !replica.adopting.contains(node))
+            .collect();
+        if orphaning.is_empty() {
+            return;
+        }
+        let orphans: Vec<InstanceIdentity> = self
+            .members
+            .iter()
+            .filter(|(_, member)| orphaning.contains(&member.owner))
+            .map(|(_, member)| member.identity.clone())
+            .collect();
+        for piece in orphans.chunks(limits::COMMAND_ENTRIES_MAX) {
+            replica.proposals.push(Entry::Adopt(piece.to_vec()));
+        }
+        replica.adopting.extend(orphaning);
+    }
+
+    /// Marks or unmarks all services as cut off, where that is news.
+    pub(super) fn check_contact(&mut self, now: Moment) {
+        let Some(replica) = &mut self.replica else { return };
+        let silent_ms = now.unix_ms.saturating_sub(replica.contact_ms);
+        let is_cut_off = silent_ms > limits::CLUSTER_CONTACT_MS;
+        if std::mem::replace(&mut replica.is_cut_off, is_cut_off) == is_cut_off {
+            return;
+        }
+        let services: Vec<usize> = self.services.iter().map(|(service, _)| service).collect();
+        for service in services {
+            self.services[service].is_cut_off = is_cut_off;
+            self.touch(service);
+        }
+        tracing::warn!(is_cut_off, "contact with the other nodes");
+    }
+
+    /// When contact has to be looked at by time alone.
+    pub(super) fn next_contact_check_ms(&self) -> Option<u64> {
+        let replica = self.replica.as_ref().filter(|replica| !replica.is_cut_off)?;
+        Some(replica.contact_ms + limits::CLUSTER_CONTACT_MS + 1)
+    }
+
+    /// The whole registry at the present place of the log. Linear in the instances.
+    pub fn image(&self) -> Option<ReplicaImage> {
+        let replica = self.replica.as_ref()?;
+        let service = |service: &super::service::Service| ServiceImage {
+            service: service.name.as_str().to_owned(),
+            revision: service.revision,
+            protection_enabled: service.protection_enabled,
+            degraded_since_ms: service.degraded_since_ms,
+            watched_since_ms: service.watched_since_ms,
+        };
+        let instance = |member: &Member| InstanceImage {
+            id: member.identity.as_str().to_owned(),
+            service: self.services[member.service].name.as_str().to_owned(),
+            json: String::from_utf8_lossy(&member.json).into_owned(),
+            ttl_ms: member.ttl_ms,
+            owner: replica.nodes[member.owner as usize].clone(),
+            lease: member.lease,
+            is_overdue: member.is_overdue,
+        };
+        Some(ReplicaImage {
+            format: super::log::FORMAT,
+            position: replica.position.clone(),
+            sequence: replica.sequence,
+            epoch: self.epoch.as_str().to_owned(),
+            version: self.version(),
+            services: self.services.iter().map(|(_, one)| service(one)).collect(),
+            instances: self.members.iter().map(|(_, one)| instance(one)).collect(),
+            pull_outs: self.pull_outs().collect(),
+            nodes: replica.nodes.iter().cloned().zip(replica.last.iter().copied()).collect(),
+        })
+    }
+
+    /// Begins anew from an image. Leases that were this node's before are so no more: another may
+    /// have taken them over meanwhile, and if not, they are taken over as those of a node that went.
+    #[must_use]
+    pub fn from_image(
+        settings: Settings,
+        node: &str,
+        image: ReplicaImage,
+        now: Moment,
+    ) -> Registry {
+        let mut registry =
+            Registry::new(settings, Epoch::new(&image.epoch), image.version, now).replicated(node);
+        for (identity, operator) in image.pull_outs {
+            registry.restore_pull_out(InstanceIdentity::from_canonical(&identity), operator.into());
+        }
+        for record in &image.services {
+            let Ok(index) = registry.service_or_new(&ServiceName::of(&record.service)) else {
+                continue;
+            };
+            let service = &mut registry.services[index];
+            service.revision = record.revision;
+            service.protection_enabled = record.protection_enabled;
+            service.watched_since_ms = record.watched_since_ms;
+            service.is_cut_off = true;
+            if record.degraded_since_ms.is_some() {
+                service.degraded_since_ms = record.degraded_since_ms;
+                registry.totals.degraded_services += 1;
+            }
+            if record.watched_since_ms.is_some() {
+                registry.watched.push(index);
+            }
+        }
+        for record in image.instances {
+            let Ok(service) = registry.service_or_new(&ServiceName::of(&record.service)) else {
+                continue;
+            };
+            let identity = InstanceIdentity::from_canonical(&record.id);
+            let json = Bytes::from(record.json);
+            let index = registry.admit(service, identity.clone(), json, record.ttl_ms, now);
+            if record.is_overdue {
+                registry.members[index as usize].is_overdue = true;
+                registry.services[service].overdue += 1;
+            }
+            let owner = match &mut registry.replica {
+                Some(replica) => replica.node(&record.owner),
+                None => SELF,
+            };
+            registry.own(&identity, owner, record.lease);
+        }
+        if let Some(replica) = &mut registry.replica {
+            for (name, number) in &image.nodes {
+                let node = replica.node(name);
+                replica.last[node as usize] = *number;
+            }
+            replica.sequence = image.sequence;
+            replica.position = image.position;
+        }
+        registry
+    }
+
+    /// A service as it stands.
+    pub fn present_view(&mut self, name: &ServiceName) -> View {
+        self.view(name)
+    }
+
+    /// What the registry was made with.
+    pub(super) fn settings(&self) -> Settings {
+        self.settings.clone()
+    }
+
+    /// Takes the place of another: keeps its contact with the log's engine. Returns all services of
+    /// both.
+    pub(super) fn succeed(&mut self, before: Registry) -> Vec<ServiceName> {
+        let mut names: HashSet<ServiceName> =
+            before.services.iter().map(|(_, service)| service.name.clone()).collect();
+        names.extend(self.services.iter().map(|(_, service)| service.name.clone()));
+        if let (Some(replica), Some(before)) = (&mut self.replica, before.replica) {
+            replica.contact_ms = before.contact_ms;
+        }
+        names.into_iter().collect()
+    }
+}

@@ -1,0 +1,454 @@
+//! Three nodes, one Redis, and everything that can go wrong with them; a seed decides what.
+//!
+//! Instances register and renew at whichever node they reach, followers move from node to node, while
+//! nodes are killed, stopped for longer than a lease, and cut off, and Redis restarts or is slow. The
+//! checker knows only answers and frames:
+//!
+//! * no frame leaves a gap or comes twice (`Picture` sees to it);
+//! * no instance is forgotten whose heartbeat was accepted somewhere within its lease;
+//! * once it is calm, every node and every follower has the same picture, within five seconds of
+//!   the last node being ready, and it holds exactly the instances that live.
+//!
+//! `FANFARE_SEEDS=50` plays as many; `FANFARE_SEED=N` plays one.
+
+#![allow(clippy::disallowed_methods, reason = "leases are about the clock of the wall")]
+
+#[path = "support/redis.rs"]
+mod redis;
+#[path = "support/strait.rs"]
+mod strait;
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use redis::Redis;
+use serde_json::{Value, json};
+use strait::{Strait, Weather};
+use support::{Client, Picture, Rng, SECRET, Server, eventually, instance};
+use tungstenite::Message;
+
+const NODES: usize = 3;
+const SERVICES: [&str; 3] = ["orders", "payments", "users"];
+const LEASE: Duration = Duration::from_secs(4);
+/// What a call may take: a node that is stopped must not stop the test.
+const CALL: Duration = Duration::from_millis(400);
+const STORM: Duration = Duration::from_secs(14);
+const CALM: Duration = Duration::from_secs(5);
+
+/// A node, and the way from it to Redis.
+struct Node {
+    server: Server,
+    strait: Strait,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Up,
+    Down { until: Instant },
+    Stopped { until: Instant },
+    CutOff { until: Instant },
+}
+
+/// An instance, as its own process knows it.
+struct Member {
+    value: Value,
+    is_alive: bool,
+    is_registered: bool,
+    /// When the last answer came that accepted it.
+    accepted: Option<Instant>,
+    next_beat: Instant,
+}
+
+/// A follower of one service.
+struct Follower {
+    service: &'static str,
+    client: Option<Client>,
+    picture: Option<Picture>,
+    node: usize,
+}
+
+struct World {
+    rng: Rng,
+    redis: Redis,
+    nodes: Vec<Node>,
+    members: Vec<Member>,
+    followers: Vec<Follower>,
+    said: Vec<String>,
+}
+
+#[test]
+fn whatever_happens_all_end_up_with_the_same_picture() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    if let Some(seed) = number("FANFARE_SEED") {
+        return play(seed);
+    }
+    for seed in 1..=number("FANFARE_SEEDS").unwrap_or(5) {
+        play(seed);
+    }
+}
+
+fn play(seed: u64) {
+    println!("replay: FANFARE_SEED={seed} cargo test --test cluster_chaos");
+    let mut world = World::new(seed);
+    let start = Instant::now();
+    let mut next_fault = start + Duration::from_millis(1_500);
+    while start.elapsed() < STORM {
+        if Instant::now() >= next_fault {
+            world.fault();
+            next_fault = Instant::now() + Duration::from_millis(800 + world.below(1_500));
+        }
+        world.step();
+    }
+    world.heal();
+    world.check();
+    println!("seed {seed}: {}", world.said.join(", "));
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let redis = Redis::start();
+        let node = |_| {
+            let strait = Strait::to(SocketAddr::from(([127, 0, 0, 1], redis.port())));
+            let url = format!("redis://{}", strait.address());
+            let flags = ["--redis-url", &url, "--jwt-secret", SECRET, "--shards", "1"];
+            let lease = format!("{}s", LEASE.as_secs());
+            let server = Server::start(&[&flags[..], &["--lease-ttl", &lease]].concat());
+            Node { server, strait, state: State::Up }
+        };
+        let nodes: Vec<Node> = (0..NODES).map(node).collect();
+        for node in &nodes {
+            eventually("the node is ready", Duration::from_secs(20), || ready(node));
+        }
+        let member = |index: usize| Member {
+            value: instance(SERVICES[index % SERVICES.len()], &format!("m{index}")),
+            is_alive: true,
+            is_registered: false,
+            accepted: None,
+            next_beat: Instant::now(),
+        };
+        let follower = |index: usize| Follower {
+            service: SERVICES[index % SERVICES.len()],
+            client: None,
+            picture: None,
+            node: 0,
+        };
+        World {
+            rng: Rng::seeded(seed),
+            redis,
+            nodes,
+            members: (0..24).map(member).collect(),
+            followers: (0..6).map(follower).collect(),
+            said: Vec::new(),
+        }
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.rng.below(usize::try_from(end).expect("small")) as u64
+    }
+
+    /// What is due: nodes that come back, heartbeats, frames.
+    fn step(&mut self) {
+        for index in 0..self.nodes.len() {
+            self.revive(index, false);
+        }
+        let due: Vec<usize> = (0..self.members.len())
+            .filter(|&index| self.members[index].next_beat <= Instant::now())
+            .collect();
+        for index in due {
+            self.beat(index);
+        }
+        for index in 0..self.followers.len() {
+            self.follow(index);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+
+    /// Ends a node's trouble when its time is over.
+    fn revive(&mut self, index: usize, at_once: bool) {
+        let node = &mut self.nodes[index];
+        let is_over = |until: Instant| at_once || until <= Instant::now();
+        match node.state {
+            State::Down { until } if is_over(until) => node.server.restart(),
+            State::Stopped { until } if is_over(until) => node.server.signal("CONT"),
+            State::CutOff { until } if is_over(until) => node.strait.set(Weather::Clear),
+            _ => return,
+        }
+        node.state = State::Up;
+    }
+
+    fn fault(&mut self) {
+        let index = usize::try_from(self.below(NODES as u64)).expect("small");
+        let span = Duration::from_millis(1_000 + self.below(6_000));
+        let until = Instant::now() + span;
+        let is_up = self.nodes[index].state == State::Up;
+        let what = match self.below(6) {
+            0 if is_up => {
+                self.nodes[index].server.kill();
+                self.nodes[index].state = State::Down { until };
+                "kill"
+            }
+            1 if is_up => {
+                self.nodes[index].server.signal("STOP");
+                let until = Instant::now() + LEASE + Duration::from_secs(2);
+                self.nodes[index].state = State::Stopped { until };
+                "stop"
+            }
+            2 if is_up => {
+                self.nodes[index].strait.set(Weather::Blocked);
+                self.nodes[index].state = State::CutOff { until };
+                "cut off"
+            }
+            3 if is_up => {
+                self.nodes[index].strait.set(Weather::Slow(Duration::from_millis(150)));
+                self.nodes[index].state = State::CutOff { until };
+                "slow"
+            }
+            4 => {
+                self.redis.kill();
+                self.redis.launch();
+                "Redis restarts"
+            }
+            _ => {
+                // An instance goes: with a word, or without.
+                let lived: Vec<usize> =
+                    (0..self.members.len()).filter(|&one| self.members[one].is_alive).collect();
+                if lived.len() < 18 {
+                    return;
+                }
+                let one = lived[usize::try_from(self.below(lived.len() as u64)).expect("small")];
+                self.members[one].is_alive = false;
+                "an instance dies"
+            }
+        };
+        self.said.push(what.to_owned());
+    }
+
+    /// Renews a lease at some node, or registers where it was lost.
+    fn beat(&mut self, index: usize) {
+        let pause = Duration::from_millis(600 + self.below(600));
+        let node = usize::try_from(self.below(NODES as u64)).expect("small");
+        let address = self.nodes[node].server.address();
+        let is_reachable =
+            !matches!(self.nodes[node].state, State::Down { .. } | State::Stopped { .. });
+        let member = &mut self.members[index];
+        member.next_beat = Instant::now() + pause;
+        if !member.is_alive {
+            return;
+        }
+        if !is_reachable {
+            // As a real client: the next one at once.
+            member.next_beat = Instant::now() + Duration::from_millis(50);
+            return;
+        }
+        let (path, body) = if member.is_registered {
+            ("/api/registry/heartbeat.json", json!({"instances": [member.value]}))
+        } else {
+            ("/api/registry/register.json", json!({"instances": [member.value]}))
+        };
+        let Some(answer) = post(address, path, &body) else {
+            member.next_beat = Instant::now() + Duration::from_millis(50);
+            return;
+        };
+        match answer["responseStatus"]["errorCode"].as_str() {
+            Some("success") => {
+                member.is_registered = true;
+                member.accepted = Some(Instant::now());
+            }
+            Some("data-not-found") => {
+                let age = member.accepted.map(|at| at.elapsed());
+                let is_false = age.is_some_and(|age| age + CALL < LEASE);
+                assert!(!is_false, "forgotten {age:?} after it was accepted: {}", member.value);
+                member.is_registered = false;
+                member.next_beat = Instant::now();
+            }
+            // Not now: the node knows that it is cut off.
+            _ => member.next_beat = Instant::now() + Duration::from_millis(50),
+        }
+    }
+
+    /// Reads what a follower has got, or has it move.
+    fn follow(&mut self, index: usize) {
+        if self.followers[index].client.is_none() {
+            let node = usize::try_from(self.below(NODES as u64)).expect("small");
+            let is_there =
+                !matches!(self.nodes[node].state, State::Down { .. } | State::Stopped { .. });
+            if is_there && let Some(client) = join(&self.nodes[node].server) {
+                self.followers[index].begin(client, node);
+            }
+            return;
+        }
+        let follower = &mut self.followers[index];
+        if !follower.read() {
+            follower.client = None;
+        } else if self.rng.below(800) == 0 {
+            // It moves on, though nothing is wrong.
+            follower.client = None;
+        }
+    }
+
+    /// Ends all trouble and waits until every node is well.
+    fn heal(&mut self) {
+        for index in 0..self.nodes.len() {
+            self.revive(index, true);
+        }
+        let start = Instant::now();
+        while !self.nodes.iter().all(ready) {
+            assert!(start.elapsed() < Duration::from_secs(30), "a node does not recover");
+            self.step();
+        }
+    }
+
+    fn check(&mut self) {
+        // The silent ones have their time to expire: two leases and five seconds.
+        let until = Instant::now() + 2 * LEASE + Duration::from_secs(5);
+        while Instant::now() < until {
+            self.step();
+        }
+        // From here on it is calm: all agree within the time that was promised.
+        let start = Instant::now();
+        loop {
+            self.step();
+            let fault = self.disagreement();
+            match fault {
+                None => return,
+                Some(fault) => assert!(start.elapsed() < CALM, "{fault}\n{:?}", self.said),
+            }
+        }
+    }
+
+    fn disagreement(&self) -> Option<String> {
+        for service in SERVICES {
+            let mut expected: Vec<String> = self
+                .members
+                .iter()
+                .filter(|member| member.is_alive && member.value["serviceId"] == service)
+                .map(|member| text(&member.value["instanceId"]))
+                .collect();
+            expected.sort();
+            let shown: Vec<Value> =
+                self.nodes.iter().map(|node| node.server.discover(service)).collect();
+            for one in &shown {
+                let mut names: Vec<String> = one["instances"]
+                    .as_array()
+                    .expect("a list")
+                    .iter()
+                    .map(|one| text(&one["instanceId"]))
+                    .collect();
+                names.sort();
+                if names != expected {
+                    return Some(format!("{service}: {names:?} instead of {expected:?}"));
+                }
+                if (&one["epoch"], &one["revision"]) != (&shown[0]["epoch"], &shown[0]["revision"])
+                {
+                    return Some(format!("{service}: nodes at different revisions"));
+                }
+            }
+            for follower in self.followers.iter().filter(|one| one.service == service) {
+                let Some(picture) = &follower.picture else {
+                    return Some(format!("{service}: a follower has nothing"));
+                };
+                if picture.revision != shown[0]["revision"] || *picture.epoch != shown[0]["epoch"] {
+                    return Some(format!(
+                        "{service}: a follower at node {} is behind",
+                        follower.node
+                    ));
+                }
+                if *picture != Picture::of_discovered(&shown[0]) {
+                    return Some(format!("{service}: a follower has another picture"));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Follower {
+    fn begin(&mut self, mut client: Client, node: usize) {
+        let mut ask = json!({"type": "subscribe", "service_id": self.service, "id": "s"});
+        match &self.picture {
+            Some(known) => ask["since"] = json!({"epoch": known.epoch, "revision": known.revision}),
+            None => ask["snapshot"] = json!(true),
+        }
+        let text = Message::text(ask.to_string());
+        if client.socket.send(text).is_ok() {
+            (self.client, self.node) = (Some(client), node);
+        }
+    }
+
+    /// Takes in what is there. False where the connection has ended.
+    fn read(&mut self) -> bool {
+        let Some(client) = &mut self.client else { return false };
+        loop {
+            match client.socket.read() {
+                Ok(Message::Text(text)) => {
+                    let frame: Value = serde_json::from_str(&text).expect("JSON");
+                    match frame["type"].as_str() {
+                        Some("subscribed") if !frame["instances"].is_null() => {
+                            self.picture = Some(Picture::of_subscribed(&frame));
+                        }
+                        Some("subscribed" | "welcome") => {}
+                        Some("reconnect" | "error") => return false,
+                        _ => self.picture.as_mut().expect("a picture first").apply(&frame),
+                    }
+                }
+                Ok(Message::Close(_)) => return false,
+                Ok(_) => {}
+                Err(tungstenite::Error::Io(fault))
+                    if matches!(
+                        fault.kind(),
+                        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    return true;
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("text").to_owned()
+}
+
+fn ready(node: &Node) -> bool {
+    get(node.server.address(), "/ready").is_some_and(|(status, _)| status == 200)
+}
+
+fn join(server: &Server) -> Option<Client> {
+    let stream = TcpStream::connect_timeout(&server.address(), CALL).ok()?;
+    stream.set_read_timeout(Some(CALL)).ok()?;
+    let client = server.try_connect(stream)?;
+    client.socket.get_ref().set_read_timeout(Some(Duration::from_millis(1))).ok()?;
+    Some(client)
+}
+
+fn get(address: SocketAddr, path: &str) -> Option<(u16, Value)> {
+    exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"))
+}
+
+fn post(address: SocketAddr, path: &str, body: &Value) -> Option<Value> {
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    exchange(address, &(head + &body)).map(|(_, body)| body)
+}
+
+fn exchange(address: SocketAddr, request: &str) -> Option<(u16, Value)> {
+    let mut stream = TcpStream::connect_timeout(&address, CALL).ok()?;
+    stream.set_read_timeout(Some(CALL)).ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    // What did not come in time may have been done, and does not count.
+    stream.read_to_end(&mut answer).ok()?;
+    let text = String::from_utf8(answer).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, serde_json::from_str(body).unwrap_or_default()))
+}

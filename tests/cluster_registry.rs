@@ -1,0 +1,287 @@
+//! Several nodes and one registry: the same services, revisions and epoch on each, whichever node
+//! an instance talks to, and whatever becomes of nodes and of Redis.
+
+#![allow(clippy::disallowed_methods, reason = "leases are about the clock of the wall")]
+
+#[path = "support/redis.rs"]
+mod redis;
+#[path = "support/strait.rs"]
+mod strait;
+mod support;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use redis::Redis;
+use serde_json::{Value, json};
+use strait::{Strait, Weather};
+use support::{SECRET, Server, eventually, instance, instances, with};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn node(redis: &Redis, flags: &[&str]) -> Server {
+    let url = redis.url();
+    let mut all = vec!["--redis-url", &url, "--jwt-secret", SECRET, "--shards", "1"];
+    all.extend(flags);
+    let server = Server::start(&all);
+    await_ready(&server);
+    server
+}
+
+fn await_ready(server: &Server) {
+    eventually("the node is ready", PATIENCE, || server.get("/ready").status == 200);
+}
+
+fn service(server: &Server, name: &str) -> Value {
+    server.get(&format!("/api/discovery/service.json?serviceId={name}")).body["service"].clone()
+}
+
+/// Waits until all nodes show the same of a service, and returns it.
+fn agreed(nodes: &[&Server], name: &str) -> Value {
+    let mut seen = Vec::new();
+    eventually("the nodes agree", PATIENCE, || {
+        seen = nodes.iter().map(|node| service(node, name)).collect();
+        seen.iter().all(|one| sorted(one) == sorted(&seen[0]))
+    });
+    seen.swap_remove(0)
+}
+
+/// Instances in an order of their own: it is none of the registry's promises.
+fn sorted(service: &Value) -> Value {
+    let mut service = service.clone();
+    if let Some(list) = service["instances"].as_array_mut() {
+        list.sort_by_key(|one| one["instanceId"].to_string());
+    }
+    service
+}
+
+#[test]
+fn every_node_has_the_same_registry() {
+    let redis = Redis::start();
+    let (a, b) = (node(&redis, &[]), node(&redis, &[]));
+    let mut follower = b.connect();
+    let mut picture = follower.follow("s");
+    a.register(&instances("s", 5));
+    b.register(&[instance("s", "late"), with(&instance("s", "i1"), "port", json!(99))]);
+    a.unregister(&[instance("s", "i2")]);
+    let shown = agreed(&[&a, &b], "s");
+    assert_eq!(shown["revision"], 8, "{shown}");
+    follower.catch_up(&mut picture);
+    picture.expect_equals_registry(&a);
+    // A node that joins later, and a client that moves to it.
+    let c = node(&redis, &[]);
+    assert_eq!(sorted(&agreed(&[&a, &c], "s")), sorted(&shown));
+    let mut moved = c.connect();
+    c.register(&[instance("s", "later still")]);
+    assert!(moved.resume(&mut picture), "what it missed is here, too");
+    moved.catch_up(&mut picture);
+    picture.expect_equals_registry(&b);
+}
+
+#[test]
+fn an_answer_over_a_socket_comes_in_its_turn() {
+    let redis = Redis::start();
+    let a = node(&redis, &[]);
+    let mut client = a.connect();
+    client.send_json(&json!({"type": "register", "id": 1, "instances": instances("s", 3)}));
+    client.send_json(&json!({"type": "ping", "id": 2}));
+    client.send_json(&json!({"type": "subscribe", "id": 3, "service_id": "s"}));
+    let key = json!({"serviceId": "s", "instanceId": "i0", "regionId": "r1"});
+    client.send_json(&json!({"type": "unregister", "id": 4, "instance_keys": [key]}));
+    let mut order = Vec::new();
+    while order.len() < 4 {
+        let frame = client.next_json();
+        if let Some(id) = frame["id"].as_u64() {
+            order.push(id);
+            if id == 3 {
+                assert_eq!(frame["revision"], 3, "{frame}");
+            }
+        }
+    }
+    assert_eq!(order, [1, 2, 3, 4]);
+}
+
+#[test]
+fn heartbeats_count_on_any_node_and_leases_of_a_dead_one_are_taken_over() {
+    let redis = Redis::start();
+    let flags = ["--lease-ttl", "3s"];
+    let (a, mut b) = (node(&redis, &flags), node(&redis, &flags));
+    let list = instances("s", 2);
+    b.register(&list);
+    let (alive, silent) = (&list[..1], &list[1]);
+    let gone = silent["instanceId"].as_str().expect("a name").to_owned();
+    // One moves to another node, and the node that both were registered at dies.
+    a.heartbeat(alive);
+    b.kill();
+    let start = Instant::now();
+    let mut follower = a.connect();
+    let mut picture = follower.follow("s");
+    eventually("the silent one expires", Duration::from_secs(20), || {
+        a.heartbeat(alive);
+        let shown = service(&a, "s");
+        let names: Vec<&str> = shown["instances"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|one| one["instanceId"].as_str())
+            .collect();
+        assert!(names.contains(&alive[0]["instanceId"].as_str().expect("a name")), "{names:?}");
+        !names.contains(&&*gone)
+    });
+    // As promised: at most twice the lease and five seconds late.
+    assert!(start.elapsed() < Duration::from_secs(3 + 6 + 5 + 2), "{:?}", start.elapsed());
+    follower.catch_up(&mut picture);
+    picture.expect_equals_registry(&a);
+}
+
+#[test]
+fn pull_outs_and_protection_hold_everywhere() {
+    let redis = Redis::start();
+    let flags = ["--lease-ttl", "2s"];
+    let (a, b) = (node(&redis, &flags), node(&redis, &flags));
+    let list = instances("s", 6);
+    a.register(&list);
+    agreed(&[&a, &b], "s");
+    assert_eq!(b.operate(&list[0], false).outcome().0, "success");
+    eventually("it is out on the other node", PATIENCE, || {
+        service(&a, "s")["instances"].as_array().map(Vec::len) == Some(5)
+    });
+    assert_eq!(a.operate(&list[0], true).outcome().0, "success");
+    agreed(&[&a, &b], "s");
+    // Half of them on each node fall silent together: that looks like a broken network.
+    b.heartbeat(&list[..3]);
+    for node in [&a, &b] {
+        eventually("expiry is held", PATIENCE, || service(node, "s")["degraded"] == true);
+    }
+    assert_eq!(agreed(&[&a, &b], "s")["instances"].as_array().map(Vec::len), Some(6));
+    // Renewed on one node, they are well on all.
+    eventually("it is over", PATIENCE, || {
+        a.heartbeat(&list);
+        service(&b, "s")["degraded"] == false && service(&a, "s")["degraded"] == false
+    });
+    assert_eq!(service(&b, "s")["instances"].as_array().map(Vec::len), Some(6));
+}
+
+#[test]
+fn without_redis_reads_go_on_and_nothing_is_promised() {
+    let mut redis = Redis::start();
+    let flags = ["--lease-ttl", "3s"];
+    let (a, b) = (node(&redis, &flags), node(&redis, &flags));
+    let list = instances("s", 4);
+    a.register(&list);
+    let mut follower = b.connect();
+    let mut picture = follower.follow("s");
+    redis.kill();
+    for node in [&a, &b] {
+        eventually("the node says so", PATIENCE, || {
+            node.get("/ready").status == 503 && service(node, "s")["degraded"] == true
+        });
+        let reply = node.post_json("/api/registry/register.json", &json!({"instances": list}));
+        reply.expect_problem(503, "unavailable");
+        let keys = json!({"instances": list});
+        node.post_json("/api/registry/heartbeat.json", &keys).expect_problem(503, "unavailable");
+    }
+    let marked = follower.find("the mark", |frame| frame["degraded"] == true);
+    assert_eq!((&marked["from"], &marked["changes"]), (&marked["revision"], &json!([])));
+    picture.apply(&marked);
+    // Longer than any lease: nothing expires.
+    let until = Instant::now() + Duration::from_secs(5);
+    eventually("time passes", PATIENCE, || Instant::now() > until);
+    assert_eq!(service(&a, "s")["instances"].as_array().map(Vec::len), Some(4));
+    redis.launch();
+    await_ready(&a);
+    await_ready(&b);
+    a.heartbeat(&list);
+    let shown = agreed(&[&a, &b], "s");
+    assert_eq!(shown["degraded"], false);
+    follower.catch_up(&mut picture);
+    picture.expect_equals_registry(&a);
+}
+
+#[test]
+fn a_redis_that_forgot_everything_is_taught_again() {
+    let mut redis = Redis::start();
+    let (a, b) = (node(&redis, &[]), node(&redis, &[]));
+    a.register(&instances("s", 3));
+    let before = agreed(&[&a, &b], "s");
+    let mut follower = b.connect();
+    let mut picture = follower.follow("s");
+    redis.kill();
+    redis.wipe();
+    redis.launch();
+    eventually("there is a new epoch", PATIENCE, || {
+        let shown = service(&a, "s");
+        shown["epoch"] != before["epoch"] && shown == service(&b, "s")
+    });
+    await_ready(&a);
+    await_ready(&b);
+    a.register(&[instance("s", "after")]);
+    let shown = agreed(&[&a, &b], "s");
+    assert_eq!(shown["instances"].as_array().map(Vec::len), Some(4), "{shown}");
+    follower.catch_up(&mut picture);
+    picture.expect_equals_registry(&a);
+}
+
+/// The log is trimmed behind an image, a node joins from the image, and one that slept through all
+/// of it begins anew and takes its followers along.
+#[test]
+fn the_log_does_not_grow_for_ever() {
+    let redis = Redis::start();
+    let flags = ["--client-messages-per-s-max", "0"];
+    let (a, sleeper) = (node(&redis, &flags), node(&redis, &flags));
+    let mut follower = sleeper.connect();
+    let mut picture = follower.follow("s");
+    sleeper.signal("STOP");
+    let mut client = a.connect();
+    for round in 0..9_000_u32 {
+        let one = with(&instance("s", "i0"), "metadata", json!({"round": round}));
+        client.send_json(&json!({"type": "register", "instances": [one]}));
+        if round % 64 == 63 {
+            (0..64).for_each(|_| _ = client.find_type("registered"));
+        }
+    }
+    (0..9_000 % 64).for_each(|_| _ = client.find_type("registered"));
+    eventually("entries are dropped", PATIENCE, || redis.ask(&["XLEN", LOG]) < 6_000);
+    let late = node(&redis, &flags);
+    assert_eq!(agreed(&[&a, &late], "s")["revision"], 9_000);
+    sleeper.signal("CONT");
+    assert_eq!(agreed(&[&a, &sleeper], "s")["revision"], 9_000);
+    follower.catch_up(&mut picture);
+    picture.expect_equals_registry(&a);
+}
+
+/// A node that does not know yet that a lease was taken over may still accept its heartbeats: they hold.
+#[test]
+fn a_heartbeat_accepted_by_the_owner_before_holds() {
+    let redis = Redis::start();
+    let strait = Strait::to(SocketAddr::from(([127, 0, 0, 1], redis.port())));
+    let url = format!("redis://{}", strait.address());
+    let lease = Duration::from_secs(4);
+    let flags = ["--redis-url", &url, "--jwt-secret", SECRET, "--lease-ttl", "4s"];
+    let (a, b) = (Server::start(&flags), node(&redis, &["--lease-ttl", "4s"]));
+    await_ready(&a);
+    let list = instances("s", 1);
+    a.register(&list);
+    agreed(&[&a, &b], "s");
+    strait.set(Weather::Blocked);
+    b.heartbeat(&list);
+    let mut accepted = Instant::now();
+    eventually("the node finds out that it is cut off", PATIENCE, || {
+        let now = Instant::now();
+        let reply = a.post_json("/api/registry/heartbeat.json", &json!({"instances": list}));
+        if reply.status == 200 {
+            assert_eq!(reply.outcome().0, "success");
+            accepted = now;
+        }
+        reply.status == 503
+    });
+    while accepted.elapsed() + Duration::from_millis(200) < lease {
+        let count = service(&b, "s")["instances"].as_array().map(Vec::len);
+        assert_eq!(count, Some(1), "gone {:?} after it was accepted", accepted.elapsed());
+    }
+    eventually("it ends at last", PATIENCE, || {
+        service(&b, "s")["instances"].as_array().map(Vec::len) == Some(0)
+    });
+}
+
+const LOG: &str = "fanfare:{registry}:log";

@@ -1,0 +1,77 @@
+//! A way between two programs, whose weather a test makes: bytes pass, pass late, or wait.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::disallowed_methods, reason = "weather is time")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Weather {
+    Clear,
+    /// Each piece this much later.
+    Slow(Duration),
+    /// Nothing passes, and nobody is told.
+    Blocked,
+}
+
+pub struct Strait {
+    address: SocketAddr,
+    weather: Arc<Mutex<Weather>>,
+}
+
+impl Strait {
+    /// A way to an address, with an address of its own.
+    pub fn to(target: SocketAddr) -> Strait {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let weather = Arc::new(Mutex::new(Weather::Clear));
+        let shared = Arc::clone(&weather);
+        std::thread::spawn(move || {
+            for near in listener.incoming().map_while(Result::ok) {
+                let Ok(far) = TcpStream::connect(target) else { continue };
+                let (Ok(near_too), Ok(far_too)) = (near.try_clone(), far.try_clone()) else {
+                    continue;
+                };
+                for (from, to) in [(near, far), (far_too, near_too)] {
+                    let weather = Arc::clone(&shared);
+                    std::thread::spawn(move || carry(from, to, &weather));
+                }
+            }
+        });
+        Strait { address, weather }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn set(&self, weather: Weather) {
+        *self.weather.lock() = weather;
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream, weather: &Mutex<Weather>) {
+    let now = || *weather.lock();
+    let mut buffer = [0; 16_384];
+    while let Ok(bytes) = from.read(&mut buffer) {
+        if bytes == 0 {
+            break;
+        }
+        if let Weather::Slow(delay) = now() {
+            std::thread::sleep(delay);
+        }
+        while now() == Weather::Blocked {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if to.write_all(&buffer[..bytes]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
