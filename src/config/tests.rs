@@ -68,6 +68,7 @@ fn every_key_reads_and_shows_its_own_field() {
         "auth" => "required",
         "jwt-secret" | "data-dir" => "something",
         "database-url" => "sqlite://x.db",
+        "redis-url" => "redis://x",
         "allowed-origins" => "http://a,https://b:1",
         "echo" => "off",
         _ => match key.placeholder {
@@ -94,7 +95,7 @@ fn names_are_unique_and_well_formed() {
     let variables: BTreeSet<String> = KEYS.iter().map(Key::env).collect();
     assert_eq!((names.len(), variables.len()), (KEYS.len(), KEYS.len()));
     assert!(names.iter().all(|n| n.bytes().all(|b| b == b'-' || b.is_ascii_lowercase())));
-    let special = ["JWT_SECRET", "JWT_PUBLIC_KEY", "DATABASE_URL"];
+    let special = ["JWT_SECRET", "JWT_PUBLIC_KEY", "DATABASE_URL", "REDIS_URL"];
     assert!(variables.iter().all(|v| v.starts_with("FANFARE_") || special.contains(&&**v)));
     assert!(variables.contains("FANFARE_OUTBOX_BYTES_MAX"));
     assert!(!variables.contains(CONFIG_ENV));
@@ -274,4 +275,16 @@ fn origins_are_in_the_form_browsers_send() {
     for wrong in ["", "example.org", "https://", "https://a/b", "https://*.a", "https://a b"] {
         assert!(parse_origin(wrong).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn settings_that_need_each_other_say_so() {
+    assert_eq!(
+        faults("--redis-url redis://x", &[], ""),
+        ["redis-url: needs jwt-secret or jwt-public-key, the same for all nodes"]
+    );
+    assert!(load_from("--redis-url redis://x --jwt-secret s", &[], "").is_ok());
+    assert_eq!(faults("--tls-cert a", &[], ""), ["tls-key: missing beside tls-cert"]);
+    // A password never comes back out of a fault.
+    assert!(!faults("--redis-url http://u:geheim@x", &[], "")[0].contains("geheim"));
 }
