@@ -100,6 +100,7 @@ fi
 export FANFARE_BIN=$PWD/target/debug/fanfare
 stage 'description of the API' scripts/schemathesis.sh
 stage 'pages in a browser' sh tests/browser/run.sh
+stage 'Eureka clients' scripts/eureka_clients.sh
 stage 'deployment' scripts/check_deploy.sh
 
 for fault in "${faults[@]+"${faults[@]}"}"; do

@@ -296,6 +296,24 @@ pub const DELTA_CHANGES_MAX: usize = 16_384;
 /// server's largest structure.
 pub const DELTA_BYTES_MAX: usize = 32 * MIB;
 
+/// How far a delta for Eureka's clients goes back, in milliseconds: six of their usual polls.
+pub const EUREKA_DELTA_MS: u64 = 180_000;
+
+/// How long such a delta is kept at least, though what is oldest in it has left the window.
+pub const EUREKA_DELTA_KEPT_MS: u64 = 5_000;
+
+/// How often a registration that meets another one of the same instance is tried.
+pub const EUREKA_ATTEMPTS_MAX: usize = 16;
+
+/// Names and passwords that are looked at side by side, each by one of those who show them.
+pub const EUREKA_DOORS: usize = 64;
+
+/// Changes of instances that are remembered for those who ask what happened in the last minutes.
+pub const RECENT_CHANGES_MAX: usize = 65_536;
+
+/// Bytes of instances that are gone, in those changes.
+pub const RECENT_GONE_BYTES_MAX: usize = 32 * MIB;
+
 // --- People and messages -------------------------------------------------------------------------
 
 /// Longest user id and user name, in bytes.
@@ -385,6 +403,12 @@ pub const LOGIN_ENTRIES_MAX: usize = 65_536;
 
 /// Lifetime of a token from a login, in milliseconds.
 pub const LOGIN_TOKEN_MS: u64 = 24 * 3_600_000;
+
+/// How long a password that was right is taken for right without another look, in milliseconds.
+pub const VOUCHED_MS: u64 = 300_000;
+
+/// Names and passwords that are taken for right without another look.
+pub const VOUCHED_MAX: usize = 1_024;
 
 /// How soon a running server sees what the command line did to an account, in milliseconds.
 pub const ACCOUNTS_POLL_MS: u64 = 500;

@@ -284,4 +284,42 @@ fn a_heartbeat_accepted_by_the_owner_before_holds() {
     });
 }
 
+/// A Eureka client is served by any node, and counts heartbeats at all of them.
+#[test]
+fn eureka_clients_go_where_they_like() {
+    let redis = Redis::start();
+    let (a, b) = (node(&redis, &[]), node(&redis, &[]));
+    let instance = json!({"instance": {
+        "instanceId": "web-1", "hostName": "h", "app": "WEB", "ipAddr": "10.0.0.1", "status": "UP",
+        "port": {"$": 80, "@enabled": "true"}, "vipAddress": "web",
+        "dataCenterInfo": {"@class": "x", "name": "MyOwn"},
+        "leaseInfo": {"durationInSecs": 3, "renewalIntervalInSecs": 1},
+    }});
+    assert_eq!(a.post_json("/eureka/apps/WEB", &instance).status, 204);
+    agreed(&[&a, &b], "web");
+    let start = Instant::now();
+    let mut turns = 0;
+    eventually("longer than its lease", PATIENCE, || {
+        let server = if turns % 2 == 0 { &b } else { &a };
+        turns += 1;
+        let renewed = server.request("PUT", "/eureka/v2/apps/WEB/web-1?status=UP", &[], b"");
+        assert_eq!(renewed.status, 200, "turn {turns}");
+        start.elapsed() > Duration::from_secs(7)
+    });
+    let accept = [("Accept", "application/json")];
+    for node in [&a, &b] {
+        let apps = node.request("GET", "/eureka/apps/", &accept, b"");
+        assert_eq!(apps.body["applications"]["application"][0]["name"], "WEB", "{}", apps.text);
+    }
+    let out = b.request("PUT", "/eureka/apps/WEB/web-1/status?value=OUT_OF_SERVICE", &[], b"");
+    assert_eq!(out.status, 200);
+    eventually("it is out everywhere", PATIENCE, || {
+        service(&a, "web")["instances"].as_array().map(Vec::len) == Some(0)
+    });
+    assert_eq!(a.request("DELETE", "/eureka/apps/WEB/web-1", &[], b"").status, 200);
+    eventually("it is gone everywhere", PATIENCE, || {
+        b.request("GET", "/eureka/apps/WEB/web-1", &[], b"").status == 404
+    });
+}
+
 const LOG: &str = "fanfare:{registry}:log";

@@ -15,6 +15,7 @@ use fanfare::id::{ChannelName, MessageId, UserId};
 use fanfare::state::durable::{Message, Write, WriteResult, Written};
 use fanfare::state::image::{InstanceRecord, PullOutRecord, RegistryDelta, ServiceRecord};
 use fanfare::state::people::Person;
+use fanfare::store::accounts::Accounts;
 use fanfare::store::library::Library;
 use fanfare::store::{Image, Listeners, Store, StoreError};
 use fanfare::wire::refusal::Code;
@@ -245,6 +246,24 @@ fn names_are_given_out_once(backend: &Backend) {
     assert_eq!(known, ["id-of-Ann", "id-of-bob", "tok"]);
 }
 
+fn accounts_have_scopes(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    let mut accounts = Accounts::open(backend.url.as_deref(), &backend.dir).expect("opens");
+    let scope_of =
+        |name: &str| block_on(suite.library.account(name)).expect("found").expect("there").scope;
+    let id = accounts.add("Ann", None, "hash", Some("registry:write"), 5).expect("added");
+    assert_eq!(scope_of("ann").as_deref(), Some("registry:write"));
+    accounts.add("bob", None, "hash", None, 5).expect("added");
+    assert_eq!(scope_of("bob"), None);
+    assert!(accounts.add("ANN", None, "hash", Some("admin"), 6).is_err(), "the name is taken");
+    assert_eq!(scope_of("ann").as_deref(), Some("registry:write"), "and nothing changed");
+    accounts.set_scope(id.as_str(), "publish admin", 7).expect("set by id");
+    assert_eq!(scope_of("ann").as_deref(), Some("publish admin"));
+    accounts.set_scope("aNN", " ", 8).expect("set by name");
+    assert_eq!(scope_of("ann"), None);
+    assert!(accounts.set_scope("cid", "admin", 9).is_err());
+}
+
 fn groups_have_their_rules(backend: &Backend) {
     let (suite, _) = backend.open().expect("opens");
     let results = suite.execute(vec![
@@ -349,6 +368,7 @@ suite!(
     registry_survives_a_clean_stop,
     messages_are_pulled_in_order_and_once,
     names_are_given_out_once,
+    accounts_have_scopes,
     groups_have_their_rules,
     channels_are_remembered,
     one_server_at_a_time,

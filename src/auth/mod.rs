@@ -26,6 +26,7 @@ mod jwt;
 pub mod namespace;
 mod permission;
 mod revoked;
+mod vouched;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -36,6 +37,7 @@ use uuid::Uuid;
 pub use jwt::{AuthError, Authenticator, Claims, Identity, is_user_id};
 pub use permission::Scopes;
 pub use revoked::Revoked;
+pub use vouched::Vouched;
 
 use crate::limits;
 

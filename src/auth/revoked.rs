@@ -1,11 +1,13 @@
 //! Whose tokens count no more, whatever they say: accounts that were disabled.
 //!
-//! Imports nothing of the crate. Imported by `ws::gate` and `control`.
+//! Imports its sibling. Imported by `ws::gate` and `control`.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
+
+use super::Vouched;
 
 /// The users whose accounts are disabled. Bounded by the users there are.
 #[derive(Debug, Default)]
@@ -13,6 +15,8 @@ pub struct Revoked {
     users: RwLock<HashSet<Box<str>>>,
     /// Spares everyone the lock while there is nobody, which is nearly always.
     is_anyone: AtomicBool,
+    /// Accounts whose passwords were found right lately.
+    pub vouched: Vouched,
 }
 
 impl Revoked {

@@ -20,6 +20,7 @@ pub(crate) fn add(
     username: &str,
     email: Option<&str>,
     password: Option<String>,
+    scope: Option<&str>,
 ) -> Result<String, String> {
     let password = if let Some(password) = password {
         password
@@ -31,13 +32,13 @@ pub(crate) fn add(
     accounts::check_password(&password).map_err(str::to_owned)?;
     let hash = accounts::hash(&password).ok_or("the system has no randomness")?;
     let at_ms = Clock::start().now().unix_ms;
-    let user_id = accounts_of(config)?.add(username, email, &hash, at_ms)?;
+    let user_id = accounts_of(config)?.add(username, email, &hash, scope, at_ms)?;
     Ok(format!("{user_id}\t{username}"))
 }
 
 /// `fanfare user list`
 pub(crate) fn list(config: &Config) -> Result<String, String> {
-    let mut lines = vec![String::from("USER ID\tUSERNAME\tEMAIL\tSTATE\tCREATED")];
+    let mut lines = vec![String::from("USER ID\tUSERNAME\tEMAIL\tSTATE\tCREATED\tSCOPE")];
     for account in accounts_of(config)?.list()? {
         let state = match (account.is_disabled, account.password_hash) {
             (true, _) => "disabled",
@@ -46,14 +47,22 @@ pub(crate) fn list(config: &Config) -> Result<String, String> {
             (false, None) => "token only",
         };
         lines.push(format!(
-            "{}\t{}\t{}\t{state}\t{}",
+            "{}\t{}\t{}\t{state}\t{}\t{}",
             account.user_id,
             account.username,
             account.email.as_deref().unwrap_or("-"),
-            rfc3339(account.created_ms)
+            rfc3339(account.created_ms),
+            account.scope.as_deref().unwrap_or("-")
         ));
     }
     Ok(lines.join("\n"))
+}
+
+/// `fanfare user scope`
+pub(crate) fn set_scope(config: &Config, who: &str, scope: &str) -> Result<String, String> {
+    let at_ms = Clock::start().now().unix_ms;
+    let user_id = accounts_of(config)?.set_scope(who, scope, at_ms)?;
+    Ok(format!("{user_id}\t{}", if scope.is_empty() { "-" } else { scope }))
 }
 
 /// `fanfare user disable` and `enable`

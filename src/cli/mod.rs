@@ -35,8 +35,9 @@ pub(crate) fn run(loaded: &Loaded) -> ExitCode {
             };
             accounts::token(config, claims, *ttl_s)
         }
-        Action::UserAdd { username, email, password } => {
-            accounts::add(config, username, email.as_deref(), password.clone())
+        Action::UserAdd { username, email, password, scope } => {
+            let scope = scope.as_deref();
+            accounts::add(config, username, email.as_deref(), password.clone(), scope)
         }
         Action::Ask(question) => {
             return match ask::run(config, question) {
@@ -47,6 +48,7 @@ pub(crate) fn run(loaded: &Loaded) -> ExitCode {
                 }
             };
         }
+        Action::UserScope { user, scope } => accounts::set_scope(config, user, scope),
         Action::UserList => accounts::list(config),
         Action::UserSet { user, is_disabled } => accounts::set(config, user, *is_disabled),
     };

@@ -48,33 +48,6 @@ pub(super) fn command() -> Command {
                 .default_value("1h")
                 .help("Lifetime, like 10m, 1h or 30d"),
         );
-    let name = Arg::new("name").value_name("NAME").required(true);
-    let user = Command::new("user")
-        .about("Add, list and disable accounts, beside a running server or without one")
-        .subcommand_required(true)
-        .subcommand(
-            Command::new("add")
-                .about("Add an account; the password is the first line of standard input")
-                .arg(name.clone().help("Name to sign in with"))
-                .arg(Arg::new("email").long("email").value_name("ADDRESS").help("Mail address"))
-                .arg(
-                    Arg::new("password")
-                        .long("password")
-                        .value_name("PASSWORD")
-                        .help("Password, for those who do not mind it in the shell's history"),
-                ),
-        )
-        .subcommand(Command::new("list").about("List all accounts"))
-        .subcommand(
-            Command::new("disable")
-                .about("Disable an account; a running server closes its sockets")
-                .arg(name.clone().help("Name or user id")),
-        )
-        .subcommand(
-            Command::new("enable")
-                .about("Let a disabled account sign in again")
-                .arg(name.help("Name or user id")),
-        );
     Command::new("fanfare")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A service registry and real-time push server")
@@ -92,7 +65,7 @@ pub(super) fn command() -> Command {
                 .about("Print a configuration file with every key, commented"),
         )
         .subcommand(token)
-        .subcommand(user)
+        .subcommand(user())
         .subcommands(questions())
         .subcommand(
             Command::new("completions").about("Print the completions of a shell").arg(
@@ -103,6 +76,53 @@ pub(super) fn command() -> Command {
             ),
         )
         .subcommand(Command::new("man").about("Print the manual page"))
+}
+
+/// What can be done to accounts.
+fn user() -> Command {
+    let name = Arg::new("name").value_name("NAME").required(true);
+    Command::new("user")
+        .about("Add, list and disable accounts, beside a running server or without one")
+        .subcommand_required(true)
+        .subcommand(
+            Command::new("add")
+                .about("Add an account; the password is the first line of standard input")
+                .arg(name.clone().help("Name to sign in with"))
+                .arg(Arg::new("email").long("email").value_name("ADDRESS").help("Mail address"))
+                .arg(
+                    Arg::new("password")
+                        .long("password")
+                        .value_name("PASSWORD")
+                        .help("Password, for those who do not mind it in the shell's history"),
+                )
+                .arg(
+                    Arg::new("scope")
+                        .long("scope")
+                        .value_name("SCOPES")
+                        .help("What it may do with name and password: registry:write, ..."),
+                ),
+        )
+        .subcommand(
+            Command::new("scope")
+                .about("Set what an account may do with name and password in place of a token")
+                .arg(name.clone().help("Name or user id"))
+                .arg(
+                    Arg::new("scope").value_name("SCOPES").default_value("").help(
+                        "Scopes between spaces: registry:write, publish, admin; none is none",
+                    ),
+                ),
+        )
+        .subcommand(Command::new("list").about("List all accounts"))
+        .subcommand(
+            Command::new("disable")
+                .about("Disable an account; a running server closes its sockets")
+                .arg(name.clone().help("Name or user id")),
+        )
+        .subcommand(
+            Command::new("enable")
+                .about("Let a disabled account sign in again")
+                .arg(name.help("Name or user id")),
+        )
 }
 
 fn json() -> Arg {
@@ -270,10 +290,7 @@ pub(super) fn parse_token(matches: &ArgMatches, faults: &mut Vec<Fault>) -> Acti
         fault("--user", "the user id is empty".to_owned());
     }
     let scope = flag("scope");
-    for word in Scopes::unknown_words(scope.as_deref().unwrap_or_default()) {
-        let known = "registry:write, publish, admin";
-        fault("--scope", format!("{} is no scope; there are {known}", quote(word)));
-    }
+    check_scope(scope.as_deref(), "--scope", &mut fault);
     let ttl = flag("ttl").unwrap_or_default();
     let ttl_ms =
         duration::parse(&ttl, 1_000..=limits::TOKEN_TTL_MS_MAX).unwrap_or_else(|message| {
@@ -281,6 +298,13 @@ pub(super) fn parse_token(matches: &ArgMatches, faults: &mut Vec<Fault>) -> Acti
             0
         });
     Action::Token { user, username: flag("username"), scope, ttl_s: ttl_ms / 1_000 }
+}
+
+fn check_scope(scope: Option<&str>, place: &str, fault: &mut impl FnMut(&str, String)) {
+    for word in Scopes::unknown_words(scope.unwrap_or_default()) {
+        let known = "registry:write, publish, admin";
+        fault(place, format!("{} is no scope; there are {known}", quote(word)));
+    }
 }
 
 /// Reads what comes after `fanfare user`.
@@ -300,9 +324,20 @@ pub(super) fn parse_user(what: &str, matches: &ArgMatches, faults: &mut Vec<Faul
                     faults.push(Fault { place: place.to_owned(), message: message.to_owned() });
                 }
             }
-            Action::UserAdd { username, email, password }
+            let scope = text("scope");
+            check_scope(scope.as_deref(), "--scope", &mut |place, message| {
+                faults.push(Fault { place: place.to_owned(), message });
+            });
+            Action::UserAdd { username, email, password, scope }
         }
         "list" => Action::UserList,
+        "scope" => {
+            let scope = text("scope").unwrap_or_default();
+            check_scope(Some(&scope), "SCOPES", &mut |place, message| {
+                faults.push(Fault { place: place.to_owned(), message });
+            });
+            Action::UserScope { user: text("name").unwrap_or_default(), scope }
+        }
         _ => Action::UserSet {
             user: text("name").unwrap_or_default(),
             is_disabled: what == "disable",

@@ -249,6 +249,18 @@ pub(super) static KEYS: &[Key] = &[
         "Longest time self-protection holds the expiry of a service"
     ),
     Key {
+        name: "eureka",
+        env: None,
+        placeholder: "on|off",
+        unset: Unset::Is("on"),
+        help: "Whether Eureka's clients are served, at /eureka and /eureka/v2",
+        parse: |config, text| {
+            config.eureka = parse_switch(text)?;
+            Ok(())
+        },
+        show: |config| config.eureka.into(),
+    },
+    Key {
         name: "echo",
         env: None,
         placeholder: "on|off",

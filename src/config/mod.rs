@@ -111,6 +111,8 @@ pub struct Config {
     pub lease_ttl_ms: u64,
     /// Longest time self-protection holds the expiry of a service, in milliseconds.
     pub self_protection_max_ms: u64,
+    /// Whether Eureka's clients are served.
+    pub eureka: bool,
     /// Whether `/ws/echo` is there.
     pub echo: bool,
     /// The rules of channels, by how their names begin.
@@ -136,6 +138,7 @@ impl Default for Config {
             allowed_origins: Vec::new(),
             lease_ttl_ms: limits::LEASE_TTL_MS_DEFAULT,
             self_protection_max_ms: limits::SELF_PROTECTION_MS_MAX_DEFAULT,
+            eureka: true,
             echo: true,
             namespaces: Namespaces::default(),
             limits: Limits::DEFAULT,
@@ -231,6 +234,15 @@ pub enum Action {
         email: Option<String>,
         /// Its password. None: the first line of standard input.
         password: Option<String>,
+        /// What it may do with name and password: scopes between spaces, all of them known.
+        scope: Option<String>,
+    },
+    /// Set what an account may do with its name and password, and exit.
+    UserScope {
+        /// Its user id or its name.
+        user: String,
+        /// Scopes between spaces, all of them known; empty is none.
+        scope: String,
     },
     /// List the accounts and exit.
     UserList,

@@ -70,7 +70,7 @@ fn every_key_reads_and_shows_its_own_field() {
         "database-url" => "sqlite://x.db",
         "redis-url" => "redis://x",
         "allowed-origins" => "http://a,https://b:1",
-        "echo" => "off",
+        "echo" | "eureka" => "off",
         _ => match key.placeholder {
             "TIME" => "7s",
             "SIZE" if key.name == "channel-history-bytes-max" => "7MiB",

@@ -100,12 +100,14 @@ impl Control {
     ) -> Control {
         let (events, _) = broadcast::channel(limits::LISTENER_MESSAGES_MAX);
         let to_ring = vec![false; shards.len()];
+        let publisher = Publisher::new(published);
+        publisher.set_edition(state.registry.edition());
         Control {
             state,
             mailbox,
             shards,
             followers: Followers::default(),
-            publisher: Publisher::new(published),
+            publisher,
             stats,
             store,
             next_commit_ms: 0,
@@ -205,7 +207,9 @@ impl Control {
                 if let Talk::Accounts(changes) = &**talk {
                     for change in changes {
                         // Before their sockets are closed: none of them opens again.
-                        self.revoked.set(change.user_id.as_str(), change.is_disabled);
+                        let user_id = change.user_id.as_str();
+                        self.revoked.set(user_id, change.is_disabled);
+                        self.revoked.vouched.forget_older(user_id, change.changed_ms);
                     }
                 }
             }
@@ -285,6 +289,7 @@ impl Control {
     /// shards that follow its service.
     fn announce(&mut self, accepted_ns: u64) {
         self.publisher.count(self.state.registry.counts().0);
+        self.publisher.set_edition(self.state.registry.edition());
         self.send_messages(accepted_ns);
         for announcement in self.state.take_announcements() {
             self.publisher.take_back(&announcement.service);

@@ -35,6 +35,19 @@ pub async fn read(
         )
         .closing());
     }
+    checked(read_any(desk, request, bytes_max).await?)
+}
+
+/// Reads a body of at most `bytes_max` bytes, whatever it is.
+///
+/// # Errors
+///
+/// 413, or 408 where it does not arrive in time.
+pub async fn read_any(
+    desk: &Desk,
+    request: Request<Incoming>,
+    bytes_max: usize,
+) -> Result<Bytes, Problem> {
     let too_large = || {
         Problem::new(413, Code::TooLarge, format!("the body is over {bytes_max} bytes")).closing()
     };
@@ -45,7 +58,7 @@ pub async fn read(
     let body = Limited::new(request.into_body(), bytes_max).collect();
     let patience = Duration::from_millis(desk.office.limits.body_timeout_ms);
     match tokio::time::timeout(patience, body).await {
-        Ok(Ok(body)) => checked(body.to_bytes()),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(fault)) if fault.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => {
             Err(Problem::new(400, Code::Malformed, "the body ended before its end").closing())

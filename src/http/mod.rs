@@ -15,6 +15,7 @@ pub mod channels;
 mod chunks;
 pub mod connection;
 pub mod discovery;
+pub mod eureka;
 pub mod guard;
 pub mod logins;
 pub mod messages;
@@ -54,6 +55,7 @@ use crate::store::StoreHealth;
 use crate::store::library::Library;
 use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Gate;
+use eureka::Eureka;
 use logins::Logins;
 use passwords::Passwords;
 use reply::Problem;
@@ -97,6 +99,8 @@ pub struct Office {
     pub passwords: Passwords,
     /// Users seen lately.
     pub seen: SeenUsers,
+    /// What serves Eureka's clients, where they are served.
+    pub eureka: Option<Eureka>,
     /// Raised when the server is about to stop.
     pub is_draining: Arc<AtomicBool>,
     /// The nodes that were heard of lately; none where there is no other.
@@ -204,6 +208,14 @@ impl Query {
         let pairs = self.0.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let (_, value) = pairs.into_iter().find(|(key, _)| *key == name)?;
         Some(decoded(&value.replace('+', " ")).into_owned())
+    }
+
+    /// Every name and its value, decoded.
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        let pairs = self.0.split('&').filter(|pair| !pair.is_empty());
+        let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let text = |text: &str| decoded(&text.replace('+', " ")).into_owned();
+        pairs.map(|(name, value)| (text(name), text(value))).collect()
     }
 
     /// A whole number of at least `min`; above `max` it counts as `max`.

@@ -73,17 +73,18 @@ pub fn answer(page: &'static Page, headers: &HeaderMap) -> Reply {
 /// The packed form that a client takes, Brotli before gzip. A weight of 0 is a refusal (RFC 9110,
 /// 12.4.2); finer weights are not worth a choice between two packings of the same bytes.
 fn encoding(headers: &HeaderMap) -> Option<&'static str> {
+    ["br", "gzip"].into_iter().find(|name| takes(headers, name))
+}
+
+/// Whether a client takes a content coding.
+pub(super) fn takes(headers: &HeaderMap, name: &str) -> bool {
     let offers = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let offers: Vec<&str> = offers.flat_map(|value| value.split(',')).map(str::trim).collect();
-    let takes = |name: &str| {
-        offers.iter().any(|offer| {
-            let (coding, weight) = offer.split_once(';').unwrap_or((offer, ""));
-            let weight = weight.trim().strip_prefix("q=").unwrap_or("1");
-            coding.trim().eq_ignore_ascii_case(name)
-                && weight.parse::<f32>().is_ok_and(|weight| weight > 0.0)
-        })
-    };
-    ["br", "gzip"].into_iter().find(|name| takes(name))
+    offers.flat_map(|value| value.split(',')).map(str::trim).any(|offer| {
+        let (coding, weight) = offer.split_once(';').unwrap_or((offer, ""));
+        let weight = weight.trim().strip_prefix("q=").unwrap_or("1");
+        coding.trim().eq_ignore_ascii_case(name)
+            && weight.parse::<f32>().is_ok_and(|weight| weight > 0.0)
+    })
 }
 
 #[cfg(test)]

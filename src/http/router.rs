@@ -15,8 +15,8 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use super::pages::Page;
 use super::reply::{Problem, Reply};
 use super::{
-    Desk, Query, channels, decoded, discovery, guard, messages, metrics, openapi, pages, registry,
-    sockets, status, users,
+    Desk, Query, channels, decoded, discovery, eureka, guard, messages, metrics, openapi, pages,
+    registry, sockets, status, users,
 };
 use crate::auth::{self, Identity, Scopes};
 use crate::wire::refusal::Code;
@@ -308,6 +308,11 @@ async fn dispatch(
     }
     if let Some(endpoint) = desk.office.gate.endpoint(path) {
         return open_socket(desk, &request, endpoint, agreed);
+    }
+    if let Some(eureka) = &desk.office.eureka
+        && let Some(rest) = eureka::below(path)
+    {
+        return Ok(eureka::answer(desk, eureka, request, rest).await);
     }
     let route = Route::at(path).ok_or_else(Problem::not_found)?;
     let method = request.method().clone();

@@ -34,6 +34,8 @@ pub struct Published {
     views: RwLock<HashMap<ServiceName, Arc<View>>>,
     /// Rises with every change of any view.
     generation: AtomicU64,
+    /// The registry's edition: rises with every difference in what is registered.
+    edition: AtomicU64,
     /// The answer that lists all services, and the generation it was made in.
     listing: RwLock<(u64, Bytes)>,
 }
@@ -48,6 +50,11 @@ impl Published {
     /// that a listing is made of.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// The registry's edition. Whoever has heard that something is done reads one in which it is.
+    pub fn edition(&self) -> u64 {
+        self.edition.load(Ordering::Acquire)
     }
 
     /// The listing of all services, where nothing has changed since it was made.
@@ -92,6 +99,11 @@ impl Publisher {
         if self.shown.remove(service) {
             self.shared.views.write().remove(service);
         }
+    }
+
+    /// Says in which edition the registry is.
+    pub fn set_edition(&self, edition: u64) {
+        self.shared.edition.store(edition, Ordering::Release);
     }
 
     /// Notes how many services there are. A service can come to be without any change that its

@@ -30,6 +30,7 @@ use crate::cluster::{self, Cluster, ClusterError, News};
 use crate::config::{AuthMode, Config, Sources};
 use crate::control::Control;
 use crate::http::Office;
+use crate::http::eureka::Eureka;
 use crate::http::logins::Logins;
 use crate::http::passwords::Passwords;
 use crate::http::seen::SeenUsers;
@@ -188,6 +189,7 @@ impl Server {
             logins: Logins::default(),
             passwords: Passwords::start().map_err(StartError::Thread)?,
             seen: SeenUsers::default(),
+            eureka: config.eureka.then(Eureka::default),
             is_draining: Arc::clone(&signals.is_draining),
             nodes: parking_lot::RwLock::default(),
             settings: shown(config, sources),
@@ -315,10 +317,15 @@ fn open_store(
 /// The registry at the start: what the store held; among several nodes what the log will tell.
 fn registry_of(config: &Config, image: RegistryImage, node: &str, now: Moment) -> Registry {
     let (settings, epoch) = (registry_settings(config), Epoch::new(&random_hex(16)));
-    if config.redis_url.is_some() {
-        return Registry::new(settings, epoch, 0, now).replicated(node);
+    let mut registry = if config.redis_url.is_some() {
+        Registry::new(settings, epoch, 0, now).replicated(node)
+    } else {
+        Registry::restore(settings, image, epoch, now)
+    };
+    if config.eureka {
+        registry.keep_recent(limits::EUREKA_DELTA_MS, now);
     }
-    Registry::restore(settings, image, epoch, now)
+    registry
 }
 
 /// Joins control to the other nodes, where there are to be any.

@@ -127,6 +127,8 @@ pub struct AccountChange {
     pub user_id: UserId,
     /// Whether it may no longer sign in.
     pub is_disabled: bool,
+    /// When it was changed, in milliseconds since the Unix epoch. One change may be told of often.
+    pub changed_ms: u64,
 }
 
 /// What the store knew of people and channels at the start.

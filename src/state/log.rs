@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::order::Operation;
+use super::roster::{Pull, Put};
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::wire::instance::Registration;
 
@@ -24,6 +25,10 @@ pub enum Entry {
     Register(Vec<Registration>),
     /// Renew leases that are not the node's own, or overdue: they are its own from here on.
     Renew(Vec<InstanceIdentity>),
+    /// Register an instance with the one before in mind.
+    Put(Put),
+    /// Renew one lease, and tell what the instance is.
+    Beat(InstanceIdentity),
     /// Take over the leases of a node that is gone. Nothing is renewed by that.
     Adopt(Vec<InstanceIdentity>),
     /// Remove instances.
@@ -74,6 +79,14 @@ enum Wire<'a> {
     #[serde(borrow)]
     Register(Vec<WireRegistration<'a>>),
     Renew(Vec<String>),
+    Put {
+        #[serde(borrow)]
+        registration: WireRegistration<'a>,
+        /// The JSON that it replaces.
+        expected: Option<String>,
+        pull: String,
+    },
+    Beat(String),
     Adopt(Vec<String>),
     Unregister(Vec<String>),
     Overdue(Vec<(String, u64)>),
@@ -109,21 +122,36 @@ fn identities(texts: &[String]) -> Vec<InstanceIdentity> {
     texts.iter().map(|text| InstanceIdentity::from_canonical(text)).collect()
 }
 
+fn registration(sent: &Registration) -> Option<WireRegistration<'_>> {
+    Some(WireRegistration {
+        id: sent.identity.as_str().to_owned(),
+        service: sent.service.as_str().to_owned(),
+        ttl_ms: sent.lease_ttl_ms.unwrap_or_default(),
+        instance: serde_json::from_slice(&sent.json).ok()?,
+    })
+}
+
+fn registered(sent: &WireRegistration<'_>) -> Registration {
+    Registration {
+        identity: InstanceIdentity::from_canonical(&sent.id),
+        service: ServiceName::of(&sent.service),
+        lease_ttl_ms: Some(sent.ttl_ms),
+        json: Bytes::copy_from_slice(sent.instance.get().as_bytes()),
+    }
+}
+
 /// An entry as the log carries it. None where an instance's text is no JSON, which cannot be.
 pub fn encode(entry: &Entry) -> Option<String> {
     let wire = match entry {
         Entry::Register(registrations) => {
-            let mut list = Vec::with_capacity(registrations.len());
-            for sent in registrations {
-                list.push(WireRegistration {
-                    id: sent.identity.as_str().to_owned(),
-                    service: sent.service.as_str().to_owned(),
-                    ttl_ms: sent.lease_ttl_ms.unwrap_or_default(),
-                    instance: serde_json::from_slice(&sent.json).ok()?,
-                });
-            }
-            Wire::Register(list)
+            Wire::Register(registrations.iter().map(registration).collect::<Option<_>>()?)
         }
+        Entry::Put(put) => Wire::Put {
+            registration: registration(&put.registration)?,
+            expected: put.expected.as_ref().map(|json| String::from_utf8_lossy(json).into_owned()),
+            pull: put.pull.as_str().to_owned(),
+        },
+        Entry::Beat(identity) => Wire::Beat(identity.as_str().to_owned()),
         Entry::Renew(list) => Wire::Renew(texts(list)),
         Entry::Adopt(list) => Wire::Adopt(texts(list)),
         Entry::Unregister(list) => Wire::Unregister(texts(list)),
@@ -156,16 +184,13 @@ pub fn encode(entry: &Entry) -> Option<String> {
 pub fn decode(text: &str) -> Result<Entry, String> {
     let wire: Wire<'_> = serde_json::from_str(text).map_err(|fault| fault.to_string())?;
     Ok(match wire {
-        Wire::Register(list) => Entry::Register(
-            list.into_iter()
-                .map(|sent| Registration {
-                    identity: InstanceIdentity::from_canonical(&sent.id),
-                    service: ServiceName::of(&sent.service),
-                    lease_ttl_ms: Some(sent.ttl_ms),
-                    json: Bytes::copy_from_slice(sent.instance.get().as_bytes()),
-                })
-                .collect(),
-        ),
+        Wire::Register(list) => Entry::Register(list.iter().map(registered).collect()),
+        Wire::Put { registration, expected, pull } => Entry::Put(Put {
+            registration: registered(&registration),
+            expected: expected.map(Bytes::from),
+            pull: Pull::parse(&pull).ok_or_else(|| format!("{pull} is no pull"))?,
+        }),
+        Wire::Beat(text) => Entry::Beat(InstanceIdentity::from_canonical(&text)),
         Wire::Renew(list) => Entry::Renew(identities(&list)),
         Wire::Adopt(list) => Entry::Adopt(identities(&list)),
         Wire::Unregister(list) => Entry::Unregister(identities(&list)),
@@ -205,7 +230,9 @@ mod tests {
         let sent = instance.register().expect("valid");
         let identity = sent.identity.clone();
         for entry in [
-            Entry::Register(vec![sent]),
+            Entry::Register(vec![sent.clone()]),
+            Entry::Put(Put { registration: sent, expected: None, pull: Pull::InIfItself }),
+            Entry::Beat(identity.clone()),
             Entry::Renew(vec![identity.clone()]),
             Entry::Adopt(vec![identity.clone(), identity.clone()]),
             Entry::Unregister(Vec::new()),

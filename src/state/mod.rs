@@ -22,6 +22,7 @@ pub mod order;
 pub mod people;
 pub mod registry;
 pub mod replica;
+pub mod roster;
 pub mod talk;
 
 mod protection;
@@ -163,6 +164,7 @@ impl State {
             }
             Order::Delta { version } => Answer::Delta(registry.delta(version)),
             Order::Leases(service) => Answer::Leases(registry.leases(service.as_ref(), now)),
+            Order::Roll(roll) => Answer::Called(Box::new(registry.call(*roll, now))),
         };
         self.registry.settle(now);
         Outcome::Answer(answer)
@@ -204,7 +206,7 @@ impl State {
         let settings = self.registry.settings();
         let fresh = Registry::from_image(settings, node, image, now);
         let before = std::mem::replace(&mut self.registry, fresh);
-        let services = self.registry.succeed(before);
+        let services = self.registry.succeed(&before, now);
         // Whoever gets a snapshot now gets the mark with it.
         self.registry.check_contact(now);
         self.registry.settle(now);

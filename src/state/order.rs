@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::roster::{Called, Roll};
 use super::talk::{Talk, Told};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::wire::command::Since;
@@ -62,6 +63,8 @@ pub enum Order {
     },
     /// The leases, service by service; of one service with its instances.
     Leases(Option<ServiceName>),
+    /// Something about everyone who is registered, pulled out or not.
+    Roll(Box<Roll>),
     /// Something among people.
     Talk(Box<Talk>),
 }
@@ -122,6 +125,8 @@ pub enum Answer {
     Delta(Option<Delta>),
     /// The leases of each service.
     Leases(Vec<ServiceLeases>),
+    /// What came of something about everyone.
+    Called(Box<Called>),
     /// What came of something among people.
     Told(Box<Told>),
     /// Nothing was done: the other nodes cannot be reached.

@@ -13,7 +13,7 @@
 //!
 //! Imports `id`, `limits`, `wheel` and `wire`. Imported by `state` and `control`.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use slab::Slab;
@@ -22,6 +22,7 @@ use super::order::{
     Delta, InstanceLease, Operation, RefusedEntry, ServiceLeases, Snapshot, Subscribed, View,
 };
 use super::replica::{Replica, SELF};
+use super::roster::{ITSELF, Recents, Step};
 use super::service::{Replay, Service};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
@@ -85,6 +86,8 @@ pub(super) struct Member {
     pub(super) lease: u64,
     /// Its end is proposed, and not applied yet.
     pub(super) is_proposed: bool,
+    pub(super) registered_ms: u64,
+    pub(super) changed_ms: u64,
 }
 
 /// A change in the order of all services, for `services-delta`.
@@ -116,6 +119,7 @@ pub struct Totals {
 ///    at or before its deadline.
 /// 3. `log` holds the last changes; its newest is the step to `version`.
 /// 4. `touched` names each service with pending steps or an untold mark, once.
+/// 5. `regions` counts the members of each region.
 #[derive(Debug)]
 pub struct Registry {
     pub(super) settings: Settings,
@@ -124,9 +128,13 @@ pub struct Registry {
     pub(super) services: Slab<Service>,
     by_name: HashMap<ServiceName, usize>,
     pub(super) members: Slab<Member>,
-    by_identity: HashMap<InstanceIdentity, u32>,
+    pub(super) by_identity: HashMap<InstanceIdentity, u32>,
+    pub(super) regions: BTreeMap<Box<str>, usize>,
+    /// Rises with every difference in what is registered; see `state::roster`.
+    pub(super) edition: u64,
+    pub(super) recents: Option<Recents>,
     /// Instances an operator took out, registered or not, and who did it.
-    pulled_out: HashMap<InstanceIdentity, Box<str>>,
+    pub(super) pulled_out: HashMap<InstanceIdentity, Box<str>>,
     leases: Wheel<(u32, u32)>,
     generation: u32,
     /// Services with overdue leases or held expiry.
@@ -159,6 +167,10 @@ impl Registry {
             by_name: HashMap::new(),
             members: Slab::new(),
             by_identity: HashMap::new(),
+            regions: BTreeMap::new(),
+            // Above all of the last start's: there is less than one change a millisecond.
+            edition: now.unix_ms,
+            recents: None,
             pulled_out: HashMap::new(),
             leases: Wheel::new(limits::LEASE_WHEEL_SLOTS, limits::LEASE_TICK_MS, now.unix_ms),
             generation: 0,
@@ -210,7 +222,9 @@ impl Registry {
             let member = &mut self.members[index as usize];
             if member.json != sent.json {
                 member.json = sent.json.clone();
+                member.changed_ms = now.unix_ms;
                 let (service, is_pulled_out) = (member.service, member.is_pulled_out);
+                self.mark(service, &sent.identity, Step::Modified, None, now);
                 self.dirty_instances.insert(sent.identity);
                 if !is_pulled_out {
                     self.change(service, sent.json, ChangeType::Change, ChangeReason::Update, now);
@@ -224,6 +238,7 @@ impl Registry {
         let service = self.service_or_new(&sent.service)?;
         let is_pulled_out = self.pulled_out.contains_key(&sent.identity);
         self.dirty_instances.insert(sent.identity.clone());
+        self.mark(service, &sent.identity, Step::Added, None, now);
         self.admit(service, sent.identity, sent.json.clone(), ttl_ms, now);
         if !is_pulled_out {
             self.change(service, sent.json, ChangeType::New, ChangeReason::Register, now);
@@ -256,8 +271,14 @@ impl Registry {
             owner: SELF,
             lease: 0,
             is_proposed: false,
+            registered_ms: now.unix_ms,
+            changed_ms: now.unix_ms,
         }));
         self.services[service].members.push(index);
+        match self.regions.get_mut(region(&identity)) {
+            Some(members) => *members += 1,
+            None => _ = self.regions.insert(region(&identity).into(), 1),
+        }
         self.by_identity.insert(identity, index);
         if let Some(replica) = &mut self.replica {
             replica.count(SELF, true);
@@ -356,6 +377,17 @@ impl Registry {
         if let Some(&moved) = service.members.get(member.place as usize) {
             self.members[moved as usize].place = member.place;
         }
+        if let Some(members) = self.regions.get_mut(region(&member.identity)) {
+            *members -= 1;
+            if *members == 0 {
+                self.regions.remove(region(&member.identity));
+            }
+        }
+        self.mark(member.service, &member.identity, Step::Deleted, Some(member.entry()), now);
+        if member.is_pulled_out && self.pulled_out_by(&member.identity) == Some(ITSELF) {
+            self.pulled_out.remove(&member.identity);
+            self.dirty_pull_outs.insert(member.identity.clone());
+        }
         if !member.is_pulled_out {
             self.change(member.service, member.json, ChangeType::Delete, reason, now);
         }
@@ -390,7 +422,9 @@ impl Registry {
         {
             let member = &mut self.members[index as usize];
             member.is_pulled_out = is_pulled_out;
+            member.changed_ms = now.unix_ms;
             let (service, json) = (member.service, member.json.clone());
+            self.mark(service, identity, Step::Modified, None, now);
             let (kind, reason) = if is_pulled_out {
                 (ChangeType::Delete, ChangeReason::PullOut)
             } else {
@@ -658,6 +692,10 @@ impl Registry {
     pub(super) fn restore_pull_out(&mut self, identity: InstanceIdentity, operator: Box<str>) {
         self.pulled_out.insert(identity, operator);
     }
+}
+
+fn region(identity: &InstanceIdentity) -> &str {
+    identity.as_str().split('\u{1f}').next().unwrap_or_default()
 }
 
 fn to_u32(index: usize) -> u32 {

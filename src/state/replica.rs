@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::log::{Entry, LogItem};
 use super::order::{Answer, Order, RefusedEntry, View};
 use super::registry::{Member, Registry, Settings};
+use super::roster::{Called, Roll};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::limits;
@@ -209,7 +210,7 @@ impl Registry {
                 | Order::Unregister(_)
                 | Order::Operate { .. }
                 | Order::Protect { .. }
-        );
+        ) || matches!(&order, Order::Roll(roll) if roll.is_write());
         if !is_write {
             return Plan::Apply(order);
         }
@@ -241,8 +242,33 @@ impl Registry {
             Order::Unregister(identities) => Entry::Unregister(identities),
             Order::Operate { identity, operation } => Entry::Operate { identity, operation },
             Order::Protect { service, enabled } => Entry::Protect { service, enabled },
+            Order::Roll(roll) => return self.plan_roll(*roll, now),
             other => return Plan::Apply(other),
         })
+    }
+
+    /// The same for what is asked about everyone.
+    fn plan_roll(&mut self, roll: Roll, now: Moment) -> Plan {
+        match roll {
+            Roll::Put(mut put) => {
+                put.registration.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
+                Plan::Propose(Entry::Put(put))
+            }
+            Roll::Instance { service, instance, renews: true } => {
+                // Which region it is in is found out here: nodes may know of different ones.
+                let Called::Instance(Some(found)) =
+                    self.call(Roll::Instance { service, instance, renews: false }, now)
+                else {
+                    return Plan::Answer(Answer::Called(Box::new(Called::Instance(None))));
+                };
+                if self.renew_own(std::slice::from_ref(&found.identity), now) {
+                    let found = Called::Instance(Some(found));
+                    return Plan::Answer(Answer::Called(Box::new(found)));
+                }
+                Plan::Propose(Entry::Beat(found.identity))
+            }
+            other => Plan::Apply(Order::Roll(Box::new(other))),
+        }
     }
 
     /// Renews leases that are all this node's and in good standing. Else nothing is done.
@@ -296,6 +322,20 @@ impl Registry {
                     self.take_over(identity, owner, sequence);
                 }
                 Answer::Batch(refused)
+            }
+            Entry::Put(put) => {
+                let identity = put.registration.identity.clone();
+                let called = self.call(Roll::Put(put), at);
+                if matches!(called, Called::Put) {
+                    self.take_over(&identity, owner, sequence);
+                }
+                Answer::Called(Box::new(called))
+            }
+            Entry::Beat(identity) => {
+                self.heartbeat(std::slice::from_ref(&identity), at);
+                self.take_over(&identity, owner, sequence);
+                let found = self.find_index(&identity).map(|index| self.found(index));
+                Answer::Called(Box::new(Called::Instance(found)))
             }
             Entry::Adopt(identities) => {
                 self.adopt(&identities, owner, sequence, now);
@@ -632,13 +672,14 @@ impl Registry {
 
     /// Takes the place of another: keeps its contact with the log's engine. Returns all services of
     /// both.
-    pub(super) fn succeed(&mut self, before: Registry) -> Vec<ServiceName> {
+    pub(super) fn succeed(&mut self, before: &Registry, now: Moment) -> Vec<ServiceName> {
         let mut names: HashSet<ServiceName> =
             before.services.iter().map(|(_, service)| service.name.clone()).collect();
         names.extend(self.services.iter().map(|(_, service)| service.name.clone()));
-        if let (Some(replica), Some(before)) = (&mut self.replica, before.replica) {
+        if let (Some(replica), Some(before)) = (&mut self.replica, &before.replica) {
             replica.contact_ms = before.contact_ms;
         }
+        self.go_on_from(before, now);
         names.into_iter().collect()
     }
 }

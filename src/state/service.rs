@@ -3,10 +3,12 @@
 //! Imports `id` and `wire`. Imported by `state::registry` and `state::protection` only.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::order::View;
+use super::roster::Roster;
 use crate::id::{Epoch, ServiceName};
 use crate::wire::event::{Change, Position, service_change};
 
@@ -30,6 +32,10 @@ pub(super) struct Service {
     pub(super) history: VecDeque<Change>,
     pub(super) pending: Vec<Change>,
     snapshot: Option<Bytes>,
+    /// Everyone of the service as of `edition`, once someone has asked.
+    pub(super) roster: Option<Arc<Roster>>,
+    /// The registry's edition in which a member last changed.
+    pub(super) edition: u64,
 
     /// Leases past their end that have not been expired.
     pub(super) overdue: usize,
@@ -57,6 +63,8 @@ impl Service {
             history: VecDeque::new(),
             pending: Vec::new(),
             snapshot: None,
+            roster: None,
+            edition: 0,
             overdue: 0,
             unproven: 0,
             watched_since_ms: None,

@@ -43,7 +43,7 @@ impl Accounts {
         Ok(Accounts { runtime, connection, address })
     }
 
-    /// Adds an account with a password that has been hashed.
+    /// Adds an account with a password that has been hashed, and with scopes.
     ///
     /// # Errors
     ///
@@ -53,6 +53,7 @@ impl Accounts {
         username: &str,
         email: Option<&str>,
         password_hash: &str,
+        scope: Option<&str>,
         at_ms: u64,
     ) -> Result<UserId, AccountError> {
         let user_id = UserId::new(&uuid::Uuid::new_v4().hyphenated().to_string());
@@ -68,6 +69,9 @@ impl Accounts {
             let mut change = connection.begin().await?;
             let results =
                 people::execute(&mut change, address, std::slice::from_ref(&write)).await?;
+            if let (Some(scope), [Ok(_)]) = (scope, &*results) {
+                set_scope(&mut change, address, &user_id, scope, at_ms).await?;
+            }
             change.commit().await?;
             Ok::<_, sqlx::Error>(results)
         });
@@ -91,6 +95,31 @@ impl Accounts {
         let rows = self.runtime.block_on(query.fetch_all(&mut self.connection));
         let rows = rows.map_err(|fault| fault.to_string())?;
         rows.iter().map(account_of).collect::<Result<_, _>>().map_err(|fault| fault.to_string())
+    }
+
+    /// Sets what an account may do with its name and password, by its user id or its name. An empty
+    /// text is nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where nobody has that name or id.
+    pub fn set_scope(
+        &mut self,
+        who: &str,
+        scope: &str,
+        at_ms: u64,
+    ) -> Result<UserId, AccountError> {
+        let Accounts { runtime, connection, address } = self;
+        let (login, who) = (who.to_lowercase(), who.to_owned());
+        runtime
+            .block_on(async {
+                let by_name = account(connection, &login).await?.map(|account| account.user_id);
+                let user_id = by_name.unwrap_or_else(|| UserId::new(&who));
+                let count = set_scope(connection, address, &user_id, scope, at_ms).await?;
+                Ok::<_, sqlx::Error>((count > 0).then_some(user_id))
+            })
+            .map_err(|fault| fault.to_string())?
+            .ok_or_else(|| format!("there is no user {who}"))
     }
 
     /// Disables an account, by its user id or its name, or enables it again. A user of whom only a
@@ -122,4 +151,20 @@ impl Accounts {
             .map_err(|fault| fault.to_string())?
             .ok_or_else(|| format!("there is no user {who}"))
     }
+}
+
+async fn set_scope(
+    connection: &mut AnyConnection,
+    address: &Address,
+    user_id: &UserId,
+    scope: &str,
+    at_ms: u64,
+) -> Result<u64, sqlx::Error> {
+    let scope = Some(scope.trim()).filter(|scope| !scope.is_empty());
+    let row = serde_json::json!([user_id.as_str(), scope, at_ms]);
+    let statement = "UPDATE account SET
+        scope = (SELECT value->>1 FROM {rows}),
+        changed_ms = (SELECT CAST(value->>2 AS BIGINT) FROM {rows})
+        WHERE user_id = (SELECT value->>0 FROM {rows})";
+    insert(connection, address, statement, vec![row]).await
 }

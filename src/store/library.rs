@@ -43,8 +43,12 @@ pub struct Account {
     pub password_hash: Option<String>,
     /// Whether it may not sign in.
     pub is_disabled: bool,
+    /// What it may do with its name and password in place of a token: scopes between spaces.
+    pub scope: Option<String>,
     /// When it came to be, in milliseconds since the Unix epoch.
     pub created_ms: u64,
+    /// When it was last changed.
+    pub changed_ms: u64,
 }
 
 /// A stored message.
@@ -257,7 +261,8 @@ impl Library {
 
 /// Every column of an account.
 pub(super) const ACCOUNT: &str = "SELECT user_id, username, email, password_hash,
-    CAST(is_disabled AS INTEGER) AS is_disabled, created_ms FROM account";
+    CAST(is_disabled AS INTEGER) AS is_disabled, scope, created_ms,
+    changed_ms FROM account";
 
 /// The account of a sign-in name.
 pub(super) async fn account(
@@ -278,7 +283,9 @@ pub(super) fn account_of(row: &AnyRow) -> Result<Account, sqlx::Error> {
         email: row.try_get("email")?,
         password_hash: row.try_get("password_hash")?,
         is_disabled: flag(row, "is_disabled")?,
+        scope: row.try_get("scope")?,
         created_ms: unsigned(row, "created_ms")?,
+        changed_ms: unsigned(row, "changed_ms")?,
     })
 }
 
@@ -371,6 +378,7 @@ async fn changed_since(
         changes.push(AccountChange {
             user_id: UserId::new(row.try_get("user_id")?),
             is_disabled: flag(row, "is_disabled")?,
+            changed_ms: unsigned(row, "changed_ms")?,
         });
     }
     Ok((newest_ms, changes))

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection, Row};
 
-use super::database::{Address, flag, insert};
+use super::database::{Address, flag, insert, unsigned};
 use crate::id::UserId;
 use crate::limits;
 use crate::state::durable::{AccountChange, PeopleImage, Write, WriteResult, Written};
@@ -19,11 +19,13 @@ use crate::wire::refusal::{Code, Refusal};
 /// What the database knows of people and channels.
 pub(super) async fn read(connection: &mut AnyConnection) -> Result<PeopleImage, sqlx::Error> {
     let mut image = PeopleImage::default();
-    let users = "SELECT user_id, CAST(is_disabled AS INTEGER) AS is_disabled FROM account";
+    let users = "SELECT user_id, CAST(is_disabled AS INTEGER) AS is_disabled, changed_ms
+        FROM account";
     for row in sqlx::query(users).fetch_all(&mut *connection).await? {
         image.users.push(AccountChange {
             user_id: UserId::new(row.try_get("user_id")?),
             is_disabled: flag(&row, "is_disabled")?,
+            changed_ms: unsigned(&row, "changed_ms")?,
         });
     }
     let channels = "SELECT name, description FROM channel";

@@ -1,0 +1,168 @@
+//! Who asks: a token, or a name and a password, as they stand in `http://name:password@host`.
+//!
+//! A password that was right is remembered for some minutes (`auth::Vouched`): a client shows it
+//! with every heartbeat, and comparing it takes tens of milliseconds.
+//!
+//! Imports its siblings, `auth` and `limits`. Part of `http::eureka`.
+
+use base64::Engine as _;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use hyper::header::{AUTHORIZATION, HeaderMap};
+
+use crate::auth::{self, AuthError, Identity, Scopes, accounts};
+use crate::http::Desk;
+use crate::http::logins::Key;
+use crate::http::reply::Problem;
+use crate::limits;
+use crate::wire::refusal::Code;
+use crate::ws::gate::unauthorized_detail;
+
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Where clients with the same password wait for the first of them.
+#[derive(Debug)]
+pub struct Doors(Vec<tokio::sync::Mutex<()>>);
+
+impl Default for Doors {
+    fn default() -> Doors {
+        Doors((0..limits::EUREKA_DOORS).map(|_| tokio::sync::Mutex::default()).collect())
+    }
+}
+
+fn unauthorized(code: Code, detail: &str) -> Problem {
+    let mut problem = Problem::new(401, code, detail);
+    problem.header = Some(("www-authenticate", String::from("Basic realm=\"fanfare\"")));
+    problem
+}
+
+/// Lets a request in, or says why not. What is shown and wrong is refused in every mode.
+pub(super) async fn enter(
+    desk: &Desk,
+    doors: &Doors,
+    headers: &HeaderMap,
+    is_write: bool,
+) -> Result<Option<Identity>, Problem> {
+    let identity = match headers.get(AUTHORIZATION) {
+        None => None,
+        Some(header) => {
+            let header = header.to_str().unwrap_or_default();
+            match (auth::bearer(header), basic(header)) {
+                (Some(token), _) => by_token(desk, token)?,
+                (None, Some((name, password))) => {
+                    Some(by_password(desk, doors, name, password).await?)
+                }
+                (None, None) => {
+                    return Err(unauthorized(Code::Unauthorized, "neither Bearer nor Basic"));
+                }
+            }
+        }
+    };
+    if let Some(identity) = &identity {
+        desk.see(identity);
+    }
+    if !desk.office.gate.is_auth_required {
+        return Ok(identity);
+    }
+    match &identity {
+        None => Err(unauthorized(Code::Unauthorized, "a token or an account is required")),
+        Some(identity) if is_write && !identity.scopes.contains(Scopes::REGISTRY_WRITE) => {
+            Err(Problem::new(403, Code::Forbidden, "the scope registry:write is required"))
+        }
+        Some(_) => Ok(identity),
+    }
+}
+
+fn by_token(desk: &Desk, token: &str) -> Result<Option<Identity>, Problem> {
+    let now_s = desk.clock.now().unix_s();
+    desk.office.gate.identify(Some(token), now_s).map_err(|fault| {
+        let code = match fault {
+            AuthError::TokenExpired => Code::TokenExpired,
+            AuthError::Invalid(_) => Code::Unauthorized,
+        };
+        unauthorized(code, unauthorized_detail(&fault))
+    })
+}
+
+/// Name and password in the value of an `Authorization` header, if its scheme is `Basic`.
+fn basic(header: &str) -> Option<(String, String)> {
+    let (scheme, encoded) = header.trim().split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(BASE64.decode(encoded.trim()).ok()?).ok()?;
+    let (name, password) = decoded.split_once(':')?;
+    Some((name.to_owned(), password.to_owned()))
+}
+
+async fn by_password(
+    desk: &Desk,
+    doors: &Doors,
+    name: String,
+    password: String,
+) -> Result<Identity, Problem> {
+    let wrong = || unauthorized(Code::Unauthorized, "wrong username or password");
+    if accounts::check_username(&name).is_err() || password.len() > limits::PASSWORD_BYTES_MAX {
+        return Err(wrong());
+    }
+    let (office, revoked) = (&desk.office, &desk.office.gate.revoked);
+    let proof = revoked.vouched.proof(&name, &password);
+    let known = || {
+        let identity = revoked.vouched.find(&proof, desk.clock.now().unix_ms)?;
+        (!revoked.contains(identity.user_id.as_str())).then_some(identity)
+    };
+    if let Some(identity) = known() {
+        return Ok(identity);
+    }
+    // A thousand clients with one account start at once, and one of them has it compared.
+    let _turn = match doors.0.get(usize::from(proof[0]) % limits::EUREKA_DOORS) {
+        Some(door) => Some(door.lock().await),
+        None => None,
+    };
+    if let Some(identity) = known() {
+        return Ok(identity);
+    }
+    let now_ms = desk.clock.now().unix_ms;
+    let mut keys = vec![Key::Name(name.to_lowercase().into())];
+    keys.extend(desk.peer.map(Key::Address));
+    if let Err(wait_ms) = office.logins.begin(&keys, now_ms) {
+        let mut problem =
+            Problem::new(429, Code::RateLimited, "too many failed logins, try again later");
+        problem.header = Some(("retry-after", wait_ms.div_ceil(1_000).to_string()));
+        return Err(problem);
+    }
+    let account = office.library.account(&name).await?;
+    let hash = account.as_ref().and_then(|account| account.password_hash.clone());
+    let is_right = office.passwords.verify(password, hash).await?;
+    let Some(account) = account.filter(|account| is_right && !account.is_disabled) else {
+        return Err(wrong());
+    };
+    office.logins.succeed(&keys, now_ms);
+    let identity = Identity {
+        user_id: account.user_id,
+        username: Some(account.username),
+        email: None,
+        scopes: Scopes::from_claim(account.scope.as_deref().unwrap_or_default()),
+        expires_at_s: (now_ms + limits::VOUCHED_MS) / 1_000,
+    };
+    revoked.vouched.keep(proof, &identity, account.changed_ms, now_ms);
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_passwords_are_found() {
+        let pair = |name: &str, password: &str| Some((name.to_owned(), password.to_owned()));
+        assert_eq!(basic("Basic YW5uOmE6Yg=="), pair("ann", "a:b"));
+        assert_eq!(basic("bAsIc  YW5uOmE6Yg"), pair("ann", "a:b"));
+        for wrong in ["Basic", "Basic ", "Basic !!!!", "Basic YW5u", "Basic /w==", "Bearer YTpi"] {
+            assert_eq!(basic(wrong), None, "{wrong}");
+        }
+    }
+}

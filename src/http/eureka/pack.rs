@@ -1,0 +1,165 @@
+//! gzip, put together from pieces that were packed before.
+//!
+//! A deflate stream may be cut wherever it was flushed without a memory of what came before, and
+//! the checksum of a whole follows from those of its pieces. So each piece is packed once, however
+//! many wholes it becomes part of; pigz does the same with threads.
+//!
+//! Imports nothing of the crate. Part of `http::eureka`.
+
+use flate2::{Compress, Compression, Crc, FlushCompress};
+
+/// Level of compression: the time of the fast ones, nearly the size of the thorough ones for texts
+/// as repetitive as these.
+const LEVEL: u32 = 4;
+
+/// A gzip file's beginning (RFC 1952, 2.3): deflate, no name, no time, unknown system.
+const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+
+/// Longest block of deflate that is not packed (RFC 1951, 3.2.4).
+const STORED_MAX: usize = 65_535;
+
+/// A piece, packed so that it can stand anywhere in a stream.
+pub(super) struct Piece {
+    deflated: Vec<u8>,
+    crc: Crc,
+}
+
+impl std::fmt::Debug for Piece {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Piece of {} bytes", self.deflated.len())
+    }
+}
+
+impl Piece {
+    /// Packs a text.
+    pub(super) fn pack(text: &[u8]) -> Piece {
+        let mut crc = Crc::new();
+        crc.update(text);
+        let mut compress = Compress::new(Compression::new(LEVEL), false);
+        let mut deflated = Vec::with_capacity(text.len() / 4 + 64);
+        loop {
+            let read = usize::try_from(compress.total_in()).unwrap_or(text.len());
+            let rest = text.get(read..).unwrap_or_default();
+            if compress.compress_vec(rest, &mut deflated, FlushCompress::Full).is_err() {
+                // It has no reason to fail; what is stored plainly is right, too.
+                return Piece { deflated: stored(text, false), crc };
+            }
+            let is_read = compress.total_in() == text.len() as u64;
+            // With room to spare everything has been flushed.
+            if is_read && deflated.len() < deflated.capacity() {
+                return Piece { deflated, crc };
+            }
+            deflated.reserve(deflated.capacity() + 64);
+        }
+    }
+
+    /// How many bytes it has.
+    pub(super) fn bytes(&self) -> usize {
+        self.deflated.len()
+    }
+}
+
+fn stored(text: &[u8], is_last: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 16);
+    let mut chunks = text.chunks(STORED_MAX).peekable();
+    if chunks.peek().is_none() && is_last {
+        out.extend_from_slice(&[1, 0, 0, 255, 255]);
+    }
+    while let Some(chunk) = chunks.next() {
+        let length = u16::try_from(chunk.len()).unwrap_or(u16::MAX);
+        out.push(u8::from(is_last && chunks.peek().is_none()));
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&(!length).to_le_bytes());
+        out.extend_from_slice(chunk);
+    }
+    out
+}
+
+/// A gzip file that is being put together.
+pub(super) struct Pack {
+    out: Vec<u8>,
+    crc: Crc,
+}
+
+impl Pack {
+    /// An empty one with room for so many bytes.
+    pub(super) fn with_capacity(bytes: usize) -> Pack {
+        let mut out = Vec::with_capacity(bytes + 64);
+        out.extend_from_slice(&HEADER);
+        Pack { out, crc: Crc::new() }
+    }
+
+    /// Adds a few bytes as they are.
+    pub(super) fn text(&mut self, text: &str) {
+        let mut crc = Crc::new();
+        crc.update(text.as_bytes());
+        self.crc.combine(&crc);
+        self.out.extend_from_slice(&stored(text.as_bytes(), false));
+    }
+
+    /// Adds a piece.
+    pub(super) fn piece(&mut self, piece: &Piece) {
+        self.crc.combine(&piece.crc);
+        self.out.extend_from_slice(&piece.deflated);
+    }
+
+    /// The whole.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        self.out.extend_from_slice(&stored(b"", true));
+        self.out.extend_from_slice(&self.crc.sum().to_le_bytes());
+        self.out.extend_from_slice(&self.crc.amount().to_le_bytes());
+        self.out
+    }
+}
+
+/// Packs a text by itself.
+pub(super) fn gzip(text: &[u8]) -> Vec<u8> {
+    let piece = Piece::pack(text);
+    let mut pack = Pack::with_capacity(piece.bytes());
+    pack.piece(&piece);
+    pack.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    fn unpacked(bytes: &[u8]) -> String {
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(bytes).read_to_string(&mut text).expect("one gzip member");
+        text
+    }
+
+    #[test]
+    fn pieces_make_one_member() {
+        let long = "the same again and again, ".repeat(20_000);
+        let pieces: Vec<Piece> =
+            ["a", &long, "", "b"].iter().map(|text| Piece::pack(text.as_bytes())).collect();
+        assert!(pieces[1].bytes() < long.len() / 20);
+        let mut pack = Pack::with_capacity(0);
+        pack.text("<");
+        for piece in &pieces {
+            pack.piece(piece);
+            pack.text(",");
+        }
+        pack.text("");
+        pack.text(&long);
+        assert_eq!(unpacked(&pack.finish()), format!("<a,{long},,b,{long}"));
+        assert_eq!(unpacked(&Pack::with_capacity(0).finish()), "");
+        assert_eq!(unpacked(&gzip(long.as_bytes())), long);
+    }
+
+    #[test]
+    fn what_does_not_get_smaller_is_right_all_the_same() {
+        let mut state = 1_u32;
+        let noise: String = (0..200_000)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                char::from(32 + u8::try_from(state >> 24).unwrap_or(0) % 95)
+            })
+            .collect();
+        assert_eq!(unpacked(&gzip(noise.as_bytes())), noise);
+    }
+}
