@@ -251,3 +251,25 @@ fn what_cannot_be_used_is_named_at_the_start() {
         assert!(said.contains(word), "{said}");
     }
 }
+
+/// Our own client, behind the commands of the binary: it trusts what the system trusts.
+#[test]
+fn the_command_line_speaks_tls_and_trusts_nobody_else() {
+    let identity = Identity::new();
+    let server = identity.server(&[]);
+    register(&mut identity.connect(&server).expect("a handshake"), &instances("orders", 2));
+    let url = format!("https://localhost:{}", server.address().port());
+    let ask = |trusted: &Path| {
+        let run = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+            .args(["services", "--url", &url])
+            .env("SSL_CERT_FILE", trusted)
+            .output()
+            .expect("the binary starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (run.status.success(), text(&run.stdout), text(&run.stderr))
+    };
+    let (is_well, text, fault) = ask(&identity.certificate());
+    assert!(is_well && text.contains("orders"), "{text}{fault}");
+    let (is_well, _, fault) = ask(&Identity::new().certificate());
+    assert!(!is_well && fault.contains("certificate"), "{fault}");
+}

@@ -45,7 +45,9 @@ pub async fn serve(mut desk: Desk, stream: Stream, early: Bytes) -> Option<Upgra
         })
     };
     let served = http1::Builder::new()
-        .pipeline_flush(true)
+        // Not `pipeline_flush`: with it hyper copies each answer into a buffer of the connection's,
+        // which keeps the room for the largest. Here a listing of 10 MB is shared by all.
+        .writev(true)
         .max_headers(office.limits.request_headers_max)
         .serve_connection(guard, service)
         .without_shutdown()

@@ -550,7 +550,10 @@ impl Client {
     pub fn drain(&mut self) -> Vec<Value> {
         self.requests += 1;
         let id = format!("drain-{}", self.requests);
-        self.send_json(&json!({"type": "ping", "id": id}));
+        // Through control: what it had sent before this answer is there before it. A ping would be
+        // answered by the shard, ahead of what is on its way to it.
+        let command = json!({"command": "list_channels"});
+        self.send_json(&json!({"type": "system", "id": id, "payload": command}));
         let mut frames = Vec::new();
         loop {
             let frame = self.next_json();
