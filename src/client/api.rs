@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use hyper::Method;
 use serde_json::{Value, json};
 
 use super::address::Address;
@@ -87,11 +86,7 @@ impl Api {
         path: &str,
         body: Option<Value>,
     ) -> Result<Value, Error> {
-        let method = Method::from_bytes(method.as_bytes());
-        let method = method.map_err(|_| Error::invalid("that is no HTTP method"))?;
-        if !path.starts_with('/') {
-            return Err(Error::invalid("a path begins with a slash"));
-        }
+        let method = http::checked(method, path)?;
         let (address, token) = (&self.address, self.token.as_deref());
         http::call(Call { address, token, method, path, body, timeout: PATIENCE }).await
     }

@@ -32,6 +32,16 @@ pub(super) struct Call<'a> {
     pub(super) timeout: Duration,
 }
 
+/// The method of a call that a program makes itself, where method and path can be right.
+pub(super) fn checked(method: &str, path: &str) -> Result<Method, Error> {
+    let method = Method::from_bytes(method.as_bytes());
+    let method = method.map_err(|_| Error::invalid("that is no HTTP method"))?;
+    if !path.starts_with('/') {
+        return Err(Error::invalid("a path begins with a slash"));
+    }
+    Ok(method)
+}
+
 /// Makes a call. Returns the body of a 2xx; anything else is an error.
 pub(super) async fn call(call: Call<'_>) -> Result<Value, Error> {
     let timeout = call.timeout;

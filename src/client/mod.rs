@@ -320,11 +320,7 @@ impl Client {
         path: &str,
         body: Option<Value>,
     ) -> Result<Value, Error> {
-        let method = Method::from_bytes(method.as_bytes());
-        let method = method.map_err(|_| Error::invalid("that is no HTTP method"))?;
-        if !path.starts_with('/') {
-            return Err(Error::invalid("a path begins with a slash"));
-        }
+        let method = http::checked(method, path)?;
         beside::call(self.shared(), method, path, body).await
     }
 

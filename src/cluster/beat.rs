@@ -23,7 +23,6 @@ pub(super) async fn beat(shared: Shared) {
             let answer: Result<Answer, _> = scripts::BEAT
                 .key(scripts::NODES)
                 .key(scripts::SEQUENCE)
-                .key(scripts::EPOCH)
                 .key(scripts::ABOUT)
                 .arg(&*shared.node)
                 .arg(limits::CLUSTER_NODE_MS)

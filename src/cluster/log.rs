@@ -2,6 +2,7 @@
 //!
 //! Part of `cluster`.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -80,37 +81,35 @@ pub(super) async fn read(shared: Shared) {
     let mut rng = Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0);
     let (mut place, mut failures) = (None, 0_u32);
     loop {
-        match follow(&shared, &mut place).await {
-            Ok(()) => failures = 0,
-            Err(Broken::Redis(fault)) => {
-                tracing::warn!(%fault, "the log cannot be read");
-                failures += 1;
-            }
-            Err(Broken::Log(fault)) => {
+        let Err(broken) = follow(&shared, &mut place, &mut failures).await;
+        match broken {
+            Broken::Redis(fault) => tracing::warn!(%fault, "the log cannot be read"),
+            Broken::Log(fault) => {
                 tracing::error!(fault, "the log cannot be followed: beginning anew");
                 place = None;
-                failures += 1;
             }
         }
+        failures += 1;
         // Full jitter (Brooker, 2015), so that a Redis that comes back is not run over.
         let ceiling_ms = limits::REDIS_RETRY_MS_MAX.min(100 << failures.min(10));
         tokio::time::sleep(Duration::from_millis(rng.below(ceiling_ms) + 1)).await;
     }
 }
 
-async fn follow(shared: &Shared, place: &mut Option<Place>) -> Result<(), Broken> {
+/// Follows the log until that fails, and forgets earlier failures once it has read on.
+async fn follow(
+    shared: &Shared,
+    place: &mut Option<Place>,
+    failures: &mut u32,
+) -> Result<Infallible, Broken> {
     let block_ms = limits::REDIS_BLOCK_MS;
     let patience = Duration::from_millis(block_ms + limits::REDIS_RESPONSE_MS);
     let mut connection = shared.connect(patience).await?;
     let epoch: Option<String> = connection.get(scripts::EPOCH).await?;
-    let stands = match (&*place, &epoch) {
-        (Some(place), Some(epoch)) => place.epoch == *epoch,
-        _ => false,
+    let place = match place {
+        Some(place) if epoch.as_ref() == Some(&place.epoch) => place,
+        place => place.insert(begin(shared, &mut connection).await?),
     };
-    if !stands {
-        *place = Some(begin(shared, &mut connection).await?);
-    }
-    let Some(place) = place else { return Ok(()) };
     // What was there before counts for being ready; what comes later is the daily round.
     let newest: Option<u64> = connection.get(scripts::SEQUENCE).await?;
     let newest = newest.unwrap_or(0);
@@ -121,8 +120,8 @@ async fn follow(shared: &Shared, place: &mut Option<Place>) -> Result<(), Broken
     if is_caught_up {
         shared.tell(News::CaughtUp);
     }
-    let usize_ms = usize::try_from(block_ms).unwrap_or(usize::MAX);
-    let options = StreamReadOptions::default().count(limits::CLUSTER_READ_ENTRIES).block(usize_ms);
+    let block_ms = usize::try_from(block_ms).unwrap_or(usize::MAX);
+    let options = StreamReadOptions::default().count(limits::CLUSTER_READ_ENTRIES).block(block_ms);
     loop {
         let positions = [&place.position];
         let reply: Option<StreamReadReply> =
@@ -145,6 +144,7 @@ async fn follow(shared: &Shared, place: &mut Option<Place>) -> Result<(), Broken
         }
         let is_quiet = items.is_empty();
         hand_over(shared, items);
+        *failures = 0;
         if !is_caught_up && place.sequence >= newest {
             is_caught_up = true;
             shared.tell(News::CaughtUp);

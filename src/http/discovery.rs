@@ -47,8 +47,7 @@ fn fail(code: &str, message: &str) -> Reply {
 /// `service`
 pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
     let service_id = if request.method() == Method::GET {
-        let query = Query::of(request.uri());
-        query.get("serviceId").or_else(|| query.get("service_id"))
+        Query::of(request.uri()).service_id()
     } else {
         let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
         let wish: ServiceWish = match body::object(&text) {

@@ -134,10 +134,7 @@ impl Desk {
             task: Task::Order(order),
         };
         self.control.send(command).map_err(|_| Refusal::unavailable())?;
-        match answer.await {
-            Ok(Answer::Unavailable) | Err(_) => Err(Refusal::unavailable()),
-            Ok(answer) => Ok(answer),
-        }
+        answer.await.map_err(|_| Refusal::unavailable())?.given()
     }
 
     /// Sends an order among people and waits for what comes of it.
@@ -216,6 +213,11 @@ impl Query {
         let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let text = |text: &str| decoded(&text.replace('+', " ")).into_owned();
         pairs.map(|(name, value)| (text(name), text(value))).collect()
+    }
+
+    /// The service that is asked about, in either spelling.
+    pub fn service_id(&self) -> Option<String> {
+        self.get("serviceId").or_else(|| self.get("service_id"))
     }
 
     /// A whole number of at least `min`; above `max` it counts as `max`.

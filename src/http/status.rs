@@ -103,7 +103,7 @@ pub fn cluster(desk: &Desk) -> Reply {
 
 /// `leases`: of every service how many there are, of one service each of them.
 pub async fn leases(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
-    let only = query.get("serviceId").or_else(|| query.get("service_id"));
+    let only = query.service_id();
     if let Some(service_id) = &only
         && let Err(fault) = check_service_id(service_id)
     {

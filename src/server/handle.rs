@@ -159,10 +159,7 @@ impl Handle {
         let origin = Origin::Program(reply);
         let command = Command { origin, accepted_ns, task: Task::Order(order) };
         self.control.send(command).map_err(|_| Refusal::unavailable())?;
-        match answer.await {
-            Ok(Answer::Unavailable) | Err(_) => Err(Refusal::unavailable()),
-            Ok(answer) => Ok(answer),
-        }
+        answer.await.map_err(|_| Refusal::unavailable())?.given()
     }
 
     async fn tell(&self, talk: Talk) -> Result<Told, CallError> {

@@ -134,6 +134,18 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// The answer, where there is one.
+    ///
+    /// # Errors
+    ///
+    /// `unavailable` where nothing was done.
+    pub fn given(self) -> Result<Answer, Refusal> {
+        match self {
+            Answer::Unavailable => Err(Refusal::unavailable()),
+            answer => Ok(answer),
+        }
+    }
+
     /// What came of something among people.
     ///
     /// # Errors
