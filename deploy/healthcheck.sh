@@ -1,6 +1,7 @@
 #!/bin/bash
-# Exit 0 when the server answers GET /health with 200, else 1. Needs no token, and nothing but bash:
-# the image has no curl, whose libraries would be most of what there is to patch in it.
+# Exit 0 when the server answers GET /health with 200, or what is named instead (/ready), else 1. Needs no
+# token, and nothing but bash: the image has no curl, whose libraries would be most of what there is to
+# patch in it.
 
 set -u
 bind=${FANFARE_BIND:-127.0.0.1:8080}
@@ -13,6 +14,6 @@ case $host in
 esac
 
 exec 3<>"/dev/tcp/$host/${bind##*:}" || exit 1
-printf 'GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3
+printf 'GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "${1:-/health}" >&3
 read -r -t 4 _ status _ <&3 || exit 1
 [ "$status" = 200 ]

@@ -72,7 +72,7 @@ install() {
 } >>"$work/install" 2>&1
 
 for pair in shellcheck:shellcheck nginx:nginx caddy:caddy promtool:prometheus strace:strace \
-    systemd-analyze:systemd openssl:openssl curl:curl; do
+    systemd-analyze:systemd openssl:openssl curl:curl redis-server:redis-server; do
     install "${pair%:*}" "${pair#*:}"
 done
 
@@ -99,25 +99,46 @@ fi
 is_ascii() { ! LC_ALL=C grep -rnP '[^\x00-\x7F]' deploy .dockerignore scripts/check_deploy.sh scripts/test_websocket.sh; }
 check files::ascii is_ascii
 
-# Every variable that the compose file asks for is in the example, and set there or to be set.
+# What is started, and what both are made of.
+composed=(deploy/compose.yaml deploy/compose.nodes.yaml)
+# Every variable that the compose files ask for is in the example, and set there or to be set.
 compose_variables() {
     local name
     while read -r name; do
         grep -q "^$name=" deploy/.env.example || { echo "$name is not in .env.example"; return 1; }
-    done < <(sed 's/\$\$//g' deploy/compose.yaml | grep -oE '[$][{][A-Z_]+' | cut -c3- | sort -u)
+    done < <(cat deploy/compose*.yaml | sed 's/\$\$//g' | grep -oE '[$][{][A-Z_]+' | cut -c3- | sort -u)
 }
 check compose::variables compose_variables
 if have docker && docker compose version >/dev/null 2>&1; then
-    check compose::config env JWT_SECRET=x POSTGRES_PASSWORD=x REDIS_PASSWORD=x \
-        docker compose -f deploy/compose.yaml config --quiet
+    for file in "${composed[@]}"; do
+        check "compose::config_$(basename "$file" .yaml)" env JWT_SECRET=x POSTGRES_PASSWORD=x REDIS_PASSWORD=x \
+            FANFARE_CERTIFICATES=/x docker compose -f "$file" config --quiet
+    done
 else
     not_checked 'docker compose config' 'no docker compose; the schema below is'
 fi
+# What a file takes from another is there: files that are mounted, and services that are extended.
+compose_pieces() {
+    local name
+    while read -r name; do
+        [ -f "deploy/$name" ] || { echo "there is no deploy/$name"; return 1; }
+    done < <(sed -n 's/^ *- \.\/\([^:]*\):.*/\1/p' deploy/compose*.yaml)
+    while read -r name; do
+        grep -q "^  $name:" deploy/compose.common.yaml || { echo "$name is not in compose.common.yaml"; return 1; }
+    done < <(sed -n 's/.*extends: {file: compose.common.yaml, service: \(.*\)}/\1/p' "${composed[@]}")
+}
+check compose::pieces_are_there compose_pieces
+# nginx looks for the nodes where compose puts them.
+compose_addresses() {
+    diff <(sed -n 's/.*ipv4_address: \(.*\)}/\1/p' deploy/compose.nodes.yaml) \
+        <(sed -n 's/^server \(.*\):8080.*/\1/p' deploy/nginx/servers-nodes.conf)
+}
+check compose::nodes_are_where_nginx_looks compose_addresses
 
 if [ -e "$venv/installed" ]; then
     check yaml::lint "$venv/bin/yamllint" --strict -d '{extends: default, rules: {line-length: {max: 120},
         document-start: disable, comments: {min-spaces-from-content: 1}}}' deploy
-    check compose::schema "$venv/bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/compose.yaml
+    check compose::schema "$venv/bin/check-jsonschema" --builtin-schema vendor.compose-spec deploy/compose*.yaml
     check docker::lint "$venv/bin/hadolint" deploy/Dockerfile
     manifests=(deploy/kubernetes/[!k]*.yaml)
     if have kubectl; then
@@ -219,6 +240,8 @@ unit_runs() {
     start unit "${as_nobody[@]+"${as_nobody[@]}"}" env "${settings[@]}" "${trace[@]+"${trace[@]}"}" "${command[@]}"
     wait_for 10 curl -fsS "http://127.0.0.1:$port/health" || { cat "$work/unit.err"; return 1; }
     FANFARE_BIND=127.0.0.1:$port bash deploy/healthcheck.sh || return 1
+    FANFARE_BIND=127.0.0.1:$port bash deploy/healthcheck.sh /ready || return 1
+    ! FANFARE_BIND=127.0.0.1:$port bash deploy/healthcheck.sh /nowhere || return 1
     curl -fsS -o /dev/null "http://127.0.0.1:$port/metrics" || return 1
     JWT_SECRET='' scripts/test_websocket.sh --skip-performance --server-url "http://127.0.0.1:$port" || return 1
     curl -sS -o /dev/null -H 'Content-Type: application/json' \
@@ -371,49 +394,87 @@ PYTHON
 
 # --- Proxies
 
+# A WebSocket client for the two below.
+cat >"$work/websocket.py" <<'PYTHON'
+import base64, json, os, socket, ssl, time
+class Closed(Exception):
+    pass
+class Socket:
+    """A socket through the proxy. `head` is the answer's first line."""
+    def __init__(self, port, path, authority, token=None):
+        context = ssl.create_default_context(cafile=authority)
+        raw = socket.create_connection(("localhost", port), 5)
+        self.link = context.wrap_socket(raw, server_hostname="localhost")
+        key = base64.b64encode(os.urandom(16)).decode()
+        # A browser's way to show a token.
+        shown = "Sec-WebSocket-Protocol: fanfare, bearer.%s\r\n" % token if token else ""
+        self.link.sendall(("GET %s HTTP/1.1\r\nHost: localhost:%d\r\nOrigin: https://localhost:%d\r\n"
+                           "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                           "Sec-WebSocket-Key: %s\r\n%s\r\n" % (path, port, port, key, shown)).encode())
+        self.held = b""
+        while b"\r\n\r\n" not in self.held:
+            self.read(5)
+        head, _, self.held = self.held.partition(b"\r\n\r\n")
+        self.head = head.split(b"\r\n")[0].decode()
+    def read(self, seconds):
+        self.link.settimeout(max(0.01, seconds))
+        got = self.link.recv(65536)
+        if not got:
+            raise Closed
+        self.held += got
+    def frame(self, seconds):
+        """The next frame: its opcode and payload. Pings are answered."""
+        until = time.monotonic() + seconds
+        while True:
+            held = self.held
+            if len(held) >= 2:
+                size, at = held[1] & 127, 2
+                if size == 126:
+                    size, at = int.from_bytes(held[2:4], "big"), 4
+                if len(held) >= at + size:
+                    opcode, payload, self.held = held[0] & 15, held[at:at + size], held[at + size:]
+                    if opcode == 9:
+                        self.link.sendall(bytes([0x8a, 0x80 | size]) + bytes(4) + payload)
+                    return opcode, payload
+            if time.monotonic() >= until:
+                raise socket.timeout
+            self.read(until - time.monotonic())
+    def message(self, seconds=5):
+        """The next JSON message; a close is `{"closed": code}`."""
+        while True:
+            opcode, payload = self.frame(seconds)
+            if opcode == 8:
+                return {"closed": int.from_bytes(payload[:2], "big")}
+            if opcode == 1:
+                return json.loads(payload)
+    def send(self, message):
+        # A mask of zeros leaves the text as it is.
+        text = json.dumps(message).encode()
+        size = bytes([0x80 | len(text)]) if len(text) < 126 else b"\xfe" + len(text).to_bytes(2, "big")
+        self.link.sendall(b"\x81" + size + bytes(4) + text)
+PYTHON
+
 # A client that follows a channel through the proxy and only listens: what it hears goes to a file.
 cat >"$work/listener.py" <<'PYTHON'
-import base64, os, socket, ssl, sys, time
-port, path, seconds = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-context = ssl.create_default_context(cafile=sys.argv[4])
-link = context.wrap_socket(socket.create_connection(("localhost", port), 5), server_hostname="localhost")
-key = base64.b64encode(os.urandom(16)).decode()
-link.sendall(("GET %s HTTP/1.1\r\nHost: localhost:%d\r\nOrigin: https://localhost:%d\r\nConnection: Upgrade\r\n"
-              "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n\r\n"
-              % (path, port, port, key)).encode())
-began, held, is_head = time.monotonic(), b"", True
+import socket, sys, time
+from websocket import Closed, Socket
+began = time.monotonic()
 def say(text):
     print("%.1f %s" % (time.monotonic() - began, text), flush=True)
-while time.monotonic() - began < seconds:
-    link.settimeout(max(0.01, seconds - (time.monotonic() - began)))
-    try:
-        got = link.recv(65536)
-    except socket.timeout:
-        break
-    except OSError as fault:
-        say("broken %s" % fault)
-        sys.exit(1)
-    if not got:
-        say("closed")
-        sys.exit(1)
-    held += got
-    if is_head and b"\r\n\r\n" in held:
-        head, _, held = held.partition(b"\r\n\r\n")
-        is_head = False
-        say("head " + head.split(b"\r\n")[0].decode())
-    while not is_head and len(held) >= 2:
-        size, at = held[1] & 127, 2
-        if size == 126:
-            size, at = int.from_bytes(held[2:4], "big"), 4
-        if len(held) < at + size:
-            break
-        opcode, payload, held = held[0] & 15, held[at:at + size], held[at + size:]
-        if opcode == 9:
-            say("ping")
-            link.sendall(bytes([0x8a, 0x80 | size]) + bytes(4) + payload)
-        else:
-            say("%d %s" % (opcode, payload.decode("utf-8", "replace")))
-say("end")
+listener = Socket(int(sys.argv[1]), sys.argv[2], sys.argv[4])
+say("head " + listener.head)
+try:
+    while True:
+        opcode, payload = listener.frame(float(sys.argv[3]) - (time.monotonic() - began))
+        say("ping" if opcode == 9 else "%d %s" % (opcode, payload.decode("utf-8", "replace")))
+except socket.timeout:
+    say("end")
+except Closed:
+    say("closed")
+    sys.exit(1)
+except OSError as fault:
+    say("broken %s" % fault)
+    sys.exit(1)
 PYTHON
 
 # A server of two answers: the headers that it was sent, or a 101 and then silence.
@@ -442,14 +503,14 @@ print(server.server_address[1], flush=True)
 server.serve_forever()
 PYTHON
 
-# nginx_config DIR UPSTREAM READ_TIMEOUT: the shipped files with what has to differ here, and nothing
-# else. Ports go to $tls_port and $plain_port.
+# nginx_config DIR READ_TIMEOUT SERVERS PORT...: the shipped files with what has to differ here, and
+# nothing else. Ports go to $tls_port and $plain_port.
 nginx_config() {
     local dir=$1
-    mkdir -p "$dir/conf.d" "$dir/body" "$dir/proxy"
+    mkdir -p "$dir/conf.d" "$dir/fanfare" "$dir/body" "$dir/proxy"
     tls_port=$(free_port)
     plain_port=$(free_port)
-    sed -e "s|server 127.0.0.1:8080;|server $2;|" \
+    sed -e "s|/etc/nginx/fanfare/|$dir/fanfare/|" \
         -e '/listen \[::\]/d' \
         -e "s|listen 80;|listen 127.0.0.1:$plain_port;|" \
         -e "s|listen 443 ssl;|listen 127.0.0.1:$tls_port ssl;|" \
@@ -457,8 +518,11 @@ nginx_config() {
         -e "s|/etc/ssl/fanfare/fullchain.pem|$work/cert.pem|" \
         -e "s|/etc/ssl/fanfare/privkey.pem|$work/key.pem|" \
         -e "s|/var/log/nginx/|$dir/|" \
-        -e "s|proxy_read_timeout 300s;|proxy_read_timeout $3;|" \
+        -e "s|proxy_read_timeout 300s;|proxy_read_timeout $2;|" \
         deploy/nginx/fanfare.conf >"$dir/conf.d/fanfare.conf"
+    awk -v ports="${*:4}" 'BEGIN { split(ports, port, " ") }
+        /^server / { sub(/[0-9.]+:8080/, "127.0.0.1:" port[++servers]) } { print }' \
+        "deploy/nginx/$3" >"$dir/fanfare/servers.conf"
     sed -e "s|/run/nginx.pid|$dir/nginx.pid|" \
         -e "s|/etc/nginx/conf.d/|$dir/conf.d/|" \
         -e 's|worker_shutdown_timeout .*|worker_shutdown_timeout 33s;|' \
@@ -468,7 +532,8 @@ nginx_config() {
         deploy/nginx/nginx.conf >"$dir/nginx.conf"
     [ "$(id -u)" = 0 ] || sed -i '/^user /d' "$dir/nginx.conf"
     # A line that no longer fits above would leave nginx with the real paths or a real port.
-    ! grep -nE '^[^#]*(:8080|listen (80|443)|/etc/ssl/fanfare|/var/log|/run/nginx)' "$dir/nginx.conf" "$dir/conf.d/fanfare.conf"
+    ! grep -nE '^[^#]*(:8080|:;|: |listen (80|443)|/etc/(ssl|nginx)/fanfare|/var/log|/run/nginx)' \
+        "$dir/nginx.conf" "$dir/conf.d/fanfare.conf" "$dir/fanfare/servers.conf"
 }
 
 https() { curl -sS --max-time 10 --cacert "$work/cert.pem" "$@"; }
@@ -568,11 +633,8 @@ nginx_reload() {
 
 # More than 30 s of listening through a proxy that cuts after 27 s without a byte from the server.
 nginx_idle_and_push() {
-    local left=$((32 - (SECONDS - listener_began)))
-    [ "$left" -le 0 ] || sleep "$left"
-    curl -fsS -o /dev/null -H 'Content-Type: application/json' -d '{"payload":"after the silence"}' \
-        "http://$server/api/v1/channels/idle/messages"
-    wait_for 5 grep -q 'after the silence' "$work/listener.out"
+    local left=$((33 - (SECONDS - listener_began)))
+    wait_for $((left > 0 ? left + 3 : 3)) grep -q 'after the silence' "$work/listener.out"
     cat "$work/listener.out"
     grep -q 'ping' "$work/listener.out" &&
         ! grep -qE 'closed|broken' "$work/listener.out" &&
@@ -588,6 +650,258 @@ nginx_old_worker_ends() {
     closed=$(sed -n 's/^\([0-9]*\)\.[0-9] closed$/\1/p' "$work/listener.out")
     [ -n "$closed" ] && [ $((closed - reloaded)) -ge 31 ] && [ $((closed - reloaded)) -le 36 ] &&
         https -f "$front/health"
+}
+
+# Three nodes, as compose.nodes.yaml has them, but for the database.
+cat >"$work/nodes.py" <<'PYTHON'
+import collections, concurrent.futures, http.client, json, os, signal, ssl, sys, threading, time
+from websocket import Closed, Socket
+work, token, front_port = os.environ["WORK"], os.environ["TOKEN"], int(os.environ["FRONT_PORT"])
+authority = work + "/cert.pem"
+context = ssl.create_default_context(cafile=authority)
+
+class Caller:
+    """Requests through the proxy, one after the other on one connection."""
+    def __init__(self):
+        self.link = http.client.HTTPSConnection("localhost", front_port, timeout=10, context=context)
+    def call(self, method, path, body=None):
+        headers = {"Authorization": "Bearer " + token, "Content-Type": "application/json"}
+        try:
+            self.link.request(method, path, json.dumps(body) if body else None, headers)
+            answer = self.link.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException) as fault:
+            self.link.close()
+            return type(fault).__name__, b""
+    def register(self, service, number):
+        status, said = self.call("POST", "/api/registry/register", {"instances": [
+            {"serviceId": service, "instanceId": "a", "metadata": {"number": str(number)}}]})
+        return status if status != 200 else json.loads(said)["responseStatus"]["status"]
+
+class Follower:
+    """Follows a service through the proxy, and comes back with `since`."""
+    def __init__(self, service):
+        self.service, self.since, self.answers, self.notes = service, None, [], []
+        self.open()
+    def open(self):
+        self.socket = Socket(front_port, "/ws", authority, token)
+        assert " 101 " in self.socket.head, self.socket.head
+        self.node = self.socket.message()["node_id"]
+        asked = {"type": "subscribe", "service_id": self.service}
+        if self.since:
+            asked["since"] = dict(zip(("epoch", "revision"), self.since))
+        self.socket.send(asked)
+        answer = self.socket.message()
+        assert answer["type"] == "subscribed", answer
+        self.answers.append((self.node, answer.get("recovered")))
+        if not self.since:
+            self.since = (answer["epoch"], answer["revision"])
+    def hear_until(self, revision, seconds=15):
+        until = time.monotonic() + seconds
+        while self.since[1] < revision:
+            try:
+                said = self.socket.message(until - time.monotonic())
+            except Closed:
+                # Where a close was said, the connection may end with it.
+                said = {"closed": None}
+            if "closed" in said:
+                self.notes.append(said["closed"])
+                self.open()
+            elif said["type"] == "reconnect":
+                assert said["after_ms"] >= 0, said
+                self.notes.append("reconnect")
+            elif said["type"] == "service_change":
+                assert (said["epoch"], said["from"]) == self.since, (self.since, said)
+                self.since = (said["epoch"], said["revision"])
+
+def spread():
+    """Sockets go to the node with the fewest, and a registration at one node is told at all."""
+    followers = [Follower("spread") for _ in range(9)]
+    nodes = collections.Counter(one.node for one in followers)
+    print(nodes)
+    assert sorted(nodes.values()) == [3, 3, 3]
+    assert Caller().register("spread", 1) == "success"
+    for one in followers:
+        one.hear_until(1, 5)
+    assert len({one.since for one in followers}) == 1
+    # In turn would not do: who lost three gets the next three.
+    lost = followers[0].node
+    for one in followers:
+        if one.node == lost:
+            one.socket.link.close()
+    time.sleep(0.5)
+    assert [Follower("spread").node for _ in range(3)] == [lost] * 3
+
+def drain(node, pid):
+    """The followers at a node that is stopped are told to go, and resume at another with nothing lost."""
+    caller = Caller()
+    assert caller.register("drain", 0) == "success"
+    followers = [Follower("drain") for _ in range(9)]
+    first = followers[0].since[1]
+    moved = [one for one in followers if one.node == node]
+    assert len(moved) == 3, [one.node for one in followers]
+    # So many that they are not all sent away at once.
+    others = [Socket(front_port, "/ws", authority, token) for _ in range(150)]
+    assert all(" 101 " in one.head for one in others)
+    # Each by itself: the first ones come back while the node still drains.
+    with concurrent.futures.ThreadPoolExecutor(len(followers)) as pool:
+        hearing = [pool.submit(one.hear_until, first + 30) for one in followers]
+        os.kill(pid, signal.SIGTERM)
+        for number in range(1, 31):
+            assert caller.register("drain", number) == "success"
+            # It has the fewest sockets by now, and refuses new ones.
+            assert Follower("drain").node != node
+            time.sleep(0.1)
+        for one in hearing:
+            one.result()
+    for one in followers:
+        print(one.node, one.notes, one.answers)
+        if one in moved:
+            assert one.notes == ["reconnect", 1001], one.notes
+            assert one.node != node and one.answers[-1] == (one.node, True)
+        else:
+            assert not one.notes
+    assert len({one.since for one in followers}) == 1
+
+def load(stop):
+    """Requests without a pause until a file is there: what they were answered."""
+    answers, threads = collections.Counter(), []
+    def work(index):
+        caller, number = Caller(), 0
+        while not os.path.exists(stop):
+            number += 1
+            if index % 2:
+                answers["GET", caller.call("GET", "/api/discovery/services.json")[0]] += 1
+            else:
+                answers["POST", caller.register("load-%d" % index, number)] += 1
+            time.sleep(0.02)
+    for index in range(4):
+        threads.append(threading.Thread(target=work, args=(index,)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    for (method, answer), count in sorted(answers.items(), key=str):
+        print(method, answer, count)
+
+kind, arguments = sys.argv[1], sys.argv[2:]
+if kind == "spread":
+    spread()
+elif kind == "drain":
+    drain(arguments[0], int(arguments[1]))
+else:
+    load(arguments[0])
+PYTHON
+
+# node N: starts it, where it was before. Its process id is in node_pids[N].
+node_ports=()
+node_pids=()
+node() {
+    start "node-$1" env JWT_SECRET="$secret" REDIS_URL="redis://127.0.0.1:$redis_port" FANFARE_AUTH=required \
+        FANFARE_DRAIN_WINDOW=2s FANFARE_SHARDS=1 FANFARE_CONNECTIONS_PER_USER_MAX=1024 \
+        "$work/fanfare" --bind "127.0.0.1:${node_ports[$1]}" --data-dir "$work/node-$1"
+    node_pids[$1]=$pid
+}
+node_is_ready() { FANFARE_BIND=127.0.0.1:${node_ports[$1]} bash deploy/healthcheck.sh /ready; }
+# After SIGTERM: that a node ends in its time, and well.
+node_ended() {
+    local status
+    wait_for 35 sh -c "! kill -0 ${node_pids[$1]}" || kill -KILL "${node_pids[$1]}"
+    wait "${node_pids[$1]}"
+    status=$?
+    echo "node $1 ended with $status"
+    [ "$status" -eq 0 ]
+}
+node_id() {
+    curl -fsS -H "Authorization: Bearer $token" "http://127.0.0.1:${node_ports[$1]}/api/status/node.json" |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)["node_id"])'
+}
+nodes_py() { WORK=$work TOKEN=$token FRONT_PORT=$nodes_port python3 "$work/nodes.py" "$@"; }
+
+# The shipped redis.conf, and three nodes that find each other in it.
+nodes_start() {
+    local n
+    redis_port=$(free_port)
+    mkdir "$work/redis"
+    start redis redis-server deploy/redis/redis.conf --bind 127.0.0.1 --port "$redis_port" --dir "$work/redis"
+    redis_pid=$pid
+    for n in 1 2 3; do
+        node_ports[n]=$(free_port)
+        node "$n"
+    done
+    for n in 1 2 3; do
+        wait_for 15 node_is_ready "$n" || { cat "$work/redis.out" "$work/node-$n.err"; return 1; }
+    done
+    token=$(JWT_SECRET=$secret "$work/fanfare" token --user nodes --scope admin --ttl 1h --data-dir "$work/node-1")
+    for n in 1 2 3; do
+        wait_for 5 sh -c "curl -fsS 'http://127.0.0.1:${node_ports[$n]}/metrics' | grep -qx 'fanfare_cluster_nodes 3'" ||
+            return 1
+    done
+}
+
+# One after the other, as docs/cluster.md has it.
+nodes_upgrade() {
+    local n loader
+    rm -f "$work/stop"
+    start load env WORK="$work" TOKEN="$token" FRONT_PORT="$nodes_port" python3 "$work/nodes.py" load "$work/stop"
+    loader=$pid
+    for n in 1 2 3; do
+        kill -TERM "${node_pids[$n]}"
+        node_ended "$n" || return 1
+        node "$n"
+        wait_for 15 node_is_ready "$n" || { cat "$work/node-$n.err"; return 1; }
+    done
+    sleep 1
+    touch "$work/stop"
+    wait "$loader" || { cat "$work/load.err"; return 1; }
+    cat "$work/load.out"
+    # Every single one.
+    grep -q '^GET 200' "$work/load.out" && grep -q '^POST success' "$work/load.out" &&
+        ! grep -vE '^(GET 200|POST success) ' "$work/load.out"
+}
+
+# What was posted to the dead node and not answered is nobody's to repeat but the caller's.
+nodes_kill() {
+    local loader lost
+    rm -f "$work/stop"
+    start load env WORK="$work" TOKEN="$token" FRONT_PORT="$nodes_port" python3 "$work/nodes.py" load "$work/stop"
+    loader=$pid
+    sleep 1
+    kill -KILL "${node_pids[2]}"
+    wait "${node_pids[2]}" 2>/dev/null
+    sleep 3
+    node 2
+    wait_for 15 node_is_ready 2 || { cat "$work/node-2.err"; return 1; }
+    touch "$work/stop"
+    wait "$loader" || { cat "$work/load.err"; return 1; }
+    cat "$work/load.out"
+    lost=$(sed -n 's/^POST 502 //p' "$work/load.out")
+    grep -q '^GET 200' "$work/load.out" && [ "${lost:-0}" -le 4 ] &&
+        ! grep -vE '^(GET 200|POST success|POST 502) ' "$work/load.out"
+}
+
+# While Redis is away every node answers /ready with 503. nginx passes that on and goes on asking them.
+nodes_read_on() {
+    local n
+    for n in 1 2 3; do
+        wait_for 15 sh -c "! FANFARE_BIND=127.0.0.1:${node_ports[$n]} bash deploy/healthcheck.sh /ready" || return 1
+    done
+    for n in 1 2 3 4 5 6; do
+        [ "$(https -o /dev/null -w '%{http_code}' "https://localhost:$nodes_port/ready")" = 503 ] || return 1
+        https -f -o /dev/null -H "Authorization: Bearer $token" \
+            "https://localhost:$nodes_port/api/discovery/services.json" || return 1
+    done
+}
+nodes_without_redis() {
+    local n status
+    kill -STOP "$redis_pid"
+    nodes_read_on
+    status=$?
+    # A process that stands still could not be ended either.
+    kill -CONT "$redis_pid"
+    for n in 1 2 3; do
+        wait_for 15 node_is_ready "$n" || return 1
+    done
+    return "$status"
 }
 
 caddy_config() {
@@ -636,10 +950,11 @@ if [ -x "$work/fanfare" ]; then
         start mirror python3 "$work/mirror.py"
         mirror_pid=$pid
         wait_for 5 test -s "$work/mirror.out"
-        check nginx::config_is_the_shipped_one nginx_config "$work/nginx-mirror" "127.0.0.1:$(cat "$work/mirror.out")" 2s
+        check nginx::config_is_the_shipped_one nginx_config "$work/nginx-mirror" 2s servers.conf \
+            "$(cat "$work/mirror.out")"
         mirror_front=https://localhost:$tls_port
         start nginx-mirror nginx -e stderr -p "$work" -c "$work/nginx-mirror/nginx.conf" -g 'daemon off;'
-        nginx_config "$work/nginx" "$server" 27s
+        nginx_config "$work/nginx" 27s servers.conf "${server##*:}"
         front=https://localhost:$tls_port
         check nginx::syntax sh -c "nginx -t -e stderr -p '$work' -c '$work/nginx/nginx.conf' 2>&1 |
             tee /dev/stderr | grep -q 'test is successful' &&
@@ -650,6 +965,9 @@ if [ -x "$work/fanfare" ]; then
         start listener python3 "$work/listener.py" "$tls_port" /ws/idle 40 "$work/cert.pem"
         listener_pid=$pid
         listener_began=$SECONDS
+        # The push has its time, however long the checks take until then.
+        start push sh -c "sleep 31; curl -fsS -o /dev/null -H 'Content-Type: application/json' \
+            -d '{\"payload\":\"after the silence\"}' 'http://$server/api/v1/channels/idle/messages'"
         wait_for 5 grep -q subscribed "$work/listener.out"
         check nginx::websocket_upgrade grep '101 Switching' "$work/listener.out"
         check nginx::reload_keeps_sockets nginx_reload
@@ -661,7 +979,7 @@ if [ -x "$work/fanfare" ]; then
         check nginx::logins_are_limited nginx_limits_logins
         check nginx::no_token_in_a_log nginx_logs_no_tokens
     else
-        not_checked nginx 'no nginx'
+        not_checked 'nginx, and nodes behind it' 'no nginx'
     fi
 
     if have caddy; then
@@ -691,6 +1009,24 @@ if [ -x "$work/fanfare" ]; then
     if have nginx; then
         check nginx::idle_socket_is_kept_by_pings_and_gets_its_push nginx_idle_and_push
         check nginx::old_worker_ends_at_its_time nginx_old_worker_ends
+        if have redis-server; then
+            check nodes::three_are_joined_by_the_shipped_redis_conf nodes_start
+            check nodes::config_is_the_shipped_one nginx_config "$work/nginx-nodes" 300s servers-nodes.conf \
+                "${node_ports[@]}"
+            nodes_port=$tls_port
+            start nginx-nodes nginx -e stderr -p "$work" -c "$work/nginx-nodes/nginx.conf" -g 'daemon off;'
+            wait_for 10 https -f "https://localhost:$nodes_port/health"
+            check nodes::sockets_are_spread_and_told nodes_py spread
+            check nodes::who_is_drained_resumes_elsewhere nodes_py drain "$(node_id 2)" "${node_pids[2]}"
+            check nodes::a_drained_node_ends_well node_ended 2
+            node 2
+            wait_for 15 node_is_ready 2
+            check nodes::every_request_is_answered_while_nodes_are_upgraded nodes_upgrade
+            check nodes::a_killed_node_is_passed_over nodes_kill
+            check nodes::reads_go_on_without_redis nodes_without_redis
+        else
+            not_checked nodes 'no redis-server'
+        fi
     fi
 fi
 
