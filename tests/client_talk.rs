@@ -3,11 +3,14 @@
 
 mod node;
 
+use std::net::{TcpListener, TcpStream};
+
 use fanfare::client::{
-    Channel, ChannelEvent, ChannelMessage, Client, Code, EnvelopeEvent, Post, Status,
+    Channel, ChannelEvent, ChannelMessage, Client, Code, EnvelopeEvent, Position, Post, Status,
 };
 use node::{Node, Proxy, builder, connect, connect_as, eventually, soon, token};
 use serde_json::{Value, json};
+use tungstenite::{Message, WebSocket};
 
 async fn next_message(channel: &mut Channel) -> ChannelMessage {
     match soon("an event", channel.next()).await.expect("the stream goes on") {
@@ -80,6 +83,101 @@ async fn what_is_gone_for_good_is_said_so() {
     }
     publish(&node, "news", &json!(2));
     assert_eq!(next_message(&mut news).await.payload, json!(2));
+}
+
+/// One connection of a server whose words are the test's.
+struct Scripted(WebSocket<TcpStream>);
+
+impl Scripted {
+    fn accept(listener: &TcpListener) -> Scripted {
+        let (stream, _) = listener.accept().expect("a client comes");
+        stream.set_read_timeout(Some(node::PATIENCE)).expect("a timeout above zero");
+        let mut socket = Scripted(tungstenite::accept(stream).expect("it wants a socket"));
+        socket.say(&json!({"type": "welcome", "connection_id": "n1-0-0-1", "node_id": "n1"}));
+        socket
+    }
+
+    fn say(&mut self, frame: &Value) {
+        self.0.send(Message::text(frame.to_string())).expect("the client listens");
+    }
+
+    /// Answers two subscriptions and one joining. Returns where the subscriptions wanted to go on.
+    fn answer_all(&mut self) -> Vec<Value> {
+        let mut since = Vec::new();
+        for _ in 0..3 {
+            let text = self.0.read().expect("a request");
+            let asked: Value = serde_json::from_str(text.to_text().expect("text")).expect("JSON");
+            if asked["type"] == "join" {
+                self.say(&json!({"type": "joined", "room": asked["room"], "id": asked["id"]}));
+                continue;
+            }
+            let (channel, id) = (&asked["channel"], &asked["id"]);
+            let mut answer = json!({"type": "subscribed", "channel": channel, "id": id});
+            (answer["epoch"], answer["offset"]) = ("e1".into(), 3.into());
+            if asked["since"].is_object() {
+                (answer["epoch"], answer["offset"]) = ("e2".into(), 13.into());
+                answer["recovered"] = true.into();
+            }
+            self.say(&answer);
+            since.push(asked["since"].clone());
+        }
+        since
+    }
+
+    fn push(&mut self, channel: &str, offset: u64) {
+        let message = json!({"type": "json", "channel": channel, "offset": offset, "payload": 1});
+        self.say(&message);
+    }
+}
+
+fn in_short(event: Option<ChannelEvent>) -> String {
+    match event {
+        Some(ChannelEvent::Message(message)) => format!("{:?}", message.offset),
+        Some(ChannelEvent::Lost { after, now }) => {
+            format!("{} {} to {} {}", after.epoch, after.offset, now.epoch, now.offset)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_server_loses_meanwhile_is_said_so_and_followed_from_there() {
+    const CHANNELS: [&str; 2] = ["news", "chat:general"];
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("ws://{}", listener.local_addr().expect("it listens"));
+    let (cut, is_cut) = std::sync::mpsc::channel::<()>();
+    let server = std::thread::spawn(move || {
+        let mut first = Scripted::accept(&listener);
+        first.answer_all();
+        for channel in CHANNELS {
+            first.push(channel, 4);
+            let place = json!({"type": "subscribed", "channel": channel, "epoch": "e2", "offset": 12, "recovered": false});
+            first.say(&place);
+            first.push(channel, 13);
+        }
+        is_cut.recv().expect("the test goes on");
+        drop(first);
+        let mut second = Scripted::accept(&listener);
+        let since = second.answer_all();
+        for channel in CHANNELS {
+            second.push(channel, 14);
+        }
+        (since, second)
+    });
+    let client = connect(&url).await;
+    let mut news = client.channel("news").expect("a name");
+    let mut room = client.join("general").expect("a name");
+    soon("in", room.ready()).await.expect("allowed");
+    for expected in ["Some(4)", "e1 4 to e2 12", "Some(13)"] {
+        assert_eq!(in_short(soon("an event", news.next()).await), expected);
+        assert_eq!(in_short(soon("an event", room.next()).await), expected);
+    }
+    assert_eq!(news.position(), Some(Position { epoch: "e2".into(), offset: 13 }));
+    cut.send(()).expect("the server waits for it");
+    assert_eq!(in_short(soon("an event", news.next()).await), "Some(14)");
+    assert_eq!(in_short(soon("an event", room.next()).await), "Some(14)");
+    let (since, _socket) = server.join().expect("the server has had its say");
+    assert_eq!(since, [json!({"epoch": "e2", "offset": 13}), json!({"epoch": "e2", "offset": 13})]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -59,6 +59,7 @@ export interface OnlineUser extends User {
 
 export interface Welcome {
   type: "welcome";
+  /** `{node_id}-{shard}-{slot}-{generation}`. */
   connection_id: string;
   node_id: string;
   user_id: string | null;
@@ -261,6 +262,7 @@ export class AllServicesView extends View<AllServicesEvents, AllServicesEvent, A
 
 export interface ChannelEvents extends ViewEvents {
   message: ChannelMessage<any>;
+  /** Messages after `before` are gone for good; the next one is that after `offset`. */
   lost: {
     epoch: string;
     offset: number;

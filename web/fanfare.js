@@ -567,8 +567,9 @@ export class AllServicesView extends View {
 }
 
 /**
- * One channel, live. Events: `message` with the frame as pushed; `lost` with `{epoch, offset}` when
- * the server no longer has all that was missed; `deleted`; `state`; `error`.
+ * One channel, live. Events: `message` with the frame as pushed; `lost` with `{epoch, offset, before}`
+ * when the server no longer has all that was missed, or has lost messages itself; `deleted`; `state`;
+ * `error`.
  */
 export class ChannelView extends View {
   epoch = null;
@@ -577,6 +578,7 @@ export class ChannelView extends View {
   #syncing = true;
   #early = [];
   #target = 0;
+  #isVoid = () => true;
   /** Offsets of own messages that were published without an echo. */
   #own = new Set();
   #seen = new Seen();
@@ -616,8 +618,8 @@ export class ChannelView extends View {
 
   /** @protected */
   async start(isVoid) {
+    this.#isVoid = isVoid;
     this.#syncing = true;
-    this.#early = [];
     const frame = { type: "subscribe", channel: this.name };
     const isFirst = this.epoch === null;
     if (!isFirst) frame.since = { epoch: this.epoch, offset: this.offset };
@@ -625,25 +627,45 @@ export class ChannelView extends View {
     await this.client._call(frame, {}, (answer) => {
       if (isVoid()) return;
       const isLost = answer.recovered === false;
+      // What came before the answer is in what it says.
+      this.#early = [];
       this.#target = answer.offset;
       wantsHistory ||= isLost;
-      if (isFirst || isLost) {
-        const before = { epoch: this.epoch, offset: this.offset };
-        this.epoch = answer.epoch;
-        this.offset = answer.offset;
-        this.#own.clear();
-        if (isLost) this.emit("lost", { epoch: answer.epoch, offset: answer.offset, before });
-      }
+      if (isFirst || isLost) this.#move(answer, isLost);
       if (wantsHistory && this.#history > 0) return;
       this.#syncing = false;
       if (this.offset >= this.#target) this.live();
     });
-    if (!wantsHistory || this.#history === 0 || isVoid()) return;
+    if (wantsHistory && this.#history > 0 && !isVoid()) await this.#catchUp(isVoid);
+  }
+
+  /** The channel counts from another place. */
+  #move({ epoch, offset }, isLost) {
+    const before = { epoch: this.epoch, offset: this.offset };
+    this.epoch = epoch;
+    this.offset = offset;
+    this.#own.clear();
+    if (isLost) this.emit("lost", { epoch, offset, before });
+  }
+
+  /** Messages were lost on the server: nothing is missing from here on. */
+  #moved(frame) {
+    if (frame.epoch === this.epoch && frame.offset <= this.offset) return;
+    this.#target = frame.offset;
+    this.#syncing = this.#history > 0;
+    this.#move(frame, true);
+    if (this.closed) return;
+    if (this.#syncing) this.#catchUp(this.#isVoid);
+    else this.live();
+  }
+
+  /** Tells the history, then what came meanwhile. */
+  async #catchUp(isVoid) {
     await this.#readHistory(isVoid);
     if (isVoid()) return;
     this.#syncing = false;
     for (const early of this.#early.splice(0)) this.take(early);
-    this.live();
+    if (!this.#syncing) this.live();
   }
 
   async #readHistory(isVoid) {
@@ -679,6 +701,10 @@ export class ChannelView extends View {
     }
     if (this.#syncing) {
       this.#early.push(frame);
+      return;
+    }
+    if (frame.type === "subscribed") {
+      this.#moved(frame);
       return;
     }
     if (frame.offset <= this.offset) return;
@@ -1405,6 +1431,10 @@ export class FanfareClient extends Emitter {
         this.#afterMs = frame.after_ms ?? 0;
         this.emit("reconnect", frame);
         return;
+      case "subscribed":
+        // Nobody asked: messages were lost. With an id it is an answer.
+        if (frame.id !== undefined || frame.recovered !== false) return;
+      // falls through
       case "text":
       case "json":
       case "event":

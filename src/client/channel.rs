@@ -28,6 +28,19 @@ pub struct Position {
     pub offset: u64,
 }
 
+impl Position {
+    /// Where a frame says that a channel stands.
+    fn of(frame: &Frame) -> Position {
+        let epoch = frame.epoch.clone().unwrap_or_default();
+        Position { epoch, offset: frame.offset.unwrap_or_default() }
+    }
+
+    /// Whether it is the other place, or one after it in the same count.
+    fn reaches(&self, other: &Position) -> bool {
+        self.epoch == other.epoch && self.offset >= other.offset
+    }
+}
+
 /// A message of a channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChannelMessage {
@@ -67,7 +80,8 @@ pub enum ChannelEvent {
         /// Messages without an offset that are lost.
         unnumbered: u64,
     },
-    /// The history does not reach back: what lies between is gone for good.
+    /// The history does not reach back, or the server has lost messages: what lies between is gone
+    /// for good.
     Lost {
         /// Where the reader stood.
         after: Position,
@@ -260,8 +274,7 @@ impl Directory {
     /// The answer to a subscription.
     pub(super) fn subscribed(&mut self, name: &str, frame: &Frame) {
         let Some(channel) = self.channels.get_mut(name) else { return };
-        let epoch = frame.epoch.clone().unwrap_or_default();
-        let now = Position { epoch, offset: frame.offset.unwrap_or_default() };
+        let now = Position::of(frame);
         channel.phase = Phase::Live;
         channel.error = None;
         channel.head = Some(now.clone());
@@ -286,6 +299,25 @@ impl Directory {
         }
         if !is_done {
             self.todo.insert(name.into());
+        }
+    }
+
+    /// The server has lost messages of a channel: it counts from another place now.
+    pub(super) fn moved(&mut self, name: &str, frame: &Frame) {
+        let Some(channel) = self.channels.get_mut(name) else { return };
+        let now = Position::of(frame);
+        if channel.head.as_ref().is_some_and(|head| head.reaches(&now)) {
+            // The answer to a subscription has said so already.
+            return;
+        }
+        channel.head = Some(now.clone());
+        for key in &channel.feeds {
+            let Some(feed) = self.feeds.get_mut(key).filter(|feed| !feed.is_full) else { continue };
+            let Some(place) = feed.position.clone() else { continue };
+            // Who is behind in the same epoch learns from the answer what is left.
+            if place.epoch != now.epoch || !(feed.is_behind || place.reaches(&now)) {
+                feed.lose(&place, &now);
+            }
         }
     }
 
@@ -402,5 +434,155 @@ impl ChannelMessage {
             username: frame.username,
             timestamp,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use serde_json::json;
+
+    use super::*;
+
+    const KEY: u64 = 1;
+
+    fn at(epoch: &str, offset: u64) -> Position {
+        Position { epoch: epoch.into(), offset }
+    }
+
+    fn place(position: &Position, recovered: Option<bool>) -> Frame {
+        let epoch = Some(position.epoch.clone());
+        Frame { epoch, offset: Some(position.offset), recovered, ..Frame::default() }
+    }
+
+    /// A channel whose reader has got everything up to a place.
+    fn followed(position: &Position, max: usize) -> Directory {
+        let mut directory = Directory::default();
+        directory.open_feed(KEY, "news", None, max);
+        assert_eq!(directory.next_wish(), Some(follow(None)));
+        directory.subscribed("news", &place(position, None));
+        directory
+    }
+
+    fn follow(since: Option<Position>) -> Wish {
+        Wish::Follow { channel: "news".into(), since }
+    }
+
+    fn push(directory: &mut Directory, offset: u64) {
+        let message = json!({"type": "json", "channel": "news", "offset": offset});
+        directory.message("news", Frame::decode(&message.to_string()).expect("a frame"));
+    }
+
+    fn moved(directory: &mut Directory, epoch: &str, offset: u64) {
+        directory.moved("news", &place(&at(epoch, offset), Some(false)));
+    }
+
+    /// What the reader finds, in short.
+    fn told(directory: &mut Directory) -> Vec<String> {
+        let mut told = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(event)) = directory.poll(KEY, &mut cx) {
+            let name = |at: &Position| format!("{} {}", at.epoch, at.offset);
+            told.push(match event {
+                ChannelEvent::Message(message) => message.offset.unwrap_or_default().to_string(),
+                ChannelEvent::Lost { after, now } => format!("{} to {}", name(&after), name(&now)),
+                ChannelEvent::Lagged { .. } => "lagged".into(),
+                other => format!("{other:?}"),
+            });
+        }
+        told
+    }
+
+    #[test]
+    fn a_channel_that_moved_goes_on_from_there() {
+        let mut directory = followed(&at("e1", 3), 16);
+        push(&mut directory, 4);
+        moved(&mut directory, "e2", 12);
+        push(&mut directory, 13);
+        assert_eq!(told(&mut directory), ["4", "e1 4 to e2 12", "13"]);
+        // More is gone than the channel keeps.
+        moved(&mut directory, "e2", 400);
+        push(&mut directory, 401);
+        assert_eq!(told(&mut directory), ["e2 13 to e2 400", "401"]);
+        assert_eq!(directory.next_wish(), None, "there is no gap");
+        directory.disconnect();
+        assert_eq!(directory.next_wish(), Some(follow(Some(at("e2", 401)))));
+    }
+
+    #[test]
+    fn a_loss_is_told_once() {
+        let mut directory = followed(&at("e1", 3), 16);
+        moved(&mut directory, "e2", 12);
+        push(&mut directory, 13);
+        moved(&mut directory, "e2", 12);
+        moved(&mut directory, "e2", 13);
+        assert_eq!(told(&mut directory), ["e1 3 to e2 12", "13"]);
+        // The answer to a subscription brings the same news.
+        directory.disconnect();
+        assert_eq!(directory.next_wish(), Some(follow(Some(at("e2", 13)))));
+        directory.subscribed("news", &place(&at("e3", 2), Some(false)));
+        moved(&mut directory, "e3", 2);
+        push(&mut directory, 3);
+        assert_eq!(told(&mut directory), ["e2 13 to e3 2", "3"]);
+    }
+
+    #[test]
+    fn a_loss_overtakes_the_answer_that_closes_a_gap() {
+        let mut directory = followed(&at("e1", 3), 16);
+        push(&mut directory, 5);
+        assert_eq!(directory.next_wish(), Some(follow(Some(at("e1", 3)))));
+        moved(&mut directory, "e2", 12);
+        push(&mut directory, 13);
+        directory.subscribed("news", &place(&at("e2", 13), Some(false)));
+        push(&mut directory, 14);
+        assert_eq!(told(&mut directory), ["e1 3 to e2 12", "13", "14"]);
+        assert_eq!(directory.next_wish(), None);
+        // In the same epoch the answer says it.
+        push(&mut directory, 16);
+        assert_eq!(directory.next_wish(), Some(follow(Some(at("e2", 14)))));
+        moved(&mut directory, "e2", 30);
+        directory.subscribed("news", &place(&at("e2", 30), Some(false)));
+        push(&mut directory, 31);
+        assert_eq!(told(&mut directory), ["e2 14 to e2 30", "31"]);
+        assert_eq!(directory.next_wish(), None);
+    }
+
+    #[test]
+    fn a_slow_reader_learns_of_a_loss_when_it_has_caught_up() {
+        let mut directory = followed(&at("e1", 3), 2);
+        for offset in 4..=6 {
+            push(&mut directory, offset);
+        }
+        moved(&mut directory, "e2", 1);
+        push(&mut directory, 2);
+        assert_eq!(told(&mut directory), ["4", "5", "lagged"]);
+        assert_eq!(directory.next_wish(), Some(follow(Some(at("e1", 5)))));
+        directory.subscribed("news", &place(&at("e2", 2), Some(false)));
+        push(&mut directory, 3);
+        assert_eq!(told(&mut directory), ["e1 5 to e2 2", "3"]);
+        // Without room for the news itself it is the same.
+        push(&mut directory, 4);
+        push(&mut directory, 5);
+        moved(&mut directory, "e3", 9);
+        push(&mut directory, 10);
+        assert_eq!(told(&mut directory), ["4", "5", "lagged"]);
+        assert_eq!(directory.next_wish(), Some(follow(Some(at("e2", 5)))));
+        directory.subscribed("news", &place(&at("e3", 10), Some(false)));
+        assert_eq!(told(&mut directory), ["e2 5 to e3 10"]);
+    }
+
+    #[test]
+    fn who_has_no_place_yet_has_lost_nothing() {
+        let mut directory = Directory::default();
+        directory.open_feed(KEY, "news", None, 16);
+        assert_eq!(directory.next_wish(), Some(follow(None)));
+        // Of an earlier subscription.
+        moved(&mut directory, "e2", 12);
+        assert_eq!(directory.position(KEY), None);
+        directory.subscribed("news", &place(&at("e2", 14), None));
+        push(&mut directory, 15);
+        assert_eq!(told(&mut directory), ["15"]);
+        moved(&mut Directory::default(), "e2", 12);
     }
 }

@@ -447,7 +447,14 @@ impl Session {
                 self.away_until_ns = Some(shared.clock.now().ns.saturating_add(after_ns));
             }
             Some("private" | "group") => take_direct(&mut state, &frame),
-            Some(_) if frame.channel.is_some() => deliver(&mut state, frame),
+            // With an id it is an answer that comes too late.
+            Some("subscribed") if frame.id.is_none() && frame.recovered == Some(false) => {
+                let channel = frame.channel.as_deref().unwrap_or_default();
+                state.channels.moved(channel, &frame);
+            }
+            Some("text" | "json" | "event" | "system" | "chat") if frame.channel.is_some() => {
+                deliver(&mut state, frame);
+            }
             None if frame.message_type.is_some() => take_envelope(&mut state, frame),
             _ => {}
         }

@@ -396,6 +396,8 @@ test("a server that stops is left, and taken up again when it said", async () =>
 /** A socket whose server is the test. */
 class FakeSocket {
   static made = [];
+  /** What a subscription to a channel is answered beyond the usual. */
+  static place = null;
   sent = [];
 
   constructor(url, protocols) {
@@ -411,9 +413,15 @@ class FakeSocket {
   send(text) {
     const frame = JSON.parse(text);
     this.sent.push(frame);
+    const { id, service_id, channel, room } = frame;
+    if (frame.type === "join") this.push({ type: "joined", id, room, users: [] });
     if (frame.type !== "subscribe") return;
-    const { id, service_id } = frame;
     const since = frame.since && { recovered: true };
+    if (channel) {
+      const place = frame.since ?? { epoch: "e", offset: 3 };
+      this.push({ type: "subscribed", id, channel, ...place, ...since, ...FakeSocket.place });
+      return;
+    }
     const state = { epoch: "e", revision: 1, degraded: false, instances: [] };
     this.push({ type: "subscribed", id, service_id, ...state, ...since });
   }
@@ -427,6 +435,7 @@ class FakeSocket {
 
 function fake(options = {}) {
   FakeSocket.made = [];
+  FakeSocket.place = null;
   return connect({ WebSocket: FakeSocket, ...options });
 }
 
@@ -453,6 +462,98 @@ test("snapshots replace, and a mark alone is told", async () => {
   const asked = socket.sent.length;
   change({ epoch: "f", from: 43, revision: 44, changes });
   assert.deepEqual(socket.sent[asked].since, { epoch: "e", revision: 43 });
+});
+
+/** What a channel or a room is told, in short, and how its server says it. */
+async function followed(view, channel) {
+  await view.ready;
+  const told = [];
+  const log = (event, short) => view.on(event, (what) => told.push(short(what)));
+  log("message", (frame) => frame.offset);
+  log("gap", () => "gap");
+  log("state", (state) => state);
+  log("lost", ({ epoch, offset, before }) => [before.epoch, before.offset, epoch, offset].join(" "));
+  const socket = FakeSocket.made[0];
+  const push = (...offsets) => {
+    for (const offset of offsets) {
+      socket.push({ type: "json", channel, offset, message_id: `m${offset}`, payload: offset });
+    }
+  };
+  const move = (epoch, offset, more) =>
+    socket.push({ type: "subscribed", channel, epoch, offset, recovered: false, ...more });
+  return { told, socket, push, move };
+}
+
+test("a channel that lost messages goes on from where the server says", async () => {
+  const client = fake();
+  const view = client.channel("c");
+  const { told, push, move } = await followed(view, "c");
+  push(4);
+  move("e2", 12);
+  push(13);
+  // The same news again are old; a late answer is none; more of the same epoch may be lost.
+  move("e2", 12);
+  move("e9", 9, { id: "late" });
+  move("e2", 400);
+  push(401);
+  assert.deepEqual(told, [4, "e 4 e2 12", 13, "e2 13 e2 400", 401]);
+  assert.equal(view.state, "live");
+  FakeSocket.made[0].end(1006);
+  await until("it is back", () => FakeSocket.made[1]?.sent.length === 1);
+  assert.deepEqual(FakeSocket.made[1].sent[0].since, { epoch: "e2", offset: 401 });
+});
+
+test("a room that lost messages says so and stays joined", async () => {
+  const client = fake();
+  const room = client.room("tea");
+  const { told, socket, push, move } = await followed(room, "chat:tea");
+  push(4);
+  move("e2", 12);
+  push(13);
+  assert.deepEqual(told, [4, "e 4 e2 12", 13]);
+  assert.equal(room.state, "live");
+  assert.equal(socket.sent.filter((frame) => frame.type === "join").length, 1);
+});
+
+test("messages lost while a gap is being closed are told by the answer", async () => {
+  const client = fake();
+  const { told, socket, push, move } = await followed(client.channel("c"), "c");
+  const send = socket.send;
+  socket.send = (text) => {
+    move("e2", 12);
+    push(13);
+    FakeSocket.place = { epoch: "e2", offset: 13, recovered: false };
+    send.call(socket, text);
+  };
+  push(5, 14);
+  assert.deepEqual(told, ["gap", "stale", "e 3 e2 13", "live", 14]);
+});
+
+test("after a loss the history is read anew, and what comes meanwhile waits", async () => {
+  const asked = [];
+  let answer;
+  const fetch = (url) => {
+    asked.push(url);
+    return new Promise((resolve) => (answer = (value) => resolve(Response.json(value))));
+  };
+  const client = fake({ fetch });
+  const view = client.channel("c", { history: 2 });
+  await until("the history is asked for", () => answer);
+  answer({ epoch: "e", messages: [] });
+  const { told, push, move } = await followed(view, "c");
+  const heldBack = (offset) => ({ offset, message_id: `m${offset}` });
+  move("e2", 12);
+  push(13);
+  move("e3", 1);
+  push(2);
+  assert.match(asked[1], /after=10&limit=2/);
+  answer({ epoch: "e2", messages: [11, 12].map(heldBack) });
+  await until("the history is asked for again", () => asked.length === 3);
+  assert.deepEqual(told, ["e 3 e2 12", 11, 12, 13, "e2 13 e3 1"]);
+  answer({ epoch: "e3", messages: [1].map(heldBack) });
+  await until("all came", () => told.length === 7);
+  assert.deepEqual(told.slice(5), [1, 2]);
+  assert.equal(view.offset, 2);
 });
 
 test("close codes are obeyed", async () => {
