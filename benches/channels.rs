@@ -8,7 +8,7 @@ use fanfare::limits::Limits;
 use fanfare::state::durable::PeopleImage;
 use fanfare::state::people::{Opened, Person};
 use fanfare::state::registry::{self, Registry};
-use fanfare::state::talk::{Aim, Talk};
+use fanfare::state::talk::{Aimed, Talk};
 use fanfare::state::{Settings, State};
 use fanfare::wire::talk::Publication;
 use serde_json::value::RawValue;
@@ -65,7 +65,7 @@ fn publish(c: &mut Criterion) {
                     channel: channel.clone(),
                     publication: publication.clone(),
                     from: Some(UserId::new("user-0")),
-                    aim: Aim::default(),
+                    aim: Aimed::default(),
                     without: None,
                 };
                 tell(&mut state, talk);

@@ -4,49 +4,9 @@
 //
 // Needs Node 22 or newer and redis-server. Starts everything itself, on free ports.
 
-import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { createInterface } from "node:readline";
+import { inWords, now, open, run, sleep, startRedis, startServer } from "./common.mjs";
 
 const [binary, events = "2000", followers = "100"] = process.argv.slice(2);
-const dir = mkdtempSync(join(tmpdir(), "fanfare-nodes-"));
-const children = [];
-
-function freePort() {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
-}
-
-async function startServer(name, ...flags) {
-  const child = spawn(binary, ["--bind", "127.0.0.1:0", "--data-dir", join(dir, name), "--shards", "1",
-    "--jwt-secret", "a secret of more than thirty-two bytes", "--client-messages-per-s-max", "0", ...flags],
-    { stdio: ["ignore", "pipe", "ignore"] });
-  children.push(child);
-  for await (const line of createInterface({ input: child.stdout })) {
-    const url = line.split(" ").at(-1);
-    for (;;) {
-      const ready = await fetch(`${url}/ready`);
-      if (ready.status === 200) return url;
-    }
-  }
-}
-
-function open(url) {
-  return new Promise((resolve, reject) => {
-    const socket = new WebSocket(`${url.replace("http", "ws")}/ws`);
-    socket.onmessage = () => resolve(socket);
-    socket.onerror = reject;
-  });
-}
-
-const now = () => Number(process.hrtime.bigint()) / 1e6;
 
 async function measure(name, from, to) {
   const publisher = await open(from);
@@ -76,18 +36,16 @@ async function measure(name, from, to) {
     sent.set(n, now());
     publisher.send(JSON.stringify({ type: "register", instances: [
       { serviceId: name, instanceId: "a", metadata: { n } }] }));
-    await new Promise((resolve) => { setTimeout(resolve, 4); });
+    await sleep(4);
   }
   await done;
-  delays.sort((a, b) => a - b);
-  const at = (share) => delays[Math.floor((delays.length - 1) * share)].toFixed(2);
-  console.log(`${name}: p50 ${at(0.5)} ms, p99 ${at(0.99)} ms, ${delays.length} deliveries`);
+  console.log(`${name}: ${inWords(delays)}, ${delays.length} deliveries`);
 }
 
 /** Registrations a second, many at once, each answered. */
-async function rate(name, url) {
+async function rate(name, server) {
   const start = now();
-  const sockets = await Promise.all(Array.from({ length: 64 }, () => open(url)));
+  const sockets = await Promise.all(Array.from({ length: 64 }, () => open(server)));
   let answered = 0;
   await Promise.all(sockets.map((socket, index) => new Promise((resolve) => {
     let left = 300;
@@ -104,22 +62,14 @@ async function rate(name, url) {
   sockets.forEach((socket) => socket.close());
 }
 
-try {
-  const single = await startServer("single");
-  const port = await freePort();
-  const fsync = process.env.REDIS_FSYNC ?? "everysec";
-  children.push(spawn("redis-server", ["--bind", "127.0.0.1", "--port", String(port), "--save", "",
-    "--appendonly", "yes", "--appendfsync", fsync, "--dir", dir], { stdio: "ignore" }));
-  const redis = ["--redis-url", `redis://127.0.0.1:${port}`];
-  const one = await startServer("one", ...redis);
-  const two = await startServer("two", ...redis);
+await run(async () => {
+  const single = await startServer(binary, "single");
+  const redis = await startRedis();
+  const one = await startServer(binary, "one", ...redis.flags);
+  const two = await startServer(binary, "two", ...redis.flags);
   await measure("single node", single, single);
   await measure("same node of two", one, one);
   await measure("across two nodes", one, two);
   await rate("single node", single);
   await rate("one of two nodes", one);
-} finally {
-  children.forEach((child) => child.kill("SIGKILL"));
-  rmSync(dir, { recursive: true, force: true });
-}
-process.exit(0);
+});
