@@ -1,8 +1,9 @@
 //! What every database has to do: the same suite over `SQLite` and over `PostgreSQL`.
 //!
-//! `scripts/with_postgres.sh` starts a server and names it in `FANFARE_TEST_POSTGRES`. Without one
-//! that half of the suite says that it did not run.
+//! Where no `PostgreSQL` is installed, that half of the suite says that it did not run.
 
+#[path = "support/postgres.rs"]
+mod pg;
 mod support;
 
 use std::path::PathBuf;
@@ -19,8 +20,8 @@ use fanfare::store::accounts::Accounts;
 use fanfare::store::library::Library;
 use fanfare::store::{Image, Listeners, Store, StoreError};
 use fanfare::wire::refusal::Code;
+use pg::block_on;
 use serde_json::{Value, json};
-use sqlx::{Connection, Executor, PgConnection};
 use support::{Server, eventually, token};
 
 /// An empty database.
@@ -36,22 +37,10 @@ impl Backend {
         Backend { dir, url: None }
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the script says where its server is")]
     fn postgres() -> Option<Backend> {
-        let server = std::env::var("FANFARE_TEST_POSTGRES").ok();
-        let Some(server) = server else {
-            eprintln!("FANFARE_TEST_POSTGRES names no server: this did not run");
-            return None;
-        };
-        let name = format!("fanfare_{}", uuid::Uuid::new_v4().simple());
-        block_on(async {
-            let mut connection = PgConnection::connect(&server).await.expect("connects");
-            let create = format!("CREATE DATABASE {name}");
-            connection.execute(sqlx::AssertSqlSafe(create)).await.expect("created");
-        });
-        let (host, _) = server.rsplit_once('/').expect("a database in the URL");
+        let url = Some(pg::fresh()?);
         let mut backend = Backend::sqlite();
-        backend.url = Some(format!("{host}/{name}"));
+        backend.url = url;
         Some(backend)
     }
 
@@ -70,11 +59,6 @@ impl Drop for Backend {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.expect("a runtime").block_on(future)
 }
 
 /// A store under test.
@@ -308,6 +292,58 @@ fn groups_have_their_rules(backend: &Backend) {
     assert_eq!(code(delete("ann")), Code::NotFound);
 }
 
+fn a_group_that_cannot_be_costs_nobody_else(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    // PostgreSQL takes no text with a NUL, and would refuse the whole transaction for it.
+    let results = suite.execute(vec![
+        private(1, "a", "b"),
+        to_group(2, "a", "\0"),
+        Write::DeleteGroup { group_id: "g\0".into(), by: user("a") },
+    ]);
+    assert_eq!(results[0], Ok(Written::Done));
+    assert_eq!(
+        (code(results[1].clone()), code(results[2].clone())),
+        (Code::NotFound, Code::NotFound)
+    );
+    let group = block_on(suite.library.group("\0", &user("a"))).map_err(|refusal| refusal.code);
+    assert!(matches!(group, Err(Code::NotFound)));
+}
+
+fn changes_of_accounts_are_heard_of(backend: &Backend) {
+    let (tell, heard) = crossbeam_channel::unbounded();
+    let (tell_stored, stored) = crossbeam_channel::unbounded();
+    let listeners = Listeners {
+        on_stored: Box::new(move |results| _ = tell_stored.send(results)),
+        on_accounts: Box::new(move |changes| _ = tell.send(changes)),
+    };
+    let (store, _) = Store::open(backend.url.as_deref(), &backend.dir, listeners).expect("opens");
+    let suite = Suite { library: store.library(), store, stored };
+    // More in one millisecond than one look at them takes.
+    let person = |n| Person { user_id: user(&format!("u{n}")), username: "U".into() };
+    let people = (0..25_000).map(person).collect();
+    assert!(suite.one(Write::Seen { people, at_ms: 1_000_000 }).is_ok());
+    let mut accounts = Accounts::open(backend.url.as_deref(), &backend.dir).expect("opens");
+    let hears = |who: &str| {
+        eventually(&format!("{who} is heard of"), Duration::from_secs(10), || {
+            let mut changes = heard.try_iter().flatten();
+            changes.any(|change| change.user_id.as_str() == who && change.is_disabled)
+        });
+    };
+    accounts.set_disabled("u7", true, 1_000_001).expect("disabled");
+    hears("u7");
+    // By a clock that is far behind.
+    accounts.set_disabled("u8", true, 5).expect("disabled");
+    hears("u8");
+    assert_eq!(block_on(suite.library.is_user(&user("u24999"))), Ok(true));
+    assert_eq!(block_on(suite.library.is_user(&user("v"))), Ok(false));
+    assert_eq!(block_on(suite.library.is_user(&user("\0"))), Ok(false));
+}
+
+fn a_journal_has_no_place_where_there_is_one_server(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    assert_eq!(code(suite.one(Write::Posted(Vec::new()))), Code::Internal);
+}
+
 fn channels_are_remembered(backend: &Backend) {
     let (suite, _) = backend.open().expect("opens");
     let define = |name: &str| Write::DefineChannel {
@@ -370,6 +406,9 @@ suite!(
     names_are_given_out_once,
     accounts_have_scopes,
     groups_have_their_rules,
+    a_group_that_cannot_be_costs_nobody_else,
+    changes_of_accounts_are_heard_of,
+    a_journal_has_no_place_where_there_is_one_server,
     channels_are_remembered,
     one_server_at_a_time,
     a_server_runs_on_it,
@@ -378,8 +417,7 @@ suite!(
 /// The connection to the server is cut, as a restart or a failover of it does.
 #[test]
 fn a_lost_connection_is_opened_again() {
-    let Some(backend) = Backend::postgres() else { return };
-    let url = backend.url.clone().expect("a URL");
+    let Some(url) = pg::fresh() else { return };
     let server = Server::start_for_people(&["--database-url", &url]);
     server.call("GET", "/ws/online", &token("bob", ""), &Value::Null);
     let send = || {
@@ -387,12 +425,7 @@ fn a_lost_connection_is_opened_again() {
         server.call("POST", "/api/v1/messages", &token("ann", ""), &body).status
     };
     assert_eq!(send(), 201);
-    block_on(async {
-        let mut connection = PgConnection::connect(&url).await.expect("connects");
-        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        connection.execute(cut).await.expect("cut");
-    });
+    pg::cut(&url);
     eventually("messages are taken again", Duration::from_secs(10), || match send() {
         201 => true,
         status => {

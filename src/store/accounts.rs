@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sqlx::{AnyConnection, Connection};
 
-use super::database::{Address, connect, insert};
+use super::database::{Address, Mode, connect, insert};
 use super::library::{ACCOUNT, Account, account, account_of};
 use super::people;
 use crate::id::UserId;
@@ -38,7 +38,7 @@ impl Accounts {
             .build()
             .map_err(|fault| fault.to_string())?;
         let connection = runtime
-            .block_on(connect(&address))
+            .block_on(connect(&address, None))
             .map_err(|fault| format!("the database {} cannot be used: {fault}", address.shown()))?;
         Ok(Accounts { runtime, connection, address })
     }
@@ -68,7 +68,8 @@ impl Accounts {
         let results = runtime.block_on(async {
             let mut change = connection.begin().await?;
             let results =
-                people::execute(&mut change, address, std::slice::from_ref(&write)).await?;
+                people::execute(&mut change, address, Mode::Alone, std::slice::from_ref(&write))
+                    .await?;
             if let (Some(scope), [Ok(_)]) = (scope, &*results) {
                 set_scope(&mut change, address, &user_id, scope, at_ms).await?;
             }
@@ -141,11 +142,14 @@ impl Accounts {
                 let by_name = account(connection, &login).await?.map(|account| account.user_id);
                 let user_id = by_name.unwrap_or_else(|| UserId::new(&who));
                 let row = serde_json::json!([user_id.as_str(), i32::from(is_disabled), at_ms]);
-                let statement = "UPDATE account SET
-                    is_disabled = (SELECT CAST(value->>1 AS BOOLEAN) FROM {rows}),
-                    changed_ms = (SELECT CAST(value->>2 AS BIGINT) FROM {rows})
-                    WHERE user_id = (SELECT value->>0 FROM {rows})";
-                let count = insert(connection, address, statement, vec![row]).await?;
+                let statement = format!(
+                    "UPDATE account SET
+                     is_disabled = (SELECT CAST(value->>1 AS BOOLEAN) FROM {{rows}}),
+                     changed_ms = (SELECT {} FROM {{rows}})
+                     WHERE user_id = (SELECT value->>0 FROM {{rows}})",
+                    people::stamp("CAST(value->>2 AS BIGINT)")
+                );
+                let count = insert(connection, address, &statement, vec![row]).await?;
                 Ok::<_, sqlx::Error>((count > 0).then_some(user_id))
             })
             .map_err(|fault| fault.to_string())?
@@ -162,9 +166,12 @@ async fn set_scope(
 ) -> Result<u64, sqlx::Error> {
     let scope = Some(scope.trim()).filter(|scope| !scope.is_empty());
     let row = serde_json::json!([user_id.as_str(), scope, at_ms]);
-    let statement = "UPDATE account SET
-        scope = (SELECT value->>1 FROM {rows}),
-        changed_ms = (SELECT CAST(value->>2 AS BIGINT) FROM {rows})
-        WHERE user_id = (SELECT value->>0 FROM {rows})";
-    insert(connection, address, statement, vec![row]).await
+    let statement = format!(
+        "UPDATE account SET
+         scope = (SELECT value->>1 FROM {{rows}}),
+         changed_ms = (SELECT {} FROM {{rows}})
+         WHERE user_id = (SELECT value->>0 FROM {{rows}})",
+        people::stamp("CAST(value->>2 AS BIGINT)")
+    );
+    insert(connection, address, &statement, vec![row]).await
 }

@@ -6,7 +6,9 @@
 //!
 //! Imports `limits` and `state`. Part of `store`.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -14,9 +16,9 @@ use serde_json::{Value, json};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Connection, Row};
 
-use super::{StoreError, people};
+use super::{Image, StoreError, people};
 use crate::limits;
-use crate::state::durable::{PeopleImage, Write, WriteResult};
+use crate::state::durable::{Write, WriteResult};
 use crate::state::image::{
     InstanceRecord, PullOutRecord, RegistryDelta, RegistryImage, ServiceRecord,
 };
@@ -33,8 +35,18 @@ pub enum Address {
 /// What stays as it is in the path of a database URL.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
 
-/// "fanfare" in ASCII: the advisory lock that the one server of a `PostgreSQL` database holds.
+/// "fanfare" in ASCII: the advisory lock that the one server of a `PostgreSQL` database holds, or
+/// all nodes that share it hold together.
 const ADVISORY_LOCK: i64 = 0x66_616e_6661_7265;
+
+/// Who writes to a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// One server, and the command line beside it.
+    Alone,
+    /// All nodes of a cluster.
+    Shared,
+}
 
 impl Address {
     /// Reads a URL; without one it is the file in the data directory.
@@ -49,6 +61,11 @@ impl Address {
             return Ok(Address::Postgres(url.to_owned()));
         }
         Err(StoreError::Address(url.to_owned()))
+    }
+
+    /// Whether several nodes can use it at once.
+    pub fn is_shareable(&self) -> bool {
+        matches!(self, Address::Postgres(_))
     }
 
     /// The address for messages to people: never with a password.
@@ -85,50 +102,95 @@ impl Address {
     }
 }
 
-/// Opens a connection and brings the tables up to date.
-pub(super) async fn connect(address: &Address) -> Result<AnyConnection, sqlx::Error> {
+/// Opens a connection and brings the tables up to date. A server says how it uses the database;
+/// `PoolTimedOut` stands for another one that has it.
+pub(super) async fn connect(
+    address: &Address,
+    mode: Option<Mode>,
+) -> Result<AnyConnection, sqlx::Error> {
     sqlx::any::install_default_drivers();
     let mut connection = AnyConnection::connect(&address.url()).await?;
-    if let Address::Sqlite(_) = address {
-        let busy = format!("PRAGMA busy_timeout = {}", limits::STORE_BUSY_TIMEOUT_MS);
-        // The rest keeps inboxes, which are written to all over, in memory between checkpoints.
-        // Figures: PERF.md, durable messages.
-        for pragma in [
-            &*busy,
-            "PRAGMA journal_mode = WAL",
-            "PRAGMA synchronous = FULL",
-            "PRAGMA cache_size = -65536",
-            "PRAGMA wal_autocheckpoint = 16000",
+    match (address, mode) {
+        (Address::Sqlite(_), _) => {
+            let busy = format!("PRAGMA busy_timeout = {}", limits::STORE_BUSY_TIMEOUT_MS);
+            // The rest keeps inboxes, which are written to all over, in memory between checkpoints.
+            // Figures: PERF.md, durable messages.
+            for pragma in [
+                &*busy,
+                "PRAGMA journal_mode = WAL",
+                "PRAGMA synchronous = FULL",
+                "PRAGMA cache_size = -65536",
+                "PRAGMA wal_autocheckpoint = 16000",
+            ] {
+                set(&mut connection, pragma).await?;
+            }
+        }
+        // Before the tables are touched: whoever is turned away has changed nothing.
+        (Address::Postgres(_), Some(mode)) => lock(&mut connection, mode).await?,
+        (Address::Postgres(_), None) => {}
+    }
+    // Nodes that start together wait for each other here: sqlx takes a lock of its own.
+    sqlx::migrate!("src/store/migrations").run_direct(None, &mut connection, false).await?;
+    if mode == Some(Mode::Shared) {
+        let [idle, lock, statement] =
+            [limits::STORE_SHARED_IDLE_MS, limits::STORE_SHARED_LOCK_MS, limits::STORE_SHARED_MS];
+        // A node that hangs within a transaction must not keep the others waiting. Whoever has
+        // waited for a lock has to see what its holder wrote.
+        for setting in [
+            &*format!("SET idle_in_transaction_session_timeout = {idle}"),
+            &*format!("SET lock_timeout = {lock}"),
+            &*format!("SET statement_timeout = {statement}"),
+            "SET default_transaction_isolation = 'read committed'",
         ] {
-            sqlx::raw_sql(sqlx::AssertSqlSafe(pragma.to_owned())).execute(&mut connection).await?;
+            set(&mut connection, setting).await?;
         }
     }
-    sqlx::migrate!("src/store/migrations").run_direct(None, &mut connection, false).await?;
     Ok(connection)
+}
+
+async fn set(connection: &mut AnyConnection, setting: &str) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(sqlx::AssertSqlSafe(setting.to_owned())).execute(connection).await?;
+    Ok(())
+}
+
+/// Claims the database for as long as the connection lasts.
+async fn lock(connection: &mut AnyConnection, mode: Mode) -> Result<(), sqlx::Error> {
+    let statement = match mode {
+        Mode::Alone => "SELECT pg_try_advisory_lock($1) AS is_ours",
+        Mode::Shared => "SELECT pg_try_advisory_lock_shared($1) AS is_ours",
+    };
+    let row = sqlx::query(statement).bind(ADVISORY_LOCK).fetch_one(connection).await?;
+    if row.try_get::<bool, _>("is_ours")? { Ok(()) } else { Err(sqlx::Error::PoolTimedOut) }
 }
 
 /// The connection that writes. There is one.
 #[derive(Debug)]
 pub(super) struct Database {
     address: Address,
+    mode: Mode,
     /// None after a fault, until the next use opens it again.
     connection: Option<AnyConnection>,
 }
 
 impl Database {
-    /// Opens or creates the database, reads it, and marks it as not complete.
+    /// Opens or creates the database, and reads it. Where it has the registry, marks that as not
+    /// complete.
     pub(super) async fn open(
         address: &Address,
-    ) -> Result<(Database, RegistryImage, PeopleImage), StoreError> {
+        mode: Mode,
+    ) -> Result<(Database, Image), StoreError> {
         let fault = |fault| StoreError::Open { path: address.shown(), fault };
-        let mut database = Database { address: address.clone(), connection: None };
+        let mut database = Database { address: address.clone(), mode, connection: None };
         let connection = match database.connection().await {
             Err(sqlx::Error::PoolTimedOut) => return Err(StoreError::InUse(address.shown())),
             result => result.map_err(fault)?,
         };
-        people::merge_inboxes(connection).await.map_err(fault)?;
-        let image = read(connection).await.map_err(fault)?;
-        let people = people::read(connection).await.map_err(fault)?;
+        people::merge_inboxes(connection, mode).await.map_err(fault)?;
+        let people = people::read(connection, mode).await.map_err(fault)?;
+        if mode == Mode::Shared {
+            return Ok((database, Image { registry: RegistryImage::default(), people }));
+        }
+        let registry = read(connection).await.map_err(fault)?;
         // From here on a kill is seen: the mark is gone, and the version lies ahead of every one
         // that may be used before the first set of changes is written.
         sqlx::query(
@@ -139,24 +201,13 @@ impl Database {
         .execute(connection)
         .await
         .map_err(fault)?;
-        Ok((database, image, people))
+        Ok((database, Image { registry, people }))
     }
 
-    /// The connection, opened again where it was lost. `PoolTimedOut` stands for another server
-    /// that has the database.
+    /// The connection, opened again where it was lost, with the claim on the database.
     async fn connection(&mut self) -> Result<&mut AnyConnection, sqlx::Error> {
         if self.connection.is_none() {
-            let mut connection = connect(&self.address).await?;
-            if let Address::Postgres(_) = self.address {
-                let row = sqlx::query("SELECT pg_try_advisory_lock($1) AS is_ours")
-                    .bind(ADVISORY_LOCK)
-                    .fetch_one(&mut connection)
-                    .await?;
-                if !row.try_get::<bool, _>("is_ours")? {
-                    return Err(sqlx::Error::PoolTimedOut);
-                }
-            }
-            self.connection = Some(connection);
+            self.connection = Some(connect(&self.address, Some(self.mode)).await?);
         }
         self.connection.as_mut().ok_or(sqlx::Error::WorkerCrashed)
     }
@@ -171,9 +222,15 @@ impl Database {
 
     /// Whether the database takes writes at all.
     pub(super) async fn probe(&mut self) -> Result<(), sqlx::Error> {
-        let connection = self.connection().await?;
-        sqlx::query("UPDATE registry SET is_clean = FALSE").execute(connection).await?;
-        Ok(())
+        let statement = match self.mode {
+            Mode::Alone => "UPDATE registry SET is_clean = FALSE",
+            Mode::Shared => "UPDATE inbox_state SET up_to = up_to",
+        };
+        patiently(self.mode, async {
+            sqlx::query(statement).execute(self.connection().await?).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Writes one set of changes as one transaction.
@@ -235,30 +292,58 @@ impl Database {
         &mut self,
         writes: &[Write],
     ) -> Result<Vec<WriteResult>, sqlx::Error> {
-        let address = self.address.clone();
-        let mut change = self.connection().await?.begin().await?;
-        let results = people::execute(&mut change, &address, writes).await?;
-        change.commit().await?;
-        Ok(results)
+        let (address, mode) = (self.address.clone(), self.mode);
+        patiently(mode, async {
+            let connection = self.connection().await?;
+            if mode == Mode::Shared && writes.iter().all(people::is_check) {
+                // Each group message of a node passes here: it waits for no transaction.
+                return people::execute(connection, &address, mode, writes).await;
+            }
+            let mut change = connection.begin().await?;
+            let results = people::execute(&mut change, &address, mode, writes).await?;
+            change.commit().await?;
+            Ok(results)
+        })
+        .await
     }
 
     /// Sorts new messages into the inboxes.
     pub(super) async fn merge_inboxes(&mut self) -> Result<(), sqlx::Error> {
-        people::merge_inboxes(self.connection().await?).await
+        let mode = self.mode;
+        people::merge_inboxes(self.connection().await?, mode).await
     }
 
-    /// Marks the database as complete at exactly `version`, and closes it.
+    /// Closes the database. Where it has the registry, marks that as complete at exactly `version`.
     pub(super) async fn close(mut self, version: u64) -> Result<(), sqlx::Error> {
-        let connection = self.connection().await?;
-        sqlx::query("UPDATE registry SET is_clean = TRUE, version = $1")
-            .bind(version.cast_signed())
-            .execute(connection)
-            .await?;
-        match self.connection.take() {
-            Some(connection) => connection.close().await,
-            None => Ok(()),
-        }
+        let mode = self.mode;
+        patiently(mode, async {
+            if mode == Mode::Alone {
+                let connection = self.connection().await?;
+                sqlx::query("UPDATE registry SET is_clean = TRUE, version = $1")
+                    .bind(version.cast_signed())
+                    .execute(connection)
+                    .await?;
+            }
+            match self.connection.take() {
+                Some(connection) => connection.close().await,
+                None => Ok(()),
+            }
+        })
+        .await
     }
+}
+
+/// Gives up on a shared database that does not answer: the way to it may be gone without a word.
+async fn patiently<T>(
+    mode: Mode,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    if mode == Mode::Alone {
+        return work.await;
+    }
+    let patience = Duration::from_millis(limits::STORE_SHARED_MS);
+    let late = |_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into()));
+    tokio::time::timeout(patience, work).await.unwrap_or_else(late)
 }
 
 /// Runs a statement over rows; without rows there is nothing to run.

@@ -11,15 +11,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use sqlx::any::{AnyPoolOptions, AnyRow};
-use sqlx::pool::PoolConnection;
-use sqlx::{Any, AnyConnection, AnyPool, Row};
+use sqlx::{AnyConnection, AnyPool, Row};
 use tokio::sync::{mpsc, oneshot};
 
 use super::database::{Address, flag, unsigned};
-use super::people;
+use super::{people, watch};
 use crate::id::{MessageId, UserId};
 use crate::limits;
 use crate::state::durable::AccountChange;
+use crate::state::posted::{Addressee, Posted};
 use crate::wire::refusal::{Code, Refusal};
 
 type Work = Box<dyn FnOnce(AnyPool) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
@@ -68,6 +68,24 @@ pub struct StoredMessage {
     pub created_at: u64,
 }
 
+impl StoredMessage {
+    /// A message that is accepted and not written yet.
+    pub fn of(posted: &Posted) -> StoredMessage {
+        let (to_user_id, group_id) = match &posted.post.to {
+            Addressee::User(to) => (Some(to.as_str().to_owned()), None),
+            Addressee::Group { group_id, .. } => (None, Some(group_id.clone())),
+        };
+        StoredMessage {
+            id: posted.id.to_string(),
+            from_user_id: posted.post.from.as_str().to_owned(),
+            to_user_id,
+            group_id,
+            content: posted.post.content.clone(),
+            created_at: posted.at_s(),
+        }
+    }
+}
+
 /// A group, as its members see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
@@ -89,10 +107,11 @@ impl Library {
         Library { desk: None }
     }
 
-    /// Opens the database for reading. `on_accounts` hears what others did to accounts: the command
-    /// line, or another node.
+    /// Opens the database for reading. `on_accounts` hears what others did to accounts after
+    /// `known_ms`: the command line, or another node.
     pub(super) fn open(
         address: Address,
+        known_ms: i64,
         on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
     ) -> std::io::Result<(Library, JoinHandle<()>)> {
         let (desk, mut questions) = mpsc::channel::<Work>(limits::QUERIES_WAITING_MAX);
@@ -117,7 +136,8 @@ impl Library {
                     let first = pool.acquire().await.ok();
                     let _ = tell.send(());
                     let watch =
-                        tokio::spawn(watch_accounts(pool.clone(), first, address, on_accounts));
+                        watch::accounts(pool.clone(), first, address, known_ms, on_accounts);
+                    let watch = tokio::spawn(watch);
                     while let Some(work) = questions.recv().await {
                         tokio::spawn(work(pool.clone()));
                     }
@@ -166,6 +186,19 @@ impl Library {
         self.ask(|pool| async move {
             let mut connection = pool.acquire().await?;
             account(&mut connection, &login).await
+        })
+        .await
+    }
+
+    /// Whether there is an account of a user. Another node may have seen them a moment ago.
+    pub async fn is_user(&self, user: &UserId) -> Result<bool, Refusal> {
+        let user = user.as_str().to_owned();
+        if user.contains('\0') {
+            return Ok(false);
+        }
+        self.ask(move |pool| async move {
+            let known = "SELECT 1 FROM account WHERE user_id = $1";
+            Ok(sqlx::query(known).bind(user).fetch_optional(&pool).await?.is_some())
         })
         .await
     }
@@ -242,6 +275,9 @@ impl Library {
         let found = self.ask(move |pool| async move {
             let mut connection = pool.acquire().await?;
             let members = people::members(&mut connection, &group_id).await?;
+            if members.is_empty() {
+                return Ok(None);
+            }
             let row = sqlx::query(
                 "SELECT group_id, name, owner, created_ms FROM chat_group WHERE group_id = $1",
             )
@@ -308,78 +344,4 @@ fn group(row: &AnyRow) -> Result<Group, sqlx::Error> {
         members: Vec::new(),
         created_ms: unsigned(row, "created_ms")?,
     })
-}
-
-/// Looks for accounts that somebody else changed, for as long as it is let.
-async fn watch_accounts(
-    pool: AnyPool,
-    mut connection: Option<PoolConnection<Any>>,
-    address: Address,
-    on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
-) {
-    // A change is seen again for some seconds after it was made: whose clock made it is not known,
-    // and seeing it twice does nothing.
-    const OVERLAP_MS: i64 = 10_000;
-    let (mut since_ms, mut version) = (0_i64, -1_i64);
-    loop {
-        tokio::time::sleep(Duration::from_millis(limits::ACCOUNTS_POLL_MS)).await;
-        if connection.is_none() {
-            connection = pool.acquire().await.ok();
-        }
-        let Some(reader) = &mut connection else { continue };
-        let found = match is_changed(reader, &address, &mut version).await {
-            Ok(true) => changed_since(reader, since_ms - OVERLAP_MS).await,
-            Ok(false) => continue,
-            Err(fault) => Err(fault),
-        };
-        match found {
-            Ok((newest_ms, changes)) => {
-                since_ms = since_ms.max(newest_ms);
-                if !changes.is_empty() {
-                    on_accounts(changes);
-                }
-            }
-            Err(fault) => {
-                tracing::warn!(%fault, "accounts cannot be looked at");
-                connection = None;
-            }
-        }
-    }
-}
-
-/// Whether there can be anything new. `SQLite` says so for next to nothing
-/// (<https://www.sqlite.org/pragma.html#pragma_data_version>).
-async fn is_changed(
-    connection: &mut AnyConnection,
-    address: &Address,
-    version: &mut i64,
-) -> Result<bool, sqlx::Error> {
-    let Address::Sqlite(_) = address else { return Ok(true) };
-    let row = sqlx::query("PRAGMA data_version").fetch_one(connection).await?;
-    let before = std::mem::replace(version, row.try_get(0)?);
-    Ok(before != *version)
-}
-
-async fn changed_since(
-    connection: &mut AnyConnection,
-    since_ms: i64,
-) -> Result<(i64, Vec<AccountChange>), sqlx::Error> {
-    let rows = sqlx::query(
-        "SELECT user_id, CAST(is_disabled AS INTEGER) AS is_disabled, changed_ms FROM account
-         WHERE changed_ms > $1
-         ORDER BY changed_ms LIMIT 10000",
-    )
-    .bind(since_ms)
-    .fetch_all(connection)
-    .await?;
-    let (mut newest_ms, mut changes) = (since_ms, Vec::with_capacity(rows.len()));
-    for row in &rows {
-        newest_ms = newest_ms.max(row.try_get("changed_ms")?);
-        changes.push(AccountChange {
-            user_id: UserId::new(row.try_get("user_id")?),
-            is_disabled: flag(row, "is_disabled")?,
-            changed_ms: unsigned(row, "changed_ms")?,
-        });
-    }
-    Ok((newest_ms, changes))
 }

@@ -12,7 +12,13 @@
 //! * A write is answered after its transaction has been synced to disk.
 //! * After a kill the database says that it is not complete, because it was marked so before the
 //!   first change; only [`Store::close`] takes the mark away.
-//! * One process at a time uses a database.
+//! * One process at a time uses a database, or the nodes of one cluster do.
+//!
+//! # Among several nodes
+//!
+//! [`Store::open_shared`] has accounts, groups and messages in one `PostgreSQL` for all nodes. The
+//! registry and the channels are in their log, and messages in their journal before they are here.
+//! One node at a time writes, so the last check of a write is as good as with one server.
 //!
 //! Imports `limits` and `state`. Imported by `control`, `http`, `server` and the binary.
 
@@ -20,6 +26,8 @@ pub mod accounts;
 mod database;
 pub mod library;
 mod people;
+mod posted;
+mod watch;
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -36,7 +44,7 @@ use crate::limits;
 use crate::state::durable::{AccountChange, PeopleImage, Write, WriteResult};
 use crate::state::image::{RegistryDelta, RegistryImage};
 use crate::wire::refusal::Refusal;
-use database::Database;
+use database::{Database, Mode};
 use library::Library;
 
 pub use database::Address;
@@ -55,6 +63,8 @@ pub enum StoreError {
     },
     /// Another server has it open.
     InUse(String),
+    /// Several nodes cannot use it at once.
+    NotShareable(String),
     /// The thread could not be started.
     Thread(std::io::Error),
 }
@@ -72,7 +82,12 @@ impl fmt::Display for StoreError {
             StoreError::InUse(path) => write!(
                 f,
                 "the database {path} is in use by another server; give each its own data-dir \
-                 or database-url"
+                 or database-url, or join them with one redis-url"
+            ),
+            StoreError::NotShareable(path) => write!(
+                f,
+                "several nodes cannot use the database {path} at once; give them one database-url \
+                 postgres://..."
             ),
             StoreError::Thread(fault) => write!(f, "the store's thread does not start: {fault}"),
         }
@@ -195,13 +210,42 @@ impl Store {
             Address::Sqlite(path) => Some(claim(path)?),
             Address::Postgres(_) => None,
         };
+        Store::start(address, Mode::Alone, claim, listeners)
+    }
+
+    /// Opens the database at `url` as one of several nodes, and reads what it holds of people and
+    /// channels. Sets of the registry's changes, and writes of channels and of messages that are in
+    /// no journal, have no place there.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be opened or shared; the message says what to check.
+    pub fn open_shared(url: &str, listeners: Listeners) -> Result<(Store, Image), StoreError> {
+        let address = Address::new(Some(url), Path::new(""))?;
+        if !address.is_shareable() {
+            return Err(StoreError::NotShareable(address.shown()));
+        }
+        Store::start(address, Mode::Shared, None, listeners)
+    }
+
+    fn start(
+        address: Address,
+        mode: Mode,
+        claim: Option<File>,
+        listeners: Listeners,
+    ) -> Result<(Store, Image), StoreError> {
         let Listeners { on_stored, on_accounts } = listeners;
         let (jobs, inbox) = crossbeam_channel::bounded(1);
         let (opened, image) = crossbeam_channel::bounded(1);
         let is_idle = Arc::new(AtomicBool::new(true));
         let health = StoreHealth::always();
-        let worker =
-            Worker { is_idle: Arc::clone(&is_idle), health: health.clone(), inbox, on_stored };
+        let worker = Worker {
+            mode,
+            is_idle: Arc::clone(&is_idle),
+            health: health.clone(),
+            inbox,
+            on_stored,
+        };
         let at = address.clone();
         let thread = std::thread::Builder::new()
             .name(String::from("store"))
@@ -210,7 +254,10 @@ impl Store {
         let image = image.recv().unwrap_or_else(|_| {
             Err(StoreError::Open { path: address.shown(), fault: sqlx::Error::WorkerCrashed })
         })?;
-        let (library, _) = Library::open(address, on_accounts).map_err(StoreError::Thread)?;
+        let known_ms = image.people.users.iter().map(|user| user.changed_ms).max();
+        let known_ms = known_ms.unwrap_or(0).cast_signed();
+        let library = Library::open(address, known_ms, on_accounts);
+        let (library, _) = library.map_err(StoreError::Thread)?;
         let thread = Some(thread);
         Ok((Store { jobs, is_idle, health, thread, library, _claim: claim }, image))
     }
@@ -225,7 +272,8 @@ impl Store {
         self.is_idle.load(Ordering::Acquire)
     }
 
-    /// Hands over a set of changes. Only while the store is idle.
+    /// Hands over a set of changes. Only while the store is idle, and never to a shared one, which
+    /// would drop it.
     pub fn commit(&self, delta: RegistryDelta) {
         self.give(Job::Write(delta));
     }
@@ -247,7 +295,8 @@ impl Store {
         self.health.clone()
     }
 
-    /// Writes the last set, marks the database as complete, and waits for that.
+    /// Writes the last set, marks the database as complete, and waits for that. A shared one has
+    /// neither, and is only closed.
     pub fn close(mut self, delta: RegistryDelta) {
         let _ = self.jobs.send(Job::Close(delta));
         if let Some(thread) = self.thread.take() {
@@ -259,6 +308,7 @@ impl Store {
 
 /// The thread's side.
 struct Worker {
+    mode: Mode,
     is_idle: Arc<AtomicBool>,
     health: StoreHealth,
     inbox: Receiver<Job>,
@@ -274,9 +324,9 @@ impl Worker {
                 return;
             }
         };
-        let mut database = match runtime.block_on(Database::open(address)) {
-            Ok((database, registry, people)) => {
-                let _ = opened.send(Ok(Image { registry, people }));
+        let mut database = match runtime.block_on(Database::open(address, self.mode)) {
+            Ok((database, image)) => {
+                let _ = opened.send(Ok(image));
                 database
             }
             Err(fault) => {
@@ -296,7 +346,9 @@ impl Worker {
                     Vec::new()
                 }
                 Ok(Job::Execute(writes)) => {
-                    fresh += writes.len();
+                    if self.mode == Mode::Alone {
+                        fresh += writes.len();
+                    }
                     self.execute(&runtime, &mut database, &writes)
                 }
                 Ok(Job::Close(delta)) => {
@@ -305,7 +357,7 @@ impl Worker {
                     if self.write(&runtime, &mut database, &delta, attempts)
                         && let Err(fault) = runtime.block_on(database.close(delta.version))
                     {
-                        tracing::error!(%fault, "the store was not marked as complete");
+                        tracing::error!(%fault, "the store was not closed as it should be");
                     }
                     return;
                 }
@@ -391,6 +443,10 @@ impl Worker {
         delta: &RegistryDelta,
         attempts: u32,
     ) -> bool {
+        if self.mode == Mode::Shared {
+            // The log of all nodes has the registry.
+            return true;
+        }
         let mut pause_ms = limits::STORE_RETRY_MS_MIN;
         for _ in 0..attempts {
             match runtime.block_on(database.write(delta)) {

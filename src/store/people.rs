@@ -10,14 +10,19 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection, Row};
 
-use super::database::{Address, flag, insert, unsigned};
+use super::database::{Address, Mode, flag, insert, unsigned};
+use super::posted;
 use crate::id::UserId;
 use crate::limits;
 use crate::state::durable::{AccountChange, PeopleImage, Write, WriteResult, Written};
+use crate::state::posted::Posted;
 use crate::wire::refusal::{Code, Refusal};
 
 /// What the database knows of people and channels.
-pub(super) async fn read(connection: &mut AnyConnection) -> Result<PeopleImage, sqlx::Error> {
+pub(super) async fn read(
+    connection: &mut AnyConnection,
+    mode: Mode,
+) -> Result<PeopleImage, sqlx::Error> {
     let mut image = PeopleImage::default();
     let users = "SELECT user_id, CAST(is_disabled AS INTEGER) AS is_disabled, changed_ms
         FROM account";
@@ -32,9 +37,13 @@ pub(super) async fn read(connection: &mut AnyConnection) -> Result<PeopleImage, 
     for row in sqlx::query(channels).fetch_all(&mut *connection).await? {
         image.channels.push((row.try_get("name")?, row.try_get("description")?));
     }
-    let newest = "SELECT id FROM message ORDER BY id DESC LIMIT 1";
-    if let Some(row) = sqlx::query(newest).fetch_optional(connection).await? {
-        image.last_message = row.try_get::<String, _>("id")?.parse().ok();
+    // In one look: other nodes may be writing.
+    let newest = "SELECT up_to, (SELECT MAX(id) FROM message) AS newest FROM inbox_state";
+    let row = sqlx::query(newest).fetch_one(connection).await?;
+    let newest: Option<String> = row.try_get("newest")?;
+    image.last_message = newest.and_then(|id| id.parse().ok());
+    if mode == Mode::Shared {
+        image.written = row.try_get::<String, _>("up_to")?.parse().ok();
     }
     Ok(image)
 }
@@ -44,8 +53,14 @@ pub(super) async fn read(connection: &mut AnyConnection) -> Result<PeopleImage, 
 /// An inbox is written to in as many places as there are users. Written message by message, nearly
 /// every row would dirty a page of its own; in bulk and in the order of the index, many share one.
 /// That is what log-structured merge trees do (O'Neil et al., 1996), with two levels.
-pub(super) async fn merge_inboxes(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+pub(super) async fn merge_inboxes(
+    connection: &mut AnyConnection,
+    mode: Mode,
+) -> Result<(), sqlx::Error> {
     let mut change = connection.begin().await?;
+    if mode == Mode::Shared {
+        posted::take_turn(&mut change).await?;
+    }
     sqlx::query(
         "INSERT INTO inbox (user_id, message_id, with_user)
          SELECT user_id, message_id, with_user FROM (
@@ -74,36 +89,74 @@ struct Batch {
     members: HashMap<String, Option<Vec<UserId>>>,
 }
 
+/// Whether a write only looks something up where several nodes share the database.
+pub(super) fn is_check(write: &Write) -> bool {
+    matches!(write, Write::ToGroup(_)) || !is_shareable(write)
+}
+
+/// Whether a write may reach a database that several nodes share: what the log or the journal of
+/// all nodes keeps may not.
+fn is_shareable(write: &Write) -> bool {
+    !matches!(write, Write::Private(_) | Write::DefineChannel { .. } | Write::DropChannel { .. })
+}
+
+/// "people" in ASCII: the advisory lock of whoever writes accounts and groups, until the end of the
+/// transaction.
+const PEOPLE_LOCK: i64 = 0x7065_6f70_6c65;
+
+/// Has one node at a time write, as one server does by itself: the checks of a write hold until its
+/// end, and no two nodes wait for each other's rows. Accounts and groups do not wait for messages.
+/// Both locks are taken before anything else, and always in this order.
+async fn take_turns(connection: &mut AnyConnection, writes: &[Write]) -> Result<(), sqlx::Error> {
+    let is_run = |write: &Write| matches!(write, Write::Posted(_));
+    if writes.iter().any(|write| !is_check(write) && !is_run(write)) {
+        // The driver knows no VOID.
+        let lock = "SELECT pg_advisory_xact_lock($1) IS NULL AS is_taken";
+        sqlx::query(lock).bind(PEOPLE_LOCK).execute(&mut *connection).await?;
+    }
+    if writes.iter().any(is_run) {
+        posted::take_turn(connection).await?;
+    }
+    Ok(())
+}
+
 /// Carries out writes in their order.
 pub(super) async fn execute(
     connection: &mut AnyConnection,
     address: &Address,
+    mode: Mode,
     writes: &[Write],
 ) -> Result<Vec<WriteResult>, sqlx::Error> {
-    let (mut batch, mut results) = (Batch::default(), Vec::with_capacity(writes.len()));
-    for write in writes {
-        results.push(one(connection, address, &mut batch, write).await?);
+    if mode == Mode::Shared {
+        take_turns(connection, writes).await?;
     }
-    // A transaction whose end got lost is carried out again: what is there stays.
-    insert(
-        connection,
-        address,
-        "INSERT INTO message (id, from_user_id, to_user_id, group_id, content, created_at)
-         SELECT value->>0, value->>1, value->>2, value->>3, value->>4, CAST(value->>5 AS BIGINT)
-         FROM {rows} WHERE TRUE ON CONFLICT (id) DO NOTHING",
-        batch.messages,
-    )
-    .await?;
-    insert(
-        connection,
-        address,
-        "INSERT INTO inbox (user_id, message_id, with_user)
-         SELECT value->>0, value->>1, value->>2
-         FROM {rows} WHERE TRUE ON CONFLICT (user_id, message_id) DO NOTHING",
-        batch.inbox,
-    )
-    .await?;
+    let (mut batch, mut results) = (Batch::default(), Vec::with_capacity(writes.len()));
+    let mut run: Vec<&Posted> = Vec::new();
+    for write in writes {
+        results.push(match (mode, write) {
+            (Mode::Shared, Write::Posted(posted)) => {
+                run.extend(posted.iter().map(|posted| &**posted));
+                Ok(Written::Done)
+            }
+            (Mode::Alone, Write::Posted(_)) => Err(Refusal::internal()),
+            (Mode::Shared, write) if !is_shareable(write) => Err(Refusal::internal()),
+            (Mode::Shared, Write::ToGroup(message)) => {
+                check_member(connection, &mut batch, &message.to, &message.from).await?
+            }
+            _ => one(connection, address, &mut batch, write).await?,
+        });
+    }
+    insert(connection, address, posted::MESSAGES, batch.messages).await?;
+    insert(connection, address, posted::INBOX, batch.inbox).await?;
+    posted::write(connection, address, &run).await?;
     Ok(results)
+}
+
+/// When an account was changed: not before any change so far, whatever the clocks of those who
+/// write say. So whoever remembers the newest change finds all that came after it.
+pub(super) fn stamp(at_ms: &str) -> String {
+    let next = "COALESCE((SELECT MAX(changed_ms) FROM account), 0) + 1";
+    format!("CASE WHEN {at_ms} >= {next} THEN {at_ms} ELSE {next} END")
 }
 
 async fn one(
@@ -126,15 +179,12 @@ async fn one(
             Ok(Ok(Written::Done))
         }
         Write::ToGroup(message) => {
-            let members = match group_members(connection, batch, &message.to).await? {
-                None => return Ok(Err(no_group())),
-                Some(members) if !members.contains(&message.from) => return Ok(Err(stranger())),
-                Some(members) => members.clone(),
-            };
+            let checked = check_member(connection, batch, &message.to, &message.from).await?;
+            let Ok(Written::For(members)) = &checked else { return Ok(checked) };
             let (id, from) = (message.id.to_string(), message.from.as_str());
             batch.messages.push(json!([id, from, null, message.to, message.content, message.at_s]));
             batch.inbox.extend(members.iter().map(|user| json!([user.as_str(), id, null])));
-            Ok(Ok(Written::For(members)))
+            Ok(checked)
         }
         Write::Account { user_id, username, email, password_hash, at_ms } => {
             let row = json!([
@@ -145,12 +195,15 @@ async fn one(
                 password_hash,
                 at_ms
             ]);
-            let statement = "INSERT INTO account (user_id, username, login, email, password_hash,
-                is_disabled, created_ms, changed_ms)
-                SELECT value->>0, value->>1, value->>2, value->>3, value->>4, FALSE,
-                CAST(value->>5 AS BIGINT), CAST(value->>5 AS BIGINT)
-                FROM {rows} WHERE TRUE ON CONFLICT DO NOTHING";
-            let count = insert(connection, address, statement, vec![row]).await?;
+            let statement = format!(
+                "INSERT INTO account (user_id, username, login, email, password_hash,
+                 is_disabled, created_ms, changed_ms)
+                 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, FALSE,
+                 CAST(value->>5 AS BIGINT), {}
+                 FROM {{rows}} WHERE TRUE ON CONFLICT DO NOTHING",
+                stamp("CAST(value->>5 AS BIGINT)")
+            );
+            let count = insert(connection, address, &statement, vec![row]).await?;
             let taken = || Refusal::new(Code::Conflict, "the username is taken");
             Ok(if count == 1 { Ok(Written::Done) } else { Err(taken()) })
         }
@@ -158,10 +211,13 @@ async fn one(
             let row = |person: &crate::state::people::Person| {
                 json!([person.user_id.as_str(), &*person.username, at_ms])
             };
-            let statement = "INSERT INTO account (user_id, username, is_disabled, created_ms,
-                changed_ms) SELECT value->>0, value->>1, FALSE, CAST(value->>2 AS BIGINT),
-                CAST(value->>2 AS BIGINT) FROM {rows} WHERE TRUE ON CONFLICT DO NOTHING";
-            insert(connection, address, statement, people.iter().map(row).collect()).await?;
+            let statement = format!(
+                "INSERT INTO account (user_id, username, is_disabled, created_ms,
+                 changed_ms) SELECT value->>0, value->>1, FALSE, CAST(value->>2 AS BIGINT), {}
+                 FROM {{rows}} WHERE TRUE ON CONFLICT DO NOTHING",
+                stamp("CAST(value->>2 AS BIGINT)")
+            );
+            insert(connection, address, &statement, people.iter().map(row).collect()).await?;
             Ok(Ok(Written::Done))
         }
         Write::DefineChannel { channel, description, at_ms } => {
@@ -178,6 +234,20 @@ async fn one(
         }
         groups => group_write(connection, address, batch, groups).await,
     }
+}
+
+/// Whom a message to a group is for, if its sender may write there.
+async fn check_member(
+    connection: &mut AnyConnection,
+    batch: &mut Batch,
+    group_id: &String,
+    user: &UserId,
+) -> Result<WriteResult, sqlx::Error> {
+    Ok(match group_members(connection, batch, group_id).await? {
+        None => Err(no_group()),
+        Some(members) if !members.contains(user) => Err(stranger()),
+        Some(members) => Ok(Written::For(members.clone())),
+    })
 }
 
 async fn group_write(
@@ -319,6 +389,10 @@ pub(super) async fn members(
     connection: &mut AnyConnection,
     group_id: &str,
 ) -> Result<Vec<UserId>, sqlx::Error> {
+    if group_id.contains('\0') {
+        // No group has it, and PostgreSQL takes no text with it: the whole transaction would fail.
+        return Ok(Vec::new());
+    }
     let members = "SELECT user_id FROM group_member WHERE group_id = $1 ORDER BY number";
     let rows = sqlx::query(members).bind(group_id).fetch_all(connection).await?;
     rows.iter().map(|row| Ok(UserId::new(row.try_get("user_id")?))).collect()

@@ -1,0 +1,82 @@
+//! Runs of the journal in the database: among several nodes messages are accepted there, and come
+//! here behind that.
+//!
+//! A run is one transaction with all its rows of inboxes and the mark of how far the journal has
+//! come, so whoever pulls sees the journal up to some message and nothing of what is after. Two
+//! nodes may write the same run, where one takes over from another: each row is there once.
+//!
+//! Imports `id`, `limits` and `state`. Part of `store`.
+
+use serde_json::json;
+use sqlx::AnyConnection;
+
+use super::database::{Address, insert};
+use crate::limits;
+use crate::state::posted::{Addressee, Posted};
+
+/// Has one node at a time bring the inboxes further, until the end of its transaction.
+pub(super) async fn take_turn(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT up_to FROM inbox_state FOR UPDATE").execute(connection).await?;
+    Ok(())
+}
+
+/// A row of an inbox: whose, which message, and the other one of a direct message.
+type Row<'a> = (&'a str, &'a str, Option<&'a str>);
+
+/// Writes a run of the journal. The caller has taken its turn.
+pub(super) async fn write(
+    connection: &mut AnyConnection,
+    address: &Address,
+    run: &[&Posted],
+) -> Result<(), sqlx::Error> {
+    let Some(newest) = run.iter().map(|posted| posted.id).max() else { return Ok(()) };
+    let ids: Vec<String> = run.iter().map(|posted| posted.id.to_string()).collect();
+    let mut rows: Vec<Row<'_>> = Vec::with_capacity(run.len() * 2);
+    for (posted, id) in run.iter().zip(&ids) {
+        let from = posted.post.from.as_str();
+        match &posted.post.to {
+            Addressee::User(to) => {
+                rows.push((from, id, Some(to.as_str())));
+                rows.push((to.as_str(), id, Some(from)));
+            }
+            Addressee::Group { members, .. } => {
+                rows.extend(members.iter().map(|member| (member.as_str(), &**id, None)));
+            }
+        }
+    }
+    // In the order of the index, many rows share a page.
+    rows.sort_unstable();
+    rows.dedup();
+    let messages: Vec<(&Posted, &String)> = run.iter().copied().zip(&ids).collect();
+    for part in messages.chunks(limits::STORE_STATEMENT_ROWS) {
+        let row = |(posted, id): &(&Posted, &String)| {
+            let (to, group) = match &posted.post.to {
+                Addressee::User(to) => (Some(to.as_str()), None),
+                Addressee::Group { group_id, .. } => (None, Some(group_id)),
+            };
+            let post = &posted.post;
+            json!([id, post.from.as_str(), to, group, post.content, posted.at_s()])
+        };
+        insert(connection, address, MESSAGES, part.iter().map(row).collect()).await?;
+    }
+    for part in rows.chunks(limits::STORE_STATEMENT_ROWS) {
+        let row = |(user, id, with): &Row<'_>| json!([user, id, with]);
+        insert(connection, address, INBOX, part.iter().map(row).collect()).await?;
+    }
+    sqlx::query("UPDATE inbox_state SET up_to = GREATEST(up_to, $1)")
+        .bind(newest.to_string())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A transaction whose end got lost is carried out again: what is there stays.
+pub(super) const MESSAGES: &str =
+    "INSERT INTO message (id, from_user_id, to_user_id, group_id, content, created_at)
+     SELECT value->>0, value->>1, value->>2, value->>3, value->>4, CAST(value->>5 AS BIGINT)
+     FROM {rows} WHERE TRUE ON CONFLICT (id) DO NOTHING";
+
+/// The same for rows of inboxes.
+pub(super) const INBOX: &str = "INSERT INTO inbox (user_id, message_id, with_user)
+     SELECT value->>0, value->>1, value->>2
+     FROM {rows} WHERE TRUE ON CONFLICT (user_id, message_id) DO NOTHING";
