@@ -65,6 +65,56 @@ impl FromStr for ConnId {
     }
 }
 
+/// A connection's full name: the node that has it, and its place there.
+///
+/// Node names are new with every start, so a name never means another connection later on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnName {
+    /// The node; none means this one.
+    pub node: Option<Box<str>>,
+    /// The connection there.
+    pub conn: ConnId,
+}
+
+impl ConnName {
+    /// The name of a node's connection.
+    pub fn new(node: &str, conn: ConnId) -> ConnName {
+        ConnName { node: Some(node.into()), conn }
+    }
+
+    /// Whether it is a connection of this node.
+    pub fn is_at(&self, node: &str) -> bool {
+        self.node.as_deref().is_none_or(|name| name == node)
+    }
+}
+
+impl From<ConnId> for ConnName {
+    fn from(conn: ConnId) -> ConnName {
+        ConnName { node: None, conn }
+    }
+}
+
+impl fmt::Display for ConnName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.node {
+            Some(node) => write!(f, "{node}-{}", self.conn),
+            None => self.conn.fmt(f),
+        }
+    }
+}
+
+impl FromStr for ConnName {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<ConnName, NotAnId> {
+        let (node, conn) = text.split_once('-').ok_or(NotAnId)?;
+        if node.is_empty() {
+            return Err(NotAnId);
+        }
+        Ok(ConnName::new(node, conn.parse()?))
+    }
+}
+
 /// The text is no identifier of the expected form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAnId;
@@ -321,6 +371,27 @@ impl MessageId {
         bytes[..6].iter().fold(0, |ms, &byte| ms << 8 | u64::from(byte))
     }
 
+    /// Its number within the millisecond.
+    pub fn counter(self) -> u32 {
+        let bytes = self.0.as_bytes();
+        let high = u32::from(bytes[6] & 0xf) << 8 | u32::from(bytes[7]);
+        high << 14 | u32::from(bytes[8] & 0x3f) << 8 | u32::from(bytes[9])
+    }
+
+    /// Its time and its number as Redis writes the id of a stream's entry: `ms-counter`.
+    pub fn stream_id(self) -> String {
+        format!("{}-{}", self.unix_ms(), self.counter())
+    }
+
+    /// The id of a stream's entry, with `chance` as in [`MessageId::from_parts`]. None where the
+    /// text is no such id, or its number does not fit.
+    pub fn from_stream_id(text: &str, chance: u64) -> Option<MessageId> {
+        let (unix_ms, counter) = text.split_once('-')?;
+        let (unix_ms, counter): (u64, u32) = (unix_ms.parse().ok()?, counter.parse().ok()?);
+        let fits = unix_ms >> 48 == 0 && counter < COUNTER_MAX;
+        fits.then(|| MessageId::from_parts(unix_ms, counter, chance))
+    }
+
     /// The id as a JSON string.
     pub fn quoted(self) -> String {
         format!("\"{}\"", self.0.hyphenated())
@@ -387,6 +458,16 @@ mod tests {
     }
 
     #[test]
+    fn a_full_name_tells_the_node() {
+        let conn = ConnId { shard: ShardId(3), slot: Slot(7), generation: 9 };
+        let name = ConnName::new("abc", conn);
+        assert_eq!((name.to_string(), name.to_string().parse()), ("abc-3-7-9".into(), Ok(name)));
+        for wrong in ["", "3-7-9", "-3-7-9", "abc-3-7", "abc-3-7-9-1", "abc"] {
+            assert_eq!(wrong.parse::<ConnName>(), Err(NotAnId), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn message_ids_only_rise() {
         let mut ids = MessageIds::after(None, 7);
         let mut last = ids.next(1_000);
@@ -399,6 +480,23 @@ mod tests {
         }
         assert!(MessageIds::after(Some(last), 7).next(5) > last);
         assert_eq!(last.to_string().parse(), Ok(last));
+    }
+
+    #[test]
+    fn message_ids_are_ids_of_a_stream() {
+        for (unix_ms, counter) in
+            [(0, 0), (1_795_176_000_123, 1), (5, COUNTER_MAX - 1), (9, 0x3fff)]
+        {
+            let id = MessageId::from_parts(unix_ms, counter, 0x1234_5678_9abc_def0);
+            assert_eq!((id.unix_ms(), id.counter()), (unix_ms, counter));
+            assert_eq!(id.stream_id(), format!("{unix_ms}-{counter}"));
+            // Only 48 bits of chance are in it, so two nodes that know those make one id.
+            let other = MessageId::from_stream_id(&id.stream_id(), 0x1234_5678_9abc << 16);
+            assert_eq!(other, Some(id));
+        }
+        for wrong in ["", "5", "5-", "-5", "5-67108864", "281474976710656-0", "a-b"] {
+            assert_eq!(MessageId::from_stream_id(wrong, 0), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -446,6 +446,39 @@ pub const CLUSTER_WRITE_TRIES: usize = 2;
 /// Entries written to the log in one step.
 pub const CLUSTER_WRITE_ENTRIES: usize = 256;
 
+/// Facts of people in one entry of the log.
+pub const FACTS_PER_ENTRY_MAX: usize = 256;
+
+/// Time from a channel's last follower on a node until its topic is left, in milliseconds.
+pub const CHANNEL_LEAVE_MS: u64 = 1_000;
+
+/// Epochs that a channel has left and that a node remembers.
+pub const CHANNEL_EPOCHS_MAX: usize = 8;
+
+/// Messages of a channel that wait here for those before them.
+pub const CHANNEL_STASH_MAX: usize = 1_024;
+
+/// Messages read at once to make good what was missed of a channel.
+pub const CHANNEL_HEAL_MAX: usize = 10_000;
+
+/// Messages of the journal that are not in the database yet; above it no more are accepted.
+pub const MESSAGES_UNWRITTEN_MAX: usize = 100_000;
+
+/// Bytes of them, about.
+pub const MESSAGES_UNWRITTEN_BYTES_MAX: usize = 256 << 20;
+
+/// Bytes of a message beside what it says.
+pub const POSTED_OVERHEAD_BYTES: usize = 200;
+
+/// Messages of the journal in one transaction.
+pub const POSTED_PER_COMMIT_MAX: usize = 512;
+
+/// Rows in inboxes that these may have, above the first one's.
+pub const POSTED_ROWS_MAX: usize = 50_000;
+
+/// Time that other nodes have for an answer.
+pub const CLUSTER_ASK_MS: u64 = 1_000;
+
 /// Time for a connection to Redis.
 pub const REDIS_CONNECT_MS: u64 = 2_000;
 
@@ -467,7 +500,46 @@ pub const EPOCH_CHARS: usize = 16;
 /// Entries after which some node writes an image of the registry, for those that join.
 pub const CLUSTER_IMAGE_ENTRIES: u64 = 4_096;
 
+/// Calls that one step carries out. What comes meanwhile gathers for the next.
+pub const CLUSTER_CALLS: usize = 128;
+
+/// Time for a connection that calls wait for. Shorter than [`REDIS_CONNECT_MS`]: a call may have
+/// waited for an answer before, and both together have to stay bearable.
+pub const CLUSTER_CALL_CONNECT_MS: u64 = 1_000;
+
+/// Messages read of a channel at once by a node that begins to follow it.
+pub const CLUSTER_ATTACH_MESSAGES: usize = 100_000;
+
+/// Time after its last message for which Redis knows a channel's epoch and offset: 7 days.
+pub const CHANNEL_META_MS: u64 = 7 * 86_400_000;
+
+/// Messages of topics that wait to be handed to control. More than a connection's reader takes in
+/// one go (up to 1 MiB), so that only a node which cannot keep up ever drops one.
+pub const CLUSTER_TOPIC_QUEUE_MAX: usize = 16_384;
+
+/// Bytes of those messages.
+pub const CLUSTER_TOPIC_QUEUE_BYTES_MAX: usize = 64 * MIB;
+
+/// Messages of topics handed to control at once.
+pub const CLUSTER_TOPIC_MESSAGES: usize = 512;
+
+/// Topics in one `SUBSCRIBE`.
+pub const CLUSTER_SUBSCRIBE_TOPICS: usize = 512;
+
+/// Silence of all topics, in milliseconds, after which a node sends itself a message.
+pub const CLUSTER_PROBE_MS: u64 = 30_000;
+
+/// Time for that message to come back.
+pub const CLUSTER_PROBE_ANSWER_MS: u64 = 5_000;
+
+/// Time for which the journal keeps what the database has, for nodes that are cut off meanwhile.
+pub const JOURNAL_KEPT_MS: u64 = 120_000;
+
 const _: () = assert!(CLUSTER_CONTACT_MS < CLUSTER_NODE_MS, "heartbeats end before adoption");
+const _: () = assert!(
+    CLUSTER_CALL_CONNECT_MS + REDIS_RESPONSE_MS < CLUSTER_PROPOSAL_MS,
+    "calls fail before those behind them are too old"
+);
 
 // --- Leases --------------------------------------------------------------------------------------
 
@@ -551,6 +623,24 @@ pub const STORE_READERS: u32 = 4;
 /// Time a query may take, in milliseconds.
 pub const QUERY_TIMEOUT_MS: u64 = 10_000;
 
+/// Accounts that one query for changed ones gives at most. What is beyond comes with the next.
+pub const ACCOUNTS_PAGE: usize = 10_000;
+
+/// Rows of one statement where a run of the journal is written: a message to a group of a thousand
+/// is as many.
+pub const STORE_STATEMENT_ROWS: usize = 16_384;
+
+/// Silence of a node within a transaction, in milliseconds, after which the shared database gives
+/// up on it: the others wait for its locks.
+pub const STORE_SHARED_IDLE_MS: u64 = 5_000;
+
+/// Time a node waits for another one's lock in the shared database, in milliseconds.
+pub const STORE_SHARED_LOCK_MS: u64 = 10_000;
+
+/// Time the shared database has for what it is given, in milliseconds. Then the connection counts
+/// as lost.
+pub const STORE_SHARED_MS: u64 = 30_000;
+
 /// Versions set aside durably when the store opens, so that none is ever used twice even if the
 /// server is killed before its first commit.
 pub const STORE_VERSION_RESERVE: u64 = 1_000_000;
@@ -604,6 +694,10 @@ const _: () =
     assert!(COPY_BYTES_MAX <= RUN_BYTES_MAX, "a run is larger than what is worth copying");
 const _: () = assert!(PROTECTION_PERCENT < 100, "a share of a service");
 const _: () = assert!(STORE_RETRY_MS_MIN <= STORE_RETRY_MS_MAX, "pauses grow");
+const _: () = assert!(
+    STORE_SHARED_IDLE_MS < STORE_SHARED_LOCK_MS && STORE_SHARED_LOCK_MS < STORE_SHARED_MS,
+    "a node that hangs is gone before those behind it give up"
+);
 const _: () = assert!(
     STORE_FLUSH_INTERVAL_MS < 1_000,
     "a kill costs at most the last second of registry changes"

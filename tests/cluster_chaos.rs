@@ -1,28 +1,44 @@
 //! Three nodes, one Redis, and everything that can go wrong with them; a seed decides what.
 //!
-//! Instances register and renew at whichever node they reach, followers move from node to node, while
-//! nodes are killed, stopped for longer than a lease, and cut off, and Redis restarts or is slow. The
-//! checker knows only answers and frames:
+//! Instances register and renew at whichever node they reach, followers move from node to node, and
+//! people publish, follow channels and write to each other, while nodes are killed, stopped for longer
+//! than a lease, and cut off, and Redis restarts, is slow or cannot be reached by anybody. The checker
+//! knows only answers and frames:
 //!
 //! * no frame leaves a gap or comes twice (`Picture` sees to it);
 //! * no instance is forgotten whose heartbeat was accepted somewhere within its lease;
 //! * once it is calm, every node and every follower has the same picture, within five seconds of
-//!   the last node being ready, and it holds exactly the instances that live.
+//!   the last node being ready, and it holds exactly the instances that live;
+//! * a message of a channel that was acknowledged is at its place for every follower who was not told
+//!   that something is lost, and there is one message at a place;
+//! * a direct message that was accepted is pulled from every node, once and in order, also by a cursor
+//!   that moves from node to node meanwhile, and comes to a connection once.
+//!
+//! Direct messages take part where there is a `PostgreSQL`.
 //!
 //! `FANFARE_SEEDS=50` plays as many; `FANFARE_SEED=N` plays one.
 
 #![allow(clippy::disallowed_methods, reason = "leases are about the clock of the wall")]
 
+#[path = "support/crowd.rs"]
+mod crowd;
+#[path = "support/nodes.rs"]
+mod nodes;
+#[path = "support/postgres.rs"]
+mod postgres;
 #[path = "support/redis.rs"]
 mod redis;
 #[path = "support/strait.rs"]
 mod strait;
 mod support;
 
-use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crowd::{Crowd, Places};
+use nodes::try_call;
+use postgres::Database;
 use redis::Redis;
 use serde_json::{Value, json};
 use strait::{Strait, Weather};
@@ -34,7 +50,9 @@ const SERVICES: [&str; 3] = ["orders", "payments", "users"];
 const LEASE: Duration = Duration::from_secs(4);
 /// What a call may take: a node that is stopped must not stop the test.
 const CALL: Duration = Duration::from_millis(400);
-const STORM: Duration = Duration::from_secs(14);
+const STORM: Duration = Duration::from_secs(11);
+/// How long nobody reaches Redis, once in one of five seeds.
+const BLACKOUT: Duration = Duration::from_secs(20);
 const CALM: Duration = Duration::from_secs(5);
 
 /// A node, and the way from it to Redis.
@@ -76,6 +94,9 @@ struct World {
     nodes: Vec<Node>,
     members: Vec<Member>,
     followers: Vec<Follower>,
+    /// Until when nobody reaches Redis.
+    blackout: Option<Instant>,
+    places: Arc<Places>,
     said: Vec<String>,
 }
 
@@ -92,11 +113,20 @@ fn whatever_happens_all_end_up_with_the_same_picture() {
 
 fn play(seed: u64) {
     println!("replay: FANFARE_SEED={seed} cargo test --test cluster_chaos");
-    let mut world = World::new(seed);
+    let database = Database::create();
+    let mut world = World::new(seed, database.as_ref());
+    let crowd = Crowd::start(&world.places, seed, database.is_some());
     let start = Instant::now();
+    let is_long = seed % 5 == 1;
+    let storm = if is_long { STORM + BLACKOUT } else { STORM };
+    let mut blackout = is_long.then_some(start + Duration::from_secs(4));
     let mut next_fault = start + Duration::from_millis(1_500);
-    while start.elapsed() < STORM {
-        if Instant::now() >= next_fault {
+    while start.elapsed() < storm {
+        if blackout.is_some_and(|at| at <= Instant::now()) {
+            blackout = None;
+            world.black_out(BLACKOUT);
+        }
+        if world.blackout.is_none() && Instant::now() >= next_fault {
             world.fault();
             next_fault = Instant::now() + Duration::from_millis(800 + world.below(1_500));
         }
@@ -104,23 +134,34 @@ fn play(seed: u64) {
     }
     world.heal();
     world.check();
-    println!("seed {seed}: {}", world.said.join(", "));
+    let nodes: Vec<SocketAddr> = world.nodes.iter().map(|node| node.server.address()).collect();
+    let talk = crowd.finish(&nodes);
+    println!("seed {seed}: {}; {talk}", world.said.join(", "));
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    fn new(seed: u64, database: Option<&Database>) -> World {
         let redis = Redis::start();
         let node = |_| {
             let strait = Strait::to(SocketAddr::from(([127, 0, 0, 1], redis.port())));
             let url = format!("redis://{}", strait.address());
             let flags = ["--redis-url", &url, "--jwt-secret", SECRET, "--shards", "1"];
             let lease = format!("{}s", LEASE.as_secs());
-            let server = Server::start(&[&flags[..], &["--lease-ttl", &lease]].concat());
+            // More than is ever published: nothing is too old to be recovered.
+            let more = ["--lease-ttl", &*lease, "--channel-history-max", "5000"];
+            let mut all = [&flags[..], &more].concat();
+            if let Some(database) = database {
+                all.extend(["--database-url", database.url()]);
+            }
+            let server = Server::start(&all);
             Node { server, strait, state: State::Up }
         };
         let nodes: Vec<Node> = (0..NODES).map(node).collect();
-        for node in &nodes {
+        let places = Arc::new(Places::default());
+        for (index, node) in nodes.iter().enumerate() {
             eventually("the node is ready", Duration::from_secs(20), || ready(node));
+            crowd::introduce(node.server.address());
+            places.set(index, Some(node.server.address()));
         }
         let member = |index: usize| Member {
             value: instance(SERVICES[index % SERVICES.len()], &format!("m{index}")),
@@ -141,6 +182,8 @@ impl World {
             nodes,
             members: (0..24).map(member).collect(),
             followers: (0..6).map(follower).collect(),
+            blackout: None,
+            places,
             said: Vec::new(),
         }
     }
@@ -151,6 +194,9 @@ impl World {
 
     /// What is due: nodes that come back, heartbeats, frames.
     fn step(&mut self) {
+        if self.blackout.is_some_and(|until| until <= Instant::now()) {
+            self.end_blackout();
+        }
         for index in 0..self.nodes.len() {
             self.revive(index, false);
         }
@@ -168,6 +214,9 @@ impl World {
 
     /// Ends a node's trouble when its time is over.
     fn revive(&mut self, index: usize, at_once: bool) {
+        if self.blackout.is_some() {
+            return;
+        }
         let node = &mut self.nodes[index];
         let is_over = |until: Instant| at_once || until <= Instant::now();
         match node.state {
@@ -177,6 +226,26 @@ impl World {
             _ => return,
         }
         node.state = State::Up;
+        self.places.set(index, Some(node.server.address()));
+    }
+
+    /// Nobody reaches Redis for a while.
+    fn black_out(&mut self, span: Duration) {
+        for node in &self.nodes {
+            node.strait.set(Weather::Blocked);
+        }
+        self.blackout = Some(Instant::now() + span);
+        self.said.push(format!("no Redis for {} ms", span.as_millis()));
+    }
+
+    fn end_blackout(&mut self) {
+        self.blackout = None;
+        for node in &mut self.nodes {
+            node.strait.set(Weather::Clear);
+            if matches!(node.state, State::CutOff { .. }) {
+                node.state = State::Up;
+            }
+        }
     }
 
     fn fault(&mut self) {
@@ -184,16 +253,18 @@ impl World {
         let span = Duration::from_millis(1_000 + self.below(6_000));
         let until = Instant::now() + span;
         let is_up = self.nodes[index].state == State::Up;
-        let what = match self.below(6) {
+        let what = match self.below(7) {
             0 if is_up => {
                 self.nodes[index].server.kill();
                 self.nodes[index].state = State::Down { until };
+                self.places.set(index, None);
                 "kill"
             }
             1 if is_up => {
                 self.nodes[index].server.signal("STOP");
                 let until = Instant::now() + LEASE + Duration::from_secs(2);
                 self.nodes[index].state = State::Stopped { until };
+                self.places.set(index, None);
                 "stop"
             }
             2 if is_up => {
@@ -210,6 +281,10 @@ impl World {
                 self.redis.kill();
                 self.redis.launch();
                 "Redis restarts"
+            }
+            5 => {
+                let span = Duration::from_millis(1_000 + self.below(3_000));
+                return self.black_out(span);
             }
             _ => {
                 // An instance goes: with a word, or without.
@@ -291,6 +366,7 @@ impl World {
 
     /// Ends all trouble and waits until every node is well.
     fn heal(&mut self) {
+        self.end_blackout();
         for index in 0..self.nodes.len() {
             self.revive(index, true);
         }
@@ -427,28 +503,9 @@ fn join(server: &Server) -> Option<Client> {
 }
 
 fn get(address: SocketAddr, path: &str) -> Option<(u16, Value)> {
-    exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"))
+    try_call(address, CALL, ("GET", path), "", &Value::Null)
 }
 
 fn post(address: SocketAddr, path: &str, body: &Value) -> Option<Value> {
-    let body = body.to_string();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n",
-        body.len()
-    );
-    exchange(address, &(head + &body)).map(|(_, body)| body)
-}
-
-fn exchange(address: SocketAddr, request: &str) -> Option<(u16, Value)> {
-    let mut stream = TcpStream::connect_timeout(&address, CALL).ok()?;
-    stream.set_read_timeout(Some(CALL)).ok()?;
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = Vec::new();
-    // What did not come in time may have been done, and does not count.
-    stream.read_to_end(&mut answer).ok()?;
-    let text = String::from_utf8(answer).ok()?;
-    let (head, body) = text.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, serde_json::from_str(body).unwrap_or_default()))
+    try_call(address, CALL, ("POST", path), "", body).map(|(_, body)| body)
 }

@@ -3,34 +3,21 @@
 
 #![allow(clippy::disallowed_methods, reason = "leases are about the clock of the wall")]
 
+#[path = "support/nodes.rs"]
+mod nodes;
 #[path = "support/redis.rs"]
 mod redis;
 #[path = "support/strait.rs"]
 mod strait;
 mod support;
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use nodes::{PATIENCE, await_ready, node, node_over_strait};
 use redis::Redis;
 use serde_json::{Value, json};
-use strait::{Strait, Weather};
-use support::{SECRET, Server, eventually, instance, instances, with};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn node(redis: &Redis, flags: &[&str]) -> Server {
-    let url = redis.url();
-    let mut all = vec!["--redis-url", &url, "--jwt-secret", SECRET, "--shards", "1"];
-    all.extend(flags);
-    let server = Server::start(&all);
-    await_ready(&server);
-    server
-}
-
-fn await_ready(server: &Server) {
-    eventually("the node is ready", PATIENCE, || server.get("/ready").status == 200);
-}
+use strait::Weather;
+use support::{Server, eventually, instance, instances, with};
 
 fn service(server: &Server, name: &str) -> Value {
     server.get(&format!("/api/discovery/service.json?serviceId={name}")).body["service"].clone()
@@ -76,6 +63,21 @@ fn every_node_has_the_same_registry() {
     assert!(moved.resume(&mut picture), "what it missed is here, too");
     moved.catch_up(&mut picture);
     picture.expect_equals_registry(&b);
+}
+
+#[test]
+fn the_bound_is_that_of_the_node_that_is_asked() {
+    let redis = Redis::start();
+    let (small, large) = (node(&redis, &["--instances-max", "3"]), node(&redis, &[]));
+    large.register(&instances("s", 5));
+    assert_eq!(agreed(&[&small, &large], "s")["instances"].as_array().map(Vec::len), Some(5));
+    let full = json!({"instances": [instance("s", "one more")]});
+    let reply = small.post_json("/api/registry/register.json", &full);
+    assert_eq!(reply.outcome().0, "fail", "{}", reply.text);
+    // What is there is renewed all the same, and a node that comes late has it too.
+    small.register(&instances("s", 5)[..2]);
+    let late = node(&redis, &["--instances-max", "1"]);
+    assert_eq!(agreed(&[&late, &large], "s")["revision"], 5);
 }
 
 #[test]
@@ -254,12 +256,10 @@ fn the_log_does_not_grow_for_ever() {
 #[test]
 fn a_heartbeat_accepted_by_the_owner_before_holds() {
     let redis = Redis::start();
-    let strait = Strait::to(SocketAddr::from(([127, 0, 0, 1], redis.port())));
-    let url = format!("redis://{}", strait.address());
     let lease = Duration::from_secs(4);
-    let flags = ["--redis-url", &url, "--jwt-secret", SECRET, "--lease-ttl", "4s"];
-    let (a, b) = (Server::start(&flags), node(&redis, &["--lease-ttl", "4s"]));
-    await_ready(&a);
+    let flags = ["--lease-ttl", "4s"];
+    let (a, strait) = node_over_strait(&redis, &flags);
+    let b = node(&redis, &flags);
     let list = instances("s", 1);
     a.register(&list);
     agreed(&[&a, &b], "s");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fanfare::config::{Config, Sources};
-use fanfare::id::ConnId;
+use fanfare::id::ConnName;
 use fanfare::server::{Delivery, Server};
 use fanfare::state::event::DomainEvent;
 use fanfare::wire::refusal::Code;
@@ -39,7 +39,7 @@ fn start() -> (Dir, Server) {
 struct Client(WebSocket<TcpStream>);
 
 impl Client {
-    fn connect(server: &Server, user: &str) -> (Client, ConnId) {
+    fn connect(server: &Server, user: &str) -> (Client, ConnName) {
         let stream = TcpStream::connect(server.local_addr()).expect("the server accepts");
         stream.set_read_timeout(Some(support::READ_PATIENCE)).expect("a timeout");
         let url = format!("ws://{}/ws", server.local_addr());
@@ -91,13 +91,13 @@ fn a_program_speaks_to_its_clients() {
     block_on(async {
         let everyone = handle.broadcast("notice", json!({"n": 1}), Delivery::default()).await;
         assert_eq!(everyone, Ok(2));
-        let delivery = Delivery { exclude: vec![eve_id], ..Delivery::default() };
+        let delivery = Delivery { exclude: vec![eve_id.clone()], ..Delivery::default() };
         assert_eq!(handle.broadcast("notice", 2, delivery).await, Ok(1));
         let delivery = Delivery { to_channel: Some("news".into()), ..Delivery::default() };
         assert_eq!(handle.broadcast("notice", 3, delivery).await, Ok(1));
         let (_, reached) = handle.send_to_channel("news", "hello").await.expect("published");
         assert_eq!(reached, 1);
-        assert_eq!(handle.send_to_connection(eve_id, "notice", 4).await, Ok(()));
+        assert_eq!(handle.send_to_connection(eve_id.clone(), "notice", 4).await, Ok(()));
         assert_eq!(handle.send_to_user("ann", "notice", 5).await, Ok(1));
         let stranger = handle.send_to_user("stranger", "notice", 6).await;
         assert_eq!(stranger.map_err(|refusal| refusal.code), Err(Code::NotFound));
@@ -118,7 +118,7 @@ fn a_program_speaks_to_its_clients() {
         let all = handle.connections(None, 10).await.expect("a list");
         assert_eq!(all.len(), 2);
         handle.ping_all().await.expect("sent");
-        handle.disconnect(ann_id).await.expect("found");
+        handle.disconnect(ann_id.clone()).await.expect("found");
         let again = handle.connections(Some(ann_id.max(eve_id)), 10).await.expect("a list");
         assert!(again.is_empty());
     });

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{News, NodeView, Shared, scripts};
+use super::{News, NodeView, Shared, journal, scripts};
 use crate::limits;
 
 /// What a beat tells: the number of the newest entry, and each node's name, age and words.
@@ -13,10 +13,13 @@ type Answer = (String, Vec<(String, u64, String)>);
 /// Beats once a second, for ever.
 pub(super) async fn beat(shared: Shared) {
     let pause = Duration::from_millis(limits::CLUSTER_BEAT_MS);
-    let mut connection = None;
+    let (mut connection, mut was_lost) = (None, false);
     loop {
         if connection.is_none() {
             connection = shared.connect(pause).await.ok();
+            if connection.is_some() && std::mem::take(&mut was_lost) {
+                shared.stats.cluster.reconnects.add(1);
+            }
         }
         if let Some(open) = &mut connection {
             let contact_ms = shared.clock.now().unix_ms;
@@ -30,8 +33,12 @@ pub(super) async fn beat(shared: Shared) {
                 .arg(limits::CLUSTER_FORGET_MS)
                 .invoke_async(open)
                 .await;
+            let answer = match answer {
+                Ok(answer) => journal::standing(open).await.map(|standing| (answer, standing)),
+                Err(fault) => Err(fault),
+            };
             match answer {
-                Ok((newest, nodes)) => {
+                Ok(((newest, nodes), (posted, written))) => {
                     let nodes = nodes.into_iter().map(|(id, age_ms, about)| NodeView {
                         is_alive: age_ms <= limits::CLUSTER_NODE_MS,
                         id,
@@ -39,11 +46,15 @@ pub(super) async fn beat(shared: Shared) {
                         about,
                     });
                     let newest = newest.parse().unwrap_or(0);
-                    shared.tell(News::Nodes { nodes: nodes.collect(), contact_ms, newest });
+                    let nodes = nodes.collect();
+                    if shared.reads_journal {
+                        shared.stats.cluster.posted.set(posted);
+                    }
+                    shared.tell(News::Nodes { nodes, contact_ms, newest, posted, written });
                 }
                 Err(fault) => {
                     tracing::warn!(%fault, "Redis does not answer");
-                    connection = None;
+                    (connection, was_lost) = (None, true);
                 }
             }
         }

@@ -105,6 +105,9 @@ async fn follow(
     let block_ms = limits::REDIS_BLOCK_MS;
     let patience = Duration::from_millis(block_ms + limits::REDIS_RESPONSE_MS);
     let mut connection = shared.connect(patience).await?;
+    if *failures > 0 {
+        shared.stats.cluster.reconnects.add(1);
+    }
     let epoch: Option<String> = connection.get(scripts::EPOCH).await?;
     let place = match place {
         Some(place) if epoch.as_ref() == Some(&place.epoch) => place,

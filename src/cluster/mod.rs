@@ -4,24 +4,39 @@
 //! control --> proposals --> XADD ----\
 //!                                     Redis stream, one order for all
 //! control <-- News::Log <-- XREAD <--/
+//!
+//! control --> calls ------> scripts, in one go with all that wait
+//! control <-- News::Called <-/    \--> a channel's stream and topic, the journal
+//! control <-- News::Placed <-- topics of channels
+//! control <-- News::Posted <-- XREAD of the journal
 //! ```
 //!
-//! Redis orders, stores and hands out; it decides nothing. Each entry has a number without gaps, so
-//! a reader knows when entries were trimmed or lost, and begins anew from the image. All keys share
-//! one hash tag, and every command works on Redis 7, Redis Cluster and Valkey alike.
+//! Redis orders, stores and hands out; it decides nothing. Each entry of the log has a number without
+//! gaps, so a reader knows when entries were trimmed or lost, and begins anew from the image. The keys
+//! of one script share a hash tag, and every command works on Redis 7, Redis Cluster and Valkey alike.
 //!
 //! # Promises
 //!
 //! * Control hears every entry once and in order, or is told to begin anew.
 //! * A proposal either gets its place in the log or is reported as lost; a lost one may still turn
 //!   up, and is then as good as a new one.
-//! * Nothing here waits for control: what it is told goes to its mailbox.
+//! * Every call is answered, within a few seconds even where Redis is not.
+//! * What a channel's topic says from before an attach was answered is handed over, or control is told
+//!   that topics were not heard.
+//! * Nothing here waits for control to do anything, only for room in its mailbox.
 //!
-//! Imports `limits` and `state`. Imported by `mailbox`, `control`, `http` and `server`.
+//! Imports `limits`, `stats` and `state`. Imported by `mailbox`, `control`, `http` and `server`.
 
+mod asking;
 mod beat;
+mod calls;
+mod channel;
+mod journal;
 mod log;
 mod scripts;
+#[cfg(test)]
+mod tests;
+mod topics;
 
 use std::fmt;
 use std::io;
@@ -29,14 +44,24 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError};
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::{AsyncConnectionConfig, Client, ProtocolVersion, RedisError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
+use crate::id::{ChannelName, MessageId};
 use crate::limits;
 use crate::state::log::LogItem;
+use crate::state::posted::Posted;
 use crate::state::replica::ReplicaImage;
+use crate::stats::Stats;
+
+use asking::Asking;
+use calls::{Calls, Job};
+use journal::Floor;
+use topics::Ears;
+
+pub use crate::state::call::{Call, ChannelMessage, ChannelState, Placed, Reply};
 
 /// What control is told.
 #[derive(Debug)]
@@ -47,6 +72,32 @@ pub enum News {
     Replace(Box<ReplicaImage>),
     /// Every entry that was there at the start of reading has been handed over.
     CaughtUp,
+    /// What came of a call.
+    Called {
+        /// The call's number.
+        number: u64,
+        /// What it is answered.
+        reply: Reply,
+    },
+    /// Messages of channels that are followed here, in the order of their topic.
+    Placed(Vec<Placed>),
+    /// Topics were not heard for a while: every followed channel may have missed something.
+    Relinked,
+    /// Another node asks something; it waits for [`Cluster::respond`].
+    Asked {
+        /// Who asks.
+        node: String,
+        /// The question's number there.
+        number: u64,
+        /// What: a JSON text.
+        question: String,
+    },
+    /// The next messages of the journal.
+    Posted(Vec<Posted>),
+    /// Every entry of the journal up to this number has been handed over, or has no message.
+    JournalRead(u64),
+    /// Entries of the journal are gone that were not read here.
+    JournalGap,
     /// Redis answered.
     Nodes {
         /// The nodes that were heard of lately.
@@ -55,6 +106,11 @@ pub enum News {
         contact_ms: u64,
         /// The number of the newest entry.
         newest: u64,
+        /// The number of the journal's newest entry.
+        posted: u64,
+        /// An id between the newest message that the database has of the journal and the next;
+        /// none where nobody said.
+        written: Option<MessageId>,
     },
     /// Proposals that got no place in the log.
     Lost(Vec<u64>),
@@ -84,6 +140,33 @@ pub struct Proposal {
     pub at_ms: u64,
     /// The entry, encoded.
     pub entry: String,
+}
+
+/// Whether, and from where on, the journal of direct and group messages is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Journal {
+    /// Not at all: there is no database that all nodes share.
+    Closed,
+    /// After this message, or from its beginning.
+    After(Option<MessageId>),
+}
+
+/// What a node joins the others with.
+pub struct Setup {
+    /// Where Redis is.
+    pub url: String,
+    /// This node's name, new with every start.
+    pub node: Arc<str>,
+    /// The server's clock.
+    pub clock: Clock,
+    /// Where the backplane counts.
+    pub stats: Arc<Stats>,
+    /// Whether the journal is read.
+    pub journal: Journal,
+    /// Hears the news.
+    pub tell: Listener,
+    /// Says what other nodes may know.
+    pub about: About,
 }
 
 /// Where news goes.
@@ -117,6 +200,8 @@ impl std::error::Error for ClusterError {}
 #[derive(Debug)]
 pub struct Cluster {
     proposals: mpsc::UnboundedSender<Proposal>,
+    jobs: mpsc::UnboundedSender<Job>,
+    clock: Clock,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -125,28 +210,39 @@ pub struct Cluster {
 #[derive(Clone)]
 struct Shared {
     client: Client,
+    /// The same Redis, for connections that hear what nobody asked for.
+    hearing: Client,
     node: Arc<str>,
+    /// The node's own topic.
+    topic: Arc<str>,
     clock: Clock,
+    stats: Arc<Stats>,
+    reads_journal: bool,
     tell: Listener,
     about: About,
 }
 
 impl Cluster {
-    /// Starts to follow the log. `node` is this node's name, new with every start.
+    /// Starts to follow the log.
     ///
     /// # Errors
     ///
     /// Where the URL is wrong or there is no thread. That Redis cannot be reached is no error: it is
     /// tried again for ever.
-    pub fn start(
-        url: &str,
-        node: &str,
-        clock: Clock,
-        (tell, about): (Listener, About),
-    ) -> Result<Cluster, ClusterError> {
-        let client = Client::open(url).map_err(|fault| ClusterError::Url(fault.to_string()))?;
-        let shared = Shared { client, node: node.into(), clock, tell, about };
+    pub fn start(setup: Setup) -> Result<Cluster, ClusterError> {
+        let Setup { url, node, clock, stats, journal, tell, about } = setup;
+        let url_fault = |fault: RedisError| ClusterError::Url(fault.to_string());
+        let client = Client::open(url).map_err(url_fault)?;
+        let settings = client.get_connection_info().redis_settings().clone();
+        let info = client.get_connection_info().clone();
+        let info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
+        let hearing = Client::open(info).map_err(url_fault)?;
+        let topic = asking::topic(&node).into();
+        let reads_journal = journal != Journal::Closed;
+        let shared =
+            Shared { client, hearing, node, topic, clock, stats, reads_journal, tell, about };
         let (proposals, queue) = mpsc::unbounded_channel();
+        let (jobs, job_queue) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -159,6 +255,7 @@ impl Cluster {
                     tokio::spawn(log::write(shared.clone(), queue));
                     let reader = tokio::spawn(log::read(shared.clone()));
                     tokio::spawn(beat::beat(shared.clone()));
+                    shared.start_calls(job_queue, journal);
                     // Either way it is over.
                     let _ = stopped.await;
                     reader.abort();
@@ -166,7 +263,32 @@ impl Cluster {
                 });
             })
             .map_err(ClusterError::Thread)?;
-        Ok(Cluster { proposals, stop: Some(stop), thread: Some(thread) })
+        Ok(Cluster { proposals, jobs, clock, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Has something done. Its answer is [`News::Called`] with the number. Returns false where the
+    /// backplane has ended.
+    pub fn call(&self, number: u64, call: Call) -> bool {
+        let asked_ns = self.clock.now().ns;
+        self.jobs.send(Job::Call { number, call, asked_ns }).is_ok()
+    }
+
+    /// Follows a channel's topic no more.
+    pub fn detach(&self, channel: ChannelName) {
+        // Where the backplane has ended nobody follows anything.
+        let _ = self.jobs.send(Job::Detach(channel));
+    }
+
+    /// Answers another node's question.
+    pub fn respond(&self, node: String, number: u64, answer: String) {
+        // Who asked does not wait for ever.
+        let _ = self.jobs.send(Job::Respond { node, number, answer });
+    }
+
+    /// Lets everyone know that the database has the journal up to a message.
+    pub fn written(&self, up_to: MessageId) {
+        // Another node will say so, or of a later one.
+        let _ = self.jobs.send(Job::Written(up_to));
     }
 
     /// Has something put into the log. Returns false where the backplane has ended.
@@ -192,11 +314,42 @@ impl Shared {
         (self.tell)(news);
     }
 
+    /// Starts what carries out calls, hears topics and reads the journal.
+    fn start_calls(&self, jobs: mpsc::UnboundedReceiver<Job>, journal: Journal) {
+        let (orders, order_queue) = mpsc::unbounded_channel();
+        let (ears, heard) = Ears::new();
+        let (ears, asking) = (Arc::new(ears), Asking::default());
+        tokio::spawn(topics::follow(self.clone(), Arc::clone(&ears), order_queue));
+        tokio::spawn(topics::hand_on(self.clone(), ears, heard, asking.clone()));
+        let floor = match journal {
+            Journal::Closed => None,
+            Journal::After(id) => {
+                let floor = Floor::new(id);
+                tokio::spawn(journal::read(self.clone(), id, floor.clone()));
+                Some(floor)
+            }
+        };
+        tokio::spawn(Calls::new(self.clone(), orders, asking, floor).carry_out(jobs));
+    }
+
     /// A connection whose commands wait for `patience` at most.
     async fn connect(&self, patience: Duration) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(Duration::from_millis(limits::REDIS_CONNECT_MS)))
-            .set_response_timeout(Some(patience));
-        self.client.get_multiplexed_async_connection_with_config(&config).await
+        self.client.get_multiplexed_async_connection_with_config(&waiting(patience)).await
     }
+
+    /// One that also hears what nobody asked for: what topics say, and that it is lost.
+    async fn connect_hearing(
+        &self,
+        patience: Duration,
+        ears: impl AsyncPushSender,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let config = waiting(patience).set_push_sender(ears);
+        self.hearing.get_multiplexed_async_connection_with_config(&config).await
+    }
+}
+
+fn waiting(patience: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_millis(limits::REDIS_CONNECT_MS)))
+        .set_response_timeout(Some(patience))
 }

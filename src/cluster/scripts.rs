@@ -26,6 +26,13 @@ pub(super) const NODES: &str = key!("nodes");
 /// What each node says of itself.
 pub(super) const ABOUT: &str = key!("about");
 
+/// The stream of direct and group messages. Its keys are in a slot of their own.
+pub(super) const JOURNAL: &str = "fanfare:{messages}:journal";
+/// The number of its newest entry.
+pub(super) const JOURNAL_SEQUENCE: &str = "fanfare:{messages}:sequence";
+/// Up to which entry the database has it.
+pub(super) const WRITTEN_UP_TO: &str = "fanfare:{messages}:written";
+
 /// Appends entries, each with the next number. `KEYS`: log, sequence, epoch. `ARGV`: node, and for each
 /// entry its number at the node, its time and its text.
 pub(super) static APPEND: LazyLock<Script> = LazyLock::new(|| {
@@ -88,3 +95,128 @@ pub(super) static KEEP_IMAGE: LazyLock<Script> = LazyLock::new(|| {
          return 1",
     )
 });
+
+/// Gives a message of a channel its place, keeps it, and tells everyone who follows. `KEYS`: stream,
+/// meta. `ARGV`: epoch to begin with, how many messages are kept, for how many milliseconds, and
+/// for how many the meta is, topic, text, who does not get it. Returns epoch, offset and time.
+///
+/// What expires is set to do so an eighth later than it has to, and set anew when that eighth is over:
+/// two writes fewer a message.
+pub(super) static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local meta = redis.call('HMGET', KEYS[2], 'e', 'x')
+         local epoch = meta[1]
+         if not epoch then
+             epoch = ARGV[1]
+             redis.call('HSET', KEYS[2], 'e', epoch)
+         end
+         local offset = redis.call('HINCRBY', KEYS[2], 's', 1)
+         -- What an earlier life of the channel left behind.
+         if offset == 1 then redis.call('DEL', KEYS[1]) end
+         local place = string.format('%d', offset)
+         local t = redis.call('TIME')
+         local at = string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000))
+         if tonumber(ARGV[2]) > 0 then
+             if ARGV[7] == '' then
+                 redis.call('XADD', KEYS[1], 'MAXLEN', '=', ARGV[2], place .. '-0', 't', at,
+                     'm', ARGV[6])
+             else
+                 redis.call('XADD', KEYS[1], 'MAXLEN', '=', ARGV[2], place .. '-0', 't', at,
+                     'm', ARGV[6], 'x', ARGV[7])
+             end
+         end
+         if not meta[2] or tonumber(meta[2]) <= tonumber(at) then
+             local more = math.max(1, math.floor(math.min(ARGV[3], ARGV[4]) / 8))
+             redis.call('HSET', KEYS[2], 'x', string.format('%d', at + more))
+             redis.call('PEXPIRE', KEYS[1], string.format('%d', ARGV[3] + more))
+             redis.call('PEXPIRE', KEYS[2], string.format('%d', ARGV[4] + more))
+         end
+         redis.call('PUBLISH', ARGV[5],
+             epoch .. ' ' .. place .. ' ' .. at .. ' ' .. ARGV[7] .. '\\n' .. ARGV[6])
+         return {epoch, place, at}",
+    )
+});
+
+/// Where a channel stands, and what it keeps. `KEYS`: stream, meta. `ARGV`: the first offset wanted,
+/// how many at most, epoch to begin with or nothing, for how many milliseconds that is kept.
+pub(super) static READ: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local meta = redis.call('HMGET', KEYS[2], 'e', 's')
+         if not meta[1] then
+             if ARGV[3] == '' then return false end
+             redis.call('HSET', KEYS[2], 'e', ARGV[3], 's', 0)
+             redis.call('PEXPIRE', KEYS[2], ARGV[4])
+             redis.call('DEL', KEYS[1])
+             return {ARGV[3], '0', {}}
+         end
+         local kept = redis.call('XRANGE', KEYS[1], ARGV[1] .. '-0', '+', 'COUNT', ARGV[2])
+         return {meta[1], meta[2] or '0', kept}",
+    )
+});
+
+/// Forgets a channel. `KEYS`: stream, meta. Returns whether there was one.
+pub(super) static DELETE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "redis.call('DEL', KEYS[1])
+         return redis.call('DEL', KEYS[2])",
+    )
+});
+
+/// Puts a message into the journal. `KEYS`: journal, its sequence. `ARGV`: chance, text. Returns the
+/// entry's id, its number and the chance.
+pub(super) static POST: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local s = redis.call('INCR', KEYS[2])
+         local id = redis.call('XADD', KEYS[1], '*', 's', s, 'r', ARGV[1], 'm', ARGV[2])
+         return {id, s, ARGV[1]}",
+    )
+});
+
+/// Makes every id that the journal will give out higher than one that the database has. `KEYS`:
+/// journal, its sequence. `ARGV`: that id. Returns the number of the entry that it took; 0 where it
+/// took none.
+pub(super) static FLOOR: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local last = '0-0'
+         if redis.call('EXISTS', KEYS[1]) == 1 then
+             local about = redis.call('XINFO', 'STREAM', KEYS[1])
+             for i = 1, #about, 2 do
+                 if about[i] == 'last-generated-id' then last = about[i + 1] end
+             end
+         end
+         local ms, n = string.match(last, '(%d+)-(%d+)')
+         local floor_ms, floor_n = string.match(ARGV[1], '(%d+)-(%d+)')
+         ms, n, floor_ms, floor_n = tonumber(ms), tonumber(n), tonumber(floor_ms), tonumber(floor_n)
+         if ms > floor_ms or (ms == floor_ms and n >= floor_n) then return 0 end
+         local s = redis.call('INCR', KEYS[2])
+         redis.call('XADD', KEYS[1], ARGV[1], 's', s)
+         return s",
+    )
+});
+
+/// Notes up to which entry the database has the journal, and drops what it has for long enough.
+/// `KEYS`: written, journal. `ARGV`: the entry's id, milliseconds for which entries are kept.
+pub(super) static WRITTEN: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local id = ARGV[1]
+         local ms, n = string.match(id, '(%d+)-(%d+)')
+         local old = redis.call('GET', KEYS[1])
+         if old then
+             local old_ms, old_n = string.match(old, '(%d+)-(%d+)')
+             if tonumber(old_ms) > tonumber(ms)
+                 or (old_ms == ms and tonumber(old_n) >= tonumber(n)) then
+                 id, ms = old, old_ms
+             end
+         end
+         if id ~= old then redis.call('SET', KEYS[1], id) end
+         local t = redis.call('TIME')
+         local kept = t[1] * 1000 + math.floor(t[2] / 1000) - ARGV[2]
+         if tonumber(ms) > kept then id = string.format('%d', kept) .. '-0' end
+         return redis.call('XTRIM', KEYS[2], 'MINID', '~', id)",
+    )
+});
+
+/// What the carrying out of calls needs, loaded together.
+pub(super) fn of_calls() -> [&'static Script; 6] {
+    [&PUBLISH, &READ, &DELETE, &POST, &FLOOR, &WRITTEN]
+}

@@ -4,7 +4,8 @@
 //! mailbox --> order --> state --> announcements --> one frame --> the shards that follow
 //!                         |   \-> answer -----------------------> the shard that asked
 //!                         |-----> changes, twice a second ------> store
-//!                         \-----> write, at once ---------------> store --> answer, message
+//!                         |-----> write, at once ---------------> store --> answer, message
+//!                         \-----> entry, call ------------------> other nodes --> answer, message
 //! ```
 //!
 //! # Promises
@@ -38,12 +39,13 @@ use tokio::sync::broadcast;
 use crate::auth::Revoked;
 use crate::clock::Moment;
 use crate::cluster::Cluster;
-use crate::id::Topic;
+use crate::id::{ConnId, Topic};
 use crate::limits;
 use crate::mailbox::published::{Published, Publisher};
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::{Event, Parcel};
 use crate::mailbox::{Inlet, Outlet};
+use crate::state::durable::{Write, WriteResult};
 use crate::state::event::DomainEvent;
 use crate::state::order::{Answer, Order};
 use crate::state::registry::Announcement;
@@ -55,7 +57,7 @@ use crate::wire::event::{Position, service_change};
 use crate::wire::refusal::Refusal;
 use followers::Followers;
 use ledger::{Ledger, Waiting};
-use proposals::Proposals;
+use proposals::{Proposals, What};
 
 /// What a turn leaves to the thread that drives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,11 +79,15 @@ pub struct Control {
     stats: Arc<Stats>,
     store: Option<Store>,
     next_commit_ms: u64,
+    /// When messages of the journal may be written again, after the store refused some.
+    next_posted_ms: u64,
     ledger: Ledger,
     /// None where there is one node.
     cluster: Option<Cluster>,
     node: String,
     proposals: Proposals,
+    /// Connections that were answered, and whose next orders may wait.
+    to_go_on: Vec<ConnId>,
     revoked: Arc<Revoked>,
     events: broadcast::Sender<DomainEvent>,
     /// Shards that have got something this turn.
@@ -111,10 +117,12 @@ impl Control {
             stats,
             store,
             next_commit_ms: 0,
+            next_posted_ms: 0,
             ledger: Ledger::default(),
             cluster: None,
             node: String::new(),
             proposals: Proposals::default(),
+            to_go_on: Vec::new(),
             revoked: Arc::default(),
             events,
             to_ring,
@@ -162,6 +170,7 @@ impl Control {
             self.announce(now.ns);
         }
         self.propose_by_time(now);
+        self.run_errands(now);
         self.commit(now);
         for (shard, ring) in self.shards.iter().zip(&mut self.to_ring) {
             if std::mem::take(ring) {
@@ -180,6 +189,10 @@ impl Control {
 
     fn carry_out(&mut self, command: Command, now: Moment) {
         let Some(command) = self.proposals.hold(command) else { return };
+        self.carry_out_now(command, now);
+    }
+
+    fn carry_out_now(&mut self, command: Command, now: Moment) {
         let Command { origin, accepted_ns, task } = command;
         let shard = origin.shard();
         let order = match (task, shard) {
@@ -188,7 +201,7 @@ impl Control {
                 return self.followers.remove(&service, shard);
             }
             (Task::UnfollowAll, Some(shard)) => return self.followers.remove_from_all(shard),
-            (Task::Stored(results), _) => return self.on_stored(results),
+            (Task::Stored(results), _) => return self.on_stored(results, now),
             (Task::Cluster(news), _) => return self.on_news(news, now),
             (Task::Unfollow(_) | Task::UnfollowAll, None) => return,
         };
@@ -218,19 +231,37 @@ impl Control {
         self.stats.control.orders.add(1);
         // For each order anew: who listened before the call hears of what the call did.
         self.state.is_watched = self.events.receiver_count() > 0;
-        match self.state.apply(order, now) {
+        self.state.ticket = self.proposals.next();
+        let outcome = self.state.apply(order, now);
+        self.settle(origin, accepted_ns, outcome, now);
+    }
+
+    /// Answers an order, or has it wait.
+    fn settle(&mut self, origin: Origin, accepted_ns: u64, outcome: state::Outcome, now: Moment) {
+        let what = match outcome {
             state::Outcome::Answer(answer) => {
                 self.announce(accepted_ns);
-                self.reply(origin, answer);
+                return self.answer(origin, answer, now);
             }
-            state::Outcome::Propose(entry) => self.propose(origin, accepted_ns, *entry, now),
+            state::Outcome::Propose(entry) => {
+                return self.propose(origin, accepted_ns, *entry, now);
+            }
             state::Outcome::Write(write) => {
                 let waiting = Waiting { origin, accepted_ns, write: *write };
                 if let Some(waiting) = self.enter(waiting) {
-                    self.finish(waiting, Err(Refusal::unavailable()));
+                    self.finish(waiting, Err(Refusal::unavailable()), now);
                 }
+                return;
             }
-        }
+            state::Outcome::Call(asked) => {
+                let (call, then) = *asked;
+                return self.call(origin, accepted_ns, (call, then), now);
+            }
+            state::Outcome::Await(talk) => What::Again(*talk),
+            state::Outcome::Hold(told) => What::Turn(*told),
+        };
+        self.proposals.enter(origin, accepted_ns, what, now.unix_ms);
+        self.announce(accepted_ns);
     }
 
     /// Has a write wait for the store. Gives it back where there is none, or no room.
@@ -241,18 +272,21 @@ impl Control {
         }
     }
 
-    fn on_stored(&mut self, results: Vec<crate::state::durable::WriteResult>) {
+    fn on_stored(&mut self, results: Vec<WriteResult>, now: Moment) {
         for (waiting, result) in self.ledger.settle(results) {
-            self.finish(waiting, result);
+            self.finish(waiting, result, now);
         }
     }
 
     /// Tells everyone concerned what came of a write.
-    fn finish(&mut self, waiting: Waiting, result: crate::state::durable::WriteResult) {
+    fn finish(&mut self, waiting: Waiting, result: WriteResult, now: Moment) {
         let Waiting { origin, accepted_ns, write } = waiting;
-        let told = self.state.after_write(write, result);
-        self.announce(accepted_ns);
-        self.reply(origin, Answer::Told(Box::new(told)));
+        if matches!(write, Write::Posted(_)) && result.is_err() {
+            self.next_posted_ms = now.unix_ms + limits::STORE_RETRY_MS_MAX;
+        }
+        self.state.ticket = self.proposals.next();
+        let outcome = self.state.after_write(write, result);
+        self.settle(origin, accepted_ns, outcome, now);
     }
 
     fn reply(&mut self, origin: Origin, answer: Answer) {
@@ -342,6 +376,7 @@ impl Control {
                 Outgoing::Close(conn, reason) => {
                     self.send(usize::from(conn.shard.0), Parcel::Close(conn, reason));
                 }
+                Outgoing::Answer(number, told) => self.answer_in_turn(number, *told),
                 Outgoing::PingAll => {
                     (0..self.shards.len()).for_each(|shard| self.send(shard, Parcel::PingAll));
                 }
@@ -378,7 +413,7 @@ impl Control {
         if !health.is_ok() {
             // Better a word at once than a wait for nobody knows how long.
             for waiting in self.ledger.give_up() {
-                self.finish(waiting, Err(Refusal::unavailable()));
+                self.finish(waiting, Err(Refusal::unavailable()), now);
             }
         } else if !self.ledger.is_waiting()
             && let Some(write) = self.state.take_newly_known(now)
@@ -387,6 +422,7 @@ impl Control {
             let waiting = Waiting { origin: Origin::Server, accepted_ns: now.ns, write };
             let _ = self.ledger.enter(waiting);
         }
+        self.write_posted(now);
         let is_due = now.unix_ms >= self.next_commit_ms && self.state.registry.is_dirty();
         if is_due {
             self.next_commit_ms = now.unix_ms + limits::STORE_FLUSH_INTERVAL_MS;
@@ -419,10 +455,13 @@ impl Control {
                 std::thread::park_timeout(limits::MAILBOX_FULL_PAUSE);
             }
         }
+        // Nobody waits for room in a mailbox that is not read any more.
+        let Control { mailbox, cluster, store, mut state, .. } = self;
+        drop(mailbox);
         // The others are told that this node goes before its store is closed.
-        drop(self.cluster.take());
-        if let Some(store) = self.store.take() {
-            store.close(self.state.registry.take_delta());
+        drop(cluster);
+        if let Some(store) = store {
+            store.close(state.registry.take_delta());
         }
     }
 
@@ -437,6 +476,9 @@ impl Control {
         stats.changes.set(totals.changes);
         stats.degraded_services.set(totals.degraded_services as u64);
         stats.users_online.set(self.state.people.users_online() as u64);
+        self.stats.cluster.users_online.set(self.state.users_anywhere() as u64);
+        self.stats.cluster.healed.set(self.state.healed_total);
+        self.stats.cluster.unwritten.set(self.state.messages_unwritten() as u64);
         stats.users_known.set(self.state.people.users_known() as u64);
         stats.channels.set(self.state.channels.len() as u64);
         stats.history_bytes.set(self.state.channels.history_bytes() as u64);

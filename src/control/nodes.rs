@@ -3,29 +3,35 @@
 //! Imports `cluster`, `mailbox`, `state` and `wire`. Part of `control`.
 
 use super::Control;
-use super::proposals::Pending;
+use super::ledger::Waiting;
+use super::proposals::{Pending, What};
 use crate::clock::Moment;
 use crate::cluster::{News, Proposal};
-use crate::id::{ServiceName, Topic};
+use crate::id::{ConnId, ServiceName, Topic};
 use crate::mailbox::to_control::Origin;
 use crate::mailbox::to_shard::{Event, Parcel};
+use crate::state::abroad::{Errand, Release};
+use crate::state::call::{Call, Reply};
 use crate::state::log::{Entry, LogItem, encode};
 use crate::state::order::Answer;
 use crate::state::replica::ReplicaImage;
+use crate::state::talk::Told;
+use crate::state::then::Then;
 use crate::wire::answer;
 use crate::wire::event::Position;
+use crate::wire::refusal::Refusal;
 
 impl Control {
     /// Sends an entry on its way into the log.
     pub(super) fn propose(&mut self, origin: Origin, accepted_ns: u64, entry: Entry, now: Moment) {
         let is_by_time = matches!(origin, Origin::Server);
         let (Some(cluster), Some(text)) = (&self.cluster, encode(&entry)) else {
-            return self.reply(origin, Answer::Unavailable);
+            return self.answer(origin, Answer::Unavailable, now);
         };
         if !is_by_time && !self.proposals.has_room() {
-            return self.reply(origin, Answer::Unavailable);
+            return self.answer(origin, Answer::Unavailable, now);
         }
-        let kept = is_by_time.then_some(entry);
+        let kept = What::Place(is_by_time.then_some(entry));
         let number = self.proposals.enter(origin, accepted_ns, kept, now.unix_ms);
         let proposal = Proposal { number, at_ms: now.unix_ms, entry: text };
         if !cluster.propose(proposal)
@@ -40,7 +46,7 @@ impl Control {
         if self.cluster.is_none() {
             return;
         }
-        for entry in self.state.take_proposals() {
+        for entry in self.state.take_proposals(now) {
             self.propose(Origin::Server, now.ns, entry, now);
         }
         for pending in self.proposals.take_late(now.unix_ms) {
@@ -57,7 +63,7 @@ impl Control {
             }
             News::Replace(image) => self.replace(*image, now),
             News::CaughtUp => self.stats.cluster.caught_up.set(1),
-            News::Nodes { nodes, contact_ms, newest } => {
+            News::Nodes { nodes, contact_ms, newest, written, .. } => {
                 let alive: Vec<String> =
                     nodes.into_iter().filter(|node| node.is_alive).map(|node| node.id).collect();
                 let stats = &self.stats.cluster;
@@ -65,6 +71,9 @@ impl Control {
                 stats.contact_ms.set(contact_ms);
                 stats.newest.set(newest);
                 self.state.on_nodes(&alive, (contact_ms, newest), now);
+                if let Some(written) = written {
+                    self.state.on_written(written);
+                }
                 self.announce(now.ns);
             }
             News::Lost(numbers) => {
@@ -75,8 +84,35 @@ impl Control {
                     }
                 }
             }
+            News::Called { number, reply } => {
+                if let Some(pending) = self.proposals.take(number) {
+                    self.on_called(pending, reply, now);
+                }
+            }
+            News::Placed(messages) => {
+                self.state.is_watched = self.events.receiver_count() > 0;
+                self.state.on_placed(messages, now);
+                self.announce(now.ns);
+            }
+            News::Relinked => self.state.on_relinked(),
+            News::Asked { node, number, question } => {
+                let answer = self.state.on_asked(&question, now);
+                self.announce(now.ns);
+                if let Some(cluster) = &self.cluster {
+                    cluster.respond(node, number, answer);
+                }
+            }
+            News::Posted(messages) => {
+                self.state.on_posted(messages);
+                self.announce(now.ns);
+            }
+            News::JournalRead(sequence) => self.state.on_journal_read(sequence),
+            News::JournalGap => {
+                self.state.on_journal_gap();
+                self.announce(now.ns);
+            }
             // Whoever asked may have stopped waiting.
-            News::Image(reply) => _ = reply.send(self.state.registry.image()),
+            News::Image(reply) => _ = reply.send(self.state.image()),
         }
     }
 
@@ -88,30 +124,158 @@ impl Control {
         let accepted_ns = pending.as_ref().map_or(now.ns, |pending| pending.accepted_ns);
         self.announce(accepted_ns);
         if let Some(pending) = pending {
-            self.answer_proposer(pending.origin, answer, now);
+            self.answer(pending.origin, answer, now);
         }
     }
 
-    fn answer_proposer(&mut self, origin: Origin, answer: Answer, now: Moment) {
+    /// Answers an order; those of its connection that waited behind it are carried out.
+    pub(super) fn answer(&mut self, origin: Origin, answer: Answer, now: Moment) {
         let conn = match &origin {
             Origin::Conn(conn) => Some(*conn),
             _ => None,
         };
         self.reply(origin, answer);
-        if let Some(conn) = conn {
-            let mut waiting = self.proposals.release(conn);
-            while let Some(command) = waiting.pop_front() {
-                // The first of them that has to wait again holds the others.
-                self.carry_out(command, now);
+        if let Some(conn) = conn.filter(|_| self.proposals.holds_any()) {
+            self.go_on(conn, now);
+        }
+    }
+
+    /// Carries out the orders of a connection that waited behind an answered one.
+    fn go_on(&mut self, conn: ConnId, now: Moment) {
+        let mut waiting = self.proposals.release(conn);
+        while let Some(command) = waiting.pop_front() {
+            // The first of them that has to wait again holds the others.
+            self.carry_out(command, now);
+        }
+    }
+
+    /// Answers an order at its place among what goes out. What waited behind it comes later: it may
+    /// send more, which is not to stand before the rest.
+    pub(super) fn answer_in_turn(&mut self, number: u64, told: Told) {
+        let Some(pending) = self.proposals.take(number) else { return };
+        if let Origin::Conn(conn) = &pending.origin {
+            self.to_go_on.push(*conn);
+        }
+        self.reply(pending.origin, Answer::Told(Box::new(told)));
+    }
+
+    /// An order has waited in vain.
+    fn lose(&mut self, pending: Pending, now: Moment) {
+        let answer = match pending.what {
+            What::Place(entry) => {
+                if let Some(entry) = &entry {
+                    self.state.on_proposal_lost(entry, now);
+                }
+                Answer::Unavailable
+            }
+            What::Answer(_) => return self.on_called(pending, Reply::Failed, now),
+            What::Again(talk) => {
+                self.state.on_given_up(&talk, now);
+                self.announce(now.ns);
+                Answer::Unavailable
+            }
+            // It is done; only what stands before it is missing.
+            What::Turn(told) => Answer::Told(Box::new(told)),
+        };
+        self.answer(pending.origin, answer, now);
+    }
+
+    /// Asks others. The answer comes as news.
+    pub(super) fn call(
+        &mut self,
+        origin: Origin,
+        accepted_ns: u64,
+        (call, then): (Call, Then),
+        now: Moment,
+    ) {
+        let is_own = matches!(origin, Origin::Server);
+        if self.cluster.is_none() || (!is_own && !self.proposals.has_room()) {
+            let outcome = self.state.after_call(then, Reply::Failed, now);
+            return self.settle(origin, accepted_ns, outcome, now);
+        }
+        let number = self.proposals.enter(origin, accepted_ns, What::Answer(then), now.unix_ms);
+        if !self.cluster.as_ref().is_some_and(|cluster| cluster.call(number, call))
+            && let Some(pending) = self.proposals.take(number)
+        {
+            self.on_called(pending, Reply::Failed, now);
+        }
+    }
+
+    fn on_called(&mut self, pending: Pending, reply: Reply, now: Moment) {
+        let Pending { origin, accepted_ns, what, .. } = pending;
+        let What::Answer(then) = what else { return };
+        self.state.is_watched = self.events.receiver_count() > 0;
+        self.state.ticket = self.proposals.next();
+        let outcome = self.state.after_call(then, reply, now);
+        self.settle(origin, accepted_ns, outcome, now);
+    }
+
+    /// Does what the state has for the backplane, and goes on with the orders that need not wait
+    /// any more.
+    pub(super) fn run_errands(&mut self, now: Moment) {
+        if self.cluster.is_none() {
+            return;
+        }
+        loop {
+            let errands = self.state.take_errands();
+            let released = self.state.take_released();
+            let to_go_on = std::mem::take(&mut self.to_go_on);
+            if errands.is_empty() && released.is_empty() && to_go_on.is_empty() {
+                return;
+            }
+            for conn in to_go_on {
+                self.go_on(conn, now);
+            }
+            for errand in errands {
+                match (errand, &self.cluster) {
+                    (Errand::Call(asked), _) => {
+                        self.call(Origin::Server, now.ns, *asked, now);
+                    }
+                    (Errand::Detach(channel), Some(cluster)) => cluster.detach(channel),
+                    (Errand::Written(up_to), Some(cluster)) => cluster.written(up_to),
+                    _ => {}
+                }
+            }
+            for (number, how) in released {
+                if let Some(pending) = self.proposals.take(number) {
+                    self.release(pending, how, now);
+                }
             }
         }
     }
 
-    fn lose(&mut self, pending: Pending, now: Moment) {
-        if let Some(entry) = &pending.entry {
-            self.state.on_proposal_lost(entry, now);
+    fn release(&mut self, pending: Pending, how: Release, now: Moment) {
+        match (pending.what, how) {
+            (What::Again(talk), Release::Again) => {
+                self.state.is_watched = self.events.receiver_count() > 0;
+                self.state.is_rerun = true;
+                self.state.ticket = self.proposals.next();
+                let outcome = self.state.apply(talk.into(), now);
+                self.state.is_rerun = false;
+                self.settle(pending.origin, pending.accepted_ns, outcome, now);
+            }
+            (What::Again(talk), Release::Fail) => {
+                self.state.on_given_up(&talk, now);
+                self.announce(now.ns);
+                self.answer(pending.origin, Answer::Unavailable, now);
+            }
+            (_, _) => self.answer(pending.origin, Answer::Unavailable, now),
         }
-        self.answer_proposer(pending.origin, Answer::Unavailable, now);
+    }
+
+    /// Has the next messages of the journal written, where that falls to this node.
+    pub(super) fn write_posted(&mut self, now: Moment) {
+        let is_well = self.store.as_ref().is_some_and(|store| store.health().is_ok());
+        if is_well
+            && now.unix_ms >= self.next_posted_ms
+            && let Some(write) = self.state.take_posted()
+        {
+            // Nobody waits for it, so there is always room for it.
+            let waiting = Waiting { origin: Origin::Server, accepted_ns: now.ns, write };
+            if let Some(waiting) = self.ledger.enter(waiting) {
+                self.finish(waiting, Err(Refusal::unavailable()), now);
+            }
+        }
     }
 
     /// Begins anew from an image: every follower gets a snapshot, for what it has may be of another

@@ -1,4 +1,4 @@
-//! Who waits for a place in the log of all nodes.
+//! Who waits for the other nodes: for a place in the log, for an answer, for what came before.
 //!
 //! Imports `limits`, `mailbox` and `state`. Part of `control`.
 
@@ -8,15 +8,30 @@ use crate::id::ConnId;
 use crate::limits;
 use crate::mailbox::to_control::{Command, Origin};
 use crate::state::log::Entry;
+use crate::state::talk::{Talk, Told};
+use crate::state::then::Then;
 
-/// A proposal on its way, and who waits for it.
+/// An order on its way, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) origin: Origin,
     pub(super) accepted_ns: u64,
-    /// Kept where somebody has to know what was lost: nobody waits for what time proposes.
-    pub(super) entry: Option<Entry>,
+    pub(super) what: What,
     proposed_ms: u64,
+}
+
+/// What an order waits for.
+#[derive(Debug)]
+pub(super) enum What {
+    /// Its place in the log. The entry is kept where somebody has to know what was lost: nobody
+    /// waits for what time proposes.
+    Place(Option<Entry>),
+    /// What others answer; then the state goes on.
+    Answer(Then),
+    /// Something that it needs; then it is carried out again.
+    Again(Talk),
+    /// What has to go out before its answer.
+    Turn(Told),
 }
 
 /// The proposals on their way.
@@ -35,19 +50,24 @@ impl Proposals {
         self.pending.len() < limits::CLUSTER_PROPOSALS_MAX
     }
 
-    /// Notes a proposal. Returns its number.
+    /// The number that the next order gets.
+    pub(super) fn next(&self) -> u64 {
+        self.last + 1
+    }
+
+    /// Notes an order. Returns its number.
     pub(super) fn enter(
         &mut self,
         origin: Origin,
         accepted_ns: u64,
-        entry: Option<Entry>,
+        what: What,
         now_ms: u64,
     ) -> u64 {
         self.last += 1;
         if let Origin::Conn(conn) = &origin {
             self.held.entry(*conn).or_default();
         }
-        let pending = Pending { origin, accepted_ns, entry, proposed_ms: now_ms };
+        let pending = Pending { origin, accepted_ns, what, proposed_ms: now_ms };
         self.pending.insert(self.last, pending);
         self.last
     }
@@ -87,6 +107,11 @@ impl Proposals {
             }
             None => Some(command),
         }
+    }
+
+    /// Whether any connection waits.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.held.is_empty()
     }
 
     /// The order of a connection on its way is answered: gives what waited behind it.

@@ -15,7 +15,7 @@ use crate::auth::namespace::Who;
 use crate::id::{ChannelName, UserId};
 use crate::limits;
 use crate::state::channels::ChannelView;
-use crate::state::talk::{Aim, Talk, Told};
+use crate::state::talk::{Aimed, Talk, Told};
 use crate::wire::frame;
 use crate::wire::json as wire_json;
 use crate::wire::refusal::{Code, Refusal};
@@ -111,7 +111,7 @@ async fn publish_to(
     channel: ChannelName,
     publication: Publication,
     identity: Option<&Identity>,
-    aim: Aim,
+    aim: Aimed,
 ) -> Result<Reply, Problem> {
     let rules = desk.office.gate.namespaces.of(channel.as_str());
     permit(desk, rules.publish, identity)?;
@@ -242,5 +242,5 @@ async fn publish_event(
     let payload = RawValue::from_string(payload)
         .map_err(|_| Problem::new(400, Code::Malformed, "the body is not JSON"))?;
     let publication = Publication::new(None, Some(&payload), Some(event), None)?;
-    publish_to(desk, channel, publication, identity, Aim::default()).await
+    publish_to(desk, channel, publication, identity, Aimed::default()).await
 }

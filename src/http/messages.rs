@@ -13,8 +13,9 @@ use super::{Desk, Query, body};
 use crate::clock::rfc3339;
 use crate::id::UserId;
 use crate::limits;
-use crate::state::durable::Write;
+use crate::state::durable::{AccountChange, Write};
 use crate::state::talk::{Talk, Told};
+use crate::state::then::Page;
 use crate::store::library::{Group, StoredMessage};
 use crate::wire::instance::check_name;
 use crate::wire::refusal::{Code, Refusal};
@@ -53,7 +54,24 @@ pub async fn send(
     let wish: MessageWish = wish(desk, request).await?;
     let to = talk::user("to_user_id", wish.to_user_id)?;
     let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
-    stored(desk, Talk::SendPrivate { from: from.clone(), to, content }).await
+    let send = || {
+        let (from, to, content) = (from.clone(), to.clone(), content.clone());
+        stored(desk, Talk::SendPrivate { from, to, content })
+    };
+    match send().await {
+        // Another node may have seen them a moment ago.
+        Err(problem)
+            if problem.code == Code::NotFound
+                && desk.office.is_one_of_many()
+                && desk.office.library.is_user(&to).await? =>
+        {
+            let changed_ms = desk.clock.now().unix_ms;
+            let change = AccountChange { user_id: to.clone(), is_disabled: false, changed_ms };
+            desk.tell(Talk::Accounts(vec![change])).await?;
+            send().await
+        }
+        result => result,
+    }
 }
 
 /// `POST /api/v1/groups/{id}/messages`
@@ -79,7 +97,21 @@ pub async fn pull(desk: &Desk, query: &Query, user: &UserId) -> Result<Reply, Pr
         Some(with) => Some(talk::user("with", Some(with))?),
     };
     let library = &desk.office.library;
-    let mut messages = library.messages(user, after.transpose()?, limit + 1, with).await?;
+    let after = after.transpose()?;
+    // First what is accepted, then what is written: nothing is lost between the two.
+    let page = Page { user: user.clone(), after, with: with.clone(), limit: limit + 1 };
+    let unwritten = if desk.office.is_one_of_many() {
+        desk.tell(Talk::Unwritten(page)).await?
+    } else {
+        Told::Unwritten(Vec::new())
+    };
+    let mut messages = library.messages(user, after, limit + 1, with).await?;
+    if let Told::Unwritten(posted) = unwritten {
+        let last = messages.last().map(|last| last.id.clone());
+        let fresh = posted.iter().map(|one| StoredMessage::of(one));
+        // The database has a beginning of all there is, so what it has not comes after.
+        messages.extend(fresh.filter(|one| last.as_ref().is_none_or(|last| one.id > *last)));
+    }
     let has_more = messages.len() > limit;
     messages.truncate(limit);
     let next = messages.last().filter(|_| has_more).map(|last| last.id.clone());

@@ -201,6 +201,71 @@ fn cluster(page: &mut Page, desk: &Desk) {
     ] {
         page.single(name, kind, help, value);
     }
+    topics(page, desk);
+}
+
+/// What goes between nodes beside the log.
+fn topics(page: &mut Page, desk: &Desk) {
+    let cluster = &desk.office.stats.cluster;
+    let unread = cluster.posted.value().saturating_sub(cluster.read.value());
+    for (name, kind, help, value) in [
+        (
+            "fanfare_cluster_topics",
+            "gauge",
+            "Channels whose topic is followed here.",
+            cluster.topics.value(),
+        ),
+        (
+            "fanfare_cluster_notices_lag",
+            "gauge",
+            "Direct and group messages in the journal not read here yet.",
+            unread,
+        ),
+        (
+            "fanfare_cluster_calls_total",
+            "counter",
+            "Calls to Redis and to other nodes.",
+            cluster.called.value(),
+        ),
+        (
+            "fanfare_cluster_reconnects_total",
+            "counter",
+            "Connections to Redis made in place of lost ones.",
+            cluster.reconnects.value(),
+        ),
+        (
+            "fanfare_cluster_probe_failures_total",
+            "counter",
+            "Times that a silent connection turned out to be deaf.",
+            cluster.probe_failures.value(),
+        ),
+        (
+            "fanfare_cluster_dropped_total",
+            "counter",
+            "Messages of channels dropped because the node did not keep up.",
+            cluster.dropped.value(),
+        ),
+        (
+            "fanfare_cluster_healed_total",
+            "counter",
+            "Messages of channels that were missed and made good.",
+            cluster.healed.value(),
+        ),
+        (
+            "fanfare_cluster_messages_unwritten",
+            "gauge",
+            "Direct and group messages read here that the database does not have yet.",
+            cluster.unwritten.value(),
+        ),
+        (
+            "fanfare_cluster_users_online",
+            "gauge",
+            "Users online on any node.",
+            cluster.users_online.value(),
+        ),
+    ] {
+        page.single(name, kind, help, value);
+    }
 }
 
 fn codes(page: &mut Page, desk: &Desk) {

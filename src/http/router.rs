@@ -343,7 +343,7 @@ async fn dispatch(
         Route::Cluster => Ok(status::cluster(desk)),
         Route::Leases => status::leases(desk, &Query::of(request.uri())).await,
         Route::Config => Ok(status::config(desk)),
-        Route::SocketStats => Ok(status::sockets(desk)),
+        Route::SocketStats => status::sockets(desk, &Query::of(request.uri())),
         Route::Health => Ok(status::health()),
         Route::Ready => Ok(status::ready(desk)),
         Route::Metrics => Ok(metrics::page(desk)),

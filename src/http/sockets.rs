@@ -12,10 +12,10 @@ use super::reply::{self, Problem, Reply};
 use super::{Desk, Query, body};
 use crate::auth::Identity;
 use crate::clock::rfc3339;
-use crate::id::{ChannelName, ConnId};
+use crate::id::ConnName;
 use crate::limits;
 use crate::state::people::ConnectionView;
-use crate::state::talk::{Aim, Talk, To, Told};
+use crate::state::talk::{Aimed, Talk, To, Told};
 use crate::wire::json as wire_json;
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::{self, Envelope};
@@ -32,11 +32,11 @@ struct Wish<'a> {
 }
 
 /// The connections named by their ids. An id of nobody names nobody.
-pub(super) fn aim(only_to: Option<Vec<String>>, exclude: Option<Vec<String>>) -> Aim {
-    let ids = |texts: Vec<String>| -> Vec<ConnId> {
+pub(super) fn aim(only_to: Option<Vec<String>>, exclude: Option<Vec<String>>) -> Aimed {
+    let names = |texts: Vec<String>| -> Vec<ConnName> {
         texts.iter().filter_map(|text| text.parse().ok()).collect()
     };
-    Aim::new(only_to.map(ids), exclude.map(ids).unwrap_or_default())
+    Aimed { only: only_to.map(names), except: exclude.map(names).unwrap_or_default() }
 }
 
 async fn send(
@@ -94,8 +94,8 @@ pub async fn send_to_connection(
     from: Option<&Identity>,
     id: &str,
 ) -> Result<Reply, Problem> {
-    let conn = connection_id(id)?;
-    send(desk, request, from, |_| Ok(To::Connection(conn))).await
+    let name = connection_id(id)?;
+    send(desk, request, from, |_| Ok(To::Connection(name))).await
 }
 
 /// `GET /ws/online`
@@ -117,22 +117,17 @@ pub async fn online(desk: &Desk) -> Result<Reply, Problem> {
     Ok(reply::json_value(&json!({"count": count, "users": users})))
 }
 
-fn connection_id(text: &str) -> Result<ConnId, Problem> {
+fn connection_id(text: &str) -> Result<ConnName, Problem> {
     text.parse().map_err(|_| Problem::new(404, Code::NotFound, "there is no such connection"))
 }
 
 fn connection_value(connection: &ConnectionView) -> Value {
-    let person = connection.person.as_ref();
-    json!({
-        "connection_id": connection.id.to_string(),
-        "user_id": person.map(|person| person.user_id.as_str()),
-        "username": person.map(|person| &*person.username),
-        "remote_addr": connection.remote.map(|remote| remote.to_string()),
-        "connected_at": rfc3339(connection.opened_ms),
-        "shard": connection.id.shard.0,
-        "channels": connection.channels.iter().map(ChannelName::as_str).collect::<Vec<_>>(),
-        "rooms": connection.rooms,
-    })
+    let mut value = connection.to_value();
+    if let Some(fields) = value.as_object_mut() {
+        // For other nodes; here it is said by `connected_at`.
+        fields.remove("opened_ms");
+    }
+    value
 }
 
 /// `GET /api/v1/connections`

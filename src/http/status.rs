@@ -92,6 +92,7 @@ pub fn cluster(desk: &Desk) -> Reply {
     for node in office.nodes.read().iter().filter(|node| *node.id != *office.node_id) {
         let mut value: Value = serde_json::from_str(&node.about).unwrap_or_else(|_| json!({}));
         value["node_id"] = node.id.as_str().into();
+        value.as_object_mut().map(|fields| fields.remove("sockets"));
         value["age_ms"] = node.age_ms.into();
         if !node.is_alive {
             value["status"] = "gone".into();
@@ -150,9 +151,71 @@ pub fn config(desk: &Desk) -> Reply {
     reply::json_value(&Value::Object(desk.office.settings.clone()))
 }
 
-/// `/ws/stats`
-pub fn sockets(desk: &Desk) -> Reply {
-    reply::json_value(&socket_stats(&desk.office, desk.clock.now()))
+/// `/ws/stats`: of this node, or with `scope=cluster` of all that are alive.
+///
+/// # Errors
+///
+/// `invalid_argument` for another scope.
+pub fn sockets(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
+    let own = socket_stats(&desk.office, desk.clock.now());
+    match query.get("scope").as_deref() {
+        None | Some("node") => Ok(reply::json_value(&own)),
+        Some("cluster") => Ok(reply::json_value(&cluster_stats(&desk.office, own))),
+        Some(_) => Err(Refusal::invalid("scope is not node or cluster").into()),
+    }
+}
+
+/// Numbers of all nodes: sums, the largest where a sum says nothing, and each node's own. Those of
+/// others are as of their last sign of life.
+fn cluster_stats(office: &Office, mut own: Value) -> Value {
+    own["node_id"] = (*office.node_id).into();
+    let mut nodes = vec![own];
+    for node in office.nodes.read().iter() {
+        if node.is_alive && *node.id != *office.node_id {
+            let mut about: Value = serde_json::from_str(&node.about).unwrap_or_default();
+            let mut sockets = about["sockets"].take();
+            if sockets.is_object() {
+                sockets["node_id"] = node.id.as_str().into();
+                nodes.push(sockets);
+            }
+        }
+    }
+    let number = |node: &Value, key: &str| node[key].as_u64().unwrap_or(0);
+    let mut all = Map::new();
+    for (key, value) in nodes[0].as_object().into_iter().flatten() {
+        let numbers = nodes.iter().map(|node| number(node, key));
+        // Every node has the whole registry.
+        let is_shared = ["services", "instances", "degraded_services"].contains(&&**key);
+        let is_time = ["uptime_s", "timestamp_ms"].contains(&&**key);
+        if is_shared || is_time {
+            all.insert(key.clone(), numbers.max().unwrap_or(0).into());
+        } else if value.is_u64() {
+            all.insert(key.clone(), numbers.sum::<u64>().into());
+        } else if key == "fanout_latency_us" {
+            let worst = value.as_object().into_iter().flatten().map(|(name, _)| {
+                let worst = nodes.iter().map(|node| number(&node[key], name)).max();
+                (name.clone(), worst.unwrap_or(0).into())
+            });
+            all.insert(key.clone(), Value::Object(worst.collect()));
+        }
+    }
+    if office.is_one_of_many() {
+        all.insert(String::from("users_online"), office.stats.cluster.users_online.value().into());
+    }
+    for node in &mut nodes {
+        node.as_object_mut().map(|fields| fields.remove("shards"));
+    }
+    all.insert(String::from("nodes"), nodes.into());
+    Value::Object(all)
+}
+
+/// What a node tells the others of itself.
+pub fn about(office: &Office, now: Moment) -> Value {
+    let mut sockets = socket_stats(office, now);
+    sockets.as_object_mut().map(|fields| fields.remove("shards"));
+    let mut about = node_value(office, now);
+    about["sockets"] = sockets;
+    about
 }
 
 /// What `/ws/stats` shows, and the channel [`crate::limits::STATS_CHANNEL`] each

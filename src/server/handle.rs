@@ -15,14 +15,14 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::clock::Clock;
-use crate::id::{ChannelName, ConnId, InstanceIdentity, MessageId, ServiceName, UserId};
+use crate::id::{ChannelName, ConnName, InstanceIdentity, MessageId, ServiceName, UserId};
 use crate::mailbox::Outlet;
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::state::channels::ChannelView;
 use crate::state::event::DomainEvent;
 use crate::state::order::{Answer, Order, View};
 use crate::state::people::ConnectionView;
-use crate::state::talk::{Aim, Talk, To, Told};
+use crate::state::talk::{Aimed, Talk, To, Told};
 use crate::stats::Stats;
 use crate::wire::frame;
 use crate::wire::instance::Instance;
@@ -74,9 +74,9 @@ impl fmt::Debug for Handle {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delivery {
     /// To no other connections than these.
-    pub only_to: Option<Vec<ConnId>>,
+    pub only_to: Option<Vec<ConnName>>,
     /// Not to these.
-    pub exclude: Vec<ConnId>,
+    pub exclude: Vec<ConnName>,
     /// To the followers of this channel, rather than to every JSON socket.
     pub to_channel: Option<String>,
 }
@@ -171,7 +171,7 @@ impl Handle {
         message_type: &str,
         data: impl Serialize,
         to: To,
-        aim: Aim,
+        aim: Aimed,
     ) -> Result<usize, CallError> {
         let envelope = Envelope::new(Some(message_type.to_owned()), Some(&*json(data)?))?;
         match self.tell(Talk::Broadcast { envelope, from: None, to, aim }).await? {
@@ -204,7 +204,7 @@ impl Handle {
             Some(name) => To::Channel(channel(name)?),
             None => To::Everyone,
         };
-        let aim = Aim::new(delivery.only_to, delivery.exclude);
+        let aim = Aimed { only: delivery.only_to, except: delivery.exclude };
         self.send(message_type, data, to, aim).await
     }
 
@@ -251,7 +251,7 @@ impl Handle {
     ) -> Result<(MessageId, usize), CallError> {
         let channel = channel(channel_name)?;
         let publication = Publication::new(None, Some(&*json(payload)?), event, None)?;
-        let aim = Aim::default();
+        let aim = Aimed::default();
         let talk = Talk::Publish { channel, publication, from: None, aim, without: None };
         match self.tell(talk).await? {
             Told::Published { message_id, delivered_to, .. } => Ok((message_id, delivered_to)),
@@ -266,12 +266,12 @@ impl Handle {
     /// `not_found` where it has ended, and as [`Handle::broadcast`].
     pub async fn send_to_connection(
         &self,
-        connection: ConnId,
+        connection: impl Into<ConnName>,
         message_type: &str,
         data: impl Serialize,
     ) -> Result<(), CallError> {
-        let to = To::Connection(connection);
-        self.send(message_type, data, to, Aim::default()).await.map(|_| ())
+        let to = To::Connection(connection.into());
+        self.send(message_type, data, to, Aimed::default()).await.map(|_| ())
     }
 
     /// Sends an envelope to each connection of a user. Returns how many there are; 0 where the user
@@ -287,7 +287,7 @@ impl Handle {
         data: impl Serialize,
     ) -> Result<usize, CallError> {
         let to = To::User(UserId::new(user_id));
-        self.send(message_type, data, to, Aim::default()).await
+        self.send(message_type, data, to, Aimed::default()).await
     }
 
     /// How many WebSocket connections are open, as of a moment ago.
@@ -302,7 +302,7 @@ impl Handle {
     /// `unavailable` where the server is too busy or stops.
     pub async fn connections(
         &self,
-        after: Option<ConnId>,
+        after: Option<ConnName>,
         limit: usize,
     ) -> Result<Vec<ConnectionView>, CallError> {
         match self.tell(Talk::Connections { after, limit }).await? {
@@ -316,8 +316,8 @@ impl Handle {
     /// # Errors
     ///
     /// `not_found` where it has ended already.
-    pub async fn disconnect(&self, connection: ConnId) -> Result<(), CallError> {
-        self.tell(Talk::Disconnect(connection)).await.map(|_| ())
+    pub async fn disconnect(&self, connection: impl Into<ConnName>) -> Result<(), CallError> {
+        self.tell(Talk::Disconnect(connection.into())).await.map(|_| ())
     }
 
     /// Defines a channel, which then outlives its followers and the server.

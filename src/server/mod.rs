@@ -17,6 +17,7 @@ mod tls;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -42,6 +43,7 @@ use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::Parcel;
 use crate::mailbox::{Bell, Outlet, mailbox};
 use crate::shard;
+use crate::state::abroad::Tail;
 use crate::state::durable::PeopleImage;
 use crate::state::image::RegistryImage;
 use crate::state::registry::{self, Registry};
@@ -49,7 +51,7 @@ use crate::state::talk::Talk;
 use crate::state::{self, State};
 use crate::stats::Stats;
 use crate::store::library::Library;
-use crate::store::{Image, Listeners, Store, StoreError, StoreHealth};
+use crate::store::{Address, Image, Listeners, Store, StoreError, StoreHealth};
 use crate::ws::gate::Gate;
 
 use tls::Tls;
@@ -205,18 +207,16 @@ impl Server {
             tls: tls.clone(),
         };
 
-        let registry = registry_of(config, image.registry, &node_id, clock.now());
+        let journal = match store {
+            Some(_) => cluster::Journal::After(image.people.written),
+            None => cluster::Journal::Closed,
+        };
+        let state = state_of(config, image, &node_id, clock.now());
         let (shards, starts) = shard_starts(listeners, messages_max, &to_control, &common);
-        let control = Control::new(
-            State::new(registry, state_settings(config), image.people),
-            inbox,
-            shards.clone(),
-            published,
-            Arc::clone(&stats),
-            store,
-        )
-        .with_revoked(Arc::clone(&gate.revoked));
-        let control = joined(control, config, &common.office, (clock, &to_control))?;
+        let control =
+            Control::new(state, inbox, shards.clone(), published, Arc::clone(&stats), store)
+                .with_revoked(Arc::clone(&gate.revoked));
+        let control = joined(control, config, &common.office, (clock, &to_control), journal)?;
         let handle = Handle::new(to_control, clock, &control.events(), Arc::clone(&stats));
         let control_thread = control_thread::start(control, bell, clock, Arc::clone(&signals))
             .map_err(StartError::Thread)?;
@@ -294,24 +294,47 @@ impl Server {
     }
 }
 
-/// The store, and what it held. Among several nodes there is none so far.
+/// The store, and what it held. Among several nodes there is one only where all share it.
 fn open_store(
     config: &Config,
     clock: Clock,
     to_control: &Outlet<Command>,
 ) -> Result<(Option<Store>, Image), StartError> {
     if config.redis_url.is_some() {
-        // A database of this node alone would give each node another truth.
-        tracing::warn!(
-            "among several nodes: accounts, direct and group messages are unavailable; channels, rooms \
-             and users are those of this node"
-        );
-        return Ok((None, Image::default()));
+        let url = config.database_url.as_deref().filter(|url| is_shareable(url));
+        let Some(url) = url else {
+            // A database of this node alone would give each node another truth.
+            tracing::warn!(
+                "no database-url that all nodes share (postgres://...): accounts, direct and group \
+                 messages are unavailable"
+            );
+            return Ok((None, Image::default()));
+        };
+        let opened = Store::open_shared(url, listeners(clock, to_control));
+        let (store, image) = opened.map_err(StartError::Store)?;
+        return Ok((Some(store), image));
     }
     let (url, data_dir) = (config.database_url.as_deref(), &config.data_dir);
     let opened = Store::open(url, data_dir, listeners(clock, to_control));
     let (store, image) = opened.map_err(StartError::Store)?;
     Ok((Some(store), image))
+}
+
+/// Whether nodes can share a database.
+fn is_shareable(url: &str) -> bool {
+    Address::new(Some(url), Path::new("")).is_ok_and(|address| address.is_shareable())
+}
+
+/// The state at the start.
+fn state_of(config: &Config, image: Image, node: &str, now: Moment) -> State {
+    let written = image.people.written;
+    let registry = registry_of(config, image.registry, node, now);
+    let state = State::new(registry, state_settings(config, node), image.people);
+    if config.redis_url.is_none() {
+        return state;
+    }
+    let is_shared = config.database_url.as_deref().is_some_and(is_shareable);
+    state.joined(is_shared.then(|| Tail::after(written)))
 }
 
 /// The registry at the start: what the store held; among several nodes what the log will tell.
@@ -334,11 +357,18 @@ fn joined(
     config: &Config,
     office: &Arc<Office>,
     (clock, to_control): (Clock, &Outlet<Command>),
+    journal: cluster::Journal,
 ) -> Result<Control, StartError> {
     let Some(url) = &config.redis_url else { return Ok(control) };
-    let tell = news_to(clock, to_control, Arc::clone(office));
-    let about = about(clock, Arc::clone(office));
-    let cluster = Cluster::start(url, &office.node_id, clock, (tell, about))?;
+    let cluster = Cluster::start(cluster::Setup {
+        url: url.clone(),
+        node: Arc::clone(&office.node_id),
+        clock,
+        stats: Arc::clone(&office.stats),
+        journal,
+        tell: news_to(clock, to_control, Arc::clone(office)),
+        about: about(clock, Arc::clone(office)),
+    })?;
     Ok(control.with_cluster(&office.node_id, cluster))
 }
 
@@ -448,7 +478,7 @@ fn news_to(clock: Clock, to_control: &Outlet<Command>, office: Arc<Office>) -> c
 
 /// What the other nodes' status pages show of this one.
 fn about(clock: Clock, office: Arc<Office>) -> cluster::About {
-    Arc::new(move || status::node_value(&office, clock.now()).to_string())
+    Arc::new(move || status::about(&office, clock.now()).to_string())
 }
 
 /// What the store says goes to control as everything does.
@@ -469,7 +499,7 @@ fn listeners(clock: Clock, to_control: &Outlet<Command>) -> Listeners {
     }
 }
 
-fn state_settings(config: &Config) -> state::Settings {
+fn state_settings(config: &Config, node: &str) -> state::Settings {
     let limits = &config.limits;
     state::Settings {
         channels: state::channels::Settings {
@@ -480,6 +510,7 @@ fn state_settings(config: &Config) -> state::Settings {
         },
         users_max: limits.users_max,
         epoch: random_hex(12),
+        node: node.to_owned(),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     }
 }

@@ -12,7 +12,7 @@ use super::conn::Stage;
 use super::outbox::{Load, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
-use crate::id::{ConnId, Topic};
+use crate::id::{ConnId, ConnName, Topic};
 use crate::state::people::{Opened, Person};
 use crate::state::talk::Talk;
 use crate::wire::answer::{self, Welcome};
@@ -111,7 +111,7 @@ impl<S: Socket> Shard<S> {
         let mut first = answer.unwrap_or_default();
         let frames = if upgrade.endpoint == Endpoint::Main {
             first.extend_from_slice(&answer::welcome(Welcome {
-                connection_id: &conn.id.to_string(),
+                connection_id: &ConnName::new(&self.settings.node_id, conn.id).to_string(),
                 node_id: &self.settings.node_id,
                 user_id: conn.identity.as_ref().map(|identity| identity.user_id.as_str()),
                 ping_interval_ms: interval_ms,

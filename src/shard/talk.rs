@@ -11,7 +11,7 @@ use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::auth::namespace::Who;
 use crate::id::{ChannelName, RequestId, Topic};
-use crate::state::talk::{Aim, Talk, Told};
+use crate::state::talk::{Aimed, Talk, Told};
 use crate::wire::answer::{self, ChannelPlace};
 use crate::wire::command::{Family, Request};
 use crate::wire::event::TimeText;
@@ -61,7 +61,7 @@ impl<S: Socket> Shard<S> {
                 let identity = &self.conns[slot.index()].identity;
                 let from = identity.as_ref().map(|identity| identity.user_id.clone());
                 let without = (!echo).then_some(conn);
-                let aim = Aim::default();
+                let aim = Aimed::default();
                 (Talk::Publish { channel, publication, from, aim, without }, false)
             }
             Request::Join(channel) => {
@@ -78,7 +78,7 @@ impl<S: Socket> Shard<S> {
             Request::Chat { room, content } => {
                 self.check_user(slot, "rooms are for users: a token is needed")?;
                 let id = id.cloned();
-                (Talk::Chat { conn, channel: room, content, id }, false)
+                (Talk::Chat { conn, channel: room, content, id, is_first: false }, false)
             }
             Request::Envelope { envelope, to } => {
                 self.check_user(slot, "envelopes are from users: a token is needed")?;

@@ -19,7 +19,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use slab::Slab;
 
+use super::link::Link;
 use super::people::Person;
+
 use crate::auth::namespace::Namespaces;
 use crate::id::{ChannelName, Epoch, ShardId, ShardSet, Slot, UserId};
 use crate::limits;
@@ -79,6 +81,8 @@ pub(super) struct Channel {
     per_shard: Vec<u32>,
     pub(super) shards: ShardSet,
     roster: Option<Box<Roster>>,
+    /// What it has beside, where it is that of all nodes.
+    pub(super) link: Option<Box<Link>>,
     /// Tells apart the channels that used the same place one after the other.
     incarnation: u32,
 }
@@ -135,6 +139,17 @@ impl Channel {
             }
         }
         is_last
+    }
+
+    /// Whether a user is in it.
+    pub(super) fn has_user(&self, user_id: &UserId) -> bool {
+        self.roster.as_ref().is_some_and(|roster| roster.users.contains_key(user_id))
+    }
+
+    /// The name of a user in it.
+    pub(super) fn name_of(&self, user_id: &UserId) -> Option<&str> {
+        let place = self.roster.as_ref()?.users.get(user_id)?;
+        Some(&*place.username)
     }
 
     /// How many users are in it.
@@ -196,6 +211,20 @@ pub struct ChannelView {
     pub position: Option<(Epoch, u64)>,
     /// The users in it, where it tells.
     pub users: Option<Vec<(UserId, Arc<str>)>>,
+}
+
+impl ChannelView {
+    /// A channel of which nothing is known here.
+    pub(super) fn unknown(name: ChannelName) -> ChannelView {
+        ChannelView {
+            name,
+            description: Box::default(),
+            is_defined: false,
+            subscribers: 0,
+            position: None,
+            users: None,
+        }
+    }
 }
 
 /// The table.
@@ -301,11 +330,60 @@ impl Channels {
             per_shard: Vec::new(),
             shards: ShardSet::default(),
             roster: None,
+            link: None,
             incarnation: self.incarnation,
         };
         let key = u32::try_from(self.channels.insert(channel)).expect("channels are below 2^32");
         self.by_name.insert(name.clone(), key);
         Ok(key)
+    }
+
+    /// Empties a channel, which goes on under an epoch.
+    pub(super) fn restart(&mut self, key: u32, epoch: Epoch) {
+        self.incarnation = self.incarnation.wrapping_add(1);
+        let channel = &mut self.channels[key as usize];
+        (channel.epoch, channel.offset) = (epoch, 0);
+        channel.incarnation = self.incarnation;
+        let history = std::mem::take(&mut channel.history);
+        self.bytes -= history.iter().map(|kept| kept.frame.len()).sum::<usize>();
+    }
+
+    /// The places of all live channels.
+    pub(super) fn keys(&self) -> impl Iterator<Item = u32> {
+        self.channels.iter().filter_map(|(key, _)| u32::try_from(key).ok())
+    }
+
+    /// How many messages a channel keeps, and for how many milliseconds.
+    pub(super) fn keeping(&self, name: &ChannelName) -> (usize, u64) {
+        let rules = self.settings.namespaces.of(name.as_str());
+        (rules.history_max.unwrap_or(self.settings.history_max), rules.history_ms)
+    }
+
+    /// Whether a channel announces who comes and goes.
+    pub(super) fn tells(&self, name: &ChannelName) -> bool {
+        self.settings.namespaces.of(name.as_str()).presence
+    }
+
+    /// An epoch that no channel has had.
+    pub(super) fn fresh_epoch(&mut self) -> String {
+        self.incarnation = self.incarnation.wrapping_add(1);
+        format!("{}{:x}", self.epoch, self.incarnation)
+    }
+
+    /// Defines the channels of an image, and no others.
+    pub(super) fn define_all(&mut self, channels: Vec<(String, String)>) {
+        let define = |(name, description): (String, String)| {
+            (ChannelName::new(&name), description.into_boxed_str())
+        };
+        self.definitions = channels.into_iter().map(define).collect();
+    }
+
+    /// The defined channels, for an image.
+    pub(super) fn definitions(&self) -> Vec<(String, String)> {
+        let text = |name: &ChannelName, description: &str| {
+            (name.as_str().to_owned(), description.to_owned())
+        };
+        self.definitions.iter().map(|(name, description)| text(name, description)).collect()
     }
 
     /// Gives the channel's next offset.
@@ -467,7 +545,9 @@ impl Channels {
         for key in keys {
             let channel = &mut self.channels[key];
             self.bytes -= channel.expire(now_ms);
-            if channel.members.is_empty() && channel.history.is_empty() {
+            let is_unused = channel.members.is_empty() && channel.history.is_empty();
+            // Those of all nodes are left at a time of their own.
+            if is_unused && channel.link.is_none() {
                 let name = channel.name.clone();
                 self.channels.remove(key);
                 self.by_name.remove(&name);

@@ -6,7 +6,10 @@
 //!
 //! Imports `id` and `wire`. Imported by `state`, `store`, `control` and `http`.
 
+use std::sync::Arc;
+
 use super::people::Person;
+use super::posted::Posted;
 use crate::id::{ChannelName, MessageId, UserId};
 use crate::wire::refusal::Refusal;
 
@@ -35,8 +38,12 @@ pub enum Write {
     },
     /// A message from one user to another.
     Private(Message<UserId>),
-    /// A message to a group that its sender is a member of.
+    /// A message to a group that its sender is a member of. Among several nodes it is only checked:
+    /// the journal keeps it.
     ToGroup(Message<String>),
+    /// A run of the journal, in its order. Only among several nodes, and two of them may write the
+    /// same run.
+    Posted(Vec<Arc<Posted>>),
     /// A new group.
     CreateGroup {
         /// Its id.
@@ -113,7 +120,7 @@ pub enum Written {
     Done,
     /// It was so before.
     Unchanged,
-    /// It is on disk, and is for these users.
+    /// It is on disk, and is for these users. Among several nodes it may go to the journal for them.
     For(Vec<UserId>),
 }
 
@@ -140,4 +147,6 @@ pub struct PeopleImage {
     pub channels: Vec<(String, String)>,
     /// The newest message's id.
     pub last_message: Option<MessageId>,
+    /// Among several nodes: the journal is in the database up to this message, and with it.
+    pub written: Option<MessageId>,
 }

@@ -1,4 +1,4 @@
-//! The registry's changes as many nodes share them: entries of one ordered log.
+//! What many nodes share: entries of one ordered log.
 //!
 //! Every node applies the same entries in the same order, and so comes to the same services, the
 //! same revisions and the same epoch. What an entry does must therefore follow from the entry and
@@ -10,23 +10,33 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::commons::Facts;
 use super::order::Operation;
 use super::roster::{Pull, Put};
-use crate::id::{InstanceIdentity, ServiceName};
+use crate::id::{ChannelName, InstanceIdentity, ServiceName};
 use crate::wire::instance::Registration;
 
 /// The form of entries. A node that reads a newer one stops rather than guess.
 pub const FORMAT: u32 = 1;
 
+/// How much the registry may hold, as the deciding node is set: all come to the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Instances.
+    pub instances_max: usize,
+    /// Services.
+    pub services_max: usize,
+}
+
 /// Something that one node decided and all do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Entry {
     /// Register instances, or renew their leases. Each has its lease set.
-    Register(Vec<Registration>),
+    Register(Vec<Registration>, Bounds),
     /// Renew leases that are not the node's own, or overdue: they are its own from here on.
     Renew(Vec<InstanceIdentity>),
     /// Register an instance with the one before in mind.
-    Put(Put),
+    Put(Put, Bounds),
     /// Renew one lease, and tell what the instance is.
     Beat(InstanceIdentity),
     /// Take over the leases of a node that is gone. Nothing is renewed by that.
@@ -56,6 +66,19 @@ pub enum Entry {
         /// Whether it may be held.
         enabled: bool,
     },
+    /// What a node tells of its people.
+    Present(Facts),
+    /// A node is gone, and its people with it.
+    Farewell(String),
+    /// Define a channel.
+    Define {
+        /// Its name.
+        channel: ChannelName,
+        /// What it is for.
+        description: String,
+    },
+    /// A channel was deleted.
+    Drop(ChannelName),
 }
 
 /// An entry in its place in the log.
@@ -76,8 +99,11 @@ pub struct LogItem {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Wire<'a> {
-    #[serde(borrow)]
-    Register(Vec<WireRegistration<'a>>),
+    Register {
+        #[serde(borrow)]
+        list: Vec<WireRegistration<'a>>,
+        bounds: Bounds,
+    },
     Renew(Vec<String>),
     Put {
         #[serde(borrow)]
@@ -85,6 +111,7 @@ enum Wire<'a> {
         /// The JSON that it replaces.
         expected: Option<String>,
         pull: String,
+        bounds: Bounds,
     },
     Beat(String),
     Adopt(Vec<String>),
@@ -103,6 +130,13 @@ enum Wire<'a> {
         service: String,
         enabled: bool,
     },
+    Present(Facts),
+    Farewell(String),
+    Define {
+        channel: String,
+        description: String,
+    },
+    Drop(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -143,10 +177,12 @@ fn registered(sent: &WireRegistration<'_>) -> Registration {
 /// An entry as the log carries it. None where an instance's text is no JSON, which cannot be.
 pub fn encode(entry: &Entry) -> Option<String> {
     let wire = match entry {
-        Entry::Register(registrations) => {
-            Wire::Register(registrations.iter().map(registration).collect::<Option<_>>()?)
-        }
-        Entry::Put(put) => Wire::Put {
+        Entry::Register(registrations, bounds) => Wire::Register {
+            list: registrations.iter().map(registration).collect::<Option<_>>()?,
+            bounds: *bounds,
+        },
+        Entry::Put(put, bounds) => Wire::Put {
+            bounds: *bounds,
             registration: registration(&put.registration)?,
             expected: put.expected.as_ref().map(|json| String::from_utf8_lossy(json).into_owned()),
             pull: put.pull.as_str().to_owned(),
@@ -172,6 +208,12 @@ pub fn encode(entry: &Entry) -> Option<String> {
         Entry::Protect { service, enabled } => {
             Wire::Protect { service: service.as_str().to_owned(), enabled: *enabled }
         }
+        Entry::Present(facts) => Wire::Present(facts.clone()),
+        Entry::Farewell(node) => Wire::Farewell(node.clone()),
+        Entry::Define { channel, description } => {
+            Wire::Define { channel: channel.as_str().to_owned(), description: description.clone() }
+        }
+        Entry::Drop(channel) => Wire::Drop(channel.as_str().to_owned()),
     };
     serde_json::to_string(&wire).ok()
 }
@@ -184,12 +226,17 @@ pub fn encode(entry: &Entry) -> Option<String> {
 pub fn decode(text: &str) -> Result<Entry, String> {
     let wire: Wire<'_> = serde_json::from_str(text).map_err(|fault| fault.to_string())?;
     Ok(match wire {
-        Wire::Register(list) => Entry::Register(list.iter().map(registered).collect()),
-        Wire::Put { registration, expected, pull } => Entry::Put(Put {
-            registration: registered(&registration),
-            expected: expected.map(Bytes::from),
-            pull: Pull::parse(&pull).ok_or_else(|| format!("{pull} is no pull"))?,
-        }),
+        Wire::Register { list, bounds } => {
+            Entry::Register(list.iter().map(registered).collect(), bounds)
+        }
+        Wire::Put { registration, expected, pull, bounds } => Entry::Put(
+            Put {
+                registration: registered(&registration),
+                expected: expected.map(Bytes::from),
+                pull: Pull::parse(&pull).ok_or_else(|| format!("{pull} is no pull"))?,
+            },
+            bounds,
+        ),
         Wire::Beat(text) => Entry::Beat(InstanceIdentity::from_canonical(&text)),
         Wire::Renew(list) => Entry::Renew(identities(&list)),
         Wire::Adopt(list) => Entry::Adopt(identities(&list)),
@@ -213,6 +260,12 @@ pub fn decode(text: &str) -> Result<Entry, String> {
         Wire::Protect { service, enabled } => {
             Entry::Protect { service: ServiceName::of(&service), enabled }
         }
+        Wire::Present(facts) => Entry::Present(facts),
+        Wire::Farewell(node) => Entry::Farewell(node),
+        Wire::Define { channel, description } => {
+            Entry::Define { channel: ChannelName::new(&channel), description }
+        }
+        Wire::Drop(channel) => Entry::Drop(ChannelName::new(&channel)),
     })
 }
 
@@ -229,9 +282,10 @@ mod tests {
         instance.lease_ttl_ms = Some(5_000);
         let sent = instance.register().expect("valid");
         let identity = sent.identity.clone();
+        let bounds = Bounds { instances_max: 9, services_max: 3 };
         for entry in [
-            Entry::Register(vec![sent.clone()]),
-            Entry::Put(Put { registration: sent, expected: None, pull: Pull::InIfItself }),
+            Entry::Register(vec![sent.clone()], bounds),
+            Entry::Put(Put { registration: sent, expected: None, pull: Pull::InIfItself }, bounds),
             Entry::Beat(identity.clone()),
             Entry::Renew(vec![identity.clone()]),
             Entry::Adopt(vec![identity.clone(), identity.clone()]),
@@ -244,6 +298,15 @@ mod tests {
             },
             Entry::Operate { identity, operation: Operation::PullIn },
             Entry::Protect { service: ServiceName::of("pay"), enabled: false },
+            Entry::Present(Facts {
+                users: vec![("u".into(), "Ann".into(), 2, 5)],
+                channels: vec![("c".into(), 3)],
+                rooms: vec![("chat:r".into(), "u".into(), "Ann".into(), None)],
+                known: vec!["v".into()],
+            }),
+            Entry::Farewell("n".into()),
+            Entry::Define { channel: ChannelName::new("c"), description: "x".into() },
+            Entry::Drop(ChannelName::new("c")),
         ] {
             let text = encode(&entry).expect("it can be written");
             assert_eq!(decode(&text), Ok(entry), "{text}");

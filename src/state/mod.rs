@@ -5,34 +5,46 @@
 //!                                    \-> Announcements, Outgoing  to everyone who follows
 //!                                    \-> changes kept for the store
 //!                                    \-> Write          to be on disk before anyone hears of it
+//!                                    \-> Propose, Call  for the log, or for others to answer first
+//!                                    \-> Await, Hold    something else has to come first
 //! ```
 //!
 //! The control thread owns the one [`State`] and is the only caller. Whatever happens to it arrives
-//! through [`State::apply`] and [`State::tick`], so a test can play a whole day in a millisecond.
+//! through [`State::apply`], [`State::tick`] and what other nodes are heard to say, so a test can play
+//! a whole day in a millisecond.
 //!
 //! Imports `auth`, `id`, `limits`, `subscribers`, `wheel` and `wire`. Imported by `mailbox`, `store`,
 //! `shard`, `control` and `http`.
 
+pub mod abroad;
+pub mod call;
 pub mod channels;
+pub mod commons;
 pub mod durable;
 pub mod event;
 pub mod image;
 pub mod log;
 pub mod order;
 pub mod people;
+pub mod posted;
 pub mod registry;
 pub mod replica;
 pub mod roster;
 pub mod talk;
+pub mod then;
 
+mod link;
 mod protection;
 mod service;
+mod shared;
 
 use std::sync::Arc;
 
 use crate::clock::Moment;
 use crate::id::{MessageIds, ServiceName};
 use crate::limits::Limits;
+use abroad::{Abroad, Tail};
+use call::Call;
 use channels::Channels;
 use durable::{PeopleImage, Write};
 use event::DomainEvent;
@@ -41,7 +53,8 @@ use order::{Answer, Order, RefusedEntry, View};
 use people::People;
 use registry::{Announcement, Registry};
 use replica::{Plan, ReplicaImage};
-use talk::Outgoing;
+use talk::{Outgoing, Talk, Told};
+use then::Then;
 
 /// Everything the server knows that outlives a connection.
 #[derive(Debug)]
@@ -58,6 +71,16 @@ pub struct State {
     /// Whether anyone wants to know what happens.
     pub is_watched: bool,
     events: Vec<DomainEvent>,
+    /// This node's name.
+    node: Box<str>,
+    /// None where there is one node.
+    abroad: Option<Abroad>,
+    /// Under which number the next order waits, if it has to.
+    pub ticket: u64,
+    /// Whether the next order has waited before.
+    pub is_rerun: bool,
+    /// Messages of channels that were missed and made good.
+    pub healed_total: u64,
 }
 
 /// What an order comes to.
@@ -70,6 +93,12 @@ pub enum Outcome {
     /// It has to go through the log of all nodes first; [`State::apply_logged`] then gives the
     /// answer.
     Propose(Box<Entry>),
+    /// Others have to be asked first; [`State::after_call`] then goes on.
+    Call(Box<(Call, Then)>),
+    /// It has to wait, under the state's ticket, until [`State::take_released`] names that.
+    Await(Box<Talk>),
+    /// It is done, and its answer waits, under the state's ticket, for its turn among what goes out.
+    Hold(Box<Told>),
 }
 
 /// What a state is made with, beside its registry.
@@ -83,6 +112,8 @@ pub struct Settings {
     pub epoch: String,
     /// Seeds the chance in message ids.
     pub seed: u64,
+    /// This node's name, new with every start.
+    pub node: String,
 }
 
 impl Default for Settings {
@@ -99,6 +130,7 @@ impl Default for Settings {
             users_max: limits.users_max,
             epoch: String::from("e"),
             seed: 0,
+            node: String::from("n"),
         }
     }
 }
@@ -115,7 +147,20 @@ impl State {
             outgoing: Vec::new(),
             is_watched: false,
             events: Vec::new(),
+            node: settings.node.into(),
+            abroad: None,
+            ticket: 0,
+            is_rerun: false,
+            healed_total: 0,
         }
+    }
+
+    /// The same as one of several nodes. `tail` is there where all of them share a database.
+    #[must_use]
+    pub fn joined(mut self, tail: Option<Tail>) -> State {
+        self.abroad = Some(Abroad::new(&self.node, tail));
+        self.people.unannounced = Some(Vec::new());
+        self
     }
 
     /// Carries out one order. What others have to hear of it is left to be taken.
@@ -172,18 +217,29 @@ impl State {
 
     /// Applies an entry of the log of all nodes. The answer is for who proposed it here, if anyone.
     pub fn apply_logged(&mut self, item: LogItem, now: Moment) -> Answer {
-        let answer = self.registry.apply(item, now);
+        if self.registry.place(&item).is_none() {
+            return Answer::Unavailable;
+        }
+        let answer = match item.entry {
+            Entry::Present(_) | Entry::Farewell(_) | Entry::Define { .. } | Entry::Drop(_) => {
+                self.apply_shared(&item.node, item.entry, now)
+            }
+            _ => self.registry.apply(item, now),
+        };
         self.registry.settle(now);
         answer
     }
 
     /// Takes what has to go into the log though nobody asked for it.
-    pub fn take_proposals(&mut self) -> Vec<Entry> {
-        self.registry.take_proposals()
+    pub fn take_proposals(&mut self, now: Moment) -> Vec<Entry> {
+        let mut entries = self.registry.take_proposals();
+        entries.extend(self.take_facts(now));
+        entries
     }
 
     /// An entry did not reach the log.
     pub fn on_proposal_lost(&mut self, entry: &Entry, now: Moment) {
+        self.on_shared_lost(entry);
         self.registry.on_proposal_lost(entry, now);
     }
 
@@ -193,6 +249,8 @@ impl State {
         self.registry.on_nodes(alive, (at_ms, newest));
         self.registry.check_contact(now);
         self.registry.settle(now);
+        self.on_alive(alive);
+        self.heal_again();
     }
 
     /// Begins anew from an image of the registry. Returns the services whose followers need a
@@ -200,9 +258,11 @@ impl State {
     pub fn replace_registry(
         &mut self,
         node: &str,
-        image: ReplicaImage,
+        mut image: ReplicaImage,
         now: Moment,
     ) -> Vec<ServiceName> {
+        let people = std::mem::take(&mut image.people);
+        self.replace_shared(people, now);
         let settings = self.registry.settings();
         let fresh = Registry::from_image(settings, node, image, now);
         let before = std::mem::replace(&mut self.registry, fresh);
@@ -221,12 +281,15 @@ impl State {
             self.registry.settle(now);
         }
         self.channels.sweep(now.unix_ms);
+        self.leave_topics(now);
     }
 
     /// When time alone changes something next, in milliseconds since the Unix epoch.
     pub fn next_tick_ms(&self) -> Option<u64> {
-        let both = [self.registry.next_tick_ms(), self.channels.next_sweep_ms()];
-        both.into_iter().flatten().min()
+        let leaving = self.abroad.as_ref().and_then(|abroad| abroad.leaving.front());
+        let leaving = leaving.map(|(at_ms, _)| *at_ms);
+        let all = [self.registry.next_tick_ms(), self.channels.next_sweep_ms(), leaving];
+        all.into_iter().flatten().min()
     }
 
     /// Takes what subscribers have to hear since the last call.

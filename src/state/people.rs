@@ -16,8 +16,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::id::{ConnId, ShardSet, UserId};
-use crate::limits;
+use crate::id::{ConnId, ConnName, ShardSet, UserId};
 
 /// A signed-in user, with the name to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,8 +91,8 @@ pub struct OnlineUser {
 /// A connection, for those who look after them.
 #[derive(Debug, Clone)]
 pub struct ConnectionView {
-    /// Its id.
-    pub id: ConnId,
+    /// Its full name.
+    pub id: ConnName,
     /// Who is signed in on it.
     pub person: Option<Person>,
     /// Where it comes from.
@@ -122,6 +121,8 @@ pub struct People {
     users_max: usize,
     /// Users seen for the first time since the store was last told.
     pub(super) newly_known: Vec<Person>,
+    /// The same since other nodes were, where there are any.
+    pub(super) unannounced: Option<Vec<UserId>>,
 }
 
 impl People {
@@ -135,6 +136,7 @@ impl People {
             known: known.collect(),
             users_max,
             newly_known: Vec::new(),
+            unannounced: None,
         }
     }
 
@@ -190,6 +192,9 @@ impl People {
         if self.known.len() < self.users_max && !self.known.contains(&person.user_id) {
             self.known.insert(person.user_id.clone());
             self.newly_known.push(person.clone());
+            if let Some(unannounced) = &mut self.unannounced {
+                unannounced.push(person.user_id.clone());
+            }
         }
     }
 
@@ -234,6 +239,33 @@ impl People {
         keys.iter().map(|&key| self.conns[key as usize].id)
     }
 
+    /// Whether a user has a connection here.
+    pub(super) fn is_online(&self, user_id: &UserId) -> bool {
+        self.online.contains_key(user_id)
+    }
+
+    /// A user's name, connections and since when, in milliseconds since the Unix epoch.
+    pub(super) fn presence(&self, user_id: &UserId) -> Option<(&str, usize, u64)> {
+        let online = self.online.get(user_id)?;
+        Some((&*online.username, online.conns.len(), online.since_ms))
+    }
+
+    /// The users who are online.
+    pub(super) fn online_ids(&self) -> impl Iterator<Item = &UserId> {
+        self.online.keys()
+    }
+
+    /// The users ever seen.
+    pub(super) fn known_ids(&self) -> impl Iterator<Item = &UserId> {
+        self.known.iter()
+    }
+
+    /// The connections that are signed in.
+    pub(super) fn signed_in_conns(&self) -> impl Iterator<Item = ConnId> {
+        let signed_in = self.conns.iter().filter(|(_, conn)| conn.person.is_some());
+        signed_in.map(|(_, conn)| conn.id)
+    }
+
     /// The shards on which a user has a connection.
     pub(super) fn shards_of(&self, user_id: &UserId) -> ShardSet {
         let mut shards = ShardSet::default();
@@ -261,20 +293,13 @@ impl People {
         self.known.len()
     }
 
-    /// Who is online, in the order of their names, and how many there are in all.
-    pub(super) fn list_online(&self) -> (usize, Vec<OnlineUser>) {
-        let mut users: Vec<OnlineUser> = self
-            .online
-            .iter()
-            .map(|(user_id, online)| OnlineUser {
-                person: Person { user_id: user_id.clone(), username: Arc::clone(&online.username) },
-                connections: online.conns.len(),
-                since_ms: online.since_ms,
-            })
-            .collect();
-        users.sort_by(|a, b| a.person.user_id.cmp(&b.person.user_id));
-        users.truncate(limits::LISTED_MAX);
-        (self.online.len(), users)
+    /// Who is online.
+    pub(super) fn list_online(&self) -> impl Iterator<Item = OnlineUser> {
+        self.online.iter().map(|(user_id, online)| OnlineUser {
+            person: Person { user_id: user_id.clone(), username: Arc::clone(&online.username) },
+            connections: online.conns.len(),
+            since_ms: online.since_ms,
+        })
     }
 
     /// The connections after an id, in the order of their ids.
@@ -290,10 +315,10 @@ impl People {
     }
 
     /// A connection as others see it; its channels are named by the caller.
-    pub(super) fn view(&self, key: u32) -> ConnectionView {
+    pub(super) fn view(&self, node: &str, key: u32) -> ConnectionView {
         let connection = self.get(key);
         ConnectionView {
-            id: connection.id,
+            id: ConnName::new(node, connection.id),
             person: connection.person.clone(),
             remote: connection.remote,
             opened_ms: connection.opened_ms,

@@ -25,7 +25,8 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::log::{Entry, LogItem};
+use super::commons::CommonsImage;
+use super::log::{Bounds, Entry, LogItem};
 use super::order::{Answer, Order, RefusedEntry, View};
 use super::registry::{Member, Registry, Settings};
 use super::roster::{Called, Roll};
@@ -87,6 +88,9 @@ pub struct ReplicaImage {
     pub pull_outs: Vec<(String, String)>,
     /// The nodes that wrote entries, and the number of each one's last.
     pub nodes: Vec<(String, u64)>,
+    /// The people of all nodes.
+    #[serde(default)]
+    pub people: CommonsImage,
 }
 
 /// A service in a [`ReplicaImage`].
@@ -155,6 +159,11 @@ impl Replica {
     /// Whether the log's engine has been silent for too long.
     pub fn is_cut_off(&self) -> bool {
         self.is_cut_off
+    }
+
+    /// Whether it falls to this node to decide what belongs to no node in particular.
+    pub fn is_deputy(&self) -> bool {
+        self.is_deputy
     }
 
     /// How many leases this node owns.
@@ -233,7 +242,7 @@ impl Registry {
                 for sent in &mut registrations {
                     sent.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
                 }
-                Entry::Register(registrations)
+                Entry::Register(registrations, self.bounds())
             }
             Order::Heartbeat(identities) if self.renew_own(&identities, now) => {
                 return Plan::Answer(Answer::Batch(Vec::new()));
@@ -252,7 +261,7 @@ impl Registry {
         match roll {
             Roll::Put(mut put) => {
                 put.registration.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
-                Plan::Propose(Entry::Put(put))
+                Plan::Propose(Entry::Put(put, self.bounds()))
             }
             Roll::Instance { service, instance, renews: true } => {
                 // Which region it is in is found out here: nodes may know of different ones.
@@ -292,20 +301,42 @@ impl Registry {
         self.heartbeat(identities, now).is_empty()
     }
 
+    /// Counts an entry. None where it was written twice and is applied.
+    pub(super) fn place(&mut self, item: &LogItem) -> Option<()> {
+        let replica = self.replica.as_mut()?;
+        replica.sequence += 1;
+        replica.position.clone_from(&item.position);
+        let node = replica.node(&item.node);
+        let last = &mut replica.last[node as usize];
+        if item.number <= *last {
+            return None;
+        }
+        *last = item.number;
+        Some(())
+    }
+
+    /// How much this node lets the registry hold.
+    fn bounds(&self) -> Bounds {
+        let Settings { instances_max, services_max, .. } = self.settings;
+        Bounds { instances_max, services_max }
+    }
+
+    /// Sets that. Returns what it was before.
+    fn set_bounds(&mut self, bounds: Bounds) -> Bounds {
+        let before = self.bounds();
+        self.settings.instances_max = bounds.instances_max;
+        self.settings.services_max = bounds.services_max;
+        before
+    }
+
     /// Applies one entry, here as on every node, and gives the answer for the one who asked.
     pub(super) fn apply(&mut self, item: LogItem, now: Moment) -> Answer {
         let at = Moment { unix_ms: item.at_ms, ns: now.ns };
         let Some(replica) = &mut self.replica else { return Answer::Unavailable };
-        replica.sequence += 1;
-        replica.position = item.position;
         let (sequence, owner) = (replica.sequence, replica.node(&item.node));
-        let last = &mut replica.last[owner as usize];
-        if item.number <= *last {
-            return Answer::Unavailable;
-        }
-        *last = item.number;
         match item.entry {
-            Entry::Register(registrations) => {
+            Entry::Register(registrations, bounds) => {
+                let own = self.set_bounds(bounds);
                 let mut refused = Vec::new();
                 for (index, sent) in registrations.into_iter().enumerate() {
                     let identity = sent.identity.clone();
@@ -314,6 +345,7 @@ impl Registry {
                         Err(code) => refused.push(RefusedEntry { index, code }),
                     }
                 }
+                self.set_bounds(own);
                 Answer::Batch(refused)
             }
             Entry::Renew(identities) => {
@@ -323,9 +355,11 @@ impl Registry {
                 }
                 Answer::Batch(refused)
             }
-            Entry::Put(put) => {
+            Entry::Put(put, bounds) => {
+                let own = self.set_bounds(bounds);
                 let identity = put.registration.identity.clone();
                 let called = self.call(Roll::Put(put), at);
+                self.set_bounds(own);
                 if matches!(called, Called::Put) {
                     self.take_over(&identity, owner, sequence);
                 }
@@ -362,6 +396,10 @@ impl Registry {
             }
             Entry::Protect { service, enabled } => {
                 Answer::Found(self.protect(&service, enabled, at))
+            }
+            // These are of people.
+            Entry::Present(_) | Entry::Farewell(_) | Entry::Define { .. } | Entry::Drop(_) => {
+                Answer::Unavailable
             }
         }
     }
@@ -484,6 +522,13 @@ impl Registry {
         watched.filter_map(|service| self.judge_at_ms(service)).min()
     }
 
+    /// Has something go into the log.
+    pub(super) fn propose(&mut self, entry: Entry) {
+        if let Some(replica) = &mut self.replica {
+            replica.proposals.push(entry);
+        }
+    }
+
     /// Takes what has to go into the log.
     pub(super) fn take_proposals(&mut self) -> Vec<Entry> {
         self.replica.as_mut().map(|one| std::mem::take(&mut one.proposals)).unwrap_or_default()
@@ -598,6 +643,7 @@ impl Registry {
             instances: self.members.iter().map(|(_, one)| instance(one)).collect(),
             pull_outs: self.pull_outs().collect(),
             nodes: replica.nodes.iter().cloned().zip(replica.last.iter().copied()).collect(),
+            people: CommonsImage::default(),
         })
     }
 
@@ -612,6 +658,9 @@ impl Registry {
     ) -> Registry {
         let mut registry =
             Registry::new(settings, Epoch::new(&image.epoch), image.version, now).replicated(node);
+        // What the others hold is taken whole.
+        let unbounded = Bounds { instances_max: usize::MAX, services_max: usize::MAX };
+        let own = registry.set_bounds(unbounded);
         for (identity, operator) in image.pull_outs {
             registry.restore_pull_out(InstanceIdentity::from_canonical(&identity), operator.into());
         }
@@ -657,6 +706,7 @@ impl Registry {
             replica.sequence = image.sequence;
             replica.position = image.position;
         }
+        registry.set_bounds(own);
         registry
     }
 

@@ -132,7 +132,8 @@ pub struct ControlStats {
     pub store_healthy: Counter,
 }
 
-/// What there is to say of the other nodes; written by control.
+/// What there is to say of the other nodes. Written by control; from `topics` to `called` by the
+/// backplane's thread.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ClusterStats {
@@ -156,6 +157,26 @@ pub struct ClusterStats {
     pub lost: Counter,
     /// Times the registry began anew from an image.
     pub replaced: Counter,
+    /// Users online on any node (gauge).
+    pub users_online: Counter,
+    /// Messages of the journal that the database does not have yet (gauge).
+    pub unwritten: Counter,
+    /// Channels whose topic is followed (gauge).
+    pub topics: Counter,
+    /// The number of the journal's newest entry (gauge).
+    pub posted: Counter,
+    /// The number of the last entry of the journal read here (gauge).
+    pub read: Counter,
+    /// Connections to the log's engine made in place of lost ones.
+    pub reconnects: Counter,
+    /// Times that topics were silent and did not bring a message of this node to itself.
+    pub probe_failures: Counter,
+    /// Messages of topics dropped because control did not keep up.
+    pub dropped: Counter,
+    /// Calls carried out, or failed.
+    pub called: Counter,
+    /// Channels that had missed messages and were read again; written by control.
+    pub healed: Counter,
 }
 
 /// What the HTTP doors of all shards count together. HTTP is not the hot path, so these are shared

@@ -95,7 +95,7 @@ pub fn channel_message(
 pub fn chat(
     channel: &ChannelName,
     stamp: Stamp,
-    offset: u64,
+    offset: Option<u64>,
     from: (&UserId, &str),
     content: &str,
     id: Option<&RequestId>,
@@ -108,11 +108,28 @@ pub fn chat(
     put_field(&mut out, "channel", channel.as_str());
     put_field(&mut out, "content", content);
     put_raw(&mut out, "message_id", &stamp.id.quoted());
-    put_offset(&mut out, Some(offset));
+    put_offset(&mut out, offset);
     put_field(&mut out, "from_user_id", from.0.as_str());
     put_field(&mut out, "username", from.1);
     put_time(&mut out, stamp.time);
     end(out)
+}
+
+/// A message of a channel, framed as it stands, with the offset that it has got. None where the text
+/// is no object.
+pub fn placed(text: &[u8], offset: u64) -> Option<Bytes> {
+    let open = text.strip_suffix(b"}")?;
+    let mut out = FrameBuilder::with_capacity(text.len() + 32);
+    out.put(open);
+    put_offset(&mut out, Some(offset));
+    Some(end(out))
+}
+
+/// A message framed as it stands.
+pub fn framed(text: &[u8]) -> Bytes {
+    let mut out = FrameBuilder::with_capacity(text.len());
+    out.put(text);
+    out.text()
 }
 
 /// The announcement that a user came into a channel, or left it: `user.joined`, `user.left`.
@@ -244,7 +261,7 @@ mod tests {
     fn chat_names_room_and_channel() {
         let (channel, from) = (ChannelName::of_room("general"), UserId::new("u"));
         let id = RequestId("7".into());
-        let frame = chat(&channel, stamp(), 4, (&from, "Ann"), "hi", Some(&id));
+        let frame = chat(&channel, stamp(), Some(4), (&from, "Ann"), "hi", Some(&id));
         assert_eq!(
             payload(&frame),
             json!({"type": "chat", "id": 7, "room": "general", "channel": "chat:general",

@@ -49,6 +49,7 @@ fn people_settings() -> state::Settings {
         },
         users_max: 100,
         epoch: String::from("c"),
+        node: String::from("n"),
         seed: 1,
     }
 }

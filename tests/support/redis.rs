@@ -2,13 +2,13 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::io::Write;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::eventually;
+use super::support::eventually;
 
 pub struct Redis {
     child: Option<Child>,
@@ -54,16 +54,27 @@ impl Redis {
 
     /// Asks something that is answered with a number.
     pub fn ask(&self, words: &[&str]) -> u64 {
+        number(&mut self.tell(words))
+    }
+
+    /// How many connections follow a topic.
+    pub fn followers(&self, topic: &str) -> u64 {
+        let mut answer = self.tell(&["PUBSUB", "NUMSUB", topic]);
+        // An array of two: its length, the topic's length, the topic.
+        for _ in 0..3 {
+            line(&mut answer);
+        }
+        number(&mut answer)
+    }
+
+    fn tell(&self, words: &[&str]) -> BufReader<TcpStream> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("Redis accepts");
         let mut text = format!("*{}\r\n", words.len());
         for word in words {
             text += &format!("${}\r\n{word}\r\n", word.len());
         }
         stream.write_all(text.as_bytes()).expect("it is sent");
-        let mut answer = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(stream), &mut answer)
-            .expect("an answer");
-        answer.trim_start_matches(':').trim().parse().unwrap_or_else(|_| panic!("{answer}"))
+        BufReader::new(stream)
     }
 
     pub fn url(&self) -> String {
@@ -101,4 +112,15 @@ impl Drop for Redis {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+fn line(answer: &mut BufReader<TcpStream>) -> String {
+    let mut line = String::new();
+    answer.read_line(&mut line).expect("an answer");
+    line
+}
+
+fn number(answer: &mut BufReader<TcpStream>) -> u64 {
+    let line = line(answer);
+    line.trim_start_matches(':').trim().parse().unwrap_or_else(|_| panic!("{line}"))
 }

@@ -17,11 +17,14 @@ pub enum Weather {
     Slow(Duration),
     /// Nothing passes, and nobody is told.
     Blocked,
+    /// There is nothing on the other side: what is open ends, and what comes ends at once.
+    Gone,
 }
 
 pub struct Strait {
     address: SocketAddr,
     weather: Arc<Mutex<Weather>>,
+    open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Strait {
@@ -30,20 +33,25 @@ impl Strait {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let weather = Arc::new(Mutex::new(Weather::Clear));
-        let shared = Arc::clone(&weather);
+        let open = Arc::new(Mutex::new(Vec::new()));
+        let (shared, all) = (Arc::clone(&weather), Arc::clone(&open));
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
+                if *shared.lock() == Weather::Gone {
+                    continue;
+                }
                 let Ok(far) = TcpStream::connect(target) else { continue };
                 let (Ok(near_too), Ok(far_too)) = (near.try_clone(), far.try_clone()) else {
                     continue;
                 };
+                all.lock().extend(near.try_clone());
                 for (from, to) in [(near, far), (far_too, near_too)] {
                     let weather = Arc::clone(&shared);
                     std::thread::spawn(move || carry(from, to, &weather));
                 }
             }
         });
-        Strait { address, weather }
+        Strait { address, weather, open }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -52,6 +60,12 @@ impl Strait {
 
     pub fn set(&self, weather: Weather) {
         *self.weather.lock() = weather;
+        if weather == Weather::Gone {
+            for stream in self.open.lock().drain(..) {
+                // It may have ended by itself.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
     }
 }
 

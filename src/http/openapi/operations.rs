@@ -280,7 +280,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         ("Sockets", "stats"),
         "What the sockets and shards do",
         &[(200, Some("Stats"))],
-    ),
+    )
+    .asks(&[text("scope", "`node`, or `cluster` for all nodes")]),
     Operation::new(
         "POST",
         "/ws/broadcast",

@@ -2,10 +2,14 @@
 //!
 //! Part of `state::talk`.
 
-use super::{Aim, To, Told};
+use bytes::Bytes;
+
+use super::asking::no_connection;
+use super::{Aim, Aimed, To, Told};
 use crate::clock::Moment;
 use crate::id::{ConnId, RequestId, ShardSet, Topic, UserId};
-use crate::state::State;
+use crate::state::then::Then;
+use crate::state::{Outcome, State};
 use crate::wire::message;
 use crate::wire::refusal::Code;
 use crate::wire::talk::Envelope;
@@ -18,23 +22,33 @@ impl State {
         from: &UserId,
         to: Option<UserId>,
         now: Moment,
-    ) -> Told {
+    ) -> Outcome {
         let stamp = self.stamp(now);
         let id: Box<str> =
             id.map_or_else(|| stamp.id.quoted().into(), |RequestId(text)| text.clone());
         let frame = message::envelope(&id, envelope, to.as_ref(), Some(from), stamp.time);
         if let Some(to) = to {
-            if !self.people.is_known(&to) {
-                return Told::refuse(Code::NotFound, "there is no such user");
-            }
-            return Told::Delivered { count: self.send_to_user(&to, frame), id };
+            return self.send_to_user_anywhere(&to, &frame, id);
         }
         let own: Vec<ConnId> = self.people.of_user(from).collect();
         let count = self.people.signed_in() - own.len();
         if count > 0 {
-            self.send(Topic::Users, None, frame, Aim::new(None, own));
+            self.send(Topic::Users, None, frame.clone(), Aim::new(None, own));
         }
-        Told::Delivered { count, id }
+        let asked = self.ask_users(from, &frame, &id, count);
+        asked.unwrap_or_else(|| Told::Delivered { count, id }.into())
+    }
+
+    /// Sends a frame to a user's connections on all nodes.
+    fn send_to_user_anywhere(&mut self, to: &UserId, frame: &Bytes, id: Box<str>) -> Outcome {
+        let count = self.send_to_user(to, frame.clone());
+        if let Some(asked) = self.ask_user(to, frame, &id, count) {
+            return asked;
+        }
+        if !self.people.is_known(to) {
+            return Told::refuse(Code::NotFound, "there is no such user").into();
+        }
+        Told::Delivered { count, id }.into()
     }
 
     pub(super) fn broadcast(
@@ -42,9 +56,10 @@ impl State {
         envelope: &Envelope,
         from: Option<&UserId>,
         to: To,
-        aim: Aim,
+        aimed: &Aimed,
         now: Moment,
-    ) -> Told {
+    ) -> Outcome {
+        let aim = aimed.here(&self.node);
         let stamp = self.stamp(now);
         let id: Box<str> = stamp.id.quoted().into();
         let to_user = match &to {
@@ -52,41 +67,46 @@ impl State {
             _ => None,
         };
         let frame = message::envelope(&id, envelope, to_user, from, stamp.time);
-        let (topic, shards, count) = match to {
+        match to {
             To::Everyone => {
                 let total = self.people.connections();
                 let count = aim.count(total, |conn| self.people.find(conn).is_some());
-                (Topic::Everyone, None, count)
+                if count > 0 {
+                    self.send(Topic::Everyone, None, frame.clone(), aim);
+                }
+                let asked = self.ask_everyone(aimed, &frame, &id, count);
+                asked.unwrap_or_else(|| Told::Delivered { count, id }.into())
             }
             To::Channel(channel) => {
-                let Some(key) = self.channels.find(&channel) else {
-                    return Told::Delivered { count: 0, id };
+                let count = match self.channels.find(&channel) {
+                    Some(key) => {
+                        let shards = self.channels.get(key).shards;
+                        let count = self.count_followers(key, &aim);
+                        let topic = Topic::Channel(channel.clone());
+                        self.send(topic, Some(shards), frame.clone(), aim);
+                        count
+                    }
+                    None => 0,
                 };
-                let shards = self.channels.get(key).shards;
-                let count = self.count_followers(key, &aim);
-                (Topic::Channel(channel), Some(shards), count)
+                let then = Then::Delivered { id: id.clone(), here: count, user: None };
+                let asked = self.ask_channel(&channel, aimed, &frame, then);
+                asked.unwrap_or_else(|| Told::Delivered { count, id }.into())
             }
-            To::User(user_id) => {
-                if !self.people.is_known(&user_id) {
-                    return Told::refuse(Code::NotFound, "there is no such user");
-                }
-                let count = self.people.of_user(&user_id).count();
-                let shards = self.people.shards_of(&user_id);
-                (Topic::User(user_id), Some(shards), count)
+            To::User(user_id) => self.send_to_user_anywhere(&user_id, &frame, id),
+            To::Connection(name) if !name.is_at(&self.node) => {
+                let asked = self.ask_connection(&name, &frame, &id);
+                asked.unwrap_or_else(|| no_connection().into())
             }
-            To::Connection(conn) => {
+            To::Connection(name) => {
+                let conn = name.conn;
                 if self.people.find(conn).is_none() {
-                    return Told::refuse(Code::NotFound, "there is no such connection");
+                    return no_connection().into();
                 }
                 let mut shards = ShardSet::default();
                 shards.insert(conn.shard);
                 self.send(Topic::Everyone, Some(shards), frame, Aim::at(conn));
-                return Told::Delivered { count: 1, id };
+                Told::Delivered { count: 1, id }.into()
             }
-        };
-        if count > 0 {
-            self.send(topic, shards, frame, aim);
         }
-        Told::Delivered { count, id }
     }
 }

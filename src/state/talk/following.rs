@@ -2,16 +2,21 @@
 //!
 //! Part of `state::talk`.
 
-use super::{Aim, Outgoing, Told};
+use super::{Aim, Aimed, Outgoing, Talk, Told};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, Slot, UserId};
+use crate::state::abroad::Errand;
+use crate::state::call::Call;
 use crate::state::durable::Write;
 use crate::state::event::DomainEvent;
+use crate::state::log::Entry;
 use crate::state::people::{Membership, Person};
+use crate::state::then::Then;
 use crate::state::{Outcome, State};
 use crate::wire::command::SinceOffset;
+use crate::wire::frame;
 use crate::wire::message;
-use crate::wire::refusal::Code;
+use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::Publication;
 
 impl State {
@@ -22,6 +27,7 @@ impl State {
         conn: ConnId,
         channel: u32,
         set: impl FnOnce(&mut Membership),
+        now: Moment,
     ) -> Option<Membership> {
         let (key, _) = self.people.find(conn)?;
         let memberships = &mut self.people.get_mut(key).memberships;
@@ -41,6 +47,7 @@ impl State {
             }
             self.channels.get_mut(channel).remove(key, conn.shard);
         }
+        self.note_followers(channel, now);
         Some(before)
     }
 
@@ -54,12 +61,16 @@ impl State {
         channel: ChannelName,
         since: Option<&SinceOffset>,
         now: Moment,
-    ) -> Told {
+    ) -> Outcome {
+        let again = || Talk::Follow { conn, channel: channel.clone(), since: since.cloned() };
+        if let Some(first) = self.link(&channel, since, again) {
+            return first;
+        }
         let Ok(key) = self.channels.find_or_new(&channel) else {
-            return Told::refuse(Code::RateLimited, "there are too many channels");
+            return Told::refuse(Code::RateLimited, "there are too many channels").into();
         };
         let replay = since.map(|since| self.channels.replay(key, since, now.unix_ms));
-        let before = self.set_membership(conn, key, |one| one.is_subscribed = true);
+        let before = self.set_membership(conn, key, |one| one.is_subscribed = true, now);
         let tells = self.channels.get(key).has_presence && channel.room().is_none();
         if let Some(person) = self.person_of(conn)
             && before.is_some_and(|before| !before.is_subscribed)
@@ -75,12 +86,13 @@ impl State {
             recovered: replay.as_ref().map(Option::is_some),
             replay: replay.flatten().unwrap_or_default(),
         }
+        .into()
     }
 
     pub(super) fn unfollow(&mut self, conn: ConnId, channel: ChannelName, now: Moment) -> Told {
         let mut still_follows = false;
         if let Some(key) = self.channels.find(&channel) {
-            let before = self.set_membership(conn, key, |one| one.is_subscribed = false);
+            let before = self.set_membership(conn, key, |one| one.is_subscribed = false, now);
             still_follows = before.is_some_and(|before| before.is_joined);
             if let (Some(before), Some(person)) = (before, self.person_of(conn)) {
                 let left = Membership { is_joined: false, ..before };
@@ -95,11 +107,24 @@ impl State {
         channel: ChannelName,
         publication: &Publication,
         from: Option<&UserId>,
-        (aim, is_kept): (Aim, bool),
+        (aimed, without): (&Aimed, Option<ConnId>),
         now: Moment,
-    ) -> Told {
+    ) -> Outcome {
+        let is_kept = aimed.is_everyone();
+        if is_kept && self.is_linked(&channel) {
+            let stamp = self.stamp(now);
+            let frame = message::channel_message(&channel, stamp, None, from, publication);
+            let text = frame::payload(&frame);
+            let message = self.message_for_all(channel, text, without);
+            let then = Then::Published { message: message.clone(), id: stamp.id, without };
+            return self.publish_to_all(message, then);
+        }
+        if self.is_linked(&channel) {
+            return self.publish_aimed(&channel, publication, from, aimed, now);
+        }
+        let aim = without.map_or_else(|| aimed.here(&self.node), Aim::past);
         let Ok(key) = self.channels.find_or_new(&channel) else {
-            return Told::refuse(Code::RateLimited, "there are too many channels");
+            return Told::refuse(Code::RateLimited, "there are too many channels").into();
         };
         let stamp = self.stamp(now);
         let offset = is_kept.then(|| self.channels.advance(key));
@@ -110,7 +135,26 @@ impl State {
         let delivered_to = self.count_followers(key, &aim);
         let epoch = self.channels.get(key).epoch.clone();
         self.send_to_channel(key, frame, aim);
-        Told::Published { channel, epoch, offset, message_id: stamp.id, delivered_to }
+        Told::Published { channel, epoch, offset, message_id: stamp.id, delivered_to }.into()
+    }
+
+    /// The kept messages of a channel after an offset.
+    pub(super) fn history(
+        &mut self,
+        channel: ChannelName,
+        after: u64,
+        limit: usize,
+        now: Moment,
+    ) -> Outcome {
+        if self.is_linked(&channel) && !self.is_cut_off() {
+            let call = Call::Read { channel: channel.clone(), after, limit, epoch: None };
+            return Outcome::Call(Box::new((call, Then::History { channel })));
+        }
+        let Some(key) = self.channels.find(&channel) else {
+            return no_channel().into();
+        };
+        let frames = self.channels.history(key, after, limit, now.unix_ms);
+        Told::History { epoch: self.channels.get(key).epoch.clone(), frames }.into()
     }
 
     pub(super) fn count_followers(&self, key: u32, aim: &Aim) -> usize {
@@ -133,23 +177,33 @@ impl State {
         if !self.channels.may_define() {
             return Told::refuse(Code::RateLimited, "there are too many channels").into();
         }
+        if self.is_linked(&channel) {
+            return Outcome::Propose(Box::new(Entry::Define { channel, description }));
+        }
         self.channels.reserved.push(channel.clone());
         Outcome::Write(Box::new(Write::DefineChannel { channel, description, at_ms: now.unix_ms }))
     }
 
     pub(super) fn delete(&mut self, channel: ChannelName) -> Outcome {
+        if self.is_linked(&channel) {
+            if self.is_cut_off() {
+                return Told::Refused(Refusal::unavailable()).into();
+            }
+            let call = Call::Delete { channel: channel.clone() };
+            return Outcome::Call(Box::new((call, Then::Deleted { channel })));
+        }
         if self.channels.is_defined(&channel) {
             return Outcome::Write(Box::new(Write::DropChannel { channel }));
         }
         if self.channels.find(&channel).is_none() {
-            return Told::refuse(Code::NotFound, "there is no such channel").into();
+            return no_channel().into();
         }
         self.dissolve(&channel);
         Told::Done.into()
     }
 
     /// Takes a live channel away from everyone who follows it.
-    pub(super) fn dissolve(&mut self, channel: &ChannelName) {
+    pub(in crate::state) fn dissolve(&mut self, channel: &ChannelName) {
         let Some(key) = self.channels.find(channel) else { return };
         let mut members = Vec::new();
         self.channels.get(key).members.walk(&mut members);
@@ -157,7 +211,16 @@ impl State {
             let memberships = &mut self.people.get_mut(member.0).memberships;
             memberships.retain(|one| one.channel != key);
         }
-        let state = self.channels.delete(key);
+        let mut state = self.channels.delete(key);
+        if let (Some(abroad), Some(link)) = (&mut self.abroad, state.link.take()) {
+            abroad.errands.push(Errand::Detach(channel.clone()));
+            abroad.commons.note_channel(channel);
+            let users = state.users();
+            for (user_id, _) in &users {
+                abroad.commons.note_room(channel, user_id);
+            }
+            link.end(abroad);
+        }
         if !state.shards.is_empty() {
             let frame = message::channel_deleted(channel);
             let (channel, shards) = (channel.clone(), state.shards);
@@ -165,4 +228,8 @@ impl State {
         }
         self.note(|| DomainEvent::ChannelDeleted(channel.clone()));
     }
+}
+
+pub(super) fn no_channel() -> Told {
+    Told::refuse(Code::NotFound, "there is no such channel")
 }

@@ -13,10 +13,14 @@
 //! Imports its siblings, `id`, `limits` and `wire`. Imported by `state`, `mailbox`, `shard`,
 //! `control` and `http`.
 
+mod asking;
 mod envelopes;
 mod following;
+mod linked;
+mod posting;
 mod presence;
 mod rooms;
+mod sharing;
 mod writing;
 
 use std::sync::Arc;
@@ -27,9 +31,13 @@ use super::channels::ChannelView;
 use super::durable::{AccountChange, Message, Write};
 use super::event::DomainEvent;
 use super::people::{ConnectionView, OnlineUser, Opened, Person};
+use super::posted::{Addressee, Post, Posted};
+use super::then::Page;
 use super::{Outcome, State};
 use crate::clock::Moment;
-use crate::id::{ChannelName, ConnId, Epoch, MessageId, RequestId, ShardSet, Topic, UserId};
+use crate::id::{
+    ChannelName, ConnId, ConnName, Epoch, MessageId, RequestId, ShardSet, Topic, UserId,
+};
 use crate::wire::close::Reason;
 use crate::wire::command::SinceOffset;
 use crate::wire::event::TimeText;
@@ -73,7 +81,7 @@ pub enum Talk {
         /// Who publishes.
         from: Option<UserId>,
         /// Who of the followers gets it. A message for some only is not kept.
-        aim: Aim,
+        aim: Aimed,
         /// The publisher's connection, where it wants no echo.
         without: Option<ConnId>,
     },
@@ -123,6 +131,8 @@ pub enum Talk {
         content: String,
         /// The request's own id.
         id: Option<RequestId>,
+        /// Whether it is their first word in a room that they have just joined by it.
+        is_first: bool,
     },
     /// An envelope from a user, to one user or to everyone else who is online.
     Envelope {
@@ -144,21 +154,21 @@ pub enum Talk {
         /// Whom it is for.
         to: To,
         /// Who of them gets it.
-        aim: Aim,
+        aim: Aimed,
     },
     /// Who is online.
     Online,
     /// The connections there are.
     Connections {
-        /// The id before the first one wanted.
-        after: Option<ConnId>,
+        /// The name before the first one wanted.
+        after: Option<ConnName>,
         /// How many at most.
         limit: usize,
     },
     /// One connection.
-    Connection(ConnId),
+    Connection(ConnName),
     /// End a connection for good.
-    Disconnect(ConnId),
+    Disconnect(ConnName),
     /// Protocol pings for every connection.
     PingAll,
     /// Something that has to be on disk first.
@@ -181,6 +191,8 @@ pub enum Talk {
         /// What it says.
         content: String,
     },
+    /// Messages of a user that are accepted and that the database may not have.
+    Unwritten(Page),
 }
 
 /// Whom a program's envelope is for.
@@ -193,10 +205,34 @@ pub enum To {
     /// A user.
     User(UserId),
     /// One connection.
-    Connection(ConnId),
+    Connection(ConnName),
 }
 
-/// Which of a topic's followers get a message.
+/// Whom a message is aimed at, on whatever node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Aimed {
+    /// No others than these, where it is there.
+    pub only: Option<Vec<ConnName>>,
+    /// Not these.
+    pub except: Vec<ConnName>,
+}
+
+impl Aimed {
+    /// Whether it is simply everyone.
+    pub fn is_everyone(&self) -> bool {
+        self.only.is_none() && self.except.is_empty()
+    }
+
+    /// Those of one node.
+    pub fn here(&self, node: &str) -> Aim {
+        let own = |names: &[ConnName]| {
+            names.iter().filter(|name| name.is_at(node)).map(|name| name.conn).collect()
+        };
+        Aim::new(self.only.as_deref().map(own), own(&self.except))
+    }
+}
+
+/// Which of a topic's followers get a message, among this node's connections.
 ///
 /// # Invariants
 ///
@@ -284,6 +320,8 @@ pub enum Outgoing {
     Close(ConnId, Reason),
     /// A ping for every connection.
     PingAll,
+    /// The answer to an order that waited under this number.
+    Answer(u64, Box<Told>),
 }
 
 /// What came of a [`Talk`].
@@ -389,6 +427,8 @@ pub enum Told {
     },
     /// One connection.
     Connection(Option<Box<ConnectionView>>),
+    /// Messages that the database may not have.
+    Unwritten(Vec<Arc<Posted>>),
     /// The message is on disk.
     Stored {
         /// Its id.
@@ -416,60 +456,55 @@ impl State {
             }
             Talk::Accounts(changes) => self.accounts(changes),
             Talk::Follow { conn, channel, since } => {
-                self.follow(conn, channel, since.as_ref(), now)
+                return self.follow(conn, channel, since.as_ref(), now);
             }
             Talk::Unfollow { conn, channel } => self.unfollow(conn, channel, now),
             Talk::Publish { channel, publication, from, aim, without } => {
-                let is_kept = aim.is_everyone();
-                let aim = without.map_or(aim, Aim::past);
-                self.publish(channel, &publication, from.as_ref(), (aim, is_kept), now)
+                return self.publish(channel, &publication, from.as_ref(), (&aim, without), now);
             }
-            Talk::Channels => Told::Channels(self.channels.list()),
-            Talk::Channel(name) => Told::Channel(self.channels.view(&name)),
-            Talk::History { channel, after, limit } => match self.channels.find(&channel) {
-                None => Told::refuse(Code::NotFound, "there is no such channel"),
-                Some(key) => {
-                    let frames = self.channels.history(key, after, limit, now.unix_ms);
-                    Told::History { epoch: self.channels.get(key).epoch.clone(), frames }
-                }
-            },
+            Talk::Channels => Told::Channels(self.list_channels()),
+            Talk::Channel(name) => return self.view_channel(name),
+            Talk::History { channel, after, limit } => {
+                return self.history(channel, after, limit, now);
+            }
             Talk::Define { channel, description } => {
                 return self.define(channel, description, now);
             }
             Talk::Delete(channel) => return self.delete(channel),
-            Talk::Join { conn, channel } => self.join(conn, &channel, now),
+            Talk::Join { conn, channel } => return self.join(conn, &channel, now),
             Talk::Leave { conn, channel } => self.leave(conn, channel, now),
-            Talk::Chat { conn, channel, content, id } => {
-                self.chat(conn, channel, &content, id.as_ref(), now)
+            Talk::Chat { conn, channel, content, id, is_first } => {
+                return self.chat((conn, is_first), channel, content, id, now);
             }
             Talk::Envelope { envelope, id, from, to } => {
-                self.envelope(&envelope, id.as_ref(), &from, to, now)
+                return self.envelope(&envelope, id.as_ref(), &from, to, now);
             }
             Talk::Broadcast { envelope, from, to, aim } => {
-                self.broadcast(&envelope, from.as_ref(), to, aim, now)
+                return self.broadcast(&envelope, from.as_ref(), to, &aim, now);
             }
             Talk::Online => {
-                let (count, users) = self.people.list_online();
+                let (count, users) = self.list_online();
                 Told::Online { count, users }
             }
-            Talk::Connections { after, limit } => {
-                let keys = self.people.list(after, limit);
-                let connections = keys.into_iter().map(|key| self.connection(key)).collect();
-                Told::Connections { total: self.people.connections(), connections }
-            }
-            Talk::Connection(conn) => {
-                let key = self.people.find(conn).map(|(key, _)| key);
-                Told::Connection(key.map(|key| Box::new(self.connection(key))))
-            }
-            Talk::Disconnect(conn) => self.disconnect(conn),
+            Talk::Connections { after, limit } => return self.views(after.as_ref(), limit),
+            Talk::Connection(name) => return self.view_of(&name),
+            Talk::Disconnect(name) => return self.disconnect_anywhere(&name),
             Talk::PingAll => {
                 self.outgoing.push(Outgoing::PingAll);
                 Told::Done
             }
             Talk::Write(write) => return self.check_write(write),
+            Talk::Unwritten(page) => return self.unwritten(page),
             Talk::SendPrivate { from, to, content } => {
+                if self.abroad.is_some() && !self.has_journal() {
+                    return Told::Refused(Refusal::unavailable()).into();
+                }
                 if !self.people.is_known(&to) {
                     return Told::refuse(Code::NotFound, "there is no such user").into();
+                }
+                if self.abroad.is_some() {
+                    let to = Addressee::User(to);
+                    return self.post(Post { from, to, content });
                 }
                 let id = self.ids.next(now.unix_ms);
                 let message = Message { id, from, to, content, at_s: now.unix_s() };

@@ -2,25 +2,30 @@
 //!
 //! Part of `state::talk`.
 
+use std::collections::HashMap;
+
 use super::{Aim, Outgoing, Told};
 use crate::clock::Moment;
-use crate::id::{ConnId, Topic};
+use crate::id::{ConnId, Topic, UserId};
 use crate::limits;
 use crate::state::State;
 use crate::state::durable::AccountChange;
 use crate::state::event::DomainEvent;
-use crate::state::people::{ConnectionView, Departure, Opened, Person};
+use crate::state::people::{ConnectionView, Departure, OnlineUser, Opened, Person};
 use crate::wire::close::Reason;
 use crate::wire::message;
-use crate::wire::refusal::Code;
 
 impl State {
     pub(super) fn opened(&mut self, opened: Opened, now: Moment) -> Told {
         let (conn, person) = (opened.conn, opened.person.clone());
         let is_first = self.people.open(opened, now.unix_ms);
         self.note(|| DomainEvent::ConnectionOpened { connection: conn, user: person.clone() });
-        if let Some(person) = person.filter(|_| is_first) {
-            self.tell_presence("user_joined", &person, self.people.users_online(), Some(conn), now);
+        if let (Some(abroad), Some(person)) = (&mut self.abroad, &person) {
+            // Whether it is the first anywhere, the log will tell.
+            abroad.commons.note_user(&person.user_id);
+        } else if let Some(person) = person.filter(|_| is_first) {
+            let online = self.people.users_online();
+            self.tell_presence("user_joined", &person, online, vec![conn], now);
             self.note(|| DomainEvent::UserOnline(person));
         }
         // After it, so that nobody hears of themselves, on whatever connection.
@@ -37,12 +42,15 @@ impl State {
         for membership in connection.memberships {
             let channel = self.channels.get_mut(membership.channel);
             channel.remove(key, conn.shard);
+            self.note_followers(membership.channel, now);
             if let Some(person) = &person {
                 self.exit_channel(membership.channel, membership, person, None, now);
             }
         }
-        if let Some(person) = person.clone().filter(|_| is_last) {
-            self.tell_presence("user_left", &person, online_before, None, now);
+        if let (Some(abroad), Some(person)) = (&mut self.abroad, &person) {
+            abroad.commons.note_user(&person.user_id);
+        } else if let Some(person) = person.clone().filter(|_| is_last) {
+            self.tell_presence("user_left", &person, online_before, Vec::new(), now);
             self.note(|| DomainEvent::UserOffline(person));
         }
         self.note(|| DomainEvent::ConnectionClosed { connection: conn, user: person });
@@ -51,12 +59,12 @@ impl State {
 
     /// Tells everyone else who is signed in, unless too many are: the number of announcements
     /// grows with the square of the users'.
-    pub(super) fn tell_presence(
+    pub(in crate::state) fn tell_presence(
         &mut self,
         message_type: &str,
         person: &Person,
         users_online: usize,
-        newcomer: Option<ConnId>,
+        newcomers: Vec<ConnId>,
         now: Moment,
     ) {
         if users_online > limits::PRESENCE_USERS_MAX || self.people.signed_in() == 0 {
@@ -65,8 +73,21 @@ impl State {
         let stamp = self.stamp(now);
         let who = (&person.user_id, &*person.username);
         let frame = message::presence(message_type, who, stamp);
-        let aim = newcomer.map(Aim::past).unwrap_or_default();
-        self.send(Topic::Users, None, frame, aim);
+        self.send(Topic::Users, None, frame, Aim::new(None, newcomers));
+    }
+
+    /// Who is online on any node, in the order of their ids, and how many there are in all.
+    pub(super) fn list_online(&self) -> (usize, Vec<OnlineUser>) {
+        let mut users: HashMap<UserId, OnlineUser> =
+            self.people.list_online().map(|user| (user.person.user_id.clone(), user)).collect();
+        if let Some(abroad) = &self.abroad {
+            abroad.commons.add_online(&mut users);
+        }
+        let mut users: Vec<OnlineUser> = users.into_values().collect();
+        let count = users.len();
+        users.sort_by(|a, b| a.person.user_id.cmp(&b.person.user_id));
+        users.truncate(limits::LISTED_MAX);
+        (count, users)
     }
 
     pub(super) fn accounts(&mut self, changes: Vec<AccountChange>) -> Told {
@@ -83,14 +104,14 @@ impl State {
 
     pub(super) fn disconnect(&mut self, conn: ConnId) -> Told {
         if self.people.find(conn).is_none() {
-            return Told::refuse(Code::NotFound, "there is no such connection");
+            return super::asking::no_connection();
         }
         self.outgoing.push(Outgoing::Close(conn, Reason::Removed));
         Told::Done
     }
 
     pub(super) fn connection(&self, key: u32) -> ConnectionView {
-        let mut view = self.people.view(key);
+        let mut view = self.people.view(&self.node, key);
         for membership in &self.people.get(key).memberships {
             let name = &self.channels.get(membership.channel).name;
             if membership.is_subscribed {

@@ -2,15 +2,20 @@
 //!
 //! Part of `state::talk`.
 
-use super::{Aim, Told};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::{Aim, Talk, Told};
 use crate::clock::Moment;
-use crate::id::{ChannelName, ConnId, RequestId, Topic};
+use crate::id::{ChannelName, ConnId, RequestId, Topic, UserId};
 use crate::limits;
-use crate::state::State;
+use crate::state::channels::Channel;
 use crate::state::event::DomainEvent;
 use crate::state::people::{Membership, Person};
-use crate::wire::message;
+use crate::state::then::Then;
+use crate::state::{Outcome, State};
 use crate::wire::refusal::Code;
+use crate::wire::{frame, message};
 
 /// The room of those who speak before they have joined one.
 const LOBBY: &str = "lobby";
@@ -19,8 +24,14 @@ impl State {
     /// A connection of a user comes into a channel that tells who is there.
     pub(super) fn enter_channel(&mut self, key: u32, person: &Person, conn: ConnId, now: Moment) {
         if self.channels.get_mut(key).enter(person) {
-            self.tell_room(key, "user.joined", person, Some(conn), now);
             let channel = self.channels.get(key).name.clone();
+            if let Some(abroad) =
+                self.abroad.as_mut().filter(|_| !channel.as_str().starts_with('$'))
+            {
+                // Whether it is the first anywhere, the log will tell.
+                return abroad.commons.note_room(&channel, &person.user_id);
+            }
+            self.tell_room(key, "user.joined", person, vec![conn], now);
             self.note(|| DomainEvent::UserJoined { channel, user: person.clone() });
         }
     }
@@ -41,45 +52,100 @@ impl State {
             left.is_subscribed && channel.has_presence
         };
         if was_in_it && channel.exit(&person.user_id) {
-            self.tell_room(key, "user.left", person, conn, now);
             let channel = self.channels.get(key).name.clone();
+            if let Some(abroad) =
+                self.abroad.as_mut().filter(|_| !channel.as_str().starts_with('$'))
+            {
+                return abroad.commons.note_room(&channel, &person.user_id);
+            }
+            self.tell_room(key, "user.left", person, conn.into_iter().collect(), now);
             self.note(|| DomainEvent::UserLeft { channel, user: person.clone() });
         }
     }
 
-    pub(super) fn tell_room(
+    pub(in crate::state) fn tell_room(
         &mut self,
         key: u32,
         event: &str,
         person: &Person,
-        conn: Option<ConnId>,
+        except: Vec<ConnId>,
         now: Moment,
     ) {
         let channel = self.channels.get(key);
-        if !channel.has_presence || channel.user_count() > limits::PRESENCE_USERS_MAX {
+        let count = match &self.abroad {
+            Some(abroad) => abroad.commons.room_count(&channel.name),
+            None => channel.user_count(),
+        };
+        if !channel.has_presence || count > limits::PRESENCE_USERS_MAX {
             return;
         }
         let (name, shards) = (channel.name.clone(), channel.shards);
         let stamp = self.stamp(now);
         let who = (&person.user_id, &*person.username);
         let frame = message::room_event(&name, event, who, stamp);
-        let aim = conn.map(Aim::past).unwrap_or_default();
-        self.send(Topic::Channel(name), Some(shards), frame, aim);
+        self.send(Topic::Channel(name), Some(shards), frame, Aim::new(None, except));
     }
 
-    pub(super) fn join(&mut self, conn: ConnId, channel: &ChannelName, now: Moment) -> Told {
+    pub(super) fn join(&mut self, conn: ConnId, channel: &ChannelName, now: Moment) -> Outcome {
+        let again = || Talk::Join { conn, channel: channel.clone() };
+        if self.person_of(conn).is_some()
+            && let Some(first) = self.link(channel, None, again)
+        {
+            return first;
+        }
         let key = match self.join_room(conn, channel, now) {
             Ok(key) => key,
-            Err(told) => return told,
+            Err(told) => return told.into(),
         };
+        if let Some(person) = self.person_of(conn)
+            && self.waits_to_be_told(channel, &person)
+        {
+            return Outcome::Await(Box::new(Talk::Join { conn, channel: channel.clone() }));
+        }
+        let (users, count) = (self.room_users(channel), self.room_count(channel));
         let state = self.channels.get(key);
         Told::Joined {
             channel: channel.clone(),
             epoch: state.epoch.clone(),
             offset: state.offset,
-            users: state.users(),
-            count: state.user_count(),
+            users,
+            count,
         }
+        .into()
+    }
+
+    /// The users in a room on any node, up to a bound: those here in the order of coming, then the
+    /// others in theirs.
+    pub(super) fn room_users(&self, channel: &ChannelName) -> Vec<(UserId, Arc<str>)> {
+        let own = self.channels.find(channel).map(|key| self.channels.get(key).users());
+        let mut users = own.unwrap_or_default();
+        let Some(abroad) = &self.abroad else { return users };
+        let mut seen: HashSet<UserId> = users.iter().map(|(user, _)| user.clone()).collect();
+        let mut others: Vec<_> = abroad.commons.room(channel).collect();
+        others.sort_by_key(|(user, place)| (place.since_ms, *user));
+        for (user, place) in others {
+            if users.len() >= limits::ROOM_USERS_LISTED_MAX {
+                break;
+            }
+            if seen.insert(user.clone()) {
+                users.push((user.clone(), Arc::clone(&place.username)));
+            }
+        }
+        users
+    }
+
+    /// How many users are in a room on any node.
+    fn room_count(&self, channel: &ChannelName) -> usize {
+        let own = self.channels.find(channel).map(|key| self.channels.get(key));
+        let here = own.map_or(0, Channel::user_count);
+        let Some(abroad) = &self.abroad else { return here };
+        let others: HashSet<&UserId> = abroad
+            .commons
+            .room(channel)
+            .map(|(user, _)| user)
+            .filter(|user| !own.is_some_and(|own| own.has_user(user)))
+            .collect();
+        here + others.len()
     }
 
     /// Makes the connection one of the room's, and the room its latest one.
@@ -95,17 +161,22 @@ impl State {
         let Ok(key) = self.channels.find_or_new(channel) else {
             return Err(Told::refuse(Code::RateLimited, "there are too many channels"));
         };
-        let before = self.set_membership(conn, key, |one| one.is_joined = true);
+        let before = self.set_membership(conn, key, |one| one.is_joined = true, now);
         if before.is_some_and(|before| !before.is_joined) {
             self.enter_channel(key, &person, conn, now);
         }
         Ok(key)
     }
 
-    pub(super) fn leave(&mut self, conn: ConnId, channel: ChannelName, now: Moment) -> Told {
+    pub(in crate::state) fn leave(
+        &mut self,
+        conn: ConnId,
+        channel: ChannelName,
+        now: Moment,
+    ) -> Told {
         let mut still_follows = false;
         if let (Some(key), Some(person)) = (self.channels.find(&channel), self.person_of(conn)) {
-            let before = self.set_membership(conn, key, |one| one.is_joined = false);
+            let before = self.set_membership(conn, key, |one| one.is_joined = false, now);
             if let Some(before) = before {
                 still_follows = before.is_subscribed;
                 let left = Membership { is_subscribed: false, ..before };
@@ -117,44 +188,110 @@ impl State {
 
     pub(super) fn chat(
         &mut self,
-        conn: ConnId,
+        (conn, is_first): (ConnId, bool),
         channel: Option<ChannelName>,
-        content: &str,
-        id: Option<&RequestId>,
+        content: String,
+        id: Option<RequestId>,
         now: Moment,
-    ) -> Told {
+    ) -> Outcome {
         let Some(person) = self.person_of(conn) else {
-            return Told::refuse(Code::Unauthorized, "rooms are for users: a token is needed");
+            let message = "rooms are for users: a token is needed";
+            return Told::refuse(Code::Unauthorized, message).into();
         };
         let channel = channel
             .or_else(|| self.latest_room(conn))
             .unwrap_or_else(|| ChannelName::of_room(LOBBY));
         let is_member = self.is_in_room(conn, &channel);
         if !is_member && channel.room() != Some(LOBBY) {
-            return Told::refuse(Code::Forbidden, "join the room first");
+            return Told::refuse(Code::Forbidden, "join the room first").into();
+        }
+        if self.is_linked(&channel) {
+            return self.chat_with_all((conn, is_first), channel, person, (content, id), now);
         }
         let key = match self.channels.find(&channel).filter(|_| is_member) {
             Some(key) => key,
             None => match self.join_room(conn, &channel, now) {
                 Ok(key) => key,
-                Err(told) => return told,
+                Err(told) => return told.into(),
             },
         };
+        let (content, id) = (&*content, id.as_ref());
         let stamp = self.stamp(now);
         let offset = self.channels.advance(key);
         let from = (&person.user_id, &*person.username);
-        let frame = message::chat(&channel, stamp, offset, from, content, None);
+        let frame = message::chat(&channel, stamp, Some(offset), from, content, None);
         self.channels.keep(key, &frame, now.unix_ms);
         // Who joins by speaking is no follower yet when the frame arrives, and who gave an id wants
         // it back: these get a copy with the answer, in its place among all others.
         let copy = match id {
-            Some(_) => Some(message::chat(&channel, stamp, offset, from, content, id)),
+            Some(_) => Some(message::chat(&channel, stamp, Some(offset), from, content, id)),
             None if !is_member => Some(frame.clone()),
             None => None,
         };
         let aim = if copy.is_some() { Aim::past(conn) } else { Aim::default() };
         self.send_to_channel(key, frame, aim);
-        Told::Chatted { channel, copy }
+        Told::Chatted { channel, copy }.into()
+    }
+
+    /// The same where the room is that of all nodes.
+    fn chat_with_all(
+        &mut self,
+        (conn, is_first): (ConnId, bool),
+        channel: ChannelName,
+        person: Person,
+        (content, id): (String, Option<RequestId>),
+        now: Moment,
+    ) -> Outcome {
+        let again = |is_first: bool| {
+            let (channel, content, id) = (Some(channel.clone()), content.clone(), id.clone());
+            Talk::Chat { conn, channel, content, id, is_first }
+        };
+        if let Some(first) = self.link(&channel, None, || again(is_first)) {
+            return first;
+        }
+        let mut is_first = is_first;
+        if !self.is_in_room(conn, &channel) {
+            if let Err(told) = self.join_room(conn, &channel, now) {
+                return told.into();
+            }
+            is_first = true;
+            // Others hear first that they came, then what they say.
+            if self.waits_to_be_told(&channel, &person) {
+                return Outcome::Await(Box::new(again(true)));
+            }
+        }
+        // Who joins by speaking is no follower yet when the message comes, and who gave an id wants
+        // it back: these get a copy with the answer, in its place among all others.
+        let has_copy = id.is_some() || is_first;
+        let stamp = self.stamp(now);
+        let from = (&person.user_id, &*person.username);
+        let text = frame::payload(&message::chat(&channel, stamp, None, from, &content, None));
+        let message = self.message_for_all(channel, text, has_copy.then_some(conn));
+        let said = message.clone();
+        let then = Then::Chatted { message, conn, person, content, id, stamp, has_copy, is_first };
+        self.publish_to_all(said, then)
+    }
+
+    /// What was to be said was not: who would have joined by it did not.
+    pub(super) fn was_not_said(&mut self, then: Then, now: Moment) {
+        if let Then::Chatted { message, conn, is_first: true, .. } = then {
+            let _ = self.leave(conn, message.channel, now);
+        }
+    }
+
+    /// Whether others have yet to be told that somebody is in a room. If so, the order waits for
+    /// that.
+    fn waits_to_be_told(&mut self, channel: &ChannelName, person: &Person) -> bool {
+        let (ticket, is_cut_off) = (self.ticket, self.is_cut_off());
+        let Some(abroad) = self.abroad.as_mut().filter(|_| !is_cut_off) else { return false };
+        if !self.channels.tells(channel)
+            || (self.is_rerun && abroad.commons.has_told_all())
+            || abroad.commons.own_place(channel, &person.user_id).is_some()
+        {
+            return false;
+        }
+        abroad.commons.wait(ticket);
+        true
     }
 
     pub(super) fn latest_room(&self, conn: ConnId) -> Option<ChannelName> {

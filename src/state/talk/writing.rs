@@ -5,6 +5,7 @@
 use super::Told;
 use crate::state::durable::{Message, Write, WriteResult, Written};
 use crate::state::event::DomainEvent;
+use crate::state::posted::{Addressee, Post};
 use crate::state::{Outcome, State};
 use crate::wire::message;
 use crate::wire::refusal::Code;
@@ -32,7 +33,24 @@ impl State {
     }
 
     /// A write has been carried out, or has not: tells those it concerns, and gives the answer.
-    pub fn after_write(&mut self, write: Write, result: WriteResult) -> Told {
+    pub fn after_write(&mut self, write: Write, result: WriteResult) -> Outcome {
+        if let Write::Posted(batch) = &write {
+            self.after_posted(batch, &result);
+        }
+        if let (Some(_), Write::ToGroup(message), Ok(Written::For(members))) =
+            (&self.abroad, &write, &result)
+        {
+            let group_id = message.to.clone();
+            return self.post(Post {
+                from: message.from.clone(),
+                to: Addressee::Group { group_id, members: members.clone() },
+                content: message.content.clone(),
+            });
+        }
+        self.told_of_write(write, result).into()
+    }
+
+    fn told_of_write(&mut self, write: Write, result: WriteResult) -> Told {
         if let Write::DefineChannel { channel, .. } = &write {
             self.channels.reserved.retain(|reserved| reserved != channel);
         }

@@ -1,0 +1,465 @@
+//! Carries out what control asks for: all that waits in one go, and the next meanwhile gathers.
+//!
+//! What names one channel is done in the order of the calls, and so is what names none. A channel
+//! is heard before it is read, so nothing between the two is missed. What may have been done is
+//! never done again: a call fails where its connection did, unless it only reads.
+//!
+//! Part of `cluster`.
+
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisError, RedisResult};
+use redis::{ServerErrorKind, Value, from_redis_value};
+use tokio::sync::{mpsc, oneshot};
+
+use super::asking::{self, Asking};
+use super::journal::{self, Floor};
+use super::topics::Order;
+use super::{Call, News, Reply, Shared, channel, scripts};
+use crate::id::{ChannelName, MessageId};
+use crate::limits;
+use crate::rng::Rng;
+
+/// What control wants, in its order.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// An answer.
+    Call {
+        number: u64,
+        call: Call,
+        /// When it was asked for, by the server's clock.
+        asked_ns: u64,
+    },
+    /// Follow a channel no more.
+    Detach(ChannelName),
+    /// Answer a node.
+    Respond { node: String, number: u64, answer: String },
+    /// The database has the journal up to here.
+    Written(MessageId),
+}
+
+/// A job that goes to Redis.
+enum Work {
+    Call(u64, Call),
+    Respond { node: String, number: u64, answer: String },
+    Written(MessageId),
+}
+
+/// What one turn does.
+#[derive(Default)]
+struct Turn {
+    /// Channels to be heard before `behind` is done.
+    attached: HashSet<ChannelName>,
+    /// Channels, and whether they are to be heard at the end.
+    wanted: HashMap<ChannelName, bool>,
+    at_once: Vec<Work>,
+    behind: Vec<Work>,
+}
+
+/// An open connection.
+struct Line {
+    connection: MultiplexedConnection,
+    /// Raised when it is lost, so that nothing is sent into the void.
+    is_lost: Arc<AtomicBool>,
+}
+
+/// Carries out calls.
+pub(super) struct Calls {
+    pub(super) shared: Shared,
+    pub(super) topics: mpsc::UnboundedSender<Order>,
+    pub(super) asking: Asking,
+    /// Below what the journal's ids may not be; none where there is no journal.
+    pub(super) floor: Option<Floor>,
+    pub(super) rng: Rng,
+    line: Option<Line>,
+    /// Whether there ever was a line.
+    was_open: bool,
+    /// Whether the last try to open a line failed.
+    is_unreachable: bool,
+    /// What the database has and Redis does not know of.
+    written: Option<MessageId>,
+}
+
+impl Calls {
+    pub(super) fn new(
+        shared: Shared,
+        topics: mpsc::UnboundedSender<Order>,
+        asking: Asking,
+        floor: Option<Floor>,
+    ) -> Calls {
+        let rng = Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0);
+        let (line, was_open, is_unreachable, written) = (None, false, false, None);
+        Calls { shared, topics, asking, floor, rng, line, was_open, is_unreachable, written }
+    }
+
+    /// Carries out jobs until there will be no more.
+    pub(super) async fn carry_out(mut self, mut queue: mpsc::UnboundedReceiver<Job>) {
+        let retry = Duration::from_millis(limits::CLUSTER_RETRY_MS);
+        let mut batch = Vec::new();
+        loop {
+            let more = queue.recv_many(&mut batch, limits::CLUSTER_CALLS);
+            let has_more = match self.written {
+                None => more.await > 0,
+                // That is tried again even if nothing else happens.
+                Some(_) => tokio::time::timeout(retry, more).await.is_ok_and(|count| count > 0),
+            };
+            if !has_more && queue.is_closed() {
+                return;
+            }
+            self.turn(batch.drain(..)).await;
+            if self.is_unreachable {
+                // Those behind them would each wait as long for nothing.
+                let mut left = Vec::new();
+                while let Ok(job) = queue.try_recv() {
+                    left.push(job);
+                }
+                let (turn, _) = self.sort(left.into_iter());
+                self.fail(turn.at_once.into_iter().chain(turn.behind));
+                self.unfollow(turn.wanted);
+            }
+        }
+    }
+
+    async fn turn(&mut self, jobs: impl Iterator<Item = Job>) {
+        self.is_unreachable = false;
+        let (mut turn, stale) = self.sort(jobs);
+        self.fail(stale);
+        if let Some(id) = self.written {
+            turn.at_once.push(Work::Written(id));
+        }
+        let attached = turn.attached.into_iter().collect::<Vec<_>>();
+        let followed = follow(self.topics.clone(), attached);
+        let (is_followed, ()) = tokio::join!(followed, self.send(turn.at_once));
+        let mut behind = turn.behind;
+        if !is_followed {
+            let is_attach = |work: &Work| matches!(work, Work::Call(_, Call::Attach { .. }));
+            let (lost, others): (Vec<_>, Vec<_>) = behind.into_iter().partition(is_attach);
+            self.fail(lost);
+            behind = others;
+        }
+        self.send(behind).await;
+        self.unfollow(turn.wanted);
+    }
+
+    /// Sorts jobs, and finds those that waited for too long.
+    fn sort(&mut self, jobs: impl Iterator<Item = Job>) -> (Turn, Vec<Work>) {
+        let (mut turn, mut stale) = (Turn::default(), Vec::new());
+        let now_ns = self.shared.clock.now().ns;
+        for job in jobs {
+            let work = match job {
+                Job::Call { number, call, asked_ns } => {
+                    if now_ns.saturating_sub(asked_ns) > limits::CLUSTER_PROPOSAL_MS * 1_000_000 {
+                        stale.push(Work::Call(number, call));
+                        continue;
+                    }
+                    if let Call::Attach { channel, .. } = &call {
+                        turn.attached.insert(channel.clone());
+                        turn.wanted.insert(channel.clone(), true);
+                    }
+                    Work::Call(number, call)
+                }
+                Job::Detach(channel) => {
+                    turn.wanted.insert(channel, false);
+                    continue;
+                }
+                Job::Respond { node, number, answer } => Work::Respond { node, number, answer },
+                Job::Written(id) => {
+                    if let Some(floor) = &self.floor {
+                        floor.raise(id);
+                        self.written = self.written.max(Some(id));
+                    }
+                    continue;
+                }
+            };
+            let is_behind = work.channel().is_some_and(|name| turn.attached.contains(name));
+            if is_behind { &mut turn.behind } else { &mut turn.at_once }.push(work);
+        }
+        (turn, stale)
+    }
+
+    fn unfollow(&self, wanted: HashMap<ChannelName, bool>) {
+        let gone: Vec<_> =
+            wanted.into_iter().filter(|(_, is_wanted)| !is_wanted).map(|(name, _)| name).collect();
+        if !gone.is_empty() {
+            // Fails only where everything ends.
+            let _ = self.topics.send(Order::Unfollow(gone));
+        }
+    }
+
+    /// Has work done, and tells what came of it.
+    async fn send(&mut self, mut work: Vec<Work>) {
+        // Once more for what only reads, where the connection has gone and not Redis.
+        for is_last in [false, true] {
+            if work.is_empty() {
+                return;
+            }
+            match self.query(&work).await {
+                Ok(answers) => return self.settle(work, answers),
+                Err(fault) => {
+                    tracing::warn!(%fault, "calls to Redis failed");
+                    self.line = None;
+                    if self.is_unreachable {
+                        return self.fail(work);
+                    }
+                    let is_tried_again = !is_last && !fault.is_timeout();
+                    let only_reads = |work: &Work| is_tried_again && work.only_reads();
+                    let (again, lost): (Vec<_>, Vec<_>) = work.into_iter().partition(only_reads);
+                    self.lose(lost);
+                    work = again;
+                }
+            }
+        }
+    }
+
+    /// Sends the commands of all in one go, and returns the answers to each.
+    async fn query(&mut self, work: &[Work]) -> RedisResult<Vec<Vec<RedisResult<Value>>>> {
+        let commands: Vec<_> = work.iter().map(|work| self.commands(work)).collect();
+        let counts: Vec<_> = commands.iter().map(Vec::len).collect();
+        let mut pipeline = Pipeline::with_capacity(counts.iter().sum());
+        for command in commands.into_iter().flatten() {
+            pipeline.add_command(command);
+        }
+        if pipeline.is_empty() {
+            return Ok(counts.iter().map(|_| Vec::new()).collect());
+        }
+        let mut line = self.open().await?;
+        for one in work {
+            if let Work::Call(number, Call::Ask { nodes, .. }) = one
+                && !nodes.is_empty()
+            {
+                self.ask(*number, nodes);
+            }
+        }
+        let mut answers = run(&mut pipeline, &mut line).await?;
+        let is_unknown = |answer: &RedisResult<Value>| {
+            let kind = ErrorKind::Server(ServerErrorKind::NoScript);
+            answer.as_ref().is_err_and(|fault| fault.kind() == kind)
+        };
+        if answers.iter().any(is_unknown) {
+            // Redis forgot its scripts. What it did not know it did not do.
+            let unknown: Vec<_> = (0..).zip(&answers).filter(|(_, one)| is_unknown(one)).collect();
+            let unknown: Vec<usize> = unknown.into_iter().map(|(at, _)| at).collect();
+            let mut again = Pipeline::with_capacity(unknown.len());
+            let mut commands = pipeline.cmd_iter().enumerate();
+            for &at in &unknown {
+                if let Some((_, command)) = commands.find(|(index, _)| *index == at) {
+                    again.add_command(command.clone());
+                }
+            }
+            load(&mut line).await?;
+            for (at, answer) in unknown.into_iter().zip(run(&mut again, &mut line).await?) {
+                answers[at] = answer;
+            }
+        }
+        let mut answers = answers.into_iter();
+        Ok(counts.into_iter().map(|count| answers.by_ref().take(count).collect()).collect())
+    }
+
+    /// The connection, made where there is none.
+    async fn open(&mut self) -> RedisResult<MultiplexedConnection> {
+        if let Some(line) = &self.line
+            && !line.is_lost.load(Ordering::Relaxed)
+        {
+            return Ok(line.connection.clone());
+        }
+        self.is_unreachable = true;
+        let patience = Duration::from_millis(limits::CLUSTER_CALL_CONNECT_MS);
+        let timeout = |_| RedisError::from((ErrorKind::Io, "Redis is not reached"));
+        let line = tokio::time::timeout(patience, self.connect()).await.map_err(timeout)??;
+        self.is_unreachable = false;
+        if std::mem::replace(&mut self.was_open, true) {
+            self.shared.stats.cluster.reconnects.add(1);
+        }
+        let connection = line.connection.clone();
+        self.line = Some(line);
+        Ok(connection)
+    }
+
+    async fn connect(&self) -> RedisResult<Line> {
+        let is_lost = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&is_lost);
+        let hear = move |info: PushInfo| -> Result<(), Infallible> {
+            if info.kind == PushKind::Disconnection {
+                flag.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
+        let mut connection = self.shared.connect_hearing(patience, hear).await?;
+        load(&mut connection).await?;
+        if let Some(floor) = &self.floor {
+            floor.lay(&mut connection).await?;
+        }
+        Ok(Line { connection, is_lost })
+    }
+
+    fn commands(&mut self, work: &Work) -> Vec<Cmd> {
+        let node = &*self.shared.node;
+        let call = match work {
+            Work::Call(_, call) => call,
+            Work::Respond { node: to, number, answer } => {
+                return vec![asking::answer(to, node, *number, answer)];
+            }
+            Work::Written(id) => return vec![journal::written(*id)],
+        };
+        let command = match call {
+            Call::Attach { channel, epoch } => {
+                channel::read(channel, 0, limits::CLUSTER_ATTACH_MESSAGES, Some(epoch))
+            }
+            Call::Read { channel, after, limit, epoch } => {
+                channel::read(channel, *after, *limit, epoch.as_deref())
+            }
+            Call::Publish { message, epoch, history_max, history_ms } => {
+                channel::publish(message, epoch, *history_max, *history_ms)
+            }
+            Call::Delete { channel } => channel::delete(channel),
+            Call::Post { .. } if self.floor.is_none() => return Vec::new(),
+            Call::Post { text } => journal::post(self.rng.next(), text),
+            Call::Newest => journal::newest(),
+            Call::Ask { nodes, question } => {
+                let Work::Call(number, _) = work else { return Vec::new() };
+                let ask = |to: &String| asking::question(to, node, *number, question);
+                return nodes.iter().map(ask).collect();
+            }
+        };
+        vec![command]
+    }
+
+    /// Waits for answers of nodes from here on.
+    fn ask(&self, number: u64, nodes: &[String]) {
+        self.asking.open(number, nodes);
+        let (asking, shared) = (self.asking.clone(), self.shared.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(limits::CLUSTER_ASK_MS)).await;
+            asking.finish(&shared, number);
+        });
+    }
+
+    fn settle(&mut self, work: Vec<Work>, answers: Vec<Vec<RedisResult<Value>>>) {
+        for (work, answers) in work.into_iter().zip(answers) {
+            match work {
+                Work::Call(number, Call::Ask { nodes, .. }) => self.asked(number, &nodes, &answers),
+                Work::Call(number, call) => {
+                    let reply = answers.into_iter().next().map(|answer| reply_to(&call, answer?));
+                    let reply = reply.unwrap_or(Ok(Reply::Failed)).unwrap_or_else(|fault| {
+                        tracing::warn!(%fault, "a call to Redis failed");
+                        Reply::Failed
+                    });
+                    self.tell(number, reply);
+                }
+                Work::Respond { .. } => {}
+                Work::Written(id) => {
+                    if let Some(Err(fault)) = answers.first() {
+                        tracing::warn!(%fault, "the journal was not trimmed");
+                    }
+                    self.written = self.written.filter(|newest| *newest > id);
+                }
+            }
+        }
+    }
+
+    /// Sees whom a question reached. In a Redis Cluster that counts those who listen at one of its
+    /// nodes, so an answer may be given up there that would have come.
+    fn asked(&self, number: u64, nodes: &[String], answers: &[RedisResult<Value>]) {
+        self.shared.stats.cluster.called.add(1);
+        if nodes.is_empty() {
+            return self.shared.tell(News::Called { number, reply: Reply::Nodes(Vec::new()) });
+        }
+        let is_absent = |answer: &RedisResult<Value>| !matches!(answer, Ok(Value::Int(1..)));
+        let absent = nodes.iter().zip(answers).filter(|(_, answer)| is_absent(answer));
+        self.asking.absent(&self.shared, number, absent.map(|(node, _)| node));
+    }
+
+    fn fail(&self, work: impl IntoIterator<Item = Work>) {
+        for work in work {
+            if let Work::Call(number, _) = work {
+                self.tell(number, Reply::Failed);
+            }
+        }
+    }
+
+    /// Fails what was sent.
+    fn lose(&self, work: Vec<Work>) {
+        // What had come in time has been told.
+        let is_told = |work: &Work| match work {
+            Work::Call(number, Call::Ask { .. }) => !self.asking.forget(*number),
+            _ => false,
+        };
+        self.fail(work.into_iter().filter(|work| !is_told(work)));
+    }
+
+    fn tell(&self, number: u64, reply: Reply) {
+        self.shared.stats.cluster.called.add(1);
+        self.shared.tell(News::Called { number, reply });
+    }
+}
+
+impl Work {
+    /// The channel it is about.
+    fn channel(&self) -> Option<&ChannelName> {
+        match self {
+            Work::Call(
+                _,
+                Call::Attach { channel, .. }
+                | Call::Read { channel, .. }
+                | Call::Delete { channel },
+            ) => Some(channel),
+            Work::Call(_, Call::Publish { message, .. }) => Some(&message.channel),
+            _ => None,
+        }
+    }
+
+    /// Whether it may be done twice.
+    fn only_reads(&self) -> bool {
+        matches!(self, Work::Call(_, Call::Attach { .. } | Call::Read { .. } | Call::Newest))
+    }
+}
+
+/// Has channels followed. Returns whether they are.
+async fn follow(topics: mpsc::UnboundedSender<Order>, channels: Vec<ChannelName>) -> bool {
+    if channels.is_empty() {
+        return true;
+    }
+    let (done, is_done) = oneshot::channel();
+    if topics.send(Order::Follow(channels, done)).is_err() {
+        return false;
+    }
+    let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
+    matches!(tokio::time::timeout(patience, is_done).await, Ok(Ok(())))
+}
+
+/// Sends commands in one go. One that fails fails alone.
+async fn run(
+    pipeline: &mut Pipeline,
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<Vec<RedisResult<Value>>> {
+    pipeline.ignore_errors().query_async(connection).await
+}
+
+async fn load(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    for script in scripts::of_calls() {
+        script.load_async(connection).await?;
+    }
+    Ok(())
+}
+
+fn reply_to(call: &Call, answer: Value) -> RedisResult<Reply> {
+    Ok(match call {
+        Call::Attach { channel, .. } | Call::Read { channel, .. } => {
+            Reply::Channel(channel::state(channel, answer)?)
+        }
+        Call::Publish { .. } => {
+            let (epoch, offset, at_ms) = from_redis_value(answer)?;
+            Reply::Published { epoch, offset, at_ms }
+        }
+        Call::Delete { .. } => Reply::Deleted(from_redis_value(answer)?),
+        Call::Newest => Reply::Newest(from_redis_value::<Option<u64>>(answer)?.unwrap_or(0)),
+        Call::Post { .. } => journal::posted(answer)?,
+        Call::Ask { .. } => Reply::Failed,
+    })
+}

@@ -1,0 +1,261 @@
+//! The journal of direct and group messages: how it is written, and how it is read.
+//!
+//! A message's id is made of its place in the stream, so ids rise for all nodes alike. Entries have
+//! numbers without gaps, as those of the log; an entry without a message only lifts the ids above
+//! those of the database, and readers pass over it.
+//!
+//! Part of `cluster`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::streams::{StreamId, StreamRangeReply, StreamReadOptions, StreamReadReply};
+use redis::{AsyncCommands, Cmd, RedisError, RedisResult, Value, from_redis_value};
+
+use super::{News, Reply, Shared, channel, scripts};
+use crate::id::MessageId;
+use crate::limits;
+use crate::rng::Rng;
+use crate::state::posted::{Post, Posted};
+
+/// For how long the journal keeps what the database has. A test has no two minutes.
+const KEPT_MS: u64 = if cfg!(test) { 1_500 } else { limits::JOURNAL_KEPT_MS };
+
+/// What the journal's next ids must be above: everything that is known to be stored.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Floor(Arc<Mutex<Option<MessageId>>>);
+
+impl Floor {
+    pub(super) fn new(id: Option<MessageId>) -> Floor {
+        Floor(Arc::new(Mutex::new(id)))
+    }
+
+    /// Notes an id.
+    pub(super) fn raise(&self, id: MessageId) {
+        let mut floor = self.0.lock();
+        *floor = (*floor).max(Some(id));
+    }
+
+    /// Sees to it that ids are above. A Redis that lost its data, or whose clock is behind, would
+    /// give out ids that nobody looks for. Returns the entry that this took, and its number.
+    pub(super) async fn lay(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> RedisResult<Option<(MessageId, u64)>> {
+        let floor = *self.0.lock();
+        let Some(id) = floor else { return Ok(None) };
+        let number: u64 = scripts::FLOOR
+            .key(scripts::JOURNAL)
+            .key(scripts::JOURNAL_SEQUENCE)
+            .arg(id.stream_id())
+            .invoke_async(connection)
+            .await?;
+        if number == 0 {
+            return Ok(None);
+        }
+        tracing::warn!(%id, "the journal's ids were behind the database's");
+        Ok(Some((id, number)))
+    }
+}
+
+/// Puts a message into the journal. 48 bits of `chance` go into its id.
+pub(super) fn post(chance: u64, text: &str) -> Cmd {
+    let keys = [scripts::JOURNAL, scripts::JOURNAL_SEQUENCE];
+    let mut command = channel::run(&scripts::POST, &keys);
+    command.arg(format!("{:012x}", chance >> 16)).arg(text);
+    command
+}
+
+/// What [`post`] is answered.
+pub(super) fn posted(answer: Value) -> RedisResult<Reply> {
+    let (id, sequence, chance): (String, u64, String) = from_redis_value(answer)?;
+    Ok(match id_of(&id, &chance) {
+        Some(id) => Reply::Posted { id, sequence },
+        None => Reply::Failed,
+    })
+}
+
+/// Asks for the number of the newest entry.
+pub(super) fn newest() -> Cmd {
+    Cmd::get(scripts::JOURNAL_SEQUENCE)
+}
+
+/// Notes that the database has the journal up to a message.
+pub(super) fn written(up_to: MessageId) -> Cmd {
+    let keys = [scripts::WRITTEN_UP_TO, scripts::JOURNAL];
+    let mut command = channel::run(&scripts::WRITTEN, &keys);
+    command.arg(up_to.stream_id()).arg(KEPT_MS);
+    command
+}
+
+/// Where the journal and the database stand: the number of the newest entry, and an id that is not
+/// below that of any message which the database has.
+pub(super) async fn standing(
+    connection: &mut MultiplexedConnection,
+) -> RedisResult<(u64, Option<MessageId>)> {
+    // Not in the script of a beat: these keys are in another slot of a Redis Cluster.
+    let (newest, written): (Option<u64>, Option<String>) = redis::pipe()
+        .get(scripts::JOURNAL_SEQUENCE)
+        .get(scripts::WRITTEN_UP_TO)
+        .query_async(connection)
+        .await?;
+    // Its chance is not known; the highest is not below it.
+    let written = written.and_then(|id| MessageId::from_stream_id(&id, u64::MAX));
+    Ok((newest.unwrap_or(0), written))
+}
+
+/// The id of an entry's message: its place, and 48 bits of chance in hexadecimal digits.
+fn id_of(place: &str, chance: &str) -> Option<MessageId> {
+    let chance = u64::from_str_radix(chance, 16).ok()?;
+    MessageId::from_stream_id(place, chance << 16)
+}
+
+/// Where the reader stands.
+struct Place {
+    position: String,
+    /// The number of the last entry; none where that is not known.
+    sequence: Option<u64>,
+}
+
+/// Reads the journal for ever, from behind a message.
+pub(super) async fn read(shared: Shared, after: Option<MessageId>, floor: Floor) {
+    let mut rng = Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0);
+    let position = after.map_or_else(|| String::from("0-0"), MessageId::stream_id);
+    let mut place = Place { position, sequence: None };
+    let mut failures = 0_u32;
+    loop {
+        let Err(fault) = follow(&shared, &floor, &mut place, &mut failures).await;
+        tracing::warn!(%fault, "the journal cannot be read");
+        failures += 1;
+        // Full jitter, as for the log.
+        let ceiling_ms = limits::REDIS_RETRY_MS_MAX.min(100 << failures.min(10));
+        tokio::time::sleep(Duration::from_millis(rng.below(ceiling_ms) + 1)).await;
+    }
+}
+
+async fn follow(
+    shared: &Shared,
+    floor: &Floor,
+    place: &mut Place,
+    failures: &mut u32,
+) -> Result<Infallible, RedisError> {
+    let block_ms = limits::REDIS_BLOCK_MS;
+    let patience = Duration::from_millis(block_ms + limits::REDIS_RESPONSE_MS);
+    let mut connection = shared.connect(patience).await?;
+    if *failures > 0 {
+        shared.stats.cluster.reconnects.add(1);
+    }
+    let mut newest = look(shared, &mut connection, place).await?;
+    if let Some((id, number)) = floor.lay(&mut connection).await?
+        && order_of(&id.stream_id()) <= order_of(&place.position)
+        && place.sequence == Some(number - 1)
+    {
+        // It stands where the reader does, and will not be read.
+        place.sequence = Some(number);
+        shared.tell(News::JournalRead(number));
+    }
+    let block_ms = usize::try_from(block_ms).unwrap_or(usize::MAX);
+    let options = StreamReadOptions::default().count(limits::CLUSTER_READ_ENTRIES).block(block_ms);
+    loop {
+        let reply: Option<StreamReadReply> =
+            connection.xread_options(&[scripts::JOURNAL], &[&place.position], &options).await?;
+        let entries: Vec<_> =
+            reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect();
+        let is_quiet = entries.is_empty();
+        *failures = 0;
+        if is_quiet {
+            // All that was there when the number was asked for has been read.
+            place.sequence = place.sequence.max(Some(newest));
+            newest = look(shared, &mut connection, place).await?;
+        } else {
+            take(shared, floor, place, entries);
+        }
+        shared.stats.cluster.read.set(place.sequence.unwrap_or(0));
+    }
+}
+
+/// Sees whether the journal still is the one that was read. Returns the number of its newest entry.
+async fn look(
+    shared: &Shared,
+    connection: &mut MultiplexedConnection,
+    place: &mut Place,
+) -> RedisResult<u64> {
+    let (newest, last): (Option<u64>, StreamRangeReply) = redis::pipe()
+        .get(scripts::JOURNAL_SEQUENCE)
+        .xrevrange_count(scripts::JOURNAL, "+", "-", 1)
+        .query_async(connection)
+        .await?;
+    let newest = newest.unwrap_or(0);
+    if place.sequence.is_some_and(|read| newest < read) {
+        tracing::error!(newest, read = place.sequence, "another journal was begun");
+        shared.tell(News::JournalGap);
+        place.sequence = None;
+        // Its ids may begin below those of the old one.
+        if last.ids.first().and_then(|last| order_of(&last.id)) < order_of(&place.position) {
+            "0-0".clone_into(&mut place.position);
+        }
+    }
+    let last = last.ids.first().and_then(|last| order_of(&last.id));
+    if last <= order_of(&place.position) && place.sequence != Some(newest) {
+        // Nothing lies ahead: what is not there any more was written.
+        place.sequence = Some(newest);
+        shared.tell(News::JournalRead(newest));
+    }
+    Ok(newest)
+}
+
+/// A stream's id as it compares.
+fn order_of(id: &str) -> Option<(u64, u64)> {
+    let (ms, n) = id.split_once('-')?;
+    Some((ms.parse().ok()?, n.parse().ok()?))
+}
+
+/// Hands on what was read, and says where something is missing.
+fn take(shared: &Shared, floor: &Floor, place: &mut Place, entries: Vec<StreamId>) {
+    let mut messages = Vec::new();
+    for entry in entries {
+        let sequence: Option<u64> = entry.get("s");
+        if let (Some(sequence), Some(read)) = (sequence, place.sequence)
+            && sequence != read + 1
+        {
+            tracing::error!(sequence, read, "entries of the journal are missing");
+            hand_over(shared, &mut messages);
+            shared.tell(News::JournalGap);
+        }
+        place.position.clone_from(&entry.id);
+        place.sequence = sequence.or(place.sequence);
+        match message_of(&entry, sequence) {
+            Ok(Some(message)) => {
+                floor.raise(message.id);
+                messages.push(message);
+            }
+            Ok(None) => {}
+            Err(fault) => tracing::error!(fault, id = entry.id, "a message cannot be read"),
+        }
+    }
+    let last = messages.last().map(|message| message.sequence);
+    hand_over(shared, &mut messages);
+    if let Some(read) = place.sequence
+        && last != Some(read)
+    {
+        shared.tell(News::JournalRead(read));
+    }
+}
+
+fn hand_over(shared: &Shared, messages: &mut Vec<Posted>) {
+    if !messages.is_empty() {
+        shared.tell(News::Posted(std::mem::take(messages)));
+    }
+}
+
+/// The message of an entry, where it has one.
+fn message_of(entry: &StreamId, sequence: Option<u64>) -> Result<Option<Posted>, String> {
+    let sequence = sequence.ok_or_else(|| String::from("it has no number"))?;
+    let Some(text) = entry.get::<String>("m") else { return Ok(None) };
+    let chance: String = entry.get("r").ok_or_else(|| String::from("it has no chance"))?;
+    let id = id_of(&entry.id, &chance).ok_or_else(|| String::from("it makes no id"))?;
+    Ok(Some(Posted { sequence, id, post: Post::decode(&text)? }))
+}

@@ -1,0 +1,526 @@
+//! What nodes ask of Redis and of each other, with a real Redis that dies, stalls and forgets.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::Value;
+
+use super::*;
+use crate::id::UserId;
+use crate::state::posted::{Addressee, Post};
+
+#[path = "../../tests/support/redis.rs"]
+mod server;
+
+use server::Redis;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the server's own tests wait with.
+mod support {
+    use crate::clock::Clock;
+    use std::time::Duration;
+
+    pub fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
+        let clock = Clock::start();
+        while !is_so() {
+            assert!(clock.now().ns < u64::try_from(patience.as_nanos()).unwrap(), "not so: {what}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+use support::eventually;
+
+/// A node without a server, and what it was told.
+struct Node {
+    cluster: Cluster,
+    stats: Arc<Stats>,
+    news: Receiver<News>,
+    calls: u64,
+    replies: HashMap<u64, Reply>,
+    placed: Vec<Placed>,
+    posted: Vec<Posted>,
+    asked: Vec<(String, u64, String)>,
+    relinks: usize,
+    gaps: usize,
+    /// The last that was said of the journal.
+    written: Option<MessageId>,
+}
+
+impl Node {
+    fn start(redis: &Redis, name: &str) -> Node {
+        Node::with_journal(redis, name, Journal::Closed)
+    }
+
+    /// Starts one, and waits until it hears its topic.
+    fn with_journal(redis: &Redis, name: &str, journal: Journal) -> Node {
+        let (sender, news) = channel();
+        let stats = Arc::new(Stats::new(1));
+        let setup = Setup {
+            url: redis.url(),
+            node: name.into(),
+            clock: Clock::start(),
+            stats: Arc::clone(&stats),
+            journal,
+            tell: Arc::new(move |news| drop(sender.send(news))),
+            about: Arc::new(|| String::from("{}")),
+        };
+        let cluster = Cluster::start(setup).expect("it starts");
+        let topic = asking::topic(name);
+        eventually("it is heard", PATIENCE, || redis.ask(&["PUBLISH", &topic, "probe"]) == 1);
+        Node {
+            cluster,
+            stats,
+            news,
+            calls: 0,
+            replies: HashMap::new(),
+            placed: Vec::new(),
+            posted: Vec::new(),
+            asked: Vec::new(),
+            relinks: 0,
+            gaps: 0,
+            written: None,
+        }
+    }
+
+    /// Takes news until something is so.
+    fn until(&mut self, what: &str, mut is_so: impl FnMut(&mut Node) -> bool) {
+        let clock = Clock::start();
+        while !is_so(self) {
+            assert!(clock.now().ns < u64::try_from(PATIENCE.as_nanos()).unwrap(), "not so: {what}");
+            match self.news.recv_timeout(Duration::from_millis(20)) {
+                Ok(news) => self.take(news),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => panic!("the backplane ended"),
+            }
+        }
+    }
+
+    fn take(&mut self, news: News) {
+        match news {
+            News::Called { number, reply } => {
+                assert!(self.replies.insert(number, reply).is_none(), "{number} is told twice");
+            }
+            News::Placed(placed) => self.placed.extend(placed),
+            News::Posted(posted) => self.posted.extend(posted),
+            News::Asked { node, number, question } => self.asked.push((node, number, question)),
+            News::Relinked => self.relinks += 1,
+            News::JournalGap => self.gaps += 1,
+            News::Nodes { written, .. } => self.written = written,
+            _ => {}
+        }
+    }
+
+    fn call(&mut self, call: Call) -> u64 {
+        self.calls += 1;
+        assert!(self.cluster.call(self.calls, call));
+        self.calls
+    }
+
+    fn reply(&mut self, number: u64) -> Reply {
+        self.until("there is a reply", |node| node.replies.contains_key(&number));
+        self.replies.remove(&number).expect("it was seen")
+    }
+
+    fn ask(&mut self, call: Call) -> Reply {
+        let number = self.call(call);
+        self.reply(number)
+    }
+
+    fn attach(&mut self, name: &str) -> ChannelState {
+        let channel = ChannelName::new(name);
+        match self.ask(Call::Attach { channel, epoch: String::from("first") }) {
+            Reply::Channel(Some(state)) => state,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn read(&mut self, name: &str, after: u64, limit: usize) -> Option<ChannelState> {
+        let channel = ChannelName::new(name);
+        match self.ask(Call::Read { channel, after, limit, epoch: None }) {
+            Reply::Channel(state) => state,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Publishes, and returns epoch and offset where that succeeds.
+    fn publish(&mut self, name: &str, text: &str, history_max: usize) -> Option<(String, u64)> {
+        match self.ask(publish(name, text, history_max)) {
+            Reply::Published { epoch, offset, at_ms } => {
+                assert!(at_ms > 1_600_000_000_000);
+                Some((epoch, offset))
+            }
+            Reply::Failed => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn post(&mut self, content: &str) -> (MessageId, u64) {
+        match self.ask(Call::Post { text: post(content).encode() }) {
+            Reply::Posted { id, sequence } => (id, sequence),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn publish(name: &str, text: &str, history_max: usize) -> Call {
+    let message = ChannelMessage {
+        channel: ChannelName::new(name),
+        text: Bytes::copy_from_slice(text.as_bytes()),
+        except: None,
+    };
+    Call::Publish { message, epoch: String::from("second"), history_max, history_ms: 60_000 }
+}
+
+fn post(content: &str) -> Post {
+    let to = Addressee::User(UserId::new("b"));
+    Post { from: UserId::new("a"), to, content: content.to_owned() }
+}
+
+fn offsets(placed: &[Placed]) -> Vec<u64> {
+    placed.iter().map(|placed| placed.offset).collect()
+}
+
+#[test]
+fn messages_have_places_and_are_kept_and_heard() {
+    let redis = Redis::start();
+    let (mut one, mut other) = (Node::start(&redis, "one"), Node::start(&redis, "other"));
+    let name = "chat:{a} 100%";
+    assert_eq!(one.read(name, 0, 10), None);
+    let state = one.attach(name);
+    assert_eq!((state.epoch.as_str(), state.offset, state.kept.len()), ("first", 0, 0));
+    for offset in 1..=5 {
+        let placed = other.publish(name, &format!("{{\"n\":{offset},\n}}"), 3);
+        assert_eq!(placed, Some((String::from("first"), offset)));
+    }
+    one.until("all are heard", |node| node.placed.len() == 5);
+    assert_eq!(offsets(&one.placed), [1, 2, 3, 4, 5]);
+    assert!(one.placed.iter().all(|placed| placed.epoch == "first"));
+    assert_eq!(&one.placed[4].message.text[..], b"{\"n\":5,\n}");
+    assert_eq!(one.placed[4].message.channel, ChannelName::new(name));
+
+    let state = other.read(name, 0, 10).expect("it is there");
+    assert_eq!((state.offset, offsets(&state.kept)), (5, vec![3, 4, 5]));
+    assert_eq!(state.kept[2], one.placed[4], "what is kept is what was heard");
+    assert_eq!(offsets(&other.read(name, 0, 2).expect("it is there").kept), [3, 4]);
+    assert_eq!(offsets(&other.read(name, 4, 9).expect("it is there").kept), [5]);
+
+    let mut call = publish(name, "{}", 3);
+    if let Call::Publish { message, .. } = &mut call {
+        message.except = Some(String::from("other/0-1-2"));
+    }
+    assert!(matches!(other.ask(call), Reply::Published { offset: 6, .. }));
+    one.until("it is heard", |node| node.placed.len() == 6);
+    assert_eq!(one.placed[5].message.except.as_deref(), Some("other/0-1-2"));
+    assert_eq!(other.attach(name).kept[2], one.placed[5]);
+
+    let channel = ChannelName::new(name);
+    assert!(matches!(other.ask(Call::Delete { channel: channel.clone() }), Reply::Deleted(true)));
+    assert!(matches!(other.ask(Call::Delete { channel }), Reply::Deleted(false)));
+    assert_eq!(other.publish(name, "{}", 3), Some((String::from("second"), 1)));
+    assert_eq!(offsets(&other.attach(name).kept), [1]);
+
+    one.until("it is heard", |node| node.placed.len() == 7);
+    one.cluster.detach(ChannelName::new(name));
+    // Behind it in the same queue.
+    one.attach("elsewhere");
+    eventually("one follows one", PATIENCE, || one.stats.cluster.topics.value() == 1);
+    assert!(one.stats.cluster.called.value() >= 2);
+}
+
+#[test]
+fn nothing_is_missed_between_hearing_and_reading() {
+    let redis = Redis::start();
+    let (mut reader, mut writer) = (Node::start(&redis, "reader"), Node::start(&redis, "writer"));
+    let is_over = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&is_over);
+    let thread = std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            let last = (0..32).map(|_| writer.call(publish("busy", "{}", 20))).last();
+            let last = last.expect("there was one");
+            writer.until("they have places", |node| node.replies.contains_key(&last));
+            assert!(writer.replies.values().all(|reply| matches!(reply, Reply::Published { .. })));
+            writer.replies.clear();
+        }
+    });
+    for round in 0..40 {
+        reader.placed.clear();
+        let state = reader.attach("busy");
+        let first = state.kept.first().map_or(state.offset + 1, |placed| placed.offset);
+        let mut seen: BTreeSet<u64> = state.kept.iter().map(|placed| placed.offset).collect();
+        reader.until("some more are heard", |node| {
+            node.placed.last().is_some_and(|placed| placed.offset > state.offset + 50)
+        });
+        assert!(reader.placed.iter().all(|placed| placed.epoch == state.epoch));
+        assert!(reader.placed.is_sorted_by_key(|placed| placed.offset));
+        seen.extend(reader.placed.iter().map(|placed| placed.offset));
+        let last = seen.last().copied().expect("there are some");
+        assert!((first..=last).all(|offset| seen.contains(&offset)), "{round}: {seen:?}");
+        reader.cluster.detach(ChannelName::new("busy"));
+    }
+    is_over.store(true, Ordering::Relaxed);
+    thread.join().expect("every message got a place");
+    assert_eq!(reader.relinks, 0);
+}
+
+#[test]
+fn nodes_ask_each_other_in_order() {
+    let redis = Redis::start();
+    let mut one = Node::start(&redis, "one");
+    let (mut two, mut three) = (Node::start(&redis, "two"), Node::start(&redis, "three"));
+    let ask = |nodes: &[&str], question: &str| Call::Ask {
+        nodes: nodes.iter().map(|&node| node.to_owned()).collect(),
+        question: question.to_owned(),
+    };
+    let number = one.call(ask(&["two", "nobody", "three"], "{\"q\":\n1}"));
+    for (node, answer) in [(&mut two, "2"), (&mut three, "[\n3]")] {
+        node.until("it is asked", |node| !node.asked.is_empty());
+        assert_eq!(node.asked, [(String::from("one"), number, String::from("{\"q\":\n1}"))]);
+        node.cluster.respond(String::from("one"), number, answer.to_owned());
+    }
+    let Reply::Nodes(mut answers) = one.reply(number) else { panic!("it is answered") };
+    answers.sort();
+    let answer = |node: &str, text: &str| (node.to_owned(), text.to_owned());
+    assert_eq!(answers, [answer("three", "[\n3]"), answer("two", "2")]);
+
+    assert!(matches!(one.ask(ask(&["nobody"], "{}")), Reply::Nodes(none) if none.is_empty()));
+    assert!(matches!(one.ask(ask(&[], "{}")), Reply::Nodes(none) if none.is_empty()));
+
+    // One answers, one is silent.
+    let clock = Clock::start();
+    let number = one.call(ask(&["two", "three"], "{}"));
+    two.cluster.respond(String::from("one"), number, String::from("soon"));
+    let Reply::Nodes(answers) = one.reply(number) else { panic!("it is answered") };
+    assert_eq!(answers, [answer("two", "soon")]);
+    let waited_ms = clock.now().ns / 1_000_000;
+    assert!((limits::CLUSTER_ASK_MS - 100..4_000).contains(&waited_ms), "{waited_ms}");
+
+    two.until("it is asked", |node| node.asked.len() == 2);
+    let numbers: Vec<_> = (0..300).map(|_| one.call(ask(&["two"], "{}"))).collect();
+    two.until("all came", |node| node.asked.len() == 302);
+    assert_eq!(two.asked[2..].iter().map(|asked| asked.1).collect::<Vec<_>>(), numbers);
+}
+
+#[test]
+fn the_journal_orders_messages_of_all_nodes() {
+    let redis = Redis::start();
+    let mut one = Node::with_journal(&redis, "one", Journal::After(None));
+    let mut two = Node::with_journal(&redis, "two", Journal::After(None));
+    let mut closed = Node::start(&redis, "closed");
+    let mut ids = Vec::new();
+    for number in 1..=40 {
+        let node = if number % 3 == 0 { &mut one } else { &mut two };
+        let (id, sequence) = node.post(&number.to_string());
+        assert_eq!(sequence, number);
+        ids.push(id);
+    }
+    assert!(ids.is_sorted() && ids.windows(2).all(|two| two[0] < two[1]));
+    assert!(matches!(one.ask(Call::Newest), Reply::Newest(40)));
+    assert!(matches!(closed.ask(Call::Post { text: post("x").encode() }), Reply::Failed));
+    for node in [&mut one, &mut two] {
+        node.until("all are read", |node| node.posted.len() == 40);
+        assert_eq!(node.posted.iter().map(|posted| posted.id).collect::<Vec<_>>(), ids);
+        assert!((1..).zip(&node.posted).all(|(number, posted)| posted.sequence == number));
+        assert_eq!(node.posted[6].post, post("7"));
+    }
+    // From a position on, and over what cannot be read.
+    let text = String::from("no message");
+    assert!(matches!(one.ask(Call::Post { text }), Reply::Posted { sequence: 41, .. }));
+    one.post("42");
+    let mut late = Node::with_journal(&redis, "late", Journal::After(Some(ids[29])));
+    late.until("the rest is read", |node| node.posted.len() == 11);
+    let numbers: Vec<_> = late.posted.iter().map(|posted| posted.sequence).collect();
+    assert_eq!(numbers, [31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 42]);
+    assert_eq!((one.gaps, late.gaps), (0, 0));
+    one.until("a beat tells", |node| node.stats.cluster.posted.value() == 42);
+    one.until("all is read", |node| node.stats.cluster.read.value() == 42);
+}
+
+#[test]
+fn the_journals_ids_are_above_the_databases() {
+    let redis = Redis::start();
+    let hour_ahead = Clock::start().now().unix_ms + 3_600_000;
+    let last = MessageId::from_parts(hour_ahead, 77, u64::MAX);
+    let mut one = Node::with_journal(&redis, "one", Journal::After(Some(last)));
+    let (id, _) = one.post("a");
+    assert!(id > last, "{id} {last}");
+    one.until("it is read", |node| node.posted.len() == 1);
+    assert_eq!((one.posted[0].id, one.gaps), (id, 0));
+    // What was lifted once is high enough.
+    let two = Node::with_journal(&redis, "two", Journal::After(Some(last)));
+    eventually("it looked", PATIENCE, || two.stats.cluster.read.value() == 2);
+    assert_eq!(redis.ask(&["XLEN", scripts::JOURNAL]), 2);
+}
+
+#[test]
+fn what_the_database_has_goes_after_a_while() {
+    let redis = Redis::start();
+    let mut one = Node::with_journal(&redis, "one", Journal::After(None));
+    let text = post("a").encode();
+    let calls: Vec<_> = (0..500).map(|_| one.call(Call::Post { text: text.clone() })).collect();
+    let mut ids = Vec::new();
+    for call in calls {
+        let Reply::Posted { id, .. } = one.reply(call) else { panic!("it has a place") };
+        ids.push(id);
+    }
+    one.cluster.written(ids[249]);
+    one.until("a beat tells", |node| node.written.is_some());
+    let written = one.written.expect("it was seen");
+    assert!(ids[249] <= written && written < ids[250]);
+    // Somebody who is behind says nothing new.
+    one.cluster.written(ids[100]);
+    let len = || redis.ask(&["XLEN", scripts::JOURNAL]);
+    eventually("old ones go", PATIENCE, || {
+        one.cluster.written(ids[100]);
+        len() < 500
+    });
+    one.ask(Call::Newest);
+    assert!(len() >= 250, "what the database does not have stays");
+    one.until("a beat tells", |node| node.written == Some(written));
+}
+
+#[test]
+fn gaps_of_the_journal_are_told() {
+    let redis = Redis::start();
+    let mut one = Node::with_journal(&redis, "one", Journal::After(None));
+    one.post("1");
+    one.until("it is read", |node| node.posted.len() == 1);
+    redis.ask(&["INCR", scripts::JOURNAL_SEQUENCE]);
+    one.post("3");
+    one.until("it is told", |node| node.gaps == 1 && node.posted.len() == 2);
+    assert_eq!(one.posted[1].sequence, 3);
+    // Redis lost everything, and nothing comes.
+    redis.ask(&["DEL", scripts::JOURNAL, scripts::JOURNAL_SEQUENCE]);
+    one.until("it is told", |node| node.gaps == 2);
+    assert_eq!(one.post("1").1, 1);
+    one.until("it is read", |node| node.posted.len() == 3);
+    // The same, and something comes at once.
+    one.post("2");
+    one.until("it is read", |node| node.posted.len() == 4);
+    redis.ask(&["DEL", scripts::JOURNAL, scripts::JOURNAL_SEQUENCE]);
+    one.post("1");
+    one.until("it is told", |node| node.gaps >= 3 && node.posted.len() == 5);
+}
+
+#[test]
+fn calls_fail_while_redis_is_away_and_topics_come_back() {
+    let mut redis = Redis::start();
+    let (mut one, mut two) = (Node::start(&redis, "one"), Node::start(&redis, "two"));
+    let names: Vec<_> = (0..700).map(|number| format!("channel-{number}")).collect();
+    for name in &names {
+        let channel = ChannelName::new(name);
+        one.call(Call::Attach { channel, epoch: String::from("e") });
+    }
+    one.until("all are followed", |node| node.replies.len() == names.len());
+    assert_eq!(one.stats.cluster.topics.value(), names.len() as u64);
+    two.publish("channel-0", "{}", 5).expect("it has a place");
+
+    redis.kill();
+    let clock = Clock::start();
+    let channel = ChannelName::new("new");
+    let calls = [
+        one.call(publish("channel-0", "{}", 5)),
+        one.call(Call::Attach { channel, epoch: String::from("e") }),
+        one.call(Call::Newest),
+        one.call(Call::Ask { nodes: vec![String::from("two")], question: String::from("{}") }),
+    ];
+    for call in calls {
+        assert!(matches!(one.reply(call), Reply::Failed));
+    }
+    assert!(clock.now().ns < 4_000_000_000, "{:?}", clock.now());
+
+    redis.launch();
+    one.until("it hears again", |node| node.relinks == 1);
+    assert_eq!(one.stats.cluster.topics.value(), names.len() as u64, "the new one is none");
+    two.until("it has a place", |node| node.publish("channel-699", "{}", 5).is_some());
+    one.until("it is heard", |node| {
+        node.placed.iter().any(|placed| placed.message.channel.as_str() == "channel-699")
+    });
+    assert_eq!(one.publish("channel-0", "{}", 5).expect("it has a place").1, 2);
+    assert!(one.stats.cluster.reconnects.value() >= 1);
+}
+
+#[test]
+fn a_redis_that_is_silent_is_noticed() {
+    let redis = Redis::start();
+    let mut one = Node::start(&redis, "one");
+    one.attach("a");
+    redis.signal("STOP");
+    let clock = Clock::start();
+    let failing = one.call(publish("a", "{}", 5));
+    assert!(matches!(one.reply(failing), Reply::Failed));
+    let channel = ChannelName::new("b");
+    let failing = one.call(Call::Attach { channel, epoch: String::from("e") });
+    assert!(matches!(one.reply(failing), Reply::Failed));
+    assert!(clock.now().ns < 7_000_000_000, "{:?}", clock.now());
+    eventually("it is noticed", PATIENCE, || one.stats.cluster.probe_failures.value() > 0);
+    redis.signal("CONT");
+    one.until("it hears again", |node| node.relinks > 0);
+    one.placed.clear();
+    one.until("it has a place", |node| node.publish("a", "{}", 5).is_some());
+    one.until("it is heard", |node| !node.placed.is_empty());
+    assert_eq!(one.stats.cluster.topics.value(), 1);
+}
+
+#[test]
+fn scripts_that_redis_forgot_are_loaded_again() {
+    let redis = Redis::start();
+    let mut one = Node::start(&redis, "one");
+    one.publish("a", "{}", 5).expect("it has a place");
+    let client = Client::open(redis.url()).expect("it is a URL");
+    let mut connection = client.get_connection().expect("it is there");
+    for offset in [2, 4] {
+        let _: Value = redis::cmd("SCRIPT").arg("FLUSH").query(&mut connection).expect("it does");
+        let calls = [one.call(publish("a", "{}", 5)), one.call(publish("a", "{}", 5))];
+        for (call, offset) in calls.into_iter().zip(offset..) {
+            let Reply::Published { offset: is, .. } = one.reply(call) else { panic!("{offset}") };
+            assert_eq!(is, offset);
+        }
+    }
+}
+
+#[test]
+fn what_is_dropped_is_told_once_the_rest_is_handed_on() {
+    let (sender, news) = channel();
+    let (ears, queue) = Ears::new();
+    let client = Client::open("redis://127.0.0.1:1").expect("it is a URL");
+    let shared = Shared {
+        hearing: client.clone(),
+        client,
+        node: "one".into(),
+        topic: asking::topic("one").into(),
+        clock: Clock::start(),
+        stats: Arc::new(Stats::new(1)),
+        reads_journal: false,
+        tell: Arc::new(move |news| drop(sender.send(news))),
+        about: Arc::new(String::new),
+    };
+    for offset in 1..=limits::CLUSTER_TOPIC_QUEUE_MAX + 5 {
+        let said = format!("e {offset} 1 \n{{}}").into_bytes();
+        let topic = b"fanfare:channel:{a}".to_vec();
+        ears.take(&shared, vec![Value::BulkString(topic), Value::BulkString(said)]);
+    }
+    assert_eq!(shared.stats.cluster.dropped.value(), 5);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it starts");
+    runtime.spawn(topics::hand_on(shared, Arc::new(ears), queue, Asking::default()));
+    let mut offset = 0;
+    loop {
+        runtime.block_on(tokio::task::yield_now());
+        match news.try_recv() {
+            Ok(News::Placed(placed)) => {
+                for placed in placed {
+                    offset += 1;
+                    assert_eq!(placed.offset, offset);
+                }
+            }
+            Ok(News::Relinked) => break,
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => {}
+        }
+    }
+    assert_eq!(offset, limits::CLUSTER_TOPIC_QUEUE_MAX as u64);
+}

@@ -1,0 +1,317 @@
+//! What is said to everyone: the connection that hears topics, and who hands on what it heard.
+//!
+//! ```text
+//! calls --orders--> the connection <-- Redis
+//!                     |  a queue with a bound
+//!                     v
+//!                   hand_on --> control
+//! ```
+//!
+//! Topics keep nothing. Whenever something may have been missed control is told, and reads again.
+//!
+//! Part of `cluster`.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{PushInfo, PushKind, RedisError, Value};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::asking::{self, Asking, Said};
+use super::{News, Shared, channel};
+use crate::id::ChannelName;
+use crate::limits;
+use crate::rng::Rng;
+
+/// Silence after which a node sends itself a message. A test has no half minute.
+const PROBE_MS: u64 = if cfg!(test) { 300 } else { limits::CLUSTER_PROBE_MS };
+
+/// What is wanted of the connection.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Follow channels, and say when all are.
+    Follow(Vec<ChannelName>, oneshot::Sender<()>),
+    /// Follow channels no more.
+    Unfollow(Vec<ChannelName>),
+}
+
+/// Something that a topic said.
+#[derive(Debug)]
+pub(super) struct Heard {
+    topic: Vec<u8>,
+    said: Vec<u8>,
+}
+
+impl Heard {
+    fn len(&self) -> usize {
+        self.topic.len() + self.said.len()
+    }
+}
+
+/// Takes what the connection hears, as far as there is room.
+#[derive(Debug)]
+pub(super) struct Ears {
+    queue: mpsc::Sender<Heard>,
+    /// Bytes in the queue.
+    bytes: AtomicUsize,
+    /// Messages ever heard.
+    count: AtomicU64,
+    /// Whether something was dropped that control does not know of.
+    has_dropped: AtomicBool,
+}
+
+impl Ears {
+    /// Ears, and what they heard.
+    pub(super) fn new() -> (Ears, mpsc::Receiver<Heard>) {
+        let (queue, heard) = mpsc::channel(limits::CLUSTER_TOPIC_QUEUE_MAX);
+        let (bytes, count) = (AtomicUsize::new(0), AtomicU64::new(0));
+        (Ears { queue, bytes, count, has_dropped: AtomicBool::new(false) }, heard)
+    }
+
+    pub(super) fn take(&self, shared: &Shared, data: Vec<Value>) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let mut data = data.into_iter();
+        let (Some(Value::BulkString(topic)), Some(Value::BulkString(said))) =
+            (data.next(), data.next())
+        else {
+            return;
+        };
+        let heard = Heard { topic, said };
+        let bytes = heard.len();
+        // A message that is larger than all room is taken where there is no other.
+        let held = self.bytes.load(Ordering::Relaxed);
+        let has_room = held == 0 || held + bytes <= limits::CLUSTER_TOPIC_QUEUE_BYTES_MAX;
+        if has_room && self.queue.try_send(heard).is_ok() {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        } else {
+            self.has_dropped.store(true, Ordering::Relaxed);
+            shared.stats.cluster.dropped.add(1);
+        }
+    }
+}
+
+/// Hands on what was heard, in its order.
+pub(super) async fn hand_on(
+    shared: Shared,
+    ears: Arc<Ears>,
+    mut queue: mpsc::Receiver<Heard>,
+    asking: Asking,
+) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, limits::CLUSTER_TOPIC_MESSAGES).await > 0 {
+        let mut placed = Vec::new();
+        for heard in batch.drain(..) {
+            ears.bytes.fetch_sub(heard.len(), Ordering::Relaxed);
+            if heard.topic == shared.topic.as_bytes() {
+                // Behind what was said before it.
+                tell_placed(&shared, &mut placed);
+                hear_node(&shared, &asking, &heard.said);
+            } else if let Some(message) = channel::heard(&heard.topic, heard.said) {
+                placed.push(message);
+            }
+        }
+        tell_placed(&shared, &mut placed);
+        // There are messages in the queue whenever one is dropped, so this is reached.
+        if queue.is_empty() && ears.has_dropped.swap(false, Ordering::Relaxed) {
+            tracing::warn!("messages of channels were dropped: this node does not keep up");
+            shared.tell(News::Relinked);
+        }
+    }
+}
+
+fn tell_placed(shared: &Shared, placed: &mut Vec<super::Placed>) {
+    if !placed.is_empty() {
+        shared.tell(News::Placed(std::mem::take(placed)));
+    }
+}
+
+fn hear_node(shared: &Shared, asking: &Asking, said: &[u8]) {
+    match asking::heard(said) {
+        Some(Said::Words { is_question: true, node, number, text }) => {
+            shared.tell(News::Asked { node, number, question: text });
+        }
+        Some(Said::Words { is_question: false, node, number, text }) => {
+            asking.take(shared, number, node, text);
+        }
+        Some(Said::Probe) => {}
+        None => tracing::error!("another node says what this one does not understand"),
+    }
+}
+
+/// Follows topics for ever.
+pub(super) async fn follow(
+    shared: Shared,
+    ears: Arc<Ears>,
+    orders: mpsc::UnboundedReceiver<Order>,
+) {
+    let mut rng = Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0);
+    let followed = HashSet::new();
+    let mut topics = Topics { shared, ears, orders, followed, late: None, links: 0, failures: 0 };
+    loop {
+        let Err(fault) = topics.link().await;
+        tracing::warn!(%fault, "topics are not heard");
+        topics.failures += 1;
+        // Full jitter, as for the log.
+        let ceiling_ms = limits::REDIS_RETRY_MS_MAX.min(100 << topics.failures.min(10));
+        tokio::time::sleep(Duration::from_millis(rng.below(ceiling_ms) + 1)).await;
+    }
+}
+
+struct Topics {
+    shared: Shared,
+    ears: Arc<Ears>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    /// The channels that are to be heard.
+    followed: HashSet<ChannelName>,
+    /// What the last connection failed to do.
+    late: Option<Order>,
+    /// How often all topics were subscribed to.
+    links: u64,
+    /// Tries since the last success.
+    failures: u32,
+}
+
+impl Topics {
+    /// Hears topics until that fails.
+    async fn link(&mut self) -> Result<Infallible, RedisError> {
+        let lost = Arc::new(Notify::new());
+        let mut connection = self.connect(&lost).await?;
+        connection.subscribe(&*self.shared.topic).await?;
+        let channels: Vec<_> = self.followed.iter().cloned().collect();
+        subscribe(&mut connection, &channels).await?;
+        self.failures = 0;
+        self.links += 1;
+        if self.links > 1 {
+            self.shared.stats.cluster.reconnects.add(1);
+            self.shared.tell(News::Relinked);
+        }
+        if let Some(order) = self.late.take() {
+            self.carry_out(&mut connection, order).await?;
+        }
+        let mut probing = false;
+        let mut count = self.ears.count.load(Ordering::Relaxed);
+        let mut timer = pin!(tokio::time::sleep(Duration::from_millis(PROBE_MS)));
+        loop {
+            tokio::select! {
+                () = lost.notified() => return Err(closed("the connection was lost")),
+                order = self.orders.recv() => match order {
+                    Some(order) => self.carry_out(&mut connection, order).await?,
+                    // The runtime ends with this.
+                    None => std::future::pending().await,
+                },
+                () = &mut timer => {
+                    let before = std::mem::replace(&mut count, self.ears.count.load(Ordering::Relaxed));
+                    let is_silent = count == before;
+                    if is_silent {
+                        self.probe(&mut connection, probing).await?;
+                    }
+                    probing = is_silent;
+                    let ms = if probing { limits::CLUSTER_PROBE_ANSWER_MS } else { PROBE_MS };
+                    timer.set(tokio::time::sleep(Duration::from_millis(ms)));
+                }
+            }
+        }
+    }
+
+    async fn connect(&self, lost: &Arc<Notify>) -> Result<MultiplexedConnection, RedisError> {
+        let (shared, ears, lost) = (self.shared.clone(), Arc::clone(&self.ears), Arc::clone(lost));
+        let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
+        let hear = move |info: PushInfo| -> Result<(), Infallible> {
+            match info.kind {
+                PushKind::Message => ears.take(&shared, info.data),
+                PushKind::Disconnection => lost.notify_one(),
+                _ => {}
+            }
+            Ok(())
+        };
+        self.shared.connect_hearing(patience, hear).await
+    }
+
+    /// Sends this node a message, or gives up where one was sent and has not come.
+    async fn probe(
+        &self,
+        connection: &mut MultiplexedConnection,
+        was_sent: bool,
+    ) -> Result<(), RedisError> {
+        let sent = if was_sent {
+            Err(closed("a message of this node to itself did not come"))
+        } else {
+            asking::probe(&self.shared.node).query_async(connection).await
+        };
+        if sent.is_err() {
+            self.shared.stats.cluster.probe_failures.add(1);
+        }
+        sent
+    }
+
+    async fn carry_out(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        order: Order,
+    ) -> Result<(), RedisError> {
+        let done = match order {
+            Order::Follow(channels, done) => self.add(connection, channels, done).await,
+            Order::Unfollow(channels) => {
+                // First of all: a connection made anew does not hear them either.
+                let gone: Vec<_> =
+                    channels.into_iter().filter(|channel| self.followed.remove(channel)).collect();
+                unsubscribe(connection, &gone).await
+            }
+        };
+        self.shared.stats.cluster.topics.set(self.followed.len() as u64);
+        done
+    }
+
+    async fn add(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        channels: Vec<ChannelName>,
+        done: oneshot::Sender<()>,
+    ) -> Result<(), RedisError> {
+        if done.is_closed() {
+            // Nobody waits any more.
+            return Ok(());
+        }
+        let new = |channel: &&ChannelName| !self.followed.contains(*channel);
+        let new: Vec<_> = channels.iter().filter(new).cloned().collect();
+        if let Err(fault) = subscribe(connection, &new).await {
+            // The next connection may be in time.
+            self.late = Some(Order::Follow(channels, done));
+            return Err(fault);
+        }
+        if done.send(()).is_err() {
+            return unsubscribe(connection, &new).await;
+        }
+        self.followed.extend(new);
+        Ok(())
+    }
+}
+
+fn closed(what: &'static str) -> RedisError {
+    (redis::ErrorKind::Io, what).into()
+}
+
+async fn subscribe(
+    connection: &mut MultiplexedConnection,
+    channels: &[ChannelName],
+) -> Result<(), RedisError> {
+    for some in channels.chunks(limits::CLUSTER_SUBSCRIBE_TOPICS) {
+        connection.subscribe(some.iter().map(channel::topic).collect::<Vec<_>>()).await?;
+    }
+    Ok(())
+}
+
+async fn unsubscribe(
+    connection: &mut MultiplexedConnection,
+    channels: &[ChannelName],
+) -> Result<(), RedisError> {
+    for some in channels.chunks(limits::CLUSTER_SUBSCRIBE_TOPICS) {
+        connection.unsubscribe(some.iter().map(channel::topic).collect::<Vec<_>>()).await?;
+    }
+    Ok(())
+}

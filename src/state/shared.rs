@@ -1,0 +1,289 @@
+//! The people and channels of all nodes: what goes into the log, what comes out of it, and what
+//! comes of calls.
+//!
+//! Part of `state`.
+
+use super::abroad::{Errand, Release};
+use super::call::Reply;
+use super::commons::{CommonsImage, Facts, Turn, UntoldBatch};
+use super::log::Entry;
+use super::order::Answer;
+use super::people::Person;
+use super::replica::{Replica, ReplicaImage};
+use super::talk::{Talk, Told};
+use super::then::Then;
+use super::{Outcome, State};
+use crate::clock::Moment;
+use crate::id::{ChannelName, ConnId, UserId};
+use crate::wire::refusal::{Code, Refusal};
+
+impl State {
+    /// What is true here and not told to the other nodes yet.
+    pub(super) fn take_facts(&mut self, now: Moment) -> Option<Entry> {
+        if self.is_cut_off() {
+            return None;
+        }
+        let abroad = self.abroad.as_mut()?;
+        if let Some(unannounced) = &mut self.people.unannounced {
+            unannounced.drain(..).for_each(|user_id| abroad.commons.note_known(user_id));
+        }
+        // What is told already leaves nothing to say; then there may be more behind it.
+        while let Some(batch) = self.abroad.as_mut()?.commons.take_untold() {
+            let mut facts = self.facts(&batch, now);
+            let commons = &mut self.abroad.as_mut()?.commons;
+            commons.keep_news(&mut facts);
+            if !facts.is_empty() || commons.is_new() {
+                return Some(Entry::Present(facts));
+            }
+            commons.told_nothing();
+        }
+        self.release_heard();
+        None
+    }
+
+    /// Orders that waited until others were told go on.
+    fn release_heard(&mut self) {
+        if let Some(abroad) = &mut self.abroad {
+            let heard = abroad.commons.take_heard();
+            abroad.release(heard, Release::Again);
+        }
+    }
+
+    /// An order has waited for too long: what it has begun is undone.
+    pub fn on_given_up(&mut self, talk: &Talk, now: Moment) {
+        match talk {
+            Talk::Join { conn, channel }
+            | Talk::Chat { conn, channel: Some(channel), is_first: true, .. } => {
+                let _ = self.leave(*conn, channel.clone(), now);
+            }
+            _ => {}
+        }
+    }
+
+    fn facts(&self, batch: &UntoldBatch, now: Moment) -> Facts {
+        let user = |user_id: &UserId| match self.people.presence(user_id) {
+            Some((name, connections, since_ms)) => {
+                let connections = u32::try_from(connections).unwrap_or(u32::MAX);
+                (user_id.as_str().to_owned(), name.to_owned(), connections, since_ms)
+            }
+            None => (user_id.as_str().to_owned(), String::new(), 0, 0),
+        };
+        let channel = |name: &ChannelName| {
+            let followers =
+                self.channels.find(name).map(|key| self.channels.get(key).members.len());
+            let followers = u32::try_from(followers.unwrap_or(0)).unwrap_or(u32::MAX);
+            (name.as_str().to_owned(), followers)
+        };
+        let room = |(channel, user_id): &(ChannelName, UserId)| {
+            let place =
+                self.channels.find(channel).and_then(|key| self.channels.get(key).name_of(user_id));
+            let told = self.abroad.as_ref().and_then(|abroad| {
+                abroad.commons.own_place(channel, user_id).map(|place| place.username.to_string())
+            });
+            let name = place.map(str::to_owned).or(told).unwrap_or_default();
+            let since_ms = place.map(|_| now.unix_ms);
+            (channel.as_str().to_owned(), user_id.as_str().to_owned(), name, since_ms)
+        };
+        Facts {
+            users: batch.users.iter().map(user).collect(),
+            channels: batch.channels.iter().map(channel).collect(),
+            rooms: batch.rooms.iter().map(room).collect(),
+            known: batch.known.iter().map(|user_id| user_id.as_str().to_owned()).collect(),
+        }
+    }
+
+    /// An entry about people did not reach the log.
+    pub(super) fn on_shared_lost(&mut self, entry: &Entry) {
+        let Some(abroad) = &mut self.abroad else { return };
+        match entry {
+            Entry::Present(facts) => abroad.commons.on_facts_lost(facts),
+            Entry::Farewell(node) => abroad.commons.on_farewell_lost(node),
+            _ => {}
+        }
+    }
+
+    /// Which nodes are alive: the people of those that are not are gone, once the log says so.
+    pub(super) fn on_alive(&mut self, alive: &[String]) {
+        let is_deputy = self.registry.replica().is_some_and(Replica::is_deputy);
+        let is_cut_off = self.is_cut_off();
+        let Some(abroad) = &mut self.abroad else { return };
+        let gone = abroad.commons.on_nodes(alive, is_deputy && !is_cut_off);
+        for node in gone {
+            self.registry.propose(Entry::Farewell(node));
+        }
+    }
+
+    /// Applies an entry about people, here as on every node.
+    pub(super) fn apply_shared(&mut self, node: &str, entry: Entry, now: Moment) -> Answer {
+        let Some(abroad) = &mut self.abroad else { return Answer::Unavailable };
+        let told = match entry {
+            Entry::Present(facts) => {
+                let known = facts.known.iter().chain(facts.users.iter().map(|fact| &fact.0));
+                known.for_each(|user| self.people.note_known(UserId::new(user)));
+                abroad.commons.saw(node);
+                let turns = abroad.commons.apply(node, &facts);
+                self.take_turns(turns, now);
+                self.release_heard();
+                Told::Done
+            }
+            Entry::Farewell(gone) => {
+                let turns = abroad.commons.forget(&gone);
+                if *gone == *self.node {
+                    // The others counted this node as gone. It is not.
+                    self.tell_all();
+                }
+                self.take_turns(turns, now);
+                Told::Done
+            }
+            Entry::Define { channel, .. } if self.channels.is_defined(&channel) => {
+                Told::Refused(Refusal::new(Code::Conflict, "there is such a channel already"))
+            }
+            Entry::Define { channel, description } => {
+                self.channels.define(channel.clone(), &description);
+                Told::Channel(self.channels.view(&channel))
+            }
+            Entry::Drop(channel) => {
+                self.channels.undefine(&channel);
+                self.dissolve(&channel);
+                Told::Done
+            }
+            _ => return Answer::Unavailable,
+        };
+        Answer::Told(Box::new(told))
+    }
+
+    /// Has everything told anew.
+    fn tell_all(&mut self) {
+        let Some(abroad) = &mut self.abroad else { return };
+        abroad.commons.note_all_told();
+        self.people.online_ids().for_each(|user_id| abroad.commons.note_user(user_id));
+        for key in self.channels.keys() {
+            let channel = self.channels.get(key);
+            if channel.link.is_some() {
+                abroad.commons.note_channel(&channel.name);
+                for (user_id, _) in channel.users() {
+                    abroad.commons.note_room(&channel.name, &user_id);
+                }
+            }
+        }
+    }
+
+    /// Tells the people here what has changed for everyone.
+    fn take_turns(&mut self, turns: Vec<Turn>, now: Moment) {
+        for turn in turns {
+            let online = self.abroad.as_ref().map_or(0, |abroad| abroad.commons.users_online());
+            match turn {
+                Turn::Online(person) => {
+                    let own: Vec<ConnId> = self.people.of_user(&person.user_id).collect();
+                    self.tell_presence("user_joined", &person, online, own, now);
+                    self.note(|| super::event::DomainEvent::UserOnline(person));
+                }
+                Turn::Offline(person) => {
+                    self.tell_presence("user_left", &person, online + 1, Vec::new(), now);
+                    self.note(|| super::event::DomainEvent::UserOffline(person));
+                }
+                Turn::Joined(channel, user) => {
+                    self.tell_of_room(&channel, "user.joined", &user, now);
+                    self.note(|| super::event::DomainEvent::UserJoined { channel, user });
+                }
+                Turn::Left(channel, user) => {
+                    self.tell_of_room(&channel, "user.left", &user, now);
+                    self.note(|| super::event::DomainEvent::UserLeft { channel, user });
+                }
+            }
+        }
+    }
+
+    fn tell_of_room(&mut self, channel: &ChannelName, event: &str, person: &Person, now: Moment) {
+        let Some(key) = self.channels.find(channel) else { return };
+        let own = self.people.of_user(&person.user_id).filter(|conn| {
+            self.people.find(*conn).is_some_and(|(_, connection)| {
+                let mut places = connection.memberships.iter();
+                places.any(|place| {
+                    place.channel == key && (place.is_joined || channel.room().is_none())
+                })
+            })
+        });
+        let own: Vec<ConnId> = own.collect();
+        self.tell_room(key, event, person, own, now);
+    }
+
+    /// Begins anew with the people of an image.
+    pub(super) fn replace_shared(&mut self, image: CommonsImage, now: Moment) {
+        let Some(abroad) = &mut self.abroad else { return };
+        for user in &image.known {
+            self.people.note_known(UserId::new(user));
+        }
+        for (_, facts) in &image.nodes {
+            let users = facts.users.iter().map(|fact| UserId::new(&fact.0));
+            users.for_each(|user_id| self.people.note_known(user_id));
+        }
+        let turns = abroad.commons.replace(&image);
+        self.channels.define_all(image.channels);
+        self.tell_all();
+        self.take_turns(turns, now);
+    }
+
+    /// Everything that all nodes share, at the present place of the log.
+    pub fn image(&self) -> Option<ReplicaImage> {
+        let abroad = self.abroad.as_ref()?;
+        let mut image = self.registry.image()?;
+        image.people.nodes = abroad.commons.image();
+        image.people.channels = self.channels.definitions();
+        if abroad.tail.is_none() {
+            // There is no database that has them.
+            let known = self.people.known_ids().map(|user_id| user_id.as_str().to_owned());
+            image.people.known = known.collect();
+        }
+        Some(image)
+    }
+
+    /// Takes what has to be asked of others.
+    pub fn take_errands(&mut self) -> Vec<Errand> {
+        match &mut self.abroad {
+            Some(abroad) => std::mem::take(&mut abroad.errands),
+            None => Vec::new(),
+        }
+    }
+
+    /// Takes the numbers of orders that need not wait any more.
+    pub fn take_released(&mut self) -> Vec<(u64, Release)> {
+        match &mut self.abroad {
+            Some(abroad) => std::mem::take(&mut abroad.released),
+            None => Vec::new(),
+        }
+    }
+
+    /// How many users are online on any node.
+    pub fn users_anywhere(&self) -> usize {
+        match &self.abroad {
+            Some(abroad) => abroad.commons.users_online(),
+            None => self.people.users_online(),
+        }
+    }
+
+    /// Goes on with what was asked of others.
+    pub fn after_call(&mut self, then: Then, reply: Reply, now: Moment) -> Outcome {
+        match then {
+            Then::Published { ref message, .. } | Then::Chatted { ref message, .. } => {
+                let message = message.clone();
+                self.on_place(message, then, reply, now)
+            }
+            Then::History { channel } => self.shared_history(&channel, reply, now).into(),
+            Then::View { channel } => self.shared_view(&channel, reply).into(),
+            Then::Deleted { channel } => self.deleted(channel, &reply),
+            Then::Posted { post } => self.posted(post, &reply).into(),
+            Then::Unwritten(page) => self.on_newest(page, &reply),
+            Then::Attached { channel } => {
+                self.attached(&channel, reply, now);
+                Told::Done.into()
+            }
+            Then::Healed { channel, epoch, after } => {
+                self.healed((&channel, &epoch, after), reply, now);
+                Told::Done.into()
+            }
+            Then::Nothing => Told::Done.into(),
+            asked => self.on_given(asked, reply).into(),
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! Channels of several nodes, against a Redis that a test makes: topics that lose messages, answers
+//! that come late or not at all, data that is lost.
+//!
+//! Part of `state::talk::linked`.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::id::{ConnId, ShardId, Slot};
+use crate::rng::Rng;
+use crate::state::call::ChannelMessage;
+use crate::state::durable::PeopleImage;
+use crate::state::order::{Answer, Order};
+use crate::state::people::Opened;
+use crate::state::registry::{self, Registry};
+use crate::state::talk::{Aimed, Talk};
+use crate::state::{self, Settings};
+use crate::wire::frame;
+use crate::wire::talk::Publication;
+
+const NODES: usize = 3;
+const KEPT: usize = 64;
+
+/// What Redis has, and who listens.
+#[derive(Default)]
+struct Redis {
+    epoch: String,
+    offset: u64,
+    kept: VecDeque<Placed>,
+    /// What each node's topic has on the way; none where it does not listen.
+    topics: [Option<VecDeque<Placed>>; NODES],
+    epochs: u32,
+}
+
+impl Redis {
+    fn begin(&mut self, epoch: &str) {
+        if self.epoch.is_empty() {
+            self.epochs += 1;
+            self.epoch = format!("{epoch}.{}", self.epochs);
+        }
+    }
+
+    fn answer(&mut self, node: usize, call: Call) -> Reply {
+        let state = |redis: &Redis, after: u64, limit: usize| {
+            let kept = redis.kept.iter().filter(|one| one.offset > after).take(limit).cloned();
+            let (epoch, offset) = (redis.epoch.clone(), redis.offset);
+            let kept = kept.collect();
+            Reply::Channel((!redis.epoch.is_empty()).then_some(ChannelState {
+                epoch,
+                offset,
+                kept,
+            }))
+        };
+        match call {
+            Call::Attach { epoch, .. } => {
+                self.topics[node].get_or_insert_default();
+                self.begin(&epoch);
+                state(self, 0, usize::MAX)
+            }
+            Call::Read { after, limit, epoch, .. } => {
+                if let Some(epoch) = epoch {
+                    self.begin(&epoch);
+                }
+                state(self, after, limit)
+            }
+            Call::Publish { message, epoch, .. } => {
+                self.begin(&epoch);
+                self.offset += 1;
+                let (epoch, offset) = (self.epoch.clone(), self.offset);
+                let placed = Placed { epoch: epoch.clone(), offset, at_ms: 1_000, message };
+                self.kept.push_back(placed.clone());
+                if self.kept.len() > KEPT {
+                    self.kept.pop_front();
+                }
+                for topic in self.topics.iter_mut().flatten() {
+                    topic.push_back(placed.clone());
+                }
+                Reply::Published { epoch, offset, at_ms: 1_000 }
+            }
+            Call::Delete { .. } => {
+                let was_there = !self.epoch.is_empty();
+                self.lose();
+                Reply::Deleted(was_there)
+            }
+            _ => Reply::Failed,
+        }
+    }
+
+    fn lose(&mut self) {
+        (self.epoch, self.offset) = (String::new(), 0);
+        self.kept.clear();
+    }
+}
+
+/// A follower, who knows what its frames say.
+#[derive(Default)]
+struct Follower {
+    epoch: String,
+    offset: u64,
+    /// What it was told at each place of each epoch.
+    seen: BTreeMap<(String, u64), String>,
+}
+
+impl Follower {
+    fn hear(&mut self, frame: &Bytes, at: &str) {
+        let text = frame::payload(frame);
+        let value: Value = serde_json::from_slice(&text).expect("JSON");
+        let offset = value["offset"].as_u64().expect("an offset");
+        if value["type"] == "subscribed" {
+            assert_eq!(value["recovered"], false, "{value}");
+            self.epoch = value["epoch"].as_str().expect("an epoch").to_owned();
+            self.offset = offset;
+            return;
+        }
+        assert_eq!(offset, self.offset + 1, "a gap or a repetition, {at}: {value}");
+        self.offset = offset;
+        self.seen.insert((self.epoch.clone(), offset), value["payload"].to_string());
+    }
+}
+
+use bytes::Bytes;
+
+struct World {
+    rng: Rng,
+    redis: Redis,
+    nodes: Vec<State>,
+    followers: Vec<Option<Follower>>,
+    /// Calls on their way to Redis, and answers on their way back.
+    calls: Vec<VecDeque<(u64, Call)>>,
+    replies: Vec<VecDeque<(u64, Reply)>>,
+    pending: Vec<HashMap<u64, Waits>>,
+    number: u64,
+    published: Vec<(String, u64)>,
+}
+
+enum Waits {
+    Call(Then),
+    Again(Talk),
+    Turn,
+}
+
+fn now() -> Moment {
+    Moment { ns: 1_000_000, unix_ms: 1_000 }
+}
+
+fn name() -> ChannelName {
+    ChannelName::new("c")
+}
+
+fn conn() -> ConnId {
+    ConnId { shard: ShardId(0), slot: Slot(0), generation: 0 }
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let node = |index: usize| {
+            let settings = registry::Settings {
+                lease_ttl_ms: 20_000,
+                self_protection_max_ms: 1,
+                history_max: 8,
+                instances_max: 8,
+                services_max: 8,
+            };
+            let node = format!("n{index}");
+            let registry = Registry::new(settings, Epoch::new("e"), 0, now()).replicated(&node);
+            let epoch = format!("{node}-");
+            let settings = Settings { node: node.clone(), epoch, ..Settings::default() };
+            let mut state = State::new(registry, settings, PeopleImage::default()).joined(None);
+            state.on_nodes(&[node], (now().unix_ms, 0), now());
+            let opened = Opened { conn: conn(), person: None, remote: None };
+            let _ = state.apply(Talk::Opened(opened).into(), now());
+            state.take_outgoing();
+            state
+        };
+        World {
+            rng: Rng::seeded(seed),
+            redis: Redis::default(),
+            nodes: (0..NODES).map(node).collect(),
+            followers: (0..NODES).map(|_| None).collect(),
+            calls: (0..NODES).map(|_| VecDeque::new()).collect(),
+            replies: (0..NODES).map(|_| VecDeque::new()).collect(),
+            pending: (0..NODES).map(|_| HashMap::new()).collect(),
+            number: 0,
+            published: Vec::new(),
+        }
+    }
+
+    fn order(&mut self, node: usize, talk: Talk, is_rerun: bool) {
+        self.nodes[node].ticket = self.number + 1;
+        self.nodes[node].is_rerun = is_rerun;
+        let outcome = self.nodes[node].apply(Order::from(talk), now());
+        self.nodes[node].is_rerun = false;
+        self.settle(node, outcome);
+    }
+
+    fn settle(&mut self, node: usize, outcome: state::Outcome) {
+        let waits = match outcome {
+            state::Outcome::Answer(answer) => {
+                // As control does: events first, then the answer.
+                self.push(node);
+                if let Answer::Told(told) = answer {
+                    self.told(node, *told);
+                }
+                return self.deliver(node);
+            }
+            state::Outcome::Call(asked) => {
+                let (call, then) = *asked;
+                self.calls[node].push_back((self.number + 1, call));
+                Waits::Call(then)
+            }
+            state::Outcome::Await(talk) => Waits::Again(*talk),
+            state::Outcome::Hold(_) => Waits::Turn,
+            other => panic!("{other:?}"),
+        };
+        self.number += 1;
+        self.pending[node].insert(self.number, waits);
+        self.deliver(node);
+    }
+
+    fn told(&mut self, node: usize, told: Told) {
+        match told {
+            Told::Followed { epoch, offset, recovered, replay, .. } => {
+                let follower = self.followers[node].get_or_insert_default();
+                if recovered == Some(true) {
+                    assert_eq!(follower.epoch, epoch.as_str());
+                    for frame in replay {
+                        follower.hear(&frame, "replayed");
+                    }
+                    assert_eq!(follower.offset, offset, "the replay ends where it says");
+                } else {
+                    (follower.epoch, follower.offset) = (epoch.as_str().to_owned(), offset);
+                }
+            }
+            Told::Published { epoch, offset, .. } => {
+                let offset = offset.expect("kept");
+                self.published.push((epoch.as_str().to_owned(), offset));
+            }
+            _ => {}
+        }
+    }
+
+    fn push(&mut self, node: usize) {
+        for outgoing in self.nodes[node].take_outgoing() {
+            match outgoing {
+                Outgoing::Message { topic: Topic::Channel(_), frame, .. } => {
+                    if let Some(follower) = &mut self.followers[node] {
+                        follower.hear(&frame, &format!("pushed at {node}"));
+                    }
+                }
+                Outgoing::Answer(number, told) => {
+                    assert!(self.pending[node].remove(&number).is_some(), "nobody asked");
+                    if let (Some(follower), Told::Published { offset, .. }) =
+                        (&self.followers[node], &*told)
+                    {
+                        assert_eq!(Some(follower.offset), *offset, "answered in its place");
+                    }
+                    self.told(node, *told);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn deliver(&mut self, node: usize) {
+        self.push(node);
+        loop {
+            let errands = self.nodes[node].take_errands();
+            let released = self.nodes[node].take_released();
+            if errands.is_empty() && released.is_empty() {
+                return;
+            }
+            for errand in errands {
+                match errand {
+                    Errand::Call(asked) => {
+                        let (call, then) = *asked;
+                        self.number += 1;
+                        self.pending[node].insert(self.number, Waits::Call(then));
+                        self.calls[node].push_back((self.number, call));
+                    }
+                    Errand::Detach(_) => self.redis.topics[node] = None,
+                    Errand::Written(_) => {}
+                }
+            }
+            for (number, how) in released {
+                if let (Some(Waits::Again(talk)), Release::Again) =
+                    (self.pending[node].remove(&number), how)
+                {
+                    self.order(node, talk, true);
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, node: usize, step: u64) {
+        let payload = RawValue::from_string(step.to_string()).expect("JSON");
+        let publication = Publication::new(None, Some(&payload), None, None).expect("good");
+        let (channel, aim) = (name(), Aimed::default());
+        let talk = Talk::Publish { channel, publication, from: None, aim, without: None };
+        self.order(node, talk, false);
+    }
+
+    fn follow(&mut self, node: usize) {
+        let since = self.followers[node].as_ref().map(|follower| SinceOffset {
+            epoch: follower.epoch.as_str().into(),
+            offset: follower.offset,
+        });
+        self.order(node, Talk::Follow { conn: conn(), channel: name(), since }, false);
+    }
+
+    /// One of all that can happen next.
+    fn step(&mut self, step: u64, is_calm: bool) {
+        let node = self.rng.below(NODES as u64) as usize;
+        match self.rng.below(if is_calm { 8 } else { 12 }) {
+            0..=2 => {
+                if let Some((number, call)) = self.calls[node].pop_front() {
+                    let is_lost = !is_calm && self.rng.below(12) == 0;
+                    let reply = match is_lost {
+                        // It may be done all the same.
+                        true if self.rng.below(2) == 0 => {
+                            self.redis.answer(node, call);
+                            Reply::Failed
+                        }
+                        true => Reply::Failed,
+                        false => self.redis.answer(node, call),
+                    };
+                    self.replies[node].push_back((number, reply));
+                }
+            }
+            3 | 4 => {
+                if let Some((number, reply)) = self.replies[node].pop_front()
+                    && let Some(Waits::Call(then)) = self.pending[node].remove(&number)
+                {
+                    self.nodes[node].ticket = self.number + 1;
+                    let outcome = self.nodes[node].after_call(then, reply, now());
+                    self.settle(node, outcome);
+                }
+            }
+            5..=7 => {
+                let placed = self.redis.topics[node].as_mut().and_then(VecDeque::pop_front);
+                if let Some(placed) = placed {
+                    self.nodes[node].on_placed(vec![placed], now());
+                    self.deliver(node);
+                }
+            }
+            8 | 9 => self.publish(node, step),
+            10 => {
+                // It leaves and comes back, knowing what it knows.
+                let talk = Talk::Unfollow { conn: conn(), channel: name() };
+                self.order(node, talk, false);
+                self.follow(node);
+            }
+            _ => match self.rng.below(40) {
+                0 => self.redis.lose(),
+                // What a topic had on the way is lost, and the node is told so.
+                1..=6 => {
+                    if let Some(topic) = &mut self.redis.topics[node] {
+                        topic.clear();
+                        self.nodes[node].on_relinked();
+                        self.deliver(node);
+                    }
+                }
+                _ => {}
+            },
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.calls.iter().all(VecDeque::is_empty)
+            && self.replies.iter().all(VecDeque::is_empty)
+            && self.redis.topics.iter().flatten().all(VecDeque::is_empty)
+    }
+}
+
+#[test]
+fn followers_have_no_gap_that_they_are_not_told_of() {
+    for seed in 0..60 {
+        let mut world = World::new(seed);
+        (0..NODES).for_each(|node| world.follow(node));
+        for step in 0..2_000 {
+            world.step(step, false);
+        }
+        // In peace: what failed is tried again, as with every sign of life.
+        for round in 0..4 {
+            while !world.is_quiet() {
+                world.step(0, true);
+            }
+            for node in 0..NODES {
+                world.nodes[node].heal_again();
+                world.nodes[node].on_relinked();
+                world.deliver(node);
+                if round == 1 {
+                    world.publish(node, 9_999);
+                }
+            }
+        }
+        while !world.is_quiet() {
+            world.step(0, true);
+        }
+        let redis = (world.redis.epoch.clone(), world.redis.offset);
+        let mut all: BTreeMap<(String, u64), String> = BTreeMap::new();
+        for (node, follower) in world.followers.iter().enumerate() {
+            let follower = follower.as_ref().expect("it follows");
+            assert_eq!(
+                (follower.epoch.clone(), follower.offset),
+                redis,
+                "seed {seed}, node {node}"
+            );
+            for (place, text) in &follower.seen {
+                let known = all.entry(place.clone()).or_insert_with(|| text.clone());
+                assert_eq!(known, text, "seed {seed}: two messages at {place:?}");
+            }
+        }
+        assert!(world.published.len() > 20, "seed {seed}: hardly anything was published");
+    }
+}
+
+#[test]
+fn a_topic_is_left_a_second_after_its_last_follower() {
+    let mut world = World::new(1);
+    world.follow(0);
+    while !world.is_quiet() {
+        world.step(0, true);
+    }
+    assert!(world.redis.topics[0].is_some() && world.followers[0].is_some());
+    let talk = Talk::Unfollow { conn: conn(), channel: name() };
+    world.order(0, talk, false);
+    let at = |ms: u64| Moment { ns: ms * 1_000_000, unix_ms: ms };
+    world.nodes[0].tick(at(now().unix_ms + limits::CHANNEL_LEAVE_MS - 1));
+    world.deliver(0);
+    assert!(world.redis.topics[0].is_some(), "not yet");
+    world.nodes[0].tick(at(now().unix_ms + limits::CHANNEL_LEAVE_MS));
+    world.deliver(0);
+    assert!(world.redis.topics[0].is_none());
+    assert!(world.nodes[0].channels.is_empty());
+}
+
+#[test]
+fn a_message_carries_its_offset_wherever_it_is_framed() {
+    let text = Bytes::from_static(b"{\"type\":\"text\"}");
+    let message = ChannelMessage { channel: name(), text, except: None };
+    let frame = message::placed(&message.text, 7).expect("an object");
+    assert_eq!(&frame::payload(&frame)[..], b"{\"type\":\"text\",\"offset\":7}");
+    assert!(message::placed(b"nothing", 7).is_none());
+}
