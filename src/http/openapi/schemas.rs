@@ -234,7 +234,14 @@ fn status() -> Value {
         "slow_collapsed_total",
         "slow_closed_total",
     ]);
+    // Of one node its shards, of all nodes each of them.
+    let of_all: Vec<String> = stats.keys().cloned().collect();
+    let of_all: Vec<&str> = of_all.iter().map(String::as_str).collect();
     stats.insert(String::from("shards"), many(object(Value::Object(shard))));
+    let mut of_node = stats.clone();
+    of_node.remove("shards");
+    of_node.insert(String::from("node_id"), text());
+    stats.insert(String::from("nodes"), many(object(Value::Object(of_node))));
     let milliseconds = || json!({"type": ["integer", "null"]});
     json!({
         "Health": object(json!({"status": {"type": "string", "const": "up"}})),
@@ -263,7 +270,7 @@ fn status() -> Value {
             "responseStatus": one("ResponseStatus"),
         })),
         "Settings": {"type": "object"},
-        "Stats": object(Value::Object(stats)),
+        "Stats": with_optional(&of_all, Value::Object(stats)),
     })
 }
 
