@@ -82,6 +82,14 @@ impl ConnName {
         ConnName { node: Some(node.into()), conn }
     }
 
+    /// The name in full, as a node writes it for others.
+    pub fn text_from(&self, node: &str) -> String {
+        match &self.node {
+            Some(_) => self.to_string(),
+            None => ConnName::new(node, self.conn).to_string(),
+        }
+    }
+
     /// Whether it is a connection of this node.
     pub fn is_at(&self, node: &str) -> bool {
         self.node.as_deref().is_none_or(|name| name == node)

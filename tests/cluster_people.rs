@@ -98,16 +98,11 @@ fn chat(client: &mut Client, room: &str, content: &str) {
     client.send_json(&json!({"type": "chat", "room": room, "content": content}));
 }
 
-/// What is told of users who come and go, up to a chat message that says so.
+/// What is told of users who come into the room and leave it, up to a chat message that says so.
 fn told_until(client: &mut Client, fence: &str) -> Vec<(String, String)> {
-    let mut told = Vec::new();
-    loop {
-        let frame = client.next_json();
-        if frame["type"] == "chat" && frame["content"] == fence {
-            return told;
-        }
-        told.extend(room_event(&frame));
-    }
+    let mut told = about_people(client, fence);
+    told.retain(|(event, _)| !event.starts_with("user_"));
+    told
 }
 
 fn room_event(frame: &Value) -> Option<(String, String)> {

@@ -15,7 +15,7 @@ use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamId, StreamRangeReply, StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, Cmd, RedisError, RedisResult, Value, from_redis_value};
 
-use super::{News, Reply, Shared, channel, scripts};
+use super::{News, Reply, Shared, channel, rest, scripts};
 use crate::id::MessageId;
 use crate::limits;
 use crate::rng::Rng;
@@ -130,9 +130,7 @@ pub(super) async fn read(shared: Shared, after: Option<MessageId>, floor: Floor)
         let Err(fault) = follow(&shared, &floor, &mut place, &mut failures).await;
         tracing::warn!(%fault, "the journal cannot be read");
         failures += 1;
-        // Full jitter, as for the log.
-        let ceiling_ms = limits::REDIS_RETRY_MS_MAX.min(100 << failures.min(10));
-        tokio::time::sleep(Duration::from_millis(rng.below(ceiling_ms) + 1)).await;
+        rest(&mut rng, failures).await;
     }
 }
 

@@ -10,7 +10,7 @@ use redis::streams::{StreamId, StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, RedisError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{News, Proposal, Shared, scripts};
+use super::{News, Proposal, Shared, rest, scripts};
 use crate::limits;
 use crate::rng::Rng;
 use crate::state::log::{FORMAT, LogItem, decode};
@@ -90,9 +90,7 @@ pub(super) async fn read(shared: Shared) {
             }
         }
         failures += 1;
-        // Full jitter (Brooker, 2015), so that a Redis that comes back is not run over.
-        let ceiling_ms = limits::REDIS_RETRY_MS_MAX.min(100 << failures.min(10));
-        tokio::time::sleep(Duration::from_millis(rng.below(ceiling_ms) + 1)).await;
+        rest(&mut rng, failures).await;
     }
 }
 

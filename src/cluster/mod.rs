@@ -51,6 +51,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::Clock;
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
+use crate::rng::Rng;
 use crate::state::log::LogItem;
 use crate::state::posted::Posted;
 use crate::state::replica::ReplicaImage;
@@ -307,6 +308,13 @@ impl Drop for Cluster {
             let _ = thread.join();
         }
     }
+}
+
+/// Waits before the next try to reach Redis, after so many that failed. Full jitter (Brooker, 2015), so
+/// that a Redis that comes back is not run over.
+async fn rest(rng: &mut Rng, failures: u32) {
+    let ceiling_ms = limits::REDIS_RETRY_MS_MAX.min(100 << failures.min(10));
+    tokio::time::sleep(Duration::from_millis(rng.below(ceiling_ms) + 1)).await;
 }
 
 impl Shared {

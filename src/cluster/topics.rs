@@ -23,7 +23,7 @@ use redis::{PushInfo, PushKind, RedisError, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::asking::{self, Asking, Said};
-use super::{News, Shared, channel};
+use super::{News, Shared, channel, rest};
 use crate::id::ChannelName;
 use crate::limits;
 use crate::rng::Rng;
@@ -156,9 +156,7 @@ pub(super) async fn follow(
         let Err(fault) = topics.link().await;
         tracing::warn!(%fault, "topics are not heard");
         topics.failures += 1;
-        // Full jitter, as for the log.
-        let ceiling_ms = limits::REDIS_RETRY_MS_MAX.min(100 << topics.failures.min(10));
-        tokio::time::sleep(Duration::from_millis(rng.below(ceiling_ms) + 1)).await;
+        rest(&mut rng, topics.failures).await;
     }
 }
 

@@ -96,7 +96,7 @@ impl Control {
             }
             News::Relinked => self.state.on_relinked(),
             News::Asked { node, number, question } => {
-                let answer = self.state.on_asked(&question, now);
+                let answer = self.state.on_asked(&question);
                 self.announce(now.ns);
                 if let Some(cluster) = &self.cluster {
                     cluster.respond(node, number, answer);

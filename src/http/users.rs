@@ -62,6 +62,23 @@ pub async fn register(desk: &Desk, request: Request<Incoming>) -> Result<Reply, 
     Ok(reply::with_status(StatusCode::CREATED, &account))
 }
 
+/// Counts a try to sign in, by the name and where it comes from. Returns what it counts under.
+///
+/// # Errors
+///
+/// `rate_limited` where too many failed lately.
+pub(super) fn begin_login(desk: &Desk, username: &str, now_ms: u64) -> Result<Vec<Key>, Problem> {
+    let mut keys = vec![Key::Name(username.to_lowercase().chars().take(255).collect())];
+    keys.extend(desk.peer.map(Key::Address));
+    if let Err(wait_ms) = desk.office.logins.begin(&keys, now_ms) {
+        let mut problem =
+            Problem::new(429, Code::RateLimited, "too many failed logins, try again later");
+        problem.header = Some(("retry-after", wait_ms.div_ceil(1_000).to_string()));
+        return Err(problem);
+    }
+    Ok(keys)
+}
+
 /// `POST /api/v1/users/login`
 pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
     let wish = Wish::read(desk, request).await?;
@@ -69,14 +86,7 @@ pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
     let password = wish.password.ok_or_else(|| invalid("password is missing"))?;
     let office = &desk.office;
     let now_ms = desk.clock.now().unix_ms;
-    let mut keys = vec![Key::Name(username.to_lowercase().chars().take(255).collect())];
-    keys.extend(desk.peer.map(Key::Address));
-    if let Err(wait_ms) = office.logins.begin(&keys, now_ms) {
-        let mut problem =
-            Problem::new(429, Code::RateLimited, "too many failed logins, try again later");
-        problem.header = Some(("retry-after", wait_ms.div_ceil(1_000).to_string()));
-        return Err(problem);
-    }
+    let keys = begin_login(desk, &username, now_ms)?;
     // A name or password that no account can have takes as long as any other wrong one.
     let is_possible =
         accounts::check_username(&username).is_ok() && password.len() <= limits::PASSWORD_BYTES_MAX;

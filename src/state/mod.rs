@@ -319,3 +319,19 @@ impl State {
         }
     }
 }
+
+/// A node of several with nobody at it, for tests of what it makes of the others.
+#[cfg(test)]
+pub(crate) fn lone_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
+    let registry = registry::Settings {
+        lease_ttl_ms: 20_000,
+        self_protection_max_ms: 1,
+        history_max: 8,
+        instances_max: 8,
+        services_max: 8,
+    };
+    let registry = Registry::new(registry, crate::id::Epoch::new("e"), 0, now).replicated(name);
+    let settings =
+        Settings { node: name.to_owned(), epoch: format!("{name}-"), ..Settings::default() };
+    State::new(registry, settings, PeopleImage::default()).joined(tail)
+}

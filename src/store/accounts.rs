@@ -111,11 +111,10 @@ impl Accounts {
         at_ms: u64,
     ) -> Result<UserId, AccountError> {
         let Accounts { runtime, connection, address } = self;
-        let (login, who) = (who.to_lowercase(), who.to_owned());
+        let who = who.to_owned();
         runtime
             .block_on(async {
-                let by_name = account(connection, &login).await?.map(|account| account.user_id);
-                let user_id = by_name.unwrap_or_else(|| UserId::new(&who));
+                let user_id = user_of(connection, &who).await?;
                 let count = set_scope(connection, address, &user_id, scope, at_ms).await?;
                 Ok::<_, sqlx::Error>((count > 0).then_some(user_id))
             })
@@ -136,11 +135,10 @@ impl Accounts {
         at_ms: u64,
     ) -> Result<UserId, AccountError> {
         let Accounts { runtime, connection, address } = self;
-        let (login, who) = (who.to_lowercase(), who.to_owned());
+        let who = who.to_owned();
         runtime
             .block_on(async {
-                let by_name = account(connection, &login).await?.map(|account| account.user_id);
-                let user_id = by_name.unwrap_or_else(|| UserId::new(&who));
+                let user_id = user_of(connection, &who).await?;
                 let row = serde_json::json!([user_id.as_str(), i32::from(is_disabled), at_ms]);
                 let statement = format!(
                     "UPDATE account SET
@@ -155,6 +153,12 @@ impl Accounts {
             .map_err(|fault| fault.to_string())?
             .ok_or_else(|| format!("there is no user {who}"))
     }
+}
+
+/// The user of a sign-in name, else whoever has it as their id.
+async fn user_of(connection: &mut AnyConnection, who: &str) -> Result<UserId, sqlx::Error> {
+    let by_name = account(connection, &who.to_lowercase()).await?.map(|account| account.user_id);
+    Ok(by_name.unwrap_or_else(|| UserId::new(who)))
 }
 
 async fn set_scope(

@@ -12,8 +12,8 @@ use hyper::header::{AUTHORIZATION, HeaderMap};
 
 use crate::auth::{self, AuthError, Identity, Scopes, accounts};
 use crate::http::Desk;
-use crate::http::logins::Key;
 use crate::http::reply::Problem;
+use crate::http::users::begin_login;
 use crate::limits;
 use crate::wire::refusal::Code;
 use crate::ws::gate::unauthorized_detail;
@@ -126,14 +126,7 @@ async fn by_password(
         return Ok(identity);
     }
     let now_ms = desk.clock.now().unix_ms;
-    let mut keys = vec![Key::Name(name.to_lowercase().into())];
-    keys.extend(desk.peer.map(Key::Address));
-    if let Err(wait_ms) = office.logins.begin(&keys, now_ms) {
-        let mut problem =
-            Problem::new(429, Code::RateLimited, "too many failed logins, try again later");
-        problem.header = Some(("retry-after", wait_ms.div_ceil(1_000).to_string()));
-        return Err(problem);
-    }
+    let keys = begin_login(desk, &name, now_ms)?;
     let account = office.library.account(&name).await?;
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
     let is_right = office.passwords.verify(password, hash).await?;

@@ -7,15 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Aim, Aimed, Outgoing, Told};
-use crate::clock::Moment;
-use crate::id::{ChannelName, ConnId, ConnName, ShardSet, Topic, UserId};
+use super::{Aimed, Told};
+use crate::id::{ChannelName, ConnId, ConnName, UserId};
 use crate::limits;
 use crate::state::call::{Call, Reply};
 use crate::state::people::ConnectionView;
 use crate::state::then::Then;
 use crate::state::{Outcome, State};
-use crate::wire::close::Reason;
 use crate::wire::frame;
 use crate::wire::message;
 use crate::wire::refusal::{Code, Refusal};
@@ -87,11 +85,7 @@ struct Given {
 
 impl Names {
     fn of(aim: &Aimed, node: &str) -> Names {
-        let text = |name: &ConnName| match &name.node {
-            Some(_) => name.to_string(),
-            None => ConnName::new(node, name.conn).to_string(),
-        };
-        let texts = |names: &[ConnName]| names.iter().map(text).collect();
+        let texts = |names: &[ConnName]| names.iter().map(|name| name.text_from(node)).collect();
         Names { only: aim.only.as_deref().map(texts), except: texts(&aim.except) }
     }
 
@@ -106,6 +100,20 @@ impl Names {
 fn message_of(frame: &Bytes) -> Option<Box<RawValue>> {
     let text = String::from_utf8(frame::payload(frame).to_vec()).ok()?;
     RawValue::from_string(text).ok()
+}
+
+/// Has nodes deliver a message. None where there are no nodes, and then nothing is copied.
+fn ask_to_deliver(
+    nodes: Vec<String>,
+    frame: &Bytes,
+    then: Then,
+    question: impl FnOnce(&RawValue) -> Question<'_>,
+) -> Option<Outcome> {
+    if nodes.is_empty() {
+        return None;
+    }
+    let message = message_of(frame)?;
+    ask(nodes, &question(&message), then)
 }
 
 /// Puts a question to nodes. None where there are none.
@@ -153,12 +161,10 @@ impl State {
             // They may have come a moment ago.
             nodes = abroad.commons.others();
         }
-        let message = message_of(frame)?;
-        let is_known = self.people.is_known(user);
         let user_id = user.as_str().to_owned();
-        let question = Question::User { user_id, message: &message };
-        let user = (!is_known).then(|| user.clone());
-        ask(nodes, &question, Then::Delivered { id: id.into(), here, user })
+        let user = (!self.people.is_known(user)).then(|| user.clone());
+        let then = Then::Delivered { id: id.into(), here, user };
+        ask_to_deliver(nodes, frame, then, |message| Question::User { user_id, message })
     }
 
     /// Has other nodes deliver to everyone signed in there, but for one user.
@@ -169,9 +175,9 @@ impl State {
         id: &str,
         here: usize,
     ) -> Option<Outcome> {
-        let message = message_of(frame)?;
-        let question = Question::Users { except: except.as_str().to_owned(), message: &message };
-        ask(self.others(), &question, Then::Delivered { id: id.into(), here, user: None })
+        let then = Then::Delivered { id: id.into(), here, user: None };
+        let except = except.as_str().to_owned();
+        ask_to_deliver(self.others(), frame, then, |message| Question::Users { except, message })
     }
 
     /// Has other nodes deliver to every JSON socket there.
@@ -183,9 +189,11 @@ impl State {
         here: usize,
     ) -> Option<Outcome> {
         let nodes = State::aimed_nodes(self.others(), aim);
-        let message = message_of(frame)?;
-        let question = Question::Everyone { aim: Names::of(aim, &self.node), message: &message };
-        ask(nodes, &question, Then::Delivered { id: id.into(), here, user: None })
+        let then = Then::Delivered { id: id.into(), here, user: None };
+        ask_to_deliver(nodes, frame, then, |message| Question::Everyone {
+            aim: Names::of(aim, &self.node),
+            message,
+        })
     }
 
     /// Has other nodes deliver to a channel's followers there.
@@ -202,9 +210,8 @@ impl State {
         }
         let following = abroad.commons.followers(channel).map(|(node, _)| node.to_owned());
         let nodes = State::aimed_nodes(following.collect(), aim);
-        let message = message_of(frame)?;
         let (channel, aim) = (channel.as_str().to_owned(), Names::of(aim, &self.node));
-        ask(nodes, &Question::Channel { channel, aim, message: &message }, then)
+        ask_to_deliver(nodes, frame, then, |message| Question::Channel { channel, aim, message })
     }
 
     /// The node of a connection that is not here, where it is alive.
@@ -221,9 +228,11 @@ impl State {
         frame: &Bytes,
         id: &str,
     ) -> Option<Outcome> {
-        let message = message_of(frame)?;
-        let question = Question::Connection { name: name.to_string(), message: &message };
-        ask(self.node_of(name)?, &question, Then::Found { id: Some(id.into()) })
+        let (then, name_text) = (Then::Found { id: Some(id.into()) }, name.to_string());
+        ask_to_deliver(self.node_of(name)?, frame, then, |message| Question::Connection {
+            name: name_text,
+            message,
+        })
     }
 
     /// A connection, wherever it is.
@@ -240,10 +249,7 @@ impl State {
 
     /// The connections of all nodes.
     pub(super) fn views(&self, after: Option<&ConnName>, limit: usize) -> Outcome {
-        let text = after.map(|after| match &after.node {
-            Some(_) => after.to_string(),
-            None => ConnName::new(&self.node, after.conn).to_string(),
-        });
+        let text = after.map(|after| after.text_from(&self.node));
         let question = Question::Views { after: text, limit };
         let then = Then::Connections { after: after.cloned(), limit };
         ask(self.others(), &question, then).unwrap_or_else(|| {
@@ -276,9 +282,9 @@ impl State {
     }
 
     /// Answers another node.
-    pub fn on_asked(&mut self, question: &str, now: Moment) -> String {
+    pub fn on_asked(&mut self, question: &str) -> String {
         let given = match serde_json::from_str::<Question<'_>>(question) {
-            Ok(question) => self.give(question, now),
+            Ok(question) => self.give(question),
             Err(fault) => {
                 tracing::warn!(%fault, "a question that is not understood");
                 Given::default()
@@ -287,7 +293,7 @@ impl State {
         serde_json::to_string(&given).unwrap_or_default()
     }
 
-    fn give(&mut self, question: Question<'_>, _now: Moment) -> Given {
+    fn give(&mut self, question: Question<'_>) -> Given {
         let here =
             |text: &str| -> Option<ConnId> { text.parse::<ConnName>().ok().map(|name| name.conn) };
         let framed = |message: &RawValue| message::framed(message.get().as_bytes());
@@ -302,44 +308,24 @@ impl State {
                 }
             }
             Question::Users { except, message } => {
-                let own: Vec<ConnId> = self.people.of_user(&UserId::new(&except)).collect();
-                let count = self.people.signed_in() - own.len();
-                if count > 0 {
-                    self.send(Topic::Users, None, framed(message), Aim::new(None, own));
-                }
+                let count = self.send_to_users_but(&UserId::new(&except), framed(message));
                 Given { count, ..Given::default() }
             }
             Question::Everyone { aim, message } => {
                 let aim = aim.aimed().here(&self.node);
-                let total = self.people.connections();
-                let count = aim.count(total, |conn| self.people.find(conn).is_some());
-                if count > 0 {
-                    self.send(Topic::Everyone, None, framed(message), aim);
-                }
+                let count = self.send_to_everyone(framed(message), aim);
                 Given { count, ..Given::default() }
             }
             Question::Channel { channel, aim, message } => {
-                let aim = aim.aimed().here(&self.node);
-                let Some(key) = self.channels.find(&ChannelName::new(&channel)) else {
-                    return Given::default();
-                };
-                let count = self.count_followers(key, &aim);
-                if count > 0 {
-                    let (name, shards) =
-                        (self.channels.get(key).name.clone(), self.channels.get(key).shards);
-                    self.send(Topic::Channel(name), Some(shards), framed(message), aim);
-                }
+                let (channel, aim) = (ChannelName::new(&channel), aim.aimed().here(&self.node));
+                let count = self.send_to_followers(&channel, framed(message), aim);
                 Given { count, ..Given::default() }
             }
-            Question::Connection { name, message } => match here(&name) {
-                Some(conn) if self.people.find(conn).is_some() => {
-                    let mut shards = ShardSet::default();
-                    shards.insert(conn.shard);
-                    self.send(Topic::Everyone, Some(shards), framed(message), Aim::at(conn));
-                    Given { count: 1, found: true, ..Given::default() }
-                }
-                _ => Given::default(),
-            },
+            Question::Connection { name, message } => {
+                let conn = here(&name);
+                let found = conn.is_some_and(|conn| self.send_to_connection(conn, framed(message)));
+                Given { count: usize::from(found), found, ..Given::default() }
+            }
             Question::View { name } => {
                 let key = here(&name).and_then(|conn| self.people.find(conn)).map(|(key, _)| key);
                 let views = key.map(|key| self.connection(key).to_value()).into_iter().collect();
@@ -352,11 +338,8 @@ impl State {
                 Given { count: self.people.connections(), found: true, views }
             }
             Question::Disconnect { name } => {
-                let conn = here(&name).filter(|conn| self.people.find(*conn).is_some());
-                if let Some(conn) = conn {
-                    self.outgoing.push(Outgoing::Close(conn, Reason::Removed));
-                }
-                Given { found: conn.is_some(), ..Given::default() }
+                let told = here(&name).map(|conn| self.disconnect(conn));
+                Given { found: matches!(told, Some(Told::Done)), ..Given::default() }
             }
         }
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::asking::no_connection;
 use super::{Aim, Aimed, To, Told};
 use crate::clock::Moment;
-use crate::id::{ConnId, RequestId, ShardSet, Topic, UserId};
+use crate::id::{ChannelName, ConnId, RequestId, ShardSet, Topic, UserId};
 use crate::state::then::Then;
 use crate::state::{Outcome, State};
 use crate::wire::message;
@@ -30,11 +30,7 @@ impl State {
         if let Some(to) = to {
             return self.send_to_user_anywhere(&to, &frame, id);
         }
-        let own: Vec<ConnId> = self.people.of_user(from).collect();
-        let count = self.people.signed_in() - own.len();
-        if count > 0 {
-            self.send(Topic::Users, None, frame.clone(), Aim::new(None, own));
-        }
+        let count = self.send_to_users_but(from, frame.clone());
         let asked = self.ask_users(from, &frame, &id, count);
         asked.unwrap_or_else(|| Told::Delivered { count, id }.into())
     }
@@ -69,25 +65,12 @@ impl State {
         let frame = message::envelope(&id, envelope, to_user, from, stamp.time);
         match to {
             To::Everyone => {
-                let total = self.people.connections();
-                let count = aim.count(total, |conn| self.people.find(conn).is_some());
-                if count > 0 {
-                    self.send(Topic::Everyone, None, frame.clone(), aim);
-                }
+                let count = self.send_to_everyone(frame.clone(), aim);
                 let asked = self.ask_everyone(aimed, &frame, &id, count);
                 asked.unwrap_or_else(|| Told::Delivered { count, id }.into())
             }
             To::Channel(channel) => {
-                let count = match self.channels.find(&channel) {
-                    Some(key) => {
-                        let shards = self.channels.get(key).shards;
-                        let count = self.count_followers(key, &aim);
-                        let topic = Topic::Channel(channel.clone());
-                        self.send(topic, Some(shards), frame.clone(), aim);
-                        count
-                    }
-                    None => 0,
-                };
+                let count = self.send_to_followers(&channel, frame.clone(), aim);
                 let then = Then::Delivered { id: id.clone(), here: count, user: None };
                 let asked = self.ask_channel(&channel, aimed, &frame, then);
                 asked.unwrap_or_else(|| Told::Delivered { count, id }.into())
@@ -98,15 +81,59 @@ impl State {
                 asked.unwrap_or_else(|| no_connection().into())
             }
             To::Connection(name) => {
-                let conn = name.conn;
-                if self.people.find(conn).is_none() {
-                    return no_connection().into();
+                if self.send_to_connection(name.conn, frame) {
+                    Told::Delivered { count: 1, id }.into()
+                } else {
+                    no_connection().into()
                 }
-                let mut shards = ShardSet::default();
-                shards.insert(conn.shard);
-                self.send(Topic::Everyone, Some(shards), frame, Aim::at(conn));
-                Told::Delivered { count: 1, id }.into()
             }
         }
+    }
+
+    /// Sends a frame to everyone signed in here, but for one user. Returns to how many connections.
+    pub(super) fn send_to_users_but(&mut self, except: &UserId, frame: Bytes) -> usize {
+        let own: Vec<ConnId> = self.people.of_user(except).collect();
+        let count = self.people.signed_in() - own.len();
+        if count > 0 {
+            self.send(Topic::Users, None, frame, Aim::new(None, own));
+        }
+        count
+    }
+
+    /// Sends a frame to the JSON sockets here that are meant. Returns to how many.
+    pub(super) fn send_to_everyone(&mut self, frame: Bytes, aim: Aim) -> usize {
+        let total = self.people.connections();
+        let count = aim.count(total, |conn| self.people.find(conn).is_some());
+        if count > 0 {
+            self.send(Topic::Everyone, None, frame, aim);
+        }
+        count
+    }
+
+    /// Sends a frame to the followers of a channel here that are meant. Returns to how many.
+    pub(super) fn send_to_followers(
+        &mut self,
+        channel: &ChannelName,
+        frame: Bytes,
+        aim: Aim,
+    ) -> usize {
+        let Some(key) = self.channels.find(channel) else { return 0 };
+        let shards = self.channels.get(key).shards;
+        let count = self.count_followers(key, &aim);
+        if count > 0 {
+            self.send(Topic::Channel(channel.clone()), Some(shards), frame, aim);
+        }
+        count
+    }
+
+    /// Sends a frame to one connection here. Returns whether it is there.
+    pub(super) fn send_to_connection(&mut self, conn: ConnId, frame: Bytes) -> bool {
+        if self.people.find(conn).is_none() {
+            return false;
+        }
+        let mut shards = ShardSet::default();
+        shards.insert(conn.shard);
+        self.send(Topic::Everyone, Some(shards), frame, Aim::at(conn));
+        true
     }
 }

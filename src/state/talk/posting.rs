@@ -165,12 +165,10 @@ impl State {
 mod tests {
     use super::*;
     use crate::clock::Moment;
-    use crate::id::{ConnId, Epoch, ShardId, Slot, UserId};
-    use crate::state::Settings;
+    use crate::id::{ConnId, ShardId, Slot, UserId};
     use crate::state::abroad::Tail;
-    use crate::state::durable::PeopleImage;
+    use crate::state::lone_node;
     use crate::state::people::{Opened, Person};
-    use crate::state::registry::{self, Registry};
     use crate::state::talk::Talk;
 
     const NOW: Moment = Moment { ns: 1, unix_ms: 1_000 };
@@ -181,16 +179,7 @@ mod tests {
 
     /// A node at which ann and bob are, and somebody without a name.
     fn node() -> State {
-        let settings = registry::Settings {
-            lease_ttl_ms: 20_000,
-            self_protection_max_ms: 1,
-            history_max: 8,
-            instances_max: 8,
-            services_max: 8,
-        };
-        let registry = Registry::new(settings, Epoch::new("e"), 0, NOW).replicated("n");
-        let state = State::new(registry, Settings::default(), PeopleImage::default());
-        let mut state = state.joined(Some(Tail::after(None)));
+        let mut state = lone_node("n", Some(Tail::after(None)), NOW);
         for (slot, user) in [(0, Some("ann")), (1, Some("bob")), (2, None)] {
             let person =
                 user.map(|user| Person { user_id: UserId::new(user), username: user.into() });

@@ -415,10 +415,7 @@ impl State {
         let (channel, shards) = (state.name.clone(), state.shards);
         let at = ChannelPlace { channel: &channel, epoch: &state.epoch, offset: state.offset };
         let frame = answer::subscribed_to_channel(None, at, Some(false));
-        if !shards.is_empty() {
-            let (topic, aim) = (Topic::Channel(channel), Aim::default());
-            self.outgoing.push(Outgoing::Message { topic, shards: Some(shards), frame, aim });
-        }
+        self.send(Topic::Channel(channel), Some(shards), frame, Aim::default());
     }
 
     /// Tries again what could not be read.

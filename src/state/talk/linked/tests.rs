@@ -12,12 +12,10 @@ use super::*;
 use crate::id::{ConnId, ShardId, Slot};
 use crate::rng::Rng;
 use crate::state::call::ChannelMessage;
-use crate::state::durable::PeopleImage;
 use crate::state::order::{Answer, Order};
 use crate::state::people::Opened;
-use crate::state::registry::{self, Registry};
 use crate::state::talk::{Aimed, Talk};
-use crate::state::{self, Settings};
+use crate::state::{self, lone_node};
 use crate::wire::frame;
 use crate::wire::talk::Publication;
 
@@ -157,18 +155,8 @@ fn conn() -> ConnId {
 impl World {
     fn new(seed: u64) -> World {
         let node = |index: usize| {
-            let settings = registry::Settings {
-                lease_ttl_ms: 20_000,
-                self_protection_max_ms: 1,
-                history_max: 8,
-                instances_max: 8,
-                services_max: 8,
-            };
             let node = format!("n{index}");
-            let registry = Registry::new(settings, Epoch::new("e"), 0, now()).replicated(&node);
-            let epoch = format!("{node}-");
-            let settings = Settings { node: node.clone(), epoch, ..Settings::default() };
-            let mut state = State::new(registry, settings, PeopleImage::default()).joined(None);
+            let mut state = lone_node(&node, None, now());
             state.on_nodes(&[node], (now().unix_ms, 0), now());
             let opened = Opened { conn: conn(), person: None, remote: None };
             let _ = state.apply(Talk::Opened(opened).into(), now());
