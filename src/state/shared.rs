@@ -274,8 +274,8 @@ impl State {
             Then::Deleted { channel } => self.deleted(channel, &reply),
             Then::Posted { post } => self.posted(post, &reply).into(),
             Then::Unwritten(page) => self.on_newest(page, &reply),
-            Then::Attached { channel } => {
-                self.attached(&channel, reply, now);
+            Then::Attached { channel, epoch } => {
+                self.attached((&channel, &epoch), reply, now);
                 Told::Done.into()
             }
             Then::Healed { channel, epoch, after } => {

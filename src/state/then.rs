@@ -97,6 +97,8 @@ pub enum Then {
     Attached {
         /// The channel.
         channel: ChannelName,
+        /// The epoch that it came here with: it may have been left since, and come again.
+        epoch: String,
     },
     /// What was missed of a channel.
     Healed {

@@ -72,8 +72,8 @@ impl State {
                 let channel = channel.clone();
                 let epoch = epoch.clone();
                 abroad.call(
-                    Call::Attach { channel: channel.clone(), epoch },
-                    Then::Attached { channel },
+                    Call::Attach { channel: channel.clone(), epoch: epoch.clone() },
+                    Then::Attached { channel, epoch },
                 );
                 let link = none.insert(Box::default());
                 link.is_reading = true;
@@ -141,7 +141,22 @@ impl State {
     }
 
     /// A channel has been read for the first time.
-    pub(in crate::state) fn attached(&mut self, channel: &ChannelName, reply: Reply, now: Moment) {
+    pub(in crate::state) fn attached(
+        &mut self,
+        (channel, epoch): (&ChannelName, &str),
+        reply: Reply,
+        now: Moment,
+    ) {
+        let is_awaited = self.channels.find(channel).is_some_and(|key| {
+            let state = self.channels.get(key);
+            let is_new = state.link.as_ref().is_some_and(|link| !link.is_live);
+            is_new && state.epoch.as_str() == epoch
+        });
+        if !is_awaited {
+            // It was left meanwhile. Who came to it again has asked again, and an older answer would
+            // set back what they have.
+            return;
+        }
         let Reply::Channel(Some(found)) = reply else {
             // With followers it would have been live: they cannot be here yet.
             return self.forget_unused(channel);

@@ -433,3 +433,29 @@ fn a_message_carries_its_offset_wherever_it_is_framed() {
     assert_eq!(&frame::payload(&frame)[..], b"{\"type\":\"text\",\"offset\":7}");
     assert!(message::placed(b"nothing", 7).is_none());
 }
+
+#[test]
+fn an_older_answer_sets_nothing_back() {
+    let mut world = World::new(1);
+    world.follow(0);
+    let settle = |world: &mut World| {
+        while !world.is_quiet() {
+            world.step(0, true);
+        }
+    };
+    settle(&mut world);
+    for step in 0..3 {
+        world.publish(0, step);
+        settle(&mut world);
+    }
+    // As of the first time that it was read, for somebody who had left by then.
+    let (epoch, kept) = (world.redis.epoch.clone(), Vec::new());
+    let reply = Reply::Channel(Some(ChannelState { epoch: epoch.clone(), offset: 0, kept }));
+    let then = Then::Attached { channel: name(), epoch };
+    let outcome = world.nodes[0].after_call(then, reply, now());
+    world.settle(0, outcome);
+    world.publish(0, 3);
+    settle(&mut world);
+    let follower = world.followers[0].as_ref().expect("it follows");
+    assert_eq!((follower.offset, follower.seen.len()), (4, 4));
+}
