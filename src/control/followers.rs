@@ -39,6 +39,11 @@ impl Followers {
         self.everything.remove(shard);
     }
 
+    /// The services that somebody follows by name.
+    pub(super) fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.by_service.keys()
+    }
+
     /// The shards that have to hear of a service.
     pub(super) fn shards(&self, service: &ServiceName) -> ShardSet {
         let mut shards = self.by_service.get(service).copied().unwrap_or_default();

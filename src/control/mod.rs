@@ -325,6 +325,7 @@ impl Control {
         self.publisher.count(self.state.registry.counts().0);
         self.publisher.set_edition(self.state.registry.edition());
         self.send_messages(accepted_ns);
+        self.state.registry.announce_turn(self.followers.services());
         for announcement in self.state.take_announcements() {
             self.publisher.take_back(&announcement.service);
             if self.state.is_watched {

@@ -285,7 +285,11 @@ impl Control {
         self.stats.cluster.replaced.add(1);
         self.stats.cluster.caught_up.set(0);
         let node = self.node.clone();
-        for service in self.state.replace_registry(&node, image, now) {
+        let mut services = self.state.replace_registry(&node, image, now);
+        services.extend(self.followers.services().cloned());
+        services.sort_unstable();
+        services.dedup();
+        for service in services {
             self.publisher.take_back(&service);
             self.send_snapshot(service, now);
         }

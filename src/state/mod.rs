@@ -270,6 +270,7 @@ impl State {
         // Whoever gets a snapshot now gets the mark with it.
         self.registry.check_contact(now);
         self.registry.settle(now);
+        self.registry.announce_turn(std::iter::empty());
         self.registry.announcements.clear();
         services
     }

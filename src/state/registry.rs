@@ -295,7 +295,11 @@ impl Registry {
         if self.services.len() >= self.settings.services_max {
             return Err(Code::RateLimited);
         }
-        let service = self.services.insert(Service::new(name.clone()));
+        let mut service = Service::new(name.clone());
+        // Its followers were told so, as of every service that is not known.
+        service.is_cut_off = self.is_cut_off();
+        service.told_degraded = service.is_cut_off;
+        let service = self.services.insert(service);
         self.by_name.insert(name.clone(), service);
         Ok(service)
     }
@@ -581,7 +585,7 @@ impl Registry {
             service,
             epoch: self.epoch.clone(),
             revision: 0,
-            degraded: false,
+            degraded: self.is_cut_off(),
             instances: Bytes::from_static(b"[]}"),
         }
     }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::commons::CommonsImage;
 use super::log::{Bounds, Entry, LogItem};
 use super::order::{Answer, Order, RefusedEntry, View};
-use super::registry::{Member, Registry, Settings};
+use super::registry::{Announcement, Member, Registry, Settings};
 use super::roster::{Called, Roll};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
@@ -65,6 +65,8 @@ pub struct Replica {
     /// The number of the newest entry at that time.
     newest: u64,
     is_cut_off: bool,
+    /// Whether that has changed since it was last asked for.
+    has_turned: bool,
 }
 
 /// The whole registry at one place of the log, for nodes that join.
@@ -200,6 +202,7 @@ impl Registry {
             contact_ms: 0,
             newest: 0,
             is_cut_off: true,
+            has_turned: false,
         }));
         self
     }
@@ -475,7 +478,7 @@ impl Registry {
     /// Time passed: proposes what it has made of leases, services and nodes.
     pub(super) fn propose_by_time(&mut self, due: Vec<u32>, now: Moment) {
         let mut overdue = Vec::new();
-        let is_cut_off = self.replica.as_ref().is_none_or(|replica| replica.is_cut_off);
+        let is_cut_off = self.is_cut_off();
         for index in due {
             if is_cut_off {
                 // Nobody can be told. It is looked at again, and by then it may be another's.
@@ -600,12 +603,39 @@ impl Registry {
         if std::mem::replace(&mut replica.is_cut_off, is_cut_off) == is_cut_off {
             return;
         }
+        replica.has_turned = true;
         let services: Vec<usize> = self.services.iter().map(|(service, _)| service).collect();
         for service in services {
             self.services[service].is_cut_off = is_cut_off;
             self.touch(service);
         }
         tracing::warn!(is_cut_off, "contact with the other nodes");
+    }
+
+    /// Whether this node has lost the others.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.replica.as_ref().is_some_and(|replica| replica.is_cut_off)
+    }
+
+    /// Tells followers of services that were never seen where contact was lost or found since this
+    /// was last called. The registry knows of no followers; it is given all that are followed.
+    pub fn announce_turn<'a>(&mut self, followed: impl Iterator<Item = &'a ServiceName>) {
+        let Some(replica) = &mut self.replica else { return };
+        if !std::mem::take(&mut replica.has_turned) {
+            return;
+        }
+        let degraded = replica.is_cut_off;
+        let mut announcements = Vec::new();
+        for service in followed.filter(|name| self.find_service(name).is_none()) {
+            announcements.push(Announcement {
+                service: service.clone(),
+                from: 0,
+                revision: 0,
+                degraded,
+                changes: Vec::new(),
+            });
+        }
+        self.announcements.extend(announcements);
     }
 
     /// When contact has to be looked at by time alone.
@@ -672,7 +702,6 @@ impl Registry {
             service.revision = record.revision;
             service.protection_enabled = record.protection_enabled;
             service.watched_since_ms = record.watched_since_ms;
-            service.is_cut_off = true;
             if record.degraded_since_ms.is_some() {
                 service.degraded_since_ms = record.degraded_since_ms;
                 registry.totals.degraded_services += 1;
@@ -731,5 +760,130 @@ impl Registry {
         }
         self.go_on_from(before, now);
         names.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, VecDeque};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::rng::Rng;
+    use crate::state::{State, lone_node};
+    use crate::wire::instance::{Instance, Registration};
+
+    const SERVICES: [&str; 3] = ["s0", "s1", "never seen"];
+
+    /// A node, and what its followers were told: revision and mark.
+    struct Node {
+        state: State,
+        told: BTreeMap<ServiceName, (u64, bool)>,
+    }
+
+    impl Node {
+        /// What control does after each order.
+        fn announce(&mut self, what: &str) {
+            self.state.registry.announce_turn(self.told.keys());
+            for one in self.state.take_announcements() {
+                let Some(told) = self.told.get_mut(&one.service) else { continue };
+                assert_eq!(one.from, told.0, "{what}: a gap or a double: {one:?}");
+                *told = (one.revision, one.degraded);
+            }
+            for (service, told) in &self.told {
+                let view = self.state.registry.view(service);
+                assert_eq!(*told, (view.revision, view.degraded), "{what}: of {service}");
+            }
+        }
+
+        /// What control does with an image.
+        fn replace(&mut self, image: ReplicaImage, now: Moment) {
+            self.state.replace_registry("a", image, now);
+            for (service, told) in &mut self.told {
+                let view = self.state.registry.view(service);
+                *told = (view.revision, view.degraded);
+            }
+        }
+    }
+
+    fn some_entry(rng: &mut Rng) -> Entry {
+        let service = SERVICES[rng.below(2) as usize];
+        let sent = |name: u64| {
+            let text = format!(r#"{{"serviceId":"{service}","instanceId":"i{name}"}}"#);
+            let instance: Instance = serde_json::from_str(&text).expect("an instance");
+            Registration { lease_ttl_ms: Some(20_000), ..instance.register().expect("valid") }
+        };
+        let all = || (0..4).map(sent).collect::<Vec<_>>();
+        match rng.below(5) {
+            0 | 1 => Entry::Register(all(), Bounds { instances_max: 8, services_max: 8 }),
+            2 => Entry::Unregister(vec![sent(rng.below(4)).identity]),
+            3 => {
+                let lease = rng.below(3);
+                Entry::Overdue(all().into_iter().map(|one| (one.identity, lease)).collect())
+            }
+            _ => Entry::Judge {
+                services: vec![ServiceName::of(service)],
+                self_protection_max_ms: 60_000,
+            },
+        }
+    }
+
+    #[test]
+    fn followers_know_every_mark_whatever_becomes_of_contact() {
+        let mut degraded_by_leases = 0;
+        for seed in 0..300 {
+            let mut rng = Rng::seeded(seed);
+            let mut now = Clock::start().now();
+            let mut ahead = lone_node("b", None, now);
+            let mut node = Node { state: lone_node("a", None, now), told: BTreeMap::new() };
+            let mut unread = VecDeque::new();
+            for step in 0..120 {
+                let what = match rng.below(8) {
+                    0 | 1 => {
+                        let item = LogItem {
+                            position: format!("{step}-0"),
+                            node: String::from("b"),
+                            number: step + 1,
+                            at_ms: now.unix_ms,
+                            entry: some_entry(&mut rng),
+                        };
+                        ahead.apply_logged(item.clone(), now);
+                        unread.push_back(item);
+                        "an entry is written"
+                    }
+                    2 | 3 => {
+                        if let Some(item) = unread.pop_front() {
+                            node.state.apply_logged(item, now);
+                        }
+                        "an entry is read"
+                    }
+                    4 => {
+                        let heard = (now.unix_ms - rng.below(6_000), unread.len() as u64);
+                        node.state.on_nodes(&[String::from("b")], heard, now);
+                        "contact"
+                    }
+                    5 => {
+                        now.unix_ms += rng.below(4_000);
+                        node.state.tick(now);
+                        "time passes"
+                    }
+                    6 => {
+                        let service = ServiceName::of(SERVICES[rng.below(3) as usize]);
+                        let view = node.state.registry.view(&service);
+                        node.told.insert(service, (view.revision, view.degraded));
+                        "somebody follows"
+                    }
+                    _ if rng.below(4) == 0 => {
+                        unread.clear();
+                        node.replace(ahead.image().expect("it is one of several"), now);
+                        "an image is read"
+                    }
+                    _ => continue,
+                };
+                node.announce(&format!("seed {seed}, step {step}: {what}"));
+                degraded_by_leases += node.state.registry.totals().degraded_services;
+            }
+        }
+        assert!(degraded_by_leases > 0, "the seeds reach self-protection");
     }
 }
