@@ -120,6 +120,16 @@ struct Place {
     sequence: Option<u64>,
 }
 
+impl Place {
+    /// Goes to the start of another journal than the one that was read. Its ids say nothing of
+    /// what was read of it: Redis' clock may be behind, or still in the same millisecond.
+    fn begin_again(&mut self, shared: &Shared) {
+        tracing::error!(read = self.sequence, "another journal was begun");
+        shared.tell(News::JournalGap);
+        *self = Place { position: String::from("0-0"), sequence: Some(0) };
+    }
+}
+
 /// Reads the journal for ever, from behind a message.
 pub(super) async fn read(shared: Shared, after: Option<MessageId>, floor: Floor) {
     let mut rng = Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0);
@@ -147,14 +157,7 @@ async fn follow(
         shared.stats.cluster.reconnects.add(1);
     }
     let mut newest = look(shared, &mut connection, place).await?;
-    if let Some((id, number)) = floor.lay(&mut connection).await?
-        && order_of(&id.stream_id()) <= order_of(&place.position)
-        && place.sequence == Some(number - 1)
-    {
-        // It stands where the reader does, and will not be read.
-        place.sequence = Some(number);
-        shared.tell(News::JournalRead(number));
-    }
+    lay(shared, floor, &mut connection, place).await?;
     let block_ms = usize::try_from(block_ms).unwrap_or(usize::MAX);
     let options = StreamReadOptions::default().count(limits::CLUSTER_READ_ENTRIES).block(block_ms);
     loop {
@@ -167,12 +170,35 @@ async fn follow(
         if is_quiet {
             // All that was there when the number was asked for has been read.
             place.sequence = place.sequence.max(Some(newest));
-            newest = look(shared, &mut connection, place).await?;
         } else {
             take(shared, floor, place, entries);
         }
+        if is_quiet || place.sequence == Some(0) {
+            newest = look(shared, &mut connection, place).await?;
+        }
+        if place.sequence == Some(0) {
+            lay(shared, floor, &mut connection, place).await?;
+        }
         shared.stats.cluster.read.set(place.sequence.unwrap_or(0));
     }
+}
+
+/// Lifts the journal's ids above the floor.
+async fn lay(
+    shared: &Shared,
+    floor: &Floor,
+    connection: &mut MultiplexedConnection,
+    place: &mut Place,
+) -> RedisResult<()> {
+    if let Some((id, number)) = floor.lay(connection).await?
+        && order_of(&id.stream_id()) <= order_of(&place.position)
+        && place.sequence == Some(number - 1)
+    {
+        // It stands where the reader does, and will not be read.
+        place.sequence = Some(number);
+        shared.tell(News::JournalRead(number));
+    }
+    Ok(())
 }
 
 /// Sees whether the journal still is the one that was read. Returns the number of its newest entry.
@@ -188,13 +214,7 @@ async fn look(
         .await?;
     let newest = newest.unwrap_or(0);
     if place.sequence.is_some_and(|read| newest < read) {
-        tracing::error!(newest, read = place.sequence, "another journal was begun");
-        shared.tell(News::JournalGap);
-        place.sequence = None;
-        // Its ids may begin below those of the old one.
-        if last.ids.first().and_then(|last| order_of(&last.id)) < order_of(&place.position) {
-            "0-0".clone_into(&mut place.position);
-        }
+        place.begin_again(shared);
     }
     let last = last.ids.first().and_then(|last| order_of(&last.id));
     if last <= order_of(&place.position) && place.sequence != Some(newest) {
@@ -219,8 +239,12 @@ fn take(shared: &Shared, floor: &Floor, place: &mut Place, entries: Vec<StreamId
         if let (Some(sequence), Some(read)) = (sequence, place.sequence)
             && sequence != read + 1
         {
-            tracing::error!(sequence, read, "entries of the journal are missing");
             hand_over(shared, &mut messages);
+            if sequence <= read && sequence > 1 {
+                // What is before it lies where nobody looked.
+                return place.begin_again(shared);
+            }
+            tracing::error!(sequence, read, "entries of the journal are missing");
             shared.tell(News::JournalGap);
         }
         place.position.clone_from(&entry.id);

@@ -396,14 +396,49 @@ fn gaps_of_the_journal_are_told() {
     // Redis lost everything, and nothing comes.
     redis.ask(&["DEL", scripts::JOURNAL, scripts::JOURNAL_SEQUENCE]);
     one.until("it is told", |node| node.gaps == 2);
-    assert_eq!(one.post("1").1, 1);
+    // The first entry lifts the ids above those that are known.
+    eventually("it is lifted", PATIENCE, || redis.ask(&["XLEN", scripts::JOURNAL]) == 1);
+    assert_eq!(one.post("2").1, 2);
     one.until("it is read", |node| node.posted.len() == 3);
     // The same, and something comes at once.
-    one.post("2");
+    one.post("3");
     one.until("it is read", |node| node.posted.len() == 4);
     redis.ask(&["DEL", scripts::JOURNAL, scripts::JOURNAL_SEQUENCE]);
     one.post("1");
     one.until("it is told", |node| node.gaps >= 3 && node.posted.len() == 5);
+}
+
+#[test]
+fn another_journal_is_read_from_its_start_whatever_its_ids() {
+    let redis = Redis::start();
+    let mut one = Node::with_journal(&redis, "one", Journal::After(None));
+    one.post("1");
+    let (last, _) = one.post("2");
+    one.until("they are read", |node| node.posted.len() == 2);
+    // A Redis whose clock is behind and catches up, and then one that repeats an id.
+    let now_ms = Clock::start().now().unix_ms;
+    let [soon, later] = [30_000, 60_000].map(|ms| format!("{}-0", now_ms + ms));
+    let journals = [("1-1", &*soon), (&*last.stream_id(), &*later)];
+    for (round, (first, second)) in journals.into_iter().enumerate() {
+        let text = post("a").encode();
+        let (journal, sequence) = (scripts::JOURNAL, scripts::JOURNAL_SEQUENCE);
+        let anew = format!(
+            "redis.call('DEL', '{journal}')
+             redis.call('XADD', '{journal}', '{first}', 's', 1, 'r', '0a', 'm', ARGV[1])
+             redis.call('XADD', '{journal}', '{second}', 's', 2, 'r', '0b', 'm', ARGV[1])
+             redis.call('SET', '{sequence}', 2)
+             return 1"
+        );
+        redis.ask(&["EVAL", &anew, "0", &text]);
+        one.until("it is told", |node| node.gaps == 1 + round);
+        one.until("all is read", |node| node.posted.len() == 4 + 2 * round);
+        let numbers: Vec<_> = one.posted.iter().map(|posted| posted.sequence).collect();
+        assert_eq!(numbers, [1, 2, 1, 2, 1, 2][..4 + 2 * round]);
+    }
+    let (id, sequence) = one.post("3");
+    assert!(id > last && sequence == 3);
+    one.until("it is read", |node| node.posted.len() == 7);
+    assert_eq!(one.gaps, 2);
 }
 
 #[test]
