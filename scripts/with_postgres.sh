@@ -41,7 +41,7 @@ start() {
         --locale=C >"$work/initdb" 2>&1 || { cat "$work/initdb"; return 1; }
     local port
     for _ in 1 2 3 4 5; do
-        port=$((20000 + RANDOM % 20000))
+        port=$((20000 + RANDOM % 12000)) # below those that the system hands out
         "${as_server[@]+"${as_server[@]}"}" "$bin/pg_ctl" -D "$work/data" -s -w -t 30 -l "$work/data/log" \
             -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=$work" start &&
             url=postgres://fanfare@127.0.0.1:$port/postgres && return 0

@@ -335,7 +335,11 @@ impl World {
             Some("data-not-found") => {
                 let age = member.accepted.map(|at| at.elapsed());
                 let is_false = age.is_some_and(|age| age + CALL < LEASE);
-                assert!(!is_false, "forgotten {age:?} after it was accepted: {}", member.value);
+                if is_false {
+                    let (name, said) = (text(&member.value["instanceId"]), &self.said);
+                    let story = self.redis.log_about(&[&name, "judge", "adopt"]);
+                    panic!("{name} is forgotten {age:?} after it was accepted: {said:?}\n{story}");
+                }
                 member.is_registered = false;
                 member.next_beat = Instant::now();
             }

@@ -260,6 +260,53 @@ fn cursors_miss_nothing_and_repeat_nothing() {
 }
 
 #[test]
+fn a_redis_cluster_refuses_nothing() {
+    let Some(database) = Database::create() else { return };
+    let redis = Redis::start_cluster();
+    let [a, b] = nodes(&redis, &["--database-url", database.url()]);
+    [&a, &b]
+        .into_iter()
+        .for_each(|server| ["ann", "bob"].iter().for_each(|user| know(server, user)));
+    let mut bob = b.connect_as("bob");
+    let mut picture = bob.follow("s");
+    bob.send_json(&json!({"type": "subscribe", "channel": "news"}));
+    bob.find_type("subscribed");
+    bob.send_json(&json!({"type": "join", "room": "hall"}));
+    bob.find_type("joined");
+
+    a.register(&support::instances("s", 3));
+    bob.find("the change", |frame| {
+        if frame["type"] == "service_change" {
+            picture.apply(frame);
+        }
+        picture.revision == 3
+    });
+    picture.expect_equals_registry(&a);
+    for number in 1..=3 {
+        let reply = a.post_json("/api/v1/channels/news/messages", &json!({"payload": number}));
+        assert_eq!(reply.body["offset"], number, "{}", reply.text);
+        assert_eq!(bob.find_type("json")["payload"], number);
+    }
+    let history = b.get("/api/v1/channels/news/history?after=1").body;
+    assert_eq!(history["messages"].as_array().map(Vec::len), Some(2), "{history}");
+    let deleted = b.request("DELETE", "/api/v1/channels/news", &[], b"");
+    assert_eq!(deleted.status, 204, "{}", deleted.text);
+    let id = send(&a, "ann", "bob", "hello");
+    assert_eq!(pushed(&mut bob)["id"], id.as_str());
+    eventually("it is written", PATIENCE, || database.ask("SELECT count(*) FROM message") == 1);
+    assert_eq!((pull(&a, "bob"), pull(&b, "bob")), (vec![id.clone()], vec![id]));
+    let mut ann = a.connect_as("ann");
+    ann.send_json(&json!({"type": "join", "room": "hall"}));
+    assert_eq!(ann.find_type("joined")["users"].as_array().map(Vec::len), Some(2));
+    ann.send_json(&json!({"type": "chat", "room": "hall", "content": "here"}));
+    assert_eq!(bob.find_type("chat")["content"], "here");
+    eventually("all are counted", PATIENCE, || {
+        a.get("/ws/stats?scope=cluster").body["connections"] == 2
+    });
+    assert_eq!(redis.ask(&["CLUSTER", "COUNTKEYSINSLOT", "0"]), 0, "it is one");
+}
+
+#[test]
 fn a_group_made_at_one_node_talks_at_all() {
     let Some(world) = World::start() else { return };
     let [a, b, c] = &world.servers;

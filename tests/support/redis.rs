@@ -1,6 +1,11 @@
 //! A Redis of a test's own, that can be stopped, started and stalled.
+//!
+//! `FANFARE_TEST_REDIS` names another program than `redis-server`, such as `valkey-server`; with
+//! `FANFARE_TEST_REDIS_CLUSTER` each is a Redis Cluster of one node, which refuses a command or a
+//! script with keys of several slots as any other would.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::disallowed_methods, reason = "the environment says which server")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -14,34 +19,59 @@ pub struct Redis {
     child: Option<Child>,
     port: u16,
     dir: PathBuf,
+    /// The port of its bus, where it is a cluster of one.
+    bus: Option<u16>,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
 }
 
 impl Redis {
     /// Starts one that has every write on disk before it answers.
     pub fn start() -> Redis {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port")
-            .port();
+        Redis::start_on(std::env::var_os("FANFARE_TEST_REDIS_CLUSTER").map(|_| free_port()))
+    }
+
+    /// Starts a Redis Cluster of one node.
+    pub fn start_cluster() -> Redis {
+        Redis::start_on(Some(free_port()))
+    }
+
+    fn start_on(bus: Option<u16>) -> Redis {
+        let port = free_port();
         let dir = std::env::temp_dir().join(format!("fanfare-redis-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&dir).expect("a directory");
-        let mut redis = Redis { child: None, port, dir };
+        let mut redis = Redis { child: None, port, dir, bus };
         redis.launch();
         redis
     }
 
     pub fn launch(&mut self) {
         let port = self.port.to_string();
-        let child = Command::new("redis-server")
+        let program = std::env::var_os("FANFARE_TEST_REDIS");
+        let mut command = Command::new(program.unwrap_or_else(|| "redis-server".into()));
+        command
             .args(["--bind", "127.0.0.1", "--port", &port, "--save", ""])
             .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
             .arg(&self.dir)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        self.child = Some(child);
+            .stderr(Stdio::null());
+        if let Some(bus) = self.bus {
+            command.args(["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()]);
+        }
+        self.child = Some(command.spawn().expect("redis-server is installed"));
         eventually("Redis answers", Duration::from_secs(20), || self.answers());
+        if self.bus.is_some() {
+            // An error where it knows them from before.
+            line(&mut self.tell(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]));
+            eventually("the slots are served", Duration::from_secs(20), || {
+                line(&mut self.tell(&["GET", "anything"])).starts_with("$-1")
+            });
+        }
     }
 
     fn answers(&self) -> bool {
@@ -75,6 +105,21 @@ impl Redis {
         }
         stream.write_all(text.as_bytes()).expect("it is sent");
         BufReader::new(stream)
+    }
+
+    /// The entries of the registry's log that have one of these words in them, a line each.
+    pub fn log_about(&self, words: &[&str]) -> String {
+        let answer = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string(), "--json"])
+            .args(["XRANGE", "fanfare:{registry}:log", "-", "+"])
+            .output()
+            .expect("redis-cli is installed");
+        let entries: Vec<serde_json::Value> =
+            serde_json::from_slice(&answer.stdout).unwrap_or_default();
+        let lines = entries.iter().map(serde_json::Value::to_string);
+        let said: Vec<String> =
+            lines.filter(|line| words.iter().any(|word| line.contains(word))).collect();
+        said.join("\n")
     }
 
     pub fn url(&self) -> String {
