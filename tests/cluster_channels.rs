@@ -224,6 +224,10 @@ fn who_comes_back_elsewhere_gets_exactly_what_was_missed() {
         post(c, "c", &json!({"payload": n}));
     }
     for server in &servers {
+        let newest = || history(server, "c", "")["messages"][3]["offset"].clone();
+        eventually("the node has heard of all", PATIENCE, || newest() == 6);
+    }
+    for server in &servers {
         let (mut client, mut trail) = (server.connect(), trail.clone());
         client.send_json(&trail.resume());
         let answer = client.next_json();

@@ -264,9 +264,9 @@ fn a_redis_cluster_refuses_nothing() {
     let Some(database) = Database::create() else { return };
     let redis = Redis::start_cluster();
     let [a, b] = nodes(&redis, &["--database-url", database.url()]);
-    [&a, &b]
-        .into_iter()
-        .for_each(|server| ["ann", "bob"].iter().for_each(|user| know(server, user)));
+    for (server, user) in [(&a, "ann"), (&a, "bob"), (&b, "ann"), (&b, "bob")] {
+        know(server, user);
+    }
     let mut bob = b.connect_as("bob");
     let mut picture = bob.follow("s");
     bob.send_json(&json!({"type": "subscribe", "channel": "news"}));

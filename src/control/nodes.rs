@@ -123,8 +123,11 @@ impl Control {
         self.stats.cluster.applied.add(1);
         let accepted_ns = pending.as_ref().map_or(now.ns, |pending| pending.accepted_ns);
         self.announce(accepted_ns);
-        if let Some(pending) = pending {
-            self.answer(pending.origin, answer, now);
+        match (pending, answer) {
+            (Some(pending), Some(answer)) => self.answer(pending.origin, answer, now),
+            // It came behind a later one of this node and counts for nothing.
+            (Some(pending), None) => self.lose(pending, now),
+            (None, _) => {}
         }
     }
 

@@ -47,8 +47,8 @@ pub enum Entry {
     Overdue(Vec<(InstanceIdentity, u64)>),
     /// Decide on the overdue leases of services.
     Judge {
-        /// The services.
-        services: Vec<ServiceName>,
+        /// The services, each with the number of its watch; void where it has another by now.
+        services: Vec<(ServiceName, u64)>,
         /// How long expiry may be held, as the deciding node is set.
         self_protection_max_ms: u64,
     },
@@ -118,7 +118,7 @@ enum Wire<'a> {
     Unregister(Vec<String>),
     Overdue(Vec<(String, u64)>),
     Judge {
-        services: Vec<String>,
+        services: Vec<(String, u64)>,
         self_protection_max_ms: u64,
     },
     Operate {
@@ -195,7 +195,10 @@ pub fn encode(entry: &Entry) -> Option<String> {
             list.iter().map(|(identity, lease)| (identity.as_str().to_owned(), *lease)).collect(),
         ),
         Entry::Judge { services, self_protection_max_ms } => Wire::Judge {
-            services: services.iter().map(|name| name.as_str().to_owned()).collect(),
+            services: services
+                .iter()
+                .map(|(name, watch)| (name.as_str().to_owned(), *watch))
+                .collect(),
             self_protection_max_ms: *self_protection_max_ms,
         },
         Entry::Operate { identity, operation } => Wire::Operate {
@@ -247,7 +250,10 @@ pub fn decode(text: &str) -> Result<Entry, String> {
                 .collect(),
         ),
         Wire::Judge { services, self_protection_max_ms } => Entry::Judge {
-            services: services.iter().map(|name| ServiceName::of(name)).collect(),
+            services: services
+                .iter()
+                .map(|(name, watch)| (ServiceName::of(name), *watch))
+                .collect(),
             self_protection_max_ms,
         },
         Wire::Operate { identity, operator } => Entry::Operate {
@@ -291,7 +297,7 @@ mod tests {
             Entry::Adopt(vec![identity.clone(), identity.clone()]),
             Entry::Unregister(Vec::new()),
             Entry::Overdue(vec![(identity.clone(), 7)]),
-            Entry::Judge { services: vec![ServiceName::of("pay")], self_protection_max_ms: 9 },
+            Entry::Judge { services: vec![(ServiceName::of("pay"), 5)], self_protection_max_ms: 9 },
             Entry::Operate {
                 identity: identity.clone(),
                 operation: Operation::PullOut { operator: "ops".into() },

@@ -216,10 +216,8 @@ impl State {
     }
 
     /// Applies an entry of the log of all nodes. The answer is for who proposed it here, if anyone.
-    pub fn apply_logged(&mut self, item: LogItem, now: Moment) -> Answer {
-        if self.registry.place(&item).is_none() {
-            return Answer::Unavailable;
-        }
+    pub fn apply_logged(&mut self, item: LogItem, now: Moment) -> Option<Answer> {
+        self.registry.place(&item)?;
         let answer = match item.entry {
             Entry::Present(_) | Entry::Farewell(_) | Entry::Define { .. } | Entry::Drop(_) => {
                 self.apply_shared(&item.node, item.entry, now)
@@ -227,7 +225,7 @@ impl State {
             _ => self.registry.apply(item, now),
         };
         self.registry.settle(now);
-        answer
+        Some(answer)
     }
 
     /// Takes what has to go into the log though nobody asked for it.

@@ -15,6 +15,7 @@
 //! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
 
 use super::registry::Registry;
+use super::replica::Replica;
 use crate::clock::Moment;
 use crate::id::ServiceName;
 use crate::limits;
@@ -23,8 +24,10 @@ use crate::wire::event::ChangeReason;
 impl Registry {
     /// Has a service looked at when its time comes.
     pub(super) fn watch(&mut self, service: usize, now: Moment) {
-        if self.services[service].watched_since_ms.is_none() {
-            self.services[service].watched_since_ms = Some(now.unix_ms);
+        let watch = self.replica().map_or(0, Replica::sequence);
+        let one = &mut self.services[service];
+        if one.watched_since_ms.is_none() {
+            (one.watched_since_ms, one.watch) = (Some(now.unix_ms), watch);
             self.watched.push(service);
         }
     }

@@ -213,8 +213,12 @@ impl Registry {
     pub(super) fn register(&mut self, sent: Registration, now: Moment) -> Result<(), Code> {
         let ttl_ms = sent.lease_ttl_ms.unwrap_or(self.settings.lease_ttl_ms);
         if let Some(&index) = self.by_identity.get(&sent.identity) {
-            let shortened = ttl_ms < self.members[index as usize].ttl_ms;
-            self.members[index as usize].ttl_ms = ttl_ms;
+            let member = &mut self.members[index as usize];
+            let shortened = ttl_ms < member.ttl_ms;
+            member.ttl_ms = ttl_ms;
+            if shortened {
+                member.deadline_ms = 0;
+            }
             self.renew(index, now);
             if shortened {
                 self.arm(index);
@@ -322,7 +326,9 @@ impl Registry {
 
     pub(super) fn renew(&mut self, index: u32, now: Moment) {
         let member = &mut self.members[index as usize];
-        member.deadline_ms = now.unix_ms + member.ttl_ms;
+        // Never less than it has: entries of a log come late, and a lease that was taken over has
+        // more than its time for a reason.
+        member.deadline_ms = member.deadline_ms.max(now.unix_ms + member.ttl_ms);
         self.totals.renewals += 1;
         if member.is_overdue || member.is_unproven {
             self.prove(index);

@@ -56,8 +56,10 @@ pub struct Replica {
     proposals: Vec<Entry>,
     /// Services whose judgement is proposed and not applied.
     judging: HashSet<ServiceName>,
-    /// Nodes whose leases are proposed to be taken over.
-    adopting: HashSet<u32>,
+    /// Leases up to this number may have been proposed as overdue, by this node before it began anew.
+    doubted: u64,
+    /// How many of its proposals to take leases over are under way.
+    adopting: usize,
     /// Whether it falls to this node to decide what belongs to no node in particular.
     is_deputy: bool,
     /// When the log's engine last answered, in milliseconds since the Unix epoch.
@@ -106,8 +108,8 @@ pub struct ServiceImage {
     pub protection_enabled: bool,
     /// Since when it is held, in milliseconds since the Unix epoch.
     pub degraded_since_ms: Option<u64>,
-    /// Since when it has overdue leases.
-    pub watched_since_ms: Option<u64>,
+    /// The number of the entry since which it has overdue leases.
+    pub watch: Option<u64>,
 }
 
 /// An instance in a [`ReplicaImage`].
@@ -197,7 +199,8 @@ impl Registry {
             position: String::from("0-0"),
             proposals: Vec::new(),
             judging: HashSet::new(),
-            adopting: HashSet::new(),
+            doubted: 0,
+            adopting: 0,
             is_deputy: false,
             contact_ms: 0,
             newest: 0,
@@ -343,8 +346,9 @@ impl Registry {
                 let mut refused = Vec::new();
                 for (index, sent) in registrations.into_iter().enumerate() {
                     let identity = sent.identity.clone();
+                    let since_ms = self.renewed_ms(&identity);
                     match self.register(sent, at) {
-                        Ok(()) => self.take_over(&identity, owner, sequence),
+                        Ok(()) => self.take_over(&identity, (owner, sequence), since_ms, now),
                         Err(code) => refused.push(RefusedEntry { index, code }),
                     }
                 }
@@ -352,25 +356,28 @@ impl Registry {
                 Answer::Batch(refused)
             }
             Entry::Renew(identities) => {
-                let refused = self.heartbeat(&identities, at);
+                let refused = self.heartbeat(&identities, now);
                 for identity in &identities {
-                    self.take_over(identity, owner, sequence);
+                    let since_ms = self.renewed_ms(identity);
+                    self.take_over(identity, (owner, sequence), since_ms, now);
                 }
                 Answer::Batch(refused)
             }
             Entry::Put(put, bounds) => {
                 let own = self.set_bounds(bounds);
                 let identity = put.registration.identity.clone();
+                let since_ms = self.renewed_ms(&identity);
                 let called = self.call(Roll::Put(put), at);
                 self.set_bounds(own);
                 if matches!(called, Called::Put) {
-                    self.take_over(&identity, owner, sequence);
+                    self.take_over(&identity, (owner, sequence), since_ms, now);
                 }
                 Answer::Called(Box::new(called))
             }
             Entry::Beat(identity) => {
-                self.heartbeat(std::slice::from_ref(&identity), at);
-                self.take_over(&identity, owner, sequence);
+                self.heartbeat(std::slice::from_ref(&identity), now);
+                let since_ms = self.renewed_ms(&identity);
+                self.take_over(&identity, (owner, sequence), since_ms, now);
                 let found = self.find_index(&identity).map(|index| self.found(index));
                 Answer::Called(Box::new(Called::Instance(found)))
             }
@@ -386,7 +393,7 @@ impl Registry {
             }
             Entry::Overdue(leases) => {
                 for (identity, lease) in leases {
-                    self.overdue(&identity, lease, at);
+                    self.overdue(&identity, lease, now);
                 }
                 Answer::Batch(Vec::new())
             }
@@ -407,12 +414,27 @@ impl Registry {
         }
     }
 
-    /// The same, from a node that may not know of it yet and renew the lease meanwhile.
-    fn take_over(&mut self, identity: &InstanceIdentity, owner: u32, lease: u64) {
-        if let Some(index) = self.find_index(identity)
-            && self.members[index as usize].owner != owner
-        {
-            self.members[index as usize].deadline_ms += limits::CLUSTER_CONTACT_MS;
+    /// From when a lease counts; 0 where there is none.
+    fn renewed_ms(&self, identity: &InstanceIdentity) -> u64 {
+        let held = self.find_member(identity);
+        held.map_or(0, |member| member.deadline_ms.saturating_sub(member.ttl_ms))
+    }
+
+    /// Gives a renewed lease to a node, under a new number. It counted from `since_ms`, and does not
+    /// count from any earlier; nor from when the entry was written: it may have been on its way for
+    /// long, and another node's clock says nothing here. The owner before may not know of it yet,
+    /// and renew the lease for as long as it is in contact.
+    fn take_over(
+        &mut self,
+        identity: &InstanceIdentity,
+        (owner, lease): (u32, u64),
+        since_ms: u64,
+        now: Moment,
+    ) {
+        if let Some(index) = self.find_index(identity) {
+            let member = &mut self.members[index as usize];
+            let more_ms = if member.owner == owner { 0 } else { limits::CLUSTER_CONTACT_MS };
+            member.deadline_ms = since_ms.max(now.unix_ms + more_ms) + member.ttl_ms;
         }
         self.own(identity, owner, lease);
     }
@@ -423,12 +445,14 @@ impl Registry {
         let member = &mut self.members[index as usize];
         let before = std::mem::replace(&mut member.owner, owner);
         member.lease = lease;
-        member.is_proposed = false;
+        let was_proposed = std::mem::take(&mut member.is_proposed);
         if let Some(replica) = &mut self.replica {
+            member.is_proposed = owner == SELF && lease <= replica.doubted;
             replica.owned[before as usize] -= 1;
             replica.owned[owner as usize] += 1;
         }
-        if owner == SELF && before != SELF {
+        // What is proposed as overdue has left the wheel.
+        if owner == SELF && (before != SELF || was_proposed) {
             self.arm(index);
         }
     }
@@ -437,36 +461,36 @@ impl Registry {
         for identity in identities {
             let Some(index) = self.find_index(identity) else { continue };
             let member = &mut self.members[index as usize];
-            // A full period, by the clock of the node that counts it.
-            member.deadline_ms = now.unix_ms + member.ttl_ms;
-            let before = member.owner;
+            // A full period, and the time for which an owner that is back may not know of this.
+            member.deadline_ms = now.unix_ms + member.ttl_ms + limits::CLUSTER_CONTACT_MS;
             self.own(identity, owner, lease);
-            if let Some(replica) = &mut self.replica {
-                replica.adopting.remove(&before);
-            }
+        }
+        if let Some(replica) = self.replica.as_mut().filter(|_| owner == SELF) {
+            replica.adopting = replica.adopting.saturating_sub(1);
         }
     }
 
     /// Counts a lease as run out, where it still is the one that ran out.
-    fn overdue(&mut self, identity: &InstanceIdentity, lease: u64, at: Moment) {
+    fn overdue(&mut self, identity: &InstanceIdentity, lease: u64, now: Moment) {
         let Some(index) = self.find_index(identity) else { return };
         let member = &mut self.members[index as usize];
         if member.lease != lease || member.is_overdue {
             return;
         }
         member.is_proposed = false;
-        self.mark_overdue(index, at);
+        self.mark_overdue(index, now);
     }
 
-    fn judge_named(&mut self, services: &[ServiceName], max_ms: u64, at: Moment) {
+    fn judge_named(&mut self, services: &[(ServiceName, u64)], max_ms: u64, at: Moment) {
         // The entry's bound and not this node's: all come to the same judgement.
         let own_max_ms = std::mem::replace(&mut self.settings.self_protection_max_ms, max_ms);
-        for name in services {
+        for (name, watch) in services {
             if let Some(replica) = &mut self.replica {
                 replica.judging.remove(name);
             }
             if let Some(service) = self.find_service(name)
-                && self.judge_at_ms(service).is_some_and(|due_ms| due_ms <= at.unix_ms)
+                && self.services[service].watched_since_ms.is_some()
+                && self.services[service].watch == *watch
             {
                 self.judge(service, at);
             }
@@ -496,7 +520,7 @@ impl Registry {
                 let is_due = self.judge_at_ms(service).is_some_and(|at_ms| at_ms <= now.unix_ms);
                 let is_new = self.replica.as_ref().is_some_and(|one| !one.judging.contains(name));
                 if is_due && is_new {
-                    services.push(name.clone());
+                    services.push((name.clone(), self.services[service].watch));
                 }
             }
         }
@@ -506,7 +530,7 @@ impl Registry {
             replica.proposals.push(Entry::Overdue(piece.to_vec()));
         }
         if !services.is_empty() {
-            replica.judging.extend(services.iter().cloned());
+            replica.judging.extend(services.iter().map(|(name, _)| name.clone()));
             replica.proposals.push(Entry::Judge { services, self_protection_max_ms });
         }
     }
@@ -545,19 +569,22 @@ impl Registry {
                     let Some(index) = self.find_index(identity) else { continue };
                     let member = &mut self.members[index as usize];
                     if member.owner == SELF && member.lease == *lease && member.is_proposed {
-                        member.is_proposed = false;
+                        // Still proposed: it may yet come into the log, and a renewal that stays
+                        // here would not void it.
                         self.arm_at(index, now.unix_ms + limits::CLUSTER_RETRY_MS);
                     }
                 }
             }
             Entry::Judge { services, .. } => {
                 if let Some(replica) = &mut self.replica {
-                    replica.judging.retain(|name| !services.contains(name));
+                    for (name, _) in services {
+                        replica.judging.remove(name);
+                    }
                 }
             }
             Entry::Adopt(_) => {
                 if let Some(replica) = &mut self.replica {
-                    replica.adopting.clear();
+                    replica.adopting = replica.adopting.saturating_sub(1);
                 }
             }
             _ => {}
@@ -571,14 +598,13 @@ impl Registry {
         replica.newest = newest;
         let first = alive.iter().min();
         replica.is_deputy = first.is_some_and(|first| *first == replica.nodes[SELF as usize]);
-        if !replica.is_deputy || replica.is_cut_off {
+        if !replica.is_deputy || replica.is_cut_off || replica.adopting > 0 {
             return;
         }
         let orphaning: Vec<u32> = (1..)
             .zip(&replica.nodes[1..])
             .filter(|(node, name)| replica.owned[*node as usize] > 0 && !alive.contains(name))
             .map(|(node, _)| node)
-            .filter(|node| !replica.adopting.contains(node))
             .collect();
         if orphaning.is_empty() {
             return;
@@ -591,8 +617,8 @@ impl Registry {
             .collect();
         for piece in orphans.chunks(limits::COMMAND_ENTRIES_MAX) {
             replica.proposals.push(Entry::Adopt(piece.to_vec()));
+            replica.adopting += 1;
         }
-        replica.adopting.extend(orphaning);
     }
 
     /// Marks or unmarks all services as cut off, where that is news.
@@ -652,7 +678,7 @@ impl Registry {
             revision: service.revision,
             protection_enabled: service.protection_enabled,
             degraded_since_ms: service.degraded_since_ms,
-            watched_since_ms: service.watched_since_ms,
+            watch: service.watched_since_ms.map(|_| service.watch),
         };
         let instance = |member: &Member| InstanceImage {
             id: member.identity.as_str().to_owned(),
@@ -677,8 +703,8 @@ impl Registry {
         })
     }
 
-    /// Begins anew from an image. Leases that were this node's before are so no more: another may
-    /// have taken them over meanwhile, and if not, they are taken over as those of a node that went.
+    /// Begins anew from an image. Every lease gets a full period. Those that are this node's count as
+    /// proposed: an entry of before may yet end them, so the next renewal goes through the log.
     #[must_use]
     pub fn from_image(
         settings: Settings,
@@ -701,12 +727,14 @@ impl Registry {
             let service = &mut registry.services[index];
             service.revision = record.revision;
             service.protection_enabled = record.protection_enabled;
-            service.watched_since_ms = record.watched_since_ms;
+            if let Some(watch) = record.watch {
+                (service.watched_since_ms, service.watch) = (Some(now.unix_ms), watch);
+            }
             if record.degraded_since_ms.is_some() {
                 service.degraded_since_ms = record.degraded_since_ms;
                 registry.totals.degraded_services += 1;
             }
-            if record.watched_since_ms.is_some() {
+            if record.watch.is_some() {
                 registry.watched.push(index);
             }
         }
@@ -726,6 +754,7 @@ impl Registry {
                 None => SELF,
             };
             registry.own(&identity, owner, record.lease);
+            registry.members[index as usize].is_proposed = owner == SELF;
         }
         if let Some(replica) = &mut registry.replica {
             for (name, number) in &image.nodes {
@@ -755,8 +784,13 @@ impl Registry {
         let mut names: HashSet<ServiceName> =
             before.services.iter().map(|(_, service)| service.name.clone()).collect();
         names.extend(self.services.iter().map(|(_, service)| service.name.clone()));
+        let is_same = self.epoch == before.epoch;
         if let (Some(replica), Some(before)) = (&mut self.replica, &before.replica) {
             replica.contact_ms = before.contact_ms;
+            replica.newest = before.newest;
+            if is_same {
+                replica.doubted = before.sequence;
+            }
         }
         self.go_on_from(before, now);
         names.into_iter().collect()
@@ -764,126 +798,6 @@ impl Registry {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, VecDeque};
-
-    use super::*;
-    use crate::clock::Clock;
-    use crate::rng::Rng;
-    use crate::state::{State, lone_node};
-    use crate::wire::instance::{Instance, Registration};
-
-    const SERVICES: [&str; 3] = ["s0", "s1", "never seen"];
-
-    /// A node, and what its followers were told: revision and mark.
-    struct Node {
-        state: State,
-        told: BTreeMap<ServiceName, (u64, bool)>,
-    }
-
-    impl Node {
-        /// What control does after each order.
-        fn announce(&mut self, what: &str) {
-            self.state.registry.announce_turn(self.told.keys());
-            for one in self.state.take_announcements() {
-                let Some(told) = self.told.get_mut(&one.service) else { continue };
-                assert_eq!(one.from, told.0, "{what}: a gap or a double: {one:?}");
-                *told = (one.revision, one.degraded);
-            }
-            for (service, told) in &self.told {
-                let view = self.state.registry.view(service);
-                assert_eq!(*told, (view.revision, view.degraded), "{what}: of {service}");
-            }
-        }
-
-        /// What control does with an image.
-        fn replace(&mut self, image: ReplicaImage, now: Moment) {
-            self.state.replace_registry("a", image, now);
-            for (service, told) in &mut self.told {
-                let view = self.state.registry.view(service);
-                *told = (view.revision, view.degraded);
-            }
-        }
-    }
-
-    fn some_entry(rng: &mut Rng) -> Entry {
-        let service = SERVICES[rng.below(2) as usize];
-        let sent = |name: u64| {
-            let text = format!(r#"{{"serviceId":"{service}","instanceId":"i{name}"}}"#);
-            let instance: Instance = serde_json::from_str(&text).expect("an instance");
-            Registration { lease_ttl_ms: Some(20_000), ..instance.register().expect("valid") }
-        };
-        let all = || (0..4).map(sent).collect::<Vec<_>>();
-        match rng.below(5) {
-            0 | 1 => Entry::Register(all(), Bounds { instances_max: 8, services_max: 8 }),
-            2 => Entry::Unregister(vec![sent(rng.below(4)).identity]),
-            3 => {
-                let lease = rng.below(3);
-                Entry::Overdue(all().into_iter().map(|one| (one.identity, lease)).collect())
-            }
-            _ => Entry::Judge {
-                services: vec![ServiceName::of(service)],
-                self_protection_max_ms: 60_000,
-            },
-        }
-    }
-
-    #[test]
-    fn followers_know_every_mark_whatever_becomes_of_contact() {
-        let mut degraded_by_leases = 0;
-        for seed in 0..300 {
-            let mut rng = Rng::seeded(seed);
-            let mut now = Clock::start().now();
-            let mut ahead = lone_node("b", None, now);
-            let mut node = Node { state: lone_node("a", None, now), told: BTreeMap::new() };
-            let mut unread = VecDeque::new();
-            for step in 0..120 {
-                let what = match rng.below(8) {
-                    0 | 1 => {
-                        let item = LogItem {
-                            position: format!("{step}-0"),
-                            node: String::from("b"),
-                            number: step + 1,
-                            at_ms: now.unix_ms,
-                            entry: some_entry(&mut rng),
-                        };
-                        ahead.apply_logged(item.clone(), now);
-                        unread.push_back(item);
-                        "an entry is written"
-                    }
-                    2 | 3 => {
-                        if let Some(item) = unread.pop_front() {
-                            node.state.apply_logged(item, now);
-                        }
-                        "an entry is read"
-                    }
-                    4 => {
-                        let heard = (now.unix_ms - rng.below(6_000), unread.len() as u64);
-                        node.state.on_nodes(&[String::from("b")], heard, now);
-                        "contact"
-                    }
-                    5 => {
-                        now.unix_ms += rng.below(4_000);
-                        node.state.tick(now);
-                        "time passes"
-                    }
-                    6 => {
-                        let service = ServiceName::of(SERVICES[rng.below(3) as usize]);
-                        let view = node.state.registry.view(&service);
-                        node.told.insert(service, (view.revision, view.degraded));
-                        "somebody follows"
-                    }
-                    _ if rng.below(4) == 0 => {
-                        unread.clear();
-                        node.replace(ahead.image().expect("it is one of several"), now);
-                        "an image is read"
-                    }
-                    _ => continue,
-                };
-                node.announce(&format!("seed {seed}, step {step}: {what}"));
-                degraded_by_leases += node.state.registry.totals().degraded_services;
-            }
-        }
-        assert!(degraded_by_leases > 0, "the seeds reach self-protection");
-    }
-}
+mod leases;
+#[cfg(test)]
+mod marks;

@@ -43,6 +43,8 @@ pub(super) struct Service {
     pub(super) unproven: usize,
     /// When the first overdue lease ran out, or the service was found degraded.
     pub(super) watched_since_ms: Option<u64>,
+    /// Which watch that is: among several nodes the number of the entry that began it.
+    pub(super) watch: u64,
     /// Since when expiry is held, in milliseconds since the Unix epoch.
     pub(super) degraded_since_ms: Option<u64>,
     pub(super) protection_enabled: bool,
@@ -68,6 +70,7 @@ impl Service {
             overdue: 0,
             unproven: 0,
             watched_since_ms: None,
+            watch: 0,
             degraded_since_ms: None,
             protection_enabled: true,
             told_degraded: false,
