@@ -11,6 +11,11 @@
 //! the proposal is void. Leases of a node that is gone are taken over by the first of those that
 //! are left, for one full period.
 //!
+//! Entries come late, and some that were given up come all the same. So a lease counts from where
+//! its entry is applied; the owner before, which may renew it until it has read of the takeover, has
+//! [`limits::CLUSTER_CONTACT_MS`] on top; and a lease that was ever proposed as run out is renewed
+//! through the log, which changes its number.
+//!
 //! # Promises
 //!
 //! * What is accepted anywhere is applied everywhere, in one order: same revisions, same epoch.
