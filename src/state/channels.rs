@@ -141,11 +141,6 @@ impl Channel {
         is_last
     }
 
-    /// Whether a user is in it.
-    pub(super) fn has_user(&self, user_id: &UserId) -> bool {
-        self.roster.as_ref().is_some_and(|roster| roster.users.contains_key(user_id))
-    }
-
     /// The name of a user in it.
     pub(super) fn name_of(&self, user_id: &UserId) -> Option<&str> {
         let place = self.roster.as_ref()?.users.get(user_id)?;

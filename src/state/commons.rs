@@ -524,9 +524,19 @@ impl Commons {
         self.elsewhere().flat_map(|(_, folk)| folk.channels.keys())
     }
 
-    /// The users in a room on other nodes; one may be there more than once.
-    pub(super) fn room(&self, channel: &ChannelName) -> impl Iterator<Item = (&UserId, &Place)> {
-        self.elsewhere().filter_map(|(_, folk)| folk.rooms.get(channel)).flatten()
+    /// Who is in a room on any node, as far as told, in the order of coming.
+    pub(super) fn room_users(&self, channel: &ChannelName) -> Vec<(UserId, Arc<str>)> {
+        let mut first: HashMap<&UserId, &Place> = HashMap::new();
+        for (user, place) in self.folks.values().filter_map(|one| one.rooms.get(channel)).flatten()
+        {
+            let known = first.entry(user).or_insert(place);
+            if place.since_ms < known.since_ms {
+                *known = place;
+            }
+        }
+        let mut users: Vec<_> = first.into_iter().collect();
+        users.sort_by_key(|(user, place)| (place.since_ms, *user));
+        users.into_iter().map(|(user, place)| (user.clone(), Arc::clone(&place.username))).collect()
     }
 
     /// How many users are in a room on any node, as far as told.

@@ -794,7 +794,7 @@ impl Registry {
             replica.contact_ms = before.contact_ms;
             replica.newest = before.newest;
             if is_same {
-                replica.doubted = before.sequence;
+                replica.doubted = before.doubted.max(before.sequence);
             }
         }
         self.go_on_from(before, now);

@@ -1,5 +1,5 @@
-//! People among nodes that fail: they publish and follow, write and read at whichever node they reach,
-//! note what they are told, and compare it in the end.
+//! People among nodes that fail: they publish and follow, write and read, and sit in a room, at
+//! whichever node they reach, note what they are told, and compare it in the end.
 
 #![allow(clippy::disallowed_methods, reason = "people act by the clock of the wall")]
 
@@ -25,6 +25,8 @@ const PUBLISHERS: usize = 3;
 const FOLLOWERS: usize = 4;
 const SENDERS: usize = 3;
 const RECEIVERS: usize = 3;
+const GUESTS: usize = 5;
+const ROOM: &str = "hall";
 /// How far back from its end a channel has to be recoverable; it keeps more than is ever published.
 const BACK: u64 = 40;
 
@@ -38,6 +40,8 @@ pub struct Places {
     is_over: AtomicBool,
     /// Where each channel ends.
     ends: Mutex<BTreeMap<&'static str, (String, u64)>>,
+    /// Whom each guest knows to be in the room, by frames alone; none while it is outside.
+    rooms: Mutex<BTreeMap<usize, Option<BTreeSet<String>>>>,
 }
 
 impl Places {
@@ -91,6 +95,7 @@ pub struct Crowd {
     followers: Vec<JoinHandle<Trail>>,
     senders: Vec<JoinHandle<Vec<Sent>>>,
     receivers: Vec<JoinHandle<Read>>,
+    guests: Vec<JoinHandle<()>>,
 }
 
 impl Crowd {
@@ -103,6 +108,7 @@ impl Crowd {
             followers: spawn(FOLLOWERS, seed, places, follow),
             senders: spawn(senders, seed, places, write),
             receivers: spawn(receivers, seed, places, read),
+            guests: spawn(GUESTS, seed, places, sit),
         }
     }
 
@@ -118,7 +124,9 @@ impl Crowd {
         }
         let trails: Vec<Trail> =
             self.followers.into_iter().map(|one| one.join().expect("it follows")).collect();
+        expect_full_room(&self.places, nodes);
         self.places.is_over.store(true, Ordering::SeqCst);
+        self.guests.into_iter().for_each(|one| one.join().expect("it sits"));
         let read: Vec<Read> =
             self.receivers.into_iter().map(|one| one.join().expect("it reads")).collect();
         compare_channels(&published, &trails);
@@ -251,9 +259,14 @@ fn receiver(by: usize) -> String {
     format!("receiver{by}")
 }
 
+fn guest(by: usize) -> String {
+    format!("guest{by}")
+}
+
 /// Makes everybody known, whose tokens alone say who they are.
 pub fn introduce(node: SocketAddr) {
-    let all = (0..SENDERS).map(sender).chain((0..RECEIVERS).map(receiver));
+    let all =
+        (0..SENDERS).map(sender).chain((0..RECEIVERS).map(receiver)).chain((0..GUESTS).map(guest));
     for user in all {
         let said = try_call(node, CALL, ("GET", "/ws/online"), &token(&user, ""), &Value::Null);
         assert_eq!(said.map(|(status, _)| status), Some(200), "{user}");
@@ -328,6 +341,80 @@ fn read(by: usize, mut rng: Rng, places: &Places) -> Read {
             Ok(None) if rng.below(600) == 0 => line = None,
             Ok(_) => {}
         }
+    }
+}
+
+/// Sits in the room, now at this node and now at that one, and keeps count of the others.
+fn sit(by: usize, mut rng: Rng, places: &Places) {
+    let token = token(&guest(by), "");
+    let mut line: Option<Line> = None;
+    let mut room: Option<BTreeSet<String>> = None;
+    while !places.is_over.load(Ordering::SeqCst) {
+        let Some(open) = &mut line else {
+            room = None;
+            places.rooms.lock().insert(by, None);
+            line = places.pick(&mut rng).and_then(|node| Line::open(node, CALL, &token));
+            let ask = json!({"type": "join", "room": ROOM});
+            if !line.as_mut().is_some_and(|line| line.send(&ask)) {
+                line = None;
+                rest(&mut rng);
+            }
+            continue;
+        };
+        match open.poll() {
+            Ok(Some(frame)) if frame["type"] == "error" || frame["type"] == "reconnect" => {
+                line = None;
+                rest(&mut rng);
+            }
+            Ok(Some(frame)) if count(&mut room, &frame) => {
+                places.rooms.lock().insert(by, room.clone());
+            }
+            Err(_) => line = None,
+            Ok(None) if !places.is_quiet() && rng.below(400) == 0 => line = None,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Takes in what a guest is told. Returns whether that is about who is in the room.
+fn count(room: &mut Option<BTreeSet<String>>, frame: &Value) -> bool {
+    match (frame["type"].as_str(), frame["event"].as_str(), &mut *room) {
+        (Some("joined"), ..) => {
+            let users = frame["users"].as_array().expect("a list");
+            *room = Some(users.iter().map(|user| text(&user["user_id"])).collect());
+        }
+        (Some("event"), Some("user.joined"), Some(room)) => {
+            let is_new = room.insert(text(&frame["payload"]["user_id"]));
+            assert!(is_new, "it is there already: {frame}");
+        }
+        (Some("event"), Some("user.left"), Some(room)) => {
+            let was_there = room.remove(&text(&frame["payload"]["user_id"]));
+            assert!(was_there, "it is not there: {frame}");
+        }
+        (Some("event"), _, None) => panic!("before the answer: {frame}"),
+        _ => return false,
+    }
+    true
+}
+
+/// All are in the room, everybody knows it, and so does every node.
+fn expect_full_room(places: &Places, nodes: &[SocketAddr]) {
+    let all: BTreeSet<String> = (0..GUESTS).map(guest).collect();
+    let start = Instant::now();
+    loop {
+        let path = format!("/api/v1/channels/chat:{ROOM}");
+        let listed = nodes.iter().map(|node| {
+            let (_, said) = try_call(*node, CALL, ("GET", &path), "", &Value::Null)?;
+            let users = said["users"].as_array()?;
+            Some(users.iter().map(|user| text(&user["user_id"])).collect::<BTreeSet<String>>())
+        });
+        let listed: Vec<_> = listed.collect();
+        let known: Vec<_> = places.rooms.lock().values().cloned().collect();
+        if listed.iter().chain(&known).all(|one| one.as_ref() == Some(&all)) {
+            return;
+        }
+        assert!(start.elapsed() < SETTLE, "nodes list {listed:?}, guests know of {known:?}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -2,13 +2,13 @@
 //!
 //! Part of `state::talk`.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Aim, Talk, Told};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, RequestId, Topic, UserId};
 use crate::limits;
+use crate::state::abroad::Abroad;
 use crate::state::channels::Channel;
 use crate::state::event::DomainEvent;
 use crate::state::people::{Membership, Person};
@@ -102,7 +102,7 @@ impl State {
         {
             return Outcome::Await(Box::new(Talk::Join { conn, channel: channel.clone() }));
         }
-        let (users, count) = (self.room_users(channel), self.room_count(channel));
+        let (users, count) = self.room_users(channel, self.person_of(conn).as_ref());
         let state = self.channels.get(key);
         Told::Joined {
             channel: channel.clone(),
@@ -114,38 +114,36 @@ impl State {
         .into()
     }
 
-    /// The users in a room on any node, up to a bound: those here in the order of coming, then the
-    /// others in theirs.
-    pub(super) fn room_users(&self, channel: &ChannelName) -> Vec<(UserId, Arc<str>)> {
-        let own = self.channels.find(channel).map(|key| self.channels.get(key).users());
-        let mut users = own.unwrap_or_default();
-        let Some(abroad) = &self.abroad else { return users };
-        let mut seen: HashSet<UserId> = users.iter().map(|(user, _)| user.clone()).collect();
-        let mut others: Vec<_> = abroad.commons.room(channel).collect();
-        others.sort_by_key(|(user, place)| (place.since_ms, *user));
-        for (user, place) in others {
-            if users.len() >= limits::ROOM_USERS_LISTED_MAX {
-                break;
-            }
-            if seen.insert(user.clone()) {
-                users.push((user.clone(), Arc::clone(&place.username)));
-            }
+    /// The users in a room, up to a bound, in the order of coming, and how many there are. Among
+    /// several nodes these are whom all nodes were told of, and whoever asks: the next event goes on
+    /// from there, whatever is true at this node and not told yet.
+    pub(super) fn room_users(
+        &self,
+        channel: &ChannelName,
+        asking: Option<&Person>,
+    ) -> (Vec<(UserId, Arc<str>)>, usize) {
+        let own = self.channels.find(channel).map(|key| self.channels.get(key));
+        let Some(abroad) = self.shares(channel) else {
+            return (
+                own.map(Channel::users).unwrap_or_default(),
+                own.map_or(0, Channel::user_count),
+            );
+        };
+        let (mut users, mut count) =
+            (abroad.commons.room_users(channel), abroad.commons.room_count(channel));
+        if let Some(asking) = asking
+            && !users.iter().any(|(user, _)| *user == asking.user_id)
+        {
+            users.push((asking.user_id.clone(), Arc::clone(&asking.username)));
+            count += 1;
         }
-        users
+        users.truncate(limits::ROOM_USERS_LISTED_MAX);
+        (users, count)
     }
 
-    /// How many users are in a room on any node.
-    fn room_count(&self, channel: &ChannelName) -> usize {
-        let own = self.channels.find(channel).map(|key| self.channels.get(key));
-        let here = own.map_or(0, Channel::user_count);
-        let Some(abroad) = &self.abroad else { return here };
-        let others: HashSet<&UserId> = abroad
-            .commons
-            .room(channel)
-            .map(|(user, _)| user)
-            .filter(|user| !own.is_some_and(|own| own.has_user(user)))
-            .collect();
-        here + others.len()
+    /// What nodes tell each other, where this channel is one of theirs.
+    fn shares(&self, channel: &ChannelName) -> Option<&Abroad> {
+        self.abroad.as_ref().filter(|_| !channel.as_str().starts_with('$'))
     }
 
     /// Makes the connection one of the room's, and the room its latest one.
@@ -306,5 +304,52 @@ impl State {
                 connection.memberships.iter().any(|one| one.channel == key && one.is_joined)
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{ShardId, Slot};
+    use crate::state::commons::Facts;
+    use crate::state::lone_node;
+    use crate::state::people::Opened;
+
+    #[test]
+    fn a_list_is_what_the_next_event_goes_on_from() {
+        let now = Moment { unix_ms: 1_000, ns: 0 };
+        let mut state = lone_node("a", None, now);
+        state.on_nodes(&[String::from("a")], (now.unix_ms, 0), now);
+        let room = ChannelName::of_room("hall");
+        let enter = |state: &mut State, slot: u32, name: &str| {
+            let conn = ConnId { shard: ShardId(0), slot: Slot(slot), generation: 0 };
+            let person = Person { user_id: UserId::new(name), username: name.into() };
+            let opened = Opened { conn, person: Some(person.clone()), remote: None };
+            let _ = state.apply(Talk::Opened(opened).into(), now);
+            state.join_room(conn, &room, now).expect("there is room");
+            (conn, person)
+        };
+        let tell = |state: &mut State, name: &str, since_ms: Option<u64>| {
+            let fact = (room.as_str().to_owned(), name.to_owned(), name.to_owned(), since_ms);
+            let facts = Facts { rooms: vec![fact], ..Facts::default() };
+            let turns = state.abroad.as_mut().expect("of several").commons.apply("a", &facts);
+            turns.len()
+        };
+        let list = |state: &State, asking: &Person| {
+            let (users, count) = state.room_users(&room, Some(asking));
+            assert_eq!(users.len(), count);
+            users.into_iter().map(|(user, _)| user.as_str().to_owned()).collect::<Vec<_>>()
+        };
+
+        let (ann, _) = enter(&mut state, 1, "ann");
+        assert_eq!(tell(&mut state, "ann", Some(1)), 1);
+        let _ = state.leave(ann, room.clone(), now);
+        let (_, bob) = enter(&mut state, 2, "bob");
+        let (_, cid) = enter(&mut state, 3, "cid");
+        assert_eq!(list(&state, &bob), ["ann", "bob"], "what is not told yet comes as an event");
+        assert_eq!(tell(&mut state, "ann", None), 1);
+        assert_eq!(list(&state, &cid), ["cid"]);
+        assert_eq!(tell(&mut state, "bob", Some(2)), 1);
+        assert_eq!(list(&state, &cid), ["bob", "cid"]);
     }
 }

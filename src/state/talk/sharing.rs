@@ -142,7 +142,7 @@ impl State {
             view.position = Some((Epoch::new(&found.epoch), found.offset));
         }
         if self.channels.tells(channel) {
-            view.users = Some(self.room_users(channel));
+            view.users = Some(self.room_users(channel, None).0);
         }
         Told::Channel(Some(view))
     }
