@@ -19,42 +19,57 @@ pub struct Redis {
     child: Option<Child>,
     port: u16,
     dir: PathBuf,
-    /// The port of its bus, where it is a cluster of one.
-    bus: Option<u16>,
+    is_cluster: bool,
+    /// The port of its bus, where it is one.
+    bus: u16,
 }
 
+/// A port that nobody has, below those that the system hands out: Redis comes back to it, and some
+/// connection of another test could have it by then.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a free port")
-        .port()
+    loop {
+        let chance = u16::try_from(uuid::Uuid::new_v4().as_u128() % 8_000).expect("below");
+        let port = 12_000 + chance;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Redis {
     /// Starts one that has every write on disk before it answers.
     pub fn start() -> Redis {
-        Redis::start_on(std::env::var_os("FANFARE_TEST_REDIS_CLUSTER").map(|_| free_port()))
+        Redis::start_as(std::env::var_os("FANFARE_TEST_REDIS_CLUSTER").is_some())
     }
 
     /// Starts a Redis Cluster of one node.
     pub fn start_cluster() -> Redis {
-        Redis::start_on(Some(free_port()))
+        Redis::start_as(true)
     }
 
-    fn start_on(bus: Option<u16>) -> Redis {
-        let port = free_port();
+    fn start_as(is_cluster: bool) -> Redis {
         // It is the process that dies here and not the machine: memory is as good as a disk, and
         // does not keep a test waiting when the disk has other things to do.
         let memory = PathBuf::from("/dev/shm");
         let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
         let dir = base.join(format!("fanfare-redis-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&dir).expect("a directory");
-        let mut redis = Redis { child: None, port, dir, bus };
-        redis.launch();
-        redis
+        let mut redis = Redis { child: None, port: 0, dir, is_cluster, bus: 0 };
+        for _ in 0..5 {
+            (redis.port, redis.bus) = (free_port(), free_port());
+            if redis.try_launch() {
+                return redis;
+            }
+            // Somebody was faster.
+        }
+        panic!("there is no port for Redis");
     }
 
     pub fn launch(&mut self) {
+        assert!(self.try_launch(), "Redis ends at once");
+    }
+
+    fn try_launch(&mut self) -> bool {
         let port = self.port.to_string();
         let program = std::env::var_os("FANFARE_TEST_REDIS");
         let mut command = Command::new(program.unwrap_or_else(|| "redis-server".into()));
@@ -64,26 +79,26 @@ impl Redis {
             .arg(&self.dir)
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        if let Some(bus) = self.bus {
-            command.args(["--cluster-enabled", "yes", "--cluster-port", &bus.to_string()]);
+        if self.is_cluster {
+            command.args(["--cluster-enabled", "yes", "--cluster-port", &self.bus.to_string()]);
         }
-        self.child = Some(command.spawn().expect("redis-server is installed"));
-        eventually("Redis answers", Duration::from_secs(20), || self.answers());
-        if self.bus.is_some() {
+        let child = self.child.insert(command.spawn().expect("redis-server is installed"));
+        let mut is_gone = false;
+        eventually("Redis answers", Duration::from_secs(20), || {
+            is_gone = child.try_wait().expect("it is a child").is_some();
+            is_gone || answers(self.port)
+        });
+        if is_gone {
+            return false;
+        }
+        if self.is_cluster {
             // An error where it knows them from before.
             line(&mut self.tell(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]));
             eventually("the slots are served", Duration::from_secs(20), || {
                 line(&mut self.tell(&["GET", "anything"])).starts_with("$-1")
             });
         }
-    }
-
-    fn answers(&self) -> bool {
-        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) else { return false };
-        let mut answer = [0; 5];
-        stream.write_all(b"PING\r\n").is_ok()
-            && std::io::Read::read_exact(&mut stream, &mut answer).is_ok()
-            && answer == *b"+PONG"
+        true
     }
 
     /// Asks something that is answered with a number.
@@ -161,6 +176,14 @@ impl Drop for Redis {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+fn answers(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let mut answer = [0; 5];
+    stream.write_all(b"PING\r\n").is_ok()
+        && std::io::Read::read_exact(&mut stream, &mut answer).is_ok()
+        && answer == *b"+PONG"
 }
 
 fn line(answer: &mut BufReader<TcpStream>) -> String {
