@@ -14,8 +14,11 @@ use crate::state::posted::{Addressee, Post};
 
 #[path = "../../tests/support/redis.rs"]
 mod server;
+#[path = "../../tests/support/strait.rs"]
+mod strait;
 
 use server::Redis;
+use strait::{Strait, Weather};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -56,12 +59,16 @@ impl Node {
         Node::with_journal(redis, name, Journal::Closed)
     }
 
-    /// Starts one, and waits until it hears its topic.
     fn with_journal(redis: &Redis, name: &str, journal: Journal) -> Node {
+        Node::start_at(redis.url(), redis, name, journal)
+    }
+
+    /// Starts one that finds Redis under a URL, and waits until it hears its topic.
+    fn start_at(url: String, redis: &Redis, name: &str, journal: Journal) -> Node {
         let (sender, news) = channel();
         let stats = Arc::new(Stats::new(1));
         let setup = Setup {
-            url: redis.url(),
+            url,
             node: name.into(),
             clock: Clock::start(),
             stats: Arc::clone(&stats),
@@ -499,6 +506,27 @@ fn a_redis_that_is_silent_is_noticed() {
     one.until("it has a place", |node| node.publish("a", "{}", 5).is_some());
     one.until("it is heard", |node| !node.placed.is_empty());
     assert_eq!(one.stats.cluster.topics.value(), 1);
+}
+
+#[test]
+fn a_subscription_that_hears_nothing_is_noticed() {
+    let redis = Redis::start();
+    let strait = Strait::to(std::net::SocketAddr::from(([127, 0, 0, 1], redis.port())));
+    let url = format!("redis://{}", strait.address());
+    let mut one = Node::start_at(url, &redis, "one", Journal::Closed);
+    let mut two = Node::start(&redis, "two");
+    one.attach("a");
+    two.publish("a", "{}", 5).expect("it has a place");
+    one.until("it is heard", |node| node.placed.len() == 1);
+    // Everything else goes on, so only the probe can find out.
+    strait.set(Weather::Deaf);
+    two.publish("a", "{}", 5).expect("it has a place");
+    one.until("it is noticed", |node| node.stats.cluster.probe_failures.value() > 0);
+    assert_eq!(one.placed.len(), 1);
+    strait.set(Weather::Clear);
+    one.until("the topics come back", |node| node.relinks > 0);
+    two.publish("a", "{}", 5).expect("it has a place");
+    one.until("it is heard", |node| node.placed.last().is_some_and(|last| last.offset == 3));
 }
 
 #[test]
