@@ -436,8 +436,12 @@ impl World {
                         follower.node
                     ));
                 }
-                if *picture != Picture::of_discovered(&shown[0]) {
-                    return Some(format!("{service}: a follower has another picture"));
+                let wanted = Picture::of_discovered(&shown[0]);
+                if *picture != wanted {
+                    let node = follower.node;
+                    return Some(format!(
+                        "{service}: a follower at node {node} has {picture:?}, not {wanted:?}"
+                    ));
                 }
             }
         }
@@ -469,7 +473,10 @@ impl Follower {
                         Some("subscribed") if !frame["instances"].is_null() => {
                             self.picture = Some(Picture::of_subscribed(&frame));
                         }
-                        Some("subscribed" | "welcome") => {}
+                        Some("subscribed") => {
+                            self.picture.as_mut().expect("a picture first").resumed(&frame);
+                        }
+                        Some("welcome") => {}
                         Some("reconnect" | "error") => return false,
                         _ => self.picture.as_mut().expect("a picture first").apply(&frame),
                     }

@@ -625,8 +625,8 @@ impl Client {
         let answer = self.ask(&command, "subscribed");
         let is_recovered = answer["recovered"].as_bool().expect("recovered is a boolean");
         if is_recovered {
-            assert_eq!(answer["epoch"], picture.epoch.as_str(), "{answer}");
             assert_eq!(answer.get("instances"), None, "{answer}");
+            picture.resumed(&answer);
             let revision = answer["revision"].as_u64().expect("a revision");
             while picture.revision < revision {
                 // Changes, unless they are more than a slow connection may be owed.
@@ -698,6 +698,15 @@ impl Picture {
             revision: whole["revision"].as_u64().expect("a revision"),
             degraded: whole["degraded"].as_bool().expect("a mark"),
             instances,
+        }
+    }
+
+    /// Takes in the answer to a resumption that was recovered. Where nothing was missed the mark may
+    /// still have changed; else the frame that follows has it.
+    pub fn resumed(&mut self, answer: &Value) {
+        assert_eq!(answer["epoch"], self.epoch.as_str(), "{answer}");
+        if answer["revision"] == self.revision {
+            self.degraded = answer["degraded"].as_bool().expect("a mark");
         }
     }
 
