@@ -290,8 +290,6 @@ impl Control {
         let node = self.node.clone();
         let mut services = self.state.replace_registry(&node, image, now);
         services.extend(self.followers.services().cloned());
-        services.sort_unstable();
-        services.dedup();
         for service in services {
             self.publisher.take_back(&service);
             self.send_snapshot(service, now);

@@ -38,6 +38,7 @@ mod protection;
 mod service;
 mod shared;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::clock::Moment;
@@ -258,7 +259,7 @@ impl State {
         node: &str,
         mut image: ReplicaImage,
         now: Moment,
-    ) -> Vec<ServiceName> {
+    ) -> HashSet<ServiceName> {
         let people = std::mem::take(&mut image.people);
         self.replace_shared(people, now);
         let settings = self.registry.settings();

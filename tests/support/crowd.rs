@@ -380,8 +380,7 @@ fn sit(by: usize, mut rng: Rng, places: &Places) {
 fn count(room: &mut Option<BTreeSet<String>>, frame: &Value) -> bool {
     match (frame["type"].as_str(), frame["event"].as_str(), &mut *room) {
         (Some("joined"), ..) => {
-            let users = frame["users"].as_array().expect("a list");
-            *room = Some(users.iter().map(|user| text(&user["user_id"])).collect());
+            *room = Some(users(frame).expect("a list"));
         }
         (Some("event"), Some("user.joined"), Some(room)) => {
             let is_new = room.insert(text(&frame["payload"]["user_id"]));
@@ -397,6 +396,12 @@ fn count(room: &mut Option<BTreeSet<String>>, frame: &Value) -> bool {
     true
 }
 
+/// The users that a list names.
+fn users(said: &Value) -> Option<BTreeSet<String>> {
+    let users = said["users"].as_array()?;
+    Some(users.iter().map(|user| text(&user["user_id"])).collect())
+}
+
 /// All are in the room, everybody knows it, and so does every node.
 fn expect_full_room(places: &Places, nodes: &[SocketAddr]) {
     let all: BTreeSet<String> = (0..GUESTS).map(guest).collect();
@@ -405,8 +410,7 @@ fn expect_full_room(places: &Places, nodes: &[SocketAddr]) {
         let path = format!("/api/v1/channels/chat:{ROOM}");
         let listed = nodes.iter().map(|node| {
             let (_, said) = try_call(*node, CALL, ("GET", &path), "", &Value::Null)?;
-            let users = said["users"].as_array()?;
-            Some(users.iter().map(|user| text(&user["user_id"])).collect::<BTreeSet<String>>())
+            users(&said)
         });
         let listed: Vec<_> = listed.collect();
         let known: Vec<_> = places.rooms.lock().values().cloned().collect();

@@ -734,13 +734,11 @@ impl Registry {
             service.protection_enabled = record.protection_enabled;
             if let Some(watch) = record.watch {
                 (service.watched_since_ms, service.watch) = (Some(now.unix_ms), watch);
+                registry.watched.push(index);
             }
             if record.degraded_since_ms.is_some() {
                 service.degraded_since_ms = record.degraded_since_ms;
                 registry.totals.degraded_services += 1;
-            }
-            if record.watch.is_some() {
-                registry.watched.push(index);
             }
         }
         for record in image.instances {
@@ -785,7 +783,7 @@ impl Registry {
 
     /// Takes the place of another: keeps its contact with the log's engine. Returns all services of
     /// both.
-    pub(super) fn succeed(&mut self, before: &Registry, now: Moment) -> Vec<ServiceName> {
+    pub(super) fn succeed(&mut self, before: &Registry, now: Moment) -> HashSet<ServiceName> {
         let mut names: HashSet<ServiceName> =
             before.services.iter().map(|(_, service)| service.name.clone()).collect();
         names.extend(self.services.iter().map(|(_, service)| service.name.clone()));
@@ -798,7 +796,7 @@ impl Registry {
             }
         }
         self.go_on_from(before, now);
-        names.into_iter().collect()
+        names
     }
 }
 
