@@ -428,6 +428,14 @@ pub const CLUSTER_FORGET_MS: u64 = 60_000;
 /// Time between two signs of life of a node.
 pub const CLUSTER_BEAT_MS: u64 = 1_000;
 
+/// Answers of the log's engine that are kept until what they tell of is applied. One comes every
+/// [`CLUSTER_BEAT_MS`], and above [`CLUSTER_CONTACT_MS`] it is of no use.
+pub const CLUSTER_BEATS_KEPT: usize = 4;
+
+/// Time after the last answer of the log's engine for which reads wait for a registry that is not
+/// there yet.
+pub const CLUSTER_BEGIN_MS: u64 = 2_000;
+
 /// Time until what could not be proposed is looked at again.
 pub const CLUSTER_RETRY_MS: u64 = 1_000;
 
@@ -485,7 +493,7 @@ pub const REDIS_CONNECT_MS: u64 = 2_000;
 /// Time for an answer of Redis.
 pub const REDIS_RESPONSE_MS: u64 = 2_000;
 
-/// Time for Redis to take an image of the registry.
+/// Time for Redis to take or to give an image of the registry.
 pub const REDIS_IMAGE_MS: u64 = 20_000;
 
 /// Time for which a read of the log waits for the next entry.
@@ -497,7 +505,12 @@ pub const REDIS_RETRY_MS_MAX: u64 = 2_000;
 /// Characters of an epoch that a log is begun with.
 pub const EPOCH_CHARS: usize = 16;
 
-/// Entries after which some node writes an image of the registry, for those that join.
+/// Time for which a log that was begun with nothing gives way to one that knows more: Redis may have
+/// lost everything, and a node that has just started may have come before those that know.
+pub const CLUSTER_BARE_MS: u64 = 10_000;
+
+/// Entries after which some node writes an image of the registry, for those that join; where there are
+/// more instances than that, it is the next power of two above their number.
 pub const CLUSTER_IMAGE_ENTRIES: u64 = 4_096;
 
 /// Calls that one step carries out. What comes meanwhile gathers for the next.
@@ -536,6 +549,10 @@ pub const CLUSTER_PROBE_ANSWER_MS: u64 = 5_000;
 pub const JOURNAL_KEPT_MS: u64 = 120_000;
 
 const _: () = assert!(CLUSTER_CONTACT_MS < CLUSTER_NODE_MS, "heartbeats end before adoption");
+const _: () = assert!(
+    2 * (REDIS_CONNECT_MS + REDIS_RETRY_MS_MAX) < CLUSTER_BARE_MS,
+    "those that know have come by then"
+);
 const _: () = assert!(
     CLUSTER_CALL_CONNECT_MS + REDIS_RESPONSE_MS < CLUSTER_PROPOSAL_MS,
     "calls fail before those behind them are too old"

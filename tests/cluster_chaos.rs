@@ -134,6 +134,7 @@ fn play(seed: u64) {
     }
     world.heal();
     world.check();
+    world.check_beginnings();
     let nodes: Vec<SocketAddr> = world.nodes.iter().map(|node| node.server.address()).collect();
     let talk = crowd.finish(&nodes);
     println!("seed {seed}: {}; {talk}", world.said.join(", "));
@@ -143,7 +144,7 @@ impl World {
     fn new(seed: u64, database: Option<&Database>) -> World {
         let redis = Redis::start();
         let node = |_| {
-            let strait = Strait::to(SocketAddr::from(([127, 0, 0, 1], redis.port())));
+            let strait = Strait::to(redis.address());
             let url = format!("redis://{}", strait.address());
             let flags = ["--redis-url", &url, "--jwt-secret", SECRET, "--shards", "1"];
             let lease = format!("{}s", LEASE.as_secs());
@@ -393,9 +394,19 @@ impl World {
             self.step();
             let fault = self.disagreement();
             match fault {
-                None => return,
+                None => break,
                 Some(fault) => assert!(start.elapsed() < CALM, "{fault}\n{:?}", self.said),
             }
+        }
+    }
+
+    /// Redis has lost nothing, so nobody had to begin anew but those that were started anew.
+    fn check_beginnings(&self) {
+        for node in &self.nodes {
+            let begun = node.server.count("fanfare_cluster_log_resets_total");
+            let log = node.server.log();
+            let said: Vec<&str> = log.lines().filter(|line| line.contains("the log ")).collect();
+            assert_eq!(begun, 1, "a node began anew: {said:#?}\n{:?}", self.said);
         }
     }
 

@@ -13,10 +13,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use nodes::{PATIENCE, await_ready, node, node_over_strait};
+use nodes::{PATIENCE, await_ready, flags_at, node, node_over_strait};
 use redis::Redis;
 use serde_json::{Value, json};
-use strait::Weather;
+use strait::{Strait, Weather};
 use support::{Server, eventually, instance, instances, with};
 
 fn service(server: &Server, name: &str) -> Value {
@@ -171,6 +171,7 @@ fn without_redis_reads_go_on_and_nothing_is_promised() {
     let (a, b) = (node(&redis, &flags), node(&redis, &flags));
     let list = instances("s", 4);
     a.register(&list);
+    agreed(&[&a, &b], "s");
     let mut follower = b.connect();
     let mut picture = follower.follow("s");
     redis.kill();
@@ -200,16 +201,19 @@ fn without_redis_reads_go_on_and_nothing_is_promised() {
     picture.expect_equals_registry(&a);
 }
 
-#[test]
-fn a_redis_that_forgot_everything_is_taught_again() {
+/// Has Redis forget something that two nodes know: both know it still, under a new epoch.
+fn expect_taught_again(forget: impl FnOnce(&Redis)) {
     let mut redis = Redis::start();
     let (a, b) = (node(&redis, &[]), node(&redis, &[]));
-    a.register(&instances("s", 3));
+    let list = instances("s", 6);
+    a.register(&list[..3]);
+    redis.remember();
+    a.register(&list[3..]);
     let before = agreed(&[&a, &b], "s");
     let mut follower = b.connect();
     let mut picture = follower.follow("s");
     redis.kill();
-    redis.wipe();
+    forget(&redis);
     redis.launch();
     eventually("there is a new epoch", PATIENCE, || {
         let shown = service(&a, "s");
@@ -217,11 +221,96 @@ fn a_redis_that_forgot_everything_is_taught_again() {
     });
     await_ready(&a);
     await_ready(&b);
-    a.register(&[instance("s", "after")]);
+    b.register(&[instance("s", "after")]);
     let shown = agreed(&[&a, &b], "s");
-    assert_eq!(shown["instances"].as_array().map(Vec::len), Some(4), "{shown}");
+    assert_eq!(shown["instances"].as_array().map(Vec::len), Some(7), "{shown}");
     follower.catch_up(&mut picture);
     picture.expect_equals_registry(&a);
+}
+
+#[test]
+fn a_redis_that_forgot_everything_is_taught_again() {
+    expect_taught_again(Redis::wipe);
+}
+
+/// What it has forgotten would come back under the same numbers as something else.
+#[test]
+fn a_redis_that_went_back_in_time_is_taught_what_it_forgot() {
+    expect_taught_again(Redis::go_back);
+}
+
+/// Redis has lost everything, and one comes before those that know.
+#[test]
+fn a_node_that_knows_nothing_gives_way() {
+    let mut redis = Redis::start();
+    let (a, strait) = node_over_strait(&redis, &[]);
+    a.register(&instances("s", 3));
+    let mut follower = a.connect();
+    let mut picture = follower.follow("s");
+    strait.set(Weather::Blocked);
+    redis.kill();
+    redis.wipe();
+    redis.launch();
+    let b = node(&redis, &[]);
+    assert_eq!(service(&b, "s"), json!(null), "it has never heard of it");
+    strait.set(Weather::Clear);
+    eventually("the other is heard", PATIENCE, || {
+        service(&b, "s")["instances"].as_array().map(Vec::len) == Some(3)
+    });
+    await_ready(&a);
+    // Once it is known, it stays.
+    b.register(&[instance("s", "late")]);
+    agreed(&[&a, &b], "s");
+    while picture.names().len() < 4 {
+        picture.apply(&follower.next_json());
+        assert!(picture.names().len() >= 3, "it never was gone");
+    }
+    picture.expect_equals_registry(&b);
+}
+
+/// Whoever comes to a node that has just started waits for what it will know.
+#[test]
+fn a_node_shows_nothing_before_it_has_read_the_log() {
+    let redis = Redis::start();
+    let a = node(&redis, &[]);
+    a.register(&instances("s", 3));
+    let mut follower = a.connect();
+    let mut picture = follower.follow("s");
+    let strait = Strait::to(redis.address());
+    let url = format!("redis://{}", strait.address());
+    let flags = flags_at(&url, &[]);
+    // The way is long, so there is time to come.
+    strait.set(Weather::Slow(Duration::from_millis(20)));
+    let slow = Server::start(&flags);
+    assert_eq!(slow.discover("s")["instances"].as_array().map(Vec::len), Some(3));
+    // There is no way.
+    strait.set(Weather::Blocked);
+    let lost = Server::start(&flags);
+    let mut moved = lost.connect();
+    let since = json!({"epoch": picture.epoch, "revision": picture.revision});
+    moved.send_json(&json!({"type": "subscribe", "service_id": "s", "since": since, "id": "1"}));
+    let mut fresh = lost.connect();
+    let mut nothing = fresh.follow("s");
+    assert_eq!((nothing.names().len(), nothing.degraded), (0, true));
+    // It keeps the picture it has.
+    moved.expect_error("unavailable");
+    let reply =
+        lost.post_json("/api/registry/heartbeat.json", &json!({"instances": instances("s", 3)}));
+    reply.expect_problem(503, "unavailable");
+    assert_eq!(lost.get("/ready").status, 503);
+    strait.set(Weather::Clear);
+    await_ready(&lost);
+    assert!(moved.resume(&mut picture), "nothing is missed");
+    fresh.catch_up(&mut nothing);
+    a.register(&[instance("s", "late")]);
+    let shown = agreed(&[&a, &slow, &lost], "s");
+    for (client, picture) in [(&mut moved, &mut picture), (&mut fresh, &mut nothing)] {
+        client.catch_up(picture);
+        while shown["revision"] != picture.revision {
+            picture.apply(&client.next_json());
+        }
+        picture.expect_equals_registry(&a);
+    }
 }
 
 /// The log is trimmed behind an image, a node joins from the image, and one that slept through all

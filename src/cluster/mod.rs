@@ -70,9 +70,12 @@ pub enum News {
     /// The next entries of the log.
     Log(Vec<LogItem>),
     /// The log cannot be followed from where control stands: begin anew from this.
-    Replace(Box<ReplicaImage>),
-    /// Every entry that was there at the start of reading has been handed over.
-    CaughtUp,
+    Begin {
+        /// Everything that the nodes share, at some place of the log.
+        image: Box<ReplicaImage>,
+        /// All entries behind it that were there when it was read.
+        items: Vec<LogItem>,
+    },
     /// What came of a call.
     Called {
         /// The call's number.

@@ -21,6 +21,8 @@ pub(super) const SEQUENCE: &str = key!("sequence");
 pub(super) const EPOCH: &str = key!("epoch");
 /// The registry at some place of the log.
 pub(super) const IMAGE: &str = key!("image");
+/// The epoch of a log that was begun a moment ago by a node that knew nothing.
+pub(super) const BARE: &str = key!("bare");
 /// When each node was last heard of, by Redis' own clock.
 pub(super) const NODES: &str = key!("nodes");
 /// What each node says of itself.
@@ -72,24 +74,37 @@ pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Begins a log where there is none. `KEYS`: epoch, image, sequence, log. `ARGV`: epoch, image.
-/// Returns the epoch in force.
+/// Begins a log where there is none, where the one known is shorter than it was, or where one was begun
+/// with nothing and something is known. `KEYS`: epoch, image, sequence, log, bare. `ARGV`: epoch,
+/// image, the epoch known or nothing, how many entries that had, for how many milliseconds one
+/// that is begun with nothing gives way. Returns the epoch in force.
 pub(super) static SEED: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local epoch = redis.call('GET', KEYS[1])
-         if epoch then return epoch end
-         redis.call('DEL', KEYS[3], KEYS[4])
+         local s = tonumber(redis.call('GET', KEYS[3]) or '0')
+         local is_short = epoch == ARGV[3] and s < tonumber(ARGV[4])
+         local gives_way = ARGV[3] ~= '' and ARGV[3] ~= epoch
+             and redis.call('GET', KEYS[5]) == epoch
+         if epoch and not is_short and not gives_way then return epoch end
+         redis.call('DEL', KEYS[3], KEYS[4], KEYS[5])
          redis.call('SET', KEYS[2], ARGV[2])
          redis.call('SET', KEYS[1], ARGV[1])
+         if ARGV[3] == '' then redis.call('SET', KEYS[5], ARGV[1], 'PX', ARGV[5]) end
          return ARGV[1]",
     )
 });
 
-/// Keeps an image and drops the entries that it holds, where nothing else was begun meanwhile.
-/// `KEYS`: epoch, image, log. `ARGV`: epoch, image, the place of its last entry.
+/// Keeps an image and drops the entries that it holds, where nothing else was begun meanwhile and no
+/// later image is kept. `KEYS`: epoch, image, log. `ARGV`: epoch, image, the place of its last
+/// entry and that one's number.
+///
+/// The number stands at the head of an image's text.
 pub(super) static KEEP_IMAGE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+         local head = redis.call('GETRANGE', KEYS[2], 0, 127)
+         local kept = tonumber(string.match(head, '\"sequence\":(%d+)') or '0')
+         if kept >= tonumber(ARGV[4]) then return 0 end
          redis.call('SET', KEYS[2], ARGV[2])
          redis.call('XTRIM', KEYS[3], 'MINID', '~', ARGV[3])
          return 1",

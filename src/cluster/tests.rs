@@ -448,6 +448,39 @@ fn another_journal_is_read_from_its_start_whatever_its_ids() {
     assert_eq!(one.gaps, 2);
 }
 
+/// The nodes that write images do not know of each other, and one may be slow.
+#[test]
+fn a_later_image_is_not_overwritten_by_an_earlier_one() {
+    let redis = Redis::start();
+    let client = Client::open(redis.url()).expect("a URL");
+    let mut connection = client.get_connection().expect("Redis answers");
+    let image = |sequence: u64| {
+        let mut image = crate::state::empty_image(Clock::start().now());
+        (image.sequence, image.position) = (sequence, format!("{sequence}-0"));
+        image
+    };
+    let mut keep = |sequence: u64| {
+        let image = image(sequence);
+        let kept: u64 = scripts::KEEP_IMAGE
+            .key(scripts::EPOCH)
+            .key(scripts::IMAGE)
+            .key(scripts::LOG)
+            .arg(&image.epoch)
+            .arg(serde_json::to_string(&image).expect("it is written"))
+            .arg(&image.position)
+            .arg(sequence)
+            .invoke(&mut connection)
+            .expect("Redis answers");
+        kept == 1
+    };
+    assert!(!keep(10), "there is no log");
+    redis.ask(&["SETNX", scripts::EPOCH, "e"]);
+    assert!(keep(10), "there is no image");
+    assert!(!keep(9) && !keep(10) && keep(11));
+    let kept = redis.ask(&["STRLEN", scripts::IMAGE]);
+    assert_eq!(kept, serde_json::to_string(&image(11)).expect("it is written").len() as u64);
+}
+
 #[test]
 fn calls_fail_while_redis_is_away_and_topics_come_back() {
     let mut redis = Redis::start();
@@ -511,7 +544,7 @@ fn a_redis_that_is_silent_is_noticed() {
 #[test]
 fn a_subscription_that_hears_nothing_is_noticed() {
     let redis = Redis::start();
-    let strait = Strait::to(std::net::SocketAddr::from(([127, 0, 0, 1], redis.port())));
+    let strait = Strait::to(redis.address());
     let url = format!("redis://{}", strait.address());
     let mut one = Node::start_at(url, &redis, "one", Journal::Closed);
     let mut two = Node::start(&redis, "two");

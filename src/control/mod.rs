@@ -257,7 +257,7 @@ impl Control {
                 let (call, then) = *asked;
                 return self.call(origin, accepted_ns, (call, then), now);
             }
-            state::Outcome::Await(talk) => What::Again(*talk),
+            state::Outcome::Await(order) => What::Again(*order),
             state::Outcome::Hold(told) => What::Turn(*told),
         };
         self.proposals.enter(origin, accepted_ns, what, now.unix_ms);

@@ -11,6 +11,7 @@ use crate::id::{ConnId, ServiceName, Topic};
 use crate::mailbox::to_control::Origin;
 use crate::mailbox::to_shard::{Event, Parcel};
 use crate::state::abroad::{Errand, Release};
+use crate::state::begin::Begun;
 use crate::state::call::{Call, Reply};
 use crate::state::log::{Entry, LogItem, encode};
 use crate::state::order::Answer;
@@ -61,8 +62,7 @@ impl Control {
                     self.on_logged(item, now);
                 }
             }
-            News::Replace(image) => self.replace(*image, now),
-            News::CaughtUp => self.stats.cluster.caught_up.set(1),
+            News::Begin { image, items } => self.begin(*image, items, now),
             News::Nodes { nodes, contact_ms, newest, written, .. } => {
                 let alive: Vec<String> =
                     nodes.into_iter().filter(|node| node.is_alive).map(|node| node.id).collect();
@@ -123,11 +123,16 @@ impl Control {
         self.stats.cluster.applied.add(1);
         let accepted_ns = pending.as_ref().map_or(now.ns, |pending| pending.accepted_ns);
         self.announce(accepted_ns);
-        match (pending, answer) {
-            (Some(pending), Some(answer)) => self.answer(pending.origin, answer, now),
+        if let Some(pending) = pending {
+            self.on_place(pending, answer, now);
+        }
+    }
+
+    fn on_place(&mut self, pending: Pending, answer: Option<Answer>, now: Moment) {
+        match answer {
+            Some(answer) => self.answer(pending.origin, answer, now),
             // It came behind a later one of this node and counts for nothing.
-            (Some(pending), None) => self.lose(pending, now),
-            (None, _) => {}
+            None => self.lose(pending, now),
         }
     }
 
@@ -172,10 +177,10 @@ impl Control {
                 Answer::Unavailable
             }
             What::Answer(_) => return self.on_called(pending, Reply::Failed, now),
-            What::Again(talk) => {
-                self.state.on_given_up(&talk, now);
+            What::Again(order) => {
+                let answer = self.state.on_given_up(&order, now);
                 self.announce(now.ns);
-                Answer::Unavailable
+                answer
             }
             // It is done; only what stands before it is missing.
             What::Turn(told) => Answer::Told(Box::new(told)),
@@ -248,19 +253,17 @@ impl Control {
     }
 
     fn release(&mut self, pending: Pending, how: Release, now: Moment) {
+        if how == Release::Fail && matches!(pending.what, What::Again(_)) {
+            return self.lose(pending, now);
+        }
         match (pending.what, how) {
-            (What::Again(talk), Release::Again) => {
+            (What::Again(order), Release::Again) => {
                 self.state.is_watched = self.events.receiver_count() > 0;
                 self.state.is_rerun = true;
                 self.state.ticket = self.proposals.next();
-                let outcome = self.state.apply(talk.into(), now);
+                let outcome = self.state.apply(order, now);
                 self.state.is_rerun = false;
                 self.settle(pending.origin, pending.accepted_ns, outcome, now);
-            }
-            (What::Again(talk), Release::Fail) => {
-                self.state.on_given_up(&talk, now);
-                self.announce(now.ns);
-                self.answer(pending.origin, Answer::Unavailable, now);
             }
             (_, _) => self.answer(pending.origin, Answer::Unavailable, now),
         }
@@ -281,20 +284,27 @@ impl Control {
         }
     }
 
-    /// Begins anew from an image: every follower gets a snapshot, for what it has may be of another
-    /// history.
-    fn replace(&mut self, image: ReplicaImage, now: Moment) {
-        tracing::info!(sequence = image.sequence, "the registry begins from an image");
-        self.stats.cluster.replaced.add(1);
-        self.stats.cluster.caught_up.set(0);
-        let node = self.node.clone();
-        let mut services = self.state.replace_registry(&node, image, now);
+    /// Begins anew: every follower gets a snapshot, for what it has may be of another history.
+    fn begin(&mut self, image: ReplicaImage, items: Vec<LogItem>, now: Moment) {
+        let entries = items.len();
+        tracing::info!(sequence = image.sequence, entries, "the registry begins from an image");
+        let stats = &self.stats.cluster;
+        stats.replaced.add(1);
+        stats.applied.add(entries as u64);
+        self.state.is_watched = self.events.receiver_count() > 0;
+        let Begun { mut services, answers } = self.state.begin_anew(image, items, now);
         services.extend(self.followers.services().cloned());
         for service in services {
             self.publisher.take_back(&service);
             self.send_snapshot(service, now);
         }
         self.announce(now.ns);
+        self.stats.cluster.caught_up.set(1);
+        for (number, answer) in answers {
+            if let Some(pending) = self.proposals.take(number) {
+                self.on_place(pending, answer, now);
+            }
+        }
     }
 
     fn send_snapshot(&mut self, service: ServiceName, now: Moment) {

@@ -406,6 +406,7 @@ impl<S: Socket> Shard<S> {
         let slot = conn.slot;
         let joined = match &answer {
             Answer::Subscribed(subscribed) => Some(Some(subscribed.view.service.clone())),
+            Answer::NotSubscribed(service) => Some(Some(service.clone())),
             Answer::SubscribedToAll => Some(None),
             _ => None,
         };
@@ -458,6 +459,13 @@ impl<S: Socket> Shard<S> {
                     self.subscription_count += 1;
                 }
                 answer::subscribed_to_all(id)
+            }
+            (Waiting::Subscribe, Answer::NotSubscribed(service)) => {
+                let conn = &mut self.conns[slot.index()];
+                conn.subscribing -= 1;
+                conn.awaits_heavy = false;
+                self.release(Some(&service));
+                answer::error(id, &Refusal::unavailable())
             }
             (Waiting::Talk { family, joins }, Answer::Told(told)) => {
                 if joins {

@@ -17,6 +17,7 @@
 //! `shard`, `control` and `http`.
 
 pub mod abroad;
+pub mod begin;
 pub mod call;
 pub mod channels;
 pub mod commons;
@@ -38,11 +39,10 @@ mod protection;
 mod service;
 mod shared;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::clock::Moment;
-use crate::id::{MessageIds, ServiceName};
+use crate::id::MessageIds;
 use crate::limits::Limits;
 use abroad::{Abroad, Tail};
 use call::Call;
@@ -53,8 +53,8 @@ use log::{Entry, LogItem};
 use order::{Answer, Order, RefusedEntry, View};
 use people::People;
 use registry::{Announcement, Registry};
-use replica::{Plan, ReplicaImage};
-use talk::{Outgoing, Talk, Told};
+use replica::Plan;
+use talk::{Outgoing, Told};
 use then::Then;
 
 /// Everything the server knows that outlives a connection.
@@ -97,7 +97,7 @@ pub enum Outcome {
     /// Others have to be asked first; [`State::after_call`] then goes on.
     Call(Box<(Call, Then)>),
     /// It has to wait, under the state's ticket, until [`State::take_released`] names that.
-    Await(Box<Talk>),
+    Await(Box<Order>),
     /// It is done, and its answer waits, under the state's ticket, for its turn among what goes out.
     Hold(Box<Told>),
 }
@@ -170,6 +170,10 @@ impl State {
             Plan::Apply(order) => order,
             Plan::Answer(answer) => return Outcome::Answer(answer),
             Plan::Propose(entry) => return Outcome::Propose(Box::new(entry)),
+        };
+        let order = match self.await_registry(order, now) {
+            Ok(order) => order,
+            Err(outcome) => return outcome,
         };
         let registry = &mut self.registry;
         let answer = match order {
@@ -252,34 +256,13 @@ impl State {
         self.heal_again();
     }
 
-    /// Begins anew from an image of the registry. Returns the services whose followers need a
-    /// snapshot: what they have led to here is another history.
-    pub fn replace_registry(
-        &mut self,
-        node: &str,
-        mut image: ReplicaImage,
-        now: Moment,
-    ) -> HashSet<ServiceName> {
-        let people = std::mem::take(&mut image.people);
-        self.replace_shared(people, now);
-        let settings = self.registry.settings();
-        let fresh = Registry::from_image(settings, node, image, now);
-        let before = std::mem::replace(&mut self.registry, fresh);
-        let services = self.registry.succeed(&before, now);
-        // Whoever gets a snapshot now gets the mark with it.
-        self.registry.check_contact(now);
-        self.registry.settle(now);
-        self.registry.announce_turn(std::iter::empty());
-        self.registry.announcements.clear();
-        services
-    }
-
     /// Lets time pass: leases run out, protections end.
     pub fn tick(&mut self, now: Moment) {
         if self.registry.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.registry.tick(now);
             self.registry.settle(now);
         }
+        self.release_unbegun(now);
         self.channels.sweep(now.unix_ms);
         self.leave_topics(now);
     }
@@ -288,7 +271,8 @@ impl State {
     pub fn next_tick_ms(&self) -> Option<u64> {
         let leaving = self.abroad.as_ref().and_then(|abroad| abroad.leaving.front());
         let leaving = leaving.map(|(at_ms, _)| *at_ms);
-        let all = [self.registry.next_tick_ms(), self.channels.next_sweep_ms(), leaving];
+        let hope = self.next_hope_ms();
+        let all = [self.registry.next_tick_ms(), self.channels.next_sweep_ms(), leaving, hope];
         all.into_iter().flatten().min()
     }
 
@@ -320,9 +304,9 @@ impl State {
     }
 }
 
-/// A node of several with nobody at it, for tests of what it makes of the others.
+/// A node of several with nobody at it, which has not begun: for tests of what it makes of the others.
 #[cfg(test)]
-pub(crate) fn lone_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
+pub(crate) fn new_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
     let registry = registry::Settings {
         lease_ttl_ms: 20_000,
         self_protection_max_ms: 1,
@@ -334,4 +318,18 @@ pub(crate) fn lone_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
     let settings =
         Settings { node: name.to_owned(), epoch: format!("{name}-"), ..Settings::default() };
     State::new(registry, settings, PeopleImage::default()).joined(tail)
+}
+
+/// The same, begun with nothing.
+#[cfg(test)]
+pub(crate) fn lone_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
+    let mut node = new_node(name, tail, now);
+    node.begin_anew(empty_image(now), Vec::new(), now);
+    node
+}
+
+/// What such a node begins with.
+#[cfg(test)]
+pub(crate) fn empty_image(now: Moment) -> replica::ReplicaImage {
+    new_node("nobody", None, now).image().expect("it is one of several")
 }

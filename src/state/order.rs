@@ -108,6 +108,8 @@ pub enum Answer {
     Subscribed(Subscribed),
     /// From here on every service is followed.
     SubscribedToAll,
+    /// This service is not followed: nothing is known of it here yet.
+    NotSubscribed(ServiceName),
     /// The newest state of a service.
     Snapshot(View),
     /// Whether the thing named was there.
@@ -141,7 +143,7 @@ impl Answer {
     /// `unavailable` where nothing was done.
     pub fn given(self) -> Result<Answer, Refusal> {
         match self {
-            Answer::Unavailable => Err(Refusal::unavailable()),
+            Answer::Unavailable | Answer::NotSubscribed(_) => Err(Refusal::unavailable()),
             answer => Ok(answer),
         }
     }

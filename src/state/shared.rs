@@ -7,7 +7,7 @@ use super::abroad::{Errand, Release};
 use super::call::Reply;
 use super::commons::{CommonsImage, Facts, Turn, UntoldBatch};
 use super::log::Entry;
-use super::order::Answer;
+use super::order::{Answer, Order};
 use super::people::Person;
 use super::replica::{Replica, ReplicaImage};
 use super::talk::{Talk, Told};
@@ -20,7 +20,7 @@ use crate::wire::refusal::{Code, Refusal};
 impl State {
     /// What is true here and not told to the other nodes yet.
     pub(super) fn take_facts(&mut self, now: Moment) -> Option<Entry> {
-        if self.is_cut_off() {
+        if self.registry.is_cut_off() {
             return None;
         }
         let abroad = self.abroad.as_mut()?;
@@ -49,8 +49,13 @@ impl State {
         }
     }
 
-    /// An order has waited for too long: what it has begun is undone.
-    pub fn on_given_up(&mut self, talk: &Talk, now: Moment) {
+    /// An order has waited for too long: what it has begun is undone. Returns its answer.
+    pub fn on_given_up(&mut self, order: &Order, now: Moment) -> Answer {
+        let talk = match order {
+            Order::Talk(talk) => &**talk,
+            Order::Subscribe { service, .. } => return Answer::NotSubscribed(service.clone()),
+            _ => return Answer::Unavailable,
+        };
         match talk {
             Talk::Join { conn, channel }
             | Talk::Chat { conn, channel: Some(channel), is_first: true, .. } => {
@@ -58,6 +63,7 @@ impl State {
             }
             _ => {}
         }
+        Answer::Unavailable
     }
 
     fn facts(&self, batch: &UntoldBatch, now: Moment) -> Facts {
@@ -105,7 +111,7 @@ impl State {
     /// Which nodes are alive: the people of those that are not are gone, once the log says so.
     pub(super) fn on_alive(&mut self, alive: &[String]) {
         let is_deputy = self.registry.replica().is_some_and(Replica::is_deputy);
-        let is_cut_off = self.is_cut_off();
+        let is_cut_off = self.registry.is_cut_off();
         let Some(abroad) = &mut self.abroad else { return };
         let gone = abroad.commons.on_nodes(alive, is_deputy && !is_cut_off);
         for node in gone {
@@ -226,16 +232,21 @@ impl State {
 
     /// Everything that all nodes share, at the present place of the log.
     pub fn image(&self) -> Option<ReplicaImage> {
-        let abroad = self.abroad.as_ref()?;
         let mut image = self.registry.image()?;
-        image.people.nodes = abroad.commons.image();
-        image.people.channels = self.channels.definitions();
-        if abroad.tail.is_none() {
-            // There is no database that has them.
-            let known = self.people.known_ids().map(|user_id| user_id.as_str().to_owned());
-            image.people.known = known.collect();
-        }
+        image.people = self.commons_image()?;
         Some(image)
+    }
+
+    /// What of that is of people.
+    pub(super) fn commons_image(&self) -> Option<CommonsImage> {
+        let abroad = self.abroad.as_ref()?;
+        let known = match &abroad.tail {
+            // There is no database that has them.
+            None => self.people.known_ids().map(|user_id| user_id.as_str().to_owned()).collect(),
+            Some(_) => Vec::new(),
+        };
+        let channels = self.channels.definitions();
+        Some(CommonsImage { nodes: abroad.commons.image(), channels, known })
     }
 
     /// Takes what has to be asked of others.

@@ -147,9 +147,9 @@ pub struct ClusterStats {
     pub sequence: Counter,
     /// Leases that this node watches (gauge).
     pub leases_owned: Counter,
-    /// 1 once what was there at the start is applied, else 0 (gauge).
+    /// 1 once all that was in the log at the start is applied, else 0 (gauge).
     pub caught_up: Counter,
-    /// 1 while the log's engine is silent for too long, else 0 (gauge).
+    /// 1 while the log is not heard of, or not followed, for too long, else 0 (gauge).
     pub cut_off: Counter,
     /// Entries applied.
     pub applied: Counter,

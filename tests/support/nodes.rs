@@ -26,7 +26,7 @@ pub fn node(redis: &Redis, flags: &[&str]) -> Server {
 
 /// A node that is ready, and the way from it to Redis.
 pub fn node_over_strait(redis: &Redis, flags: &[&str]) -> (Server, Strait) {
-    let strait = Strait::to(SocketAddr::from(([127, 0, 0, 1], redis.port())));
+    let strait = Strait::to(redis.address());
     (node_at(&format!("redis://{}", strait.address()), flags), strait)
 }
 
@@ -43,7 +43,8 @@ fn node_at(url: &str, flags: &[&str]) -> Server {
     server
 }
 
-fn flags_at<'a>(url: &'a str, flags: &[&'a str]) -> Vec<&'a str> {
+/// The flags of a node that finds Redis under a URL.
+pub fn flags_at<'a>(url: &'a str, flags: &[&'a str]) -> Vec<&'a str> {
     [&["--redis-url", url, "--jwt-secret", SECRET, "--shards", "1"], flags].concat()
 }
 

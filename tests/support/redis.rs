@@ -8,8 +8,8 @@
 #![allow(clippy::disallowed_methods, reason = "the environment says which server")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -145,8 +145,8 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn port(&self) -> u16 {
-        self.port
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     /// Ends it without a word.
@@ -163,6 +163,17 @@ impl Redis {
         std::fs::create_dir_all(&self.dir).expect("a directory");
     }
 
+    /// Keeps a copy of what it has on disk.
+    pub fn remember(&self) {
+        copy(&self.dir, &self.dir.with_extension("copy"));
+    }
+
+    /// Has it forget all that came after that. It has to be down.
+    pub fn go_back(&self) {
+        self.wipe();
+        copy(&self.dir.with_extension("copy"), &self.dir);
+    }
+
     /// Stops or continues the process.
     pub fn signal(&self, name: &str) {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
@@ -175,6 +186,20 @@ impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
         let _ = std::fs::remove_dir_all(&self.dir);
+        let _ = std::fs::remove_dir_all(self.dir.with_extension("copy"));
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("it can be listed") {
+        let entry = entry.expect("an entry");
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            std::fs::copy(path, to).expect("it is copied");
+        }
     }
 }
 

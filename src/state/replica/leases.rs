@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
 use crate::rng::Rng;
-use crate::state::{Outcome, State, lone_node};
+use crate::state::{Outcome, State, empty_image, lone_node, new_node};
 use crate::wire::instance::{Instance, Registration};
 
 const NODES: usize = 3;
@@ -55,6 +55,8 @@ struct Node {
     /// How far its clock is ahead.
     skew_ms: u64,
     read: usize,
+    /// The image that it begins from, once it has read so many entries.
+    fresh: Option<(ReplicaImage, usize)>,
     numbers: u64,
     pending: BTreeMap<u64, Pending>,
     queue: VecDeque<LogItem>,
@@ -72,12 +74,14 @@ struct Node {
 
 impl Node {
     fn new(name: String, (now_ms, skew_ms): (u64, u64)) -> Node {
-        let state = lone_node(&name, None, Moment { unix_ms: now_ms + skew_ms, ns: 0 });
+        let now = Moment { unix_ms: now_ms + skew_ms, ns: 0 };
+        let state = new_node(&name, None, now);
         Node {
             name,
             state,
             skew_ms,
             read: 0,
+            fresh: Some((empty_image(now), 0)),
             numbers: 0,
             pending: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -249,16 +253,9 @@ impl World {
             self.nodes[index] = Node::new(name, (now_ms, self.nodes[index].skew_ms));
         }
         let chance = self.rng.below(self.images.len().max(1) as u64) as usize;
-        let node = &mut self.nodes[index];
-        let now = node.moment(now_ms);
-        node.read = 0;
-        if let Some(image) = self.images.get(chance) {
-            node.read = image.sequence as usize;
-            node.state.replace_registry(&node.name, image.clone(), now);
-        } else if !is_new {
-            let empty = lone_node("first", None, now).image().expect("it is one of several");
-            node.state.replace_registry(&node.name, empty, now);
-        }
+        let empty = || empty_image(Moment { unix_ms: now_ms, ns: 0 });
+        let image = self.images.get(chance).cloned().unwrap_or_else(empty);
+        self.nodes[index].fresh = Some((image, self.log.len()));
     }
 
     fn trouble(&mut self) {
@@ -370,27 +367,52 @@ impl World {
         if node.cut_until_ms > self.now_ms || is_late {
             return;
         }
-        let upto =
-            self.log.len() - self.rng.below(2).min((self.log.len() - node.read) as u64) as usize;
-        for place in node.read..upto {
-            let item = LogItem { position: (place + 1).to_string(), ..self.log[place].clone() };
-            let (now_ms, node) = (self.now_ms, &mut self.nodes[index]);
-            let is_own = item.node == node.name;
-            let pending = if is_own { node.pending.remove(&item.number) } else { None };
-            let now = node.moment(now_ms);
+        let unread = self.log.len() - node.read;
+        let upto = self.log.len() - self.rng.below(2).min(unread as u64) as usize;
+        if let Some((image, newest)) = self.nodes[index].fresh.take() {
+            if upto < newest {
+                self.nodes[index].fresh = Some((image, newest));
+                return;
+            }
+            let items = (image.sequence as usize..upto).map(|place| self.item(place)).collect();
+            let node = &mut self.nodes[index];
+            node.read = upto;
+            let now = node.moment(self.now_ms);
+            for (number, answer) in node.state.begin_anew(image, items, now).answers {
+                self.on_place(index, number, answer);
+            }
+            return;
+        }
+        for place in self.nodes[index].read..upto {
+            let item = self.item(place);
+            let node = &mut self.nodes[index];
+            let own = (item.node == node.name).then_some(item.number);
+            let now = node.moment(self.now_ms);
             let answer = node.state.apply_logged(item, now);
             node.read = place + 1;
-            match (pending, answer) {
-                (Some(Pending { member: Some(member), since_ms, .. }), Some(answer))
-                    if now_ms - since_ms <= CALL_MS =>
-                {
-                    self.answer(member, index, &answer);
-                }
-                (Some(Pending { member: None, entry, .. }), None) => {
-                    node.state.on_proposal_lost(&entry, now);
-                }
-                _ => {}
+            if let Some(number) = own {
+                self.on_place(index, number, answer);
             }
+        }
+    }
+
+    fn item(&self, place: usize) -> LogItem {
+        LogItem { position: (place + 1).to_string(), ..self.log[place].clone() }
+    }
+
+    /// A node's own entry is read, and has its answer.
+    fn on_place(&mut self, index: usize, number: u64, answer: Option<Answer>) {
+        let (now_ms, node) = (self.now_ms, &mut self.nodes[index]);
+        match (node.pending.remove(&number), answer) {
+            (Some(Pending { member: Some(member), since_ms, .. }), Some(answer))
+                if now_ms - since_ms <= CALL_MS =>
+            {
+                self.answer(member, index, &answer);
+            }
+            (Some(Pending { member: None, entry, .. }), None) => {
+                node.state.on_proposal_lost(&entry, node.moment(now_ms));
+            }
+            _ => {}
         }
     }
 
@@ -552,13 +574,13 @@ fn no_lease_ends_within_its_time_after_a_heartbeat_was_accepted() {
 struct Alone {
     state: State,
     now: Moment,
-    entries: u64,
+    log: Vec<LogItem>,
 }
 
 impl Alone {
     fn start() -> Alone {
         let now = Moment { unix_ms: 1_000_000, ns: 0 };
-        let mut alone = Alone { state: lone_node("a", None, now), now, entries: 0 };
+        let mut alone = Alone { state: lone_node("a", None, now), now, log: Vec::new() };
         alone.contact(0);
         alone
     }
@@ -568,16 +590,22 @@ impl Alone {
         self.state.on_nodes(&alive, (self.now.unix_ms, newest), self.now);
     }
 
+    fn entries(&self) -> u64 {
+        self.log.len() as u64
+    }
+
+    /// Begins anew from an image and the entries behind it.
+    fn begin_anew(&mut self, image: &ReplicaImage) {
+        let items = self.log[image.sequence as usize..].to_vec();
+        self.state.begin_anew(image.clone(), items, self.now);
+    }
+
     /// Reads an entry of a node, written some time ago.
     fn read(&mut self, node: &str, age_ms: u64, entry: Entry) {
-        self.entries += 1;
-        let item = LogItem {
-            position: self.entries.to_string(),
-            node: node.to_owned(),
-            number: self.entries,
-            at_ms: self.now.unix_ms - age_ms,
-            entry,
-        };
+        let number = self.entries() + 1;
+        let (position, at_ms) = (number.to_string(), self.now.unix_ms - age_ms);
+        let item = LogItem { position, node: node.to_owned(), number, at_ms, entry };
+        self.log.push(item.clone());
         assert!(self.state.apply_logged(item, self.now).is_some());
     }
 
@@ -598,7 +626,7 @@ impl Alone {
     fn ends_within(&mut self, span_ms: u64) -> bool {
         for _ in 0..span_ms / STEP_MS {
             self.now.unix_ms += STEP_MS;
-            self.contact(self.entries);
+            self.contact(self.entries());
             self.state.tick(self.now);
             let entries = self.state.take_proposals(self.now);
             if entries.iter().any(|entry| matches!(entry, Entry::Overdue(_))) {
@@ -630,16 +658,61 @@ fn the_owner_before_has_its_time_whatever_comes_after_the_takeover() {
     assert!(!node.ends_within(more_ms - STEP_MS) && node.ends_within(1_000));
 }
 
+/// Before it began anew it may have proposed that a lease has run out, and that may still come.
+#[test]
+fn a_node_that_began_anew_renews_its_leases_through_the_log() {
+    let mut node = Alone::start();
+    let empty = node.state.image();
+    let identity = node.register("a");
+    // Be its lease in the entries behind the image, or in the image.
+    for image in [empty, None] {
+        node.contact(node.entries());
+        assert!(node.renews(&identity));
+        let image = image.or_else(|| node.state.image()).expect("it is one of several");
+        node.begin_anew(&image);
+        assert!(!node.renews(&identity), "with {} entries in the image", image.sequence);
+        node.read("a", 0, Entry::Renew(vec![identity.clone()]));
+    }
+    assert!(node.renews(&identity));
+}
+
+/// It is as good as cut off: what it shows is as old.
+#[test]
+fn a_node_that_is_behind_for_long_is_cut_off() {
+    let mut node = Alone::start();
+    let identity = node.register("b");
+    let is_degraded = |node: &mut Alone| {
+        let view = node.state.registry.view(&ServiceName::of("s0"));
+        assert_eq!(view.degraded, node.state.registry.is_cut_off());
+        view.degraded
+    };
+    node.contact(node.entries());
+    assert!(!is_degraded(&mut node));
+    for _ in 0..=limits::CLUSTER_CONTACT_MS / limits::CLUSTER_BEAT_MS {
+        assert!(!is_degraded(&mut node), "it may be that it is only late");
+        node.now.unix_ms += limits::CLUSTER_BEAT_MS;
+        node.contact(node.entries() + 1);
+    }
+    assert!(is_degraded(&mut node));
+    let order = Order::Heartbeat(vec![identity]);
+    let answer = node.state.apply(order, node.now);
+    assert!(matches!(answer, Outcome::Answer(Answer::Unavailable)), "{answer:?}");
+    // It has read what was there a second ago, which there is more behind by now.
+    node.read("b", 0, Entry::Renew(Vec::new()));
+    node.contact(node.entries() + 1);
+    assert!(!is_degraded(&mut node));
+}
+
 #[test]
 fn a_node_that_is_behind_renews_nothing_by_itself() {
     let mut node = Alone::start();
     let identity = node.register("a");
     assert!(node.renews(&identity));
     let image = node.state.image().expect("it is one of several");
-    node.contact(node.entries + 2);
+    node.contact(node.entries() + 2);
     assert!(!node.renews(&identity), "somebody may have taken it over");
     // Nor does one that begins from an image, until it has read what was there at its last contact.
-    node.state.replace_registry("a", image, node.now);
+    node.state.begin_anew(image, Vec::new(), node.now);
     node.read("a", 0, Entry::Renew(vec![identity.clone()]));
     assert!(!node.renews(&identity));
     node.read("b", 0, Entry::Renew(Vec::new()));

@@ -1,13 +1,14 @@
-//! What followers are told of services' marks while contact comes and goes.
+//! What followers are told of services, and of their marks, while contact comes and goes and a node
+//! begins anew from images.
 //!
 //! Part of `state::replica`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use super::*;
 use crate::clock::Clock;
 use crate::rng::Rng;
-use crate::state::{State, lone_node};
+use crate::state::{State, empty_image, lone_node};
 use crate::wire::instance::{Instance, Registration};
 
 const SERVICES: [&str; 3] = ["s0", "s1", "never seen"];
@@ -16,6 +17,8 @@ const SERVICES: [&str; 3] = ["s0", "s1", "never seen"];
 struct Node {
     state: State,
     told: BTreeMap<ServiceName, (u64, bool)>,
+    /// How many entries it has read.
+    read: usize,
 }
 
 impl Node {
@@ -33,11 +36,14 @@ impl Node {
         }
     }
 
-    /// What control does with an image.
-    fn replace(&mut self, image: ReplicaImage, now: Moment) {
-        self.state.replace_registry("a", image, now);
+    /// What control does when it begins anew.
+    fn begin_anew(&mut self, image: ReplicaImage, log: &[LogItem], now: Moment) {
+        let items = log[image.sequence as usize..].to_vec();
+        self.state.begin_anew(image, items, now);
+        self.read = log.len();
         for (service, told) in &mut self.told {
             let view = self.state.registry.view(service);
+            assert!(view.revision >= told.0, "back in time: from {told:?} to {view:?}");
             *told = (view.revision, view.degraded);
         }
     }
@@ -77,8 +83,9 @@ fn followers_know_every_mark_whatever_becomes_of_contact() {
         let mut rng = Rng::seeded(seed);
         let mut now = Clock::start().now();
         let mut ahead = lone_node("b", None, now);
-        let mut node = Node { state: lone_node("a", None, now), told: BTreeMap::new() };
-        let mut unread = VecDeque::new();
+        let mut node = Node { state: lone_node("a", None, now), told: BTreeMap::new(), read: 0 };
+        let mut log = Vec::new();
+        let mut images = vec![empty_image(now)];
         for step in 0..120 {
             let what = match rng.below(8) {
                 0 | 1 => {
@@ -90,17 +97,20 @@ fn followers_know_every_mark_whatever_becomes_of_contact() {
                         entry: some_entry(&mut rng, &ahead.registry),
                     };
                     ahead.apply_logged(item.clone(), now);
-                    unread.push_back(item);
+                    log.push(item);
+                    images.extend(ahead.image().filter(|_| rng.below(4) == 0));
                     "an entry is written"
                 }
                 2 | 3 => {
-                    if let Some(item) = unread.pop_front() {
-                        node.state.apply_logged(item, now);
+                    if let Some(item) = log.get(node.read) {
+                        node.state.apply_logged(item.clone(), now);
+                        node.read += 1;
                     }
                     "an entry is read"
                 }
                 4 => {
-                    let heard = (now.unix_ms - rng.below(6_000), unread.len() as u64);
+                    let newest = log.len() as u64 - rng.below(3).min(log.len() as u64);
+                    let heard = (now.unix_ms - rng.below(6_000), newest);
                     node.state.on_nodes(&[String::from("b")], heard, now);
                     "contact"
                 }
@@ -116,9 +126,9 @@ fn followers_know_every_mark_whatever_becomes_of_contact() {
                     "somebody follows"
                 }
                 _ if rng.below(4) == 0 => {
-                    unread.clear();
-                    node.replace(ahead.image().expect("it is one of several"), now);
-                    "an image is read"
+                    let image = images[rng.below(images.len() as u64) as usize].clone();
+                    node.begin_anew(image, &log, now);
+                    "it begins anew"
                 }
                 _ => continue,
             };

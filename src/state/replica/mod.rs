@@ -20,12 +20,12 @@
 //!
 //! * What is accepted anywhere is applied everywhere, in one order: same revisions, same epoch.
 //! * No lease expires while some node accepts its heartbeats.
-//! * A node that has not heard of the log's engine for [`limits::CLUSTER_CONTACT_MS`] accepts no
-//!   write, lets nothing expire, and shows every service as degraded.
+//! * A node that lacks entries which were in the log [`limits::CLUSTER_CONTACT_MS`] ago, or cannot
+//!   know, accepts no write, lets nothing expire, and shows every service as degraded.
 //!
 //! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,7 @@ pub(super) const SELF: u32 = 0;
 
 /// What a registry that is one of several knows beside its own facts.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Replica {
     /// All nodes that ever owned a lease; this one first.
     nodes: Vec<String>,
@@ -67,10 +68,16 @@ pub struct Replica {
     adopting: usize,
     /// Whether it falls to this node to decide what belongs to no node in particular.
     is_deputy: bool,
-    /// When the log's engine last answered, in milliseconds since the Unix epoch.
+    /// Whether it has begun from an image. Until then it knows nothing.
+    is_begun: bool,
+    /// When the log's engine last answered, in milliseconds since the Unix epoch; at first when this
+    /// node began to wait for that.
+    heard_ms: u64,
+    /// The last answers: when, and the number of the newest entry, which is not applied here yet. Empty
+    /// where what was in the log at the last answer is applied.
+    beats: VecDeque<(u64, u64)>,
+    /// When the log's engine last answered something that is applied here by now.
     contact_ms: u64,
-    /// The number of the newest entry at that time.
-    newest: u64,
     is_cut_off: bool,
     /// Whether that has changed since it was last asked for.
     has_turned: bool,
@@ -165,9 +172,24 @@ impl Replica {
         &self.position
     }
 
-    /// Whether the log's engine has been silent for too long.
+    /// Whether the log has not been heard of, or not been followed, for too long.
     pub fn is_cut_off(&self) -> bool {
         self.is_cut_off
+    }
+
+    /// Until when a node that has not begun counts on doing so soon, in milliseconds since the Unix
+    /// epoch; none where it has begun.
+    pub fn hopes_until_ms(&self) -> Option<u64> {
+        (!self.is_begun).then_some(self.heard_ms + limits::CLUSTER_BEGIN_MS)
+    }
+
+    /// The last answer of the log's engine that told nothing new counts as contact.
+    fn confirm(&mut self) {
+        let is_applied = |(_, newest): &(u64, u64)| self.is_begun && *newest <= self.sequence;
+        if let Some(last) = self.beats.iter().rposition(is_applied) {
+            self.contact_ms = self.contact_ms.max(self.beats[last].0);
+            self.beats.drain(..=last);
+        }
     }
 
     /// Whether it falls to this node to decide what belongs to no node in particular.
@@ -207,8 +229,10 @@ impl Registry {
             doubted: 0,
             adopting: 0,
             is_deputy: false,
+            is_begun: false,
+            heard_ms: self.made_ms(),
+            beats: VecDeque::new(),
             contact_ms: 0,
-            newest: 0,
             is_cut_off: true,
             has_turned: false,
         }));
@@ -297,7 +321,7 @@ impl Registry {
     /// counts for nothing. It can be so for [`limits::CLUSTER_CONTACT_MS`] at most, because whatever
     /// was in the log at the last contact is applied, and whoever takes over waits for as long.
     fn renew_own(&mut self, identities: &[InstanceIdentity], now: Moment) -> bool {
-        if self.replica.as_ref().is_none_or(|replica| replica.sequence < replica.newest) {
+        if self.replica.as_ref().is_none_or(|replica| !replica.beats.is_empty()) {
             return false;
         }
         let is_simple = |identity: &InstanceIdentity| {
@@ -317,6 +341,7 @@ impl Registry {
         let replica = self.replica.as_mut()?;
         replica.sequence += 1;
         replica.position.clone_from(&item.position);
+        replica.confirm();
         let node = replica.node(&item.node);
         let last = &mut replica.last[node as usize];
         if item.number <= *last {
@@ -599,8 +624,12 @@ impl Registry {
     /// News of the log's engine: when it last answered, which nodes are alive.
     pub(super) fn on_nodes(&mut self, alive: &[String], (contact_ms, newest): (u64, u64)) {
         let Some(replica) = &mut self.replica else { return };
-        replica.contact_ms = replica.contact_ms.max(contact_ms);
-        replica.newest = newest;
+        replica.heard_ms = replica.heard_ms.max(contact_ms);
+        if replica.beats.len() == limits::CLUSTER_BEATS_KEPT {
+            replica.beats.pop_front();
+        }
+        replica.beats.push_back((contact_ms, newest));
+        replica.confirm();
         let first = alive.iter().min();
         replica.is_deputy = first.is_some_and(|first| *first == replica.nodes[SELF as usize]);
         if !replica.is_deputy || replica.is_cut_off || replica.adopting > 0 {
@@ -643,7 +672,7 @@ impl Registry {
         tracing::warn!(is_cut_off, "contact with the other nodes");
     }
 
-    /// Whether this node has lost the others.
+    /// Whether this node has lost the others. Where there are none, it has not.
     pub(super) fn is_cut_off(&self) -> bool {
         self.replica.as_ref().is_some_and(|replica| replica.is_cut_off)
     }
@@ -766,6 +795,7 @@ impl Registry {
             }
             replica.sequence = image.sequence;
             replica.position = image.position;
+            replica.is_begun = true;
         }
         registry.set_bounds(own);
         registry
@@ -781,20 +811,25 @@ impl Registry {
         self.settings.clone()
     }
 
-    /// Takes the place of another: keeps its contact with the log's engine. Returns all services of
-    /// both.
+    /// Takes over what another knew of the log's engine and of its own proposals, before entries are
+    /// applied that may answer those.
+    pub(super) fn inherit(&mut self, before: &Registry) {
+        let is_same = self.epoch == before.epoch;
+        let (Some(replica), Some(before)) = (&mut self.replica, &before.replica) else { return };
+        replica.contact_ms = before.contact_ms;
+        replica.beats.clone_from(&before.beats);
+        replica.is_deputy = before.is_deputy;
+        if is_same {
+            replica.doubted = before.doubted.max(before.sequence);
+        }
+        replica.confirm();
+    }
+
+    /// Takes the place of another. Returns all services of both.
     pub(super) fn succeed(&mut self, before: &Registry, now: Moment) -> HashSet<ServiceName> {
         let mut names: HashSet<ServiceName> =
             before.services.iter().map(|(_, service)| service.name.clone()).collect();
         names.extend(self.services.iter().map(|(_, service)| service.name.clone()));
-        let is_same = self.epoch == before.epoch;
-        if let (Some(replica), Some(before)) = (&mut self.replica, &before.replica) {
-            replica.contact_ms = before.contact_ms;
-            replica.newest = before.newest;
-            if is_same {
-                replica.doubted = before.doubted.max(before.sequence);
-            }
-        }
         self.go_on_from(before, now);
         names
     }

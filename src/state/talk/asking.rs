@@ -129,7 +129,7 @@ impl State {
     /// The other nodes that can be asked just now.
     fn others(&self) -> Vec<String> {
         match &self.abroad {
-            Some(abroad) if !self.is_cut_off() => abroad.commons.others(),
+            Some(abroad) if !self.registry.is_cut_off() => abroad.commons.others(),
             _ => Vec::new(),
         }
     }
@@ -151,7 +151,7 @@ impl State {
     ) -> Option<Outcome> {
         let abroad = self.abroad.as_ref()?;
         let mut nodes = abroad.commons.nodes_of(user);
-        if self.is_cut_off() {
+        if self.registry.is_cut_off() {
             return None;
         }
         if nodes.is_empty() {
@@ -204,7 +204,7 @@ impl State {
         frame: &Bytes,
         then: Then,
     ) -> Option<Outcome> {
-        let abroad = self.abroad.as_ref().filter(|_| !self.is_cut_off())?;
+        let abroad = self.abroad.as_ref().filter(|_| !self.registry.is_cut_off())?;
         if !self.is_linked(channel) {
             return None;
         }
@@ -217,7 +217,7 @@ impl State {
     /// The node of a connection that is not here, where it is alive.
     fn node_of(&self, name: &ConnName) -> Option<Vec<String>> {
         let node = name.node.as_deref()?;
-        let abroad = self.abroad.as_ref().filter(|_| !self.is_cut_off())?;
+        let abroad = self.abroad.as_ref().filter(|_| !self.registry.is_cut_off())?;
         abroad.commons.is_alive(node).then(|| vec![node.to_owned()])
     }
 

@@ -146,7 +146,7 @@ impl State {
         limit: usize,
         now: Moment,
     ) -> Outcome {
-        if self.is_linked(&channel) && !self.is_cut_off() {
+        if self.is_linked(&channel) && !self.registry.is_cut_off() {
             let call = Call::Read { channel: channel.clone(), after, limit, epoch: None };
             return Outcome::Call(Box::new((call, Then::History { channel })));
         }
@@ -186,7 +186,7 @@ impl State {
 
     pub(super) fn delete(&mut self, channel: ChannelName) -> Outcome {
         if self.is_linked(&channel) {
-            if self.is_cut_off() {
+            if self.registry.is_cut_off() {
                 return Told::Refused(Refusal::unavailable()).into();
             }
             let call = Call::Delete { channel: channel.clone() };

@@ -27,7 +27,7 @@ impl State {
 
     /// Has a message put into the journal.
     pub(super) fn post(&mut self, post: Post) -> Outcome {
-        let is_cut_off = self.is_cut_off();
+        let is_cut_off = self.registry.is_cut_off();
         let tail = self.abroad.as_ref().and_then(|abroad| abroad.tail.as_ref());
         if is_cut_off || !tail.is_some_and(super::super::abroad::Tail::has_room) {
             return Told::Refused(Refusal::unavailable()).into();
@@ -102,7 +102,7 @@ impl State {
     /// What a user may pull that the database may not have. What is accepted anywhere by now is
     /// waited for.
     pub(super) fn unwritten(&mut self, page: Page) -> Outcome {
-        let is_cut_off = self.is_cut_off();
+        let is_cut_off = self.registry.is_cut_off();
         let Some(tail) = self.abroad.as_ref().and_then(|abroad| abroad.tail.as_ref()) else {
             return Told::Unwritten(Vec::new()).into();
         };
@@ -121,7 +121,7 @@ impl State {
             && !tail.has_read(*newest)
         {
             tail.wait(*newest, ticket);
-            return Outcome::Await(Box::new(super::Talk::Unwritten(page)));
+            return Outcome::Await(Box::new(super::Talk::Unwritten(page).into()));
         }
         Told::Unwritten(tail.page(&page)).into()
     }
@@ -129,7 +129,7 @@ impl State {
     /// The next messages for the database, where it falls to this node to write them.
     pub fn take_posted(&mut self) -> Option<Write> {
         let is_deputy = self.registry.replica().is_some_and(Replica::is_deputy);
-        if !is_deputy || self.is_cut_off() {
+        if !is_deputy || self.registry.is_cut_off() {
             return None;
         }
         let tail = self.abroad.as_mut()?.tail.as_mut()?;

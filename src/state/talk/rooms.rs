@@ -100,7 +100,7 @@ impl State {
         if let Some(person) = self.person_of(conn)
             && self.waits_to_be_told(channel, &person)
         {
-            return Outcome::Await(Box::new(Talk::Join { conn, channel: channel.clone() }));
+            return Outcome::Await(Box::new(Talk::Join { conn, channel: channel.clone() }.into()));
         }
         let (users, count) = self.room_users(channel, self.person_of(conn).as_ref());
         let state = self.channels.get(key);
@@ -255,7 +255,7 @@ impl State {
             is_first = true;
             // Others hear first that they came, then what they say.
             if self.waits_to_be_told(&channel, &person) {
-                return Outcome::Await(Box::new(again(true)));
+                return Outcome::Await(Box::new(again(true).into()));
             }
         }
         // Who joins by speaking is no follower yet when the message comes, and who gave an id wants
@@ -280,7 +280,7 @@ impl State {
     /// Whether others have yet to be told that somebody is in a room. If so, the order waits for
     /// that.
     fn waits_to_be_told(&mut self, channel: &ChannelName, person: &Person) -> bool {
-        let (ticket, is_cut_off) = (self.ticket, self.is_cut_off());
+        let (ticket, is_cut_off) = (self.ticket, self.registry.is_cut_off());
         let Some(abroad) = self.abroad.as_mut().filter(|_| !is_cut_off) else { return false };
         if !self.channels.tells(channel)
             || (self.is_rerun && abroad.commons.has_told_all())

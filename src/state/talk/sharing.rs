@@ -57,7 +57,7 @@ impl State {
 
     /// Has a message get its offset among all nodes.
     pub(super) fn publish_to_all(&mut self, message: ChannelMessage, then: Then) -> Outcome {
-        if self.is_cut_off() {
+        if self.registry.is_cut_off() {
             return Told::Refused(Refusal::unavailable()).into();
         }
         self.note_own(&message, &then);
@@ -118,7 +118,7 @@ impl State {
 
     /// A channel as all nodes see it.
     pub(super) fn view_channel(&mut self, channel: ChannelName) -> Outcome {
-        if !self.is_linked(&channel) || self.is_cut_off() {
+        if !self.is_linked(&channel) || self.registry.is_cut_off() {
             return Told::Channel(self.channels.view(&channel)).into();
         }
         let call =

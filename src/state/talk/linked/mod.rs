@@ -40,10 +40,6 @@ impl State {
         self.abroad.is_some() && !channel.as_str().starts_with('$')
     }
 
-    pub(in crate::state) fn is_cut_off(&self) -> bool {
-        self.registry.replica().is_none_or(crate::state::replica::Replica::is_cut_off)
-    }
-
     /// Sees to it that a channel can be followed here. What is returned instead of nothing has to
     /// come first.
     pub(super) fn link(
@@ -55,7 +51,7 @@ impl State {
         if !self.is_linked(channel) {
             return None;
         }
-        let is_cut_off = self.is_cut_off();
+        let is_cut_off = self.registry.is_cut_off();
         let Ok(key) = self.channels.find_or_new(channel) else {
             let refusal = Told::refuse(Code::RateLimited, "there are too many channels");
             return Some(refusal.into());
@@ -92,7 +88,7 @@ impl State {
         }
         link.waiting.push(self.ticket);
         self.heal(key);
-        Some(Outcome::Await(Box::new(wait())))
+        Some(Outcome::Await(Box::new(wait().into())))
     }
 
     /// Drops a channel that could not be followed and that nobody follows.
