@@ -139,6 +139,18 @@ pub const READ_BUFFER_BYTES: usize = 64 * KIB;
 /// Time a closed connection has to take its close frame, in milliseconds.
 pub const CLOSE_LINGER_MS: u64 = 2_000;
 
+/// Time for plain requests that are under way when the last socket has gone, in milliseconds. What
+/// takes longer is cut off.
+pub const DRAIN_REQUESTS_MS: u64 = 5_000;
+
+/// Time for a kept connection to send a last request to a server that accepts no more, in
+/// milliseconds. A proxy has found out by then, and does not use it.
+pub const DRAIN_IDLE_MS: u64 = 500;
+
+/// Time for the first request of a connection that was accepted just before the server stopped
+/// listening, in milliseconds: it is on its way, or it does not come.
+pub const DRAIN_HEAD_MS: u64 = 250;
+
 /// Commands of one connection that may await their answer. Beyond it the connection is not read.
 pub const OUTSTANDING_COMMANDS_MAX: usize = 512;
 
@@ -146,7 +158,7 @@ pub const OUTSTANDING_COMMANDS_MAX: usize = 512;
 pub const DRAIN_MS_MAX: u64 = 30_000;
 
 /// Longest configurable drain window, in milliseconds. The rest of `DRAIN_MS_MAX` is for the last
-/// frames and the last write to disk.
+/// frames, the last plain requests and the last write to disk.
 pub const DRAIN_WINDOW_MS_MAX: u64 = 20_000;
 
 /// Most bytes tungstenite takes from the shard's buffer at once. It zero-fills as much before each
@@ -428,13 +440,24 @@ pub const CLUSTER_FORGET_MS: u64 = 60_000;
 /// Time between two signs of life of a node.
 pub const CLUSTER_BEAT_MS: u64 = 1_000;
 
+/// Time for Redis to answer a sign of life, in milliseconds. An engine that stands still for less,
+/// for the sake of its disk for instance, cuts nobody off.
+pub const CLUSTER_BEAT_PATIENCE_MS: u64 = 2_000;
+
+/// How often the pause after a sign of life that failed doubles, beginning with 0.2 s at most.
+pub const CLUSTER_BEAT_DOUBLINGS_MAX: u32 = 3;
+
 /// Answers of the log's engine that are kept until what they tell of is applied. One comes every
 /// [`CLUSTER_BEAT_MS`], and above [`CLUSTER_CONTACT_MS`] it is of no use.
 pub const CLUSTER_BEATS_KEPT: usize = 4;
 
-/// Time after the last answer of the log's engine for which reads wait for a registry that is not
-/// there yet.
+/// Silence of the log's engine, in milliseconds, after which a node that starts listens all the same,
+/// with nothing to show.
 pub const CLUSTER_BEGIN_MS: u64 = 2_000;
+
+/// Time between two looks of a node that starts at whether it knows what the others do, in
+/// milliseconds.
+pub const CLUSTER_LOOK_MS: u64 = 2;
 
 /// Time until what could not be proposed is looked at again.
 pub const CLUSTER_RETRY_MS: u64 = 1_000;
@@ -549,6 +572,10 @@ pub const CLUSTER_PROBE_ANSWER_MS: u64 = 5_000;
 pub const JOURNAL_KEPT_MS: u64 = 120_000;
 
 const _: () = assert!(CLUSTER_CONTACT_MS < CLUSTER_NODE_MS, "heartbeats end before adoption");
+const _: () = assert!(
+    CLUSTER_BEAT_MS + CLUSTER_BEAT_PATIENCE_MS <= CLUSTER_CONTACT_MS,
+    "a sign of life that is waited for comes in time"
+);
 const _: () = assert!(
     2 * (REDIS_CONNECT_MS + REDIS_RETRY_MS_MAX) < CLUSTER_BARE_MS,
     "those that know have come by then"
@@ -686,7 +713,7 @@ const _: () = assert!(
 );
 const _: () = assert!(
     Limits::DEFAULT.drain_window_ms <= DRAIN_WINDOW_MS_MAX
-        && DRAIN_WINDOW_MS_MAX + CLOSE_LINGER_MS < DRAIN_MS_MAX,
+        && DRAIN_WINDOW_MS_MAX + CLOSE_LINGER_MS + DRAIN_REQUESTS_MS < DRAIN_MS_MAX,
     "a drain ends in time"
 );
 const _: () = assert!(

@@ -2,7 +2,7 @@
 
 mod cli;
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use fanfare::config::{Action, Config, LoadError, Loaded};
@@ -21,7 +21,14 @@ const EXIT_USAGE: u8 = 2;
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for eyes: in a file or a journal they are noise. https://no-color.org
+    let is_colourful = std::io::stderr().is_terminal()
+        && std::env::var("NO_COLOR").map_or(true, |no| no.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_colourful)
+        .with_writer(std::io::stderr)
+        .init();
     let loaded = match Config::load(std::env::args(), |name| std::env::var(name).ok()) {
         Ok(loaded) => loaded,
         Err(LoadError::Usage(fault)) => fault.exit(),

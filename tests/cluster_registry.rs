@@ -268,9 +268,10 @@ fn a_node_that_knows_nothing_gives_way() {
     picture.expect_equals_registry(&b);
 }
 
-/// Whoever comes to a node that has just started waits for what it will know.
+/// Whoever comes to a node that has just started finds one that knows what the others do. Without
+/// Redis it knows nothing, and takes nobody's picture away.
 #[test]
-fn a_node_shows_nothing_before_it_has_read_the_log() {
+fn a_node_listens_once_it_has_read_the_log() {
     let redis = Redis::start();
     let a = node(&redis, &[]);
     a.register(&instances("s", 3));
@@ -279,10 +280,13 @@ fn a_node_shows_nothing_before_it_has_read_the_log() {
     let strait = Strait::to(redis.address());
     let url = format!("redis://{}", strait.address());
     let flags = flags_at(&url, &[]);
-    // The way is long, so there is time to come.
+    // The way is long, so there is time to come too early.
     strait.set(Weather::Slow(Duration::from_millis(20)));
     let slow = Server::start(&flags);
-    assert_eq!(slow.discover("s")["instances"].as_array().map(Vec::len), Some(3));
+    slow.register(&[instance("s", "i3")]);
+    assert_eq!(slow.discover("s")["instances"].as_array().map(Vec::len), Some(4));
+    follower.catch_up(&mut picture);
+    assert_eq!(picture.names().len(), 4);
     // There is no way.
     strait.set(Weather::Blocked);
     let lost = Server::start(&flags);
@@ -311,6 +315,22 @@ fn a_node_shows_nothing_before_it_has_read_the_log() {
         }
         picture.expect_equals_registry(&a);
     }
+}
+
+/// An engine that waits for its disk is slow, and not gone.
+#[test]
+fn a_redis_that_stands_still_for_a_moment_cuts_nobody_off() {
+    let redis = Redis::start();
+    let a = node(&redis, &[]);
+    // Signs of life come once a second, so that one of these meets one.
+    for _ in 0..3 {
+        redis.signal("STOP");
+        std::thread::sleep(Duration::from_millis(1_500));
+        redis.signal("CONT");
+        a.register(&instances("s", 3));
+    }
+    let log = a.log();
+    assert!(log.contains("is_cut_off=false") && !log.contains("is_cut_off=true"), "{log}");
 }
 
 /// The log is trimmed behind an image, a node joins from the image, and one that slept through all

@@ -5,10 +5,11 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 
 use serde_json::json;
-use support::{READ_PATIENCE, Server, eventually, instance};
+use support::{READ_PATIENCE, Reply, STOP_PATIENCE, Server, eventually, instance};
 
 #[test]
 fn every_socket_is_told_to_reconnect_and_closed_with_1001() {
@@ -60,8 +61,10 @@ fn while_it_drains_it_is_not_ready_and_takes_no_sockets() {
     assert_eq!(server.get("/health").status, 200);
     let stream = TcpStream::connect(server.address()).expect("accepted");
     assert_eq!(server.connect_to("/ws", stream, &[]).err(), Some(503));
-    let reply = server.get("/api/discovery/services.json");
+    let reply = server.raw(b"GET /api/discovery/services.json HTTP/1.1\r\nHost: fanfare\r\n\r\n");
     assert_eq!(reply.outcome(), ("success", "success"));
+    // A proxy that keeps connections would send its next request to a server that is gone.
+    assert_eq!(reply.header("connection"), Some("close"));
     for mut client in clients {
         assert_eq!(client.read_to_close().1, 1001);
     }
@@ -110,4 +113,66 @@ fn clients_that_are_all_gone_are_not_waited_for() {
     eventually("it drains", READ_PATIENCE, || server.get("/ready").status == 503);
     drop(clients);
     assert_eq!(server.wait().code(), Some(0));
+}
+
+/// A registration of one instance, as sent on a connection of its own.
+fn registration(name: &str, expects: &str) -> (String, String) {
+    let body = json!({"instances": [instance("orders", name)]}).to_string();
+    let head = format!(
+        "POST /api/registry/register.json HTTP/1.1\r\nHost: fanfare\r\n{expects}\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    (head, body)
+}
+
+#[test]
+fn a_request_under_way_is_answered_when_nothing_is_accepted_any_more() {
+    let mut server = Server::start(&[]);
+    let mut stream = TcpStream::connect(server.address()).expect("accepted");
+    stream.set_read_timeout(Some(READ_PATIENCE)).expect("a timeout above zero");
+    let (head, body) = registration("late", "Expect: 100-continue\r\n");
+    stream.write_all(head.as_bytes()).expect("it is sent");
+    let mut reader = BufReader::new(stream.try_clone().expect("the same socket"));
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("it reads the body");
+    assert_eq!(line, "HTTP/1.1 100 Continue\r\n");
+    reader.read_line(&mut line).expect("an empty line");
+    server.terminate();
+    eventually("nothing is accepted", STOP_PATIENCE, || {
+        TcpStream::connect(server.address()).is_err()
+    });
+    stream.write_all(body.as_bytes()).expect("it is sent");
+    let reply = Reply::read(stream);
+    assert_eq!(reply.outcome(), ("success", "success"));
+    assert_eq!(reply.header("connection"), Some("close"));
+    assert_eq!(server.wait().code(), Some(0));
+    server.restart();
+    assert_eq!(server.discover("orders")["instances"][0]["instanceId"], "late");
+}
+
+/// To whoever comes just before the end, the server is there.
+#[test]
+fn who_waits_to_be_accepted_is_still_answered() {
+    let mut server = Server::start(&["--shards", "2"]);
+    let idle = TcpStream::connect(server.address()).expect("accepted");
+    server.signal("STOP");
+    let streams: Vec<_> = (0..20)
+        .map(|number| {
+            let mut stream = TcpStream::connect(server.address()).expect("the kernel accepts");
+            stream.set_read_timeout(Some(READ_PATIENCE)).expect("a timeout above zero");
+            let (head, body) = registration(&number.to_string(), "");
+            stream.write_all((head + &body).as_bytes()).expect("it is sent");
+            stream
+        })
+        .collect();
+    server.terminate();
+    server.signal("CONT");
+    for stream in streams {
+        assert_eq!(Reply::read(stream).outcome(), ("success", "success"));
+    }
+    assert_eq!(server.wait().code(), Some(0));
+    drop(idle);
+    server.restart();
+    assert_eq!(server.discover("orders")["instances"].as_array().map(Vec::len), Some(20));
 }

@@ -4,62 +4,79 @@
 
 use std::time::Duration;
 
-use super::{News, NodeView, Shared, journal, scripts};
+use redis::RedisResult;
+use redis::aio::MultiplexedConnection;
+use tokio::time::MissedTickBehavior;
+
+use super::{News, NodeView, Shared, journal, rest, scripts};
 use crate::limits;
+use crate::rng::Rng;
 
 /// What a beat tells: the number of the newest entry, and each node's name, age and words.
 type Answer = (String, Vec<(String, u64, String)>);
 
-/// Beats once a second, for ever.
+/// Beats once a second, for ever. What fails is tried again sooner: between a beat that was answered
+/// and being cut off there is time for one that waits for long.
 pub(super) async fn beat(shared: Shared) {
-    let pause = Duration::from_millis(limits::CLUSTER_BEAT_MS);
-    let (mut connection, mut was_lost) = (None, false);
+    let mut rng = Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0);
+    let (mut connection, mut failures) = (None, 0_u32);
+    let mut ticks = tokio::time::interval(Duration::from_millis(limits::CLUSTER_BEAT_MS));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        if connection.is_none() {
-            connection = shared.connect(pause).await.ok();
-            if connection.is_some() && std::mem::take(&mut was_lost) {
-                shared.stats.cluster.reconnects.add(1);
-            }
-        }
-        if let Some(open) = &mut connection {
-            let contact_ms = shared.clock.now().unix_ms;
-            let answer: Result<Answer, _> = scripts::BEAT
-                .key(scripts::NODES)
-                .key(scripts::SEQUENCE)
-                .key(scripts::ABOUT)
-                .arg(&*shared.node)
-                .arg(limits::CLUSTER_NODE_MS)
-                .arg((shared.about)())
-                .arg(limits::CLUSTER_FORGET_MS)
-                .invoke_async(open)
-                .await;
-            let answer = match answer {
-                Ok(answer) => journal::standing(open).await.map(|standing| (answer, standing)),
-                Err(fault) => Err(fault),
-            };
-            match answer {
-                Ok(((newest, nodes), (posted, written))) => {
-                    let nodes = nodes.into_iter().map(|(id, age_ms, about)| NodeView {
-                        is_alive: age_ms <= limits::CLUSTER_NODE_MS,
-                        id,
-                        age_ms,
-                        about,
-                    });
-                    let newest = newest.parse().unwrap_or(0);
-                    let nodes = nodes.collect();
-                    if shared.reads_journal {
-                        shared.stats.cluster.posted.set(posted);
-                    }
-                    shared.tell(News::Nodes { nodes, contact_ms, newest, posted, written });
+        match once(&shared, &mut connection).await {
+            Ok(news) => {
+                if std::mem::take(&mut failures) > 0 {
+                    shared.stats.cluster.reconnects.add(1);
                 }
-                Err(fault) => {
+                shared.tell(news);
+                ticks.tick().await;
+            }
+            Err(fault) => {
+                if failures == 0 {
                     tracing::warn!(%fault, "Redis does not answer");
-                    (connection, was_lost) = (None, true);
                 }
+                (connection, failures) = (None, failures + 1);
+                rest(&mut rng, failures.min(limits::CLUSTER_BEAT_DOUBLINGS_MAX)).await;
             }
         }
-        tokio::time::sleep(pause).await;
     }
+}
+
+/// One sign of life, and what Redis answers.
+async fn once(
+    shared: &Shared,
+    connection: &mut Option<MultiplexedConnection>,
+) -> RedisResult<News> {
+    let open = match connection {
+        Some(open) => open,
+        none => {
+            let patience = Duration::from_millis(limits::CLUSTER_BEAT_PATIENCE_MS);
+            none.insert(shared.connect(patience).await?)
+        }
+    };
+    let contact_ms = shared.clock.now().unix_ms;
+    let (newest, nodes): Answer = scripts::BEAT
+        .key(scripts::NODES)
+        .key(scripts::SEQUENCE)
+        .key(scripts::ABOUT)
+        .arg(&*shared.node)
+        .arg(limits::CLUSTER_NODE_MS)
+        .arg((shared.about)())
+        .arg(limits::CLUSTER_FORGET_MS)
+        .invoke_async(open)
+        .await?;
+    let (posted, written) = journal::standing(open).await?;
+    if shared.reads_journal {
+        shared.stats.cluster.posted.set(posted);
+    }
+    let nodes = nodes.into_iter().map(|(id, age_ms, about)| NodeView {
+        is_alive: age_ms <= limits::CLUSTER_NODE_MS,
+        id,
+        age_ms,
+        about,
+    });
+    let newest = newest.parse().unwrap_or(0);
+    Ok(News::Nodes { nodes: nodes.collect(), contact_ms, newest, posted, written })
 }
 
 /// Tells the others that this node goes, so that its leases are taken over at once.

@@ -257,7 +257,7 @@ impl Control {
                 let (call, then) = *asked;
                 return self.call(origin, accepted_ns, (call, then), now);
             }
-            state::Outcome::Await(order) => What::Again(*order),
+            state::Outcome::Await(talk) => What::Again(*talk),
             state::Outcome::Hold(told) => What::Turn(*told),
         };
         self.proposals.enter(origin, accepted_ns, what, now.unix_ms);
@@ -487,7 +487,9 @@ impl Control {
             let stats = &self.stats.cluster;
             stats.sequence.set(replica.sequence());
             stats.leases_owned.set(replica.leases_owned() as u64);
+            // In this order: nobody shall take the one for true before the other is known.
             stats.cut_off.set(u64::from(replica.is_cut_off()));
+            stats.caught_up.set(u64::from(replica.is_begun()));
         }
     }
 }

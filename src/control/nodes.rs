@@ -177,10 +177,10 @@ impl Control {
                 Answer::Unavailable
             }
             What::Answer(_) => return self.on_called(pending, Reply::Failed, now),
-            What::Again(order) => {
-                let answer = self.state.on_given_up(&order, now);
+            What::Again(talk) => {
+                self.state.on_given_up(&talk, now);
                 self.announce(now.ns);
-                answer
+                Answer::Unavailable
             }
             // It is done; only what stands before it is missing.
             What::Turn(told) => Answer::Told(Box::new(told)),
@@ -257,11 +257,11 @@ impl Control {
             return self.lose(pending, now);
         }
         match (pending.what, how) {
-            (What::Again(order), Release::Again) => {
+            (What::Again(talk), Release::Again) => {
                 self.state.is_watched = self.events.receiver_count() > 0;
                 self.state.is_rerun = true;
                 self.state.ticket = self.proposals.next();
-                let outcome = self.state.apply(order, now);
+                let outcome = self.state.apply(talk.into(), now);
                 self.state.is_rerun = false;
                 self.settle(pending.origin, pending.accepted_ns, outcome, now);
             }
@@ -299,7 +299,6 @@ impl Control {
             self.send_snapshot(service, now);
         }
         self.announce(now.ns);
-        self.stats.cluster.caught_up.set(1);
         for (number, answer) in answers {
             if let Some(pending) = self.proposals.take(number) {
                 self.on_place(pending, answer, now);

@@ -8,8 +8,7 @@ use crate::id::ConnId;
 use crate::limits;
 use crate::mailbox::to_control::{Command, Origin};
 use crate::state::log::Entry;
-use crate::state::order::Order;
-use crate::state::talk::Told;
+use crate::state::talk::{Talk, Told};
 use crate::state::then::Then;
 
 /// An order on its way, and who waits for it.
@@ -30,7 +29,7 @@ pub(super) enum What {
     /// What others answer; then the state goes on.
     Answer(Then),
     /// Something that it needs; then it is carried out again.
-    Again(Order),
+    Again(Talk),
     /// What has to go out before its answer.
     Turn(Told),
 }

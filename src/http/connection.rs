@@ -4,6 +4,8 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 
 use super::Desk;
 use super::guard::Guard;
@@ -30,8 +33,25 @@ pub struct Upgraded {
     pub early: Bytes,
 }
 
+/// How far the server's end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ending {
+    /// It has not begun.
+    No,
+    /// No connection is accepted any more. Those there are get a moment for one more request, which
+    /// is answered with the word that it was the last: whoever keeps connections cannot know better.
+    Closed,
+    /// Idle connections are ended; what is under way is still answered.
+    Idle,
+}
+
 /// Serves a connection until it ends. Returns it where it was upgraded.
-pub async fn serve(mut desk: Desk, stream: Stream, early: Bytes) -> Option<Upgraded> {
+pub async fn serve(
+    mut desk: Desk,
+    stream: Stream,
+    early: Bytes,
+    mut ending: watch::Receiver<Ending>,
+) -> Option<Upgraded> {
     desk.peer = stream.peer_addr().ok().map(|peer| peer.ip());
     desk.office.stats.http.enter();
     let office = std::sync::Arc::clone(&desk.office);
@@ -41,19 +61,33 @@ pub async fn serve(mut desk: Desk, stream: Stream, early: Bytes) -> Option<Upgra
         let agreed = Rc::clone(&agreed);
         service_fn(move |request| {
             let (desk, agreed) = (desk.clone(), Rc::clone(&agreed));
-            async move { Ok::<_, Infallible>(router::answer(&desk, request, &agreed).await) }
+            // Boxed for hyper, which lets only what can be moved be asked to end.
+            Box::pin(
+                async move { Ok::<_, Infallible>(router::answer(&desk, request, &agreed).await) },
+            )
         })
     };
-    let served = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         // Not `pipeline_flush`: with it hyper copies each answer into a buffer of the connection's,
         // which keeps the room for the largest. Here a listing of 10 MB is shared by all.
         .writev(true)
         .max_headers(office.limits.request_headers_max)
-        .serve_connection(guard, service)
-        .without_shutdown()
-        .await;
+        .serve_connection(guard, service);
+    let served = tokio::select! {
+        // In this order: a request that has come already is under way.
+        biased;
+        served = poll_fn(|context| connection.poll_without_shutdown(context)) => Some(served),
+        _ = ending.wait_for(|ending| *ending == Ending::Idle) => None,
+    };
+    let served = if let Some(served) = served {
+        served
+    } else {
+        Pin::new(&mut connection).graceful_shutdown();
+        poll_fn(|context| connection.poll_without_shutdown(context)).await
+    };
     office.stats.http.leave();
-    let parts = served.ok()?;
+    served.ok()?;
+    let parts = connection.into_parts();
     let (stream, left) = parts.io.into_parts();
     let Some(upgrade) = agreed.take() else {
         linger(stream).await;

@@ -279,13 +279,15 @@ pub async fn answer(
                 // hyper leaves the body out and keeps its length.
                 reply.headers_mut().remove("transfer-encoding");
             }
-            if asks_upgrade && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // A proxy shall not keep a connection to a server that stops.
+            let is_last = asks_upgrade || desk.is_draining();
+            if is_last && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
                 reply.headers_mut().insert("connection", HeaderValue::from_static("close"));
             }
             reply
         }
         Err(mut problem) => {
-            problem.closes |= asks_upgrade;
+            problem.closes |= asks_upgrade || desk.is_draining();
             desk.office.stats.http.refuse(problem.code);
             let request_id = format!("{}-{}-{number}", desk.office.node_id, desk.shard.0);
             if problem.status >= 500 {

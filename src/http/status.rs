@@ -44,8 +44,7 @@ pub fn ready(desk: &Desk) -> Reply {
 
 /// Whether the registry here is that of all nodes, as far as this node can know.
 fn is_joined(desk: &Desk) -> bool {
-    let stats = &desk.office.stats.cluster;
-    !desk.office.is_one_of_many() || (stats.caught_up.value() == 1 && stats.cut_off.value() == 0)
+    !desk.office.is_one_of_many() || desk.office.stats.cluster.is_joined()
 }
 
 fn uptime_s(office: &Office, now: Moment) -> u64 {

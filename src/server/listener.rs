@@ -10,21 +10,14 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::limits;
 
-/// Binds one listener a shard. The kernel spreads connections over them by address and port.
-///
-/// The first one is bound without `SO_REUSEPORT`, so that a port on which another server listens is
-/// an error and not silently shared.
+/// Listens once for each shard, all at one address. The kernel spreads connections over them by
+/// address and port.
 ///
 /// # Errors
 ///
-/// The kernel's.
-pub(super) fn bind(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
-    let probe = socket(address)?;
-    probe.bind(&address.into())?;
-    let Some(address) = probe.local_addr()?.as_socket() else {
-        return Err(io::ErrorKind::AddrNotAvailable.into());
-    };
-    drop(probe);
+/// As [`check`].
+pub(super) fn listen(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpListener>> {
+    let address = check(address)?;
     let mut listeners = Vec::with_capacity(shards);
     for _ in 0..shards {
         let listener = socket(address)?;
@@ -34,6 +27,20 @@ pub(super) fn bind(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpList
         listeners.push(listener.into());
     }
     Ok(listeners)
+}
+
+/// Whether an address can be listened on. Returns it, with a port where any would do.
+///
+/// Without `SO_REUSEPORT`, so that a port on which another server listens is an error and not silently
+/// shared.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(super) fn check(address: SocketAddr) -> io::Result<SocketAddr> {
+    let probe = socket(address)?;
+    probe.bind(&address.into())?;
+    probe.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 /// A socket with the options that accepted connections inherit.

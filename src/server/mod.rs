@@ -1,8 +1,8 @@
 //! A running server: its threads, and the handle that stops it.
 //!
 //! ```text
-//! start --> store --> control thread --> shard threads, each with a listener --> "listening"
-//! stop  --> drain shards --> no socket left --> control's last commit --> joined
+//! start --> store --> control thread --> other nodes' registry --> shard threads, listening
+//! stop  --> drain shards --> no socket left --> last requests --> control's last commit --> joined
 //! ```
 //!
 //! Imports everything. Imported by the binary, tests and embedders.
@@ -21,6 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -168,10 +169,9 @@ impl Server {
         let bell = Bell::thread();
         let (to_control, inbox) = mailbox(messages_max, bell.clone());
         let (store, image) = open_store(config, clock, &to_control)?;
-        let listeners = listener::bind(config.bind, config.shards)
-            .map_err(|fault| StartError::Bind(config.bind, fault))?;
-        let address =
-            listeners[0].local_addr().map_err(|fault| StartError::Bind(config.bind, fault))?;
+        let in_bind = |fault| StartError::Bind(config.bind, fault);
+        // Early, because others would hear of a node that then cannot serve.
+        listener::check(config.bind).map_err(in_bind)?;
 
         let stats = Arc::new(Stats::new(config.shards));
         let published = Arc::<Published>::default();
@@ -212,7 +212,7 @@ impl Server {
             None => cluster::Journal::Closed,
         };
         let state = state_of(config, image, &node_id, clock.now());
-        let (shards, starts) = shard_starts(listeners, messages_max, &to_control, &common);
+        let (shards, starts) = shard_starts(config.shards, messages_max, &to_control, &common);
         let control =
             Control::new(state, inbox, shards.clone(), published, Arc::clone(&stats), store)
                 .with_revoked(Arc::clone(&gate.revoked));
@@ -220,10 +220,23 @@ impl Server {
         let handle = Handle::new(to_control, clock, &control.events(), Arc::clone(&stats));
         let control_thread = control_thread::start(control, bell, clock, Arc::clone(&signals))
             .map_err(StartError::Thread)?;
+        if config.redis_url.is_some() {
+            await_registry(clock, &stats);
+        }
+        let listening = listener::listen(config.bind, config.shards)
+            .and_then(|listeners| Ok((listeners[0].local_addr()?, listeners)));
+        let (address, listeners) = match listening {
+            Ok(listening) => listening,
+            Err(fault) => {
+                end_control(&signals, control_thread);
+                return Err(in_bind(fault));
+            }
+        };
         let monitor_thread = monitor::start(handle.clone(), common).map_err(StartError::Thread)?;
         let shard_threads = starts
             .into_iter()
-            .map(shard_thread::start)
+            .zip(listeners)
+            .map(|(start, listener)| shard_thread::start(start, listener))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Thread)?;
         Ok(Server {
@@ -288,10 +301,16 @@ impl Server {
             let _ = thread.join();
         }
         let _ = self.monitor_thread.join();
-        self.signals.control_stop.store(true, Ordering::SeqCst);
-        self.control_thread.thread().unpark();
-        let _ = self.control_thread.join();
+        end_control(&self.signals, self.control_thread);
     }
+}
+
+/// Has control write what is left, and waits for that.
+fn end_control(signals: &Signals, control: JoinHandle<()>) {
+    signals.control_stop.store(true, Ordering::SeqCst);
+    control.thread().unpark();
+    // Its panic has been printed.
+    let _ = control.join();
 }
 
 /// The store, and what it held. Among several nodes there is one only where all share it.
@@ -372,21 +391,42 @@ fn joined(
     Ok(control.with_cluster(&office.node_id, cluster))
 }
 
+/// Waits until this node knows what the others do, or cannot soon. It does not listen before: a proxy
+/// would send it requests that any other node can answer, and it cannot yet.
+#[allow(clippy::disallowed_methods, reason = "nothing else is to be done on this thread meanwhile")]
+fn await_registry(clock: Clock, stats: &Stats) {
+    let start_ms = clock.now().unix_ms;
+    let is_over = || {
+        let heard_ms = stats.cluster.contact_ms.value().max(start_ms);
+        let now_ms = clock.now().unix_ms;
+        now_ms >= start_ms + limits::REDIS_IMAGE_MS || now_ms >= heard_ms + limits::CLUSTER_BEGIN_MS
+    };
+    while !stats.cluster.is_joined() {
+        if is_over() {
+            tracing::warn!(
+                "the registry of the other nodes is not to be had: listening without it"
+            );
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(limits::CLUSTER_LOOK_MS));
+    }
+}
+
 /// What each shard's thread is given, and the way to it.
 fn shard_starts(
-    listeners: Vec<std::net::TcpListener>,
+    shards: usize,
     messages_max: usize,
     to_control: &Outlet<Command>,
     common: &Common,
 ) -> (Vec<Outlet<Parcel>>, Vec<shard_thread::Start>) {
-    let one = |(index, listener)| {
+    let one = |index| {
         let notify = Arc::new(Notify::new());
         let (outlet, inlet) = mailbox(messages_max, Bell::task(Arc::clone(&notify)));
         let settings = shard_settings(index, common);
         let (control, common) = (to_control.clone(), common.clone());
-        (outlet, shard_thread::Start { settings, listener, notify, inlet, control, common })
+        (outlet, shard_thread::Start { settings, notify, inlet, control, common })
     };
-    listeners.into_iter().enumerate().map(one).unzip()
+    (0..shards).map(one).unzip()
 }
 
 fn shard_settings(index: usize, common: &Common) -> shard::Settings {

@@ -14,13 +14,13 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
 use tokio::task::spawn_local;
 
 use super::Common;
 use crate::http::Desk;
-use crate::http::connection::{self, Upgraded};
+use crate::http::connection::{self, Ending, Upgraded};
 use crate::limits;
 use crate::mailbox::to_control::Command;
 use crate::mailbox::to_shard::Parcel;
@@ -32,7 +32,6 @@ use crate::shard::{Outcome, Settings, Shard};
 /// What a shard's thread is given.
 pub(super) struct Start {
     pub(super) settings: Settings,
-    pub(super) listener: StdListener,
     pub(super) notify: Arc<Notify>,
     pub(super) inlet: Inlet<Parcel>,
     pub(super) control: Outlet<Command>,
@@ -98,14 +97,14 @@ impl crate::shard::socket::Socket for Counted {
     }
 }
 
-pub(super) fn start(start: Start) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(start: Start, listener: StdListener) -> io::Result<JoinHandle<()>> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().max_blocking_threads(limits::BLOCKING_THREADS_MAX);
     let name = format!("shard-{}", start.settings.id.0);
     std::thread::Builder::new().name(name).spawn(move || {
         match builder.build_local(tokio::runtime::LocalOptions::default()) {
             Ok(runtime) => {
-                if let Err(fault) = runtime.block_on(run(start)) {
+                if let Err(fault) = runtime.block_on(run(start, listener)) {
                     tracing::error!(%fault, "a shard cannot run");
                 }
                 // Work that was handed to a thread of its own may still be running.
@@ -116,11 +115,19 @@ pub(super) fn start(start: Start) -> io::Result<JoinHandle<()>> {
     })
 }
 
-async fn run(start: Start) -> io::Result<()> {
-    let Start { settings, listener, notify, inlet, control, common } = start;
+async fn run(start: Start, listener: StdListener) -> io::Result<()> {
+    let Start { settings, notify, inlet, control, common } = start;
     let listener = TcpListener::from_std(listener)?;
     let arrivals: Rc<RefCell<Arrivals>> = Rc::default();
-    spawn_local(accept(listener, Rc::clone(&arrivals), Arc::clone(&notify), common.clone()));
+    let (end, ending) = watch::channel(Ending::No);
+    let tasks = Tasks::default();
+    let entrance = Entrance {
+        arrivals: Rc::clone(&arrivals),
+        notify: Arc::clone(&notify),
+        common: common.clone(),
+        tasks: tasks.clone(),
+    };
+    spawn_local(entrance.accept(listener, ending));
     let desk = Desk {
         shard: settings.id,
         control: control.clone(),
@@ -130,52 +137,81 @@ async fn run(start: Start) -> io::Result<()> {
     };
     let shard = Shard::new(settings, control, inlet, common.clock.now());
     let ready = ReadyList::new(Arc::clone(&notify));
-    let driver = Driver { shard, desk, ready, arrivals, notify, common };
+    let driver = Driver { shard, desk, ready, arrivals, notify, common, tasks, end };
     // A turn bounds its own work. tokio's budget would have every socket after the first hundred of
     // a fan-out claim to be full.
     tokio::task::unconstrained(driver.run()).await;
     Ok(())
 }
 
-async fn accept(
-    listener: TcpListener,
+/// Where connections come in.
+struct Entrance {
     arrivals: Rc<RefCell<Arrivals>>,
     notify: Arc<Notify>,
     common: Common,
-) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let permit = Permit::take(&common);
-                if let Some(tls) = common.tls.clone() {
-                    let (arrivals, notify) = (Rc::clone(&arrivals), Arc::clone(&notify));
-                    let patience = common.office.limits.handshake_timeout_ms;
-                    // Without room there is no handshake either: it is the dear part.
-                    let Some(permit) = permit else { continue };
-                    spawn_local(async move {
-                        let patience = Duration::from_millis(patience);
-                        match tls.accept(stream, patience).await {
-                            Ok(stream) => {
-                                let ticket = Ticket { stream, permit: Some(permit) };
-                                arrivals.borrow_mut().accepted.push(ticket);
-                                notify.notify_one();
-                            }
-                            Err(fault) => tracing::debug!(%fault, "a TLS handshake failed"),
-                        }
-                    });
-                    continue;
+    tasks: Tasks,
+}
+
+impl Entrance {
+    /// Accepts until the server ends. Who has come by then is let in: a proxy would take the end of a
+    /// connection that it has just made for the end of its request.
+    async fn accept(self, listener: TcpListener, mut ending: watch::Receiver<Ending>) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                accepted = listener.accept() => accepted,
+                _ = ending.wait_for(|ending| *ending > Ending::No) => {
+                    return self.notify.notify_one();
                 }
-                let ticket = Ticket { stream: Stream::Plain(stream), permit };
-                arrivals.borrow_mut().accepted.push(ticket);
-                notify.notify_one();
-            }
-            Err(fault) => {
-                // Out of descriptors, most likely. Accepting again at once would spin: the
-                // connection still waits in the kernel's queue.
-                tracing::warn!(%fault, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(limits::ACCEPT_PAUSE_MS)).await;
+            };
+            match accepted {
+                Ok((stream, _)) => self.admit(stream),
+                Err(fault) => {
+                    // Out of descriptors, most likely. Accepting again at once would spin: the
+                    // connection still waits in the kernel's queue.
+                    tracing::warn!(%fault, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(limits::ACCEPT_PAUSE_MS)).await;
+                }
             }
         }
+    }
+
+    fn admit(&self, stream: TcpStream) {
+        let permit = Permit::take(&self.common);
+        let Some(tls) = self.common.tls.clone() else {
+            self.arrivals
+                .borrow_mut()
+                .accepted
+                .push(Ticket { stream: Stream::Plain(stream), permit });
+            return self.notify.notify_one();
+        };
+        // Without room there is no handshake either: it is the dear part.
+        let Some(permit) = permit else { return };
+        let (arrivals, notify) = (Rc::clone(&self.arrivals), Arc::clone(&self.notify));
+        let patience = Duration::from_millis(self.common.office.limits.handshake_timeout_ms);
+        let task = self.tasks.clone();
+        spawn_local(async move {
+            match tls.accept(stream, patience).await {
+                Ok(stream) => {
+                    let ticket = Ticket { stream, permit: Some(permit) };
+                    arrivals.borrow_mut().accepted.push(ticket);
+                    notify.notify_one();
+                }
+                Err(fault) => tracing::debug!(%fault, "a TLS handshake failed"),
+            }
+            drop(task);
+        });
+    }
+}
+
+/// Counts the tasks beside the shard: each has a clone.
+#[derive(Clone, Default)]
+struct Tasks(Rc<()>);
+
+impl Tasks {
+    /// Whether one is left, seen from the one who counts.
+    fn any(&self) -> bool {
+        Rc::strong_count(&self.0) > 1
     }
 }
 
@@ -187,11 +223,15 @@ struct Driver {
     arrivals: Rc<RefCell<Arrivals>>,
     notify: Arc<Notify>,
     common: Common,
+    tasks: Tasks,
+    /// Says to all tasks that the end has come.
+    end: watch::Sender<Ending>,
 }
 
 impl Driver {
     async fn run(mut self) {
         let mut has_drained = false;
+        let mut closed_ms = None;
         loop {
             self.admit();
             let outcome = self.turn();
@@ -204,7 +244,21 @@ impl Driver {
                 self.common.signals.drained.fetch_add(1, Ordering::SeqCst);
             }
             if has_drained && self.all_have_drained() {
-                return;
+                let now = self.common.clock.now();
+                let closed_ms = *closed_ms.get_or_insert_with(|| {
+                    self.end.send_replace(Ending::Closed);
+                    self.shard.hurry(now);
+                    now.unix_ms
+                });
+                if now.unix_ms >= closed_ms + limits::DRAIN_IDLE_MS {
+                    self.end.send_if_modified(|ending| {
+                        std::mem::replace(ending, Ending::Idle) != Ending::Idle
+                    });
+                }
+                let is_late = now.unix_ms >= closed_ms + limits::DRAIN_REQUESTS_MS;
+                if is_late || !self.has_anything_left() {
+                    return;
+                }
             }
             if outcome.has_more || !self.arrivals.borrow().is_empty() {
                 tokio::task::yield_now().await;
@@ -212,6 +266,11 @@ impl Driver {
                 self.rest(outcome, has_drained).await;
             }
         }
+    }
+
+    /// Whether somebody may still wait for an answer.
+    fn has_anything_left(&self) -> bool {
+        self.tasks.any() || !self.arrivals.borrow().is_empty() || !self.shard.is_empty()
     }
 
     fn all_have_drained(&self) -> bool {
@@ -285,12 +344,15 @@ impl Driver {
         for (Counted { socket, permit }, early) in self.shard.take_handed_over() {
             let (desk, arrivals) = (self.desk.clone(), Rc::clone(&self.arrivals));
             let notify = Arc::clone(&self.notify);
+            let (task, ending) = (self.tasks.clone(), self.end.subscribe());
             spawn_local(async move {
-                let upgraded = connection::serve(desk, socket.into_stream(), early).await;
+                let stream = socket.into_stream();
+                let upgraded = connection::serve(desk, stream, early, ending).await;
                 if let (Some(upgraded), Some(permit)) = (upgraded, permit) {
                     arrivals.borrow_mut().upgraded.push((upgraded, permit));
                     notify.notify_one();
                 }
+                drop(task);
             });
         }
     }

@@ -141,6 +141,8 @@ pub struct Shard<S> {
     /// once, and nobody's next message waits behind them.
     leaving: VecDeque<(Slot, u32)>,
     flush: flush::FlushQueues,
+    /// Time for the first request of a connection, in milliseconds.
+    head_patience_ms: u64,
     drain: Option<timers::Drain>,
     tidy: timers::Tidy,
     handed_over: Vec<(S, Bytes)>,
@@ -182,6 +184,7 @@ impl<S: Socket> Shard<S> {
             unread: VecDeque::new(),
             leaving: VecDeque::new(),
             flush: flush::FlushQueues::default(),
+            head_patience_ms: limits.handshake_timeout_ms,
             drain: None,
             tidy: timers::Tidy::default(),
             handed_over: Vec::new(),

@@ -92,7 +92,7 @@ impl<S: Socket> Shard<S> {
     fn deadline_ms(&self, conn: &Conn<S>) -> u64 {
         let limits = &self.settings.limits;
         match conn.stage {
-            Stage::Head => conn.opened_ms + limits.handshake_timeout_ms,
+            Stage::Head => conn.opened_ms + self.head_patience_ms,
             Stage::Closing | Stage::Lingering => conn.ends_ms,
             Stage::Open(_) => {
                 let mut at_ms = match conn.pinged_ms {
@@ -169,7 +169,7 @@ impl<S: Socket> Shard<S> {
         let limits = std::sync::Arc::clone(&self.settings.limits);
         let conn = &mut self.conns[slot.index()];
         match conn.stage {
-            Stage::Head if conn.opened_ms + limits.handshake_timeout_ms <= now_ms => {
+            Stage::Head if conn.opened_ms + self.head_patience_ms <= now_ms => {
                 drop(self.remove(slot));
             }
             Stage::Closing | Stage::Lingering if conn.ends_ms <= now_ms => drop(self.remove(slot)),
@@ -306,6 +306,16 @@ impl<S: Socket> Shard<S> {
                 self.conns[slot.index()].outbox.push(frame);
             }
             self.close(slot, Reason::Draining);
+        }
+    }
+
+    /// Waits no longer than a moment for the first requests of connections: no more are accepted.
+    pub fn hurry(&mut self, now: crate::clock::Moment) {
+        self.now = now;
+        self.head_patience_ms = self.head_patience_ms.min(limits::DRAIN_HEAD_MS);
+        let slots: Vec<Slot> = self.conns.iter().map(|(_, conn)| conn.id.slot).collect();
+        for slot in slots {
+            self.arm(slot);
         }
     }
 

@@ -39,8 +39,6 @@ pub(super) struct Abroad {
     pub(super) commons: Commons,
     pub(super) errands: Vec<Errand>,
     pub(super) released: Vec<(u64, Release)>,
-    /// Orders that wait until there is a registry.
-    pub(super) unbegun: Vec<u64>,
     /// Channels that lost their last follower, and when they are left.
     pub(super) leaving: VecDeque<(u64, ChannelName)>,
     /// Channels that something was missed of, and that could not be read.
@@ -55,7 +53,6 @@ impl Abroad {
             commons: Commons::new(node),
             errands: Vec::new(),
             released: Vec::new(),
-            unbegun: Vec::new(),
             leaving: VecDeque::new(),
             unhealed: Vec::new(),
             tail,

@@ -8,20 +8,20 @@
 //!
 //! * What was there is shown until all that the log has is there in its place: nobody sees what lies
 //!   between an old image and the present.
-//! * Before there is anything to show, reads wait for it. Where the log cannot be reached they
-//!   go on, marked as degraded; but whoever has a picture already keeps that.
+//! * A node that has not begun shows nothing, and marks it as degraded; but it takes no follower's
+//!   picture away. It comes to that only where the log cannot be reached: a node listens once it has
+//!   begun.
 //!
 //! Imports `clock`, `id` and its siblings. Part of `state`.
 
 use std::collections::HashSet;
 
-use super::abroad::Release;
 use super::durable::PeopleImage;
 use super::log::LogItem;
-use super::order::{Answer, Order};
+use super::order::Answer;
 use super::registry::Registry;
 use super::replica::ReplicaImage;
-use super::{Outcome, Settings, State};
+use super::{Settings, State};
 use crate::clock::Moment;
 use crate::id::ServiceName;
 
@@ -66,58 +66,7 @@ impl State {
         self.registry.settle(now);
         self.registry.announce_turn(std::iter::empty());
         self.registry.announcements.clear();
-        self.release_unbegun(now);
         Begun { services, answers }
-    }
-
-    /// Has an order wait that reads a registry which has not begun, or says why it is not carried out.
-    pub(super) fn await_registry(&mut self, order: Order, now: Moment) -> Result<Order, Outcome> {
-        let (Some(until_ms), Some(abroad)) = (self.hopes_until_ms(), &mut self.abroad) else {
-            return Ok(order);
-        };
-        if !matches!(
-            order,
-            Order::Subscribe { .. }
-                | Order::Views(_)
-                | Order::AllViews
-                | Order::Delta { .. }
-                | Order::Leases(_)
-                | Order::Roll(_)
-        ) {
-            return Ok(order);
-        }
-        if now.unix_ms < until_ms {
-            abroad.unbegun.push(self.ticket);
-            return Err(Outcome::Await(Box::new(order)));
-        }
-        match order {
-            Order::Subscribe { service, since: Some(_), .. } => {
-                Err(Outcome::Answer(Answer::NotSubscribed(service)))
-            }
-            order => Ok(order),
-        }
-    }
-
-    /// Orders that waited for the registry go on, where it is there or does not come soon.
-    pub(super) fn release_unbegun(&mut self, now: Moment) {
-        if self.hopes_until_ms().is_some_and(|until_ms| now.unix_ms < until_ms) {
-            return;
-        }
-        if let Some(abroad) = &mut self.abroad {
-            let unbegun = std::mem::take(&mut abroad.unbegun);
-            abroad.release(unbegun, Release::Again);
-        }
-    }
-
-    /// When orders that wait for the registry have to go on without it.
-    pub(super) fn next_hope_ms(&self) -> Option<u64> {
-        let abroad = self.abroad.as_ref()?;
-        self.hopes_until_ms().filter(|_| !abroad.unbegun.is_empty())
-    }
-
-    /// Until when a registry that has not begun may soon do so; none where it has.
-    fn hopes_until_ms(&self) -> Option<u64> {
-        self.registry.replica()?.hopes_until_ms()
     }
 }
 
@@ -126,13 +75,12 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::id::{ConnId, ShardId, Slot, UserId};
-    use crate::limits;
     use crate::state::commons::Facts;
     use crate::state::log::{Bounds, Entry};
-    use crate::state::order::Snapshot;
+    use crate::state::order::{Order, Snapshot};
     use crate::state::people::{Opened, Person};
     use crate::state::talk::Talk;
-    use crate::state::{empty_image, lone_node, new_node};
+    use crate::state::{Outcome, empty_image, lone_node, new_node};
     use crate::wire::command::Since;
     use crate::wire::instance::Instance;
 
@@ -149,73 +97,33 @@ mod tests {
         item(number, Entry::Register(vec![instance.register().expect("valid")], BOUNDS))
     }
 
-    fn subscribe(since: Option<Since>) -> Order {
-        Order::Subscribe { service: ServiceName::of("s"), snapshot: Snapshot::Yes, since }
-    }
-
-    /// Carries an order out. Nothing where it waits.
-    fn ask(state: &mut State, order: Order, now: Moment) -> Option<Answer> {
-        match state.apply(order, now) {
-            Outcome::Answer(answer) => Some(answer),
-            Outcome::Await(_) => None,
+    fn subscribe(state: &mut State, since: Option<Since>, now: Moment) -> Answer {
+        let service = ServiceName::of("s");
+        match state.apply(Order::Subscribe { service, snapshot: Snapshot::Yes, since }, now) {
+            Outcome::Answer(answer) => answer,
             other => panic!("{other:?}"),
         }
     }
 
-    fn revision(answer: Option<Answer>) -> Option<(u64, bool)> {
-        match answer {
-            Some(Answer::Subscribed(one)) => Some((one.view.revision, one.view.degraded)),
-            _ => None,
-        }
-    }
-
     #[test]
-    fn reads_wait_until_there_is_a_registry() {
+    fn who_has_a_picture_keeps_it_until_there_is_a_registry() {
         let now = Clock::start().now();
         let mut state = new_node("a", None, now);
         let image = empty_image(now);
-        state.on_nodes(&[String::from("a")], (now.unix_ms, 2), now);
-        let name = ServiceName::of("s");
-        let reads = [subscribe(None), Order::Views(vec![name]), Order::AllViews];
-        for (ticket, order) in (1..).zip(reads) {
-            state.ticket = ticket;
-            assert!(ask(&mut state, order, now).is_none(), "nothing is known yet");
-        }
-        state.tick(now);
-        assert!(state.take_released().is_empty());
+        let since = || Some(Since { epoch: "e".into(), revision: 1 });
+        let Answer::Subscribed(nothing) = subscribe(&mut state, None, now) else {
+            panic!("it is followed");
+        };
+        assert_eq!((nothing.view.revision, nothing.view.degraded), (0, true));
+        let answer = subscribe(&mut state, since(), now);
+        assert!(matches!(answer, Answer::NotSubscribed(service) if service.as_str() == "s"));
         let begun = state.begin_anew(image, vec![registration(1), registration(2)], now);
         assert!(begun.services.contains(&ServiceName::of("s")) && begun.answers.is_empty());
-        assert_eq!(state.take_released(), [1, 2, 3].map(|ticket| (ticket, Release::Again)));
-        assert_eq!(revision(ask(&mut state, subscribe(None), now)), Some((2, false)));
         // Whoever was there for the first of them misses one.
-        let since = Since { epoch: "e".into(), revision: 1 };
-        let Some(Answer::Subscribed(resumed)) = ask(&mut state, subscribe(Some(since)), now) else {
-            panic!("it is answered");
+        let Answer::Subscribed(resumed) = subscribe(&mut state, since(), now) else {
+            panic!("it is followed");
         };
-        assert_eq!(resumed.recovered, Some(true));
-    }
-
-    #[test]
-    fn without_the_log_reads_go_on_but_nobody_loses_a_picture() {
-        let mut now = Clock::start().now();
-        let mut state = new_node("a", None, now);
-        state.ticket = 1;
-        assert!(ask(&mut state, subscribe(None), now).is_none());
-        assert_eq!(state.next_tick_ms(), Some(now.unix_ms + limits::CLUSTER_BEGIN_MS));
-        now.unix_ms += limits::CLUSTER_BEGIN_MS;
-        state.tick(now);
-        assert_eq!(state.take_released(), [(1, Release::Again)]);
-        assert_eq!(revision(ask(&mut state, subscribe(None), now)), Some((0, true)));
-        let since = Since { epoch: "e".into(), revision: 7 };
-        let answer = ask(&mut state, subscribe(Some(since)), now);
-        assert!(matches!(answer, Some(Answer::NotSubscribed(service)) if service.as_str() == "s"));
-        // Somebody answers again: it may begin soon.
-        state.on_nodes(&[String::from("a")], (now.unix_ms, 2), now);
-        assert!(ask(&mut state, subscribe(None), now).is_none());
-        assert!(matches!(
-            state.on_given_up(&subscribe(None), now),
-            Answer::NotSubscribed(service) if service == ServiceName::of("s")
-        ));
+        assert_eq!((resumed.recovered, resumed.view.revision), (Some(true), 2));
     }
 
     #[test]

@@ -54,7 +54,7 @@ use order::{Answer, Order, RefusedEntry, View};
 use people::People;
 use registry::{Announcement, Registry};
 use replica::Plan;
-use talk::{Outgoing, Told};
+use talk::{Outgoing, Talk, Told};
 use then::Then;
 
 /// Everything the server knows that outlives a connection.
@@ -97,7 +97,7 @@ pub enum Outcome {
     /// Others have to be asked first; [`State::after_call`] then goes on.
     Call(Box<(Call, Then)>),
     /// It has to wait, under the state's ticket, until [`State::take_released`] names that.
-    Await(Box<Order>),
+    Await(Box<Talk>),
     /// It is done, and its answer waits, under the state's ticket, for its turn among what goes out.
     Hold(Box<Told>),
 }
@@ -170,10 +170,6 @@ impl State {
             Plan::Apply(order) => order,
             Plan::Answer(answer) => return Outcome::Answer(answer),
             Plan::Propose(entry) => return Outcome::Propose(Box::new(entry)),
-        };
-        let order = match self.await_registry(order, now) {
-            Ok(order) => order,
-            Err(outcome) => return outcome,
         };
         let registry = &mut self.registry;
         let answer = match order {
@@ -262,7 +258,6 @@ impl State {
             self.registry.tick(now);
             self.registry.settle(now);
         }
-        self.release_unbegun(now);
         self.channels.sweep(now.unix_ms);
         self.leave_topics(now);
     }
@@ -271,8 +266,7 @@ impl State {
     pub fn next_tick_ms(&self) -> Option<u64> {
         let leaving = self.abroad.as_ref().and_then(|abroad| abroad.leaving.front());
         let leaving = leaving.map(|(at_ms, _)| *at_ms);
-        let hope = self.next_hope_ms();
-        let all = [self.registry.next_tick_ms(), self.channels.next_sweep_ms(), leaving, hope];
+        let all = [self.registry.next_tick_ms(), self.channels.next_sweep_ms(), leaving];
         all.into_iter().flatten().min()
     }
 

@@ -108,7 +108,7 @@ pub enum Answer {
     Subscribed(Subscribed),
     /// From here on every service is followed.
     SubscribedToAll,
-    /// This service is not followed: nothing is known of it here yet.
+    /// This service is not followed: nothing is known here yet, and whoever asked has a picture.
     NotSubscribed(ServiceName),
     /// The newest state of a service.
     Snapshot(View),

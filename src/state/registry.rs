@@ -194,11 +194,6 @@ impl Registry {
         self.version
     }
 
-    /// When it was made, in milliseconds since the Unix epoch; right until the first order.
-    pub(super) fn made_ms(&self) -> u64 {
-        self.time.0
-    }
-
     /// The epoch of all revisions.
     pub fn epoch(&self) -> &Epoch {
         &self.epoch

@@ -7,7 +7,7 @@ use super::abroad::{Errand, Release};
 use super::call::Reply;
 use super::commons::{CommonsImage, Facts, Turn, UntoldBatch};
 use super::log::Entry;
-use super::order::{Answer, Order};
+use super::order::Answer;
 use super::people::Person;
 use super::replica::{Replica, ReplicaImage};
 use super::talk::{Talk, Told};
@@ -49,13 +49,8 @@ impl State {
         }
     }
 
-    /// An order has waited for too long: what it has begun is undone. Returns its answer.
-    pub fn on_given_up(&mut self, order: &Order, now: Moment) -> Answer {
-        let talk = match order {
-            Order::Talk(talk) => &**talk,
-            Order::Subscribe { service, .. } => return Answer::NotSubscribed(service.clone()),
-            _ => return Answer::Unavailable,
-        };
+    /// An order has waited for too long: what it has begun is undone.
+    pub fn on_given_up(&mut self, talk: &Talk, now: Moment) {
         match talk {
             Talk::Join { conn, channel }
             | Talk::Chat { conn, channel: Some(channel), is_first: true, .. } => {
@@ -63,7 +58,6 @@ impl State {
             }
             _ => {}
         }
-        Answer::Unavailable
     }
 
     fn facts(&self, batch: &UntoldBatch, now: Moment) -> Facts {

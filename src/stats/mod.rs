@@ -179,6 +179,13 @@ pub struct ClusterStats {
     pub healed: Counter,
 }
 
+impl ClusterStats {
+    /// Whether the registry here is that of all nodes, as far as this one can know.
+    pub fn is_joined(&self) -> bool {
+        self.caught_up.value() == 1 && self.cut_off.value() == 0
+    }
+}
+
 /// What the HTTP doors of all shards count together. HTTP is not the hot path, so these are shared
 /// and added to atomically.
 #[derive(Debug, Default)]

@@ -29,7 +29,7 @@ pub const READ_PATIENCE: Duration = Duration::from_secs(5);
 const START_PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a server may take to stop, as documented.
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
+pub const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 const LISTENING: &str = "fanfare listening on http";
 
@@ -434,7 +434,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn read(stream: TcpStream) -> Reply {
+    pub fn read(stream: TcpStream) -> Reply {
         let mut stream = BufReader::new(stream);
         let mut line = String::new();
         stream.read_line(&mut line).expect("a status line in time");

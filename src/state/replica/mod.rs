@@ -70,9 +70,6 @@ pub struct Replica {
     is_deputy: bool,
     /// Whether it has begun from an image. Until then it knows nothing.
     is_begun: bool,
-    /// When the log's engine last answered, in milliseconds since the Unix epoch; at first when this
-    /// node began to wait for that.
-    heard_ms: u64,
     /// The last answers: when, and the number of the newest entry, which is not applied here yet. Empty
     /// where what was in the log at the last answer is applied.
     beats: VecDeque<(u64, u64)>,
@@ -177,10 +174,9 @@ impl Replica {
         self.is_cut_off
     }
 
-    /// Until when a node that has not begun counts on doing so soon, in milliseconds since the Unix
-    /// epoch; none where it has begun.
-    pub fn hopes_until_ms(&self) -> Option<u64> {
-        (!self.is_begun).then_some(self.heard_ms + limits::CLUSTER_BEGIN_MS)
+    /// Whether it has begun from an image, and all entries behind it.
+    pub fn is_begun(&self) -> bool {
+        self.is_begun
     }
 
     /// The last answer of the log's engine that told nothing new counts as contact.
@@ -230,7 +226,6 @@ impl Registry {
             adopting: 0,
             is_deputy: false,
             is_begun: false,
-            heard_ms: self.made_ms(),
             beats: VecDeque::new(),
             contact_ms: 0,
             is_cut_off: true,
@@ -255,6 +250,12 @@ impl Registry {
                 | Order::Operate { .. }
                 | Order::Protect { .. }
         ) || matches!(&order, Order::Roll(roll) if roll.is_write());
+        if let Order::Subscribe { service, since: Some(_), .. } = &order
+            && !replica.is_begun
+        {
+            // Whoever has a picture keeps it, and comes again.
+            return Plan::Answer(Answer::NotSubscribed(service.clone()));
+        }
         if !is_write {
             return Plan::Apply(order);
         }
@@ -624,7 +625,6 @@ impl Registry {
     /// News of the log's engine: when it last answered, which nodes are alive.
     pub(super) fn on_nodes(&mut self, alive: &[String], (contact_ms, newest): (u64, u64)) {
         let Some(replica) = &mut self.replica else { return };
-        replica.heard_ms = replica.heard_ms.max(contact_ms);
         if replica.beats.len() == limits::CLUSTER_BEATS_KEPT {
             replica.beats.pop_front();
         }

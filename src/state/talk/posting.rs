@@ -121,7 +121,7 @@ impl State {
             && !tail.has_read(*newest)
         {
             tail.wait(*newest, ticket);
-            return Outcome::Await(Box::new(super::Talk::Unwritten(page).into()));
+            return Outcome::Await(Box::new(super::Talk::Unwritten(page)));
         }
         Told::Unwritten(tail.page(&page)).into()
     }

@@ -100,7 +100,7 @@ impl State {
         if let Some(person) = self.person_of(conn)
             && self.waits_to_be_told(channel, &person)
         {
-            return Outcome::Await(Box::new(Talk::Join { conn, channel: channel.clone() }.into()));
+            return Outcome::Await(Box::new(Talk::Join { conn, channel: channel.clone() }));
         }
         let (users, count) = self.room_users(channel, self.person_of(conn).as_ref());
         let state = self.channels.get(key);
@@ -255,7 +255,7 @@ impl State {
             is_first = true;
             // Others hear first that they came, then what they say.
             if self.waits_to_be_told(&channel, &person) {
-                return Outcome::Await(Box::new(again(true).into()));
+                return Outcome::Await(Box::new(again(true)));
             }
         }
         // Who joins by speaking is no follower yet when the message comes, and who gave an id wants

@@ -88,7 +88,7 @@ impl State {
         }
         link.waiting.push(self.ticket);
         self.heal(key);
-        Some(Outcome::Await(Box::new(wait().into())))
+        Some(Outcome::Await(Box::new(wait())))
     }
 
     /// Drops a channel that could not be followed and that nobody follows.

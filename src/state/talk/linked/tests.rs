@@ -199,10 +199,7 @@ impl World {
                 self.calls[node].push_back((self.number + 1, call));
                 Waits::Call(then)
             }
-            state::Outcome::Await(order) => match *order {
-                Order::Talk(talk) => Waits::Again(*talk),
-                other => panic!("{other:?}"),
-            },
+            state::Outcome::Await(talk) => Waits::Again(*talk),
             state::Outcome::Hold(_) => Waits::Turn,
             other => panic!("{other:?}"),
         };
