@@ -127,7 +127,7 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         common: common.clone(),
         tasks: tasks.clone(),
     };
-    spawn_local(entrance.accept(listener, ending));
+    spawn_local(entrance.run(listener, ending));
     let desk = Desk {
         shard: settings.id,
         control: control.clone(),
@@ -153,16 +153,12 @@ struct Entrance {
 }
 
 impl Entrance {
-    /// Accepts until the server ends. Who has come by then is let in: a proxy would take the end of a
-    /// connection that it has just made for the end of its request.
-    async fn accept(self, listener: TcpListener, mut ending: watch::Receiver<Ending>) {
+    /// Accepts until the server ends.
+    async fn run(self, listener: TcpListener, mut ending: watch::Receiver<Ending>) {
         loop {
             let accepted = tokio::select! {
-                biased;
                 accepted = listener.accept() => accepted,
-                _ = ending.wait_for(|ending| *ending > Ending::No) => {
-                    return self.notify.notify_one();
-                }
+                _ = ending.wait_for(|ending| *ending > Ending::No) => break,
             };
             match accepted {
                 Ok((stream, _)) => self.admit(stream),
@@ -174,6 +170,29 @@ impl Entrance {
                 }
             }
         }
+        if let Err(fault) = self.close(listener) {
+            tracing::warn!(%fault, "connections that waited are lost");
+        }
+        self.notify.notify_one();
+    }
+
+    /// Lets in who has come by now, and stops listening. A proxy would take the end of a connection
+    /// that it has just made for the end of its request.
+    ///
+    /// The kernel is asked: the runtime knows of a connection only once it has looked again.
+    fn close(&self, listener: TcpListener) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        for _ in 0..limits::ACCEPT_BACKLOG {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(fault) if fault.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(fault) => return Err(fault),
+            };
+            stream.set_nonblocking(true)?;
+            self.admit(TcpStream::from_std(stream)?);
+        }
+        Ok(())
     }
 
     fn admit(&self, stream: TcpStream) {
