@@ -322,10 +322,13 @@ fn a_node_listens_once_it_has_read_the_log() {
 fn a_redis_that_stands_still_for_a_moment_cuts_nobody_off() {
     let redis = Redis::start();
     let a = node(&redis, &[]);
-    // Signs of life come once a second, so that one of these meets one.
-    for _ in 0..3 {
+    for _ in 0..2 {
+        // Just before the next sign of life, which then waits for longer than the pause between two.
+        let silence_ms = || a.count("fanfare_cluster_redis_silence_ms");
+        eventually("a sign of life is answered", PATIENCE, || silence_ms() < 100);
+        std::thread::sleep(Duration::from_millis(850));
         redis.signal("STOP");
-        std::thread::sleep(Duration::from_millis(1_500));
+        std::thread::sleep(Duration::from_millis(1_300));
         redis.signal("CONT");
         a.register(&instances("s", 3));
     }

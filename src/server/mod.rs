@@ -8,6 +8,7 @@
 //! Imports everything. Imported by the binary, tests and embedders.
 
 mod control_thread;
+mod entrance;
 mod handle;
 mod listener;
 mod monitor;
