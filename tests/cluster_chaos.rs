@@ -288,13 +288,21 @@ impl World {
                 return self.black_out(span);
             }
             _ => {
-                // An instance goes: with a word, or without.
-                let lived: Vec<usize> =
-                    (0..self.members.len()).filter(|&one| self.members[one].is_alive).collect();
-                if lived.len() < 18 {
+                // Three of a service whose leases run out together, as after a blackout, are no news
+                // but a broken network: self-protection would keep them, and be right.
+                let dead = |service: &Value| {
+                    let all = self.members.iter().filter(|one| one.value["serviceId"] == *service);
+                    all.filter(|one| !one.is_alive).count()
+                };
+                let candidates: Vec<usize> = (0..self.members.len())
+                    .filter(|&one| self.members[one].is_alive)
+                    .filter(|&one| dead(&self.members[one].value["serviceId"]) < 2)
+                    .collect();
+                if candidates.is_empty() {
                     return;
                 }
-                let one = lived[usize::try_from(self.below(lived.len() as u64)).expect("small")];
+                let one = self.below(candidates.len() as u64);
+                let one = candidates[usize::try_from(one).expect("small")];
                 self.members[one].is_alive = false;
                 "an instance dies"
             }
