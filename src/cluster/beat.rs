@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{News, NodeView, Shared, journal, rest, scripts};
+use super::{News, NodeView, Shared, chance, journal, rest, scripts};
 use crate::limits;
-use crate::rng::Rng;
 
 /// What a beat tells: the number of the newest entry, and each node's name, age and words.
 type Answer = (String, Vec<(String, u64, String)>);
@@ -18,9 +17,10 @@ type Answer = (String, Vec<(String, u64, String)>);
 /// Beats once a second, for ever. What fails is tried again sooner: between a beat that was answered
 /// and being cut off there is time for one that waits for long.
 pub(super) async fn beat(shared: Shared) {
-    let mut rng = Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0);
+    let mut rng = chance();
     let (mut connection, mut failures) = (None, 0_u32);
-    let mut ticks = tokio::time::interval(Duration::from_millis(limits::CLUSTER_BEAT_MS));
+    let pause = Duration::from_millis(limits::CLUSTER_BEAT_MS);
+    let mut ticks = tokio::time::interval_at(Instant::now() + pause, pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         match once(&shared, &mut connection).await {

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::asking::{self, Asking};
 use super::journal::{self, Floor};
 use super::topics::Order;
-use super::{Call, News, Reply, Shared, channel, scripts};
+use super::{Call, News, Reply, Shared, chance, channel, scripts};
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
 use crate::rng::Rng;
@@ -92,7 +92,7 @@ impl Calls {
         asking: Asking,
         floor: Option<Floor>,
     ) -> Calls {
-        let rng = Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0);
+        let rng = chance();
         let (line, was_open, is_unreachable, written) = (None, false, false, None);
         Calls { shared, topics, asking, floor, rng, line, was_open, is_unreachable, written }
     }

@@ -15,10 +15,9 @@ use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamId, StreamRangeReply, StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, Cmd, RedisError, RedisResult, Value, from_redis_value};
 
-use super::{News, Reply, Shared, channel, rest, scripts};
+use super::{News, Reply, Shared, chance, channel, rest, scripts};
 use crate::id::MessageId;
 use crate::limits;
-use crate::rng::Rng;
 use crate::state::posted::{Post, Posted};
 
 /// For how long the journal keeps what the database has. A test has no two minutes.
@@ -132,7 +131,7 @@ impl Place {
 
 /// Reads the journal for ever, from behind a message.
 pub(super) async fn read(shared: Shared, after: Option<MessageId>, floor: Floor) {
-    let mut rng = Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0);
+    let mut rng = chance();
     let position = after.map_or_else(|| String::from("0-0"), MessageId::stream_id);
     let mut place = Place { position, sequence: None };
     let mut failures = 0_u32;

@@ -10,9 +10,8 @@ use redis::streams::{StreamId, StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, RedisError};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{News, Proposal, Shared, rest, scripts};
+use super::{News, Proposal, Shared, chance, rest, scripts};
 use crate::limits;
-use crate::rng::Rng;
 use crate::state::log::{FORMAT, LogItem, decode};
 use crate::state::replica::ReplicaImage;
 
@@ -122,7 +121,7 @@ pub(super) async fn write(shared: Shared, mut queue: mpsc::UnboundedReceiver<Pro
 
 /// Follows the log for ever.
 pub(super) async fn read(shared: Shared) {
-    let mut rng = Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0);
+    let mut rng = chance();
     let mut reading = Reading::default();
     loop {
         let Err(broken) = follow(&shared, &mut reading).await;

@@ -313,6 +313,11 @@ impl Drop for Cluster {
     }
 }
 
+/// Chance for such waits: nodes that lost Redis together do not come back together.
+fn chance() -> Rng {
+    Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0)
+}
+
 /// Waits before the next try to reach Redis, after so many that failed. Full jitter (Brooker, 2015), so
 /// that a Redis that comes back is not run over.
 async fn rest(rng: &mut Rng, failures: u32) {

@@ -23,10 +23,9 @@ use redis::{PushInfo, PushKind, RedisError, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::asking::{self, Asking, Said};
-use super::{News, Shared, channel, rest};
+use super::{News, Shared, chance, channel, rest};
 use crate::id::ChannelName;
 use crate::limits;
-use crate::rng::Rng;
 
 /// Silence after which a node sends itself a message. A test has no half minute.
 const PROBE_MS: u64 = if cfg!(test) { 300 } else { limits::CLUSTER_PROBE_MS };
@@ -149,7 +148,7 @@ pub(super) async fn follow(
     ears: Arc<Ears>,
     orders: mpsc::UnboundedReceiver<Order>,
 ) {
-    let mut rng = Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0);
+    let mut rng = chance();
     let followed = HashSet::new();
     let mut topics = Topics { shared, ears, orders, followed, late: None, links: 0, failures: 0 };
     loop {

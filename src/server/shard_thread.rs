@@ -121,10 +121,9 @@ impl Driver {
                     self.shard.hurry(now);
                     now.unix_ms
                 });
-                if now.unix_ms >= closed_ms + limits::DRAIN_IDLE_MS {
-                    self.end.send_if_modified(|ending| {
-                        std::mem::replace(ending, Ending::Idle) != Ending::Idle
-                    });
+                let is_idle_over = now.unix_ms >= closed_ms + limits::DRAIN_IDLE_MS;
+                if is_idle_over && *self.end.borrow() != Ending::Idle {
+                    self.end.send_replace(Ending::Idle);
                 }
                 let is_late = now.unix_ms >= closed_ms + limits::DRAIN_REQUESTS_MS;
                 if is_late || !self.has_anything_left() {
