@@ -9,7 +9,7 @@
 //!
 //! * [`limits`], [`id`], [`clock`], [`rng`]: bounds, names, time and chance.
 //! * [`wire`]: bytes and their meaning.
-//! * [`auth`], [`stats`]: who may, and what is counted.
+//! * [`address`], [`auth`], [`stats`]: who may, and what is counted.
 //! * [`ws`]: handshake and reading side of a WebSocket.
 //! * [`state`]: the facts, and what each order makes of them.
 //! * [`mailbox`]: where shards and control meet.
@@ -51,6 +51,8 @@ pub mod wire;
 #[cfg(feature = "client")]
 pub mod client;
 
+#[cfg(feature = "server")]
+pub mod address;
 #[cfg(feature = "server")]
 pub mod auth;
 #[cfg(feature = "server")]
