@@ -52,6 +52,11 @@ pub struct Limits {
     /// Messages a connection may send at once before the sustained rate applies. A client that
     /// subscribes to all its topics after a reconnect must fit in.
     pub client_messages_burst_max: u32,
+    /// Sustained pings and pongs a second from one connection. Zero: no limit. Clients that keep a
+    /// connection alive by pings send one a second at most.
+    pub control_frames_per_s_max: u32,
+    /// Pings and pongs a connection may send at once before the sustained rate applies.
+    pub control_frames_burst_max: u32,
     /// Longest topic name, in bytes.
     pub topic_bytes_max: usize,
     /// Changes kept per service, so that a client that returns gets the gap and no snapshot.
@@ -103,6 +108,8 @@ impl Limits {
         connections_per_user_max: 16,
         client_messages_per_s_max: 100,
         client_messages_burst_max: 200,
+        control_frames_per_s_max: 50,
+        control_frames_burst_max: 100,
         topic_bytes_max: 255,
         service_history_max: 1_024,
         channel_history_max: 256,
@@ -170,6 +177,26 @@ pub const RESTING_CONTEXTS_MAX: usize = 64;
 
 /// Empty fragments one message may have. RFC 6455 allows any number; nobody needs many.
 pub const EMPTY_FRAGMENTS_MAX: u16 = 1_024;
+
+/// Sustained continuation frames a second of one JSON socket. A message counts once, however many
+/// frames it comes in; these bound the frames.
+pub const CONTINUATIONS_PER_S_MAX: u32 = 1_000;
+
+/// Continuation frames a JSON socket may send at once: the largest message in frames of 32 bytes.
+pub const CONTINUATIONS_BURST_MAX: u32 = 2_048;
+
+/// Sustained continuation frames a second of one echo socket.
+pub const ECHO_CONTINUATIONS_PER_S_MAX: u32 = 4_096;
+
+/// Continuation frames an echo socket may send at once. Conformance suites send 4 MiB in frames of
+/// 64 bytes.
+pub const ECHO_CONTINUATIONS_BURST_MAX: u32 = 131_072;
+
+/// Sustained messages a second of one echo socket, on which no command is ever carried out.
+pub const ECHO_MESSAGES_PER_S_MAX: u32 = 1_000;
+
+/// Messages an echo socket may send at once. Conformance suites send a thousand in a row.
+pub const ECHO_MESSAGES_BURST_MAX: u32 = 10_000;
 
 /// Length of the ring of a shard's timing wheel, in ticks: a ping interval and more.
 pub const SHARD_WHEEL_SLOTS: usize = 1_024;
@@ -702,6 +729,14 @@ const _: () = assert!(
 const _: () = assert!(
     Limits::DEFAULT.client_messages_burst_max >= Limits::DEFAULT.client_messages_per_s_max,
     "a burst below the rate would make the rate unreachable"
+);
+const _: () = assert!(
+    Limits::DEFAULT.control_frames_burst_max >= Limits::DEFAULT.control_frames_per_s_max,
+    "a burst below the rate would make the rate unreachable"
+);
+const _: () = assert!(
+    CONTINUATIONS_BURST_MAX > EMPTY_FRAGMENTS_MAX as u32,
+    "empty fragments are told by their own bound"
 );
 const _: () = assert!(
     Limits::DEFAULT.topic_bytes_max < Limits::DEFAULT.client_message_bytes_max,

@@ -59,6 +59,117 @@ fn messages_a_second() {
     }
 }
 
+/// Sends frames until the connection is closed, and returns what the server said: its other frames,
+/// and the code.
+fn flood(raw: &mut Raw, bytes: &[u8]) -> (Vec<raw::Frame>, u16) {
+    raw.try_send(bytes);
+    let mut frames = Vec::new();
+    loop {
+        let frame = raw.frame().expect("a close frame before the end");
+        if frame.opcode == 8 {
+            return (frames, u16::from_be_bytes([frame.payload[0], frame.payload[1]]));
+        }
+        frames.push(frame);
+    }
+}
+
+#[test]
+fn pings_at_once_and_a_second() {
+    let flags = ["--control-frames-per-s-max", "1", "--control-frames-burst-max", "5"];
+    let server = Server::start(&flags);
+    for path in ["/ws", "/ws/echo"] {
+        let mut raw = Raw::open(server.address(), path);
+        raw.send(&masked(0x89, b"p").repeat(5));
+        for _ in 0..5 {
+            assert_eq!(raw.frame().expect("a pong").opcode, 10, "{path}");
+        }
+        // Messages draw on something else.
+        raw.send(&text(r#"{"type":"ping"}"#));
+        assert_eq!(raw.frame().expect("an answer").opcode, 1, "{path}");
+        let (_, code) = flood(&mut raw, &masked(0x89, b"p").repeat(50));
+        assert_eq!(code, 4429, "{path}");
+        raw.wait_for_end();
+    }
+    // Pongs that nobody asked for are no better.
+    let mut raw = Raw::open(server.address(), "/ws");
+    assert_eq!(flood(&mut raw, &masked(0x8a, b"").repeat(50)).1, 4429);
+}
+
+#[test]
+fn the_default_of_pings() {
+    let server = Server::start(&[]);
+    let mut raw = Raw::open(server.address(), "/ws");
+    let (frames, code) = flood(&mut raw, &masked(0x89, b"p").repeat(20_000));
+    let pongs = frames.iter().filter(|frame| frame.opcode == 10).count();
+    // 100 at once, and one more for each fiftieth of a second that this took.
+    assert!((100..1_000).contains(&pongs), "{pongs}");
+    assert_eq!(code, 4429);
+
+    let server = Server::start(&["--control-frames-per-s-max", "0"]);
+    let mut raw = Raw::open(server.address(), "/ws");
+    for _ in 0..20 {
+        raw.send(&masked(0x89, b"p").repeat(100));
+        for _ in 0..100 {
+            assert_eq!(raw.frame().expect("a pong").opcode, 10);
+        }
+    }
+}
+
+#[test]
+fn frames_of_one_message() {
+    let server = Server::start(&["--client-messages-per-s-max", "0"]);
+    // In frames of 64 bytes the largest message passes.
+    let body = format!(r#"{{"type":"ping","id":1{}}}"#, " ".repeat(65_000));
+    let in_frames = |body: &[u8], bytes: usize| {
+        let count = body.chunks(bytes).count();
+        let frames = body.chunks(bytes).enumerate().map(|(index, part)| {
+            let opcode = u8::from(index == 0);
+            let end = if index + 1 == count { 0x80 } else { 0 };
+            masked(end | opcode, part)
+        });
+        frames.collect::<Vec<_>>().concat()
+    };
+    let mut raw = Raw::open(server.address(), "/ws");
+    raw.send(&in_frames(body.as_bytes(), 64));
+    assert_eq!(raw.json(), json!({"type": "pong", "id": 1}));
+    // One byte a frame, over and over, is not a way to send frames without a limit.
+    let many = in_frames(br#"{"type":"ping"}"#, 1).repeat(1_000);
+    assert_eq!(flood(&mut raw, &many).1, 4429);
+    // Nor are empty ones.
+    let mut raw = Raw::open(server.address(), "/ws");
+    let one = [masked(0x01, b"{}"), masked(0x00, b"").repeat(1_000), masked(0x80, b"")].concat();
+    assert_eq!(flood(&mut raw, &one.repeat(10)).1, 4429);
+}
+
+#[test]
+fn messages_on_the_echo_socket() {
+    let server = Server::start(&[]);
+    let mut raw = Raw::open(server.address(), "/ws/echo");
+    for _ in 0..10 {
+        raw.send(&text("x").repeat(500));
+        for _ in 0..500 {
+            assert_eq!(raw.frame().expect("an echo").payload, b"x");
+        }
+    }
+    let mut closed = None;
+    // A second of a flood earns a thousand more at most.
+    for _ in 0..200 {
+        raw.try_send(&text("x").repeat(500));
+        for _ in 0..500 {
+            match raw.frame() {
+                Some(frame) if frame.opcode == 8 => closed = Some(frame.payload),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        if closed.is_some() {
+            break;
+        }
+    }
+    let payload = closed.expect("a close frame");
+    assert_eq!(u16::from_be_bytes([payload[0], payload[1]]), 4429);
+}
+
 #[test]
 fn ten_seconds_of_too_many_messages() {
     let server =

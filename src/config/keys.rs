@@ -357,6 +357,20 @@ pub(super) static KEYS: &[Key] = &[
         "Messages a connection may send at once"
     ),
     bounded!(
+        "control-frames-per-s-max",
+        count(0..=1_000_000),
+        "50",
+        limits.control_frames_per_s_max,
+        "Pings and pongs a second of one connection; 0 is no limit"
+    ),
+    bounded!(
+        "control-frames-burst-max",
+        count(1..=1_000_000),
+        "100",
+        limits.control_frames_burst_max,
+        "Pings and pongs a connection may send at once"
+    ),
+    bounded!(
         "topic-bytes-max",
         size(16..=4 * KIB),
         "255",

@@ -77,6 +77,10 @@ pub(super) struct Conn<S> {
     /// Services whose snapshot it is owed.
     pub(super) owed: Option<Box<Owed>>,
     pub(super) pace: Pace,
+    /// What its pings and pongs draw on.
+    pub(super) control_frames: Bucket,
+    /// What its continuation frames draw on.
+    pub(super) continuations: Bucket,
     pub(super) opened_ms: u64,
     pub(super) heard_ms: u64,
     pub(super) next_ping_ms: u64,
@@ -118,6 +122,8 @@ impl<S> Conn<S> {
             awaits_heavy: false,
             owed: None,
             pace: Pace::default(),
+            control_frames: Bucket::default(),
+            continuations: Bucket::default(),
             opened_ms: now_ms,
             heard_ms: now_ms,
             next_ping_ms: 0,
@@ -205,12 +211,43 @@ pub(super) struct Owed {
     pub(super) asked: Option<ServiceName>,
 }
 
-/// How fast a client may send: the virtual scheduling form of the generic cell rate algorithm
-/// (ITU-T I.371), one number a connection.
+/// A token bucket: the virtual scheduling form of the generic cell rate algorithm (ITU-T I.371), one
+/// number a connection.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Bucket {
+    /// When, in microseconds, all that was taken would have been earned at the sustained rate.
+    earned_us: u64,
+}
+
+impl Bucket {
+    /// Takes `count` tokens now. Returns false, and takes none, where there are not as many.
+    pub(super) fn take(&mut self, now_ms: u64, count: u32, rate: Rate) -> bool {
+        if rate.per_s_max == 0 {
+            return true;
+        }
+        let now_us = now_ms * 1_000;
+        let interval_us = 1_000_000 / u64::from(rate.per_s_max);
+        let earned_us = self.earned_us.max(now_us) + interval_us * u64::from(count);
+        let has_room = earned_us - now_us <= interval_us * u64::from(rate.burst_max);
+        if has_room {
+            self.earned_us = earned_us;
+        }
+        has_room
+    }
+}
+
+/// How fast something may come, and how much of it at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rate {
+    /// Sustained, a second; 0 is no limit.
+    pub(super) per_s_max: u32,
+    pub(super) burst_max: u32,
+}
+
+/// How fast a client may send messages, and since when it sends too many.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Pace {
-    /// When, in microseconds, all that was sent would have been earned at the sustained rate.
-    earned_us: u64,
+    bucket: Bucket,
     /// Since when it is being limited without a pause; 0 = it is not.
     limited_since_ms: u64,
     limited_last_ms: u64,
@@ -228,15 +265,8 @@ pub(super) enum Verdict {
 
 impl Pace {
     /// Judges a message that comes now.
-    pub(super) fn judge(&mut self, now_ms: u64, per_s_max: u32, burst_max: u32) -> Verdict {
-        if per_s_max == 0 {
-            return Verdict::Pass;
-        }
-        let now_us = now_ms * 1_000;
-        let interval_us = 1_000_000 / u64::from(per_s_max);
-        let earned_us = self.earned_us.max(now_us) + interval_us;
-        if earned_us - now_us <= interval_us * u64::from(burst_max) {
-            self.earned_us = earned_us;
+    pub(super) fn judge(&mut self, now_ms: u64, rate: Rate) -> Verdict {
+        if self.bucket.take(now_ms, 1, rate) {
             return Verdict::Pass;
         }
         let has_paused = now_ms.saturating_sub(self.limited_last_ms) >= PAUSE_MS;
@@ -259,22 +289,35 @@ mod tests {
 
     #[test]
     fn burst_then_rate() {
+        const RATE: Rate = Rate { per_s_max: 100, burst_max: 200 };
         let mut pace = Pace::default();
         let passed = |pace: &mut Pace, now_ms, n: usize| {
-            (0..n).filter(|_| pace.judge(now_ms, 100, 200) == Verdict::Pass).count()
+            (0..n).filter(|_| pace.judge(now_ms, RATE) == Verdict::Pass).count()
         };
         assert_eq!(passed(&mut pace, 1_000, 300), 200);
         assert_eq!(passed(&mut pace, 1_500, 300), 50);
         assert_eq!(passed(&mut pace, 60_000, 300), 200);
-        assert_eq!(Pace::default().judge(5, 0, 0), Verdict::Pass);
+        assert_eq!(Pace::default().judge(5, Rate { per_s_max: 0, burst_max: 0 }), Verdict::Pass);
+    }
+
+    #[test]
+    fn tokens_are_taken_all_or_none() {
+        let (mut bucket, rate) = (Bucket::default(), Rate { per_s_max: 50, burst_max: 100 });
+        assert!(bucket.take(1_000, 100, rate));
+        assert!(!bucket.take(1_000, 1, rate));
+        assert!(!bucket.take(2_000, 51, rate), "only 50 were earned");
+        assert!(bucket.take(2_000, 50, rate));
+        // One a second, as clients that keep their connection alive do, for a day.
+        let mut bucket = Bucket::default();
+        assert!((0..86_400).all(|second| bucket.take(second * 1_000, 1, rate)));
     }
 
     #[test]
     fn ten_seconds_without_a_pause_close() {
-        let mut pace = Pace::default();
+        let (mut pace, rate) = (Pace::default(), Rate { per_s_max: 10, burst_max: 10 });
         let mut closed_at = None;
         for now_ms in (1_000..20_000).step_by(5) {
-            if pace.judge(now_ms, 10, 10) == Verdict::Close {
+            if pace.judge(now_ms, rate) == Verdict::Close {
                 closed_at = Some(now_ms);
                 break;
             }

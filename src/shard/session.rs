@@ -13,7 +13,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::conn::{Batch, Local, Pending, Stage, Verdict, Waiting};
+use super::conn::{Batch, Local, Pending, Rate, Stage, Verdict, Waiting};
 use super::outbox::{Load, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
@@ -30,6 +30,20 @@ use crate::wire::frame::{self, Split};
 use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Endpoint;
 use crate::ws::reader::{Incoming, Wire};
+
+/// Continuation frames of a JSON socket.
+const CONTINUATIONS: Rate =
+    Rate { per_s_max: limits::CONTINUATIONS_PER_S_MAX, burst_max: limits::CONTINUATIONS_BURST_MAX };
+
+/// Continuation frames of the echo socket.
+const ECHO_CONTINUATIONS: Rate = Rate {
+    per_s_max: limits::ECHO_CONTINUATIONS_PER_S_MAX,
+    burst_max: limits::ECHO_CONTINUATIONS_BURST_MAX,
+};
+
+/// Messages of the echo socket.
+const ECHO_MESSAGES: Rate =
+    Rate { per_s_max: limits::ECHO_MESSAGES_PER_S_MAX, burst_max: limits::ECHO_MESSAGES_BURST_MAX };
 
 impl<S: Socket> Shard<S> {
     /// Reads a socket once.
@@ -84,9 +98,42 @@ impl<S: Socket> Shard<S> {
             Endpoint::Echo => &mut self.echo_pool,
         };
         match conn.reader.begin(bytes, pool) {
-            Ok(()) => self.pump(slot, bytes),
+            Ok(continuations) => {
+                // A message is one for the limit on messages, however many frames it comes in.
+                let rate = match endpoint {
+                    Endpoint::Main => CONTINUATIONS,
+                    Endpoint::Echo => ECHO_CONTINUATIONS,
+                };
+                if continuations > 0
+                    && !conn.continuations.take(self.now.unix_ms, continuations, rate)
+                {
+                    return self.close(slot, Reason::RateLimit);
+                }
+                self.pump(slot, bytes);
+            }
             Err(reason) => self.close(slot, reason),
         }
+    }
+
+    /// Whether a ping or pong is one of those that a connection may send. Each wakes the shard and
+    /// costs a read and, where it is a ping, a write, as a message does.
+    fn may_send_control(&mut self, slot: Slot) -> bool {
+        let limits = &self.settings.limits;
+        let rate = Rate {
+            per_s_max: limits.control_frames_per_s_max,
+            burst_max: limits.control_frames_burst_max,
+        };
+        self.conns[slot.index()].control_frames.take(self.now.unix_ms, 1, rate)
+    }
+
+    /// Whether a message on the echo socket, where no other limit on messages holds, is one of those
+    /// that may come.
+    fn may_echo(&mut self, slot: Slot) -> bool {
+        let may = self.conns[slot.index()].pace.judge(self.now.unix_ms, ECHO_MESSAGES);
+        if may != Verdict::Pass {
+            self.close(slot, Reason::RateLimit);
+        }
+        may == Verdict::Pass
     }
 
     /// Takes messages out of the reader until its input is used up or the connection pauses.
@@ -107,7 +154,8 @@ impl<S: Socket> Shard<S> {
                 Ok(None) => break,
                 Ok(Some(Incoming::Text(text))) => self.on_text(slot, text.as_bytes()),
                 Ok(Some(Incoming::Binary(payload))) => self.on_binary(slot, &payload),
-                Ok(Some(Incoming::Control)) => {}
+                Ok(Some(Incoming::Control)) if self.may_send_control(slot) => {}
+                Ok(Some(Incoming::Control)) => close = Some(Some(Reason::RateLimit)),
                 Ok(Some(Incoming::Close)) => close = Some(None),
                 Err(reason) => close = Some(Some(reason)),
             }
@@ -172,26 +220,27 @@ impl<S: Socket> Shard<S> {
     }
 
     fn on_binary(&mut self, slot: Slot, payload: &[u8]) {
-        match self.conns[slot.index()].stage {
-            Stage::Open(Endpoint::Echo) => self.push_direct(slot, frame::binary(payload).into()),
-            _ => self.close(slot, Reason::Binary),
+        if self.conns[slot.index()].stage != Stage::Open(Endpoint::Echo) {
+            self.close(slot, Reason::Binary);
+        } else if self.may_echo(slot) {
+            self.push_direct(slot, frame::binary(payload).into());
         }
     }
 
     fn on_text(&mut self, slot: Slot, payload: &[u8]) {
         self.stats().messages.add(1);
-        let conn = &mut self.conns[slot.index()];
-        if conn.stage == Stage::Open(Endpoint::Echo) {
-            self.push_direct(slot, frame::text(payload).into());
+        if self.conns[slot.index()].stage == Stage::Open(Endpoint::Echo) {
+            if self.may_echo(slot) {
+                self.push_direct(slot, frame::text(payload).into());
+            }
             return;
         }
         let limits = &self.settings.limits;
-        let verdict = conn.pace.judge(
-            self.now.unix_ms,
-            limits.client_messages_per_s_max,
-            limits.client_messages_burst_max,
-        );
-        match verdict {
+        let rate = Rate {
+            per_s_max: limits.client_messages_per_s_max,
+            burst_max: limits.client_messages_burst_max,
+        };
+        match self.conns[slot.index()].pace.judge(self.now.unix_ms, rate) {
             Verdict::Pass => {}
             Verdict::Limit => {
                 let refusal = Refusal::new(Code::RateLimited, "too many messages, slow down");

@@ -38,8 +38,10 @@ impl Boundary {
         self.payload_left == 0 && self.header_bytes == 0 && !self.is_mid_message
     }
 
-    /// Moves over the next bytes of the stream.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), TooManyFragments> {
+    /// Moves over the next bytes of the stream. Returns how many continuation frames begin in them:
+    /// frames that the limit on messages does not see.
+    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<u32, TooManyFragments> {
+        let mut continuations = 0;
         while !bytes.is_empty() {
             if self.payload_left > 0 {
                 let seen = usize::try_from(self.payload_left)
@@ -48,34 +50,37 @@ impl Boundary {
                 bytes = &bytes[seen..];
                 continue;
             }
-            self.header_byte(bytes[0])?;
+            continuations += u32::from(self.header_byte(bytes[0])?);
             bytes = &bytes[1..];
         }
-        Ok(())
+        Ok(continuations)
     }
 
-    fn header_byte(&mut self, byte: u8) -> Result<(), TooManyFragments> {
+    /// Takes one byte of a header. Returns whether it completes that of a continuation frame.
+    fn header_byte(&mut self, byte: u8) -> Result<bool, TooManyFragments> {
         let place = self.header_bytes;
         self.header_bytes += 1;
         if place < 2 {
             self.header[usize::from(place)] = byte;
             self.length = 0;
             if place == 0 {
-                return Ok(());
+                return Ok(false);
             }
         } else if place < 2 + self.length_bytes() {
             self.length = self.length << 8 | u64::from(byte);
         }
         let mask_bytes = if self.header[1] & 0x80 == 0 { 0 } else { 4 };
         if self.header_bytes < 2 + self.length_bytes() + mask_bytes {
-            return Ok(());
+            return Ok(false);
         }
         self.payload_left = match self.header[1] & 0x7f {
             126 | 127 => self.length,
             short => u64::from(short),
         };
         self.header_bytes = 0;
-        self.frame()
+        self.frame()?;
+        // Opcode 0 (RFC 6455, 5.2).
+        Ok(matches!(self.header[0] & 0x0f, 0))
     }
 
     /// How many bytes the extended length takes (RFC 6455, 5.2).
@@ -118,8 +123,10 @@ mod tests {
         for seed in 0..200 {
             let mut rng = crate::rng::Rng::seeded(seed);
             let (mut stream, mut rests) = (Vec::new(), vec![0]);
+            let mut sent = 0;
             for _ in 0..8 {
                 let fragments = rng.below(4);
+                sent += u32::try_from(fragments).expect("below 4");
                 for index in 0..=fragments {
                     let is_last = index == fragments;
                     let size = [0, 1, 125, 126, 300, 65_535, 65_536][rng.below(7) as usize];
@@ -136,14 +143,15 @@ mod tests {
                     }
                 }
             }
-            let (mut boundary, mut at) = (Boundary::default(), 0);
+            let (mut boundary, mut at, mut continuations) = (Boundary::default(), 0, 0);
             while at < stream.len() {
                 let span = 1 << rng.below(17);
                 let next = (at + 1 + rng.below(span) as usize).min(stream.len());
-                assert_eq!(boundary.feed(&stream[at..next]), Ok(()));
+                continuations += boundary.feed(&stream[at..next]).expect("few empty fragments");
                 at = next;
                 assert_eq!(boundary.is_at_rest(), rests.contains(&at), "seed {seed} at {at}");
             }
+            assert_eq!(continuations, sent, "seed {seed}");
         }
     }
 
@@ -159,7 +167,7 @@ mod tests {
         let mut boundary = Boundary::default();
         let empty = [0x01, 0x80, 1, 2, 3, 4];
         for _ in 0..limits::EMPTY_FRAGMENTS_MAX {
-            assert_eq!(boundary.feed(&empty), Ok(()));
+            assert_eq!(boundary.feed(&empty), Ok(0));
         }
         assert_eq!(boundary.feed(&empty), Err(TooManyFragments));
     }

@@ -105,17 +105,18 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Announces bytes that [`Reader::next`] is going to be given.
+    /// Announces bytes that [`Reader::next`] is going to be given. Returns how many continuation
+    /// frames begin in them.
     ///
     /// # Errors
     ///
     /// The reason to close, where the framing alone is abusive.
-    pub fn begin(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<(), Reason> {
-        self.boundary.feed(bytes).map_err(|_| Reason::TooBig)?;
+    pub fn begin(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<u32, Reason> {
+        let continuations = self.boundary.feed(bytes).map_err(|_| Reason::TooBig)?;
         if self.context.is_none() {
             self.context = Some(pool.lend());
         }
-        Ok(())
+        Ok(continuations)
     }
 
     /// The next message in the wire's input; none where it holds no further whole one.
