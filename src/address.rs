@@ -1,13 +1,61 @@
-//! Client addresses: which of them count as one client.
+//! Client addresses: how they are written, and which of them count as one client.
 //!
 //! A bound per client is worth nothing where the client picks its address. An IPv6 host owns the
 //! whole /64 it sits in (RFC 4291, section 2.5.1), so that prefix is what is counted; an IPv4 host
 //! owns one address, however it is written.
 //!
-//! Imports nothing of the crate. Imported by `ws`, `http` and `server`.
+//! Imports nothing of the crate. Imported by `ws`, `state`, `shard`, `http` and `server`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+/// Where a client is: an address, and a port where one is known. A proxy may have told only the
+/// address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientAddress {
+    /// The address, IPv4 also where it was mapped into IPv6.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: Option<u16>,
+}
+
+impl ClientAddress {
+    /// An address whose port is unknown.
+    pub fn of_ip(ip: IpAddr) -> ClientAddress {
+        ClientAddress { ip: ip.to_canonical(), port: None }
+    }
+
+    /// What a bound per address counts it by.
+    pub fn block(self) -> AddressBlock {
+        AddressBlock::of(self.ip)
+    }
+}
+
+impl From<SocketAddr> for ClientAddress {
+    fn from(peer: SocketAddr) -> ClientAddress {
+        ClientAddress { ip: peer.ip().to_canonical(), port: Some(peer.port()) }
+    }
+}
+
+/// As a socket address, or the address alone.
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
+}
+
+impl FromStr for ClientAddress {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<ClientAddress, Self::Err> {
+        let with_port = text.parse::<SocketAddr>().map(ClientAddress::from);
+        with_port.or_else(|_| text.parse().map(ClientAddress::of_ip))
+    }
+}
 
 /// What a bound per address is counted by: one IPv4 address, or the /64 of an IPv6 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,6 +110,17 @@ mod tests {
         assert_eq!(block("::ffff:192.0.2.7"), block("192.0.2.7"));
         assert_ne!(block("192.0.2.8"), block("192.0.2.7"));
         assert_eq!(block("192.0.2.7").to_string(), "192.0.2.7");
+    }
+
+    #[test]
+    fn addresses_are_read_back_as_they_are_shown() {
+        for text in ["192.0.2.7", "192.0.2.7:80", "2001:db8::1", "[2001:db8::1]:80"] {
+            let address: ClientAddress = text.parse().expect("an address");
+            assert_eq!(address.to_string(), text);
+        }
+        let mapped: ClientAddress = "[::ffff:192.0.2.7]:80".parse().expect("an address");
+        assert_eq!(mapped.to_string(), "192.0.2.7:80");
+        assert!("host".parse::<ClientAddress>().is_err());
     }
 
     #[test]

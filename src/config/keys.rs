@@ -1,6 +1,6 @@
 //! The table of keys: everything that can be set, one row each.
 //!
-//! Imports `limits` and its siblings. Part of `config`.
+//! Imports `limits`, `ws` and its siblings. Part of `config`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::value::{count, duration, parse_switch, quote, size};
 use super::{AuthMode, Config};
 use crate::limits::{self, KIB, MIB};
+use crate::ws::forwarded::BadProxy;
 
 /// What a key is when nobody sets it.
 pub(super) enum Unset {
@@ -233,6 +234,20 @@ pub(super) static KEYS: &[Key] = &[
             Ok(())
         },
         show: |config| config.allowed_origins.clone().into(),
+    },
+    Key {
+        name: "trusted-proxies",
+        env: None,
+        placeholder: "LIST",
+        unset: Unset::Follows("none"),
+        help: "Proxies that may name a client's address, by comma: 10.0.0.0/8, 192.0.2.7",
+        parse: |config, text| {
+            config.trusted_proxies = text.parse().map_err(|BadProxy(entry)| {
+                format!("{} is neither an address nor a network like 10.0.0.0/8", quote(&entry))
+            })?;
+            Ok(())
+        },
+        show: |config| config.trusted_proxies.iter().collect::<Vec<_>>().into(),
     },
     bounded!(
         "lease-ttl",

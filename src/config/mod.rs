@@ -26,7 +26,7 @@
 //! An unknown variable that starts with `FANFARE_` is no fault, unlike an unknown flag or file key:
 //! Kubernetes adds such variables (`FANFARE_SERVICE_HOST`) to every pod beside a service `fanfare`.
 //!
-//! Imports `limits` and `auth`. Imported by `server` and `main`; `http` shows the entries.
+//! Imports `limits`, `auth` and `ws`. Imported by `server` and `main`; `http` shows the entries.
 
 mod command;
 mod keys;
@@ -47,6 +47,7 @@ use serde_json::Value;
 
 use crate::auth::namespace::Namespaces;
 use crate::limits::{self, Limits};
+use crate::ws::forwarded::TrustedProxies;
 use keys::KEYS;
 
 /// The port of a server that was told nothing.
@@ -107,6 +108,8 @@ pub struct Config {
     /// Origins a browser may upgrade from, as `scheme://host[:port]` in lower case; `*` is any.
     /// Empty: the host the request was sent to.
     pub allowed_origins: Vec<String>,
+    /// The proxies whose word about a client's address is taken. Empty: nobody's.
+    pub trusted_proxies: TrustedProxies,
     /// Lease of an instance that asks for none, in milliseconds.
     pub lease_ttl_ms: u64,
     /// Longest time self-protection holds the expiry of a service, in milliseconds.
@@ -136,6 +139,7 @@ impl Default for Config {
             database_url: None,
             redis_url: None,
             allowed_origins: Vec::new(),
+            trusted_proxies: TrustedProxies::default(),
             lease_ttl_ms: limits::LEASE_TTL_MS_DEFAULT,
             self_protection_max_ms: limits::SELF_PROTECTION_MS_MAX_DEFAULT,
             eureka: true,

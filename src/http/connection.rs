@@ -52,7 +52,7 @@ pub async fn serve(
     early: Bytes,
     mut ending: watch::Receiver<Ending>,
 ) -> Option<Upgraded> {
-    desk.peer = stream.peer_addr().ok().map(|peer| peer.ip());
+    desk.peer = stream.peer_addr().ok();
     desk.office.stats.http.enter();
     let office = std::sync::Arc::clone(&desk.office);
     let guard = Guard::new(stream, &early, &office.limits);
@@ -63,7 +63,7 @@ pub async fn serve(
             let (desk, agreed) = (desk.clone(), Rc::clone(&agreed));
             // Boxed for hyper, which lets only what can be moved be asked to end.
             Box::pin(
-                async move { Ok::<_, Infallible>(router::answer(&desk, request, &agreed).await) },
+                async move { Ok::<_, Infallible>(router::answer(desk, request, &agreed).await) },
             )
         })
     };

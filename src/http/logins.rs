@@ -3,13 +3,13 @@
 //! Counted by name and by address, whichever comes first: one password tried on many names is as
 //! much of an attack as many passwords on one name. A success takes its attempt back.
 //!
-//! Imports `limits`. Imported by `http::users`.
+//! Imports `address` and `limits`. Imported by `http::users`.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 
 use parking_lot::Mutex;
 
+use crate::address::AddressBlock;
 use crate::limits;
 
 /// What failures are counted by.
@@ -18,7 +18,7 @@ pub enum Key {
     /// The name, in lower case.
     Name(Box<str>),
     /// The address.
-    Address(IpAddr),
+    Address(AddressBlock),
 }
 
 /// The table.
@@ -77,18 +77,23 @@ impl Logins {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::IpAddr;
+
+    fn local(last: u8) -> Key {
+        Key::Address(AddressBlock::of(IpAddr::from([127, 0, 0, last])))
+    }
 
     #[test]
     fn the_eleventh_failure_of_a_minute_is_refused_unread() {
         let logins = Logins::default();
-        let ann = [Key::Name("ann".into()), Key::Address(IpAddr::from([127, 0, 0, 1]))];
+        let ann = [Key::Name("ann".into()), local(1)];
         for second in 0..10 {
             assert_eq!(logins.begin(&ann, second * 1_000), Ok(()));
         }
         assert_eq!(logins.begin(&ann, 10_000), Err(50_000));
-        let elsewhere = [Key::Name("bob".into()), Key::Address(IpAddr::from([127, 0, 0, 2]))];
+        let elsewhere = [Key::Name("bob".into()), local(2)];
         assert_eq!(logins.begin(&elsewhere, 10_000), Ok(()), "another name, another address");
-        let same_place = [Key::Name("cid".into()), Key::Address(IpAddr::from([127, 0, 0, 1]))];
+        let same_place = [Key::Name("cid".into()), local(1)];
         assert!(logins.begin(&same_place, 10_000).is_err(), "the address counts by itself");
         assert_eq!(logins.begin(&ann, 60_000), Ok(()), "the first failure has been forgotten");
     }

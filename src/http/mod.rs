@@ -32,13 +32,14 @@ pub mod status;
 pub mod users;
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
+use crate::address::ClientAddress;
 use crate::auth::Identity;
 use crate::clock::Clock;
 use crate::cluster::NodeView;
@@ -73,7 +74,10 @@ pub struct Desk {
     /// What all desks share.
     pub office: Arc<Office>,
     /// Who is at the other end of the connection that the desk serves.
-    pub peer: Option<IpAddr>,
+    pub peer: Option<SocketAddr>,
+    /// Where the client of the request is that the desk serves: the peer, or whom a trusted proxy
+    /// names. What is counted or shown by address goes by this one.
+    pub client: Option<ClientAddress>,
 }
 
 /// What all desks share.

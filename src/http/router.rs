@@ -262,10 +262,12 @@ pub(super) fn needs(method: &str, path: &str) -> Option<Needs> {
 
 /// Answers a request. An upgrade that goes ahead is left in `agreed`.
 pub async fn answer(
-    desk: &Desk,
+    mut desk: Desk,
     request: Request<Incoming>,
     agreed: &Rc<RefCell<Option<Upgrade>>>,
 ) -> Reply {
+    desk.client = desk.office.gate.client(desk.peer, request.headers());
+    let desk = &desk;
     desk.office.stats.http.request();
     let number = desk.office.requests.fetch_add(1, Ordering::Relaxed);
     let is_head = request.method() == Method::HEAD;
@@ -440,6 +442,7 @@ fn open_socket(
         is_http_11: request.version() == Version::HTTP_11,
         headers: request.headers(),
         body: if has_body { Body::Chunked } else { Body::None },
+        peer: desk.peer,
     };
     let upgrade = desk.office.gate.judge(endpoint, knock, desk.clock.now().unix_s()).map_err(
         |denied: Denied| {

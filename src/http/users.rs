@@ -69,7 +69,7 @@ pub async fn register(desk: &Desk, request: Request<Incoming>) -> Result<Reply, 
 /// `rate_limited` where too many failed lately.
 pub(super) fn begin_login(desk: &Desk, username: &str, now_ms: u64) -> Result<Vec<Key>, Problem> {
     let mut keys = vec![Key::Name(username.to_lowercase().chars().take(255).collect())];
-    keys.extend(desk.peer.map(Key::Address));
+    keys.extend(desk.client.map(|client| Key::Address(client.block())));
     if let Err(wait_ms) = desk.office.logins.begin(&keys, now_ms) {
         let mut problem =
             Problem::new(429, Code::RateLimited, "too many failed logins, try again later");

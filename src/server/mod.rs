@@ -494,6 +494,7 @@ fn gate(config: &Config, authenticator: Authenticator, image: &PeopleImage) -> G
         authenticator,
         is_auth_required: config.auth == AuthMode::Required,
         allowed_origins: config.allowed_origins.clone(),
+        trusted_proxies: config.trusted_proxies.clone(),
         echo: config.echo,
         topic_bytes_max: config.limits.topic_bytes_max,
         seats: Arc::default(),

@@ -76,6 +76,7 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         clock: common.clock,
         office: Arc::clone(&common.office),
         peer: None,
+        client: None,
     };
     let shard = Shard::new(settings, control, inlet, common.clock.now());
     let ready = ReadyList::new(Arc::clone(&notify));

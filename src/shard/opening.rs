@@ -12,6 +12,7 @@ use super::conn::Stage;
 use super::outbox::{Load, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
+use crate::address::ClientAddress;
 use crate::id::{ConnId, ConnName, Topic};
 use crate::state::people::{Opened, Person};
 use crate::state::talk::Talk;
@@ -50,6 +51,7 @@ impl<S: Socket> Shard<S> {
             is_http_11: head.is_http_11,
             headers: &head.headers,
             body: head.body,
+            peer: self.conns[slot.index()].socket.peer(),
         };
         let gate = std::sync::Arc::clone(&self.settings.gate);
         let upgrade = gate
@@ -133,7 +135,7 @@ impl<S: Socket> Shard<S> {
         if is_surplus {
             self.close(slot, Reason::TooManyConnections);
         } else if upgrade.endpoint == Endpoint::Main {
-            self.announce(slot);
+            self.announce(slot, upgrade.client);
             if let Some(channel) = upgrade.channel {
                 self.on_request(slot, None, Request::SubscribeChannel { channel, since: None });
             }
@@ -141,14 +143,14 @@ impl<S: Socket> Shard<S> {
     }
 
     /// Tells control of a new connection.
-    fn announce(&mut self, slot: Slot) {
+    fn announce(&mut self, slot: Slot, remote: Option<ClientAddress>) {
         let conn = &mut self.conns[slot.index()];
         conn.is_announced = true;
         let person = conn.identity.as_ref().map(|identity| Person {
             user_id: identity.user_id.clone(),
             username: identity.display_name().into(),
         });
-        let opened = Opened { conn: conn.id, person, remote: conn.socket.peer() };
+        let opened = Opened { conn: conn.id, person, remote };
         self.notify(Talk::Opened(opened));
     }
 

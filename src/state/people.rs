@@ -8,14 +8,14 @@
 //! * A user is online from the first of their connections to the last.
 //! * A user once seen is known for good.
 //!
-//! Imports `id`, `limits` and `wire`. Part of `state`.
+//! Imports `address`, `id`, `limits` and `wire`. Part of `state`.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use slab::Slab;
 
+use crate::address::ClientAddress;
 use crate::id::{ConnId, ConnName, ShardSet, UserId};
 
 /// A signed-in user, with the name to show.
@@ -35,7 +35,7 @@ pub struct Opened {
     /// Who is signed in on it.
     pub person: Option<Person>,
     /// Where it comes from.
-    pub remote: Option<SocketAddr>,
+    pub remote: Option<ClientAddress>,
 }
 
 /// A connection's place in a channel.
@@ -54,7 +54,7 @@ pub(super) struct Membership {
 pub(super) struct Connection {
     pub(super) id: ConnId,
     pub(super) person: Option<Person>,
-    remote: Option<SocketAddr>,
+    remote: Option<ClientAddress>,
     opened_ms: u64,
     /// In the order of joining, as far as rooms go.
     pub(super) memberships: Vec<Membership>,
@@ -96,7 +96,7 @@ pub struct ConnectionView {
     /// Who is signed in on it.
     pub person: Option<Person>,
     /// Where it comes from.
-    pub remote: Option<SocketAddr>,
+    pub remote: Option<ClientAddress>,
     /// Since when, in milliseconds since the Unix epoch.
     pub opened_ms: u64,
     /// The channels it subscribed to.

@@ -3,15 +3,18 @@
 //! Judges a head by RFC 6455, 4.2.1, by origin and by token. It says yes with all that the 101 and
 //! the connection need, or no with the status that names the fault.
 //!
-//! Imports `auth`, `ws::head` and `wire`. Imported by `shard` and `http`.
+//! Imports `address`, `auth`, `ws::forwarded`, `ws::head` and `wire`. Imported by `shard` and `http`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::http::{HeaderMap, Method, Uri};
 use tungstenite::handshake::derive_accept_key;
 
+use super::forwarded::TrustedProxies;
 use super::head::Body;
 use super::seats::Seats;
+use crate::address::ClientAddress;
 use crate::auth::namespace::Namespaces;
 use crate::auth::{self, AuthError, Authenticator, Identity, Revoked};
 use crate::id::ChannelName;
@@ -27,6 +30,8 @@ pub struct Gate {
     pub is_auth_required: bool,
     /// Origins a browser may come from; empty = the server's own host.
     pub allowed_origins: Vec<String>,
+    /// The proxies whose word about a client's address is taken.
+    pub trusted_proxies: TrustedProxies,
     /// Whether `/ws/echo` exists.
     pub echo: bool,
     /// Longest name of a channel, in bytes.
@@ -59,6 +64,8 @@ pub struct Upgrade {
     pub identity: Option<Identity>,
     /// The answer to the client's key.
     pub accept: String,
+    /// Where the client is, as far as that can be told.
+    pub client: Option<ClientAddress>,
     /// Whether the client offered the subprotocol `fanfare` and is to be told it was taken.
     pub with_protocol: bool,
 }
@@ -100,6 +107,8 @@ pub struct Knock<'a> {
     pub headers: &'a HeaderMap,
     /// How its body is delimited.
     pub body: Body,
+    /// Who is at the other end of the connection.
+    pub peer: Option<SocketAddr>,
 }
 
 impl Gate {
@@ -159,7 +168,13 @@ impl Gate {
             }
         }
         let with_protocol = offers_protocol(knock.headers);
-        Ok(Upgrade { endpoint, channel, identity, accept, with_protocol })
+        let client = self.client(knock.peer, knock.headers);
+        Ok(Upgrade { endpoint, channel, identity, accept, client, with_protocol })
+    }
+
+    /// Where the client of a request is: the peer, or whom a trusted proxy names.
+    pub fn client(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<ClientAddress> {
+        peer.map(|peer| self.trusted_proxies.client(peer, headers))
     }
 
     /// Checks a token, where one is presented. A wrong one is a fault in every mode.
@@ -319,6 +334,7 @@ mod tests {
             authenticator: Authenticator::hs256(b"0123456789abcdef0123456789abcdef"),
             is_auth_required: false,
             allowed_origins: Vec::new(),
+            trusted_proxies: TrustedProxies::default(),
             echo: true,
             topic_bytes_max: 255,
             seats: Arc::default(),
@@ -337,6 +353,7 @@ mod tests {
             is_http_11: head.is_http_11,
             headers: &head.headers,
             body: head.body,
+            peer: None,
         };
         gate.judge(Endpoint::Main, knock, 1_000)
     }

@@ -7,9 +7,10 @@
 //!
 //! Nothing here owns a socket. The shard brings bytes and takes what they mean.
 //!
-//! Imports `auth`, `limits` and `wire`. Imported by `shard` and `http`.
+//! Imports `address`, `auth`, `limits` and `wire`. Imported by `shard`, `http` and `config`.
 
 mod boundary;
+pub mod forwarded;
 pub mod gate;
 pub mod head;
 pub mod reader;

@@ -578,6 +578,7 @@ pub fn open_gate() -> Gate {
         authenticator: Authenticator::hs256(&[7; 32]),
         is_auth_required: false,
         allowed_origins: Vec::new(),
+        trusted_proxies: fanfare::ws::forwarded::TrustedProxies::default(),
         echo: true,
         topic_bytes_max: 255,
         seats: Arc::default(),
