@@ -9,7 +9,7 @@
 //!
 //! * [`limits`], [`id`], [`clock`], [`rng`]: bounds, names, time and chance.
 //! * [`wire`]: bytes and their meaning.
-//! * [`address`], [`auth`], [`stats`]: who may, and what is counted.
+//! * [`address`], [`private_file`], [`auth`], [`stats`]: who may, and what is counted.
 //! * [`ws`]: handshake and reading side of a WebSocket.
 //! * [`state`]: the facts, and what each order makes of them.
 //! * [`mailbox`]: where shards and control meet.
@@ -65,6 +65,8 @@ pub mod control;
 pub mod http;
 #[cfg(feature = "server")]
 pub mod mailbox;
+#[cfg(feature = "server")]
+pub mod private_file;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

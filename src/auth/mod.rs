@@ -19,7 +19,7 @@
 //! Which of the three places wins when two are used, and which request needs a token at all: the
 //! doors (`http`, `ws`) decide that.
 //!
-//! Imports `id` and `limits`. Imported by `state`, `http`, `ws`, `shard` and `server`.
+//! Imports `id`, `limits` and `private_file`. Imported by `state`, `http`, `ws`, `shard` and `server`.
 
 pub mod accounts;
 mod jwt;
@@ -28,7 +28,7 @@ mod permission;
 mod revoked;
 mod vouched;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ pub use permission::Scopes;
 pub use revoked::Revoked;
 pub use vouched::Vouched;
 
-use crate::limits;
+use crate::{limits, private_file};
 
 /// The name of the file in the data directory that keeps a generated secret.
 const SECRET_FILE: &str = "jwt-secret";
@@ -100,14 +100,17 @@ fn hex_digit(byte: u8) -> Option<u8> {
 /// Whatever the file system reports, with the file named; an empty secret file is refused.
 pub fn secret_from_data_dir(dir: &Path) -> io::Result<Vec<u8>> {
     let path = dir.join(SECRET_FILE);
-    match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_secret(dir, &path)?;
-            fs::read(&path)
+    let read = private_file::create_dir(dir).and_then(|()| {
+        private_file::narrow_file(&path);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_secret(dir, &path)?;
+                fs::read(&path)
+            }
+            other => other,
         }
-        other => other,
-    }
-    .and_then(|bytes| match bytes.trim_ascii() {
+    });
+    read.and_then(|bytes| match bytes.trim_ascii() {
         [] => Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "the file is empty; remove it to have a new secret made",
@@ -119,7 +122,6 @@ pub fn secret_from_data_dir(dir: &Path) -> io::Result<Vec<u8>> {
 
 /// Puts a new secret at `path`, unless another process was faster.
 fn make_secret(dir: &Path, path: &Path) -> io::Result<()> {
-    create_private_dir(dir)?;
     let draft = dir.join(format!("{SECRET_FILE}.{}", Uuid::new_v4().simple()));
     let result = write_private(&draft, &random_hex()).and_then(|()| {
         match fs::hard_link(&draft, path) {
@@ -140,22 +142,9 @@ fn make_secret(dir: &Path, path: &Path) -> io::Result<()> {
 
 /// Creates a file that only its owner can read, with `content` safely on disk.
 fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
+    let mut file = private_file::create_new(path)?;
     file.write_all(content)?;
     file.sync_all()
-}
-
-/// Creates `dir` and what is missing above it. What exists keeps its mode.
-fn create_private_dir(dir: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(dir)
 }
 
 /// Makes a new name in `dir` durable. Directories cannot be opened everywhere.

@@ -5,11 +5,12 @@
 use fanfare::auth::{Claims, accounts};
 use fanfare::clock::{Clock, rfc3339};
 use fanfare::config::Config;
+use fanfare::private_file;
 use fanfare::server::authenticator;
 use fanfare::store::accounts::Accounts;
 
 fn accounts_of(config: &Config) -> Result<Accounts, String> {
-    std::fs::create_dir_all(&config.data_dir)
+    private_file::create_dir(&config.data_dir)
         .map_err(|fault| format!("{}: {fault}", config.data_dir.display()))?;
     Accounts::open(config.database_url.as_deref(), &config.data_dir)
 }

@@ -44,6 +44,7 @@ use crate::mailbox::published::Published;
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::Parcel;
 use crate::mailbox::{Bell, Outlet, mailbox};
+use crate::private_file;
 use crate::shard;
 use crate::state::abroad::Tail;
 use crate::state::durable::PeopleImage;
@@ -163,7 +164,7 @@ impl Server {
         listener::grow_descriptor_table(sockets_max.saturating_add(limits::RESERVED_DESCRIPTORS));
         let clock = Clock::start();
         let in_data_dir = |fault| StartError::DataDir(config.data_dir.clone(), fault);
-        std::fs::create_dir_all(&config.data_dir).map_err(in_data_dir)?;
+        private_file::create_dir(&config.data_dir).map_err(in_data_dir)?;
         let authenticator = authenticator(config)?;
         let tls = encryption(config)?.map(Arc::new);
         let messages_max = config.limits.mailbox_messages_max;

@@ -4,7 +4,7 @@
 //! database unpack it, which costs a microsecond or two a row instead of a round trip through the
 //! driver. Where the two dialects differ, [`Address::rows`] has both.
 //!
-//! Imports `limits` and `state`. Part of `store`.
+//! Imports `limits`, `private_file` and `state`. Part of `store`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use sqlx::{AnyConnection, Connection, Row};
 
 use super::{Image, StoreError, people};
 use crate::limits;
+use crate::private_file;
 use crate::state::durable::{Write, WriteResult};
 use crate::state::image::{
     InstanceRecord, PullOutRecord, RegistryDelta, RegistryImage, ServiceRecord,
@@ -109,6 +110,9 @@ pub(super) async fn connect(
     mode: Option<Mode>,
 ) -> Result<AnyConnection, sqlx::Error> {
     sqlx::any::install_default_drivers();
+    if let Address::Sqlite(path) = address {
+        make_private(path)?;
+    }
     let mut connection = AnyConnection::connect(&address.url()).await?;
     match (address, mode) {
         (Address::Sqlite(_), _) => {
@@ -146,6 +150,16 @@ pub(super) async fn connect(
         }
     }
     Ok(connection)
+}
+
+/// Has the file of an embedded database be there before `SQLite` makes it, for the owner alone: those
+/// that it makes beside it get the same mode (<https://www.sqlite.org/tempfiles.html>).
+fn make_private(path: &Path) -> io::Result<()> {
+    private_file::open(path)?;
+    for suffix in ["-wal", "-shm", "-journal"] {
+        private_file::narrow_file(&private_file::with_suffix(path, suffix));
+    }
+    Ok(())
 }
 
 async fn set(connection: &mut AnyConnection, setting: &str) -> Result<(), sqlx::Error> {

@@ -20,7 +20,8 @@
 //! registry and the channels are in their log, and messages in their journal before they are here.
 //! One node at a time writes, so the last check of a write is as good as with one server.
 //!
-//! Imports `limits` and `state`. Imported by `control`, `http`, `server` and the binary.
+//! Imports `limits`, `private_file` and `state`. Imported by `control`, `http`, `server` and the
+//! binary.
 
 pub mod accounts;
 mod database;
@@ -41,6 +42,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use sqlx::migrate::MigrateError;
 
 use crate::limits;
+use crate::private_file;
 use crate::state::durable::{AccountChange, PeopleImage, Write, WriteResult};
 use crate::state::image::{RegistryDelta, RegistryImage};
 use crate::wire::refusal::Refusal;
@@ -123,11 +125,9 @@ fn is_broken(code: Option<&str>) -> bool {
 /// Claims a database for this process. The kernel gives the claim back when the process ends,
 /// however it does.
 fn claim(path: &Path) -> Result<File, StoreError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
     let shown = || path.display().to_string();
     let open = |fault| StoreError::Open { path: shown(), fault: sqlx::Error::Io(fault) };
-    let file = File::options().create(true).truncate(false).write(true).open(name).map_err(open)?;
+    let file = private_file::open(&private_file::with_suffix(path, ".lock")).map_err(open)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse(shown())),

@@ -42,7 +42,8 @@ pub struct Server {
     address: SocketAddr,
     dir: PathBuf,
     flags: Vec<String>,
-    descriptors_max: Option<usize>,
+    /// What the shell does before it becomes the server.
+    prelude: Option<String>,
 }
 
 impl Server {
@@ -111,11 +112,18 @@ impl Server {
 
     /// The same with so many file descriptors at most.
     pub fn start_within(descriptors_max: Option<usize>, flags: &[&str]) -> Server {
+        let prelude = descriptors_max.map(|max| format!(r#"ulimit -n {max}; exec "$@""#));
+        Server::start_by(prelude.as_deref(), flags)
+    }
+
+    /// The same by way of a shell, whose last command has to be `exec ... "$@"`.
+    pub fn start_by(prelude: Option<&str>, flags: &[&str]) -> Server {
+        let prelude = prelude.map(str::to_owned);
         let dir = std::env::temp_dir().join(format!("fanfare-test-{}", uuid::Uuid::new_v4()));
         fs::create_dir_all(&dir).expect("a directory for the test");
         let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
-        let (child, address) = launch(&dir, &flags, descriptors_max);
-        Server { child, address, dir, flags, descriptors_max }
+        let (child, address) = launch(&dir, &flags, prelude.as_deref());
+        Server { child, address, dir, flags, prelude }
     }
 
     /// Everything it has logged so far.
@@ -202,7 +210,7 @@ impl Server {
     pub fn restart(&mut self) {
         let ended = self.child.try_wait().expect("a child can be waited for").is_some();
         assert!(ended, "the server before still runs");
-        (self.child, self.address) = launch(&self.dir, &self.flags, self.descriptors_max);
+        (self.child, self.address) = launch(&self.dir, &self.flags, self.prelude.as_deref());
     }
 
     /// A GET request.
@@ -364,13 +372,13 @@ impl Drop for Server {
 }
 
 /// The server's program with the flags of every test, within a bound of descriptors.
-fn command(dir: &std::path::Path, descriptors_max: Option<usize>) -> Command {
+fn command(dir: &std::path::Path, prelude: Option<&str>) -> Command {
     let binary = env!("CARGO_BIN_EXE_fanfare");
-    let mut command = match descriptors_max {
+    let mut command = match prelude {
         None => Command::new(binary),
-        Some(max) => {
+        Some(prelude) => {
             let mut command = Command::new("sh");
-            command.args(["-c", r#"ulimit -n "$0"; exec "$@""#, &max.to_string(), binary]);
+            command.args(["-c", prelude, "sh", binary]);
             command
         }
     };
@@ -379,13 +387,9 @@ fn command(dir: &std::path::Path, descriptors_max: Option<usize>) -> Command {
     command
 }
 
-fn launch(
-    dir: &std::path::Path,
-    flags: &[String],
-    descriptors_max: Option<usize>,
-) -> (Child, SocketAddr) {
+fn launch(dir: &std::path::Path, flags: &[String], prelude: Option<&str>) -> (Child, SocketAddr) {
     let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log file");
-    let mut child = command(dir, descriptors_max)
+    let mut child = command(dir, prelude)
         .args(flags)
         .stdout(Stdio::piped())
         .stderr(log)
