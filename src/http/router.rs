@@ -349,7 +349,7 @@ async fn dispatch(
         Route::Config => Ok(status::config(desk)),
         Route::SocketStats => status::sockets(desk, &Query::of(request.uri())),
         Route::Health => Ok(status::health()),
-        Route::Ready => Ok(status::ready(desk)),
+        Route::Ready => status::ready(desk, &Query::of(request.uri())),
         Route::Metrics => Ok(metrics::page(desk)),
         Route::OpenApi => Ok(openapi::answer()),
         Route::Page(page) => Ok(pages::answer(page, request.headers())),
@@ -394,21 +394,22 @@ async fn dispatch_people(
                 return Err(unauthorized(Code::Unauthorized, "a token is required"));
             };
             let user = &identity.user_id;
+            let group = |encoded: &str| messages::group_id(&name(encoded));
             match route {
                 Route::Messages if is_get => messages::pull(desk, &query, user).await,
                 Route::Messages => messages::send(desk, request, user).await,
                 Route::Groups if is_get => messages::groups(desk, user).await,
                 Route::Groups => messages::create_group(desk, request, user).await,
-                Route::Group(id) if is_get => messages::group(desk, user, &name(id)).await,
-                Route::Group(id) => messages::delete_group(desk, user, name(id)).await,
+                Route::Group(id) if is_get => messages::group(desk, user, &group(id)?).await,
+                Route::Group(id) => messages::delete_group(desk, user, group(id)?).await,
                 Route::GroupMembers(id) => {
-                    messages::add_member(desk, request, user, name(id)).await
+                    messages::add_member(desk, request, user, group(id)?).await
                 }
                 Route::GroupMember(id, member) => {
-                    messages::remove_member(desk, user, name(id), &name(member)).await
+                    messages::remove_member(desk, user, group(id)?, &name(member)).await
                 }
                 Route::GroupMessages(id) => {
-                    messages::send_to_group(desk, request, user, name(id)).await
+                    messages::send_to_group(desk, request, user, group(id)?).await
                 }
                 _ => Err(Problem::not_found()),
             }

@@ -21,13 +21,48 @@ pub fn health() -> Reply {
     reply::json_value(&json!({"status": "up"}))
 }
 
-/// `/ready`: whether this node should be sent clients.
-pub fn ready(desk: &Desk) -> Reply {
+/// What a client of `/ready` may ask about. Each part needs less than the whole: a database that is
+/// away takes no node out of discovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Reads of the registry: they are answered from memory.
+    Discovery,
+    /// Sockets, with the channels and users of all nodes.
+    Sockets,
+    /// Whatever has to be stored: registrations, accounts, messages.
+    Writes,
+    /// All of it.
+    Everything,
+}
+
+impl Part {
+    fn of(query: &Query) -> Result<Part, Problem> {
+        match query.get("for").as_deref() {
+            None | Some("") => Ok(Part::Everything),
+            Some("discovery") => Ok(Part::Discovery),
+            Some("sockets") => Ok(Part::Sockets),
+            Some("writes") => Ok(Part::Writes),
+            Some(_) => Err(Refusal::invalid("for is not discovery, sockets or writes").into()),
+        }
+    }
+}
+
+/// `/ready`: whether this node should be sent clients, or those of the part that `for` names.
+///
+/// # Errors
+///
+/// `invalid_argument` for another part.
+pub fn ready(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
+    let part = Part::of(query)?;
     let storage = desk.office.store.is_ok();
     let is_joined = is_joined(desk);
-    let is_ready = storage && is_joined && !desk.is_draining();
+    let is_well = match part {
+        Part::Discovery => knows_registry(desk),
+        Part::Sockets => is_joined,
+        Part::Writes | Part::Everything => storage && is_joined,
+    };
     let word = |is_well: bool| if is_well { "up" } else { "down" };
-    let status = match (desk.is_draining(), storage && is_joined) {
+    let status = match (desk.is_draining(), is_well) {
         (true, _) => "draining",
         (false, true) => "ready",
         (false, false) => "not_ready",
@@ -36,15 +71,20 @@ pub fn ready(desk: &Desk) -> Reply {
         "status": status,
         "checks": {"storage": word(storage), "cluster": word(is_joined), "shards": word(!desk.is_draining())},
     }));
-    if !is_ready {
+    if !is_well || desk.is_draining() {
         *reply.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
-    reply
+    Ok(reply)
 }
 
 /// Whether the registry here is that of all nodes, as far as this node can know.
 fn is_joined(desk: &Desk) -> bool {
     !desk.office.is_one_of_many() || desk.office.stats.cluster.is_joined()
+}
+
+/// Whether there is a registry to read. A node that is cut off goes on with the one it has.
+fn knows_registry(desk: &Desk) -> bool {
+    !desk.office.is_one_of_many() || desk.office.stats.cluster.caught_up.value() == 1
 }
 
 fn uptime_s(office: &Office, now: Moment) -> u64 {

@@ -235,7 +235,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         ("Status", "ready"),
         "Whether this node should be sent clients",
         &[(200, Some("Readiness")), (503, Some("Readiness"))],
-    ),
+    )
+    .asks(&[text("for", "One part alone: `discovery`, `sockets` or `writes`")]),
     Operation::new(
         "GET",
         "/metrics",
