@@ -244,7 +244,7 @@ fn identify(claims: &ForeignClaims, now_s: u64) -> Result<Identity, AuthError> {
     Ok(Identity {
         user_id,
         username: text(&claims.username).filter(|name| is_user_id(name)),
-        email: text(&claims.email),
+        email: text(&claims.email).filter(|email| is_user_id(email)),
         scopes: claims
             .scope
             .as_ref()

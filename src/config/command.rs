@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use super::keys::{KEYS, Unset, index_of};
 use super::value::{duration, quote};
 use super::{Action, Ask, CONFIG_ENV, Fault, LoadError, Question, TOKEN_ENV, URL_ENV};
-use crate::auth::{Scopes, accounts};
+use crate::auth::{Scopes, accounts, is_user_id};
 use crate::limits;
 
 /// Describes the command line to `clap`.
@@ -288,6 +288,12 @@ pub(super) fn parse_token(matches: &ArgMatches, faults: &mut Vec<Fault>) -> Acti
     let user = flag("user").unwrap_or_default();
     if user.is_empty() {
         fault("--user", "the user id is empty".to_owned());
+    }
+    for (place, text) in [("--user", Some(&user)), ("--username", flag("username").as_ref())] {
+        if text.is_some_and(|text| !text.is_empty() && !is_user_id(text)) {
+            let bound = limits::USER_BYTES_MAX;
+            fault(place, format!("longer than {bound} bytes, or with a control character"));
+        }
     }
     let scope = flag("scope");
     check_scope(scope.as_deref(), "--scope", &mut fault);

@@ -78,10 +78,7 @@ pub async fn define(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pr
     let invalid = |what| Problem::new(400, Code::InvalidArgument, what);
     let name = wish.name.ok_or_else(|| invalid("name is missing"))?;
     let channel = channel(desk, Some(name))?;
-    let description = wish.description.unwrap_or_default();
-    if description.len() > limits::DESCRIPTION_BYTES_MAX || description.contains('\0') {
-        return Err(invalid("description is over 1,024 bytes, or holds a NUL character"));
-    }
+    let description = talk::description(wish.description.unwrap_or_default())?;
     match desk.tell(Talk::Define { channel, description }).await? {
         Told::Channel(Some(view)) => {
             Ok(reply::with_status(StatusCode::CREATED, &channel_value(&view)))

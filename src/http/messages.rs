@@ -35,6 +35,18 @@ struct MessageWish {
     content: Option<String>,
 }
 
+/// The id of a group in a path. What no group can be called is no group.
+///
+/// # Errors
+///
+/// `not_found`.
+pub fn group_id(text: &str) -> Result<String, Problem> {
+    match check_name("id", text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(_) => Err(Refusal::new(Code::NotFound, "there is no such group").into()),
+    }
+}
+
 async fn stored(desk: &Desk, talk: Talk) -> Result<Reply, Problem> {
     match desk.tell(talk).await? {
         Told::Stored { id, at_s } => {

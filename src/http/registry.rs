@@ -17,7 +17,9 @@ use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::state::order::{Answer, Operation, Order, RefusedEntry};
 use crate::wire::command::{Entries, check_all, check_each};
-use crate::wire::instance::{Instance, InstanceKey, Registration, check_service_id};
+use crate::wire::instance::{
+    Instance, InstanceKey, Registration, check_optional_name, check_service_id,
+};
 use crate::wire::json;
 use crate::wire::refusal::Code;
 
@@ -262,12 +264,16 @@ pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
         Ok(identity) => identity,
         Err(fault) => return fail(&fault),
     };
+    let operator = wish.operator_id.unwrap_or_default();
+    if let Err(fault) = check_optional_name("operatorId", &operator) {
+        return fail(&fault);
+    }
     let is_complete = wish.operation_complete.unwrap_or(false);
     let operation = match wish.operation.as_deref() {
         Some("pull-in" | "pullin" | "pull_in") => Operation::PullIn,
         Some("pull-out" | "pullout" | "pull_out") if is_complete => Operation::PullIn,
         Some("pull-out" | "pullout" | "pull_out") => {
-            Operation::PullOut { operator: wish.operator_id.unwrap_or_default().into_boxed_str() }
+            Operation::PullOut { operator: operator.into_boxed_str() }
         }
         _ => return fail("operation is not pull-out or pull-in"),
     };

@@ -15,7 +15,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::clock::Clock;
-use crate::id::{ChannelName, ConnName, InstanceIdentity, MessageId, ServiceName, UserId};
+use crate::id::{ChannelName, ConnName, InstanceIdentity, MessageId, ServiceName};
 use crate::mailbox::Outlet;
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::state::channels::ChannelView;
@@ -286,7 +286,7 @@ impl Handle {
         message_type: &str,
         data: impl Serialize,
     ) -> Result<usize, CallError> {
-        let to = To::User(UserId::new(user_id));
+        let to = To::User(talk::user("user_id", Some(user_id.to_owned()))?);
         self.send(message_type, data, to, Aimed::default()).await
     }
 
@@ -324,9 +324,11 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `conflict` where it is defined.
+    /// `conflict` where it is defined, `invalid_argument` where the description is over 1,024 bytes
+    /// or holds a NUL character.
     pub async fn create_channel(&self, name: &str, description: &str) -> Result<(), CallError> {
-        let talk = Talk::Define { channel: channel(name)?, description: description.to_owned() };
+        let description = talk::description(description.to_owned())?;
+        let talk = Talk::Define { channel: channel(name)?, description };
         self.tell(talk).await.map(|_| ())
     }
 

@@ -127,7 +127,19 @@ impl Instance {
                 limits::LEASE_TTL_MS_MAX
             ));
         }
+        for (field, text) in [
+            ("zoneId", &self.zone_id),
+            ("groupId", &self.group_id),
+            ("machineName", &self.machine_name),
+            ("ip", &self.ip),
+            ("protocol", &self.protocol),
+        ] {
+            check_optional_name(field, text.as_deref().unwrap_or_default())?;
+        }
         let json = serde_json::to_vec(self).map_err(|_| String::from("not representable"))?;
+        if holds_nul(&json) {
+            return Err(String::from("url, healthCheckUrl or metadata holds a NUL character"));
+        }
         Ok(Registration {
             identity: InstanceIdentity::of(
                 self.region_id.as_deref().unwrap_or_default(),
@@ -171,11 +183,7 @@ fn checked_names<'a>(
     service: Option<&'a str>,
     instance: Option<&'a str>,
 ) -> Result<(&'a str, &'a str), String> {
-    if let Some(region) = region
-        && !region.is_empty()
-    {
-        check_name("regionId", region)?;
-    }
+    check_optional_name("regionId", region.unwrap_or_default())?;
     let service = service.ok_or("serviceId is missing")?;
     check_service_id(service)?;
     let instance = instance.ok_or("instanceId is missing")?;
@@ -212,6 +220,28 @@ pub fn check_name(field: &str, text: &str) -> Result<(), String> {
         return Err(format!("{field} holds a control character"));
     }
     Ok(())
+}
+
+/// The same for a name that may be left out: an empty text is none.
+///
+/// # Errors
+///
+/// What is wrong with it, naming `field`.
+pub fn check_optional_name(field: &str, text: &str) -> Result<(), String> {
+    if text.is_empty() { Ok(()) } else { check_name(field, text) }
+}
+
+/// Whether any text of a JSON document holds a NUL character, which no text of `PostgreSQL` can
+/// (<https://www.postgresql.org/docs/current/datatype-character.html>). The document is one that
+/// `serde_json` wrote: there the character is always the escape `\u0000`.
+fn holds_nul(json: &[u8]) -> bool {
+    const ESCAPE: &[u8] = b"\\u0000";
+    let is_escape = |at: usize| {
+        // Behind an odd number of backslashes this one is escaped itself, and what follows is plain.
+        let before = json[..at].iter().rev().take_while(|&&byte| byte == b'\\').count();
+        before % 2 == 0 && json[at..].starts_with(ESCAPE)
+    };
+    json.iter().enumerate().any(|(at, &byte)| byte == b'\\' && is_escape(at))
 }
 
 #[cfg(test)]
@@ -259,9 +289,30 @@ mod tests {
                 String::from(r#"{"serviceId":"s","instanceId":"i","leaseTtlMs":3600001}"#),
                 "leaseTtlMs",
             ),
+            (String::from(r#"{"serviceId":"s","instanceId":"i","zoneId":"a\n"}"#), "zoneId"),
+            (format!(r#"{{"serviceId":"s","instanceId":"i","groupId":"{long}"}}"#), "groupId"),
+            (String::from(r#"{"serviceId":"s","instanceId":"i","ip":"\u0000"}"#), "ip"),
+            (String::from(r#"{"serviceId":"s","instanceId":"i","url":"a\u0000"}"#), "NUL"),
+            (String::from(r#"{"serviceId":"s","instanceId":"i","metadata":{"a\u0000":1}}"#), "NUL"),
+            (
+                String::from(
+                    r#"{"serviceId":"s","instanceId":"i","metadata":{"a":[{"b":"\\\u0000"}]}}"#,
+                ),
+                "NUL",
+            ),
         ] {
             let fault = instance(&text).register().expect_err(&text);
             assert!(fault.contains(word), "{text}: {fault}");
         }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_nul_is_none() {
+        for metadata in [r#"{"a":"\\u0000"}"#, r#"{"a":"\\\\u0000"}"#, r#"{"a":"\u0001\u00e9"}"#] {
+            let text = format!(r#"{{"serviceId":"s","instanceId":"i","metadata":{metadata}}}"#);
+            assert!(instance(&text).register().is_ok(), "{metadata}");
+        }
+        let empty = r#"{"regionId":"","zoneId":"","groupId":"","serviceId":"s","instanceId":"i"}"#;
+        assert!(instance(empty).register().is_ok());
     }
 }

@@ -165,6 +165,15 @@ pub fn content(text: Option<String>, bytes_max: usize) -> Result<String, Refusal
     Ok(text)
 }
 
+/// Checks what a channel is said to be for.
+pub fn description(text: String) -> Result<String, Refusal> {
+    if text.len() > limits::DESCRIPTION_BYTES_MAX || text.contains('\0') {
+        let message = "description is over 1,024 bytes, or holds a NUL character";
+        return Err(Refusal::invalid(message));
+    }
+    Ok(text)
+}
+
 fn check_kind(field: &str, text: &str) -> Result<(), Refusal> {
     if text.is_empty() || text.len() > limits::KIND_BYTES_MAX || text.chars().any(char::is_control)
     {
