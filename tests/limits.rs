@@ -256,7 +256,7 @@ fn silence_after_a_ping() {
         assert_eq!(lively.frame().expect("a ping").opcode, 9);
         lively.send(&masked(0x8a, b""));
     }
-    assert_eq!(silent.close_code(), 1002);
+    assert_eq!(silent.close_code(), 4410);
 }
 
 #[test]

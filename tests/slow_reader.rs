@@ -1,10 +1,14 @@
 //! A client that stops reading costs a bounded amount of memory, delays nobody, and when it reads
 //! again ends with the registry's state.
 
+#![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
+
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
@@ -15,11 +19,43 @@ const ROUNDS_MAX: usize = 4_000;
 
 /// A client whose kernel takes little on its behalf.
 fn connect_narrow(server: &Server) -> Client {
+    server.connect_over(narrow_stream(server))
+}
+
+fn narrow_stream(server: &Server) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     // The window is agreed upon when the connection is made, so this comes before.
     socket.set_recv_buffer_size(4 * 1024).expect("a socket option");
     socket.connect(&server.address().into()).expect("the server accepts");
-    server.connect_over(TcpStream::from(socket))
+    TcpStream::from(socket)
+}
+
+/// Whether the kernel still has the server's end of a connection, in whatever state.
+fn has_socket(server: &Server, client_port: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+    let port_of = |address: &str| {
+        let (_, port) = address.split_once(':')?;
+        u16::from_str_radix(port, 16).ok()
+    };
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, remote) = (fields.next().and_then(port_of), fields.next().and_then(port_of));
+        (local, remote) == (Some(server.address().port()), Some(client_port))
+    })
+}
+
+/// Registers 4 MB, more than any kernel holds for a client that reads nothing.
+fn register_much(server: &Server) {
+    let padding = "y".repeat(4_000);
+    for part in 0..10 {
+        let all: Vec<_> = (0..100)
+            .map(|n| {
+                let one = instance("large", &format!("i{part}-{n}"));
+                with(&one, "metadata", json!({"padding": padding}))
+            })
+            .collect();
+        server.register(&all);
+    }
 }
 
 /// Changes an instance, large enough that a few of them fill a buffer.
@@ -123,7 +159,7 @@ fn one_that_takes_nothing_at_all_is_closed_and_may_come_back() {
     let mut healthy = server.connect();
     let mut picture = healthy.follow("orders");
     change_until_slow(&server, &mut healthy, &mut picture);
-    support::eventually("it is closed", std::time::Duration::from_secs(10), || {
+    support::eventually("it is closed", Duration::from_secs(10), || {
         server.count("fanfare_closes_total{code=\"4408\"}") > 0
     });
     drop(stalled);
@@ -132,6 +168,76 @@ fn one_that_takes_nothing_at_all_is_closed_and_may_come_back() {
     back.catch_up(&mut stalled_picture);
     stalled_picture.expect_equals_registry(&server);
     picture.expect_equals_registry(&server);
+}
+
+/// The write timeout of the tests that measure it. Twice of it would be too long by more than a
+/// loaded machine explains.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
+
+#[test]
+fn the_socket_of_one_that_takes_nothing_is_gone_after_one_write_timeout() {
+    let server = Server::start(&["--outbox-bytes-max", "65536", "--write-timeout", "8s"]);
+    let stream = narrow_stream(&server);
+    let port = stream.local_addr().expect("an address").port();
+    let mut stalled = server.connect_over(stream);
+    stalled.follow("orders");
+    let mut healthy = server.connect();
+    let mut picture = healthy.follow("orders");
+    change_until_slow(&server, &mut healthy, &mut picture);
+    let since = Instant::now();
+    support::eventually("its socket is gone", WRITE_TIMEOUT + Duration::from_secs(5), || {
+        !has_socket(&server, port)
+    });
+    assert!(since.elapsed() > WRITE_TIMEOUT / 2, "gone after {:?}", since.elapsed());
+    assert_eq!(server.count("fanfare_closes_total{code=\"4408\"}"), 1);
+}
+
+#[test]
+fn one_that_is_closed_for_another_reason_and_takes_nothing_is_gone_as_soon() {
+    let server = Server::start(&["--outbox-bytes-max", "65536", "--write-timeout", "60s"]);
+    let stream = narrow_stream(&server);
+    let port = stream.local_addr().expect("an address").port();
+    let mut stalled = server.connect_over(stream);
+    stalled.follow("orders");
+    let mut healthy = server.connect();
+    let mut picture = healthy.follow("orders");
+    change_until_slow(&server, &mut healthy, &mut picture);
+    let path = format!("/api/v1/connections/{}", stalled.id());
+    assert!(server.request("DELETE", &path, &[], b"").status < 300);
+    support::eventually("its socket is gone", Duration::from_secs(15), || {
+        !has_socket(&server, port)
+    });
+    assert_eq!(server.count("fanfare_closes_total{code=\"4403\"}"), 1);
+}
+
+#[test]
+fn an_http_client_that_takes_nothing_of_its_answer_is_gone() {
+    let server = Server::start(&["--write-timeout", "2s"]);
+    register_much(&server);
+    let request =
+        b"GET /api/discovery/service.json?serviceId=large HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut stalled = narrow_stream(&server);
+    let port = stalled.local_addr().expect("an address").port();
+    stalled.write_all(&request.repeat(3)).expect("the server reads");
+    // One that takes a little at a time is none of those, however long it takes.
+    let mut patient = narrow_stream(&server);
+    patient.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    patient.write_all(request).expect("the server reads");
+    let (mut read, mut chunk) = (0, vec![0; 512 * 1024]);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        read += patient.read(&mut chunk).expect("more of the answer");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    support::eventually("its socket is gone", Duration::from_secs(15), || {
+        !has_socket(&server, port)
+    });
+    assert!(read < 4_000_000, "all came before the write timeout: {read}");
+    while read < 4_000_000 {
+        let bytes = patient.read(&mut chunk).expect("more of the answer");
+        assert!(bytes > 0, "cut off after {read} bytes");
+        read += bytes;
+    }
 }
 
 #[test]

@@ -31,6 +31,7 @@ const CLOSE = {
   REMOVED: 4403,
   SLOW: 4408,
   TOO_MANY: 4409,
+  NO_PONG: 4410,
   RATE: 4429,
 };
 
@@ -1560,8 +1561,9 @@ export class FanfareClient extends Emitter {
     let wait = Math.random() * most;
     if (this.#afterMs !== null) wait = this.#afterMs;
     else if (code === CLOSE.TOO_MANY || code === CLOSE.RATE) wait += LATER_MS;
-    // A slow reader, or a token to be changed, comes back to the same server; else try the next.
-    if (code !== CLOSE.SLOW && code !== CLOSE.TOKEN && code !== CLOSE.RATE) {
+    // A slow or silent reader, or a token to be changed, comes back to the same server; else try the
+    // next.
+    if (![CLOSE.SLOW, CLOSE.NO_PONG, CLOSE.TOKEN, CLOSE.RATE].includes(code)) {
       this.#url = (this.#url + 1) % this.#urls.length;
     }
     this.#failures += 1;

@@ -69,7 +69,8 @@ impl Backoff {
             },
             // The server has spread its clients over this time already.
             _ if told.is_some() => after(told.unwrap_or_default()),
-            Error::Closed { code: 4408, .. } => Next::After {
+            // The server is well: the network was not, or this client was slow.
+            Error::Closed { code: 4408 | 4410, .. } => Next::After {
                 wait: if is_first { Duration::ZERO } else { self.jitter() },
                 is_elsewhere: false,
                 with_new_token: false,
@@ -162,7 +163,9 @@ mod tests {
             with_new_token,
         };
         assert_eq!(next(4401, None, true), now(true));
-        assert_eq!(next(4408, None, true), now(false));
+        for code in [4408, 4410] {
+            assert_eq!(next(code, None, true), now(false));
+        }
         let told = Duration::from_millis(1_234);
         assert_eq!(wait(&next(1001, Some(told), true)), told);
         for code in [4409, 4429] {

@@ -174,6 +174,7 @@ mod tests {
             (closed(4403), false),
             (closed(4401), true),
             (closed(4408), true),
+            (closed(4410), true),
             (closed(1006), true),
             (Error::Timeout, true),
             (Error::Stopped, false),

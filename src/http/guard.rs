@@ -8,7 +8,8 @@
 //! follows a request to upgrade is held back too: hyper shall answer before it looks further.
 //!
 //! The guard also keeps time: a head has to be complete within the handshake timeout, and a
-//! connection may idle between requests for [`limits::KEEP_ALIVE_MS`].
+//! connection may idle between requests for [`limits::KEEP_ALIVE_MS`]. A client that takes nothing of
+//! its answer for the write timeout is gone: the connection is reset.
 //!
 //! Imports `http::chunks`, `limits`, `shard::socket` and `ws::head`. Imported by `http::connection`.
 
@@ -42,6 +43,9 @@ pub struct Guard {
     limits: HeadLimits,
     handshake: Duration,
     alarm: Pin<Box<Sleep>>,
+    write_patience: Duration,
+    /// Rings when the client has taken nothing for `write_patience`. None while it takes.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 /// Where the stream stands.
@@ -71,6 +75,8 @@ impl Guard {
             },
             handshake,
             alarm: Box::pin(sleep_until(Instant::now() + handshake)),
+            write_patience: Duration::from_millis(limits.write_timeout_ms),
+            stalled: None,
         };
         guard.scan(early);
         guard
@@ -124,6 +130,25 @@ impl Guard {
     fn set_alarm(&mut self, after: Duration) {
         let at = Instant::now() + after;
         self.alarm.as_mut().reset(at);
+    }
+
+    /// Looks at what came of a try to write. One that has to wait fails once the client has taken
+    /// nothing for too long.
+    fn watch_write<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.write_patience;
+        let alarm =
+            self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + patience)));
+        std::task::ready!(alarm.as_mut().poll(cx));
+        self.stream.reset();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Adds to the head. Returns how many of the bytes it took: all but what follows it.
@@ -202,11 +227,13 @@ impl hyper::rt::Write for Guard {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watch_write(written, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.watch_write(flushed, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -222,6 +249,7 @@ impl hyper::rt::Write for Guard {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.watch_write(written, cx)
     }
 }

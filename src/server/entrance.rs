@@ -78,6 +78,10 @@ impl Socket for Counted {
         self.socket.shut_down();
     }
 
+    fn reset(&mut self) {
+        self.socket.reset();
+    }
+
     fn peer(&self) -> Option<std::net::SocketAddr> {
         self.socket.peer()
     }

@@ -43,6 +43,10 @@ pub trait Socket {
     /// Says that nothing more will be written.
     fn shut_down(&mut self);
 
+    /// Has the connection end with a reset when it is dropped: the kernel forgets what it still holds
+    /// for the peer, instead of offering it for half a minute more.
+    fn reset(&mut self) {}
+
     /// Who is at the other end, where that can be told.
     fn peer(&self) -> Option<SocketAddr> {
         None
@@ -72,6 +76,16 @@ impl Stream {
             Stream::Plain(stream) => stream.peer_addr(),
             Stream::Tls(stream) => stream.get_ref().0.peer_addr(),
         }
+    }
+
+    /// Has the connection end with a reset when it is dropped.
+    pub fn reset(&self) {
+        let stream = match self {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        };
+        // It fails where the connection is over already.
+        let _ = stream.set_zero_linger();
     }
 
     /// Hands to the kernel what TLS has encrypted and not got rid of. What stays is sent when the
@@ -207,6 +221,10 @@ impl Socket for TcpSocket {
         let mut context = Context::from_waker(&self.waker);
         // The peer may have gone already; then there is nobody to tell.
         let _ = Pin::new(&mut self.stream).poll_shutdown(&mut context);
+    }
+
+    fn reset(&mut self) {
+        self.stream.reset();
     }
 
     fn peer(&self) -> Option<SocketAddr> {

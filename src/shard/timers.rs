@@ -172,7 +172,12 @@ impl<S: Socket> Shard<S> {
             Stage::Head if conn.opened_ms + self.head_patience_ms <= now_ms => {
                 drop(self.remove(slot));
             }
-            Stage::Closing | Stage::Lingering if conn.ends_ms <= now_ms => drop(self.remove(slot)),
+            Stage::Closing if conn.ends_ms <= now_ms => {
+                // The peer takes nothing. A reset frees what the kernel holds for it as well.
+                conn.socket.reset();
+                drop(self.remove(slot));
+            }
+            Stage::Lingering if conn.ends_ms <= now_ms => drop(self.remove(slot)),
             Stage::Open(_) => {
                 let is_blocked = conn.blocked_since_ms != 0
                     && conn.blocked_since_ms + limits.write_timeout_ms <= now_ms;
@@ -191,8 +196,9 @@ impl<S: Socket> Shard<S> {
                     conn.next_ping_ms = now_ms + limits.ping_interval_ms;
                 } else if conn.pinged_ms != 0 {
                     if conn.pinged_ms + limits.pong_timeout_ms <= now_ms {
-                        // RFC 6455, 5.5.2: a ping is to be answered as soon as is practical.
-                        self.close(slot, Reason::Protocol);
+                        // RFC 6455, 5.5.2: a ping is to be answered as soon as is practical. One
+                        // that is not says little of the client and much of the network.
+                        self.close(slot, Reason::NoPong);
                     }
                 } else if conn.next_ping_ms <= now_ms {
                     conn.pinged_ms = now_ms;
@@ -226,10 +232,13 @@ impl<S: Socket> Shard<S> {
             self.queue_urgent(slot);
         }
         if reason == Reason::SlowReader {
-            // Its socket is full. The close frame waits as long as anything else did: a client that
-            // looks again only now learns why, and comes back with what it has.
+            // Its socket is full. What is left of the write timeout is left for the close frame too:
+            // a client that looks again in that time learns why, and comes back with what it has.
             let patience_ms = self.settings.limits.write_timeout_ms;
-            self.conns[slot.index()].ends_ms = self.now.unix_ms + patience_ms;
+            let conn = &mut self.conns[slot.index()];
+            if conn.blocked_since_ms != 0 {
+                conn.ends_ms = conn.ends_ms.max(conn.blocked_since_ms + patience_ms);
+            }
         }
     }
 

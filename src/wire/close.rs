@@ -30,13 +30,15 @@ pub enum Reason {
     SlowReader,
     /// The user has as many connections as one may. This is the newest of them.
     TooManyConnections,
+    /// The client did not answer a ping in time. Return and resume.
+    NoPong,
     /// Too many messages for too long. Return later.
     RateLimit,
 }
 
 impl Reason {
     /// Every reason, in the order of the codes.
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 13] = [
         Reason::Normal,
         Reason::Draining,
         Reason::Protocol,
@@ -48,6 +50,7 @@ impl Reason {
         Reason::Removed,
         Reason::SlowReader,
         Reason::TooManyConnections,
+        Reason::NoPong,
         Reason::RateLimit,
     ];
 
@@ -65,6 +68,7 @@ impl Reason {
             Reason::Removed => 4403,
             Reason::SlowReader => 4408,
             Reason::TooManyConnections => 4409,
+            Reason::NoPong => 4410,
             Reason::RateLimit => 4429,
         }
     }
@@ -83,6 +87,7 @@ impl Reason {
             Reason::Removed => "removed by an operator: do not return",
             Reason::SlowReader => "slow reader: return and resume",
             Reason::TooManyConnections => "too many connections of this user",
+            Reason::NoPong => "no pong: return and resume",
             Reason::RateLimit => "rate limit: return later",
         }
     }

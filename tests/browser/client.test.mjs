@@ -559,7 +559,7 @@ test("after a loss the history is read anew, and what comes meanwhile waits", as
 test("close codes are obeyed", async () => {
   const soon = [0, 600];
   const later = [5_000, 5_600];
-  const waits = { 1006: soon, 1011: soon, 4408: soon, 4409: later, 4429: later };
+  const waits = { 1006: soon, 1011: soon, 4408: soon, 4409: later, 4410: soon, 4429: later };
   for (const [code, [least, most]] of Object.entries(waits)) {
     const client = fake();
     await client.connect();

@@ -467,7 +467,7 @@ impl World {
         self.seen.replays += client.replays;
         match client.close_code() {
             Some(4408) => self.seen.slow_ends += 1,
-            Some(1002) => self.seen.silent_ends += 1,
+            Some(4410) => self.seen.silent_ends += 1,
             _ => {}
         }
         if self.memories.len() < 4 {
@@ -552,7 +552,7 @@ impl World {
         // The longest that a connection waits: until it counts as slow, and then for its reader to
         // take the close frame.
         let linger_ms = fanfare::limits::CLOSE_LINGER_MS;
-        self.let_time_pass(2 * self.timeouts.write_ms + linger_ms + SLACK_MS);
+        self.let_time_pass(self.timeouts.write_ms + linger_ms + SLACK_MS);
         self.come_to_rest();
         for (index, SimShard { shard, .. }) in self.shards.iter().enumerate() {
             assert!(shard.is_empty(), "{} connections are left", shard.len());
