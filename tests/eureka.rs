@@ -628,6 +628,125 @@ fn out_of_service_is_pulled_out_both_ways() {
     }
 }
 
+/// Every status that an instance reports, under every override, ended in each of the ways there are.
+#[test]
+fn the_reported_status_is_back_within_a_beat_after_an_override() {
+    const WORDS: [&str; 5] = ["UP", "DOWN", "STARTING", "OUT_OF_SERVICE", "UNKNOWN"];
+    let mut server = Server::start(&[]);
+    let is = |server: &Server, id: &str, word: &str, when: &str| {
+        let one = get(server, &format!("/apps/py-app/{id}"))["instance"].clone();
+        assert_eq!(one["status"], word, "{id}: {when}");
+        let is_discovered = server.discover("py-app")["instances"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|one| one["instanceId"] == id);
+        assert_eq!(is_discovered, word != "OUT_OF_SERVICE", "{id}: {when}");
+    };
+    let body = |id: &str, word: &str, dirty: u64| {
+        let body = with(&py_body(id), "status", json!(word));
+        with(&body, "lastDirtyTimestamp", json!(dirty.to_string()))
+    };
+    let mut last = Vec::new();
+    for reported in WORDS {
+        for first in WORDS {
+            for (way, second, end) in [
+                ("plain", None, "/status"),
+                ("with a value", None, "/status?value=DOWN"),
+                ("with another value", None, "/status?value=OUT_OF_SERVICE"),
+                ("with a time", None, "/status?value=UNKNOWN&lastDirtyTimestamp=7000"),
+                ("over another", Some("STARTING"), "/status"),
+                ("over one out of service", Some("OUT_OF_SERVICE"), "/status"),
+            ] {
+                let id = format!("{reported}-{first}-{way}").replace([' ', '_'], "-");
+                let path = format!("/apps/py-app/{id}");
+                let call = |method: &str, rest: &str| {
+                    assert_eq!(
+                        status(&server, method, &format!("{path}{rest}")),
+                        200,
+                        "{id} {rest}"
+                    );
+                };
+                let beat =
+                    || call("PUT", "?status=UP&lastDirtyTimestamp=5000&overriddenstatus=DOWN");
+                register(&server, &body(&id, reported, 5_000));
+                is(&server, &id, reported, "registered");
+                beat();
+                is(&server, &id, reported, "a heartbeat");
+                for over in second.into_iter().chain([first]) {
+                    call("PUT", &format!("/status?value={over}&lastDirtyTimestamp=5000"));
+                    is(&server, &id, over, "overridden");
+                    beat();
+                    is(&server, &id, over, "a heartbeat under the override");
+                }
+                call("DELETE", end);
+                beat();
+                is(&server, &id, reported, "the override has ended");
+                // Once more, which has nothing to end.
+                call("DELETE", end);
+                beat();
+                is(&server, &id, reported, "ended twice");
+                let kept = get(&server, &path)["instance"]["metadata"].clone();
+                assert!(!kept.to_string().contains("reported"), "{kept}");
+                last.push((id, reported));
+            }
+        }
+    }
+    // A registration in between. An older one says nothing new; a newer one reports, and ends what
+    // is no operator's decision to take the instance out.
+    for over in WORDS {
+        let id = format!("again-{over}").replace('_', "-");
+        let path = format!("/apps/py-app/{id}/status");
+        register(&server, &body(&id, "STARTING", 5_000));
+        assert_eq!(status(&server, "PUT", &format!("{path}?value={over}")), 200);
+        register(&server, &body(&id, "DOWN", 4_000));
+        is(&server, &id, over, "an older registration");
+        register(&server, &body(&id, "UP", 6_000));
+        let seen = if over == "OUT_OF_SERVICE" { over } else { "UP" };
+        is(&server, &id, seen, "a newer registration");
+        assert_eq!(status(&server, "DELETE", &path), 200);
+        is(&server, &id, "UP", "the override has ended");
+        last.push((id, "UP"));
+    }
+    // One that reports itself as out of service, is taken out by an operator too, and is let in.
+    let id = "OUT-OF-SERVICE-OUT-OF-SERVICE-plain";
+    register(&server, &body(id, "UP", 6_000));
+    is(&server, id, "UP", "it comes back by itself");
+    last.retain(|(other, _)| other != id);
+    // An override outlives a restart, and so does what it hides.
+    register(&server, &body("kept", "STARTING", 5_000));
+    assert_eq!(status(&server, "PUT", "/apps/py-app/kept/status?value=DOWN"), 200);
+    assert_eq!(server.stop().code(), Some(0));
+    server.restart();
+    is(&server, "kept", "DOWN", "after a restart");
+    assert_eq!(status(&server, "DELETE", "/apps/py-app/kept/status"), 200);
+    is(&server, "kept", "STARTING", "after a restart");
+    for (id, reported) in last {
+        is(&server, &id, reported, "after all");
+    }
+}
+
+/// One that came by the other door, and says what Eureka's words cannot.
+#[test]
+fn an_override_ends_for_an_instance_that_eureka_does_not_know() {
+    let server = Server::start(&[]);
+    let plain = instance("orders", "one");
+    for (sent, own) in [("unhealthy", "unhealthy"), ("up", "up"), ("starting", "starting")] {
+        server.register(&[with(&plain, "status", json!(sent))]);
+        let before = server.discover("orders")["instances"][0].clone();
+        for word in ["DOWN", "UP", "UNKNOWN"] {
+            assert_eq!(
+                status(&server, "PUT", &format!("/apps/orders/one/status?value={word}")),
+                200
+            );
+            assert_eq!(get(&server, "/apps/orders/one")["instance"]["status"], word);
+        }
+        assert_eq!(status(&server, "DELETE", "/apps/orders/one/status"), 200);
+        let after = server.discover("orders")["instances"][0].clone();
+        assert_eq!((&after["status"], &after), (&json!(own), &before), "nothing is left behind");
+    }
+}
+
 #[test]
 fn an_instance_takes_itself_out_and_comes_back() {
     let server = Server::start(&[]);

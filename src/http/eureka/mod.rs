@@ -44,7 +44,7 @@ use crate::state::roster::{Called, Found, Pull, Put, Roll, Step};
 use crate::wire::instance::{Instance, Registration};
 use crate::wire::refusal::{Code, Refusal};
 use doors::Doors;
-use model::{Sent, Shown, Word};
+use model::{Reported, Sent, Shown, Word};
 use shelf::{Form, Shelf};
 use write::Language;
 
@@ -185,14 +185,14 @@ async fn dispatch(
         Place::Instance(app, id) if method == Method::PUT => renew(desk, &app, &id, &query).await,
         Place::Instance(app, id) => cancel(desk, &app, &id).await,
         Place::Status(app, id) => {
-            let wish = match (query.get("value"), method == Method::PUT) {
-                (Some(value), _) => {
-                    Some(Word::read(&value).ok_or_else(|| wrong("value is no status"))?)
-                }
-                (None, true) => return Err(wrong("value is missing")),
-                (None, false) => None,
-            };
-            set_status(desk, &app, &id, wish, who.as_ref()).await
+            let wish = query
+                .get("value")
+                .map(|value| Word::read(&value).ok_or_else(|| wrong("value is no status")));
+            match (wish.transpose()?, method == Method::PUT) {
+                (Some(wish), true) => set_status(desk, &app, &id, wish, who.as_ref()).await,
+                (None, true) => Err(wrong("value is missing")),
+                (_, false) => end_override(desk, &app, &id).await,
+            }
         }
         Place::Metadata(app, id) => add_metadata(desk, &app, &id, query.pairs()).await,
         _ => Err(not_found()),
@@ -409,38 +409,60 @@ async fn cancel(desk: &Desk, app: &str, id: &str) -> Result<Reply, Problem> {
     }
 }
 
-/// `PUT` and `DELETE /apps/{app}/{id}/status`
+/// `PUT /apps/{app}/{id}/status`
 async fn set_status(
     desk: &Desk,
     app: &str,
     id: &str,
-    wish: Option<Word>,
+    wish: Word,
     who: Option<&Identity>,
 ) -> Result<Reply, Problem> {
     let before = find(desk, app, id, true).await?.ok_or_else(not_found)?;
-    let operation = match wish {
-        Some(Word::OutOfService) => {
-            let operator = who.map_or("eureka", Identity::display_name).into();
-            Some(Operation::PullOut { operator })
-        }
-        None => Some(Operation::PullIn),
-        Some(_) => None,
-    };
-    if let Some(operation) = operation {
-        let order = Order::Operate { identity: before.identity, operation };
-        return match desk.ask(order).await? {
-            Answer::Found(true) => Ok(done()),
-            Answer::Found(false) => Err(not_found()),
-            _ => Err(Refusal::internal().into()),
-        };
+    if wish == Word::OutOfService {
+        let operator = who.map_or("eureka", Identity::display_name).into();
+        operate(desk, before, Operation::PullOut { operator }).await?;
+    } else {
+        change(desk, Some(before), |found| {
+            let instance = instance_of(found)?;
+            Ok(instance.map(|one| Wish::Be(Box::new(model::with_override(one, wish)), Pull::In)))
+        })
+        .await?;
     }
-    let word = wish.unwrap_or(Word::Up);
-    change(desk, Some(before), |found| {
-        let instance = instance_of(found)?;
-        Ok(instance.map(|one| Wish::Be(Box::new(model::with_status(one, word)), Pull::In)))
-    })
-    .await?;
     Ok(done())
+}
+
+/// `DELETE /apps/{app}/{id}/status`: whatever overrides the status of an instance ends, and the one
+/// that it reports itself holds again. The status that a client may suggest is for servers that do
+/// not remember that one.
+async fn end_override(desk: &Desk, app: &str, id: &str) -> Result<Reply, Problem> {
+    let mut before = find(desk, app, id, true).await?.ok_or_else(not_found)?;
+    let reported = instance_of(Some(&before))?.map(model::without_override);
+    if before.entry.is_pulled_out && !matches!(reported, Some(Reported::Status(_))) {
+        // Out of service by an operator's word. It may be out by its own as well.
+        operate(desk, before, Operation::PullIn).await?;
+        before = find(desk, app, id, false).await?.ok_or_else(not_found)?;
+    }
+    if !matches!(reported, Some(Reported::Same)) {
+        change(desk, Some(before), |found| {
+            Ok(instance_of(found)?.map(|one| match model::without_override(one) {
+                Reported::Same => Wish::Stay,
+                Reported::Status(instance) => Wish::Be(instance, Pull::In),
+                Reported::Out(instance) => Wish::Be(instance, Pull::OutItself),
+            }))
+        })
+        .await?;
+    }
+    Ok(done())
+}
+
+/// Pulls an instance out of discovery, or in.
+async fn operate(desk: &Desk, found: Found, operation: Operation) -> Result<(), Problem> {
+    let order = Order::Operate { identity: found.identity, operation };
+    match desk.ask(order).await? {
+        Answer::Found(true) => Ok(()),
+        Answer::Found(false) => Err(not_found()),
+        _ => Err(Refusal::internal().into()),
+    }
 }
 
 /// `PUT /apps/{app}/{id}/metadata`

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::limits;
 use crate::state::roster::{Entry, Step};
@@ -183,7 +183,16 @@ struct Kept {
     renewal_interval_in_secs: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_dirty_timestamp: Option<u64>,
+    /// What the instance reports of itself, while an override shows another status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reported_status: Option<Status>,
+    /// Whether the instance reports itself as out of service.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    reported_out: bool,
 }
+
+/// The name of `Kept::reported_status`.
+const REPORTED_STATUS: &str = "reportedStatus";
 
 impl Kept {
     fn of(instance: &Instance) -> Kept {
@@ -214,6 +223,8 @@ impl Sent {
                 .then(|| self.data_center.clone()),
             renewal_interval_in_secs: self.renewal_s,
             last_dirty_timestamp: self.dirty_ms,
+            reported_status: None,
+            reported_out: self.is_out(),
         };
         let mut metadata: BTreeMap<String, Value> = self
             .metadata
@@ -400,7 +411,10 @@ fn shown_metadata(instance: &Instance) -> Vec<(String, String)> {
         })
         .collect();
     // A zone that an instance knows by its own field is where Eureka's clients look for it.
-    let is_theirs = instance.metadata.iter().any(|metadata| metadata.contains_key(KEPT));
+    let is_theirs = instance.metadata.iter().any(|metadata| {
+        let kept = metadata.get(KEPT).and_then(Value::as_object);
+        kept.is_some_and(|kept| kept.keys().any(|key| key != REPORTED_STATUS))
+    });
     if let Some(zone) = &instance.zone_id
         && !is_theirs
         && !shown.iter().any(|(key, _)| key == "zone")
@@ -410,10 +424,57 @@ fn shown_metadata(instance: &Instance) -> Vec<(String, String)> {
     shown
 }
 
-/// The same instance with another status.
-pub(super) fn with_status(mut instance: Instance, word: Word) -> Instance {
+/// The same instance with a status that overrides its own, which is kept for when that ends.
+pub(super) fn with_override(mut instance: Instance, word: Word) -> Instance {
+    let reported = Kept::of(&instance).reported_status.unwrap_or(instance.status);
     instance.status = word.status();
+    let is_other = reported != instance.status;
+    keep_reported(&mut instance, is_other.then_some(reported));
     instance
+}
+
+/// What an override has to leave behind when it ends.
+#[derive(Debug)]
+pub(super) enum Reported {
+    /// The instance as it is: nothing overrides its status.
+    Same,
+    /// The instance with the status that it reports.
+    Status(Box<Instance>),
+    /// The same, and it reports itself as out of service.
+    Out(Box<Instance>),
+}
+
+/// The same instance with the status that it reports of itself.
+pub(super) fn without_override(mut instance: Instance) -> Reported {
+    let Kept { reported_status, reported_out, .. } = Kept::of(&instance);
+    if let Some(reported) = reported_status {
+        instance.status = reported;
+        keep_reported(&mut instance, None);
+    }
+    match (reported_status, reported_out) {
+        (_, true) => Reported::Out(Box::new(instance)),
+        (Some(_), false) => Reported::Status(Box::new(instance)),
+        (None, false) => Reported::Same,
+    }
+}
+
+/// Notes the status that an instance reports of itself where another one is shown.
+fn keep_reported(instance: &mut Instance, reported: Option<Status>) {
+    let metadata = instance.metadata.get_or_insert_default();
+    let kept = metadata.entry(KEPT.to_owned()).or_insert_with(|| Value::Object(Map::new()));
+    // What is no object was put there by somebody else.
+    if let Value::Object(kept) = kept {
+        match reported.and_then(|status| serde_json::to_value(status).ok()) {
+            Some(status) => _ = kept.insert(REPORTED_STATUS.to_owned(), status),
+            None => _ = kept.remove(REPORTED_STATUS),
+        }
+        if kept.is_empty() {
+            metadata.remove(KEPT);
+        }
+    }
+    if metadata.is_empty() {
+        instance.metadata = None;
+    }
 }
 
 /// The same instance with more metadata. Names that are nobody's to set are left out.
