@@ -34,6 +34,12 @@ pub struct Limits {
     pub http_registry_body_bytes_max: usize,
     /// Largest body of any other request, in bytes.
     pub http_body_bytes_max: usize,
+    /// Largest HTTP answer, in bytes. What a client's data makes larger is refused before it is
+    /// built.
+    pub answer_bytes_max: usize,
+    /// Most bytes of HTTP answers that are being built or have not been written, of one shard. Two
+    /// of the largest.
+    pub unsent_answer_bytes_max: usize,
     /// Largest request head, in bytes: the line and all headers. A token of several KiB fits.
     pub request_head_bytes_max: usize,
     /// Most headers in one request. Browsers send about twenty.
@@ -100,6 +106,8 @@ impl Limits {
         echo_message_bytes_max: 16 * MIB,
         http_registry_body_bytes_max: 8 * MIB,
         http_body_bytes_max: MIB,
+        answer_bytes_max: 64 * MIB,
+        unsent_answer_bytes_max: 128 * MIB,
         request_head_bytes_max: 16 * KIB,
         request_headers_max: 100,
         handshake_timeout_ms: 10_000,
@@ -253,6 +261,26 @@ pub const RESERVED_DESCRIPTORS: usize = 64;
 /// Largest answer that is put together on the shard's own thread, in bytes. At several GB/s this too
 /// keeps its sockets waiting for a third of a millisecond.
 pub const COPY_INLINE_BYTES_MAX: usize = MIB;
+
+/// Up to this many bytes an HTTP answer counts as small, and finds room where large ones do not.
+pub const SMALL_ANSWER_BYTES: usize = 64 * KIB;
+
+/// The part of a shard's unsent answers that is kept for small ones: one of so many.
+pub const SMALL_ANSWERS_SHARE: usize = 8;
+
+/// Up to this many bytes an HTTP answer is never refused for want of room. Probes, refusals and
+/// acknowledgements are no larger; the number of connections bounds them.
+pub const SMALLEST_ANSWER_BYTES: usize = 4 * KIB;
+
+/// Unsent bytes of a connection's answers beyond which its next request waits.
+pub const PIPELINED_ANSWER_BYTES_MAX: usize = 64 * KIB;
+
+/// After how many seconds one who was refused for want of room may ask again.
+pub const BUSY_RETRY_S: u64 = 1;
+
+/// Most entries of one HTTP batch. Each is read, judged and perhaps repeated in the answer, and may
+/// be two bytes long.
+pub const BATCH_ENTRIES_MAX: usize = 100_000;
 
 /// Largest listing of all services that is kept for the next who asks, in bytes.
 pub const LISTING_BYTES_KEPT_MAX: usize = 64 * MIB;

@@ -178,19 +178,27 @@ fn unregistering_something_unknown_succeeds() {
 }
 
 #[test]
-fn an_empty_service_is_known_and_one_never_seen_is_not() {
+fn an_empty_service_has_a_revision_and_one_never_seen_has_none() {
     let server = Server::start(&[]);
     server.register(&[instance("orders", "one")]);
     server.unregister(&[instance("orders", "one")]);
     let service = server.discover("orders");
     assert_eq!((&service["instances"], &service["revision"]), (&json!([]), &json!(2)));
-    let never = "/api/discovery/service.json?serviceId=never";
-    assert_eq!(server.get(never).outcome(), ("fail", "data-not-found"));
+    let never = "/api/discovery/service.json?serviceId=Never";
     let wish = json!({"discoveryConfig": {"serviceId": "never"}});
-    assert_eq!(server.post_json(SERVICE, &wish).outcome(), ("fail", "data-not-found"));
+    let is_unseen = |reply: &support::Reply| {
+        assert_eq!(reply.outcome(), ("success", "success"));
+        let found = &reply.body["service"];
+        assert_eq!((&found["instances"], &found["revision"]), (&json!([]), &json!(0)));
+        assert_eq!((&found["serviceId"], &found["epoch"]), (&json!("never"), &service["epoch"]));
+    };
+    is_unseen(&server.get(never));
+    is_unseen(&server.post_json(SERVICE, &wish));
     // Following it does not make it seen.
     server.connect().subscribe("never");
-    assert_eq!(server.get(never).outcome(), ("fail", "data-not-found"));
+    is_unseen(&server.get(never));
+    let listed = &server.get(SERVICES).body["services"];
+    assert_eq!(listed.as_array().map(Vec::len), Some(1));
 }
 
 #[test]

@@ -316,6 +316,20 @@ pub(super) static KEYS: &[Key] = &[
         "Largest body of any other request"
     ),
     bounded!(
+        "answer-bytes-max",
+        size(KIB..=16 * 1024 * MIB),
+        "64MiB",
+        limits.answer_bytes_max,
+        "Largest HTTP answer"
+    ),
+    bounded!(
+        "unsent-answer-bytes-max",
+        size(KIB..=64 * 1024 * MIB),
+        "128MiB",
+        limits.unsent_answer_bytes_max,
+        "Most bytes of unsent HTTP answers of one shard"
+    ),
+    bounded!(
         "request-head-bytes-max",
         size(KIB..=MIB),
         "16KiB",

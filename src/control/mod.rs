@@ -291,7 +291,9 @@ impl Control {
 
     fn reply(&mut self, origin: Origin, answer: Answer) {
         if let Answer::Views(views) = &answer {
-            views.iter().flatten().for_each(|view| self.publisher.show(view));
+            // Whoever asks for invented names must not have us keep them.
+            let seen = views.iter().filter(|view| view.revision > 0);
+            seen.for_each(|view| self.publisher.show(view));
         }
         let (shard, parcel) = match origin {
             Origin::Conn(conn) => (conn.shard, Parcel::Answer(conn, answer)),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
 use super::{Desk, Query, body, sockets};
 use crate::auth::Identity;
@@ -57,13 +58,21 @@ fn channel_value(view: &ChannelView) -> Value {
     value
 }
 
+/// Bytes that suffice for a channel in a list.
+fn channel_bytes(view: &ChannelView) -> usize {
+    let users = view.users.iter().flatten();
+    let users = users.map(|(id, name)| quoted_bytes(id.as_str()) + quoted_bytes(name) + 32);
+    quoted_bytes(view.name.as_str()) + quoted_bytes(&view.description) + users.sum::<usize>() + 256
+}
+
 /// `GET /api/v1/channels`
 pub async fn list(desk: &Desk) -> Result<Reply, Problem> {
     let Told::Channels(channels) = desk.tell(Talk::Channels).await? else {
         return Err(Refusal::internal().into());
     };
+    let permit = desk.answers.reserve(channels.iter().map(channel_bytes).sum::<usize>() + 64)?;
     let channels: Vec<Value> = channels.iter().map(channel_value).collect();
-    Ok(reply::json_value(&json!({"channels": channels})))
+    Ok(reply::holding(reply::json_value(&json!({"channels": channels})), permit))
 }
 
 /// `POST /api/v1/channels`
@@ -170,8 +179,11 @@ pub async fn history(
     let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_MAX);
     match desk.tell(Talk::History { channel, after, limit }).await? {
         Told::History { epoch, frames } => {
-            let mut out =
-                format!("{{\"epoch\":{},\"messages\":[", json!(epoch.as_str())).into_bytes();
+            let bytes = frames.iter().map(|frame| frame.len() + 1).sum::<usize>() + 256;
+            let permit = desk.answers.reserve(bytes)?;
+            let mut out = Vec::with_capacity(bytes);
+            let head = format!("{{\"epoch\":{},\"messages\":[", json!(epoch.as_str()));
+            out.extend_from_slice(head.as_bytes());
             for (index, message) in frames.iter().enumerate() {
                 if index > 0 {
                     out.push(b',');
@@ -179,7 +191,7 @@ pub async fn history(
                 out.extend_from_slice(&frame::payload(message));
             }
             out.extend_from_slice(b"]}");
-            Ok(reply::json_bytes(out))
+            Ok(reply::reserved("application/json", out.into(), permit))
         }
         _ => Err(Refusal::internal().into()),
     }

@@ -53,6 +53,7 @@ pub async fn serve(
     mut ending: watch::Receiver<Ending>,
 ) -> Option<Upgraded> {
     desk.peer = stream.peer_addr().ok();
+    desk.unsent = std::sync::Arc::default();
     desk.office.stats.http.enter();
     let office = std::sync::Arc::clone(&desk.office);
     let guard = Guard::new(stream, &early, &office.limits);
@@ -62,9 +63,11 @@ pub async fn serve(
         service_fn(move |request| {
             let (desk, agreed) = (desk.clone(), Rc::clone(&agreed));
             // Boxed for hyper, which lets only what can be moved be asked to end.
-            Box::pin(
-                async move { Ok::<_, Infallible>(router::answer(desk, request, &agreed).await) },
-            )
+            Box::pin(async move {
+                // Who pipelines without reading gets one answer, and then waits.
+                desk.unsent.wait().await;
+                Ok::<_, Infallible>(router::answer(desk, request, &agreed).await)
+            })
         })
     };
     let mut connection = http1::Builder::new()

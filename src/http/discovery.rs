@@ -5,6 +5,7 @@
 //!
 //! Imports its siblings, `state` and `wire`. Imported by `http::router`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -12,12 +13,14 @@ use hyper::body::Incoming;
 use hyper::{Method, Request};
 use serde::Deserialize;
 
+use super::answers::quoted_bytes;
+use super::budget::Permit;
 use super::reply::{self, Problem, Reply};
 use super::{Desk, Query, body};
 use crate::id::ServiceName;
 use crate::limits;
 use crate::state::order::{Answer, Delta, Order, View};
-use crate::wire::event::put_change;
+use crate::wire::event::{Change, put_change};
 use crate::wire::frame::FrameBuilder;
 use crate::wire::instance::check_service_id;
 use crate::wire::refusal::{Code, Refusal};
@@ -39,6 +42,17 @@ struct Config {
     #[serde(default, rename = "serviceId", alias = "service_id")]
     service_id: Option<String>,
 }
+
+const JSON: &str = "application/json";
+
+/// Bytes of an answer beside its parts, at most.
+const ANSWER_BYTES: usize = 512;
+
+/// Bytes of a service in an answer beside its name and instances, at most.
+const VIEW_BYTES: usize = 256;
+
+/// Bytes of a change in an answer beside its instance, at most.
+const CHANGE_BYTES: usize = 128;
 
 fn fail(code: &str, message: &str) -> Reply {
     reply::json_value(&reply::failure(code, message))
@@ -65,14 +79,14 @@ pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
         return Ok(fail("bad-request", &fault));
     }
     let views = desk.views(vec![ServiceName::of(&service_id)]).await?;
-    let Some(Some(view)) = views.into_iter().next() else {
-        return Ok(fail("data-not-found", "no such service"));
-    };
-    let answer = put_together(vec![view], |out, views| {
+    let answer = put_together(desk, views, |out, views| {
         out.extend_from_slice(b"{\"service\":");
-        put_view(out, &views[0]);
+        for view in views {
+            put_view(out, view);
+        }
     });
-    Ok(reply::json_bytes(answer.await?))
+    let (answer, permit) = answer.await?;
+    Ok(reply::reserved(JSON, answer, permit))
 }
 
 /// `services`
@@ -83,19 +97,26 @@ pub async fn services(desk: &Desk, request: Request<Incoming>) -> Result<Reply, 
     }
     let published = &desk.office.published;
     if let Some(listing) = published.listing() {
-        return Ok(reply::json_bytes(listing));
+        return Ok(reply::cached(JSON, listing));
+    }
+    // After a change many ask at once. One of a shard builds, the others find what it built.
+    let _turn = desk.answers.listing.lock().await;
+    if let Some(listing) = published.listing() {
+        return Ok(reply::cached(JSON, listing));
     }
     let generation = published.generation();
     let Answer::AllViews { version, views } = desk.ask(Order::AllViews).await? else {
         return Err(Refusal::internal().into());
     };
-    let listing = put_together(views, move |out, views| {
+    let (listing, permit) = put_together(desk, views, move |out, views| {
         put_views(out, views);
         out.extend_from_slice(format!(",\"version\":{version}").as_bytes());
     })
     .await?;
-    published.keep_listing(generation, &listing);
-    Ok(reply::json_bytes(listing))
+    if published.keep_listing(generation, &listing) {
+        return Ok(reply::cached(JSON, listing));
+    }
+    Ok(reply::reserved(JSON, listing, permit))
 }
 
 /// `lookup`
@@ -110,20 +131,25 @@ pub async fn lookup(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pr
     let Some(configs) = wish.configs else {
         return Ok(fail("bad-request", "discoveryConfigs is missing"));
     };
-    if configs.len() > limits::COMMAND_ENTRIES_MAX {
-        return Ok(fail("bad-request", "discoveryConfigs names too many services"));
-    }
-    let mut names = Vec::with_capacity(configs.len());
+    // A service is answered once, however often it is named: a kilobyte of names must not become a
+    // gigabyte of instances.
+    let (mut names, mut named) = (Vec::new(), HashSet::new());
     for config in configs {
         let service_id = config.service_id.unwrap_or_default();
         if let Err(fault) = check_service_id(&service_id) {
             return Ok(fail("bad-request", &fault));
         }
-        names.push(ServiceName::of(&service_id));
+        let name = ServiceName::of(&service_id);
+        if named.insert(name.clone()) {
+            names.push(name);
+        }
+        if names.len() > limits::COMMAND_ENTRIES_MAX {
+            return Ok(fail("bad-request", "discoveryConfigs names too many services"));
+        }
     }
-    let known: Vec<Arc<View>> = desk.views(names).await?.into_iter().flatten().collect();
-    let answer = put_together(known, put_views);
-    Ok(reply::json_bytes(answer.await?))
+    let views = desk.views(names).await?;
+    let (answer, permit) = put_together(desk, views, put_views).await?;
+    Ok(reply::reserved(JSON, answer, permit))
 }
 
 /// `services-delta`
@@ -146,13 +172,28 @@ pub async fn delta(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
         return Err(Refusal::internal().into());
     };
     match delta {
-        Some(delta) => Ok(reply::json_bytes(delta_body(&delta))),
+        Some(delta) => {
+            let bytes = delta_bytes(&delta);
+            let permit = desk.answers.reserve(bytes)?;
+            let is_long = bytes > limits::COPY_INLINE_BYTES_MAX;
+            let body = body::beside(is_long, move || delta_body(&delta, bytes)).await?;
+            Ok(reply::reserved(JSON, body, permit))
+        }
         None => Ok(fail("data-not-found", "what changed since that version is not known here")),
     }
 }
 
-fn delta_body(delta: &Delta) -> Bytes {
-    let mut out = FrameBuilder::with_capacity(1_024);
+/// Bytes that suffice for an answer.
+fn delta_bytes(delta: &Delta) -> usize {
+    let of = |change: &Change| change.instance.len() + CHANGE_BYTES;
+    let services = delta.changes.iter().map(|(service, changes)| {
+        quoted_bytes(service.as_str()) + 4 + changes.iter().map(of).sum::<usize>()
+    });
+    services.sum::<usize>() + ANSWER_BYTES
+}
+
+fn delta_body(delta: &Delta, bytes: usize) -> Bytes {
+    let mut out = FrameBuilder::with_capacity(bytes);
     out.put(b"{\"changes\":{");
     for (index, (service, changes)) in delta.changes.iter().enumerate() {
         if index > 0 {
@@ -176,20 +217,25 @@ fn delta_body(delta: &Delta) -> Bytes {
     out.payload()
 }
 
-/// Builds a successful answer around what `put` writes of the views: beside the shard's own thread
-/// where many bytes have to be copied.
+/// Builds a successful answer around what `put` writes of the views, once there is room for it:
+/// beside the shard's own thread where many bytes have to be copied.
 async fn put_together(
+    desk: &Desk,
     views: Vec<Arc<View>>,
     put: impl FnOnce(&mut BytesMut, &[Arc<View>]) + Send + 'static,
-) -> Result<Bytes, Problem> {
-    let bytes = views.iter().map(|view| view.instances.len() + 256).sum();
-    body::beside(bytes > limits::COPY_INLINE_BYTES_MAX, move || {
+) -> Result<(Bytes, Permit), Problem> {
+    let of =
+        |view: &Arc<View>| view.instances.len() + quoted_bytes(view.service.as_str()) + VIEW_BYTES;
+    let bytes = views.iter().map(of).sum::<usize>() + ANSWER_BYTES;
+    let permit = desk.answers.reserve(bytes)?;
+    let answer = body::beside(bytes > limits::COPY_INLINE_BYTES_MAX, move || {
         let mut out = BytesMut::with_capacity(bytes);
         put(&mut out, &views);
         put_success(&mut out);
         out.freeze()
     })
-    .await
+    .await?;
+    Ok((answer, permit))
 }
 
 fn put_success(out: &mut BytesMut) {

@@ -8,6 +8,7 @@ use hyper::{Request, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
 use super::{Desk, Query, body};
 use crate::clock::rfc3339;
@@ -127,10 +128,20 @@ pub async fn pull(desk: &Desk, query: &Query, user: &UserId) -> Result<Reply, Pr
     let has_more = messages.len() > limit;
     messages.truncate(limit);
     let next = messages.last().filter(|_| has_more).map(|last| last.id.clone());
-    Ok(reply::json_value(&json!({
+    let bytes = messages.iter().map(message_bytes).sum::<usize>() + 256;
+    let permit = desk.answers.reserve(bytes)?;
+    let reply = reply::json_value(&json!({
         "messages": messages.iter().map(message_value).collect::<Vec<_>>(),
         "next": next,
-    })))
+    }));
+    Ok(reply::holding(reply, permit))
+}
+
+/// Bytes that suffice for a message in a list.
+fn message_bytes(message: &StoredMessage) -> usize {
+    let to = message.group_id.as_deref().or(message.to_user_id.as_deref()).unwrap_or("");
+    let texts = [&*message.id, &*message.from_user_id, &*message.content, to];
+    texts.into_iter().map(quoted_bytes).sum::<usize>() + 128
 }
 
 fn message_value(message: &StoredMessage) -> Value {
@@ -191,19 +202,27 @@ fn group_value(group: &Group) -> Value {
     })
 }
 
+/// Bytes that suffice for a group in a list, its members included.
+fn group_bytes(group: &Group) -> usize {
+    let members = group.members.iter().map(|member| quoted_bytes(member.as_str()) + 1);
+    quoted_bytes(&group.name) + quoted_bytes(group.owner.as_str()) + members.sum::<usize>() + 256
+}
+
 /// `GET /api/v1/groups`
 pub async fn groups(desk: &Desk, user: &UserId) -> Result<Reply, Problem> {
     let groups = desk.office.library.groups(user).await?;
+    let permit = desk.answers.reserve(groups.iter().map(group_bytes).sum::<usize>() + 64)?;
     let groups: Vec<Value> = groups.iter().map(group_value).collect();
-    Ok(reply::json_value(&json!({"groups": groups})))
+    Ok(reply::holding(reply::json_value(&json!({"groups": groups})), permit))
 }
 
 /// `GET /api/v1/groups/{id}`
 pub async fn group(desk: &Desk, user: &UserId, group_id: &str) -> Result<Reply, Problem> {
     let group = desk.office.library.group(group_id, user).await?;
+    let permit = desk.answers.reserve(group_bytes(&group))?;
     let mut value = group_value(&group);
     value["members"] = group.members.iter().map(UserId::as_str).collect();
-    Ok(reply::json_value(&value))
+    Ok(reply::holding(reply::json_value(&value), permit))
 }
 
 /// `DELETE /api/v1/groups/{id}`

@@ -10,7 +10,9 @@
 //!
 //! Imports everything below `config`. Imported by `server`.
 
+pub mod answers;
 pub mod body;
+pub mod budget;
 pub mod channels;
 mod chunks;
 pub mod connection;
@@ -56,6 +58,7 @@ use crate::store::StoreHealth;
 use crate::store::library::Library;
 use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Gate;
+use answers::{Answers, Unsent};
 use eureka::Eureka;
 use logins::Logins;
 use passwords::Passwords;
@@ -78,6 +81,10 @@ pub struct Desk {
     /// Where the client of the request is that the desk serves: the peer, or whom a trusted proxy
     /// names. What is counted or shown by address goes by this one.
     pub client: Option<ClientAddress>,
+    /// The shard's unsent answers.
+    pub answers: Arc<Answers>,
+    /// Those of the connection that the desk serves.
+    pub unsent: Arc<Unsent>,
 }
 
 /// What all desks share.
@@ -166,19 +173,15 @@ impl Desk {
         }
     }
 
-    /// The newest views of some services, none for those that were never seen. Control is asked
-    /// only where one of them is not shown.
+    /// The newest views of some services, empty at revision 0 for those that were never seen. Control
+    /// is asked only where one of them is not shown.
     ///
     /// # Errors
     ///
     /// As [`Desk::ask`].
-    pub async fn views(
-        &self,
-        services: Vec<ServiceName>,
-    ) -> Result<Vec<Option<Arc<View>>>, Refusal> {
+    pub async fn views(&self, services: Vec<ServiceName>) -> Result<Vec<Arc<View>>, Refusal> {
         let published = &self.office.published;
-        let shown: Vec<_> =
-            services.iter().map_while(|name| published.view(name).map(Some)).collect();
+        let shown: Vec<_> = services.iter().map_while(|name| published.view(name)).collect();
         if shown.len() == services.len() {
             return Ok(shown);
         }

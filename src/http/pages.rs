@@ -49,7 +49,7 @@ pub fn answer(page: &'static Page, headers: &HeaderMap) -> Reply {
         Some(gzip) => (Some(gzip), page.gzip),
         None => (None, page.plain),
     };
-    let mut reply = reply::with_type(page.kind, Bytes::from_static(body));
+    let mut reply = reply::fixed(page.kind, Bytes::from_static(body));
     if has_it {
         *reply.status_mut() = StatusCode::NOT_MODIFIED;
     }

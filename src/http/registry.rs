@@ -6,6 +6,8 @@
 //!
 //! Imports its siblings, `state` and `wire`. Imported by `http::router`.
 
+use std::fmt::Write as _;
+
 use hyper::Request;
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -16,7 +18,7 @@ use super::{Desk, body};
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::state::order::{Answer, Operation, Order, RefusedEntry};
-use crate::wire::command::{Entries, check_all, check_each};
+use crate::wire::command::{Entries, Rejected, check_all, check_each};
 use crate::wire::instance::{
     Instance, InstanceKey, Registration, check_optional_name, check_service_id,
 };
@@ -61,11 +63,26 @@ fn array(value: Option<Value>, field: &str) -> Result<Vec<Value>, BadRequest> {
 }
 
 fn read_registrations(text: &[u8]) -> Result<Result<Registrations, BadRequest>, Problem> {
+    check_count(text)?;
     if let Ok(Typed { instances: Some(sent), .. }) = json::decode::<Typed>(text) {
-        return Ok(Ok(check_all(sent, Instance::register)));
+        return Ok(Ok(check_all(sent, Instance::register).said_once()));
     }
     let loose: Loose = body::object(text)?;
-    Ok(array(loose.instances, "instances").map(|sent| check_each(sent, Instance::register)))
+    let sent = array(loose.instances, "instances");
+    Ok(sent.map(|sent| check_each(sent, Instance::register).said_once()))
+}
+
+/// Refuses a batch of more entries than are read at once.
+///
+/// # Errors
+///
+/// 413.
+fn check_count(text: &[u8]) -> Result<(), Problem> {
+    if json::has_short_lists(text, limits::BATCH_ENTRIES_MAX) {
+        return Ok(());
+    }
+    let detail = format!("the body has more than {} entries", limits::BATCH_ENTRIES_MAX);
+    Err(Problem::new(413, Code::TooLarge, detail))
 }
 
 /// Instances and keys may both be given; their failures are listed apart.
@@ -75,13 +92,14 @@ struct Renewals {
 }
 
 fn read_keys(text: &[u8]) -> Result<Result<Renewals, BadRequest>, Problem> {
+    check_count(text)?;
     let instance_identity = |sent: &Instance| sent.key().identity();
     if let Ok(Typed { instances, instance_keys }) = json::decode::<Typed>(text)
         && (instances.is_some() || instance_keys.is_some())
     {
         return Ok(Ok(Renewals {
-            instances: check_all(instances.unwrap_or_default(), instance_identity),
-            keys: check_all(instance_keys.unwrap_or_default(), InstanceKey::identity),
+            instances: check_all(instances.unwrap_or_default(), instance_identity).named_once(),
+            keys: check_all(instance_keys.unwrap_or_default(), InstanceKey::identity).named_once(),
         }));
     }
     let loose: Loose = body::object(text)?;
@@ -94,11 +112,11 @@ fn read_keys(text: &[u8]) -> Result<Result<Renewals, BadRequest>, Problem> {
         _ => Ok(Vec::new()),
     };
     let instances = match optional(loose.instances, "instances") {
-        Ok(sent) => check_each(sent, instance_identity),
+        Ok(sent) => check_each(sent, instance_identity).named_once(),
         Err(fault) => return Ok(Err(fault)),
     };
     let keys = match optional(loose.instance_keys, "instanceKeys") {
-        Ok(sent) => check_each(sent, InstanceKey::identity),
+        Ok(sent) => check_each(sent, InstanceKey::identity).named_once(),
         Err(fault) => return Ok(Err(fault)),
     };
     Ok(Ok(Renewals { instances, keys }))
@@ -115,13 +133,16 @@ pub async fn register(desk: &Desk, request: Request<Incoming>) -> Result<Reply, 
     let (sent, registrations): (Vec<_>, Vec<_>) = entries.accepted.into_iter().unzip();
     let refused = in_pieces(desk, registrations, Order::Register).await?;
     let total = sent.len() + entries.rejected.len();
-    let mut failed = rejected("instance", entries.rejected);
-    failed.extend(refused.iter().map(|entry| {
-        json!({"instance": sent[entry.index], "errorCode": artemis_code(entry.code),
-            "errorMessage": "the registry is full"})
-    }));
-    let status = outcome(total, &[&failed]);
-    Ok(reply::json_value(&json!({"failedInstances": failed, "responseStatus": status})))
+    let mut failed = Failures::of("instance", &entries.rejected);
+    for entry in &refused {
+        failed.add(
+            "instance",
+            &sent[entry.index],
+            artemis_code(entry.code),
+            "the registry is full",
+        );
+    }
+    answer(desk, total, &[("failedInstances", failed)])
 }
 
 /// `heartbeat`
@@ -154,12 +175,8 @@ async fn keys_call(
         + keys.rejected.len();
     let failed_instances = keys_part(desk, "instance", instances, order).await?;
     let failed_keys = keys_part(desk, "instanceKey", keys, order).await?;
-    let status = outcome(total, &[&failed_instances, &failed_keys]);
-    Ok(reply::json_value(&json!({
-        "failedInstances": failed_instances,
-        "failedInstanceKeys": failed_keys,
-        "responseStatus": status,
-    })))
+    let lists = [("failedInstances", failed_instances), ("failedInstanceKeys", failed_keys)];
+    answer(desk, total, &lists)
 }
 
 async fn keys_part<Sent: serde::Serialize>(
@@ -167,14 +184,13 @@ async fn keys_part<Sent: serde::Serialize>(
     entry: &str,
     entries: Keys<Sent>,
     order: fn(Vec<InstanceIdentity>) -> Order,
-) -> Result<Vec<Value>, Problem> {
+) -> Result<Failures, Problem> {
     let (sent, identities): (Vec<_>, Vec<_>) = entries.accepted.into_iter().unzip();
     let refused = in_pieces(desk, identities, order).await?;
-    let mut failed = rejected(entry, entries.rejected);
-    failed.extend(refused.iter().map(|one| {
-        json!({entry: sent[one.index], "errorCode": artemis_code(one.code),
-            "errorMessage": "no such instance"})
-    }));
+    let mut failed = Failures::of(entry, &entries.rejected);
+    for one in &refused {
+        failed.add(entry, &sent[one.index], artemis_code(one.code), "no such instance");
+    }
     Ok(failed)
 }
 
@@ -200,11 +216,45 @@ async fn in_pieces<Entry>(
     Ok(refused)
 }
 
-fn rejected(entry: &str, rejected: Vec<crate::wire::command::Rejected>) -> Vec<Value> {
-    let failed = rejected.into_iter().map(
-        |one| json!({entry: one.entry, "errorCode": "bad-request", "errorMessage": one.message}),
-    );
-    failed.collect()
+/// The failed entries of a list, written as they come: as values they would take many times the
+/// memory.
+#[derive(Default)]
+struct Failures {
+    text: String,
+    count: usize,
+    /// The code and the message of the first one.
+    first: Option<(&'static str, String)>,
+}
+
+impl Failures {
+    /// What was refused before control was asked.
+    fn of(name: &str, rejected: &[Rejected]) -> Failures {
+        let mut failures = Failures::default();
+        for one in rejected {
+            failures.add(name, &one.entry, "bad-request", &one.message);
+        }
+        failures
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        entry: &impl serde::Serialize,
+        code: &'static str,
+        message: &str,
+    ) {
+        let comma = if self.count > 0 { "," } else { "" };
+        // What was read from JSON can be written as JSON.
+        let entry = serde_json::to_string(entry).unwrap_or_else(|_| String::from("null"));
+        let quoted = Value::from(message);
+        // Writing to a string does not fail.
+        _ = write!(
+            self.text,
+            "{comma}{{\"{name}\":{entry},\"errorCode\":\"{code}\",\"errorMessage\":{quoted}}}"
+        );
+        self.count += 1;
+        self.first.get_or_insert_with(|| (code, message.to_owned()));
+    }
 }
 
 const fn artemis_code(code: Code) -> &'static str {
@@ -216,17 +266,31 @@ const fn artemis_code(code: Code) -> &'static str {
     }
 }
 
+/// The answer to a batch: its lists of what failed, and how it went.
+fn answer(desk: &Desk, total: usize, lists: &[(&str, Failures)]) -> Result<Reply, Problem> {
+    let status = outcome(total, lists).to_string();
+    let parts = lists.iter().map(|(name, failed)| name.len() + failed.text.len() + 8);
+    let bytes = parts.sum::<usize>() + status.len() + 32;
+    let permit = desk.answers.reserve(bytes)?;
+    let mut out = String::with_capacity(bytes);
+    for (index, (name, failed)) in lists.iter().enumerate() {
+        let before = if index > 0 { ',' } else { '{' };
+        // Writing to a string does not fail.
+        _ = write!(out, "{before}\"{name}\":[{}]", failed.text);
+    }
+    _ = write!(out, ",\"responseStatus\":{status}}}");
+    Ok(reply::reserved("application/json", out.into(), permit))
+}
+
 /// All failed, some, or none. The first failure speaks for all.
-fn outcome(total: usize, failed: &[&Vec<Value>]) -> Value {
-    let count: usize = failed.iter().map(|list| list.len()).sum();
-    let Some(first) = failed.iter().find_map(|list| list.first()) else {
+fn outcome(total: usize, lists: &[(&str, Failures)]) -> Value {
+    let count: usize = lists.iter().map(|(_, failed)| failed.count).sum();
+    let Some((code, text)) = lists.iter().find_map(|(_, failed)| failed.first.as_ref()) else {
         return reply::success();
     };
     let status = if count == total { "fail" } else { "partial_fail" };
-    let text = |field: &str| first[field].as_str().unwrap_or_default();
-    let message =
-        format!("{count} of {total} entries failed, the first one: {}", text("errorMessage"));
-    reply::response_status(status, text("errorCode"), &message)
+    let message = format!("{count} of {total} entries failed, the first one: {text}");
+    reply::response_status(status, code, &message)
 }
 
 fn bad_request(fault: &BadRequest, lists: &[&str]) -> Reply {

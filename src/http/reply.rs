@@ -3,16 +3,17 @@
 //! Imports `wire`. Imported by `http`.
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::answers::AnswerBody;
+use super::budget::Permit;
 use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Denied;
 
 /// A response with its whole body.
-pub type Reply = Response<Full<Bytes>>;
+pub type Reply = Response<AnswerBody>;
 
 /// A request that cannot be answered as it wished.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,8 +111,34 @@ impl From<Denied> for Problem {
 
 /// A body of a type.
 pub fn with_type(kind: &'static str, body: Bytes) -> Reply {
-    let mut reply = Response::new(Full::new(body));
+    of_type(kind, AnswerBody::new(body))
+}
+
+fn of_type(kind: &'static str, body: AnswerBody) -> Reply {
+    let mut reply = Response::new(body);
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    reply
+}
+
+/// A body for which room was reserved before it was built.
+pub fn reserved(kind: &'static str, body: Bytes, permit: Permit) -> Reply {
+    of_type(kind, AnswerBody::reserved(body, permit))
+}
+
+/// A body that is kept for the next who asks, too.
+pub fn cached(kind: &'static str, body: Bytes) -> Reply {
+    of_type(kind, AnswerBody::cached(body))
+}
+
+/// A body that is part of the program.
+pub fn fixed(kind: &'static str, body: Bytes) -> Reply {
+    of_type(kind, AnswerBody::fixed(body))
+}
+
+/// A reply with the room that was reserved for it.
+#[must_use]
+pub fn holding(mut reply: Reply, permit: Permit) -> Reply {
+    reply.body_mut().hold(permit);
     reply
 }
 
@@ -129,7 +156,7 @@ pub fn with_status(status: StatusCode, value: &Value) -> Reply {
 
 /// It is done, and there is nothing to say.
 pub fn no_content() -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::new()));
+    let mut reply = Response::new(AnswerBody::default());
     *reply.status_mut() = StatusCode::NO_CONTENT;
     reply
 }

@@ -6,12 +6,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Version};
 
+use super::answers::AnswerBody;
 use super::pages::Page;
 use super::reply::{Problem, Reply};
 use super::{
@@ -275,7 +274,8 @@ pub async fn answer(
     // An upgrade to something that is spoken nowhere here is answered like any other request, but
     // the connection is of no use after it.
     let asks_upgrade = request.headers().contains_key(UPGRADE);
-    match dispatch(desk, request, &path, agreed).await {
+    let answered = dispatch(desk, request, &path, agreed).await;
+    let mut reply = match answered.and_then(|reply| desk.answers.admit(reply)) {
         Ok(mut reply) => {
             if is_head {
                 // hyper leaves the body out and keeps its length.
@@ -298,7 +298,9 @@ pub async fn answer(
             }
             problem.reply(&request_id)
         }
-    }
+    };
+    reply.body_mut().mark(&desk.unsent);
+    reply
 }
 
 async fn dispatch(
@@ -452,7 +454,7 @@ fn open_socket(
             if has_body || is_upgrade { problem.closing() } else { problem }
         },
     )?;
-    let mut reply = Response::new(Full::new(Bytes::new()));
+    let mut reply = Response::new(AnswerBody::default());
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = reply.headers_mut();
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

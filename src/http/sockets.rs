@@ -8,13 +8,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
 use super::{Desk, Query, body};
 use crate::auth::Identity;
 use crate::clock::rfc3339;
 use crate::id::ConnName;
 use crate::limits;
-use crate::state::people::ConnectionView;
+use crate::state::people::{ConnectionView, OnlineUser};
 use crate::state::talk::{Aimed, Talk, To, Told};
 use crate::wire::json as wire_json;
 use crate::wire::refusal::{Code, Refusal};
@@ -33,8 +34,12 @@ struct Wish<'a> {
 
 /// The connections named by their ids. An id of nobody names nobody.
 pub(super) fn aim(only_to: Option<Vec<String>>, exclude: Option<Vec<String>>) -> Aimed {
+    // Each counts once: the names go to every node that has one of them.
     let names = |texts: Vec<String>| -> Vec<ConnName> {
-        texts.iter().filter_map(|text| text.parse().ok()).collect()
+        let mut names: Vec<ConnName> = texts.iter().filter_map(|text| text.parse().ok()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     };
     Aimed { only: only_to.map(names), except: exclude.map(names).unwrap_or_default() }
 }
@@ -103,6 +108,11 @@ pub async fn online(desk: &Desk) -> Result<Reply, Problem> {
     let Told::Online { count, users } = desk.tell(Talk::Online).await? else {
         return Err(Refusal::internal().into());
     };
+    let of = |user: &OnlineUser| {
+        let person = &user.person;
+        quoted_bytes(person.user_id.as_str()) + quoted_bytes(&person.username) + ROW_BYTES
+    };
+    let permit = desk.answers.reserve(users.iter().map(of).sum::<usize>() + ROW_BYTES)?;
     let users: Vec<Value> = users
         .iter()
         .map(|user| {
@@ -114,7 +124,22 @@ pub async fn online(desk: &Desk) -> Result<Reply, Problem> {
             })
         })
         .collect();
-    Ok(reply::json_value(&json!({"count": count, "users": users})))
+    let reply = reply::json_value(&json!({"count": count, "users": users}));
+    Ok(reply::holding(reply, permit))
+}
+
+/// Bytes of a row of a list beside what clients named, at most.
+const ROW_BYTES: usize = 256;
+
+/// Bytes that suffice for a connection in a list.
+fn connection_bytes(connection: &ConnectionView) -> usize {
+    let person = connection
+        .person
+        .as_ref()
+        .map_or(0, |person| quoted_bytes(person.user_id.as_str()) + quoted_bytes(&person.username));
+    let channels = connection.channels.iter().map(|name| quoted_bytes(name.as_str()) + 1);
+    let rooms = connection.rooms.iter().map(|name| quoted_bytes(name) + 1);
+    person + channels.sum::<usize>() + rooms.sum::<usize>() + ROW_BYTES
 }
 
 fn connection_id(text: &str) -> Result<ConnName, Problem> {
@@ -144,12 +169,15 @@ pub async fn connections(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
     let Told::Connections { total, connections } = told else {
         return Err(Refusal::internal().into());
     };
+    let bytes = connections.iter().map(connection_bytes).sum::<usize>() + ROW_BYTES;
+    let permit = desk.answers.reserve(bytes)?;
     let next = (connections.len() == limit).then(|| connections.last()).flatten();
-    Ok(reply::json_value(&json!({
+    let reply = reply::json_value(&json!({
         "connections": connections.iter().map(connection_value).collect::<Vec<_>>(),
         "total": total,
         "next": next.map(|last| last.id.to_string()),
-    })))
+    }));
+    Ok(reply::holding(reply, permit))
 }
 
 /// `GET /api/v1/connections/{id}`

@@ -7,10 +7,12 @@ use std::sync::atomic::Ordering;
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
 
+use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Office, Query};
+use super::{Desk, Office, Query, body};
 use crate::clock::Moment;
 use crate::id::ServiceName;
+use crate::limits;
 use crate::state::order::{Answer, InstanceLease, Order, ServiceLeases};
 use crate::stats::Stats;
 use crate::wire::instance::check_service_id;
@@ -156,12 +158,45 @@ pub async fn leases(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
     if only.is_some() && services.is_empty() {
         return Ok(reply::json_value(&reply::failure("data-not-found", "no such service")));
     }
-    let services: Vec<Value> = services.iter().map(service_leases).collect();
-    Ok(reply::json_value(&json!({"services": services, "responseStatus": reply::success()})))
+    let bytes = services.iter().map(leases_bytes).sum::<usize>() + LEASES_ANSWER_BYTES;
+    let permit = desk.answers.reserve(bytes)?;
+    let is_long = bytes > limits::COPY_INLINE_BYTES_MAX;
+    let body = body::beside(is_long, move || leases_body(&services, bytes)).await?;
+    Ok(reply::reserved("application/json", body.into(), permit))
 }
 
-fn service_leases(service: &ServiceLeases) -> Value {
-    let mut value = json!({
+/// Bytes of an answer beside its services, at most.
+const LEASES_ANSWER_BYTES: usize = 256;
+
+/// Bytes of a service beside its name and instances, or of an instance beside its JSON, at most.
+const LEASE_BYTES: usize = 320;
+
+/// Bytes that suffice for a service in an answer.
+fn leases_bytes(service: &ServiceLeases) -> usize {
+    let instances = service.instances.iter().flatten();
+    let instances = instances.map(|lease| lease.json.len() + LEASE_BYTES).sum::<usize>();
+    quoted_bytes(service.service.as_str()) + LEASE_BYTES + instances
+}
+
+/// The answer. Instances are spliced as they are stored: read and written again, they would take
+/// many times their size.
+fn leases_body(services: &[ServiceLeases], bytes: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes);
+    out.extend_from_slice(b"{\"services\":[");
+    for (index, service) in services.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        put_service_leases(&mut out, service);
+    }
+    out.extend_from_slice(b"],\"responseStatus\":");
+    out.extend_from_slice(reply::success().to_string().as_bytes());
+    out.push(b'}');
+    out
+}
+
+fn put_service_leases(out: &mut Vec<u8>, service: &ServiceLeases) {
+    let value = json!({
         "service_id": service.service.as_str(),
         "leases": service.leases,
         "overdue": service.overdue,
@@ -170,19 +205,24 @@ fn service_leases(service: &ServiceLeases) -> Value {
         "self_protection_enabled": service.protection_enabled,
         "next_expiry_ms": service.next_expiry_ms,
     });
-    if let Some(instances) = &service.instances {
-        let lease = |lease: &InstanceLease| {
-            json!({
-                "instance": serde_json::from_slice::<Value>(&lease.json).unwrap_or_default(),
-                "lease_ttl_ms": lease.ttl_ms,
-                "age_ms": lease.age_ms,
-                "expires_in_ms": lease.expires_in_ms,
-                "pulled_out": lease.is_pulled_out,
-            })
-        };
-        value["instances"] = instances.iter().map(lease).collect();
+    let text = value.to_string();
+    let Some(instances) = &service.instances else {
+        return out.extend_from_slice(text.as_bytes());
+    };
+    // The closing brace comes after the instances.
+    out.extend_from_slice(text.trim_end_matches('}').as_bytes());
+    out.extend_from_slice(b",\"instances\":[");
+    for (index, lease) in instances.iter().enumerate() {
+        out.extend_from_slice(if index > 0 { b",{\"instance\":" } else { b"{\"instance\":" });
+        out.extend_from_slice(&lease.json);
+        let InstanceLease { ttl_ms, age_ms, expires_in_ms, is_pulled_out, .. } = lease;
+        let rest = format!(
+            ",\"lease_ttl_ms\":{ttl_ms},\"age_ms\":{age_ms},\"expires_in_ms\":{expires_in_ms},\
+             \"pulled_out\":{is_pulled_out}}}"
+        );
+        out.extend_from_slice(rest.as_bytes());
     }
-    value
+    out.extend_from_slice(b"]}");
 }
 
 /// `config`: every key by its flag's name.

@@ -63,11 +63,15 @@ impl Published {
         (!listing.1.is_empty() && listing.0 == self.generation()).then(|| listing.1.clone())
     }
 
-    /// Keeps a listing for the next who asks, unless it is large.
-    pub fn keep_listing(&self, generation: u64, body: &Bytes) {
-        if generation == self.generation() && body.len() <= limits::LISTING_BYTES_KEPT_MAX {
+    /// Keeps a listing for the next who asks, unless it is large or out of date. Returns whether it
+    /// is kept.
+    pub fn keep_listing(&self, generation: u64, body: &Bytes) -> bool {
+        let is_kept =
+            generation == self.generation() && body.len() <= limits::LISTING_BYTES_KEPT_MAX;
+        if is_kept {
             *self.listing.write() = (generation, body.clone());
         }
+        is_kept
     }
 }
 

@@ -460,7 +460,7 @@ impl Handle {
     /// `unavailable` where the server is too busy or stops.
     pub async fn service(&self, service_id: &str) -> Result<Option<Arc<View>>, CallError> {
         match self.ask(Order::Views(vec![ServiceName::of(service_id)])).await? {
-            Answer::Views(views) => Ok(views.into_iter().flatten().next()),
+            Answer::Views(views) => Ok(views.into_iter().find(|view| view.revision > 0)),
             _ => Err(Refusal::internal()),
         }
     }

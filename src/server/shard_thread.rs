@@ -21,6 +21,7 @@ use tokio::task::spawn_local;
 use super::Common;
 use super::entrance::{Arrivals, Counted, Entrance, Tasks, Ticket};
 use crate::http::Desk;
+use crate::http::answers::Answers;
 use crate::http::connection::{self, Ending, Upgraded};
 use crate::limits;
 use crate::mailbox::to_control::Command;
@@ -77,6 +78,8 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         office: Arc::clone(&common.office),
         peer: None,
         client: None,
+        answers: Arc::new(Answers::new(&common.office.limits)),
+        unsent: Arc::default(),
     };
     let shard = Shard::new(settings, control, inlet, common.clock.now());
     let ready = ReadyList::new(Arc::clone(&notify));

@@ -173,11 +173,20 @@ pub(super) enum Waiting {
     Unregister {
         rejected: Vec<Rejected>,
     },
-    /// Something among people. `joins` where it is a subscription that counts until answered.
+    /// Something among people. `joins` where it is a subscription that counts until answered;
+    /// `is_heavy` where reading waits for it.
     Talk {
         family: Family,
         joins: bool,
+        is_heavy: bool,
     },
+}
+
+impl Waiting {
+    /// Whether it is a subscription that counts until answered.
+    pub(super) fn joins(&self) -> bool {
+        matches!(self, Waiting::Subscribe | Waiting::Talk { joins: true, .. })
+    }
 }
 
 /// What the shard answers by itself.

@@ -516,12 +516,10 @@ impl<S: Socket> Shard<S> {
                 self.release(Some(&service));
                 answer::error(id, &Refusal::unavailable())
             }
-            (Waiting::Talk { family, joins }, Answer::Told(told)) => {
-                if joins {
-                    let conn = &mut self.conns[slot.index()];
-                    conn.subscribing -= 1;
-                    conn.awaits_heavy = false;
-                }
+            (Waiting::Talk { family, joins, is_heavy }, Answer::Told(told)) => {
+                let conn = &mut self.conns[slot.index()];
+                conn.subscribing -= u16::from(joins);
+                conn.awaits_heavy &= !is_heavy;
                 return self.on_told(slot, id, family, *told);
             }
             (Waiting::Register { sent, rejected }, Answer::Batch(refused)) => {
@@ -539,7 +537,12 @@ impl<S: Socket> Shard<S> {
             (Waiting::Unregister { rejected }, Answer::Batch(_)) => {
                 batch_answer(Batch::Unregister, id, &[], &rejected)
             }
-            (_, Answer::Unavailable) => answer::error(id, &Refusal::unavailable()),
+            (waiting, Answer::Unavailable) => {
+                let conn = &mut self.conns[slot.index()];
+                conn.subscribing -= u16::from(waiting.joins());
+                conn.awaits_heavy = false;
+                answer::error(id, &Refusal::unavailable())
+            }
             (waiting, answer) => {
                 tracing::error!(?waiting, ?answer, "an answer does not fit its order");
                 return self.close(slot, Reason::Internal);

@@ -25,10 +25,16 @@ impl<S: Socket> Shard<S> {
         };
         match self.talk_of(slot, id.as_ref(), request) {
             Ok(Some((talk, joins))) => {
-                let is_heavy = matches!(talk, Talk::Follow { since: Some(_), .. });
-                if self.ask(slot, id, Waiting::Talk { family, joins }, talk.into()) && joins {
+                // Lists and replays come one at a time: hundreds of them could be asked for in one
+                // read, and would all be built before the first has left.
+                let is_heavy = match &talk {
+                    Talk::Follow { since, .. } => since.is_some(),
+                    Talk::Channels | Talk::Join { .. } => true,
+                    _ => false,
+                };
+                if self.ask(slot, id, Waiting::Talk { family, joins, is_heavy }, talk.into()) {
                     let conn = &mut self.conns[slot.index()];
-                    conn.subscribing += 1;
+                    conn.subscribing += u16::from(joins);
                     conn.awaits_heavy |= is_heavy;
                 }
             }
@@ -149,8 +155,16 @@ impl<S: Socket> Shard<S> {
                 answer::published(id, at, message_id)
             }
             Told::Channels(channels) => {
-                let rows =
-                    channels.iter().map(|one| (&one.name, &*one.description, one.subscribers));
+                // As many as fit an outbox: who wants all of them asks over HTTP.
+                let mut room = self.settings.limits.outbox_bytes_max / 2;
+                let rows = channels
+                    .iter()
+                    .map(|one| (&one.name, &*one.description, one.subscribers))
+                    .take_while(|(name, description, _)| {
+                        let bytes = name.as_str().len() + description.len() + 64;
+                        room = room.saturating_sub(bytes);
+                        room > 0
+                    });
                 answer::channels(id, rows)
             }
             Told::Joined { channel, epoch, offset, users, count } => {

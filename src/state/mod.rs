@@ -201,9 +201,9 @@ impl State {
             Order::Protect { service, enabled } => {
                 Answer::Found(registry.protect(&service, enabled, now))
             }
-            Order::Views(services) => Answer::Views(
-                services.iter().map(|name| registry.known_view(name).map(Arc::new)).collect(),
-            ),
+            Order::Views(services) => {
+                Answer::Views(services.iter().map(|name| Arc::new(registry.view(name))).collect())
+            }
             Order::AllViews => {
                 let views: Vec<Arc<View>> = registry.all_views().map(Arc::new).collect();
                 Answer::AllViews { version: registry.version(), views }

@@ -114,8 +114,8 @@ pub enum Answer {
     Snapshot(View),
     /// Whether the thing named was there.
     Found(bool),
-    /// The services asked for, in their order. None = never seen.
-    Views(Vec<Option<Arc<View>>>),
+    /// The services asked for, in their order.
+    Views(Vec<Arc<View>>),
     /// All services.
     AllViews {
         /// The registry's version they show.

@@ -598,13 +598,10 @@ impl Registry {
 
     /// A service as it stands; empty at revision 0 where it was never seen.
     pub(super) fn view(&mut self, name: &ServiceName) -> View {
-        self.known_view(name).unwrap_or_else(|| self.unseen(name.clone()))
-    }
-
-    /// A service as it stands; none where it was never seen.
-    pub(super) fn known_view(&mut self, name: &ServiceName) -> Option<View> {
-        let service = *self.by_name.get(name)?;
-        Some(self.view_of(service))
+        match self.by_name.get(name) {
+            Some(&service) => self.view_of(service),
+            None => self.unseen(name.clone()),
+        }
     }
 
     fn view_of(&mut self, service: usize) -> View {

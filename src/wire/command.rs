@@ -6,6 +6,8 @@
 //!
 //! Imports `id`, `limits` and its siblings. Imported by `shard`.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -290,7 +292,7 @@ fn request(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusa
         }
         "register" => {
             let sent = fields.instances.ok_or_else(|| Refusal::invalid("instances is missing"))?;
-            Ok(Request::Register(check_all(sent, Instance::register)))
+            Ok(Request::Register(check_all(sent, Instance::register).said_once()))
         }
         "heartbeat" => Ok(Request::Heartbeat(keys(fields)?)),
         "unregister" => Ok(Request::Unregister(keys(fields)?)),
@@ -406,7 +408,43 @@ fn keys(fields: Fields<'_>) -> Result<Entries<InstanceKey, InstanceIdentity>, Re
         (None, Some(instances)) => instances.iter().map(Instance::key).collect(),
         (None, None) => return Err(Refusal::invalid("instance_keys is missing")),
     };
-    Ok(check_all(sent, InstanceKey::identity))
+    Ok(check_all(sent, InstanceKey::identity).named_once())
+}
+
+impl<Sent> Entries<Sent, InstanceIdentity> {
+    /// The same with each instance named once, where it is named first.
+    #[must_use]
+    pub fn named_once(mut self) -> Self {
+        if self.accepted.len() < 2 {
+            return self;
+        }
+        let mut named = HashSet::with_capacity(self.accepted.len());
+        self.accepted.retain(|(_, identity)| named.insert(identity.clone()));
+        self
+    }
+}
+
+impl<Sent> Entries<Sent, Registration> {
+    /// The same without registrations that say of an instance what the one before said of it.
+    #[must_use]
+    pub fn said_once(mut self) -> Self {
+        if self.accepted.len() < 2 {
+            return self;
+        }
+        let mut said: HashMap<InstanceIdentity, Registration> = HashMap::new();
+        self.accepted.retain(|(_, registration)| match said.get_mut(&registration.identity) {
+            Some(before) if before == registration => false,
+            Some(before) => {
+                before.clone_from(registration);
+                true
+            }
+            None => {
+                said.insert(registration.identity.clone(), registration.clone());
+                true
+            }
+        });
+        self
+    }
 }
 
 /// Checks each entry and keeps the good ones beside what they came to.
@@ -463,7 +501,7 @@ fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -
     let request = match kind {
         Some(Value::String(kind)) => match kind.as_str() {
             "register" => entries_of(object.remove("instances"), "instances")
-                .map(|sent| Request::Register(check_each(sent, Instance::register))),
+                .map(|sent| Request::Register(check_each(sent, Instance::register).said_once())),
             "heartbeat" => keys_of(&mut object).map(Request::Heartbeat),
             "unregister" => keys_of(&mut object).map(Request::Unregister),
             "ping" => Ok(Request::Ping),
@@ -556,7 +594,7 @@ fn keys_of(
     let sent = ["instance_keys", "instanceKeys", "instances"]
         .into_iter()
         .find_map(|name| object.remove(name).filter(|value| !value.is_null()));
-    Ok(check_each(entries_of(sent, "instance_keys")?, InstanceKey::identity))
+    Ok(check_each(entries_of(sent, "instance_keys")?, InstanceKey::identity).named_once())
 }
 
 fn entries_of(value: Option<Value>, field: &str) -> Result<Vec<Value>, Refusal> {

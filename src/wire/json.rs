@@ -112,6 +112,46 @@ pub fn is_object(text: &[u8]) -> bool {
     text.trim_ascii_start().first() == Some(&b'{')
 }
 
+/// Whether no list directly below the root has more than so many entries. A list of the shortest
+/// entries takes many times its text once it is read, so they are counted before. What is in other
+/// places and has as many commas counts the same.
+pub fn has_short_lists(text: &[u8], entries_max: usize) -> bool {
+    // Each entry but the last takes two bytes at least.
+    if text.len() / 2 < entries_max {
+        return true;
+    }
+    let (mut depth, mut commas, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
+    for &byte in text {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => {
+                depth += 1;
+                if depth == 2 {
+                    commas = 0;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b',' if depth == 2 => {
+                commas += 1;
+                if commas >= entries_max {
+                    return false;
+                }
+            }
+            _ => {}
+        }
+    }
+    true
+}
+
 /// Whether no point of the text lies deeper than [`JSON_DEPTH_MAX`]. Brackets inside strings do not
 /// count.
 pub fn is_shallow(text: &[u8]) -> bool {
@@ -154,6 +194,17 @@ mod tests {
         let text = serde_json::to_vec(&items).expect("plain values");
         assert!(text.len() > SIMD_BYTES_MIN);
         assert_eq!(decode::<Vec<Value>>(&text).expect("valid"), items);
+    }
+
+    #[test]
+    fn entries_are_counted_where_batches_have_them() {
+        let list = |entry: &str, count: usize| {
+            format!(r#"{{"a":[1],"instances":[{}]}}"#, vec![entry; count].join(","))
+        };
+        for entry in ["1", "{}", r#"{"k":[1,2,3],"t":"a,b\",c"}"#, "[[],[]]"] {
+            assert!(has_short_lists(list(entry, 100).as_bytes(), 100), "{entry}");
+            assert!(!has_short_lists(list(entry, 101).as_bytes(), 100), "{entry}");
+        }
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl World {
                     self.truth.take(&frame);
                 }
                 Parcel::HttpAnswer(_, Answer::Views(views)) => {
-                    for view in views.into_iter().flatten() {
+                    for view in views {
                         let instances =
                             serde_json::from_slice(view.instances_array()).expect("an array");
                         self.largest_picture = self.largest_picture.max(view.instances.len());

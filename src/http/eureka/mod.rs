@@ -45,7 +45,7 @@ use crate::wire::instance::{Instance, Registration};
 use crate::wire::refusal::{Code, Refusal};
 use doors::Doors;
 use model::{Reported, Sent, Shown, Word};
-use shelf::{Form, Shelf};
+use shelf::{Form, Made, Shelf};
 use write::Language;
 
 /// What all shards share to serve Eureka's clients.
@@ -210,12 +210,15 @@ fn form_of(headers: &HeaderMap) -> Form {
     }
 }
 
-fn found(form: Form, bytes: Bytes) -> Reply {
+fn found(form: Form, (bytes, permit): Made) -> Reply {
     let kind = match form.language {
         Language::Json => "application/json",
         Language::Xml => "application/xml",
     };
-    let mut reply = reply::with_type(kind, bytes);
+    let mut reply = match permit {
+        Some(permit) => reply::reserved(kind, bytes, permit),
+        None => reply::cached(kind, bytes),
+    };
     let headers = reply.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
     if form.is_packed {
@@ -232,23 +235,30 @@ async fn read(desk: &Desk, eureka: &Eureka, place: Place, form: Form) -> Result<
         return Err(Problem::new(403, Code::Unavailable, "the server is stopping"));
     }
     let shelf = &eureka.shelf;
-    let bytes = match place {
+    let alone = |bytes: Bytes| -> Result<Made, Problem> {
+        let permit = desk.answers.reserve(bytes.len())?;
+        Ok((bytes, Some(permit)))
+    };
+    let made = match place {
         Place::All => Some(shelf.whole(desk, form).await?),
         Place::Delta => Some(shelf.delta(desk, form).await?),
         Place::App(app) => shelf.application(desk, form, app.to_ascii_lowercase()).await?,
-        Place::Anywhere(id) => shelf.instance(desk, form, id).await?,
+        Place::Anywhere(id) => shelf.instance(desk, form, id).await?.map(alone).transpose()?,
         Place::Vip(vip) => shelf.vip(desk, form, vip, false).await?,
         Place::SecureVip(vip) => shelf.vip(desk, form, vip, true).await?,
-        Place::Instance(app, id) => find(desk, &app, &id, false).await?.map(|found| {
-            let mut text = String::new();
-            let shown = Shown::of(&found.entry);
-            let action = model::action(Step::Added);
-            write::put_instance(&mut text, form.language, &shown, action);
-            form.of(shelf::enveloped(form.language, &text))
-        }),
+        Place::Instance(app, id) => {
+            let found = find(desk, &app, &id, false).await?.map(|found| {
+                let mut text = String::new();
+                let shown = Shown::of(&found.entry);
+                let action = model::action(Step::Added);
+                write::put_instance(&mut text, form.language, &shown, action);
+                form.of(shelf::enveloped(form.language, &text))
+            });
+            found.map(alone).transpose()?
+        }
         Place::Status(..) | Place::Metadata(..) => None,
     };
-    bytes.map(|bytes| found(form, bytes)).ok_or_else(not_found)
+    made.map(|made| found(form, made)).ok_or_else(not_found)
 }
 
 /// An instance, in whatever region; its lease is renewed where that is wished.

@@ -12,6 +12,7 @@
 //! * However many ask at once, each text is built by one of them, beside its shard's thread where
 //!   that takes long; the others wait and find it.
 //! * A change costs the encoding of its service, and the copying of the rest.
+//! * No answer is put together that is larger than one may be: its parts are summed first.
 //! * The hash code, the version and the instances of an answer are of one state.
 //!
 //! Imports its siblings, `limits` and `state`. Part of `http::eureka`.
@@ -27,11 +28,13 @@ use super::write::{
     Language, close_application, close_applications, open_application, open_applications,
     put_instance, separator,
 };
+use crate::http::answers::Answers;
+use crate::http::budget::Permit;
 use crate::http::reply::Problem;
 use crate::http::{Desk, body};
 use crate::limits;
 use crate::state::order::{Answer, Order};
-use crate::state::roster::{Called, Recent, Roll, Rolls, Roster, Step};
+use crate::state::roster::{Called, Entry, Recent, Roll, Rolls, Roster, Step};
 use crate::wire::refusal::Refusal;
 
 /// The form of an answer.
@@ -61,6 +64,9 @@ pub struct Shelf {
     /// One builds, the others wait for it.
     building: tokio::sync::Mutex<()>,
 }
+
+/// The text of an answer, and the room it takes; none where it is kept for the next who asks.
+pub(super) type Made = (Bytes, Option<Permit>);
 
 /// Everyone, as of one edition.
 #[derive(Debug)]
@@ -179,10 +185,6 @@ impl Part {
             .get_or_init(|| Piece::pack(self.text(language).text.as_bytes()))
     }
 
-    fn name(&self) -> String {
-        self.roster.service.as_str().to_ascii_uppercase()
-    }
-
     fn bytes(&self) -> usize {
         self.roster.entries.iter().map(|entry| entry.json.len()).sum()
     }
@@ -230,13 +232,14 @@ impl Document {
     }
 
     /// Everyone.
-    fn put_whole(&self, form: Form) -> Bytes {
+    fn put_whole(&self, form: Form, answers: &Answers) -> Result<Bytes, Problem> {
         let language = form.language;
         let (mut head, mut tail) = (String::new(), String::new());
         open_applications(&mut head, language, self.edition, &self.hash);
         close_applications(&mut tail, language);
         if form.is_packed {
             let bytes = self.parts.iter().map(|part| part.packed(language).bytes() + 16).sum();
+            answers.check(bytes)?;
             let mut pack = Pack::with_capacity(bytes);
             pack.text(&head);
             for (index, part) in self.parts.iter().enumerate() {
@@ -246,9 +249,10 @@ impl Document {
                 pack.piece(part.packed(language));
             }
             pack.text(&tail);
-            return pack.finish().into();
+            return Ok(pack.finish().into());
         }
         let bytes: usize = self.parts.iter().map(|part| part.text(language).text.len() + 1).sum();
+        answers.check(bytes)?;
         let mut out = head;
         out.reserve_exact(bytes + tail.len());
         for (index, part) in self.parts.iter().enumerate() {
@@ -258,7 +262,7 @@ impl Document {
             out.push_str(&part.text(language).text);
         }
         out.push_str(&tail);
-        out.into()
+        Ok(out.into())
     }
 
     /// What changed within the window, and up to when that is right.
@@ -266,7 +270,12 @@ impl Document {
     /// Where not all of it is known, everyone is named as changed. A client that knows somebody who
     /// is gone and not named then has more than we do, and sees by the hash code that it has to
     /// fetch everything.
-    fn put_delta(&self, form: Form, now_ms: u64) -> (u64, Bytes) {
+    fn put_delta(
+        &self,
+        form: Form,
+        now_ms: u64,
+        answers: &Answers,
+    ) -> Result<(u64, Bytes), Problem> {
         let language = form.language;
         let is_complete = now_ms >= self.complete_from_ms;
         let since_ms = now_ms.saturating_sub(limits::EUREKA_DELTA_MS);
@@ -277,71 +286,100 @@ impl Document {
             .filter(|one| is_complete || one.step == Step::Deleted)
             .collect();
         let oldest_ms = recent.iter().map(|one| one.at_ms).min();
-        let mut named: Vec<(&str, Shown, Step)> = recent
-            .iter()
-            .map(|one| (one.service.as_str(), Shown::of(&one.entry), one.step))
-            .collect();
+        let mut named: Vec<(&str, &Entry, Step)> =
+            recent.iter().map(|one| (one.service.as_str(), &one.entry, one.step)).collect();
         if !is_complete {
             for part in &self.parts {
                 let name = part.roster.service.as_str();
-                let shown = part.roster.entries.iter().map(Shown::of);
-                named.extend(shown.map(|shown| (name, shown, Step::Modified)));
+                let entries = part.roster.entries.iter();
+                named.extend(entries.map(|entry| (name, entry, Step::Modified)));
             }
         }
         // Within an application in the order in which it happened.
         named.sort_by_key(|(name, ..)| *name);
         let mut out = String::new();
         open_applications(&mut out, language, self.edition, &self.hash);
-        put_grouped(
-            &mut out,
-            language,
-            named.iter().map(|(name, shown, step)| {
-                let mut text = String::new();
-                put_instance(&mut text, language, shown, action(*step));
-                (name.to_ascii_uppercase(), text)
-            }),
-        );
+        let mut applications = Applications::default();
+        for (name, entry, step) in named {
+            applications.begin(&mut out, language, name);
+            put_instance(&mut out, language, &Shown::of(entry), action(step));
+            // What it comes to is known by writing it, and no more is written than may be.
+            answers.check(out.len())?;
+        }
+        applications.end(&mut out, language);
         close_applications(&mut out, language);
         let until_ms = match oldest_ms {
             _ if !is_complete => self.complete_from_ms,
             Some(ms) => ms + limits::EUREKA_DELTA_MS,
             None => u64::MAX,
         };
-        (until_ms.max(now_ms + limits::EUREKA_DELTA_KEPT_MS), form.of(out))
+        Ok((until_ms.max(now_ms + limits::EUREKA_DELTA_KEPT_MS), form.of(out)))
     }
 
     /// The instances behind a virtual address.
-    fn put_vip(&self, form: Form, vip: &str, is_secure: bool) -> Option<Bytes> {
+    fn put_vip(
+        &self,
+        form: Form,
+        vip: &str,
+        is_secure: bool,
+        answers: &Answers,
+    ) -> Result<Option<Made>, Problem> {
         let language = form.language;
         let mut counts = Counts::default();
-        let mut found: Vec<(String, &str)> = Vec::new();
+        let mut found: Vec<(&str, &str)> = Vec::new();
         for part in &self.parts {
             for (index, seen) in part.seen.iter().enumerate() {
                 let vips = if is_secure { &seen.secure_vip } else { &seen.vip };
                 if vips.split(',').any(|one| one.trim().eq_ignore_ascii_case(vip)) {
                     counts.add(seen.status);
-                    found.push((part.name(), part.text(language).instance(index)));
+                    let text = part.text(language).instance(index);
+                    found.push((part.roster.service.as_str(), text));
                 }
             }
         }
         if found.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let mut out = String::new();
+        let of = |(name, text): &(&str, &str)| text.len() + 6 * name.len() + 64;
+        let bytes = found.iter().map(of).sum::<usize>() + 256;
+        let permit = answers.reserve(bytes)?;
+        let mut out = String::with_capacity(bytes);
         open_applications(&mut out, language, self.edition, &counts.hash());
-        let found = found.into_iter().map(|(name, text)| (name, text.to_owned()));
-        put_grouped(&mut out, language, found);
+        let mut applications = Applications::default();
+        for (name, text) in found {
+            applications.begin(&mut out, language, name);
+            out.push_str(text);
+        }
+        applications.end(&mut out, language);
         close_applications(&mut out, language);
-        Some(form.of(out))
+        Ok(Some((form.of(out), Some(permit))))
     }
 
     /// One application.
-    fn put_application(&self, form: Form, service: &str) -> Option<Bytes> {
-        let text = &self.part(service)?.text(form.language).text;
-        Some(form.of(match form.language {
-            Language::Json => format!("{{\"application\":{text}}}"),
-            Language::Xml => text.clone(),
-        }))
+    fn put_application(
+        &self,
+        form: Form,
+        service: &str,
+        answers: &Answers,
+    ) -> Result<Option<Made>, Problem> {
+        let Some(part) = self.part(service) else { return Ok(None) };
+        let language = form.language;
+        let (head, tail) = match language {
+            Language::Json => ("{\"application\":", "}"),
+            Language::Xml => ("", ""),
+        };
+        if form.is_packed {
+            let piece = part.packed(language);
+            let permit = answers.reserve(piece.bytes() + 64)?;
+            let mut pack = Pack::with_capacity(piece.bytes() + 64);
+            pack.text(head);
+            pack.piece(piece);
+            pack.text(tail);
+            return Ok(Some((pack.finish().into(), Some(permit))));
+        }
+        let text = &part.text(language).text;
+        let permit = answers.reserve(head.len() + text.len() + tail.len())?;
+        Ok(Some(([head, text, tail].concat().into(), Some(permit))))
     }
 
     /// One instance, whatever its application.
@@ -363,28 +401,31 @@ pub(super) fn enveloped(language: Language, instance: &str) -> String {
     }
 }
 
-/// Writes applications of the instances that follow each other under one name.
-fn put_grouped(
-    out: &mut String,
-    language: Language,
-    instances: impl Iterator<Item = (String, String)>,
-) {
-    let mut open: Option<String> = None;
-    for (name, text) in instances {
-        if open.as_ref() == Some(&name) {
-            out.push_str(separator(language));
-        } else {
-            if open.is_some() {
-                close_application(out, language);
-                out.push_str(separator(language));
-            }
-            open_application(out, language, &name);
-            open = Some(name);
+/// Applications of the instances that follow each other under one name.
+#[derive(Debug, Default)]
+struct Applications<'a> {
+    open: Option<&'a str>,
+}
+
+impl<'a> Applications<'a> {
+    /// Writes what comes before the next instance.
+    fn begin(&mut self, out: &mut String, language: Language, service: &'a str) {
+        if self.open == Some(service) {
+            return out.push_str(separator(language));
         }
-        out.push_str(&text);
+        if self.open.is_some() {
+            close_application(out, language);
+            out.push_str(separator(language));
+        }
+        open_application(out, language, &service.to_ascii_uppercase());
+        self.open = Some(service);
     }
-    if open.is_some() {
-        close_application(out, language);
+
+    /// Writes what comes after the last one.
+    fn end(&self, out: &mut String, language: Language) {
+        if self.open.is_some() {
+            close_application(out, language);
+        }
     }
 }
 
@@ -423,27 +464,28 @@ impl Shelf {
     }
 
     /// Everyone.
-    pub(super) async fn whole(&self, desk: &Desk, form: Form) -> Result<Bytes, Problem> {
+    pub(super) async fn whole(&self, desk: &Desk, form: Form) -> Result<Made, Problem> {
         let document = self.document(desk, form.language).await?;
         let place = form.index();
         if let Some(bytes) = document.whole[place].get() {
-            return Ok(bytes.clone());
+            return Ok((bytes.clone(), None));
         }
         let _turn = self.building.lock().await;
         if let Some(bytes) = document.whole[place].get() {
-            return Ok(bytes.clone());
+            return Ok((bytes.clone(), None));
         }
-        let shared = Arc::clone(&document);
-        let bytes = body::beside(document.is_long(), move || shared.put_whole(form)).await?;
+        let (shared, answers) = (Arc::clone(&document), Arc::clone(&desk.answers));
+        let bytes = body::beside(document.is_long(), move || shared.put_whole(form, &answers));
+        let bytes = bytes.await??;
         if bytes.len() <= limits::LISTING_BYTES_KEPT_MAX {
             // Nobody else has a turn now.
             let _ = document.whole[place].set(bytes.clone());
         }
-        Ok(bytes)
+        Ok((bytes, None))
     }
 
     /// What changed lately.
-    pub(super) async fn delta(&self, desk: &Desk, form: Form) -> Result<Bytes, Problem> {
+    pub(super) async fn delta(&self, desk: &Desk, form: Form) -> Result<Made, Problem> {
         let document = self.document(desk, form.language).await?;
         let place = form.index();
         let now_ms = desk.clock.now().unix_ms;
@@ -453,22 +495,22 @@ impl Shelf {
             Some(bytes.clone())
         };
         if let Some(bytes) = kept() {
-            return Ok(bytes);
+            return Ok((bytes, None));
         }
         let _turn = self.building.lock().await;
         if let Some(bytes) = kept() {
-            return Ok(bytes);
+            return Ok((bytes, None));
         }
-        let shared = Arc::clone(&document);
+        let (shared, answers) = (Arc::clone(&document), Arc::clone(&desk.answers));
         let changed: usize = document.recent.iter().map(|one| one.entry.json.len()).sum();
         let is_long = changed > limits::DECODE_INLINE_BYTES_MAX
             || now_ms < document.complete_from_ms && document.is_long();
         let (until_ms, bytes) =
-            body::beside(is_long, move || shared.put_delta(form, now_ms)).await?;
+            body::beside(is_long, move || shared.put_delta(form, now_ms, &answers)).await??;
         if bytes.len() <= limits::LISTING_BYTES_KEPT_MAX {
             document.delta.lock()[place] = Some((until_ms, bytes.clone()));
         }
-        Ok(bytes)
+        Ok((bytes, None))
     }
 
     /// The instances behind a virtual address; none where there are none.
@@ -478,9 +520,11 @@ impl Shelf {
         form: Form,
         vip: String,
         is_secure: bool,
-    ) -> Result<Option<Bytes>, Problem> {
+    ) -> Result<Option<Made>, Problem> {
         let document = self.document(desk, form.language).await?;
-        body::beside(document.is_long(), move || document.put_vip(form, &vip, is_secure)).await
+        let (is_long, answers) = (document.is_long(), Arc::clone(&desk.answers));
+        let put = move || document.put_vip(form, &vip, is_secure, &answers);
+        body::beside(is_long, put).await?
     }
 
     /// One application; none where it has no instance.
@@ -489,11 +533,12 @@ impl Shelf {
         desk: &Desk,
         form: Form,
         service: String,
-    ) -> Result<Option<Bytes>, Problem> {
+    ) -> Result<Option<Made>, Problem> {
         let document = self.document(desk, form.language).await?;
         let bytes = document.part(&service).map_or(0, |part| part.bytes());
         let is_long = bytes > limits::DECODE_INLINE_BYTES_MAX;
-        body::beside(is_long, move || document.put_application(form, &service)).await
+        let answers = Arc::clone(&desk.answers);
+        body::beside(is_long, move || document.put_application(form, &service, &answers)).await?
     }
 
     /// One instance of whatever application.

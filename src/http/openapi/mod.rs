@@ -23,7 +23,7 @@ use operations::{OPERATIONS, Operation, TAGS};
 pub fn answer() -> Reply {
     static TEXT: OnceLock<Bytes> = OnceLock::new();
     let text = TEXT.get_or_init(|| document().to_string().into());
-    let mut reply = reply::json_bytes(text.clone());
+    let mut reply = reply::fixed("application/json", text.clone());
     let headers = reply.headers_mut();
     headers.insert("cache-control", hyper::header::HeaderValue::from_static("no-cache"));
     reply

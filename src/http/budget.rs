@@ -1,0 +1,129 @@
+//! Budgets in bytes: what may be held at once for one purpose, and the permits taken from them.
+//!
+//! A count of requests says little about memory: one answer may be a thousand times as large as the
+//! next. So whoever holds bytes on behalf of a client holds a permit for them, and what is beyond
+//! the budget is refused before it is there.
+//!
+//! # Promises
+//!
+//! * What a permit stands for is given back when it is dropped, wherever that happens: after the
+//!   last byte was written, or with the connection.
+//! * A refused take leaves the budget as it was.
+//!
+//! # Not here
+//!
+//! What a budget is for, and what a refusal says: `http::answers` and `http::body` decide that.
+//!
+//! Imports nothing of the crate. Part of `http`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A number of bytes that may be held at once.
+#[derive(Debug)]
+pub struct Budget {
+    held: AtomicUsize,
+    bytes_max: usize,
+}
+
+impl Budget {
+    /// A budget from which nothing has been taken.
+    pub fn new(bytes_max: usize) -> Arc<Budget> {
+        Arc::new(Budget { held: AtomicUsize::new(0), bytes_max })
+    }
+
+    /// Takes bytes, of which `spared` have to stay for others.
+    pub fn take(self: &Arc<Budget>, bytes: usize, spared: usize) -> Option<Permit> {
+        let mut permit = Permit { budget: Arc::clone(self), bytes: 0 };
+        permit.grow(bytes, spared).then_some(permit)
+    }
+
+    /// Takes bytes that are too few to be refused.
+    pub fn take_anyway(self: &Arc<Budget>, bytes: usize) -> Permit {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        Permit { budget: Arc::clone(self), bytes }
+    }
+
+    /// The bytes held now.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
+/// Bytes of a budget, until it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Permit {
+    /// Takes so many bytes more. Returns false, and takes none, where they are not to be had.
+    pub fn grow(&mut self, bytes: usize, spared: usize) -> bool {
+        let bytes_max = self.budget.bytes_max.saturating_sub(spared);
+        let taken = self.budget.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            held.checked_add(bytes).filter(|&sum| sum <= bytes_max)
+        });
+        let is_taken = taken.is_ok();
+        if is_taken {
+            self.bytes += bytes;
+        }
+        is_taken
+    }
+
+    /// Stands for so many bytes from here on, which are there already.
+    pub fn settle(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.budget.held.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+        } else {
+            self.budget.held.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    #[test]
+    fn what_is_held_is_the_sum_of_the_permits() {
+        for seed in 0..32 {
+            let mut rng = Rng::seeded(seed);
+            let budget = Budget::new(1_000);
+            let mut permits: Vec<(Permit, usize)> = Vec::new();
+            for step in 0..400 {
+                let bytes = usize::try_from(rng.below(300)).expect("small");
+                let held: usize = permits.iter().map(|(_, bytes)| bytes).sum();
+                match (rng.below(4), permits.last_mut()) {
+                    (0, Some(_)) => _ = permits.pop(),
+                    (1, Some((permit, of))) => {
+                        let grows = permit.grow(bytes, 100);
+                        assert_eq!(grows, held + bytes <= 900, "seed {seed}, step {step}");
+                        *of += if grows { bytes } else { 0 };
+                    }
+                    (2, Some((permit, of))) => {
+                        permit.settle(bytes.min(*of));
+                        *of = bytes.min(*of);
+                    }
+                    _ => {
+                        let permit = budget.take(bytes, 0);
+                        assert_eq!(permit.is_some(), held + bytes <= 1_000, "seed {seed}");
+                        permits.extend(permit.map(|permit| (permit, bytes)));
+                    }
+                }
+                let held: usize = permits.iter().map(|(_, bytes)| bytes).sum();
+                assert_eq!(budget.held(), held, "seed {seed}, step {step}");
+            }
+            drop(permits);
+            assert_eq!(budget.held(), 0);
+        }
+    }
+}
