@@ -61,6 +61,8 @@ pub mod cluster;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod control;
+#[cfg(all(feature = "server", any(test, fuzzing)))]
+pub mod fuzzing;
 #[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]

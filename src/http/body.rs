@@ -70,7 +70,7 @@ pub async fn read_any(
 }
 
 /// A body is UTF-8 and a JSON object; what comes after this only has to look at its fields.
-fn checked(body: Bytes) -> Result<Bytes, Problem> {
+pub(super) fn checked(body: Bytes) -> Result<Bytes, Problem> {
     if std::str::from_utf8(&body).is_err() {
         return Err(Problem::new(400, Code::Malformed, "the body is not UTF-8"));
     }

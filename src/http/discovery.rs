@@ -119,6 +119,14 @@ pub async fn services(desk: &Desk, request: Request<Incoming>) -> Result<Reply, 
     Ok(reply::reserved(JSON, listing, permit))
 }
 
+/// Reads the services that a `lookup` asks for.
+#[cfg(any(test, fuzzing))]
+pub(super) fn decode_lookup(text: &[u8]) {
+    if let Ok(LookupWish { configs: Some(configs) }) = body::object(text) {
+        assert!(configs.len() <= text.len());
+    }
+}
+
 /// `lookup`
 pub async fn lookup(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
     let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;

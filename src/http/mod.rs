@@ -18,6 +18,8 @@ mod chunks;
 pub mod connection;
 pub mod discovery;
 pub mod eureka;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod guard;
 pub mod logins;
 pub mod messages;

@@ -122,6 +122,26 @@ fn read_keys(text: &[u8]) -> Result<Result<Renewals, BadRequest>, Problem> {
     Ok(Ok(Renewals { instances, keys }))
 }
 
+/// Reads registrations as `register` does; each that is accepted can be written and read again.
+#[cfg(any(test, fuzzing))]
+pub(super) fn decode_registrations(text: &[u8]) {
+    let Ok(Ok(entries)) = read_registrations(text) else { return };
+    for (_, registration) in entries.accepted {
+        let again: Instance = json::decode(&registration.json).expect("canonical JSON is JSON");
+        let again = again.register().expect("what was accepted once is accepted again");
+        assert_eq!(again.identity, registration.identity);
+        assert_eq!(again.json, registration.json);
+    }
+}
+
+/// Reads instance keys as `heartbeat` and `unregister` do.
+#[cfg(any(test, fuzzing))]
+pub(super) fn decode_keys(text: &[u8]) {
+    if let Ok(Ok(renewals)) = read_keys(text) {
+        assert!(renewals.instances.accepted.len() + renewals.keys.accepted.len() <= text.len());
+    }
+}
+
 /// `register`
 pub async fn register(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
     let max = desk.office.limits.http_registry_body_bytes_max;

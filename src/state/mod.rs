@@ -299,7 +299,7 @@ impl State {
 }
 
 /// A node of several with nobody at it, which has not begun: for tests of what it makes of the others.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn new_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
     let registry = registry::Settings {
         lease_ttl_ms: 20_000,
@@ -323,7 +323,7 @@ pub(crate) fn lone_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
 }
 
 /// What such a node begins with.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn empty_image(now: Moment) -> replica::ReplicaImage {
     new_node("nobody", None, now).image().expect("it is one of several")
 }

@@ -329,6 +329,23 @@ fn unpack(packed: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
     Ok(text.into())
 }
 
+/// Reads a registration. What it becomes is an instance that the registry takes, and that can be
+/// shown in both languages.
+#[cfg(any(test, fuzzing))]
+pub(super) fn decode_registration(text: &[u8], is_xml: bool) {
+    let Ok(sent) = read::registration(text, is_xml, "app") else { return };
+    let Ok(registration) = sent.instance(None).register() else { return };
+    assert!(crate::wire::json::is_readable(&String::from_utf8_lossy(&registration.json)));
+}
+
+/// Inflates a packed body of 64 KiB at most.
+#[cfg(any(test, fuzzing))]
+pub(super) fn decode_packed(packed: &[u8]) {
+    if let Ok(text) = unpack(packed, 64 * limits::KIB) {
+        assert!(text.len() <= 64 * limits::KIB);
+    }
+}
+
 /// What an instance shall become.
 enum Wish {
     /// This.

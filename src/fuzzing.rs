@@ -1,0 +1,196 @@
+//! What a fuzzer drives: each decoder of bytes from outside, with the promises that hold for any input.
+//!
+//! `fuzz/` has a target for each function here, and a corpus beside it; a unit test replays the
+//! corpus, so that a finding stays found. A function returns quietly whatever the input is, and
+//! panics where a promise is broken:
+//!
+//! * A decoder ends, with a value or an error, and never panics.
+//! * A stream cut at any byte is read like the whole.
+//! * What was decoded can be encoded, and decoded again to the same value.
+//! * A log and an image that decode can be applied, whatever is in them.
+//!
+//! Not here: sockets, threads and time. `tests/fuzz.rs` meets the running server.
+//!
+//! Built for tests and with `--cfg fuzzing` only. Imports `clock`, `http`, `state`, `wire` and `ws`.
+
+use crate::clock::Moment;
+use crate::http::fuzzing::{chunks_passed, decode_body};
+use crate::limits::{self, Limits};
+use crate::state::log::{self, LogItem};
+use crate::state::replica::ReplicaImage;
+use crate::state::{empty_image, new_node};
+use crate::wire::command::{self, Family};
+use crate::wire::refusal::Code;
+use crate::ws::head::{self, HeadLimits};
+use crate::ws::reader::{Incoming, Pool, Reader, Wire};
+
+/// Every target by its name, which is also the name of its corpus.
+pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+    ("request_head", request_head),
+    ("chunked_body", chunked_body),
+    ("websocket_frames", websocket_frames),
+    ("client_command", client_command),
+    ("http_body", http_body),
+    ("log_entry", log_entry),
+    ("image", image),
+];
+
+/// Reads a request head. A head is complete at exactly one length, and complete at none before.
+pub fn request_head(bytes: &[u8]) {
+    let limits = HeadLimits {
+        bytes_max: Limits::DEFAULT.request_head_bytes_max,
+        headers_max: Limits::DEFAULT.request_headers_max,
+    };
+    let Ok(Some(head)) = head::parse(bytes, limits) else { return };
+    assert!(head.bytes <= bytes.len() && head.bytes <= limits.bytes_max);
+    let alone = head::parse(&bytes[..head.bytes], limits).expect("the same head");
+    let alone = alone.expect("complete without what follows it");
+    assert_eq!((alone.bytes, &alone.uri, &alone.headers), (head.bytes, &head.uri, &head.headers));
+    if let Ok(Some(early)) = head::parse(&bytes[..head.bytes - 1], limits) {
+        // A bare line feed ends a head as well (RFC 9112, 2.2), so one byte less may be one.
+        assert!(early.bytes < head.bytes);
+    }
+}
+
+/// Reads a chunked body, whole and byte by byte: both end at the same place and pass the same data.
+pub fn chunked_body(bytes: &[u8]) {
+    let (whole, in_steps) = (chunks_passed(bytes, bytes.len()), chunks_passed(bytes, 1));
+    assert_eq!(whole, in_steps);
+}
+
+/// Reads WebSocket frames of a client, whole and byte by byte: both give the same messages.
+pub fn websocket_frames(bytes: &[u8]) {
+    let (whole, whole_end) = read_frames(bytes, bytes.len().max(1));
+    let (in_steps, steps_end) = read_frames(bytes, 1);
+    if whole_end.is_ok() {
+        assert_eq!((whole, whole_end), (in_steps, steps_end));
+    } else {
+        // Abusive framing is found before the messages that came in the same read.
+        assert!(steps_end.is_err() && in_steps.starts_with(&whole));
+    }
+}
+
+fn read_frames(
+    bytes: &[u8],
+    step: usize,
+) -> (Vec<Incoming>, Result<(), crate::wire::close::Reason>) {
+    let mut pool = Pool::new(4 * limits::KIB);
+    let (mut reader, mut messages, mut replies) = (Reader::default(), Vec::new(), Vec::new());
+    for part in bytes.chunks(step) {
+        if let Err(reason) = reader.begin(part, &mut pool) {
+            return (messages, Err(reason));
+        }
+        let mut wire = Wire { input: part, replies: &mut replies };
+        loop {
+            match reader.next(&mut wire) {
+                Ok(Some(Incoming::Close)) => {
+                    messages.push(Incoming::Close);
+                    return (messages, Ok(()));
+                }
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => break,
+                Err(reason) => return (messages, Err(reason)),
+            }
+        }
+        reader.end(&mut pool);
+    }
+    (messages, Ok(()))
+}
+
+/// Reads a client's command. Its answer can name the request, whether it was read or not.
+pub fn client_command(bytes: &[u8]) {
+    let topic_bytes_max = Limits::DEFAULT.topic_bytes_max;
+    let message = command::decode(bytes, topic_bytes_max);
+    let (id, family) = command::decode_id(bytes);
+    if message.request.is_ok() {
+        assert_eq!((&id, family), (&message.id, message.family));
+    }
+    if let Err(refusal) = &message.request {
+        assert!(!matches!(refusal.code, Code::Internal | Code::Unavailable), "{refusal}");
+        assert!(!refusal.message.is_empty());
+    }
+    let id = message.id.as_ref();
+    let refusal = crate::wire::refusal::Refusal::internal();
+    let answer = match message.family {
+        Family::Typed => crate::wire::answer::error(id, &refusal),
+        Family::Envelope => {
+            crate::wire::answer::envelope_error(id, &refusal, crate::wire::event::TimeText::of(0))
+        }
+    };
+    let payload = crate::wire::frame::payload(&answer);
+    assert!(serde_json::from_slice::<serde_json::Value>(&payload).is_ok(), "{payload:?}");
+}
+
+/// Reads the body of a request; the first byte chooses the endpoint.
+pub fn http_body(bytes: &[u8]) {
+    let Some((&endpoint, body)) = bytes.split_first() else { return };
+    decode_body(endpoint, body);
+}
+
+/// Reads an entry of the log, and applies it to a node that has begun.
+pub fn log_entry(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let now = Moment { unix_ms: 1_000_000, ns: 0 };
+    let mut node = new_node("here", None, now);
+    node.begin_anew(empty_image(now), Vec::new(), now);
+    // One entry a line: what one leaves behind meets the next.
+    for (number, line) in (1..).zip(text.lines().take(32)) {
+        let Ok(entry) = log::decode(line) else { continue };
+        let encoded = log::encode(&entry).expect("what was read can be written");
+        assert_eq!(log::decode(&encoded).as_ref(), Ok(&entry), "{encoded}");
+        let (position, at_ms) = (format!("{number}-0"), now.unix_ms);
+        let item = LogItem { position, node: String::from("there"), number, at_ms, entry };
+        node.apply_logged(item, now);
+        node.take_announcements();
+        node.take_outgoing();
+    }
+    node.tick(Moment { unix_ms: 2_000_000, ns: 1_000_000_000_000 });
+    assert_image_is_readable(node.registry.image());
+}
+
+/// Reads an image of the registry, and begins from it.
+pub fn image(bytes: &[u8]) {
+    let Ok(image) = serde_json::from_slice::<ReplicaImage>(bytes) else { return };
+    let now = Moment { unix_ms: 1_000_000, ns: 0 };
+    let mut node = new_node("here", None, now);
+    node.begin_anew(image, Vec::new(), now);
+    node.tick(Moment { unix_ms: 2_000_000, ns: 1_000_000_000_000 });
+    assert_image_is_readable(node.registry.image());
+}
+
+fn assert_image_is_readable(image: Option<ReplicaImage>) {
+    let image = image.expect("the node is one of several");
+    let text = serde_json::to_string(&image).expect("an image can be written");
+    assert_eq!(serde_json::from_str::<ReplicaImage>(&text).ok(), Some(image));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    #[test]
+    fn the_corpus_is_read_as_promised() {
+        for (name, target) in TARGETS {
+            let folder = Path::new("fuzz/corpus").join(name);
+            let mut inputs = 0;
+            for file in fs::read_dir(&folder).expect("a corpus for each target") {
+                let path = file.expect("readable").path();
+                target(&fs::read(&path).expect("readable"));
+                inputs += 1;
+            }
+            assert!(inputs > 0, "{name} has no corpus");
+        }
+    }
+
+    #[test]
+    fn each_function_has_a_target_of_its_name() {
+        let manifest = fs::read_to_string("fuzz/Cargo.toml").expect("the fuzz crate");
+        for (name, _) in TARGETS {
+            assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
+            let source = fs::read_to_string(format!("fuzz/fuzz_targets/{name}.rs"));
+            assert!(source.expect("its source").contains(&format!("fuzzing::{name}(")), "{name}");
+        }
+    }
+}
