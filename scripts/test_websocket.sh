@@ -166,12 +166,16 @@ if [ -n "$secret" ]; then
     expect 'a token of another secret is refused' 401 '"unauthorized"'
     request GET /ws/online "$(printf '{"alg":"none"}' | base64url).$(cut -d. -f2 <<<"$admin")."
     expect 'a token of alg none is refused' 401 '"unauthorized"'
-    request GET /ws/online "$(token smoke-test-0 '' "$secret")"
-    expect 'the same user without scopes may ask who is online' 200
+    request GET /api/status/node.json "$(token smoke-test-0 '' "$secret")"
+    expect 'the same user without scopes is known' 200
     if [ "$mode" = required ]; then
+        request GET /ws/online "$(token smoke-test-0 message "$secret")"
+        expect 'but may not ask who is online without the scope' 403 'sockets:read'
+        request GET /api/discovery/services.json "$(token smoke-test-0 message "$secret")"
+        expect 'nor read the registry' 403 'registry:read'
         request POST /ws/send "$(token smoke-test-0 '' "$secret")" \
             '{"to_user_id":"smoke-test-0","message_type":"text","data":{}}'
-        expect 'but may not send without the scope' 403 '"forbidden"'
+        expect 'nor send' 403 '"forbidden"'
     fi
 elif [ "$mode" = required ]; then
     fail 'tokens' 'this server wants them: give its secret by JWT_SECRET or --jwt-secret'
@@ -224,7 +228,7 @@ tokens=$admin
 if [ -n "$secret" ]; then
     # 50 sockets are more than one user may have.
     for user in 1 2 3 4; do
-        tokens+=" $(token "smoke-test-$user" 'publish' "$secret")"
+        tokens+=" $(token "smoke-test-$user" 'publish message' "$secret")"
     done
 fi
 touch "$work/dirty"

@@ -35,12 +35,10 @@ fn who_registers_can_log_in() {
     let token = reply.body["token"].as_str().expect("a token");
     let client = server.connect_with(token);
     assert_eq!(client.welcome["user_id"], user_id.as_str());
-    assert_eq!(
-        server.call("GET", "/ws/online", token, &Value::Null).body["users"][0]["username"],
-        "Ann"
-    );
-    let scope = server.call("GET", "/api/v1/connections", token, &Value::Null);
-    scope.expect_problem(403, "forbidden");
+    let online = |token: &str| server.call("GET", "/ws/online", token, &Value::Null);
+    let watcher = support::token("watcher", "sockets:read");
+    assert_eq!(online(&watcher).body["users"][0]["username"], "Ann");
+    online(token).expect_problem(403, "forbidden");
 }
 
 #[test]

@@ -87,6 +87,7 @@ fn wrong_tokens_are_refused_before_the_101_in_every_mode() {
 fn http_calls_need_a_token_and_registry_writes_their_scope() {
     let server = server();
     let (plain, writer, admin) = (token("", 60), token("registry:write", 60), token("admin", 60));
+    let reader = token("registry:read", 60);
     for open in ["/health", "/ready", "/metrics"] {
         assert_eq!(call(&server, "GET", open, None), 200, "{open}");
     }
@@ -98,17 +99,23 @@ fn http_calls_need_a_token_and_registry_writes_their_scope() {
     ] {
         assert_eq!(call(&server, method, path, None), 401, "{path}");
     }
-    assert_eq!(call(&server, "GET", "/api/discovery/services.json", Some(&plain)), 200);
-    assert_eq!(call(&server, "POST", "/api/registry/register.json", Some(&plain)), 403);
+    assert_eq!(call(&server, "GET", "/api/status/node.json", Some(&plain)), 200);
+    for token in [&reader, &writer, &admin] {
+        assert_eq!(call(&server, "GET", "/api/discovery/services.json", Some(token)), 200);
+    }
+    for token in [&plain, &reader] {
+        assert_eq!(call(&server, "POST", "/api/registry/register.json", Some(token)), 403);
+    }
+    assert_eq!(call(&server, "GET", "/api/discovery/services.json", Some(&plain)), 403);
     assert_eq!(call(&server, "POST", "/api/registry/register.json", Some(&writer)), 200);
     assert_eq!(call(&server, "POST", "/api/registry/register.json", Some(&admin)), 200);
 }
 
 #[test]
-fn a_socket_without_the_scope_may_follow_and_not_write() {
+fn a_socket_that_may_read_the_registry_may_follow_and_not_write() {
     let server = server();
     let (mut raw, _) =
-        open(&server, "/ws", &format!("Authorization: Bearer {}\r\n", token("", 60)));
+        open(&server, "/ws", &format!("Authorization: Bearer {}\r\n", token("registry:read", 60)));
     raw.json();
     raw.send(&text(r#"{"type":"subscribe","service_id":"s"}"#));
     assert_eq!(raw.json()["type"], "subscribed");

@@ -167,12 +167,12 @@ fn aimed_messages_are_not_kept() {
 fn a_path_names_the_channel() {
     let server = Server::start(&[]);
     let stream = || std::net::TcpStream::connect(server.address()).expect("accepts");
-    let mut ann = server.connect_to("/ws/chat%3Aroom1", stream(), &[]).expect("opens");
-    assert_eq!(ann.expect("subscribed")["channel"], "chat:room1");
-    server.post_json("/api/v1/channels/chat:room1/messages", &json!({"payload": "hi"}));
+    let mut ann = server.connect_to("/ws/news%3Aroom1", stream(), &[]).expect("opens");
+    assert_eq!(ann.expect("subscribed")["channel"], "news:room1");
+    server.post_json("/api/v1/channels/news:room1/messages", &json!({"payload": "hi"}));
     assert_eq!(ann.expect("text")["payload"], "hi");
-    assert_eq!(server.get("/ws/chat:room1").status, 426);
-    assert_eq!(server.post_json("/ws/chat:room1", &json!({})).status, 405);
+    assert_eq!(server.get("/ws/news:room1").status, 426);
+    assert_eq!(server.post_json("/ws/news:room1", &json!({})).status, 405);
     for (path, status) in
         [("/ws/*", 400), ("/ws/%ff", 400), ("/ws/a/b", 404), ("/ws/", 404), ("/ws/%73tats", 404)]
     {

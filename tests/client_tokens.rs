@@ -25,7 +25,7 @@ async fn a_token_is_replaced_before_its_end_on_the_same_connection() {
     let client = builder(&node.url())
         .token_source(move || {
             count.fetch_add(1, Ordering::SeqCst);
-            async { Ok(token("ann", 2, "registry:write")) }
+            async { Ok(token("ann", 2, "sockets:read")) }
         })
         .connect()
         .await
@@ -133,4 +133,43 @@ async fn settings_that_cannot_be_right_are_told_at_once() {
             .join()
             .is_ok_and(|is| is)
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_new_token_does_not_allow_ends_and_is_said() {
+    let node = Node::start(&["--auth", "required"]);
+    let count = Arc::new(AtomicUsize::new(0));
+    let client = builder(&node.url())
+        .token_source(move || {
+            let is_first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            let (seconds, scope) =
+                if is_first { (4, "registry:read sockets:read") } else { (3_600, "message") };
+            async move { Ok(token("ann", seconds, scope)) }
+        })
+        .connect()
+        .await
+        .expect("it is there");
+    let first = connection_id(&client).expect("connected");
+    let view = client.watch_service("orders").expect("a name");
+    let everything = client.watch_all();
+    let mut figures = client.channel("$other").expect("a name");
+    soon("allowed", view.fresh()).await.expect("a state");
+    soon("allowed", everything.fresh()).await.expect("a state");
+    soon("allowed", figures.ready()).await.expect("followed");
+    let mut changes = view.changes();
+    let refused = loop {
+        let event = soon("the end", changes.next()).await.expect("the view goes on");
+        if let fanfare::client::ServiceEvent::Refused { error, .. } = event {
+            break error;
+        }
+    };
+    assert_eq!(refused.code(), Some(Code::Forbidden), "{refused}");
+    match soon("the end", figures.next()).await {
+        Some(fanfare::client::ChannelEvent::Refused(error)) => {
+            assert_eq!(error.code(), Some(Code::Forbidden), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    eventually("nothing is taken for current", || view.is_stale() && everything.is_stale()).await;
+    assert_eq!(connection_id(&client), Some(first), "the connection itself goes on");
 }

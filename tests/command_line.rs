@@ -94,12 +94,14 @@ fn a_service_is_watched_through_a_restart() {
 #[test]
 fn what_is_wrong_is_said_with_what_to_do() {
     let server = Server::start_for_people(&["--auth", "required"]);
-    let weak = token("ann", "");
+    let (weak, reader) = (token("ann", ""), token("ann", "registry:read"));
     for (args, words) in [
         (vec!["services"], ["missing or wrong", "fanfare token"]),
         (vec!["services", "--token", "nonsense"], ["missing or wrong", "fanfare token"]),
         (vec!["publish", "c", "1", "--token", &weak], ["does not allow", "--scope"]),
-        (vec!["instances", "none", "--token", &weak], ["no such service", ""]),
+        (vec!["services", "--token", &weak], ["does not allow", "registry:read"]),
+        (vec!["stats", "--token", &reader], ["does not allow", "sockets:read"]),
+        (vec!["instances", "none", "--token", &reader], ["no such service", ""]),
     ] {
         let (status, _, fault) = ask(&server, &args);
         assert_eq!(status, Some(1), "{fault}");

@@ -101,6 +101,14 @@ fn a_program_speaks_to_its_clients() {
         assert_eq!(handle.send_to_user("ann", "notice", 5).await, Ok(1));
         let stranger = handle.send_to_user("stranger", "notice", 6).await;
         assert_eq!(stranger.map_err(|refusal| refusal.code), Err(Code::NotFound));
+        // Rules bind clients, not the program; but nobody says who comes and goes but the server.
+        for channel in ["chat:r", "user:ann", "live:order", "$mine"] {
+            assert_eq!(handle.send_to_channel(channel, 1).await.map(|sent| sent.1), Ok(0));
+        }
+        for event in ["user.left", "user.joined"] {
+            let forged = handle.send_event("chat:r", event, json!({"user_id": "ann"})).await;
+            assert_eq!(forged.map_err(|refusal| refusal.code), Err(Code::Forbidden));
+        }
         let reserved = handle.broadcast("ack", 7, Delivery::default()).await;
         assert_eq!(reserved.map_err(|refusal| refusal.code), Err(Code::InvalidArgument));
     });

@@ -1048,7 +1048,9 @@ fn names_and_passwords_are_as_good_as_tokens() {
         server.run(&["user", "add", "Writer", "--scope", "registry:write"], "correct horse\n");
     assert!(is_ok, "{said}");
     let id = said.split_whitespace().next().expect("an id").to_owned();
-    assert!(server.run(&["user", "add", "reader"], "correct horse\n").0);
+    let reader = ["user", "add", "reader", "--scope", "registry:read"];
+    assert!(server.run(&reader, "correct horse\n").0);
+    assert!(server.run(&["user", "add", "nobody-yet"], "correct horse\n").0);
     let call = |method: &str, path: &str, authorization: &str| {
         let mut headers = vec![JSON_BODY, JSON];
         if !authorization.is_empty() {
@@ -1074,7 +1076,11 @@ fn names_and_passwords_are_as_good_as_tokens() {
         ("PUT", "/apps/py-app/i/status?value=UP", &reader, 403),
         ("PUT", "/apps/py-app/i", &bearer("registry:write"), 200),
         ("PUT", "/apps/py-app/i", &bearer(""), 403),
-        ("GET", "/apps", &bearer(""), 200),
+        ("GET", "/apps", &bearer(""), 403),
+        ("GET", "/apps", &bearer("message publish sockets:read"), 403),
+        ("GET", "/apps", &bearer("registry:read"), 200),
+        ("POST", "/apps/py-app", &bearer("registry:read"), 403),
+        ("GET", "/apps", &basic("nobody-yet", "correct horse"), 403),
         ("GET", "/apps", "Bearer nonsense", 401),
         ("GET", "/apps", "Basic !", 401),
         ("GET", "/apps", "Digest x", 401),
@@ -1104,13 +1110,13 @@ fn names_and_passwords_are_as_good_as_tokens() {
     eventually("and let in again", READ_PATIENCE, || {
         call("PUT", "/apps/py-app/i", &writer).status == 200
     });
-    // Tokens of a login have no scope, whatever the account may do.
+    // A token of a login carries what the account may do.
     let login = json!({"username": "writer", "password": "correct horse"});
     let reply = server.post_json("/api/v1/users/login", &login);
     let token = format!("Bearer {}", reply.body["token"].as_str().expect("a token"));
     // Passwords are asked of the database; tokens count again once the server has looked there.
-    eventually("the token counts, and lacks the scope", READ_PATIENCE, || {
-        call("PUT", "/apps/py-app/i", &token).status == 403
+    eventually("the token counts, and has the scope", READ_PATIENCE, || {
+        call("PUT", "/apps/py-app/i", &token).status == 200
     });
 }
 

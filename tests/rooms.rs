@@ -119,11 +119,14 @@ fn a_room_is_a_channel_with_history() {
     ann.drain();
     ann.ask(&json!({"type": "subscribe", "channel": "chat:r"}), "subscribed");
     ann.ask(&json!({"type": "leave", "room": "r"}), "left");
-    let post = || server.post_json("/api/v1/channels/chat:r/messages", &json!({"payload": "x"}));
-    assert_eq!(post().body["delivered_to"], 3);
-    ann.find_type("text");
+    let mut bob = server.connect_as("bob");
+    join(&mut bob, "r");
+    chat(&mut bob, "two");
+    assert_eq!(ann.find_type("chat")["content"], "two");
+    let followers = || server.get("/api/v1/channels/chat:r").body["subscribers"].clone();
+    assert_eq!(followers(), 4);
     ann.ask(&json!({"type": "unsubscribe", "channel": "chat:r"}), "unsubscribed");
-    assert_eq!(post().body["delivered_to"], 2);
+    assert_eq!(followers(), 3);
 }
 
 #[test]

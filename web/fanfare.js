@@ -304,6 +304,14 @@ class View extends Emitter {
     this.emit("state", state);
   }
 
+  /** @protected The server has ended this: the connection's new token does not allow it. */
+  withdrawn() {
+    this.#attempt += 1;
+    clearTimeout(this.#timer);
+    this.stale();
+    this.emit("error", new FanfareError("forbidden", "the new token does not allow this"));
+  }
+
   /** @protected Follows anew, until it works or is refused for good. */
   async follow() {
     clearTimeout(this.#timer);
@@ -1442,6 +1450,12 @@ export class FanfareClient extends Emitter {
       case "system":
       case "chat":
       case "unsubscribed":
+        if (frame.type === "unsubscribed" && frame.reason === "forbidden") {
+          const isChannel = frame.channel !== undefined;
+          const views = isChannel ? this.#views.channels : this.#views.services;
+          views.get(isChannel ? frame.channel : frame.service_id)?.withdrawn();
+          return;
+        }
         if (frame.channel !== undefined) this.#views.channels.get(frame.channel)?.take(frame);
         return;
       case undefined:

@@ -35,7 +35,7 @@ pub(crate) fn user(run_id: &str, n: usize) -> String {
 /// A token for a user, signed with the server's secret.
 pub(crate) fn token(secret: &str, user: &str) -> io::Result<String> {
     let now = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-    let claims = json!({"sub": user, "username": user, "exp": now + TOKEN_S});
+    let claims = json!({"sub": user, "username": user, "exp": now + TOKEN_S, "scope": "message"});
     let key = EncodingKey::from_secret(secret.as_bytes());
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(io::Error::other)
 }

@@ -71,7 +71,7 @@ impl Drop for Server {
 
 fn token() -> String {
     let mut command = Command::new(program());
-    command.args(["token", "--user", "me", "--scope", "registry:write", "--ttl", "10m"]);
+    command.args(["token", "--user", "me", "--scope", "admin", "--ttl", "10m"]);
     let output = command.args(["--jwt-secret", SECRET]).output().expect("the server's program");
     assert!(output.status.success(), "{}", text(&output));
     String::from_utf8(output.stdout).expect("a token").trim().to_owned()

@@ -12,6 +12,43 @@ use argon2::{Algorithm, Argon2, Params, PasswordHash, Version};
 use super::jwt::is_user_id;
 use crate::limits;
 
+/// Who may make an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registration {
+    /// Anybody who can reach the server.
+    Open,
+    /// Nobody over HTTP. Operators make accounts with `fanfare user add`.
+    Closed,
+    /// Who has a token with the scope `admin`, in every mode.
+    Token,
+}
+
+impl Registration {
+    /// Reads the word of the configuration.
+    ///
+    /// # Errors
+    ///
+    /// What would be right.
+    pub fn parse(word: &str) -> Result<Registration, String> {
+        match word {
+            "open" => Ok(Registration::Open),
+            "closed" => Ok(Registration::Closed),
+            "token" => Ok(Registration::Token),
+            _ => Err(String::from("neither open, closed nor token")),
+        }
+    }
+
+    /// The word of the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Registration::Open => "open",
+            Registration::Closed => "closed",
+            Registration::Token => "token",
+        }
+    }
+}
+
 /// Checks a name to sign in with.
 ///
 /// # Errors

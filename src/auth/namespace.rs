@@ -3,8 +3,16 @@
 //! Who may follow and who may publish, how much is kept for those who come back, and whether it is
 //! announced who comes and goes. The longest prefix that fits a channel decides.
 //!
+//! # Promises
+//!
+//! * A reserved channel takes only what its own door makes ([`Reserved`]); no configuration changes
+//!   that. Names are compared byte by byte, as channels themselves are: `Chat:r` is an ordinary
+//!   channel, and no other channel than `chat:r` is the room's.
+//!
 //! Imports `auth::jwt`, `auth::permission` and `limits`. Imported by `config`, `ws`, `shard`, `http`
 //! and `state`.
+
+use std::fmt;
 
 use super::jwt::Identity;
 use super::permission::Scopes;
@@ -33,25 +41,14 @@ impl Who {
         match word {
             "anyone" => Ok(Who::Anyone),
             "users" => Ok(Who::Users),
-            "publish" => Ok(Who::With(Scopes::PUBLISH)),
-            "admin" => Ok(Who::With(Scopes::ADMIN)),
             "nobody" => Ok(Who::Nobody),
-            _ => Err(String::from("neither anyone, users, publish, admin nor nobody")),
+            word => Scopes::of_word(word).map(Who::With).ok_or_else(|| {
+                format!("neither anyone, users, nobody nor a scope ({})", Scopes::WORDS_LISTED)
+            }),
         }
     }
 
-    /// The word of the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Who::Anyone => "anyone",
-            Who::Users => "users",
-            Who::With(Scopes::ADMIN) => "admin",
-            Who::With(_) => "publish",
-            Who::Nobody => "nobody",
-        }
-    }
-
-    /// Whether a caller is one of them.
+    /// Whether a caller is one of them. None is a caller without a token.
     pub fn includes(self, identity: Option<&Identity>, is_auth_required: bool) -> bool {
         match self {
             Who::Anyone => true,
@@ -60,6 +57,18 @@ impl Who {
                 !is_auth_required || identity.is_some_and(|who| who.scopes.contains(scopes))
             }
             Who::Nobody => false,
+        }
+    }
+}
+
+/// The word of the configuration.
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Anyone => f.write_str("anyone"),
+            Who::Users => f.write_str("users"),
+            Who::With(scopes) => scopes.fmt(f),
+            Who::Nobody => f.write_str("nobody"),
         }
     }
 }
@@ -95,6 +104,74 @@ impl Namespace {
     }
 }
 
+/// A kind of channel that takes only what a door of its own makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserved {
+    /// `chat:`: rooms take what their members say with `chat`, and the server's announcements.
+    Room,
+    /// `user:`: the channels of users. `user:ann` is followed by the user `ann` alone.
+    User,
+    /// `dashboard:`: dashboards take metrics, by HTTP.
+    Dashboard,
+    /// `live:`: live entities take updates, by HTTP.
+    Live,
+    /// `$`: the server's own.
+    Server,
+}
+
+impl Reserved {
+    const PREFIXES: [(&'static str, Reserved); 5] = [
+        ("chat:", Reserved::Room),
+        ("user:", Reserved::User),
+        ("dashboard:", Reserved::Dashboard),
+        ("live:", Reserved::Live),
+        ("$", Reserved::Server),
+    ];
+
+    /// The kind of a channel, or of the channels under a prefix; none where any message may be
+    /// published.
+    #[must_use]
+    pub fn of(channel: &str) -> Option<Reserved> {
+        let mut kinds = Self::PREFIXES.iter();
+        kinds.find(|(prefix, _)| channel.starts_with(prefix)).map(|(_, kind)| *kind)
+    }
+
+    /// Whether the rules of namespaces say who may take its door. The others' doors are open to the
+    /// members of a room, or to the server alone.
+    #[must_use]
+    pub const fn has_publish_rule(self) -> bool {
+        matches!(self, Reserved::Dashboard | Reserved::Live)
+    }
+
+    /// Why a message is refused there.
+    #[must_use]
+    pub const fn refusal(self) -> &'static str {
+        match self {
+            Reserved::Room => "channels of rooms take only what their members say with chat",
+            Reserved::User => "channels of users take only what the server sends",
+            Reserved::Dashboard => "dashboards take only /api/v1/dashboards/{name}/metrics",
+            Reserved::Live => "live entities take only /api/v1/live/{entity}/{id}",
+            Reserved::Server => "channels that begin with $ are the server's own",
+        }
+    }
+}
+
+/// Why a caller may not follow a channel or publish to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Barred {
+    /// Whether the caller is nobody yet, and a token may help.
+    pub needs_token: bool,
+    /// What to say.
+    pub reason: &'static str,
+}
+
+impl Barred {
+    /// The caller is not one of `who`.
+    fn by(who: Who, identity: Option<&Identity>, reason: &'static str) -> Barred {
+        Barred { needs_token: identity.is_none() && who != Who::Nobody, reason }
+    }
+}
+
 /// All namespaces of a server, the longest prefix first.
 ///
 /// # Invariants
@@ -113,14 +190,20 @@ impl Default for Namespaces {
             let publish = Who::With(Scopes::PUBLISH);
             namespaces.insert(Namespace { publish, ..Namespace::new(prefix) });
         }
-        namespaces.insert(Namespace { publish: Who::Nobody, ..Namespace::new("$") });
+        namespaces.insert(Namespace { subscribe: Who::Users, ..Namespace::new("user:") });
+        let subscribe = Who::With(Scopes::SOCKETS_READ);
+        namespaces.insert(Namespace { subscribe, ..Namespace::new("$") });
         namespaces
     }
 }
 
 impl Namespaces {
-    /// Adds a namespace, or replaces the one of the same prefix.
-    pub fn insert(&mut self, namespace: Namespace) {
+    /// Adds a namespace, or replaces the one of the same prefix. Where the channels have a door of
+    /// their own that no rule opens, its rule for publishing is `nobody`, whatever it says.
+    pub fn insert(&mut self, mut namespace: Namespace) {
+        if Reserved::of(&namespace.prefix).is_some_and(|kind| !kind.has_publish_rule()) {
+            namespace.publish = Who::Nobody;
+        }
         self.0.retain(|other| other.prefix != namespace.prefix);
         self.0.push(namespace);
         self.0.sort_by(|a, b| {
@@ -138,6 +221,65 @@ impl Namespaces {
         found.expect("the empty prefix fits every name")
     }
 
+    /// Whether a caller may follow a channel, and read what is kept of it.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn may_follow(
+        &self,
+        channel: &str,
+        identity: Option<&Identity>,
+        is_auth_required: bool,
+    ) -> Result<(), Barred> {
+        const REASON: &str = "this channel may not be followed";
+        let who = self.of(channel).subscribe;
+        if !who.includes(identity, is_auth_required) {
+            return Err(Barred::by(who, identity, REASON));
+        }
+        if let Some(owner) = channel.strip_prefix("user:")
+            && identity.is_none_or(|identity| identity.user_id.as_str() != owner)
+        {
+            return Err(Barred::by(Who::Users, identity, REASON));
+        }
+        Ok(())
+    }
+
+    /// Whether a caller may publish any message of its own to a channel.
+    ///
+    /// # Errors
+    ///
+    /// Why not. That a channel is reserved comes first: no token helps there.
+    pub fn may_publish(
+        &self,
+        channel: &str,
+        identity: Option<&Identity>,
+        is_auth_required: bool,
+    ) -> Result<(), Barred> {
+        match Reserved::of(channel) {
+            Some(kind) => Err(Barred { needs_token: false, reason: kind.refusal() }),
+            None => self.may_take_door(channel, identity, is_auth_required),
+        }
+    }
+
+    /// Whether a caller may publish to a channel through the door of its kind.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn may_take_door(
+        &self,
+        channel: &str,
+        identity: Option<&Identity>,
+        is_auth_required: bool,
+    ) -> Result<(), Barred> {
+        let who = self.of(channel).publish;
+        if who.includes(identity, is_auth_required) {
+            return Ok(());
+        }
+        Err(Barred::by(who, identity, "this channel may not be published to"))
+    }
+
     /// The namespace of exactly this prefix.
     pub fn exactly(&self, prefix: &str) -> Option<&Namespace> {
         self.0.iter().find(|namespace| namespace.prefix == prefix)
@@ -152,6 +294,7 @@ impl Namespaces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::UserId;
 
     #[test]
     fn the_longest_prefix_decides() {
@@ -162,15 +305,72 @@ mod tests {
         assert!(!namespaces.of("news").presence);
         namespaces.insert(Namespace { presence: true, ..Namespace::new("") });
         assert!(namespaces.of("news").presence && namespaces.of("").presence);
-        assert_eq!(namespaces.iter().count(), 6);
+        assert_eq!(namespaces.iter().count(), 7);
+    }
+
+    fn user(name: &str, scope: &str) -> Identity {
+        Identity {
+            user_id: UserId::new(name),
+            username: None,
+            email: None,
+            scopes: Scopes::from_claim(scope),
+            expires_at_s: u64::MAX,
+        }
+    }
+
+    #[test]
+    fn no_rule_opens_a_reserved_channel() {
+        let mut namespaces = Namespaces::default();
+        for prefix in ["", "chat:", "chat:r", "user:", "live:", "dashboard:", "$", "$stats", "cha"]
+        {
+            namespaces.insert(Namespace { publish: Who::Anyone, ..Namespace::new(prefix) });
+        }
+        let admin = user("ann", "admin");
+        for channel in ["chat:r", "chat:", "user:ann", "dashboard:d", "live:o", "$stats", "$"] {
+            for identity in [None, Some(&admin)] {
+                let barred = namespaces.may_publish(channel, identity, false);
+                assert!(barred.is_err_and(|barred| !barred.needs_token), "{channel}");
+            }
+        }
+        for channel in ["Chat:r", "chat", "chats:r", "users", "live", "dashboards:d", "x$", "cha"] {
+            assert_eq!(namespaces.may_publish(channel, None, false), Ok(()), "{channel}");
+        }
+        assert_eq!(namespaces.of("chat:r").publish, Who::Nobody, "what is shown is what holds");
+        assert_eq!(namespaces.may_take_door("live:o", None, false), Ok(()));
+    }
+
+    #[test]
+    fn the_channel_of_a_user_is_followed_by_that_user_alone() {
+        let mut namespaces = Namespaces::default();
+        namespaces.insert(Namespace { subscribe: Who::Anyone, ..Namespace::new("user:") });
+        let (ann, admin) = (user("ann", ""), user("bob", "admin"));
+        for is_required in [false, true] {
+            let may = |who: Option<&Identity>| namespaces.may_follow("user:ann", who, is_required);
+            assert_eq!(may(Some(&ann)), Ok(()));
+            assert!(may(Some(&admin)).is_err_and(|barred| !barred.needs_token));
+            assert!(may(None).is_err_and(|barred| barred.needs_token));
+        }
+    }
+
+    #[test]
+    fn the_server_s_own_figures_need_their_scope() {
+        let namespaces = Namespaces::default();
+        assert_eq!(namespaces.may_follow("$stats", None, false), Ok(()));
+        assert!(namespaces.may_follow("$stats", Some(&user("ann", "message")), true).is_err());
+        assert_eq!(
+            namespaces.may_follow("$stats", Some(&user("ann", "sockets:read")), true),
+            Ok(())
+        );
     }
 
     #[test]
     fn words_survive_the_round_trip() {
-        for word in ["anyone", "users", "publish", "admin", "nobody"] {
-            assert_eq!(Who::parse(word).map(Who::as_str), Ok(word));
+        for word in ["anyone", "users", "publish", "admin", "channels:read", "nobody"] {
+            assert_eq!(Who::parse(word).map(|who| who.to_string()).as_deref(), Ok(word));
         }
-        assert!(Who::parse("Anyone").is_err());
+        for word in ["Anyone", "", "publish admin", "sockets"] {
+            assert!(Who::parse(word).is_err(), "{word:?}");
+        }
     }
 
     #[test]

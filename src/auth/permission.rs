@@ -1,57 +1,88 @@
 //! The scopes: what a token allows.
 //!
-//! A token without scopes says who somebody is and no more. Acting as that user needs nothing
-//! else; writing to the registry, publishing over HTTP and administration need a scope.
+//! A token without scopes says who somebody is and no more: where tokens are required it opens
+//! sockets and follows the channels that allow it. Everything else needs one of the words below.
+//! The whole table, call by call, is in `docs/operations.md`.
 //!
 //! # Promises
 //!
-//! * `admin` includes every other scope, here and nowhere else.
+//! * `admin` includes every other scope, and `registry:write` includes `registry:read`, here and
+//!   nowhere else. No other scope includes another.
 //! * A word we do not know grants nothing and refuses nothing.
 //!
 //! # Not here
 //!
-//! Which request needs which scope: the doors (`http`, `ws`) know their requests.
+//! Which request needs which scope: the doors (`http`, `ws`, `shard`) know their requests.
 //!
-//! Imports nothing. Imported by `auth::jwt`, `http`, `ws` and `shard`.
+//! Imports nothing. Imported by `auth::jwt`, `auth::namespace`, `http`, `ws`, `shard` and `config`.
 
 use std::fmt;
 
 /// A set of scopes, one bit each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Scopes(u8);
+pub struct Scopes(u16);
 
 impl Scopes {
     /// No scope: a signed-in user.
     pub const NONE: Scopes = Scopes(0);
-    /// `registry:write`: register, renew and unregister instances.
-    pub const REGISTRY_WRITE: Scopes = Scopes(1);
+    /// `registry:read`: discovery, leases, and following services.
+    pub const REGISTRY_READ: Scopes = Scopes(1);
+    /// `registry:write`: register, renew and unregister instances; includes `registry:read`.
+    pub const REGISTRY_WRITE: Scopes = Scopes(1 << 1 | Self::REGISTRY_READ.0);
     /// `publish`: send to users, sockets and channels over HTTP.
-    pub const PUBLISH: Scopes = Scopes(1 << 1);
+    pub const PUBLISH: Scopes = Scopes(1 << 2);
+    /// `message`: direct, group and room messages, and envelopes.
+    pub const MESSAGE: Scopes = Scopes(1 << 3);
+    /// `sockets:read`: who is connected, and the counters.
+    pub const SOCKETS_READ: Scopes = Scopes(1 << 4);
+    /// `channels:read`: which channels there are, and who is in them.
+    pub const CHANNELS_READ: Scopes = Scopes(1 << 5);
+    /// `audit:read`: what happened, and who did it.
+    pub const AUDIT_READ: Scopes = Scopes(1 << 6);
     /// `admin`: connections, channels and operations; includes all other scopes.
-    pub const ADMIN: Scopes = Scopes(1 << 2 | Self::REGISTRY_WRITE.0 | Self::PUBLISH.0);
+    pub const ADMIN: Scopes = Scopes(
+        1 << 7
+            | Self::REGISTRY_WRITE.0
+            | Self::PUBLISH.0
+            | Self::MESSAGE.0
+            | Self::SOCKETS_READ.0
+            | Self::CHANNELS_READ.0
+            | Self::AUDIT_READ.0,
+    );
 
-    /// The words of the `scope` claim. `admin` comes first: it stands for the others.
-    const WORDS: [(&'static str, Scopes); 3] = [
+    /// The words of the `scope` claim. One that includes others stands before them.
+    const WORDS: [(&'static str, Scopes); 8] = [
         ("admin", Scopes::ADMIN),
         ("registry:write", Scopes::REGISTRY_WRITE),
+        ("registry:read", Scopes::REGISTRY_READ),
         ("publish", Scopes::PUBLISH),
+        ("message", Scopes::MESSAGE),
+        ("sockets:read", Scopes::SOCKETS_READ),
+        ("channels:read", Scopes::CHANNELS_READ),
+        ("audit:read", Scopes::AUDIT_READ),
     ];
+
+    /// The words, by comma, for a help text or a fault.
+    pub const WORDS_LISTED: &'static str = "admin, registry:write, registry:read, publish, message, \
+        sockets:read, channels:read, audit:read";
+
+    /// The scope of one word; none where it is none of ours.
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, scope)| *scope)
+    }
 
     /// Reads a `scope` claim: words between spaces, the unknown ones ignored.
     #[must_use]
     pub fn from_claim(claim: &str) -> Self {
         claim.split_ascii_whitespace().fold(Self::NONE, |scopes, word| {
-            match Self::WORDS.iter().find(|(known, _)| *known == word) {
-                Some((_, scope)) => scopes.with(*scope),
-                None => scopes,
-            }
+            Self::of_word(word).map_or(scopes, |scope| scopes.with(scope))
         })
     }
 
     /// Returns the words of `claim` that name no scope. A command line wants to know.
     pub fn unknown_words(claim: &str) -> impl Iterator<Item = &str> {
-        let is_known = |word: &str| Self::WORDS.iter().any(|(known, _)| *known == word);
-        claim.split_ascii_whitespace().filter(move |word| !is_known(word))
+        claim.split_ascii_whitespace().filter(|word| Self::of_word(word).is_none())
     }
 
     /// Returns both sets in one.
@@ -87,17 +118,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn admin_includes_all_and_nothing_includes_admin() {
-        let admin = Scopes::from_claim("admin");
-        assert!(admin.contains(Scopes::PUBLISH) && admin.contains(Scopes::REGISTRY_WRITE));
-        let both = Scopes::from_claim("publish registry:write");
-        assert!(both.contains(Scopes::PUBLISH) && both.contains(Scopes::REGISTRY_WRITE));
-        assert!(!both.contains(Scopes::ADMIN));
+    fn inclusion_is_what_the_table_says_and_nothing_else() {
+        for (word, scope) in Scopes::WORDS {
+            for (other, needed) in Scopes::WORDS {
+                let includes = word == other
+                    || word == "admin"
+                    || (word, other) == ("registry:write", "registry:read");
+                assert_eq!(scope.contains(needed), includes, "{word} and {other}");
+            }
+            assert!(Scopes::WORDS_LISTED.split(", ").any(|listed| listed == word), "{word}");
+        }
+        let all = Scopes::WORDS[1..].iter().fold(Scopes::NONE, |all, (_, one)| all.with(*one));
+        assert!(!all.contains(Scopes::ADMIN), "all others together are not admin");
     }
 
     #[test]
     fn unknown_words_grant_nothing() {
-        assert_eq!(Scopes::from_claim("Admin admins registry publish,admin"), Scopes::NONE);
+        assert_eq!(
+            Scopes::from_claim("Admin admins registry publish,admin registry: read message."),
+            Scopes::NONE
+        );
         assert_eq!(Scopes::from_claim("  openid   publish profile "), Scopes::PUBLISH);
         assert!(Scopes::unknown_words("openid publish x").eq(["openid", "x"]));
         assert!(!Scopes::NONE.contains(Scopes::PUBLISH));
@@ -106,9 +146,15 @@ mod tests {
 
     #[test]
     fn claim_survives_the_round_trip() {
-        for claim in ["", "admin", "registry:write", "publish", "registry:write publish"] {
+        for claim in
+            ["", "admin", "registry:write", "publish", "registry:write publish message audit:read"]
+        {
             assert_eq!(Scopes::from_claim(claim).to_string(), claim);
         }
         assert_eq!(Scopes::from_claim("publish admin").to_string(), "admin");
+        assert_eq!(
+            Scopes::from_claim("registry:read registry:write").to_string(),
+            "registry:write"
+        );
     }
 }

@@ -296,6 +296,20 @@ impl Directory {
         self.announce(service, &event);
     }
 
+    /// A subscription has ended, because the connection's new token does not allow it: what is
+    /// known grows old from here.
+    pub(super) fn withdrawn(&mut self, service: Option<&ServiceName>, error: &Error) {
+        let (heard, is_all_live) = (self.heard_unix_ms, self.all.is_listed);
+        for (name, entry) in &mut self.entries {
+            let is_meant = service.map_or(entry.phase == Phase::Idle, |service| service == name);
+            if is_meant && is_live(is_all_live, entry) {
+                entry.confirmed_unix_ms = heard;
+            }
+        }
+        self.all.is_listed &= service.is_some();
+        self.refused(service, error);
+    }
+
     /// `service_snapshot`, or the instances of an answer.
     pub(super) fn replace(&mut self, service: &ServiceName, frame: Frame) {
         let is_all = self.all.phase != Phase::Idle;

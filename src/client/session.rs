@@ -31,6 +31,7 @@ use super::shared::{Order, Shared, State, Status};
 use super::talk::{Envelope, EnvelopeEvent};
 use super::token;
 use crate::id::ServiceName;
+use crate::wire::refusal::Code;
 
 /// How long after the wake-up things are looked at again that were refused for now.
 const RETRY: Duration = Duration::from_secs(1);
@@ -437,6 +438,22 @@ impl Session {
             Some("service_snapshot") => {
                 if let Some(service) = frame.service_id.as_deref().map(ServiceName::of) {
                     state.services.replace(&service, frame);
+                }
+            }
+            // A new token does not allow it any more: as if it had been refused.
+            Some("unsubscribed") if frame.reason.as_deref() == Some("forbidden") => {
+                let error = Error::Refused {
+                    code: Some(Code::Forbidden),
+                    message: String::from("the new token does not allow this"),
+                    is_temporary: false,
+                };
+                match (frame.channel.as_deref(), frame.service_id.as_deref()) {
+                    (Some(channel), _) => state.channels.refused(channel, &error),
+                    (None, Some("*")) => state.services.withdrawn(None, &error),
+                    (None, Some(service)) => {
+                        state.services.withdrawn(Some(&ServiceName::of(service)), &error);
+                    }
+                    (None, None) => {}
                 }
             }
             Some("unsubscribed") if frame.reason.as_deref() == Some("deleted") => {

@@ -39,7 +39,7 @@ pub(super) fn command() -> Command {
             Arg::new("scope")
                 .long("scope")
                 .value_name("SCOPES")
-                .help("Scopes between spaces: registry:write, publish, admin"),
+                .help(format!("Scopes between spaces: {}", Scopes::WORDS_LISTED)),
         )
         .arg(
             Arg::new("ttl")
@@ -99,18 +99,19 @@ fn user() -> Command {
                     Arg::new("scope")
                         .long("scope")
                         .value_name("SCOPES")
-                        .help("What it may do with name and password: registry:write, ..."),
+                        .help("What it may do beside --default-scopes: registry:write, ..."),
                 ),
         )
         .subcommand(
             Command::new("scope")
-                .about("Set what an account may do with name and password in place of a token")
+                .about(
+                    "Set what an account may do: its logins, and its name and password at Eureka",
+                )
                 .arg(name.clone().help("Name or user id"))
-                .arg(
-                    Arg::new("scope").value_name("SCOPES").default_value("").help(
-                        "Scopes between spaces: registry:write, publish, admin; none is none",
-                    ),
-                ),
+                .arg(Arg::new("scope").value_name("SCOPES").default_value("").help(format!(
+                    "Scopes between spaces: {}; none is none",
+                    Scopes::WORDS_LISTED
+                ))),
         )
         .subcommand(Command::new("list").about("List all accounts"))
         .subcommand(
@@ -308,7 +309,7 @@ pub(super) fn parse_token(matches: &ArgMatches, faults: &mut Vec<Fault>) -> Acti
 
 fn check_scope(scope: Option<&str>, place: &str, fault: &mut impl FnMut(&str, String)) {
     for word in Scopes::unknown_words(scope.unwrap_or_default()) {
-        let known = "registry:write, publish, admin";
+        let known = Scopes::WORDS_LISTED;
         fault(place, format!("{} is no scope; there are {known}", quote(word)));
     }
 }

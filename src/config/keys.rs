@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use super::value::{count, duration, parse_switch, quote, size};
 use super::{AuthMode, Config};
+use crate::auth::Scopes;
+use crate::auth::accounts::Registration;
 use crate::limits::{self, KIB, MIB};
 use crate::ws::forwarded::BadProxy;
 
@@ -276,6 +278,30 @@ pub(super) static KEYS: &[Key] = &[
         show: |config| config.eureka.into(),
     },
     Key {
+        name: "registration",
+        env: None,
+        placeholder: "open|closed|token",
+        unset: Unset::Follows("open on loopback, else closed"),
+        help: "Who may make an account over HTTP: open (anybody), closed (nobody) or token (scope admin)",
+        parse: |config, text| {
+            config.registration = Registration::parse(text)?;
+            Ok(())
+        },
+        show: |config| config.registration.as_str().into(),
+    },
+    Key {
+        name: "default-scopes",
+        env: None,
+        placeholder: "SCOPES",
+        unset: Unset::Is("message"),
+        help: "Scopes of a login token beside the account's own, by space or comma; none is none",
+        parse: |config, text| {
+            config.default_scopes = parse_scopes(text)?;
+            Ok(())
+        },
+        show: |config| config.default_scopes.to_string().into(),
+    },
+    Key {
         name: "echo",
         env: None,
         placeholder: "on|off",
@@ -505,6 +531,20 @@ pub(super) static KEYS: &[Key] = &[
 
 fn file(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("the file has no name".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+/// Reads scopes between spaces or commas, all of them known.
+fn parse_scopes(text: &str) -> Result<Scopes, String> {
+    let claim = text.replace(',', " ");
+    if claim.trim() == "none" {
+        return Ok(Scopes::NONE);
+    }
+    match Scopes::unknown_words(&claim).next() {
+        Some(word) => {
+            Err(format!("{} is no scope; there are {}", quote(word), Scopes::WORDS_LISTED))
+        }
+        None => Ok(Scopes::from_claim(&claim)),
+    }
 }
 
 /// Reads an address. A port alone, `:8080`, is that port on loopback, as is `localhost:8080`.

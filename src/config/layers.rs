@@ -12,6 +12,8 @@ use clap::ArgMatches;
 use super::command::{parse_args, parse_ask, parse_completions, parse_token, parse_user};
 use super::keys::{KEYS, Unset, index_of};
 use super::{Action, CONFIG_ENV, Config, Fault, LoadError, Loaded, Source, Sources};
+use crate::auth::Scopes;
+use crate::auth::accounts::Registration;
 use crate::limits;
 
 /// `Config::load` with the reading of the file passed in as well.
@@ -73,6 +75,8 @@ struct Layers {
     /// Where each key was last set, for the faults that concern more than one. As `KEYS`.
     places: Vec<(usize, String)>,
     faults: Vec<Fault>,
+    /// What changes nothing, or is unwise.
+    warnings: Vec<String>,
 }
 
 impl Layers {
@@ -108,7 +112,7 @@ impl Layers {
             let fault = |message: &str| Fault { place: place.clone(), message: message.to_owned() };
             let canonical = name.replace('_', "-");
             if canonical == "namespaces" {
-                super::namespaces::apply(
+                let idle = super::namespaces::apply(
                     &mut self.config.namespaces,
                     value,
                     &mut |key, message| {
@@ -116,6 +120,7 @@ impl Layers {
                         self.faults.push(Fault { place, message });
                     },
                 );
+                self.warnings.extend(idle.iter().map(|idle| format!("{path}: {idle}")));
                 continue;
             }
             let Some(index) = KEYS.iter().position(|key| key.name == canonical) else {
@@ -133,13 +138,16 @@ impl Layers {
         }
     }
 
-    /// Judges what follows from the address: whether `auth` must be said, and the default of
-    /// `echo`.
+    /// Judges what follows from the address: whether `auth` must be said, and the defaults of
+    /// `echo` and `registration`.
     fn settle_bind(&mut self) {
         let source = |name: &str| self.sources.0[index_of(name)];
         let is_loopback = self.config.bind.ip().to_canonical().is_loopback();
         if source("echo") == Source::Default {
             self.config.echo = is_loopback;
+        }
+        if !is_loopback && source("registration") == Source::Default {
+            self.config.registration = Registration::Closed;
         }
         if !is_loopback && source("auth") == Source::Default {
             let bind = index_of("bind");
@@ -189,6 +197,10 @@ impl Layers {
                 limits::JWT_SECRET_BYTES
             ));
         }
+        if self.config.default_scopes.contains(Scopes::ADMIN) {
+            warnings.push("default-scopes: everybody who logs in may do everything".to_owned());
+        }
+        warnings.extend(self.warnings);
         Ok(Loaded { config: self.config, sources: self.sources, action, warnings })
     }
 }
@@ -228,7 +240,7 @@ pub(super) fn template() -> String {
     }
     text.push_str(
         "\n# Rules of the channels whose names begin alike; the longest prefix decides. Who may\n\
-         # subscribe and publish: anyone, users, publish (the scope), admin, nobody.\n\
+         # subscribe and publish: anyone, users, nobody, or a scope: publish, admin, ...\n\
          #[namespaces.\"news:\"]\n#subscribe = \"anyone\"\n#publish = \"publish\"\n\
          #history-max = 256\n#history-age = \"1h\"\n#presence = false\n",
     );

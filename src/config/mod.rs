@@ -45,6 +45,8 @@ use std::thread;
 
 use serde_json::Value;
 
+use crate::auth::Scopes;
+use crate::auth::accounts::Registration;
 use crate::auth::namespace::Namespaces;
 use crate::limits::{self, Limits};
 use crate::ws::forwarded::TrustedProxies;
@@ -118,6 +120,10 @@ pub struct Config {
     pub eureka: bool,
     /// Whether `/ws/echo` is there.
     pub echo: bool,
+    /// Who may make an account.
+    pub registration: Registration,
+    /// What a token of a login carries, beside the account's own scopes.
+    pub default_scopes: Scopes,
     /// The rules of channels, by how their names begin.
     pub namespaces: Namespaces,
     /// The bounds.
@@ -144,6 +150,8 @@ impl Default for Config {
             self_protection_max_ms: limits::SELF_PROTECTION_MS_MAX_DEFAULT,
             eureka: true,
             echo: true,
+            registration: Registration::Open,
+            default_scopes: Scopes::MESSAGE,
             namespaces: Namespaces::default(),
             limits: Limits::DEFAULT,
         }

@@ -16,17 +16,20 @@
 use toml::Value;
 
 use super::value::duration;
-use crate::auth::namespace::{Namespace, Namespaces, Who};
+use crate::auth::namespace::{Namespace, Namespaces, Reserved, Who};
 use crate::limits;
 
-/// Applies the table, and tells what is wrong in it.
+/// Applies the table, and tells what is wrong in it. Returns what in it changes nothing, because
+/// the channels are reserved.
 pub(super) fn apply(
     namespaces: &mut Namespaces,
     table: &Value,
     fault: &mut dyn FnMut(&str, String),
-) {
+) -> Vec<String> {
+    let mut idle = Vec::new();
     let Some(table) = table.as_table() else {
-        return fault("namespaces", "not a table of prefixes".to_owned());
+        fault("namespaces", "not a table of prefixes".to_owned());
+        return idle;
     };
     for (prefix, rules) in table {
         let place = format!("namespaces.\"{prefix}\"");
@@ -39,15 +42,34 @@ pub(super) fn apply(
             continue;
         }
         let before = namespaces.exactly(prefix).cloned();
-        let mut namespace = before.unwrap_or_else(|| Namespace::new(prefix));
+        let mut namespace = before.unwrap_or_else(|| fresh(namespaces, prefix));
         for (key, value) in rules {
             let canonical = key.replace('_', "-");
             if let Err(message) = set(&mut namespace, &canonical, value) {
                 fault(&format!("{place}.{key}"), message);
             }
         }
+        if let Some(kind) = Reserved::of(prefix)
+            && !kind.has_publish_rule()
+            && namespace.publish != Who::Nobody
+            && rules.contains_key("publish")
+        {
+            idle.push(format!("{place}.publish changes nothing: {}", kind.refusal()));
+        }
         namespaces.insert(namespace);
     }
+    idle
+}
+
+/// A namespace about which nothing is said yet. Under a reserved prefix who may follow and publish
+/// is as it is there, so that a longer prefix opens nothing by saying something else.
+fn fresh(namespaces: &Namespaces, prefix: &str) -> Namespace {
+    let namespace = Namespace::new(prefix);
+    if Reserved::of(prefix).is_none() {
+        return namespace;
+    }
+    let above = namespaces.of(prefix);
+    Namespace { subscribe: above.subscribe, publish: above.publish, ..namespace }
 }
 
 fn set(namespace: &mut Namespace, key: &str, value: &Value) -> Result<(), String> {

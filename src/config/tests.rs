@@ -72,6 +72,8 @@ fn every_key_reads_and_shows_its_own_field() {
         "allowed-origins" => "http://a,https://b:1",
         "trusted-proxies" => "10.0.0.0/8,::1",
         "echo" | "eureka" => "off",
+        "registration" => "token",
+        "default-scopes" => "publish, sockets:read",
         _ => match key.placeholder {
             "TIME" => "7s",
             "SIZE" if key.name == "channel-history-bytes-max" => "7MiB",
@@ -256,7 +258,8 @@ fn token_has_flags_of_its_own_and_the_same_layers() {
         [
             "--shards: \"0\" is out of range: 1 to 256",
             "--user: the user id is empty",
-            "--scope: \"root\" is no scope; there are registry:write, publish, admin",
+            "--scope: \"root\" is no scope; there are admin, registry:write, registry:read, \
+             publish, message, sockets:read, channels:read, audit:read",
             "--ttl: \"500ms\" is out of range: 1s to 3650d",
         ]
     );
@@ -288,4 +291,40 @@ fn settings_that_need_each_other_say_so() {
     assert_eq!(faults("--tls-cert a", &[], ""), ["tls-key: missing beside tls-cert"]);
     // A password never comes back out of a fault.
     assert!(!faults("--redis-url http://u:geheim@x", &[], "")[0].contains("geheim"));
+}
+
+#[test]
+fn registration_is_closed_where_others_can_reach_the_server() {
+    use crate::auth::accounts::Registration;
+    for (args, registration) in [
+        ("", Registration::Open),
+        ("--bind [::1]:1", Registration::Open),
+        ("--bind 0.0.0.0:1 --auth required", Registration::Closed),
+        ("--bind 10.0.0.1:1 --auth open", Registration::Closed),
+        ("--bind 0.0.0.0:1 --auth required --registration open", Registration::Open),
+        ("--bind 0.0.0.0:1 --auth required --registration token", Registration::Token),
+        ("--registration closed", Registration::Closed),
+    ] {
+        let loaded = load_from(args, &[], "").expect("no faults");
+        assert_eq!(loaded.config.registration, registration, "{args}");
+    }
+}
+
+#[test]
+fn rules_that_would_open_a_reserved_channel_change_nothing_and_say_so() {
+    let file = "[namespaces.\"chat:\"]\npublish = \"anyone\"\n\
+        [namespaces.\"$stats\"]\nhistory-max = 5\n\
+        [namespaces.\"live:order\"]\nhistory-max = 5\n\
+        [namespaces.\"dashboard:\"]\npublish = \"admin\"\n";
+    let loaded = load_from("--config fanfare.toml", &[], file).expect("no faults");
+    let of = |channel: &str| loaded.config.namespaces.of(channel);
+    assert_eq!(of("chat:r").publish.to_string(), "nobody");
+    let stats = (of("$stats").subscribe.to_string(), of("$stats").publish.to_string());
+    assert_eq!(stats, ("sockets:read".to_owned(), "nobody".to_owned()));
+    assert_eq!(of("live:order").publish.to_string(), "publish", "a longer prefix opens nothing");
+    assert_eq!(of("dashboard:d").publish.to_string(), "admin");
+    let [warning] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
+    assert!(warning.contains("\"chat:\".publish changes nothing"), "{warning}");
+    let everybody = load_from("--default-scopes admin", &[], "").expect("no faults");
+    assert!(everybody.warnings[0].contains("default-scopes"), "{:?}", everybody.warnings);
 }

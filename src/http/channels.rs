@@ -12,7 +12,7 @@ use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
 use super::{Desk, Query, body, sockets};
 use crate::auth::Identity;
-use crate::auth::namespace::Who;
+use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, UserId};
 use crate::limits;
 use crate::state::channels::ChannelView;
@@ -26,14 +26,23 @@ fn channel(desk: &Desk, name: Option<String>) -> Result<ChannelName, Problem> {
     Ok(talk::channel(name, desk.office.limits.topic_bytes_max)?)
 }
 
-fn permit(desk: &Desk, who: Who, identity: Option<&Identity>) -> Result<(), Problem> {
-    if who.includes(identity, desk.office.gate.is_auth_required) {
-        return Ok(());
+/// What a caller is told that may not follow or publish.
+pub(super) fn refused(barred: Barred) -> Problem {
+    if barred.needs_token {
+        return super::router::unauthorized(Code::Unauthorized, "a token is required");
     }
-    match identity {
-        None => Err(super::router::unauthorized(Code::Unauthorized, "a token is required")),
-        Some(_) => Err(Problem::new(403, Code::Forbidden, "the channel's rules do not allow this")),
-    }
+    Problem::new(403, Code::Forbidden, barred.reason)
+}
+
+/// Whether a caller may publish any message of its own to a channel.
+pub(super) fn check_may_publish(
+    desk: &Desk,
+    channel: &ChannelName,
+    identity: Option<&Identity>,
+) -> Result<(), Problem> {
+    let gate = &desk.office.gate;
+    let may = gate.namespaces.may_publish(channel.as_str(), identity, gate.is_auth_required);
+    may.map_err(refused)
 }
 
 fn channel_value(view: &ChannelView) -> Value {
@@ -119,8 +128,6 @@ async fn publish_to(
     identity: Option<&Identity>,
     aim: Aimed,
 ) -> Result<Reply, Problem> {
-    let rules = desk.office.gate.namespaces.of(channel.as_str());
-    permit(desk, rules.publish, identity)?;
     let from: Option<UserId> = identity.map(|identity| identity.user_id.clone());
     let talk = Talk::Publish { channel, publication, from, aim, without: None };
     match desk.tell(talk).await? {
@@ -157,6 +164,7 @@ pub async fn publish(
         exclude: Option<Vec<String>>,
     }
     let channel = channel(desk, Some(name))?;
+    check_may_publish(desk, &channel, identity)?;
     let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let wish: Wish<'_> = body::borrowed(&text)?;
     let publication =
@@ -173,8 +181,9 @@ pub async fn history(
     name: String,
 ) -> Result<Reply, Problem> {
     let channel = channel(desk, Some(name))?;
-    let rules = desk.office.gate.namespaces.of(channel.as_str());
-    permit(desk, rules.subscribe, identity)?;
+    let gate = &desk.office.gate;
+    let may = gate.namespaces.may_follow(channel.as_str(), identity, gate.is_auth_required);
+    may.map_err(refused)?;
     let after = query.number("after", 0, usize::MAX)?.unwrap_or(0) as u64;
     let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_MAX);
     match desk.tell(Talk::History { channel, after, limit }).await? {
@@ -248,6 +257,9 @@ async fn publish_event(
     event: String,
     identity: Option<&Identity>,
 ) -> Result<Reply, Problem> {
+    let gate = &desk.office.gate;
+    let may = gate.namespaces.may_take_door(channel.as_str(), identity, gate.is_auth_required);
+    may.map_err(refused)?;
     let payload = RawValue::from_string(payload)
         .map_err(|_| Problem::new(400, Code::Malformed, "the body is not JSON"))?;
     let publication = Publication::new(None, Some(&payload), Some(event), None)?;

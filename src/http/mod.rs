@@ -44,7 +44,8 @@ use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use crate::address::ClientAddress;
-use crate::auth::Identity;
+use crate::auth::accounts::Registration;
+use crate::auth::{Identity, Scopes};
 use crate::clock::Clock;
 use crate::cluster::NodeView;
 use crate::id::{ServiceName, ShardId};
@@ -57,7 +58,7 @@ use crate::state::people::Person;
 use crate::state::talk::{Talk, Told};
 use crate::stats::Stats;
 use crate::store::StoreHealth;
-use crate::store::library::Library;
+use crate::store::library::{Account, Library};
 use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Gate;
 use answers::{Answers, Unsent};
@@ -110,6 +111,10 @@ pub struct Office {
     pub logins: Logins,
     /// Where passwords are hashed.
     pub passwords: Passwords,
+    /// Who may make an account.
+    pub registration: Registration,
+    /// What a token of a login carries, beside the account's own scopes.
+    pub default_scopes: Scopes,
     /// Users seen lately.
     pub seen: SeenUsers,
     /// What serves Eureka's clients, where they are served.
@@ -127,6 +132,12 @@ pub struct Office {
 }
 
 impl Office {
+    /// What a user may do who shows an account's password: here or for a token.
+    pub fn scopes_of(&self, account: &Account) -> Scopes {
+        let own = Scopes::from_claim(account.scope.as_deref().unwrap_or_default());
+        self.default_scopes.with(own)
+    }
+
     /// Whether other nodes may be there.
     pub fn is_one_of_many(&self) -> bool {
         self.settings.get("redis_url").is_some_and(|url| !url.is_null())

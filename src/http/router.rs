@@ -75,10 +75,11 @@ enum Access {
     Anyone,
     /// Who has a token, where that is required.
     SignedIn,
-    /// Who has a token, everywhere: the call acts as a user.
-    User,
     /// Who has a token with the scope, where that is required.
     With(Scopes),
+    /// Who has a token, everywhere, because the call acts as a user; with the scope, where tokens
+    /// are required.
+    AsUser(Scopes),
 }
 
 impl<'a> Route<'a> {
@@ -199,7 +200,9 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// Who may take it. Every route is named, so that a new one cannot be open by oversight.
     fn access(self, method: &Method) -> Access {
+        let is_read = matches!(*method, Method::GET | Method::HEAD);
         match self {
             Route::Health | Route::Ready | Route::Metrics | Route::OpenApi | Route::Page(_) => {
                 Access::Unasked
@@ -215,19 +218,30 @@ impl<'a> Route<'a> {
             | Route::ChannelMessages(_)
             | Route::Live(..)
             | Route::Dashboard(_) => Access::With(Scopes::PUBLISH),
-            Route::Connections | Route::Connection(_) | Route::ConnectionMessages(_) => {
-                Access::With(Scopes::ADMIN)
+            Route::Service
+            | Route::Services
+            | Route::Lookup
+            | Route::ServicesDelta
+            | Route::Leases => Access::With(Scopes::REGISTRY_READ),
+            Route::SocketStats | Route::Online | Route::Connections => {
+                Access::With(Scopes::SOCKETS_READ)
             }
-            Route::Channels | Route::Channel(_) if *method != Method::GET => {
-                Access::With(Scopes::ADMIN)
-            }
+            Route::Connection(_) if is_read => Access::With(Scopes::SOCKETS_READ),
+            Route::Channels | Route::Channel(_) if is_read => Access::With(Scopes::CHANNELS_READ),
+            Route::Config
+            | Route::Connection(_)
+            | Route::ConnectionMessages(_)
+            | Route::Channels
+            | Route::Channel(_) => Access::With(Scopes::ADMIN),
             Route::Messages
             | Route::Groups
             | Route::Group(_)
             | Route::GroupMembers(_)
             | Route::GroupMember(..)
-            | Route::GroupMessages(_) => Access::User,
-            _ => Access::SignedIn,
+            | Route::GroupMessages(_) => Access::AsUser(Scopes::MESSAGE),
+            // What is kept of a channel is for those who may follow it; how nodes are, for everyone
+            // who has a token.
+            Route::ChannelHistory(_) | Route::Node | Route::Cluster => Access::SignedIn,
         }
     }
 }
@@ -240,8 +254,8 @@ pub(super) enum Needs {
     /// A token where the server requires one, with this scope if any. A wrong one is refused
     /// everywhere.
     TokenWhereRequired(Option<String>),
-    /// A token.
-    Token,
+    /// A token; with this scope where the server requires tokens.
+    Token(String),
 }
 
 /// What a call needs; none where there is no such call.
@@ -255,7 +269,7 @@ pub(super) fn needs(method: &str, path: &str) -> Option<Needs> {
         Access::Unasked => Needs::Nothing,
         Access::Anyone | Access::SignedIn => Needs::TokenWhereRequired(None),
         Access::With(scopes) => Needs::TokenWhereRequired(Some(scopes.to_string())),
-        Access::User => Needs::Token,
+        Access::AsUser(scopes) => Needs::Token(scopes.to_string()),
     })
 }
 
@@ -377,7 +391,7 @@ async fn dispatch_people(
         Route::Connection(id) if is_get => sockets::connection(desk, id).await,
         Route::Connection(id) => sockets::disconnect(desk, id).await,
         Route::ConnectionMessages(id) => sockets::send_to_connection(desk, request, who, id).await,
-        Route::UserRegister => users::register(desk, request).await,
+        Route::UserRegister => users::register(desk, request, who).await,
         Route::UserLogin => users::login(desk, request).await,
         Route::Channels if is_get => channels::list(desk).await,
         Route::Channels => channels::define(desk, request).await,
@@ -494,19 +508,20 @@ pub(super) fn unauthorized(code: Code, detail: &str) -> Problem {
 }
 
 fn permit(desk: &Desk, access: Access, identity: Option<&Identity>) -> Result<(), Problem> {
-    let is_free = access == Access::Anyone || !desk.office.gate.is_auth_required;
-    if is_free && access != Access::User {
+    let gate = &desk.office.gate;
+    let (needed, acts_as_user) = match access {
+        Access::Unasked | Access::Anyone => return Ok(()),
+        Access::SignedIn => (Scopes::NONE, false),
+        Access::With(scopes) => (scopes, false),
+        Access::AsUser(scopes) => (scopes, true),
+    };
+    if identity.is_none() && (acts_as_user || gate.is_auth_required) {
+        return Err(unauthorized(Code::Unauthorized, "a token is required"));
+    }
+    if gate.allows(identity, needed) {
         return Ok(());
     }
-    let Some(identity) = identity else {
-        return Err(unauthorized(Code::Unauthorized, "a token is required"));
-    };
-    match access {
-        Access::With(scopes) if !identity.scopes.contains(scopes) => {
-            Err(Problem::new(403, Code::Forbidden, "the token lacks the scope for this"))
-        }
-        _ => Ok(()),
-    }
+    Err(Problem::new(403, Code::Forbidden, format!("the token lacks the scope {needed}")))
 }
 
 #[cfg(test)]

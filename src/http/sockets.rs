@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body};
+use super::{Desk, Query, body, channels};
 use crate::auth::Identity;
 use crate::clock::rfc3339;
 use crate::id::ConnName;
@@ -48,7 +48,7 @@ async fn send(
     desk: &Desk,
     request: Request<Incoming>,
     from: Option<&Identity>,
-    to: impl FnOnce(&mut Wish<'_>) -> Result<To, Refusal>,
+    to: impl FnOnce(&mut Wish<'_>) -> Result<To, Problem>,
 ) -> Result<Reply, Problem> {
     let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let mut wish: Wish<'_> = body::borrowed(&text)?;
@@ -76,7 +76,11 @@ pub async fn broadcast(
 ) -> Result<Reply, Problem> {
     let bytes_max = desk.office.limits.topic_bytes_max;
     send(desk, request, from, |wish| match wish.to_channel.take() {
-        Some(channel) => talk::channel(Some(channel), bytes_max).map(To::Channel),
+        Some(channel) => {
+            let channel = talk::channel(Some(channel), bytes_max)?;
+            channels::check_may_publish(desk, &channel, from)?;
+            Ok(To::Channel(channel))
+        }
         None => Ok(To::Everyone),
     })
     .await
@@ -88,8 +92,10 @@ pub async fn send_to_user(
     request: Request<Incoming>,
     from: Option<&Identity>,
 ) -> Result<Reply, Problem> {
-    send(desk, request, from, |wish| talk::user("to_user_id", wish.to_user_id.take()).map(To::User))
-        .await
+    send(desk, request, from, |wish| {
+        Ok(To::User(talk::user("to_user_id", wish.to_user_id.take())?))
+    })
+    .await
 }
 
 /// `POST /api/v1/connections/{id}/messages`

@@ -10,7 +10,8 @@ use serde_json::json;
 use super::logins::Key;
 use super::reply::{self, Problem, Reply};
 use super::{Desk, body};
-use crate::auth::{Claims, accounts};
+use crate::auth::accounts::Registration;
+use crate::auth::{Claims, Identity, Scopes, accounts};
 use crate::clock::rfc3339;
 use crate::id::UserId;
 use crate::limits;
@@ -36,8 +37,27 @@ fn invalid(fault: &str) -> Problem {
     Problem::new(400, Code::InvalidArgument, fault)
 }
 
+/// Whether a caller may make an account.
+fn check_registration(desk: &Desk, identity: Option<&Identity>) -> Result<(), Problem> {
+    let detail = match (desk.office.registration, identity) {
+        (Registration::Open, _) => return Ok(()),
+        (Registration::Closed, _) => "registration is closed: operators make accounts here",
+        (Registration::Token, None) => {
+            return Err(super::router::unauthorized(Code::Unauthorized, "a token is required"));
+        }
+        (Registration::Token, Some(one)) if one.scopes.contains(Scopes::ADMIN) => return Ok(()),
+        (Registration::Token, Some(_)) => "registration needs a token with the scope admin",
+    };
+    Err(Problem::new(403, Code::Forbidden, detail))
+}
+
 /// `POST /api/v1/users/register`
-pub async fn register(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn register(
+    desk: &Desk,
+    request: Request<Incoming>,
+    identity: Option<&Identity>,
+) -> Result<Reply, Problem> {
+    check_registration(desk, identity)?;
     let wish = Wish::read(desk, request).await?;
     let username = wish.username.ok_or_else(|| invalid("username is missing"))?;
     let password = wish.password.ok_or_else(|| invalid("password is missing"))?;
@@ -99,6 +119,7 @@ pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
     };
     office.logins.succeed(&keys, now_ms);
     let now_s = desk.clock.now().unix_s();
+    let scopes = office.scopes_of(&account);
     let exp = now_s + limits::LOGIN_TOKEN_MS / 1_000;
     let claims = Claims {
         sub: account.user_id.as_str().to_owned(),
@@ -106,7 +127,7 @@ pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
         iat: now_s,
         username: Some(account.username),
         email: account.email,
-        scope: None,
+        scope: (scopes != Scopes::NONE).then(|| scopes.to_string()),
     };
     let Some(token) = office.gate.authenticator.sign(&claims) else {
         let detail = "tokens are not issued here: the server only has the issuer's public key";

@@ -192,6 +192,8 @@ impl Server {
             library: store.as_ref().map_or_else(Library::closed, Store::library),
             logins: Logins::default(),
             passwords: Passwords::start().map_err(StartError::Thread)?,
+            registration: config.registration,
+            default_scopes: config.default_scopes,
             seen: SeenUsers::default(),
             eureka: config.eureka.then(Eureka::default),
             is_draining: Arc::clone(&signals.is_draining),
@@ -568,8 +570,8 @@ fn shown(config: &Config, sources: &Sources) -> serde_json::Map<String, Value> {
     settings.insert(String::from("sources"), Value::Object(origins));
     let namespaces = config.namespaces.iter().map(|one| {
         let rules = serde_json::json!({
-            "subscribe": one.subscribe.as_str(),
-            "publish": one.publish.as_str(),
+            "subscribe": one.subscribe.to_string(),
+            "publish": one.publish.to_string(),
             "history_max": one.history_max.unwrap_or(config.limits.channel_history_max),
             "history_age_ms": one.history_ms,
             "presence": one.presence,

@@ -180,6 +180,8 @@ pub(super) enum Waiting {
         joins: bool,
         is_heavy: bool,
     },
+    /// The end of a subscription that the connection's new token does not allow.
+    Withdrawal,
 }
 
 impl Waiting {

@@ -40,6 +40,7 @@ pub mod socket;
 mod talk;
 mod timers;
 mod topics;
+mod withdrawal;
 
 use std::collections::VecDeque;
 use std::rc::Rc;

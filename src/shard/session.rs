@@ -262,7 +262,12 @@ impl<S: Socket> Shard<S> {
     pub(super) fn on_request(&mut self, slot: Slot, id: Option<RequestId>, request: Request) {
         match request {
             Request::Ping => self.answer_locally(slot, id, Local::Pong),
-            Request::Subscribe(subscribe) => self.on_subscribe(slot, id, subscribe),
+            Request::Subscribe(subscribe) => match self.check_scope(slot, Scopes::REGISTRY_READ) {
+                Ok(()) => self.on_subscribe(slot, id, subscribe),
+                Err(refusal) => {
+                    self.answer_locally(slot, id, Local::Refuse(Family::Typed, refusal));
+                }
+            },
             Request::Unsubscribe(target) => {
                 self.answer_locally(slot, id, Local::Unsubscribe(target));
             }
@@ -277,9 +282,8 @@ impl<S: Socket> Shard<S> {
             | Request::Envelope { .. }
             | Request::EnvelopePing => self.on_talk_request(slot, id, request),
             Request::Register(_) | Request::Heartbeat(_) | Request::Unregister(_)
-                if !self.may_write_registry(slot) =>
+                if let Err(refusal) = self.check_scope(slot, Scopes::REGISTRY_WRITE) =>
             {
-                let refusal = Refusal::new(Code::Forbidden, "the scope registry:write is needed");
                 self.answer_locally(slot, id, Local::Refuse(Family::Typed, refusal));
             }
             Request::Register(Entries { accepted, rejected }) => {
@@ -310,14 +314,6 @@ impl<S: Socket> Shard<S> {
                 self.ask(slot, id, Waiting::Unregister { rejected }, Order::Unregister(keys));
             }
         }
-    }
-
-    fn may_write_registry(&self, slot: Slot) -> bool {
-        let identity = &self.conns[slot.index()].identity;
-        !self.settings.gate.is_auth_required
-            || identity
-                .as_ref()
-                .is_some_and(|identity| identity.scopes.contains(Scopes::REGISTRY_WRITE))
     }
 
     fn on_subscribe(&mut self, slot: Slot, id: Option<RequestId>, subscribe: Subscribe) {
@@ -445,7 +441,10 @@ impl<S: Socket> Shard<S> {
                 return self.refuse(slot, id, family, &refusal);
             }
             Local::Rejected(batch, rejected) => batch_answer(batch, id, &[], &rejected),
-            Local::Refreshed(expires_at_ms) => answer::refreshed(id, expires_at_ms),
+            Local::Refreshed(expires_at_ms) => {
+                self.push_direct(slot, answer::refreshed(id, expires_at_ms).into());
+                return self.withdraw(slot);
+            }
         };
         self.push_direct(slot, bytes.into());
     }
@@ -521,6 +520,10 @@ impl<S: Socket> Shard<S> {
                 conn.subscribing -= u16::from(joins);
                 conn.awaits_heavy &= !is_heavy;
                 return self.on_told(slot, id, family, *told);
+            }
+            (Waiting::Withdrawal, Answer::Told(told)) => return self.on_withdrawn(slot, *told),
+            (Waiting::Withdrawal, Answer::Unavailable) => {
+                return self.close(slot, Reason::TokenExpired);
             }
             (Waiting::Register { sent, rejected }, Answer::Batch(refused)) => {
                 let failed: Vec<Value> =

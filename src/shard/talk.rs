@@ -9,13 +9,20 @@
 use super::conn::{Local, Waiting};
 use super::socket::Socket;
 use super::{Shard, Slot};
-use crate::auth::namespace::Who;
+use crate::auth::Scopes;
+use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, RequestId, Topic};
 use crate::state::talk::{Aimed, Talk, Told};
 use crate::wire::answer::{self, ChannelPlace};
 use crate::wire::command::{Family, Request};
 use crate::wire::event::TimeText;
 use crate::wire::refusal::{Code, Refusal};
+
+/// What a client is told that may not follow or publish.
+fn refused(barred: Barred) -> Refusal {
+    let code = if barred.needs_token { Code::Unauthorized } else { Code::Forbidden };
+    Refusal::new(code, barred.reason)
+}
 
 impl<S: Socket> Shard<S> {
     pub(super) fn on_talk_request(&mut self, slot: Slot, id: Option<RequestId>, request: Request) {
@@ -54,17 +61,20 @@ impl<S: Socket> Shard<S> {
         let conn = self.conns[slot.index()].id;
         let (talk, joins) = match request {
             Request::SubscribeChannel { channel, since } => {
-                let rules = self.settings.gate.namespaces.of(channel.as_str());
-                self.permit(slot, rules.subscribe, "this channel may not be followed")?;
+                self.check_may_follow(slot, &channel)?;
                 self.check_room_for(slot, &channel)?;
                 (Talk::Follow { conn, channel, since }, true)
             }
             Request::UnsubscribeChannel(channel) => (Talk::Unfollow { conn, channel }, false),
-            Request::ListChannels => (Talk::Channels, false),
+            Request::ListChannels => {
+                self.check_scope(slot, Scopes::CHANNELS_READ)?;
+                (Talk::Channels, false)
+            }
             Request::Publish { channel, publication, echo } => {
-                let rules = self.settings.gate.namespaces.of(channel.as_str());
-                self.permit(slot, rules.publish, "this channel may not be published to")?;
+                let gate = &self.settings.gate;
                 let identity = &self.conns[slot.index()].identity;
+                let (name, who) = (channel.as_str(), identity.as_deref());
+                gate.namespaces.may_publish(name, who, gate.is_auth_required).map_err(refused)?;
                 let from = identity.as_ref().map(|identity| identity.user_id.clone());
                 let without = (!echo).then_some(conn);
                 let aim = Aimed::default();
@@ -72,8 +82,8 @@ impl<S: Socket> Shard<S> {
             }
             Request::Join(channel) => {
                 self.check_user(slot, "rooms are for users: a token is needed")?;
-                let rules = self.settings.gate.namespaces.of(channel.as_str());
-                self.permit(slot, rules.subscribe, "this room may not be joined")?;
+                self.check_scope(slot, Scopes::MESSAGE)?;
+                self.check_may_follow(slot, &channel)?;
                 self.check_room_for(slot, &channel)?;
                 (Talk::Join { conn, channel }, true)
             }
@@ -83,11 +93,13 @@ impl<S: Socket> Shard<S> {
             }
             Request::Chat { room, content } => {
                 self.check_user(slot, "rooms are for users: a token is needed")?;
+                self.check_scope(slot, Scopes::MESSAGE)?;
                 let id = id.cloned();
                 (Talk::Chat { conn, channel: room, content, id, is_first: false }, false)
             }
             Request::Envelope { envelope, to } => {
                 self.check_user(slot, "envelopes are from users: a token is needed")?;
+                self.check_scope(slot, Scopes::MESSAGE)?;
                 let Some(identity) = &self.conns[slot.index()].identity else { return Ok(None) };
                 let from = identity.user_id.clone();
                 (Talk::Envelope { envelope, id: id.cloned(), from, to }, false)
@@ -97,13 +109,19 @@ impl<S: Socket> Shard<S> {
         Ok(Some((talk, joins)))
     }
 
-    fn permit(&self, slot: Slot, who: Who, otherwise: &'static str) -> Result<(), Refusal> {
+    fn check_may_follow(&self, slot: Slot, channel: &ChannelName) -> Result<(), Refusal> {
+        let gate = &self.settings.gate;
         let identity = self.conns[slot.index()].identity.as_deref();
-        if who.includes(identity, self.settings.gate.is_auth_required) {
+        let may = gate.namespaces.may_follow(channel.as_str(), identity, gate.is_auth_required);
+        may.map_err(refused)
+    }
+
+    /// Whether a connection may do what needs a scope.
+    pub(super) fn check_scope(&self, slot: Slot, needed: Scopes) -> Result<(), Refusal> {
+        if self.settings.gate.allows(self.conns[slot.index()].identity.as_deref(), needed) {
             return Ok(());
         }
-        let code = if identity.is_none() { Code::Unauthorized } else { Code::Forbidden };
-        Err(Refusal::new(code, otherwise))
+        Err(Refusal::new(Code::Forbidden, format!("the token lacks the scope {needed}")))
     }
 
     fn check_user(&self, slot: Slot, otherwise: &'static str) -> Result<(), Refusal> {

@@ -56,6 +56,11 @@ impl Topics {
         self.by_name.get(topic).copied()
     }
 
+    /// What a topic is.
+    pub(super) fn name(&self, id: TopicId) -> &Topic {
+        &self.topics[id.0 as usize].topic
+    }
+
     fn find_or_new(&mut self, topic: &Topic) -> TopicId {
         if let Some(id) = self.find(topic) {
             return id;

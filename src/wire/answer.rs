@@ -125,6 +125,24 @@ pub fn unsubscribed(id: Option<&RequestId>, service: Option<&ServiceName>) -> By
     end(out)
 }
 
+/// `unsubscribed` unasked: the connection's token does not allow the subscription any more. No
+/// service is every service.
+pub fn service_withdrawn(service: Option<&ServiceName>) -> Bytes {
+    let mut out = begin("unsubscribed", None);
+    out.put(b",\"service_id\":");
+    out.put_json_str(service.map_or("*", ServiceName::as_str));
+    out.put(b",\"reason\":\"forbidden\"");
+    end(out)
+}
+
+/// The same for a channel.
+pub fn channel_withdrawn(channel: &ChannelName) -> Bytes {
+    let mut out = begin("unsubscribed", None);
+    put_channel(&mut out, channel);
+    out.put(b",\"reason\":\"forbidden\"");
+    end(out)
+}
+
 /// Where a channel stands, for a subscriber.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelPlace<'a> {

@@ -132,6 +132,11 @@ pub fn framed(text: &[u8]) -> Bytes {
     out.text()
 }
 
+/// Whether an event's name is one of the announcements of [`room_event`].
+pub fn is_presence_event(event: &str) -> bool {
+    matches!(event, "user.joined" | "user.left")
+}
+
 /// The announcement that a user came into a channel, or left it: `user.joined`, `user.left`.
 pub fn room_event(channel: &ChannelName, event: &str, who: (&UserId, &str), stamp: Stamp) -> Bytes {
     let mut out = begin("event", 0);

@@ -16,7 +16,7 @@ use super::head::Body;
 use super::seats::Seats;
 use crate::address::ClientAddress;
 use crate::auth::namespace::Namespaces;
-use crate::auth::{self, AuthError, Authenticator, Identity, Revoked};
+use crate::auth::{self, AuthError, Authenticator, Identity, Revoked, Scopes};
 use crate::id::ChannelName;
 use crate::wire::refusal::Code;
 use crate::wire::talk;
@@ -162,10 +162,12 @@ impl Gate {
         }
         let channel = self.channel(knock.uri.path())?;
         if let Some(channel) = &channel {
-            let who = self.namespaces.of(channel.as_str()).subscribe;
-            if !who.includes(identity.as_ref(), self.is_auth_required) {
-                return Err(Denied::new(403, Code::Forbidden, "this channel may not be followed"));
-            }
+            let may = self.namespaces.may_follow(
+                channel.as_str(),
+                identity.as_ref(),
+                self.is_auth_required,
+            );
+            may.map_err(|barred| Denied::new(403, Code::Forbidden, barred.reason))?;
         }
         let with_protocol = offers_protocol(knock.headers);
         let client = self.client(knock.peer, knock.headers);
@@ -175,6 +177,11 @@ impl Gate {
     /// Where the client of a request is: the peer, or whom a trusted proxy names.
     pub fn client(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<ClientAddress> {
         peer.map(|peer| self.trusted_proxies.client(peer, headers))
+    }
+
+    /// Whether a caller may do what needs a scope: everyone may where no token is required.
+    pub fn allows(&self, identity: Option<&Identity>, needed: Scopes) -> bool {
+        !self.is_auth_required || identity.is_some_and(|one| one.scopes.contains(needed))
     }
 
     /// Checks a token, where one is presented. A wrong one is a fault in every mode.

@@ -369,9 +369,11 @@ test("where a token is wanted, the console asks for it", async () => {
     await fill(page, "#signin [name=password]", password);
     await press(page, "#signin", "Sign in");
     await has(page, "#link", "Live");
-    await has(page, "#h-connections", "1");
-    // The token of a login has no scope: what it may not see is said, not asked for again.
-    await has(page, "#no-connections", "scope admin");
+    // The token of a login may chat and message: what it may not see is said, not asked for again.
+    await has(page, "#no-connections", "sockets:read");
+    await has(page, "#no-channels", "channels:read");
+    await has(page, "#no-services", "registry:read");
+    await has(page, "#source", "sockets:read");
     assert.equal(await page.$("#signin[open]"), null);
     assert.deepEqual(violations, []);
     await page.reload();

@@ -97,9 +97,9 @@ impl Server {
         self.request(method, path, &headers, body.to_string().as_bytes())
     }
 
-    /// A client of `/ws` that is signed in as a user.
+    /// A client of `/ws` that is signed in as a user, with what a login gives.
     pub fn connect_as(&self, user: &str) -> Client {
-        self.connect_with(&token(user, ""))
+        self.connect_with(&token(user, "message"))
     }
 
     /// A client of `/ws` that is signed in with a token.
@@ -382,7 +382,7 @@ fn command(dir: &std::path::Path, prelude: Option<&str>) -> Command {
             command
         }
     };
-    command.args(["--bind", "127.0.0.1:0", "--data-dir"]).arg(dir.join("data"));
+    command.arg("--data-dir").arg(dir.join("data")).env("FANFARE_BIND", "127.0.0.1:0");
     command.current_dir(dir).stdin(Stdio::null());
     command
 }
@@ -555,9 +555,8 @@ impl Client {
         self.requests += 1;
         let id = format!("drain-{}", self.requests);
         // Through control: what it had sent before this answer is there before it. A ping would be
-        // answered by the shard, ahead of what is on its way to it.
-        let command = json!({"command": "list_channels"});
-        self.send_json(&json!({"type": "system", "id": id, "payload": command}));
+        // answered by the shard, ahead of what is on its way to it. No token is needed for it.
+        self.send_json(&json!({"type": "unsubscribe", "id": id, "channel": "never followed"}));
         let mut frames = Vec::new();
         loop {
             let frame = self.next_json();

@@ -263,6 +263,26 @@ stats.on("message", (frame) => {
   setText(byId("source"), "Figures are pushed once a second.");
 });
 
+/** What is said in the place of something that the token does not show. */
+const wants = (what, scope) => `${what} needs a token with the scope ${scope}.`;
+
+/** Reads a list. Where the token does not show it, the words for an empty one say so. */
+async function readList(path, empty, what, scope) {
+  const node = byId(empty);
+  try {
+    const answer = await client.http("GET", path);
+    if (node.dataset.words) setText(node, node.dataset.words);
+    delete node.dataset.words;
+    return answer;
+  } catch (fault) {
+    if (fault.status !== 403) throw fault;
+    node.dataset.words ??= node.textContent;
+    setText(node, wants(what, scope));
+    node.hidden = false;
+    return null;
+  }
+}
+
 /** Where nothing is pushed, the figures are asked for. */
 async function pollStats() {
   const now = Date.now();
@@ -270,7 +290,13 @@ async function pollStats() {
   const isFirst = polledAt === 0 && pushedAt === 0;
   if (!isFirst && now - Math.max(pushedAt, startedAt) < 3_000) return;
   polledAt = now;
-  const value = await client.http("GET", "/ws/stats");
+  let value;
+  try {
+    value = await client.http("GET", "/ws/stats");
+  } catch (fault) {
+    if (fault.status === 403) setText(byId("source"), wants("Reading figures", "sockets:read"));
+    throw fault;
+  }
   if (isFirst) {
     // Something to look at, until the charts are filled from the past.
     if (lastStats === null) showStats(value, NaN, [], 0);
@@ -587,7 +613,9 @@ async function readLeases(id) {
 }
 
 async function pollLeases() {
-  const answer = await client.http("GET", "/api/status/leases.json");
+  const path = "/api/status/leases.json";
+  const answer = await readList(path, "no-services", "Reading services", "registry:read");
+  if (answer === null) return;
   leases = new Map((answer.services ?? []).map((one) => [one.service_id, one]));
   for (const id of serviceRows.keys()) touch(id);
   await Promise.all([...expanded.keys()].map(readLeases));
@@ -697,7 +725,10 @@ byId("clear-log").addEventListener("click", () => {
 let channels = [];
 
 async function pollChannels() {
-  channels = (await client.http("GET", "/api/v1/channels")).channels;
+  const path = "/api/v1/channels";
+  const answer = await readList(path, "no-channels", "Reading channels", "channels:read");
+  if (answer === null) return;
+  channels = answer.channels;
   showChannels();
 }
 
@@ -726,15 +757,9 @@ let pageNext = null;
 async function pollConnections() {
   const empty = byId("no-connections");
   const after = pageAfter === null ? "" : `&after=${encodeURIComponent(pageAfter)}`;
-  let answer;
-  try {
-    answer = await client.http("GET", `/api/v1/connections?limit=50${after}`);
-  } catch (fault) {
-    if (fault.status !== 403) throw fault;
-    setText(empty, "The list of connections wants a token with the scope admin.");
-    empty.hidden = false;
-    return;
-  }
+  const path = `/api/v1/connections?limit=50${after}`;
+  const answer = await readList(path, "no-connections", "Reading connections", "sockets:read");
+  if (answer === null) return;
   const list = answer.connections;
   pageNext = answer.next;
   setText(byId("n-connections"), count(answer.total));

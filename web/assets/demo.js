@@ -514,6 +514,10 @@ function start() {
   client.on("envelope", showNote);
   linkState(byId("link"), client);
   online = client.online();
+  online.on("error", (fault) => {
+    if (fault.status !== 403) return;
+    setText(byId("no-people"), "Who is online is shown to tokens with the scope sockets:read.");
+  });
   online.on("change", () => {
     for (const user of online.users.values()) learn(user.user_id, user.username);
     showLists();

@@ -64,16 +64,14 @@ pub(super) async fn enter(
     if let Some(identity) = &identity {
         desk.see(identity);
     }
-    if !desk.office.gate.is_auth_required {
+    let needed = if is_write { Scopes::REGISTRY_WRITE } else { Scopes::REGISTRY_READ };
+    if desk.office.gate.allows(identity.as_ref(), needed) {
         return Ok(identity);
     }
-    match &identity {
-        None => Err(unauthorized(Code::Unauthorized, "a token or an account is required")),
-        Some(identity) if is_write && !identity.scopes.contains(Scopes::REGISTRY_WRITE) => {
-            Err(Problem::new(403, Code::Forbidden, "the scope registry:write is required"))
-        }
-        Some(_) => Ok(identity),
-    }
+    Err(match identity {
+        None => unauthorized(Code::Unauthorized, "a token or an account is required"),
+        Some(_) => Problem::new(403, Code::Forbidden, format!("the scope {needed} is required")),
+    })
 }
 
 fn by_token(desk: &Desk, token: &str) -> Result<Option<Identity>, Problem> {
@@ -134,11 +132,12 @@ async fn by_password(
         return Err(wrong());
     };
     office.logins.succeed(&keys, now_ms);
+    let scopes = office.scopes_of(&account);
     let identity = Identity {
         user_id: account.user_id,
         username: Some(account.username),
         email: None,
-        scopes: Scopes::from_claim(account.scope.as_deref().unwrap_or_default()),
+        scopes,
         expires_at_s: (now_ms + limits::VOUCHED_MS) / 1_000,
     };
     revoked.vouched.keep(proof, &identity, account.changed_ms, now_ms);

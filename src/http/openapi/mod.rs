@@ -95,7 +95,10 @@ fn describe(operation: &Operation) -> Value {
             }
             json!([{}, {"token": []}])
         }
-        Some(Needs::Token) => json!([{"token": []}]),
+        Some(Needs::Token(scope)) => {
+            value["x-scope"] = scope.into();
+            json!([{"token": []}])
+        }
     };
     value
 }
@@ -159,8 +162,8 @@ fn responses(operation: &Operation, needs: Option<&Needs>) -> Value {
     }
     match needs {
         None | Some(Needs::Nothing) => {}
-        Some(Needs::Token | Needs::TokenWhereRequired(None)) => problems.push(401),
-        Some(Needs::TokenWhereRequired(Some(_))) => problems.extend([401, 403]),
+        Some(Needs::TokenWhereRequired(None)) => problems.push(401),
+        Some(Needs::Token(_) | Needs::TokenWhereRequired(Some(_))) => problems.extend([401, 403]),
     }
     if needs.is_some_and(|needs| *needs != Needs::Nothing) {
         problems.push(503);

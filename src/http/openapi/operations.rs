@@ -256,9 +256,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "/api/v1/users/register",
         ("Accounts", "registerUser"),
         "Make an account",
-        &[(201, Some("Account")), (409, Some("Problem"))],
+        &[(201, Some("Account")), (403, Some("Problem")), (409, Some("Problem"))],
     )
-    .takes("AccountWish"),
+    .takes("AccountWish")
+    .note(
+        "403 where registration is closed; with registration by token it needs a token with the \
+         scope admin.",
+    ),
     Operation::new(
         "POST",
         "/api/v1/users/login",
@@ -267,7 +271,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[(200, Some("LoginAnswer")), (401, Some("Problem")), (429, Some("Problem"))],
     )
     .takes("LoginWish")
-    .note("The token is valid for a day and has no scope."),
+    .note("The token is valid for a day and carries the default scopes and the account's own."),
     Operation::new(
         "GET",
         "/ws/online",

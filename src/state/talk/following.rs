@@ -110,6 +110,12 @@ impl State {
         (aimed, without): (&Aimed, Option<ConnId>),
         now: Moment,
     ) -> Outcome {
+        let announces = self.channels.tells(&channel) || channel.room().is_some();
+        if announces && publication.event.as_deref().is_some_and(message::is_presence_event) {
+            // No door leads around this, the program's own handle included.
+            let message = "user.joined and user.left are said by the server alone in this channel";
+            return Told::refuse(Code::Forbidden, message).into();
+        }
         let is_kept = aimed.is_everyone();
         if is_kept && self.is_linked(&channel) {
             let stamp = self.stamp(now);

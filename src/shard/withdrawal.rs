@@ -1,0 +1,82 @@
+//! Subscriptions that end because a connection's new token does not allow them.
+//!
+//! A `refresh` may bring fewer scopes than the token before. Its answer comes first; then every
+//! subscription that the new token would be refused ends with `unsubscribed` and the reason
+//! `forbidden`. This happens when the answer's turn comes, so subscriptions that were asked for
+//! before it have been answered by then, and those asked for after it are judged by the new token.
+//!
+//! Part of `shard`.
+
+use super::conn::Waiting;
+use super::socket::Socket;
+use super::{Shard, Slot};
+use crate::auth::Scopes;
+use crate::id::{ChannelName, Topic};
+use crate::state::talk::{Talk, Told};
+use crate::wire::answer;
+use crate::wire::close::Reason;
+
+impl<S: Socket> Shard<S> {
+    /// Ends what the connection's token does not allow. Linear in what it follows.
+    pub(super) fn withdraw(&mut self, slot: Slot) {
+        if !self.settings.gate.is_auth_required {
+            return;
+        }
+        let conn = &self.conns[slot.index()];
+        let gate = &self.settings.gate;
+        let identity = conn.identity.as_deref();
+        let may_read_registry = gate.allows(identity, Scopes::REGISTRY_READ);
+        let (mut services, mut channels) = (Vec::new(), Vec::new());
+        for topic in &conn.topics {
+            match self.topics.name(*topic) {
+                Topic::Service(service) if !may_read_registry => services.push(service.clone()),
+                Topic::Channel(channel)
+                    if gate.namespaces.may_follow(channel.as_str(), identity, true).is_err() =>
+                {
+                    channels.push(channel.clone());
+                }
+                _ => {}
+            }
+        }
+        if conn.follows_everything && !may_read_registry {
+            self.unsubscribe_from_all(slot);
+            self.push_direct(slot, answer::service_withdrawn(None).into());
+        }
+        for service in services {
+            self.unsubscribe(slot, &service);
+            self.push_direct(slot, answer::service_withdrawn(Some(&service)).into());
+        }
+        for channel in channels {
+            if !self.withdraw_channel(slot, channel) {
+                // Control is too busy to be told. The connection may not go on as it is.
+                return self.close(slot, Reason::TokenExpired);
+            }
+        }
+    }
+
+    /// Control keeps who follows a channel, and who is in a room.
+    fn withdraw_channel(&mut self, slot: Slot, channel: ChannelName) -> bool {
+        let conn = self.conns[slot.index()].id;
+        let leave = Talk::Leave { conn, channel: channel.clone() };
+        let is_room = channel.room().is_some();
+        let unfollow = Talk::Unfollow { conn, channel };
+        (!is_room || self.ask(slot, None, Waiting::Withdrawal, leave.into()))
+            && self.ask(slot, None, Waiting::Withdrawal, unfollow.into())
+    }
+
+    /// Control has taken the connection out.
+    pub(super) fn on_withdrawn(&mut self, slot: Slot, told: Told) {
+        match told {
+            // The other half of the withdrawal comes after it.
+            Told::Left { .. } => {}
+            Told::Unfollowed { channel, .. } => {
+                self.unfollow_channel(slot, channel.clone());
+                self.push_direct(slot, answer::channel_withdrawn(&channel).into());
+            }
+            told => {
+                tracing::error!(?told, "a subscription could not be withdrawn");
+                self.close(slot, Reason::Internal);
+            }
+        }
+    }
+}
