@@ -420,6 +420,10 @@ pub const DESCRIPTION_BYTES_MAX: usize = 1_024;
 /// Members of a group. A message to a group is a row for each.
 pub const GROUP_MEMBERS_MAX: usize = 1_000;
 
+/// Most invitations to groups that one user has not answered. Others send them; beyond this many
+/// they are refused until some are answered.
+pub const INVITATIONS_PER_USER_MAX: usize = 1_000;
+
 /// Groups one user may have made.
 pub const GROUPS_PER_OWNER_MAX: usize = 1_000;
 

@@ -133,6 +133,7 @@ fn wrong_words_are_refused_at_the_start() {
     for (flag, value, word) in [
         ("--registration", "maybe", "token"),
         ("--default-scopes", "message dancing", "dancing"),
+        ("--group-invitations", "perhaps", "perhaps"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_fanfare"))
             .args(["check-config", flag, value])

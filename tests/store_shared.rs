@@ -126,6 +126,7 @@ fn create(group: &str, members: &[&str]) -> Write {
         name: String::from("team"),
         owner: user(members[0]),
         members: members.iter().map(|member| user(member)).collect(),
+        invited: Vec::new(),
         at_ms: 5,
     }
 }
@@ -358,6 +359,22 @@ fn groups_are_those_of_all_nodes() {
     assert_eq!(number(&url, "SELECT COUNT(*) FROM message"), 1, "only what has been posted");
     assert_eq!(two.pulled("ann", None), ["m1"]);
     assert_eq!(block_on(two.library.groups(&user("cid"))).map(|all| all.len()), Ok(1));
+    // Invited at one node, accepted at the other.
+    let (group_id, user_id, by) = (String::from("g"), user("dan"), user("ann"));
+    let invite =
+        Write::Invite { group_id: group_id.clone(), user_id: user_id.clone(), by, at_ms: 6 };
+    assert_eq!(one.one(invite), Ok(Written::Invited));
+    assert_eq!(code(two.one(say("dan", "g"))), Code::Forbidden);
+    assert_eq!(block_on(two.library.invitations(&user_id)).map(|all| all.len()), Ok(1));
+    let accept = |accepts| Write::AnswerInvitation {
+        group_id: group_id.clone(),
+        user_id: user_id.clone(),
+        accepts,
+    };
+    let results = two.execute(vec![accept(true), accept(true)]);
+    assert_eq!((&results[0], code(results[1].clone())), (&Ok(Written::Done), Code::NotFound));
+    let all = vec![user("ann"), user("cid"), user("dan")];
+    assert_eq!(one.one(say("dan", "g")), Ok(Written::For(all)));
 }
 
 #[test]

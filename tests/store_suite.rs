@@ -116,6 +116,7 @@ fn create(group: &str, members: &[&str]) -> Write {
         name: String::from("team"),
         owner: user(members[0]),
         members: members.iter().map(|member| user(member)).collect(),
+        invited: Vec::new(),
         at_ms: 5,
     }
 }
@@ -292,6 +293,75 @@ fn groups_have_their_rules(backend: &Backend) {
     assert_eq!(code(delete("ann")), Code::NotFound);
 }
 
+fn nobody_is_a_member_before_accepting(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    let Write::CreateGroup { group_id, name, owner, members, at_ms, .. } = create("g", &["ann"])
+    else {
+        panic!("a group");
+    };
+    let invited = vec![user("bob"), user("cid")];
+    let made = Write::CreateGroup { group_id, name, owner, members, invited, at_ms };
+    assert_eq!(suite.one(made), Ok(Written::Done));
+    let answer = |who: &str, accepts: bool| {
+        let (group_id, user_id) = ("g".to_owned(), user(who));
+        suite.one(Write::AnswerInvitation { group_id, user_id, accepts })
+    };
+    let invite = |group: &str, by: &str, who: &str, at_ms: u64| Write::Invite {
+        group_id: group.to_owned(),
+        user_id: user(who),
+        by: user(by),
+        at_ms,
+    };
+    let open = |who: &str| block_on(suite.library.invitations(&user(who))).expect("a list");
+    assert_eq!(code(suite.one(to_group(1, "bob", "g"))), Code::Forbidden);
+    assert_eq!(suite.one(to_group(2, "ann", "g")), Ok(Written::For(vec![user("ann")])));
+    let [one] = &open("bob")[..] else { panic!("one invitation") };
+    assert_eq!((&*one.group_id, &*one.name, one.invited_ms), ("g", "team", 5));
+    assert_eq!((&one.owner, &one.invited_by), (&user("ann"), &user("ann")));
+    // In one transaction the order counts.
+    let results = suite.execute(vec![
+        Write::AnswerInvitation { group_id: "g".into(), user_id: user("bob"), accepts: true },
+        to_group(3, "bob", "g"),
+        invite("g", "ann", "bob", 6),
+        invite("g", "bob", "eve", 6),
+        invite("g", "ann", "eve", 6),
+        invite("g", "ann", "eve", 7),
+        invite("g\0", "ann", "eve", 7),
+        Write::AnswerInvitation { group_id: "g\0".into(), user_id: user("eve"), accepts: true },
+    ]);
+    assert_eq!(results[0], Ok(Written::Done));
+    assert_eq!(results[1], Ok(Written::For(vec![user("ann"), user("bob")])));
+    assert_eq!(results[2], Ok(Written::Unchanged));
+    assert_eq!(code(results[3].clone()), Code::Forbidden);
+    assert_eq!(results[4..6], [Ok(Written::Invited), Ok(Written::Invited)]);
+    assert_eq!(code(results[6].clone()), Code::NotFound);
+    assert_eq!(code(results[7].clone()), Code::NotFound);
+    assert_eq!((open("eve").len(), open("eve")[0].invited_ms), (1, 6), "the older one counts");
+    assert_eq!(answer("cid", false), Ok(Written::Done));
+    assert_eq!(code(answer("cid", true)), Code::NotFound);
+    let group = block_on(suite.library.group("g", &user("ann"))).expect("it is there");
+    assert_eq!((group.members, group.invited), (vec![user("ann"), user("bob")], vec![user("eve")]));
+    // Strangers send invitations: one user holds so many, and each group is full with those invited.
+    let many = |number: usize| format!("h{number}");
+    let groups = (0..fanfare::limits::INVITATIONS_PER_USER_MAX - 1).map(|number| {
+        let owner = format!("o{}", number % 50);
+        create(&many(number), &[&*owner])
+    });
+    assert!(suite.execute(groups.collect()).iter().all(Result::is_ok));
+    let invites = (0..fanfare::limits::INVITATIONS_PER_USER_MAX - 1)
+        .map(|number| invite(&many(number), &format!("o{}", number % 50), "eve", 8));
+    assert!(suite.execute(invites.collect()).iter().all(Result::is_ok));
+    assert_eq!(open("eve").len(), fanfare::limits::INVITATIONS_PER_USER_MAX);
+    assert!(suite.one(create("late", &["ann"])).is_ok());
+    assert_eq!(code(suite.one(invite("late", "ann", "eve", 9))), Code::RateLimited);
+    assert_eq!(answer("eve", true), Ok(Written::Done));
+    assert_eq!(suite.one(invite("late", "ann", "eve", 9)), Ok(Written::Invited));
+    // Deleting a group takes its invitations along.
+    let delete = Write::DeleteGroup { group_id: "late".into(), by: user("ann") };
+    assert_eq!(suite.one(delete), Ok(Written::Done));
+    assert_eq!(open("eve").len(), fanfare::limits::INVITATIONS_PER_USER_MAX - 1);
+}
+
 fn a_group_that_cannot_be_costs_nobody_else(backend: &Backend) {
     let (suite, _) = backend.open().expect("opens");
     // PostgreSQL takes no text with a NUL, and would refuse the whole transaction for it.
@@ -406,6 +476,7 @@ suite!(
     names_are_given_out_once,
     accounts_have_scopes,
     groups_have_their_rules,
+    nobody_is_a_member_before_accepting,
     a_group_that_cannot_be_costs_nobody_else,
     changes_of_accounts_are_heard_of,
     a_journal_has_no_place_where_there_is_one_server,

@@ -302,6 +302,18 @@ pub(super) static KEYS: &[Key] = &[
         show: |config| config.default_scopes.to_string().into(),
     },
     Key {
+        name: "group-invitations",
+        env: None,
+        placeholder: "on|off",
+        unset: Unset::Is("off"),
+        help: "Whether who is added to a group is invited, and a member only after accepting",
+        parse: |config, text| {
+            config.group_invitations = parse_switch(text)?;
+            Ok(())
+        },
+        show: |config| config.group_invitations.into(),
+    },
+    Key {
         name: "echo",
         env: None,
         placeholder: "on|off",

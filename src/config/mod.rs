@@ -124,6 +124,8 @@ pub struct Config {
     pub registration: Registration,
     /// What a token of a login carries, beside the account's own scopes.
     pub default_scopes: Scopes,
+    /// Whether adding a user to a group only invites the user.
+    pub group_invitations: bool,
     /// The rules of channels, by how their names begin.
     pub namespaces: Namespaces,
     /// The bounds.
@@ -152,6 +154,7 @@ impl Default for Config {
             echo: true,
             registration: Registration::Open,
             default_scopes: Scopes::MESSAGE,
+            group_invitations: false,
             namespaces: Namespaces::default(),
             limits: Limits::DEFAULT,
         }

@@ -74,6 +74,7 @@ fn every_key_reads_and_shows_its_own_field() {
         "echo" | "eureka" => "off",
         "registration" => "token",
         "default-scopes" => "publish, sockets:read",
+        "group-invitations" => "on",
         _ => match key.placeholder {
             "TIME" => "7s",
             "SIZE" if key.name == "channel-history-bytes-max" => "7MiB",

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::state::durable::{AccountChange, Write};
 use crate::state::talk::{Talk, Told};
 use crate::state::then::Page;
-use crate::store::library::{Group, StoredMessage};
+use crate::store::library::{Group, Invitation, StoredMessage};
 use crate::wire::instance::check_name;
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk;
@@ -188,7 +188,10 @@ pub async fn create_group(
     let group_id = uuid::Uuid::new_v4().hyphenated().to_string();
     let at_ms = desk.clock.now().unix_ms;
     let owner = owner.clone();
-    let write = Write::CreateGroup { group_id: group_id.clone(), name, owner, members, at_ms };
+    // The creator stands first, and asks nobody to be in it.
+    let invited = if desk.office.group_invitations { members.split_off(1) } else { Vec::new() };
+    let write =
+        Write::CreateGroup { group_id: group_id.clone(), name, owner, members, invited, at_ms };
     desk.tell(Talk::Write(write)).await?;
     Ok(reply::with_status(StatusCode::CREATED, &json!({"group_id": group_id})))
 }
@@ -202,18 +205,40 @@ fn group_value(group: &Group) -> Value {
     })
 }
 
-/// Bytes that suffice for a group in a list, its members included.
+/// Bytes that suffice for a group in a list, its members and those invited included.
 fn group_bytes(group: &Group) -> usize {
-    let members = group.members.iter().map(|member| quoted_bytes(member.as_str()) + 1);
-    quoted_bytes(&group.name) + quoted_bytes(group.owner.as_str()) + members.sum::<usize>() + 256
+    let users = group.members.iter().chain(&group.invited);
+    let users = users.map(|user| quoted_bytes(user.as_str()) + 1);
+    quoted_bytes(&group.name) + quoted_bytes(group.owner.as_str()) + users.sum::<usize>() + 256
+}
+
+fn invitation_value(invitation: &Invitation) -> Value {
+    json!({
+        "group_id": invitation.group_id,
+        "name": invitation.name,
+        "owner": invitation.owner.as_str(),
+        "invited_by": invitation.invited_by.as_str(),
+        "invited_at": rfc3339(invitation.invited_ms),
+    })
+}
+
+/// Bytes that suffice for an invitation in a list.
+fn invitation_bytes(invitation: &Invitation) -> usize {
+    let users = [&invitation.owner, &invitation.invited_by].map(|user| quoted_bytes(user.as_str()));
+    quoted_bytes(&invitation.name) + users.iter().sum::<usize>() + 256
 }
 
 /// `GET /api/v1/groups`
 pub async fn groups(desk: &Desk, user: &UserId) -> Result<Reply, Problem> {
     let groups = desk.office.library.groups(user).await?;
-    let permit = desk.answers.reserve(groups.iter().map(group_bytes).sum::<usize>() + 64)?;
+    let invitations = desk.office.library.invitations(user).await?;
+    let bytes = groups.iter().map(group_bytes).sum::<usize>();
+    let more = invitations.iter().map(invitation_bytes).sum::<usize>();
+    let permit = desk.answers.reserve(bytes + more + 64)?;
     let groups: Vec<Value> = groups.iter().map(group_value).collect();
-    Ok(reply::holding(reply::json_value(&json!({"groups": groups})), permit))
+    let invitations: Vec<Value> = invitations.iter().map(invitation_value).collect();
+    let value = json!({"groups": groups, "invitations": invitations});
+    Ok(reply::holding(reply::json_value(&value), permit))
 }
 
 /// `GET /api/v1/groups/{id}`
@@ -222,6 +247,7 @@ pub async fn group(desk: &Desk, user: &UserId, group_id: &str) -> Result<Reply, 
     let permit = desk.answers.reserve(group_bytes(&group))?;
     let mut value = group_value(&group);
     value["members"] = group.members.iter().map(UserId::as_str).collect();
+    value["invited"] = group.invited.iter().map(UserId::as_str).collect();
     Ok(reply::holding(reply::json_value(&value), permit))
 }
 
@@ -244,13 +270,33 @@ pub async fn add_member(
     }
     let wish: MemberWish = wish(desk, request).await?;
     let user_id = talk::user("user_id", wish.user_id)?;
-    let value = json!({"group_id": group_id, "user_id": user_id.as_str()});
-    let write = Write::AddMember { group_id, user_id, by: by.clone() };
-    let status = match desk.tell(Talk::Write(write)).await? {
-        Told::Unchanged => StatusCode::OK,
-        _ => StatusCode::CREATED,
+    let mut value = json!({"group_id": group_id, "user_id": user_id.as_str()});
+    let by = by.clone();
+    let write = if desk.office.group_invitations && user_id != by {
+        let at_ms = desk.clock.now().unix_ms;
+        Write::Invite { group_id, user_id, by, at_ms }
+    } else {
+        Write::AddMember { group_id, user_id, by }
     };
+    let (status, state) = match desk.tell(Talk::Write(write)).await? {
+        Told::Unchanged => (StatusCode::OK, "member"),
+        Told::Invited => (StatusCode::ACCEPTED, "invited"),
+        _ => (StatusCode::CREATED, "member"),
+    };
+    value["state"] = state.into();
     Ok(reply::with_status(status, &value))
+}
+
+/// `POST /api/v1/groups/{id}/accept` and `/decline`
+pub async fn answer_invitation(
+    desk: &Desk,
+    user: &UserId,
+    group_id: String,
+    accepts: bool,
+) -> Result<Reply, Problem> {
+    let write = Write::AnswerInvitation { group_id, user_id: user.clone(), accepts };
+    desk.tell(Talk::Write(write)).await?;
+    Ok(reply::no_content())
 }
 
 /// `DELETE /api/v1/groups/{id}/members/{user_id}`

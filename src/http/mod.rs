@@ -115,6 +115,8 @@ pub struct Office {
     pub registration: Registration,
     /// What a token of a login carries, beside the account's own scopes.
     pub default_scopes: Scopes,
+    /// Whether adding a user to a group only invites the user.
+    pub group_invitations: bool,
     /// Users seen lately.
     pub seen: SeenUsers,
     /// What serves Eureka's clients, where they are served.

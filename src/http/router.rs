@@ -53,6 +53,8 @@ enum Route<'a> {
     GroupMembers(&'a str),
     GroupMember(&'a str, &'a str),
     GroupMessages(&'a str),
+    GroupAccept(&'a str),
+    GroupDecline(&'a str),
     Channels,
     Channel(&'a str),
     ChannelMessages(&'a str),
@@ -146,6 +148,8 @@ impl<'a> Route<'a> {
                 ["groups", id, "members"] => Route::GroupMembers(id),
                 ["groups", id, "members", user] => Route::GroupMember(id, user),
                 ["groups", id, "messages"] => Route::GroupMessages(id),
+                ["groups", id, "accept"] => Route::GroupAccept(id),
+                ["groups", id, "decline"] => Route::GroupDecline(id),
                 ["channels"] => Route::Channels,
                 ["channels", name] => Route::Channel(name),
                 ["channels", name, "messages"] => Route::ChannelMessages(name),
@@ -174,6 +178,8 @@ impl<'a> Route<'a> {
             | Route::UserLogin
             | Route::GroupMembers(_)
             | Route::GroupMessages(_)
+            | Route::GroupAccept(_)
+            | Route::GroupDecline(_)
             | Route::ChannelMessages(_)
             | Route::Live(..)
             | Route::Dashboard(_) => "POST",
@@ -238,7 +244,9 @@ impl<'a> Route<'a> {
             | Route::Group(_)
             | Route::GroupMembers(_)
             | Route::GroupMember(..)
-            | Route::GroupMessages(_) => Access::AsUser(Scopes::MESSAGE),
+            | Route::GroupMessages(_)
+            | Route::GroupAccept(_)
+            | Route::GroupDecline(_) => Access::AsUser(Scopes::MESSAGE),
             // What is kept of a channel is for those who may follow it; how nodes are, for everyone
             // who has a token.
             Route::ChannelHistory(_) | Route::Node | Route::Cluster => Access::SignedIn,
@@ -423,6 +431,12 @@ async fn dispatch_people(
                 }
                 Route::GroupMember(id, member) => {
                     messages::remove_member(desk, user, group(id)?, &name(member)).await
+                }
+                Route::GroupAccept(id) => {
+                    messages::answer_invitation(desk, user, name(id), true).await
+                }
+                Route::GroupDecline(id) => {
+                    messages::answer_invitation(desk, user, name(id), false).await
                 }
                 Route::GroupMessages(id) => {
                     messages::send_to_group(desk, request, user, group(id)?).await

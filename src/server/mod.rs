@@ -194,6 +194,7 @@ impl Server {
             passwords: Passwords::start().map_err(StartError::Thread)?,
             registration: config.registration,
             default_scopes: config.default_scopes,
+            group_invitations: config.group_invitations,
             seen: SeenUsers::default(),
             eureka: config.eureka.then(Eureka::default),
             is_draining: Arc::clone(&signals.is_draining),

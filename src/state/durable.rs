@@ -54,6 +54,8 @@ pub enum Write {
         owner: UserId,
         /// All its members, the owner among them.
         members: Vec<UserId>,
+        /// Who is asked to become one.
+        invited: Vec<UserId>,
         /// When, in milliseconds since the Unix epoch.
         at_ms: u64,
     },
@@ -72,6 +74,26 @@ pub enum Write {
         user_id: UserId,
         /// Who asks.
         by: UserId,
+    },
+    /// A user is asked to become a member.
+    Invite {
+        /// Of which group.
+        group_id: String,
+        /// Who.
+        user_id: UserId,
+        /// Who asks.
+        by: UserId,
+        /// When, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+    /// An invitation is accepted, or declined.
+    AnswerInvitation {
+        /// To which group.
+        group_id: String,
+        /// Who was invited.
+        user_id: UserId,
+        /// Whether the user becomes a member.
+        accepts: bool,
     },
     /// A member less.
     RemoveMember {
@@ -120,6 +142,8 @@ pub enum Written {
     Done,
     /// It was so before.
     Unchanged,
+    /// The user is invited; an older invitation counts on.
+    Invited,
     /// It is on disk, and is for these users. Among several nodes it may go to the journal for them.
     For(Vec<UserId>),
 }

@@ -97,8 +97,25 @@ pub struct Group {
     pub owner: UserId,
     /// Its members in the order in which they came, the owner among them. Empty in a list.
     pub members: Vec<UserId>,
+    /// Who is invited, in the order in which they were. Empty in a list.
+    pub invited: Vec<UserId>,
     /// When it came to be, in milliseconds since the Unix epoch.
     pub created_ms: u64,
+}
+
+/// An invitation to a group that its user has not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invitation {
+    /// The group's id.
+    pub group_id: String,
+    /// The group's name.
+    pub name: String,
+    /// Who manages the group.
+    pub owner: UserId,
+    /// Who invites.
+    pub invited_by: UserId,
+    /// When, in milliseconds since the Unix epoch.
+    pub invited_ms: u64,
 }
 
 impl Library {
@@ -269,6 +286,24 @@ impl Library {
         .await
     }
 
+    /// The invitations that a user has not answered, oldest first.
+    pub async fn invitations(&self, user: &UserId) -> Result<Vec<Invitation>, Refusal> {
+        let user = user.as_str().to_owned();
+        self.ask(move |pool| async move {
+            let rows = sqlx::query(
+                "SELECT g.group_id, g.name, g.owner, i.invited_by, i.invited_ms
+                 FROM group_invitation i JOIN chat_group g ON g.group_id = i.group_id
+                 WHERE i.user_id = $1 ORDER BY i.invited_ms, g.group_id LIMIT $2",
+            )
+            .bind(user)
+            .bind(i64::try_from(limits::INVITATIONS_PER_USER_MAX).unwrap_or(i64::MAX))
+            .fetch_all(&pool)
+            .await?;
+            rows.iter().map(invitation).collect()
+        })
+        .await
+    }
+
     /// A group with its members, for one of them.
     pub async fn group(&self, group_id: &str, user: &UserId) -> Result<Group, Refusal> {
         let (group_id, user) = (group_id.to_owned(), user.clone());
@@ -281,11 +316,17 @@ impl Library {
             let row = sqlx::query(
                 "SELECT group_id, name, owner, created_ms FROM chat_group WHERE group_id = $1",
             )
-            .bind(group_id)
+            .bind(group_id.clone())
             .fetch_optional(&mut *connection)
             .await?;
             let found = row.as_ref().map(group).transpose()?;
-            Ok(found.map(|found| Group { members, ..found }))
+            let invited = "SELECT user_id FROM group_invitation WHERE group_id = $1
+                ORDER BY invited_ms, user_id";
+            let rows = sqlx::query(invited).bind(group_id).fetch_all(&mut *connection).await?;
+            let invited: Result<Vec<UserId>, sqlx::Error> =
+                rows.iter().map(|row| Ok(UserId::new(row.try_get("user_id")?))).collect();
+            let invited = invited?;
+            Ok(found.map(|found| Group { members, invited, ..found }))
         });
         match found.await? {
             None => Err(Refusal::new(Code::NotFound, "there is no such group")),
@@ -342,6 +383,17 @@ fn group(row: &AnyRow) -> Result<Group, sqlx::Error> {
         name: row.try_get("name")?,
         owner: UserId::new(row.try_get("owner")?),
         members: Vec::new(),
+        invited: Vec::new(),
         created_ms: unsigned(row, "created_ms")?,
+    })
+}
+
+fn invitation(row: &AnyRow) -> Result<Invitation, sqlx::Error> {
+    Ok(Invitation {
+        group_id: row.try_get("group_id")?,
+        name: row.try_get("name")?,
+        owner: UserId::new(row.try_get("owner")?),
+        invited_by: UserId::new(row.try_get("invited_by")?),
+        invited_ms: unsigned(row, "invited_ms")?,
     })
 }

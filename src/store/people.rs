@@ -257,7 +257,7 @@ async fn group_write(
     write: &Write,
 ) -> Result<WriteResult, sqlx::Error> {
     match write {
-        Write::CreateGroup { group_id, name, owner, members, at_ms } => {
+        Write::CreateGroup { group_id, name, owner, members, invited, at_ms } => {
             let count = "SELECT COUNT(*) AS count FROM chat_group WHERE owner = $1";
             let row = sqlx::query(count).bind(owner.as_str()).fetch_one(&mut *connection).await?;
             let count: i64 = row.try_get("count")?;
@@ -271,6 +271,7 @@ async fn group_write(
             let row = json!([group_id, name, owner.as_str(), at_ms]);
             insert(connection, address, statement, vec![row]).await?;
             add_members(connection, address, group_id, members, 0).await?;
+            invite(connection, address, group_id, invited, (owner, *at_ms)).await?;
             batch.members.remove(group_id);
             Ok(Ok(Written::Done))
         }
@@ -282,24 +283,36 @@ async fn group_write(
             Ok(Ok(Written::Done))
         }
         Write::AddMember { group_id, user_id, by } => {
-            if let Err(refusal) = check_owner(connection, batch, group_id, by).await? {
-                return Ok(Err(refusal));
+            match check_addition(connection, batch, group_id, user_id, by).await? {
+                Ok(Written::Done) => admit(connection, address, batch, group_id, user_id).await,
+                checked => Ok(checked),
             }
-            let members = group_members(connection, batch, group_id).await?;
-            let members = members.as_deref().unwrap_or_default();
-            if members.contains(user_id) {
-                return Ok(Ok(Written::Unchanged));
+        }
+        Write::Invite { group_id, user_id, by, at_ms } => {
+            match check_addition(connection, batch, group_id, user_id, by).await? {
+                Ok(Written::Done) => {}
+                checked => return Ok(checked),
             }
-            if members.len() >= limits::GROUP_MEMBERS_MAX {
-                return Ok(Err(Refusal::new(Code::RateLimited, "the group is full")));
+            if is_invited(connection, group_id, user_id).await? {
+                return Ok(Ok(Written::Invited));
             }
-            let next = "SELECT MAX(number) AS number FROM group_member WHERE group_id = $1";
-            let row = sqlx::query(next).bind(group_id).fetch_one(&mut *connection).await?;
-            let last: Option<i64> = row.try_get("number")?;
-            let first = last.unwrap_or(0) + 1;
-            add_members(connection, address, group_id, std::slice::from_ref(user_id), first)
-                .await?;
-            batch.members.remove(group_id);
+            let users = std::slice::from_ref(user_id);
+            let count = invite(connection, address, group_id, users, (by, *at_ms)).await?;
+            let message = "the user has too many invitations to answer";
+            let full = || Refusal::new(Code::RateLimited, message);
+            Ok(if count == 1 { Ok(Written::Invited) } else { Err(full()) })
+        }
+        Write::AnswerInvitation { group_id, user_id, accepts } => {
+            if group_members(connection, batch, group_id).await?.is_none()
+                || !is_invited(connection, group_id, user_id).await?
+            {
+                let message = "there is no such invitation";
+                return Ok(Err(Refusal::new(Code::NotFound, message)));
+            }
+            if *accepts {
+                return admit(connection, address, batch, group_id, user_id).await;
+            }
+            withdraw_invitation(connection, group_id, user_id).await?;
             Ok(Ok(Written::Done))
         }
         Write::RemoveMember { group_id, user_id, by } => {
@@ -324,6 +337,10 @@ async fn remove_member(
         return Ok(Err(no_group()));
     };
     if !members.contains(user_id) {
+        // Whoever manages the group takes an invitation back, and the invited user declines it.
+        if withdraw_invitation(connection, group_id, user_id).await? {
+            return Ok(Ok(Written::Done));
+        }
         let refusal = Refusal::new(Code::NotFound, "there is no such member");
         return Ok(Err(if is_leaving { stranger() } else { refusal }));
     }
@@ -342,11 +359,105 @@ async fn remove_member(
     Ok(Ok(Written::Done))
 }
 
+/// Whether a user may be added to a group, or invited to it, by another. `Done`: yes; `Unchanged`:
+/// the user is a member.
+async fn check_addition(
+    connection: &mut AnyConnection,
+    batch: &mut Batch,
+    group_id: &String,
+    user_id: &UserId,
+    by: &UserId,
+) -> Result<WriteResult, sqlx::Error> {
+    if let Err(refusal) = check_owner(connection, batch, group_id, by).await? {
+        return Ok(Err(refusal));
+    }
+    let members = group_members(connection, batch, group_id).await?;
+    let members = members.as_deref().unwrap_or_default();
+    if members.contains(user_id) {
+        return Ok(Ok(Written::Unchanged));
+    }
+    let count = members.len();
+    let invited = "SELECT COUNT(*) AS count FROM group_invitation WHERE group_id = $1
+        AND user_id <> $2";
+    let row = sqlx::query(invited)
+        .bind(group_id)
+        .bind(user_id.as_str())
+        .fetch_one(&mut *connection)
+        .await?;
+    if count + count_of(&row)? >= limits::GROUP_MEMBERS_MAX {
+        return Ok(Err(Refusal::new(Code::RateLimited, "the group is full")));
+    }
+    Ok(Ok(Written::Done))
+}
+
+fn count_of(row: &sqlx::any::AnyRow) -> Result<usize, sqlx::Error> {
+    let count: i64 = row.try_get("count")?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+/// Makes a user a member, invited or not.
+async fn admit(
+    connection: &mut AnyConnection,
+    address: &Address,
+    batch: &mut Batch,
+    group_id: &String,
+    user_id: &UserId,
+) -> Result<WriteResult, sqlx::Error> {
+    let next = "SELECT MAX(number) AS number FROM group_member WHERE group_id = $1";
+    let row = sqlx::query(next).bind(group_id).fetch_one(&mut *connection).await?;
+    let last: Option<i64> = row.try_get("number")?;
+    let first = last.unwrap_or(0) + 1;
+    add_members(connection, address, group_id, std::slice::from_ref(user_id), first).await?;
+    withdraw_invitation(connection, group_id, user_id).await?;
+    batch.members.remove(group_id);
+    Ok(Ok(Written::Done))
+}
+
+/// Invites users, but for those who have as many invitations as one may. Returns how many it did.
+async fn invite(
+    connection: &mut AnyConnection,
+    address: &Address,
+    group_id: &str,
+    users: &[UserId],
+    (by, at_ms): (&UserId, u64),
+) -> Result<u64, sqlx::Error> {
+    let row = |user: &UserId| json!([group_id, user.as_str(), by.as_str(), at_ms]);
+    let statement = format!(
+        "INSERT INTO group_invitation (group_id, user_id, invited_by, invited_ms)
+         SELECT value->>0, value->>1, value->>2, CAST(value->>3 AS BIGINT)
+         FROM {{rows}} WHERE (SELECT COUNT(*) FROM group_invitation AS pending
+             WHERE pending.user_id = value->>1) < {} ON CONFLICT DO NOTHING",
+        limits::INVITATIONS_PER_USER_MAX
+    );
+    insert(connection, address, &statement, users.iter().map(row).collect()).await
+}
+
+async fn is_invited(
+    connection: &mut AnyConnection,
+    group_id: &str,
+    user_id: &UserId,
+) -> Result<bool, sqlx::Error> {
+    let found = "SELECT 1 FROM group_invitation WHERE group_id = $1 AND user_id = $2";
+    let query = sqlx::query(found).bind(group_id.to_owned()).bind(user_id.as_str());
+    Ok(query.fetch_optional(connection).await?.is_some())
+}
+
+/// Removes an invitation. Returns whether there was one.
+async fn withdraw_invitation(
+    connection: &mut AnyConnection,
+    group_id: &str,
+    user_id: &UserId,
+) -> Result<bool, sqlx::Error> {
+    let delete = "DELETE FROM group_invitation WHERE group_id = $1 AND user_id = $2";
+    Ok(run(connection, delete, &[group_id, user_id.as_str()]).await? > 0)
+}
+
 async fn delete_group(
     connection: &mut AnyConnection,
     batch: &mut Batch,
     group_id: &String,
 ) -> Result<(), sqlx::Error> {
+    run(connection, "DELETE FROM group_invitation WHERE group_id = $1", &[group_id]).await?;
     run(connection, "DELETE FROM group_member WHERE group_id = $1", &[group_id]).await?;
     run(connection, "DELETE FROM chat_group WHERE group_id = $1", &[group_id]).await?;
     batch.members.remove(group_id);

@@ -213,6 +213,12 @@ impl Server {
         (self.child, self.address) = launch(&self.dir, &self.flags, self.prelude.as_deref());
     }
 
+    /// Changes the value of a flag for the next start.
+    pub fn set_flag(&mut self, flag: &str, value: &str) {
+        let at = self.flags.iter().position(|one| one == flag).expect("it was given");
+        value.clone_into(&mut self.flags[at + 1]);
+    }
+
     /// A GET request.
     pub fn get(&self, path: &str) -> Reply {
         self.request("GET", path, &[], b"")

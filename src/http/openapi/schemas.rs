@@ -362,6 +362,11 @@ fn messages() -> Value {
         || json!({"group_id": text(), "name": text(), "owner": text(), "created_at": time()});
     let mut whole = group();
     whole["members"] = many(text());
+    whole["invited"] = many(text());
+    let invitation = object(json!({
+        "group_id": text(), "name": text(), "owner": text(), "invited_by": text(),
+        "invited_at": time(),
+    }));
     let required = ["type", "id", "from_user_id", "content", "created_at"];
     json!({
         "MessageWish": object(json!({"to_user_id": name(), "content": content()})),
@@ -375,9 +380,14 @@ fn messages() -> Value {
         "Messages": object(json!({"messages": many(one("Message")), "next": or_null("string")})),
         "GroupWish": with_optional(&["name"], json!({"name": name(), "members": many(name())})),
         "GroupId": object(json!({"group_id": text()})),
-        "Groups": object(json!({"groups": many(object(group()))})),
+        "Groups": object(json!({
+            "groups": many(object(group())), "invitations": many(invitation),
+        })),
         "Group": object(whole),
         "MemberWish": object(json!({"user_id": name()})),
-        "Membership": object(json!({"group_id": text(), "user_id": text()})),
+        "Membership": object(json!({
+            "group_id": text(), "user_id": text(),
+            "state": {"type": "string", "enum": ["member", "invited"]},
+        })),
     })
 }

@@ -331,6 +331,8 @@ pub enum Told {
     Done,
     /// It was so before.
     Unchanged,
+    /// The user is invited.
+    Invited,
     /// It cannot be.
     Refused(Refusal),
     /// Where a channel stands, for a new follower.

@@ -16,11 +16,13 @@ impl State {
             Write::Account { .. } if !self.people.has_room() => {
                 Some(Told::refuse(Code::Unavailable, "there is no room for more users"))
             }
-            Write::AddMember { user_id, .. } if !self.people.is_known(user_id) => {
+            Write::AddMember { user_id, .. } | Write::Invite { user_id, .. }
+                if !self.people.is_known(user_id) =>
+            {
                 Some(Told::refuse(Code::NotFound, "there is no such user"))
             }
-            Write::CreateGroup { members, .. }
-                if members.iter().any(|member| !self.people.is_known(member)) =>
+            Write::CreateGroup { members, invited, .. }
+                if members.iter().chain(invited).any(|one| !self.people.is_known(one)) =>
             {
                 Some(Told::refuse(Code::NotFound, "a member is no known user"))
             }
@@ -97,6 +99,10 @@ impl State {
             }
             _ => {}
         }
-        if written == Written::Unchanged { Told::Unchanged } else { Told::Done }
+        match written {
+            Written::Unchanged => Told::Unchanged,
+            Written::Invited => Told::Invited,
+            Written::Done | Written::For(_) => Told::Done,
+        }
     }
 }
