@@ -151,6 +151,20 @@ pub const SHARDS_MAX: usize = 256;
 /// Size of a shard's one read buffer, in bytes. One `read` takes a full client message.
 pub const READ_BUFFER_BYTES: usize = 64 * KIB;
 
+/// How many times `connections_per_user_max` one user may hold while those within the limit are asked
+/// for a sign of life. All of a laptop's connections come back at once when its lid opens.
+pub const SEATS_FACTOR_MAX: usize = 2;
+
+/// Time after which a user's connections are asked for another sign of life, in milliseconds.
+pub const SEATS_ASK_MS: u64 = 1_000;
+
+/// Time between two looks of a connection above the limit at whether a seat is free, in milliseconds.
+pub const SEATS_LOOK_MS: u64 = 100;
+
+/// Time that such a connection waits beyond `pong_timeout_ms`, in milliseconds: for the close of the
+/// silent one, which is on another thread.
+pub const SEATS_GRACE_MS: u64 = 1_000;
+
 /// Time a closed connection has to take its close frame, in milliseconds.
 pub const CLOSE_LINGER_MS: u64 = 2_000;
 

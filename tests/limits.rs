@@ -306,6 +306,8 @@ fn connections_of_a_user() {
     let mut second = open("ann");
     // The newest goes, and those before it stay.
     let mut third = open("ann");
+    answer_ping(&mut first);
+    answer_ping(&mut second);
     assert_eq!(third.close_code(), 4409);
     // In between they hear who else comes and goes.
     let pong = |raw: &mut Raw| {
@@ -325,4 +327,70 @@ fn connections_of_a_user() {
     support::eventually("bob is gone and ann is there", support::READ_PATIENCE, || online() == 1);
     drop((second, fourth));
     support::eventually("nobody is there", support::READ_PATIENCE, || online() == 0);
+}
+
+/// Reads up to a protocol ping, and answers it.
+fn answer_ping(raw: &mut Raw) {
+    while raw.frame().expect("a ping").opcode != 9 {}
+    raw.send(&masked(0x8a, b""));
+}
+
+fn open_as(server: &Server, user: &str) -> Raw {
+    let token = support::token(user, "");
+    Raw::open(server.address(), &format!("/ws?token={token}"))
+}
+
+/// Sends a message, and reads up to its answer.
+fn expect_pong(raw: &mut Raw) {
+    raw.send(&text(r#"{"type":"ping"}"#));
+    loop {
+        let frame = raw.frame().expect("an open connection");
+        assert_ne!(frame.opcode, 8, "it is closed: {frame:?}");
+        if frame.payload == br#"{"type":"pong"}"# {
+            return;
+        }
+        if frame.opcode == 9 {
+            raw.send(&masked(0x8a, b""));
+        }
+    }
+}
+
+#[test]
+fn the_newest_of_a_user_wins_over_those_that_answer_no_ping() {
+    let flags = ["--connections-per-user-max", "3", "--shards", "3", "--pong-timeout", "2s"];
+    let server = Server::start_for_people(&flags);
+    // Nobody reads at the other end of these: the lid is shut.
+    let mut silent: Vec<Raw> = (0..2).map(|_| open_as(&server, "ann")).collect();
+    let mut lively = open_as(&server, "ann");
+    // All of them come back at once, and each works from its first moment.
+    let mut newer: Vec<Raw> = (0..2).map(|_| open_as(&server, "ann")).collect();
+    newer.iter_mut().for_each(expect_pong);
+    answer_ping(&mut lively);
+    for raw in &mut silent {
+        assert_eq!(raw.close_code(), 4410);
+    }
+    // The seats are theirs now: one more is above the limit, and they answer.
+    let closes = |code: &str| server.count(&format!("fanfare_closes_total{{code=\"{code}\"}}"));
+    assert_eq!((closes("4410"), closes("4409")), (2, 0));
+    let mut surplus = open_as(&server, "ann");
+    newer.iter_mut().for_each(answer_ping);
+    answer_ping(&mut lively);
+    assert_eq!(surplus.close_code(), 4409);
+    newer.iter_mut().chain([&mut lively]).for_each(expect_pong);
+    assert_eq!((closes("4410"), closes("4409")), (2, 1));
+}
+
+#[test]
+fn those_that_wait_for_a_seat_are_bounded_and_one_that_ends_makes_room() {
+    let flags = ["--connections-per-user-max", "2", "--pong-timeout", "20s"];
+    let server = Server::start_for_people(&flags);
+    let mut held: Vec<Raw> = (0..2).map(|_| open_as(&server, "ann")).collect();
+    let mut waiting: Vec<Raw> = (0..2).map(|_| open_as(&server, "ann")).collect();
+    assert_eq!(open_as(&server, "ann").close_code(), 4409, "twice the limit is the end");
+    drop(held.remove(0));
+    // One of those that wait has the seat. The other goes as soon as the last has answered.
+    answer_ping(&mut held[0]);
+    assert_eq!(waiting.pop().map(|mut raw| raw.close_code()), Some(4409));
+    expect_pong(&mut waiting[0]);
+    expect_pong(&mut held[0]);
 }

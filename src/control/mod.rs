@@ -201,6 +201,12 @@ impl Control {
                 return self.followers.remove(&service, shard);
             }
             (Task::UnfollowAll, Some(shard)) => return self.followers.remove_from_all(shard),
+            (Task::Probe(conns), _) => {
+                for conn in conns {
+                    self.send(usize::from(conn.shard.0), Parcel::Probe(conn));
+                }
+                return;
+            }
             (Task::Stored(results), _) => return self.on_stored(results, now),
             (Task::Cluster(news), _) => return self.on_news(news, now),
             (Task::Unfollow(_) | Task::UnfollowAll, None) => return,

@@ -29,6 +29,8 @@ pub enum Task {
     Unfollow(crate::id::ServiceName),
     /// The origin's shard has nobody left who follows every service.
     UnfollowAll,
+    /// These connections are to be pinged, wherever they are.
+    Probe(Vec<ConnId>),
     /// The store has done what it was given, and takes more: one result for each write.
     Stored(Vec<WriteResult>),
     /// The backplane has news.

@@ -26,6 +26,8 @@ pub enum Parcel {
     Close(ConnId, Reason),
     /// A protocol ping for every connection.
     PingAll,
+    /// A protocol ping for one connection, whose user waits for a seat.
+    Probe(ConnId),
     /// The answer to a connection's oldest open order.
     Answer(ConnId, Answer),
     /// The answer to an HTTP request served on the shard's thread.

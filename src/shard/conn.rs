@@ -64,6 +64,8 @@ pub(super) struct Conn<S> {
     /// Whether it is about to be closed, for want of room.
     pub(super) is_condemned: bool,
     pub(super) identity: Option<Box<Identity>>,
+    /// Whether its user's newest connection waits for a sign of life from it.
+    pub(super) is_probed: bool,
     /// Its place among its user's connections, until it ends.
     pub(super) seat: Option<Box<Seat>>,
     /// Requests whose answers have to leave in this order.
@@ -94,7 +96,8 @@ pub(super) struct Conn<S> {
     pub(super) armed_stamp: u32,
     /// Whether the peer has ended its stream.
     pub(super) has_ended: bool,
-    /// When it is dropped, in the stages after `Open`.
+    /// When it is dropped, in the stages after `Open`. In that stage: until when it may be above its
+    /// user's limit; 0 = it is not.
     pub(super) ends_ms: u64,
 }
 
@@ -114,6 +117,7 @@ impl<S> Conn<S> {
             follows_everything: false,
             is_announced: false,
             is_condemned: false,
+            is_probed: false,
             identity: None,
             seat: None,
             pending: None,
@@ -139,6 +143,14 @@ impl<S> Conn<S> {
     /// Whether it speaks JSON or echoes, and is not on its way out.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))
+    }
+
+    /// It has given a sign of life, which its user's newest connection waits for.
+    pub(super) fn answer_probe(&mut self) {
+        self.is_probed = false;
+        if let Some(seat) = &self.seat {
+            seat.answer();
+        }
     }
 
     /// How many topics it follows, counting those it is about to.

@@ -134,6 +134,10 @@ impl<S: Socket> Shard<S> {
         } else if written.bytes > 0 || !was_blocked {
             conn.blocked_since_ms = self.now.unix_ms;
         }
+        if conn.is_probed && was_blocked && written.bytes > 0 {
+            // Its socket was full, so what it took says more than a pong that waits in line.
+            conn.answer_probe();
+        }
         let starts_waiting = written.is_blocked && !was_blocked;
         let (is_empty, stage) = (conn.outbox.is_empty(), conn.stage);
         let stats = self.stats();

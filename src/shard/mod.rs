@@ -264,6 +264,7 @@ impl<S: Socket> Shard<S> {
                 Some(Parcel::Enter(conn)) => self.enter(conn),
                 Some(Parcel::Close(conn, reason)) => self.on_close_order(conn, reason),
                 Some(Parcel::PingAll) => self.ping_all(),
+                Some(Parcel::Probe(conn)) => self.probe(conn),
                 Some(Parcel::Answer(conn, answer)) => self.on_answer(conn, answer),
                 Some(Parcel::HttpAnswer(reply, answer)) => {
                     // The request may have gone with its connection. Then nobody waits.

@@ -14,6 +14,8 @@ use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::address::ClientAddress;
 use crate::id::{ConnId, ConnName, Topic};
+use crate::limits;
+use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::state::people::{Opened, Person};
 use crate::state::talk::Talk;
 use crate::wire::answer::{self, Welcome};
@@ -21,6 +23,7 @@ use crate::wire::close::Reason;
 use crate::wire::command::Request;
 use crate::ws::gate::{self, Endpoint, Knock, Upgrade};
 use crate::ws::head::{self, Head, HeadFault, HeadLimits};
+use crate::ws::seats::Taken;
 
 impl<S: Socket> Shard<S> {
     /// Adds bytes to the head of a connection, and acts once it is whole.
@@ -100,14 +103,23 @@ impl<S: Socket> Shard<S> {
         let conn = &mut self.conns[slot.index()];
         conn.stage = Stage::Open(upgrade.endpoint);
         conn.identity = upgrade.identity.map(Box::new);
-        let seats_max = self.settings.limits.connections_per_user_max;
-        let seats = &self.settings.gate.seats;
-        conn.seat = conn
-            .identity
-            .as_ref()
-            .and_then(|identity| seats.take(identity.user_id.as_str(), seats_max))
-            .map(Box::new);
-        let is_surplus = conn.identity.is_some() && conn.seat.is_none();
+        let (mut is_refused, mut asked) = (false, Vec::new());
+        if let Some(identity) = &conn.identity {
+            let limits = &self.settings.limits;
+            let seats = &self.settings.gate.seats;
+            let seats_max = limits.connections_per_user_max;
+            let seat = match seats.take(&identity.user_id, conn.id, seats_max, now_ms) {
+                Taken::Seat(seat) => Some(seat),
+                Taken::Surplus(seat, silent) => {
+                    conn.ends_ms = now_ms + limits.pong_timeout_ms + limits::SEATS_GRACE_MS;
+                    asked = silent;
+                    Some(seat)
+                }
+                Taken::Full => None,
+            };
+            is_refused = seat.is_none();
+            conn.seat = seat.map(Box::new);
+        }
         conn.heard_ms = now_ms;
         conn.next_ping_ms = now_ms + first_ms;
         let mut first = answer.unwrap_or_default();
@@ -132,7 +144,13 @@ impl<S: Socket> Shard<S> {
             self.queue_urgent(slot);
         }
         self.arm(slot);
-        if is_surplus {
+        if !asked.is_empty() {
+            let origin = Origin::Shard(self.settings.id);
+            let command = Command { origin, accepted_ns: self.now.ns, task: Task::Probe(asked) };
+            // Where control has too much to do, nobody is asked and the newcomer goes in the end.
+            self.command(command);
+        }
+        if is_refused {
             self.close(slot, Reason::TooManyConnections);
         } else if upgrade.endpoint == Endpoint::Main {
             self.announce(slot, upgrade.client);

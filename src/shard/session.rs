@@ -59,6 +59,9 @@ impl<S: Socket> Shard<S> {
             Ok(bytes) => {
                 conn.heard_ms = self.now.unix_ms;
                 conn.pinged_ms = 0;
+                if conn.is_probed {
+                    conn.answer_probe();
+                }
                 // There may be more, and the socket reports itself only after it said that it has
                 // nothing; so it is asked again, this turn's share for others first.
                 self.unread.push_back((slot, generation));

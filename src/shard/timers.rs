@@ -12,6 +12,7 @@ use crate::limits;
 use crate::wire::answer;
 use crate::wire::close::Reason;
 use crate::wire::frame;
+use crate::ws::seats::Standing;
 
 /// A drain under way.
 #[derive(Debug)]
@@ -90,17 +91,20 @@ impl<S: Socket> Shard<S> {
     }
 
     fn deadline_ms(&self, conn: &Conn<S>) -> u64 {
-        let limits = &self.settings.limits;
+        let settings = &self.settings.limits;
         match conn.stage {
             Stage::Head => conn.opened_ms + self.head_patience_ms,
             Stage::Closing | Stage::Lingering => conn.ends_ms,
             Stage::Open(_) => {
                 let mut at_ms = match conn.pinged_ms {
                     0 => conn.next_ping_ms,
-                    pinged_ms => pinged_ms + limits.pong_timeout_ms,
+                    pinged_ms => pinged_ms + settings.pong_timeout_ms,
                 };
                 if conn.blocked_since_ms != 0 {
-                    at_ms = at_ms.min(conn.blocked_since_ms + limits.write_timeout_ms);
+                    at_ms = at_ms.min(conn.blocked_since_ms + settings.write_timeout_ms);
+                }
+                if conn.ends_ms != 0 {
+                    at_ms = at_ms.min(self.now.unix_ms + limits::SEATS_LOOK_MS);
                 }
                 if let Some(identity) = &conn.identity {
                     at_ms = at_ms.min(identity.expires_at_s.saturating_mul(1_000));
@@ -153,6 +157,42 @@ impl<S: Socket> Shard<S> {
         }
     }
 
+    /// Asks a connection for a sign of life: its user has a newer one that wants its seat.
+    pub(super) fn probe(&mut self, id: ConnId) {
+        let now_ms = self.now.unix_ms;
+        let Some(conn) = self.find(id.slot, id.generation) else { return };
+        if !conn.is_open() {
+            return;
+        }
+        if conn.is_paused && conn.blocked_since_ms == 0 {
+            // It waits for us.
+            return conn.answer_probe();
+        }
+        conn.is_probed = true;
+        // One that was pinged a while ago has less time left, and one whose socket is full gets the
+        // ping behind what it has not taken.
+        if conn.pinged_ms == 0 {
+            conn.pinged_ms = now_ms;
+            let ping = std::rc::Rc::clone(&self.ping);
+            self.conns[id.slot.index()].outbox.push(ping);
+            self.queue_urgent(id.slot);
+        }
+        self.arm(id.slot);
+    }
+
+    /// Whether a connection above its user's limit may stay for now.
+    fn may_stay(&mut self, slot: Slot) -> bool {
+        let seats_max = self.settings.limits.connections_per_user_max;
+        let now_ms = self.now.unix_ms;
+        let conn = &mut self.conns[slot.index()];
+        match conn.seat.as_ref().map(|seat| seat.standing(seats_max)) {
+            Some(Standing::Seated) => conn.ends_ms = 0,
+            Some(Standing::Waiting) => return now_ms < conn.ends_ms,
+            Some(Standing::Refused) | None => return false,
+        }
+        true
+    }
+
     /// Ends a connection because control says so.
     pub(super) fn on_close_order(&mut self, conn: ConnId, reason: Reason) {
         let Some(found) = self.find(conn.slot, conn.generation) else { return };
@@ -183,13 +223,17 @@ impl<S: Socket> Shard<S> {
                     && conn.blocked_since_ms + limits.write_timeout_ms <= now_ms;
                 let expires_ms =
                     conn.identity.as_ref().map(|who| who.expires_at_s.saturating_mul(1_000));
+                if conn.ends_ms != 0 && !self.may_stay(slot) {
+                    return self.close(slot, Reason::TooManyConnections);
+                }
+                let conn = &mut self.conns[slot.index()];
                 if is_blocked {
                     self.stats().slow_closed.add(1);
                     self.close(slot, Reason::SlowReader);
                 } else if expires_ms.is_some_and(|at_ms| at_ms <= now_ms) {
                     conn.outbox.push(Load::frame(answer::token_expired()));
                     self.close(slot, Reason::TokenExpired);
-                } else if conn.is_paused || !conn.outbox.is_empty() {
+                } else if !conn.is_probed && (conn.is_paused || !conn.outbox.is_empty()) {
                     // It does not take what it has, or we do not read what it says: a ping would
                     // only wait in line. The write deadline watches over it.
                     conn.pinged_ms = 0;
