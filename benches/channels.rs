@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use std::hint::black_box;
 
 fn at(ms: u64) -> Moment {
-    Moment { unix_ms: 1_800_000_000_000 + ms, ns: ms * 1_000_000 }
+    Moment::new(1_800_000_000_000 + ms, ms * 1_000_000)
 }
 
 fn state() -> State {

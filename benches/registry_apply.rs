@@ -16,7 +16,7 @@ use std::hint::black_box;
 const PER_SERVICE: usize = 100;
 
 fn at(ms: u64) -> Moment {
-    Moment { unix_ms: 1_000_000 + ms, ns: ms * 1_000_000 }
+    Moment::new(1_000_000 + ms, ms * 1_000_000)
 }
 
 fn registration(n: usize, version: u64) -> Registration {

@@ -75,6 +75,12 @@ fi
 rustup component list --installed 2>/dev/null | grep -q '^clippy' ||
     rustup component add clippy rustfmt >/dev/null 2>&1 || true
 
+# The clock of a server is bent by libfaketime. Without it those tests say that they are skipped.
+if ! command -v faketime >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    apt-get -qq update && apt-get -qq -y install faketime >/dev/null ||
+        echo 'faketime is not installed: the tests of a corrected clock are SKIPPED.'
+fi
+
 # Keys for the tests of tokens are made with OpenSSL's program.
 if ! command -v openssl >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get -qq update && apt-get -qq -y install openssl >/dev/null

@@ -130,7 +130,7 @@ pub fn http_body(bytes: &[u8]) {
 /// Reads an entry of the log, and applies it to a node that has begun.
 pub fn log_entry(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let now = Moment { unix_ms: 1_000_000, ns: 0 };
+    let now = Moment::new(1_000_000, 0);
     let mut node = new_node("here", None, now);
     node.begin_anew(empty_image(now), Vec::new(), now);
     // One entry a line: what one leaves behind meets the next.
@@ -144,17 +144,17 @@ pub fn log_entry(bytes: &[u8]) {
         node.take_announcements();
         node.take_outgoing();
     }
-    node.tick(Moment { unix_ms: 2_000_000, ns: 1_000_000_000_000 });
+    node.tick(Moment::new(2_000_000, 1_000_000_000_000));
     assert_image_is_readable(node.registry.image());
 }
 
 /// Reads an image of the registry, and begins from it.
 pub fn image(bytes: &[u8]) {
     let Ok(image) = serde_json::from_slice::<ReplicaImage>(bytes) else { return };
-    let now = Moment { unix_ms: 1_000_000, ns: 0 };
+    let now = Moment::new(1_000_000, 0);
     let mut node = new_node("here", None, now);
     node.begin_anew(image, Vec::new(), now);
-    node.tick(Moment { unix_ms: 2_000_000, ns: 1_000_000_000_000 });
+    node.tick(Moment::new(2_000_000, 1_000_000_000_000));
     assert_image_is_readable(node.registry.image());
 }
 

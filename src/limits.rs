@@ -226,6 +226,14 @@ pub const SHARD_WHEEL_SLOTS: usize = 1_024;
 /// Tick of a shard's timing wheel, in milliseconds.
 pub const SHARD_TICK_MS: u64 = 50;
 
+/// Time between two looks of a shard with connections at the system's clock, in milliseconds: when
+/// that is set ahead, tokens end that much later at most.
+pub const WALL_LOOK_MS: u64 = 1_000;
+
+/// Difference between the system's clock and the steady one above which the first was corrected, in
+/// milliseconds. Well above the time between reading one and the other.
+pub const WALL_JUMP_MS: u64 = 250;
+
 /// Connections a draining shard sends away at once, at least.
 pub const DRAIN_BATCH_MIN: usize = 16;
 

@@ -344,7 +344,7 @@ impl Session {
 
     fn plan_refresh(&mut self, token: Option<&str>) {
         let now = self.shared.clock.now();
-        let in_ms = token.and_then(|token| token::refresh_in_ms(token, now.unix_ms));
+        let in_ms = token.and_then(|token| token::refresh_in_ms(token, now.wall_ms));
         self.refresh_ns = match in_ms {
             Some(in_ms) if self.shared.settings.token.is_renewable() => {
                 now.ns.saturating_add(in_ms.max(200).saturating_mul(1_000_000))

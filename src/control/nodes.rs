@@ -34,7 +34,7 @@ impl Control {
         }
         let kept = What::Place(is_by_time.then_some(entry));
         let number = self.proposals.enter(origin, accepted_ns, kept, now.unix_ms);
-        let proposal = Proposal { number, at_ms: now.unix_ms, entry: text };
+        let proposal = Proposal { number, at_ms: now.wall_ms, entry: text };
         if !cluster.propose(proposal)
             && let Some(pending) = self.proposals.take(number)
         {

@@ -78,7 +78,7 @@ pub async fn send(
                 && desk.office.is_one_of_many()
                 && desk.office.library.is_user(&to).await? =>
         {
-            let changed_ms = desk.clock.now().unix_ms;
+            let changed_ms = desk.clock.now().wall_ms;
             let change = AccountChange { user_id: to.clone(), is_disabled: false, changed_ms };
             desk.tell(Talk::Accounts(vec![change])).await?;
             send().await
@@ -186,7 +186,7 @@ pub async fn create_group(
         }
     }
     let group_id = uuid::Uuid::new_v4().hyphenated().to_string();
-    let at_ms = desk.clock.now().unix_ms;
+    let at_ms = desk.clock.now().wall_ms;
     let owner = owner.clone();
     // The creator stands first, and asks nobody to be in it.
     let invited = if desk.office.group_invitations { members.split_off(1) } else { Vec::new() };

@@ -334,7 +334,7 @@ pub fn socket_stats(office: &Office, now: Moment) -> Value {
     let slow = stats.sum(|shard| &shard.slow_collapsed) + stats.sum(|shard| &shard.slow_closed);
     put("slow_readers_total", slow);
     put("uptime_s", uptime_s(office, now));
-    put("timestamp_ms", now.unix_ms);
+    put("timestamp_ms", now.wall_ms);
     put("services", stats.control.services.value());
     put("instances", stats.control.instances.value());
     put("degraded_services", stats.control.degraded_services.value());

@@ -75,7 +75,7 @@ pub async fn register(
         username: username.clone(),
         email: wish.email,
         password_hash,
-        at_ms: desk.clock.now().unix_ms,
+        at_ms: desk.clock.now().wall_ms,
     };
     desk.tell(Talk::Write(write)).await?;
     let account = json!({"user_id": user_id.as_str(), "username": username});

@@ -126,6 +126,8 @@ pub struct Shard<S> {
     echo_pool: Pool,
     rng: Rng,
     now: Moment,
+    /// How far the wall clock was ahead of the steady one when the tokens' deadlines were set.
+    wall_ahead_ms: i64,
     /// One read buffer for all sockets.
     buffer: Vec<u8>,
     /// What tungstenite has to say to the bytes of one read.
@@ -176,6 +178,7 @@ impl<S: Socket> Shard<S> {
             echo_pool: Pool::new(limits.echo_message_bytes_max),
             rng: Rng::seeded(settings.seed),
             now,
+            wall_ahead_ms: now.wall_ahead_ms(),
             buffer: vec![0; limits::READ_BUFFER_BYTES],
             replies: Vec::new(),
             scratch: Vec::with_capacity(limits::COPY_BYTES_MAX),
@@ -196,6 +199,7 @@ impl<S: Socket> Shard<S> {
     /// Takes one turn. `ready` gives the sockets that have something to read or room to write.
     pub fn turn(&mut self, now: Moment, ready: impl Fn() -> Option<(Slot, u32)>) -> Outcome {
         self.now = now;
+        self.follow_wall_clock();
         self.send_notices();
         self.gather(&ready);
         self.take_parcels();
@@ -215,7 +219,10 @@ impl<S: Socket> Shard<S> {
         let notices_at_ms =
             (!self.notices.is_empty()).then_some(now.unix_ms + limits::SHARD_TICK_MS);
         let drain_at_ms = self.drain.as_ref().and_then(timers::Drain::due_ms);
-        let by_time = [self.wheel.next_due_ms(), self.tidy.due_ms(), drain_at_ms, notices_at_ms];
+        // The system's time may be set ahead while nothing happens here.
+        let wall_at_ms = (self.open_count > 0).then_some(now.unix_ms + limits::WALL_LOOK_MS);
+        let by_time =
+            [self.wheel.next_due_ms(), self.tidy.due_ms(), drain_at_ms, notices_at_ms, wall_at_ms];
         Outcome { has_more, wake_at_ms: by_time.into_iter().flatten().min() }
     }
 

@@ -439,7 +439,7 @@ impl<S: Socket> Shard<S> {
                 self.unsubscribe(slot, service);
                 answer::unsubscribed(id, Some(service))
             }
-            Local::EnvelopePong => answer::envelope_pong(id, TimeText::of(self.now.unix_ms)),
+            Local::EnvelopePong => answer::envelope_pong(id, TimeText::of(self.now.wall_ms)),
             Local::Refuse(family, refusal) => {
                 return self.refuse(slot, id, family, &refusal);
             }
@@ -609,7 +609,7 @@ impl<S: Socket> Shard<S> {
         self.stats().refusals[refusal.code.index()].add(1);
         let frame = match family {
             Family::Typed => answer::error(id, refusal),
-            Family::Envelope => answer::envelope_error(id, refusal, TimeText::of(self.now.unix_ms)),
+            Family::Envelope => answer::envelope_error(id, refusal, TimeText::of(self.now.wall_ms)),
         };
         self.push_direct(slot, frame.into());
     }

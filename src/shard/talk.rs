@@ -204,7 +204,7 @@ impl<S: Socket> Shard<S> {
                 }
             }
             Told::Delivered { count, id } => {
-                answer::ack(&id, count, TimeText::of(self.now.unix_ms))
+                answer::ack(&id, count, TimeText::of(self.now.wall_ms))
             }
             other => {
                 tracing::error!(?other, "an answer that no socket asks for");

@@ -107,9 +107,29 @@ impl<S: Socket> Shard<S> {
                     at_ms = at_ms.min(self.now.unix_ms + limits::SEATS_LOOK_MS);
                 }
                 if let Some(identity) = &conn.identity {
-                    at_ms = at_ms.min(identity.expires_at_s.saturating_mul(1_000));
+                    let expires_ms = identity.expires_at_s.saturating_mul(1_000);
+                    at_ms = at_ms.min(self.now.steady_ms(expires_ms));
                 }
                 at_ms
+            }
+        }
+    }
+
+    /// Looks whether the system's time was corrected. Tokens then run out at another steady moment: at
+    /// an earlier one, the wheel has to know of it; at a later one, it brings them up too early, which
+    /// does no harm.
+    pub(super) fn follow_wall_clock(&mut self) {
+        let ahead_ms = self.now.wall_ahead_ms();
+        if ahead_ms.abs_diff(self.wall_ahead_ms) < limits::WALL_JUMP_MS {
+            return;
+        }
+        let is_later = ahead_ms > self.wall_ahead_ms;
+        self.wall_ahead_ms = ahead_ms;
+        if is_later {
+            let with_token = self.conns.iter().filter(|(_, conn)| conn.identity.is_some());
+            let slots: Vec<Slot> = with_token.map(|(_, conn)| conn.id.slot).collect();
+            for slot in slots {
+                self.arm(slot);
             }
         }
     }
@@ -230,7 +250,7 @@ impl<S: Socket> Shard<S> {
                 if is_blocked {
                     self.stats().slow_closed.add(1);
                     self.close(slot, Reason::SlowReader);
-                } else if expires_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+                } else if expires_ms.is_some_and(|at_ms| at_ms <= self.now.wall_ms) {
                     conn.outbox.push(Load::frame(answer::token_expired()));
                     self.close(slot, Reason::TokenExpired);
                 } else if !conn.is_probed && (conn.is_paused || !conn.outbox.is_empty()) {

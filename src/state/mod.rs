@@ -288,7 +288,7 @@ impl State {
     /// Takes the users that were seen for the first time, to be stored.
     pub fn take_newly_known(&mut self, now: Moment) -> Option<Write> {
         let people = std::mem::take(&mut self.people.newly_known);
-        (!people.is_empty()).then_some(Write::Seen { people, at_ms: now.unix_ms })
+        (!people.is_empty()).then_some(Write::Seen { people, at_ms: now.wall_ms })
     }
 
     fn note(&mut self, event: impl FnOnce() -> DomainEvent) {

@@ -184,7 +184,7 @@ impl Registry {
             dirty_instances: HashSet::new(),
             dirty_pull_outs: HashSet::new(),
             replica: None,
-            time: (now.unix_ms, TimeText::of(now.unix_ms)),
+            time: (now.wall_ms, TimeText::of(now.wall_ms)),
             announcements: Vec::new(),
         }
     }
@@ -226,7 +226,7 @@ impl Registry {
             let member = &mut self.members[index as usize];
             if member.json != sent.json {
                 member.json = sent.json.clone();
-                member.changed_ms = now.unix_ms;
+                member.changed_ms = now.wall_ms;
                 let (service, is_pulled_out) = (member.service, member.is_pulled_out);
                 self.mark(service, &sent.identity, Step::Modified, None, now);
                 self.dirty_instances.insert(sent.identity);
@@ -275,8 +275,8 @@ impl Registry {
             owner: SELF,
             lease: 0,
             is_proposed: false,
-            registered_ms: now.unix_ms,
-            changed_ms: now.unix_ms,
+            registered_ms: now.wall_ms,
+            changed_ms: now.wall_ms,
         }));
         self.services[service].members.push(index);
         match self.regions.get_mut(region(&identity)) {
@@ -432,7 +432,7 @@ impl Registry {
         {
             let member = &mut self.members[index as usize];
             member.is_pulled_out = is_pulled_out;
-            member.changed_ms = now.unix_ms;
+            member.changed_ms = now.wall_ms;
             let (service, json) = (member.service, member.json.clone());
             self.mark(service, identity, Step::Modified, None, now);
             let (kind, reason) = if is_pulled_out {
@@ -454,8 +454,8 @@ impl Registry {
         reason: ChangeReason,
         now: Moment,
     ) {
-        if self.time.0 != now.unix_ms {
-            self.time = (now.unix_ms, TimeText::of(now.unix_ms));
+        if self.time.0 != now.wall_ms {
+            self.time = (now.wall_ms, TimeText::of(now.wall_ms));
         }
         let change = Change { instance, kind, reason, time: self.time.1 };
         self.version += 1;

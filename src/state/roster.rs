@@ -452,7 +452,7 @@ mod tests {
     const WINDOW_MS: u64 = 180_000;
 
     fn at(ms: u64) -> Moment {
-        Moment { ns: ms * 1_000_000, unix_ms: ms }
+        Moment::new(ms, ms * 1_000_000)
     }
 
     fn registry() -> Registry {

@@ -81,7 +81,7 @@ impl State {
                 abroad.commons.own_place(channel, user_id).map(|place| place.username.to_string())
             });
             let name = place.map(str::to_owned).or(told).unwrap_or_default();
-            let since_ms = place.map(|_| now.unix_ms);
+            let since_ms = place.map(|_| now.wall_ms);
             (channel.as_str().to_owned(), user_id.as_str().to_owned(), name, since_ms)
         };
         Facts {

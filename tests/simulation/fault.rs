@@ -18,7 +18,7 @@ use super::world::{open_gate, shard_settings};
 
 #[test]
 fn an_answer_that_does_not_fit_closes_with_1011() {
-    let now = Moment { unix_ms: 1_800_000_000_000, ns: 0 };
+    let now = Moment::new(1_800_000_000_000, 0);
     let (orders, inbox) = mailbox(16, Bell::silent());
     let (outlet, inlet) = mailbox(16, Bell::silent());
     let settings =

@@ -11,6 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "seeds to replay come from the environment")]
 
 mod client;
+mod clock;
 mod fault;
 mod pipe;
 mod truth;

@@ -569,7 +569,7 @@ impl World {
 }
 
 fn moment(unix_ms: u64) -> Moment {
-    Moment { unix_ms, ns: (unix_ms - STARTED_MS) * 1_000_000 }
+    Moment::new(unix_ms, (unix_ms - STARTED_MS) * 1_000_000)
 }
 
 /// A gate that is open to everyone.

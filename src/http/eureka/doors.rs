@@ -138,7 +138,7 @@ async fn by_password(
         username: Some(account.username),
         email: None,
         scopes,
-        expires_at_s: (now_ms + limits::VOUCHED_MS) / 1_000,
+        expires_at_s: desk.clock.now().unix_s() + limits::VOUCHED_MS / 1_000,
     };
     revoked.vouched.keep(proof, &identity, account.changed_ms, now_ms);
     Ok(identity)

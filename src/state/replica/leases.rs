@@ -74,7 +74,7 @@ struct Node {
 
 impl Node {
     fn new(name: String, (now_ms, skew_ms): (u64, u64)) -> Node {
-        let now = Moment { unix_ms: now_ms + skew_ms, ns: 0 };
+        let now = Moment::new(now_ms + skew_ms, 0);
         let state = new_node(&name, None, now);
         Node {
             name,
@@ -96,7 +96,7 @@ impl Node {
     }
 
     fn moment(&self, now_ms: u64) -> Moment {
-        Moment { unix_ms: now_ms + self.skew_ms, ns: 0 }
+        Moment::new(now_ms + self.skew_ms, 0)
     }
 }
 
@@ -170,7 +170,7 @@ impl World {
             beats: Vec::new(),
             seen_ms: BTreeMap::new(),
             members: members.collect(),
-            truth: lone_node("truth", None, Moment { unix_ms: now_ms, ns: 0 }),
+            truth: lone_node("truth", None, Moment::new(now_ms, 0)),
             trouble_every: 20 + rng.below(60),
             loyalty: 1 + rng.below(8),
             pause_ms: 600 + rng.below(2_800),
@@ -253,7 +253,7 @@ impl World {
             self.nodes[index] = Node::new(name, (now_ms, self.nodes[index].skew_ms));
         }
         let chance = self.rng.below(self.images.len().max(1) as u64) as usize;
-        let empty = || empty_image(Moment { unix_ms: now_ms, ns: 0 });
+        let empty = || empty_image(Moment::new(now_ms, 0));
         let image = self.images.get(chance).cloned().unwrap_or_else(empty);
         self.nodes[index].fresh = Some((image, self.log.len()));
     }
@@ -325,7 +325,7 @@ impl World {
             };
             let before: Vec<bool> =
                 self.members.iter().map(|member| here(&self.truth, member)).collect();
-            let moment = Moment { unix_ms: now_ms, ns: 0 };
+            let moment = Moment::new(now_ms, 0);
             self.truth.apply_logged(LogItem { position, ..item }, moment);
             for (index, was_here) in before.into_iter().enumerate() {
                 if was_here && !here(&self.truth, &self.members[index]) {
@@ -579,7 +579,7 @@ struct Alone {
 
 impl Alone {
     fn start() -> Alone {
-        let now = Moment { unix_ms: 1_000_000, ns: 0 };
+        let now = Moment::new(1_000_000, 0);
         let mut alone = Alone { state: lone_node("a", None, now), now, log: Vec::new() };
         alone.contact(0);
         alone

@@ -368,7 +368,8 @@ impl Registry {
 
     /// Applies one entry, here as on every node, and gives the answer for the one who asked.
     pub(super) fn apply(&mut self, item: LogItem, now: Moment) -> Answer {
-        let at = Moment { unix_ms: item.at_ms, ns: now.ns };
+        // What is shown of the change is its proposer's time, on every node. A lease counts from here.
+        let at = Moment { wall_ms: item.at_ms, ..now };
         let Some(replica) = &mut self.replica else { return Answer::Unavailable };
         let (sequence, owner) = (replica.sequence, replica.node(&item.node));
         match item.entry {

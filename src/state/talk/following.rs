@@ -187,7 +187,7 @@ impl State {
             return Outcome::Propose(Box::new(Entry::Define { channel, description }));
         }
         self.channels.reserved.push(channel.clone());
-        Outcome::Write(Box::new(Write::DefineChannel { channel, description, at_ms: now.unix_ms }))
+        Outcome::Write(Box::new(Write::DefineChannel { channel, description, at_ms: now.wall_ms }))
     }
 
     pub(super) fn delete(&mut self, channel: ChannelName) -> Outcome {

@@ -508,12 +508,12 @@ impl State {
                     let to = Addressee::User(to);
                     return self.post(Post { from, to, content });
                 }
-                let id = self.ids.next(now.unix_ms);
+                let id = self.ids.next(now.wall_ms);
                 let message = Message { id, from, to, content, at_s: now.unix_s() };
                 return Outcome::Write(Box::new(Write::Private(message)));
             }
             Talk::SendToGroup { from, group_id, content } => {
-                let id = self.ids.next(now.unix_ms);
+                let id = self.ids.next(now.wall_ms);
                 let message = Message { id, from, to: group_id, content, at_s: now.unix_s() };
                 return Outcome::Write(Box::new(Write::ToGroup(message)));
             }
@@ -522,7 +522,7 @@ impl State {
     }
 
     fn stamp(&mut self, now: Moment) -> Stamp {
-        Stamp { id: self.ids.next(now.unix_ms), time: TimeText::of(now.unix_ms) }
+        Stamp { id: self.ids.next(now.wall_ms), time: TimeText::of(now.wall_ms) }
     }
 
     /// Sends a frame to each connection of a user. Returns how many there are.

@@ -171,7 +171,7 @@ mod tests {
     use crate::state::people::{Opened, Person};
     use crate::state::talk::Talk;
 
-    const NOW: Moment = Moment { ns: 1, unix_ms: 1_000 };
+    const NOW: Moment = Moment::new(1_000, 1);
 
     fn conn(slot: u32) -> ConnId {
         ConnId { shard: ShardId(0), slot: Slot(slot), generation: 0 }

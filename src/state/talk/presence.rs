@@ -18,7 +18,7 @@ use crate::wire::message;
 impl State {
     pub(super) fn opened(&mut self, opened: Opened, now: Moment) -> Told {
         let (conn, person) = (opened.conn, opened.person.clone());
-        let is_first = self.people.open(opened, now.unix_ms);
+        let is_first = self.people.open(opened, now.wall_ms);
         self.note(|| DomainEvent::ConnectionOpened { connection: conn, user: person.clone() });
         if let (Some(abroad), Some(person)) = (&mut self.abroad, &person) {
             // Whether it is the first anywhere, the log will tell.

@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_list_is_what_the_next_event_goes_on_from() {
-        let now = Moment { unix_ms: 1_000, ns: 0 };
+        let now = Moment::new(1_000, 0);
         let mut state = lone_node("a", None, now);
         state.on_nodes(&[String::from("a")], (now.unix_ms, 0), now);
         let room = ChannelName::of_room("hall");

@@ -111,7 +111,7 @@ impl State {
         let (_, history_ms) = self.channels.keeping(channel);
         let frames = kept
             .iter()
-            .filter(|placed| placed.at_ms + history_ms > now.unix_ms)
+            .filter(|placed| placed.at_ms + history_ms > now.wall_ms)
             .filter_map(|placed| message::placed(&placed.message.text, placed.offset));
         Told::History { epoch: Epoch::new(&epoch), frames: frames.collect() }
     }

@@ -278,7 +278,7 @@ impl State {
         let offset = placed.offset;
         self.channels.get_mut(key).offset = offset;
         if let Some(frame) = message::placed(&placed.message.text, offset) {
-            self.channels.keep(key, &frame, placed.at_ms.min(now.unix_ms));
+            self.channels.keep(key, &frame, now.steady_ms(placed.at_ms.min(now.wall_ms)));
             let except = placed.message.except.as_ref().and_then(|name| name.parse().ok());
             let except = except.filter(|name: &ConnName| name.is_at(&self.node));
             let aim = except.map_or_else(Aim::default, |name| Aim::past(name.conn));

@@ -141,7 +141,7 @@ enum Waits {
 }
 
 fn now() -> Moment {
-    Moment { ns: 1_000_000, unix_ms: 1_000 }
+    Moment::new(1_000, 1_000_000)
 }
 
 fn name() -> ChannelName {
@@ -415,7 +415,7 @@ fn a_topic_is_left_a_second_after_its_last_follower() {
     assert!(world.redis.topics[0].is_some() && world.followers[0].is_some());
     let talk = Talk::Unfollow { conn: conn(), channel: name() };
     world.order(0, talk, false);
-    let at = |ms: u64| Moment { ns: ms * 1_000_000, unix_ms: ms };
+    let at = |ms: u64| Moment::new(ms, ms * 1_000_000);
     world.nodes[0].tick(at(now().unix_ms + limits::CHANNEL_LEAVE_MS - 1));
     world.deliver(0);
     assert!(world.redis.topics[0].is_some(), "not yet");
