@@ -409,7 +409,7 @@ class Socket:
         # A browser's way to show a token.
         shown = "Sec-WebSocket-Protocol: fanfare, bearer.%s\r\n" % token if token else ""
         self.link.sendall(("GET %s HTTP/1.1\r\nHost: localhost:%d\r\nOrigin: https://localhost:%d\r\n"
-                           "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                           "Sec-Fetch-Site: same-origin\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
                            "Sec-WebSocket-Key: %s\r\n%s\r\n" % (path, port, port, key, shown)).encode())
         self.held = b""
         while b"\r\n\r\n" not in self.held:

@@ -36,7 +36,7 @@ fn call(server: &Server, method: &str, path: &str, token: Option<&str>) -> u16 {
     let body = if method == "POST" { body } else { "" };
     raw.send(
         format!(
-            "{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n{}\r\n{body}",
             body.len(),
             bearer.unwrap_or_default()

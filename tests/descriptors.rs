@@ -48,7 +48,8 @@ fn without_descriptors_the_server_waits_for_one() {
 fn is_served(server: &Server) -> bool {
     let mut stream = TcpStream::connect(server.address()).expect("the kernel accepts");
     stream.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
-    let _ = stream.write_all(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    let _ =
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     answer.starts_with(b"HTTP/1.1 200")

@@ -61,7 +61,7 @@ fn while_it_drains_it_is_not_ready_and_takes_no_sockets() {
     assert_eq!(server.get("/health").status, 200);
     let stream = TcpStream::connect(server.address()).expect("accepted");
     assert_eq!(server.connect_to("/ws", stream, &[]).err(), Some(503));
-    let reply = server.raw(b"GET /api/discovery/services.json HTTP/1.1\r\nHost: fanfare\r\n\r\n");
+    let reply = server.raw(b"GET /api/discovery/services.json HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(reply.outcome(), ("success", "success"));
     // A proxy that keeps connections would send its next request to a server that is gone.
     assert_eq!(reply.header("connection"), Some("close"));
@@ -119,7 +119,7 @@ fn clients_that_are_all_gone_are_not_waited_for() {
 fn registration(name: &str, expects: &str) -> (String, String) {
     let body = json!({"instances": [instance("orders", name)]}).to_string();
     let head = format!(
-        "POST /api/registry/register.json HTTP/1.1\r\nHost: fanfare\r\n{expects}\
+        "POST /api/registry/register.json HTTP/1.1\r\nHost: localhost\r\n{expects}\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );

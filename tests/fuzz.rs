@@ -43,7 +43,7 @@ fn samples(door: &str) -> Vec<Vec<u8>> {
     let post = |path: &str, body: &serde_json::Value| {
         let body = body.to_string();
         format!(
-            "POST {path} HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n{body}",
             body.len()
         )
@@ -61,24 +61,24 @@ fn samples(door: &str) -> Vec<Vec<u8>> {
         }
         "messages" => messages.iter().map(|one| one.to_string().into_bytes()).collect(),
         _ => [
-            format!("GET /ws HTTP/1.1\r\nHost: h\r\n{UPGRADE}\r\n"),
+            format!("GET /ws HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n"),
             post("/api/registry/register", &json!({"instances": [instance("s", "one")]})),
             post("/api/registry/heartbeat", &keys),
             post("/api/registry/unregister", &keys),
             post("/api/discovery/lookup", &json!({"discoveryConfigs": [{"serviceId": "s"}]})),
             post("/api/discovery/services-delta", &json!({"version": 0})),
-            String::from("GET /api/discovery/service?serviceId=s HTTP/1.1\r\nHost: h\r\n\r\n"),
+            String::from("GET /api/discovery/service?serviceId=s HTTP/1.1\r\nHost: localhost\r\n\r\n"),
             post("/ws/broadcast", &json!({"message_type": "n", "data": {}, "only_to": ["0-1-2"]})),
             post("/ws/send", &json!({"to_user_id": "me", "message_type": "n", "data": [1]})),
             post("/api/v1/channels/c/messages", &json!({"payload": "x", "exclude": ["0-1-2"]})),
             post("/api/v1/live/order/7", &json!({"action": "updated", "data": {}})),
             post("/api/v1/dashboards/d/metrics", &json!({"n": 1.5})),
             String::from(
-                "GET /api/v1/channels/c/history?after=1&limit=5 HTTP/1.1\r\nHost: h\r\n\r\n",
+                "GET /api/v1/channels/c/history?after=1&limit=5 HTTP/1.1\r\nHost: localhost\r\n\r\n",
             ),
-            String::from("DELETE /api/v1/connections/0-1-2 HTTP/1.1\r\nHost: h\r\n\r\n"),
+            String::from("DELETE /api/v1/connections/0-1-2 HTTP/1.1\r\nHost: localhost\r\n\r\n"),
             String::from(
-                "POST /api/registry/register HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\
+                "POST /api/registry/register HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\
                  Content-Type: application/json\r\n\r\n10\r\n{\"instances\":[]}\r\n0\r\n\r\n",
             ),
         ]
@@ -162,7 +162,7 @@ fn fuzz(door: &str, input: impl Fn(&mut Rng, &[Vec<u8>]) -> Vec<u8>) {
 fn upgraded() -> Vec<u8> {
     static TOKEN: OnceLock<String> = OnceLock::new();
     let token = TOKEN.get_or_init(|| support::token("me", ""));
-    format!("GET /ws?token={token} HTTP/1.1\r\nHost: h\r\n{UPGRADE}\r\n").into_bytes()
+    format!("GET /ws?token={token} HTTP/1.1\r\nHost: localhost\r\n{UPGRADE}\r\n").into_bytes()
 }
 
 #[test]

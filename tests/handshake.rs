@@ -118,7 +118,7 @@ fn ambiguous_heads_are_refused_on_first_and_later_requests() {
 fn heads_are_bounded_in_bytes_and_headers() {
     let server = Server::start(&[]);
     let head = |count: usize| {
-        format!("GET /health HTTP/1.1\r\nHost: h\r\n{}\r\n", "a: b\r\n".repeat(count - 1))
+        format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "a: b\r\n".repeat(count - 1))
     };
     let status = |bytes: &str| {
         let mut raw = Raw::connect(server.address());
@@ -129,7 +129,8 @@ fn heads_are_bounded_in_bytes_and_headers() {
     assert_eq!(status(&head(100)), 200);
     assert_eq!(status(&head(101)), 431);
     assert_eq!(status(&head(10_000)), 431);
-    let long = format!("GET /health HTTP/1.1\r\nHost: h\r\nx: {}\r\n\r\n", "y".repeat(400 * 1024));
+    let long =
+        format!("GET /health HTTP/1.1\r\nHost: localhost\r\nx: {}\r\n\r\n", "y".repeat(400 * 1024));
     assert_eq!(status(&long), 431);
     assert_eq!(server.get("/health").status, 200);
 }
@@ -142,7 +143,7 @@ fn silence_and_slowness_end_in_time() {
     slow.send(b"GET /ws HTTP/1.1\r\nHo");
     let mut body = Raw::connect(server.address());
     body.send(
-        b"POST /api/registry/register HTTP/1.1\r\nHost: h\r\n\
+        b"POST /api/registry/register HTTP/1.1\r\nHost: localhost\r\n\
           Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{",
     );
     silent.wait_for_end();
@@ -192,7 +193,7 @@ fn a_chunk_that_is_none_is_refused_at_once() {
         let mut raw = Raw::connect(server.address());
         raw.send(
             format!(
-                "POST /api/registry/register HTTP/1.1\r\nHost: h\r\n\
+                "POST /api/registry/register HTTP/1.1\r\nHost: localhost\r\n\
                  Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"
             )
             .as_bytes(),

@@ -447,7 +447,7 @@ fn bodies_over_the_limit_are_refused_before_they_arrive() {
     let server = Server::start(&[]);
     for (path, limit) in [(REGISTER, 8 << 20), (HEARTBEAT, 8 << 20), (LOOKUP, 1 << 20)] {
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n",
             limit + 1
         );
@@ -455,7 +455,7 @@ fn bodies_over_the_limit_are_refused_before_they_arrive() {
         // In chunks nobody declares how much there will be.
         let chunk = "x".repeat(64 << 10);
         let mut text = format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
              Transfer-Encoding: chunked\r\n\r\n"
         );
         for _ in 0..=(limit / chunk.len()) {
@@ -475,10 +475,10 @@ fn bodies_over_the_limit_are_refused_before_they_arrive() {
 fn heads_over_the_limit_are_refused() {
     let server = Server::start(&[]);
     let long = "x".repeat(17 << 10);
-    let head = format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Long: {long}\r\n\r\n");
+    let head = format!("GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: {long}\r\n\r\n");
     assert_eq!(server.raw(head.as_bytes()).status, 431);
     let many = "X-Many: 1\r\n".repeat(101);
-    let head = format!("GET /health HTTP/1.1\r\nHost: x\r\n{many}\r\n");
+    let head = format!("GET /health HTTP/1.1\r\nHost: localhost\r\n{many}\r\n");
     assert_eq!(server.raw(head.as_bytes()).status, 431);
     assert_eq!(server.raw(b"nonsense\r\n\r\n").status, 400);
 }
@@ -486,8 +486,8 @@ fn heads_over_the_limit_are_refused() {
 #[test]
 fn one_connection_serves_many_requests() {
     let server = Server::start(&[]);
-    let get = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
-    let last = "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let get = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let last = "GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let mut stream = std::net::TcpStream::connect(server.address()).expect("accepted");
     stream.set_read_timeout(Some(support::READ_PATIENCE)).expect("a timeout above zero");
     std::io::Write::write_all(&mut stream, format!("{get}{get}{last}").as_bytes()).expect("sent");

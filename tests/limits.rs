@@ -218,7 +218,7 @@ fn size_of_a_body() {
         let body = format!("{}{}", r#"{"instances":[]}"#, " ".repeat(bytes - 16));
         let mut raw = Raw::connect(server.address());
         let head = format!(
-            "POST /api/registry/register HTTP/1.1\r\nHost: h\r\n\
+            "POST /api/registry/register HTTP/1.1\r\nHost: localhost\r\n\
              Content-Type: application/json\r\nContent-Length: {bytes}\r\n\r\n"
         );
         raw.send(&[head.as_bytes(), body.as_bytes()].concat());
@@ -239,7 +239,7 @@ fn connections_in_all() {
     drop((open, surplus));
     support::eventually("room again", std::time::Duration::from_secs(10), || {
         let mut raw = Raw::connect(server.address());
-        raw.send(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        raw.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         raw.response().0 == 200
     });
 }

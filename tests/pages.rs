@@ -51,8 +51,9 @@ fn packed_forms_are_smaller_and_named() {
 
 fn fetch(mut stream: std::net::TcpStream, header: &str) -> (String, Vec<u8>) {
     use std::io::{Read as _, Write as _};
-    let request =
-        format!("GET /fanfare.js HTTP/1.1\r\nHost: x\r\n{header}\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET /fanfare.js HTTP/1.1\r\nHost: localhost\r\n{header}\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).expect("it is sent");
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("an answer");

@@ -8,15 +8,15 @@
 //!
 //! # Promises
 //!
-//! * The functions that look for a token return `Some` as soon as one is presented, even an empty
-//!   one: a caller that shows a token wants to be judged by it, and is refused if it is no good.
+//! * The functions that look for a token find every one that is presented, even an empty one: a
+//!   caller that shows a token wants to be judged by it, and is refused if it is no good.
 //! * A generated secret is written once, readable by its owner alone, and never changes.
 //!
 //! * Passwords are kept as argon2id hashes alone.
 //!
 //! # Not here
 //!
-//! Which of the three places wins when two are used, and which request needs a token at all: the
+//! What is done where two places are used, and which request needs a token at all: the
 //! doors (`http`, `ws`) decide that.
 //!
 //! Imports `id`, `limits` and `private_file`. Imported by `state`, `http`, `ws`, `shard` and `server`.
@@ -53,23 +53,21 @@ pub fn bearer(header: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Finds the token in the value of a `Sec-WebSocket-Protocol` header: `fanfare, bearer.T`.
-#[must_use]
-pub fn from_protocols(header: &str) -> Option<&str> {
-    header.split(',').find_map(|protocol| protocol.trim().strip_prefix("bearer."))
+/// Finds the tokens in the value of a `Sec-WebSocket-Protocol` header: `fanfare, bearer.T`.
+pub fn from_protocols(header: &str) -> impl Iterator<Item = &str> {
+    header.split(',').filter_map(|protocol| protocol.trim().strip_prefix("bearer."))
 }
 
-/// Finds the token in a query string, without its `?`: the first `token=T`, percent-decoded.
+/// Finds the tokens in a query string, without its `?`: each `token=T`, percent-decoded.
 ///
 /// A token that is wrongly encoded comes back as it stands, to be refused.
-#[must_use]
-pub fn from_query(query: &str) -> Option<String> {
-    let value = query.split('&').find_map(|pair| match pair.split_once('=') {
+pub fn from_query(query: &str) -> impl Iterator<Item = String> {
+    let values = query.split('&').filter_map(|pair| match pair.split_once('=') {
         Some(("token", value)) => Some(value),
         None if pair == "token" => Some(""),
         _ => None,
-    })?;
-    Some(percent_decode(value).unwrap_or_else(|| value.to_owned()))
+    });
+    values.map(|value| percent_decode(value).unwrap_or_else(|| value.to_owned()))
 }
 
 /// Decodes `%41` to `A`. Returns nothing if a percent sign stands alone or the result is no UTF-8.
@@ -207,25 +205,25 @@ mod tests {
 
     #[test]
     fn bearer_is_found_among_subprotocols() {
-        assert_eq!(from_protocols("fanfare, bearer.a.b.c"), Some("a.b.c"));
-        assert_eq!(from_protocols("bearer.a.b.c,fanfare"), Some("a.b.c"));
-        assert_eq!(from_protocols("fanfare,bearer."), Some(""));
-        assert_eq!(from_protocols("fanfare"), None);
-        assert_eq!(from_protocols("fanfare, xbearer.a"), None);
-        assert_eq!(from_protocols(""), None);
+        assert_eq!(from_protocols("fanfare, bearer.a.b.c").next(), Some("a.b.c"));
+        assert_eq!(from_protocols("bearer.a.b.c,fanfare").next(), Some("a.b.c"));
+        assert_eq!(from_protocols("fanfare,bearer.").next(), Some(""));
+        assert_eq!(from_protocols("fanfare").next(), None);
+        assert_eq!(from_protocols("fanfare, xbearer.a").next(), None);
+        assert_eq!(from_protocols("").next(), None);
     }
 
     #[test]
     fn token_is_found_in_a_query() {
-        assert_eq!(from_query("token=a.b.c").as_deref(), Some("a.b.c"));
-        assert_eq!(from_query("x=1&token=a%2Eb%2ec&token=z").as_deref(), Some("a.b.c"));
-        assert_eq!(from_query("token=").as_deref(), Some(""));
-        assert_eq!(from_query("token").as_deref(), Some(""));
-        assert_eq!(from_query("token=a=b").as_deref(), Some("a=b"));
-        assert_eq!(from_query("tokens=a&xtoken=b"), None);
-        assert_eq!(from_query(""), None);
+        assert_eq!(from_query("token=a.b.c").next().as_deref(), Some("a.b.c"));
+        assert_eq!(from_query("x=1&token=a%2Eb%2ec&token=z").next().as_deref(), Some("a.b.c"));
+        assert_eq!(from_query("token=").next().as_deref(), Some(""));
+        assert_eq!(from_query("token").next().as_deref(), Some(""));
+        assert_eq!(from_query("token=a=b").next().as_deref(), Some("a=b"));
+        assert_eq!(from_query("tokens=a&xtoken=b").next(), None);
+        assert_eq!(from_query("").next(), None);
         for broken in ["%", "%4", "%zz", "%ff", "%+1", "a%"] {
-            assert_eq!(from_query(&format!("token={broken}")).as_deref(), Some(broken));
+            assert_eq!(from_query(&format!("token={broken}")).next().as_deref(), Some(broken));
         }
     }
 

@@ -13,6 +13,7 @@ use crate::auth::Scopes;
 use crate::auth::accounts::Registration;
 use crate::limits::{self, KIB, MIB};
 use crate::ws::forwarded::BadProxy;
+use crate::ws::hosts::BadHost;
 
 /// What a key is when nobody sets it.
 pub(super) enum Unset {
@@ -225,11 +226,25 @@ pub(super) static KEYS: &[Key] = &[
         show: |config| config.redis_url.as_deref().map(without_password).into(),
     },
     Key {
+        name: "allowed-hosts",
+        env: None,
+        placeholder: "LIST",
+        unset: Unset::Follows("loopback and the bind address; with --auth required, any"),
+        help: "Names clients may call the server by, by comma: fanfare.example.org, *.internal",
+        parse: |config, text| {
+            config.allowed_hosts = text.parse().map_err(|BadHost(entry)| {
+                format!("{} is not a host like fanfare.example.org or *.internal", quote(&entry))
+            })?;
+            Ok(())
+        },
+        show: |config| config.allowed_hosts.iter().collect::<Vec<_>>().into(),
+    },
+    Key {
         name: "allowed-origins",
         env: None,
         placeholder: "LIST",
-        unset: Unset::Follows("same host"),
-        help: "Origins a browser may upgrade from, by comma: https://app.example.org; * is any",
+        unset: Unset::Follows("the server's own names"),
+        help: "Origins whose pages may call, by comma: https://app.example.org; null; * is any",
         parse: |config, text| {
             let origins = text.split(',').map(str::trim).filter(|origin| !origin.is_empty());
             config.allowed_origins = origins.map(parse_origin).collect::<Result<_, _>>()?;
@@ -574,7 +589,7 @@ pub(super) fn parse_origin(text: &str) -> Result<String, String> {
     let origin = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
     let host = origin.split_once("://").map_or("", |(_, host)| host);
     let is_plain = |c: char| c.is_ascii_graphic() && !"/?#@*".contains(c);
-    if origin == "*" || (!host.is_empty() && host.chars().all(is_plain)) {
+    if origin == "*" || origin == "null" || (!host.is_empty() && host.chars().all(is_plain)) {
         Ok(origin)
     } else {
         Err(format!("{} is not an origin like https://app.example.org", quote(text)))

@@ -50,6 +50,7 @@ use crate::auth::accounts::Registration;
 use crate::auth::namespace::Namespaces;
 use crate::limits::{self, Limits};
 use crate::ws::forwarded::TrustedProxies;
+use crate::ws::hosts::AllowedHosts;
 use keys::KEYS;
 
 /// The port of a server that was told nothing.
@@ -107,8 +108,11 @@ pub struct Config {
     pub database_url: Option<String>,
     /// What joins several nodes. `None`: a single node.
     pub redis_url: Option<String>,
-    /// Origins a browser may upgrade from, as `scheme://host[:port]` in lower case; `*` is any.
-    /// Empty: the host the request was sent to.
+    /// The names by which clients may call the server, besides loopback and `bind`. Empty: none
+    /// where nobody needs a token, else any.
+    pub allowed_hosts: AllowedHosts,
+    /// Origins a browser's page may call from, besides the server's own names, as
+    /// `scheme://host[:port]` in lower case; `null` is pages without an origin, `*` is any.
     pub allowed_origins: Vec<String>,
     /// The proxies whose word about a client's address is taken. Empty: nobody's.
     pub trusted_proxies: TrustedProxies,
@@ -146,6 +150,7 @@ impl Default for Config {
             data_dir: PathBuf::from("./fanfare-data"),
             database_url: None,
             redis_url: None,
+            allowed_hosts: AllowedHosts::default(),
             allowed_origins: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
             lease_ttl_ms: limits::LEASE_TTL_MS_DEFAULT,

@@ -70,6 +70,7 @@ fn every_key_reads_and_shows_its_own_field() {
         "database-url" => "sqlite://x.db",
         "redis-url" => "redis://x",
         "allowed-origins" => "http://a,https://b:1",
+        "allowed-hosts" => "*.internal,h:81",
         "trusted-proxies" => "10.0.0.0/8,::1",
         "echo" | "eureka" => "off",
         "registration" => "token",

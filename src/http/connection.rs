@@ -52,7 +52,7 @@ pub async fn serve(
     early: Bytes,
     mut ending: watch::Receiver<Ending>,
 ) -> Option<Upgraded> {
-    desk.peer = stream.peer_addr().ok();
+    (desk.peer, desk.local) = (stream.peer_addr().ok(), stream.local_addr().ok());
     desk.unsent = std::sync::Arc::default();
     desk.office.stats.http.enter();
     let office = std::sync::Arc::clone(&desk.office);

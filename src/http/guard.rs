@@ -31,6 +31,9 @@ use crate::ws::head::{self, Body, HeadFault, HeadLimits};
 /// The path that asks for a refusal: `/.refused/400` and `/.refused/431`.
 pub const REFUSED: &str = "/.refused/";
 
+/// The `Host` of such a request. It is nobody's name: a client that sends it gets the refusal too.
+pub const NOBODY: &str = "-";
+
 /// A guarded connection.
 #[derive(Debug)]
 pub struct Guard {
@@ -163,7 +166,7 @@ impl Guard {
             Ok(Some(head)) => (head.bytes, head.body, head.headers.contains_key("upgrade")),
             Err(fault) => {
                 let status = if fault == HeadFault::TooLarge { 431 } else { 400 };
-                let text = format!("GET {REFUSED}{status} HTTP/1.1\r\nHost: -\r\n\r\n");
+                let text = format!("GET {REFUSED}{status} HTTP/1.1\r\nHost: {NOBODY}\r\n\r\n");
                 self.passed.extend_from_slice(text.as_bytes());
                 self.pending.clear();
                 self.scan = Scan::Shut;

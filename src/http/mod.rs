@@ -16,6 +16,7 @@ pub mod budget;
 pub mod channels;
 mod chunks;
 pub mod connection;
+mod cross_site;
 pub mod discovery;
 pub mod eureka;
 #[cfg(any(test, fuzzing))]
@@ -81,6 +82,8 @@ pub struct Desk {
     pub office: Arc<Office>,
     /// Who is at the other end of the connection that the desk serves.
     pub peer: Option<SocketAddr>,
+    /// The address at which that connection arrived.
+    pub local: Option<SocketAddr>,
     /// Where the client of the request is that the desk serves: the peer, or whom a trusted proxy
     /// names. What is counted or shown by address goes by this one.
     pub client: Option<ClientAddress>,

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{AUTHORIZATION, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::answers::AnswerBody;
+use super::cross_site::{self, Shares};
 use super::pages::Page;
 use super::reply::{Problem, Reply};
 use super::{
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::auth::{self, Identity, Scopes};
 use crate::wire::refusal::Code;
-use crate::ws::gate::{Denied, Knock, Upgrade, unauthorized_detail};
+use crate::ws::gate::{self, Denied, Knock, Upgrade, unauthorized_detail};
 use crate::ws::head::Body;
 
 /// What the paths lead to. What a path names is still percent-encoded.
@@ -293,10 +294,12 @@ pub async fn answer(
     let number = desk.office.requests.fetch_add(1, Ordering::Relaxed);
     let is_head = request.method() == Method::HEAD;
     let path = request.uri().path().to_owned();
+    let page = desk.office.gate.page(request.headers(), desk.local);
+    let shares = shares(desk, page, &path, request.headers());
     // An upgrade to something that is spoken nowhere here is answered like any other request, but
     // the connection is of no use after it.
     let asks_upgrade = request.headers().contains_key(UPGRADE);
-    let answered = dispatch(desk, request, &path, agreed).await;
+    let answered = dispatch(desk, request, &path, page, agreed).await;
     let mut reply = match answered.and_then(|reply| desk.answers.admit(reply)) {
         Ok(mut reply) => {
             if is_head {
@@ -321,19 +324,43 @@ pub async fn answer(
             problem.reply(&request_id)
         }
     };
+    if let Some(shares) = shares {
+        shares.mark(&mut reply);
+    }
     reply.body_mut().mark(&desk.unsent);
     reply
+}
+
+/// What pages of other origins may see of an answer; none where the path is not meant for them:
+/// sockets, which know no such thing, and pages but for the client library.
+fn shares(desk: &Desk, page: gate::Page, path: &str, headers: &HeaderMap) -> Option<Shares> {
+    let is_page = pages::at(path).is_some() && path != "/fanfare.js";
+    let is_shared = !is_page && desk.office.gate.endpoint(path).is_none();
+    is_shared.then(|| Shares::of(page, headers))
 }
 
 async fn dispatch(
     desk: &Desk,
     request: Request<Incoming>,
     path: &str,
+    page: gate::Page,
     agreed: &Rc<RefCell<Option<Upgrade>>>,
 ) -> Result<Reply, Problem> {
-    if let Some(status) = path.strip_prefix(guard::REFUSED) {
+    let (gate, headers) = (&desk.office.gate, request.headers());
+    if let Some(status) = path.strip_prefix(guard::REFUSED)
+        && headers.get(HOST).is_some_and(|host| host == guard::NOBODY)
+    {
         return Err(refused(status));
     }
+    gate.check_host(request.uri(), headers, desk.local)
+        .and_then(|()| gate::check_singletons(headers))
+        .map_err(|denied| Problem::from(denied).closing())?;
+    if cross_site::is_preflight(request.method(), headers)
+        && let Some(methods) = methods_at(desk, path)
+    {
+        return cross_site::preflight(page, methods);
+    }
+    cross_site::check_write(request.method(), page)?;
     if let Some(endpoint) = desk.office.gate.endpoint(path) {
         return open_socket(desk, &request, endpoint, agreed);
     }
@@ -447,6 +474,17 @@ async fn dispatch_people(
     }
 }
 
+/// The methods of what a page of another origin may call at a path.
+fn methods_at(desk: &Desk, path: &str) -> Option<&'static str> {
+    if desk.office.gate.endpoint(path).is_some() {
+        return None;
+    }
+    match eureka::below(path).filter(|_| desk.office.eureka.is_some()) {
+        Some(rest) => eureka::methods(rest),
+        None => Route::at(path).map(Route::methods),
+    }
+}
+
 fn refused(status: &str) -> Problem {
     let (status, code) =
         if status == "431" { (431, Code::TooLarge) } else { (400, Code::Malformed) };
@@ -474,6 +512,7 @@ fn open_socket(
         headers: request.headers(),
         body: if has_body { Body::Chunked } else { Body::None },
         peer: desk.peer,
+        local: desk.local,
     };
     let upgrade = desk.office.gate.judge(endpoint, knock, desk.clock.now().unix_s()).map_err(
         |denied: Denied| {
@@ -499,12 +538,9 @@ fn open_socket(
 
 /// Who asks. A token that is there and wrong is refused in every mode.
 fn identify(desk: &Desk, request: &Request<Incoming>) -> Result<Option<Identity>, Problem> {
-    let header = request.headers().get(AUTHORIZATION);
-    let mut token = header
-        .map(|header| header.to_str().ok().and_then(auth::bearer).unwrap_or_default().to_owned());
-    if token.is_none() && request.uri().path().starts_with("/ws") {
-        token = auth::from_query(request.uri().query().unwrap_or_default());
-    }
+    // Only what begins like a socket's path takes a token in its query.
+    let query = request.uri().query().filter(|_| request.uri().path().starts_with("/ws"));
+    let token = gate::presented_token(request.headers(), query, false)?;
     let now_s = desk.clock.now().unix_s();
     desk.office.gate.identify(token.as_deref(), now_s).map_err(|fault| {
         let code = match fault {

@@ -85,6 +85,10 @@ impl Socket for Counted {
     fn peer(&self) -> Option<std::net::SocketAddr> {
         self.socket.peer()
     }
+
+    fn local(&self) -> Option<std::net::SocketAddr> {
+        self.socket.local()
+    }
 }
 
 /// Where connections come in.

@@ -56,6 +56,7 @@ use crate::stats::Stats;
 use crate::store::library::Library;
 use crate::store::{Address, Image, Listeners, Store, StoreError, StoreHealth};
 use crate::ws::gate::Gate;
+use crate::ws::hosts::Hosts;
 
 use tls::Tls;
 
@@ -494,9 +495,12 @@ fn gate(config: &Config, authenticator: Authenticator, image: &PeopleImage) -> G
     for user in image.users.iter().filter(|user| user.is_disabled) {
         revoked.set(user.user_id.as_str(), true);
     }
+    // Where a token is needed a page that makes its name point here has none to show.
+    let is_host_checked = config.auth == AuthMode::Open || !config.allowed_hosts.is_empty();
     Gate {
         authenticator,
         is_auth_required: config.auth == AuthMode::Required,
+        hosts: Hosts::new(config.bind, config.allowed_hosts.clone(), is_host_checked),
         allowed_origins: config.allowed_origins.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         echo: config.echo,

@@ -77,6 +77,7 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         clock: common.clock,
         office: Arc::clone(&common.office),
         peer: None,
+        local: None,
         client: None,
         answers: Arc::new(Answers::new(&common.office.limits)),
         unsent: Arc::default(),

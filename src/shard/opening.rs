@@ -55,6 +55,7 @@ impl<S: Socket> Shard<S> {
             headers: &head.headers,
             body: head.body,
             peer: self.conns[slot.index()].socket.peer(),
+            local: self.conns[slot.index()].socket.local(),
         };
         let gate = std::sync::Arc::clone(&self.settings.gate);
         let upgrade = gate

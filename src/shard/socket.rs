@@ -51,6 +51,11 @@ pub trait Socket {
     fn peer(&self) -> Option<SocketAddr> {
         None
     }
+
+    /// The address at which the connection arrived, where that can be told.
+    fn local(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 /// A connection, encrypted or not.
@@ -86,6 +91,18 @@ impl Stream {
         };
         // It fails where the connection is over already.
         let _ = stream.set_zero_linger();
+    }
+
+    /// The address at which the connection arrived.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, where the connection is over.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Stream::Plain(stream) => stream.local_addr(),
+            Stream::Tls(stream) => stream.get_ref().0.local_addr(),
+        }
     }
 
     /// Hands to the kernel what TLS has encrypted and not got rid of. What stays is sent when the
@@ -229,6 +246,10 @@ impl Socket for TcpSocket {
 
     fn peer(&self) -> Option<SocketAddr> {
         self.stream.peer_addr().ok()
+    }
+
+    fn local(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
     }
 }
 

@@ -3,16 +3,17 @@
 //! Judges a head by RFC 6455, 4.2.1, by origin and by token. It says yes with all that the 101 and
 //! the connection need, or no with the status that names the fault.
 //!
-//! Imports `address`, `auth`, `ws::forwarded`, `ws::head` and `wire`. Imported by `shard` and `http`.
+//! Imports `address`, `auth`, `wire` and its siblings. Imported by `shard` and `http`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hyper::http::{HeaderMap, Method, Uri};
+use hyper::http::{HeaderMap, HeaderValue, Method, Uri};
 use tungstenite::handshake::derive_accept_key;
 
 use super::forwarded::TrustedProxies;
 use super::head::Body;
+use super::hosts::Hosts;
 use super::seats::Seats;
 use crate::address::ClientAddress;
 use crate::auth::namespace::Namespaces;
@@ -28,7 +29,9 @@ pub struct Gate {
     pub authenticator: Authenticator,
     /// Whether there must be one.
     pub is_auth_required: bool,
-    /// Origins a browser may come from; empty = the server's own host.
+    /// The server's own names.
+    pub hosts: Hosts,
+    /// Origins a browser may come from, besides the server's own; `*` is any.
     pub allowed_origins: Vec<String>,
     /// The proxies whose word about a client's address is taken.
     pub trusted_proxies: TrustedProxies,
@@ -94,6 +97,19 @@ impl Denied {
     }
 }
 
+/// The page behind a request, as far as a browser tells of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// There is none: a program, or a person who typed the address.
+    None,
+    /// One of this server's own, by the browser's word.
+    Own,
+    /// One of an origin that may call.
+    Allowed,
+    /// Any other.
+    Foreign,
+}
+
 /// What is asked at the gate.
 #[derive(Debug, Clone, Copy)]
 pub struct Knock<'a> {
@@ -109,6 +125,8 @@ pub struct Knock<'a> {
     pub body: Body,
     /// Who is at the other end of the connection.
     pub peer: Option<SocketAddr>,
+    /// The address at which the connection arrived.
+    pub local: Option<SocketAddr>,
 }
 
 impl Gate {
@@ -144,11 +162,13 @@ impl Gate {
         knock: Knock<'_>,
         now_s: u64,
     ) -> Result<Upgrade, Denied> {
+        self.check_host(knock.uri, knock.headers, knock.local)?;
+        check_singletons(knock.headers)?;
         let accept = check_rfc_6455(knock)?;
-        if !self.is_origin_allowed(knock.headers) {
+        if self.page(knock.headers, knock.local) == Page::Foreign {
             return Err(Denied::new(403, Code::Forbidden, "this origin may not open a WebSocket"));
         }
-        let token = presented_token(knock);
+        let token = presented_token(knock.headers, knock.uri.query(), true)?;
         let identity = self.identify(token.as_deref(), now_s).map_err(|fault| {
             let code = match fault {
                 AuthError::TokenExpired => Code::TokenExpired,
@@ -198,28 +218,52 @@ impl Gate {
         Ok(Some(identity))
     }
 
-    /// A request without `Origin` comes from no page of a browser and is let through. One with it
-    /// has to come from a listed origin or from the very host and port that it calls.
-    fn is_origin_allowed(&self, headers: &HeaderMap) -> bool {
-        let mut origins = headers.get_all("origin").iter();
-        let Some(origin) = origins.next() else { return true };
-        let Ok(origin) = origin.to_str() else { return false };
-        if origins.next().is_some() {
-            return false;
+    /// Whether a request calls this server by a name of its own, in `Host` and, where the target has
+    /// one, there (RFC 9112, 3.2.2). A request of HTTP/1.0 may go without: no browser sends one.
+    ///
+    /// # Errors
+    ///
+    /// 421 where it does not.
+    pub fn check_host(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        local: Option<SocketAddr>,
+    ) -> Result<(), Denied> {
+        let in_target = uri.authority().map(|authority| authority.as_str().as_bytes());
+        let in_header = headers.get_all("host").iter().map(HeaderValue::as_bytes);
+        if in_target.into_iter().chain(in_header).all(|name| self.hosts.passes(name, local)) {
+            return Ok(());
         }
-        if !self.allowed_origins.is_empty() {
-            return self
-                .allowed_origins
-                .iter()
-                .any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin));
-        }
-        let host = headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let (rest, port) = match origin.split_once("://") {
-            Some(("http", rest)) => (rest, "80"),
-            Some(("https", rest)) => (rest, "443"),
-            _ => return false,
+        let detail = "this server is not known by that Host; --allowed-hosts names others";
+        Err(Denied::new(421, Code::Forbidden, detail))
+    }
+
+    /// Which page a request comes from. One with `Origin` has to come from a listed origin or from
+    /// one of the server's own; the request's `Host` says nothing about that, for it may be the
+    /// page's invention as well. `Sec-Fetch-Site` is the browser's word: a page cannot write it, and
+    /// it is only sent over TLS and to loopback, where a name cannot be made to point at somebody
+    /// else's server (Fetch Metadata, 2.2).
+    pub fn page(&self, headers: &HeaderMap, local: Option<SocketAddr>) -> Page {
+        let single = |name: &str| {
+            let mut values = headers.get_all(name).iter();
+            let first = values.next()?;
+            Some(first.to_str().ok().filter(|_| values.next().is_none()).unwrap_or("?"))
         };
-        with_port(rest, port).eq_ignore_ascii_case(&with_port(host, port))
+        let site = single("sec-fetch-site");
+        let is_site = |word: &str| site.is_some_and(|site| site.eq_ignore_ascii_case(word));
+        match single("origin") {
+            Some(origin) if self.is_origin_allowed(origin, local) => Page::Allowed,
+            Some(origin) if is_site("same-origin") && origin.contains("://") => Page::Own,
+            None if site.is_none() || is_site("none") => Page::None,
+            None if is_site("same-origin") => Page::Own,
+            _ => Page::Foreign,
+        }
+    }
+
+    fn is_origin_allowed(&self, origin: &str, local: Option<SocketAddr>) -> bool {
+        let is_it = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
+        self.allowed_origins.iter().any(is_it) || self.hosts.is_origin(origin, local)
     }
 }
 
@@ -240,10 +284,24 @@ pub fn unauthorized_detail(fault: &AuthError) -> &'static str {
     }
 }
 
-fn with_port(host: &str, port: &str) -> String {
-    // An IPv6 literal holds colons of its own; its port follows the bracket.
-    let has_port = host.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
-    if has_port { host.to_owned() } else { format!("{host}:{port}") }
+/// Headers of which there may be one alone, and two would be read differently by two readers.
+const SINGLETONS: [(&str, &str); 2] = [
+    ("authorization", "there is more than one Authorization header"),
+    ("content-type", "there is more than one Content-Type header"),
+];
+
+/// Whether no header is there twice that says who asks, or what is sent.
+///
+/// # Errors
+///
+/// 400, with the header's name.
+pub fn check_singletons(headers: &HeaderMap) -> Result<(), Denied> {
+    for (name, detail) in SINGLETONS {
+        if headers.get_all(name).iter().nth(1).is_some() {
+            return Err(Denied::new(400, Code::Malformed, detail));
+        }
+    }
+    Ok(())
 }
 
 /// RFC 6455, 4.2.1, in the order in which the faults are most useful to hear. Returns the answer to
@@ -303,19 +361,35 @@ fn offers_protocol(headers: &HeaderMap) -> bool {
     has_token(headers, "sec-websocket-protocol", "fanfare")
 }
 
-/// The token in whichever of the three places it was put; the header first.
-fn presented_token(knock: Knock<'_>) -> Option<String> {
-    let text = |name: &str| knock.headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(header) = text("authorization") {
+/// The token in whichever of the three places it was put: the header, for a socket the subprotocols,
+/// and the query where one is given.
+///
+/// # Errors
+///
+/// 400 where there are several that differ: nobody knows which of them was meant.
+pub fn presented_token(
+    headers: &HeaderMap,
+    query: Option<&str>,
+    is_socket: bool,
+) -> Result<Option<String>, Denied> {
+    let mut tokens = Vec::new();
+    if let Some(header) = headers.get("authorization") {
         // A scheme other than Bearer is a credential that we cannot check: not one to ignore.
-        return Some(auth::bearer(header).unwrap_or_default().to_owned());
+        let token = header.to_str().ok().and_then(auth::bearer).unwrap_or_default();
+        tokens.push(token.to_owned());
     }
-    let offered = knock.headers.get_all("sec-websocket-protocol").iter();
-    let offered: Vec<&str> = offered.filter_map(|value| value.to_str().ok()).collect();
-    if let Some(token) = auth::from_protocols(&offered.join(",")) {
-        return Some(token.to_owned());
+    if is_socket {
+        let offered = headers.get_all("sec-websocket-protocol").iter();
+        let offered = offered.filter_map(|value| value.to_str().ok());
+        tokens.extend(offered.flat_map(auth::from_protocols).map(str::to_owned));
     }
-    auth::from_query(knock.uri.query().unwrap_or_default())
+    tokens.extend(auth::from_query(query.unwrap_or_default()));
+    let first = tokens.first().cloned();
+    if tokens.iter().any(|token| Some(token) != first.as_ref()) {
+        let detail = "several tokens are presented, and they differ";
+        return Err(Denied::new(400, Code::Malformed, detail));
+    }
+    Ok(first)
 }
 
 /// The bytes of the 101 answer.
@@ -335,11 +409,13 @@ pub fn switching_protocols(upgrade: &Upgrade) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::ws::head::{self, HeadLimits};
+    use crate::ws::hosts::AllowedHosts;
 
     fn gate() -> Gate {
         Gate {
             authenticator: Authenticator::hs256(b"0123456789abcdef0123456789abcdef"),
             is_auth_required: false,
+            hosts: Hosts::new(([127, 0, 0, 1], 8080).into(), AllowedHosts::default(), true),
             allowed_origins: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
             echo: true,
@@ -351,7 +427,7 @@ mod tests {
     }
 
     fn judge(gate: &Gate, method: &str, extra: &str) -> Result<Upgrade, Denied> {
-        let text = format!("{method} /ws?x=1 HTTP/1.1\r\nHost: h:8080\r\n{extra}\r\n");
+        let text = format!("{method} /ws?x=1 HTTP/1.1\r\nHost: localhost:8080\r\n{extra}\r\n");
         let limits = HeadLimits { bytes_max: 16_384, headers_max: 100 };
         let head = head::parse(text.as_bytes(), limits).expect("well-formed").expect("complete");
         let knock = Knock {
@@ -361,6 +437,7 @@ mod tests {
             headers: &head.headers,
             body: head.body,
             peer: None,
+            local: None,
         };
         gate.judge(Endpoint::Main, knock, 1_000)
     }
@@ -390,23 +467,89 @@ mod tests {
         assert_eq!(status("GET", &format!("{GOOD}Content-Length: 5\r\n")), 400);
         assert_eq!(status("GET", &format!("{GOOD}Authorization: Bearer nope\r\n")), 401);
         assert_eq!(status("GET", &format!("{GOOD}Authorization: Basic abc\r\n")), 401);
+        let twice = "Authorization: Bearer a\r\n".repeat(2);
+        assert_eq!(status("GET", &format!("{GOOD}{twice}")), 400);
     }
 
     #[test]
-    fn origins_are_exact() {
-        let passes = |gate: &Gate, origin: &str| {
-            judge(gate, "GET", &format!("{GOOD}Origin: {origin}\r\n")).is_ok()
+    fn origins_are_compared_with_what_the_server_knows() {
+        let passes = |gate: &Gate, headers: &str| {
+            judge(gate, "GET", &format!("{GOOD}{headers}\r\n")).is_ok()
         };
-        let same_host = gate();
-        assert!(passes(&same_host, "http://h:8080"));
-        for origin in ["null", "http://h", "http://h:8081", "http://other:8080", "h:8080", ""] {
-            assert!(!passes(&same_host, origin), "{origin}");
+        let own = gate();
+        for headers in [
+            "Origin: http://localhost:8080",
+            "Origin: http://127.0.0.1:8080",
+            "Origin: https://proxy.example\r\nSec-Fetch-Site: same-origin",
+            "Sec-Fetch-Site: none",
+            "Sec-Fetch-Site: Same-Origin",
+        ] {
+            assert!(passes(&own, headers), "{headers}");
         }
-        let listed = Gate { allowed_origins: vec!["https://app.example".into()], ..gate() };
-        assert!(passes(&listed, "https://app.example"));
-        assert!(!passes(&listed, "http://h:8080"));
-        assert_eq!(with_port("[::1]", "80"), "[::1]:80");
-        assert_eq!(with_port("[::1]:8080", "80"), "[::1]:8080");
+        for headers in [
+            "Origin: null",
+            "Origin: null\r\nSec-Fetch-Site: same-origin",
+            "Origin: http://localhost",
+            "Origin: http://localhost:8081",
+            "Origin: http://other:8080",
+            "Origin: localhost:8080",
+            "Origin:",
+            "Origin: http://localhost:8080\r\nOrigin: http://localhost:8080",
+            "Origin: http://localhost:3000\r\nSec-Fetch-Site: same-site",
+            "Origin: http://a\r\nSec-Fetch-Site: same-origin\r\nSec-Fetch-Site: same-origin",
+            "Sec-Fetch-Site: cross-site",
+            "Sec-Fetch-Site: same-site",
+            "Sec-Fetch-Site: none, same-origin",
+        ] {
+            assert!(!passes(&own, headers), "{headers}");
+        }
+        let listed = |list: &[&str]| Gate {
+            allowed_origins: list.iter().map(|&origin| origin.to_owned()).collect(),
+            ..gate()
+        };
+        let app = listed(&["https://app.example"]);
+        assert!(passes(&app, "Origin: https://APP.example\r\nSec-Fetch-Site: cross-site"));
+        assert!(passes(&app, "Origin: http://localhost:8080"), "its own stay allowed");
+        assert!(!passes(&app, "Origin: null") && !passes(&app, "Origin: https://app.example:444"));
+        assert!(passes(&listed(&["null"]), "Origin: null"));
+        assert!(!passes(&listed(&["null"]), "Origin: https://app.example"));
+        assert!(passes(&listed(&["*"]), "Origin: https://any.example"));
+    }
+
+    #[test]
+    fn hosts_are_checked_in_header_and_target() {
+        let status = |target: &str, host: &str| {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let limits = HeadLimits { bytes_max: 16_384, headers_max: 100 };
+            let head = head::parse(text.as_bytes(), limits).expect("well-formed").expect("whole");
+            gate().check_host(&head.uri, &head.headers, None).err().map(|denied| denied.status)
+        };
+        assert_eq!(status("/ws", "localhost:1"), None);
+        assert_eq!(status("http://localhost/ws", "127.0.0.1"), None);
+        assert_eq!(status("/ws", "evil.example"), Some(421));
+        assert_eq!(status("http://evil.example/ws", "localhost"), Some(421));
+        assert_eq!(status("http://evil@localhost/ws", "localhost"), Some(421));
+        assert_eq!(status("http://localhost/ws", "evil.example"), Some(421));
+        assert!(gate().check_host(&Uri::default(), &HeaderMap::new(), None).is_ok());
+    }
+
+    #[test]
+    fn several_tokens_have_to_be_the_same() {
+        let status = |query: &str, headers: &[(&'static str, &'static str)]| {
+            let mut map = HeaderMap::new();
+            for &(name, value) in headers {
+                map.append(name, value.parse().expect("a value"));
+            }
+            presented_token(&map, Some(query), true).map_err(|denied| denied.status)
+        };
+        let protocols = "sec-websocket-protocol";
+        let same = [("authorization", "Bearer T"), (protocols, "fanfare, bearer.T")];
+        assert_eq!(status("token=T&token=T", &same), Ok(Some("T".into())));
+        assert_eq!(status("", &[]), Ok(None));
+        assert_eq!(status("token=U", &same), Err(400));
+        assert_eq!(status("token=U&token=T", &[]), Err(400));
+        assert_eq!(status("", &[(protocols, "bearer.T"), (protocols, "bearer.U")]), Err(400));
+        assert_eq!(status("token=T", &[("authorization", "Basic T")]), Err(400));
     }
 
     #[test]

@@ -13,5 +13,6 @@ mod boundary;
 pub mod forwarded;
 pub mod gate;
 pub mod head;
+pub mod hosts;
 pub mod reader;
 pub mod seats;

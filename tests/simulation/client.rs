@@ -103,7 +103,7 @@ impl Client {
             replays: 0,
         };
         client.outgoing.extend(
-            b"GET /ws HTTP/1.1\r\nHost: fanfare\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
               Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         );
         client

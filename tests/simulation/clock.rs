@@ -75,7 +75,7 @@ impl Desk {
         let link = Link::new(&self.ready, 65_536, Rng::seeded(1));
         self.shard.accept(self.now, |slot, generation| link.accept(slot, generation));
         let head = format!(
-            "GET /ws HTTP/1.1\r\nHost: fanfare\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
              Authorization: Bearer {}\r\n\r\n",
             self.token

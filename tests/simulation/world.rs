@@ -19,7 +19,9 @@ use fanfare::state::registry::{self, Registry};
 use fanfare::state::{self, State};
 use fanfare::stats::Stats;
 use fanfare::wire::instance::{Instance, Registration};
+use fanfare::ws::forwarded::TrustedProxies;
 use fanfare::ws::gate::Gate;
+use fanfare::ws::hosts::{AllowedHosts, Hosts};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -577,8 +579,9 @@ pub fn open_gate() -> Gate {
     Gate {
         authenticator: Authenticator::hs256(&[7; 32]),
         is_auth_required: false,
+        hosts: Hosts::new(([127, 0, 0, 1], 8080).into(), AllowedHosts::default(), true),
         allowed_origins: Vec::new(),
-        trusted_proxies: fanfare::ws::forwarded::TrustedProxies::default(),
+        trusted_proxies: TrustedProxies::default(),
         echo: true,
         topic_bytes_max: 255,
         seats: Arc::default(),

@@ -97,7 +97,8 @@ pub fn try_call(
     token: &str,
     body: &Value,
 ) -> Option<(u16, Value)> {
-    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n");
+    let mut request =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     if !token.is_empty() {
         request += &format!("Authorization: Bearer {token}\r\n");
     }

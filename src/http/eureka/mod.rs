@@ -76,6 +76,11 @@ pub fn below(path: &str) -> Option<&str> {
     is_end(rest).then_some(rest)
 }
 
+/// The methods of what stands at `rest` below Eureka's mount.
+pub fn methods(rest: &str) -> Option<&'static str> {
+    Place::at(rest).map(|place| place.methods())
+}
+
 fn is_end(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with('/')
 }
@@ -288,11 +293,33 @@ fn done() -> Reply {
     reply
 }
 
+/// The language of a body by its declared type. Without one it is none: a page of any origin may
+/// send a body as plain text or as a form, and only as these (Fetch, 2.2.2).
+fn language_of(headers: &HeaderMap) -> Option<Language> {
+    let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
+    match kind.split(';').next().unwrap_or_default().trim() {
+        "application/json" => Some(Language::Json),
+        "application/xml" | "text/xml" => Some(Language::Xml),
+        other => match other.strip_prefix("application/")?.rsplit_once('+')?.1 {
+            "json" => Some(Language::Json),
+            "xml" => Some(Language::Xml),
+            _ => None,
+        },
+    }
+}
+
 /// `POST /apps/{app}`
 async fn register(desk: &Desk, request: Request<Incoming>, app: &str) -> Result<Reply, Problem> {
-    let kind = request.headers().get(CONTENT_TYPE);
-    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or("").to_ascii_lowercase();
-    let coding = request.headers().get(CONTENT_ENCODING).cloned();
+    let Some(language) = language_of(request.headers()) else {
+        let detail = "the body's Content-Type is neither application/json nor application/xml";
+        return Err(Problem::new(415, Code::InvalidArgument, detail).closing());
+    };
+    let mut codings = request.headers().get_all(CONTENT_ENCODING).iter().cloned();
+    let coding = codings.next();
+    if codings.next().is_some() {
+        let detail = "there is more than one Content-Encoding";
+        return Err(Problem::new(415, Code::InvalidArgument, detail).closing());
+    }
     let bytes_max = desk.office.limits.http_body_bytes_max;
     let mut text = body::read_any(desk, request, bytes_max).await?;
     match coding.as_ref().map(|coding| coding.to_str().unwrap_or_default().to_ascii_lowercase()) {
@@ -304,8 +331,7 @@ async fn register(desk: &Desk, request: Request<Incoming>, app: &str) -> Result<
             return Err(Problem::new(415, Code::InvalidArgument, detail));
         }
     }
-    let begins_like_xml = text.trim_ascii_start().first() == Some(&b'<');
-    let is_xml = kind.contains("xml") || (begins_like_xml && !kind.contains("json"));
+    let is_xml = language == Language::Xml;
     let app = app.to_owned();
     let is_long = text.len() > limits::DECODE_INLINE_BYTES_MAX;
     let sent = body::beside(is_long, move || read::registration(&text, is_xml, &app)).await?;

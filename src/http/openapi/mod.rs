@@ -156,7 +156,11 @@ fn responses(operation: &Operation, needs: Option<&Needs>) -> Value {
         }
         responses.insert(status_text, response);
     }
-    let mut problems = vec![400];
+    // Hosts and pages are judged before anything else (`http::cross_site`).
+    let mut problems = vec![400, 421];
+    if operation.method != "GET" {
+        problems.push(403);
+    }
     if operation.body.is_some() {
         problems.extend([408, 413, 415]);
     }

@@ -1,0 +1,101 @@
+//! What pages of other origins may do and see: CORS (Fetch, 3.2), and writes without it.
+//!
+//! A browser lets any page send some requests anywhere, and only hides the answers (a form's POST is
+//! one). So a write from a page that may not call is refused here, whatever its content type; the
+//! doors' content types are a second lock. To pages that may call, answers are shown.
+//!
+//! # Promises
+//!
+//! * The exact origin is named, `*` never, and no credentials are asked for: tokens are in headers.
+//! * An answer that is shared says `Vary: Origin`, so that no cache gives one page's to another.
+//!
+//! # Not here
+//!
+//! Which page that is: `ws::gate` judges it, for sockets by the same rule.
+//!
+//! Imports `http::reply`, `wire` and `ws::gate`. Imported by `http::router`.
+
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
+    HeaderMap, HeaderValue, ORIGIN, VARY,
+};
+use hyper::{Method, StatusCode};
+
+use super::reply::{self, Problem, Reply};
+use crate::wire::refusal::Code;
+use crate::ws::gate::Page;
+
+/// What a page may send besides what it always may (Fetch, 2.2.2).
+const HEADERS: &str = "Authorization, Content-Type, Content-Encoding, Last-Event-ID";
+
+/// What a page may read of an answer's head besides what it always may.
+const EXPOSED: &str = "Retry-After";
+
+/// How long a browser may remember a preflight's answer, in seconds: an origin that is taken from
+/// the list is refused after that.
+const MAX_AGE_S: &str = "600";
+
+/// Whom an answer is shown to.
+#[derive(Debug)]
+pub(super) struct Shares(Option<HeaderValue>);
+
+impl Shares {
+    /// What a request's page may see.
+    pub(super) fn of(page: Page, headers: &HeaderMap) -> Shares {
+        Shares(headers.get(ORIGIN).filter(|_| page == Page::Allowed).cloned())
+    }
+
+    /// Says so in an answer.
+    pub(super) fn mark(self, reply: &mut Reply) {
+        let status = reply.status();
+        let headers = reply.headers_mut();
+        headers.append(VARY, HeaderValue::from_static("Origin"));
+        let Some(origin) = self.0 else { return };
+        if status == StatusCode::MISDIRECTED_REQUEST {
+            return;
+        }
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    }
+}
+
+/// Whether a browser asks what a page may send.
+pub(super) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::OPTIONS
+        && headers.contains_key(ORIGIN)
+        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// Answers a preflight at a path that takes `methods`.
+///
+/// # Errors
+///
+/// 403 where the page may not call.
+pub(super) fn preflight(page: Page, methods: &'static str) -> Result<Reply, Problem> {
+    if page == Page::Foreign {
+        return Err(foreign());
+    }
+    let mut reply = reply::no_content();
+    let headers = reply.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(HEADERS));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE_S));
+    Ok(reply)
+}
+
+/// Whether a request may go on that a page has caused. Reads always may: nothing changes by them,
+/// and the browser shows the answer to nobody.
+///
+/// # Errors
+///
+/// 403 for writes of pages that may not call.
+pub(super) fn check_write(method: &Method, page: Page) -> Result<(), Problem> {
+    let is_read = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    if is_read || page != Page::Foreign { Ok(()) } else { Err(foreign()) }
+}
+
+fn foreign() -> Problem {
+    let detail = "pages of this origin may not call; --allowed-origins names those that may";
+    Problem::new(403, Code::Forbidden, detail)
+}
