@@ -77,6 +77,12 @@ pub struct Limits {
     pub users_max: usize,
     /// Most connections in all. `None`: derived at start from the file-descriptor limit.
     pub connections_max: Option<usize>,
+    /// Most rows of registry changes in one transaction. What is beyond goes with the next one, so
+    /// that neither the database nor the writes that wait behind it are held up for long.
+    pub store_set_rows_max: usize,
+    /// Most bytes of registry changes in one transaction. `PostgreSQL` takes 256 MB in one JSON
+    /// parameter; what is packed here is copied a few times on its way there.
+    pub store_set_bytes_max: usize,
     /// Most unsent bytes held for one connection. What a slow reader can cost us.
     pub outbox_bytes_max: usize,
     /// Most unsent frames held for one connection. Bounds the handles when frames are tiny.
@@ -125,6 +131,8 @@ impl Limits {
         channel_history_bytes_max: 256 * MIB,
         users_max: 1_000_000,
         connections_max: None,
+        store_set_rows_max: 20_000,
+        store_set_bytes_max: 16 * MIB,
         outbox_bytes_max: MIB,
         outbox_frames_max: 4_096,
         write_timeout_ms: 15_000,
@@ -185,6 +193,16 @@ pub const OUTSTANDING_COMMANDS_MAX: usize = 512;
 
 /// Time from the signal to the exit of a draining server, in milliseconds. Part of the contract.
 pub const DRAIN_MS_MAX: u64 = 30_000;
+
+/// The part of [`DRAIN_MS_MAX`] that is kept for the very end, in milliseconds: whatever hangs by then
+/// is left behind.
+pub const STOP_RESERVE_MS: u64 = 1_500;
+
+/// How often control looks at the store while the server stops.
+pub const STOP_LOOK: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// Time for a node that stops to tell the others so, in milliseconds.
+pub const CLUSTER_LEAVE_MS: u64 = 3_000;
 
 /// Longest configurable drain window, in milliseconds. The rest of `DRAIN_MS_MAX` is for the last
 /// frames, the last plain requests and the last write to disk.
@@ -722,15 +740,37 @@ pub const STORE_RETRY_MS_MIN: u64 = 100;
 /// Longest pause before a failed commit is tried again, in milliseconds.
 pub const STORE_RETRY_MS_MAX: u64 = 5_000;
 
-/// Attempts at each of the last commits when the store closes. After that the exit goes on and the
-/// database stays marked as not cleanly closed.
+/// Attempts at the last sets of registry changes while the server stops. After that the exit goes on,
+/// the log names what is lost, and the database stays marked as not cleanly closed.
 pub const STORE_CLOSE_ATTEMPTS_MAX: u32 = 3;
+
+/// Time for one statement while the server stops, in milliseconds.
+pub const STORE_CLOSE_MS: u64 = 4_000;
+
+/// Time for a connection to the database, in milliseconds.
+pub const STORE_CONNECT_MS: u64 = 10_000;
+
+/// Rows that the database may refuse in one set, each by itself, before the set counts as refused as
+/// a whole: then it is not the data that is wrong.
+pub const STORE_SET_ASIDE_MAX: usize = 100;
+
+/// Keys of refused rows that are remembered.
+pub const STORE_ASIDE_KEYS_MAX: usize = 100_000;
+
+/// Services and instances that the log names where they could not be stored before the end.
+pub const STORE_LOST_NAMES_MAX: usize = 50;
 
 /// Writes that wait for the one before to reach the disk. Beyond it the next is `unavailable`.
 pub const WRITES_WAITING_MAX: usize = 65_536;
 
+/// Bytes of those writes, about.
+pub const WRITES_WAITING_BYTES_MAX: usize = 64 * MIB;
+
 /// Writes in one transaction. Bounds the time until the first of them is acknowledged.
 pub const WRITES_PER_COMMIT_MAX: usize = 2_048;
+
+/// Bytes of those writes, about. A larger one goes alone.
+pub const WRITES_PER_COMMIT_BYTES_MAX: usize = 8 * MIB;
 
 /// Writes after which new messages are sorted into the inboxes, whether the store rests or not.
 /// Until then each pull looks through them.
@@ -751,9 +791,11 @@ pub const QUERY_TIMEOUT_MS: u64 = 10_000;
 /// Accounts that one query for changed ones gives at most. What is beyond comes with the next.
 pub const ACCOUNTS_PAGE: usize = 10_000;
 
-/// Rows of one statement where a run of the journal is written: a message to a group of a thousand
-/// is as many.
+/// Rows of one statement. A message to a group of a thousand is as many.
 pub const STORE_STATEMENT_ROWS: usize = 16_384;
+
+/// Bytes of one statement's rows, as JSON. One larger row is a statement of its own.
+pub const STORE_STATEMENT_BYTES: usize = 8 * MIB;
 
 /// Silence of a node within a transaction, in milliseconds, after which the shared database gives
 /// up on it: the others wait for its locks.
@@ -762,8 +804,7 @@ pub const STORE_SHARED_IDLE_MS: u64 = 5_000;
 /// Time a node waits for another one's lock in the shared database, in milliseconds.
 pub const STORE_SHARED_LOCK_MS: u64 = 10_000;
 
-/// Time the shared database has for what it is given, in milliseconds. Then the connection counts
-/// as lost.
+/// Time the database has for what it is given, in milliseconds. Then the connection counts as lost.
 pub const STORE_SHARED_MS: u64 = 30_000;
 
 /// Versions set aside durably when the store opens, so that none is ever used twice even if the
@@ -827,6 +868,10 @@ const _: () =
     assert!(COPY_BYTES_MAX <= RUN_BYTES_MAX, "a run is larger than what is worth copying");
 const _: () = assert!(PROTECTION_PERCENT < 100, "a share of a service");
 const _: () = assert!(STORE_RETRY_MS_MIN <= STORE_RETRY_MS_MAX, "pauses grow");
+const _: () = assert!(
+    STORE_CLOSE_MS + STOP_RESERVE_MS < DRAIN_MS_MAX - DRAIN_WINDOW_MS_MAX,
+    "a database that does not answer is asked once in the longest drain"
+);
 const _: () = assert!(
     STORE_SHARED_IDLE_MS < STORE_SHARED_LOCK_MS && STORE_SHARED_LOCK_MS < STORE_SHARED_MS,
     "a node that hangs is gone before those behind it give up"

@@ -4,8 +4,12 @@ mod cli;
 
 use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use fanfare::config::{Action, Config, LoadError, Loaded};
+use fanfare::limits;
 use fanfare::server::{Server, StartError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -68,6 +72,11 @@ fn serve(loaded: &Loaded) -> ExitCode {
         return ExitCode::FAILURE;
     };
     drop(guard);
+    let is_started = Arc::new(AtomicBool::new(false));
+    if let Err(fault) = end_slow_start(Arc::clone(&is_started)) {
+        complain(&fault.to_string());
+        return ExitCode::FAILURE;
+    }
     let server = match Server::start(&loaded.config, &loaded.sources) {
         Ok(server) => server,
         Err(fault) => {
@@ -76,6 +85,7 @@ fn serve(loaded: &Loaded) -> ExitCode {
             return if is_setting { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE };
         }
     };
+    is_started.store(true, Ordering::SeqCst);
     let mut out = std::io::stdout();
     let scheme = if server.is_encrypted() { "https" } else { "http" };
     let line = format!("fanfare listening on {scheme}://{}\n", server.local_addr());
@@ -98,6 +108,37 @@ fn serve(loaded: &Loaded) -> ExitCode {
     });
     server.stop();
     ExitCode::SUCCESS
+}
+
+/// A start that hangs, because a database or Redis does not answer, ends in time all the same when it
+/// is told to. One that comes through is stopped as any server is.
+fn end_slow_start(is_started: Arc<AtomicBool>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let guard = runtime.enter();
+    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    drop(guard);
+    let [Ok(mut terminate), Ok(mut interrupt)] = signals else {
+        return Err(std::io::Error::other("signals cannot be listened for"));
+    };
+    std::thread::Builder::new().name(String::from("slow-start")).spawn(move || {
+        runtime.block_on(async {
+            any([&mut terminate, &mut interrupt]).await;
+            if is_started.load(Ordering::SeqCst) {
+                return;
+            }
+            let patience_ms = limits::DRAIN_MS_MAX - limits::STOP_RESERVE_MS;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(patience_ms)) => {}
+                _ = any([&mut terminate, &mut interrupt]) => {}
+            }
+            if !is_started.load(Ordering::SeqCst) {
+                complain("stopped before it had started: nothing was accepted, nothing is lost");
+                #[allow(clippy::disallowed_methods, reason = "nothing has been accepted yet")]
+                std::process::exit(0);
+            }
+        });
+    })?;
+    Ok(())
 }
 
 /// The place of the first signal that comes.

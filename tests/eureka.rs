@@ -989,6 +989,9 @@ fn wrong_bodies_are_told_so_and_nothing_breaks() {
         ("port", json!({"$": 70_000})),
         ("port", json!({"$": "many"})),
         ("securePort", json!(-1)),
+        // No database keeps it.
+        ("homePageUrl", json!("a\u{0}")),
+        ("metadata", json!({"a": "\u{0}"})),
     ] {
         let body = json!({"instance": with(&py_body("i"), field, value.clone())}).to_string();
         let reply = post(body.as_bytes(), "application/json");
@@ -1005,7 +1008,7 @@ fn wrong_bodies_are_told_so_and_nothing_breaks() {
         ("countryId", json!("DE")),
         ("unknown", json!({"a": [1]})),
         ("port", json!(8080)),
-        ("homePageUrl", json!("\u{0}\u{b}<\u{ffff}>")),
+        ("homePageUrl", json!("\u{1}\u{b}<\u{ffff}>")),
     ] {
         let body = json!({"instance": with(&py_body("j"), field, value.clone())}).to_string();
         let reply = post(body.as_bytes(), "application/json");

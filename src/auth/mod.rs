@@ -39,7 +39,8 @@ pub use permission::Scopes;
 pub use revoked::Revoked;
 pub use vouched::Vouched;
 
-use crate::{limits, private_file};
+use crate::limits;
+use crate::private_file;
 
 /// The name of the file in the data directory that keeps a generated secret.
 const SECRET_FILE: &str = "jwt-secret";

@@ -41,7 +41,6 @@ mod topics;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
@@ -207,7 +206,8 @@ pub struct Cluster {
     jobs: mpsc::UnboundedSender<Job>,
     clock: Clock,
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Says nothing, and is closed when the thread ends.
+    ended: crossbeam_channel::Receiver<()>,
 }
 
 /// What all tasks share.
@@ -252,7 +252,8 @@ impl Cluster {
             .enable_all()
             .build()
             .map_err(ClusterError::Thread)?;
-        let thread = std::thread::Builder::new()
+        let (end, ended) = crossbeam_channel::bounded(0);
+        std::thread::Builder::new()
             .name(String::from("cluster"))
             .spawn(move || {
                 runtime.block_on(async move {
@@ -265,9 +266,12 @@ impl Cluster {
                     reader.abort();
                     beat::leave(&shared).await;
                 });
+                // A name server that does not answer must not hold up the end.
+                runtime.shutdown_background();
+                drop(end);
             })
             .map_err(ClusterError::Thread)?;
-        Ok(Cluster { proposals, jobs, clock, stop: Some(stop), thread: Some(thread) })
+        Ok(Cluster { proposals, jobs, clock, stop: Some(stop), ended })
     }
 
     /// Has something done. Its answer is [`News::Called`] with the number. Returns false where the
@@ -306,10 +310,9 @@ impl Drop for Cluster {
         if let Some(stop) = self.stop.take() {
             let _ = stop.send(());
         }
-        if let Some(thread) = self.thread.take() {
-            // Its panic has been printed.
-            let _ = thread.join();
-        }
+        // Closed when the thread has ended, whose panic has been printed. Where Redis does not answer,
+        // the others find out by themselves.
+        let _ = self.ended.recv_timeout(Duration::from_millis(limits::CLUSTER_LEAVE_MS));
     }
 }
 

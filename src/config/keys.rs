@@ -548,6 +548,20 @@ pub(super) static KEYS: &[Key] = &[
     bounded!("users-max", count(1..=50_000_000), "1000000", limits.users_max, "Most users known"),
     bounded!("services-max", count(1..=50_000_000), "200000", limits.services_max, "Most services"),
     bounded!(
+        "store-set-rows-max",
+        count(1..=1_000_000),
+        "20000",
+        limits.store_set_rows_max,
+        "Most rows of registry changes in one transaction"
+    ),
+    bounded!(
+        "store-set-bytes-max",
+        size(64 * KIB..=128 * MIB),
+        "16MiB",
+        limits.store_set_bytes_max,
+        "Most bytes of registry changes in one transaction"
+    ),
+    bounded!(
         "drain-window",
         duration(0..=limits::DRAIN_WINDOW_MS_MAX),
         "10s",

@@ -31,8 +31,10 @@ mod followers;
 mod ledger;
 mod nodes;
 mod proposals;
+mod saver;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 
@@ -40,13 +42,14 @@ use crate::auth::Revoked;
 use crate::clock::Moment;
 use crate::cluster::Cluster;
 use crate::id::{ConnId, Topic};
-use crate::limits;
+use crate::limits::{self, STORE_CLOSE_ATTEMPTS_MAX};
 use crate::mailbox::published::{Published, Publisher};
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::{Event, Parcel};
 use crate::mailbox::{Inlet, Outlet};
 use crate::state::durable::{Write, WriteResult};
 use crate::state::event::DomainEvent;
+use crate::state::image::{RegistryDelta, SetBound};
 use crate::state::order::{Answer, Order};
 use crate::state::registry::Announcement;
 use crate::state::talk::{Outgoing, Talk, Told};
@@ -58,6 +61,7 @@ use crate::wire::refusal::Refusal;
 use followers::Followers;
 use ledger::{Ledger, Waiting};
 use proposals::{Proposals, What};
+use saver::Saver;
 
 /// What a turn leaves to the thread that drives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +82,7 @@ pub struct Control {
     publisher: Publisher,
     stats: Arc<Stats>,
     store: Option<Store>,
-    next_commit_ms: u64,
+    saver: Saver,
     /// When messages of the journal may be written again, after the store refused some.
     next_posted_ms: u64,
     ledger: Ledger,
@@ -116,7 +120,7 @@ impl Control {
             publisher,
             stats,
             store,
-            next_commit_ms: 0,
+            saver: Saver::new(SetBound { rows: usize::MAX, bytes: usize::MAX }),
             next_posted_ms: 0,
             ledger: Ledger::default(),
             cluster: None,
@@ -127,6 +131,13 @@ impl Control {
             events,
             to_ring,
         }
+    }
+
+    /// Bounds what goes to the store at once.
+    #[must_use]
+    pub fn with_set_bound(mut self, bound: SetBound) -> Control {
+        self.saver = Saver::new(bound);
+        self
     }
 
     /// Shares the set of users whose tokens count no more.
@@ -182,7 +193,7 @@ impl Control {
     }
 
     fn wake_at_ms(&self) -> Option<u64> {
-        let commit = self.state.registry.is_dirty().then_some(self.next_commit_ms);
+        let commit = self.state.registry.is_dirty().then_some(self.saver.next_ms());
         let late = self.proposals.next_late_ms();
         [self.state.next_tick_ms(), commit, late].into_iter().flatten().min()
     }
@@ -410,15 +421,15 @@ impl Control {
     /// Gives the store something to do while it is idle: the registry's changes twice a second,
     /// else all writes that wait, as one transaction.
     fn commit(&mut self, now: Moment) {
-        if self.store.is_none() && self.state.registry.is_dirty() {
-            // Nobody keeps it, or the log of all nodes does.
-            drop(self.state.registry.take_delta());
-        }
         let Some(store) = &self.store else {
+            // Nobody keeps it, or the log of all nodes does.
+            self.state.registry.discard_changes();
             return drop(self.state.take_newly_known(now));
         };
         let health = store.health();
-        self.stats.control.store_healthy.set(u64::from(health.is_ok()));
+        let stats = &self.stats.control;
+        stats.store_healthy.set(u64::from(health.is_ok()));
+        stats.store_set_aside.set(health.set_aside_total());
         if !health.is_ok() {
             // Better a word at once than a wait for nobody knows how long.
             for waiting in self.ledger.give_up() {
@@ -432,46 +443,107 @@ impl Control {
             let _ = self.ledger.enter(waiting);
         }
         self.write_posted(now);
-        let is_due = now.unix_ms >= self.next_commit_ms && self.state.registry.is_dirty();
-        if is_due {
-            self.next_commit_ms = now.unix_ms + limits::STORE_FLUSH_INTERVAL_MS;
-        }
         let Some(store) = &self.store else { return };
-        if store.is_idle() {
-            if is_due {
-                store.commit(self.state.registry.take_delta());
-                self.stats.control.commits.add(1);
-            } else if let Some(batch) = self.ledger.dispatch() {
-                self.stats.control.commits.add(1);
-                self.stats.control.writes.add(batch.len() as u64);
-                store.execute(batch);
-            }
+        if !store.is_idle() {
+            return;
+        }
+        self.saver.settle(store, &mut self.state.registry, now.unix_ms);
+        // Long sets and writes take turns.
+        if self.saver.is_due(&self.state.registry, now.unix_ms)
+            && !(self.saver.is_continued() && self.ledger.has_next())
+        {
+            self.saver.commit(store, &mut self.state.registry, now.unix_ms);
+            self.stats.control.commits.add(1);
+        } else if let Some(batch) = self.ledger.dispatch() {
+            self.saver.give_way();
+            self.stats.control.commits.add(1);
+            self.stats.control.writes.add(batch.len() as u64);
+            store.execute(batch);
         }
     }
 
-    /// Writes everything and marks the store as complete. The last thing control does.
+    /// Writes everything and marks the store as complete. The last thing control does, by
+    /// `deadline_ns` of the clock: what the store does not take by then is named in the log.
     #[allow(clippy::disallowed_methods, reason = "the last thing that its thread does")]
-    pub fn stop(mut self, clock: crate::clock::Clock) {
+    pub fn stop(mut self, clock: crate::clock::Clock, deadline_ns: u64) {
+        if let Some(store) = &self.store {
+            store.hurry();
+        }
+        self.saver.hurry();
+        let left = || {
+            let now_ns = clock.now().ns;
+            (now_ns < deadline_ns).then(|| Duration::from_nanos(deadline_ns - now_ns))
+        };
         // Orders that were accepted before the doors closed still count.
         loop {
             let has_more = self.turn(clock.now()).has_more;
-            let is_quiet = !self.ledger.is_waiting() && self.state.people.newly_known_is_empty();
-            if !has_more && (is_quiet || self.store.is_none()) {
+            if !has_more && (self.store.is_none() || self.is_all_stored()) {
+                break;
+            }
+            if left().is_none() || (!has_more && self.is_storing_in_vain()) {
                 break;
             }
             if !has_more {
                 // The store answers through the mailbox.
-                std::thread::park_timeout(limits::MAILBOX_FULL_PAUSE);
+                std::thread::park_timeout(limits::STOP_LOOK);
             }
         }
+        let is_written = self.is_all_stored() || self.name_the_lost() == 0;
         // Nobody waits for room in a mailbox that is not read any more.
-        let Control { mailbox, cluster, store, mut state, .. } = self;
+        let Control { mailbox, cluster, store, state, .. } = self;
         drop(mailbox);
         // The others are told that this node goes before its store is closed.
         drop(cluster);
-        if let Some(store) = store {
-            store.close(state.registry.take_delta());
+        // Without a close the mark stays that says that something is missing.
+        if let Some(store) = store.filter(|_| is_written) {
+            let last = RegistryDelta {
+                epoch: state.registry.epoch().as_str().to_owned(),
+                version: state.registry.version(),
+                ..RegistryDelta::default()
+            };
+            if !store.close_within(last, left().unwrap_or_default()) {
+                tracing::error!(
+                    "the database could not be marked as complete: every change is in it, and the \
+                     next start begins under a new epoch"
+                );
+            }
         }
+    }
+
+    /// Whether there is nothing left for the store.
+    fn is_all_stored(&self) -> bool {
+        !self.ledger.is_waiting()
+            && self.state.people.newly_known_is_empty()
+            && !self.saver.is_busy()
+            && !self.state.registry.is_dirty()
+    }
+
+    /// Whether it is of no use to go on: the store has refused often enough since the stop began.
+    fn is_storing_in_vain(&self) -> bool {
+        let is_ill = self.store.as_ref().is_some_and(|store| !store.health().is_ok());
+        let has_sets = self.saver.is_busy() || self.state.registry.is_dirty();
+        is_ill && (!has_sets || self.saver.failures_since_hurry() >= STORE_CLOSE_ATTEMPTS_MAX)
+    }
+
+    /// Says in the log what the store did not take. Returns how many rows of the registry that is.
+    fn name_the_lost(&mut self) -> usize {
+        self.saver.put_back(&mut self.state.registry);
+        let lost = self.state.registry.take_delta(SetBound::NONE);
+        let shown = |(table, key): (&'static str, &str)| {
+            format!("{table} {}", key.replace('\u{1f}', "/").escape_debug())
+        };
+        let names: Vec<String> =
+            lost.keys().take(limits::STORE_LOST_NAMES_MAX).map(shown).collect();
+        tracing::error!(
+            services = lost.services.len(),
+            instances = lost.upserts.len() + lost.deletes.len(),
+            pull_outs = lost.pull_outs.len() + lost.pull_ins.len(),
+            unanswered_writes = self.ledger.len(),
+            users_seen = self.state.people.newly_known_len(),
+            first = names.join(", "),
+            "not stored before the end: the database does not take it"
+        );
+        lost.rows()
     }
 
     fn publish_gauges(&self) {

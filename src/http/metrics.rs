@@ -142,6 +142,12 @@ fn registry(page: &mut Page, desk: &Desk) {
             "1 while the store takes what it is given.",
             &control.store_healthy,
         ),
+        (
+            "fanfare_store_set_aside_total",
+            "counter",
+            "Rows and writes that the database refused for their content; the log has each.",
+            &control.store_set_aside,
+        ),
     ] {
         page.single(name, kind, help, counter.value());
     }

@@ -35,6 +35,6 @@ pub(super) fn start(
             }
             control.mailbox().wake();
         }
-        control.stop(clock);
+        control.stop(clock, signals.deadline_ns.load(Ordering::SeqCst));
     })
 }

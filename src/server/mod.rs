@@ -48,7 +48,7 @@ use crate::private_file;
 use crate::shard;
 use crate::state::abroad::Tail;
 use crate::state::durable::PeopleImage;
-use crate::state::image::RegistryImage;
+use crate::state::image::{RegistryImage, SetBound};
 use crate::state::registry::{self, Registry};
 use crate::state::talk::Talk;
 use crate::state::{self, State};
@@ -112,6 +112,7 @@ impl From<ClusterError> for StartError {
 /// Dropping it without [`Server::stop`] leaves it running until the process ends.
 #[derive(Debug)]
 pub struct Server {
+    clock: Clock,
     handle: Handle,
     address: SocketAddr,
     stats: Arc<Stats>,
@@ -134,6 +135,8 @@ struct Signals {
     shards_stop: AtomicBool,
     /// Raised when the shards have stopped: then control does.
     control_stop: AtomicBool,
+    /// When control has to have ended, in nanoseconds of the clock. Set before `control_stop`.
+    deadline_ns: AtomicU64,
     /// Wakes the thread that publishes the counters when the server drains.
     monitor_stop: Arc<Notify>,
 }
@@ -221,7 +224,11 @@ impl Server {
         let (shards, starts) = shard_starts(config.shards, messages_max, &to_control, &common);
         let control =
             Control::new(state, inbox, shards.clone(), published, Arc::clone(&stats), store)
-                .with_revoked(Arc::clone(&gate.revoked));
+                .with_revoked(Arc::clone(&gate.revoked))
+                .with_set_bound(SetBound {
+                    rows: limits.store_set_rows_max,
+                    bytes: limits.store_set_bytes_max,
+                });
         let control = joined(control, config, &common.office, (clock, &to_control), journal)?;
         let handle = Handle::new(to_control, clock, &control.events(), Arc::clone(&stats));
         let control_thread = control_thread::start(control, bell, clock, Arc::clone(&signals))
@@ -234,7 +241,8 @@ impl Server {
         let (address, listeners) = match listening {
             Ok(listening) => listening,
             Err(fault) => {
-                end_control(&signals, control_thread);
+                let deadline_ns = end_of(limits::DRAIN_MS_MAX, clock);
+                end_control(&signals, control_thread, clock, deadline_ns);
                 return Err(in_bind(fault));
             }
         };
@@ -246,6 +254,7 @@ impl Server {
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Thread)?;
         Ok(Server {
+            clock,
             handle,
             address,
             stats,
@@ -292,31 +301,58 @@ impl Server {
     }
 
     /// Sends every client away, writes what is not on disk, and ends all threads. Returns when that
-    /// is done, which takes no longer than the drain window and a few seconds.
+    /// is done, and after [`limits::DRAIN_MS_MAX`] at the latest: what the database or Redis keep
+    /// waiting by then is given up, and the log names what is lost.
     pub fn stop(self) {
-        self.signals.is_draining.store(true, Ordering::SeqCst);
-        self.signals.monitor_stop.notify_one();
+        let (clock, signals) = (self.clock, self.signals);
+        let deadline_ns = end_of(limits::DRAIN_MS_MAX, clock);
+        signals.is_draining.store(true, Ordering::SeqCst);
+        signals.monitor_stop.notify_one();
         let window_ms = self.drain_window_ms;
         for shard in &self.shards {
             // Fails only where the shard has stopped already.
             let _ = shard.push_waiting(Parcel::Drain { window_ms });
             shard.ring();
         }
+        // Control needs a moment of its own for the last changes.
+        let shards_ns = deadline_ns.saturating_sub(limits::STORE_CLOSE_MS * 1_000_000);
         for thread in self.shard_threads {
             // A shard's panic has been printed; the others are stopped all the same.
-            let _ = thread.join();
+            join_by(thread, clock, shards_ns);
         }
-        let _ = self.monitor_thread.join();
-        end_control(&self.signals, self.control_thread);
+        join_by(self.monitor_thread, clock, shards_ns);
+        end_control(&signals, self.control_thread, clock, deadline_ns);
     }
 }
 
+/// The moment at which a stop that begins now has to be over, in nanoseconds of the clock: a little
+/// before `span_ms` are.
+fn end_of(span_ms: u64, clock: Clock) -> u64 {
+    clock.now().ns + (span_ms - limits::STOP_RESERVE_MS) * 1_000_000
+}
+
+/// Waits for the end of a thread. One that hangs is left behind: the process ends all the same.
+#[allow(clippy::disallowed_methods, reason = "nothing else is to be done on this thread meanwhile")]
+fn join_by(thread: JoinHandle<()>, clock: Clock, deadline_ns: u64) {
+    while !thread.is_finished() {
+        if clock.now().ns >= deadline_ns {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            tracing::error!(name, "a thread does not end in time, and is left behind");
+            return;
+        }
+        std::thread::sleep(limits::STOP_LOOK);
+    }
+    // Its panic has been printed.
+    let _ = thread.join();
+}
+
 /// Has control write what is left, and waits for that.
-fn end_control(signals: &Signals, control: JoinHandle<()>) {
+fn end_control(signals: &Signals, control: JoinHandle<()>, clock: Clock, deadline_ns: u64) {
+    signals.deadline_ns.store(deadline_ns, Ordering::SeqCst);
     signals.control_stop.store(true, Ordering::SeqCst);
     control.thread().unpark();
-    // Its panic has been printed.
-    let _ = control.join();
+    // It gives up by itself at the deadline.
+    join_by(control, clock, deadline_ns + limits::STOP_RESERVE_MS * 500_000);
 }
 
 /// The store, and what it held. Among several nodes there is one only where all share it.

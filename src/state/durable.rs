@@ -120,6 +120,34 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// About how many bytes it is for the database.
+    pub fn bytes(&self) -> usize {
+        let users =
+            |users: &[UserId]| users.iter().map(|user| user.as_str().len() + ROW_BYTES).sum();
+        let texts: usize = match self {
+            Write::Account { username, email, password_hash, .. } => {
+                2 * username.len() + email.as_ref().map_or(0, String::len) + password_hash.len()
+            }
+            Write::Seen { people, .. } => people
+                .iter()
+                .map(|one| one.user_id.as_str().len() + one.username.len() + ROW_BYTES)
+                .sum(),
+            Write::Private(message) => message.content.len(),
+            Write::ToGroup(message) => message.content.len(),
+            Write::Posted(run) => run.iter().map(|one| one.post.content.len() + ROW_BYTES).sum(),
+            Write::CreateGroup { members, .. } => users(members),
+            Write::DefineChannel { description, .. } => description.len(),
+            // Ids alone.
+            _ => 0,
+        };
+        texts + ROW_BYTES
+    }
+}
+
+/// What a row costs beside its longest text, in bytes: ids, names and numbers.
+const ROW_BYTES: usize = 256;
+
 /// A message that is kept until everyone it is for has pulled it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message<To> {

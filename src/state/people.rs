@@ -220,6 +220,11 @@ impl People {
         self.newly_known.is_empty()
     }
 
+    /// How many there are.
+    pub fn newly_known_len(&self) -> usize {
+        self.newly_known.len()
+    }
+
     pub(super) fn find(&self, conn: ConnId) -> Option<(u32, &Connection)> {
         let key = *self.by_id.get(&conn)?;
         Some((key, &self.conns[key as usize]))

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 use slab::Slab;
 
+use super::image::Unsaved;
 use super::order::{
     Delta, InstanceLease, Operation, RefusedEntry, ServiceLeases, Snapshot, Subscribed, View,
 };
@@ -148,6 +149,8 @@ pub struct Registry {
     pub(super) dirty_services: HashSet<usize>,
     pub(super) dirty_instances: HashSet<InstanceIdentity>,
     pub(super) dirty_pull_outs: HashSet<InstanceIdentity>,
+    /// The order in which these go to the store; see `state::image`.
+    pub(super) unsaved: VecDeque<Unsaved>,
     /// None where there is no other node.
     pub(super) replica: Option<Box<Replica>>,
     /// The text of the present moment, formatted once a millisecond.
@@ -183,6 +186,7 @@ impl Registry {
             dirty_services: HashSet::new(),
             dirty_instances: HashSet::new(),
             dirty_pull_outs: HashSet::new(),
+            unsaved: VecDeque::new(),
             replica: None,
             time: (now.wall_ms, TimeText::of(now.wall_ms)),
             announcements: Vec::new(),

@@ -130,6 +130,8 @@ pub struct ControlStats {
     pub history_bytes: Counter,
     /// 1 while the store takes what it is given, else 0 (gauge).
     pub store_healthy: Counter,
+    /// Rows and writes that the database refused for their content.
+    pub store_set_aside: Counter,
 }
 
 /// What there is to say of the other nodes. Written by control; from `topics` to `called` by the

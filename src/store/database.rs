@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Connection, Row};
 
-use super::{Image, StoreError, people};
+use super::{Image, StoreError, people, posted};
+use crate::id::MessageId;
 use crate::limits;
 use crate::private_file;
 use crate::state::durable::{Write, WriteResult};
@@ -113,7 +114,10 @@ pub(super) async fn connect(
     if let Address::Sqlite(path) = address {
         make_private(path)?;
     }
-    let mut connection = AnyConnection::connect(&address.url()).await?;
+    let url = address.url();
+    let patience = Duration::from_millis(limits::STORE_CONNECT_MS);
+    let connected = tokio::time::timeout(patience, AnyConnection::connect(&url)).await;
+    let mut connection = connected.unwrap_or_else(|_| Err(timed_out()))?;
     match (address, mode) {
         (Address::Sqlite(_), _) => {
             let busy = format!("PRAGMA busy_timeout = {}", limits::STORE_BUSY_TIMEOUT_MS);
@@ -229,8 +233,9 @@ impl Database {
     /// Forgets a connection that has failed: what state it is in nobody knows.
     pub(super) async fn reset(&mut self) {
         if let Some(connection) = self.connection.take() {
-            // It has failed already.
-            let _ = connection.close_hard().await;
+            // It has failed already, and may take its time to go.
+            let patience = Duration::from_millis(limits::STORE_RETRY_MS_MIN);
+            let _ = tokio::time::timeout(patience, connection.close_hard()).await;
         }
     }
 
@@ -240,11 +245,24 @@ impl Database {
             Mode::Alone => "UPDATE registry SET is_clean = FALSE",
             Mode::Shared => "UPDATE inbox_state SET up_to = up_to",
         };
-        patiently(self.mode, async {
-            sqlx::query(statement).execute(self.connection().await?).await?;
-            Ok(())
-        })
-        .await
+        sqlx::query(statement).execute(self.connection().await?).await?;
+        Ok(())
+    }
+
+    /// Whether it is what was written that the database refuses, and not the writing: the same rows
+    /// will be refused again, and others taken.
+    pub(super) fn refuses_data(&self, fault: &sqlx::Error) -> bool {
+        match fault {
+            sqlx::Error::Encode(_) => true,
+            sqlx::Error::Database(refusal) => {
+                let code = refusal.code().unwrap_or_default();
+                match self.address {
+                    Address::Sqlite(_) => is_sqlite_data(&code, refusal.message()),
+                    Address::Postgres(_) => is_postgres_data(&code),
+                }
+            }
+            _ => false,
+        }
     }
 
     /// Writes one set of changes as one transaction.
@@ -307,18 +325,23 @@ impl Database {
         writes: &[Write],
     ) -> Result<Vec<WriteResult>, sqlx::Error> {
         let (address, mode) = (self.address.clone(), self.mode);
-        patiently(mode, async {
-            let connection = self.connection().await?;
-            if mode == Mode::Shared && writes.iter().all(people::is_check) {
-                // Each group message of a node passes here: it waits for no transaction.
-                return people::execute(connection, &address, mode, writes).await;
-            }
-            let mut change = connection.begin().await?;
-            let results = people::execute(&mut change, &address, mode, writes).await?;
-            change.commit().await?;
-            Ok(results)
-        })
-        .await
+        let connection = self.connection().await?;
+        if mode == Mode::Shared && writes.iter().all(people::is_check) {
+            // Each group message of a node passes here: it waits for no transaction.
+            return people::execute(connection, &address, mode, writes).await;
+        }
+        let mut change = connection.begin().await?;
+        let results = people::execute(&mut change, &address, mode, writes).await?;
+        change.commit().await?;
+        Ok(results)
+    }
+
+    /// Passes over a message of the journal that cannot be written.
+    pub(super) async fn pass_posted(&mut self, id: MessageId) -> Result<(), sqlx::Error> {
+        let mut change = self.connection().await?.begin().await?;
+        posted::take_turn(&mut change).await?;
+        posted::pass(&mut change, id).await?;
+        change.commit().await
     }
 
     /// Sorts new messages into the inboxes.
@@ -328,52 +351,66 @@ impl Database {
     }
 
     /// Closes the database. Where it has the registry, marks that as complete at exactly `version`.
-    pub(super) async fn close(mut self, version: u64) -> Result<(), sqlx::Error> {
-        let mode = self.mode;
-        patiently(mode, async {
-            if mode == Mode::Alone {
-                let connection = self.connection().await?;
-                sqlx::query("UPDATE registry SET is_clean = TRUE, version = $1")
-                    .bind(version.cast_signed())
-                    .execute(connection)
-                    .await?;
-            }
-            match self.connection.take() {
-                Some(connection) => connection.close().await,
-                None => Ok(()),
-            }
-        })
-        .await
+    pub(super) async fn close(&mut self, version: u64) -> Result<(), sqlx::Error> {
+        if self.mode == Mode::Alone {
+            let connection = self.connection().await?;
+            sqlx::query("UPDATE registry SET is_clean = TRUE, version = $1")
+                .bind(version.cast_signed())
+                .execute(connection)
+                .await?;
+        }
+        match self.connection.take() {
+            Some(connection) => connection.close().await,
+            None => Ok(()),
+        }
     }
 }
 
-/// Gives up on a shared database that does not answer: the way to it may be gone without a word.
-async fn patiently<T>(
-    mode: Mode,
-    work: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
-    if mode == Mode::Alone {
-        return work.await;
-    }
-    let patience = Duration::from_millis(limits::STORE_SHARED_MS);
-    let late = |_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into()));
-    tokio::time::timeout(patience, work).await.unwrap_or_else(late)
+/// What is said of a database that does not answer.
+pub(super) fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database does not answer"))
 }
 
-/// Runs a statement over rows; without rows there is nothing to run.
+/// `SQLITE_TOOBIG`, `SQLITE_CONSTRAINT`, `SQLITE_MISMATCH` and `SQLITE_RANGE`
+/// (<https://www.sqlite.org/rescode.html>). What its JSON functions refuse has no code of its own.
+fn is_sqlite_data(code: &str, message: &str) -> bool {
+    let Ok(code) = code.parse::<u32>() else { return false };
+    matches!(code & 0xff, 18 | 19 | 20 | 25) || (code == 1 && message.contains("JSON"))
+}
+
+/// Data exceptions, constraints, limits of the program, and what triggers raise
+/// (<https://www.postgresql.org/docs/current/errcodes-appendix.html>). Memory that cannot be had for
+/// one huge value is an internal error there.
+fn is_postgres_data(code: &str) -> bool {
+    code == "XX000"
+        || ["0A", "21", "22", "23", "54", "P0"].iter().any(|class| code.starts_with(class))
+}
+
+/// Runs a statement over rows, a part of them at a time; without rows there is nothing to run.
 pub(super) async fn insert(
     connection: &mut AnyConnection,
     address: &Address,
     statement: &str,
     rows: Vec<Value>,
 ) -> Result<u64, sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(0);
+    let statement = address.rows(statement);
+    let (mut affected, mut rows) = (0, rows.into_iter().peekable());
+    while rows.peek().is_some() {
+        let (mut part, mut count) = (String::from("["), 0);
+        while let Some(row) = rows.next_if(|_| {
+            count < limits::STORE_STATEMENT_ROWS && part.len() < limits::STORE_STATEMENT_BYTES
+        }) {
+            if count > 0 {
+                part.push(',');
+            }
+            part.push_str(&row.to_string());
+            count += 1;
+        }
+        part.push(']');
+        let query = sqlx::query(sqlx::AssertSqlSafe(statement.clone())).bind(part);
+        affected += query.execute(&mut *connection).await?.rows_affected();
     }
-    let rows = Value::Array(rows).to_string();
-    let statement = sqlx::AssertSqlSafe(address.rows(statement));
-    let done = sqlx::query(statement).bind(rows).execute(connection).await?;
-    Ok(done.rows_affected())
+    Ok(affected)
 }
 
 fn services(records: &[ServiceRecord]) -> Vec<Value> {

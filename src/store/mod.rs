@@ -2,9 +2,9 @@
 //!
 //! A thread of its own owns the connection that writes. Control hands it one set of changes, or of
 //! writes that somebody waits for, at a time, and goes on gathering while that is written; each set
-//! is one transaction. After an error a set of the registry's changes is kept and tried again, and
-//! writes are refused; readiness says so, and what is in memory stays served. Reading has another
-//! thread, the [`library`].
+//! is one transaction. A set of the registry's changes that fails is reported, and control makes the
+//! next one of the state as it is by then; writes are refused. Readiness says so, and what is in
+//! memory stays served. Reading has another thread, the [`library`].
 //!
 //! # Promises
 //!
@@ -12,6 +12,9 @@
 //! * A write is answered after its transaction has been synced to disk.
 //! * After a kill the database says that it is not complete, because it was marked so before the
 //!   first change; only [`Store::close`] takes the mark away.
+//! * A row that the database refuses for its content is logged, counted and set aside; everything
+//!   else is written.
+//! * [`Store::hurry`] bounds every wait from then on.
 //! * One process at a time uses a database, or the nodes of one cluster do.
 //!
 //! # Among several nodes
@@ -29,25 +32,26 @@ pub mod library;
 mod people;
 mod posted;
 mod watch;
+mod worker;
 
 use std::fmt;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
 use sqlx::migrate::MigrateError;
+use tokio::sync::watch as signal;
 
-use crate::limits;
 use crate::private_file;
 use crate::state::durable::{AccountChange, PeopleImage, Write, WriteResult};
 use crate::state::image::{RegistryDelta, RegistryImage};
-use crate::wire::refusal::Refusal;
-use database::{Database, Mode};
+use database::Mode;
 use library::Library;
+use worker::{Job, Worker};
 
 pub use database::Address;
 
@@ -137,25 +141,48 @@ fn claim(path: &Path) -> Result<File, StoreError> {
 
 /// How the store does, for whoever asks.
 #[derive(Debug, Clone)]
-pub struct StoreHealth(Arc<AtomicBool>);
+pub struct StoreHealth {
+    is_ok: Arc<AtomicBool>,
+    aside: Arc<AtomicU64>,
+}
 
 impl StoreHealth {
     /// Whether the last set was written.
     pub fn is_ok(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.is_ok.load(Ordering::Relaxed)
+    }
+
+    /// How many rows and writes the database has refused for their content.
+    pub fn set_aside_total(&self) -> u64 {
+        self.aside.load(Ordering::Relaxed)
     }
 
     /// The health of a server without a store.
     pub fn always() -> StoreHealth {
-        StoreHealth(Arc::new(AtomicBool::new(true)))
+        StoreHealth { is_ok: Arc::new(AtomicBool::new(true)), aside: Arc::default() }
+    }
+
+    fn set(&self, is_ok: bool) {
+        self.is_ok.store(is_ok, Ordering::Relaxed);
+    }
+
+    fn count_aside(&self) {
+        self.aside.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-enum Job {
-    Write(RegistryDelta),
-    Execute(Arc<Vec<Write>>),
-    /// Write, mark as complete, and end.
-    Close(RegistryDelta),
+/// What came of a set of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetOutcome {
+    /// It is on disk, but for rows that were set aside.
+    Written,
+    /// It is not, or not all of it. What it holds has to come again.
+    Refused,
+}
+
+/// The pause after so many failures in a row, in milliseconds.
+pub fn retry_pause_ms(failures: u32) -> u64 {
+    u64::try_from(worker::pause(failures).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What the store held when it was opened.
@@ -188,7 +215,10 @@ pub struct Store {
     jobs: Sender<Job>,
     is_idle: Arc<AtomicBool>,
     health: StoreHealth,
-    thread: Option<JoinHandle<()>>,
+    outcome: Arc<Mutex<Option<SetOutcome>>>,
+    hurry: signal::Sender<bool>,
+    /// Says nothing, and is closed when the thread ends.
+    ended: Receiver<()>,
     library: Library,
     /// Held for as long as the store is, where the database is a file.
     _claim: Option<File>,
@@ -239,17 +269,25 @@ impl Store {
         let (opened, image) = crossbeam_channel::bounded(1);
         let is_idle = Arc::new(AtomicBool::new(true));
         let health = StoreHealth::always();
+        let outcome = Arc::new(Mutex::new(None));
+        let (hurry, hurried) = signal::channel(false);
         let worker = Worker {
             mode,
             is_idle: Arc::clone(&is_idle),
             health: health.clone(),
             inbox,
+            outcome: Arc::clone(&outcome),
             on_stored,
+            hurry: hurried,
         };
         let at = address.clone();
-        let thread = std::thread::Builder::new()
+        let (end, ended) = crossbeam_channel::bounded(0);
+        std::thread::Builder::new()
             .name(String::from("store"))
-            .spawn(move || worker.run(&at, &opened))
+            .spawn(move || {
+                worker.run(&at, &opened);
+                drop(end);
+            })
             .map_err(StoreError::Thread)?;
         let image = image.recv().unwrap_or_else(|_| {
             Err(StoreError::Open { path: address.shown(), fault: sqlx::Error::WorkerCrashed })
@@ -258,8 +296,8 @@ impl Store {
         let known_ms = known_ms.unwrap_or(0).cast_signed();
         let library = Library::open(address, known_ms, on_accounts);
         let (library, _) = library.map_err(StoreError::Thread)?;
-        let thread = Some(thread);
-        Ok((Store { jobs, is_idle, health, thread, library, _claim: claim }, image))
+        let store = Store { jobs, is_idle, health, outcome, hurry, ended, library, _claim: claim };
+        Ok((store, image))
     }
 
     /// Where what is stored can be read.
@@ -273,9 +311,14 @@ impl Store {
     }
 
     /// Hands over a set of changes. Only while the store is idle, and never to a shared one, which
-    /// would drop it.
-    pub fn commit(&self, delta: RegistryDelta) {
-        self.give(Job::Write(delta));
+    /// would drop it. What came of it is said by [`Store::take_outcome`].
+    pub fn commit(&self, delta: impl Into<Arc<RegistryDelta>>) {
+        self.give(Job::Write(delta.into()));
+    }
+
+    /// What came of the last set, once after each.
+    pub fn take_outcome(&self) -> Option<SetOutcome> {
+        self.outcome.lock().take()
     }
 
     /// Hands over writes that somebody waits for. Only while the store is idle.
@@ -295,173 +338,33 @@ impl Store {
         self.health.clone()
     }
 
+    /// The server stops: from here on each statement has [`limits::STORE_CLOSE_MS`] at most, the one
+    /// under way included.
+    ///
+    /// [`limits::STORE_CLOSE_MS`]: crate::limits::STORE_CLOSE_MS
+    pub fn hurry(&self) {
+        self.hurry.send_replace(true);
+    }
+
     /// Writes the last set, marks the database as complete, and waits for that. A shared one has
     /// neither, and is only closed.
-    pub fn close(mut self, delta: RegistryDelta) {
-        let _ = self.jobs.send(Job::Close(delta));
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been printed; the mark then stays, which is right.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// The thread's side.
-struct Worker {
-    mode: Mode,
-    is_idle: Arc<AtomicBool>,
-    health: StoreHealth,
-    inbox: Receiver<Job>,
-    on_stored: Box<dyn Fn(Vec<WriteResult>) + Send>,
-}
-
-impl Worker {
-    fn run(self, address: &Address, opened: &Sender<Result<Image, StoreError>>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(fault) => {
-                let _ = opened.send(Err(StoreError::Thread(fault)));
-                return;
-            }
-        };
-        let mut database = match runtime.block_on(Database::open(address, self.mode)) {
-            Ok((database, image)) => {
-                let _ = opened.send(Ok(image));
-                database
-            }
-            Err(fault) => {
-                let _ = opened.send(Err(fault));
-                return;
-            }
-        };
-        // Direct messages that are not in the inboxes yet.
-        let mut fresh = 0_usize;
-        loop {
-            if fresh >= limits::INBOX_MERGE_MESSAGES {
-                self.merge(&runtime, &mut database, &mut fresh);
-            }
-            let results = match self.inbox.recv_timeout(self.patience(fresh)) {
-                Ok(Job::Write(delta)) => {
-                    self.write(&runtime, &mut database, &delta, u32::MAX);
-                    Vec::new()
-                }
-                Ok(Job::Execute(writes)) => {
-                    if self.mode == Mode::Alone {
-                        fresh += writes.len();
-                    }
-                    self.execute(&runtime, &mut database, &writes)
-                }
-                Ok(Job::Close(delta)) => {
-                    self.merge(&runtime, &mut database, &mut fresh);
-                    let attempts = limits::STORE_CLOSE_ATTEMPTS_MAX;
-                    if self.write(&runtime, &mut database, &delta, attempts)
-                        && let Err(fault) = runtime.block_on(database.close(delta.version))
-                    {
-                        tracing::error!(%fault, "the store was not closed as it should be");
-                    }
-                    return;
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    if self.health.is_ok() {
-                        self.merge(&runtime, &mut database, &mut fresh);
-                    } else {
-                        self.probe(&runtime, &mut database);
-                    }
-                    continue;
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            self.is_idle.store(true, Ordering::Release);
-            (self.on_stored)(results);
-        }
+    pub fn close(self, delta: RegistryDelta) {
+        self.close_within(delta, Duration::MAX);
     }
 
-    /// How long to wait for the next job: while the store is ill it looks after itself, because
-    /// nobody gives it any, and at rest it has messages to sort.
-    fn patience(&self, fresh: usize) -> Duration {
-        match (self.health.is_ok(), fresh) {
-            (false, _) => Duration::from_millis(limits::STORE_RETRY_MS_MIN),
-            (true, 0) => Duration::MAX,
-            (true, _) => Duration::from_millis(limits::INBOX_MERGE_REST_MS),
-        }
-    }
-
-    /// Sorts new messages into the inboxes. Nobody waits for it; where it fails, the store is ill.
-    fn merge(&self, runtime: &tokio::runtime::Runtime, database: &mut Database, fresh: &mut usize) {
-        if *fresh == 0 || !self.health.is_ok() {
-            return;
-        }
-        match runtime.block_on(database.merge_inboxes()) {
-            Ok(()) => *fresh = 0,
-            Err(fault) => {
-                tracing::error!(%fault, "the inboxes cannot be brought up to date");
-                self.health.0.store(false, Ordering::Relaxed);
-                runtime.block_on(database.reset());
-            }
-        }
-    }
-
-    fn probe(&self, runtime: &tokio::runtime::Runtime, database: &mut Database) {
-        match runtime.block_on(database.probe()) {
-            Ok(()) => {
-                tracing::info!("the store takes writes again");
-                self.health.0.store(true, Ordering::Relaxed);
-            }
-            Err(fault) => {
-                tracing::debug!(%fault, "the store still takes no writes");
-                runtime.block_on(database.reset());
-            }
-        }
-    }
-
-    /// Carries out writes, once: whoever waits is told that it failed, rather than kept waiting.
-    fn execute(
-        &self,
-        runtime: &tokio::runtime::Runtime,
-        database: &mut Database,
-        writes: &[Write],
-    ) -> Vec<WriteResult> {
-        let fault = match runtime.block_on(database.execute(writes)) {
-            Ok(results) => {
-                self.health.0.store(true, Ordering::Relaxed);
-                return results;
-            }
-            Err(fault) => fault,
-        };
-        tracing::error!(%fault, writes = writes.len(), "the store refused writes");
-        self.health.0.store(false, Ordering::Relaxed);
-        runtime.block_on(database.reset());
-        writes.iter().map(|_| Err(Refusal::unavailable())).collect()
-    }
-
-    /// Writes a set, again and again until it is written or the attempts are used up.
-    #[allow(clippy::disallowed_methods, reason = "a thread that has nothing else to do may sleep")]
-    fn write(
-        &self,
-        runtime: &tokio::runtime::Runtime,
-        database: &mut Database,
-        delta: &RegistryDelta,
-        attempts: u32,
-    ) -> bool {
-        if self.mode == Mode::Shared {
-            // The log of all nodes has the registry.
-            return true;
-        }
-        let mut pause_ms = limits::STORE_RETRY_MS_MIN;
-        for _ in 0..attempts {
-            match runtime.block_on(database.write(delta)) {
-                Ok(()) => {
-                    self.health.0.store(true, Ordering::Relaxed);
-                    return true;
-                }
-                Err(fault) => tracing::error!(%fault, "the store refused a set of changes"),
-            }
-            self.health.0.store(false, Ordering::Relaxed);
-            runtime.block_on(database.reset());
-            std::thread::sleep(Duration::from_millis(pause_ms));
-            pause_ms = (pause_ms * 2).min(limits::STORE_RETRY_MS_MAX);
-        }
-        false
+    /// The same, and gives up after a time. Returns whether the set was written.
+    pub fn close_within(self, delta: RegistryDelta, patience: Duration) -> bool {
+        let Store { jobs, ended, outcome, .. } = self;
+        outcome.lock().take();
+        // Fails only where the thread is busy with what hangs, or has gone.
+        let _ = jobs.send_timeout(Job::Close(delta), patience);
+        drop(jobs);
+        // A panic of the thread has been printed; the mark then stays, which is right.
+        let has_ended = !matches!(
+            ended.recv_timeout(patience),
+            Err(crossbeam_channel::RecvTimeoutError::Timeout)
+        );
+        has_ended && outcome.lock().take() == Some(SetOutcome::Written)
     }
 }
 

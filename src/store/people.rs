@@ -89,6 +89,19 @@ struct Batch {
     members: HashMap<String, Option<Vec<UserId>>>,
 }
 
+impl Batch {
+    /// Inserts the rows that have gathered.
+    async fn flush(
+        &mut self,
+        connection: &mut AnyConnection,
+        address: &Address,
+    ) -> Result<(), sqlx::Error> {
+        insert(connection, address, posted::MESSAGES, std::mem::take(&mut self.messages)).await?;
+        insert(connection, address, posted::INBOX, std::mem::take(&mut self.inbox)).await?;
+        Ok(())
+    }
+}
+
 /// Whether a write only looks something up where several nodes share the database.
 pub(super) fn is_check(write: &Write) -> bool {
     matches!(write, Write::ToGroup(_)) || !is_shareable(write)
@@ -145,9 +158,12 @@ pub(super) async fn execute(
             }
             _ => one(connection, address, &mut batch, write).await?,
         });
+        if batch.inbox.len() >= limits::STORE_STATEMENT_ROWS {
+            // Thousands of messages to large groups are millions of rows.
+            batch.flush(connection, address).await?;
+        }
     }
-    insert(connection, address, posted::MESSAGES, batch.messages).await?;
-    insert(connection, address, posted::INBOX, batch.inbox).await?;
+    batch.flush(connection, address).await?;
     posted::write(connection, address, &run).await?;
     Ok(results)
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 use sqlx::AnyConnection;
 
 use super::database::{Address, insert};
+use crate::id::MessageId;
 use crate::limits;
 use crate::state::posted::{Addressee, Posted};
 
@@ -47,22 +48,28 @@ pub(super) async fn write(
     // In the order of the index, many rows share a page.
     rows.sort_unstable();
     rows.dedup();
-    let messages: Vec<(&Posted, &String)> = run.iter().copied().zip(&ids).collect();
-    for part in messages.chunks(limits::STORE_STATEMENT_ROWS) {
-        let row = |(posted, id): &(&Posted, &String)| {
-            let (to, group) = match &posted.post.to {
-                Addressee::User(to) => (Some(to.as_str()), None),
-                Addressee::Group { group_id, .. } => (None, Some(group_id)),
-            };
-            let post = &posted.post;
-            json!([id, post.from.as_str(), to, group, post.content, posted.at_s()])
+    let message = |(posted, id): (&&Posted, &String)| {
+        let (to, group) = match &posted.post.to {
+            Addressee::User(to) => (Some(to.as_str()), None),
+            Addressee::Group { group_id, .. } => (None, Some(group_id)),
         };
-        insert(connection, address, MESSAGES, part.iter().map(row).collect()).await?;
-    }
+        let post = &posted.post;
+        json!([id, post.from.as_str(), to, group, post.content, posted.at_s()])
+    };
+    insert(connection, address, MESSAGES, run.iter().zip(&ids).map(message).collect()).await?;
+    // A message to a group of a thousand is as many rows: not all of a run's at once.
     for part in rows.chunks(limits::STORE_STATEMENT_ROWS) {
         let row = |(user, id, with): &Row<'_>| json!([user, id, with]);
         insert(connection, address, INBOX, part.iter().map(row).collect()).await?;
     }
+    pass(connection, newest).await
+}
+
+/// Moves the mark of how far the journal has come. The caller has taken its turn.
+pub(super) async fn pass(
+    connection: &mut AnyConnection,
+    newest: MessageId,
+) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE inbox_state SET up_to = GREATEST(up_to, $1)")
         .bind(newest.to_string())
         .execute(connection)
