@@ -110,8 +110,9 @@ impl State {
         (aimed, without): (&Aimed, Option<ConnId>),
         now: Moment,
     ) -> Outcome {
-        let announces = self.channels.tells(&channel) || channel.room().is_some();
-        if announces && publication.event.as_deref().is_some_and(message::is_presence_event) {
+        if publication.event.as_deref().is_some_and(message::is_presence_event)
+            && (channel.room().is_some() || self.channels.tells(&channel))
+        {
             // No door leads around this, the program's own handle included.
             let message = "user.joined and user.left are said by the server alone in this channel";
             return Told::refuse(Code::Forbidden, message).into();
