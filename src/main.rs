@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fanfare::config::{Action, Config, LoadError, Loaded};
 use fanfare::limits;
-use fanfare::server::{Server, StartError};
+use fanfare::server::Server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// glibc keeps the memory of a disconnect storm in its arenas; mimalloc gives it back. The figures
@@ -81,8 +81,7 @@ fn serve(loaded: &Loaded) -> ExitCode {
         Ok(server) => server,
         Err(fault) => {
             complain(&fault.to_string());
-            let is_setting = matches!(fault, StartError::Key(..) | StartError::Tls(..));
-            return if is_setting { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE };
+            return if fault.is_setting() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE };
         }
     };
     is_started.store(true, Ordering::SeqCst);

@@ -126,7 +126,8 @@ fn an_answer_that_is_too_large_is_refused_and_a_smaller_one_is_given() {
         assert_eq!(server.get(path).status, 413, "{path}");
         // Packed it is small.
         let mut raw = Raw::connect(server.address());
-        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n");
+        let head =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n");
         raw.send(head.as_bytes());
         let expected = if path.ends_with("delta") { 413 } else { 200 };
         assert_eq!(raw.response().0, expected, "{path}");

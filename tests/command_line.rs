@@ -169,3 +169,54 @@ fn a_configuration_is_checked_and_written() {
     assert_eq!(read["lease_ttl"]["source"], "file");
     let _ = std::fs::remove_dir_all(dir);
 }
+
+#[test]
+fn a_short_secret_is_a_wrong_setting() {
+    let short = "thirty-one bytes are one too few";
+    assert_eq!(short.len(), 32);
+    let short = &short[1..];
+    for args in [
+        &["--bind", "127.0.0.1:0", "--jwt-secret", short][..],
+        &["token", "--user", "u", "--jwt-secret", short],
+        &["check-config", "--jwt-secret", short],
+    ] {
+        let (status, text, fault) = run(args);
+        assert_eq!((status, text.as_str()), (Some(2), ""), "{args:?}: {fault}");
+        assert!(fault.contains("--jwt-secret") && fault.contains("at least 32"), "{fault}");
+        assert!(!fault.contains(short), "{fault}");
+    }
+    // The one in the data directory, which somebody put there.
+    let dir = std::env::temp_dir().join(format!("fanfare-secret-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir_all(&dir).expect("a directory");
+    std::fs::write(dir.join("jwt-secret"), short).expect("written");
+    let data_dir = dir.to_str().expect("UTF-8");
+    for args in [&["--bind", "127.0.0.1:0"][..], &["token", "--user", "u"], &["check-config"]] {
+        let (status, text, fault) = run(&[args, &["--data-dir", data_dir]].concat());
+        let expected = if args == ["check-config"] { 1 } else { 2 };
+        assert_eq!((status, text.as_str()), (Some(expected), ""), "{args:?}: {fault}");
+        assert!(fault.contains("jwt-secret") && fault.contains("at least 32"), "{fault}");
+    }
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn a_token_of_the_command_line_can_be_told_from_others() {
+    let claims = |args: &[&str]| -> Value {
+        use base64::Engine as _;
+        let (status, text, fault) =
+            run(&[&["token", "--user", "u", "--jwt-secret", SECRET], args].concat());
+        assert_eq!(status, Some(0), "{fault}");
+        let part = text.split('.').nth(1).expect("claims");
+        let json = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).expect("base64");
+        serde_json::from_slice(&json).expect("JSON")
+    };
+    let (one, other) = (claims(&[]), claims(&["--ttl", "10m"]));
+    assert!(one["jti"].is_string() && one["jti"] != other["jti"], "{one}");
+    assert_eq!(
+        other["exp"].as_u64().zip(other["iat"].as_u64()).map(|(exp, iat)| exp - iat),
+        Some(600)
+    );
+    for args in [&["user", "disable"][..], &["user", "revoke", "a", "--id", "b"], &["token"]] {
+        assert_eq!(run(args).0, Some(2), "{args:?}");
+    }
+}

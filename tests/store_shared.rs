@@ -13,12 +13,13 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
+use fanfare::auth::TokenId;
 use fanfare::id::{ChannelName, MessageId, UserId};
-use fanfare::state::durable::{AccountChange, Message, Write, WriteResult, Written};
+use fanfare::state::durable::{AccountChange, EndedToken, Message, Write, WriteResult, Written};
 use fanfare::state::image::RegistryDelta;
 use fanfare::state::people::Person;
 use fanfare::state::posted::{Addressee, Post, Posted};
-use fanfare::store::accounts::Accounts;
+use fanfare::store::accounts::{Accounts, Who};
 use fanfare::store::library::Library;
 use fanfare::store::{Address, Image, Listeners, Store, StoreError};
 use fanfare::wire::refusal::Code;
@@ -31,6 +32,7 @@ struct Node {
     library: Library,
     stored: Receiver<Vec<WriteResult>>,
     heard: Receiver<Vec<AccountChange>>,
+    heard_tokens: Receiver<Vec<EndedToken>>,
 }
 
 impl Node {
@@ -39,11 +41,13 @@ impl Node {
     ) -> Result<(Node, Image), StoreError> {
         let (tell, stored) = crossbeam_channel::unbounded();
         let (tell_accounts, heard) = crossbeam_channel::unbounded();
+        let (tell_tokens, heard_tokens) = crossbeam_channel::unbounded();
         let (store, image) = open(Listeners {
             on_stored: Box::new(move |results| _ = tell.send(results)),
             on_accounts: Box::new(move |changes| _ = tell_accounts.send(changes)),
+            on_tokens: Box::new(move |tokens| _ = tell_tokens.send(tokens)),
         })?;
-        Ok((Node { library: store.library(), store, stored, heard }, image))
+        Ok((Node { library: store.library(), store, stored, heard, heard_tokens }, image))
     }
 
     fn open(url: &str) -> (Node, Image) {
@@ -77,7 +81,8 @@ impl Node {
     fn hears_of(&self, who: &str, is_disabled: bool) {
         eventually(&format!("{who} is heard of"), Duration::from_secs(10), || {
             let mut changes = self.heard.try_iter().flatten();
-            changes.any(|one| one.user_id.as_str() == who && one.is_disabled == is_disabled)
+            changes
+                .any(|one| one.user_id.as_str() == who && one.standing.is_disabled == is_disabled)
         });
     }
 }
@@ -436,15 +441,34 @@ fn accounts_are_those_of_all_nodes() {
     // Its clock is an hour behind.
     assert_eq!(code(two.one(account("2", "ANN", 5))), Code::Conflict);
     assert_eq!(two.one(account("3", "bob", 5)), Ok(Written::Done));
-    assert_eq!(block_on(one.library.is_user(&user("3"))), Ok(true));
-    assert_eq!(block_on(one.library.is_user(&user("2"))), Ok(false));
+    let is_there = |id: &str| block_on(one.library.account_of(&user(id))).expect("asked").is_some();
+    assert!(is_there("3") && !is_there("2"));
     one.hears_of("3", false);
     assert!(two.one(seen([String::from("tok")], 6)).is_ok());
     one.hears_of("tok", false);
     let mut accounts = Accounts::open(Some(&url), Path::new(".")).expect("beside both");
-    accounts.set_disabled("ann", true, 7).expect("disabled");
+    accounts.set_disabled(&Who::Name("ann".into()), true, 7).expect("disabled");
     one.hears_of("1", true);
     two.hears_of("1", true);
+    // What one node revokes, the other hears of, whichever has the clock that is ahead.
+    for (node, other, at_ms) in [(&one, &two, 2_000_000), (&two, &one, 9)] {
+        let person = Person { user_id: user("3"), username: "bob".into() };
+        let token = TokenId::of_jti(&at_ms.to_string());
+        let end = Write::EndToken { person: person.clone(), token, expires_s: 9_000, at_ms };
+        assert!(node.one(end).is_ok());
+        eventually("the token is heard of", Duration::from_secs(10), || {
+            other.heard_tokens.try_iter().flatten().any(|one| one.id == token)
+        });
+        let before = block_on(other.library.change_of(&user("3"))).expect("asked").expect("there");
+        assert!(node.one(Write::EndTokens { person, at_ms }).is_ok());
+        eventually("the end of all tokens is heard of", Duration::from_secs(10), || {
+            let mut changes = other.heard.try_iter().flatten();
+            changes.any(|one| {
+                one.user_id.as_str() == "3"
+                    && one.standing.tokens_from_ms > before.standing.tokens_from_ms
+            })
+        });
+    }
 }
 
 #[test]

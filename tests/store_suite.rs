@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
+use fanfare::auth::TokenId;
 use fanfare::id::{ChannelName, MessageId, UserId};
-use fanfare::state::durable::{Message, Write, WriteResult, Written};
+use fanfare::limits;
+use fanfare::state::durable::{EndedToken, Message, Write, WriteResult, Written};
 use fanfare::state::image::{InstanceRecord, PullOutRecord, RegistryDelta, ServiceRecord};
 use fanfare::state::people::Person;
-use fanfare::store::accounts::Accounts;
+use fanfare::store::accounts::{Accounts, Who};
 use fanfare::store::library::Library;
 use fanfare::store::{Image, Listeners, Store, StoreError};
 use fanfare::wire::refusal::Code;
@@ -218,7 +220,7 @@ fn names_are_given_out_once(backend: &Backend) {
     assert_eq!(batch[0].clone().map_err(|refusal| refusal.code), Err(Code::Conflict));
     assert_eq!((&batch[1], &batch[2]), (&Ok(Written::Done), &Ok(Written::Done)), "each by itself");
     let ann = block_on(suite.library.account("aNN")).expect("found").expect("there");
-    assert_eq!((ann.username.as_str(), ann.is_disabled), ("Ann", false));
+    assert_eq!((ann.username.as_str(), ann.standing.is_disabled), ("Ann", false));
     assert_eq!(block_on(suite.library.account("cid")), Ok(None));
     let seen = Person { user_id: user("tok"), username: "Tok".into() };
     let people = vec![seen.clone(), seen];
@@ -229,6 +231,120 @@ fn names_are_given_out_once(backend: &Backend) {
     let mut known: Vec<&str> = image.people.users.iter().map(|one| one.user_id.as_str()).collect();
     known.sort_unstable();
     assert_eq!(known, ["id-of-Ann", "id-of-bob", "tok"]);
+}
+
+fn names_that_meet_in_one_form_are_one_name(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    let code_of = |name: &str| code(suite.one(account(name)));
+    assert_eq!(suite.one(account("fish")), Ok(Written::Done));
+    for other in ["\u{fb01}sh", "FISH", "\u{ff46}ish", "f\u{131}sh"] {
+        assert_eq!(code_of(other), Code::Conflict, "{other}");
+    }
+    let people = vec![Person { user_id: user("Tok"), username: "T".into() }];
+    assert!(suite.one(Write::Seen { people, at_ms: 9 }).is_ok());
+    for id in ["Tok", "tok", "t0k"] {
+        assert_eq!(code_of(id), Code::Conflict, "the id of a user: {id}");
+    }
+    let found = block_on(suite.library.account("\u{ff26}ISH")).expect("asked").expect("there");
+    assert_eq!(found.username, "fish");
+}
+
+/// A name and an id of another user that are one text: what an older release allowed.
+fn an_account_is_named_by_its_id_or_its_name(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    let mut accounts = Accounts::open(backend.url.as_deref(), &backend.dir).expect("opens");
+    let called_bob = accounts.add("bob", None, "hash", None, 5).expect("added");
+    let people = vec![Person { user_id: user("bob"), username: "Robert".into() }];
+    assert!(suite.one(Write::Seen { people, at_ms: 9 }).is_ok());
+    let state = |id: &UserId| {
+        let account = block_on(suite.library.account_of(id)).expect("asked").expect("there");
+        (account.standing, account.scope, account.password_hash)
+    };
+    let before = (state(&called_bob), state(&user("bob")));
+    let either = Who::Either("bob".into());
+    for fault in [
+        accounts.set_disabled(&either, true, 10),
+        accounts.set_scope(&either, "admin", 10),
+        accounts.set_password(&either, "other", 10),
+        accounts.end_tokens(&either, 10),
+    ] {
+        let fault = fault.expect_err("two accounts");
+        assert!(fault.contains("--id") && fault.contains("--name"), "{fault}");
+        assert!(fault.contains(called_bob.as_str()) && fault.contains("Robert"), "{fault}");
+    }
+    assert_eq!((state(&called_bob), state(&user("bob"))), before, "nothing changed");
+    let done = accounts.set_disabled(&Who::Id("bob".into()), true, 10).expect("by id");
+    assert_eq!(done, user("bob"));
+    let done = accounts.set_scope(&Who::Name("Bob".into()), "admin", 10).expect("by name");
+    assert_eq!(done, called_bob);
+    assert!(state(&user("bob")).0.is_disabled && !state(&called_bob).0.is_disabled);
+    assert!(accounts.set_disabled(&Who::Id(String::from("BOB")), true, 10).is_err(), "no such id");
+    assert!(accounts.set_password(&Who::Id("bob".into()), "h", 10).is_err(), "it has no name");
+    let one = Who::Either(called_bob.to_string());
+    assert_eq!(accounts.set_disabled(&one, true, 10), Ok(called_bob));
+}
+
+fn tokens_are_ended_one_by_one_and_all_at_once(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    assert_eq!(suite.one(account("Ann")), Ok(Written::Done));
+    let ann = || Person { user_id: user("id-of-Ann"), username: "Ann".into() };
+    let standing = || {
+        let found = block_on(suite.library.account_of(&user("id-of-Ann"))).expect("asked");
+        found.expect("there").standing
+    };
+    let kept = TokenId::of_jti("kept");
+    let set = |old: &str, new: &str, at_ms| {
+        suite.one(Write::SetPassword {
+            user_id: user("id-of-Ann"),
+            old_hash: old.into(),
+            password_hash: new.into(),
+            kept_token: Some(kept),
+            at_ms,
+        })
+    };
+    assert_eq!(set("$argon2id$...", "one", 1_000), Ok(Written::Done));
+    assert_eq!((standing().tokens_from_ms, standing().kept_token), (1_000, Some(kept)));
+    assert_eq!(
+        code(set("$argon2id$...", "two", 1_001)),
+        Code::Conflict,
+        "it was another one by then"
+    );
+    assert_eq!(standing().tokens_from_ms, 1_000);
+    // By a clock that is behind.
+    assert_eq!(set("one", "two", 10), Ok(Written::Done));
+    assert_eq!(standing().tokens_from_ms, 1_001);
+    assert!(suite.one(Write::EndTokens { person: ann(), at_ms: 5_000 }).is_ok());
+    assert_eq!((standing().tokens_from_ms, standing().kept_token), (5_000, None));
+    // Of a user who is not in the database yet.
+    let tok = Person { user_id: user("tok"), username: "Tok".into() };
+    assert!(suite.one(Write::EndTokens { person: tok, at_ms: 6_000 }).is_ok());
+
+    let end = |number: usize, expires_s| Write::EndToken {
+        person: ann(),
+        token: TokenId::of_jti(&number.to_string()),
+        expires_s,
+        at_ms: 7_000,
+    };
+    let max = limits::REVOKED_TOKENS_PER_USER_MAX;
+    let results = suite.execute((0..max).map(|number| end(number, u64::MAX)).collect());
+    assert!(results.iter().all(Result::is_ok));
+    assert!(suite.one(end(0, u64::MAX)).is_ok(), "one that was ended before");
+    assert_eq!(standing().tokens_from_ms, 5_000);
+    assert!(suite.one(end(max, 9)).is_ok());
+    assert_eq!(standing().tokens_from_ms, 7_000, "no room for one more: all of them");
+    assert!(suite.one(end(max, u64::MAX)).is_ok());
+    suite.store.close(RegistryDelta::default());
+
+    let (_suite, image) = backend.open().expect("opens again");
+    let tokens = &image.people.ended_tokens;
+    assert_eq!(tokens.len(), 1, "those of before are covered by the stamp");
+    assert_eq!(
+        (tokens[0].id, &tokens[0].user_id),
+        (TokenId::of_jti(&max.to_string()), &Some(user("id-of-Ann")))
+    );
+    let mut ends = image.people.users.iter();
+    let tok = ends.find(|one| one.user_id.as_str() == "tok").expect("tok is known");
+    assert_eq!(tok.standing.tokens_from_ms, 6_000);
 }
 
 fn accounts_have_scopes(backend: &Backend) {
@@ -242,11 +358,11 @@ fn accounts_have_scopes(backend: &Backend) {
     assert_eq!(scope_of("bob"), None);
     assert!(accounts.add("ANN", None, "hash", Some("admin"), 6).is_err(), "the name is taken");
     assert_eq!(scope_of("ann").as_deref(), Some("registry:write"), "and nothing changed");
-    accounts.set_scope(id.as_str(), "publish admin", 7).expect("set by id");
+    accounts.set_scope(&Who::Id(id.to_string()), "publish admin", 7).expect("set by id");
     assert_eq!(scope_of("ann").as_deref(), Some("publish admin"));
-    accounts.set_scope("aNN", " ", 8).expect("set by name");
+    accounts.set_scope(&Who::Name("aNN".into()), " ", 8).expect("set by name");
     assert_eq!(scope_of("ann"), None);
-    assert!(accounts.set_scope("cid", "admin", 9).is_err());
+    assert!(accounts.set_scope(&Who::Either("cid".into()), "admin", 9).is_err());
 }
 
 fn groups_have_their_rules(backend: &Backend) {
@@ -381,10 +497,12 @@ fn a_group_that_cannot_be_costs_nobody_else(backend: &Backend) {
 
 fn changes_of_accounts_are_heard_of(backend: &Backend) {
     let (tell, heard) = crossbeam_channel::unbounded();
+    let (tell_tokens, heard_tokens) = crossbeam_channel::unbounded();
     let (tell_stored, stored) = crossbeam_channel::unbounded();
     let listeners = Listeners {
         on_stored: Box::new(move |results| _ = tell_stored.send(results)),
         on_accounts: Box::new(move |changes| _ = tell.send(changes)),
+        on_tokens: Box::new(move |tokens| _ = tell_tokens.send(tokens)),
     };
     let (store, _) = Store::open(backend.url.as_deref(), &backend.dir, listeners).expect("opens");
     let suite = Suite { library: store.library(), store, stored };
@@ -396,17 +514,22 @@ fn changes_of_accounts_are_heard_of(backend: &Backend) {
     let hears = |who: &str| {
         eventually(&format!("{who} is heard of"), Duration::from_secs(10), || {
             let mut changes = heard.try_iter().flatten();
-            changes.any(|change| change.user_id.as_str() == who && change.is_disabled)
+            changes.any(|change| change.user_id.as_str() == who && change.standing.is_disabled)
         });
     };
-    accounts.set_disabled("u7", true, 1_000_001).expect("disabled");
+    accounts.set_disabled(&Who::Id("u7".into()), true, 1_000_001).expect("disabled");
     hears("u7");
     // By a clock that is far behind.
-    accounts.set_disabled("u8", true, 5).expect("disabled");
+    accounts.set_disabled(&Who::Id("u8".into()), true, 5).expect("disabled");
     hears("u8");
-    assert_eq!(block_on(suite.library.is_user(&user("u24999"))), Ok(true));
-    assert_eq!(block_on(suite.library.is_user(&user("v"))), Ok(false));
-    assert_eq!(block_on(suite.library.is_user(&user("\0"))), Ok(false));
+    let is_there =
+        |id: &str| block_on(suite.library.account_of(&user(id))).expect("asked").is_some();
+    assert!(is_there("u24999") && !is_there("v") && !is_there("\0"));
+    let token = TokenId::of_jti("t");
+    accounts.end_token(token, Some(&user("u9")), 2_000, 5).expect("revoked");
+    eventually("the token is heard of", Duration::from_secs(10), || {
+        heard_tokens.try_iter().flatten().any(|one: EndedToken| one.id == token)
+    });
 }
 
 fn a_journal_has_no_place_where_there_is_one_server(backend: &Backend) {
@@ -474,6 +597,9 @@ suite!(
     registry_survives_a_clean_stop,
     messages_are_pulled_in_order_and_once,
     names_are_given_out_once,
+    names_that_meet_in_one_form_are_one_name,
+    an_account_is_named_by_its_id_or_its_name,
+    tokens_are_ended_one_by_one_and_all_at_once,
     accounts_have_scopes,
     groups_have_their_rules,
     nobody_is_a_member_before_accepting,

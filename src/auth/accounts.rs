@@ -1,4 +1,4 @@
-//! What an account may be called, and how its password is kept.
+//! How an account's password is kept. What an account may be called: [`super::names`].
 //!
 //! argon2id (RFC 9106) with a salt of its own, in the PHC string format, so that the costs can rise
 //! without a word to those who have an account already. Hashing takes tens of milliseconds on
@@ -10,6 +10,8 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, PasswordHash, Version};
 
 use super::jwt::is_user_id;
+#[cfg(doc)]
+use super::names;
 use crate::limits;
 
 /// Who may make an account.
@@ -49,19 +51,11 @@ impl Registration {
     }
 }
 
-/// Checks a name to sign in with.
-///
-/// # Errors
-///
-/// What is wrong with it.
-pub fn check_username(name: &str) -> Result<(), &'static str> {
-    if name.trim() != name {
-        return Err("username begins or ends with a space");
-    }
-    if !is_user_id(name) {
-        return Err("username is empty, longer than 255 bytes, or holds a control character");
-    }
-    Ok(())
+/// Whether there may be an account of a name. Those of older releases were made under fewer rules
+/// than [`names::new_name`] has.
+#[must_use]
+pub fn is_possible_name(name: &str) -> bool {
+    is_user_id(name)
 }
 
 /// Checks a mail address: that it is one, only mail can tell.
@@ -138,9 +132,9 @@ mod tests {
 
     #[test]
     fn names_and_passwords_have_their_rules() {
-        assert!(check_username("ann").is_ok() && check_username("Ann B. O'Neil").is_ok());
-        for name in ["", " ann", "ann\n", &"x".repeat(256)] {
-            assert!(check_username(name).is_err(), "{name:?}");
+        assert!(is_possible_name("ann") && is_possible_name(" of an older release"));
+        for name in ["", "ann\n", &"x".repeat(256)] {
+            assert!(!is_possible_name(name), "{name:?}");
         }
         assert!(check_password("1234567").is_err() && check_password("12345678").is_ok());
         assert!(check_password("\u{e9}\u{e9}\u{e9}\u{e9}").is_err(), "characters count");

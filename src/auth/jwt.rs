@@ -11,7 +11,7 @@
 //!
 //! # Not here
 //!
-//! Revocation, accounts and passwords. The `aud` and `iss` claims are not looked at: whoever holds
+//! Whether a token was revoked (`auth::revoked`), accounts and passwords. The `aud` and `iss` claims are not looked at: whoever holds
 //! the secret is the issuer.
 //!
 //! Imports `auth::permission`, `id` and `limits`. Imported by `http`, `ws`, `shard` and `server`.
@@ -22,8 +22,11 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
+use uuid::Uuid;
 
+use super::names;
 use super::permission::Scopes;
+use super::revoked::TokenId;
 use crate::id::UserId;
 use crate::limits;
 
@@ -40,6 +43,21 @@ pub struct Identity {
     pub scopes: Scopes,
     /// The `exp` claim, in seconds since 1970. The token is void from this second on.
     pub expires_at_s: u64,
+    /// Which token said so; none where a name and a password did.
+    pub token: Option<TokenMark>,
+}
+
+/// What a token is known by once its text is gone: enough to find it revoked, and to renew it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenMark {
+    /// Stands for this token alone.
+    pub id: TokenId,
+    /// The token counts while its user's tokens have not been ended after this moment, in
+    /// milliseconds since 1970: the `gen` claim, else the `iat` claim, else 0.
+    pub made_ms: u64,
+    /// When its user signed in with a password, in seconds since 1970: the `auth_time` claim, which
+    /// a renewed token inherits (`OpenID` Connect Core 1.0, section 2).
+    pub signed_in_s: Option<u64>,
 }
 
 impl Identity {
@@ -73,6 +91,32 @@ pub struct Claims {
     /// Scopes between spaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// What the token is revoked by (RFC 7519, section 4.1.7).
+    pub jti: String,
+    /// The moment of the last end of all tokens that this one outlives, in milliseconds since 1970.
+    /// `iat` has seconds only, and the clocks of several nodes differ; this is the account's own
+    /// stamp where one is read, so a token made before the end has a smaller one everywhere.
+    pub r#gen: u64,
+    /// When the user signed in with a password, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth_time: Option<u64>,
+}
+
+impl Claims {
+    /// The claims of a token for `sub`, made at `now_ms`, that lives for `ttl_s` seconds. It has an
+    /// id of its own.
+    #[must_use]
+    pub fn new(sub: &str, now_ms: u64, ttl_s: u64) -> Claims {
+        let now_s = now_ms / 1_000;
+        Claims {
+            sub: sub.to_owned(),
+            exp: now_s.saturating_add(ttl_s),
+            iat: now_s,
+            jti: Uuid::new_v4().hyphenated().to_string(),
+            r#gen: now_ms,
+            ..Claims::default()
+        }
+    }
 }
 
 /// Why a token was refused.
@@ -113,6 +157,10 @@ struct ForeignClaims {
     sub: Option<Value>,
     exp: Option<Value>,
     nbf: Option<Value>,
+    iat: Option<Value>,
+    jti: Option<Value>,
+    r#gen: Option<Value>,
+    auth_time: Option<Value>,
     username: Option<Value>,
     email: Option<Value>,
     scope: Option<Value>,
@@ -195,7 +243,7 @@ impl Authenticator {
         if data.header.crit.is_some() {
             return Err(AuthError::Invalid("critical header not understood"));
         }
-        identify(&data.claims, now_s)
+        identify(&data.claims, token, now_s)
     }
 
     /// Makes a token that states `claims`. None where only the public key is here.
@@ -213,12 +261,13 @@ impl fmt::Debug for Authenticator {
 }
 
 /// Judges claims whose signature was found good.
-fn identify(claims: &ForeignClaims, now_s: u64) -> Result<Identity, AuthError> {
+fn identify(claims: &ForeignClaims, token: &str, now_s: u64) -> Result<Identity, AuthError> {
     let user_id = match &claims.sub {
         Some(Value::String(sub)) if sub.is_empty() => {
             return Err(AuthError::Invalid("sub is empty"));
         }
-        Some(Value::String(sub)) if !is_user_id(sub) => {
+        // `name:bob` stands for whoever signs in as bob, and so for no id.
+        Some(Value::String(sub)) if !is_user_id(sub) || names::named(sub).is_some() => {
             return Err(AuthError::Invalid("sub is no user id"));
         }
         Some(Value::String(sub)) => UserId::new(sub),
@@ -243,15 +292,36 @@ fn identify(claims: &ForeignClaims, now_s: u64) -> Result<Identity, AuthError> {
     let text = |claim: &Option<Value>| claim.as_ref().and_then(Value::as_str).map(str::to_owned);
     Ok(Identity {
         user_id,
-        username: text(&claims.username).filter(|name| is_user_id(name)),
-        email: text(&claims.email).filter(|email| is_user_id(email)),
+        // For display only, so a name that cannot be shown costs nobody the token.
+        username: text(&claims.username).filter(|name| names::is_showable(name)),
+        email: text(&claims.email).filter(|address| names::is_showable(address)),
         scopes: claims
             .scope
             .as_ref()
             .and_then(Value::as_str)
             .map_or(Scopes::NONE, Scopes::from_claim),
         expires_at_s,
+        token: Some(mark(claims, token)),
     })
+}
+
+fn mark(claims: &ForeignClaims, token: &str) -> TokenMark {
+    let id = match &claims.jti {
+        Some(Value::String(jti)) if !jti.is_empty() => TokenId::of_jti(jti),
+        // The signature is left out: some kinds can be written in more than one way.
+        _ => TokenId::of_text(token.rsplit_once('.').map_or(token, |(signed, _)| signed)),
+    };
+    let number = |claim: &Option<Value>| match claim {
+        Some(Value::Number(number)) => Some(number.clone()),
+        _ => None,
+    };
+    let made_ms = number(&claims.r#gen).and_then(|stamp| stamp.as_u64());
+    let issued_ms = || number(&claims.iat).map_or(0, |iat| milliseconds(&iat));
+    TokenMark {
+        id,
+        made_ms: made_ms.unwrap_or_else(issued_ms),
+        signed_in_s: number(&claims.auth_time).map(|number| seconds_rounded_down(&number)),
+    }
 }
 
 /// A user id ends up in frames, paths and the database: it is short and holds no control character.
@@ -263,6 +333,15 @@ pub fn is_user_id(text: &str) -> bool {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
 fn seconds_rounded_down(number: &Number) -> u64 {
     number.as_u64().unwrap_or_else(|| number.as_f64().map_or(0, |seconds| seconds as u64))
+}
+
+/// Reads a `NumericDate` to the millisecond. Before 1970 is 0.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
+fn milliseconds(number: &Number) -> u64 {
+    match number.as_u64() {
+        Some(whole_s) => whole_s.saturating_mul(1_000),
+        None => number.as_f64().map_or(0, |seconds| (seconds * 1_000.0) as u64),
+    }
 }
 
 /// Whether a `NumericDate` lies after the second `now_s`, a fraction of a second included.
@@ -330,6 +409,9 @@ mod tests {
             username: Some("ann".into()),
             email: Some("ann@example.org".into()),
             scope: Some("publish other".into()),
+            jti: "t1".into(),
+            r#gen: 7,
+            auth_time: Some(NOW_S - 5),
         });
         let identity = authenticator.authenticate(&token.unwrap(), NOW_S).unwrap();
         let expected = Identity {
@@ -338,6 +420,11 @@ mod tests {
             email: Some("ann@example.org".into()),
             scopes: Scopes::PUBLISH,
             expires_at_s: NOW_S + 60,
+            token: Some(TokenMark {
+                id: TokenId::of_jti("t1"),
+                made_ms: 7,
+                signed_in_s: Some(NOW_S - 5),
+            }),
         };
         assert_eq!(identity, expected);
         assert!(!identity.is_expired(NOW_S + 59) && identity.is_expired(NOW_S + 60));
@@ -391,6 +478,44 @@ mod tests {
             "scope": ["admin"], "extra": {"a": []}});
         let identity = authenticate(&claims).unwrap();
         assert_eq!((identity.username, identity.scopes), (None, Scopes::NONE));
+    }
+
+    #[test]
+    fn each_token_has_a_mark_of_its_own() {
+        let mark = |extra: &Value| {
+            let mut claims = json!({"sub": "u", "exp": NOW_S + 1});
+            let fields = extra.as_object().expect("an object").clone();
+            claims.as_object_mut().expect("an object").extend(fields);
+            authenticate(&claims).expect("good").token.expect("a mark")
+        };
+        assert_eq!(mark(&json!({"jti": "a"})).id, mark(&json!({"jti": "a", "x": 1})).id);
+        assert_ne!(mark(&json!({"jti": "a"})).id, mark(&json!({"jti": "b"})).id);
+        // Without one, the text itself tells tokens apart.
+        assert_eq!(mark(&json!({})).id, mark(&json!({})).id);
+        for other in [json!({"x": 1}), json!({"jti": ""}), json!({"jti": 5})] {
+            assert_ne!(mark(&json!({})).id, mark(&other).id, "{other}");
+        }
+        let made_ms = |extra: Value| mark(&extra).made_ms;
+        assert_eq!(made_ms(json!({})), 0);
+        assert_eq!(made_ms(json!({"iat": 5})), 5_000);
+        assert_eq!(made_ms(json!({"iat": 5.25})), 5_250);
+        assert_eq!(made_ms(json!({"iat": "5"})), 0);
+        assert_eq!(made_ms(json!({"iat": -5})), 0);
+        assert_eq!(made_ms(json!({"iat": 5, "gen": 5_999})), 5_999);
+    }
+
+    #[test]
+    fn names_that_cannot_be_shown_are_dropped_and_ids_that_are_names_refused() {
+        let claims = |sub: &str, name: &str| {
+            authenticate(&json!({"sub": sub, "exp": NOW_S + 1, "username": name}))
+        };
+        let shown = |name: &str| claims("u", name).expect("good").display_name().to_owned();
+        assert_eq!(shown("Ann"), "Ann");
+        for name in ["", " ", "a\u{202e}b", "a\u{200b}b", "a\nb", &"x".repeat(256)] {
+            assert_eq!(shown(name), "u", "{name:?}");
+        }
+        let refused = Err(AuthError::Invalid("sub is no user id"));
+        assert_eq!(claims("name:bob", "Bob"), refused);
     }
 
     #[test]

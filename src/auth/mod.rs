@@ -23,6 +23,7 @@
 
 pub mod accounts;
 mod jwt;
+pub mod names;
 pub mod namespace;
 mod permission;
 mod revoked;
@@ -34,16 +35,16 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-pub use jwt::{AuthError, Authenticator, Claims, Identity, is_user_id};
+pub use jwt::{AuthError, Authenticator, Claims, Identity, TokenMark, is_user_id};
 pub use permission::Scopes;
-pub use revoked::Revoked;
+pub use revoked::{Revocation, Revoked, Standing, TokenId};
 pub use vouched::Vouched;
 
 use crate::limits;
 use crate::private_file;
 
 /// The name of the file in the data directory that keeps a generated secret.
-const SECRET_FILE: &str = "jwt-secret";
+pub const SECRET_FILE: &str = "jwt-secret";
 
 /// Finds the token in the value of an `Authorization` header, if its scheme is `Bearer`.
 #[must_use]
@@ -88,6 +89,23 @@ fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
+/// Checks a secret that somebody chose.
+///
+/// # Errors
+///
+/// What is wrong with it, without a word of it.
+pub fn check_secret(secret: &[u8]) -> Result<(), String> {
+    let least = limits::JWT_SECRET_BYTES;
+    match secret.len() {
+        0 => Err("the secret is empty".to_owned()),
+        bytes if bytes < least => Err(format!(
+            "the secret has {bytes} bytes; HS256 needs at least {least} (RFC 7518, 3.2), or it can \
+             be guessed from any token: openssl rand -hex {least} makes one"
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Returns the secret kept in `dir`, and makes it first if there is none.
 ///
 /// The secret is the text of the file without white space at its ends, so that the content of the
@@ -96,7 +114,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
 ///
 /// # Errors
 ///
-/// Whatever the file system reports, with the file named; an empty secret file is refused.
+/// Whatever the file system reports, with the file named; an empty or short secret is refused.
 pub fn secret_from_data_dir(dir: &Path) -> io::Result<Vec<u8>> {
     let path = dir.join(SECRET_FILE);
     let read = private_file::create_dir(dir).and_then(|()| {
@@ -114,7 +132,10 @@ pub fn secret_from_data_dir(dir: &Path) -> io::Result<Vec<u8>> {
             io::ErrorKind::InvalidData,
             "the file is empty; remove it to have a new secret made",
         )),
-        secret => Ok(secret.to_vec()),
+        secret => match check_secret(secret) {
+            Ok(()) => Ok(secret.to_vec()),
+            Err(fault) => Err(io::Error::new(io::ErrorKind::InvalidData, fault)),
+        },
     })
     .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
@@ -258,8 +279,16 @@ mod tests {
         let dir = TempDir::new();
         fs::create_dir_all(&dir.0).unwrap();
         let path = dir.0.join(SECRET_FILE);
-        fs::write(&path, "  chosen by hand\n").unwrap();
-        assert_eq!(secret_from_data_dir(&dir.0).unwrap(), b"chosen by hand");
+        fs::write(&path, "  chosen by hand, of thirty-two bytes\n").unwrap();
+        let secret = secret_from_data_dir(&dir.0).unwrap();
+        assert_eq!(secret, b"chosen by hand, of thirty-two bytes");
+        for length in [1, 31] {
+            fs::write(&path, "x".repeat(length)).unwrap();
+            let error = secret_from_data_dir(&dir.0).unwrap_err().to_string();
+            assert!(error.contains(SECRET_FILE) && error.contains("at least 32"), "{error}");
+        }
+        fs::write(&path, "x".repeat(32)).unwrap();
+        assert!(secret_from_data_dir(&dir.0).is_ok());
         fs::write(&path, " \n").unwrap();
         let error = secret_from_data_dir(&dir.0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);

@@ -315,6 +315,7 @@ mod tests {
             email: None,
             scopes: Scopes::from_claim(scope),
             expires_at_s: u64::MAX,
+            token: None,
         }
     }
 

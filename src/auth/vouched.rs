@@ -13,6 +13,7 @@
 //! Imports `id`, `limits` and its siblings. Imported by `auth::revoked` and `http`.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
@@ -42,6 +43,8 @@ pub struct Vouched {
     /// Known to this process alone: a digest is of no use elsewhere.
     key: [u8; 32],
     entries: Mutex<HashMap<Proof, Voucher>>,
+    /// How many accounts were changed here. Rises while `entries` is locked.
+    forgotten: AtomicU64,
 }
 
 impl Default for Vouched {
@@ -49,7 +52,7 @@ impl Default for Vouched {
         let mut key = [0; 32];
         key[..16].copy_from_slice(Uuid::new_v4().as_bytes());
         key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
-        Vouched { key, entries: Mutex::default() }
+        Vouched { key, entries: Mutex::default(), forgotten: AtomicU64::new(0) }
     }
 }
 
@@ -77,12 +80,29 @@ impl Vouched {
             email: None,
             scopes: voucher.scopes,
             expires_at_s: voucher.until_ms.div_ceil(1_000),
+            token: None,
         })
     }
 
-    /// Remembers that it was right, of an account that was last changed at `changed_ms`.
-    pub fn keep(&self, proof: Proof, identity: &Identity, changed_ms: u64, now_ms: u64) {
+    /// What [`Vouched::keep`] is told, taken before the account is read.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Acquire)
+    }
+
+    /// Remembers that it was right, of an account that was last changed at `changed_ms`. Nothing is
+    /// remembered where an account was changed here after `forgotten` was taken: it may be this one,
+    /// and its old password the one that was right.
+    pub fn keep(
+        &self,
+        proof: Proof,
+        identity: &Identity,
+        (changed_ms, forgotten): (u64, u64),
+        now_ms: u64,
+    ) {
         let mut entries = self.entries.lock();
+        if self.forgotten() != forgotten {
+            return;
+        }
         if entries.len() >= limits::VOUCHED_MAX {
             entries.retain(|_, voucher| now_ms < voucher.until_ms);
         }
@@ -100,6 +120,13 @@ impl Vouched {
             until_ms: now_ms + limits::VOUCHED_MS,
         };
         entries.insert(proof, voucher);
+    }
+
+    /// Forgets an account that has just been changed here.
+    pub fn forget(&self, user_id: &str) {
+        let mut entries = self.entries.lock();
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        entries.retain(|_, voucher| voucher.user_id.as_str() != user_id);
     }
 
     /// Forgets what was known of an account before it was changed. A change is told of more than
@@ -122,6 +149,7 @@ mod tests {
             email: None,
             scopes: Scopes::REGISTRY_WRITE,
             expires_at_s: 0,
+            token: None,
         }
     }
 
@@ -133,7 +161,7 @@ mod tests {
         assert_ne!(proof, vouched.proof("anns", "ecret"));
         assert_ne!(proof, Vouched::default().proof("Ann", "secret"), "each process has its own");
         assert_eq!(vouched.find(&proof, 5), None);
-        vouched.keep(proof, &ann(), 3, 5);
+        vouched.keep(proof, &ann(), (3, 0), 5);
         let found = vouched.find(&proof, 6).expect("just kept");
         assert_eq!((found.user_id.as_str(), found.scopes), ("u1", Scopes::REGISTRY_WRITE));
         assert_eq!(vouched.find(&proof, 5 + limits::VOUCHED_MS), None);
@@ -145,11 +173,25 @@ mod tests {
     }
 
     #[test]
+    fn a_password_that_is_changed_while_it_is_compared_is_not_remembered() {
+        let vouched = Vouched::default();
+        let proof = vouched.proof("Ann", "old");
+        let before = vouched.forgotten();
+        vouched.forget("u1");
+        vouched.keep(proof, &ann(), (3, before), 5);
+        assert_eq!(vouched.find(&proof, 6), None);
+        vouched.keep(proof, &ann(), (3, vouched.forgotten()), 5);
+        assert!(vouched.find(&proof, 6).is_some());
+        vouched.forget("u1");
+        assert_eq!(vouched.find(&proof, 6), None);
+    }
+
+    #[test]
     fn there_is_a_bound() {
         let vouched = Vouched::default();
         for number in 0..limits::VOUCHED_MAX + 10 {
             let proof = vouched.proof(&number.to_string(), "x");
-            vouched.keep(proof, &ann(), 0, number as u64);
+            vouched.keep(proof, &ann(), (0, 0), number as u64);
         }
         assert_eq!(vouched.entries.lock().len(), limits::VOUCHED_MAX);
         let newest = (limits::VOUCHED_MAX + 9).to_string();

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use fanfare::auth::SECRET_FILE;
 use fanfare::config::{Config, Loaded};
 use fanfare::server::{self, authenticator};
 use serde_json::{Map, Value, json};
@@ -56,7 +57,9 @@ fn pair<T: Into<Value>>((name, value): (&str, T)) -> (String, Value) {
 /// `fanfare check-config`: what the parser cannot see, the files that the settings name.
 pub(crate) fn check(config: &Config) -> Result<String, String> {
     let mut faults = Vec::new();
-    if config.jwt_public_key.is_some()
+    // A secret that is not there yet will be made, and be a good one.
+    let has_secret = config.jwt_secret.is_none() && config.data_dir.join(SECRET_FILE).exists();
+    if (config.jwt_public_key.is_some() || has_secret)
         && let Err(fault) = authenticator(config)
     {
         faults.push(fault.to_string());

@@ -11,7 +11,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use fanfare::auth::Claims;
+use fanfare::clock::Clock;
 use fanfare::config::{Action, Config, Loaded};
+use fanfare::server::StartError;
 
 /// Carries out what the command line asks for.
 pub(crate) fn run(loaded: &Loaded) -> ExitCode {
@@ -19,25 +21,26 @@ pub(crate) fn run(loaded: &Loaded) -> ExitCode {
     let result = match &loaded.action {
         Action::Serve => return ExitCode::FAILURE,
         Action::Info { json } => Ok(about::info(loaded, *json)),
-        Action::CheckConfig => about::check(config),
+        Action::CheckConfig => about::check(config).map_err(Fault::from),
         Action::DefaultConfig => return bytes(Config::template().as_bytes()),
         Action::Man => match about::manual() {
             Ok(page) => return bytes(&page),
-            Err(fault) => Err(fault.to_string()),
+            Err(fault) => Err(Fault::from(fault.to_string())),
         },
         Action::Completions(shell) => return bytes(&about::completions(*shell)),
         Action::Token { user, username, scope, ttl_s } => {
             let claims = Claims {
-                sub: user.clone(),
                 username: username.clone(),
                 scope: scope.clone(),
-                ..Claims::default()
+                ..Claims::new(user, Clock::start().now().unix_ms, *ttl_s)
             };
-            accounts::token(config, claims, *ttl_s)
+            accounts::token(config, &claims)
         }
+        Action::TokenRevoke { token } => accounts::revoke_token(config, token.clone()),
         Action::UserAdd { username, email, password, scope } => {
             let scope = scope.as_deref();
             accounts::add(config, username, email.as_deref(), password.clone(), scope)
+                .map_err(Fault::from)
         }
         Action::Ask(question) => {
             return match ask::run(config, question) {
@@ -48,16 +51,45 @@ pub(crate) fn run(loaded: &Loaded) -> ExitCode {
                 }
             };
         }
-        Action::UserScope { user, scope } => accounts::set_scope(config, user, scope),
-        Action::UserList => accounts::list(config),
-        Action::UserSet { user, is_disabled } => accounts::set(config, user, *is_disabled),
+        Action::UserScope { who, scope } => {
+            accounts::set_scope(config, who, scope).map_err(Fault::from)
+        }
+        Action::UserList => accounts::list(config).map_err(Fault::from),
+        Action::UserSet { who, is_disabled } => {
+            accounts::set(config, who, *is_disabled).map_err(Fault::from)
+        }
+        Action::UserResetPassword { who, password } => {
+            accounts::reset_password(config, who, password.clone()).map_err(Fault::from)
+        }
+        Action::UserRevoke { who } => accounts::revoke(config, who).map_err(Fault::from),
     };
     match result {
         Ok(text) => bytes(format!("{text}\n").as_bytes()),
         Err(fault) => {
-            crate::complain(&fault);
-            ExitCode::FAILURE
+            crate::complain(&fault.text);
+            fault.code
         }
+    }
+}
+
+/// Why a command could not be carried out, and the exit status that says so.
+pub(crate) struct Fault {
+    text: String,
+    code: ExitCode,
+}
+
+impl From<String> for Fault {
+    fn from(text: String) -> Fault {
+        Fault { text, code: ExitCode::FAILURE }
+    }
+}
+
+/// A key or secret that cannot be used is a wrong setting, as at the start of the server.
+impl From<StartError> for Fault {
+    fn from(fault: StartError) -> Fault {
+        let code =
+            if fault.is_setting() { ExitCode::from(crate::EXIT_USAGE) } else { ExitCode::FAILURE };
+        Fault { text: fault.to_string(), code }
     }
 }
 

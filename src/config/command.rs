@@ -5,13 +5,14 @@
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
 use super::keys::{KEYS, Unset, index_of};
 use super::value::{duration, quote};
 use super::{Action, Ask, CONFIG_ENV, Fault, LoadError, Question, TOKEN_ENV, URL_ENV};
-use crate::auth::{Scopes, accounts, is_user_id};
+use crate::auth::{Scopes, accounts, is_user_id, names};
 use crate::limits;
+use crate::store::accounts::Who;
 
 /// Describes the command line to `clap`.
 pub(super) fn command() -> Command {
@@ -31,8 +32,17 @@ pub(super) fn command() -> Command {
             .allow_negative_numbers(true)
             .global(true)
     });
+    let revoke = Command::new("revoke")
+        .about("Revoke one token, beside a running server or without one")
+        .arg(Arg::new("token").value_name("TOKEN").help(
+            "The token, or its jti claim; without one the first line of standard input is read, \
+             so that it stands in no list of processes",
+        ));
     let token = Command::new("token")
         .about("Print a token for a user and exit")
+        .subcommand_negates_reqs(true)
+        .args_conflicts_with_subcommands(true)
+        .subcommand(revoke)
         .arg(Arg::new("user").long("user").value_name("ID").required(true).help("User id"))
         .arg(Arg::new("username").long("username").value_name("NAME").help("Name to show"))
         .arg(
@@ -80,21 +90,36 @@ pub(super) fn command() -> Command {
 
 /// What can be done to accounts.
 fn user() -> Command {
-    let name = Arg::new("name").value_name("NAME").required(true);
+    // Which account: a name is never taken for an id, nor an id for a name.
+    let on_account = |name: &'static str, about: &'static str| {
+        Command::new(name)
+            .about(about)
+            .arg(Arg::new("id").long("id").value_name("ID").help("The account's user id"))
+            .arg(Arg::new("name").long("name").value_name("NAME").help("Its name to sign in with"))
+            .arg(
+                Arg::new("either")
+                    .value_name("ID|NAME")
+                    .help("Either, where it fits one account alone"),
+            )
+    };
+    let one_of = || ArgGroup::new("who").args(["id", "name", "either"]).required(true);
+    let password = || {
+        Arg::new("password")
+            .long("password")
+            .value_name("PASSWORD")
+            .help("Password, for those who do not mind it in the shell's history")
+    };
     Command::new("user")
         .about("Add, list and disable accounts, beside a running server or without one")
         .subcommand_required(true)
         .subcommand(
             Command::new("add")
                 .about("Add an account; the password is the first line of standard input")
-                .arg(name.clone().help("Name to sign in with"))
-                .arg(Arg::new("email").long("email").value_name("ADDRESS").help("Mail address"))
                 .arg(
-                    Arg::new("password")
-                        .long("password")
-                        .value_name("PASSWORD")
-                        .help("Password, for those who do not mind it in the shell's history"),
+                    Arg::new("name").value_name("NAME").required(true).help("Name to sign in with"),
                 )
+                .arg(Arg::new("email").long("email").value_name("ADDRESS").help("Mail address"))
+                .arg(password())
                 .arg(
                     Arg::new("scope")
                         .long("scope")
@@ -103,26 +128,40 @@ fn user() -> Command {
                 ),
         )
         .subcommand(
-            Command::new("scope")
-                .about(
-                    "Set what an account may do: its logins, and its name and password at Eureka",
-                )
-                .arg(name.clone().help("Name or user id"))
-                .arg(Arg::new("scope").value_name("SCOPES").default_value("").help(format!(
-                    "Scopes between spaces: {}; none is none",
-                    Scopes::WORDS_LISTED
-                ))),
+            on_account(
+                "scope",
+                "Set what an account may do: its logins, and its name and password at Eureka",
+            )
+            .arg(
+                Arg::new("scope")
+                    .value_name("SCOPES")
+                    .num_args(0..)
+                    .help(format!("Scopes: {}; none is none", Scopes::WORDS_LISTED)),
+            )
+            .override_usage(
+                "fanfare user scope [OPTIONS] <--id <ID>|--name <NAME>|ID|NAME> [SCOPES]",
+            ),
         )
         .subcommand(Command::new("list").about("List all accounts"))
         .subcommand(
-            Command::new("disable")
-                .about("Disable an account; a running server closes its sockets")
-                .arg(name.clone().help("Name or user id")),
+            on_account("disable", "Disable an account; a running server closes its sockets")
+                .group(one_of()),
+        )
+        .subcommand(on_account("enable", "Let a disabled account sign in again").group(one_of()))
+        .subcommand(
+            on_account(
+                "reset-password",
+                "Set another password, the first line of standard input, and end all tokens",
+            )
+            .arg(password())
+            .group(one_of()),
         )
         .subcommand(
-            Command::new("enable")
-                .about("Let a disabled account sign in again")
-                .arg(name.help("Name or user id")),
+            on_account(
+                "revoke",
+                "End all tokens of an account; a running server closes its sockets",
+            )
+            .group(one_of()),
         )
 }
 
@@ -290,6 +329,9 @@ pub(super) fn parse_token(matches: &ArgMatches, faults: &mut Vec<Fault>) -> Acti
     if user.is_empty() {
         fault("--user", "the user id is empty".to_owned());
     }
+    if names::named(&user).is_some() {
+        fault("--user", "name: stands before a name; give the id".to_owned());
+    }
     for (place, text) in [("--user", Some(&user)), ("--username", flag("username").as_ref())] {
         if text.is_some_and(|text| !text.is_empty() && !is_user_id(text)) {
             let bound = limits::USER_BYTES_MAX;
@@ -314,40 +356,68 @@ fn check_scope(scope: Option<&str>, place: &str, fault: &mut impl FnMut(&str, St
     }
 }
 
+/// Reads what comes after `fanfare token revoke`.
+pub(super) fn parse_token_revoke(matches: &ArgMatches) -> Action {
+    Action::TokenRevoke { token: matches.get_one::<String>("token").cloned() }
+}
+
 /// Reads what comes after `fanfare user`.
 pub(super) fn parse_user(what: &str, matches: &ArgMatches, faults: &mut Vec<Fault>) -> Action {
-    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    let text = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
+    let mut fault = |place: &str, message: &str| {
+        faults.push(Fault { place: place.to_owned(), message: message.to_owned() });
+    };
+    let password = text("password");
+    if let Err(message) = password.as_deref().map_or(Ok(()), accounts::check_password) {
+        fault("--password", message);
+    }
+    let who = || match (text("id"), text("name"), text("either")) {
+        (Some(id), ..) => Who::Id(id),
+        (_, Some(name), _) => Who::Name(name),
+        (.., either) => Who::Either(either.unwrap_or_default()),
+    };
     match what {
         "add" => {
             let (username, email) = (text("name").unwrap_or_default(), text("email"));
-            let password = text("password");
-            let checks = [
-                ("NAME", accounts::check_username(&username)),
-                ("--email", email.as_deref().map_or(Ok(()), accounts::check_email)),
-                ("--password", password.as_deref().map_or(Ok(()), accounts::check_password)),
-            ];
-            for (place, check) in checks {
-                if let Err(message) = check {
-                    faults.push(Fault { place: place.to_owned(), message: message.to_owned() });
-                }
+            let username = names::new_name(&username).unwrap_or_else(|message| {
+                fault("NAME", message);
+                String::new()
+            });
+            if let Err(message) = email.as_deref().map_or(Ok(()), accounts::check_email) {
+                fault("--email", message);
             }
             let scope = text("scope");
             check_scope(scope.as_deref(), "--scope", &mut |place, message| {
-                faults.push(Fault { place: place.to_owned(), message });
+                fault(place, &message);
             });
             Action::UserAdd { username, email, password, scope }
         }
         "list" => Action::UserList,
         "scope" => {
-            let scope = text("scope").unwrap_or_default();
-            check_scope(Some(&scope), "SCOPES", &mut |place, message| {
-                faults.push(Fault { place: place.to_owned(), message });
-            });
-            Action::UserScope { user: text("name").unwrap_or_default(), scope }
+            let words = matches.get_many::<String>("scope").unwrap_or_default();
+            let mut words: Vec<String> = words.cloned().collect();
+            let who = match (text("id"), text("name"), text("either")) {
+                (Some(_), Some(_), _) => {
+                    fault("--id", "given beside --name; one of them says which account");
+                    who()
+                }
+                (None, None, None) => {
+                    fault("ID|NAME", "missing: which account, by --id or --name");
+                    who()
+                }
+                // What stands where the account could, is a scope here.
+                (Some(_), _, first) | (_, Some(_), first) => {
+                    words.splice(0..0, first);
+                    who()
+                }
+                _ => who(),
+            };
+            let scope = words.join(" ");
+            check_scope(Some(&scope), "SCOPES", &mut |place, message| fault(place, &message));
+            Action::UserScope { who, scope: scope.trim().to_owned() }
         }
-        _ => Action::UserSet {
-            user: text("name").unwrap_or_default(),
-            is_disabled: what == "disable",
-        },
+        "reset-password" => Action::UserResetPassword { who: who(), password },
+        "revoke" => Action::UserRevoke { who: who() },
+        _ => Action::UserSet { who: who(), is_disabled: what == "disable" },
     }
 }

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::value::{count, duration, parse_switch, quote, size};
 use super::{AuthMode, Config};
-use crate::auth::Scopes;
 use crate::auth::accounts::Registration;
+use crate::auth::{self, Scopes};
 use crate::limits::{self, KIB, MIB};
 use crate::ws::forwarded::BadProxy;
 use crate::ws::hosts::BadHost;
@@ -132,9 +132,7 @@ pub(super) static KEYS: &[Key] = &[
         unset: Unset::Follows("generated, kept in the data directory"),
         help: "Secret of HS256 tokens, at least 32 bytes; better given by the environment",
         parse: |config, text| {
-            if text.is_empty() {
-                return Err("the secret is empty".to_owned());
-            }
+            auth::check_secret(text.as_bytes())?;
             config.jwt_secret = Some(text.to_owned());
             Ok(())
         },
@@ -152,6 +150,20 @@ pub(super) static KEYS: &[Key] = &[
         },
         show: |config| config.jwt_public_key.as_ref().map(|path| path.to_string_lossy()).into(),
     },
+    bounded!(
+        "login-token-ttl",
+        duration(limits::LOGIN_TOKEN_MS_MIN..=limits::TOKEN_TTL_MS_MAX),
+        "1h",
+        login_token_ttl_ms,
+        "Lifetime of a token from a login; clients renew theirs before its end"
+    ),
+    bounded!(
+        "session-max",
+        duration(limits::LOGIN_TOKEN_MS_MIN..=limits::TOKEN_TTL_MS_MAX),
+        "30d",
+        session_max_ms,
+        "How long after a login its tokens can be renewed, until the password is asked for again"
+    ),
     Key {
         name: "tls-cert",
         env: None,

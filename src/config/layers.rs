@@ -9,12 +9,13 @@ use std::path::Path;
 
 use clap::ArgMatches;
 
-use super::command::{parse_args, parse_ask, parse_completions, parse_token, parse_user};
+use super::command::{
+    parse_args, parse_ask, parse_completions, parse_token, parse_token_revoke, parse_user,
+};
 use super::keys::{KEYS, Unset, index_of};
 use super::{Action, CONFIG_ENV, Config, Fault, LoadError, Loaded, Source, Sources};
 use crate::auth::Scopes;
 use crate::auth::accounts::Registration;
-use crate::limits;
 
 /// `Config::load` with the reading of the file passed in as well.
 pub(super) fn load(
@@ -42,6 +43,7 @@ pub(super) fn load(
     }
     let command = matches.first().and_then(ArgMatches::subcommand_name);
     let action = match (command, matches.last()) {
+        (Some("token"), Some(revoke)) if matches.len() > 2 => parse_token_revoke(revoke),
         (Some("token"), Some(token)) => parse_token(token, &mut layers.faults),
         (Some("user"), Some(user)) => {
             let what = matches.get(1).and_then(ArgMatches::subcommand_name);
@@ -190,13 +192,6 @@ impl Layers {
             return Err(LoadError::Faults(self.faults));
         }
         let mut warnings = Vec::new();
-        let secret_bytes = self.config.jwt_secret.as_ref().map_or(usize::MAX, String::len);
-        if secret_bytes < limits::JWT_SECRET_BYTES {
-            warnings.push(format!(
-                "the JWT secret has {secret_bytes} bytes, at least {} are advised",
-                limits::JWT_SECRET_BYTES
-            ));
-        }
         if self.config.default_scopes.contains(Scopes::ADMIN) {
             warnings.push("default-scopes: everybody who logs in may do everything".to_owned());
         }

@@ -49,6 +49,8 @@ use crate::auth::Scopes;
 use crate::auth::accounts::Registration;
 use crate::auth::namespace::Namespaces;
 use crate::limits::{self, Limits};
+
+use crate::store::accounts::Who;
 use crate::ws::forwarded::TrustedProxies;
 use crate::ws::hosts::AllowedHosts;
 use keys::KEYS;
@@ -98,6 +100,10 @@ pub struct Config {
     pub jwt_secret: Option<String>,
     /// The public key of whoever signs the tokens, as a PEM file. `None`: the secret signs them.
     pub jwt_public_key: Option<PathBuf>,
+    /// Lifetime of a token from a login, in milliseconds.
+    pub login_token_ttl_ms: u64,
+    /// How long after a login its tokens can be renewed, in milliseconds.
+    pub session_max_ms: u64,
     /// The certificate chain, as a PEM file. `None`: no TLS.
     pub tls_cert: Option<PathBuf>,
     /// The certificate's private key, as a PEM file. There if and only if the certificate is.
@@ -145,6 +151,8 @@ impl Default for Config {
             auth: AuthMode::Open,
             jwt_secret: None,
             jwt_public_key: None,
+            login_token_ttl_ms: limits::LOGIN_TOKEN_MS_DEFAULT,
+            session_max_ms: limits::SESSION_MS_MAX_DEFAULT,
             tls_cert: None,
             tls_key: None,
             data_dir: PathBuf::from("./fanfare-data"),
@@ -257,10 +265,15 @@ pub enum Action {
         /// What it may do with name and password: scopes between spaces, all of them known.
         scope: Option<String>,
     },
+    /// Revoke one token and exit.
+    TokenRevoke {
+        /// The token, or its `jti`. None: the first line of standard input.
+        token: Option<String>,
+    },
     /// Set what an account may do with its name and password, and exit.
     UserScope {
-        /// Its user id or its name.
-        user: String,
+        /// Which.
+        who: Who,
         /// Scopes between spaces, all of them known; empty is none.
         scope: String,
     },
@@ -268,10 +281,22 @@ pub enum Action {
     UserList,
     /// Disable an account, or enable it again, and exit.
     UserSet {
-        /// Its user id or its name.
-        user: String,
+        /// Which.
+        who: Who,
         /// Whether it may no longer sign in.
         is_disabled: bool,
+    },
+    /// Give an account another password, which ends its tokens, and exit.
+    UserResetPassword {
+        /// Which.
+        who: Who,
+        /// The password. None: the first line of standard input.
+        password: Option<String>,
+    },
+    /// End all tokens of an account and exit.
+    UserRevoke {
+        /// Which.
+        who: Who,
     },
 }
 

@@ -9,6 +9,9 @@ use super::keys::*;
 use super::layers::load;
 use super::*;
 
+/// As long as a secret has to be.
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
 /// Loads from a command line, an environment and the text of `fanfare.toml`.
 fn load_from(args: &str, env: &[(&str, &str)], file: &str) -> Result<Loaded, LoadError> {
     let args = std::iter::once("fanfare").chain(args.split_whitespace());
@@ -66,7 +69,8 @@ fn every_key_reads_and_shows_its_own_field() {
     let other = |key: &Key| match key.name {
         "bind" => "[::1]:9000",
         "auth" => "required",
-        "jwt-secret" | "data-dir" => "something",
+        "jwt-secret" => SECRET,
+        "data-dir" => "something",
         "database-url" => "sqlite://x.db",
         "redis-url" => "redis://x",
         "allowed-origins" => "http://a,https://b:1",
@@ -198,18 +202,58 @@ fn address_beyond_loopback_needs_a_word_about_auth() {
 
 #[test]
 fn secrets_are_never_shown() {
-    let args = "--jwt-secret hunter2 --database-url postgres://ann:pa:ss@word@db:5/f?password=x";
-    let loaded = load_from(args, &[], "").unwrap();
+    let args = "--database-url postgres://ann:pa:ss@word@db:5/f?password=x";
+    let loaded = load_from(args, &[("JWT_SECRET", SECRET)], "").unwrap();
     let entries = loaded.config.entries(&loaded.sources);
     let value = |name: &str| entries.iter().find(|entry| entry.0 == name).unwrap().1.clone();
     assert_eq!(value("jwt_secret"), "***");
     assert_eq!(value("database_url"), "postgres://ann:***@db:5/f?***");
     let debug = format!("{loaded:?}");
-    assert!(!debug.contains("hunter2") && !debug.contains("word@"), "{debug}");
-    assert_eq!(loaded.warnings, ["the JWT secret has 7 bytes, at least 32 are advised"]);
+    assert!(!debug.contains(SECRET) && !debug.contains("word@"), "{debug}");
     let plain = load_from("--database-url sqlite://x.db", &[], "").unwrap().config;
     assert_eq!((KEYS[index_of("database-url")].show)(&plain), "sqlite://x.db");
     assert_eq!((KEYS[index_of("jwt-secret")].show)(&plain), Value::Null);
+}
+
+#[test]
+fn a_short_secret_is_refused_and_not_repeated() {
+    let text = "jwt_secret = \"hunter2\"";
+    for (args, env, file, place) in [
+        ("--jwt-secret hunter2", &[][..], "", "--jwt-secret"),
+        ("", &[("JWT_SECRET", "hunter2")][..], "", "JWT_SECRET"),
+        ("token --user u", &[("JWT_SECRET", "hunter2")][..], "", "JWT_SECRET"),
+        ("--config fanfare.toml", &[][..], text, "fanfare.toml: jwt_secret"),
+    ] {
+        let faults = faults(args, env, file);
+        assert!(faults.len() == 1 && faults[0].starts_with(place), "{faults:?}");
+        assert!(faults[0].contains("7 bytes") && faults[0].contains("at least 32"), "{faults:?}");
+        assert!(!faults[0].contains("hunter2"), "{faults:?}");
+    }
+    assert!(load_from("", &[("JWT_SECRET", &SECRET[1..])], "").is_err());
+    assert!(load_from("", &[("JWT_SECRET", SECRET)], "").is_ok());
+}
+
+#[test]
+fn which_account_is_meant_is_said_once() {
+    let action = |args: &str| load_from(args, &[], "").unwrap().action;
+    let set = |who| Action::UserSet { who, is_disabled: true };
+    assert_eq!(action("user disable --id ann"), set(Who::Id("ann".into())));
+    assert_eq!(action("user disable --name ann"), set(Who::Name("ann".into())));
+    assert_eq!(action("user disable ann"), set(Who::Either("ann".into())));
+    for wrong in ["user disable", "user disable ann --id u", "user revoke --id u --name n"] {
+        assert_eq!(LoadError::Usage(usage(wrong)).exit_code(), 2, "{wrong}");
+    }
+    let scope = |who, scope: &str| Action::UserScope { who, scope: scope.into() };
+    assert_eq!(action("user scope ann publish"), scope(Who::Either("ann".into()), "publish"));
+    assert_eq!(action("user scope ann"), scope(Who::Either("ann".into()), ""));
+    let both = "user scope --name ann publish registry:write";
+    assert_eq!(action(both), scope(Who::Name("ann".into()), "publish registry:write"));
+    assert_eq!(action("user scope --id u publish"), scope(Who::Id("u".into()), "publish"));
+    assert_eq!(faults("user scope", &[], "").len(), 1);
+    assert_eq!(faults("user scope --id u --name n", &[], "").len(), 1);
+    let token = |token: Option<&str>| Action::TokenRevoke { token: token.map(str::to_owned) };
+    assert_eq!(action("token revoke abc"), token(Some("abc")));
+    assert_eq!(action("token revoke"), token(None));
 }
 
 #[test]
@@ -239,13 +283,13 @@ fn serve_is_what_happens_without_a_subcommand() {
 
 #[test]
 fn token_has_flags_of_its_own_and_the_same_layers() {
-    let env = [("FANFARE_BIND", "0.0.0.0:80"), ("JWT_SECRET", "s")];
+    let env = [("FANFARE_BIND", "0.0.0.0:80"), ("JWT_SECRET", SECRET)];
     for args in ["--data-dir d token --user u", "token --user u --data-dir d"] {
         let loaded = load_from(args, &env, "").unwrap();
         let token = Action::Token { user: "u".into(), username: None, scope: None, ttl_s: 3_600 };
         assert_eq!(loaded.action, token);
         assert_eq!(loaded.config.data_dir, Path::new("d"));
-        assert_eq!(loaded.config.jwt_secret.as_deref(), Some("s"));
+        assert_eq!(loaded.config.jwt_secret.as_deref(), Some(SECRET));
     }
     let args = "token --user u --username ann --scope publish --ttl 30d";
     let token = Action::Token {
@@ -289,7 +333,7 @@ fn settings_that_need_each_other_say_so() {
         faults("--redis-url redis://x", &[], ""),
         ["redis-url: needs jwt-secret or jwt-public-key, the same for all nodes"]
     );
-    assert!(load_from("--redis-url redis://x --jwt-secret s", &[], "").is_ok());
+    assert!(load_from("--redis-url redis://x", &[("JWT_SECRET", SECRET)], "").is_ok());
     assert_eq!(faults("--tls-cert a", &[], ""), ["tls-key: missing beside tls-cert"]);
     // A password never comes back out of a fault.
     assert!(!faults("--redis-url http://u:geheim@x", &[], "")[0].contains("geheim"));

@@ -233,16 +233,7 @@ impl Control {
                     self.followers.add_to_all(conn.shard);
                 }
             }
-            Order::Talk(talk) => {
-                if let Talk::Accounts(changes) = &**talk {
-                    for change in changes {
-                        // Before their sockets are closed: none of them opens again.
-                        let user_id = change.user_id.as_str();
-                        self.revoked.set(user_id, change.is_disabled);
-                        self.revoked.vouched.forget_older(user_id, change.changed_ms);
-                    }
-                }
-            }
+            Order::Talk(talk) => self.revoke(talk, now),
             _ => {}
         }
         self.stats.control.orders.add(1);
@@ -251,6 +242,39 @@ impl Control {
         self.state.ticket = self.proposals.next();
         let outcome = self.state.apply(order, now);
         self.settle(origin, accepted_ns, outcome, now);
+    }
+
+    /// Has tokens count no more, and the shards close the sockets that were opened with them.
+    fn revoke(&mut self, talk: &Talk, now: Moment) {
+        // The table first: a socket that opens meanwhile is judged by it, or looked at after it.
+        let mut to_check = Vec::new();
+        match talk {
+            Talk::Accounts(changes) => {
+                for change in changes {
+                    let user_id = change.user_id.as_str();
+                    if self.revoked.set(user_id, change.standing) {
+                        to_check.push(Some(change.user_id.clone()));
+                    }
+                    self.revoked.vouched.forget_older(user_id, change.changed_ms);
+                }
+            }
+            Talk::TokensEnded(tokens) => {
+                for token in tokens {
+                    if self.revoked.revoke(token.id, token.expires_s, now.unix_s()) {
+                        to_check.push(token.user_id.clone());
+                    }
+                }
+            }
+            _ => return,
+        }
+        if to_check.iter().any(Option::is_none) {
+            to_check = vec![None];
+        }
+        for user_id in to_check {
+            for shard in 0..self.shards.len() {
+                self.send(shard, Parcel::CheckTokens(user_id.clone()));
+            }
+        }
     }
 
     /// Answers an order, or has it wait.

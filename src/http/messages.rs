@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
 use super::{Desk, Query, body};
+use crate::auth::names;
 use crate::clock::rfc3339;
 use crate::id::UserId;
 use crate::limits;
-use crate::state::durable::{AccountChange, Write};
+use crate::state::durable::Write;
 use crate::state::talk::{Talk, Told};
 use crate::state::then::Page;
 use crate::store::library::{Group, Invitation, StoredMessage};
@@ -58,6 +59,16 @@ async fn stored(desk: &Desk, talk: Talk) -> Result<Reply, Problem> {
     }
 }
 
+/// Has control know of a user whom another node saw first. Returns whether there is one.
+async fn learn(desk: &Desk, user: &UserId) -> Result<bool, Problem> {
+    if !desk.office.is_one_of_many() {
+        return Ok(false);
+    }
+    let Some(change) = desk.office.library.change_of(user).await? else { return Ok(false) };
+    desk.tell(Talk::Accounts(vec![change])).await?;
+    Ok(true)
+}
+
 /// `POST /api/v1/messages`
 pub async fn send(
     desk: &Desk,
@@ -72,17 +83,8 @@ pub async fn send(
         stored(desk, Talk::SendPrivate { from, to, content })
     };
     match send().await {
-        // Another node may have seen them a moment ago.
-        Err(problem)
-            if problem.code == Code::NotFound
-                && desk.office.is_one_of_many()
-                && desk.office.library.is_user(&to).await? =>
-        {
-            let changed_ms = desk.clock.now().wall_ms;
-            let change = AccountChange { user_id: to.clone(), is_disabled: false, changed_ms };
-            desk.tell(Talk::Accounts(vec![change])).await?;
-            send().await
-        }
+        // Another node may have seen them, or given them their name, a moment ago.
+        Err(problem) if problem.code == Code::NotFound && learn(desk, &to).await? => send().await,
         result => result,
     }
 }
@@ -99,6 +101,17 @@ pub async fn send_to_group(
     stored(desk, Talk::SendToGroup { from: from.clone(), group_id, content }).await
 }
 
+/// The user that is meant where the database is asked and not control: a user id, or `name:` and a
+/// name.
+async fn resolved(desk: &Desk, user: UserId) -> Result<UserId, Problem> {
+    if names::named(user.as_str()).is_none() {
+        return Ok(user);
+    }
+    let found = desk.office.library.change_of(&user).await?;
+    let nobody = || Problem::new(404, Code::NotFound, "there is no such user");
+    found.map(|change| change.user_id).ok_or_else(nobody)
+}
+
 /// `GET /api/v1/messages`
 pub async fn pull(desk: &Desk, query: &Query, user: &UserId) -> Result<Reply, Problem> {
     let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_DEFAULT);
@@ -107,7 +120,7 @@ pub async fn pull(desk: &Desk, query: &Query, user: &UserId) -> Result<Reply, Pr
     let after = after.map(|text| text.parse().map_err(|_| invalid("after is no message's id")));
     let with = match query.get("with") {
         None => None,
-        Some(with) => Some(talk::user("with", Some(with))?),
+        Some(with) => Some(resolved(desk, talk::user("with", Some(with))?).await?),
     };
     let library = &desk.office.library;
     let after = after.transpose()?;
@@ -269,7 +282,7 @@ pub async fn add_member(
         user_id: Option<String>,
     }
     let wish: MemberWish = wish(desk, request).await?;
-    let user_id = talk::user("user_id", wish.user_id)?;
+    let user_id = resolved(desk, talk::user("user_id", wish.user_id)?).await?;
     let mut value = json!({"group_id": group_id, "user_id": user_id.as_str()});
     let by = by.clone();
     let write = if desk.office.group_invitations && user_id != by {

@@ -130,6 +130,10 @@ pub struct Office {
     pub nodes: parking_lot::RwLock<Vec<NodeView>>,
     /// The settings in force, by their names.
     pub settings: Map<String, Value>,
+    /// Lifetime of a token from a login, in milliseconds.
+    pub login_token_ttl_ms: u64,
+    /// How long after a login its tokens can be renewed, in milliseconds.
+    pub session_max_ms: u64,
     /// When the server started, in milliseconds since the Unix epoch.
     pub started_ms: u64,
     /// Numbers the requests.

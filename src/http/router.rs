@@ -48,6 +48,10 @@ enum Route<'a> {
     ConnectionMessages(&'a str),
     UserRegister,
     UserLogin,
+    UserRenew,
+    UserLogout,
+    UserPassword,
+    Users,
     Messages,
     Groups,
     Group(&'a str),
@@ -143,6 +147,10 @@ impl<'a> Route<'a> {
                 ["connections", id, "messages"] => Route::ConnectionMessages(id),
                 ["users", "register"] => Route::UserRegister,
                 ["users", "login"] => Route::UserLogin,
+                ["users", "renew"] => Route::UserRenew,
+                ["users", "logout"] => Route::UserLogout,
+                ["users", "me", "password"] => Route::UserPassword,
+                ["users"] => Route::Users,
                 ["messages"] => Route::Messages,
                 ["groups"] => Route::Groups,
                 ["groups", id] => Route::Group(id),
@@ -177,6 +185,8 @@ impl<'a> Route<'a> {
             | Route::ConnectionMessages(_)
             | Route::UserRegister
             | Route::UserLogin
+            | Route::UserRenew
+            | Route::UserLogout
             | Route::GroupMembers(_)
             | Route::GroupMessages(_)
             | Route::GroupAccept(_)
@@ -195,10 +205,12 @@ impl<'a> Route<'a> {
             | Route::Channels => "GET, POST",
             Route::Connection(_) | Route::Group(_) | Route::Channel(_) => "GET, DELETE",
             Route::GroupMember(..) => "DELETE",
+            Route::UserPassword => "PUT",
             Route::SocketStats
             | Route::Online
             | Route::Connections
             | Route::ChannelHistory(_)
+            | Route::Users
             | Route::Health
             | Route::Ready
             | Route::Metrics
@@ -240,7 +252,12 @@ impl<'a> Route<'a> {
             | Route::ConnectionMessages(_)
             | Route::Channels
             | Route::Channel(_) => Access::With(Scopes::ADMIN),
-            Route::Messages
+            // One's own account: whatever a token allows, it can be given up.
+            Route::UserRenew | Route::UserLogout | Route::UserPassword => {
+                Access::AsUser(Scopes::NONE)
+            }
+            Route::Users
+            | Route::Messages
             | Route::Groups
             | Route::Group(_)
             | Route::GroupMembers(_)
@@ -447,6 +464,10 @@ async fn dispatch_people(
             let user = &identity.user_id;
             let group = |encoded: &str| messages::group_id(&name(encoded));
             match route {
+                Route::UserRenew => users::renew(desk, &identity).await,
+                Route::UserLogout => users::logout(desk, request, &identity).await,
+                Route::UserPassword => users::set_password(desk, request, &identity).await,
+                Route::Users => users::find(desk, &query).await,
                 Route::Messages if is_get => messages::pull(desk, &query, user).await,
                 Route::Messages => messages::send(desk, request, user).await,
                 Route::Groups if is_get => messages::groups(desk, user).await,

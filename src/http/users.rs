@@ -1,22 +1,25 @@
-//! Accounts: register and log in.
+//! Accounts: register, sign in and out, renew a token, change the password, look up a name.
 //!
 //! Imports its siblings, `auth`, `state` and `store`. Imported by `http::router`.
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::logins::Key;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, body};
+use super::{Desk, Query, body};
 use crate::auth::accounts::Registration;
-use crate::auth::{Claims, Identity, Scopes, accounts};
+use crate::auth::{Claims, Identity, Scopes, TokenMark, accounts, names};
 use crate::clock::rfc3339;
 use crate::id::UserId;
 use crate::limits;
-use crate::state::durable::Write;
+use crate::state::durable::{EndedToken, Write};
+use crate::state::people::Person;
 use crate::state::talk::Talk;
+use crate::store::library::Account;
 use crate::wire::refusal::Code;
 
 #[derive(Deserialize)]
@@ -26,15 +29,17 @@ struct Wish {
     email: Option<String>,
 }
 
-impl Wish {
-    async fn read(desk: &Desk, request: Request<Incoming>) -> Result<Wish, Problem> {
-        let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
-        body::object(&text)
-    }
+async fn wish<T: DeserializeOwned>(desk: &Desk, request: Request<Incoming>) -> Result<T, Problem> {
+    let text = body::read(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?;
+    body::object(&text)
 }
 
 fn invalid(fault: &str) -> Problem {
     Problem::new(400, Code::InvalidArgument, fault)
+}
+
+fn missing(field: &'static str) -> impl Fn() -> Problem {
+    move || invalid(&format!("{field} is missing"))
 }
 
 /// Whether a caller may make an account.
@@ -58,10 +63,10 @@ pub async fn register(
     identity: Option<&Identity>,
 ) -> Result<Reply, Problem> {
     check_registration(desk, identity)?;
-    let wish = Wish::read(desk, request).await?;
-    let username = wish.username.ok_or_else(|| invalid("username is missing"))?;
-    let password = wish.password.ok_or_else(|| invalid("password is missing"))?;
-    accounts::check_username(&username).map_err(invalid)?;
+    let wish: Wish = wish(desk, request).await?;
+    let username = wish.username.ok_or_else(missing("username"))?;
+    let password = wish.password.ok_or_else(missing("password"))?;
+    let username = names::new_name(&username).map_err(invalid)?;
     accounts::check_password(&password).map_err(invalid)?;
     wish.email.as_deref().map_or(Ok(()), accounts::check_email).map_err(invalid)?;
     if desk.office.library.account(&username).await?.is_some() {
@@ -88,7 +93,8 @@ pub async fn register(
 ///
 /// `rate_limited` where too many failed lately.
 pub(super) fn begin_login(desk: &Desk, username: &str, now_ms: u64) -> Result<Vec<Key>, Problem> {
-    let mut keys = vec![Key::Name(username.to_lowercase().chars().take(255).collect())];
+    // By what names are compared by: other spellings of a name are no other tries.
+    let mut keys = vec![Key::Name(names::key(username).chars().take(255).collect())];
     keys.extend(desk.client.map(|client| Key::Address(client.block())));
     if let Err(wait_ms) = desk.office.logins.begin(&keys, now_ms) {
         let mut problem =
@@ -101,33 +107,47 @@ pub(super) fn begin_login(desk: &Desk, username: &str, now_ms: u64) -> Result<Ve
 
 /// `POST /api/v1/users/login`
 pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
-    let wish = Wish::read(desk, request).await?;
-    let username = wish.username.ok_or_else(|| invalid("username is missing"))?;
-    let password = wish.password.ok_or_else(|| invalid("password is missing"))?;
+    let wish: Wish = wish(desk, request).await?;
+    let username = wish.username.ok_or_else(missing("username"))?;
+    let password = wish.password.ok_or_else(missing("password"))?;
     let office = &desk.office;
     let now_ms = desk.clock.now().unix_ms;
     let keys = begin_login(desk, &username, now_ms)?;
     // A name or password that no account can have takes as long as any other wrong one.
     let is_possible =
-        accounts::check_username(&username).is_ok() && password.len() <= limits::PASSWORD_BYTES_MAX;
+        accounts::is_possible_name(&username) && password.len() <= limits::PASSWORD_BYTES_MAX;
     let account = if is_possible { office.library.account(&username).await? } else { None };
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
     let password: String = password.chars().take(limits::PASSWORD_BYTES_MAX).collect();
     let is_right = office.passwords.verify(password, hash).await?;
-    let Some(account) = account.filter(|account| is_right && !account.is_disabled) else {
+    let Some(account) = account.filter(|account| is_right && !account.standing.is_disabled) else {
         return Err(Problem::new(401, Code::Unauthorized, "wrong username or password"));
     };
     office.logins.succeed(&keys, now_ms);
-    let now_s = desk.clock.now().unix_s();
+    issue(desk, account, None)
+}
+
+/// A token for an account whose password was right, or whose token is to be renewed: then
+/// `signed_in_s` says since when it is signed in, in seconds since 1970.
+fn issue(desk: &Desk, account: Account, signed_in_s: Option<u64>) -> Result<Reply, Problem> {
+    let office = &desk.office;
+    let now = desk.clock.now();
+    let signed_in_s = signed_in_s.unwrap_or_else(|| now.unix_s());
+    let ends_s = signed_in_s.saturating_add(office.session_max_ms / 1_000);
+    let ttl_s = (office.login_token_ttl_ms / 1_000).min(ends_s.saturating_sub(now.unix_s()));
+    if ttl_s == 0 {
+        let detail = "the session is over: sign in with the password again";
+        return Err(Problem::new(401, Code::Unauthorized, detail));
+    }
     let scopes = office.scopes_of(&account);
-    let exp = now_s + limits::LOGIN_TOKEN_MS / 1_000;
     let claims = Claims {
-        sub: account.user_id.as_str().to_owned(),
-        exp,
-        iat: now_s,
         username: Some(account.username),
         email: account.email,
         scope: (scopes != Scopes::NONE).then(|| scopes.to_string()),
+        // Read with the password: where the tokens are ended meanwhile, this is one of them.
+        r#gen: account.standing.tokens_from_ms,
+        auth_time: Some(signed_in_s),
+        ..Claims::new(account.user_id.as_str(), now.wall_ms, ttl_s)
     };
     let Some(token) = office.gate.authenticator.sign(&claims) else {
         let detail = "tokens are not issued here: the server only has the issuer's public key";
@@ -136,6 +156,143 @@ pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
     Ok(reply::json_value(&json!({
         "token": token,
         "user_id": claims.sub,
-        "expires_at": rfc3339(exp * 1_000),
+        "expires_at": rfc3339(claims.exp * 1_000),
+    })))
+}
+
+/// The account behind a token, as the database has it now, where the token still counts there.
+async fn account_behind(
+    desk: &Desk,
+    identity: &Identity,
+) -> Result<Option<(Account, TokenMark)>, Problem> {
+    let Some(token) = identity.token else { return Ok(None) };
+    let Some(account) = desk.office.library.account_of(&identity.user_id).await? else {
+        return Ok(None);
+    };
+    if !account.standing.covers(token) {
+        // Another node may have heard of it first.
+        return Err(Problem::new(401, Code::Unauthorized, "the token is not valid"));
+    }
+    Ok(Some((account, token)))
+}
+
+/// `POST /api/v1/users/renew`
+pub async fn renew(desk: &Desk, identity: &Identity) -> Result<Reply, Problem> {
+    let detail = "only a token from a login can be renewed";
+    let refusal = || Problem::new(403, Code::Forbidden, detail);
+    let (account, token) = account_behind(desk, identity).await?.ok_or_else(refusal)?;
+    let signed_in_s = token.signed_in_s.ok_or_else(refusal)?;
+    if account.password_hash.is_none() {
+        return Err(refusal());
+    }
+    issue(desk, account, Some(signed_in_s))
+}
+
+#[derive(Deserialize)]
+struct PasswordWish {
+    old: Option<String>,
+    new: Option<String>,
+}
+
+/// `PUT /api/v1/users/me/password`
+pub async fn set_password(
+    desk: &Desk,
+    request: Request<Incoming>,
+    identity: &Identity,
+) -> Result<Reply, Problem> {
+    let wish: PasswordWish = wish(desk, request).await?;
+    let old = wish.old.ok_or_else(missing("old"))?;
+    let new = wish.new.ok_or_else(missing("new"))?;
+    accounts::check_password(&new).map_err(|fault| invalid(&format!("new: {fault}")))?;
+    let forbidden = |detail: &'static str| Problem::new(403, Code::Forbidden, detail);
+    let found = account_behind(desk, identity).await?;
+    let Some((account, token)) = found else {
+        return Err(forbidden("the user has no password here"));
+    };
+    let Some(old_hash) = account.password_hash else {
+        return Err(forbidden("the user has no password here"));
+    };
+    let office = &desk.office;
+    let now_ms = desk.clock.now().unix_ms;
+    // Whoever finds a token shall not find the password with it.
+    let keys = begin_login(desk, &account.username, now_ms)?;
+    let is_possible = old.len() <= limits::PASSWORD_BYTES_MAX;
+    let is_right = is_possible && office.passwords.verify(old, Some(old_hash.clone())).await?;
+    if !is_right {
+        return Err(forbidden("the old password is wrong"));
+    }
+    office.logins.succeed(&keys, now_ms);
+    let write = Write::SetPassword {
+        user_id: identity.user_id.clone(),
+        old_hash,
+        password_hash: office.passwords.hash(new).await?,
+        kept_token: Some(token.id),
+        at_ms: desk.clock.now().wall_ms,
+    };
+    desk.tell(Talk::Write(write)).await?;
+    revoke_now(desk, identity).await?;
+    Ok(reply::no_content())
+}
+
+#[derive(Default, Deserialize)]
+struct LogoutWish {
+    #[serde(default)]
+    all: bool,
+}
+
+/// `POST /api/v1/users/logout`
+pub async fn logout(
+    desk: &Desk,
+    request: Request<Incoming>,
+    identity: &Identity,
+) -> Result<Reply, Problem> {
+    let LogoutWish { all } = if request.body().is_end_stream() {
+        LogoutWish::default()
+    } else {
+        wish(desk, request).await?
+    };
+    let person =
+        Person { user_id: identity.user_id.clone(), username: identity.display_name().into() };
+    let at_ms = desk.clock.now().wall_ms;
+    let write = match identity.token {
+        Some(token) if !all => {
+            let expires_s = identity.expires_at_s;
+            Write::EndToken { person, token: token.id, expires_s, at_ms }
+        }
+        _ => Write::EndTokens { person, at_ms },
+    };
+    desk.tell(Talk::Write(write)).await?;
+    if let Some(token) = identity.token.filter(|_| !all) {
+        let ended = EndedToken {
+            id: token.id,
+            user_id: Some(identity.user_id.clone()),
+            expires_s: identity.expires_at_s,
+            changed_ms: at_ms,
+        };
+        desk.tell(Talk::TokensEnded(vec![ended])).await?;
+    }
+    revoke_now(desk, identity).await?;
+    Ok(reply::no_content())
+}
+
+/// Has control know of an account what the database does, without waiting for the next look.
+async fn revoke_now(desk: &Desk, identity: &Identity) -> Result<(), Problem> {
+    desk.office.gate.revoked.vouched.forget(identity.user_id.as_str());
+    if let Some(change) = desk.office.library.change_of(&identity.user_id).await? {
+        desk.tell(Talk::Accounts(vec![change])).await?;
+    }
+    Ok(())
+}
+
+/// `GET /api/v1/users`
+pub async fn find(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
+    let name = query.get("name").ok_or_else(missing("name"))?;
+    let is_possible = accounts::is_possible_name(&name);
+    let account = if is_possible { desk.office.library.account(&name).await? } else { None };
+    let account =
+        account.ok_or_else(|| Problem::new(404, Code::NotFound, "there is no such user"))?;
+    Ok(reply::json_value(&json!({
+        "user_id": account.user_id.as_str(),
+        "username": account.username,
     })))
 }

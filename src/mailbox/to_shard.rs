@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::id::{ConnId, Topic};
+use crate::id::{ConnId, Topic, UserId};
 use crate::state::order::Answer;
 use crate::state::talk::Aim;
 use crate::wire::close::Reason;
@@ -24,6 +24,9 @@ pub enum Parcel {
     Enter(ConnId),
     /// The end of a connection.
     Close(ConnId, Reason),
+    /// Tokens of a user count no more: close the sockets that were opened with one of them. None:
+    /// whose they are is not known.
+    CheckTokens(Option<UserId>),
     /// A protocol ping for every connection.
     PingAll,
     /// A protocol ping for one connection, whose user waits for a seat.

@@ -71,6 +71,8 @@ pub enum StartError {
     DataDir(std::path::PathBuf, io::Error),
     /// The public key cannot be used.
     Key(std::path::PathBuf, String),
+    /// The secret in the data directory is no good.
+    Secret(io::Error),
     /// A certificate or its key cannot be used.
     Tls(std::path::PathBuf, String),
     /// The backplane cannot be used.
@@ -92,6 +94,7 @@ impl fmt::Display for StartError {
                 write!(f, "jwt-public-key: {}: {fault}", path.display())
             }
             StartError::Tls(path, fault) => write!(f, "TLS: {}: {fault}", path.display()),
+            StartError::Secret(fault) => write!(f, "jwt-secret: {fault}"),
             StartError::Cluster(fault) => fault.fmt(f),
             StartError::Store(fault) => fault.fmt(f),
             StartError::Thread(fault) => write!(f, "cannot start a thread: {fault}"),
@@ -100,6 +103,14 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+impl StartError {
+    /// Whether it is a setting that is wrong, and not the machine.
+    #[must_use]
+    pub const fn is_setting(&self) -> bool {
+        matches!(self, StartError::Key(..) | StartError::Tls(..) | StartError::Secret(..))
+    }
+}
 
 impl From<ClusterError> for StartError {
     fn from(fault: ClusterError) -> StartError {
@@ -184,7 +195,7 @@ impl Server {
         let signals = Arc::new(Signals::default());
         let limits = Arc::new(config.limits.clone());
         let node_id: Arc<str> = random_hex(8).into();
-        let gate = Arc::new(gate(config, authenticator, &image.people));
+        let gate = Arc::new(gate(config, authenticator, &image.people, clock.now().unix_s()));
         stats.control.store_healthy.set(1);
         let office = Office {
             node_id: Arc::clone(&node_id),
@@ -204,6 +215,8 @@ impl Server {
             is_draining: Arc::clone(&signals.is_draining),
             nodes: parking_lot::RwLock::default(),
             settings: shown(config, sources),
+            login_token_ttl_ms: config.login_token_ttl_ms,
+            session_max_ms: config.session_max_ms,
             started_ms: clock.now().unix_ms,
             requests: AtomicU64::new(0),
         };
@@ -497,8 +510,14 @@ pub fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
     }
     let secret = match &config.jwt_secret {
         Some(secret) => secret.clone().into_bytes(),
-        None => auth::secret_from_data_dir(&config.data_dir)
-            .map_err(|fault| StartError::DataDir(config.data_dir.clone(), fault))?,
+        None => auth::secret_from_data_dir(&config.data_dir).map_err(|fault| {
+            // What the file holds is chosen by somebody; whether it can be read is not.
+            if fault.kind() == io::ErrorKind::InvalidData {
+                StartError::Secret(fault)
+            } else {
+                StartError::DataDir(config.data_dir.clone(), fault)
+            }
+        })?,
     };
     Ok(Authenticator::hs256(&secret))
 }
@@ -526,10 +545,13 @@ pub fn connections_max(config: &Config) -> usize {
 }
 
 /// Who may come in.
-fn gate(config: &Config, authenticator: Authenticator, image: &PeopleImage) -> Gate {
+fn gate(config: &Config, authenticator: Authenticator, image: &PeopleImage, now_s: u64) -> Gate {
     let revoked = Revoked::default();
-    for user in image.users.iter().filter(|user| user.is_disabled) {
-        revoked.set(user.user_id.as_str(), true);
+    for user in &image.users {
+        revoked.set(user.user_id.as_str(), user.standing);
+    }
+    for token in &image.ended_tokens {
+        revoked.revoke(token.id, token.expires_s, now_s);
     }
     // Where a token is needed a page that makes its name point here has none to show.
     let is_host_checked = config.auth == AuthMode::Open || !config.allowed_hosts.is_empty();
@@ -576,11 +598,14 @@ fn listeners(clock: Clock, to_control: &Outlet<Command>) -> Listeners {
         let _ = to_control.push_waiting(command);
         to_control.ring();
     };
-    let (stored, accounts) = (to_control.clone(), to_control.clone());
+    let [stored, accounts, tokens] = [(); 3].map(|()| to_control.clone());
     Listeners {
         on_stored: Box::new(move |results| say(stored.clone(), Task::Stored(results))),
         on_accounts: Box::new(move |changes| {
             say(accounts.clone(), Task::Order(Talk::Accounts(changes).into()));
+        }),
+        on_tokens: Box::new(move |ended| {
+            say(tokens.clone(), Task::Order(Talk::TokensEnded(ended).into()));
         }),
     }
 }

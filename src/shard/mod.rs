@@ -42,7 +42,7 @@ mod timers;
 mod topics;
 mod withdrawal;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -149,6 +149,8 @@ pub struct Shard<S> {
     drain: Option<timers::Drain>,
     tidy: timers::Tidy,
     handed_over: Vec<(S, Bytes)>,
+    /// Echo sockets that were opened with a token. Control does not know them.
+    echo_users: HashSet<Slot>,
 }
 
 impl<S: Socket> Shard<S> {
@@ -192,6 +194,7 @@ impl<S: Socket> Shard<S> {
             drain: None,
             tidy: timers::Tidy::default(),
             handed_over: Vec::new(),
+            echo_users: HashSet::new(),
             settings,
         }
     }
@@ -270,6 +273,7 @@ impl<S: Socket> Shard<S> {
                 Some(Parcel::Dissolve(event)) => self.dissolve(&event),
                 Some(Parcel::Enter(conn)) => self.enter(conn),
                 Some(Parcel::Close(conn, reason)) => self.on_close_order(conn, reason),
+                Some(Parcel::CheckTokens(user)) => self.check_tokens(user.as_ref()),
                 Some(Parcel::PingAll) => self.ping_all(),
                 Some(Parcel::Probe(conn)) => self.probe(conn),
                 Some(Parcel::Answer(conn, answer)) => self.on_answer(conn, answer),
@@ -394,6 +398,7 @@ impl<S: Socket> Shard<S> {
     fn remove(&mut self, slot: Slot) -> Box<Conn<S>> {
         self.unsubscribe_all(slot);
         self.depart(slot);
+        self.echo_users.remove(&slot);
         let conn = self.conns.remove(slot.index());
         match conn.stage {
             Stage::Open(_) => self.open_count -= 1,

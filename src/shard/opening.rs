@@ -144,6 +144,9 @@ impl<S: Socket> Shard<S> {
             }));
             self.queue_urgent(slot);
         }
+        if upgrade.endpoint == Endpoint::Echo && self.conns[slot.index()].identity.is_some() {
+            self.echo_users.insert(slot);
+        }
         self.arm(slot);
         if !asked.is_empty() {
             let origin = Origin::Shard(self.settings.id);
@@ -153,6 +156,8 @@ impl<S: Socket> Shard<S> {
         }
         if is_refused {
             self.close(slot, Reason::TooManyConnections);
+        } else if !self.check_token(slot) {
+            // Revoked since the gate had a look at it.
         } else if upgrade.endpoint == Endpoint::Main {
             self.announce(slot, upgrade.client);
             if let Some(channel) = upgrade.channel {
@@ -176,11 +181,11 @@ impl<S: Socket> Shard<S> {
     /// Control knows the connection: from here on it gets what is for everyone, and for its user.
     pub(super) fn enter(&mut self, conn: ConnId) {
         let Some(found) = self.find(conn.slot, conn.generation) else { return };
-        if !found.is_open() {
+        if !found.is_open() || !self.check_token(conn.slot) {
             return;
         }
         let mut topics = vec![Topic::Everyone];
-        if let Some(identity) = &found.identity {
+        if let Some(identity) = &self.conns[conn.slot.index()].identity {
             topics.extend([Topic::Users, Topic::User(identity.user_id.clone())]);
         }
         for topic in topics {

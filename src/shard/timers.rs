@@ -7,11 +7,13 @@ use super::conn::{Conn, Stage};
 use super::outbox::Load;
 use super::socket::Socket;
 use super::{Shard, Slot};
-use crate::id::ConnId;
+use crate::auth::Revocation;
+use crate::id::{ConnId, Topic, UserId};
 use crate::limits;
 use crate::wire::answer;
 use crate::wire::close::Reason;
 use crate::wire::frame;
+use crate::ws::gate::Endpoint;
 use crate::ws::seats::Standing;
 
 /// A drain under way.
@@ -217,11 +219,43 @@ impl<S: Socket> Shard<S> {
     pub(super) fn on_close_order(&mut self, conn: ConnId, reason: Reason) {
         let Some(found) = self.find(conn.slot, conn.generation) else { return };
         if found.is_open() {
-            if reason == Reason::TokenExpired {
-                self.push_direct(conn.slot, answer::account_disabled().into());
-            }
             self.close(conn.slot, reason);
         }
+    }
+
+    /// Closes the connections whose tokens count no more: of one user, or of all.
+    pub(super) fn check_tokens(&mut self, user_id: Option<&UserId>) {
+        let mut slots = Vec::new();
+        match user_id {
+            None => slots.extend(self.conns.iter().map(|(_, conn)| conn.id.slot)),
+            Some(user_id) => {
+                if let Some(topic) = self.topics.find(&Topic::User(user_id.clone())) {
+                    self.topics.followers(topic, &mut slots);
+                }
+                // One that control has not let in yet is looked at then.
+                slots.extend(&self.echo_users);
+            }
+        }
+        for slot in slots {
+            self.check_token(slot);
+        }
+    }
+
+    /// Closes a connection whose token counts no more. Returns whether it does.
+    pub(super) fn check_token(&mut self, slot: Slot) -> bool {
+        let conn = &self.conns[slot.index()];
+        let Stage::Open(endpoint) = conn.stage else { return true };
+        let revoked = &self.settings.gate.revoked;
+        let frame = match conn.identity.as_ref().and_then(|identity| revoked.of(identity)) {
+            None => return true,
+            Some(Revocation::Disabled) => answer::account_disabled(),
+            Some(Revocation::Token) => answer::token_revoked(),
+        };
+        if endpoint == Endpoint::Main {
+            self.push_direct(slot, frame.into());
+        }
+        self.close(slot, Reason::TokenExpired);
+        false
     }
 
     fn on_deadline(&mut self, slot: Slot) {

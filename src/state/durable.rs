@@ -4,12 +4,13 @@
 //! that wait; then the state tells those it concerns. Groups and passwords live in the database
 //! alone, so the last check of many a write happens there, inside the transaction.
 //!
-//! Imports `id` and `wire`. Imported by `state`, `store`, `control` and `http`.
+//! Imports `auth`, `id` and `wire`. Imported by `state`, `store`, `control` and `http`.
 
 use std::sync::Arc;
 
 use super::people::Person;
 use super::posted::Posted;
+use crate::auth::{Standing, TokenId};
 use crate::id::{ChannelName, MessageId, UserId};
 use crate::wire::refusal::Refusal;
 
@@ -26,6 +27,37 @@ pub enum Write {
         email: Option<String>,
         /// argon2id, in the PHC string format.
         password_hash: String,
+        /// When, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+    /// A new password. It ends the tokens made so far.
+    SetPassword {
+        /// Whose.
+        user_id: UserId,
+        /// The hash that is to be replaced: nothing is written where another one is there by now.
+        old_hash: String,
+        /// argon2id, in the PHC string format.
+        password_hash: String,
+        /// The token that counts all the same.
+        kept_token: Option<TokenId>,
+        /// When, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+    /// The end of all tokens of a user so far.
+    EndTokens {
+        /// Whose, with the name to show.
+        person: Person,
+        /// When, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+    /// The end of one token; where too many are ended one by one, of all of the user's.
+    EndToken {
+        /// Whose, with the name to show.
+        person: Person,
+        /// Which.
+        token: TokenId,
+        /// When it runs out, in seconds since the Unix epoch.
+        expires_s: u64,
         /// When, in milliseconds since the Unix epoch.
         at_ms: u64,
     },
@@ -179,14 +211,29 @@ pub enum Written {
 /// A write's result. A refusal leaves the writes beside it as they are.
 pub type WriteResult = Result<Written, Refusal>;
 
-/// What the command line, or another node, did to an account.
+/// What is known of an account, after the command line, another node or this one changed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountChange {
     /// Whose.
     pub user_id: UserId,
-    /// Whether it may no longer sign in.
-    pub is_disabled: bool,
+    /// What its name is looked up by; none where it has none to sign in with.
+    pub name_key: Option<Box<str>>,
+    /// Which of its tokens count.
+    pub standing: Standing,
     /// When it was changed, in milliseconds since the Unix epoch. One change may be told of often.
+    pub changed_ms: u64,
+}
+
+/// A single token that counts no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedToken {
+    /// Which.
+    pub id: TokenId,
+    /// Whose; none where that is not known.
+    pub user_id: Option<UserId>,
+    /// When it runs out, in seconds since the Unix epoch.
+    pub expires_s: u64,
+    /// When it was revoked, in milliseconds since the Unix epoch. No two have the same stamp.
     pub changed_ms: u64,
 }
 
@@ -195,6 +242,8 @@ pub struct AccountChange {
 pub struct PeopleImage {
     /// Every user.
     pub users: Vec<AccountChange>,
+    /// Single tokens that count no more.
+    pub ended_tokens: Vec<EndedToken>,
     /// Every defined channel with its description.
     pub channels: Vec<(String, String)>,
     /// The newest message's id.

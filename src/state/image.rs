@@ -316,7 +316,7 @@ mod tests {
     use crate::wire::instance::Instance;
     use std::collections::BTreeMap;
 
-    const NOW: Moment = Moment { ns: 0, unix_ms: 1_000 };
+    const NOW: Moment = Moment::new(1_000, 0);
 
     fn registry() -> Registry {
         let settings = Settings {

@@ -139,10 +139,16 @@ impl Default for Settings {
 impl State {
     /// A state that knows these users and channels, with nobody connected.
     pub fn new(registry: Registry, settings: Settings, image: PeopleImage) -> State {
-        let users = image.users.into_iter().map(|user| user.user_id);
+        let known = image.users.iter().map(|user| user.user_id.clone());
+        let mut people = People::new(known, settings.users_max);
+        for user in image.users {
+            if let Some(key) = user.name_key {
+                people.note_name(key, &user.user_id);
+            }
+        }
         State {
             registry,
-            people: People::new(users, settings.users_max),
+            people,
             channels: Channels::new(settings.channels, &settings.epoch, image.channels.into_iter()),
             ids: MessageIds::after(image.last_message, settings.seed),
             outgoing: Vec::new(),

@@ -8,7 +8,7 @@
 //! * A user is online from the first of their connections to the last.
 //! * A user once seen is known for good.
 //!
-//! Imports `address`, `id`, `limits` and `wire`. Part of `state`.
+//! Imports `address`, `auth`, `id`, `limits` and `wire`. Part of `state`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use crate::address::ClientAddress;
+use crate::auth::names;
 use crate::id::{ConnId, ConnName, ShardSet, UserId};
 
 /// A signed-in user, with the name to show.
@@ -118,6 +119,8 @@ pub struct People {
     online: HashMap<UserId, Online>,
     signed_in: usize,
     known: HashSet<UserId>,
+    /// Who signs in by which name, by what names are compared by. At most as many as `known`.
+    names: HashMap<Box<str>, UserId>,
     users_max: usize,
     /// Users seen for the first time since the store was last told.
     pub(super) newly_known: Vec<Person>,
@@ -134,6 +137,7 @@ impl People {
             online: HashMap::new(),
             signed_in: 0,
             known: known.collect(),
+            names: HashMap::new(),
             users_max,
             newly_known: Vec::new(),
             unannounced: None,
@@ -203,6 +207,18 @@ impl People {
         if self.known.len() < self.users_max {
             self.known.insert(user_id);
         }
+    }
+
+    /// Notes the name that a user signs in by. A name once given stays with its user.
+    pub(super) fn note_name(&mut self, key: Box<str>, user_id: &UserId) {
+        if self.known.contains(user_id) {
+            self.names.entry(key).or_insert_with(|| user_id.clone());
+        }
+    }
+
+    /// Who signs in by a name, in whatever case or form it is written.
+    pub(super) fn named(&self, name: &str) -> Option<&UserId> {
+        self.names.get(&*names::key(name))
     }
 
     /// Whether there is room for one more user.

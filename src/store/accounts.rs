@@ -1,17 +1,24 @@
 //! What the command line does to accounts: straight in the database, beside a running server, which
 //! sees it within a second.
 //!
-//! Imports `id`. Imported by the binary.
+//! An id is looked up among ids and a name among names. A text that may be either is taken where it
+//! fits one account, and refused where it fits two.
+//!
+//! Imports `auth`, `id` and `state`. Imported by the binary.
 
+use std::fmt;
 use std::path::Path;
 
+use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection};
 
 use super::database::{Address, Mode, connect, insert};
-use super::library::{ACCOUNT, Account, account, account_of};
-use super::people;
+use super::library::{ACCOUNT, Account, account_named, account_of, account_with_id};
+use super::{logins, people};
+use crate::auth::TokenId;
 use crate::id::UserId;
 use crate::state::durable::Write;
+use crate::state::people::Person;
 use crate::wire::refusal::Code;
 
 /// The accounts of a database.
@@ -71,16 +78,16 @@ impl Accounts {
                 people::execute(&mut change, address, Mode::Alone, std::slice::from_ref(&write))
                     .await?;
             if let (Some(scope), [Ok(_)]) = (scope, &*results) {
-                set_scope(&mut change, address, &user_id, scope, at_ms).await?;
+                set_scope(&mut change, address, &user_id, scope).await?;
             }
             change.commit().await?;
             Ok::<_, sqlx::Error>(results)
         });
         match results.map_err(|fault| fault.to_string())?.pop() {
             Some(Ok(_)) => Ok(user_id),
-            Some(Err(refusal)) if refusal.code == Code::Conflict => {
-                Err(format!("the username {username} is taken"))
-            }
+            Some(Err(refusal)) if refusal.code == Code::Conflict => Err(format!(
+                "the username {username} is taken, looks like one that is, or is a user's id"
+            )),
             _ => Err(String::from("the account could not be added")),
         }
     }
@@ -98,67 +105,185 @@ impl Accounts {
         rows.iter().map(account_of).collect::<Result<_, _>>().map_err(|fault| fault.to_string())
     }
 
-    /// Sets what an account may do with its name and password, by its user id or its name. An empty
-    /// text is nothing.
+    /// Sets what an account may do with its name and password. An empty text is nothing.
     ///
     /// # Errors
     ///
-    /// Where nobody has that name or id.
+    /// Where `who` is not exactly one account.
     pub fn set_scope(
         &mut self,
-        who: &str,
+        who: &Who,
         scope: &str,
         at_ms: u64,
     ) -> Result<UserId, AccountError> {
-        let Accounts { runtime, connection, address } = self;
-        let who = who.to_owned();
-        runtime
-            .block_on(async {
-                let user_id = user_of(connection, &who).await?;
-                let count = set_scope(connection, address, &user_id, scope, at_ms).await?;
-                Ok::<_, sqlx::Error>((count > 0).then_some(user_id))
-            })
-            .map_err(|fault| fault.to_string())?
-            .ok_or_else(|| format!("there is no user {who}"))
+        let scope = Some(scope.trim()).filter(|scope| !scope.is_empty());
+        self.update(who, "scope = given.text", &scope.into(), at_ms)
     }
 
-    /// Disables an account, by its user id or its name, or enables it again. A user of whom only a
-    /// token exists, and who was never seen, is disabled by the id.
+    /// Disables an account, or enables it again.
     ///
     /// # Errors
     ///
-    /// Where nobody has that name or id.
+    /// Where `who` is not exactly one account.
     pub fn set_disabled(
         &mut self,
-        who: &str,
+        who: &Who,
         is_disabled: bool,
         at_ms: u64,
     ) -> Result<UserId, AccountError> {
+        let flag = i32::from(is_disabled).to_string();
+        let set = "is_disabled = CAST(CAST(given.text AS INTEGER) AS BOOLEAN)";
+        self.update(who, set, &flag.into(), at_ms)
+    }
+
+    /// Gives an account another password, by its hash, and ends the tokens made so far.
+    ///
+    /// # Errors
+    ///
+    /// Where `who` is not exactly one account, or one without a name to sign in with.
+    pub fn set_password(
+        &mut self,
+        who: &Who,
+        password_hash: &str,
+        at_ms: u64,
+    ) -> Result<UserId, AccountError> {
+        let account = self.find(who)?;
+        if account.password_hash.is_none() {
+            let user_id = account.user_id;
+            return Err(format!("the user {user_id} has no name to sign in with, only tokens"));
+        }
+        let set = format!(
+            "password_hash = given.text, kept_token = NULL, tokens_from_ms = {}",
+            logins::end_stamp("given.at_ms")
+        );
+        self.update(
+            &Who::Id(account.user_id.as_str().to_owned()),
+            &set,
+            &password_hash.into(),
+            at_ms,
+        )
+    }
+
+    /// Ends all tokens of an account made so far.
+    ///
+    /// # Errors
+    ///
+    /// Where `who` is not exactly one account.
+    pub fn end_tokens(&mut self, who: &Who, at_ms: u64) -> Result<UserId, AccountError> {
+        let account = self.find(who)?;
+        let person = Person { user_id: account.user_id.clone(), username: account.username.into() };
         let Accounts { runtime, connection, address } = self;
-        let who = who.to_owned();
         runtime
             .block_on(async {
-                let user_id = user_of(connection, &who).await?;
-                let row = serde_json::json!([user_id.as_str(), i32::from(is_disabled), at_ms]);
-                let statement = format!(
-                    "UPDATE account SET
-                     is_disabled = (SELECT CAST(value->>1 AS BOOLEAN) FROM {{rows}}),
-                     changed_ms = (SELECT {} FROM {{rows}})
-                     WHERE user_id = (SELECT value->>0 FROM {{rows}})",
-                    people::stamp("CAST(value->>2 AS BIGINT)")
-                );
-                let count = insert(connection, address, &statement, vec![row]).await?;
-                Ok::<_, sqlx::Error>((count > 0).then_some(user_id))
+                let mut change = connection.begin().await?;
+                logins::end_tokens(&mut change, address, &person, at_ms).await?;
+                change.commit().await
             })
-            .map_err(|fault| fault.to_string())?
-            .ok_or_else(|| format!("there is no user {who}"))
+            .map_err(|fault: sqlx::Error| fault.to_string())?;
+        Ok(account.user_id)
+    }
+
+    /// Ends one token, which runs out at the second `expires_s`.
+    ///
+    /// # Errors
+    ///
+    /// Where so many are ended already that there is no room.
+    pub fn end_token(
+        &mut self,
+        token: TokenId,
+        user_id: Option<&UserId>,
+        expires_s: u64,
+        at_ms: u64,
+    ) -> Result<(), AccountError> {
+        let Accounts { runtime, connection, address } = self;
+        let token = (token.to_string(), expires_s);
+        let has_room = runtime
+            .block_on(async {
+                let mut change = connection.begin().await?;
+                let done = logins::end_token(&mut change, address, user_id, &token, at_ms).await?;
+                change.commit().await?;
+                Ok(done)
+            })
+            .map_err(|fault: sqlx::Error| fault.to_string())?;
+        let full = "too many single tokens are revoked; end all tokens of the user in place of one: \
+            fanfare user revoke";
+        if has_room { Ok(()) } else { Err(String::from(full)) }
+    }
+
+    /// Sets columns of one account from `given.text` and `given.at_ms`.
+    fn update(
+        &mut self,
+        who: &Who,
+        set: &str,
+        text: &Value,
+        at_ms: u64,
+    ) -> Result<UserId, AccountError> {
+        let user_id = self.find(who)?.user_id;
+        let row = json!([user_id.as_str(), text, at_ms]);
+        let statement = format!(
+            "UPDATE account SET {set}, changed_ms = {}
+             FROM (SELECT value->>0 AS id, value->>1 AS text, CAST(value->>2 AS BIGINT) AS at_ms
+                 FROM {{rows}}) AS given WHERE account.user_id = given.id",
+            logins::stamp("given.at_ms")
+        );
+        let Accounts { runtime, connection, address } = self;
+        let count = runtime.block_on(insert(connection, address, &statement, vec![row]));
+        match count.map_err(|fault| fault.to_string())? {
+            0 => Err(format!("there is no user {who}")),
+            _ => Ok(user_id),
+        }
+    }
+
+    /// The one account that is meant.
+    fn find(&mut self, who: &Who) -> Result<Account, AccountError> {
+        let Accounts { runtime, connection, .. } = self;
+        let (id, name) = match who {
+            Who::Id(id) => (Some(id), None),
+            Who::Name(name) => (None, Some(name)),
+            Who::Either(text) => (Some(text), Some(text)),
+        };
+        let is_possible = |text: &&String| !text.contains('\0');
+        let found = runtime.block_on(async {
+            let mut found = (None, None);
+            if let Some(id) = id.filter(is_possible) {
+                found.0 = account_with_id(connection, &UserId::new(id)).await?;
+            }
+            if let Some(name) = name.filter(is_possible) {
+                found.1 = account_named(connection, name).await?;
+            }
+            Ok::<_, sqlx::Error>(found)
+        });
+        match found.map_err(|fault| fault.to_string())? {
+            (Some(by_id), Some(by_name)) if by_id.user_id != by_name.user_id => Err(format!(
+                "{who} is the id of one user ({}, called {}) and the name of another ({}, called \
+                 {}): say which with --id or --name",
+                by_id.user_id, by_id.username, by_name.user_id, by_name.username
+            )),
+            (Some(account), _) | (None, Some(account)) => Ok(account),
+            (None, None) => Err(format!("there is no user {who}")),
+        }
     }
 }
 
-/// The user of a sign-in name, else whoever has it as their id.
-async fn user_of(connection: &mut AnyConnection, who: &str) -> Result<UserId, sqlx::Error> {
-    let by_name = account(connection, &who.to_lowercase()).await?.map(|account| account.user_id);
-    Ok(by_name.unwrap_or_else(|| UserId::new(who)))
+/// Which account is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// The one of a user id.
+    Id(String),
+    /// The one that signs in by a name.
+    Name(String),
+    /// Whichever of the two it is, if it is one account.
+    Either(String),
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Who::Id(id) => write!(f, "with the id {id}"),
+            Who::Name(name) => write!(f, "called {name}"),
+            Who::Either(text) => f.write_str(text),
+        }
+    }
 }
 
 async fn set_scope(
@@ -166,16 +291,11 @@ async fn set_scope(
     address: &Address,
     user_id: &UserId,
     scope: &str,
-    at_ms: u64,
-) -> Result<u64, sqlx::Error> {
+) -> Result<(), sqlx::Error> {
     let scope = Some(scope.trim()).filter(|scope| !scope.is_empty());
-    let row = serde_json::json!([user_id.as_str(), scope, at_ms]);
-    let statement = format!(
-        "UPDATE account SET
-         scope = (SELECT value->>1 FROM {{rows}}),
-         changed_ms = (SELECT {} FROM {{rows}})
-         WHERE user_id = (SELECT value->>0 FROM {{rows}})",
-        people::stamp("CAST(value->>2 AS BIGINT)")
-    );
-    insert(connection, address, &statement, vec![row]).await
+    let statement = "UPDATE account SET scope = given.text
+        FROM (SELECT value->>0 AS id, value->>1 AS text FROM {rows}) AS given
+        WHERE account.user_id = given.id";
+    insert(connection, address, statement, vec![json!([user_id.as_str(), scope])]).await?;
+    Ok(())
 }

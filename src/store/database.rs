@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Connection, Row};
 
-use super::{Image, StoreError, people, posted};
+use super::{Image, StoreError, logins, people, posted};
 use crate::id::MessageId;
 use crate::limits;
 use crate::private_file;
@@ -139,6 +139,7 @@ pub(super) async fn connect(
     }
     // Nodes that start together wait for each other here: sqlx takes a lock of its own.
     sqlx::migrate!("src/store/migrations").run_direct(None, &mut connection, false).await?;
+    logins::fill_names(&mut connection, address).await?;
     if mode == Some(Mode::Shared) {
         let [idle, lock, statement] =
             [limits::STORE_SHARED_IDLE_MS, limits::STORE_SHARED_LOCK_MS, limits::STORE_SHARED_MS];

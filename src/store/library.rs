@@ -3,7 +3,7 @@
 //! A thread of its own drives a few connections. Whoever asks waits for the answer on their own
 //! thread, so a slow query keeps nobody else waiting.
 //!
-//! Imports `limits`, `state` and `wire`. Imported by `http`.
+//! Imports `auth`, `limits`, `state` and `wire`. Imported by `http`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,8 +14,9 @@ use sqlx::any::{AnyPoolOptions, AnyRow};
 use sqlx::{AnyConnection, AnyPool, Row};
 use tokio::sync::{mpsc, oneshot};
 
-use super::database::{Address, flag, unsigned};
+use super::database::{Address, unsigned};
 use super::{people, watch};
+use crate::auth::{Standing, names};
 use crate::id::{MessageId, UserId};
 use crate::limits;
 use crate::state::durable::AccountChange;
@@ -41,14 +42,24 @@ pub struct Account {
     pub email: Option<String>,
     /// argon2id, in the PHC string format; none where only a token was seen.
     pub password_hash: Option<String>,
-    /// Whether it may not sign in.
-    pub is_disabled: bool,
+    /// What its name is looked up by; none where it has none to sign in with.
+    pub name_key: Option<Box<str>>,
+    /// Whether it may sign in, and which of its tokens count.
+    pub standing: Standing,
     /// What it may do with its name and password in place of a token: scopes between spaces.
     pub scope: Option<String>,
     /// When it came to be, in milliseconds since the Unix epoch.
     pub created_ms: u64,
     /// When it was last changed.
     pub changed_ms: u64,
+}
+
+impl Account {
+    /// What control has to know of it.
+    fn change(self) -> AccountChange {
+        let Account { user_id, name_key, standing, changed_ms, .. } = self;
+        AccountChange { user_id, name_key, standing, changed_ms }
+    }
 }
 
 /// A stored message.
@@ -124,12 +135,12 @@ impl Library {
         Library { desk: None }
     }
 
-    /// Opens the database for reading. `on_accounts` hears what others did to accounts after
-    /// `known_ms`: the command line, or another node.
+    /// Opens the database for reading. `tell_watch` hears what others did to accounts and tokens
+    /// after what is `known`: the command line, or another node.
     pub(super) fn open(
         address: Address,
-        known_ms: i64,
-        on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
+        known: watch::Known,
+        tell_watch: watch::Tell,
     ) -> std::io::Result<(Library, JoinHandle<()>)> {
         let (desk, mut questions) = mpsc::channel::<Work>(limits::QUERIES_WAITING_MAX);
         let (tell, opened) = crossbeam_channel::bounded(1);
@@ -152,8 +163,7 @@ impl Library {
                     // The first one now, so that what is opened once is opened at the start.
                     let first = pool.acquire().await.ok();
                     let _ = tell.send(());
-                    let watch =
-                        watch::accounts(pool.clone(), first, address, known_ms, on_accounts);
+                    let watch = watch::accounts(pool.clone(), first, address, known, tell_watch);
                     let watch = tokio::spawn(watch);
                     while let Some(work) = questions.recv().await {
                         tokio::spawn(work(pool.clone()));
@@ -197,27 +207,40 @@ impl Library {
         answer.await.map_err(|_| Refusal::unavailable())?
     }
 
-    /// The account of a name, in whatever case it is written.
+    /// The account that signs in by a name, in whatever case or form it is written.
     pub async fn account(&self, username: &str) -> Result<Option<Account>, Refusal> {
-        let login = username.to_lowercase();
+        let username = username.to_owned();
+        if username.contains('\0') {
+            return Ok(None);
+        }
         self.ask(|pool| async move {
             let mut connection = pool.acquire().await?;
-            account(&mut connection, &login).await
+            account_named(&mut connection, &username).await
         })
         .await
     }
 
-    /// Whether there is an account of a user. Another node may have seen them a moment ago.
-    pub async fn is_user(&self, user: &UserId) -> Result<bool, Refusal> {
-        let user = user.as_str().to_owned();
-        if user.contains('\0') {
-            return Ok(false);
+    /// The account of a user id. A name is none.
+    pub async fn account_of(&self, user: &UserId) -> Result<Option<Account>, Refusal> {
+        let user = user.clone();
+        if user.as_str().contains('\0') {
+            return Ok(None);
         }
-        self.ask(move |pool| async move {
-            let known = "SELECT 1 FROM account WHERE user_id = $1";
-            Ok(sqlx::query(known).bind(user).fetch_optional(&pool).await?.is_some())
+        self.ask(|pool| async move {
+            let mut connection = pool.acquire().await?;
+            account_with_id(&mut connection, &user).await
         })
         .await
+    }
+
+    /// What control has to know of a user that this node may not know yet: by a user id, or by a
+    /// name where the text begins with `name:`.
+    pub async fn change_of(&self, user: &UserId) -> Result<Option<AccountChange>, Refusal> {
+        let account = match names::named(user.as_str()) {
+            Some(name) => self.account(name).await?,
+            None => self.account_of(user).await?,
+        };
+        Ok(account.map(Account::change))
     }
 
     /// Messages to and from a user after an id, oldest first; at most `limit`.
@@ -338,31 +361,51 @@ impl Library {
 
 /// Every column of an account.
 pub(super) const ACCOUNT: &str = "SELECT user_id, username, email, password_hash,
-    CAST(is_disabled AS INTEGER) AS is_disabled, scope, created_ms,
-    changed_ms FROM account";
+    CAST(is_disabled AS INTEGER) AS is_disabled, scope, created_ms, changed_ms, name_key,
+    tokens_from_ms, kept_token FROM account";
 
-/// The account of a sign-in name.
-pub(super) async fn account(
+/// The account that signs in by a name. One of an older release under exactly its own spelling comes
+/// before another one whose name has the same form.
+pub(super) async fn account_named(
     connection: &mut AnyConnection,
-    login: &str,
+    username: &str,
 ) -> Result<Option<Account>, sqlx::Error> {
-    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{ACCOUNT} WHERE login = $1")))
-        .bind(login.to_owned())
+    let statement = format!(
+        "{ACCOUNT} WHERE login = $1 OR name_key = $2
+         ORDER BY CASE WHEN login = $1 THEN 0 ELSE 1 END LIMIT 1"
+    );
+    let row = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(username.to_lowercase())
+        .bind(names::key(username))
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(account_of).transpose()
+}
+
+/// The account of a user id.
+pub(super) async fn account_with_id(
+    connection: &mut AnyConnection,
+    user: &UserId,
+) -> Result<Option<Account>, sqlx::Error> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!("{ACCOUNT} WHERE user_id = $1")))
+        .bind(user.as_str().to_owned())
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(account_of).transpose()
 }
 
 pub(super) fn account_of(row: &AnyRow) -> Result<Account, sqlx::Error> {
+    let AccountChange { user_id, name_key, standing, changed_ms } = people::change_of(row)?;
     Ok(Account {
-        user_id: UserId::new(row.try_get("user_id")?),
+        user_id,
         username: row.try_get("username")?,
         email: row.try_get("email")?,
         password_hash: row.try_get("password_hash")?,
-        is_disabled: flag(row, "is_disabled")?,
         scope: row.try_get("scope")?,
         created_ms: unsigned(row, "created_ms")?,
-        changed_ms: unsigned(row, "changed_ms")?,
+        name_key,
+        standing,
+        changed_ms,
     })
 }
 

@@ -29,6 +29,7 @@
 pub mod accounts;
 mod database;
 pub mod library;
+mod logins;
 mod people;
 mod posted;
 mod watch;
@@ -47,7 +48,7 @@ use sqlx::migrate::MigrateError;
 use tokio::sync::watch as signal;
 
 use crate::private_file;
-use crate::state::durable::{AccountChange, PeopleImage, Write, WriteResult};
+use crate::state::durable::{AccountChange, EndedToken, PeopleImage, Write, WriteResult};
 use crate::state::image::{RegistryDelta, RegistryImage};
 use database::Mode;
 use library::Library;
@@ -201,11 +202,17 @@ pub struct Listeners {
     pub on_stored: Box<dyn Fn(Vec<WriteResult>) + Send>,
     /// Accounts were changed beside this server.
     pub on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
+    /// Single tokens were revoked beside this server.
+    pub on_tokens: Box<dyn Fn(Vec<EndedToken>) + Send>,
 }
 
 impl Default for Listeners {
     fn default() -> Listeners {
-        Listeners { on_stored: Box::new(|_| {}), on_accounts: Box::new(|_| {}) }
+        Listeners {
+            on_stored: Box::new(|_| {}),
+            on_accounts: Box::new(|_| {}),
+            on_tokens: Box::new(|_| {}),
+        }
     }
 }
 
@@ -264,7 +271,7 @@ impl Store {
         claim: Option<File>,
         listeners: Listeners,
     ) -> Result<(Store, Image), StoreError> {
-        let Listeners { on_stored, on_accounts } = listeners;
+        let Listeners { on_stored, on_accounts, on_tokens } = listeners;
         let (jobs, inbox) = crossbeam_channel::bounded(1);
         let (opened, image) = crossbeam_channel::bounded(1);
         let is_idle = Arc::new(AtomicBool::new(true));
@@ -292,9 +299,12 @@ impl Store {
         let image = image.recv().unwrap_or_else(|_| {
             Err(StoreError::Open { path: address.shown(), fault: sqlx::Error::WorkerCrashed })
         })?;
-        let known_ms = image.people.users.iter().map(|user| user.changed_ms).max();
-        let known_ms = known_ms.unwrap_or(0).cast_signed();
-        let library = Library::open(address, known_ms, on_accounts);
+        let newest_ms = |stamps: Option<u64>| stamps.unwrap_or(0).cast_signed();
+        let known = watch::Known {
+            accounts_ms: newest_ms(image.people.users.iter().map(|user| user.changed_ms).max()),
+            tokens_ms: newest_ms(image.people.ended_tokens.last().map(|last| last.changed_ms)),
+        };
+        let library = Library::open(address, known, watch::Tell { on_accounts, on_tokens });
         let (library, _) = library.map_err(StoreError::Thread)?;
         let store = Store { jobs, is_idle, health, outcome, hurry, ended, library, _claim: claim };
         Ok((store, image))

@@ -3,20 +3,56 @@
 //! The last check of a write happens here, inside its transaction: whether a name is taken, who is a
 //! member, who manages a group.
 //!
-//! Imports `limits`, `state` and `wire`. Part of `store`.
+//! Imports `auth`, `limits`, `state` and `wire`. Part of `store`.
 
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
+use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Connection, Row};
 
 use super::database::{Address, Mode, flag, insert, unsigned};
-use super::posted;
+use super::{logins, posted};
+use crate::auth::Standing;
 use crate::id::UserId;
 use crate::limits;
-use crate::state::durable::{AccountChange, PeopleImage, Write, WriteResult, Written};
+use crate::state::durable::{AccountChange, EndedToken, PeopleImage, Write, WriteResult, Written};
 use crate::state::posted::Posted;
 use crate::wire::refusal::{Code, Refusal};
+
+/// The columns of an [`AccountChange`].
+pub(super) const CHANGE: &str = "SELECT user_id, CAST(is_disabled AS INTEGER) AS is_disabled,
+    changed_ms, name_key, tokens_from_ms, kept_token";
+
+pub(super) fn change_of(row: &AnyRow) -> Result<AccountChange, sqlx::Error> {
+    let kept: Option<String> = row.try_get("kept_token")?;
+    Ok(AccountChange {
+        user_id: UserId::new(row.try_get("user_id")?),
+        name_key: row.try_get::<Option<String>, _>("name_key")?.map(String::into_boxed_str),
+        standing: Standing {
+            is_disabled: flag(row, "is_disabled")?,
+            tokens_from_ms: unsigned(row, "tokens_from_ms")?,
+            kept_token: kept.and_then(|id| id.parse().ok()),
+        },
+        changed_ms: unsigned(row, "changed_ms")?,
+    })
+}
+
+/// The columns of an [`EndedToken`].
+pub(super) const ENDED_TOKEN: &str =
+    "SELECT token_id, user_id, expires_s, changed_ms FROM revoked_token";
+
+/// None where somebody else wrote what is no token's id.
+pub(super) fn ended_token(row: &AnyRow) -> Result<Option<EndedToken>, sqlx::Error> {
+    let (id, user_id): (String, String) = (row.try_get("token_id")?, row.try_get("user_id")?);
+    let Ok(id) = id.parse() else { return Ok(None) };
+    Ok(Some(EndedToken {
+        id,
+        user_id: Some(user_id).filter(|id| !id.is_empty()).map(|id| UserId::new(&id)),
+        expires_s: unsigned(row, "expires_s")?,
+        changed_ms: unsigned(row, "changed_ms")?,
+    }))
+}
 
 /// What the database knows of people and channels.
 pub(super) async fn read(
@@ -24,14 +60,13 @@ pub(super) async fn read(
     mode: Mode,
 ) -> Result<PeopleImage, sqlx::Error> {
     let mut image = PeopleImage::default();
-    let users = "SELECT user_id, CAST(is_disabled AS INTEGER) AS is_disabled, changed_ms
-        FROM account";
+    let users = sqlx::AssertSqlSafe(format!("{CHANGE} FROM account"));
     for row in sqlx::query(users).fetch_all(&mut *connection).await? {
-        image.users.push(AccountChange {
-            user_id: UserId::new(row.try_get("user_id")?),
-            is_disabled: flag(&row, "is_disabled")?,
-            changed_ms: unsigned(&row, "changed_ms")?,
-        });
+        image.users.push(change_of(&row)?);
+    }
+    let tokens = sqlx::AssertSqlSafe(format!("{ENDED_TOKEN} ORDER BY changed_ms"));
+    for row in sqlx::query(tokens).fetch_all(&mut *connection).await? {
+        image.ended_tokens.extend(ended_token(&row)?);
     }
     let channels = "SELECT name, description FROM channel";
     for row in sqlx::query(channels).fetch_all(&mut *connection).await? {
@@ -115,7 +150,7 @@ fn is_shareable(write: &Write) -> bool {
 
 /// "people" in ASCII: the advisory lock of whoever writes accounts and groups, until the end of the
 /// transaction.
-const PEOPLE_LOCK: i64 = 0x7065_6f70_6c65;
+pub(super) const PEOPLE_LOCK: i64 = 0x7065_6f70_6c65;
 
 /// Has one node at a time write, as one server does by itself: the checks of a write hold until its
 /// end, and no two nodes wait for each other's rows. Accounts and groups do not wait for messages.
@@ -168,13 +203,6 @@ pub(super) async fn execute(
     Ok(results)
 }
 
-/// When an account was changed: not before any change so far, whatever the clocks of those who
-/// write say. So whoever remembers the newest change finds all that came after it.
-pub(super) fn stamp(at_ms: &str) -> String {
-    let next = "COALESCE((SELECT MAX(changed_ms) FROM account), 0) + 1";
-    format!("CASE WHEN {at_ms} >= {next} THEN {at_ms} ELSE {next} END")
-}
-
 async fn one(
     connection: &mut AnyConnection,
     address: &Address,
@@ -202,40 +230,11 @@ async fn one(
             batch.inbox.extend(members.iter().map(|user| json!([user.as_str(), id, null])));
             Ok(checked)
         }
-        Write::Account { user_id, username, email, password_hash, at_ms } => {
-            let row = json!([
-                user_id.as_str(),
-                username,
-                username.to_lowercase(),
-                email,
-                password_hash,
-                at_ms
-            ]);
-            let statement = format!(
-                "INSERT INTO account (user_id, username, login, email, password_hash,
-                 is_disabled, created_ms, changed_ms)
-                 SELECT value->>0, value->>1, value->>2, value->>3, value->>4, FALSE,
-                 CAST(value->>5 AS BIGINT), {}
-                 FROM {{rows}} WHERE TRUE ON CONFLICT DO NOTHING",
-                stamp("CAST(value->>5 AS BIGINT)")
-            );
-            let count = insert(connection, address, &statement, vec![row]).await?;
-            let taken = || Refusal::new(Code::Conflict, "the username is taken");
-            Ok(if count == 1 { Ok(Written::Done) } else { Err(taken()) })
-        }
-        Write::Seen { people, at_ms } => {
-            let row = |person: &crate::state::people::Person| {
-                json!([person.user_id.as_str(), &*person.username, at_ms])
-            };
-            let statement = format!(
-                "INSERT INTO account (user_id, username, is_disabled, created_ms,
-                 changed_ms) SELECT value->>0, value->>1, FALSE, CAST(value->>2 AS BIGINT), {}
-                 FROM {{rows}} WHERE TRUE ON CONFLICT DO NOTHING",
-                stamp("CAST(value->>2 AS BIGINT)")
-            );
-            insert(connection, address, &statement, people.iter().map(row).collect()).await?;
-            Ok(Ok(Written::Done))
-        }
+        Write::Account { .. }
+        | Write::Seen { .. }
+        | Write::SetPassword { .. }
+        | Write::EndTokens { .. }
+        | Write::EndToken { .. } => logins::execute(connection, address, write).await,
         Write::DefineChannel { channel, description, at_ms } => {
             let row = json!([channel.as_str(), description, at_ms]);
             let statement = "INSERT INTO channel (name, description, created_ms)

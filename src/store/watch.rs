@@ -1,4 +1,4 @@
-//! What others do to accounts: the command line, and the other nodes.
+//! What others do to accounts and tokens: the command line, and the other nodes.
 //!
 //! Every change of an account gets a stamp above all before it (`people::stamp`), so what came since
 //! the last look can be asked for, whatever the clocks say.
@@ -11,10 +11,11 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, AnyPool, Row};
 
-use super::database::{Address, flag, unsigned};
+use super::database::Address;
+use super::people::{self, CHANGE, ENDED_TOKEN};
 use crate::id::UserId;
 use crate::limits;
-use crate::state::durable::AccountChange;
+use crate::state::durable::{AccountChange, EndedToken};
 
 /// Looks for which a change is told again. One that got its stamp first may be seen second, and who
 /// looked at a password meanwhile has to hear that the account was changed.
@@ -23,17 +24,55 @@ const LOOKS: usize = 20;
 /// How far below what was known at the start the first looks go, for the same reason.
 const OVERLAP_MS: i64 = 10_000;
 
-/// Looks for accounts that somebody else changed after `known_ms`, for as long as it is let.
+/// The newest stamps that are known at the start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    /// Of accounts.
+    pub(super) accounts_ms: i64,
+    /// Of single tokens that were revoked.
+    pub(super) tokens_ms: i64,
+}
+
+/// Who hears what was found.
+pub(super) struct Tell {
+    pub(super) on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
+    pub(super) on_tokens: Box<dyn Fn(Vec<EndedToken>) + Send>,
+}
+
+/// How far one table is known.
+struct Reach {
+    newest_ms: i64,
+    /// The newest change that was known at each of the last looks.
+    looks: VecDeque<i64>,
+}
+
+impl Reach {
+    fn new(known_ms: i64) -> Reach {
+        let newest_ms = known_ms.saturating_sub(OVERLAP_MS);
+        Reach { newest_ms, looks: VecDeque::from(vec![newest_ms; LOOKS]) }
+    }
+
+    fn since_ms(&self) -> i64 {
+        self.looks.front().copied().unwrap_or(self.newest_ms)
+    }
+
+    fn note(&mut self, last_ms: i64) {
+        self.newest_ms = self.newest_ms.max(last_ms);
+        self.looks.pop_front();
+        self.looks.push_back(self.newest_ms);
+    }
+}
+
+/// Looks for accounts that somebody else changed, and for tokens that somebody else revoked, after
+/// what is known, for as long as it is let.
 pub(super) async fn accounts(
     pool: AnyPool,
     mut connection: Option<PoolConnection<Any>>,
     address: Address,
-    known_ms: i64,
-    mut on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
+    known: Known,
+    mut tell: Tell,
 ) {
-    let mut newest_ms = known_ms.saturating_sub(OVERLAP_MS);
-    // The newest change that was known at each of the last looks.
-    let mut looks = VecDeque::from(vec![newest_ms; LOOKS]);
+    let (mut accounts, mut tokens) = (Reach::new(known.accounts_ms), Reach::new(known.tokens_ms));
     let mut version = -1_i64;
     loop {
         tokio::time::sleep(Duration::from_millis(limits::ACCOUNTS_POLL_MS)).await;
@@ -41,18 +80,20 @@ pub(super) async fn accounts(
             connection = pool.acquire().await.ok();
         }
         let Some(reader) = &mut connection else { continue };
-        let since_ms = looks.front().copied().unwrap_or(newest_ms);
+        let (accounts_ms, tokens_ms) = (accounts.since_ms(), tokens.since_ms());
+        let (seen_ms, seen_tokens_ms) = (accounts.newest_ms, tokens.newest_ms);
         let look = async {
             if !is_changed(reader, &address, &mut version).await? {
-                return Ok(newest_ms);
+                return Ok((seen_ms, seen_tokens_ms));
             }
-            tell_since(reader, since_ms, &mut *on_accounts).await
+            let accounts_ms = tell_since(reader, accounts_ms, &mut *tell.on_accounts).await?;
+            let tokens_ms = tell_tokens_since(reader, tokens_ms, &mut *tell.on_tokens).await?;
+            Ok::<_, sqlx::Error>((accounts_ms, tokens_ms))
         };
         match look.await {
-            Ok(last_ms) => {
-                newest_ms = newest_ms.max(last_ms);
-                looks.pop_front();
-                looks.push_back(newest_ms);
+            Ok((accounts_ms, tokens_ms)) => {
+                accounts.note(accounts_ms);
+                tokens.note(tokens_ms);
             }
             Err(fault) => {
                 tracing::warn!(%fault, "accounts cannot be looked at");
@@ -61,6 +102,39 @@ pub(super) async fn accounts(
             }
         }
     }
+}
+
+/// Tells of all tokens that were revoked since, page by page, and gives the newest one's stamp.
+async fn tell_tokens_since(
+    connection: &mut AnyConnection,
+    since_ms: i64,
+    on_tokens: &mut (dyn Fn(Vec<EndedToken>) + Send),
+) -> Result<i64, sqlx::Error> {
+    let mut last_ms = since_ms;
+    loop {
+        // No two have the same stamp.
+        let page = format!("{ENDED_TOKEN} WHERE changed_ms > $1 ORDER BY changed_ms LIMIT $2");
+        let query = sqlx::query(sqlx::AssertSqlSafe(page))
+            .bind(last_ms)
+            .bind(i64::try_from(limits::ACCOUNTS_PAGE).unwrap_or(i64::MAX));
+        let rows = patiently(query.fetch_all(&mut *connection)).await?;
+        let Some(newest) = rows.last() else { return Ok(last_ms) };
+        last_ms = newest.try_get("changed_ms")?;
+        let is_last = rows.len() < limits::ACCOUNTS_PAGE;
+        let tokens: Vec<_> = rows.iter().map(people::ended_token).collect::<Result<_, _>>()?;
+        on_tokens(tokens.into_iter().flatten().collect());
+        if is_last {
+            return Ok(last_ms);
+        }
+    }
+}
+
+async fn patiently<T>(
+    query: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let patience = Duration::from_millis(limits::QUERY_TIMEOUT_MS);
+    let late = |_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()));
+    tokio::time::timeout(patience, query).await.unwrap_or_else(late)
 }
 
 /// Whether there can be anything new. `SQLite` says so for next to nothing
@@ -82,14 +156,9 @@ async fn tell_since(
     since_ms: i64,
     on_accounts: &mut (dyn Fn(Vec<AccountChange>) + Send),
 ) -> Result<i64, sqlx::Error> {
-    let patience = Duration::from_millis(limits::QUERY_TIMEOUT_MS);
     let (mut last_ms, mut last_id) = (since_ms, None);
     loop {
-        let page = page(connection, last_ms, last_id.as_ref());
-        let changes = match tokio::time::timeout(patience, page).await {
-            Ok(changes) => changes?,
-            Err(_) => return Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
-        };
+        let changes = patiently(page(connection, last_ms, last_id.as_ref())).await?;
         let is_last = changes.len() < limits::ACCOUNTS_PAGE;
         if let Some(newest) = changes.last() {
             (last_ms, last_id) = (newest.changed_ms.cast_signed(), Some(newest.user_id.clone()));
@@ -111,22 +180,15 @@ async fn page(
         None => (since_ms.saturating_add(1), String::new()),
         Some(id) => (since_ms, id.as_str().to_owned()),
     };
-    let rows = sqlx::query(
-        "SELECT user_id, CAST(is_disabled AS INTEGER) AS is_disabled, changed_ms FROM account
-         WHERE changed_ms >= $1 AND (changed_ms > $1 OR user_id > $2)
-         ORDER BY changed_ms, user_id LIMIT $3",
-    )
-    .bind(from_ms)
-    .bind(id)
-    .bind(i64::try_from(limits::ACCOUNTS_PAGE).unwrap_or(i64::MAX))
-    .fetch_all(connection)
-    .await?;
-    let change = |row| {
-        Ok(AccountChange {
-            user_id: UserId::new(sqlx::any::AnyRow::try_get(row, "user_id")?),
-            is_disabled: flag(row, "is_disabled")?,
-            changed_ms: unsigned(row, "changed_ms")?,
-        })
-    };
-    rows.iter().map(change).collect()
+    let page = format!(
+        "{CHANGE} FROM account WHERE changed_ms >= $1 AND (changed_ms > $1 OR user_id > $2)
+         ORDER BY changed_ms, user_id LIMIT $3"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(page))
+        .bind(from_ms)
+        .bind(id)
+        .bind(i64::try_from(limits::ACCOUNTS_PAGE).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(people::change_of).collect()
 }

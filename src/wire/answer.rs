@@ -332,6 +332,11 @@ pub fn account_disabled() -> Bytes {
     error(None, &Refusal::new(Code::Unauthorized, "the account is disabled"))
 }
 
+/// The `error` that precedes close 4401 where the token was revoked.
+pub fn token_revoked() -> Bytes {
+    error(None, &Refusal::new(Code::Unauthorized, "the token was revoked; sign in again"))
+}
+
 /// `reconnect`: come back after this many milliseconds. Close 1001 follows.
 pub fn reconnect(after_ms: u64) -> Bytes {
     let mut out = begin("reconnect", None);

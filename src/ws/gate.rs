@@ -17,7 +17,7 @@ use super::hosts::Hosts;
 use super::seats::Seats;
 use crate::address::ClientAddress;
 use crate::auth::namespace::Namespaces;
-use crate::auth::{self, AuthError, Authenticator, Identity, Revoked, Scopes};
+use crate::auth::{self, AuthError, Authenticator, Identity, Revocation, Revoked, Scopes};
 use crate::id::ChannelName;
 use crate::wire::refusal::Code;
 use crate::wire::talk;
@@ -212,10 +212,11 @@ impl Gate {
     pub fn identify(&self, token: Option<&str>, now_s: u64) -> Result<Option<Identity>, AuthError> {
         let Some(token) = token else { return Ok(None) };
         let identity = self.authenticator.authenticate(token, now_s)?;
-        if self.revoked.contains(identity.user_id.as_str()) {
-            return Err(AuthError::Invalid("the account is disabled"));
+        match self.revoked.of(&identity) {
+            None => Ok(Some(identity)),
+            Some(Revocation::Disabled) => Err(AuthError::Invalid("the account is disabled")),
+            Some(Revocation::Token) => Err(AuthError::Invalid("revoked")),
         }
-        Ok(Some(identity))
     }
 
     /// Whether a request calls this server by a name of its own, in `Host` and, where the target has

@@ -103,14 +103,14 @@ async fn by_password(
     password: String,
 ) -> Result<Identity, Problem> {
     let wrong = || unauthorized(Code::Unauthorized, "wrong username or password");
-    if accounts::check_username(&name).is_err() || password.len() > limits::PASSWORD_BYTES_MAX {
+    if !accounts::is_possible_name(&name) || password.len() > limits::PASSWORD_BYTES_MAX {
         return Err(wrong());
     }
     let (office, revoked) = (&desk.office, &desk.office.gate.revoked);
     let proof = revoked.vouched.proof(&name, &password);
     let known = || {
         let identity = revoked.vouched.find(&proof, desk.clock.now().unix_ms)?;
-        (!revoked.contains(identity.user_id.as_str())).then_some(identity)
+        revoked.of(&identity).is_none().then_some(identity)
     };
     if let Some(identity) = known() {
         return Ok(identity);
@@ -125,10 +125,11 @@ async fn by_password(
     }
     let now_ms = desk.clock.now().unix_ms;
     let keys = begin_login(desk, &name, now_ms)?;
+    let forgotten = revoked.vouched.forgotten();
     let account = office.library.account(&name).await?;
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
     let is_right = office.passwords.verify(password, hash).await?;
-    let Some(account) = account.filter(|account| is_right && !account.is_disabled) else {
+    let Some(account) = account.filter(|account| is_right && !account.standing.is_disabled) else {
         return Err(wrong());
     };
     office.logins.succeed(&keys, now_ms);
@@ -139,8 +140,9 @@ async fn by_password(
         email: None,
         scopes,
         expires_at_s: desk.clock.now().unix_s() + limits::VOUCHED_MS / 1_000,
+        token: None,
     };
-    revoked.vouched.keep(proof, &identity, account.changed_ms, now_ms);
+    revoked.vouched.keep(proof, &identity, (account.changed_ms, forgotten), now_ms);
     Ok(identity)
 }
 

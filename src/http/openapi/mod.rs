@@ -96,7 +96,9 @@ fn describe(operation: &Operation) -> Value {
             json!([{}, {"token": []}])
         }
         Some(Needs::Token(scope)) => {
-            value["x-scope"] = scope.into();
+            if !scope.is_empty() {
+                value["x-scope"] = scope.into();
+            }
             json!([{"token": []}])
         }
     };

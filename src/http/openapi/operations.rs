@@ -271,7 +271,47 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[(200, Some("LoginAnswer")), (401, Some("Problem")), (429, Some("Problem"))],
     )
     .takes("LoginWish")
-    .note("The token is valid for a day and carries the default scopes and the account's own."),
+    .note(
+        "The token is valid for `--login-token-ttl`, an hour by default, and can be renewed. It \
+         carries the default scopes and the account's own.",
+    ),
+    Operation::new(
+        "POST",
+        "/api/v1/users/renew",
+        ("Accounts", "renewToken"),
+        "Another token, before the one at hand runs out",
+        &[(200, Some("LoginAnswer")), (401, Some("Problem")), (403, Some("Problem"))],
+    )
+    .note(
+        "For tokens that began with a login. 401 once that is longer ago than `--session-max`. The \
+         old token stays as it is.",
+    ),
+    Operation::new(
+        "POST",
+        "/api/v1/users/logout",
+        ("Accounts", "logout"),
+        "Revoke the token at hand, or all of the user's",
+        &[(204, None)],
+    )
+    .takes("LogoutWish")
+    .note("Their sockets close with 4401. Without a body it is the one token."),
+    Operation::new(
+        "PUT",
+        "/api/v1/users/me/password",
+        ("Accounts", "setPassword"),
+        "Change one's password",
+        &[(204, None), (403, Some("Problem")), (409, Some("Problem")), (429, Some("Problem"))],
+    )
+    .takes("PasswordWish")
+    .note("Ends the user's other tokens; the one at hand stays. 403: the old password is wrong."),
+    Operation::new(
+        "GET",
+        "/api/v1/users",
+        ("Accounts", "findUser"),
+        "Who signs in by a name",
+        &[(200, Some("Account")), (404, Some("Problem"))],
+    )
+    .asks(&[text("name", "The name, in whatever case")]),
     Operation::new(
         "GET",
         "/ws/online",

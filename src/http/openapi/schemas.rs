@@ -292,6 +292,11 @@ fn people() -> Value {
             "email": {"type": ["string", "null"], "format": "email"},
         })),
         "Account": object(json!({"user_id": text(), "username": text()})),
+        "LogoutWish": with_optional(&["all"], json!({"all": flag()})),
+        "PasswordWish": object(json!({
+            "old": text(),
+            "new": {"type": "string", "minLength": 8, "maxLength": 1024},
+        })),
         "LoginWish": object(json!({"username": text(), "password": text()})),
         "LoginAnswer": object(json!({"token": text(), "user_id": text(), "expires_at": time()})),
         "Online": object(json!({

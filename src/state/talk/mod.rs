@@ -17,6 +17,7 @@ mod asking;
 mod envelopes;
 mod following;
 mod linked;
+mod naming;
 mod posting;
 mod presence;
 mod rooms;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::channels::ChannelView;
-use super::durable::{AccountChange, Message, Write};
+use super::durable::{AccountChange, EndedToken, Message, Write};
 use super::event::DomainEvent;
 use super::people::{ConnectionView, OnlineUser, Opened, Person};
 use super::posted::{Addressee, Post, Posted};
@@ -54,8 +55,10 @@ pub enum Talk {
     Closed(ConnId),
     /// A user made a call: such a user exists.
     See(Person),
-    /// Accounts were changed beside the server.
+    /// Accounts were changed, beside the server or by it.
     Accounts(Vec<AccountChange>),
+    /// Single tokens were revoked, beside the server or by it. Control sees to their sockets.
+    TokensEnded(Vec<EndedToken>),
     /// Follow a channel.
     Follow {
         /// The connection that will.
@@ -448,7 +451,10 @@ impl Told {
 
 impl State {
     /// Carries out one order among people.
-    pub(super) fn talk(&mut self, talk: Talk, now: Moment) -> Outcome {
+    pub(super) fn talk(&mut self, mut talk: Talk, now: Moment) -> Outcome {
+        if let Err(refusal) = self.resolve_names(&mut talk) {
+            return Told::Refused(refusal).into();
+        }
         let told = match talk {
             Talk::Opened(opened) => self.opened(opened, now),
             Talk::Closed(conn) => self.closed(conn, now),
@@ -457,6 +463,7 @@ impl State {
                 Told::Done
             }
             Talk::Accounts(changes) => self.accounts(changes),
+            Talk::TokensEnded(_) => Told::Done,
             Talk::Follow { conn, channel, since } => {
                 return self.follow(conn, channel, since.as_ref(), now);
             }

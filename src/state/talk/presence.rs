@@ -91,13 +91,12 @@ impl State {
     }
 
     pub(super) fn accounts(&mut self, changes: Vec<AccountChange>) -> Told {
-        for change in changes {
-            if change.is_disabled {
-                for conn in self.people.of_user(&change.user_id).collect::<Vec<_>>() {
-                    self.outgoing.push(Outgoing::Close(conn, Reason::TokenExpired));
-                }
+        // Control closes the sockets of those whose tokens count no more.
+        for AccountChange { user_id, name_key, .. } in changes {
+            self.people.note_known(user_id.clone());
+            if let Some(key) = name_key {
+                self.people.note_name(key, &user_id);
             }
-            self.people.note_known(change.user_id);
         }
         Told::Done
     }

@@ -3,6 +3,7 @@
 //! Part of `state::talk`.
 
 use super::Told;
+use crate::auth::names;
 use crate::state::durable::{Message, Write, WriteResult, Written};
 use crate::state::event::DomainEvent;
 use crate::state::posted::{Addressee, Post};
@@ -88,7 +89,10 @@ impl State {
                 self.note(|| DomainEvent::MessageStored { id, from });
                 return Told::Stored { id, at_s };
             }
-            Write::Account { user_id, .. } => self.people.note_known(user_id),
+            Write::Account { user_id, username, .. } => {
+                self.people.note_known(user_id.clone());
+                self.people.note_name(names::key(&username).into(), &user_id);
+            }
             Write::DefineChannel { channel, description, .. } => {
                 self.channels.define(channel.clone(), &description);
                 return Told::Channel(self.channels.view(&channel));
