@@ -40,6 +40,12 @@ pub struct Limits {
     /// Most bytes of HTTP answers that are being built or have not been written, of one shard. Two
     /// of the largest.
     pub unsent_answer_bytes_max: usize,
+    /// Most bytes of bodies that are still arriving from one address block. One registry batch.
+    pub unfinished_body_bytes_per_address_max: usize,
+    /// Most bytes of bodies that are still arriving, or wait to be read, of one shard.
+    pub unfinished_body_bytes_max: usize,
+    /// Accounts registered a minute from one address block. Zero: no limit.
+    pub registrations_per_minute_max: usize,
     /// Largest request head, in bytes: the line and all headers. A token of several KiB fits.
     pub request_head_bytes_max: usize,
     /// Most headers in one request. Browsers send about twenty.
@@ -83,6 +89,9 @@ pub struct Limits {
     /// Most bytes of registry changes in one transaction. `PostgreSQL` takes 256 MB in one JSON
     /// parameter; what is packed here is copied a few times on its way there.
     pub store_set_bytes_max: usize,
+    /// Most connections of one address block, zero = no bound. `None`: half of all there is room for,
+    /// so that one client never keeps everybody else out, and loopback is exempt.
+    pub connections_per_address_max: Option<usize>,
     /// Most unsent bytes held for one connection. What a slow reader can cost us.
     pub outbox_bytes_max: usize,
     /// Most unsent frames held for one connection. Bounds the handles when frames are tiny.
@@ -114,6 +123,9 @@ impl Limits {
         http_body_bytes_max: MIB,
         answer_bytes_max: 64 * MIB,
         unsent_answer_bytes_max: 128 * MIB,
+        unfinished_body_bytes_per_address_max: 8 * MIB,
+        unfinished_body_bytes_max: 64 * MIB,
+        registrations_per_minute_max: 10,
         request_head_bytes_max: 16 * KIB,
         request_headers_max: 100,
         handshake_timeout_ms: 10_000,
@@ -133,6 +145,7 @@ impl Limits {
         connections_max: None,
         store_set_rows_max: 20_000,
         store_set_bytes_max: 16 * MIB,
+        connections_per_address_max: None,
         outbox_bytes_max: MIB,
         outbox_frames_max: 4_096,
         write_timeout_ms: 15_000,
@@ -298,9 +311,28 @@ pub const TCP_USER_TIMEOUT_MS: u64 = 30_000;
 /// from the descriptor limit.
 pub const RESERVED_DESCRIPTORS: usize = 64;
 
+/// Refused connections that are given time to read why. They have descriptors, too.
+pub const TURNED_AWAY_MAX: usize = RESERVED_DESCRIPTORS / 2;
+
+/// Idle connections that are found in one look for those that may give way.
+pub const IDLE_CANDIDATES: usize = 64;
+
+/// Time between two such looks where the first found nobody, in milliseconds.
+pub const IDLE_LOOK_MS: u64 = 20;
+
 /// Largest answer that is put together on the shard's own thread, in bytes. At several GB/s this too
 /// keeps its sockets waiting for a third of a millisecond.
 pub const COPY_INLINE_BYTES_MAX: usize = MIB;
+
+/// Largest body of a call that takes a few names or numbers, in bytes.
+pub const SMALL_BODY_BYTES_MAX: usize = 64 * KIB;
+
+/// Largest body of a direct or group message, in bytes: every byte of its content may be written as
+/// six.
+pub const MESSAGE_BODY_BYTES_MAX: usize = 128 * KIB;
+
+/// Largest body that makes a group, in bytes: its members' ids, about.
+pub const GROUP_BODY_BYTES_MAX: usize = 512 * KIB;
 
 /// Up to this many bytes an HTTP answer counts as small, and finds room where large ones do not.
 pub const SMALL_ANSWER_BYTES: usize = 64 * KIB;
@@ -499,8 +531,15 @@ pub const ARGON2_KIB: u32 = 19 * 1_024;
 /// Passes over that memory.
 pub const ARGON2_PASSES: u32 = 2;
 
-/// Passwords that wait to be hashed or compared. Beyond it a login is `unavailable`.
+/// Passwords that wait to be hashed or compared at one door. Beyond it the next one there is
+/// `unavailable`.
 pub const PASSWORDS_WAITING_MAX: usize = 256;
+
+/// Largest body of a registration or a login, in bytes: a name, a password and an address.
+pub const LOGIN_BODY_BYTES_MAX: usize = 4 * KIB;
+
+/// Addresses of which it is remembered how often they did something.
+pub const RATE_ENTRIES_MAX: usize = 65_536;
 
 /// Failed logins of one name, or from one address, within [`LOGIN_WINDOW_MS`], before the next
 /// attempt is refused unread.
@@ -523,7 +562,7 @@ pub const LOGIN_TOKEN_MS_DEFAULT: u64 = 3_600_000;
 /// milliseconds: 30 days. Then the password is asked for again.
 pub const SESSION_MS_MAX_DEFAULT: u64 = 30 * 24 * 3_600_000;
 
-/// Largest body of a request about an account, in bytes: a name, two passwords and an address, each
+/// Largest body of any other request about an account, in bytes: a name, two passwords and an address, each
 /// character escaped, fit.
 pub const ACCOUNT_BODY_BYTES_MAX: usize = 16 * 1_024;
 
@@ -877,6 +916,21 @@ const _: () = assert!(
 const _: () = assert!(
     Limits::DEFAULT.channel_history_bytes_max >= Limits::DEFAULT.http_body_bytes_max,
     "the largest message fits the histories"
+);
+const _: () = assert!(
+    6 * MESSAGE_CONTENT_BYTES_MAX + KIB <= MESSAGE_BODY_BYTES_MAX,
+    "the longest message fits its body, however it is escaped"
+);
+const _: () = assert!(
+    GROUP_MEMBERS_MAX * (USER_BYTES_MAX + 4) + 2 * KIB <= GROUP_BODY_BYTES_MAX,
+    "the largest group fits its body"
+);
+const _: () = assert!(
+    Limits::DEFAULT.http_registry_body_bytes_max
+        <= Limits::DEFAULT.unfinished_body_bytes_per_address_max
+        && Limits::DEFAULT.unfinished_body_bytes_per_address_max
+            <= Limits::DEFAULT.unfinished_body_bytes_max,
+    "the largest body can arrive"
 );
 const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX, "a page nobody asked for is no larger");
 const _: () = assert!(

@@ -395,6 +395,27 @@ pub(super) static KEYS: &[Key] = &[
         "Most bytes of unsent HTTP answers of one shard"
     ),
     bounded!(
+        "unfinished-body-bytes-per-address-max",
+        size(KIB..=1024 * MIB),
+        "8MiB",
+        limits.unfinished_body_bytes_per_address_max,
+        "Most bytes of unfinished bodies from one address"
+    ),
+    bounded!(
+        "unfinished-body-bytes-max",
+        size(KIB..=64 * 1024 * MIB),
+        "64MiB",
+        limits.unfinished_body_bytes_max,
+        "Most bytes of unfinished bodies of one shard"
+    ),
+    bounded!(
+        "registrations-per-minute-max",
+        count(0..=1_000_000),
+        "10",
+        limits.registrations_per_minute_max,
+        "Accounts registered a minute from one address; 0 is no limit"
+    ),
+    bounded!(
         "request-head-bytes-max",
         size(KIB..=MIB),
         "16KiB",
@@ -499,6 +520,24 @@ pub(super) static KEYS: &[Key] = &[
             Ok(())
         },
         show: |config| config.limits.connections_max.map_or_else(|| "auto".into(), Value::from),
+    },
+    Key {
+        name: "connections-per-address-max",
+        env: None,
+        placeholder: "N",
+        unset: Unset::Follows("auto: half of all there is room for, loopback exempt"),
+        help: "Most connections of one address, IPv6 by /64; 0 is no limit",
+        parse: |config, text| {
+            config.limits.connections_per_address_max = match text {
+                "auto" => None,
+                _ => Some(count::parse(text, 0..=100_000_000)?),
+            };
+            Ok(())
+        },
+        show: |config| {
+            let set = config.limits.connections_per_address_max;
+            set.map_or_else(|| "auto".into(), Value::from)
+        },
     },
     bounded!(
         "outbox-bytes-max",

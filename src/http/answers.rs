@@ -254,7 +254,13 @@ pub struct Unsent {
 }
 
 impl Unsent {
-    fn add(self: &Arc<Unsent>, bytes: usize) -> Mark {
+    /// Whether all has been written.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) == 0
+    }
+
+    /// Counts bytes until the mark is dropped.
+    pub(super) fn add(self: &Arc<Unsent>, bytes: usize) -> Mark {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Mark { unsent: Arc::clone(self), bytes }
     }
@@ -267,8 +273,9 @@ impl Unsent {
     }
 }
 
+/// Bytes of an answer on its way.
 #[derive(Debug)]
-struct Mark {
+pub(super) struct Mark {
     unsent: Arc<Unsent>,
     bytes: usize,
 }

@@ -1,17 +1,21 @@
 //! Request bodies: bounded, in time, and JSON.
 //!
+//! How large a body may be is decided by what its call needs; `http::bodies` counts what has arrived
+//! of all of them.
+//!
 //! Imports `limits` and `wire`. Imported by `http`.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Request};
 use serde::de::DeserializeOwned;
 
 use super::Desk;
+use super::bodies::Arriving;
 use super::reply::Problem;
 use crate::limits;
 use crate::wire::json;
@@ -21,7 +25,7 @@ use crate::wire::refusal::{Code, Refusal};
 ///
 /// # Errors
 ///
-/// 415, 413, or 408 where it does not arrive in time.
+/// 415, 413, 408 where it does not arrive in time, or 429 and 503 where too much is on its way.
 pub async fn read(
     desk: &Desk,
     request: Request<Incoming>,
@@ -42,7 +46,7 @@ pub async fn read(
 ///
 /// # Errors
 ///
-/// 413, or 408 where it does not arrive in time.
+/// 413, 408 where it does not arrive in time, or 429 and 503 where too much is on its way.
 pub async fn read_any(
     desk: &Desk,
     request: Request<Incoming>,
@@ -55,18 +59,45 @@ pub async fn read_any(
     if declared > bytes_max as u64 {
         return Err(too_large());
     }
-    let body = Limited::new(request.into_body(), bytes_max).collect();
+    let read = arrive(desk, request.into_body(), bytes_max);
     let patience = Duration::from_millis(desk.office.limits.body_timeout_ms);
-    match tokio::time::timeout(patience, body).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(fault)) if fault.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => {
-            Err(Problem::new(400, Code::Malformed, "the body ended before its end").closing())
-        }
+    match tokio::time::timeout(patience, read).await {
+        Ok(Ok(Some(body))) => Ok(body),
+        Ok(Ok(None)) => Err(too_large()),
+        Ok(Err(problem)) => Err(problem),
         Err(_) => {
             Err(Problem::new(408, Code::Unavailable, "the body did not arrive in time").closing())
         }
     }
+}
+
+/// Takes a body in as it comes. None where it has more than `bytes_max` bytes.
+async fn arrive(
+    desk: &Desk,
+    mut body: Incoming,
+    bytes_max: usize,
+) -> Result<Option<Bytes>, Problem> {
+    let announced = hyper::body::Body::size_hint(&body).exact();
+    let announced = announced.and_then(|bytes| usize::try_from(bytes).ok());
+    let mut arriving = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            Problem::new(400, Code::Malformed, "the body ended before its end").closing()
+        })?;
+        // Trailers say nothing to us.
+        let Ok(data) = frame.into_data() else { continue };
+        if arriving.is_none() && announced == Some(data.len()) {
+            // It was there at once, as bodies of most requests are.
+            return Ok(Some(data).filter(|data| data.len() <= bytes_max));
+        }
+        let arriving = arriving.get_or_insert_with(|| desk.bodies.begin(desk.block()));
+        let bytes = arriving.bytes() + data.len();
+        if bytes > bytes_max {
+            return Ok(None);
+        }
+        arriving.add(&data, announced.unwrap_or(bytes_max).saturating_sub(bytes))?;
+    }
+    Ok(Some(arriving.map_or_else(Bytes::new, Arriving::finish)))
 }
 
 /// A body is UTF-8 and a JSON object; what comes after this only has to look at its fields.

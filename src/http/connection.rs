@@ -1,12 +1,13 @@
 //! One HTTP connection: hyper's machine, run to its end or to an upgrade.
 //!
-//! Imports `http::guard` and `http::router`. Imported by `server`.
+//! Imports `http::guard`, `http::idle` and `http::router`. Imported by `server`.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,20 +54,25 @@ pub async fn serve(
     mut ending: watch::Receiver<Ending>,
 ) -> Option<Upgraded> {
     (desk.peer, desk.local) = (stream.peer_addr().ok(), stream.local_addr().ok());
-    desk.unsent = std::sync::Arc::default();
+    desk.unsent = Arc::default();
     desk.office.stats.http.enter();
-    let office = std::sync::Arc::clone(&desk.office);
-    let guard = Guard::new(stream, &early, &office.limits);
+    let office = Arc::clone(&desk.office);
+    let kept = office.idle.enter(&desk.unsent);
+    let guard = Guard::new(stream, &early, &office.limits).kept(Arc::clone(&kept));
     let agreed: Rc<RefCell<Option<Upgrade>>> = Rc::default();
     let service = {
-        let agreed = Rc::clone(&agreed);
+        let (agreed, kept) = (Rc::clone(&agreed), Arc::clone(&kept));
         service_fn(move |request| {
             let (desk, agreed) = (desk.clone(), Rc::clone(&agreed));
+            let kept = Arc::clone(&kept);
             // Boxed for hyper, which lets only what can be moved be asked to end.
             Box::pin(async move {
+                kept.serve(true);
                 // Who pipelines without reading gets one answer, and then waits.
                 desk.unsent.wait().await;
-                Ok::<_, Infallible>(router::answer(desk, request, &agreed).await)
+                let answer = router::answer(desk, request, &agreed).await;
+                kept.serve(false);
+                Ok::<_, Infallible>(answer)
             })
         })
     };
@@ -93,7 +99,10 @@ pub async fn serve(
     let parts = connection.into_parts();
     let (stream, left) = parts.io.into_parts();
     let Some(upgrade) = agreed.take() else {
-        linger(stream).await;
+        // Who gives way has taken its last answer, and somebody needs the place now.
+        if !kept.is_evicted() {
+            linger(stream).await;
+        }
         return None;
     };
     let early = [&parts.read_buf[..], &left[..]].concat().into();

@@ -11,11 +11,13 @@
 //! connection may idle between requests for [`limits::KEEP_ALIVE_MS`]. A client that takes nothing of
 //! its answer for the write timeout is gone: the connection is reset.
 //!
-//! Imports `http::chunks`, `limits`, `shard::socket` and `ws::head`. Imported by `http::connection`.
+//! Imports `http::chunks`, `http::idle`, `limits`, `shard::socket` and `ws::head`. Imported by
+//! `http::connection`.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::chunks::{Chunks, Verdict};
+use super::idle::Kept;
 use crate::limits::{self, Limits};
 use crate::shard::socket::Stream;
 use crate::ws::head::{self, Body, HeadFault, HeadLimits};
@@ -49,6 +52,8 @@ pub struct Guard {
     write_patience: Duration,
     /// Rings when the client has taken nothing for `write_patience`. None while it takes.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// The connection's place among those that may give way to new ones.
+    kept: Option<Arc<Kept>>,
 }
 
 /// Where the stream stands.
@@ -80,9 +85,23 @@ impl Guard {
             alarm: Box::pin(sleep_until(Instant::now() + handshake)),
             write_patience: Duration::from_millis(limits.write_timeout_ms),
             stalled: None,
+            kept: None,
         };
         guard.scan(early);
         guard
+    }
+
+    /// The same, giving way to a new connection between two requests.
+    #[must_use]
+    pub fn kept(mut self, kept: Arc<Kept>) -> Guard {
+        self.kept = Some(kept);
+        self
+    }
+
+    /// Whether the connection rests between two requests and has to end.
+    fn gives_way(&self, cx: &Context<'_>) -> bool {
+        self.pending.is_empty()
+            && self.kept.as_ref().is_some_and(|kept| kept.rest(cx, Instant::now()))
     }
 
     /// Gives back the socket and every byte that hyper has not taken.
@@ -158,6 +177,9 @@ impl Guard {
     fn scan_head(&mut self, bytes: &[u8]) -> usize {
         if self.pending.is_empty() {
             self.set_alarm(self.handshake);
+            if let Some(kept) = &self.kept {
+                kept.work();
+            }
         }
         let before = self.pending.len();
         self.pending.extend_from_slice(bytes);
@@ -214,8 +236,11 @@ impl hyper::rt::Read for Guard {
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) => guard.scan(buffer.filled()),
                 Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
-                // Late: to hyper it looks as if the peer had gone.
+                // Late, or in the way: to hyper it looks as if the peer had gone.
                 Poll::Pending if matches!(guard.scan, Scan::Head) => {
+                    if guard.gives_way(cx) {
+                        return Poll::Ready(Ok(()));
+                    }
                     return guard.alarm.as_mut().poll(cx).map(|()| Ok(()));
                 }
                 Poll::Pending => return Poll::Pending,

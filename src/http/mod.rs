@@ -11,6 +11,7 @@
 //! Imports everything below `config`. Imported by `server`.
 
 pub mod answers;
+pub mod bodies;
 pub mod body;
 pub mod budget;
 pub mod channels;
@@ -22,12 +23,14 @@ pub mod eureka;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod guard;
+pub mod idle;
 pub mod logins;
 pub mod messages;
 pub mod metrics;
 pub mod openapi;
 pub mod pages;
 pub mod passwords;
+pub mod rates;
 pub mod registry;
 pub mod reply;
 pub mod router;
@@ -44,7 +47,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use crate::address::ClientAddress;
+use crate::address::{AddressBlock, ClientAddress};
 use crate::auth::accounts::Registration;
 use crate::auth::{Identity, Scopes};
 use crate::clock::Clock;
@@ -63,9 +66,12 @@ use crate::store::library::{Account, Library};
 use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Gate;
 use answers::{Answers, Unsent};
+use bodies::{AddressBodies, Bodies};
 use eureka::Eureka;
+use idle::IdleTable;
 use logins::Logins;
 use passwords::Passwords;
+use rates::Rates;
 use reply::Problem;
 use seen::SeenUsers;
 
@@ -89,6 +95,8 @@ pub struct Desk {
     pub client: Option<ClientAddress>,
     /// The shard's unsent answers.
     pub answers: Arc<Answers>,
+    /// The shard's bodies that are still arriving.
+    pub bodies: Arc<Bodies>,
     /// Those of the connection that the desk serves.
     pub unsent: Arc<Unsent>,
 }
@@ -120,6 +128,12 @@ pub struct Office {
     pub default_scopes: Scopes,
     /// Whether adding a user to a group only invites the user.
     pub group_invitations: bool,
+    /// How often accounts are registered from an address.
+    pub registrations: Rates,
+    /// Kept connections between two requests.
+    pub idle: Arc<IdleTable>,
+    /// Bodies that are still arriving, by address.
+    pub address_bodies: Arc<AddressBodies>,
     /// Users seen lately.
     pub seen: SeenUsers,
     /// What serves Eureka's clients, where they are served.
@@ -154,6 +168,16 @@ impl Office {
 }
 
 impl Desk {
+    /// What the client of the request is counted by, where a bound is one for each address.
+    pub fn block(&self) -> Option<AddressBlock> {
+        self.client.map(ClientAddress::block)
+    }
+
+    /// The bound of a body that needs so many bytes, unless all bodies are to be smaller.
+    pub fn body_bytes_max(&self, needed: usize) -> usize {
+        needed.min(self.office.limits.http_body_bytes_max)
+    }
+
     /// Sends an order and waits for its answer.
     ///
     /// # Errors

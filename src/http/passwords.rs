@@ -4,11 +4,14 @@
 //! sockets; on threads of equal priority a storm of logins would take half of the machine. These
 //! get what the shards leave. Figures: PERF.md, logins.
 //!
-//! Imports `auth::accounts` and `limits`. Imported by `http::users`.
+//! Each door has a queue of its own, and a thread that is free takes from one of those in which
+//! somebody waits, by chance: a flood at one door makes the others slower and refuses nobody there.
+//!
+//! Imports `auth::accounts` and `limits`. Imported by `http::users` and `http::eureka`.
 
 use std::io;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::oneshot;
 
 use crate::auth::accounts;
@@ -18,14 +21,45 @@ use crate::wire::refusal::Refusal;
 /// How much lower the priority is (`nice`): a tenth of the processor under full load.
 const NICE: i32 = 10;
 
+/// Where somebody comes with a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// Users who have an account: they log in, or change their password.
+    Login,
+    /// Who wants an account.
+    Registration,
+    /// Eureka's clients, with every call.
+    Eureka,
+}
+
+const DOORS: usize = 3;
+
 enum Job {
     Hash(String, oneshot::Sender<Option<String>>),
     Verify(String, Option<String>, oneshot::Sender<bool>),
 }
 
-/// The threads' queue.
+impl Job {
+    fn run(self) {
+        // Whoever asked may have gone.
+        match self {
+            Job::Hash(password, reply) => {
+                if !reply.is_closed() {
+                    _ = reply.send(accounts::hash(&password));
+                }
+            }
+            Job::Verify(password, hash, reply) => {
+                if !reply.is_closed() {
+                    _ = reply.send(accounts::verify(&password, hash.as_deref()));
+                }
+            }
+        }
+    }
+}
+
+/// The threads' queues.
 #[derive(Debug)]
-pub struct Passwords(Sender<Job>);
+pub struct Passwords([Sender<Job>; DOORS]);
 
 impl Passwords {
     /// Starts the threads: one a core, for they yield to everything else.
@@ -34,35 +68,26 @@ impl Passwords {
     ///
     /// Where one cannot be started.
     pub fn start() -> io::Result<Passwords> {
-        let (jobs, inbox) = crossbeam_channel::bounded::<Job>(limits::PASSWORDS_WAITING_MAX);
+        let [login, registration, eureka] =
+            [(); DOORS].map(|()| bounded::<Job>(limits::PASSWORDS_WAITING_MAX));
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
         for _ in 0..threads {
-            let inbox = inbox.clone();
-            std::thread::Builder::new().name(String::from("passwords")).spawn(move || {
-                // On Linux this is the thread's own. Where it is refused, all are equal.
-                let _ = rustix::process::nice(NICE);
-                for job in inbox {
-                    // Whoever asked may have gone.
-                    match job {
-                        Job::Hash(password, reply) => _ = reply.send(accounts::hash(&password)),
-                        Job::Verify(password, hash, reply) => {
-                            _ = reply.send(accounts::verify(&password, hash.as_deref()));
-                        }
-                    }
-                }
-            })?;
+            let inboxes = [login.1.clone(), registration.1.clone(), eureka.1.clone()];
+            std::thread::Builder::new()
+                .name(String::from("passwords"))
+                .spawn(move || work(&inboxes))?;
         }
-        Ok(Passwords(jobs))
+        Ok(Passwords([login.0, registration.0, eureka.0]))
     }
 
     /// Hashes a password.
     ///
     /// # Errors
     ///
-    /// `unavailable` where too many wait.
-    pub async fn hash(&self, password: String) -> Result<String, Refusal> {
+    /// `unavailable` where too many wait at the door.
+    pub async fn hash(&self, door: Door, password: String) -> Result<String, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.0.try_send(Job::Hash(password, reply)).map_err(|_| Refusal::unavailable())?;
+        self.send(door, Job::Hash(password, reply))?;
         answer.await.ok().flatten().ok_or_else(Refusal::internal)
     }
 
@@ -70,10 +95,62 @@ impl Passwords {
     ///
     /// # Errors
     ///
-    /// `unavailable` where too many wait.
-    pub async fn verify(&self, password: String, hash: Option<String>) -> Result<bool, Refusal> {
+    /// `unavailable` where too many wait at the door.
+    pub async fn verify(
+        &self,
+        door: Door,
+        password: String,
+        hash: Option<String>,
+    ) -> Result<bool, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.0.try_send(Job::Verify(password, hash, reply)).map_err(|_| Refusal::unavailable())?;
+        self.send(door, Job::Verify(password, hash, reply))?;
         answer.await.map_err(|_| Refusal::internal())
+    }
+
+    fn send(&self, door: Door, job: Job) -> Result<(), Refusal> {
+        self.0[door as usize].try_send(job).map_err(|_| Refusal::unavailable())
+    }
+}
+
+/// Takes jobs until the server ends.
+fn work(inboxes: &[Receiver<Job>; DOORS]) {
+    // On Linux this is the thread's own. Where it is refused, all are equal.
+    let _ = rustix::process::nice(NICE);
+    let [login, registration, eureka] = inboxes;
+    loop {
+        let job = crossbeam_channel::select! {
+            recv(login) -> job => job,
+            recv(registration) -> job => job,
+            recv(eureka) -> job => job,
+        };
+        // All three end together.
+        let Ok(job) = job else { return };
+        job.run();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    /// Without a thread that takes anything, so that queues stay full.
+    #[test]
+    fn a_full_queue_at_one_door_refuses_nobody_at_the_others() {
+        let queues = [(); DOORS].map(|()| bounded::<Job>(limits::PASSWORDS_WAITING_MAX));
+        let passwords = Passwords(queues.each_ref().map(|(jobs, _)| jobs.clone()));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut is_refused = |door| {
+            let mut asked = pin!(passwords.hash(door, String::from("password")));
+            matches!(asked.as_mut().poll(&mut context), Poll::Ready(Err(_)))
+        };
+        let refused =
+            (0..=limits::PASSWORDS_WAITING_MAX).filter(|_| is_refused(Door::Registration)).count();
+        assert_eq!(refused, 1);
+        assert!(!is_refused(Door::Login));
+        assert!(!is_refused(Door::Eureka));
+        assert!(is_refused(Door::Registration));
     }
 }

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::logins::Key;
+use super::passwords::Door;
 use super::reply::{self, Problem, Reply};
 use super::{Desk, Query, body};
 use crate::auth::accounts::Registration;
@@ -29,8 +30,12 @@ struct Wish {
     email: Option<String>,
 }
 
-async fn wish<T: DeserializeOwned>(desk: &Desk, request: Request<Incoming>) -> Result<T, Problem> {
-    let text = body::read(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?;
+async fn wish<T: DeserializeOwned>(
+    desk: &Desk,
+    request: Request<Incoming>,
+    bytes_max: usize,
+) -> Result<T, Problem> {
+    let text = body::read(desk, request, desk.body_bytes_max(bytes_max)).await?;
     body::object(&text)
 }
 
@@ -63,17 +68,18 @@ pub async fn register(
     identity: Option<&Identity>,
 ) -> Result<Reply, Problem> {
     check_registration(desk, identity)?;
-    let wish: Wish = wish(desk, request).await?;
+    let wish: Wish = wish(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
     let username = wish.username.ok_or_else(missing("username"))?;
     let password = wish.password.ok_or_else(missing("password"))?;
     let username = names::new_name(&username).map_err(invalid)?;
     accounts::check_password(&password).map_err(invalid)?;
     wish.email.as_deref().map_or(Ok(()), accounts::check_email).map_err(invalid)?;
+    count_registration(desk)?;
     if desk.office.library.account(&username).await?.is_some() {
         // The last word is the database's; this one spares the hash.
         return Err(Problem::new(409, Code::Conflict, "the username is taken"));
     }
-    let password_hash = desk.office.passwords.hash(password).await?;
+    let password_hash = desk.office.passwords.hash(Door::Registration, password).await?;
     let user_id = UserId::new(&uuid::Uuid::new_v4().hyphenated().to_string());
     let write = Write::Account {
         user_id: user_id.clone(),
@@ -85,6 +91,19 @@ pub async fn register(
     desk.tell(Talk::Write(write)).await?;
     let account = json!({"user_id": user_id.as_str(), "username": username});
     Ok(reply::with_status(StatusCode::CREATED, &account))
+}
+
+/// Counts a registration by where it comes from. A hash and a row of the database cost more than
+/// the request, and names cannot be had back.
+fn count_registration(desk: &Desk) -> Result<(), Problem> {
+    let Some(block) = desk.block() else { return Ok(()) };
+    let taken = desk.office.registrations.take(block, desk.clock.now().unix_ms);
+    taken.map_err(|wait_ms| {
+        let mut problem =
+            Problem::new(429, Code::RateLimited, "too many registrations from this address");
+        problem.header = Some(("retry-after", wait_ms.div_ceil(1_000).to_string()));
+        problem
+    })
 }
 
 /// Counts a try to sign in, by the name and where it comes from. Returns what it counts under.
@@ -107,7 +126,7 @@ pub(super) fn begin_login(desk: &Desk, username: &str, now_ms: u64) -> Result<Ve
 
 /// `POST /api/v1/users/login`
 pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
-    let wish: Wish = wish(desk, request).await?;
+    let wish: Wish = wish(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
     let username = wish.username.ok_or_else(missing("username"))?;
     let password = wish.password.ok_or_else(missing("password"))?;
     let office = &desk.office;
@@ -119,7 +138,7 @@ pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
     let account = if is_possible { office.library.account(&username).await? } else { None };
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
     let password: String = password.chars().take(limits::PASSWORD_BYTES_MAX).collect();
-    let is_right = office.passwords.verify(password, hash).await?;
+    let is_right = office.passwords.verify(Door::Login, password, hash).await?;
     let Some(account) = account.filter(|account| is_right && !account.standing.is_disabled) else {
         return Err(Problem::new(401, Code::Unauthorized, "wrong username or password"));
     };
@@ -200,7 +219,7 @@ pub async fn set_password(
     request: Request<Incoming>,
     identity: &Identity,
 ) -> Result<Reply, Problem> {
-    let wish: PasswordWish = wish(desk, request).await?;
+    let wish: PasswordWish = wish(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?;
     let old = wish.old.ok_or_else(missing("old"))?;
     let new = wish.new.ok_or_else(missing("new"))?;
     accounts::check_password(&new).map_err(|fault| invalid(&format!("new: {fault}")))?;
@@ -217,7 +236,9 @@ pub async fn set_password(
     // Whoever finds a token shall not find the password with it.
     let keys = begin_login(desk, &account.username, now_ms)?;
     let is_possible = old.len() <= limits::PASSWORD_BYTES_MAX;
-    let is_right = is_possible && office.passwords.verify(old, Some(old_hash.clone())).await?;
+    let passwords = &office.passwords;
+    let is_right =
+        is_possible && passwords.verify(Door::Login, old, Some(old_hash.clone())).await?;
     if !is_right {
         return Err(forbidden("the old password is wrong"));
     }
@@ -225,7 +246,7 @@ pub async fn set_password(
     let write = Write::SetPassword {
         user_id: identity.user_id.clone(),
         old_hash,
-        password_hash: office.passwords.hash(new).await?,
+        password_hash: passwords.hash(Door::Login, new).await?,
         kept_token: Some(token.id),
         at_ms: desk.clock.now().wall_ms,
     };
@@ -249,7 +270,7 @@ pub async fn logout(
     let LogoutWish { all } = if request.body().is_end_stream() {
         LogoutWish::default()
     } else {
-        wish(desk, request).await?
+        wish(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
     };
     let person =
         Person { user_id: identity.user_id.clone(), username: identity.display_name().into() };

@@ -1,9 +1,13 @@
 //! Where a shard's connections come in: accepting, the handshake of TLS, and how many there may be.
 //!
-//! Imports `http`, `limits` and `shard::socket`. Part of `server`.
+//! An address may hold so many of them. Where all places are taken, the plain connection that has been
+//! idle for longest gives way.
+//!
+//! Imports `http`, `limits`, `shard` and `ws::addresses`. Part of `server`.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,11 +16,14 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use super::Common;
 use crate::http::connection::{Ending, Upgraded};
 use crate::limits;
 use crate::shard::socket::{Socket, Stream, TcpSocket};
+use crate::shard::surplus_answer;
+use crate::ws::addresses::AddressSeat;
 
 /// Sockets on their way into the shard.
 #[derive(Default)]
@@ -34,31 +41,75 @@ impl Arrivals {
 /// A socket and its place among those that may be open.
 pub(super) struct Ticket {
     pub(super) stream: Stream,
-    /// None where there is no room.
-    pub(super) permit: Option<Permit>,
+    pub(super) place: Place,
 }
 
-/// Counts a socket for as long as it is open.
-pub(super) struct Permit(Arc<AtomicUsize>);
+/// What a socket holds while it is open.
+#[derive(Default)]
+pub(super) struct Place {
+    /// None where there is no room.
+    pub(super) permit: Option<Permit>,
+    /// Only where there is none.
+    _turned: Option<Turned>,
+}
+
+impl From<Permit> for Place {
+    fn from(permit: Permit) -> Place {
+        Place { permit: Some(permit), _turned: None }
+    }
+}
+
+/// Counts a socket for as long as it is open: among all, and among those of its address.
+pub(super) struct Permit {
+    sockets: Arc<AtomicUsize>,
+    _seat: AddressSeat,
+}
 
 impl Permit {
-    fn take(common: &Common) -> Option<Permit> {
+    /// None where the address has as many as it may, or where there is no room and nobody gives way.
+    fn take(common: &Common, peer: IpAddr) -> Option<Permit> {
+        let gate = &common.office.gate;
+        // A proxy carries many clients, who are counted once their heads have been read.
+        let seat = if gate.trusted_proxies.contains(peer) {
+            AddressSeat::exempt()
+        } else {
+            gate.addresses.take(peer)?
+        };
         let before = common.sockets.fetch_add(1, Ordering::Relaxed);
-        let permit = Permit(Arc::clone(&common.sockets));
-        (before < common.sockets_max).then_some(permit)
+        let permit = Permit { sockets: Arc::clone(&common.sockets), _seat: seat };
+        (before < common.sockets_max || common.office.idle.evict(Instant::now())).then_some(permit)
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.sockets.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a socket that is told that there is no room. It too has a descriptor, for as long as the
+/// client takes to read that.
+pub(super) struct Turned(Arc<AtomicUsize>);
+
+impl Turned {
+    /// None where so many are being told that the next one is only answered.
+    fn take(common: &Common) -> Option<Turned> {
+        let before = common.turned.fetch_add(1, Ordering::Relaxed);
+        let turned = Turned(Arc::clone(&common.turned));
+        (before < limits::TURNED_AWAY_MAX).then_some(turned)
+    }
+}
+
+impl Drop for Turned {
+    fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// A socket with its permit, as the shard owns it.
+/// A socket with its place, as the shard owns it.
 pub(super) struct Counted {
     pub(super) socket: TcpSocket,
-    pub(super) permit: Option<Permit>,
+    pub(super) place: Place,
 }
 
 impl Socket for Counted {
@@ -108,7 +159,7 @@ impl Entrance {
                 _ = ending.wait_for(|ending| *ending > Ending::No) => break,
             };
             match accepted {
-                Ok((stream, _)) => self.admit(stream),
+                Ok((stream, peer)) => self.admit(stream, peer),
                 Err(fault) => {
                     // Out of descriptors, most likely. Accepting again at once would spin: the
                     // connection still waits in the kernel's queue.
@@ -130,25 +181,32 @@ impl Entrance {
     fn close(&self, listener: TcpListener) -> io::Result<()> {
         let listener = listener.into_std()?;
         for _ in 0..limits::ACCEPT_BACKLOG {
-            let stream = match listener.accept() {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match listener.accept() {
+                Ok(accepted) => accepted,
                 Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(fault) if fault.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(fault) => return Err(fault),
             };
             stream.set_nonblocking(true)?;
-            self.admit(TcpStream::from_std(stream)?);
+            self.admit(TcpStream::from_std(stream)?, peer);
         }
         Ok(())
     }
 
-    fn admit(&self, stream: TcpStream) {
-        let permit = Permit::take(&self.common);
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+        let permit = Permit::take(&self.common, peer.ip());
         let Some(tls) = self.common.tls.clone() else {
+            let place = match permit {
+                Some(permit) => Place::from(permit),
+                None => match Turned::take(&self.common) {
+                    turned @ Some(_) => Place { permit: None, _turned: turned },
+                    None => return turn_away(stream),
+                },
+            };
             self.arrivals
                 .borrow_mut()
                 .accepted
-                .push(Ticket { stream: Stream::Plain(stream), permit });
+                .push(Ticket { stream: Stream::Plain(stream), place });
             return self.notify.notify_one();
         };
         // Without room there is no handshake either: it is the dear part.
@@ -159,7 +217,7 @@ impl Entrance {
         spawn_local(async move {
             match tls.accept(stream, patience).await {
                 Ok(stream) => {
-                    let ticket = Ticket { stream, permit: Some(permit) };
+                    let ticket = Ticket { stream, place: permit.into() };
                     arrivals.borrow_mut().accepted.push(ticket);
                     notify.notify_one();
                 }
@@ -167,6 +225,15 @@ impl Entrance {
             }
             drop(task);
         });
+    }
+}
+
+/// Answers that there is no room, and closes. Of those that are refused by the thousand, some will
+/// see a reset instead: waiting for each to read it would take the descriptors that are left.
+fn turn_away(stream: TcpStream) {
+    if let Ok(mut stream) = stream.into_std() {
+        // What the kernel does not take at once is not worth waiting for.
+        let _ = stream.write(surplus_answer().as_bytes());
     }
 }
 

@@ -33,13 +33,15 @@ use crate::cluster::{self, Cluster, ClusterError, News};
 use crate::config::{AuthMode, Config, Sources};
 use crate::control::Control;
 use crate::http::Office;
+use crate::http::bodies::AddressBodies;
 use crate::http::eureka::Eureka;
 use crate::http::logins::Logins;
 use crate::http::passwords::Passwords;
+use crate::http::rates::Rates;
 use crate::http::seen::SeenUsers;
 use crate::http::status;
 use crate::id::{Epoch, ShardId};
-use crate::limits;
+use crate::limits::{self, Limits};
 use crate::mailbox::published::Published;
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::Parcel;
@@ -55,6 +57,7 @@ use crate::state::{self, State};
 use crate::stats::Stats;
 use crate::store::library::Library;
 use crate::store::{Address, Image, Listeners, Store, StoreError, StoreHealth};
+use crate::ws::addresses::AddressSeats;
 use crate::ws::gate::Gate;
 use crate::ws::hosts::Hosts;
 
@@ -161,6 +164,8 @@ struct Common {
     /// Open sockets of all kinds on all shards.
     sockets: Arc<AtomicUsize>,
     sockets_max: usize,
+    /// Sockets that are being told that there is no room.
+    turned: Arc<AtomicUsize>,
     tls: Option<Arc<Tls>>,
 }
 
@@ -210,6 +215,9 @@ impl Server {
             registration: config.registration,
             default_scopes: config.default_scopes,
             group_invitations: config.group_invitations,
+            registrations: Rates::a_minute(limits.registrations_per_minute_max),
+            idle: Arc::default(),
+            address_bodies: AddressBodies::new(&limits),
             seen: SeenUsers::default(),
             eureka: config.eureka.then(Eureka::default),
             is_draining: Arc::clone(&signals.is_draining),
@@ -225,23 +233,18 @@ impl Server {
             office: Arc::new(office),
             signals: Arc::clone(&signals),
             sockets: Arc::default(),
+            turned: Arc::default(),
             sockets_max,
             tls: tls.clone(),
         };
 
-        let journal = match store {
-            Some(_) => cluster::Journal::After(image.people.written),
-            None => cluster::Journal::Closed,
-        };
+        let journal = journal(store.is_some(), &image);
         let state = state_of(config, image, &node_id, clock.now());
         let (shards, starts) = shard_starts(config.shards, messages_max, &to_control, &common);
         let control =
             Control::new(state, inbox, shards.clone(), published, Arc::clone(&stats), store)
                 .with_revoked(Arc::clone(&gate.revoked))
-                .with_set_bound(SetBound {
-                    rows: limits.store_set_rows_max,
-                    bytes: limits.store_set_bytes_max,
-                });
+                .with_set_bound(set_bound(&limits));
         let control = joined(control, config, &common.office, (clock, &to_control), journal)?;
         let handle = Handle::new(to_control, clock, &control.events(), Arc::clone(&stats));
         let control_thread = control_thread::start(control, bell, clock, Arc::clone(&signals))
@@ -392,6 +395,16 @@ fn open_store(
     let opened = Store::open(url, data_dir, listeners(clock, to_control));
     let (store, image) = opened.map_err(StartError::Store)?;
     Ok((Some(store), image))
+}
+
+/// Where the journal of messages goes on; it is closed where nothing can be stored.
+fn journal(is_stored: bool, image: &Image) -> cluster::Journal {
+    if is_stored { cluster::Journal::After(image.people.written) } else { cluster::Journal::Closed }
+}
+
+/// How much one set of changes may hold.
+fn set_bound(limits: &Limits) -> SetBound {
+    SetBound { rows: limits.store_set_rows_max, bytes: limits.store_set_bytes_max }
 }
 
 /// Whether nodes can share a database.
@@ -564,6 +577,10 @@ fn gate(config: &Config, authenticator: Authenticator, image: &PeopleImage, now_
         echo: config.echo,
         topic_bytes_max: config.limits.topic_bytes_max,
         seats: Arc::default(),
+        addresses: Arc::new(AddressSeats::new(
+            config.limits.connections_per_address_max,
+            connections_max(config),
+        )),
         namespaces: Arc::new(config.namespaces.clone()),
         revoked: Arc::new(revoked),
     }

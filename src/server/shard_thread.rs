@@ -22,6 +22,7 @@ use super::Common;
 use super::entrance::{Arrivals, Counted, Entrance, Tasks, Ticket};
 use crate::http::Desk;
 use crate::http::answers::Answers;
+use crate::http::bodies::Bodies;
 use crate::http::connection::{self, Ending, Upgraded};
 use crate::limits;
 use crate::mailbox::to_control::Command;
@@ -80,6 +81,10 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         local: None,
         client: None,
         answers: Arc::new(Answers::new(&common.office.limits)),
+        bodies: Arc::new(Bodies::new(
+            &common.office.limits,
+            Arc::clone(&common.office.address_bodies),
+        )),
         unsent: Arc::default(),
     };
     let shard = Shard::new(settings, control, inlet, common.clock.now());
@@ -194,11 +199,11 @@ impl Driver {
         }
         let Arrivals { accepted, upgraded } = self.arrivals.take();
         let (now, ready) = (self.common.clock.now(), &self.ready);
-        for Ticket { stream, permit } in accepted {
-            let has_room = permit.is_some();
+        for Ticket { stream, place } in accepted {
+            let has_room = place.permit.is_some();
             let socket = |slot, generation| Counted {
                 socket: TcpSocket::new(stream, ready.waker(slot, generation)),
-                permit,
+                place,
             };
             if has_room {
                 self.shard.accept(now, socket);
@@ -209,21 +214,21 @@ impl Driver {
         for (Upgraded { stream, upgrade, early }, permit) in upgraded {
             self.shard.adopt(now, upgrade, &early, |slot, generation| Counted {
                 socket: TcpSocket::new(stream, ready.waker(slot, generation)),
-                permit: Some(permit),
+                place: permit.into(),
             });
         }
     }
 
     /// Gives plain HTTP connections to tasks of their own.
     fn hand_over(&mut self) {
-        for (Counted { socket, permit }, early) in self.shard.take_handed_over() {
+        for (Counted { socket, place }, early) in self.shard.take_handed_over() {
             let (desk, arrivals) = (self.desk.clone(), Rc::clone(&self.arrivals));
             let notify = Arc::clone(&self.notify);
             let (task, ending) = (self.tasks.clone(), self.end.subscribe());
             spawn_local(async move {
                 let stream = socket.into_stream();
                 let upgraded = connection::serve(desk, stream, early, ending).await;
-                if let (Some(upgraded), Some(permit)) = (upgraded, permit) {
+                if let (Some(upgraded), Some(permit)) = (upgraded, place.permit) {
                     arrivals.borrow_mut().upgraded.push((upgraded, permit));
                     notify.notify_one();
                 }

@@ -14,6 +14,7 @@ use crate::id::{ConnId, InstanceIdentity, RequestId, ServiceName};
 use crate::wire::command::{Family, Rejected, Target};
 use crate::wire::instance::{Instance, InstanceKey};
 use crate::wire::refusal::Refusal;
+use crate::ws::addresses::AddressSeat;
 use crate::ws::gate::Endpoint;
 use crate::ws::reader::Reader;
 use crate::ws::seats::Seat;
@@ -68,6 +69,8 @@ pub(super) struct Conn<S> {
     pub(super) is_probed: bool,
     /// Its place among its user's connections, until it ends.
     pub(super) seat: Option<Box<Seat>>,
+    /// Its place among its client's connections, where a proxy carries it.
+    pub(super) address_seat: Option<Box<AddressSeat>>,
     /// Requests whose answers have to leave in this order.
     pub(super) pending: Option<Box<VecDeque<Pending>>>,
     /// How many of them wait for control.
@@ -120,6 +123,7 @@ impl<S> Conn<S> {
             is_probed: false,
             identity: None,
             seat: None,
+            address_seat: None,
             pending: None,
             outstanding: 0,
             subscribing: 0,

@@ -64,6 +64,7 @@ use crate::wire::frame;
 use crate::ws::gate::Gate;
 use crate::ws::reader::Pool;
 use conn::{Conn, Stage};
+pub use opening::surplus_answer;
 use outbox::{Load, Room};
 use socket::Socket;
 use topics::Topics;

@@ -121,6 +121,7 @@ impl<S: Socket> Shard<S> {
             is_refused = seat.is_none();
             conn.seat = seat.map(Box::new);
         }
+        conn.address_seat = upgrade.address_seat.map(Box::new);
         conn.heard_ms = now_ms;
         conn.next_ping_ms = now_ms + first_ms;
         let mut first = answer.unwrap_or_default();
@@ -219,18 +220,16 @@ impl<S: Socket> Shard<S> {
         self.now = now;
         let slot = self.insert(socket);
         self.head_count += 1;
-        let body = "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
-            \"detail\":\"too many connections\",\"code\":\"unavailable\",\"request_id\":\"-\"}";
-        self.say_and_close(slot, 503, "Service Unavailable", "Retry-After: 5\r\n", body);
+        self.head_count -= 1;
+        self.say_last(slot, surplus_answer());
     }
 
     fn say_and_close(&mut self, slot: Slot, status: u16, title: &str, headers: &str, body: &str) {
-        let text = format!(
-            "HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n\
-             Content-Length: {}\r\n{headers}Connection: close\r\n\r\n{body}",
-            body.len()
-        );
         self.head_count -= 1;
+        self.say_last(slot, response(status, title, headers, body));
+    }
+
+    fn say_last(&mut self, slot: Slot, text: String) {
         let conn = &mut self.conns[slot.index()];
         conn.held = Vec::new();
         conn.outbox.push(std::rc::Rc::new(Load {
@@ -242,4 +241,19 @@ impl<S: Socket> Shard<S> {
         self.end(slot);
         self.queue_urgent(slot);
     }
+}
+
+fn response(status: u16, title: &str, headers: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n\
+         Content-Length: {}\r\n{headers}Connection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// What a connection is told for which there is no room.
+pub fn surplus_answer() -> String {
+    let body = "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
+        \"detail\":\"too many connections\",\"code\":\"unavailable\",\"request_id\":\"-\"}";
+    response(503, "Service Unavailable", "Retry-After: 5\r\n", body)
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use hyper::http::{HeaderMap, HeaderValue, Method, Uri};
 use tungstenite::handshake::derive_accept_key;
 
+use super::addresses::{AddressSeat, AddressSeats};
 use super::forwarded::TrustedProxies;
 use super::head::Body;
 use super::hosts::Hosts;
@@ -41,6 +42,8 @@ pub struct Gate {
     pub topic_bytes_max: usize,
     /// Who is connected how often.
     pub seats: Arc<Seats>,
+    /// The connections of each address.
+    pub addresses: Arc<AddressSeats>,
     /// The rules of channels.
     pub namespaces: Arc<Namespaces>,
     /// Whose tokens count no more.
@@ -69,6 +72,8 @@ pub struct Upgrade {
     pub accept: String,
     /// Where the client is, as far as that can be told.
     pub client: Option<ClientAddress>,
+    /// What the connection counts by where a proxy carries it, and so its own socket is not counted.
+    pub address_seat: Option<AddressSeat>,
     /// Whether the client offered the subprotocol `fanfare` and is to be told it was taken.
     pub with_protocol: bool,
 }
@@ -191,7 +196,25 @@ impl Gate {
         }
         let with_protocol = offers_protocol(knock.headers);
         let client = self.client(knock.peer, knock.headers);
-        Ok(Upgrade { endpoint, channel, identity, accept, client, with_protocol })
+        let address_seat = self.seat_behind_proxy(knock.peer, client)?;
+        Ok(Upgrade { endpoint, channel, identity, accept, client, address_seat, with_protocol })
+    }
+
+    /// A seat for a client that comes through a trusted proxy.
+    fn seat_behind_proxy(
+        &self,
+        peer: Option<SocketAddr>,
+        client: Option<ClientAddress>,
+    ) -> Result<Option<AddressSeat>, Denied> {
+        let (Some(peer), Some(client)) = (peer, client) else { return Ok(None) };
+        if !self.trusted_proxies.contains(peer.ip()) || client.ip == peer.ip().to_canonical() {
+            return Ok(None);
+        }
+        let seat = self.addresses.take(client.ip).ok_or_else(|| Denied {
+            header: Some(("retry-after", "5")),
+            ..Denied::new(503, Code::Unavailable, "too many connections from this address")
+        })?;
+        Ok(Some(seat))
     }
 
     /// Where the client of a request is: the peer, or whom a trusted proxy names.
@@ -422,6 +445,7 @@ mod tests {
             echo: true,
             topic_bytes_max: 255,
             seats: Arc::default(),
+            addresses: Arc::default(),
             namespaces: Arc::default(),
             revoked: Arc::default(),
         }

@@ -9,6 +9,7 @@
 //!
 //! Imports `address`, `auth`, `limits` and `wire`. Imported by `shard`, `http` and `config`.
 
+pub mod addresses;
 mod boundary;
 pub mod forwarded;
 pub mod gate;

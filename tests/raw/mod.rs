@@ -28,7 +28,11 @@ pub struct Raw {
 
 impl Raw {
     pub fn connect(address: SocketAddr) -> Raw {
-        let stream = TcpStream::connect(address).expect("the server listens");
+        Raw::of(TcpStream::connect(address).expect("the server listens"))
+    }
+
+    /// Takes a connection that was made elsewhere.
+    pub fn of(stream: TcpStream) -> Raw {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
         Raw { stream, read: Vec::new() }

@@ -585,6 +585,7 @@ pub fn open_gate() -> Gate {
         echo: true,
         topic_bytes_max: 255,
         seats: Arc::default(),
+        addresses: Arc::default(),
         namespaces: Arc::default(),
         revoked: Arc::default(),
     }

@@ -12,6 +12,7 @@ use hyper::header::{AUTHORIZATION, HeaderMap};
 
 use crate::auth::{self, AuthError, Identity, Scopes, accounts};
 use crate::http::Desk;
+use crate::http::passwords::Door;
 use crate::http::reply::Problem;
 use crate::http::users::begin_login;
 use crate::limits;
@@ -128,7 +129,7 @@ async fn by_password(
     let forgotten = revoked.vouched.forgotten();
     let account = office.library.account(&name).await?;
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-    let is_right = office.passwords.verify(password, hash).await?;
+    let is_right = office.passwords.verify(Door::Eureka, password, hash).await?;
     let Some(account) = account.filter(|account| is_right && !account.standing.is_disabled) else {
         return Err(wrong());
     };

@@ -164,7 +164,7 @@ fn responses(operation: &Operation, needs: Option<&Needs>) -> Value {
         problems.push(403);
     }
     if operation.body.is_some() {
-        problems.extend([408, 413, 415]);
+        problems.extend([408, 413, 415, 429]);
     }
     match needs {
         None | Some(Needs::Nothing) => {}
@@ -172,7 +172,8 @@ fn responses(operation: &Operation, needs: Option<&Needs>) -> Value {
         Some(Needs::Token(_) | Needs::TokenWhereRequired(Some(_))) => problems.extend([401, 403]),
     }
     if needs.is_some_and(|needs| *needs != Needs::Nothing) {
-        problems.push(503);
+        // What a client's data makes of an answer may be too large, or too much for now.
+        problems.extend([413, 503]);
     }
     for status in problems {
         responses.entry(status.to_string()).or_insert_with(|| {

@@ -1,0 +1,221 @@
+//! Request bodies that are still arriving: how many bytes of them an address and a shard may have.
+//!
+//! A body costs its sender next to nothing and us its size, for as long as its last byte is kept
+//! back. So what has arrived is counted as it comes: by the address block that it comes from until
+//! the body is whole, and by the shard until it has been read.
+//!
+//! # Promises
+//!
+//! * Nothing is counted or set aside for bytes that were only announced.
+//! * A body that is whole when its first byte is looked at costs no lock.
+//! * The largest body there may be fits, whatever the bounds for all say.
+//!
+//! Imports its siblings, `address`, `limits` and `wire`. Part of `http`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use super::budget::{Budget, Permit};
+use super::reply::Problem;
+use crate::address::AddressBlock;
+use crate::limits::{self, Limits};
+use crate::wire::refusal::Code;
+
+/// The bytes of unfinished bodies, by the address block they come from. One a server.
+#[derive(Debug)]
+pub struct AddressBodies {
+    held: Mutex<HashMap<AddressBlock, usize>>,
+    bytes_max: usize,
+}
+
+impl AddressBodies {
+    /// None has begun.
+    pub fn new(limits: &Limits) -> Arc<AddressBodies> {
+        let largest = limits.http_registry_body_bytes_max.max(limits.http_body_bytes_max);
+        let bytes_max = limits.unfinished_body_bytes_per_address_max.max(largest);
+        Arc::new(AddressBodies { held: Mutex::default(), bytes_max })
+    }
+
+    /// Adds bytes to what an address has. Returns false, and adds none, where it has enough.
+    fn grow(&self, block: AddressBlock, bytes: usize) -> bool {
+        let mut held = self.held.lock();
+        let before = held.get(&block).copied().unwrap_or(0);
+        let has_room = before + bytes <= self.bytes_max;
+        if has_room {
+            held.insert(block, before + bytes);
+        }
+        has_room
+    }
+
+    fn give_back(&self, block: AddressBlock, bytes: usize) {
+        let mut held = self.held.lock();
+        if let Some(left) = held.get_mut(&block) {
+            *left -= bytes;
+            if *left == 0 {
+                held.remove(&block);
+            }
+        }
+    }
+}
+
+/// The bodies of one shard.
+#[derive(Debug)]
+pub struct Bodies {
+    shard: Arc<Budget>,
+    addresses: Arc<AddressBodies>,
+}
+
+impl Bodies {
+    /// None has begun.
+    pub fn new(limits: &Limits, addresses: Arc<AddressBodies>) -> Bodies {
+        let bytes_max = limits.unfinished_body_bytes_max.max(addresses.bytes_max);
+        Bodies { shard: Budget::new(bytes_max), addresses }
+    }
+
+    /// Begins a body from an address, none where it is not known.
+    pub fn begin(&self, from: Option<AddressBlock>) -> Arriving {
+        Arriving {
+            bytes: BytesMut::new(),
+            permit: self.shard.take_anyway(0),
+            share: from.map(|block| Share {
+                addresses: Arc::clone(&self.addresses),
+                block,
+                bytes: 0,
+            }),
+        }
+    }
+}
+
+/// A body of which a part has arrived.
+#[derive(Debug)]
+pub struct Arriving {
+    bytes: BytesMut,
+    permit: Permit,
+    share: Option<Share>,
+}
+
+impl Arriving {
+    /// How many bytes have arrived.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Adds what has arrived. `left` is what is still announced to come, as far as that is known.
+    ///
+    /// # Errors
+    ///
+    /// 429 where the address has too many unfinished bytes, 503 where the shard has.
+    pub fn add(&mut self, data: &[u8], left: usize) -> Result<(), Problem> {
+        let refused = |status, code, detail| {
+            let mut problem = Problem::new(status, code, detail).closing();
+            problem.header = Some(("retry-after", limits::BUSY_RETRY_S.to_string()));
+            problem
+        };
+        if !self.permit.grow(data.len(), 0) {
+            let detail = "too many bytes of unfinished bodies";
+            return Err(refused(503, Code::Unavailable, detail));
+        }
+        if self.share.as_mut().is_some_and(|share| !share.grow(data.len())) {
+            self.permit.settle(self.bytes.len());
+            let detail = "too many bytes of unfinished bodies from this address";
+            return Err(refused(429, Code::RateLimited, detail));
+        }
+        if self.bytes.capacity() - self.bytes.len() < data.len() {
+            // At most as much again as is there: an announced length is no reason for memory.
+            let ahead = (self.bytes.len() + data.len()).min(left);
+            self.bytes.reserve(data.len() + ahead);
+        }
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// The whole body. It counts for the shard until it is dropped.
+    pub fn finish(self) -> Bytes {
+        Bytes::from_owner(Whole { bytes: self.bytes, _permit: self.permit })
+    }
+}
+
+/// A whole body and its permit.
+struct Whole {
+    bytes: BytesMut,
+    _permit: Permit,
+}
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// What one body has of its address.
+#[derive(Debug)]
+struct Share {
+    addresses: Arc<AddressBodies>,
+    block: AddressBlock,
+    bytes: usize,
+}
+
+impl Share {
+    fn grow(&mut self, bytes: usize) -> bool {
+        let is_grown = self.addresses.grow(self.block, bytes);
+        self.bytes += if is_grown { bytes } else { 0 };
+        is_grown
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.addresses.give_back(self.block, self.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(last: u8) -> Option<AddressBlock> {
+        Some(AddressBlock::of([192, 0, 2, last].into()))
+    }
+
+    fn status(result: &Result<(), Problem>) -> u16 {
+        result.as_ref().map_or_else(|problem| problem.status, |()| 200)
+    }
+
+    #[test]
+    fn an_address_and_a_shard_have_so_many_bytes() {
+        let limits = Limits {
+            http_body_bytes_max: 1_000,
+            http_registry_body_bytes_max: 1_000,
+            unfinished_body_bytes_per_address_max: 1_000,
+            unfinished_body_bytes_max: 1_500,
+            ..Limits::DEFAULT
+        };
+        let bodies = Bodies::new(&limits, AddressBodies::new(&limits));
+        let piece = [b'x'; 400];
+        let mut first = bodies.begin(block(1));
+        let mut second = bodies.begin(block(1));
+        assert_eq!(status(&first.add(&piece, 9_000_000)), 200);
+        assert!(first.bytes.capacity() < 2_000, "nothing is set aside for what was announced");
+        assert_eq!(status(&second.add(&piece, 0)), 200);
+        let refused = second.add(&piece, 0);
+        assert_eq!(status(&refused), 429);
+        let header = refused.expect_err("refused").header.expect("a header");
+        assert_eq!(header.0, "retry-after");
+        let mut third = bodies.begin(block(2));
+        assert_eq!(status(&third.add(&piece, 0)), 200);
+        assert_eq!(status(&third.add(&piece, 0)), 503);
+        // One that is whole leaves its address at once, and the shard once it has been read.
+        let whole = first.finish();
+        assert_eq!(status(&second.add(&piece[..200], 0)), 200);
+        drop(whole);
+        assert_eq!(status(&third.add(&piece, 0)), 200);
+        drop((second, third));
+        assert_eq!(bodies.shard.held(), 0);
+        assert!(bodies.addresses.held.lock().is_empty());
+    }
+}

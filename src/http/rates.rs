@@ -1,0 +1,81 @@
+//! How often something may be done from one address within a time.
+//!
+//! Imports `address` and `limits`. Part of `http`.
+
+use std::collections::{HashMap, VecDeque};
+
+use parking_lot::Mutex;
+
+use crate::address::AddressBlock;
+use crate::limits;
+
+/// The times at which something was done, by where it came from.
+#[derive(Debug)]
+pub struct Rates {
+    table: Mutex<HashMap<AddressBlock, VecDeque<u64>>>,
+    count_max: usize,
+    window_ms: u64,
+}
+
+impl Rates {
+    /// Nothing was done yet. `count_max` of zero is no limit.
+    pub fn new(count_max: usize, window_ms: u64) -> Rates {
+        Rates { table: Mutex::default(), count_max, window_ms }
+    }
+
+    /// The same for what may be done so often a minute.
+    pub fn a_minute(count_max: usize) -> Rates {
+        Rates::new(count_max, 60_000)
+    }
+
+    /// Notes that it is done now.
+    ///
+    /// # Errors
+    ///
+    /// The milliseconds to wait, where it was done too often.
+    pub fn take(&self, block: AddressBlock, now_ms: u64) -> Result<(), u64> {
+        if self.count_max == 0 {
+            return Ok(());
+        }
+        let mut table = self.table.lock();
+        let is_fresh = |at_ms: u64| at_ms + self.window_ms > now_ms;
+        if table.len() >= limits::RATE_ENTRIES_MAX && !table.contains_key(&block) {
+            table.retain(|_, times| times.back().is_some_and(|&at_ms| is_fresh(at_ms)));
+            if table.len() >= limits::RATE_ENTRIES_MAX {
+                // So many addresses at once are one attacker's. Those in the table stay counted.
+                return Err(self.window_ms);
+            }
+        }
+        let times = table.entry(block).or_default();
+        while times.front().is_some_and(|&at_ms| !is_fresh(at_ms)) {
+            times.pop_front();
+        }
+        if times.len() >= self.count_max {
+            let first_ms = times.front().copied().unwrap_or(now_ms);
+            return Err((first_ms + self.window_ms).saturating_sub(now_ms).max(1));
+        }
+        times.push_back(now_ms);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_within_the_window_and_then_one_for_each_that_leaves_it() {
+        let rates = Rates::new(3, 1_000);
+        let here = AddressBlock::of([192, 0, 2, 1].into());
+        let there = AddressBlock::of([192, 0, 2, 2].into());
+        for at_ms in [0, 100, 200] {
+            assert_eq!(rates.take(here, at_ms), Ok(()));
+        }
+        assert_eq!(rates.take(here, 300), Err(700));
+        assert_eq!(rates.take(there, 300), Ok(()), "another address");
+        assert_eq!(rates.take(here, 1_000), Ok(()));
+        assert_eq!(rates.take(here, 1_050), Err(50));
+        let free = Rates::new(0, 1_000);
+        assert!((0..100).all(|_| free.take(here, 0).is_ok()));
+    }
+}
