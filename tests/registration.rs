@@ -45,7 +45,7 @@ fn where_others_can_reach_the_server_nobody_does_unless_it_is_said() {
 fn closed_is_closed_to_everybody_but_the_command_line() {
     for mode in ["open", "required"] {
         let server = Server::start_for_people(&["--auth", mode, "--registration", "closed"]);
-        for token in [String::new(), token("ann", "message"), token("root", "admin")] {
+        for token in [String::new(), token("eve", "message"), token("root", "admin")] {
             let reply = register(&server, "ann", &token);
             reply.expect_problem(403, "forbidden");
             assert!(reply.text.contains("closed"), "{}", reply.text);
