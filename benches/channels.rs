@@ -4,7 +4,6 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use fanfare::clock::Moment;
 use fanfare::id::{ChannelName, ConnId, Epoch, ShardId, Slot, UserId};
-use fanfare::limits::Limits;
 use fanfare::state::durable::PeopleImage;
 use fanfare::state::people::{Opened, Person};
 use fanfare::state::registry::{self, Registry};
@@ -19,15 +18,7 @@ fn at(ms: u64) -> Moment {
 }
 
 fn state() -> State {
-    let limits = Limits::DEFAULT;
-    let settings = registry::Settings {
-        lease_ttl_ms: 20_000,
-        self_protection_max_ms: 600_000,
-        history_max: limits.service_history_max,
-        instances_max: limits.instances_max,
-        services_max: limits.services_max,
-    };
-    let registry = Registry::new(settings, Epoch::new("e"), 0, at(0));
+    let registry = Registry::new(registry::Settings::default(), Epoch::new("e"), 0, at(0));
     State::new(registry, Settings::default(), PeopleImage::default())
 }
 
@@ -67,6 +58,7 @@ fn publish(c: &mut Criterion) {
                     from: Some(UserId::new("user-0")),
                     aim: Aimed::default(),
                     without: None,
+                    by: None,
                 };
                 tell(&mut state, talk);
             });

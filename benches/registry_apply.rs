@@ -38,6 +38,7 @@ fn filled(leases: usize) -> State {
         history_max: 1_024,
         instances_max: 2_000_000,
         services_max: 200_000,
+        ..Settings::default()
     };
     let registry = Registry::new(settings, Epoch::new("e"), 0, at(0));
     let mut state = State::new(registry, state::Settings::default(), PeopleImage::default());

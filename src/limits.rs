@@ -73,12 +73,20 @@ pub struct Limits {
     pub topic_bytes_max: usize,
     /// Changes kept per service, so that a client that returns gets the gap and no snapshot.
     pub service_history_max: usize,
+    /// Most bytes of these changes, as they would be sent. Large instances would else make the
+    /// history of one service the largest thing in memory.
+    pub service_history_bytes_max: usize,
     /// Messages kept per channel, for the same reason.
     pub channel_history_max: usize,
     /// Most channels, defined or merely used. Bounds invented names.
     pub channels_max: usize,
-    /// Most bytes of all channels' histories together. Beyond it the oldest messages of all go.
+    /// Most channels that one connection may have brought into being, as long as they are there.
+    pub channels_per_connection_max: usize,
+    /// Most bytes of one channel's messages.
     pub channel_history_bytes_max: usize,
+    /// Most bytes of the histories of all services and channels together. Beyond it the oldest
+    /// change or message of all goes.
+    pub history_bytes_max: usize,
     /// Most users known, whether by an account or by a token. Bounds invented accounts.
     pub users_max: usize,
     /// Most connections in all. `None`: derived at start from the file-descriptor limit.
@@ -103,12 +111,21 @@ pub struct Limits {
     pub ping_interval_ms: u64,
     /// Time a client has to answer a ping, in milliseconds.
     pub pong_timeout_ms: u64,
+    /// Largest instance, in bytes of its canonical JSON. Each follower of its service gets it with
+    /// every change, so large metadata costs everybody.
+    pub instance_bytes_max: usize,
     /// Most messages waiting between two threads. A full mailbox is answered `unavailable`.
     pub mailbox_messages_max: usize,
     /// Most registered instances. Bounds the memory that registrations can claim.
     pub instances_max: usize,
-    /// Most services ever seen. A service outlives its instances, so this bounds invented names.
+    /// Most bytes of all registered instances' JSON.
+    pub instances_bytes_max: usize,
+    /// Most services that are remembered. A service outlives its instances, so this bounds invented
+    /// names; the one that has been empty for longest gives way to a new one.
     pub services_max: usize,
+    /// Time for which a service without instances is remembered, in milliseconds. Who comes back to
+    /// it within a day resumes.
+    pub service_forget_ms: u64,
     /// Time over which a draining server spreads the return of its clients, in milliseconds.
     pub drain_window_ms: u64,
 }
@@ -138,9 +155,12 @@ impl Limits {
         control_frames_burst_max: 100,
         topic_bytes_max: 255,
         service_history_max: 1_024,
+        service_history_bytes_max: MIB,
         channel_history_max: 256,
         channels_max: 100_000,
-        channel_history_bytes_max: 256 * MIB,
+        channels_per_connection_max: 1_024,
+        channel_history_bytes_max: MIB,
+        history_bytes_max: 256 * MIB,
         users_max: 1_000_000,
         connections_max: None,
         store_set_rows_max: 20_000,
@@ -151,9 +171,12 @@ impl Limits {
         write_timeout_ms: 15_000,
         ping_interval_ms: 25_000,
         pong_timeout_ms: 10_000,
+        instance_bytes_max: 64 * KIB,
         mailbox_messages_max: 65_536,
         instances_max: 2_000_000,
+        instances_bytes_max: 2_048 * MIB,
         services_max: 200_000,
+        service_forget_ms: 86_400_000,
         drain_window_ms: 10_000,
     };
 }
@@ -421,6 +444,14 @@ pub const TIDY_BYTES: usize = 520 * KIB;
 /// Deepest nesting of a JSON document we look into. Parsers recurse; the stack must not.
 pub const JSON_DEPTH_MAX: usize = 128;
 
+/// Deepest nesting of a JSON value that is passed on to other clients: metadata, payloads, data. In
+/// frames and answers it lies up to eight levels deeper, and a common parser (`serde_json`, which our
+/// own clients use) gives up at 128.
+pub const NESTED_DEPTH_MAX: usize = 100;
+
+/// Levels that frames, answers and other nodes' questions put around such a value, at most.
+pub const NESTED_AROUND_MAX: usize = 8;
+
 /// Entries of one registry command. Larger batches are applied piece by piece, so that one client
 /// cannot hold the control thread for long.
 pub const COMMAND_ENTRIES_MAX: usize = 1_000;
@@ -434,6 +465,36 @@ pub const DELTA_CHANGES_MAX: usize = 16_384;
 /// Bytes of instances in those changes. A fleet with large metadata must not turn the log into the
 /// server's largest structure.
 pub const DELTA_BYTES_MAX: usize = 32 * MIB;
+
+/// Bytes of changes up to which a client that comes back is sent them though the instances as they
+/// are now would take less: a client that was away for a moment wants to hear what happened.
+pub const REPLAY_BYTES_MIN: usize = 64 * KIB;
+
+/// Replays that are kept for the next who asks for the same.
+pub const REPLAYS_KEPT_MAX: usize = 64;
+
+/// Bytes of them.
+pub const REPLAYS_KEPT_BYTES_MAX: usize = 16 * MIB;
+
+/// Time between two looks for services to forget, in milliseconds; it follows the time for which
+/// they are remembered.
+pub const FORGET_PAUSE_MS_MIN: u64 = 100;
+
+/// The longest such time, in milliseconds.
+pub const FORGET_PAUSE_MS_MAX: u64 = 60_000;
+
+/// Services without instances that are passed over for being followed where one has to give way.
+pub const FORGET_LOOK_MAX: usize = 256;
+
+/// Decisions to take an instance out of discovery that are kept when the instance is gone. Beyond it
+/// the oldest go.
+pub const PULL_OUTS_GONE_MAX: usize = 65_536;
+
+/// Bytes of these, about.
+pub const PULL_OUTS_GONE_BYTES_MAX: usize = 32 * MIB;
+
+/// Bytes of such a decision beside its names.
+pub const PULL_OUT_OVERHEAD_BYTES: usize = 128;
 
 /// How far a delta for Eureka's clients goes back, in milliseconds: six of their usual polls.
 pub const EUREKA_DELTA_MS: u64 = 180_000;
@@ -508,6 +569,9 @@ pub const NAMESPACE_HISTORY_MAX: usize = 65_536;
 
 /// Time between two looks for channels that nobody needs any more, in milliseconds.
 pub const CHANNEL_SWEEP_MS: u64 = 1_000;
+
+/// Channels that nobody follows which are passed over for being defined where one has to give way.
+pub const ABANDONED_LOOK_MAX: usize = 256;
 
 /// Channels looked at each time.
 pub const CHANNEL_SWEEP_MAX: usize = 4_096;
@@ -914,8 +978,29 @@ const _: () = assert!(
     "a direct message fits where any message does"
 );
 const _: () = assert!(
-    Limits::DEFAULT.channel_history_bytes_max >= Limits::DEFAULT.http_body_bytes_max,
-    "the largest message fits the histories"
+    Limits::DEFAULT.channel_history_bytes_max <= Limits::DEFAULT.history_bytes_max
+        && Limits::DEFAULT.service_history_bytes_max <= Limits::DEFAULT.history_bytes_max,
+    "one history fits beside others"
+);
+const _: () = assert!(
+    2 * Limits::DEFAULT.instance_bytes_max <= Limits::DEFAULT.service_history_bytes_max,
+    "the largest change is kept"
+);
+const _: () = assert!(
+    2 * Limits::DEFAULT.client_message_bytes_max <= Limits::DEFAULT.channel_history_bytes_max,
+    "the largest message of a client is kept"
+);
+const _: () = assert!(
+    FORGET_PAUSE_MS_MAX < Limits::DEFAULT.service_forget_ms,
+    "a name comes back soon after its time"
+);
+const _: () = assert!(
+    NESTED_DEPTH_MAX + NESTED_AROUND_MAX < JSON_DEPTH_MAX,
+    "what is passed on can be read where it stands"
+);
+const _: () = assert!(
+    Limits::DEFAULT.instance_bytes_max <= Limits::DEFAULT.http_registry_body_bytes_max,
+    "the largest instance fits a request"
 );
 const _: () = assert!(
     6 * MESSAGE_CONTENT_BYTES_MAX + KIB <= MESSAGE_BODY_BYTES_MAX,

@@ -1030,7 +1030,7 @@ fn wrong_bodies_are_told_so_and_nothing_breaks() {
 
 #[test]
 fn metadata_does_not_grow_for_ever() {
-    let server = Server::start(&["--http-registry-body-bytes-max", "16KiB"]);
+    let server = Server::start(&["--instance-bytes-max", "16KiB"]);
     register(&server, &py_body("i"));
     let value = "x".repeat(10_000);
     let add = |key: &str| status(&server, "PUT", &format!("/apps/py-app/i/metadata?{key}={value}"));

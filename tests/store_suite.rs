@@ -148,6 +148,7 @@ fn registry_survives_a_clean_stop(backend: &Backend) {
             revision: 7,
             protection_enabled: false,
             degraded_since_ms: Some(5),
+            ..ServiceRecord::default()
         }],
         upserts: (0..2_000)
             .map(|n| InstanceRecord {
@@ -157,7 +158,11 @@ fn registry_survives_a_clean_stop(backend: &Backend) {
                 lease_ttl_ms: 20_000,
             })
             .collect(),
-        pull_outs: vec![PullOutRecord { identity: String::from("p"), operator: String::from("o") }],
+        pull_outs: vec![PullOutRecord {
+            identity: String::from("p"),
+            operator: String::from("o"),
+            ..PullOutRecord::default()
+        }],
         ..RegistryDelta::default()
     };
     suite.store.close(delta.clone());

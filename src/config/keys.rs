@@ -500,6 +500,13 @@ pub(super) static KEYS: &[Key] = &[
         "Changes kept per service"
     ),
     bounded!(
+        "service-history-bytes-max",
+        size(KIB..=1024 * MIB),
+        "1MiB",
+        limits.service_history_bytes_max,
+        "Most bytes of the changes kept per service"
+    ),
+    bounded!(
         "channel-history-max",
         count(1..=1_000_000),
         "256",
@@ -588,16 +595,51 @@ pub(super) static KEYS: &[Key] = &[
         limits.instances_max,
         "Most registered instances"
     ),
+    bounded!(
+        "instance-bytes-max",
+        size(256..=64 * MIB),
+        "64KiB",
+        limits.instance_bytes_max,
+        "Largest instance, as its JSON"
+    ),
     bounded!("channels-max", count(1..=50_000_000), "100000", limits.channels_max, "Most channels"),
     bounded!(
+        "channels-per-connection-max",
+        count(1..=50_000_000),
+        "1024",
+        limits.channels_per_connection_max,
+        "Most channels that exist because of one connection"
+    ),
+    bounded!(
         "channel-history-bytes-max",
+        size(KIB..=1024 * MIB),
+        "1MiB",
+        limits.channel_history_bytes_max,
+        "Most bytes of the messages kept per channel"
+    ),
+    bounded!(
+        "history-bytes-max",
         size(MIB..=1024 * 1024 * MIB),
         "256MiB",
-        limits.channel_history_bytes_max,
-        "Most bytes of all channels' histories"
+        limits.history_bytes_max,
+        "Most bytes of all histories together"
     ),
     bounded!("users-max", count(1..=50_000_000), "1000000", limits.users_max, "Most users known"),
+    bounded!(
+        "instances-bytes-max",
+        size(MIB..=1024 * 1024 * MIB),
+        "2GiB",
+        limits.instances_bytes_max,
+        "Most bytes of all instances' JSON"
+    ),
     bounded!("services-max", count(1..=50_000_000), "200000", limits.services_max, "Most services"),
+    bounded!(
+        "service-forget-after",
+        duration(1_000..=366 * 86_400_000),
+        "24h",
+        limits.service_forget_ms,
+        "Time for which a service without instances is remembered"
+    ),
     bounded!(
         "store-set-rows-max",
         count(1..=1_000_000),

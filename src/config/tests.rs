@@ -82,7 +82,12 @@ fn every_key_reads_and_shows_its_own_field() {
         "group-invitations" => "on",
         _ => match key.placeholder {
             "TIME" => "7s",
-            "SIZE" if key.name == "channel-history-bytes-max" => "7MiB",
+            "SIZE"
+                if ["history-bytes-max", "instances-bytes-max", "store-set-bytes-max"]
+                    .contains(&key.name) =>
+            {
+                "7MiB"
+            }
             "SIZE" => "2049",
             _ => "77",
         },

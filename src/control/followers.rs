@@ -14,21 +14,25 @@ pub(super) struct Followers {
 }
 
 impl Followers {
-    pub(super) fn add(&mut self, service: &ServiceName, shard: ShardId) {
+    /// Notes that a shard follows a service. Returns whether it is the first that does.
+    pub(super) fn add(&mut self, service: &ServiceName, shard: ShardId) -> bool {
         if let Some(shards) = self.by_service.get_mut(service) {
             shards.insert(shard);
-            return;
+            return false;
         }
         self.by_service.entry(service.clone()).or_default().insert(shard);
+        true
     }
 
-    pub(super) fn remove(&mut self, service: &ServiceName, shard: ShardId) {
-        if let Some(shards) = self.by_service.get_mut(service) {
-            shards.remove(shard);
-            if shards.is_empty() {
-                self.by_service.remove(service);
-            }
+    /// Notes that a shard does no more. Returns whether it was the last that did.
+    pub(super) fn remove(&mut self, service: &ServiceName, shard: ShardId) -> bool {
+        let Some(shards) = self.by_service.get_mut(service) else { return false };
+        shards.remove(shard);
+        let is_last = shards.is_empty();
+        if is_last {
+            self.by_service.remove(service);
         }
+        is_last
     }
 
     pub(super) fn add_to_all(&mut self, shard: ShardId) {

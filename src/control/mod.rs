@@ -36,6 +36,7 @@ mod saver;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use crate::auth::Revoked;
@@ -56,6 +57,7 @@ use crate::state::talk::{Outgoing, Talk, Told};
 use crate::state::{self, State};
 use crate::stats::Stats;
 use crate::store::Store;
+use crate::wire::answer;
 use crate::wire::event::{Position, service_change};
 use crate::wire::refusal::Refusal;
 use followers::Followers;
@@ -209,7 +211,10 @@ impl Control {
         let order = match (task, shard) {
             (Task::Order(order), _) => order,
             (Task::Unfollow(service), Some(shard)) => {
-                return self.followers.remove(&service, shard);
+                if self.followers.remove(&service, shard) {
+                    self.state.registry.set_followed(&service, false);
+                }
+                return;
             }
             (Task::UnfollowAll, Some(shard)) => return self.followers.remove_from_all(shard),
             (Task::Probe(conns), _) => {
@@ -224,8 +229,10 @@ impl Control {
         };
         match &order {
             Order::Subscribe { service, .. } => {
-                if let Origin::Conn(conn) = &origin {
-                    self.followers.add(service, conn.shard);
+                if let Origin::Conn(conn) = &origin
+                    && self.followers.add(service, conn.shard)
+                {
+                    self.state.registry.set_followed(service, true);
                 }
             }
             Order::SubscribeAll => {
@@ -369,6 +376,9 @@ impl Control {
         self.publisher.set_edition(self.state.registry.edition());
         self.send_messages(accepted_ns);
         self.state.registry.announce_turn(self.followers.services());
+        for service in self.state.registry.take_forgotten() {
+            self.publisher.take_back(&service);
+        }
         for announcement in self.state.take_announcements() {
             self.publisher.take_back(&announcement.service);
             if self.state.is_watched {
@@ -382,6 +392,15 @@ impl Control {
             let following = self.followers.shards(&announcement.service);
             if following.is_empty() {
                 continue;
+            }
+            if announcement.begins {
+                let event = self.frame_beginning(&announcement, accepted_ns);
+                for shard in following.iter() {
+                    self.send(shard, Parcel::Event(event.clone()));
+                }
+                if announcement.changes.is_empty() {
+                    continue;
+                }
             }
             self.stats.control.events.add(1);
             let event = self.frame(announcement, accepted_ns);
@@ -429,6 +448,19 @@ impl Control {
         for event in self.state.take_events() {
             let _ = self.events.send(event);
         }
+    }
+
+    /// An empty snapshot: where the service begins.
+    fn frame_beginning(&self, announcement: &Announcement, accepted_ns: u64) -> Event {
+        let at = Position {
+            service: &announcement.service,
+            epoch: self.state.registry.epoch(),
+            revision: announcement.from,
+            degraded: announcement.degraded,
+        };
+        let frame = answer::service_snapshot(at, Bytes::from_static(b"[]}")).joined();
+        let topic = Topic::Service(announcement.service.clone());
+        Event { topic, frame, accepted_ns, aim: None }
     }
 
     fn frame(&self, announcement: Announcement, accepted_ns: u64) -> Event {
@@ -580,6 +612,10 @@ impl Control {
         stats.renewals.set(totals.renewals);
         stats.changes.set(totals.changes);
         stats.degraded_services.set(totals.degraded_services as u64);
+        stats.services_forgotten.set(totals.forgotten);
+        stats.channels_forgotten.set(self.state.channels.forgotten());
+        stats.service_history_bytes.set(self.state.registry.history_bytes() as u64);
+        stats.instances_bytes.set(self.state.registry.instances_bytes() as u64);
         stats.users_online.set(self.state.people.users_online() as u64);
         self.stats.cluster.users_online.set(self.state.users_anywhere() as u64);
         self.stats.cluster.healed.set(self.state.healed_total);

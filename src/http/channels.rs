@@ -129,7 +129,7 @@ async fn publish_to(
     aim: Aimed,
 ) -> Result<Reply, Problem> {
     let from: Option<UserId> = identity.map(|identity| identity.user_id.clone());
-    let talk = Talk::Publish { channel, publication, from, aim, without: None };
+    let talk = Talk::Publish { channel, publication, from, aim, without: None, by: None };
     match desk.tell(talk).await? {
         Told::Published { channel, epoch, offset, message_id, delivered_to } => {
             Ok(reply::json_value(&json!({

@@ -121,6 +121,30 @@ fn registry(page: &mut Page, desk: &Desk) {
             "Services whose expiry is held.",
             &control.degraded_services,
         ),
+        (
+            "fanfare_registry_instances_bytes",
+            "gauge",
+            "Bytes of all instances' JSON.",
+            &control.instances_bytes,
+        ),
+        (
+            "fanfare_service_history_bytes",
+            "gauge",
+            "Bytes of changes kept for those who come back.",
+            &control.service_history_bytes,
+        ),
+        (
+            "fanfare_services_forgotten_total",
+            "counter",
+            "Services without instances that were forgotten.",
+            &control.services_forgotten,
+        ),
+        (
+            "fanfare_channels_forgotten_total",
+            "counter",
+            "Channels without followers that gave way to others.",
+            &control.channels_forgotten,
+        ),
         ("fanfare_users_known", "gauge", "Users ever seen.", &control.users_known),
         ("fanfare_channels", "gauge", "Channels in use.", &control.channels),
         (

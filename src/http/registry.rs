@@ -62,14 +62,18 @@ fn array(value: Option<Value>, field: &str) -> Result<Vec<Value>, BadRequest> {
     }
 }
 
-fn read_registrations(text: &[u8]) -> Result<Result<Registrations, BadRequest>, Problem> {
+fn read_registrations(
+    text: &[u8],
+    instance_bytes_max: usize,
+) -> Result<Result<Registrations, BadRequest>, Problem> {
     check_count(text)?;
+    let check = |sent: &Instance| sent.register()?.within(instance_bytes_max);
     if let Ok(Typed { instances: Some(sent), .. }) = json::decode::<Typed>(text) {
-        return Ok(Ok(check_all(sent, Instance::register).said_once()));
+        return Ok(Ok(check_all(sent, check).said_once()));
     }
     let loose: Loose = body::object(text)?;
     let sent = array(loose.instances, "instances");
-    Ok(sent.map(|sent| check_each(sent, Instance::register).said_once()))
+    Ok(sent.map(|sent| check_each(sent, check).said_once()))
 }
 
 /// Refuses a batch of more entries than are read at once.
@@ -125,7 +129,9 @@ fn read_keys(text: &[u8]) -> Result<Result<Renewals, BadRequest>, Problem> {
 /// Reads registrations as `register` does; each that is accepted can be written and read again.
 #[cfg(any(test, fuzzing))]
 pub(super) fn decode_registrations(text: &[u8]) {
-    let Ok(Ok(entries)) = read_registrations(text) else { return };
+    let instance_bytes_max = limits::Limits::DEFAULT.instance_bytes_max;
+    let read = read_registrations(text, instance_bytes_max);
+    let Ok(Ok(entries)) = read else { return };
     for (_, registration) in entries.accepted {
         let again: Instance = json::decode(&registration.json).expect("canonical JSON is JSON");
         let again = again.register().expect("what was accepted once is accepted again");
@@ -145,8 +151,10 @@ pub(super) fn decode_keys(text: &[u8]) {
 /// `register`
 pub async fn register(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
     let max = desk.office.limits.http_registry_body_bytes_max;
+    let instance_bytes_max = desk.office.limits.instance_bytes_max;
     let text = body::read(desk, request, max).await?;
-    let entries = match body::decode_with(text, read_registrations).await? {
+    let read = move |text: &[u8]| read_registrations(text, instance_bytes_max);
+    let entries = match body::decode_with(text, read).await? {
         Ok(entries) => entries,
         Err(fault) => return Ok(bad_request(&fault, &["failedInstances"])),
     };

@@ -252,7 +252,7 @@ impl Handle {
         let channel = channel(channel_name)?;
         let publication = Publication::new(None, Some(&*json(payload)?), event, None)?;
         let aim = Aimed::default();
-        let talk = Talk::Publish { channel, publication, from: None, aim, without: None };
+        let talk = Talk::Publish { channel, publication, from: None, aim, without: None, by: None };
         match self.tell(talk).await? {
             Told::Published { message_id, delivered_to, .. } => Ok((message_id, delivered_to)),
             _ => Err(Refusal::internal()),

@@ -635,7 +635,9 @@ fn state_settings(config: &Config, node: &str) -> state::Settings {
             history_max: limits.channel_history_max,
             history_bytes_max: limits.channel_history_bytes_max,
             channels_max: limits.channels_max,
+            per_connection_max: limits.channels_per_connection_max,
         },
+        history_bytes_max: limits.history_bytes_max,
         users_max: limits.users_max,
         epoch: random_hex(12),
         node: node.to_owned(),
@@ -670,8 +672,11 @@ fn registry_settings(config: &Config) -> registry::Settings {
         lease_ttl_ms: config.lease_ttl_ms,
         self_protection_max_ms: config.self_protection_max_ms,
         history_max: config.limits.service_history_max,
+        history_bytes_max: config.limits.service_history_bytes_max,
         instances_max: config.limits.instances_max,
+        instances_bytes_max: config.limits.instances_bytes_max,
         services_max: config.limits.services_max,
+        service_forget_ms: config.limits.service_forget_ms,
     }
 }
 

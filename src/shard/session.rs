@@ -27,6 +27,7 @@ use crate::wire::close::Reason;
 use crate::wire::command::{self, Entries, Family, Rejected, Request, Subscribe, Target};
 use crate::wire::event::{Position, TimeText};
 use crate::wire::frame::{self, Split};
+use crate::wire::instance::Registration;
 use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Endpoint;
 use crate::ws::reader::{Incoming, Wire};
@@ -290,6 +291,19 @@ impl<S: Socket> Shard<S> {
                 self.answer_locally(slot, id, Local::Refuse(Family::Typed, refusal));
             }
             Request::Register(Entries { accepted, rejected }) => {
+                let bytes_max = self.settings.limits.instance_bytes_max;
+                let size = |one: &Registration| one.json.len();
+                if let Some((sent, large)) = accepted.iter().find(|(_, one)| size(one) > bytes_max)
+                {
+                    let name = sent.instance_id.as_deref().unwrap_or_default();
+                    let message = format!(
+                        "instance \"{name}\" has {} bytes, more than {bytes_max}; none of the \
+                         message was registered",
+                        size(large)
+                    );
+                    let refusal = Refusal::new(Code::TooLarge, message);
+                    return self.answer_locally(slot, id, Local::Refuse(Family::Typed, refusal));
+                }
                 let (sent, registrations): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
                 if registrations.is_empty() {
                     let local = Local::Rejected(Batch::Register, rejected);

@@ -78,7 +78,7 @@ impl<S: Socket> Shard<S> {
                 let from = identity.as_ref().map(|identity| identity.user_id.clone());
                 let without = (!echo).then_some(conn);
                 let aim = Aimed::default();
-                (Talk::Publish { channel, publication, from, aim, without }, false)
+                (Talk::Publish { channel, publication, from, aim, without, by: Some(conn) }, false)
             }
             Request::Join(channel) => {
                 self.check_user(slot, "rooms are for users: a token is needed")?;

@@ -84,7 +84,8 @@ mod tests {
     use crate::wire::command::Since;
     use crate::wire::instance::Instance;
 
-    const BOUNDS: Bounds = Bounds { instances_max: 8, services_max: 8 };
+    const BOUNDS: Bounds =
+        Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
 
     fn item(number: u64, entry: Entry) -> LogItem {
         let (position, node) = (format!("{number}-0"), String::from("b"));

@@ -8,8 +8,11 @@
 //! * Offsets of a channel rise by one a message, under one epoch. A channel that was forgotten or
 //!   deleted comes back with a new epoch.
 //! * A resume is all or nothing: every message missed, or word that some are gone.
-//! * All histories together stay within a bound; the oldest messages of all channels go first.
-//! * A channel without subscribers, definition and history takes no room.
+//! * A history stays within its bounds in number and bytes; `State` keeps all of them together within
+//!   another.
+//! * A channel without subscribers and history is forgotten within a second, and at once where there
+//!   are too many. Then one that nobody follows, the one that was used last the longest ago, gives way
+//!   too: nobody is kept out by what others left behind.
 //!
 //! Imports `auth::namespace`, `id`, `limits`, `subscribers` and `wire`. Part of `state`.
 
@@ -19,11 +22,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use slab::Slab;
 
+use super::ages::{Age, Ages};
 use super::link::Link;
 use super::people::Person;
 
 use crate::auth::namespace::Namespaces;
-use crate::id::{ChannelName, Epoch, ShardId, ShardSet, Slot, UserId};
+use crate::id::{ChannelName, ConnId, Epoch, ShardId, ShardSet, Slot, UserId};
 use crate::limits;
 use crate::subscribers::Subscribers;
 use crate::wire::command::SinceOffset;
@@ -35,10 +39,12 @@ pub struct Settings {
     pub namespaces: Arc<Namespaces>,
     /// Messages a channel keeps, where its namespace says nothing.
     pub history_max: usize,
-    /// Bytes of all histories.
+    /// Bytes of one channel's history.
     pub history_bytes_max: usize,
     /// Channels in all, and definitions in all.
     pub channels_max: usize,
+    /// Channels that one connection brought into being and that are still there.
+    pub per_connection_max: usize,
 }
 
 /// A kept message.
@@ -71,8 +77,13 @@ pub(super) struct Channel {
     pub(super) epoch: Epoch,
     pub(super) offset: u64,
     history: VecDeque<Kept>,
+    history_bytes: usize,
     history_max: usize,
     history_ms: u64,
+    /// The connection that brought it into being.
+    creator: Option<ConnId>,
+    /// Its number among the channels that nobody follows, and whether it has a history there.
+    abandoned: Option<(bool, u64)>,
     /// Whether those who come and go are announced.
     pub(super) has_presence: bool,
     /// The connections that get its messages, by their keys.
@@ -88,10 +99,9 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Adds a connection. Returns false where it was there.
-    pub(super) fn add(&mut self, key: u32, shard: ShardId) -> bool {
+    fn add(&mut self, key: u32, shard: ShardId) {
         if !self.members.insert(Slot(key)) {
-            return false;
+            return;
         }
         let index = usize::from(shard.0);
         if index >= self.per_shard.len() {
@@ -99,10 +109,9 @@ impl Channel {
         }
         self.per_shard[index] += 1;
         self.shards.insert(shard);
-        true
     }
 
-    pub(super) fn remove(&mut self, key: u32, shard: ShardId) {
+    fn remove(&mut self, key: u32, shard: ShardId) {
         if self.members.remove(Slot(key)) {
             let count = &mut self.per_shard[usize::from(shard.0)];
             *count -= 1;
@@ -163,7 +172,12 @@ impl Channel {
     }
 
     fn drop_oldest(&mut self) -> usize {
-        self.history.pop_front().map_or(0, |kept| kept.frame.len())
+        let bytes = self.history.pop_front().map_or(0, |kept| kept.frame.len());
+        self.history_bytes -= bytes;
+        if self.history.is_empty() {
+            self.history = VecDeque::new();
+        }
+        bytes
     }
 
     /// Drops what has become too old. Returns the bytes that gave back.
@@ -172,10 +186,12 @@ impl Channel {
         while self.history.front().is_some_and(|kept| kept.at_ms + self.history_ms <= now_ms) {
             bytes += self.drop_oldest();
         }
-        if self.history.is_empty() {
-            self.history = VecDeque::new();
-        }
         bytes
+    }
+
+    /// Whether a message is in the history.
+    fn keeps(&self, offset: u64) -> bool {
+        self.history.front().is_some_and(|first| first.offset <= offset) && offset <= self.offset
     }
 
     /// The frames after an offset, up to `limit` of them.
@@ -227,8 +243,11 @@ impl ChannelView {
 /// # Invariants
 ///
 /// 1. `by_name` names exactly the channels.
-/// 2. `bytes` is the sum of all kept frames.
-/// 3. `ages` names each kept message, oldest first; entries of messages that are gone may remain.
+/// 2. `bytes` is the sum of all kept frames, as `history_bytes` is of a channel's.
+/// 3. `ages` has an age for each kept message.
+/// 4. `idle` names each channel of this node alone that has no followers and no history, `abandoned`
+///    each that has no followers and a history; both by when it was last used.
+/// 5. `created` counts the channels that each connection brought into being.
 #[derive(Debug)]
 #[allow(clippy::struct_field_names, reason = "the table of channels holds channels")]
 pub struct Channels {
@@ -241,15 +260,34 @@ pub struct Channels {
     epoch: Box<str>,
     incarnation: u32,
     bytes: usize,
-    kept: usize,
-    ages: VecDeque<(u32, u32, u64)>,
+    ages: Ages,
+    idle: BTreeMap<u64, u32>,
+    abandoned: BTreeMap<u64, u32>,
+    last_use: u64,
+    created: HashMap<ConnId, usize>,
+    forgotten: u64,
     sweep_at_ms: u64,
     sweep_next: usize,
 }
 
 /// Why a channel cannot come into being.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct TooMany;
+pub(super) enum TooMany {
+    /// There are too many, and each of them is followed.
+    InAll,
+    /// The connection has brought too many into being.
+    OfConnection,
+}
+
+impl TooMany {
+    /// What the client is told.
+    pub(super) const fn message(self) -> &'static str {
+        match self {
+            TooMany::InAll => "there are too many channels",
+            TooMany::OfConnection => "too many channels exist because of this connection",
+        }
+    }
+}
 
 impl Channels {
     /// A table without messages. `epoch` begins the epochs of all channels.
@@ -270,8 +308,12 @@ impl Channels {
             epoch: epoch.into(),
             incarnation: 0,
             bytes: 0,
-            kept: 0,
-            ages: VecDeque::new(),
+            ages: Ages::default(),
+            idle: BTreeMap::new(),
+            abandoned: BTreeMap::new(),
+            last_use: 0,
+            created: HashMap::new(),
+            forgotten: 0,
             sweep_at_ms: 0,
             sweep_next: 0,
         }
@@ -304,12 +346,31 @@ impl Channels {
         &mut self.channels[key as usize]
     }
 
-    pub(super) fn find_or_new(&mut self, name: &ChannelName) -> Result<u32, TooMany> {
+    /// How many channels were forgotten for others.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// The channel of a name. Where it is new, `creator` is the connection that it comes from.
+    pub(super) fn find_or_new(
+        &mut self,
+        name: &ChannelName,
+        creator: Option<ConnId>,
+    ) -> Result<u32, TooMany> {
         if let Some(key) = self.find(name) {
             return Ok(key);
         }
-        if self.channels.len() >= self.settings.channels_max {
-            return Err(TooMany);
+        let created = creator.and_then(|conn| self.created.get(&conn)).copied().unwrap_or(0);
+        if created >= self.settings.per_connection_max {
+            return Err(TooMany::OfConnection);
+        }
+        while self.channels.len() >= self.settings.channels_max {
+            if !self.give_way() {
+                return Err(TooMany::InAll);
+            }
+        }
+        if let Some(conn) = creator {
+            *self.created.entry(conn).or_default() += 1;
         }
         self.incarnation = self.incarnation.wrapping_add(1);
         let rules = self.settings.namespaces.of(name.as_str());
@@ -318,6 +379,9 @@ impl Channels {
             epoch: Epoch::new(&format!("{}{:x}", self.epoch, self.incarnation)),
             offset: 0,
             history: VecDeque::new(),
+            history_bytes: 0,
+            creator,
+            abandoned: None,
             history_max: rules.history_max.unwrap_or(self.settings.history_max),
             history_ms: rules.history_ms,
             has_presence: rules.presence,
@@ -330,7 +394,52 @@ impl Channels {
         };
         let key = u32::try_from(self.channels.insert(channel)).expect("channels are below 2^32");
         self.by_name.insert(name.clone(), key);
+        self.note_use(key);
         Ok(key)
+    }
+
+    /// Adds a connection to a channel.
+    pub(super) fn add_member(&mut self, key: u32, conn: u32, shard: ShardId) {
+        self.get_mut(key).add(conn, shard);
+        self.note_use(key);
+    }
+
+    /// Takes a connection out of a channel.
+    pub(super) fn remove_member(&mut self, key: u32, conn: u32, shard: ShardId) {
+        self.get_mut(key).remove(conn, shard);
+        self.note_use(key);
+    }
+
+    /// Notes that a channel was used, or that its followers or its history came or went.
+    pub(super) fn note_use(&mut self, key: u32) {
+        let channel = &mut self.channels[key as usize];
+        let is_abandoned = channel.members.is_empty() && channel.link.is_none();
+        let has_history = !channel.history.is_empty();
+        match channel.abandoned.take() {
+            Some((true, number)) => _ = self.abandoned.remove(&number),
+            Some((false, number)) => _ = self.idle.remove(&number),
+            None => {}
+        }
+        if is_abandoned {
+            self.last_use += 1;
+            channel.abandoned = Some((has_history, self.last_use));
+            let list = if has_history { &mut self.abandoned } else { &mut self.idle };
+            list.insert(self.last_use, key);
+        }
+    }
+
+    /// Forgets a channel that nobody follows: one without history, or else the one that was used
+    /// last the longest ago and is not defined.
+    fn give_way(&mut self) -> bool {
+        let is_defined = |key: &u32| self.is_defined(&self.get(*key).name);
+        let mut abandoned = self.abandoned.values().take(limits::ABANDONED_LOOK_MAX).copied();
+        let idle = self.idle.values().next().copied();
+        let Some(key) = idle.or_else(|| abandoned.find(|key| !is_defined(key))) else {
+            return false;
+        };
+        self.forgotten += 1;
+        drop(self.delete(key));
+        true
     }
 
     /// Empties a channel, which goes on under an epoch.
@@ -339,8 +448,9 @@ impl Channels {
         let channel = &mut self.channels[key as usize];
         (channel.epoch, channel.offset) = (epoch, 0);
         channel.incarnation = self.incarnation;
-        let history = std::mem::take(&mut channel.history);
-        self.bytes -= history.iter().map(|kept| kept.frame.len()).sum::<usize>();
+        channel.history = VecDeque::new();
+        self.bytes -= std::mem::take(&mut channel.history_bytes);
+        self.note_use(key);
     }
 
     /// The places of all live channels.
@@ -388,44 +498,40 @@ impl Channels {
         channel.offset
     }
 
-    /// Keeps the frame of the channel's newest message.
+    /// Keeps the frame of the channel's newest message. One that is larger than a history may be takes
+    /// all before it along: a history has no gaps.
     pub(super) fn keep(&mut self, key: u32, frame: &Bytes, now_ms: u64) {
+        let bytes_max = self.settings.history_bytes_max;
         let channel = &mut self.channels[key as usize];
         if channel.history_max == 0 {
             return;
         }
         let mut freed = channel.expire(now_ms);
-        if channel.history.len() >= channel.history_max {
-            freed += channel.drop_oldest();
-        }
         let (offset, incarnation) = (channel.offset, channel.incarnation);
         channel.history.push_back(Kept { offset, at_ms: now_ms, frame: frame.clone() });
+        channel.history_bytes += frame.len();
+        while channel.history.len() > channel.history_max || channel.history_bytes > bytes_max {
+            freed += channel.drop_oldest();
+        }
         self.bytes = self.bytes + frame.len() - freed;
-        self.ages.push_back((key, incarnation, offset));
-        self.shed();
+        let channels = &self.channels;
+        let age = Age { at_ms: now_ms, place: key, incarnation, number: offset };
+        self.ages.push(age, |age| keeps(channels, age));
+        self.note_use(key);
     }
 
-    /// Drops the oldest messages of all until the rest fits.
-    fn shed(&mut self) {
-        while self.bytes > self.settings.history_bytes_max {
-            let Some((key, incarnation, offset)) = self.ages.pop_front() else { return };
-            if let Some(channel) = self.channels.get_mut(key as usize)
-                && channel.incarnation == incarnation
-                && channel.history.front().is_some_and(|kept| kept.offset == offset)
-            {
-                self.bytes -= channel.drop_oldest();
-            }
-        }
-        // Rings drop messages by themselves and leave their entries here.
-        if self.ages.len() > 1_024 && self.ages.len() > 2 * self.kept {
-            let channels = &self.channels;
-            self.ages.retain(|&(key, incarnation, offset)| {
-                channels.get(key as usize).is_some_and(|channel| {
-                    channel.incarnation == incarnation
-                        && channel.history.front().is_some_and(|kept| kept.offset <= offset)
-                })
-            });
-            self.kept = self.ages.len();
+    /// When the oldest message of all was kept, in milliseconds since the Unix epoch.
+    pub(super) fn oldest_history_ms(&mut self) -> Option<u64> {
+        let channels = &self.channels;
+        self.ages.oldest(|age| keeps(channels, age)).map(|age| age.at_ms)
+    }
+
+    /// Drops the oldest message of all.
+    pub(super) fn drop_oldest_history(&mut self) {
+        let channels = &self.channels;
+        if let Some(age) = self.ages.oldest(|age| keeps(channels, age)) {
+            self.bytes -= self.channels[age.place as usize].drop_oldest();
+            self.note_use(age.place);
         }
     }
 
@@ -455,7 +561,11 @@ impl Channels {
     }
 
     fn expire(&mut self, key: u32, now_ms: u64) {
-        self.bytes -= self.channels[key as usize].expire(now_ms);
+        let freed = self.channels[key as usize].expire(now_ms);
+        if freed > 0 {
+            self.bytes -= freed;
+            self.note_use(key);
+        }
     }
 
     /// Whether a channel was defined, or is about to be.
@@ -482,7 +592,20 @@ impl Channels {
     pub(super) fn delete(&mut self, key: u32) -> Channel {
         let channel = self.channels.remove(key as usize);
         self.by_name.remove(&channel.name);
-        self.bytes -= channel.history.iter().map(|kept| kept.frame.len()).sum::<usize>();
+        self.bytes -= channel.history_bytes;
+        match channel.abandoned {
+            Some((true, number)) => _ = self.abandoned.remove(&number),
+            Some((false, number)) => _ = self.idle.remove(&number),
+            None => {}
+        }
+        if let Some(conn) = channel.creator
+            && let Some(count) = self.created.get_mut(&conn)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.created.remove(&conn);
+            }
+        }
         channel
     }
 
@@ -538,22 +661,26 @@ impl Channels {
             _ => 0,
         };
         for key in keys {
-            let channel = &mut self.channels[key];
-            self.bytes -= channel.expire(now_ms);
-            let is_unused = channel.members.is_empty() && channel.history.is_empty();
-            // Those of all nodes are left at a time of their own.
-            if is_unused && channel.link.is_none() {
-                let name = channel.name.clone();
-                self.channels.remove(key);
-                self.by_name.remove(&name);
-            }
+            self.expire(u32::try_from(key).unwrap_or(u32::MAX), now_ms);
+        }
+        // Those of all nodes are not among them: they are left at a time of their own.
+        let idle = self.idle.values().copied().take(limits::CHANNEL_SWEEP_MAX);
+        for key in idle.collect::<Vec<_>>() {
+            drop(self.delete(key));
         }
         if self.channels.is_empty() {
             self.channels.shrink_to_fit();
             self.by_name.shrink_to_fit();
-            self.ages = VecDeque::new();
+            self.ages = Ages::default();
         }
     }
+}
+
+/// Whether the message that an age stands for is still kept.
+fn keeps(channels: &Slab<Channel>, age: &Age) -> bool {
+    channels
+        .get(age.place as usize)
+        .is_some_and(|channel| channel.incarnation == age.incarnation && channel.keeps(age.number))
 }
 
 #[cfg(test)]
@@ -567,12 +694,13 @@ mod tests {
             history_max,
             history_bytes_max,
             channels_max: 50,
+            per_connection_max: 20,
         };
         Channels::new(settings, "e-", std::iter::empty())
     }
 
     fn publish(channels: &mut Channels, name: &str, bytes: usize, now_ms: u64) -> (u32, u64) {
-        let key = channels.find_or_new(&ChannelName::new(name)).expect("room");
+        let key = channels.find_or_new(&ChannelName::new(name), None).expect("room");
         let offset = channels.advance(key);
         channels.keep(key, &Bytes::from(vec![0; bytes]), now_ms);
         (key, offset)
@@ -613,37 +741,104 @@ mod tests {
         assert_eq!((offset, channels.replay(key, &before, 9_000_000)), (1, None));
     }
 
-    /// Random publishing into random channels, against a flat list of what must be kept.
+    /// Random publishing into random channels, and dropping of the oldest of all, against a flat list
+    /// of what must be kept.
     #[test]
     fn histories_stay_within_their_bounds() {
         for seed in 0..20 {
             let mut rng = Rng::seeded(seed);
-            let mut channels = channels(8, 2_000);
+            let mut channels = channels(8, 700);
             let mut model: VecDeque<(u64, u64, usize)> = VecDeque::new();
             for step in 0..3_000 {
-                let (which, bytes) = (rng.below(12), 1 + rng.below(200) as usize);
-                let (key, offset) = publish(&mut channels, &format!("c{which}"), bytes, step);
-                model.push_back((which, offset, bytes));
-                let of_this = model.iter().filter(|one| one.0 == which).count();
-                if of_this > 8 {
-                    let oldest = model.iter().position(|one| one.0 == which).expect("there");
-                    model.remove(oldest);
-                }
-                while model.iter().map(|one| one.2).sum::<usize>() > 2_000 {
+                if rng.below(10) == 0 {
+                    channels.drop_oldest_history();
                     model.pop_front();
+                } else {
+                    // Now and then one that is larger than a history may be.
+                    let span = if rng.below(20) == 0 { 1_000 } else { 200 };
+                    let (which, bytes) = (rng.below(12), 1 + rng.below(span) as usize);
+                    let (_, offset) = publish(&mut channels, &format!("c{which}"), bytes, step);
+                    model.push_back((which, offset, bytes));
+                    let of_this = |model: &VecDeque<(u64, u64, usize)>| {
+                        let of_this = model.iter().filter(|one| one.0 == which);
+                        of_this.fold((0, 0), |(count, bytes), one| (count + 1, bytes + one.2))
+                    };
+                    while of_this(&model).0 > 8 || of_this(&model).1 > 700 {
+                        let oldest = model.iter().position(|one| one.0 == which).expect("there");
+                        model.remove(oldest);
+                    }
                 }
-                let want = model.iter().filter(|one| one.0 == which).count();
-                assert_eq!(channels.get(key).after(0, usize::MAX).len(), want, "seed {seed}");
+                for which in 0..12 {
+                    let Some(key) = channels.find(&ChannelName::new(&format!("c{which}"))) else {
+                        continue;
+                    };
+                    let want = model.iter().filter(|one| one.0 == which).count();
+                    assert_eq!(channels.get(key).after(0, usize::MAX).len(), want, "seed {seed}");
+                }
                 assert_eq!(channels.history_bytes(), model.iter().map(|one| one.2).sum::<usize>());
                 assert!(channels.ages.len() <= 2_048, "entries of what is gone pile up");
             }
         }
     }
 
+    fn conn(slot: u32) -> ConnId {
+        ConnId { shard: ShardId(0), slot: Slot(slot), generation: 0 }
+    }
+
+    #[test]
+    fn what_nobody_follows_gives_way_and_what_is_followed_does_not() {
+        let mut channels = channels(3, 1_000);
+        let name = |n: usize| ChannelName::new(&format!("c{n}"));
+        channels.define(name(0), "");
+        for n in 0..50 {
+            publish(&mut channels, name(n).as_str(), 10, 1_000);
+        }
+        let followed = channels.find(&name(1)).expect("there");
+        channels.add_member(followed, 7, ShardId(0));
+        publish(&mut channels, name(2).as_str(), 10, 1_001);
+        let key = channels.find_or_new(&name(50), None).expect("one gives way");
+        assert_eq!(channels.find(&name(3)), None, "it was used last the longest ago");
+        let there = |channels: &Channels, n| channels.find(&name(n)).is_some();
+        assert!([0, 1, 2, 4].iter().all(|&n| there(&channels, n)));
+        // One without history goes before any with one.
+        channels.find_or_new(&name(51), None).expect("one gives way");
+        assert!(there(&channels, 4) && !there(&channels, 50) && channels.forgotten() == 2);
+        drop(channels.delete(channels.find(&name(51)).expect("there")));
+        for n in 0..channels.len() + 50 {
+            if let Some(key) = channels.find(&name(n)) {
+                channels.add_member(key, 9, ShardId(0));
+            }
+        }
+        channels.find_or_new(&name(90), None).expect("room for one");
+        channels.add_member(channels.find(&name(90)).expect("there"), 9, ShardId(0));
+        assert_eq!(channels.find_or_new(&name(91), None), Err(TooMany::InAll));
+        channels.remove_member(followed, 9, ShardId(0));
+        assert_eq!(channels.find_or_new(&name(91), None), Err(TooMany::InAll), "7 follows it");
+        channels.remove_member(followed, 7, ShardId(0));
+        assert!(channels.find_or_new(&name(91), None).is_ok() && !there(&channels, 1));
+        let _ = key;
+    }
+
+    #[test]
+    fn a_connection_brings_so_many_into_being_and_gets_them_back() {
+        let mut channels = channels(3, 1_000);
+        let name = |n: usize| ChannelName::new(&format!("c{n}"));
+        for n in 0..20 {
+            assert!(channels.find_or_new(&name(n), Some(conn(1))).is_ok());
+        }
+        let one_more = |channels: &mut Channels, who| channels.find_or_new(&name(20), Some(who));
+        assert_eq!(one_more(&mut channels, conn(1)), Err(TooMany::OfConnection));
+        assert!(channels.find_or_new(&name(3), Some(conn(1))).is_ok(), "it is there");
+        assert!(one_more(&mut channels, conn(2)).is_ok(), "another one may");
+        channels.sweep(1);
+        assert!(channels.is_empty() && channels.created.is_empty());
+        assert!(one_more(&mut channels, conn(1)).is_ok());
+    }
+
     #[test]
     fn a_user_is_in_a_room_once() {
         let mut channels = channels(8, 1_000);
-        let key = channels.find_or_new(&ChannelName::of_room("r")).expect("room");
+        let key = channels.find_or_new(&ChannelName::of_room("r"), None).expect("room");
         let room = channels.get_mut(key);
         let person = |id: &str| Person { user_id: UserId::new(id), username: id.into() };
         assert!(room.enter(&person("b")) && room.enter(&person("a")) && !room.enter(&person("b")));

@@ -4,12 +4,13 @@
 
 use bytes::Bytes;
 
+use super::pull_outs::PulledOutBy;
 use super::registry::{Registry, Settings};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 
 /// A service, as stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceRecord {
     /// Its canonical name.
     pub service_id: String,
@@ -19,6 +20,9 @@ pub struct ServiceRecord {
     pub protection_enabled: bool,
     /// Since when it is held, in milliseconds since the Unix epoch.
     pub degraded_since_ms: Option<u64>,
+    /// Since when it has no instances, in milliseconds since the Unix epoch; none where it has some,
+    /// or where an earlier release wrote it.
+    pub empty_since_ms: Option<u64>,
 }
 
 /// An instance, as stored.
@@ -34,13 +38,15 @@ pub struct InstanceRecord {
     pub lease_ttl_ms: u64,
 }
 
-/// An operator's decision to take an instance out of discovery, as stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A decision to take an instance out of discovery, as stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PullOutRecord {
     /// The instance's identity.
     pub identity: String,
-    /// Who decided it.
+    /// The operator who decided it; empty where the instance did.
     pub operator: String,
+    /// Whether the instance took itself out.
+    pub by_itself: bool,
 }
 
 /// What the store holds at a start.
@@ -50,6 +56,8 @@ pub struct RegistryImage {
     pub epoch: Option<String>,
     /// The version before. After an unclean stop, one that is certainly above every used one.
     pub version: u64,
+    /// The revision at which new services begin.
+    pub revision_floor: u64,
     /// Whether the last server wrote everything before it ended.
     pub is_clean: bool,
     /// The services seen.
@@ -67,6 +75,10 @@ pub struct RegistryDelta {
     pub epoch: String,
     /// The registry's version.
     pub version: u64,
+    /// The revision at which new services begin.
+    pub revision_floor: u64,
+    /// Names of services that are forgotten. None of them is among those to write.
+    pub forgotten: Vec<String>,
     /// Services to write.
     pub services: Vec<ServiceRecord>,
     /// Instances to write.
@@ -82,7 +94,8 @@ pub struct RegistryDelta {
 impl RegistryDelta {
     /// How many rows it is. None is still a set: it tells the epoch and the version.
     pub fn rows(&self) -> usize {
-        self.services.len()
+        self.forgotten.len()
+            + self.services.len()
             + self.upserts.len()
             + self.deletes.len()
             + self.pull_outs.len()
@@ -94,9 +107,11 @@ impl RegistryDelta {
         let mut first = RegistryDelta {
             epoch: self.epoch.clone(),
             version: self.version,
+            revision_floor: self.revision_floor,
             ..RegistryDelta::default()
         };
         let mut room = self.rows() / 2;
+        first.forgotten = cut(&mut self.forgotten, &mut room);
         first.services = cut(&mut self.services, &mut room);
         first.pull_outs = cut(&mut self.pull_outs, &mut room);
         first.pull_ins = cut(&mut self.pull_ins, &mut room);
@@ -107,12 +122,13 @@ impl RegistryDelta {
 
     /// The key of each row: its table, and what it is found by there.
     pub fn keys(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let forgotten = self.forgotten.iter().map(|name| ("service", &**name));
         let services = self.services.iter().map(|one| ("service", &*one.service_id));
         let upserts = self.upserts.iter().map(|one| ("instance", &*one.identity));
         let deletes = self.deletes.iter().map(|identity| ("instance", &**identity));
         let pull_outs = self.pull_outs.iter().map(|one| ("pull_out", &*one.identity));
         let pull_ins = self.pull_ins.iter().map(|identity| ("pull_out", &**identity));
-        services.chain(upserts).chain(deletes).chain(pull_outs).chain(pull_ins)
+        forgotten.chain(services).chain(upserts).chain(deletes).chain(pull_outs).chain(pull_ins)
     }
 }
 
@@ -141,6 +157,7 @@ impl SetBound {
 /// Something that changed and is not written yet, in the order in which it goes to the store.
 #[derive(Debug)]
 pub(super) enum Unsaved {
+    Forgotten(ServiceName),
     Service(usize),
     Instance(InstanceIdentity),
     PullOut(InstanceIdentity),
@@ -160,13 +177,23 @@ impl Registry {
             _ => fresh_epoch,
         };
         let mut registry = Registry::new(settings, epoch, image.version, now);
+        registry.revision_floor = image.revision_floor;
         for record in image.pull_outs {
             let identity = InstanceIdentity::from_canonical(&record.identity);
-            registry.restore_pull_out(identity, record.operator.into());
+            let by = if record.by_itself {
+                PulledOutBy::Itself
+            } else {
+                PulledOutBy::Operator(record.operator.into())
+            };
+            registry.pulled_out.insert(&identity, by, false);
         }
-        for record in &image.services {
+        let mut services = image.services;
+        // In the order in which they became empty.
+        services.sort_by_key(|record| record.empty_since_ms);
+        for record in &services {
             let name = ServiceName::of(&record.service_id);
-            let Ok(index) = registry.service_or_new(&name) else { continue };
+            let since_ms = record.empty_since_ms.unwrap_or(now.unix_ms).min(now.unix_ms);
+            let index = registry.restore_service(&name, since_ms);
             let service = &mut registry.services[index];
             service.revision = record.revision;
             service.protection_enabled = record.protection_enabled;
@@ -178,19 +205,21 @@ impl Registry {
             }
         }
         for record in image.instances {
-            let name = ServiceName::of(&record.service_id);
-            let Ok(service) = registry.service_or_new(&name) else { continue };
+            let service =
+                registry.restore_service(&ServiceName::of(&record.service_id), now.unix_ms);
             let identity = InstanceIdentity::from_canonical(&record.identity);
             let member = registry.admit(service, identity, record.json, record.lease_ttl_ms, now);
             registry.members[member as usize].is_unproven = true;
             registry.services[service].unproven += 1;
         }
+        registry.trim_pull_outs();
         registry
     }
 
     /// Whether the store has something to be told.
     pub fn is_dirty(&self) -> bool {
         !self.dirty_services.is_empty()
+            || !self.dirty_forgotten.is_empty()
             || !self.dirty_instances.is_empty()
             || !self.dirty_pull_outs.is_empty()
     }
@@ -198,6 +227,7 @@ impl Registry {
     /// Forgets what changed, where nobody keeps it.
     pub fn discard_changes(&mut self) {
         self.dirty_services.clear();
+        self.dirty_forgotten.clear();
         self.dirty_instances.clear();
         self.dirty_pull_outs.clear();
         self.unsaved.clear();
@@ -210,6 +240,7 @@ impl Registry {
         let mut delta = RegistryDelta {
             epoch: self.epoch().as_str().to_owned(),
             version: self.version(),
+            revision_floor: self.revision_floor,
             ..RegistryDelta::default()
         };
         let mut bytes = 0;
@@ -219,6 +250,13 @@ impl Registry {
             }
             match self.unsaved.pop_front() {
                 None => break,
+                Some(Unsaved::Forgotten(name)) => {
+                    // It may have come again meanwhile.
+                    if self.dirty_forgotten.remove(&name) {
+                        bytes += name.as_str().len() + ROW_BYTES;
+                        delta.forgotten.push(name.as_str().to_owned());
+                    }
+                }
                 Some(Unsaved::Service(index)) => bytes += self.save_service(&mut delta, index),
                 Some(Unsaved::Instance(identity) | Unsaved::PullOut(identity)) => {
                     bytes += self.save_instance(&mut delta, &identity);
@@ -230,6 +268,12 @@ impl Registry {
 
     /// Marks as changed again what a set holds: it was not written.
     pub fn put_back(&mut self, delta: &RegistryDelta) {
+        for name in delta.forgotten.iter().map(|name| ServiceName::of(name)) {
+            match self.find_service(&name) {
+                Some(index) => _ = self.dirty_services.insert(index),
+                None => _ = self.dirty_forgotten.insert(name),
+            }
+        }
         for record in &delta.services {
             if let Some(index) = self.find_service(&ServiceName::of(&record.service_id)) {
                 self.dirty_services.insert(index);
@@ -247,10 +291,11 @@ impl Registry {
 
     /// Puts into an order what is marked as changed. The marks stay: they say what is still to do.
     fn line_up_unsaved(&mut self) {
+        let forgotten = self.dirty_forgotten.iter().cloned().map(Unsaved::Forgotten);
         let services = self.dirty_services.iter().map(|&index| Unsaved::Service(index));
         let instances = self.dirty_instances.iter().cloned().map(Unsaved::Instance);
         let pull_outs = self.dirty_pull_outs.iter().cloned().map(Unsaved::PullOut);
-        self.unsaved = services.chain(instances).chain(pull_outs).collect();
+        self.unsaved = forgotten.chain(services).chain(instances).chain(pull_outs).collect();
     }
 
     /// Adds a service's row, if its mark still stands. Returns its bytes.
@@ -264,6 +309,7 @@ impl Registry {
             revision: service.revision,
             protection_enabled: service.protection_enabled,
             degraded_since_ms: service.degraded_since_ms,
+            empty_since_ms: service.empty.map(|empty| empty.since_ms),
         });
         service.name.as_str().len() + ROW_BYTES
     }
@@ -290,12 +336,13 @@ impl Registry {
         }
         if self.dirty_pull_outs.remove(identity) {
             bytes += text.len() + ROW_BYTES;
-            match self.pulled_out_by(identity) {
-                Some(operator) => {
-                    bytes += operator.len();
+            match self.pulled_out.by(identity) {
+                Some(by) => {
+                    bytes += by.name().len();
                     delta.pull_outs.push(PullOutRecord {
                         identity: text.to_owned(),
-                        operator: operator.to_owned(),
+                        operator: by.name().to_owned(),
+                        by_itself: *by == PulledOutBy::Itself,
                     });
                 }
                 None => delta.pull_ins.push(text.to_owned()),
@@ -325,6 +372,7 @@ mod tests {
             history_max: 8,
             instances_max: 10_000,
             services_max: 10_000,
+            ..Settings::default()
         };
         Registry::new(settings, Epoch::new("e"), 0, NOW)
     }
@@ -353,6 +401,9 @@ mod tests {
             }
             for one in &delta.pull_outs {
                 self.0.insert(("pull_out", one.identity.clone()), one.operator.clone());
+            }
+            for name in &delta.forgotten {
+                self.0.remove(&("service", name.clone()));
             }
             for identity in &delta.deletes {
                 self.0.remove(&("instance", identity.clone()));
@@ -419,7 +470,7 @@ mod tests {
             registry.dirty_instances.extend(members);
             registry
                 .dirty_pull_outs
-                .extend(registry.pulled_out.keys().cloned().collect::<Vec<_>>());
+                .extend(registry.pulled_out.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>());
             expected.write(&registry.take_delta(SetBound::NONE));
             assert_eq!(tables, expected, "seed {seed}");
         }

@@ -26,6 +26,14 @@ pub struct Bounds {
     pub instances_max: usize,
     /// Services.
     pub services_max: usize,
+    /// Bytes of all instances' JSON.
+    #[serde(default = "unbounded")]
+    pub instances_bytes_max: usize,
+}
+
+/// What entries of earlier releases let the registry hold, in bytes.
+const fn unbounded() -> usize {
+    usize::MAX
 }
 
 /// Something that one node decided and all do.
@@ -52,6 +60,9 @@ pub enum Entry {
         /// How long expiry may be held, as the deciding node is set.
         self_protection_max_ms: u64,
     },
+    /// Forget services without instances, each with the revision it had; void where it has another
+    /// by now. New services begin above all of these revisions.
+    Forget(Vec<(ServiceName, u64)>),
     /// An operator's decision.
     Operate {
         /// The instance.
@@ -121,6 +132,7 @@ enum Wire<'a> {
         services: Vec<(String, u64)>,
         self_protection_max_ms: u64,
     },
+    Forget(Vec<(String, u64)>),
     Operate {
         identity: String,
         /// None puts it back.
@@ -201,6 +213,9 @@ pub fn encode(entry: &Entry) -> Option<String> {
                 .collect(),
             self_protection_max_ms: *self_protection_max_ms,
         },
+        Entry::Forget(services) => Wire::Forget(
+            services.iter().map(|(name, revision)| (name.as_str().to_owned(), *revision)).collect(),
+        ),
         Entry::Operate { identity, operation } => Wire::Operate {
             identity: identity.as_str().to_owned(),
             operator: match operation {
@@ -256,6 +271,9 @@ pub fn decode(text: &str) -> Result<Entry, String> {
                 .collect(),
             self_protection_max_ms,
         },
+        Wire::Forget(services) => Entry::Forget(
+            services.iter().map(|(name, revision)| (ServiceName::of(name), *revision)).collect(),
+        ),
         Wire::Operate { identity, operator } => Entry::Operate {
             identity: InstanceIdentity::from_canonical(&identity),
             operation: match operator {
@@ -288,7 +306,7 @@ mod tests {
         instance.lease_ttl_ms = Some(5_000);
         let sent = instance.register().expect("valid");
         let identity = sent.identity.clone();
-        let bounds = Bounds { instances_max: 9, services_max: 3 };
+        let bounds = Bounds { instances_max: 9, services_max: 3, instances_bytes_max: 900 };
         for entry in [
             Entry::Register(vec![sent.clone()], bounds),
             Entry::Put(Put { registration: sent, expected: None, pull: Pull::InIfItself }, bounds),
@@ -298,6 +316,7 @@ mod tests {
             Entry::Unregister(Vec::new()),
             Entry::Overdue(vec![(identity.clone(), 7)]),
             Entry::Judge { services: vec![(ServiceName::of("pay"), 5)], self_protection_max_ms: 9 },
+            Entry::Forget(vec![(ServiceName::of("pay"), 12)]),
             Entry::Operate {
                 identity: identity.clone(),
                 operation: Operation::PullOut { operator: "ops".into() },
@@ -317,6 +336,11 @@ mod tests {
             let text = encode(&entry).expect("it can be written");
             assert_eq!(decode(&text), Ok(entry), "{text}");
         }
+        let earlier = r#"{"register":{"list":[],"bounds":{"instances_max":1,"services_max":2}}}"#;
+        let Ok(Entry::Register(_, bounds)) = decode(earlier) else {
+            panic!("of no earlier release")
+        };
+        assert_eq!(bounds.instances_bytes_max, usize::MAX);
         assert!(decode("{\"future\":1}").is_err() && decode("").is_err());
     }
 }

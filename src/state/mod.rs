@@ -34,8 +34,11 @@ pub mod roster;
 pub mod talk;
 pub mod then;
 
+mod ages;
+mod forgetting;
 mod link;
 mod protection;
+mod pull_outs;
 mod service;
 mod shared;
 
@@ -82,6 +85,7 @@ pub struct State {
     pub is_rerun: bool,
     /// Messages of channels that were missed and made good.
     pub healed_total: u64,
+    history_bytes_max: usize,
 }
 
 /// What an order comes to.
@@ -107,6 +111,8 @@ pub enum Outcome {
 pub struct Settings {
     /// What can be set about channels.
     pub channels: channels::Settings,
+    /// Bytes that the histories of services and channels take at most, together.
+    pub history_bytes_max: usize,
     /// How many users may be known.
     pub users_max: usize,
     /// Begins the epochs of all channels; new with every start.
@@ -127,7 +133,9 @@ impl Default for Settings {
                 history_max: limits.channel_history_max,
                 history_bytes_max: limits.channel_history_bytes_max,
                 channels_max: limits.channels_max,
+                per_connection_max: limits.channels_per_connection_max,
             },
+            history_bytes_max: limits.history_bytes_max,
             users_max: limits.users_max,
             epoch: String::from("e"),
             seed: 0,
@@ -159,6 +167,7 @@ impl State {
             ticket: 0,
             is_rerun: false,
             healed_total: 0,
+            history_bytes_max: settings.history_bytes_max,
         }
     }
 
@@ -172,6 +181,12 @@ impl State {
 
     /// Carries out one order. What others have to hear of it is left to be taken.
     pub fn apply(&mut self, order: Order, now: Moment) -> Outcome {
+        let outcome = self.carry_out(order, now);
+        self.bound_histories();
+        outcome
+    }
+
+    fn carry_out(&mut self, order: Order, now: Moment) -> Outcome {
         let order = match self.registry.plan(order, now) {
             Plan::Apply(order) => order,
             Plan::Answer(answer) => return Outcome::Answer(answer),
@@ -232,7 +247,23 @@ impl State {
             _ => self.registry.apply(item, now),
         };
         self.registry.settle(now);
+        self.bound_histories();
         Some(answer)
+    }
+
+    /// Drops the oldest changes and messages of all services and channels until the rest fits. Called
+    /// after whatever adds to a history.
+    fn bound_histories(&mut self) {
+        while self.registry.history_bytes() + self.channels.history_bytes() > self.history_bytes_max
+        {
+            match (self.registry.oldest_history_ms(), self.channels.oldest_history_ms()) {
+                (Some(service), channel) if channel.is_none_or(|channel| service <= channel) => {
+                    self.registry.drop_oldest_history();
+                }
+                (_, Some(_)) => self.channels.drop_oldest_history(),
+                _ => return,
+            }
+        }
     }
 
     /// Takes what has to go into the log though nobody asked for it.
@@ -313,6 +344,7 @@ pub(crate) fn new_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
         history_max: 8,
         instances_max: 8,
         services_max: 8,
+        ..registry::Settings::default()
     };
     let registry = Registry::new(registry, crate::id::Epoch::new("e"), 0, now).replicated(name);
     let settings =
@@ -332,4 +364,141 @@ pub(crate) fn lone_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn empty_image(now: Moment) -> replica::ReplicaImage {
     new_node("nobody", None, now).image().expect("it is one of several")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::id::{ChannelName, Epoch, ServiceName};
+    use crate::rng::Rng;
+    use crate::state::order::Snapshot;
+    use crate::wire::command::Since;
+    use crate::wire::instance::Instance;
+
+    const SERVICES: u64 = 4;
+    const EACH_BYTES: usize = 3_000;
+    const ALL_BYTES: usize = 9_000;
+
+    fn state() -> State {
+        let registry = registry::Settings {
+            history_max: 12,
+            history_bytes_max: EACH_BYTES,
+            ..registry::Settings::default()
+        };
+        let now = Moment { ns: 0, unix_ms: 1, wall_ms: 1 };
+        let registry = Registry::new(registry, Epoch::new("e"), 0, now);
+        let defaults = Settings::default();
+        let channels = channels::Settings {
+            history_max: 12,
+            history_bytes_max: EACH_BYTES,
+            ..defaults.channels.clone()
+        };
+        let settings = Settings { channels, history_bytes_max: ALL_BYTES, ..defaults };
+        State::new(registry, settings, PeopleImage::default())
+    }
+
+    /// Random changes of services and messages of channels, against one flat list: each history has
+    /// its bounds, and of all together the oldest go first.
+    #[test]
+    fn histories_of_services_and_channels_share_one_budget() {
+        for seed in 0..20 {
+            let mut rng = Rng::seeded(seed);
+            let mut state = state();
+            let mut model: VecDeque<(u64, usize)> = VecDeque::new();
+            for step in 1..1_500 {
+                let now = Moment { ns: step, unix_ms: step, wall_ms: step };
+                let which = rng.below(2 * SERVICES);
+                let span = if rng.below(30) == 0 { 5_000 } else { 900 };
+                let size = rng.below(span) as usize;
+                let bytes = if which < SERVICES {
+                    let instance = Instance {
+                        service_id: Some(format!("s{which}").into()),
+                        instance_id: Some("i".into()),
+                        url: Some(format!("{step}{}", "x".repeat(size)).into()),
+                        ..Instance::default()
+                    };
+                    let sent = instance.register().expect("valid");
+                    let bytes = sent.json.len() + 96;
+                    let _ = state.apply(Order::Register(vec![sent]), now);
+                    bytes
+                } else {
+                    let name = ChannelName::new(&format!("c{which}"));
+                    let key = state.channels.find_or_new(&name, None).expect("room");
+                    state.channels.advance(key);
+                    state.channels.keep(key, &Bytes::from(vec![0; size + 1]), step);
+                    state.bound_histories();
+                    size + 1
+                };
+                model.push_back((which, bytes));
+                let of_this = |model: &VecDeque<(u64, usize)>| {
+                    let mine = model.iter().filter(|one| one.0 == which);
+                    (mine.clone().count(), mine.map(|one| one.1).sum::<usize>())
+                };
+                while of_this(&model).0 > 12 || of_this(&model).1 > EACH_BYTES {
+                    let oldest = model.iter().position(|one| one.0 == which).expect("there");
+                    model.remove(oldest);
+                }
+                while model.iter().map(|one| one.1).sum::<usize>() > ALL_BYTES {
+                    model.pop_front();
+                }
+                let held = |of: &dyn Fn(u64) -> bool| {
+                    let held = model.iter().filter(|one| of(one.0));
+                    held.map(|one| one.1).sum::<usize>()
+                };
+                let got = (state.registry.history_bytes(), state.channels.history_bytes());
+                let want = (held(&|one| one < SERVICES), held(&|one| one >= SERVICES));
+                assert_eq!(got, want, "seed {seed}, step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_replay_that_is_larger_than_the_snapshot_becomes_the_snapshot() {
+        let settings = registry::Settings::default();
+        let now = Moment { ns: 0, unix_ms: 1, wall_ms: 1 };
+        let registry = Registry::new(settings, Epoch::new("e"), 0, now);
+        let mut state = State::new(registry, Settings::default(), PeopleImage::default());
+        let register = |state: &mut State, name: &str, url: String| {
+            let instance = Instance {
+                service_id: Some("s".into()),
+                instance_id: Some(name.into()),
+                url: Some(url.into()),
+                ..Instance::default()
+            };
+            let order = Order::Register(vec![instance.register().expect("valid")]);
+            let _ = state.apply(order, now);
+        };
+        let subscribe = |state: &mut State, revision| {
+            let since = Some(Since { epoch: "e".into(), revision });
+            let order =
+                Order::Subscribe { service: ServiceName::of("s"), snapshot: Snapshot::No, since };
+            match state.apply(order, now) {
+                Outcome::Answer(Answer::Subscribed(subscribed)) => subscribed,
+                other => panic!("{other:?}"),
+            }
+        };
+        for change in 0..40 {
+            register(&mut state, "a", format!("{change}{}", "x".repeat(4_000)));
+        }
+        let large = subscribe(&mut state, 1);
+        assert_eq!((large.recovered, large.replay), (Some(false), None), "160 KB for 4");
+        assert!(large.view.instances.len() < 5_000);
+        let small = subscribe(&mut state, 38);
+        let (one, other) = (small.replay.expect("8 KB"), subscribe(&mut state, 38).replay);
+        let other = other.expect("the same again");
+        assert_eq!(one.as_ptr(), other.as_ptr(), "it is built once and shared");
+        register(&mut state, "b", String::new());
+        assert_ne!(subscribe(&mut state, 38).replay.expect("more").len(), one.len());
+        for name in 0..40 {
+            register(&mut state, &format!("n{name}"), "x".repeat(4_000));
+        }
+        let large = subscribe(&mut state, 1);
+        assert_eq!(large.recovered, Some(false), "328 KB for 164");
+        let whole = subscribe(&mut state, 41);
+        assert_eq!(whole.recovered, Some(true), "164 KB are no more than the snapshot has");
+    }
 }

@@ -18,16 +18,18 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 use slab::Slab;
 
+use super::ages::{Age, Ages};
 use super::image::Unsaved;
 use super::order::{
     Delta, InstanceLease, Operation, RefusedEntry, ServiceLeases, Snapshot, Subscribed, View,
 };
+use super::pull_outs::{PullOuts, PulledOutBy};
 use super::replica::{Replica, SELF};
-use super::roster::{ITSELF, Recents, Step};
+use super::roster::{Recents, Step};
 use super::service::{Replay, Service};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
-use crate::limits;
+use crate::limits::{self, Limits};
 use crate::wheel::Wheel;
 use crate::wire::command::Since;
 use crate::wire::event::{Change, ChangeReason, ChangeType, TimeText};
@@ -43,10 +45,33 @@ pub struct Settings {
     pub self_protection_max_ms: u64,
     /// Changes a service remembers for resuming clients.
     pub history_max: usize,
+    /// Bytes that these take at most.
+    pub history_bytes_max: usize,
     /// Instances in all.
     pub instances_max: usize,
+    /// Bytes of their JSON in all.
+    pub instances_bytes_max: usize,
     /// Services in all, empty ones included.
     pub services_max: usize,
+    /// How long a service is remembered that has no instances.
+    pub service_forget_ms: u64,
+}
+
+impl Default for Settings {
+    /// The settings of a server that was told nothing.
+    fn default() -> Settings {
+        let limits = Limits::DEFAULT;
+        Settings {
+            lease_ttl_ms: limits::LEASE_TTL_MS_DEFAULT,
+            self_protection_max_ms: limits::SELF_PROTECTION_MS_MAX_DEFAULT,
+            history_max: limits.service_history_max,
+            history_bytes_max: limits.service_history_bytes_max,
+            instances_max: limits.instances_max,
+            instances_bytes_max: limits.instances_bytes_max,
+            services_max: limits.services_max,
+            service_forget_ms: limits.service_forget_ms,
+        }
+    }
 }
 
 /// What the followers of a service have to hear.
@@ -54,6 +79,9 @@ pub struct Settings {
 pub struct Announcement {
     /// The service.
     pub service: ServiceName,
+    /// Whether it begins with this, at `from`: its followers were told of revision 0, or of a service
+    /// of that name that was forgotten.
+    pub begins: bool,
     /// Its revision before.
     pub from: u64,
     /// Its revision now. Equal to `from` where only the mark changed.
@@ -94,8 +122,18 @@ pub(super) struct Member {
 /// A change in the order of all services, for `services-delta`.
 #[derive(Debug)]
 struct Logged {
-    service: usize,
+    service: ServiceName,
     change: Change,
+}
+
+/// A replay that others may ask for as well.
+#[derive(Debug)]
+struct Replayed {
+    service: ServiceName,
+    since: u64,
+    revision: u64,
+    degraded: bool,
+    frame: Bytes,
 }
 
 /// Running totals for metrics.
@@ -109,6 +147,8 @@ pub struct Totals {
     pub renewals: u64,
     /// Services whose expiry is held now.
     pub degraded_services: usize,
+    /// Services that were forgotten.
+    pub forgotten: u64,
 }
 
 /// The registry.
@@ -121,21 +161,25 @@ pub struct Totals {
 /// 3. `log` holds the last changes; its newest is the step to `version`.
 /// 4. `touched` names each service with pending steps or an untold mark, once.
 /// 5. `regions` counts the members of each region.
+/// 6. `empties` names each service without members, in the order in which they became so.
+/// 7. `revision_floor` is at or above the last revision of every service that was forgotten under
+///    this epoch; a new service begins there.
+/// 8. `history_bytes` and `json_bytes` are the sums over all services.
 #[derive(Debug)]
 pub struct Registry {
     pub(super) settings: Settings,
     pub(super) epoch: Epoch,
     version: u64,
     pub(super) services: Slab<Service>,
-    by_name: HashMap<ServiceName, usize>,
+    pub(super) by_name: HashMap<ServiceName, usize>,
     pub(super) members: Slab<Member>,
     pub(super) by_identity: HashMap<InstanceIdentity, u32>,
     pub(super) regions: BTreeMap<Box<str>, usize>,
     /// Rises with every difference in what is registered; see `state::roster`.
     pub(super) edition: u64,
     pub(super) recents: Option<Recents>,
-    /// Instances an operator took out, registered or not, and who did it.
-    pub(super) pulled_out: HashMap<InstanceIdentity, Box<str>>,
+    /// Instances taken out of discovery, registered or not.
+    pub(super) pulled_out: PullOuts,
     leases: Wheel<(u32, u32)>,
     generation: u32,
     /// Services with overdue leases or held expiry.
@@ -145,12 +189,29 @@ pub struct Registry {
     pub(super) touched: Vec<usize>,
     log: VecDeque<Logged>,
     log_bytes: usize,
+    pub(super) history_bytes: usize,
+    ages: Ages,
+    pub(super) json_bytes: usize,
+    incarnation: u32,
+    /// Services without members, by the order in which they became so.
+    pub(super) empties: BTreeMap<u64, usize>,
+    pub(super) empty_stamp: u64,
+    pub(super) next_forget_ms: u64,
+    pub(super) revision_floor: u64,
+    /// Services that connections of this node follow by name.
+    pub(super) followed: HashSet<ServiceName>,
+    replays: VecDeque<Replayed>,
+    replay_bytes: usize,
+    /// Services that were forgotten since control last asked.
+    pub(super) forgotten: Vec<ServiceName>,
     pub(super) totals: Totals,
     pub(super) dirty_services: HashSet<usize>,
     pub(super) dirty_instances: HashSet<InstanceIdentity>,
     pub(super) dirty_pull_outs: HashSet<InstanceIdentity>,
     /// The order in which these go to the store; see `state::image`.
     pub(super) unsaved: VecDeque<Unsaved>,
+    /// Services that the store has to forget as well.
+    pub(super) dirty_forgotten: HashSet<ServiceName>,
     /// None where there is no other node.
     pub(super) replica: Option<Box<Replica>>,
     /// The text of the present moment, formatted once a millisecond.
@@ -174,7 +235,7 @@ impl Registry {
             // Above all of the last start's: there is less than one change a millisecond.
             edition: now.unix_ms,
             recents: None,
-            pulled_out: HashMap::new(),
+            pulled_out: PullOuts::default(),
             leases: Wheel::new(limits::LEASE_WHEEL_SLOTS, limits::LEASE_TICK_MS, now.unix_ms),
             generation: 0,
             watched: Vec::new(),
@@ -182,11 +243,24 @@ impl Registry {
             touched: Vec::new(),
             log: VecDeque::new(),
             log_bytes: 0,
+            history_bytes: 0,
+            ages: Ages::default(),
+            json_bytes: 0,
+            incarnation: 0,
+            empties: BTreeMap::new(),
+            empty_stamp: 0,
+            next_forget_ms: 0,
+            revision_floor: 0,
+            followed: HashSet::new(),
+            replays: VecDeque::new(),
+            replay_bytes: 0,
+            forgotten: Vec::new(),
             totals: Totals::default(),
             dirty_services: HashSet::new(),
             dirty_instances: HashSet::new(),
             dirty_pull_outs: HashSet::new(),
             unsaved: VecDeque::new(),
+            dirty_forgotten: HashSet::new(),
             replica: None,
             time: (now.wall_ms, TimeText::of(now.wall_ms)),
             announcements: Vec::new(),
@@ -216,7 +290,12 @@ impl Registry {
     /// Registers an instance or renews its lease; a real difference is a change.
     pub(super) fn register(&mut self, sent: Registration, now: Moment) -> Result<(), Code> {
         let ttl_ms = sent.lease_ttl_ms.unwrap_or(self.settings.lease_ttl_ms);
+        let bytes = self.json_bytes + sent.json.len();
         if let Some(&index) = self.by_identity.get(&sent.identity) {
+            let stands = self.members[index as usize].json.len();
+            if sent.json.len() > stands && bytes - stands > self.settings.instances_bytes_max {
+                return Err(Code::RateLimited);
+            }
             let member = &mut self.members[index as usize];
             let shortened = ttl_ms < member.ttl_ms;
             member.ttl_ms = ttl_ms;
@@ -232,6 +311,9 @@ impl Registry {
                 member.json = sent.json.clone();
                 member.changed_ms = now.wall_ms;
                 let (service, is_pulled_out) = (member.service, member.is_pulled_out);
+                self.json_bytes = bytes - stands;
+                let of_service = &mut self.services[service].json_bytes;
+                *of_service = *of_service + sent.json.len() - stands;
                 self.mark(service, &sent.identity, Step::Modified, None, now);
                 self.dirty_instances.insert(sent.identity);
                 if !is_pulled_out {
@@ -240,11 +322,13 @@ impl Registry {
             }
             return Ok(());
         }
-        if self.members.len() >= self.settings.instances_max {
+        if self.members.len() >= self.settings.instances_max
+            || bytes > self.settings.instances_bytes_max
+        {
             return Err(Code::RateLimited);
         }
-        let service = self.service_or_new(&sent.service)?;
-        let is_pulled_out = self.pulled_out.contains_key(&sent.identity);
+        let service = self.service_or_new(&sent.service, now)?;
+        let is_pulled_out = self.pulled_out.contains(&sent.identity);
         self.dirty_instances.insert(sent.identity.clone());
         self.mark(service, &sent.identity, Step::Added, None, now);
         self.admit(service, sent.identity, sent.json.clone(), ttl_ms, now);
@@ -263,7 +347,16 @@ impl Registry {
         ttl_ms: u64,
         now: Moment,
     ) -> u32 {
-        let is_pulled_out = self.pulled_out.contains_key(&identity);
+        let is_pulled_out = self.pulled_out.contains(&identity);
+        if is_pulled_out {
+            self.pulled_out.came(&identity);
+        }
+        self.json_bytes += json.len();
+        let one = &mut self.services[service];
+        one.json_bytes += json.len();
+        if let Some(empty) = one.empty.take() {
+            self.empties.remove(&empty.stamp);
+        }
         let place = self.services[service].members.len();
         let index = to_u32(self.members.insert(Member {
             identity: identity.clone(),
@@ -295,21 +388,52 @@ impl Registry {
         index
     }
 
-    /// The service of that name, seen now where it never was.
-    pub(super) fn service_or_new(&mut self, name: &ServiceName) -> Result<usize, Code> {
+    /// The service of that name, seen now where it never was. Where there are too many, the one that
+    /// has been empty for longest gives way.
+    pub(super) fn service_or_new(
+        &mut self,
+        name: &ServiceName,
+        now: Moment,
+    ) -> Result<usize, Code> {
         if let Some(&service) = self.by_name.get(name) {
             return Ok(service);
         }
-        if self.services.len() >= self.settings.services_max {
-            return Err(Code::RateLimited);
+        while self.services.len() >= self.settings.services_max {
+            let Some(oldest) = self.next_to_forget() else { return Err(Code::RateLimited) };
+            self.forget(oldest);
         }
+        let service = self.insert_service(name, now.unix_ms);
+        let one = &mut self.services[service];
+        one.begins = one.revision > 0;
+        if one.begins {
+            self.touch(service);
+        }
+        // Whatever the store has of a service that was forgotten counts no more.
+        self.dirty_forgotten.remove(name);
+        self.dirty_services.insert(service);
+        Ok(service)
+    }
+
+    /// The service of that name out of a store or an image, whatever the bound.
+    pub(super) fn restore_service(&mut self, name: &ServiceName, empty_since_ms: u64) -> usize {
+        match self.by_name.get(name) {
+            Some(&service) => service,
+            None => self.insert_service(name, empty_since_ms),
+        }
+    }
+
+    fn insert_service(&mut self, name: &ServiceName, empty_since_ms: u64) -> usize {
         let mut service = Service::new(name.clone());
         // Its followers were told so, as of every service that is not known.
         service.is_cut_off = self.is_cut_off();
         service.told_degraded = service.is_cut_off;
+        service.revision = self.revision_floor;
+        self.incarnation = self.incarnation.wrapping_add(1);
+        service.incarnation = self.incarnation;
         let service = self.services.insert(service);
         self.by_name.insert(name.clone(), service);
-        Ok(service)
+        self.note_empty(service, empty_since_ms);
+        service
     }
 
     /// Renews leases. Returns the places of those that are not there.
@@ -398,9 +522,20 @@ impl Registry {
             }
         }
         self.mark(member.service, &member.identity, Step::Deleted, Some(member.entry()), now);
-        if member.is_pulled_out && self.pulled_out_by(&member.identity) == Some(ITSELF) {
-            self.pulled_out.remove(&member.identity);
-            self.dirty_pull_outs.insert(member.identity.clone());
+        self.json_bytes -= member.json.len();
+        let service = &mut self.services[member.service];
+        service.json_bytes -= member.json.len();
+        if service.members.is_empty() {
+            self.note_empty(member.service, now.unix_ms);
+        }
+        if member.is_pulled_out {
+            if self.pulled_out.by(&member.identity) == Some(&PulledOutBy::Itself) {
+                self.pulled_out.remove(&member.identity);
+                self.dirty_pull_outs.insert(member.identity.clone());
+            } else {
+                self.pulled_out.went(&member.identity);
+                self.trim_pull_outs();
+            }
         }
         if !member.is_pulled_out {
             self.change(member.service, member.json, ChangeType::Delete, reason, now);
@@ -408,29 +543,41 @@ impl Registry {
         self.dirty_instances.insert(member.identity);
     }
 
-    /// Takes an instance out of discovery or puts it back. Returns false where nothing of that name
-    /// was ever registered or pulled out.
+    /// Carries out an operator's decision. Returns false where nothing of that name was ever
+    /// registered or pulled out.
     pub(super) fn operate(
         &mut self,
         identity: &InstanceIdentity,
         operation: &Operation,
         now: Moment,
     ) -> bool {
-        let index = self.by_identity.get(identity).copied();
-        let was_pulled_out = self.pulled_out.contains_key(identity);
-        if index.is_none() && !was_pulled_out {
+        if !self.by_identity.contains_key(identity) && !self.pulled_out.contains(identity) {
             return false;
         }
-        match operation {
-            Operation::PullOut { operator } => {
-                self.pulled_out.insert(identity.clone(), operator.clone());
-            }
-            Operation::PullIn => {
-                self.pulled_out.remove(identity);
-            }
+        let by = match operation {
+            Operation::PullOut { operator } => Some(PulledOutBy::Operator(operator.clone())),
+            Operation::PullIn => None,
+        };
+        self.pull(identity, by, now);
+        true
+    }
+
+    /// Takes an instance out of discovery, or puts it back, registered or not.
+    pub(super) fn pull(
+        &mut self,
+        identity: &InstanceIdentity,
+        by: Option<PulledOutBy>,
+        now: Moment,
+    ) {
+        let index = self.by_identity.get(identity).copied();
+        let was_pulled_out = self.pulled_out.contains(identity);
+        let is_pulled_out = by.is_some();
+        match by {
+            Some(by) => self.pulled_out.insert(identity, by, index.is_some()),
+            None => self.pulled_out.remove(identity),
         }
         self.dirty_pull_outs.insert(identity.clone());
-        let is_pulled_out = matches!(operation, Operation::PullOut { .. });
+        self.trim_pull_outs();
         if let Some(index) = index
             && is_pulled_out != was_pulled_out
         {
@@ -446,7 +593,6 @@ impl Registry {
             };
             self.change(service, json, kind, reason, now);
         }
-        true
     }
 
     /// Makes one step in a service's history.
@@ -471,7 +617,8 @@ impl Registry {
             let Some(oldest) = self.log.pop_front() else { break };
             self.log_bytes -= oldest.change.instance.len();
         }
-        self.log.push_back(Logged { service, change: change.clone() });
+        let name = self.services[service].name.clone();
+        self.log.push_back(Logged { service: name, change: change.clone() });
         self.touch(service);
         self.services[service].push(change);
         self.dirty_services.insert(service);
@@ -487,23 +634,58 @@ impl Registry {
     /// Ends an order: judges what it renewed or removed, and turns its steps into announcements.
     pub(super) fn settle(&mut self, now: Moment) {
         self.rejudge(now);
-        for service in std::mem::take(&mut self.touched) {
-            let service = &mut self.services[service];
+        for index in std::mem::take(&mut self.touched) {
+            let service = &mut self.services[index];
             service.is_touched = false;
             let degraded = service.shows_degraded();
+            let begins = std::mem::take(&mut service.begins);
             let changes = service.pending.clone();
-            let from = service.seal(self.settings.history_max);
-            if changes.is_empty() && service.told_degraded == degraded {
+            let bytes = service.history_bytes;
+            let from = service.seal(self.settings.history_max, self.settings.history_bytes_max);
+            self.history_bytes = self.history_bytes - bytes + service.history_bytes;
+            if changes.is_empty() && service.told_degraded == degraded && !begins {
                 continue;
             }
             service.told_degraded = degraded;
+            let (incarnation, revision) = (service.incarnation, service.revision);
             self.announcements.push(Announcement {
                 service: service.name.clone(),
+                begins,
                 from,
-                revision: service.revision,
+                revision,
                 degraded,
                 changes,
             });
+            let is_kept = |age: &Age| keeps(&self.services, age);
+            for number in (from + 1..=revision).filter(|&number| self.services[index].keeps(number))
+            {
+                let age = Age { at_ms: now.unix_ms, place: to_u32(index), incarnation, number };
+                self.ages.push(age, is_kept);
+            }
+        }
+    }
+
+    /// Bytes of all instances' JSON.
+    pub fn instances_bytes(&self) -> usize {
+        self.json_bytes
+    }
+
+    /// Bytes of the changes that all services remember.
+    pub fn history_bytes(&self) -> usize {
+        self.history_bytes
+    }
+
+    /// When the oldest of them was made, in milliseconds since the Unix epoch.
+    pub(super) fn oldest_history_ms(&mut self) -> Option<u64> {
+        let services = &self.services;
+        self.ages.oldest(|age| keeps(services, age)).map(|age| age.at_ms)
+    }
+
+    /// Forgets the oldest of them.
+    pub(super) fn drop_oldest_history(&mut self) {
+        let services = &self.services;
+        if let Some(age) = self.ages.oldest(|age| keeps(services, age)) {
+            self.history_bytes -= self.services[age.place as usize].drop_oldest();
         }
     }
 
@@ -511,6 +693,7 @@ impl Registry {
     pub(super) fn tick(&mut self, now: Moment) {
         let mut due = Vec::new();
         self.leases.advance(now.unix_ms, &mut due);
+        self.forget_by_time(now);
         let mut ended = Vec::new();
         for (index, generation) in due {
             let Some(member) = self.members.get(index as usize) else { continue };
@@ -546,8 +729,12 @@ impl Registry {
 
     /// When `tick` next has something to do, in milliseconds since the Unix epoch.
     pub fn next_tick_ms(&self) -> Option<u64> {
-        let all =
-            [self.leases.next_due_ms(), self.next_judgement_ms(), self.next_contact_check_ms()];
+        let all = [
+            self.leases.next_due_ms(),
+            self.next_judgement_ms(),
+            self.next_contact_check_ms(),
+            self.next_forget_ms(),
+        ];
         all.into_iter().flatten().min()
     }
 
@@ -558,11 +745,13 @@ impl Registry {
         snapshot: Snapshot,
         since: Option<Since>,
     ) -> Subscribed {
+        let since_revision = since.as_ref().map_or(0, |since| since.revision);
+        let index = self.by_name.get(&name).copied();
         let replay = since.map(|since| {
             let same_epoch = *since.epoch == *self.epoch.as_str();
-            match self.by_name.get(&name) {
+            match index {
                 _ if !same_epoch => Replay::Gone,
-                Some(&service) => self.services[service].replay(&self.epoch, since.revision),
+                Some(service) => self.services[service].replay(since.revision),
                 // Never seen: its revision is 0, and whoever has seen 0 has seen everything.
                 None if since.revision == 0 => Replay::Nothing,
                 None => Replay::Gone,
@@ -575,12 +764,46 @@ impl Registry {
         } else {
             self.view_without_instances(name)
         };
-        let replay = match replay {
+        let replay = match (replay, index) {
             // The instances of a snapshot already hold what was missed.
-            Some(Replay::Frame(frame)) if !with_instances => Some(frame),
+            (Some(Replay::Changes), Some(service)) if !with_instances => {
+                Some(self.replay_frame(service, since_revision))
+            }
             _ => None,
         };
         Subscribed { view, recovered, replay, with_instances }
+    }
+
+    /// The frame of a service's changes since a revision, all of which are kept. Clients that were
+    /// cut off together come back together: the frame is built once for all of them.
+    fn replay_frame(&mut self, service: usize, since: u64) -> Bytes {
+        let service = &self.services[service];
+        let (revision, degraded) = (service.revision, service.shows_degraded());
+        let is_it = |one: &&Replayed| {
+            (one.since, one.revision, one.degraded) == (since, revision, degraded)
+                && one.service == service.name
+        };
+        if let Some(replayed) = self.replays.iter().find(is_it) {
+            return replayed.frame.clone();
+        }
+        let frame = service.replay_frame(&self.epoch, since);
+        let name = service.name.clone();
+        self.replay_bytes += frame.len();
+        let shared = frame.clone();
+        self.replays.push_back(Replayed {
+            service: name,
+            since,
+            revision,
+            degraded,
+            frame: shared,
+        });
+        while self.replays.len() > limits::REPLAYS_KEPT_MAX
+            || self.replay_bytes > limits::REPLAYS_KEPT_BYTES_MAX
+        {
+            let Some(oldest) = self.replays.pop_front() else { break };
+            self.replay_bytes -= oldest.frame.len();
+        }
+        frame
     }
 
     fn view_without_instances(&self, name: ServiceName) -> View {
@@ -617,7 +840,7 @@ impl Registry {
             .map(|&index| &self.members[index as usize])
             .filter(|member| !member.is_pulled_out)
             .map(|member| &member.json);
-        let snapshot = service.snapshot(discoverable);
+        let snapshot = service.snapshot(indexes.len(), discoverable);
         service.members = indexes;
         service.view(&self.epoch, snapshot)
     }
@@ -632,17 +855,16 @@ impl Registry {
     pub(super) fn delta(&self, version: u64) -> Option<Delta> {
         let missed = usize::try_from(self.version.checked_sub(version)?).ok()?;
         let start = self.log.len().checked_sub(missed)?;
-        let mut changes: Vec<(usize, Vec<Change>)> = Vec::new();
-        let mut places: HashMap<usize, usize> = HashMap::new();
+        let mut changes: Vec<(ServiceName, Vec<Change>)> = Vec::new();
+        let mut places: HashMap<&ServiceName, usize> = HashMap::new();
         for logged in self.log.range(start..) {
-            let place = *places.entry(logged.service).or_insert_with(|| {
-                changes.push((logged.service, Vec::new()));
+            let place = *places.entry(&logged.service).or_insert_with(|| {
+                changes.push((logged.service.clone(), Vec::new()));
                 changes.len() - 1
             });
             changes[place].1.push(logged.change.clone());
         }
-        let named = |(service, changes)| (self.services[service].name.clone(), changes);
-        Some(Delta { version: self.version, changes: changes.into_iter().map(named).collect() })
+        Some(Delta { version: self.version, changes })
     }
 
     /// How the leases stand, service by service. Linear in the instances: for operators.
@@ -686,29 +908,22 @@ impl Registry {
         self.by_identity.get(identity).map(|&index| &self.members[index as usize])
     }
 
-    pub(super) fn pulled_out_by(&self, identity: &InstanceIdentity) -> Option<&str> {
-        self.pulled_out.get(identity).map(|operator| &**operator)
-    }
-
     pub(super) fn find_index(&self, identity: &InstanceIdentity) -> Option<u32> {
         self.by_identity.get(identity).copied()
     }
+}
 
-    /// All pull-outs: identities and who decided.
-    pub(super) fn pull_outs(&self) -> impl Iterator<Item = (String, String)> {
-        let pull_outs = self.pulled_out.iter();
-        pull_outs.map(|(identity, operator)| (identity.as_str().to_owned(), operator.to_string()))
-    }
-
-    pub(super) fn restore_pull_out(&mut self, identity: InstanceIdentity, operator: Box<str>) {
-        self.pulled_out.insert(identity, operator);
-    }
+/// Whether the change that an age stands for is still remembered.
+fn keeps(services: &Slab<Service>, age: &Age) -> bool {
+    services
+        .get(age.place as usize)
+        .is_some_and(|service| service.incarnation == age.incarnation && service.keeps(age.number))
 }
 
 fn region(identity: &InstanceIdentity) -> &str {
     identity.as_str().split('\u{1f}').next().unwrap_or_default()
 }
 
-fn to_u32(index: usize) -> u32 {
+pub(super) fn to_u32(index: usize) -> u32 {
     u32::try_from(index).expect("instances_max is below 2^32")
 }

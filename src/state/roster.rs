@@ -20,17 +20,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::order::Operation;
+use super::pull_outs::PulledOutBy;
 use super::registry::{Member, Registry};
 use crate::clock::Moment;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::wire::instance::Registration;
 use crate::wire::refusal::Code;
-
-/// Who pulled an instance out, where it did so itself: such a decision is the instance's own to
-/// take back, and ends with it.
-pub const ITSELF: &str = "itself";
 
 /// An instance, as lists of everyone show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,7 +207,7 @@ struct Latest {
     at_ms: u64,
     step: Step,
     /// The instance as it was last, with its service, where it is gone.
-    gone: Option<(usize, Entry)>,
+    gone: Option<(ServiceName, Entry)>,
 }
 
 impl Latest {
@@ -226,7 +222,7 @@ impl Recents {
         number: u64,
         identity: InstanceIdentity,
         step: Step,
-        gone: Option<(usize, Entry)>,
+        gone: Option<(ServiceName, Entry)>,
         now_ms: u64,
     ) {
         let mut latest = Latest { number, at_ms: now_ms, step, gone };
@@ -311,7 +307,7 @@ impl Registry {
         self.services[service].edition = edition;
         self.services[service].roster = None;
         if let Some(recents) = &mut self.recents {
-            let gone = gone.map(|entry| (service, entry));
+            let gone = gone.map(|entry| (self.services[service].name.clone(), entry));
             recents.note(edition, identity.clone(), step, gone, now.unix_ms);
         }
     }
@@ -356,13 +352,12 @@ impl Registry {
         let recent = recents.queue.iter().filter_map(|(number, at_ms, identity)| {
             let latest = recents.latest.get(identity).filter(|latest| latest.number == *number)?;
             let (service, entry) = if let Some((service, entry)) = &latest.gone {
-                (*service, entry.clone())
+                (service.clone(), entry.clone())
             } else {
                 let member = self.find_member(identity)?;
-                (member.service, member.entry())
+                (self.services[member.service].name.clone(), member.entry())
             };
             debug_assert_eq!(latest.at_ms, *at_ms);
-            let service = self.services[service].name.clone();
             Some(Recent { service, at_ms: *at_ms, step: latest.step, entry })
         });
         (recent.collect(), complete_from_ms)
@@ -402,28 +397,29 @@ impl Registry {
         if present != expected.as_ref() {
             return Called::Instance(index.map(|index| self.found(index)));
         }
+        let was_pulled_out = self.pulled_out.contains(&identity);
+        let is_own = self.pulled_out.by(&identity) == Some(&PulledOutBy::Itself);
         let pull_in = match pull {
             Pull::Keep => false,
-            Pull::OutItself if self.pulled_out.contains_key(&identity) => false,
             Pull::OutItself => {
-                // First out, then the change: its followers hear that it goes, and nothing else.
-                let operator = Box::from(ITSELF);
-                if index.is_some() {
-                    self.operate(&identity, &Operation::PullOut { operator }, now);
-                } else {
-                    self.pulled_out.insert(identity.clone(), operator);
-                    self.dirty_pull_outs.insert(identity.clone());
+                if !was_pulled_out {
+                    // First out, then the change: its followers hear that it goes, and nothing else.
+                    self.pull(&identity, Some(PulledOutBy::Itself), now);
                 }
                 false
             }
-            Pull::In => self.pulled_out.contains_key(&identity),
-            Pull::InIfItself => self.pulled_out_by(&identity) == Some(ITSELF),
+            Pull::In => was_pulled_out,
+            Pull::InIfItself => is_own,
         };
         if let Err(code) = self.register(registration, now) {
+            if index.is_none() && !was_pulled_out {
+                // There is no instance that could take it back.
+                self.pull(&identity, None, now);
+            }
             return Called::Refused(code);
         }
         if pull_in {
-            self.operate(&identity, &Operation::PullIn, now);
+            self.pull(&identity, None, now);
         }
         Called::Put
     }
@@ -462,6 +458,7 @@ mod tests {
             history_max: 10,
             instances_max: 100,
             services_max: 10,
+            ..Settings::default()
         };
         let mut registry = Registry::new(settings, Epoch::new("e"), 0, at(1_000));
         registry.keep_recent(WINDOW_MS, at(1_000));
@@ -524,7 +521,7 @@ mod tests {
     fn what_is_pulled_out_is_listed_and_its_changes_count() {
         let mut registry = registry();
         let sent = one(None, "a", "1");
-        registry.restore_pull_out(sent.identity.clone(), "ann".into());
+        registry.pulled_out.insert(&sent.identity, PulledOutBy::Operator("ann".into()), false);
         assert!(matches!(put(&mut registry, &sent, Pull::OutItself, 2_000), Called::Put));
         assert!(registry.announcements.is_empty(), "nobody has to hear of it");
         let before = registry.edition();
@@ -551,7 +548,7 @@ mod tests {
         assert!(!all(&mut registry, 3_000).rosters[0].entries[0].is_pulled_out);
         put(&mut registry, &sent, Pull::OutItself, 4_000);
         registry.unregister(&sent.identity, at(5_000));
-        assert_eq!(registry.pulled_out_by(&sent.identity), None);
+        assert_eq!(registry.pulled_out.by(&sent.identity), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! One service: its members, its revision, and the changes that led to it.
 //!
-//! Imports `id` and `wire`. Imported by `state::registry` and `state::protection` only.
+//! Imports `id`, `limits` and `wire`. Imported by `state::registry` and `state::protection` only.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::order::View;
 use super::roster::Roster;
 use crate::id::{Epoch, ServiceName};
+use crate::limits;
 use crate::wire::event::{Change, Position, service_change};
 
 /// A service that was seen at least once since the epoch began.
@@ -22,14 +23,26 @@ use crate::wire::event::{Change, Position, service_change};
 ///    between orders.
 /// 3. `members` holds each registered instance once; `overdue` counts those past their lease.
 /// 4. `snapshot`, where it is there, shows exactly `revision`.
+/// 5. `history_bytes` is what the changes in `history` take in a frame; `json_bytes` is the JSON of
+///    all members.
+/// 6. `empty` is there exactly while there are no members.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Service {
     pub(super) name: ServiceName,
     pub(super) revision: u64,
+    /// Tells apart the services that used the same place one after the other.
+    pub(super) incarnation: u32,
+    /// Whether followers have yet to hear at which revision it begins: above 0 where names were
+    /// forgotten before it came.
+    pub(super) begins: bool,
+    /// Since when it has no members.
+    pub(super) empty: Option<Emptiness>,
+    pub(super) json_bytes: usize,
     /// Indexes of the registered instances, pulled-out ones included.
     pub(super) members: Vec<u32>,
     pub(super) history: VecDeque<Change>,
+    pub(super) history_bytes: usize,
     pub(super) pending: Vec<Change>,
     snapshot: Option<Bytes>,
     /// Everyone of the service as of `edition`, once someone has asked.
@@ -61,8 +74,13 @@ impl Service {
         Service {
             name,
             revision: 0,
+            incarnation: 0,
+            begins: false,
+            empty: None,
+            json_bytes: 0,
             members: Vec::new(),
             history: VecDeque::new(),
+            history_bytes: 0,
             pending: Vec::new(),
             snapshot: None,
             roster: None,
@@ -94,20 +112,33 @@ impl Service {
     }
 
     /// Ends the order: its steps become history. Returns the revision before them.
-    pub(super) fn seal(&mut self, history_max: usize) -> u64 {
+    pub(super) fn seal(&mut self, history_max: usize, history_bytes_max: usize) -> u64 {
         let from = self.revision;
         self.revision += self.pending.len() as u64;
         if !self.pending.is_empty() {
             self.snapshot = None;
         }
-        let kept = self.pending.len().min(history_max);
-        while self.history.len() + kept > history_max {
-            self.history.pop_front();
+        self.history_bytes += self.pending.iter().map(Change::wire_bytes).sum::<usize>();
+        self.history.extend(self.pending.drain(..));
+        while self.history.len() > history_max || self.history_bytes > history_bytes_max {
+            self.drop_oldest();
         }
-        let forgotten = self.pending.len() - kept;
-        self.history.extend(self.pending.drain(..).skip(forgotten));
-        debug_assert!(self.history.len() <= history_max);
         from
+    }
+
+    /// Forgets the oldest change. Returns the bytes that gave back.
+    pub(super) fn drop_oldest(&mut self) -> usize {
+        let bytes = self.history.pop_front().map_or(0, |change| change.wire_bytes());
+        self.history_bytes -= bytes;
+        if self.history.is_empty() {
+            self.history = VecDeque::new();
+        }
+        bytes
+    }
+
+    /// Whether the step to a revision is in the history.
+    pub(super) fn keeps(&self, revision: u64) -> bool {
+        revision <= self.revision && self.revision - revision < self.history.len() as u64
     }
 
     pub(super) fn position<'a>(&'a self, epoch: &'a Epoch) -> Position<'a> {
@@ -119,27 +150,42 @@ impl Service {
         }
     }
 
-    /// The frame from `since` to the present revision. None where the history does not reach back
-    /// that far or `since` lies ahead; an empty one is never built.
-    pub(super) fn replay(&self, epoch: &Epoch, since: u64) -> Replay {
-        let Some(missed) = self.revision.checked_sub(since) else { return Replay::Gone };
-        let Ok(missed) = usize::try_from(missed) else { return Replay::Gone };
+    /// How a client at `since` gets to the present revision.
+    pub(super) fn replay(&self, since: u64) -> Replay {
+        let missed = self.revision.checked_sub(since).and_then(|missed| missed.try_into().ok());
+        let Some(missed) = missed.filter(|&missed: &usize| missed <= self.history.len()) else {
+            return Replay::Gone;
+        };
         if missed == 0 {
             return Replay::Nothing;
         }
-        if missed > self.history.len() {
+        let changes = self.history.range(self.history.len() - missed..);
+        let bytes: usize = changes.map(Change::wire_bytes).sum();
+        if bytes > limits::REPLAY_BYTES_MIN.max(self.json_bytes) {
+            // The instances as they are now cost less.
             return Replay::Gone;
         }
-        let changes = self.history.range(self.history.len() - missed..);
-        Replay::Frame(service_change(self.position(epoch), since, changes))
+        Replay::Changes
+    }
+
+    /// The frame of the changes from `since` to the present revision, all of which are kept.
+    pub(super) fn replay_frame(&self, epoch: &Epoch, since: u64) -> Bytes {
+        let missed = usize::try_from(self.revision - since).unwrap_or(usize::MAX);
+        let changes = self.history.range(self.history.len().saturating_sub(missed)..);
+        service_change(self.position(epoch), since, changes)
     }
 
     /// The discoverable instances at the present revision, built at most once a revision.
-    pub(super) fn snapshot<'a>(&mut self, instances: impl Iterator<Item = &'a Bytes>) -> Bytes {
+    pub(super) fn snapshot<'a>(
+        &mut self,
+        members: usize,
+        instances: impl Iterator<Item = &'a Bytes>,
+    ) -> Bytes {
         if let Some(snapshot) = &self.snapshot {
             return snapshot.clone();
         }
-        let mut out = BytesMut::new();
+        // In one piece: a snapshot may have tens of megabytes, and control waits for it.
+        let mut out = BytesMut::with_capacity(self.json_bytes + members + 3);
         out.put_u8(b'[');
         for (index, json) in instances.enumerate() {
             if index > 0 {
@@ -164,13 +210,22 @@ impl Service {
     }
 }
 
+/// Since when a service has no members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Emptiness {
+    /// Its place among all services in the order of becoming empty.
+    pub(super) stamp: u64,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub(super) since_ms: u64,
+}
+
 /// How a resume can be served.
 #[derive(Debug)]
 pub(super) enum Replay {
     /// The client has everything.
     Nothing,
-    /// This frame holds what it missed.
-    Frame(Bytes),
+    /// What it missed is there, and is not larger than a snapshot.
+    Changes,
     /// What it missed is no longer there: it needs a snapshot.
     Gone,
 }

@@ -269,6 +269,12 @@ impl State {
 
     /// Goes on with what was asked of others.
     pub fn after_call(&mut self, then: Then, reply: Reply, now: Moment) -> Outcome {
+        let outcome = self.go_on(then, reply, now);
+        self.bound_histories();
+        outcome
+    }
+
+    fn go_on(&mut self, then: Then, reply: Reply, now: Moment) -> Outcome {
         match then {
             Then::Published { ref message, .. } | Then::Chatted { ref message, .. } => {
                 let message = message.clone();

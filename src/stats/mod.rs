@@ -128,6 +128,14 @@ pub struct ControlStats {
     pub channels: Counter,
     /// Bytes of all channels' histories (gauge).
     pub history_bytes: Counter,
+    /// Bytes of all services' histories (gauge).
+    pub service_history_bytes: Counter,
+    /// Bytes of all instances' JSON (gauge).
+    pub instances_bytes: Counter,
+    /// Services that were forgotten.
+    pub services_forgotten: Counter,
+    /// Channels that were forgotten for others.
+    pub channels_forgotten: Counter,
     /// 1 while the store takes what it is given, else 0 (gauge).
     pub store_healthy: Counter,
     /// Rows and writes that the database refused for their content.

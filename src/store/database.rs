@@ -273,21 +273,29 @@ impl Database {
         // The stored version always lies far above every used one, so that even after a kill no
         // number is given out twice.
         sqlx::query(
-            "INSERT INTO registry (id, epoch, version, is_clean) VALUES (1, $1, $2, FALSE)
-             ON CONFLICT (id) DO UPDATE SET epoch = $1, version = $2",
+            "INSERT INTO registry (id, epoch, version, revision_floor, is_clean)
+             VALUES (1, $1, $2, $3, FALSE)
+             ON CONFLICT (id) DO UPDATE SET epoch = $1, version = $2, revision_floor = $3",
         )
         .bind(&delta.epoch)
         .bind((delta.version + limits::STORE_VERSION_RESERVE).cast_signed())
+        .bind(delta.revision_floor.cast_signed())
         .execute(&mut *change)
         .await?;
         for (statement, rows) in [
             (
-                "INSERT INTO service (service_id, revision, protection_enabled, degraded_since_ms)
+                "DELETE FROM service WHERE service_id IN (SELECT value->>0 FROM {rows})",
+                delta.forgotten.iter().map(|name| json!([name])).collect(),
+            ),
+            (
+                "INSERT INTO service (service_id, revision, protection_enabled, degraded_since_ms,
+                 empty_since_ms)
                  SELECT value->>0, CAST(value->>1 AS BIGINT), CAST(value->>2 AS BOOLEAN),
-                 CAST(value->>3 AS BIGINT) FROM {rows} WHERE TRUE
+                 CAST(value->>3 AS BIGINT), CAST(value->>4 AS BIGINT) FROM {rows} WHERE TRUE
                  ON CONFLICT (service_id) DO UPDATE SET revision = excluded.revision,
                  protection_enabled = excluded.protection_enabled,
-                 degraded_since_ms = excluded.degraded_since_ms",
+                 degraded_since_ms = excluded.degraded_since_ms,
+                 empty_since_ms = excluded.empty_since_ms",
                 services(&delta.services),
             ),
             (
@@ -303,10 +311,15 @@ impl Database {
                 delta.deletes.iter().map(|identity| json!([identity])).collect(),
             ),
             (
-                "INSERT INTO pull_out (identity, operator)
-                 SELECT value->>0, value->>1 FROM {rows} WHERE TRUE
-                 ON CONFLICT (identity) DO UPDATE SET operator = excluded.operator",
-                delta.pull_outs.iter().map(|one| json!([one.identity, one.operator])).collect(),
+                "INSERT INTO pull_out (identity, operator, by_itself)
+                 SELECT value->>0, value->>1, CAST(value->>2 AS BOOLEAN) FROM {rows} WHERE TRUE
+                 ON CONFLICT (identity) DO UPDATE SET operator = excluded.operator,
+                 by_itself = excluded.by_itself",
+                delta
+                    .pull_outs
+                    .iter()
+                    .map(|one| json!([one.identity, one.operator, u8::from(one.by_itself)]))
+                    .collect(),
             ),
             (
                 "DELETE FROM pull_out WHERE identity IN (SELECT value->>0 FROM {rows})",
@@ -420,7 +433,8 @@ fn services(records: &[ServiceRecord]) -> Vec<Value> {
             one.service_id,
             one.revision,
             u8::from(one.protection_enabled),
-            one.degraded_since_ms
+            one.degraded_since_ms,
+            one.empty_since_ms
         ])
     };
     records.iter().map(row).collect()
@@ -436,23 +450,28 @@ fn instances(records: &[InstanceRecord]) -> Vec<Value> {
 
 async fn read(connection: &mut AnyConnection) -> Result<RegistryImage, sqlx::Error> {
     let mut image = RegistryImage::default();
-    let state = "SELECT epoch, version, CAST(is_clean AS INTEGER) AS is_clean FROM registry";
+    let state = "SELECT epoch, version, revision_floor, CAST(is_clean AS INTEGER) AS is_clean
+        FROM registry";
     let row = sqlx::query(state).fetch_optional(&mut *connection).await?;
     if let Some(row) = row {
         let epoch: String = row.try_get("epoch")?;
         image.epoch = Some(epoch).filter(|epoch| !epoch.is_empty());
         image.version = unsigned(&row, "version")?;
+        image.revision_floor = unsigned(&row, "revision_floor")?;
         image.is_clean = flag(&row, "is_clean")?;
     }
     let services = "SELECT service_id, revision,
-        CAST(protection_enabled AS INTEGER) AS protection_enabled, degraded_since_ms FROM service";
+        CAST(protection_enabled AS INTEGER) AS protection_enabled, degraded_since_ms,
+        empty_since_ms FROM service";
     for row in sqlx::query(services).fetch_all(&mut *connection).await? {
         let since: Option<i64> = row.try_get("degraded_since_ms")?;
+        let empty: Option<i64> = row.try_get("empty_since_ms")?;
         image.services.push(ServiceRecord {
             service_id: row.try_get("service_id")?,
             revision: unsigned(&row, "revision")?,
             protection_enabled: flag(&row, "protection_enabled")?,
             degraded_since_ms: since.map(i64::cast_unsigned),
+            empty_since_ms: empty.map(i64::cast_unsigned),
         });
     }
     for row in sqlx::query("SELECT * FROM instance").fetch_all(&mut *connection).await? {
@@ -464,10 +483,13 @@ async fn read(connection: &mut AnyConnection) -> Result<RegistryImage, sqlx::Err
             lease_ttl_ms: unsigned(&row, "lease_ttl_ms")?,
         });
     }
-    for row in sqlx::query("SELECT * FROM pull_out").fetch_all(&mut *connection).await? {
+    let pull_outs =
+        "SELECT identity, operator, CAST(by_itself AS INTEGER) AS by_itself FROM pull_out";
+    for row in sqlx::query(pull_outs).fetch_all(&mut *connection).await? {
         image.pull_outs.push(PullOutRecord {
             identity: row.try_get("identity")?,
             operator: row.try_get("operator")?,
+            by_itself: flag(&row, "by_itself")?,
         });
     }
     Ok(image)

@@ -420,11 +420,13 @@ mod tests {
                 revision: 7,
                 protection_enabled: false,
                 degraded_since_ms: Some(5),
+                ..ServiceRecord::default()
             }],
             upserts: (0..10_000).map(instance).collect(),
             pull_outs: vec![PullOutRecord {
                 identity: String::from("p"),
                 operator: String::from("o"),
+                ..PullOutRecord::default()
             }],
             ..RegistryDelta::default()
         }

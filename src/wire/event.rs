@@ -97,6 +97,13 @@ pub struct Change {
     pub time: TimeText,
 }
 
+impl Change {
+    /// How many bytes it takes in a frame, about.
+    pub fn wire_bytes(&self) -> usize {
+        self.instance.len() + CHANGE_OVERHEAD_BYTES
+    }
+}
+
 /// Bytes that the fixed parts of a change take on the wire, so that frames are allocated once.
 const CHANGE_OVERHEAD_BYTES: usize = 96;
 
@@ -132,8 +139,7 @@ pub fn service_change<'a>(
     from: u64,
     changes: impl Iterator<Item = &'a Change> + Clone,
 ) -> Bytes {
-    let bytes: usize =
-        changes.clone().map(|change| change.instance.len() + CHANGE_OVERHEAD_BYTES).sum();
+    let bytes: usize = changes.clone().map(Change::wire_bytes).sum();
     let mut out = FrameBuilder::with_capacity(bytes + 128 + at.service.as_str().len());
     out.put(b"{\"type\":\"service_change\",\"service_id\":");
     out.put_json_str(at.service.as_str());

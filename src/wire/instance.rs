@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::json;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
 
@@ -106,6 +107,21 @@ pub struct Registration {
     pub json: Bytes,
 }
 
+impl Registration {
+    /// Checks the size of the canonical JSON.
+    ///
+    /// # Errors
+    ///
+    /// How large it is and how large it may be.
+    pub fn within(self, bytes_max: usize) -> Result<Registration, String> {
+        let bytes = self.json.len();
+        if bytes > bytes_max {
+            return Err(format!("the instance has {bytes} bytes, more than {bytes_max}"));
+        }
+        Ok(self)
+    }
+}
+
 impl Instance {
     /// Checks the instance and brings it into its canonical form.
     ///
@@ -139,6 +155,12 @@ impl Instance {
         let json = serde_json::to_vec(self).map_err(|_| String::from("not representable"))?;
         if holds_nul(&json) {
             return Err(String::from("url, healthCheckUrl or metadata holds a NUL character"));
+        }
+        let nests = |value: &Value| matches!(value, Value::Object(_) | Value::Array(_));
+        let mut values = self.metadata.iter().flat_map(BTreeMap::values);
+        // The instance itself is one level more.
+        if values.any(nests) && !json::is_within(&json, limits::NESTED_DEPTH_MAX + 1) {
+            return Err(format!("metadata nests deeper than {} levels", limits::NESTED_DEPTH_MAX));
         }
         Ok(Registration {
             identity: InstanceIdentity::of(
@@ -272,6 +294,24 @@ mod tests {
             instance(r#"{"serviceId":"s","instanceId":"i","metadata":{"a":1,"b":"2"},"x":[1]}"#);
         let two = instance(r#"{"instanceId":"i","metadata":{"b":"2","a":1},"serviceId":"s"}"#);
         assert_eq!(one.register(), two.register());
+    }
+
+    #[test]
+    fn a_size_and_a_depth_are_the_last_that_fit() {
+        let registration = instance(r#"{"serviceId":"s","instanceId":"i"}"#).register();
+        let registration = registration.expect("valid");
+        let bytes = registration.json.len();
+        assert!(registration.clone().within(bytes).is_ok());
+        let fault = registration.within(bytes - 1).expect_err("too large");
+        assert!(fault.contains(&format!("{bytes} bytes")), "{fault}");
+        let nested = |depth: usize| {
+            let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
+            let metadata = format!(r#"{{"brackets":"[[[[","k":{open}{close}}}"#);
+            instance(&format!(r#"{{"serviceId":"s","instanceId":"i","metadata":{metadata}}}"#))
+        };
+        assert!(nested(limits::NESTED_DEPTH_MAX).register().is_ok());
+        let fault = nested(limits::NESTED_DEPTH_MAX + 1).register().expect_err("too deep");
+        assert!(fault.contains("metadata"), "{fault}");
     }
 
     #[test]

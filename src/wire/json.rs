@@ -152,9 +152,14 @@ pub fn has_short_lists(text: &[u8], entries_max: usize) -> bool {
     true
 }
 
-/// Whether no point of the text lies deeper than [`JSON_DEPTH_MAX`]. Brackets inside strings do not
-/// count.
+/// Whether no point of the text lies deeper than [`JSON_DEPTH_MAX`].
 pub fn is_shallow(text: &[u8]) -> bool {
+    is_within(text, JSON_DEPTH_MAX)
+}
+
+/// Whether no point of the text lies deeper than so many levels. Brackets inside strings do not
+/// count.
+pub fn is_within(text: &[u8], depth_max: usize) -> bool {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for &byte in text {
         if in_string {
@@ -170,7 +175,7 @@ pub fn is_shallow(text: &[u8]) -> bool {
             b'"' => in_string = true,
             b'{' | b'[' => {
                 depth += 1;
-                if depth > JSON_DEPTH_MAX {
+                if depth > depth_max {
                     return false;
                 }
             }

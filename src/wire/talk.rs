@@ -12,7 +12,7 @@ use super::instance::check_name;
 use super::json;
 use super::refusal::{Code, Refusal};
 use crate::id::{ChannelName, UserId};
-use crate::limits::{self, JSON_DEPTH_MAX};
+use crate::limits::{self, NESTED_DEPTH_MAX};
 
 /// How a channel message is labelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,9 +185,9 @@ fn check_kind(field: &str, text: &str) -> Result<(), Refusal> {
 
 /// Takes a JSON text that every receiver can read.
 pub fn checked(raw: &RawValue, field: &str) -> Result<Box<RawValue>, Refusal> {
-    if !json::is_shallow(raw.get().as_bytes()) {
-        let message = format!("{field} nests deeper than {JSON_DEPTH_MAX} levels");
-        return Err(Refusal::new(Code::Malformed, message));
+    if !json::is_within(raw.get().as_bytes(), NESTED_DEPTH_MAX) {
+        let message = format!("{field} nests deeper than {NESTED_DEPTH_MAX} levels");
+        return Err(Refusal::invalid(message));
     }
     if !json::is_readable(raw.get()) {
         let message = format!("{field} holds what other parsers cannot read");
@@ -235,12 +235,16 @@ mod tests {
         for text in ["\"\\ud800\"", "1e999", "[-1E+400]"] {
             assert_eq!(publication(None, text, None), Err(Code::InvalidArgument), "{text}");
         }
-        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
-        let raw = RawValue::from_string(deep);
-        if let Ok(raw) = raw {
-            let refusal = Publication::new(None, Some(&raw), None, None).expect_err("too deep");
-            assert_eq!(refusal.code, Code::Malformed);
-        }
+        let nest = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(publication(None, &nest(NESTED_DEPTH_MAX), None), Ok(Kind::Json));
+        let deep = raw(&nest(NESTED_DEPTH_MAX + 1));
+        let refusal = Publication::new(None, Some(&deep), None, None).expect_err("too deep");
+        assert!(refusal.code == Code::InvalidArgument && refusal.message.starts_with("payload"));
+        let metadata = raw(&format!("{{\"k\":{}}}", nest(NESTED_DEPTH_MAX)));
+        let refusal = Publication::new(None, Some(&raw("1")), None, Some(&metadata));
+        assert!(refusal.expect_err("too deep").message.starts_with("metadata"));
+        let refusal = Envelope::new(Some(String::from("text")), Some(&deep)).expect_err("too deep");
+        assert!(refusal.message.starts_with("data"));
     }
 
     #[test]

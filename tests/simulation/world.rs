@@ -48,7 +48,9 @@ fn people_settings() -> state::Settings {
             history_max: 8,
             history_bytes_max: 4_096,
             channels_max: 100,
+            per_connection_max: 100,
         },
+        history_bytes_max: 1_048_576,
         users_max: 100,
         epoch: String::from("c"),
         node: String::from("n"),
@@ -138,6 +140,7 @@ impl World {
             history_max: usize::try_from(HISTORY_MAX).expect("small"),
             instances_max: 1_000,
             services_max: 1_000,
+            ..registry::Settings::default()
         };
         let registry = Registry::new(settings, Epoch::new(EPOCH), 0, moment(STARTED_MS));
         let published = Arc::<Published>::default();

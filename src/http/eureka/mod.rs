@@ -417,13 +417,13 @@ async fn change(
             },
         };
         let registration: Registration = instance.register().map_err(wrong)?;
-        let bytes_max = desk.office.limits.http_registry_body_bytes_max;
-        if registration.json.len() > bytes_max {
-            // Metadata that is added to bit by bit ends somewhere, too.
-            let detail = format!("the instance is over {bytes_max} bytes");
-            return Err(Problem::new(413, Code::TooLarge, detail));
-        }
         let expected = before.map(|found| found.entry.json);
+        // Metadata that is added to bit by bit ends somewhere, too. An instance of before the bound
+        // may stay as large as it is.
+        let stands = expected.as_ref().map_or(0, Bytes::len);
+        let bytes_max = desk.office.limits.instance_bytes_max.max(stands);
+        let too_large = |fault| Problem::new(413, Code::TooLarge, fault);
+        let registration = registration.within(bytes_max).map_err(too_large)?;
         match call(desk, Roll::Put(Put { registration, expected, pull })).await? {
             Called::Put => return Ok(()),
             Called::Refused(code) => {

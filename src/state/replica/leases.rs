@@ -611,7 +611,7 @@ impl Alone {
 
     fn register(&mut self, node: &str) -> InstanceIdentity {
         let sent = registration(0);
-        let bounds = Bounds { instances_max: 8, services_max: 8 };
+        let bounds = Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
         self.read(node, 0, Entry::Register(vec![sent.clone()], bounds));
         sent.identity
     }
@@ -647,7 +647,7 @@ fn the_owner_before_has_its_time_whatever_comes_after_the_takeover() {
     node.read("a", 3_000, Entry::Renew(vec![identity.clone()]));
     node.read("a", 3_000, Entry::Beat(identity.clone()));
     node.read("a", 3_000, {
-        let bounds = Bounds { instances_max: 8, services_max: 8 };
+        let bounds = Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
         Entry::Register(vec![registration(0)], bounds)
     });
     assert!(!node.ends_within(more_ms - STEP_MS) && node.ends_within(1_000));

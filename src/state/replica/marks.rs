@@ -58,7 +58,10 @@ fn some_entry(rng: &mut Rng, registry: &Registry) -> Entry {
     };
     let all = || (0..4).map(sent).collect::<Vec<_>>();
     match rng.below(5) {
-        0 | 1 => Entry::Register(all(), Bounds { instances_max: 8, services_max: 8 }),
+        0 | 1 => Entry::Register(
+            all(),
+            Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX },
+        ),
         2 => Entry::Unregister(vec![sent(rng.below(4)).identity]),
         3 => {
             let lease = |identity: &InstanceIdentity| {

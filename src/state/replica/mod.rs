@@ -33,12 +33,16 @@ use serde::{Deserialize, Serialize};
 use super::commons::CommonsImage;
 use super::log::{Bounds, Entry, LogItem};
 use super::order::{Answer, Order, RefusedEntry, View};
+use super::pull_outs::PulledOutBy;
 use super::registry::{Announcement, Member, Registry, Settings};
 use super::roster::{Called, Roll};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::wire::refusal::Code;
+
+/// Who pulled an instance out that did so itself, in the images of earlier releases.
+const OWN: &str = "itself";
 
 /// This node's place in the table of nodes.
 pub(super) const SELF: u32 = 0;
@@ -97,8 +101,14 @@ pub struct ReplicaImage {
     pub services: Vec<ServiceImage>,
     /// The instances registered.
     pub instances: Vec<InstanceImage>,
-    /// Instances pulled out, and by whom.
+    /// The revision at which new services begin.
+    #[serde(default)]
+    pub revision_floor: u64,
+    /// Instances pulled out, and by whom; those of instances that are gone last, the oldest first.
     pub pull_outs: Vec<(String, String)>,
+    /// Those of them that took themselves out. Earlier releases said so by the operator's name.
+    #[serde(default)]
+    pub own_pull_outs: Option<HashSet<String>>,
     /// The nodes that wrote entries, and the number of each one's last.
     pub nodes: Vec<(String, u64)>,
     /// The people of all nodes.
@@ -119,6 +129,9 @@ pub struct ServiceImage {
     pub degraded_since_ms: Option<u64>,
     /// The number of the entry since which it has overdue leases.
     pub watch: Option<u64>,
+    /// Since when it has no instances, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub empty_since_ms: Option<u64>,
 }
 
 /// An instance in a [`ReplicaImage`].
@@ -354,8 +367,8 @@ impl Registry {
 
     /// How much this node lets the registry hold.
     fn bounds(&self) -> Bounds {
-        let Settings { instances_max, services_max, .. } = self.settings;
-        Bounds { instances_max, services_max }
+        let Settings { instances_max, instances_bytes_max, services_max, .. } = self.settings;
+        Bounds { instances_max, services_max, instances_bytes_max }
     }
 
     /// Sets that. Returns what it was before.
@@ -363,6 +376,7 @@ impl Registry {
         let before = self.bounds();
         self.settings.instances_max = bounds.instances_max;
         self.settings.services_max = bounds.services_max;
+        self.settings.instances_bytes_max = bounds.instances_bytes_max;
         before
     }
 
@@ -427,6 +441,10 @@ impl Registry {
                 for (identity, lease) in leases {
                     self.overdue(&identity, lease, now);
                 }
+                Answer::Batch(Vec::new())
+            }
+            Entry::Forget(services) => {
+                self.forget_named(&services);
                 Answer::Batch(Vec::new())
             }
             Entry::Judge { services, self_protection_max_ms } => {
@@ -690,6 +708,7 @@ impl Registry {
         for service in followed.filter(|name| self.find_service(name).is_none()) {
             announcements.push(Announcement {
                 service: service.clone(),
+                begins: false,
                 from: 0,
                 revision: 0,
                 degraded,
@@ -714,6 +733,7 @@ impl Registry {
             protection_enabled: service.protection_enabled,
             degraded_since_ms: service.degraded_since_ms,
             watch: service.watched_since_ms.map(|_| service.watch),
+            empty_since_ms: service.empty.map(|empty| empty.since_ms),
         };
         let instance = |member: &Member| InstanceImage {
             id: member.identity.as_str().to_owned(),
@@ -730,9 +750,27 @@ impl Registry {
             sequence: replica.sequence,
             epoch: self.epoch.as_str().to_owned(),
             version: self.version(),
-            services: self.services.iter().map(|(_, one)| service(one)).collect(),
+            services: self
+                .in_order_of_emptiness()
+                .map(|index| service(&self.services[index]))
+                .collect(),
             instances: self.members.iter().map(|(_, one)| instance(one)).collect(),
-            pull_outs: self.pull_outs().collect(),
+            revision_floor: self.revision_floor,
+            pull_outs: self
+                .pulled_out
+                .iter()
+                .map(|(identity, by)| {
+                    let name = if *by == PulledOutBy::Itself { OWN } else { by.name() };
+                    (identity.as_str().to_owned(), name.to_owned())
+                })
+                .collect(),
+            own_pull_outs: Some(
+                self.pulled_out
+                    .iter()
+                    .filter(|(_, by)| **by == PulledOutBy::Itself)
+                    .map(|(identity, _)| identity.as_str().to_owned())
+                    .collect(),
+            ),
             nodes: replica.nodes.iter().cloned().zip(replica.last.iter().copied()).collect(),
             people: CommonsImage::default(),
         })
@@ -750,15 +788,20 @@ impl Registry {
         let mut registry =
             Registry::new(settings, Epoch::new(&image.epoch), image.version, now).replicated(node);
         // What the others hold is taken whole.
-        let unbounded = Bounds { instances_max: usize::MAX, services_max: usize::MAX };
-        let own = registry.set_bounds(unbounded);
-        for (identity, operator) in image.pull_outs {
-            registry.restore_pull_out(InstanceIdentity::from_canonical(&identity), operator.into());
+        registry.revision_floor = image.revision_floor;
+        for (text, operator) in image.pull_outs {
+            let is_own = match &image.own_pull_outs {
+                Some(own) => own.contains(&text),
+                None => operator == OWN,
+            };
+            let by =
+                if is_own { PulledOutBy::Itself } else { PulledOutBy::Operator(operator.into()) };
+            registry.pulled_out.insert(&InstanceIdentity::from_canonical(&text), by, false);
         }
         for record in &image.services {
-            let Ok(index) = registry.service_or_new(&ServiceName::of(&record.service)) else {
-                continue;
-            };
+            let since_ms =
+                record.empty_since_ms.map_or(now.unix_ms, |at_ms| at_ms.min(now.unix_ms));
+            let index = registry.restore_service(&ServiceName::of(&record.service), since_ms);
             let service = &mut registry.services[index];
             service.revision = record.revision;
             service.protection_enabled = record.protection_enabled;
@@ -772,9 +815,7 @@ impl Registry {
             }
         }
         for record in image.instances {
-            let Ok(service) = registry.service_or_new(&ServiceName::of(&record.service)) else {
-                continue;
-            };
+            let service = registry.restore_service(&ServiceName::of(&record.service), now.unix_ms);
             let identity = InstanceIdentity::from_canonical(&record.id);
             let json = Bytes::from(record.json);
             let index = registry.admit(service, identity.clone(), json, record.ttl_ms, now);
@@ -798,7 +839,7 @@ impl Registry {
             replica.position = image.position;
             replica.is_begun = true;
         }
-        registry.set_bounds(own);
+        registry.trim_pull_outs();
         registry
     }
 
@@ -816,6 +857,7 @@ impl Registry {
     /// applied that may answer those.
     pub(super) fn inherit(&mut self, before: &Registry) {
         let is_same = self.epoch == before.epoch;
+        self.inherit_followed(before);
         let (Some(replica), Some(before)) = (&mut self.replica, &before.replica) else { return };
         replica.contact_ms = before.contact_ms;
         replica.beats.clone_from(&before.beats);

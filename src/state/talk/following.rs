@@ -40,12 +40,12 @@ impl State {
         set(&mut after);
         if after.is_subscribed || after.is_joined {
             memberships.push(after);
-            self.channels.get_mut(channel).add(key, conn.shard);
+            self.channels.add_member(channel, key, conn.shard);
         } else {
             if memberships.is_empty() {
                 *memberships = Vec::new();
             }
-            self.channels.get_mut(channel).remove(key, conn.shard);
+            self.channels.remove_member(channel, key, conn.shard);
         }
         self.note_followers(channel, now);
         Some(before)
@@ -63,11 +63,12 @@ impl State {
         now: Moment,
     ) -> Outcome {
         let again = || Talk::Follow { conn, channel: channel.clone(), since: since.cloned() };
-        if let Some(first) = self.link(&channel, since, again) {
+        if let Some(first) = self.link(&channel, since, conn, again) {
             return first;
         }
-        let Ok(key) = self.channels.find_or_new(&channel) else {
-            return Told::refuse(Code::RateLimited, "there are too many channels").into();
+        let key = match self.channels.find_or_new(&channel, Some(conn)) {
+            Ok(key) => key,
+            Err(fault) => return Told::refuse(Code::RateLimited, fault.message()).into(),
         };
         let replay = since.map(|since| self.channels.replay(key, since, now.unix_ms));
         let before = self.set_membership(conn, key, |one| one.is_subscribed = true, now);
@@ -108,6 +109,7 @@ impl State {
         publication: &Publication,
         from: Option<&UserId>,
         (aimed, without): (&Aimed, Option<ConnId>),
+        by: Option<ConnId>,
         now: Moment,
     ) -> Outcome {
         if publication.event.as_deref().is_some_and(message::is_presence_event)
@@ -130,8 +132,9 @@ impl State {
             return self.publish_aimed(&channel, publication, from, aimed, now);
         }
         let aim = without.map_or_else(|| aimed.here(&self.node), Aim::past);
-        let Ok(key) = self.channels.find_or_new(&channel) else {
-            return Told::refuse(Code::RateLimited, "there are too many channels").into();
+        let key = match self.channels.find_or_new(&channel, by) {
+            Ok(key) => key,
+            Err(fault) => return Told::refuse(Code::RateLimited, fault.message()).into(),
         };
         let stamp = self.stamp(now);
         let offset = is_kept.then(|| self.channels.advance(key));

@@ -87,6 +87,8 @@ pub enum Talk {
         aim: Aimed,
         /// The publisher's connection, where it wants no echo.
         without: Option<ConnId>,
+        /// The publisher's connection, where it has one.
+        by: Option<ConnId>,
     },
     /// The channels there are.
     Channels,
@@ -468,8 +470,9 @@ impl State {
                 return self.follow(conn, channel, since.as_ref(), now);
             }
             Talk::Unfollow { conn, channel } => self.unfollow(conn, channel, now),
-            Talk::Publish { channel, publication, from, aim, without } => {
-                return self.publish(channel, &publication, from.as_ref(), (&aim, without), now);
+            Talk::Publish { channel, publication, from, aim, without, by } => {
+                let whom = (&aim, without);
+                return self.publish(channel, &publication, from.as_ref(), whom, by, now);
             }
             Talk::Channels => Told::Channels(self.list_channels()),
             Talk::Channel(name) => return self.view_channel(name),

@@ -40,8 +40,7 @@ impl State {
         };
         let person = connection.person;
         for membership in connection.memberships {
-            let channel = self.channels.get_mut(membership.channel);
-            channel.remove(key, conn.shard);
+            self.channels.remove_member(membership.channel, key, conn.shard);
             self.note_followers(membership.channel, now);
             if let Some(person) = &person {
                 self.exit_channel(membership.channel, membership, person, None, now);

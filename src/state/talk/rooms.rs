@@ -89,7 +89,7 @@ impl State {
     pub(super) fn join(&mut self, conn: ConnId, channel: &ChannelName, now: Moment) -> Outcome {
         let again = || Talk::Join { conn, channel: channel.clone() };
         if self.person_of(conn).is_some()
-            && let Some(first) = self.link(channel, None, again)
+            && let Some(first) = self.link(channel, None, conn, again)
         {
             return first;
         }
@@ -156,8 +156,9 @@ impl State {
         let Some(person) = self.person_of(conn) else {
             return Err(Told::refuse(Code::Unauthorized, "rooms are for users: a token is needed"));
         };
-        let Ok(key) = self.channels.find_or_new(channel) else {
-            return Err(Told::refuse(Code::RateLimited, "there are too many channels"));
+        let key = match self.channels.find_or_new(channel, Some(conn)) {
+            Ok(key) => key,
+            Err(fault) => return Err(Told::refuse(Code::RateLimited, fault.message())),
         };
         let before = self.set_membership(conn, key, |one| one.is_joined = true, now);
         if before.is_some_and(|before| !before.is_joined) {
@@ -244,7 +245,7 @@ impl State {
             let (channel, content, id) = (Some(channel.clone()), content.clone(), id.clone());
             Talk::Chat { conn, channel, content, id, is_first }
         };
-        if let Some(first) = self.link(&channel, None, || again(is_first)) {
+        if let Some(first) = self.link(&channel, None, conn, || again(is_first)) {
             return first;
         }
         let mut is_first = is_first;

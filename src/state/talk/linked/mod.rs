@@ -23,10 +23,11 @@ mod tests;
 
 use super::{Aim, Outgoing, Told};
 use crate::clock::Moment;
-use crate::id::{ChannelName, ConnName, Epoch, Topic};
+use crate::id::{ChannelName, ConnId, ConnName, Epoch, Topic};
 use crate::limits;
 use crate::state::abroad::{Errand, Release};
 use crate::state::call::{Call, ChannelMessage, ChannelState, Placed, Reply};
+use crate::state::link::Link;
 use crate::state::then::Then;
 use crate::state::{Outcome, State};
 use crate::wire::answer::{self, ChannelPlace};
@@ -46,36 +47,37 @@ impl State {
         &mut self,
         channel: &ChannelName,
         since: Option<&SinceOffset>,
+        conn: ConnId,
         wait: impl FnOnce() -> super::Talk,
     ) -> Option<Outcome> {
         if !self.is_linked(channel) {
             return None;
         }
         let is_cut_off = self.registry.is_cut_off();
-        let Ok(key) = self.channels.find_or_new(channel) else {
-            let refusal = Told::refuse(Code::RateLimited, "there are too many channels");
-            return Some(refusal.into());
+        let key = match self.channels.find_or_new(channel, Some(conn)) {
+            Ok(key) => key,
+            Err(fault) => return Some(Told::refuse(Code::RateLimited, fault.message()).into()),
         };
         let epoch = self.channels.get(key).epoch.as_str().to_owned();
+        let is_new = self.channels.get(key).link.is_none();
+        if is_new {
+            let link = Link { is_reading: true, ..Link::default() };
+            self.channels.get_mut(key).link = Some(Box::new(link));
+            self.channels.note_use(key);
+        }
         let state = self.channels.get_mut(key);
         let is_ahead = since
             .is_some_and(|since| *since.epoch == *epoch && since.offset > state.offset)
             && !self.is_rerun;
         let abroad = self.abroad.as_mut()?;
-        let link = match &mut state.link {
-            Some(link) => link,
-            none => {
-                let channel = channel.clone();
-                let epoch = epoch.clone();
-                abroad.call(
-                    Call::Attach { channel: channel.clone(), epoch: epoch.clone() },
-                    Then::Attached { channel, epoch },
-                );
-                let link = none.insert(Box::default());
-                link.is_reading = true;
-                link
-            }
-        };
+        if is_new {
+            let channel = channel.clone();
+            abroad.call(
+                Call::Attach { channel: channel.clone(), epoch: epoch.clone() },
+                Then::Attached { channel, epoch },
+            );
+        }
+        let link = state.link.as_mut()?;
         if link.is_live && !is_ahead {
             return None;
         }
@@ -213,6 +215,7 @@ impl State {
         for placed in messages {
             self.offer(placed, true, now);
         }
+        self.bound_histories();
     }
 
     /// Takes a message in its turn. `is_heard` says that it comes by the topic, where what is not

@@ -286,7 +286,7 @@ impl World {
         let payload = RawValue::from_string(step.to_string()).expect("JSON");
         let publication = Publication::new(None, Some(&payload), None, None).expect("good");
         let (channel, aim) = (name(), Aimed::default());
-        let talk = Talk::Publish { channel, publication, from: None, aim, without: None };
+        let talk = Talk::Publish { channel, publication, from: None, aim, without: None, by: None };
         self.order(node, talk, false);
     }
 
