@@ -95,7 +95,7 @@ fn a_token_opens_the_door() {
 #[test]
 fn one_user_holds_so_many_connections_and_the_program_says_so() {
     let server = Server::start("one-user");
-    let arguments = ["--url", &server.url, "--connections", "30", "--messages", "5"];
+    let arguments = ["--url", &server.url, "--connections", "80", "--messages", "5"];
     let output = stress(&[&arguments[..], &["--token", &token()]].concat());
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("--connections-per-user-max"), "{}", text(&output));
