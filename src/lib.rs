@@ -85,4 +85,6 @@ pub mod subscribers;
 pub mod ws;
 
 #[cfg(feature = "server")]
+mod storm;
+#[cfg(feature = "server")]
 mod wheel;

@@ -427,17 +427,26 @@ pub const QUEUE_SLOTS_KEPT: usize = 1_024;
 pub const COMMANDS_PER_TURN_MAX: usize = 4_096;
 
 /// Connections whose end is worth a look at the memory they left.
-pub const TIDY_CONNECTIONS: usize = 1_000;
+pub const STORM_CONNECTIONS: usize = 1_000;
 
-/// Time after such an end at which a shard has the allocator give pages back, in milliseconds. Above
+/// Time after such an end at which a thread has the allocator give pages back, in milliseconds. Above
 /// the second for which it keeps them.
-pub const TIDY_DELAY_MS: u64 = 1_500;
+pub const STORM_DELAY_MS: u64 = 1_500;
 
 /// How often it does so.
-pub const TIDY_ROUNDS: u8 = 4;
+pub const STORM_ROUNDS: u8 = 4;
+
+/// Entries for which an emptied table keeps its room.
+pub const TABLE_ENTRIES_KEPT: usize = 1_024;
+
+/// Allocations of one round: the allocator looks through all of a thread's pages once in so many.
+pub const STORM_ALLOCATIONS: usize = 10_000;
+
+/// Their size, in bytes. What is up to 1 KiB is not counted.
+pub const STORM_SMALL_BYTES: usize = 2 * KIB;
 
 /// A block so large that the allocator gives it a page of its own (above 512 KiB), in bytes.
-pub const TIDY_BYTES: usize = 520 * KIB;
+pub const STORM_LARGE_BYTES: usize = 520 * KIB;
 
 // --- Commands ------------------------------------------------------------------------------------
 

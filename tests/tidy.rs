@@ -7,7 +7,7 @@ use std::path::Path;
 /// Bottom first. A module may import rows below its own, never its neighbours or what is above.
 const LAYERS: &[&[&str]] = &[
     &["limits", "rng", "address", "private_file"],
-    &["id", "clock"],
+    &["id", "clock", "storm"],
     &["wheel", "subscribers"],
     &["wire", "auth"],
     &["stats", "ws", "client"],

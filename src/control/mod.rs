@@ -57,6 +57,7 @@ use crate::state::talk::{Outgoing, Talk, Told};
 use crate::state::{self, State};
 use crate::stats::Stats;
 use crate::store::Store;
+use crate::storm::Storm;
 use crate::wire::answer;
 use crate::wire::event::{Position, service_change};
 use crate::wire::refusal::Refusal;
@@ -98,6 +99,7 @@ pub struct Control {
     events: broadcast::Sender<DomainEvent>,
     /// Shards that have got something this turn.
     to_ring: Vec<bool>,
+    storm: Storm,
 }
 
 impl Control {
@@ -132,6 +134,7 @@ impl Control {
             revoked: Arc::default(),
             events,
             to_ring,
+            storm: Storm::default(),
         }
     }
 
@@ -174,10 +177,14 @@ impl Control {
 
     /// Takes one turn.
     pub fn turn(&mut self, now: Moment) -> Outcome {
+        let connections = self.state.people.connections();
         for _ in 0..limits::COMMANDS_PER_TURN_MAX {
             let Some(command) = self.mailbox.take() else { break };
             self.carry_out(command, now);
         }
+        let ended = connections.saturating_sub(self.state.people.connections());
+        self.storm.note_ends(ended, now.unix_ms);
+        self.storm.let_time_pass(now.unix_ms);
         if self.state.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.state.tick(now);
             self.announce(now.ns);
@@ -197,7 +204,8 @@ impl Control {
     fn wake_at_ms(&self) -> Option<u64> {
         let commit = self.state.registry.is_dirty().then_some(self.saver.next_ms());
         let late = self.proposals.next_late_ms();
-        [self.state.next_tick_ms(), commit, late].into_iter().flatten().min()
+        let by_time = [self.state.next_tick_ms(), commit, late, self.storm.due_ms()];
+        by_time.into_iter().flatten().min()
     }
 
     fn carry_out(&mut self, command: Command, now: Moment) {

@@ -59,6 +59,7 @@ use crate::mailbox::{Inlet, Outlet, Undelivered};
 use crate::rng::Rng;
 use crate::state::talk::Talk;
 use crate::stats::Stats;
+use crate::storm::Storm;
 use crate::wheel::Wheel;
 use crate::wire::frame;
 use crate::ws::gate::Gate;
@@ -148,7 +149,7 @@ pub struct Shard<S> {
     /// Time for the first request of a connection, in milliseconds.
     head_patience_ms: u64,
     drain: Option<timers::Drain>,
-    tidy: timers::Tidy,
+    storm: Storm,
     handed_over: Vec<(S, Bytes)>,
     /// Echo sockets that were opened with a token. Control does not know them.
     echo_users: HashSet<Slot>,
@@ -193,7 +194,7 @@ impl<S: Socket> Shard<S> {
             flush: flush::FlushQueues::default(),
             head_patience_ms: limits.handshake_timeout_ms,
             drain: None,
-            tidy: timers::Tidy::default(),
+            storm: Storm::default(),
             handed_over: Vec::new(),
             echo_users: HashSet::new(),
             settings,
@@ -226,7 +227,7 @@ impl<S: Socket> Shard<S> {
         // The system's time may be set ahead while nothing happens here.
         let wall_at_ms = (self.open_count > 0).then_some(now.unix_ms + limits::WALL_LOOK_MS);
         let by_time =
-            [self.wheel.next_due_ms(), self.tidy.due_ms(), drain_at_ms, notices_at_ms, wall_at_ms];
+            [self.wheel.next_due_ms(), self.storm.due_ms(), drain_at_ms, notices_at_ms, wall_at_ms];
         Outcome { has_more, wake_at_ms: by_time.into_iter().flatten().min() }
     }
 
@@ -406,7 +407,7 @@ impl<S: Socket> Shard<S> {
             Stage::Head => self.head_count -= 1,
             Stage::Closing | Stage::Lingering => {}
         }
-        self.tidy.note_end(self.now.unix_ms);
+        self.storm.note_ends(1, self.now.unix_ms);
         if self.conns.is_empty() {
             // After a storm the table itself goes back too.
             self.conns.shrink_to_fit();

@@ -34,41 +34,6 @@ impl Drain {
     }
 }
 
-/// Gives memory back after a storm.
-///
-/// mimalloc returns a page to the kernel some time after it was freed, and only while it is dealing
-/// with another page, a part at a time. A shard that has fallen silent would never do that.
-#[derive(Debug, Default)]
-pub(super) struct Tidy {
-    ended: usize,
-    at_ms: Option<u64>,
-    rounds_left: u8,
-}
-
-impl Tidy {
-    /// Notes that a connection has ended.
-    pub(super) fn note_end(&mut self, now_ms: u64) {
-        self.ended += 1;
-        if self.ended >= limits::TIDY_CONNECTIONS {
-            self.ended = 0;
-            self.rounds_left = limits::TIDY_ROUNDS;
-            self.at_ms = Some(now_ms + limits::TIDY_DELAY_MS);
-        }
-    }
-
-    pub(super) fn due_ms(&self) -> Option<u64> {
-        self.at_ms
-    }
-
-    fn let_time_pass(&mut self, now_ms: u64) {
-        if self.at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
-            self.rounds_left -= 1;
-            self.at_ms = (self.rounds_left > 0).then_some(now_ms + limits::TIDY_DELAY_MS);
-            drop(std::hint::black_box(Vec::<u8>::with_capacity(limits::TIDY_BYTES)));
-        }
-    }
-}
-
 impl<S: Socket> Shard<S> {
     /// Sees to it that the wheel brings a connection up at its next deadline.
     pub(super) fn arm(&mut self, slot: Slot) {
@@ -158,7 +123,7 @@ impl<S: Socket> Shard<S> {
             self.due = std::collections::VecDeque::new();
         }
         self.go_on_draining();
-        self.tidy.let_time_pass(self.now.unix_ms);
+        self.storm.let_time_pass(self.now.unix_ms);
     }
 
     /// Pings everyone, because the server's program wants to.

@@ -8,6 +8,7 @@ use slab::Slab;
 
 use crate::id::{ServiceName, Slot, Topic};
 use crate::mailbox::to_shard::Event;
+use crate::storm;
 use crate::subscribers::Subscribers;
 
 /// A topic's place in its shard's table. Valid while the topic has a subscriber.
@@ -107,6 +108,10 @@ impl Topics {
     fn remove(&mut self, id: TopicId) -> Topic {
         let Entry { topic, .. } = self.topics.remove(id.0 as usize);
         self.by_name.remove(&topic);
+        storm::shrink(&mut self.by_name);
+        if self.topics.is_empty() {
+            self.topics.shrink_to_fit();
+        }
         self.named -= usize::from(is_named(&topic));
         topic
     }

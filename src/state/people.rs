@@ -18,6 +18,7 @@ use slab::Slab;
 use crate::address::ClientAddress;
 use crate::auth::names;
 use crate::id::{ConnId, ConnName, ShardSet, UserId};
+use crate::storm;
 
 /// A signed-in user, with the name to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,8 +176,8 @@ impl People {
         let connection = self.conns.remove(key as usize);
         if self.conns.is_empty() {
             self.conns.shrink_to_fit();
-            self.by_id.shrink_to_fit();
         }
+        storm::shrink(&mut self.by_id);
         let mut is_last = false;
         if let Some(person) = &connection.person {
             self.signed_in -= 1;
@@ -186,6 +187,7 @@ impl People {
             }
             if is_last {
                 self.online.remove(&person.user_id);
+                storm::shrink(&mut self.online);
             }
         }
         Some(Departure { key, connection, is_last })

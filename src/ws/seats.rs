@@ -14,7 +14,7 @@
 //! * A user without a connection takes no room.
 //! * A user holds at most twice the limit, and more than the limit only while a ping is unanswered.
 //!
-//! Imports `id` and `limits`. Imported by `ws::gate` and `shard`.
+//! Imports `id`, `limits` and `storm`. Imported by `ws::gate` and `shard`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 
 use crate::id::{ConnId, UserId};
 use crate::limits;
+use crate::storm;
 
 /// The table.
 #[derive(Debug, Default)]
@@ -171,7 +172,10 @@ impl Drop for Seat {
                     table.insert(self.user_id.clone(), Holder::One(last));
                 }
             }
-            Some(_) => _ = table.remove(&self.user_id),
+            Some(_) => {
+                table.remove(&self.user_id);
+                storm::shrink(&mut table);
+            }
             None => {}
         }
     }

@@ -411,9 +411,10 @@ fn shown_metadata(instance: &Instance) -> Vec<(String, String)> {
         })
         .collect();
     // A zone that an instance knows by its own field is where Eureka's clients look for it.
-    let is_theirs = instance.metadata.iter().any(|metadata| {
-        let kept = metadata.get(KEPT).and_then(Value::as_object);
-        kept.is_some_and(|kept| kept.keys().any(|key| key != REPORTED_STATUS))
+    let is_theirs = instance.metadata.as_ref().and_then(|metadata| metadata.get(KEPT));
+    let is_theirs = is_theirs.is_some_and(|kept| {
+        let kept = kept.as_object();
+        !kept.is_some_and(|kept| kept.len() == 1 && kept.contains_key(REPORTED_STATUS))
     });
     if let Some(zone) = &instance.zone_id
         && !is_theirs
