@@ -100,6 +100,28 @@ async fn a_name_and_password_are_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_is_renewed_without_another_look_at_the_password() {
+    let node = Node::start(&["--login-token-ttl", "5s"]);
+    let person = json!({"username": "ann", "password": "correct horse"});
+    node.post("/api/v1/users/register", &person);
+    let client = builder(&node.url()).login("ann", "correct horse").connect().await;
+    let client = client.expect("it is there");
+    let first = connection_id(&client).expect("connected");
+    let started = std::time::Instant::now();
+    // From here on a login of that name is refused unread, for a minute.
+    let wrong = json!({"username": "ann", "password": "wrong horse!"});
+    let login = |body: &Value| node.call("POST", "/api/v1/users/login", "", body).0;
+    eventually("logins are refused", || login(&wrong) == 429).await;
+    assert_eq!(login(&person), 429);
+    eventually("the first token has ended", || started.elapsed() > Duration::from_secs(8)).await;
+    assert_eq!(connection_id(&client), Some(first), "the connection has outlived it");
+    assert!(
+        client.http("GET", "/api/v1/messages", None).await.is_ok(),
+        "with a token that is good"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_was_removed_does_not_return() {
     let node = Node::start(&[]);
     let client = connect_as(&node.url(), "ann").await;

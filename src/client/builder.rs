@@ -115,7 +115,8 @@ impl Builder {
         self
     }
 
-    /// Signs in with an account of the server; tokens are got and replaced as they are needed.
+    /// Signs in with an account of the server; tokens are got, renewed before their end, and replaced
+    /// as they are needed.
     pub fn login(mut self, username: impl Into<String>, password: impl Into<String>) -> Builder {
         let (username, password) = (username.into().into(), password.into().into());
         self.settings.token = TokenSource::Login { username, password };

@@ -521,6 +521,42 @@ mod tests {
         assert!(fault.contains("newer release, which has migration 9999"), "{fault}");
     }
 
+    /// Accounts as an older release wrote them, before names were compared in one form.
+    #[test]
+    fn accounts_of_an_older_release_keep_their_names() {
+        let dir = Dir::new();
+        let (store, _) = Store::open(None, &dir.0, Listeners::default()).expect("opens");
+        store.close(RegistryDelta::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let options = sqlx::sqlite::SqliteConnectOptions::new();
+            let options = options.filename(dir.0.join("fanfare.db"));
+            let mut connection = options.connect().await.expect("connects");
+            for (id, name, at_ms) in
+                [("1", "fish", 2), ("2", "\u{fb01}sh", 1), ("3", "a\u{200b}b", 3), ("4", "F1sh", 4)]
+            {
+                let insert = "INSERT INTO account (user_id, username, login, password_hash,
+                    is_disabled, created_ms, changed_ms) VALUES ($1, $2, $3, 'h', FALSE, $4, $4)";
+                let query = sqlx::query(insert).bind(id).bind(name).bind(name.to_lowercase());
+                query.bind(at_ms).execute(&mut connection).await.expect("inserted");
+            }
+            connection.close().await.expect("closes");
+        });
+        let (store, image) = Store::open(None, &dir.0, Listeners::default()).expect("opens");
+        let library = store.library();
+        let who = |name: &str| {
+            let found = runtime.block_on(library.account(name)).expect("asked");
+            found.map(|account| account.user_id.as_str().to_owned())
+        };
+        assert_eq!(who("fish").as_deref(), Some("1"), "each under exactly its own spelling");
+        assert_eq!(who("\u{fb01}sh").as_deref(), Some("2"));
+        assert_eq!(who("\u{ff46}ish").as_deref(), Some("2"), "the eldest of one form has it");
+        assert_eq!(who("A\u{200b}b").as_deref(), Some("3"));
+        assert_eq!(who("f1sh").as_deref(), Some("4"));
+        let keys = image.people.users.iter().filter_map(|user| user.name_key.as_deref());
+        assert_eq!(keys.filter(|key| *key == "fish").count(), 1);
+    }
+
     #[test]
     fn a_directory_that_is_none_is_named() {
         let fault = Store::open(None, Path::new("/dev/null/x"), Listeners::default())

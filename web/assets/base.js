@@ -110,6 +110,43 @@ export function claims(token) {
   }
 }
 
+/**
+ * The token of this tab for a client: one that began with a login is renewed before its end. One that
+ * cannot be renewed is given as it is, and the server says what it thinks of it.
+ */
+export async function freshToken() {
+  const token = session.token;
+  const { exp, iat, auth_time: signedIn } = claims(token ?? "");
+  if (!exp || !signedIn) return token;
+  const left = exp * 1000 - Date.now();
+  if (left <= 0 || left > Math.min(90_000, (exp - (iat ?? exp)) * 500)) return token;
+  try {
+    const headers = { authorization: `Bearer ${token}` };
+    const answer = await fetch("/api/v1/users/renew", { method: "POST", headers });
+    if (answer.ok) {
+      const renewed = (await answer.json()).token;
+      // The user may have signed out meanwhile.
+      if (session.token === token) session.token = renewed;
+    }
+  } catch {
+    // The old one holds for a moment yet.
+  }
+  return session.token;
+}
+
+/** Forgets the token; one that began with a login is revoked as well. */
+export async function logOut() {
+  const token = session.token;
+  session.token = null;
+  if (!claims(token ?? "").auth_time) return;
+  try {
+    const headers = { authorization: `Bearer ${token}` };
+    await fetch("/api/v1/users/logout", { method: "POST", headers, keepalive: true });
+  } catch {
+    // It ends by itself within the hour.
+  }
+}
+
 /** Shows a short message for a few seconds, and says it politely. */
 export function toast(text, kind = "") {
   const node = h("div", { class: `toast ${kind}`, text });

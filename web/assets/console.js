@@ -3,8 +3,8 @@
 
 import { FanfareClient, instanceKey, instanceName } from "/fanfare.js";
 import {
-  Chart, byId, bytes, claims, clock, count, h, linkState, logIn, micros, say, session, setText,
-  span, themeButton, toast,
+  Chart, byId, bytes, claims, clock, count, freshToken, h, linkState, logIn, logOut, micros, say,
+  session, setText, span, themeButton, toast,
 } from "/assets/base.js";
 
 const ROWS_FIRST = 100;
@@ -21,7 +21,7 @@ const REASONS = {
   pull_in: ["pulled in", "good"],
 };
 
-const client = new FanfareClient({ token: () => session.token });
+const client = new FanfareClient({ token: freshToken });
 const all = client.services();
 const stats = client.channel("$stats", { history: 150 });
 
@@ -51,8 +51,8 @@ byId("notice-button").addEventListener("click", () => {
   if (code === "unauthorized" || code === "token_expired") signIn.showModal();
   else client.reconnect();
 });
-byId("sign").addEventListener("click", () => {
-  session.token = null;
+byId("sign").addEventListener("click", async () => {
+  await logOut();
   location.reload();
 });
 byId("signin-form").addEventListener("submit", async (event) => {
@@ -835,7 +835,7 @@ function tryClient() {
     if (trial.state === "stopped") trial.reconnect();
     return trial;
   }
-  trial = new FanfareClient({ token: () => session.token });
+  trial = new FanfareClient({ token: freshToken });
   trial.on("frame", showFrame);
   trial.on("error", (fault) => toast(fault.message, "bad"));
   linkState(byId("try-link"), trial);

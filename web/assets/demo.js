@@ -3,7 +3,8 @@
 
 import { FanfareClient } from "/fanfare.js";
 import {
-  Chart, byId, claims, clock, h, linkState, logIn, session, setText, signUp, themeButton, toast,
+  Chart, byId, claims, clock, freshToken, h, linkState, logIn, logOut, session, setText, signUp,
+  themeButton, toast,
 } from "/assets/base.js";
 
 const SHOWN_MAX = 400;
@@ -35,9 +36,9 @@ byId("account").addEventListener("submit", async (event) => {
   }
 });
 
-byId("sign-out").addEventListener("click", () => {
+byId("sign-out").addEventListener("click", async () => {
   client?.close();
-  session.token = null;
+  await logOut();
   sessionStorage.removeItem(ROOMS);
   location.reload();
 });
@@ -498,7 +499,7 @@ function start() {
   } catch {
     read = {};
   }
-  client = new FanfareClient({ token: () => session.token });
+  client = new FanfareClient({ token: freshToken });
   client.on("unauthorized", () => {
     if (!session.token) return;
     session.token = null;
