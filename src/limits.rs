@@ -621,6 +621,14 @@ pub const LOGIN_FAILURES_MAX: u32 = 10;
 /// The time over which failed logins are counted, in milliseconds.
 pub const LOGIN_WINDOW_MS: u64 = 60_000;
 
+/// Logins of one name, or from one address, that wait for the verdicts of others. Beyond it a login
+/// is `unavailable`.
+pub const LOGINS_WAITING_MAX: usize = 256;
+
+/// How long a login waits for the verdicts of others, in milliseconds: forty at once are compared in a
+/// few seconds, on a busy machine in more.
+pub const LOGIN_WAIT_MS: u64 = 30_000;
+
 /// Names and addresses whose failures are remembered.
 pub const LOGIN_ENTRIES_MAX: usize = 65_536;
 

@@ -212,18 +212,66 @@ fn a_certificate_is_read_again_and_connections_stay() {
     ask(&mut before, &json!({"type": "ping"}), "pong");
 }
 
+/// Sends bytes to a server and reads to the connection's end.
+fn answer_to(server: &Server, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(server.address()).expect("the server accepts");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    stream.write_all(bytes).expect("it is sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an end, and no reset");
+    answer
+}
+
 #[test]
-fn plain_bytes_and_silence_end_without_harm() {
+fn what_is_no_tls_is_told_so_at_once() {
+    let identity = Identity::new();
+    // Nobody who waits for the handshake's timeout is answered within the patience of this test.
+    let server = identity.server(&["--handshake-timeout", "1m"]);
+    let body = vec![b'x'; 20_000];
+    let post = b"POST /eureka/apps/X HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000\r\n\r\n";
+    for bytes in [
+        &b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
+        b"G",
+        b"\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"some text",
+        &[&post[..], &body].concat(),
+    ] {
+        let answer = String::from_utf8(answer_to(&server, bytes)).expect("a text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{head}");
+        assert!(head.contains("Content-Type: application/problem+json"), "{head}");
+        let body: Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!((&body["status"], &body["code"]), (&json!(400), &json!("malformed")));
+        assert!(body["detail"].as_str().is_some_and(|detail| detail.contains("https://")));
+    }
+    for bytes in [
+        &b"\x00"[..],
+        b"\x80\x2e\x01\x00\x02",
+        b"\xff\xff\xff\xff\xff",
+        b"\x16GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01\xff\xff\x00\x00\x00\x00",
+        b"\x16\x03\x01\x00\x04\x63\x00\x00\x00",
+    ] {
+        let answer = answer_to(&server, bytes);
+        assert_eq!(answer.first(), Some(&21), "an alert for {bytes:?}: {answer:?}");
+    }
+    let mut tls = identity.connect(&server).expect("a handshake");
+    assert_eq!(exchange(&mut tls, "GET", "/health", "").0, 200);
+}
+
+#[test]
+fn silence_ends_without_harm() {
     let identity = Identity::new();
     let server = identity.server(&["--handshake-timeout", "300ms"]);
-    for bytes in [&b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], b""] {
+    for bytes in [&b""[..], b"\x16", b"\x16\x03\x01\x01\x00"] {
         let mut stream = TcpStream::connect(server.address()).expect("the server accepts");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         stream.write_all(bytes).expect("it is sent");
+        // An alert, a reset or nothing: in any case an end, and no text.
         let mut answer = Vec::new();
-        // An alert, a reset or nothing: in any case an end.
         let _ = stream.read_to_end(&mut answer);
-        assert!(!answer.starts_with(b"HTTP"), "plain HTTP was answered");
+        assert!(!answer.starts_with(b"HTTP"), "silence was answered");
     }
     let mut tls = identity.connect(&server).expect("a handshake");
     assert_eq!(exchange(&mut tls, "GET", "/health", "").0, 200);

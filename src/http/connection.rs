@@ -111,7 +111,7 @@ pub async fn serve(
 
 /// Ends the writing side and reads on for a moment: unread bytes would turn the end into a reset,
 /// and the peer would lose an answer that it has not read yet.
-async fn linger(mut stream: Stream) {
+pub async fn linger(mut stream: Stream) {
     let drain = async {
         stream.shutdown().await?;
         let (mut buffer, mut left) = ([0; limits::HTTP_READ_BYTES], limits::LINGER_BYTES_MAX);

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::logins::Key;
+use super::logins::{Attempt, Purpose, Refused};
 use super::passwords::Door;
 use super::reply::{self, Problem, Reply};
 use super::{Desk, Query, body};
@@ -106,22 +106,28 @@ fn count_registration(desk: &Desk) -> Result<(), Problem> {
     })
 }
 
-/// Counts a try to sign in, by the name and where it comes from. Returns what it counts under.
+/// Begins a try to sign in, which counts by the name and where it comes from if it fails.
 ///
 /// # Errors
 ///
-/// `rate_limited` where too many failed lately.
-pub(super) fn begin_login(desk: &Desk, username: &str, now_ms: u64) -> Result<Vec<Key>, Problem> {
-    // By what names are compared by: other spellings of a name are no other tries.
-    let mut keys = vec![Key::Name(names::key(username).chars().take(255).collect())];
-    keys.extend(desk.client.map(|client| Key::Address(client.block())));
-    if let Err(wait_ms) = desk.office.logins.begin(&keys, now_ms) {
-        let mut problem =
-            Problem::new(429, Code::RateLimited, "too many failed logins, try again later");
+/// `rate_limited` where too many failed lately, `unavailable` where too many are under way.
+pub(super) async fn begin_login<'a>(
+    desk: &'a Desk,
+    purpose: Purpose,
+    username: &str,
+) -> Result<Attempt<'a>, Problem> {
+    let begun = desk.office.logins.begin(purpose, username, desk.client, desk.clock).await;
+    begun.map_err(|refused| {
+        let (status, code, detail, wait_ms) = match refused {
+            Refused::TooMany(wait_ms) => {
+                (429, Code::RateLimited, "too many failed logins, try again later", wait_ms)
+            }
+            Refused::Busy => (503, Code::Unavailable, "too many logins at once", 1_000),
+        };
+        let mut problem = Problem::new(status, code, detail);
         problem.header = Some(("retry-after", wait_ms.div_ceil(1_000).to_string()));
-        return Err(problem);
-    }
-    Ok(keys)
+        problem
+    })
 }
 
 /// `POST /api/v1/users/login`
@@ -130,8 +136,7 @@ pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
     let username = wish.username.ok_or_else(missing("username"))?;
     let password = wish.password.ok_or_else(missing("password"))?;
     let office = &desk.office;
-    let now_ms = desk.clock.now().unix_ms;
-    let keys = begin_login(desk, &username, now_ms)?;
+    let attempt = begin_login(desk, Purpose::Login, &username).await?;
     // A name or password that no account can have takes as long as any other wrong one.
     let is_possible =
         accounts::is_possible_name(&username) && password.len() <= limits::PASSWORD_BYTES_MAX;
@@ -140,9 +145,10 @@ pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
     let password: String = password.chars().take(limits::PASSWORD_BYTES_MAX).collect();
     let is_right = office.passwords.verify(Door::Login, password, hash).await?;
     let Some(account) = account.filter(|account| is_right && !account.standing.is_disabled) else {
+        attempt.fail(desk.clock.now().unix_ms);
         return Err(Problem::new(401, Code::Unauthorized, "wrong username or password"));
     };
-    office.logins.succeed(&keys, now_ms);
+    drop(attempt);
     issue(desk, account, None)
 }
 
@@ -232,17 +238,17 @@ pub async fn set_password(
         return Err(forbidden("the user has no password here"));
     };
     let office = &desk.office;
-    let now_ms = desk.clock.now().unix_ms;
-    // Whoever finds a token shall not find the password with it.
-    let keys = begin_login(desk, &account.username, now_ms)?;
+    // Whoever finds a token shall not find the password with it, nor keep the user from the login.
+    let attempt = begin_login(desk, Purpose::Change, &account.username).await?;
     let is_possible = old.len() <= limits::PASSWORD_BYTES_MAX;
     let passwords = &office.passwords;
     let is_right =
         is_possible && passwords.verify(Door::Login, old, Some(old_hash.clone())).await?;
     if !is_right {
+        attempt.fail(desk.clock.now().unix_ms);
         return Err(forbidden("the old password is wrong"));
     }
-    office.logins.succeed(&keys, now_ms);
+    drop(attempt);
     let write = Write::SetPassword {
         user_id: identity.user_id.clone(),
         old_hash,

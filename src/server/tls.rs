@@ -3,7 +3,9 @@
 //! rustls does the work (TLS 1.2 and 1.3). A connection keeps the certificate it was opened with;
 //! one that is read again is for those that come after.
 //!
-//! Imports `limits` and `shard::socket`. Part of `server`.
+//! What is no TLS is told so at once, in words that a person who forgot the `s` of `https` can read.
+//!
+//! Imports `http::connection` and `shard::socket`. Part of `server`.
 
 use std::fmt;
 use std::io;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -19,6 +22,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::http::connection;
 use crate::shard::socket::Stream;
 
 /// Where certificate and key are, and what they were when last read.
@@ -56,16 +60,64 @@ impl Tls {
         Ok(())
     }
 
-    /// Greets a client. Takes no longer than `patience`.
+    /// Greets a client. Takes no longer than `patience`, and a moment more to tell one that does not
+    /// speak TLS.
     ///
     /// # Errors
     ///
     /// What the client or the network did wrong.
     pub(super) async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<Stream> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.config.read()));
-        let stream = tokio::time::timeout(patience, acceptor.accept(stream)).await??;
-        Ok(Stream::Tls(Box::new(stream)))
+        let greet = async {
+            let mut first = [0];
+            if stream.peek(&mut first).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+            if first[0] != HANDSHAKE {
+                return Ok(Err(("not TLS", stream, words_for(first[0]))));
+            }
+            match acceptor.accept(stream).into_fallible().await {
+                Ok(stream) => Ok(Ok(stream)),
+                // rustls has said what is wrong, in an alert.
+                Err((fault, stream)) => {
+                    tracing::debug!(%fault, "what began like TLS is none");
+                    Ok(Err(("a bad handshake", stream, Vec::new())))
+                }
+            }
+        };
+        match tokio::time::timeout(patience, greet).await?? {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+            Err((what, mut stream, words)) => {
+                // A few bytes into an empty socket: this waits for nobody.
+                stream.write_all(&words).await?;
+                connection::linger(Stream::Plain(stream)).await;
+                Err(io::Error::new(io::ErrorKind::InvalidData, what))
+            }
+        }
     }
+}
+
+/// The first byte of every TLS connection: the content type of a handshake (RFC 8446, 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// A fatal alert, `unexpected_message` (RFC 8446, 6.2).
+const ALERT: [u8; 7] = [21, 3, 1, 0, 2, 2, 10];
+
+/// What is told to a client that began with something else: in plain HTTP where that may be what it
+/// speaks, else an alert.
+fn words_for(first: u8) -> Vec<u8> {
+    if !first.is_ascii_graphic() && !first.is_ascii_whitespace() {
+        return ALERT.to_vec();
+    }
+    let body = "{\"type\":\"about:blank\",\"title\":\"Bad Request\",\"status\":400,\
+        \"detail\":\"this port speaks TLS: use https:// or wss://\",\"code\":\"malformed\",\
+        \"request_id\":\"-\"}";
+    let text = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    text.into_bytes()
 }
 
 fn read(certificate: &PathBuf, key: &PathBuf) -> Result<Arc<ServerConfig>, (PathBuf, String)> {

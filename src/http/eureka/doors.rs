@@ -12,6 +12,7 @@ use hyper::header::{AUTHORIZATION, HeaderMap};
 
 use crate::auth::{self, AuthError, Identity, Scopes, accounts};
 use crate::http::Desk;
+use crate::http::logins::Purpose;
 use crate::http::passwords::Door;
 use crate::http::reply::Problem;
 use crate::http::users::begin_login;
@@ -124,16 +125,17 @@ async fn by_password(
     if let Some(identity) = known() {
         return Ok(identity);
     }
-    let now_ms = desk.clock.now().unix_ms;
-    let keys = begin_login(desk, &name, now_ms)?;
+    let attempt = begin_login(desk, Purpose::Eureka, &name).await?;
     let forgotten = revoked.vouched.forgotten();
     let account = office.library.account(&name).await?;
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
     let is_right = office.passwords.verify(Door::Eureka, password, hash).await?;
     let Some(account) = account.filter(|account| is_right && !account.standing.is_disabled) else {
+        attempt.fail(desk.clock.now().unix_ms);
         return Err(wrong());
     };
-    office.logins.succeed(&keys, now_ms);
+    drop(attempt);
+    let now_ms = desk.clock.now().unix_ms;
     let scopes = office.scopes_of(&account);
     let identity = Identity {
         user_id: account.user_id,
