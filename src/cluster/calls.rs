@@ -314,8 +314,8 @@ impl Calls {
             Call::Read { channel, after, limit, epoch } => {
                 channel::read(channel, *after, *limit, epoch.as_deref())
             }
-            Call::Publish { message, epoch, history_max, history_ms } => {
-                channel::publish(message, epoch, *history_max, *history_ms)
+            Call::Publish { message, epoch, history_max, history_bytes_max, history_ms } => {
+                channel::publish(message, epoch, *history_max, *history_bytes_max, *history_ms)
             }
             Call::Delete { channel } => channel::delete(channel),
             Call::Post { .. } if self.floor.is_none() => return Vec::new(),

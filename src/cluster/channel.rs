@@ -62,6 +62,7 @@ pub(super) fn publish(
     message: &ChannelMessage,
     epoch: &str,
     history_max: usize,
+    history_bytes_max: usize,
     history_ms: u64,
 ) -> Cmd {
     let topic = topic(&message.channel);
@@ -74,7 +75,8 @@ pub(super) fn publish(
         .arg(history_ms.max(limits::CHANNEL_META_MS))
         .arg(topic)
         .arg(&message.text[..])
-        .arg(message.except.as_deref().unwrap_or_default());
+        .arg(message.except.as_deref().unwrap_or_default())
+        .arg(history_bytes_max);
     command
 }
 

@@ -180,7 +180,8 @@ fn publish(name: &str, text: &str, history_max: usize) -> Call {
         text: Bytes::copy_from_slice(text.as_bytes()),
         except: None,
     };
-    Call::Publish { message, epoch: String::from("second"), history_max, history_ms: 60_000 }
+    let (epoch, history_bytes_max) = (String::from("second"), 10_000);
+    Call::Publish { message, epoch, history_max, history_bytes_max, history_ms: 60_000 }
 }
 
 fn post(content: &str) -> Post {
@@ -237,6 +238,31 @@ fn messages_have_places_and_are_kept_and_heard() {
     one.attach("elsewhere");
     eventually("one follows one", PATIENCE, || one.stats.cluster.topics.value() == 1);
     assert!(one.stats.cluster.called.value() >= 2);
+}
+
+#[test]
+fn what_a_channel_keeps_is_bounded_in_bytes() {
+    let redis = Redis::start();
+    let mut node = Node::start(&redis, "one");
+    let mut rng = crate::rng::Rng::seeded(7);
+    let mut sizes = Vec::new();
+    for round in 0..400 {
+        // Now and then one that is larger than what may be kept.
+        let span = if rng.below(40) == 0 { 12_000 } else { 1_500 };
+        let text = "x".repeat(1 + rng.below(span) as usize);
+        node.publish("c", &text, 100).expect("it is published");
+        sizes.push(text.len());
+        let kept = node.read("c", 0, 1_000).expect("it is there").kept;
+        let bytes: usize = kept.iter().map(|placed| placed.message.text.len()).sum();
+        // An eighth of the bound may come between two looks.
+        assert!(bytes <= 10_000 + 1_250 + 1_500, "round {round}: {bytes}");
+        assert!(kept.len() <= 100);
+        let expected = &sizes[sizes.len() - kept.len()..];
+        assert!(kept.iter().map(|one| one.message.text.len()).eq(expected.iter().copied()));
+        let one_more = sizes.len().checked_sub(kept.len() + 1).map_or(0, |place| sizes[place]);
+        let is_full = kept.len() == 100 || kept.len() == sizes.len();
+        assert!(is_full || bytes + one_more + 1_250 + 1_500 > 10_000, "round {round}: {bytes}");
+    }
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub enum Call {
         epoch: String,
         /// How many messages the channel keeps; 0 keeps none.
         history_max: usize,
+        /// How many bytes these have at most.
+        history_bytes_max: usize,
         /// For how long it keeps them, in milliseconds.
         history_ms: u64,
     },

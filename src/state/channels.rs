@@ -464,6 +464,11 @@ impl Channels {
         (rules.history_max.unwrap_or(self.settings.history_max), rules.history_ms)
     }
 
+    /// How many bytes of messages a channel keeps.
+    pub(super) fn keeping_bytes(&self) -> usize {
+        self.settings.history_bytes_max
+    }
+
     /// Whether a channel announces who comes and goes.
     pub(super) fn tells(&self, name: &ChannelName) -> bool {
         self.settings.namespaces.of(name.as_str()).presence

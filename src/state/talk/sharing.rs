@@ -62,8 +62,10 @@ impl State {
         }
         self.note_own(&message, &then);
         let (history_max, history_ms) = self.channels.keeping(&message.channel);
+        let history_bytes_max = self.channels.keeping_bytes();
         let epoch = self.channels.fresh_epoch();
-        Outcome::Call(Box::new((Call::Publish { message, epoch, history_max, history_ms }, then)))
+        let call = Call::Publish { message, epoch, history_max, history_bytes_max, history_ms };
+        Outcome::Call(Box::new((call, then)))
     }
 
     /// What to tell of a message that has its place.
