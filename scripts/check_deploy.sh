@@ -147,6 +147,12 @@ if [ -e "$venv/installed" ]; then
     else
         not_checked 'kustomization.yaml' 'no kubectl; each manifest is, by itself'
     fi
+    # An answer that does not fit into a datagram comes over TCP.
+    check kubernetes::names_are_asked_for_by_udp_and_tcp "$venv/bin/python" -c '
+import sys, yaml
+egress = yaml.safe_load(open(sys.argv[1]))["spec"]["egress"]
+ports = {port["protocol"] for rule in egress for port in rule.get("ports", []) if port["port"] == 53}
+sys.exit(ports != {"UDP", "TCP"})' deploy/kubernetes/networkpolicy.yaml
     for release in "${kubernetes_releases[@]}"; do
         check "kubernetes::schema_$release" "$venv/bin/kubernetes-validate" --strict --quiet -k "$release" \
             "${manifests[@]}"
@@ -601,6 +607,15 @@ nginx_logs_no_tokens() {
     kill "$mirror_pid"
     wait "$mirror_pid" 2>/dev/null
     [ "$(https -o /dev/null -w '%{http_code}' "$mirror_front/ws?token=top-secret")" = 502 ] || return 1
+    # Also where a token has no business, in a Referer, and over plain text, where a POST is refused.
+    local path
+    for path in '/api/v1/channels?token=top-secret' '/sse?channel=c&token=top-secret' '/%77s?token=top-secret' \
+        '/metrics?token=top-secret' '/ready?token=top-secret'; do
+        [ "$(https -o /dev/null -w '%{http_code}' -H 'Referer: https://localhost/demo?token=top-secret' \
+            "$mirror_front$path")" = 502 ] || return 1
+    done
+    [ "$(curl -s -o /dev/null -w '%{http_code}' -d x "http://127.0.0.1:$plain_port/ws?token=top-secret")" = 403 ] || return 1
+    curl -s -o /dev/null "http://127.0.0.1:$plain_port/ws?token=top-secret"
     https -o /dev/null "$front/ws/online?token=top-secret"
     cat "$work/nginx-mirror/fanfare.log"
     grep -q '"GET /ws HTTP/1.1" 502' "$work/nginx-mirror/fanfare.log" || return 1
