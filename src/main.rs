@@ -2,7 +2,7 @@
 
 mod cli;
 
-use std::io::{IsTerminal as _, Write};
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,16 +23,7 @@ const EXIT_USAGE: u8 = 2;
 
 #[allow(clippy::disallowed_methods, reason = "the environment is handed to `config` from here")]
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // Colours are for eyes: in a file or a journal they are noise. https://no-color.org
-    let is_colourful = std::io::stderr().is_terminal()
-        && std::env::var("NO_COLOR").map_or(true, |no| no.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(is_colourful)
-        .with_writer(std::io::stderr)
-        .init();
+    cli::logging::start();
     let loaded = match Config::load(std::env::args(), |name| std::env::var(name).ok()) {
         Ok(loaded) => loaded,
         Err(LoadError::Usage(fault)) => fault.exit(),

@@ -6,6 +6,7 @@
 mod about;
 mod accounts;
 mod ask;
+pub(crate) mod logging;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

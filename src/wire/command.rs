@@ -551,7 +551,9 @@ fn read_again(
     match serde_json::from_slice::<Fields<'_>>(&text) {
         Ok(fields) => request(fields, topic_bytes_max),
         Err(again) => {
-            tracing::trace!(%fault, "a field of the wrong type");
+            // Its words would repeat the value, which may be a token in the wrong place.
+            let (kind, column) = (fault.classify(), fault.column());
+            tracing::trace!(?kind, column, "a field of the wrong type");
             Err(Refusal::invalid(field_fault(&kept, &again)))
         }
     }

@@ -60,10 +60,16 @@ pub fn await_cut_off(server: &Server) {
 
 /// Starts a server that has to refuse. Returns how it ended and what it wrote to standard error.
 pub fn refused(flags: &[&str]) -> (ExitStatus, String) {
+    refused_by("exec", flags)
+}
+
+/// The same by way of a shell; its last word is `exec`.
+pub fn refused_by(prelude: &str, flags: &[&str]) -> (ExitStatus, String) {
     let dir = std::env::temp_dir().join(format!("fanfare-refused-{}", uuid::Uuid::new_v4()));
     std::fs::create_dir_all(&dir).expect("a directory");
     let log = std::fs::File::create(dir.join("log")).expect("a log file");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+    let mut child = Command::new("sh")
+        .args(["-c", &format!(r#"{prelude} "$0" "$@""#), env!("CARGO_BIN_EXE_fanfare")])
         .args(["--bind", "127.0.0.1:0", "--data-dir", "data"])
         .args(flags)
         .current_dir(&dir)
