@@ -779,6 +779,13 @@ pub const CLUSTER_BARE_MS: u64 = 10_000;
 /// more instances than that, it is the next power of two above their number.
 pub const CLUSTER_IMAGE_ENTRIES: u64 = 4_096;
 
+/// Time for the other nodes to write an image for one that asks. After that the one that asks begins a
+/// new log. Signs of life and a large image both fit into it.
+pub const CLUSTER_IMAGE_WAIT_MS: u64 = 10_000;
+
+/// Time between two images that are written because a node asked, over all nodes.
+pub const CLUSTER_IMAGE_PAUSE_MS: u64 = 5_000;
+
 /// Calls that one step carries out. What comes meanwhile gathers for the next.
 pub const CLUSTER_CALLS: usize = 128;
 
@@ -805,15 +812,28 @@ pub const CLUSTER_TOPIC_MESSAGES: usize = 512;
 /// Topics in one `SUBSCRIBE`.
 pub const CLUSTER_SUBSCRIBE_TOPICS: usize = 512;
 
-/// Silence of all topics, in milliseconds, after which a node sends itself a message.
-pub const CLUSTER_PROBE_MS: u64 = 30_000;
+/// Time between two probes of a path to Redis, in milliseconds.
+pub const CLUSTER_PATH_PROBE_MS: u64 = 1_000;
 
-/// Time for that message to come back.
-pub const CLUSTER_PROBE_ANSWER_MS: u64 = 5_000;
+/// Time for which a path to Redis counts as working after it proved to, in milliseconds. It allows for
+/// a probe that was answered slowly.
+pub const CLUSTER_PATH_MS: u64 = 4_000;
+
+/// Probes of topics without a word from them, after which their connection counts as deaf. Every probe
+/// sends a message of this node to itself.
+pub const CLUSTER_SILENT_PROBES: u32 = 3;
 
 /// Time for which the journal keeps what the database has, for nodes that are cut off meanwhile.
 pub const JOURNAL_KEPT_MS: u64 = 120_000;
 
+const _: () = assert!(
+    CLUSTER_PATH_PROBE_MS + REDIS_RESPONSE_MS < CLUSTER_PATH_MS,
+    "a path whose probe is waited for counts as working"
+);
+const _: () = assert!(
+    CLUSTER_IMAGE_PAUSE_MS + CLUSTER_BEAT_MS + REDIS_RETRY_MS_MAX < CLUSTER_IMAGE_WAIT_MS,
+    "a node that asks is answered by then, and has begun"
+);
 const _: () = assert!(CLUSTER_CONTACT_MS < CLUSTER_NODE_MS, "heartbeats end before adoption");
 const _: () = assert!(
     CLUSTER_BEAT_MS + CLUSTER_BEAT_PATIENCE_MS <= CLUSTER_CONTACT_MS,

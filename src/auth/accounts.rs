@@ -94,6 +94,11 @@ fn hasher() -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params.unwrap_or_default())
 }
 
+/// Hashes anything with a salt that is given. Returns whether it could. Takes tens of milliseconds.
+pub(super) fn hash_into(text: &[u8], salt: &[u8], hash: &mut [u8]) -> bool {
+    hasher().hash_password_into(text, salt, hash).is_ok()
+}
+
 /// Hashes a password. Takes tens of milliseconds. None where the system has no randomness.
 pub fn hash(password: &str) -> Option<String> {
     hasher().hash_password(password.as_bytes()).ok().map(|hash| hash.to_string())

@@ -22,6 +22,7 @@
 //! Imports `id`, `limits` and `private_file`. Imported by `state`, `http`, `ws`, `shard` and `server`.
 
 pub mod accounts;
+pub mod fingerprint;
 mod jwt;
 pub mod names;
 pub mod namespace;

@@ -5,14 +5,15 @@
 use std::time::Duration;
 
 use redis::RedisResult;
-use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::{News, NodeView, Shared, chance, journal, rest, scripts};
+use super::links::{Link, describe};
+use super::{News, NodeView, Shared, chance, image, journal, rest, scripts};
 use crate::limits;
 
-/// What a beat tells: the number of the newest entry, and each node's name, age and words.
-type Answer = (String, Vec<(String, u64, String)>);
+/// What a beat tells: the number of the newest entry, each node's name, age and words, the time by
+/// Redis' clock, and whether an image is asked for.
+type Answer = (String, Vec<(String, u64, String)>, u64, bool);
 
 /// Beats once a second, for ever. What fails is tried again sooner: between a beat that was answered
 /// and being cut off there is time for one that waits for long.
@@ -33,7 +34,10 @@ pub(super) async fn beat(shared: Shared) {
             }
             Err(fault) => {
                 if failures == 0 {
-                    tracing::warn!(%fault, "Redis does not answer");
+                    tracing::warn!(fault = describe(&fault), "Redis does not take a sign of life");
+                }
+                if let Some(link) = &connection {
+                    shared.judge(link, &fault);
                 }
                 (connection, failures) = (None, failures + 1);
                 rest(&mut rng, failures.min(limits::CLUSTER_BEAT_DOUBLINGS_MAX)).await;
@@ -43,10 +47,8 @@ pub(super) async fn beat(shared: Shared) {
 }
 
 /// One sign of life, and what Redis answers.
-async fn once(
-    shared: &Shared,
-    connection: &mut Option<MultiplexedConnection>,
-) -> RedisResult<News> {
+async fn once(shared: &Shared, connection: &mut Option<Link>) -> RedisResult<News> {
+    connection.take_if(|link| !shared.links.is_current(link));
     let open = match connection {
         Some(open) => open,
         none => {
@@ -55,16 +57,24 @@ async fn once(
         }
     };
     let contact_ms = shared.clock.now().unix_ms;
-    let (newest, nodes): Answer = scripts::BEAT
+    let (newest, nodes, at_ms, is_image_wanted): Answer = scripts::BEAT
         .key(scripts::NODES)
         .key(scripts::SEQUENCE)
         .key(scripts::ABOUT)
+        .key(scripts::WANTED)
         .arg(&*shared.node)
         .arg(limits::CLUSTER_NODE_MS)
         .arg((shared.about)())
         .arg(limits::CLUSTER_FORGET_MS)
-        .invoke_async(open)
+        .invoke_async(&mut **open)
         .await?;
+    shared.links.signed(open, at_ms);
+    if shared.stats.cluster.joined_ms.value() == 0 {
+        shared.stats.cluster.joined_ms.set(at_ms);
+    }
+    if is_image_wanted && shared.stats.cluster.caught_up.value() == 1 {
+        tokio::spawn(image::answer(shared.clone()));
+    }
     let (posted, written) = journal::standing(open).await?;
     if shared.reads_journal {
         shared.stats.cluster.posted.set(posted);
@@ -87,7 +97,7 @@ pub(super) async fn leave(shared: &Shared) {
         let _: Result<(), _> = redis::cmd("ZREM")
             .arg(scripts::NODES)
             .arg(&*shared.node)
-            .query_async(&mut connection)
+            .query_async(&mut *connection)
             .await;
     }
 }

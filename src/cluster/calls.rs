@@ -16,14 +16,17 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisError, RedisResult};
 use redis::{ServerErrorKind, Value, from_redis_value};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use super::asking::{self, Asking};
 use super::journal::{self, Floor};
+use super::links::{self, Link};
 use super::topics::Order;
 use super::{Call, News, Reply, Shared, chance, channel, scripts};
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
 use crate::rng::Rng;
+use crate::stats::RedisPath;
 
 /// What control wants, in its order.
 #[derive(Debug)]
@@ -62,8 +65,9 @@ struct Turn {
 }
 
 /// An open connection.
+#[derive(Clone)]
 struct Line {
-    connection: MultiplexedConnection,
+    link: Link,
     /// Raised when it is lost, so that nothing is sent into the void.
     is_lost: Arc<AtomicBool>,
 }
@@ -99,19 +103,28 @@ impl Calls {
 
     /// Carries out jobs until there will be no more.
     pub(super) async fn carry_out(mut self, mut queue: mpsc::UnboundedReceiver<Job>) {
-        let retry = Duration::from_millis(limits::CLUSTER_RETRY_MS);
         let mut batch = Vec::new();
+        let mut probes = tokio::time::interval(Duration::from_millis(links::PROBE_MS));
+        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let more = queue.recv_many(&mut batch, limits::CLUSTER_CALLS);
-            let has_more = match self.written {
-                None => more.await > 0,
-                // That is tried again even if nothing else happens.
-                Some(_) => tokio::time::timeout(retry, more).await.is_ok_and(|count| count > 0),
-            };
-            if !has_more && queue.is_closed() {
-                return;
+            tokio::select! {
+                // A probe is not put off by calls: they may all be about what still works.
+                biased;
+                _ = probes.tick() => {
+                    self.is_unreachable = false;
+                    self.probe().await;
+                    if self.written.is_some() {
+                        // That is tried again even if nothing else happens.
+                        self.turn(std::iter::empty()).await;
+                    }
+                }
+                count = queue.recv_many(&mut batch, limits::CLUSTER_CALLS) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.turn(batch.drain(..)).await;
+                }
             }
-            self.turn(batch.drain(..)).await;
             if self.is_unreachable {
                 // Those behind them would each wait as long for nothing.
                 let mut left = Vec::new();
@@ -122,6 +135,24 @@ impl Calls {
                 self.fail(turn.at_once.into_iter().chain(turn.behind));
                 self.unfollow(turn.wanted);
             }
+        }
+    }
+
+    /// Sees whether calls can be carried out.
+    async fn probe(&mut self) {
+        let probed = match self.open().await {
+            Ok(mut line) => {
+                self.shared
+                    .probe(RedisPath::Calls, &mut line.link, Some(scripts::CALLS_PROBE))
+                    .await
+            }
+            Err(fault) => {
+                self.shared.fails(RedisPath::Calls, None, &fault);
+                Err(fault)
+            }
+        };
+        if probed.is_err() {
+            self.line = None;
         }
     }
 
@@ -201,8 +232,10 @@ impl Calls {
             match self.query(&work).await {
                 Ok(answers) => return self.settle(work, answers),
                 Err(fault) => {
-                    tracing::warn!(%fault, "calls to Redis failed");
-                    self.line = None;
+                    tracing::warn!(fault = links::describe(&fault), "calls to Redis failed");
+                    if let Some(line) = self.line.take() {
+                        self.shared.judge(&line.link, &fault);
+                    }
                     if self.is_unreachable {
                         return self.fail(work);
                     }
@@ -235,7 +268,7 @@ impl Calls {
                 self.ask(*number, nodes);
             }
         }
-        let mut answers = run(&mut pipeline, &mut line).await?;
+        let mut answers = run(&mut pipeline, &mut line.link).await?;
         let is_unknown = |answer: &RedisResult<Value>| {
             let kind = ErrorKind::Server(ServerErrorKind::NoScript);
             answer.as_ref().is_err_and(|fault| fault.kind() == kind)
@@ -251,21 +284,27 @@ impl Calls {
                     again.add_command(command.clone());
                 }
             }
-            load(&mut line).await?;
-            for (at, answer) in unknown.into_iter().zip(run(&mut again, &mut line).await?) {
+            load(&mut line.link).await?;
+            for (at, answer) in unknown.into_iter().zip(run(&mut again, &mut line.link).await?) {
                 answers[at] = answer;
             }
+        }
+        let faults = answers.iter().filter_map(|answer| answer.as_ref().err());
+        if let Some(fault) = faults.into_iter().find(|fault| links::ends_connection(fault)) {
+            self.shared.fails(RedisPath::Calls, Some(&line.link), fault);
+            self.line = None;
         }
         let mut answers = answers.into_iter();
         Ok(counts.into_iter().map(|count| answers.by_ref().take(count).collect()).collect())
     }
 
     /// The connection, made where there is none.
-    async fn open(&mut self) -> RedisResult<MultiplexedConnection> {
+    async fn open(&mut self) -> RedisResult<Line> {
         if let Some(line) = &self.line
             && !line.is_lost.load(Ordering::Relaxed)
+            && self.shared.links.is_current(&line.link)
         {
-            return Ok(line.connection.clone());
+            return Ok(line.clone());
         }
         self.is_unreachable = true;
         let patience = Duration::from_millis(limits::CLUSTER_CALL_CONNECT_MS);
@@ -275,9 +314,7 @@ impl Calls {
         if std::mem::replace(&mut self.was_open, true) {
             self.shared.stats.cluster.reconnects.add(1);
         }
-        let connection = line.connection.clone();
-        self.line = Some(line);
-        Ok(connection)
+        Ok(self.line.insert(line).clone())
     }
 
     async fn connect(&self) -> RedisResult<Line> {
@@ -290,12 +327,19 @@ impl Calls {
             Ok(())
         };
         let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
-        let mut connection = self.shared.connect_hearing(patience, hear).await?;
-        load(&mut connection).await?;
-        if let Some(floor) = &self.floor {
-            floor.lay(&mut connection).await?;
+        let mut link = self.shared.connect_hearing(patience, hear).await?;
+        let made = async {
+            load(&mut link).await?;
+            if let Some(floor) = &self.floor {
+                floor.lay(&mut link).await?;
+            }
+            Ok(())
+        };
+        if let Err(fault) = made.await {
+            self.shared.judge(&link, &fault);
+            return Err(fault);
         }
-        Ok(Line { connection, is_lost })
+        Ok(Line { link, is_lost })
     }
 
     fn commands(&mut self, work: &Work) -> Vec<Cmd> {

@@ -15,10 +15,12 @@ use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamId, StreamRangeReply, StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, Cmd, RedisError, RedisResult, Value, from_redis_value};
 
+use super::links::{Link, describe};
 use super::{News, Reply, Shared, chance, channel, rest, scripts};
 use crate::id::MessageId;
 use crate::limits;
 use crate::state::posted::{Post, Posted};
+use crate::stats::RedisPath;
 
 /// For how long the journal keeps what the database has. A test has no two minutes.
 const KEPT_MS: u64 = if cfg!(test) { 1_500 } else { limits::JOURNAL_KEPT_MS };
@@ -136,8 +138,10 @@ pub(super) async fn read(shared: Shared, after: Option<MessageId>, floor: Floor)
     let mut place = Place { position, sequence: None };
     let mut failures = 0_u32;
     loop {
-        let Err(fault) = follow(&shared, &floor, &mut place, &mut failures).await;
-        tracing::warn!(%fault, "the journal cannot be read");
+        let mut link = None;
+        let Err(fault) = follow(&shared, &floor, &mut place, (&mut link, &mut failures)).await;
+        shared.fails(RedisPath::Journal, link.as_ref(), &fault);
+        tracing::warn!(fault = describe(&fault), "the journal cannot be read");
         failures += 1;
         rest(&mut rng, failures).await;
     }
@@ -147,16 +151,17 @@ async fn follow(
     shared: &Shared,
     floor: &Floor,
     place: &mut Place,
-    failures: &mut u32,
+    (link, failures): (&mut Option<Link>, &mut u32),
 ) -> Result<Infallible, RedisError> {
     let block_ms = limits::REDIS_BLOCK_MS;
     let patience = Duration::from_millis(block_ms + limits::REDIS_RESPONSE_MS);
-    let mut connection = shared.connect(patience).await?;
+    let connection = link.insert(shared.connect(patience).await?);
     if *failures > 0 {
         shared.stats.cluster.reconnects.add(1);
     }
-    let mut newest = look(shared, &mut connection, place).await?;
-    lay(shared, floor, &mut connection, place).await?;
+    let mut newest = look(shared, connection, place).await?;
+    lay(shared, floor, connection, place).await?;
+    let mut probed = None;
     let block_ms = usize::try_from(block_ms).unwrap_or(usize::MAX);
     let options = StreamReadOptions::default().count(limits::CLUSTER_READ_ENTRIES).block(block_ms);
     loop {
@@ -173,11 +178,12 @@ async fn follow(
             take(shared, floor, place, entries);
         }
         if is_quiet || place.sequence == Some(0) {
-            newest = look(shared, &mut connection, place).await?;
+            newest = look(shared, connection, place).await?;
         }
         if place.sequence == Some(0) {
-            lay(shared, floor, &mut connection, place).await?;
+            lay(shared, floor, connection, place).await?;
         }
+        shared.probe_reader(RedisPath::Journal, connection, &mut probed).await?;
         shared.stats.cluster.read.set(place.sequence.unwrap_or(0));
     }
 }

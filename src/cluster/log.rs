@@ -5,23 +5,28 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamId, StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, RedisError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
 
+use super::image::{self, Unusable};
+use super::links::{self, Link};
 use super::{News, Proposal, Shared, chance, rest, scripts};
 use crate::limits;
-use crate::state::log::{FORMAT, LogItem, decode};
+use crate::state::log::{LogItem, decode};
 use crate::state::replica::ReplicaImage;
+use crate::stats::RedisPath;
 
 /// Why reading ends and begins anew.
 #[derive(Debug)]
-enum Broken {
+pub(super) enum Broken {
     /// The connection.
     Redis(RedisError),
     /// What is read does not follow what was read before, or cannot be read.
     Log(String),
+    /// There is no image that a node can begin from.
+    Image(Box<Unusable>),
 }
 
 impl From<RedisError> for Broken {
@@ -39,16 +44,18 @@ struct Reading {
     known: Option<String>,
     /// Failures in a row.
     failures: u32,
+    /// Since when this node has asked for an image other than that of this number, or than none.
+    asking: Option<(Option<u64>, Instant)>,
 }
 
 /// A place in the log.
 #[derive(Debug)]
-struct Place {
-    epoch: String,
-    position: String,
-    sequence: u64,
+pub(super) struct Place {
+    pub(super) epoch: String,
+    pub(super) position: String,
+    pub(super) sequence: u64,
     /// None once control has it.
-    fresh: Option<Fresh>,
+    pub(super) fresh: Option<Fresh>,
 }
 
 /// What is read since the reader began anew, until that is all there was when it began. Control gets
@@ -57,14 +64,22 @@ struct Place {
 /// An image lies behind every [`limits::CLUSTER_IMAGE_ENTRIES`] entries or so, which bounds what
 /// gathers here.
 #[derive(Debug)]
-struct Fresh {
-    image: Box<ReplicaImage>,
-    items: Vec<LogItem>,
+pub(super) struct Fresh {
+    pub(super) image: Box<ReplicaImage>,
+    pub(super) items: Vec<LogItem>,
     /// The number of the newest entry when the image was read.
-    newest: u64,
+    pub(super) newest: u64,
 }
 
 impl Place {
+    /// What a gap behind this place means: whoever has just begun from an image needs another one.
+    fn broken(&mut self, fault: String) -> Broken {
+        match self.fresh.take() {
+            Some(fresh) => Broken::Image(Box::new(Unusable::gap(fault, fresh.image))),
+            None => Broken::Log(fault),
+        }
+    }
+
     /// Hands entries over, in their order.
     fn hand_over(&mut self, shared: &Shared, items: Vec<LogItem>) {
         let Some(fresh) = &mut self.fresh else {
@@ -84,39 +99,77 @@ impl Place {
 
 /// Puts proposals into the log, in their order.
 pub(super) async fn write(shared: Shared, mut queue: mpsc::UnboundedReceiver<Proposal>) {
-    let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
-    let mut connection: Option<MultiplexedConnection> = None;
+    let mut link: Option<Link> = None;
     let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, limits::CLUSTER_WRITE_ENTRIES).await > 0 {
-        let mut is_written = false;
-        // What was written twice is applied once, so a connection that has died meanwhile, with
-        // nobody knowing how far it came, costs a new one and not the proposals.
-        for _ in 0..limits::CLUSTER_WRITE_TRIES {
-            if connection.is_none() {
-                connection = shared.connect(patience).await.ok();
-            }
-            let Some(open) = &mut connection else { continue };
-            let mut call = scripts::APPEND.prepare_invoke();
-            call.key(scripts::LOG).key(scripts::SEQUENCE).key(scripts::EPOCH).arg(&*shared.node);
-            for proposal in &batch {
-                call.arg(proposal.number).arg(proposal.at_ms).arg(&proposal.entry);
-            }
-            match call.invoke_async::<u64>(open).await {
-                Ok(_) => {
-                    is_written = true;
-                    break;
+    let mut probes = tokio::time::interval(Duration::from_millis(links::PROBE_MS));
+    probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = probes.tick() => probe_writer(&shared, &mut link).await,
+            count = queue.recv_many(&mut batch, limits::CLUSTER_WRITE_ENTRIES) => {
+                if count == 0 {
+                    return;
                 }
-                Err(fault) => {
-                    tracing::warn!(%fault, "proposals got no place in the log");
-                    connection = None;
+                if !append(&shared, &mut link, &batch).await {
+                    shared.tell(News::Lost(batch.iter().map(|one| one.number).collect()));
                 }
+                batch.clear();
             }
         }
-        if !is_written {
-            shared.tell(News::Lost(batch.iter().map(|proposal| proposal.number).collect()));
-        }
-        batch.clear();
     }
+}
+
+/// Sees whether the log can be written. A log that is not there yet is no fault of the path.
+async fn probe_writer(shared: &Shared, link: &mut Option<Link>) {
+    let probed = match open_writer(shared, link).await {
+        Ok(open) => shared.probe(RedisPath::LogWriter, open, Some(scripts::LOG_PROBE)).await,
+        Err(fault) => {
+            shared.fails(RedisPath::LogWriter, None, &fault);
+            Err(fault)
+        }
+    };
+    if probed.is_err() {
+        *link = None;
+    }
+}
+
+async fn open_writer<'a>(
+    shared: &Shared,
+    link: &'a mut Option<Link>,
+) -> Result<&'a mut Link, RedisError> {
+    link.take_if(|link| !shared.links.is_current(link));
+    match link {
+        Some(open) => Ok(open),
+        none => {
+            let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
+            Ok(none.insert(shared.connect(patience).await?))
+        }
+    }
+}
+
+/// Appends proposals. Returns whether they are in the log.
+///
+/// What was written twice is applied once, so a connection that has died meanwhile, with nobody
+/// knowing how far it came, costs a new one and not the proposals.
+async fn append(shared: &Shared, link: &mut Option<Link>, batch: &[Proposal]) -> bool {
+    for _ in 0..limits::CLUSTER_WRITE_TRIES {
+        let Ok(open) = open_writer(shared, link).await else { continue };
+        let mut call = scripts::APPEND.prepare_invoke();
+        call.key(scripts::LOG).key(scripts::SEQUENCE).key(scripts::EPOCH).arg(&*shared.node);
+        for proposal in batch {
+            call.arg(proposal.number).arg(proposal.at_ms).arg(&proposal.entry);
+        }
+        match call.invoke_async::<u64>(&mut **open).await {
+            Ok(_) => return true,
+            Err(fault) => {
+                tracing::warn!(%fault, "proposals got no place in the log");
+                shared.judge(open, &fault);
+                *link = None;
+            }
+        }
+    }
+    false
 }
 
 /// Follows the log for ever.
@@ -124,12 +177,29 @@ pub(super) async fn read(shared: Shared) {
     let mut rng = chance();
     let mut reading = Reading::default();
     loop {
-        let Err(broken) = follow(&shared, &mut reading).await;
+        let mut link = None;
+        let Err(broken) = follow(&shared, &mut reading, &mut link).await;
         match broken {
-            Broken::Redis(fault) => tracing::warn!(%fault, "the log cannot be read"),
+            Broken::Redis(fault) => {
+                shared.fails(RedisPath::LogReader, link.as_ref(), &fault);
+                tracing::warn!(fault = links::describe(&fault), "the log cannot be read");
+            }
             Broken::Log(fault) => {
                 tracing::error!(fault, "the log cannot be followed: beginning anew");
                 reading.place = None;
+            }
+            Broken::Image(unusable) => {
+                tracing::error!(fault = unusable.fault, "no image to begin from: asking for one");
+                reading.place = None;
+                let seen = unusable.sequence();
+                let asking = reading.asking.filter(|(asked, _)| *asked == seen);
+                let (_, since) = *reading.asking.insert(asking.unwrap_or((seen, Instant::now())));
+                let known = reading.known.as_deref();
+                if let Err(fault) = image::ask(&shared, *unusable, known, since).await {
+                    shared.fails(RedisPath::LogReader, None, &fault);
+                }
+                // Somebody may answer within a second.
+                reading.failures = reading.failures.min(limits::CLUSTER_BEAT_DOUBLINGS_MAX);
             }
         }
         reading.failures += 1;
@@ -138,20 +208,26 @@ pub(super) async fn read(shared: Shared) {
 }
 
 /// Follows the log until that fails, and forgets earlier failures once it has read on.
-async fn follow(shared: &Shared, reading: &mut Reading) -> Result<Infallible, Broken> {
+async fn follow(
+    shared: &Shared,
+    reading: &mut Reading,
+    link: &mut Option<Link>,
+) -> Result<Infallible, Broken> {
     let block_ms = limits::REDIS_BLOCK_MS;
     let patience = Duration::from_millis(block_ms + limits::REDIS_RESPONSE_MS);
-    let mut connection = shared.connect(patience).await?;
+    let connection = link.insert(shared.connect(patience).await?);
+    let mut probed = None;
     if reading.failures > 0 {
         shared.stats.cluster.reconnects.add(1);
     }
     let known = reading.known.as_deref();
     let place = match &mut reading.place {
         Some(place) => {
-            check(shared, &mut connection, place).await?;
+            check(shared, connection, place).await?;
+            check_history(connection, place).await?;
             place
         }
-        none => none.insert(begin(shared, known).await?),
+        none => none.insert(image::begin(shared, known).await?),
     };
     place.hand_over(shared, Vec::new());
     let block_ms = usize::try_from(block_ms).unwrap_or(usize::MAX);
@@ -159,6 +235,9 @@ async fn follow(shared: &Shared, reading: &mut Reading) -> Result<Infallible, Br
     loop {
         if place.fresh.is_none() && reading.known.as_ref() != Some(&place.epoch) {
             reading.known = Some(place.epoch.clone());
+        }
+        if place.fresh.is_none() {
+            reading.asking = None;
         }
         let positions = [&place.position];
         let reply: Option<StreamReadReply> =
@@ -169,22 +248,28 @@ async fn follow(shared: &Shared, reading: &mut Reading) -> Result<Infallible, Br
             let (sequence, item) = item_of(&entry).map_err(Broken::Log)?;
             if sequence != place.sequence + 1 {
                 place.hand_over(shared, items);
-                return Err(Broken::Log(format!("{sequence} follows {}", place.sequence)));
+                return Err(place.broken(format!("{sequence} follows {}", place.sequence)));
             }
             place.sequence = sequence;
             place.position.clone_from(&entry.id);
             let is_mine = item.node == *shared.node;
             items.push(item);
             if is_mine && place.fresh.is_none() && sequence % image_entries(shared) == 0 {
-                tokio::spawn(keep_image(shared.clone()));
+                tokio::spawn(image::keep(shared.clone()));
             }
         }
         let is_quiet = items.is_empty();
         place.hand_over(shared, items);
         reading.failures = 0;
-        if is_quiet {
-            check(shared, &mut connection, place).await?;
+        if is_quiet && let Some(fresh) = &place.fresh {
+            // They were in the log before this read began.
+            let fault = format!("it has nothing from {} to {}", place.sequence, fresh.newest);
+            return Err(place.broken(fault));
         }
+        if is_quiet {
+            check(shared, connection, place).await?;
+        }
+        shared.probe_reader(RedisPath::LogReader, connection, &mut probed).await?;
     }
 }
 
@@ -193,13 +278,12 @@ async fn follow(shared: &Shared, reading: &mut Reading) -> Result<Infallible, Br
 /// A Redis that came back without its last entries would give their numbers to others, under the
 /// same epoch. The first node that knows more than the log does teaches it all it knows, under
 /// another.
-async fn check(
-    shared: &Shared,
-    connection: &mut MultiplexedConnection,
-    place: &Place,
-) -> Result<(), Broken> {
-    let (epoch, newest): (Option<String>, Option<u64>) =
-        redis::pipe().get(scripts::EPOCH).get(scripts::SEQUENCE).query_async(connection).await?;
+async fn check(shared: &Shared, connection: &mut Link, place: &Place) -> Result<(), Broken> {
+    let (epoch, newest): (Option<String>, Option<u64>) = redis::pipe()
+        .get(scripts::EPOCH)
+        .get(scripts::SEQUENCE)
+        .query_async(&mut **connection)
+        .await?;
     if epoch.as_ref() != Some(&place.epoch) {
         return Err(Broken::Log(String::from("another log was begun")));
     }
@@ -208,10 +292,28 @@ async fn check(
         return Ok(());
     }
     if place.fresh.is_none() {
-        let mut connection = connect_for_image(shared).await?;
-        teach(shared, &mut connection, Some(&place.epoch), place.sequence).await?;
+        image::teach(shared, Some(&place.epoch), place.sequence).await?;
     }
     Err(Broken::Log(format!("it ends at {newest}, before {}", place.sequence)))
+}
+
+/// Whether the server of a new connection has the entry that was read last.
+///
+/// A replica that was promoted may lack it and have others under its number. Where that shows in the
+/// numbers [`check`] finds out; where as many were written since, only this does.
+async fn check_history(connection: &mut Link, place: &Place) -> Result<(), Broken> {
+    if place.fresh.is_some() {
+        return Ok(());
+    }
+    let has_entry: bool = scripts::HAS_ENTRY
+        .key(scripts::LOG)
+        .arg(&place.position)
+        .invoke_async(&mut **connection)
+        .await?;
+    if has_entry {
+        return Ok(());
+    }
+    Err(Broken::Log(format!("entry {} is not in it", place.sequence)))
 }
 
 /// After how many entries some node writes an image: at least as many as there are instances in it,
@@ -236,116 +338,4 @@ fn item_of(entry: &StreamId) -> Result<(u64, LogItem), String> {
         entry: decode(&text("e")?).map_err(|fault| format!("entry {}: {fault}", entry.id))?,
     };
     Ok((number("s")?, item))
-}
-
-/// Begins from the image; where there is no log, with one of this node's own registry. Also where
-/// somebody has just begun one who knew nothing, and this node does.
-async fn begin(shared: &Shared, known: Option<&str>) -> Result<Place, Broken> {
-    let mut connection = connect_for_image(shared).await?;
-    let (epoch, bare): (Option<String>, Option<String>) =
-        redis::pipe().get(scripts::EPOCH).get(scripts::BARE).query_async(&mut connection).await?;
-    let is_bare = epoch == bare && known.is_some() && epoch.as_deref() != known;
-    if epoch.is_none() || is_bare {
-        teach(shared, &mut connection, known, 0).await?;
-    }
-    // In this order: the image is of a place that the log has reached by then.
-    let (text, newest): (Option<String>, Option<u64>) = redis::pipe()
-        .get(scripts::IMAGE)
-        .get(scripts::SEQUENCE)
-        .query_async(&mut connection)
-        .await?;
-    let (Some(text), newest) = (text, newest.unwrap_or(0)) else {
-        return Err(Broken::Log(String::from("there is no image")));
-    };
-    let image = parse(text).await.map_err(|fault| Broken::Log(format!("image: {fault}")))?;
-    if image.format > FORMAT {
-        return Err(Broken::Log(String::from("the image is of a newer server")));
-    }
-    if newest < image.sequence {
-        return Err(Broken::Log(format!("it ends at {newest}, before the image")));
-    }
-    let (epoch, position) = (image.epoch.clone(), image.position.clone());
-    let sequence = image.sequence;
-    let fresh = Fresh { image: Box::new(image), items: Vec::new(), newest };
-    Ok(Place { epoch, position, sequence, fresh: Some(fresh) })
-}
-
-/// Begins a log with this node's own registry, where there is none, or the one there is does not have
-/// as many entries as are known, or was begun with nothing. Somebody else may have been faster.
-async fn teach(
-    shared: &Shared,
-    connection: &mut MultiplexedConnection,
-    known: Option<&str>,
-    entries: u64,
-) -> Result<(), Broken> {
-    let Some(mut image) = ask_for_image(shared).await else {
-        return Err(Broken::Log(String::from("there is no registry to begin with")));
-    };
-    // Revisions count on under another name: nobody resumes across what was lost.
-    image.epoch = uuid::Uuid::new_v4().simple().to_string();
-    image.epoch.truncate(limits::EPOCH_CHARS);
-    "0-0".clone_into(&mut image.position);
-    image.sequence = 0;
-    let (new, instances) = (image.epoch.clone(), image.instances.len());
-    let text = write_down(image).await.map_err(Broken::Log)?;
-    let epoch: String = scripts::SEED
-        .key(scripts::EPOCH)
-        .key(scripts::IMAGE)
-        .key(scripts::SEQUENCE)
-        .key(scripts::LOG)
-        .key(scripts::BARE)
-        .arg(new)
-        .arg(text)
-        .arg(known.unwrap_or_default())
-        .arg(entries)
-        .arg(limits::CLUSTER_BARE_MS)
-        .invoke_async(connection)
-        .await?;
-    tracing::info!(epoch, instances, "the log is begun");
-    Ok(())
-}
-
-/// An image may be large, and take its time.
-async fn connect_for_image(shared: &Shared) -> Result<MultiplexedConnection, RedisError> {
-    shared.connect(Duration::from_millis(limits::REDIS_IMAGE_MS)).await
-}
-
-/// Images are read and written beside this thread: what beats and hears must not stand still for that.
-async fn parse(text: String) -> Result<ReplicaImage, String> {
-    let parsed = tokio::task::spawn_blocking(move || serde_json::from_str(&text)).await;
-    parsed.map_err(|fault| fault.to_string())?.map_err(|fault| fault.to_string())
-}
-
-async fn write_down(image: ReplicaImage) -> Result<String, String> {
-    let written = tokio::task::spawn_blocking(move || serde_json::to_string(&image)).await;
-    written.map_err(|fault| fault.to_string())?.map_err(|fault| fault.to_string())
-}
-
-async fn ask_for_image(shared: &Shared) -> Option<ReplicaImage> {
-    let (reply, image) = oneshot::channel();
-    shared.tell(News::Image(reply));
-    image.await.ok().flatten()
-}
-
-/// Keeps the registry as it is now, for nodes that join; the entries before it can go.
-async fn keep_image(shared: Shared) {
-    let Some(image) = ask_for_image(&shared).await else { return };
-    let (epoch, position, sequence) = (image.epoch.clone(), image.position.clone(), image.sequence);
-    let Ok(text) = write_down(image).await else { return };
-    let kept = async {
-        let mut connection = connect_for_image(&shared).await?;
-        scripts::KEEP_IMAGE
-            .key(scripts::EPOCH)
-            .key(scripts::IMAGE)
-            .key(scripts::LOG)
-            .arg(epoch)
-            .arg(text)
-            .arg(position)
-            .arg(sequence)
-            .invoke_async::<u64>(&mut connection)
-            .await
-    };
-    if let Err(fault) = kept.await {
-        tracing::warn!(%fault, "the image was not kept; the log stays longer");
-    }
 }

@@ -27,24 +27,28 @@
 //!
 //! Imports `limits`, `stats` and `state`. Imported by `mailbox`, `control`, `http` and `server`.
 
+pub mod agreement;
 mod asking;
 mod beat;
 mod calls;
 mod channel;
+mod image;
 mod journal;
+mod links;
 mod log;
 mod scripts;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod topics;
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{AsyncPushSender, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Client, ProtocolVersion, RedisError};
+use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo as _, ProtocolVersion, RedisError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
@@ -54,12 +58,16 @@ use crate::rng::Rng;
 use crate::state::log::LogItem;
 use crate::state::posted::Posted;
 use crate::state::replica::ReplicaImage;
-use crate::stats::Stats;
+use crate::stats::{RedisPath, Stats};
 
 use asking::Asking;
 use calls::{Calls, Job};
 use journal::Floor;
+use links::Links;
+use tls::Tls;
 use topics::Ears;
+
+pub use tls::TlsFiles;
 
 pub use crate::state::call::{Call, ChannelMessage, ChannelState, Placed, Reply};
 
@@ -158,6 +166,8 @@ pub enum Journal {
 pub struct Setup {
     /// Where Redis is.
     pub url: String,
+    /// The files of TLS to it, for `rediss://`.
+    pub tls: TlsFiles,
     /// This node's name, new with every start.
     pub node: Arc<str>,
     /// The server's clock.
@@ -183,6 +193,8 @@ pub type About = Arc<dyn Fn() -> String + Send + Sync>;
 pub enum ClusterError {
     /// The URL is none.
     Url(String),
+    /// A file of TLS to Redis cannot be used, and why.
+    File(PathBuf, String),
     /// The thread cannot be started.
     Thread(io::Error),
 }
@@ -192,6 +204,9 @@ impl fmt::Display for ClusterError {
         match self {
             // The library's words may repeat the URL, and with it a password.
             ClusterError::Url(_) => f.write_str("redis-url: not a URL like redis://host:6379"),
+            ClusterError::File(path, fault) => {
+                write!(f, "TLS to Redis: {}: {fault}", path.display())
+            }
             ClusterError::Thread(fault) => write!(f, "cannot start a thread: {fault}"),
         }
     }
@@ -216,6 +231,7 @@ struct Shared {
     client: Client,
     /// The same Redis, for connections that hear what nobody asked for.
     hearing: Client,
+    links: Links,
     node: Arc<str>,
     /// The node's own topic.
     topic: Arc<str>,
@@ -231,20 +247,37 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// Where the URL is wrong or there is no thread. That Redis cannot be reached is no error: it is
-    /// tried again for ever.
+    /// Where the URL is wrong, a file of TLS cannot be used, or there is no thread. That Redis cannot
+    /// be reached is no error: it is tried again for ever.
     pub fn start(setup: Setup) -> Result<Cluster, ClusterError> {
-        let Setup { url, node, clock, stats, journal, tell, about } = setup;
+        let Setup { url, tls, node, clock, stats, journal, tell, about } = setup;
+        let tls = Tls::load(&tls)?;
         let url_fault = |fault: RedisError| ClusterError::Url(fault.to_string());
-        let client = Client::open(url).map_err(url_fault)?;
-        let settings = client.get_connection_info().redis_settings().clone();
-        let info = client.get_connection_info().clone();
-        let info = info.set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
-        let hearing = Client::open(info).map_err(url_fault)?;
-        let topic = asking::topic(&node).into();
+        let info = url.into_connection_info().map_err(url_fault)?;
+        // The library's own name and version are one more command that a user may not be allowed.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        let info = info.set_redis_settings(settings.clone());
+        let client = tls.client(info.clone()).map_err(url_fault)?;
+        let settings = settings.set_protocol(ProtocolVersion::RESP3);
+        let hearing = tls.client(info.set_redis_settings(settings)).map_err(url_fault)?;
+        let (links, topic) = (Links::new(), asking::topic(&node).into());
         let reads_journal = journal != Journal::Closed;
-        let shared =
-            Shared { client, hearing, node, topic, clock, stats, reads_journal, tell, about };
+        if !reads_journal {
+            // A path that is not there does not fail.
+            stats.cluster.paths[RedisPath::Journal.index()].set(u64::MAX);
+        }
+        let shared = Shared {
+            client,
+            hearing,
+            links,
+            node,
+            topic,
+            clock,
+            stats,
+            reads_journal,
+            tell,
+            about,
+        };
         let (proposals, queue) = mpsc::unbounded_channel();
         let (jobs, job_queue) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
@@ -260,6 +293,7 @@ impl Cluster {
                     tokio::spawn(log::write(shared.clone(), queue));
                     let reader = tokio::spawn(log::read(shared.clone()));
                     tokio::spawn(beat::beat(shared.clone()));
+                    tokio::spawn(shared.clone().watch_paths());
                     shared.start_calls(job_queue, journal);
                     // Either way it is over.
                     let _ = stopped.await;
@@ -349,21 +383,6 @@ impl Shared {
             }
         };
         tokio::spawn(Calls::new(self.clone(), orders, asking, floor).carry_out(jobs));
-    }
-
-    /// A connection whose commands wait for `patience` at most.
-    async fn connect(&self, patience: Duration) -> Result<MultiplexedConnection, RedisError> {
-        self.client.get_multiplexed_async_connection_with_config(&waiting(patience)).await
-    }
-
-    /// One that also hears what nobody asked for: what topics say, and that it is lost.
-    async fn connect_hearing(
-        &self,
-        patience: Duration,
-        ears: impl AsyncPushSender,
-    ) -> Result<MultiplexedConnection, RedisError> {
-        let config = waiting(patience).set_push_sender(ears);
-        self.hearing.get_multiplexed_async_connection_with_config(&config).await
     }
 }
 

@@ -23,11 +23,20 @@ pub(super) const EPOCH: &str = key!("epoch");
 pub(super) const IMAGE: &str = key!("image");
 /// The epoch of a log that was begun a moment ago by a node that knew nothing.
 pub(super) const BARE: &str = key!("bare");
+/// The node that waits for an image, while there is none that it can begin from.
+pub(super) const WANTED: &str = key!("wanted");
+/// There while a node writes an image because one was asked for.
+pub(super) const IMAGE_TURN: &str = key!("image-turn");
 /// When each node was last heard of, by Redis' own clock.
 pub(super) const NODES: &str = key!("nodes");
 /// What each node says of itself.
 pub(super) const ABOUT: &str = key!("about");
 
+/// Written to see whether Redis takes writes to the log.
+pub(super) const LOG_PROBE: &str = key!("probe");
+
+/// Written to see whether Redis takes what calls write.
+pub(super) const CALLS_PROBE: &str = "fanfare:{messages}:probe";
 /// The stream of direct and group messages. Its keys are in a slot of their own.
 pub(super) const JOURNAL: &str = "fanfare:{messages}:journal";
 /// The number of its newest entry.
@@ -51,8 +60,8 @@ pub(super) static APPEND: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Notes that a node is alive, forgets those that are long gone, and tells who is. `KEYS`: nodes,
-/// sequence, about. `ARGV`: node, milliseconds after which a node counts as gone, what the
+/// Notes that a node is alive, forgets those that are long gone, and tells who is, what time it is by
+/// Redis' clock, and whether an image is asked for. `KEYS`: nodes, sequence, about, wanted. `ARGV`: node, milliseconds after which a node counts as gone, what the
 /// node says of itself, milliseconds after which a node is forgotten.
 pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -70,14 +79,18 @@ pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| {
              local age = string.format('%d', math.max(now - seen[i + 1], 0))
              table.insert(nodes, {seen[i], age, redis.call('HGET', KEYS[3], seen[i]) or ''})
          end
-         return {redis.call('GET', KEYS[2]) or '0', nodes}",
+         return {redis.call('GET', KEYS[2]) or '0', nodes, string.format('%d', now),
+             redis.call('EXISTS', KEYS[4])}",
     )
 });
 
-/// Begins a log where there is none, where the one known is shorter than it was, or where one was begun
-/// with nothing and something is known. `KEYS`: epoch, image, sequence, log, bare. `ARGV`: epoch,
-/// image, the epoch known or nothing, how many entries that had, for how many milliseconds one
-/// that is begun with nothing gives way. Returns the epoch in force.
+/// Begins a log where there is none, where the one known is shorter than it was, where one was begun
+/// with nothing and something is known, or where a node has asked for an image in vain. `KEYS`: epoch,
+/// image, sequence, log, bare, wanted. `ARGV`: epoch, image, the epoch known or nothing, how many
+/// entries that had, for how many milliseconds one that is begun with nothing gives way, the node that
+/// asked in vain or nothing. Returns the epoch in force.
+///
+/// What a node begins that asked in vain gives way as well: one that knows more may only be slow.
 pub(super) static SEED: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local epoch = redis.call('GET', KEYS[1])
@@ -85,29 +98,77 @@ pub(super) static SEED: LazyLock<Script> = LazyLock::new(|| {
          local is_short = epoch == ARGV[3] and s < tonumber(ARGV[4])
          local gives_way = ARGV[3] ~= '' and ARGV[3] ~= epoch
              and redis.call('GET', KEYS[5]) == epoch
-         if epoch and not is_short and not gives_way then return epoch end
-         redis.call('DEL', KEYS[3], KEYS[4], KEYS[5])
+         local in_vain = ARGV[6] ~= '' and redis.call('GET', KEYS[6]) == ARGV[6]
+             and epoch == ARGV[3]
+         if epoch and not is_short and not gives_way and not in_vain then return epoch end
+         redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
          redis.call('SET', KEYS[2], ARGV[2])
          redis.call('SET', KEYS[1], ARGV[1])
-         if ARGV[3] == '' then redis.call('SET', KEYS[5], ARGV[1], 'PX', ARGV[5]) end
+         if ARGV[3] == '' or in_vain then redis.call('SET', KEYS[5], ARGV[1], 'PX', ARGV[5]) end
          return ARGV[1]",
     )
 });
 
-/// Keeps an image and drops the entries that it holds, where nothing else was begun meanwhile and no
-/// later image is kept. `KEYS`: epoch, image, log. `ARGV`: epoch, image, the place of its last
-/// entry and that one's number.
+/// Whether a stream is the one that an entry was read from. The last id that a stream gave out
+/// outlives its entries; a stream that is not there contradicts nothing.
+macro_rules! has_entry {
+    () => {
+        "local function has(log, position)
+             if position == '0-0' or redis.call('EXISTS', log) == 0 then return true end
+             if #redis.call('XRANGE', log, position, position) > 0 then return true end
+             local about = redis.call('XINFO', 'STREAM', log)
+             for i = 1, #about, 2 do
+                 if about[i] == 'last-generated-id' then return about[i + 1] == position end
+             end
+             return false
+         end
+         "
+    };
+}
+
+/// Tells whether the log is the one that an entry was read from. `KEYS`: log. `ARGV`: the entry's id.
+pub(super) static HAS_ENTRY: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(has_entry!(), "return has(KEYS[1], ARGV[1]) and 1 or 0")));
+
+/// Keeps an image and drops the entries that it holds, where nothing else was begun meanwhile, no
+/// later image is kept, and the log has the image's last entry. `KEYS`: epoch, image, log, sequence,
+/// wanted. `ARGV`: epoch, image, the place of its last entry and that one's number.
 ///
 /// The number stands at the head of an image's text.
 pub(super) static KEEP_IMAGE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    Script::new(concat!(
+        has_entry!(),
         "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+         if redis.call('TYPE', KEYS[2]).ok ~= 'string' then redis.call('DEL', KEYS[2]) end
          local head = redis.call('GETRANGE', KEYS[2], 0, 127)
          local kept = tonumber(string.match(head, '\"sequence\":(%d+)') or '0')
-         if kept >= tonumber(ARGV[4]) then return 0 end
+         local newest = tonumber(redis.call('GET', KEYS[4]) or ARGV[4])
+         if kept >= tonumber(ARGV[4]) and redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+         if newest < tonumber(ARGV[4]) or not has(KEYS[3], ARGV[3]) then return 0 end
          redis.call('SET', KEYS[2], ARGV[2])
+         redis.call('DEL', KEYS[5])
          redis.call('XTRIM', KEYS[3], 'MINID', '~', ARGV[3])
-         return 1",
+         return 1"
+    ))
+});
+
+/// Asks for an image. One that cannot be read is removed first, so that it does not stand in the way
+/// of the next. `KEYS`: wanted, image. `ARGV`: node, for how many milliseconds it asks, whether the
+/// image cannot be read, the length and the first bytes of its text; nothing where it is no text.
+/// Returns the node that is waited for.
+pub(super) static WANT_IMAGE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "if ARGV[3] == '1' then
+             local is_text = redis.call('TYPE', KEYS[2]).ok == 'string'
+             if not is_text or (redis.call('STRLEN', KEYS[2]) == tonumber(ARGV[4])
+                     and redis.call('GETRANGE', KEYS[2], 0, 127) == ARGV[5]) then
+                 redis.call('DEL', KEYS[2])
+             end
+         end
+         redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])
+         local node = redis.call('GET', KEYS[1])
+         if node == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+         return node",
     )
 });
 

@@ -69,6 +69,7 @@ impl Node {
         let stats = Arc::new(Stats::new(1));
         let setup = Setup {
             url,
+            tls: TlsFiles::default(),
             node: name.into(),
             clock: Clock::start(),
             stats: Arc::clone(&stats),
@@ -491,6 +492,8 @@ fn a_later_image_is_not_overwritten_by_an_earlier_one() {
             .key(scripts::EPOCH)
             .key(scripts::IMAGE)
             .key(scripts::LOG)
+            .key(scripts::SEQUENCE)
+            .key(scripts::WANTED)
             .arg(&image.epoch)
             .arg(serde_json::to_string(&image).expect("it is written"))
             .arg(&image.position)
@@ -613,6 +616,7 @@ fn what_is_dropped_is_told_once_the_rest_is_handed_on() {
     let shared = Shared {
         hearing: client.clone(),
         client,
+        links: Links::new(),
         node: "one".into(),
         topic: asking::topic("one").into(),
         clock: Clock::start(),

@@ -21,14 +21,14 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, RedisError, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use super::asking::{self, Asking, Said};
+use super::links::{self, Link};
 use super::{News, Shared, chance, channel, rest};
 use crate::id::ChannelName;
 use crate::limits;
-
-/// Silence after which a node sends itself a message. A test has no half minute.
-const PROBE_MS: u64 = if cfg!(test) { 300 } else { limits::CLUSTER_PROBE_MS };
+use crate::stats::RedisPath;
 
 /// What is wanted of the connection.
 #[derive(Debug)]
@@ -153,9 +153,32 @@ pub(super) async fn follow(
     let mut topics = Topics { shared, ears, orders, followed, late: None, links: 0, failures: 0 };
     loop {
         let Err(fault) = topics.link().await;
-        tracing::warn!(%fault, "topics are not heard");
+        tracing::warn!(fault = links::describe(&fault), "topics are not heard");
         topics.failures += 1;
         rest(&mut rng, topics.failures).await;
+    }
+}
+
+/// Whether topics say anything.
+struct Silence {
+    /// How many messages had been heard at the last look.
+    count: u64,
+    /// Probes sent since one was heard.
+    probes: u32,
+}
+
+impl Silence {
+    fn from(count: u64) -> Silence {
+        Silence { count, probes: 0 }
+    }
+
+    /// Whether something was heard since the last look.
+    fn is_broken(&mut self, count: u64) -> bool {
+        let is_broken = std::mem::replace(&mut self.count, count) != count;
+        if is_broken {
+            self.probes = 0;
+        }
+        is_broken
     }
 }
 
@@ -178,9 +201,19 @@ impl Topics {
     async fn link(&mut self) -> Result<Infallible, RedisError> {
         let lost = Arc::new(Notify::new());
         let mut connection = self.connect(&lost).await?;
+        let Err(fault) = self.hear(&mut connection, &lost).await;
+        self.shared.fails(RedisPath::Topics, Some(&connection), &fault);
+        Err(fault)
+    }
+
+    async fn hear(
+        &mut self,
+        connection: &mut Link,
+        lost: &Notify,
+    ) -> Result<Infallible, RedisError> {
         connection.subscribe(&*self.shared.topic).await?;
         let channels: Vec<_> = self.followed.iter().cloned().collect();
-        subscribe(&mut connection, &channels).await?;
+        subscribe(connection, &channels).await?;
         self.failures = 0;
         self.links += 1;
         if self.links > 1 {
@@ -188,34 +221,29 @@ impl Topics {
             self.shared.tell(News::Relinked);
         }
         if let Some(order) = self.late.take() {
-            self.carry_out(&mut connection, order).await?;
+            self.carry_out(connection, order).await?;
         }
-        let mut probing = false;
-        let mut count = self.ears.count.load(Ordering::Relaxed);
-        let mut timer = pin!(tokio::time::sleep(Duration::from_millis(PROBE_MS)));
+        let shared = self.shared.clone();
+        shared.works(RedisPath::Topics);
+        let mut ended = pin!(shared.links.ended(connection.generation()));
+        let mut silence = Silence::from(self.ears.count.load(Ordering::Relaxed));
+        let mut probes = tokio::time::interval(Duration::from_millis(links::PROBE_MS));
+        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = lost.notified() => return Err(closed("the connection was lost")),
+                () = &mut ended => return Err(closed("every connection is made again")),
                 order = self.orders.recv() => match order {
-                    Some(order) => self.carry_out(&mut connection, order).await?,
+                    Some(order) => self.carry_out(connection, order).await?,
                     // The runtime ends with this.
                     None => std::future::pending().await,
                 },
-                () = &mut timer => {
-                    let before = std::mem::replace(&mut count, self.ears.count.load(Ordering::Relaxed));
-                    let is_silent = count == before;
-                    if is_silent {
-                        self.probe(&mut connection, probing).await?;
-                    }
-                    probing = is_silent;
-                    let ms = if probing { limits::CLUSTER_PROBE_ANSWER_MS } else { PROBE_MS };
-                    timer.set(tokio::time::sleep(Duration::from_millis(ms)));
-                }
+                _ = probes.tick() => self.probe(connection, &mut silence).await?,
             }
         }
     }
 
-    async fn connect(&self, lost: &Arc<Notify>) -> Result<MultiplexedConnection, RedisError> {
+    async fn connect(&self, lost: &Arc<Notify>) -> Result<Link, RedisError> {
         let (shared, ears, lost) = (self.shared.clone(), Arc::clone(&self.ears), Arc::clone(lost));
         let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
         let hear = move |info: PushInfo| -> Result<(), Infallible> {
@@ -229,28 +257,34 @@ impl Topics {
         self.shared.connect_hearing(patience, hear).await
     }
 
-    /// Sends this node a message, or gives up where one was sent and has not come.
-    async fn probe(
-        &self,
-        connection: &mut MultiplexedConnection,
-        was_sent: bool,
-    ) -> Result<(), RedisError> {
-        let sent = if was_sent {
-            Err(closed("a message of this node to itself did not come"))
-        } else {
-            asking::probe(&self.shared.node).query_async(connection).await
-        };
-        if sent.is_err() {
+    /// Sees whether topics can be heard, and counts where not.
+    async fn probe(&self, connection: &mut Link, silence: &mut Silence) -> Result<(), RedisError> {
+        let probed = self.try_probe(connection, silence).await;
+        if probed.is_err() {
             self.shared.stats.cluster.probe_failures.add(1);
         }
-        sent
+        probed
     }
 
-    async fn carry_out(
-        &mut self,
-        connection: &mut MultiplexedConnection,
-        order: Order,
+    /// Sees whether the server is the right one, and whether anything was heard since the last time.
+    /// Then sends this node a message, so that something will be.
+    async fn try_probe(
+        &self,
+        connection: &mut Link,
+        silence: &mut Silence,
     ) -> Result<(), RedisError> {
+        self.shared.check_server(connection).await?;
+        if silence.is_broken(self.ears.count.load(Ordering::Relaxed)) {
+            self.shared.works(RedisPath::Topics);
+        }
+        if silence.probes >= limits::CLUSTER_SILENT_PROBES {
+            return Err(closed("messages of this node to itself did not come"));
+        }
+        silence.probes += 1;
+        asking::probe(&self.shared.node).query_async(&mut **connection).await
+    }
+
+    async fn carry_out(&mut self, connection: &mut Link, order: Order) -> Result<(), RedisError> {
         let done = match order {
             Order::Follow(channels, done) => self.add(connection, channels, done).await,
             Order::Unfollow(channels) => {
@@ -266,7 +300,7 @@ impl Topics {
 
     async fn add(
         &mut self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Link,
         channels: Vec<ChannelName>,
         done: oneshot::Sender<()>,
     ) -> Result<(), RedisError> {

@@ -225,17 +225,69 @@ pub(super) static KEYS: &[Key] = &[
         env: Some("REDIS_URL"),
         placeholder: "URL",
         unset: Unset::Follows("none: a single node"),
-        help: "Redis that joins several nodes: redis://USER:PASSWORD@HOST:6379",
+        help: "Redis that joins several nodes: redis://USER:PASSWORD@HOST:6379; rediss:// is TLS",
         parse: |config, text| {
             // The text may hold a password, so it is not quoted.
-            if !["redis://", "redis+unix://", "unix://"].iter().any(|known| text.starts_with(known))
-            {
-                return Err("not a URL that starts with redis://".to_owned());
+            let schemes = ["redis://", "rediss://", "redis+unix://", "unix://"];
+            if !schemes.iter().any(|known| text.starts_with(known)) {
+                return Err("not a URL that starts with redis:// or rediss://".to_owned());
+            }
+            if text.contains('#') {
+                // The library reads `#insecure` as a wish to trust any certificate.
+                return Err("a URL with a fragment; write # in a password as %23".to_owned());
             }
             config.redis_url = Some(text.to_owned());
             Ok(())
         },
         show: |config| config.redis_url.as_deref().map(without_password).into(),
+    },
+    Key {
+        name: "redis-ca",
+        env: None,
+        placeholder: "FILE",
+        unset: Unset::Follows("the authorities of the system"),
+        help: "Authorities (PEM) that may sign the certificate of Redis, for rediss://",
+        parse: |config, text| {
+            config.redis_ca = Some(file(text)?);
+            Ok(())
+        },
+        show: |config| config.redis_ca.as_ref().map(|path| path.to_string_lossy()).into(),
+    },
+    Key {
+        name: "redis-cert",
+        env: None,
+        placeholder: "FILE",
+        unset: Unset::Follows("none: no client certificate"),
+        help: "Certificate chain (PEM) that this node shows to Redis, for rediss://",
+        parse: |config, text| {
+            config.redis_cert = Some(file(text)?);
+            Ok(())
+        },
+        show: |config| config.redis_cert.as_ref().map(|path| path.to_string_lossy()).into(),
+    },
+    Key {
+        name: "redis-key",
+        env: None,
+        placeholder: "FILE",
+        unset: Unset::Follows("none: no client certificate"),
+        help: "Private key (PEM) of that certificate",
+        parse: |config, text| {
+            config.redis_key = Some(file(text)?);
+            Ok(())
+        },
+        show: |config| config.redis_key.as_ref().map(|path| path.to_string_lossy()).into(),
+    },
+    Key {
+        name: "differing-settings",
+        env: None,
+        placeholder: "on|off",
+        unset: Unset::Is("off"),
+        help: "Whether this node is ready beside nodes with other shared settings, while these are changed",
+        parse: |config, text| {
+            config.differing_settings = parse_switch(text)?;
+            Ok(())
+        },
+        show: |config| config.differing_settings.into(),
     },
     Key {
         name: "allowed-hosts",

@@ -173,14 +173,33 @@ impl Layers {
                 message: "given beside jwt-secret; tokens are checked in one way".to_owned(),
             });
         }
-        let missing = match (&self.config.tls_cert, &self.config.tls_key) {
-            (Some(_), None) => Some(("tls-key", "missing beside tls-cert")),
-            (None, Some(_)) => Some(("tls-cert", "missing beside tls-key")),
+        let pair = |certificate: (&str, bool), key: (&str, bool)| match (certificate, key) {
+            ((other, true), (place, false)) | ((place, false), (other, true)) => {
+                Some(Fault { place: place.to_owned(), message: format!("missing beside {other}") })
+            }
             _ => None,
         };
-        if let Some((place, message)) = missing {
-            self.faults.push(Fault { place: place.to_owned(), message: message.to_owned() });
-        }
+        let config = &self.config;
+        let own =
+            pair(("tls-cert", config.tls_cert.is_some()), ("tls-key", config.tls_key.is_some()));
+        let for_redis = pair(
+            ("redis-cert", config.redis_cert.is_some()),
+            ("redis-key", config.redis_key.is_some()),
+        );
+        let is_tls = config.redis_url.as_ref().is_some_and(|url| url.starts_with("rediss://"));
+        let files = [
+            ("redis-ca", &config.redis_ca),
+            ("redis-cert", &config.redis_cert),
+            ("redis-key", &config.redis_key),
+        ];
+        let idle = files.into_iter().filter(|(_, file)| file.is_some() && !is_tls);
+        let idle: Vec<Fault> = idle
+            .map(|(place, _)| Fault {
+                place: place.to_owned(),
+                message: "needs a redis-url that starts with rediss://".to_owned(),
+            })
+            .collect();
+        self.faults.extend(own.into_iter().chain(for_redis).chain(idle));
         let has_key = self.config.jwt_secret.is_some() || self.config.jwt_public_key.is_some();
         if self.config.redis_url.is_some() && !has_key {
             self.faults.push(Fault {

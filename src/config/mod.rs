@@ -89,6 +89,7 @@ impl AuthMode {
 
 /// What the server was told. `Config::default()` is a server on loopback for this machine alone.
 #[derive(Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Config {
     /// The address to listen on. Port 0: the system picks one.
     pub bind: SocketAddr,
@@ -114,6 +115,14 @@ pub struct Config {
     pub database_url: Option<String>,
     /// What joins several nodes. `None`: a single node.
     pub redis_url: Option<String>,
+    /// The authorities that may sign the certificate of Redis, as a PEM file. `None`: the system's.
+    pub redis_ca: Option<PathBuf>,
+    /// This node's certificate chain for Redis, as a PEM file.
+    pub redis_cert: Option<PathBuf>,
+    /// Its private key, as a PEM file. There if and only if the certificate is.
+    pub redis_key: Option<PathBuf>,
+    /// Whether this node is ready beside nodes with other shared settings.
+    pub differing_settings: bool,
     /// The names by which clients may call the server, besides loopback and `bind`. Empty: none
     /// where nobody needs a token, else any.
     pub allowed_hosts: AllowedHosts,
@@ -158,6 +167,10 @@ impl Default for Config {
             data_dir: PathBuf::from("./fanfare-data"),
             database_url: None,
             redis_url: None,
+            redis_ca: None,
+            redis_cert: None,
+            redis_key: None,
+            differing_settings: false,
             allowed_hosts: AllowedHosts::default(),
             allowed_origins: Vec::new(),
             trusted_proxies: TrustedProxies::default(),

@@ -73,6 +73,7 @@ fn every_key_reads_and_shows_its_own_field() {
         "data-dir" => "something",
         "database-url" => "sqlite://x.db",
         "redis-url" => "redis://x",
+        "differing-settings" => "on",
         "allowed-origins" => "http://a,https://b:1",
         "allowed-hosts" => "*.internal,h:81",
         "trusted-proxies" => "10.0.0.0/8,::1",
@@ -340,6 +341,15 @@ fn settings_that_need_each_other_say_so() {
     );
     assert!(load_from("--redis-url redis://x", &[("JWT_SECRET", SECRET)], "").is_ok());
     assert_eq!(faults("--tls-cert a", &[], ""), ["tls-key: missing beside tls-cert"]);
+    assert_eq!(faults("--tls-key a", &[], ""), ["tls-cert: missing beside tls-key"]);
+    let joined = |flags: &str| faults(&format!("--jwt-secret s --redis-url {flags}"), &[], "");
+    assert_eq!(joined("rediss://x --redis-cert a"), ["redis-key: missing beside redis-cert"]);
+    assert_eq!(
+        joined("redis://x --redis-ca a"),
+        ["redis-ca: needs a redis-url that starts with rediss://"]
+    );
+    // The library would take that for leave to trust any certificate.
+    assert_eq!(joined("rediss://x#insecure").len(), 1);
     // A password never comes back out of a fault.
     assert!(!faults("--redis-url http://u:geheim@x", &[], "")[0].contains("geheim"));
 }

@@ -4,7 +4,7 @@
 
 use super::Desk;
 use super::reply::{self, Reply};
-use super::status::memory_rss_bytes;
+use super::status::{memory_rss_bytes, paths};
 use crate::stats::prometheus::Page;
 use crate::stats::{Counter, ShardStats};
 use crate::wire::close::Reason;
@@ -295,6 +295,11 @@ fn topics(page: &mut Page, desk: &Desk) {
         ),
     ] {
         page.single(name, kind, help, value);
+    }
+    let name = "fanfare_cluster_path_up";
+    page.metric(name, "gauge", "1 while a path to Redis works, by path.");
+    for (path, word) in paths(cluster, desk.clock.now().ns) {
+        page.sample(name, &format!("path=\"{path}\""), u64::from(word == "up"));
     }
 }
 

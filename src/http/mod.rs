@@ -52,6 +52,7 @@ use crate::auth::accounts::Registration;
 use crate::auth::{Identity, Scopes};
 use crate::clock::Clock;
 use crate::cluster::NodeView;
+use crate::cluster::agreement::{Difference, Shared};
 use crate::id::{ServiceName, ShardId};
 use crate::limits::Limits;
 use crate::mailbox::Outlet;
@@ -142,6 +143,10 @@ pub struct Office {
     pub is_draining: Arc<AtomicBool>,
     /// The nodes that were heard of lately; none where there is no other.
     pub nodes: parking_lot::RwLock<Vec<NodeView>>,
+    /// What this node has to agree about with the others.
+    pub shared: Shared,
+    /// The living nodes that it does not agree with.
+    pub differences: parking_lot::RwLock<Vec<Difference>>,
     /// The settings in force, by their names.
     pub settings: Map<String, Value>,
     /// Lifetime of a token from a login, in milliseconds.

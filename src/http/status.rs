@@ -11,10 +11,11 @@ use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
 use super::{Desk, Office, Query, body};
 use crate::clock::Moment;
+use crate::cluster::agreement;
 use crate::id::ServiceName;
 use crate::limits;
 use crate::state::order::{Answer, InstanceLease, Order, ServiceLeases};
-use crate::stats::Stats;
+use crate::stats::{ClusterStats, RedisPath, Stats};
 use crate::wire::instance::check_service_id;
 use crate::wire::refusal::Refusal;
 
@@ -57,9 +58,10 @@ impl Part {
 pub fn ready(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
     let part = Part::of(query)?;
     let storage = desk.office.store.is_ok();
-    let is_joined = is_joined(desk);
+    let is_agreed = is_agreed(&desk.office);
+    let is_joined = is_joined(desk) && is_agreed;
     let is_well = match part {
-        Part::Discovery => knows_registry(desk),
+        Part::Discovery => knows_registry(desk) && is_agreed,
         Part::Sockets => is_joined,
         Part::Writes | Part::Everything => storage && is_joined,
     };
@@ -79,9 +81,30 @@ pub fn ready(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
     Ok(reply)
 }
 
-/// Whether the registry here is that of all nodes, as far as this node can know.
+/// Whether the registry here is that of all nodes, as far as this node can know, and every path to the
+/// others works.
 fn is_joined(desk: &Desk) -> bool {
-    !desk.office.is_one_of_many() || desk.office.stats.cluster.is_joined()
+    let cluster = &desk.office.stats.cluster;
+    let now_ns = desk.clock.now().ns;
+    !desk.office.is_one_of_many() || (cluster.is_joined() && cluster.are_paths_up(now_ns))
+}
+
+/// Whether this node has the settings that it has to share with the others.
+fn is_agreed(office: &Office) -> bool {
+    !office.differences.read().iter().any(|difference| difference.is_ours)
+}
+
+/// Which paths to Redis work. Both ways of the log are one here.
+pub(super) fn paths(cluster: &ClusterStats, now_ns: u64) -> Map<String, Value> {
+    let mut paths = Map::new();
+    for path in RedisPath::ALL {
+        let is_up = cluster.is_path_up(path, now_ns);
+        let word = paths.entry(path.as_str()).or_insert_with(|| "up".into());
+        if !is_up {
+            *word = "down".into();
+        }
+    }
+    paths
 }
 
 /// Whether there is a registry to read. A node that is cut off goes on with the one it has.
@@ -113,6 +136,7 @@ pub fn node_value(office: &Office, now: Moment) -> Value {
         value["log_sequence"] = cluster.sequence.value().into();
         value["log_lag"] = cluster.newest.value().saturating_sub(cluster.sequence.value()).into();
         value["leases_owned"] = cluster.leases_owned.value().into();
+        value["paths"] = paths(cluster, now.ns).into();
     }
     value
 }
@@ -133,8 +157,17 @@ pub fn cluster(desk: &Desk) -> Reply {
     for node in office.nodes.read().iter().filter(|node| *node.id != *office.node_id) {
         let mut value: Value = serde_json::from_str(&node.about).unwrap_or_else(|_| json!({}));
         value["node_id"] = node.id.as_str().into();
-        value.as_object_mut().map(|fields| fields.remove("sockets"));
+        if let Some(fields) = value.as_object_mut() {
+            // Of interest to nodes alone.
+            for name in ["sockets", agreement::SETTINGS, agreement::JOINED_MS] {
+                fields.remove(name);
+            }
+        }
         value["age_ms"] = node.age_ms.into();
+        let differences = office.differences.read();
+        if let Some(difference) = differences.iter().find(|one| one.node == node.id) {
+            value["differing_settings"] = difference.settings.clone().into();
+        }
         if !node.is_alive {
             value["status"] = "gone".into();
         }
@@ -294,6 +327,8 @@ pub fn about(office: &Office, now: Moment) -> Value {
     sockets.as_object_mut().map(|fields| fields.remove("shards"));
     let mut about = node_value(office, now);
     about["sockets"] = sockets;
+    about[agreement::SETTINGS] = office.shared.settings.clone().into();
+    about[agreement::JOINED_MS] = office.stats.cluster.joined_ms.value().into();
     about
 }
 

@@ -29,7 +29,8 @@ use tokio::sync::Notify;
 
 use crate::auth::{self, Authenticator, Revoked};
 use crate::clock::{Clock, Moment};
-use crate::cluster::{self, Cluster, ClusterError, News};
+use crate::cluster::agreement::{Difference, Shared, TOKEN_KEY};
+use crate::cluster::{self, Cluster, ClusterError, News, NodeView};
 use crate::config::{AuthMode, Config, Sources};
 use crate::control::Control;
 use crate::http::Office;
@@ -64,6 +65,27 @@ use crate::ws::hosts::Hosts;
 use tls::Tls;
 
 pub use handle::{CallError, ChannelMessages, Delivery, Events, Handle};
+
+/// The settings that all nodes have to share beside the key of the tokens: who may do what, and bounds
+/// of what they keep together. By their names in `config.json`.
+const SHARED_SETTINGS: &[&str] = &[
+    "auth",
+    "registration",
+    "default_scopes",
+    "group_invitations",
+    "namespaces",
+    "lease_ttl",
+    "self_protection_max",
+    "topic_bytes_max",
+    "instances_max",
+    "instance_bytes_max",
+    "instances_bytes_max",
+    "service_forget_after",
+    "service_history_max",
+    "service_history_bytes_max",
+    "channel_history_max",
+    "channel_history_bytes_max",
+];
 
 /// Why a server does not start.
 #[derive(Debug)]
@@ -111,7 +133,13 @@ impl StartError {
     /// Whether it is a setting that is wrong, and not the machine.
     #[must_use]
     pub const fn is_setting(&self) -> bool {
-        matches!(self, StartError::Key(..) | StartError::Tls(..) | StartError::Secret(..))
+        matches!(
+            self,
+            StartError::Key(..)
+                | StartError::Tls(..)
+                | StartError::Secret(..)
+                | StartError::Cluster(ClusterError::Url(_) | ClusterError::File(..))
+        )
     }
 }
 
@@ -177,6 +205,7 @@ impl Server {
     /// # Errors
     ///
     /// Where the address, the data directory or the store cannot be used.
+    #[allow(clippy::too_many_lines, reason = "the parts of a server, in their order")]
     pub fn start(config: &Config, sources: &Sources) -> Result<Server, StartError> {
         let sockets_max = listener::sockets_max(config.limits.connections_max);
         tracing::info!(connections_max = sockets_max, "room for connections");
@@ -222,6 +251,8 @@ impl Server {
             eureka: config.eureka.then(Eureka::default),
             is_draining: Arc::clone(&signals.is_draining),
             nodes: parking_lot::RwLock::default(),
+            shared: shared_settings(config, sources, &node_id)?,
+            differences: parking_lot::RwLock::default(),
             settings: shown(config, sources),
             login_token_ttl_ms: config.login_token_ttl_ms,
             session_max_ms: config.session_max_ms,
@@ -449,6 +480,7 @@ fn joined(
     let Some(url) = &config.redis_url else { return Ok(control) };
     let cluster = Cluster::start(cluster::Setup {
         url: url.clone(),
+        tls: tls_files(config),
         node: Arc::clone(&office.node_id),
         clock,
         stats: Arc::clone(&office.stats),
@@ -457,6 +489,12 @@ fn joined(
         about: about(clock, Arc::clone(office)),
     })?;
     Ok(control.with_cluster(&office.node_id, cluster))
+}
+
+/// The files of TLS to Redis.
+fn tls_files(config: &Config) -> cluster::TlsFiles {
+    let certificate = config.redis_cert.clone().zip(config.redis_key.clone());
+    cluster::TlsFiles { ca: config.redis_ca.clone(), certificate }
 }
 
 /// Waits until this node knows what the others do, or cannot soon. It does not listen before: a proxy
@@ -592,6 +630,7 @@ fn news_to(clock: Clock, to_control: &Outlet<Command>, office: Arc<Office>) -> c
     Arc::new(move |news| {
         if let News::Nodes { nodes, .. } = &news {
             office.nodes.write().clone_from(nodes);
+            agree(&office, nodes);
         }
         let accepted_ns = clock.now().ns;
         let task = Task::Cluster(news);
@@ -599,6 +638,55 @@ fn news_to(clock: Clock, to_control: &Outlet<Command>, office: Arc<Office>) -> c
         let _ = to_control.push_waiting(Command { origin: Origin::Server, accepted_ns, task });
         to_control.ring();
     })
+}
+
+/// Compares the settings of all living nodes with this one's, and says what is new about that.
+fn agree(office: &Office, nodes: &[NodeView]) {
+    let differences = office.shared.differences(office.stats.cluster.joined_ms.value(), nodes);
+    let before = std::mem::replace(&mut *office.differences.write(), differences.clone());
+    for Difference { node, settings, is_ours } in
+        differences.iter().filter(|one| !before.contains(one))
+    {
+        let settings = settings.join(", ");
+        if *is_ours {
+            tracing::error!(node, settings, "settings differ from the eldest node's: not ready");
+        } else {
+            tracing::warn!(node, settings, "another node has other settings");
+        }
+    }
+    if differences.is_empty() && !before.is_empty() {
+        tracing::info!("all nodes have the same settings");
+    }
+}
+
+/// What this node has to agree about with the others.
+///
+/// # Errors
+///
+/// Where the public key cannot be read.
+fn shared_settings(config: &Config, sources: &Sources, node: &str) -> Result<Shared, StartError> {
+    let mut shared = Shared { node: node.to_owned(), ..Shared::default() };
+    if config.redis_url.is_none() {
+        return Ok(shared);
+    }
+    shared.may_differ = config.differing_settings;
+    let shown = shown(config, sources);
+    for name in SHARED_SETTINGS {
+        shared.settings.insert((*name).to_owned(), shown.get(*name).cloned().unwrap_or_default());
+    }
+    let fingerprint = match (&config.jwt_public_key, &config.jwt_secret) {
+        (Some(path), _) => {
+            let unread = |fault: io::Error| StartError::Key(path.clone(), fault.to_string());
+            Some(auth::fingerprint::of_public_key(&std::fs::read(path).map_err(unread)?))
+        }
+        (None, Some(secret)) => auth::fingerprint::of_secret(secret.as_bytes()),
+        // A generated secret is a single node's.
+        (None, None) => None,
+    };
+    if let Some(fingerprint) = fingerprint {
+        shared.settings.insert(TOKEN_KEY.to_owned(), fingerprint.into());
+    }
+    Ok(shared)
 }
 
 /// What the other nodes' status pages show of this one.

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use histogram::{Histogram, Reading};
 
+use crate::limits;
 use crate::wire::close::Reason;
 use crate::wire::refusal::Code;
 
@@ -142,6 +143,47 @@ pub struct ControlStats {
     pub store_set_aside: Counter,
 }
 
+/// A way of a node to Redis that can fail while the others work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RedisPath {
+    /// Writes the log.
+    LogWriter,
+    /// Reads the log.
+    LogReader,
+    /// Carries out what control asks of Redis and of other nodes.
+    Calls,
+    /// Hears topics.
+    Topics,
+    /// Reads the journal of direct and group messages.
+    Journal,
+}
+
+impl RedisPath {
+    /// All of them.
+    pub const ALL: [RedisPath; 5] = [
+        RedisPath::LogWriter,
+        RedisPath::LogReader,
+        RedisPath::Calls,
+        RedisPath::Topics,
+        RedisPath::Journal,
+    ];
+
+    /// Its place in [`RedisPath::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The word for it in status pages and in the log. Both ways of the log are `log`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RedisPath::LogWriter | RedisPath::LogReader => "log",
+            RedisPath::Calls => "calls",
+            RedisPath::Topics => "topics",
+            RedisPath::Journal => "journal",
+        }
+    }
+}
+
 /// What there is to say of the other nodes. Written by control; from `topics` to `called` by the
 /// backplane's thread.
 #[derive(Debug, Default)]
@@ -187,12 +229,29 @@ pub struct ClusterStats {
     pub called: Counter,
     /// Channels that had missed messages and were read again; written by control.
     pub healed: Counter,
+    /// When Redis took this node's first sign of life, in milliseconds by its own clock; 0 before that.
+    /// Written by the backplane's thread.
+    pub joined_ms: Counter,
+    /// When each path last proved to work, in nanoseconds by the server's clock; 0 where it never has.
+    /// Written by the backplane's thread.
+    pub paths: [Counter; RedisPath::ALL.len()],
 }
 
 impl ClusterStats {
     /// Whether the registry here is that of all nodes, as far as this one can know.
     pub fn is_joined(&self) -> bool {
         self.caught_up.value() == 1 && self.cut_off.value() == 0
+    }
+
+    /// Whether a path has proved to work within [`limits::CLUSTER_PATH_MS`].
+    pub fn is_path_up(&self, path: RedisPath, now_ns: u64) -> bool {
+        let worked_ns = self.paths[path.index()].value();
+        worked_ns != 0 && now_ns.saturating_sub(worked_ns) <= limits::CLUSTER_PATH_MS * 1_000_000
+    }
+
+    /// Whether every path works.
+    pub fn are_paths_up(&self, now_ns: u64) -> bool {
+        RedisPath::ALL.iter().all(|path| self.is_path_up(*path, now_ns))
     }
 }
 

@@ -22,6 +22,10 @@ pub struct Redis {
     is_cluster: bool,
     /// The port of its bus, where it is one.
     bus: u16,
+    /// The port that speaks TLS, where there is one.
+    tls_port: u16,
+    /// Arguments beside those of every test.
+    more: Vec<String>,
 }
 
 /// A port that nobody has, below those that the system hands out: Redis comes back to it, and some
@@ -39,24 +43,43 @@ fn free_port() -> u16 {
 impl Redis {
     /// Starts one that has every write on disk before it answers.
     pub fn start() -> Redis {
-        Redis::start_as(std::env::var_os("FANFARE_TEST_REDIS_CLUSTER").is_some())
+        Redis::start_as(std::env::var_os("FANFARE_TEST_REDIS_CLUSTER").is_some(), &[])
+    }
+
+    /// Starts one that is no Cluster, whatever the environment says: of those no node follows another.
+    pub fn start_alone() -> Redis {
+        Redis::start_as(false, &[])
+    }
+
+    /// Starts one that speaks TLS at a port of its own. The files are PEM; clients have to show a
+    /// certificate of that authority where `wants_certificate`. None where the program was built
+    /// without TLS.
+    pub fn start_tls(certs: &Path, wants_certificate: bool) -> Option<Redis> {
+        let file = |name: &str| certs.join(name).to_string_lossy().into_owned();
+        let (certificate, key, ca) = (file("redis.pem"), file("redis.key"), file("ca.pem"));
+        let wanted = if wants_certificate { "yes" } else { "no" };
+        let more =
+            ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+        let more = [&more[..], &["--tls-auth-clients", wanted]].concat();
+        has_tls().then(|| Redis::start_as(false, &more))
     }
 
     /// Starts a Redis Cluster of one node.
     pub fn start_cluster() -> Redis {
-        Redis::start_as(true)
+        Redis::start_as(true, &[])
     }
 
-    fn start_as(is_cluster: bool) -> Redis {
+    fn start_as(is_cluster: bool, more: &[&str]) -> Redis {
         // It is the process that dies here and not the machine: memory is as good as a disk, and
         // does not keep a test waiting when the disk has other things to do.
         let memory = PathBuf::from("/dev/shm");
         let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
         let dir = base.join(format!("fanfare-redis-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&dir).expect("a directory");
-        let mut redis = Redis { child: None, port: 0, dir, is_cluster, bus: 0 };
+        let more = more.iter().map(|&argument| argument.to_owned()).collect();
+        let mut redis = Redis { child: None, port: 0, dir, is_cluster, bus: 0, tls_port: 0, more };
         for _ in 0..5 {
-            (redis.port, redis.bus) = (free_port(), free_port());
+            (redis.port, redis.bus, redis.tls_port) = (free_port(), free_port(), free_port());
             if redis.try_launch() {
                 return redis;
             }
@@ -79,6 +102,9 @@ impl Redis {
             .arg(&self.dir)
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+        if !self.more.is_empty() {
+            command.args(&self.more).args(["--tls-port", &self.tls_port.to_string()]);
+        }
         if self.is_cluster {
             command.args(["--cluster-enabled", "yes", "--cluster-port", &self.bus.to_string()]);
         }
@@ -104,6 +130,33 @@ impl Redis {
     /// Asks something that is answered with a number.
     pub fn ask(&self, words: &[&str]) -> u64 {
         number(&mut self.tell(words))
+    }
+
+    /// Has it do something. Returns the first line of its answer.
+    pub fn order(&self, words: &[&str]) -> String {
+        line(&mut self.tell(words)).trim_end().to_owned()
+    }
+
+    /// Makes it a replica of another, and waits until it has what the other has.
+    pub fn follow(&self, primary: &Redis) {
+        // A primary waits for more replicas before it begins, 5 s by default.
+        primary.order(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        let port = primary.port.to_string();
+        assert_eq!(self.order(&["REPLICAOF", "127.0.0.1", &port]), "+OK");
+        eventually("the replica is in step", Duration::from_secs(20), || {
+            primary.order(&["SET", "fanfare-test:step", "1"]);
+            primary.ask(&["WAIT", "1", "1000"]) == 1
+        });
+    }
+
+    /// Makes it a primary.
+    pub fn promote(&self) {
+        assert_eq!(self.order(&["REPLICAOF", "NO", "ONE"]), "+OK");
+    }
+
+    /// Makes it a replica of nothing that is there: its primary died, and nobody was promoted.
+    pub fn demote(&self) {
+        assert_eq!(self.order(&["REPLICAOF", "127.0.0.1", "1"]), "+OK");
     }
 
     /// How many connections follow a topic.
@@ -143,6 +196,11 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The port that speaks TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -201,6 +259,13 @@ fn copy(from: &Path, to: &Path) {
             std::fs::copy(path, to).expect("it is copied");
         }
     }
+}
+
+/// Whether the program can speak TLS: whether it is linked with what does.
+fn has_tls() -> bool {
+    let program = std::env::var("FANFARE_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
+    let linked = Command::new("sh").args(["-c", r#"ldd "$(command -v "$0")""#, &program]).output();
+    linked.is_ok_and(|linked| String::from_utf8_lossy(&linked.stdout).contains("libssl"))
 }
 
 fn answers(port: u16) -> bool {

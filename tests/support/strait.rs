@@ -28,6 +28,7 @@ pub enum Weather {
 
 pub struct Strait {
     address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
     weather: Arc<Mutex<Weather>>,
     open: Arc<Mutex<Vec<TcpStream>>>,
 }
@@ -39,13 +40,15 @@ impl Strait {
         let address = listener.local_addr().expect("an address");
         let weather = Arc::new(Mutex::new(Weather::Clear));
         let open = Arc::new(Mutex::new(Vec::new()));
+        let target = Arc::new(Mutex::new(target));
+        let leads_to = Arc::clone(&target);
         let (shared, all) = (Arc::clone(&weather), Arc::clone(&open));
         std::thread::spawn(move || {
             for near in listener.incoming().map_while(Result::ok) {
                 if *shared.lock() == Weather::Gone {
                     continue;
                 }
-                let Ok(far) = TcpStream::connect(target) else { continue };
+                let Ok(far) = TcpStream::connect(*leads_to.lock()) else { continue };
                 let (Ok(near_too), Ok(far_too)) = (near.try_clone(), far.try_clone()) else {
                     continue;
                 };
@@ -56,11 +59,17 @@ impl Strait {
                 }
             }
         });
-        Strait { address, weather, open }
+        Strait { address, target, weather, open }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Leads to another address from here on, as a name does that was moved. What is open stays where it
+    /// is.
+    pub fn lead_to(&self, target: SocketAddr) {
+        *self.target.lock() = target;
     }
 
     pub fn set(&self, weather: Weather) {

@@ -1,0 +1,293 @@
+//! Images of the registry: how a node begins from one, and how one is written.
+//!
+//! Some node writes an image every so many entries of the log. A node that joins begins from it and
+//! reads the entries behind it. Where that cannot be done - the log was trimmed or lost, the image is
+//! gone or cannot be read - the node asks in Redis for another one. Nodes see that with their next
+//! sign of life, and one of those that know the registry writes it.
+//!
+//! # Promises
+//!
+//! * However many ask, one image is written in [`limits::CLUSTER_IMAGE_PAUSE_MS`].
+//! * Where nobody answers within [`limits::CLUSTER_IMAGE_WAIT_MS`], the node that asked begins a new
+//!   log, under a new epoch, with the best that is left.
+//!
+//! Part of `cluster`.
+
+use std::time::Duration;
+
+use redis::{RedisError, RedisResult};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::links::Link;
+use super::log::{Broken, Fresh, Place};
+use super::{News, Shared, scripts};
+use crate::limits;
+use crate::state::log::FORMAT;
+use crate::state::replica::ReplicaImage;
+
+/// Bytes at the head of an image's text that tell it from another.
+const HEAD_BYTES: usize = 128;
+
+/// An image that a node cannot begin from.
+#[derive(Debug)]
+pub(super) struct Unusable {
+    /// Why.
+    pub(super) fault: String,
+    /// The image, where it can be read.
+    image: Option<Box<ReplicaImage>>,
+    /// Whether there is one that cannot be read: the length of its text and the text's head.
+    unreadable: Option<(usize, Vec<u8>)>,
+}
+
+impl Unusable {
+    fn missing(fault: &str) -> Unusable {
+        Unusable { fault: fault.to_owned(), image: None, unreadable: None }
+    }
+
+    fn unreadable(fault: &str, text: &[u8]) -> Unusable {
+        let head = text[..text.len().min(HEAD_BYTES)].to_vec();
+        Unusable { fault: fault.to_owned(), image: None, unreadable: Some((text.len(), head)) }
+    }
+
+    /// The number of the image's last entry, where it can be read.
+    pub(super) fn sequence(&self) -> Option<u64> {
+        self.image.as_ref().map(|image| image.sequence)
+    }
+
+    /// The log does not go on from the image.
+    pub(super) fn gap(fault: String, image: Box<ReplicaImage>) -> Unusable {
+        Unusable { fault, image: Some(image), unreadable: None }
+    }
+}
+
+impl From<Unusable> for Broken {
+    fn from(unusable: Unusable) -> Broken {
+        Broken::Image(Box::new(unusable))
+    }
+}
+
+/// Begins from the image; where there is no log, with one of this node's own registry. Also where
+/// somebody has just begun one who knew nothing, and this node does.
+pub(super) async fn begin(shared: &Shared, known: Option<&str>) -> Result<Place, Broken> {
+    let mut connection = connect(shared).await?;
+    let (epoch, bare): (Option<String>, Option<String>) =
+        redis::pipe().get(scripts::EPOCH).get(scripts::BARE).query_async(&mut *connection).await?;
+    let is_bare = epoch == bare && known.is_some() && epoch.as_deref() != known;
+    if epoch.is_none() || is_bare {
+        teach(shared, known, 0).await?;
+    }
+    // In this order: the image is of a place that the log has reached by then.
+    let read: RedisResult<(Option<Vec<u8>>, Option<u64>)> = redis::pipe()
+        .get(scripts::IMAGE)
+        .get(scripts::SEQUENCE)
+        .query_async(&mut *connection)
+        .await;
+    let (text, newest) = match read {
+        Ok((text, newest)) => (text, newest.unwrap_or(0)),
+        Err(fault) if fault.to_string().contains("WRONGTYPE") => {
+            return Err(Unusable::unreadable("its key holds no text", b"").into());
+        }
+        Err(fault) => return Err(fault.into()),
+    };
+    let Some(text) = text else { return Err(Unusable::missing("there is no image").into()) };
+    let image = parse(text).await?;
+    if image.format > FORMAT {
+        return Err(Broken::Log(String::from("the image is of a newer server")));
+    }
+    if newest < image.sequence {
+        let fault = format!("the log ends at {newest}, before the image");
+        return Err(Unusable::gap(fault, Box::new(image)).into());
+    }
+    let (epoch, position) = (image.epoch.clone(), image.position.clone());
+    let sequence = image.sequence;
+    let fresh = Fresh { image: Box::new(image), items: Vec::new(), newest };
+    Ok(Place { epoch, position, sequence, fresh: Some(fresh) })
+}
+
+/// Begins a log with this node's own registry, where there is none, or the one there is does not have
+/// as many entries as are known, or was begun with nothing. Somebody else may have been faster.
+pub(super) async fn teach(
+    shared: &Shared,
+    known: Option<&str>,
+    entries: u64,
+) -> Result<(), Broken> {
+    let Some(image) = of_this_node(shared).await else {
+        return Err(Broken::Log(String::from("there is no registry to begin with")));
+    };
+    let seed = Seed { known: known.unwrap_or_default(), entries, asked: "" };
+    seed.plant(shared, image).await.map_err(|fault| match fault {
+        Fault::Redis(fault) => Broken::Redis(fault),
+        Fault::Text(fault) => Broken::Log(fault),
+    })
+}
+
+/// On what condition a log is begun.
+struct Seed<'a> {
+    /// The epoch that it takes the place of; none where it was not there.
+    known: &'a str,
+    /// How many entries that one had.
+    entries: u64,
+    /// This node, where it has asked for an image in vain.
+    asked: &'a str,
+}
+
+/// Why an image is not written.
+enum Fault {
+    Redis(RedisError),
+    Text(String),
+}
+
+impl From<RedisError> for Fault {
+    fn from(fault: RedisError) -> Fault {
+        Fault::Redis(fault)
+    }
+}
+
+impl Seed<'_> {
+    /// Begins a log with an image, under a new epoch.
+    async fn plant(&self, shared: &Shared, mut image: ReplicaImage) -> Result<(), Fault> {
+        // Revisions count on under another name: nobody resumes across what was lost.
+        image.epoch = uuid::Uuid::new_v4().simple().to_string();
+        image.epoch.truncate(limits::EPOCH_CHARS);
+        "0-0".clone_into(&mut image.position);
+        image.sequence = 0;
+        let (new, instances) = (image.epoch.clone(), image.instances.len());
+        let text = write_down(image).await.map_err(Fault::Text)?;
+        let mut connection = connect(shared).await?;
+        let epoch: String = scripts::SEED
+            .key(scripts::EPOCH)
+            .key(scripts::IMAGE)
+            .key(scripts::SEQUENCE)
+            .key(scripts::LOG)
+            .key(scripts::BARE)
+            .key(scripts::WANTED)
+            .arg(new)
+            .arg(text)
+            .arg(self.known)
+            .arg(self.entries)
+            .arg(limits::CLUSTER_BARE_MS)
+            .arg(self.asked)
+            .invoke_async(&mut *connection)
+            .await?;
+        tracing::info!(epoch, instances, "the log is begun");
+        Ok(())
+    }
+}
+
+/// Asks for an image. Where that was done for long enough and nobody answered, begins a log with what
+/// is left: what this node knows, or the last image that can be read, or nothing.
+pub(super) async fn ask(
+    shared: &Shared,
+    unusable: Unusable,
+    known: Option<&str>,
+    since: Instant,
+) -> RedisResult<()> {
+    let mut connection = connect(shared).await?;
+    let (length, head) = unusable.unreadable.clone().unwrap_or_default();
+    let waiting: String = scripts::WANT_IMAGE
+        .key(scripts::WANTED)
+        .key(scripts::IMAGE)
+        .arg(&*shared.node)
+        .arg(limits::CLUSTER_IMAGE_WAIT_MS)
+        .arg(u8::from(unusable.unreadable.is_some()))
+        .arg(length)
+        .arg(head)
+        .invoke_async(&mut *connection)
+        .await?;
+    let is_in_vain = since.elapsed() >= Duration::from_millis(limits::CLUSTER_IMAGE_WAIT_MS);
+    if waiting != *shared.node || !is_in_vain {
+        return Ok(());
+    }
+    let epoch: Option<String> =
+        redis::cmd("GET").arg(scripts::EPOCH).query_async(&mut *connection).await?;
+    let own = if known.is_some() { of_this_node(shared).await } else { None };
+    let left = match (own, unusable.image) {
+        (Some(own), _) => Some(own),
+        (None, Some(image)) => Some(*image),
+        (None, None) => of_this_node(shared).await,
+    };
+    let Some(image) = left else { return Ok(()) };
+    tracing::error!("no node has the registry: a new log is begun with what is left of it");
+    let epoch = epoch.unwrap_or_default();
+    let seed = Seed { known: &epoch, entries: 0, asked: &shared.node };
+    match seed.plant(shared, image).await {
+        Err(Fault::Redis(fault)) => Err(fault),
+        Err(Fault::Text(fault)) => {
+            tracing::error!(fault, "the registry cannot be written down");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Writes an image for a node that asks, where it is this node's turn.
+pub(super) async fn answer(shared: Shared) {
+    let turn = async {
+        let mut connection = connect(&shared).await?;
+        let mut take = redis::cmd("SET");
+        take.arg(scripts::IMAGE_TURN).arg(&*shared.node).arg("NX").arg("PX");
+        take.arg(limits::CLUSTER_IMAGE_PAUSE_MS);
+        take.query_async::<Option<String>>(&mut *connection).await
+    };
+    match turn.await {
+        Ok(Some(_)) => {
+            tracing::info!("another node asks for an image");
+            keep(shared).await;
+        }
+        Ok(None) => {}
+        Err(fault) => tracing::warn!(%fault, "the image that is asked for is not written"),
+    }
+}
+
+/// An image may be large, and take its time.
+async fn connect(shared: &Shared) -> RedisResult<Link> {
+    shared.connect(Duration::from_millis(limits::REDIS_IMAGE_MS)).await
+}
+
+/// Images are read and written beside this thread: what beats and hears must not stand still for that.
+async fn parse(text: Vec<u8>) -> Result<ReplicaImage, Unusable> {
+    let parsed = tokio::task::spawn_blocking(move || {
+        let unreadable = |fault: serde_json::Error| {
+            Unusable::unreadable(&format!("the image cannot be read: {fault}"), &text)
+        };
+        serde_json::from_slice(&text).map_err(unreadable)
+    });
+    parsed.await.map_err(|fault| Unusable::missing(&fault.to_string()))?
+}
+
+async fn write_down(image: ReplicaImage) -> Result<String, String> {
+    let written = tokio::task::spawn_blocking(move || serde_json::to_string(&image)).await;
+    written.map_err(|fault| fault.to_string())?.map_err(|fault| fault.to_string())
+}
+
+async fn of_this_node(shared: &Shared) -> Option<ReplicaImage> {
+    let (reply, image) = oneshot::channel();
+    shared.tell(News::Image(reply));
+    image.await.ok().flatten()
+}
+
+/// Keeps the registry as it is now, for nodes that join; the entries before it can go.
+pub(super) async fn keep(shared: Shared) {
+    let Some(image) = of_this_node(&shared).await else { return };
+    let (epoch, position, sequence) = (image.epoch.clone(), image.position.clone(), image.sequence);
+    let Ok(text) = write_down(image).await else { return };
+    let kept = async {
+        let mut connection = connect(&shared).await?;
+        scripts::KEEP_IMAGE
+            .key(scripts::EPOCH)
+            .key(scripts::IMAGE)
+            .key(scripts::LOG)
+            .key(scripts::SEQUENCE)
+            .key(scripts::WANTED)
+            .arg(epoch)
+            .arg(text)
+            .arg(position)
+            .arg(sequence)
+            .invoke_async::<u64>(&mut *connection)
+            .await
+    };
+    if let Err(fault) = kept.await {
+        tracing::warn!(%fault, "the image was not kept; the log stays longer");
+    }
+}

@@ -1,0 +1,351 @@
+//! The connections to Redis: which of them are in force, and whether each path works.
+//!
+//! A node keeps several connections. After a failover they must all lead to the same, writable
+//! server, and one that only reads or listens is never refused anything. So each path is probed once
+//! a second, with traffic or without: the server has to be a primary, has to know this node's last
+//! sign of life, and has to take a write where the path writes.
+//!
+//! Connections belong to a generation. A connection that finds itself at the wrong server ends the
+//! generation: every task drops its connection, looks the host's name up again and connects.
+//!
+//! # Promises
+//!
+//! * A path counts as working only for [`limits::CLUSTER_PATH_MS`] after it last proved to work.
+//! * No address is kept: every connection resolves the name of the host.
+//!
+//! Part of `cluster`.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::{Shared, scripts, tls, waiting};
+use crate::limits;
+use crate::stats::RedisPath;
+
+/// Time between two probes of a path. A test of this module's siblings has no seconds to wait.
+pub(super) const PROBE_MS: u64 = if cfg!(test) { 300 } else { limits::CLUSTER_PATH_PROBE_MS };
+
+/// Refusals of a server that is not, or no longer, the primary that it was taken for.
+const ELSEWHERE: &[&str] = &[
+    "READONLY",
+    "MOVED",
+    "ASK",
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    // What a blocked read is answered when its server becomes a replica.
+    "UNBLOCKED",
+    "NOAUTH",
+];
+
+/// Refusals that end the one connection that hears them. Its successor is at the server that the
+/// name leads to by then; if that is another, its probe finds out.
+const UNFIT: &[&str] = &["TRYAGAIN", "NOREPLICAS", "MISCONF"];
+
+/// The state that all connections of a node share.
+#[derive(Debug, Clone)]
+pub(super) struct Links(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    generation: watch::Sender<u64>,
+    /// When Redis took this generation's last sign of life, in milliseconds by its own clock; 0 where
+    /// it has taken none.
+    signed_ms: AtomicU64,
+    /// The last fault of each path, for the log.
+    faults: [Mutex<String>; RedisPath::ALL.len()],
+}
+
+/// A connection and the generation that it belongs to.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    connection: MultiplexedConnection,
+    generation: u64,
+}
+
+impl Deref for Link {
+    type Target = MultiplexedConnection;
+
+    fn deref(&self) -> &MultiplexedConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Link {
+    fn deref_mut(&mut self) -> &mut MultiplexedConnection {
+        &mut self.connection
+    }
+}
+
+impl Links {
+    pub(super) fn new() -> Links {
+        let (generation, signed_ms) = (watch::Sender::new(0), AtomicU64::new(0));
+        Links(Arc::new(Inner { generation, signed_ms, faults: Default::default() }))
+    }
+
+    fn generation(&self) -> u64 {
+        *self.0.generation.borrow()
+    }
+
+    /// Whether a connection still is in force.
+    pub(super) fn is_current(&self, link: &Link) -> bool {
+        self.generation() == link.generation
+    }
+
+    /// Returns once a connection is no longer in force.
+    pub(super) async fn ended(&self, generation: u64) {
+        let mut changes = self.0.generation.subscribe();
+        // Fails only where everything ends.
+        let _ = changes.wait_for(|now| *now != generation).await;
+    }
+
+    /// Ends a generation, unless that has been done.
+    fn renew(&self, generation: u64, fault: &RedisError) {
+        if self.generation() == generation {
+            tracing::warn!(%fault, "Redis has moved: every connection is made again");
+            self.0.signed_ms.store(0, Ordering::Relaxed);
+            self.0.generation.send_modify(|now| *now += 1);
+        }
+    }
+
+    /// Notes when Redis took a sign of life.
+    pub(super) fn signed(&self, link: &Link, at_ms: u64) {
+        // An answer of the server before says nothing about the present one.
+        if self.is_current(link) {
+            self.0.signed_ms.store(at_ms, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+impl Shared {
+    /// A connection whose commands wait for `patience` at most.
+    pub(super) async fn connect(&self, patience: Duration) -> RedisResult<Link> {
+        let generation = self.links.generation();
+        let config = waiting(patience);
+        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        self.at_primary(Link { connection, generation }).await
+    }
+
+    /// One that also hears what nobody asked for: what topics say, and that it is lost.
+    pub(super) async fn connect_hearing(
+        &self,
+        patience: Duration,
+        ears: impl AsyncPushSender,
+    ) -> RedisResult<Link> {
+        let generation = self.links.generation();
+        let config = waiting(patience).set_push_sender(ears);
+        let connection = self.hearing.get_multiplexed_async_connection_with_config(&config).await?;
+        self.at_primary(Link { connection, generation }).await
+    }
+
+    async fn at_primary(&self, mut link: Link) -> RedisResult<Link> {
+        let about: Value = redis::cmd("HELLO").query_async(&mut *link).await?;
+        check_role(about)?;
+        Ok(link)
+    }
+
+    /// Sees whether a path works: the server is a primary, has this node's last sign of life, and
+    /// takes a write to `key` where one is given. Notes what comes of it.
+    pub(super) async fn probe(
+        &self,
+        path: RedisPath,
+        link: &mut Link,
+        key: Option<&str>,
+    ) -> RedisResult<()> {
+        let probed = self.see(link, key).await;
+        match &probed {
+            Ok(()) => self.works(path),
+            Err(fault) => self.fails(path, Some(link), fault),
+        }
+        probed
+    }
+
+    /// The same for a reader between two reads, where a probe is due. Ends the connection where its
+    /// generation has ended.
+    pub(super) async fn probe_reader(
+        &self,
+        path: RedisPath,
+        link: &mut Link,
+        probed: &mut Option<Instant>,
+    ) -> RedisResult<()> {
+        if !self.links.is_current(link) {
+            return Err((ErrorKind::Io, "every connection is made again").into());
+        }
+        let pause = Duration::from_millis(PROBE_MS);
+        if probed.is_none_or(|probed| probed.elapsed() >= pause) {
+            self.probe(path, link, None).await?;
+            *probed = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Sees whether a connection leads to the right server, and no more.
+    pub(super) async fn check_server(&self, link: &mut Link) -> RedisResult<()> {
+        self.see(link, None).await
+    }
+
+    async fn see(&self, link: &mut Link, key: Option<&str>) -> RedisResult<()> {
+        let signed_ms = self.links.0.signed_ms.load(Ordering::Relaxed);
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HELLO");
+        pipeline.cmd("ZSCORE").arg(scripts::NODES).arg(&*self.node);
+        if let Some(key) = key {
+            pipeline.cmd("SET").arg(key).arg(&*self.node).arg("PX");
+            pipeline.arg(limits::CLUSTER_FORGET_MS).ignore();
+        }
+        let (about, seen_ms): (Value, Option<f64>) = pipeline.query_async(&mut **link).await?;
+        check_role(about)?;
+        // Only whole milliseconds below 2^53 are ever written.
+        #[allow(clippy::cast_precision_loss, reason = "times in milliseconds are below 2^53")]
+        let is_known = signed_ms == 0 || seen_ms.is_some_and(|seen| seen >= signed_ms as f64);
+        if !is_known && self.links.is_current(link) {
+            let words = "it does not have this node's last sign of life";
+            return Err((ErrorKind::Server(ServerErrorKind::ReadOnly), words).into());
+        }
+        Ok(())
+    }
+
+    /// Notes that a path works.
+    pub(super) fn works(&self, path: RedisPath) {
+        self.stats.cluster.paths[path.index()].set(self.clock.now().ns.max(1));
+    }
+
+    /// Notes a fault of a path. Ends the generation where the fault says that Redis is elsewhere.
+    pub(super) fn fails(&self, path: RedisPath, link: Option<&Link>, fault: &RedisError) {
+        *self.links.0.faults[path.index()].lock() = describe(fault);
+        if let Some(link) = link {
+            self.judge(link, fault);
+        }
+    }
+
+    /// Ends a connection's generation where a fault says that Redis is elsewhere.
+    pub(super) fn judge(&self, link: &Link, fault: &RedisError) {
+        if has_code(fault, ELSEWHERE) {
+            self.links.renew(link.generation, fault);
+        }
+    }
+
+    /// Writes into the log which paths begin to fail and which work again.
+    pub(super) async fn watch_paths(self) {
+        let mut is_up = [true; RedisPath::ALL.len()];
+        let mut ticks = tokio::time::interval(Duration::from_millis(limits::CLUSTER_BEAT_MS / 2));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What has had no time to work yet does not fail.
+        tokio::time::sleep(Duration::from_millis(limits::CLUSTER_PATH_MS)).await;
+        loop {
+            ticks.tick().await;
+            let now_ns = self.clock.now().ns;
+            for path in RedisPath::ALL {
+                let is_now_up = self.stats.cluster.is_path_up(path, now_ns);
+                let was_up = std::mem::replace(&mut is_up[path.index()], is_now_up);
+                let name = path.as_str();
+                if was_up && !is_now_up {
+                    let fault = self.links.0.faults[path.index()].lock().clone();
+                    tracing::error!(path = name, fault, "a path to Redis fails: not ready");
+                } else if !was_up && is_now_up {
+                    tracing::info!(path = name, "a path to Redis works again");
+                }
+            }
+        }
+    }
+}
+
+/// Whether the connection that heard this fault is to end. For answers to single commands of many;
+/// a fault of the connection itself ends it in any case.
+pub(super) fn ends_connection(fault: &RedisError) -> bool {
+    has_code(fault, ELSEWHERE) || has_code(fault, UNFIT)
+}
+
+fn has_code(fault: &RedisError, codes: &[&str]) -> bool {
+    if let Some(code) = fault.code() {
+        return codes.contains(&code);
+    }
+    // A code that the library has no word for, of one command of a pipeline.
+    let all = fault.clone().into_server_errors();
+    all.is_some_and(|all| all.iter().any(|(_, one)| codes.contains(&one.code())))
+}
+
+/// Refuses a server that says it is a replica.
+fn check_role(about: Value) -> RedisResult<()> {
+    let fields: Vec<(Value, Value)> = match about {
+        Value::Map(fields) => fields,
+        Value::Array(flat) => {
+            let mut flat = flat.into_iter();
+            std::iter::from_fn(|| Some((flat.next()?, flat.next()?))).collect()
+        }
+        _ => Vec::new(),
+    };
+    let role = fields.into_iter().find_map(|(name, value)| {
+        let is_role = from_redis_value::<String>(name).is_ok_and(|name| name == "role");
+        is_role.then(|| from_redis_value::<String>(value).ok())?
+    });
+    if role.is_some_and(|role| role == "replica" || role == "slave") {
+        let words = "the server is a replica";
+        return Err((ErrorKind::Server(ServerErrorKind::ReadOnly), words).into());
+    }
+    Ok(())
+}
+
+/// A fault in words that name what an operator has to change. Never holds a password: Redis does not
+/// repeat one, and the URL is not part of its answers.
+pub(super) fn describe(fault: &RedisError) -> String {
+    let text = fault.to_string();
+    let is_named =
+        fault.kind() == ErrorKind::AuthenticationFailed || has_code(fault, &["WRONGPASS"]);
+    if is_named || text.contains("WRONGPASS") {
+        return format!("Redis refuses the user name or the password of redis-url: {text}");
+    }
+    if has_code(fault, &["NOAUTH"]) || text.contains("NOAUTH") {
+        return format!("Redis wants a password, and redis-url has none: {text}");
+    }
+    if has_code(fault, &["NOPERM"]) || text.contains("NOPERM") {
+        return format!("the ACL of the Redis user does not allow what is needed: {text}");
+    }
+    if has_code(fault, ELSEWHERE) {
+        return format!("the server is not the primary, or not ready: {text}");
+    }
+    tls::describe(fault).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_role_is_read_in_both_protocols() {
+        let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        for (role, is_refused) in [("master", false), ("replica", true), ("slave", true)] {
+            let flat = [text("server"), text("redis"), text("role"), text(role)];
+            let map = vec![(text("proto"), Value::Int(3)), (text("role"), text(role))];
+            assert_eq!(check_role(Value::Array(flat.to_vec())).is_err(), is_refused, "{role}");
+            assert_eq!(check_role(Value::Map(map)).is_err(), is_refused, "{role}");
+        }
+        assert!(check_role(Value::Nil).is_ok(), "a proxy that does not say is taken at its word");
+    }
+
+    #[test]
+    fn a_refusal_of_a_server_that_is_no_primary_is_known() {
+        let refusal = check_role(Value::Map(vec![(
+            Value::SimpleString("role".into()),
+            Value::SimpleString("replica".into()),
+        )]));
+        let refusal = refusal.expect_err("a replica");
+        assert!(ends_connection(&refusal) && has_code(&refusal, ELSEWHERE), "{refusal}");
+        let other = RedisError::from((ErrorKind::Io, "a reset"));
+        assert!(!ends_connection(&other) && !has_code(&other, ELSEWHERE));
+    }
+}
