@@ -435,3 +435,44 @@ fn eureka_clients_go_where_they_like() {
 }
 
 const LOG: &str = "fanfare:{registry}:log";
+
+#[test]
+fn nodes_forget_the_same_services_and_begin_them_at_the_same_revision() {
+    let redis = Redis::start();
+    let flags = ["--service-forget-after", "1s", "--services-max", "5"];
+    let (a, b) = (node(&redis, &flags), node(&redis, &flags));
+    let names = |node: &Server| {
+        let all = node.get("/api/discovery/services.json").body;
+        let all = all["services"].as_array().expect("a list").iter();
+        let mut names: Vec<String> = all.map(|one| one["serviceId"].to_string()).collect();
+        names.sort();
+        names
+    };
+    // More than there is room for: those that were emptied first give way, on both alike.
+    a.register(&[instance("standing", "one")]);
+    for n in 0..12 {
+        let (at, other) = if n % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        at.register(&[instance(&format!("s{n}"), "one")]);
+        other.unregister(&[instance(&format!("s{n}"), "one")]);
+    }
+    eventually("both have forgotten all but one", PATIENCE, || {
+        [&a, &b].iter().all(|node| names(node) == ["\"standing\""])
+    });
+    let mut follower = b.connect();
+    let mut picture = follower.follow("s11");
+    assert_eq!(picture.revision, 0);
+    a.register(&[instance("s11", "again")]);
+    let shown = agreed(&[&a, &b], "s11");
+    let revision = shown["revision"].as_u64().expect("a revision");
+    assert!(revision > 2, "above every revision it had: {shown}");
+    let begins = follower.expect("service_snapshot");
+    assert_eq!(begins["revision"], revision - 1);
+    picture.apply(&begins);
+    picture.apply(&follower.expect("service_change"));
+    picture.expect_equals_registry(&a);
+    // A node that joins later begins from an image, and agrees.
+    let c = node(&redis, &flags);
+    a.register(&[instance("s12", "one")]);
+    let shown = agreed(&[&a, &b, &c], "s12");
+    assert!(shown["revision"].as_u64() >= Some(3), "{shown}");
+}
