@@ -448,3 +448,57 @@ fn nodes_that_share_a_database_which_hangs_end_in_time() {
     stop(&mut server, "Redis and PostgreSQL hung");
     redis.signal("CONT");
 }
+
+#[test]
+fn the_command_line_says_what_is_wrong_with_the_database() {
+    let server = Server::start_for_people(&[]);
+    let add = |name: &str, url: &str| {
+        server.run(&["user", "add", name, "--password", "correct horse", "--database-url", url], "")
+    };
+    let beside = Beside::all().remove(0);
+    assert!(add("ann", beside.url()).0);
+    let (is_done, said) = pg::block_on(async {
+        let mut other = sqlx::SqliteConnection::connect(beside.url()).await.expect("connects");
+        other.execute("BEGIN IMMEDIATE").await.expect("it is locked");
+        add("bob", beside.url())
+    });
+    assert!(!is_done && said.contains("another process is writing to it"), "{said}");
+    assert!(add("bob", beside.url()).0, "afterwards");
+
+    if let Some(database) = pg::Database::create() {
+        let strait = Strait::to(database.address());
+        let url = database.url_by(strait.address());
+        assert!(add("ann", &url).0);
+        strait.set(Weather::Blocked);
+        let (is_done, said) = add("bob", &url);
+        assert!(!is_done && said.contains("does not answer"), "{said}");
+        assert!(!said.contains("fanfare@"), "no name of an account there: {said}");
+    }
+
+    let Some(disk) = SmallDisk::new(2_048) else { return };
+    let run = |name: &str| {
+        let program = env!("CARGO_BIN_EXE_fanfare");
+        let url = SmallDisk::database_url();
+        let output = std::process::Command::new("sh")
+            .args(["-c", &disk.prelude(), "sh", program, "user", "add", name])
+            .args(["--password", "correct horse", "--database-url", &url, "--data-dir"])
+            .arg(server.dir().join("other"))
+            .output()
+            .expect("the binary starts");
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.success(), said)
+    };
+    assert!(run("ann").0);
+    disk.fill();
+    let mut said = String::new();
+    // Its journal has room for a few.
+    let is_refused = (0..200).any(|n| {
+        let (is_done, words) = run(&format!("more{n}"));
+        said = words;
+        !is_done
+    });
+    assert!(is_refused && said.contains("small.db cannot be used"), "{said}");
+    assert!(said.contains("no room left") || said.contains("check that it is there"), "{said}");
+    disk.free();
+    assert!(run("later").0);
+}

@@ -571,3 +571,23 @@ fn a_lock_is_not_waited_for_without_end() {
     eventually("the store takes writes again", Duration::from_secs(20), || health.is_ok());
     node.post(&run);
 }
+
+#[test]
+fn a_message_that_is_refused_does_not_hold_up_the_journal() {
+    let Some(url) = fresh() else { return };
+    let (node, _) = Node::open(&url);
+    postgres::execute(
+        &url,
+        "ALTER TABLE message ADD CONSTRAINT no_m3 CHECK (content NOT LIKE 'm3%')",
+    );
+    node.post(&[direct(1, "ann", "bob"), direct(2, "ann", "bob")]);
+    node.post(&[direct(3, "ann", "bob"), direct(4, "ann", "bob"), direct(5, "ann", "bob")]);
+    assert_eq!(node.pulled("bob", None), ["m1", "m2", "m4", "m5"]);
+    // The mark passes over it as well where nothing stands behind it.
+    node.post(&[direct(31, "ann", "bob")]);
+    let mark = format!("SELECT COUNT(*) FROM inbox_state WHERE up_to = '{}'", id(31));
+    assert_eq!(number(&url, &mark), 1);
+    node.post(&[direct(6, "ann", "bob"), direct(32, "ann", "bob"), direct(7, "ann", "bob")]);
+    assert_eq!(node.pulled("bob", None), ["m1", "m2", "m4", "m5", "m6", "m7"]);
+    assert_eq!((node.store.health().is_ok(), node.store.health().set_aside_total()), (true, 3));
+}

@@ -202,7 +202,9 @@ impl Control {
     }
 
     fn wake_at_ms(&self) -> Option<u64> {
-        let commit = self.state.registry.is_dirty().then_some(self.saver.next_ms());
+        // A store that is busy says when it is done.
+        let is_idle = self.store.as_ref().is_some_and(Store::is_idle);
+        let commit = (is_idle && self.state.registry.is_dirty()).then_some(self.saver.next_ms());
         let late = self.proposals.next_late_ms();
         let by_time = [self.state.next_tick_ms(), commit, late, self.storm.due_ms()];
         by_time.into_iter().flatten().min()
@@ -485,9 +487,11 @@ impl Control {
     /// Gives the store something to do while it is idle: the registry's changes twice a second,
     /// else all writes that wait, as one transaction.
     fn commit(&mut self, now: Moment) {
-        let Some(store) = &self.store else {
+        if self.store.is_none() || self.cluster.is_some() {
             // Nobody keeps it, or the log of all nodes does.
             self.state.registry.discard_changes();
+        }
+        let Some(store) = &self.store else {
             return drop(self.state.take_newly_known(now));
         };
         let health = store.health();

@@ -4,19 +4,21 @@
 //! An id is looked up among ids and a name among names. A text that may be either is taken where it
 //! fits one account, and refused where it fits two.
 //!
-//! Imports `auth`, `id` and `state`. Imported by the binary.
+//! Imports `auth`, `id`, `limits` and `state`. Imported by the binary.
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection};
 
-use super::database::{Address, Mode, connect, insert};
+use super::database::{Address, Mode, connect, insert, timed_out};
 use super::library::{ACCOUNT, Account, account_named, account_of, account_with_id};
-use super::{logins, people};
+use super::{StoreError, logins, people};
 use crate::auth::TokenId;
 use crate::id::UserId;
+use crate::limits;
 use crate::state::durable::Write;
 use crate::state::people::Person;
 use crate::wire::refusal::Code;
@@ -44,9 +46,8 @@ impl Accounts {
             .enable_all()
             .build()
             .map_err(|fault| fault.to_string())?;
-        let connection = runtime
-            .block_on(connect(&address, None))
-            .map_err(|fault| format!("the database {} cannot be used: {fault}", address.shown()))?;
+        let connection =
+            runtime.block_on(connect(&address, None)).map_err(|fault| explain(&address, fault))?;
         Ok(Accounts { runtime, connection, address })
     }
 
@@ -72,7 +73,7 @@ impl Accounts {
             at_ms,
         };
         let Accounts { runtime, connection, address } = self;
-        let results = runtime.block_on(async {
+        let results = runtime.block_on(in_time(async {
             let mut change = connection.begin().await?;
             let results =
                 people::execute(&mut change, address, Mode::Alone, std::slice::from_ref(&write))
@@ -82,8 +83,8 @@ impl Accounts {
             }
             change.commit().await?;
             Ok::<_, sqlx::Error>(results)
-        });
-        match results.map_err(|fault| fault.to_string())?.pop() {
+        }));
+        match results.map_err(|fault| explain(address, fault))?.pop() {
             Some(Ok(_)) => Ok(user_id),
             Some(Err(refusal)) if refusal.code == Code::Conflict => Err(format!(
                 "the username {username} is taken, looks like one that is, or is a user's id"
@@ -100,8 +101,8 @@ impl Accounts {
     pub fn list(&mut self) -> Result<Vec<Account>, AccountError> {
         let all = format!("{ACCOUNT} ORDER BY created_ms, user_id");
         let query = sqlx::query(sqlx::AssertSqlSafe(all));
-        let rows = self.runtime.block_on(query.fetch_all(&mut self.connection));
-        let rows = rows.map_err(|fault| fault.to_string())?;
+        let rows = self.runtime.block_on(in_time(query.fetch_all(&mut self.connection)));
+        let rows = rows.map_err(|fault| explain(&self.address, fault))?;
         rows.iter().map(account_of).collect::<Result<_, _>>().map_err(|fault| fault.to_string())
     }
 
@@ -174,12 +175,12 @@ impl Accounts {
         let person = Person { user_id: account.user_id.clone(), username: account.username.into() };
         let Accounts { runtime, connection, address } = self;
         runtime
-            .block_on(async {
+            .block_on(in_time(async {
                 let mut change = connection.begin().await?;
                 logins::end_tokens(&mut change, address, &person, at_ms).await?;
                 change.commit().await
-            })
-            .map_err(|fault: sqlx::Error| fault.to_string())?;
+            }))
+            .map_err(|fault: sqlx::Error| explain(address, fault))?;
         Ok(account.user_id)
     }
 
@@ -198,13 +199,13 @@ impl Accounts {
         let Accounts { runtime, connection, address } = self;
         let token = (token.to_string(), expires_s);
         let has_room = runtime
-            .block_on(async {
+            .block_on(in_time(async {
                 let mut change = connection.begin().await?;
                 let done = logins::end_token(&mut change, address, user_id, &token, at_ms).await?;
                 change.commit().await?;
                 Ok(done)
-            })
-            .map_err(|fault: sqlx::Error| fault.to_string())?;
+            }))
+            .map_err(|fault: sqlx::Error| explain(address, fault))?;
         let full = "too many single tokens are revoked; end all tokens of the user in place of one: \
             fanfare user revoke";
         if has_room { Ok(()) } else { Err(String::from(full)) }
@@ -227,8 +228,8 @@ impl Accounts {
             logins::stamp("given.at_ms")
         );
         let Accounts { runtime, connection, address } = self;
-        let count = runtime.block_on(insert(connection, address, &statement, vec![row]));
-        match count.map_err(|fault| fault.to_string())? {
+        let count = runtime.block_on(in_time(insert(connection, address, &statement, vec![row])));
+        match count.map_err(|fault| explain(address, fault))? {
             0 => Err(format!("there is no user {who}")),
             _ => Ok(user_id),
         }
@@ -236,14 +237,14 @@ impl Accounts {
 
     /// The one account that is meant.
     fn find(&mut self, who: &Who) -> Result<Account, AccountError> {
-        let Accounts { runtime, connection, .. } = self;
+        let Accounts { runtime, connection, address } = self;
         let (id, name) = match who {
             Who::Id(id) => (Some(id), None),
             Who::Name(name) => (None, Some(name)),
             Who::Either(text) => (Some(text), Some(text)),
         };
         let is_possible = |text: &&String| !text.contains('\0');
-        let found = runtime.block_on(async {
+        let found = runtime.block_on(in_time(async {
             let mut found = (None, None);
             if let Some(id) = id.filter(is_possible) {
                 found.0 = account_with_id(connection, &UserId::new(id)).await?;
@@ -252,8 +253,8 @@ impl Accounts {
                 found.1 = account_named(connection, name).await?;
             }
             Ok::<_, sqlx::Error>(found)
-        });
-        match found.map_err(|fault| fault.to_string())? {
+        }));
+        match found.map_err(|fault| explain(address, fault))? {
             (Some(by_id), Some(by_name)) if by_id.user_id != by_name.user_id => Err(format!(
                 "{who} is the id of one user ({}, called {}) and the name of another ({}, called \
                  {}): say which with --id or --name",
@@ -263,6 +264,17 @@ impl Accounts {
             (None, None) => Err(format!("there is no user {who}")),
         }
     }
+}
+
+/// Waits for the database no longer than a query may take.
+async fn in_time<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let patience = Duration::from_millis(limits::QUERY_TIMEOUT_MS);
+    tokio::time::timeout(patience, work).await.unwrap_or_else(|_| Err(timed_out()))
+}
+
+/// Says what a fault of the database means.
+fn explain(address: &Address, fault: sqlx::Error) -> AccountError {
+    StoreError::Open { path: address.shown(), fault }.to_string()
 }
 
 /// Which account is meant.

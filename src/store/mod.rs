@@ -115,6 +115,15 @@ fn advice(fault: &sqlx::Error) -> String {
         sqlx::Error::Database(refusal) if is_broken(refusal.code().as_deref()) => {
             format!("{refusal}; move it away to start with an empty one, or put a copy back")
         }
+        sqlx::Error::Database(refusal) if is_locked(refusal.code().as_deref()) => {
+            format!("{refusal}; another process is writing to it: try again when that is done")
+        }
+        sqlx::Error::Database(refusal) if is_full(refusal.code().as_deref()) => {
+            format!("{refusal}; there is no room left where it is, and nothing was changed")
+        }
+        sqlx::Error::Io(silence) if silence.kind() == std::io::ErrorKind::TimedOut => {
+            String::from("it does not answer; look whether its server is well")
+        }
         sqlx::Error::Io(_) | sqlx::Error::Database(_) => {
             format!("{fault}; check that it is there and may be written to")
         }
@@ -125,6 +134,23 @@ fn advice(fault: &sqlx::Error) -> String {
 /// `SQLITE_CORRUPT` and `SQLITE_NOTADB` (<https://www.sqlite.org/rescode.html>).
 fn is_broken(code: Option<&str>) -> bool {
     matches!(code, Some("11" | "26"))
+}
+
+/// `SQLITE_BUSY` and `SQLITE_LOCKED` with what they are extended by, and `PostgreSQL`'s
+/// `lock_not_available`.
+fn is_locked(code: Option<&str>) -> bool {
+    is_sqlite(code, &[5, 6]) || code == Some("55P03")
+}
+
+/// `SQLITE_FULL`, and `PostgreSQL`'s `disk_full`.
+fn is_full(code: Option<&str>) -> bool {
+    is_sqlite(code, &[13]) || code == Some("53100")
+}
+
+/// `PostgreSQL`'s codes have five characters, `SQLite`'s at most four. The lowest byte is the kind.
+fn is_sqlite(code: Option<&str>, kinds: &[u32]) -> bool {
+    let code = code.filter(|code| code.len() < 5).and_then(|code| code.parse::<u32>().ok());
+    code.is_some_and(|code| kinds.contains(&(code & 0xff)))
 }
 
 /// Claims a database for this process. The kernel gives the claim back when the process ends,
