@@ -50,7 +50,7 @@ use crate::mailbox::to_shard::{Event, Parcel};
 use crate::mailbox::{Inlet, Outlet};
 use crate::state::durable::{Write, WriteResult};
 use crate::state::event::DomainEvent;
-use crate::state::image::{RegistryDelta, SetBound};
+use crate::state::image::SetBound;
 use crate::state::order::{Answer, Order};
 use crate::state::registry::Announcement;
 use crate::state::talk::{Outgoing, Talk, Told};
@@ -558,17 +558,14 @@ impl Control {
         }
         let is_written = self.is_all_stored() || self.name_the_lost() == 0;
         // Nobody waits for room in a mailbox that is not read any more.
-        let Control { mailbox, cluster, store, state, .. } = self;
+        let Control { mailbox, cluster, store, mut state, .. } = self;
         drop(mailbox);
         // The others are told that this node goes before its store is closed.
         drop(cluster);
         // Without a close the mark stays that says that something is missing.
         if let Some(store) = store.filter(|_| is_written) {
-            let last = RegistryDelta {
-                epoch: state.registry.epoch().as_str().to_owned(),
-                version: state.registry.version(),
-                ..RegistryDelta::default()
-            };
+            // Nothing has changed since: it says only where the registry stands.
+            let last = state.registry.take_delta(SetBound::NONE);
             if !store.close_within(last, left().unwrap_or_default()) {
                 tracing::error!(
                     "the database could not be marked as complete: every change is in it, and the \
