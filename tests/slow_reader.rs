@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use support::{Client, Picture, Rng, Server, instance, with};
+use support::{Client, Picture, Rng, Server, instance, instances, with};
 
 const OUTBOX_BYTES_MAX: u64 = 64 * 1024;
 const ROUNDS_MAX: usize = 4_000;
@@ -262,8 +262,13 @@ fn a_snapshot_larger_than_the_outbox_still_arrives() {
 #[test]
 fn a_long_replay_is_paced_and_ends_in_the_registrys_state() {
     let server = Server::start(&["--outbox-bytes-max", "65536"]);
+    // A replay that is larger than the service itself would come as a snapshot.
+    let padding = json!({"padding": "y".repeat(4_000)});
+    let many = instances("orders", 200);
+    let many: Vec<_> = many.iter().map(|one| with(one, "metadata", padding.clone())).collect();
+    server.register(&many);
     let mut picture = server.connect().follow("orders");
-    for round in 0..600 {
+    for round in 0..150 {
         change(&server, round);
     }
     let mut client = connect_narrow(&server);
