@@ -342,7 +342,9 @@ fn settings_that_need_each_other_say_so() {
     assert!(load_from("--redis-url redis://x", &[("JWT_SECRET", SECRET)], "").is_ok());
     assert_eq!(faults("--tls-cert a", &[], ""), ["tls-key: missing beside tls-cert"]);
     assert_eq!(faults("--tls-key a", &[], ""), ["tls-cert: missing beside tls-key"]);
-    let joined = |flags: &str| faults(&format!("--jwt-secret s --redis-url {flags}"), &[], "");
+    let joined = |flags: &str| {
+        faults(&format!("--jwt-secret {} --redis-url {flags}", "s".repeat(32)), &[], "")
+    };
     assert_eq!(joined("rediss://x --redis-cert a"), ["redis-key: missing beside redis-cert"]);
     assert_eq!(
         joined("redis://x --redis-ca a"),
