@@ -13,6 +13,8 @@
 //!
 //! Built for tests and with `--cfg fuzzing` only. Imports `clock`, `http`, `state`, `wire` and `ws`.
 
+#![allow(clippy::missing_panics_doc, reason = "a panic is how a broken promise is reported")]
+
 use crate::clock::Moment;
 use crate::http::fuzzing::{chunks_passed, decode_body};
 use crate::limits::{self, Limits};
@@ -24,8 +26,11 @@ use crate::wire::refusal::Code;
 use crate::ws::head::{self, HeadLimits};
 use crate::ws::reader::{Incoming, Pool, Reader, Wire};
 
+/// A target: it returns where the input is handled as promised.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 7] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("request_head", request_head),
     ("chunked_body", chunked_body),
     ("websocket_frames", websocket_frames),

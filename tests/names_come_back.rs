@@ -159,18 +159,18 @@ fn a_connection_brings_so_many_channels_into_being() {
 fn an_operator_called_itself_is_an_operator() {
     let server = &mut Server::start(&[]);
     let one = instance("s", "one");
-    server.register(&[one.clone()]);
+    server.register(std::slice::from_ref(&one));
     let key = json!({"regionId": "r1", "serviceId": "s", "instanceId": "one"});
     let wish = json!({"instanceKey": key, "operation": "pull-out", "operationComplete": false,
         "operatorId": "itself"});
     let path = "/api/management/instance/operate-instance.json";
     assert_eq!(server.post_json(path, &wish).outcome().0, "success");
-    server.unregister(&[one.clone()]);
-    server.register(&[one.clone()]);
+    server.unregister(std::slice::from_ref(&one));
+    server.register(std::slice::from_ref(&one));
     assert_eq!(Picture::of_discovered(&server.discover("s")).names().len(), 0, "it is still out");
     assert_eq!(server.stop().code(), Some(0));
     server.restart();
-    server.unregister(&[one.clone()]);
-    server.register(&[one]);
+    server.unregister(std::slice::from_ref(&one));
+    server.register(std::slice::from_ref(&one));
     assert_eq!(Picture::of_discovered(&server.discover("s")).names().len(), 0, "it is still out");
 }

@@ -73,14 +73,13 @@ fn every_key_reads_and_shows_its_own_field() {
         "data-dir" => "something",
         "database-url" => "sqlite://x.db",
         "redis-url" => "redis://x",
-        "differing-settings" => "on",
+        "differing-settings" | "group-invitations" => "on",
         "allowed-origins" => "http://a,https://b:1",
         "allowed-hosts" => "*.internal,h:81",
         "trusted-proxies" => "10.0.0.0/8,::1",
         "echo" | "eureka" => "off",
         "registration" => "token",
         "default-scopes" => "publish, sockets:read",
-        "group-invitations" => "on",
         _ => match key.placeholder {
             "TIME" => "7s",
             "SIZE"

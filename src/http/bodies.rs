@@ -178,8 +178,8 @@ impl Drop for Share {
 mod tests {
     use super::*;
 
-    fn block(last: u8) -> Option<AddressBlock> {
-        Some(AddressBlock::of([192, 0, 2, last].into()))
+    fn block(last: u8) -> AddressBlock {
+        AddressBlock::of([192, 0, 2, last].into())
     }
 
     fn status(result: &Result<(), Problem>) -> u16 {
@@ -197,8 +197,8 @@ mod tests {
         };
         let bodies = Bodies::new(&limits, AddressBodies::new(&limits));
         let piece = [b'x'; 400];
-        let mut first = bodies.begin(block(1));
-        let mut second = bodies.begin(block(1));
+        let mut first = bodies.begin(Some(block(1)));
+        let mut second = bodies.begin(Some(block(1)));
         assert_eq!(status(&first.add(&piece, 9_000_000)), 200);
         assert!(first.bytes.capacity() < 2_000, "nothing is set aside for what was announced");
         assert_eq!(status(&second.add(&piece, 0)), 200);
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(status(&refused), 429);
         let header = refused.expect_err("refused").header.expect("a header");
         assert_eq!(header.0, "retry-after");
-        let mut third = bodies.begin(block(2));
+        let mut third = bodies.begin(Some(block(2)));
         assert_eq!(status(&third.add(&piece, 0)), 200);
         assert_eq!(status(&third.add(&piece, 0)), 503);
         // One that is whole leaves its address at once, and the shard once it has been read.

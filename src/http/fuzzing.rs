@@ -2,6 +2,8 @@
 //!
 //! Built for tests and with `--cfg fuzzing` only. Imports its siblings. Imported by `fuzzing`.
 
+#![allow(clippy::missing_panics_doc, reason = "a panic is how a broken promise is reported")]
+
 use bytes::{Bytes, BytesMut};
 
 use super::chunks::{Chunks, Verdict};
