@@ -18,7 +18,7 @@ const LOGIN: &str = "/api/v1/users/login";
 const FAILURES_MAX: usize = 10;
 
 /// Passwords are compared slowly on purpose, and by threads that yield to everything else.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// As many at once as one office may have behind one address.
 const BURST: usize = 40;

@@ -4,7 +4,7 @@
 //! instance is checked and brought into its canonical text here, on the caller's thread, so that
 //! the control thread compares and stores bytes and never parses.
 //!
-//! Imports `id` and `limits`. Imported by `wire::command`, `client`, `http` and `store` users.
+//! Imports `id`, `limits` and `wire::depth`. Imported by `wire::command`, `client`, `http` and `store`.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::json;
+use super::depth;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
 
@@ -159,7 +159,7 @@ impl Instance {
         let nests = |value: &Value| matches!(value, Value::Object(_) | Value::Array(_));
         let mut values = self.metadata.iter().flat_map(BTreeMap::values);
         // The instance itself is one level more.
-        if values.any(nests) && !json::is_within(&json, limits::NESTED_DEPTH_MAX + 1) {
+        if values.any(nests) && !depth::is_within(&json, limits::NESTED_DEPTH_MAX + 1) {
             return Err(format!("metadata nests deeper than {} levels", limits::NESTED_DEPTH_MAX));
         }
         Ok(Registration {

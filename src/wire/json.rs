@@ -5,7 +5,7 @@
 //! does not bound its depth, so a text is scanned for that first: without the scan a deep enough
 //! nest would overflow the stack.
 //!
-//! Imports `limits`.
+//! Imports `limits` and `wire::depth`.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -15,6 +15,7 @@ use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::depth;
 use crate::limits::JSON_DEPTH_MAX;
 
 /// From this size on a text goes through simd-json.
@@ -154,36 +155,7 @@ pub fn has_short_lists(text: &[u8], entries_max: usize) -> bool {
 
 /// Whether no point of the text lies deeper than [`JSON_DEPTH_MAX`].
 pub fn is_shallow(text: &[u8]) -> bool {
-    is_within(text, JSON_DEPTH_MAX)
-}
-
-/// Whether no point of the text lies deeper than so many levels. Brackets inside strings do not
-/// count.
-pub fn is_within(text: &[u8], depth_max: usize) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for &byte in text {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > depth_max {
-                    return false;
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    true
+    depth::is_within(text, JSON_DEPTH_MAX)
 }
 
 #[cfg(test)]

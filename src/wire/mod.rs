@@ -16,6 +16,7 @@ pub mod answer;
 pub mod close;
 #[cfg(feature = "server")]
 pub mod command;
+pub mod depth;
 #[cfg(feature = "server")]
 pub mod event;
 #[cfg(feature = "server")]

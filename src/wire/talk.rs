@@ -8,6 +8,7 @@
 
 use serde_json::value::RawValue;
 
+use super::depth;
 use super::instance::check_name;
 use super::json;
 use super::refusal::{Code, Refusal};
@@ -185,7 +186,7 @@ fn check_kind(field: &str, text: &str) -> Result<(), Refusal> {
 
 /// Takes a JSON text that every receiver can read.
 pub fn checked(raw: &RawValue, field: &str) -> Result<Box<RawValue>, Refusal> {
-    if !json::is_within(raw.get().as_bytes(), NESTED_DEPTH_MAX) {
+    if !depth::is_within(raw.get().as_bytes(), NESTED_DEPTH_MAX) {
         let message = format!("{field} nests deeper than {NESTED_DEPTH_MAX} levels");
         return Err(Refusal::invalid(message));
     }
