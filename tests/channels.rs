@@ -231,7 +231,9 @@ fn unsubscribing_is_the_end_of_it() {
 
 #[test]
 fn a_channel_that_is_not_read_ends_in_4408_and_a_resume() {
-    let server = Server::start(&["--outbox-bytes-max", "64KiB"]);
+    // All that is missed is still in the history.
+    let server =
+        Server::start(&["--outbox-bytes-max", "64KiB", "--channel-history-bytes-max", "8MiB"]);
     let mut slow = server.connect();
     let epoch = subscribe(&mut slow, "c")["epoch"].clone();
     let payload = "x".repeat(50_000);
