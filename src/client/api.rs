@@ -2,17 +2,20 @@
 //!
 //! For tools, and for what comes before a connection: making an account, signing in.
 //!
-//! Imports its siblings.
+//! Imports `clock`, `limits` and its siblings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::address::Address;
 use super::error::Error;
 use super::http::{self, Call};
 use super::link::{Incoming, Link};
-use super::token;
+use super::token::{self, BoxError, Issuer, TokenSource};
+use crate::clock::Clock;
 use crate::limits::MIB;
 
 /// How long a call or a handshake may take.
@@ -21,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Largest message that a raw socket takes, in bytes.
 const MESSAGE_BYTES_MAX: usize = 64 * MIB;
 
-/// A server, and at will a token for it.
+/// A server, and at will a token for it, or where its tokens come from. Clones have the token in
+/// common.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), fanfare::client::Error> {
@@ -38,7 +42,10 @@ const MESSAGE_BYTES_MAX: usize = 64 * MIB;
 #[derive(Clone)]
 pub struct Api {
     address: Address,
-    token: Option<String>,
+    source: TokenSource,
+    /// The token of the next call.
+    token: Arc<Mutex<Option<Arc<str>>>>,
+    clock: Clock,
 }
 
 /// What signing in gives.
@@ -59,7 +66,8 @@ impl Api {
     ///
     /// [`Error::Invalid`] where that is no URL of a server.
     pub fn new(url: &str) -> Result<Api, Error> {
-        Ok(Api { address: Address::parse(url)?, token: None })
+        let (address, clock) = (Address::parse(url)?, Clock::start());
+        Ok(Api { address, source: TokenSource::None, token: Arc::default(), clock })
     }
 
     /// The same with a token.
@@ -71,8 +79,80 @@ impl Api {
         if !token::is_header_safe(token) {
             return Err(Error::invalid("the token does not fit a header"));
         }
-        self.token = Some(token.to_owned());
+        let token: Arc<str> = token.into();
+        self.source = TokenSource::Fixed(Arc::clone(&token));
+        self.token = Arc::new(Mutex::new(Some(token)));
         Ok(self)
+    }
+
+    /// The same with an account of the server, as for [`super::Builder::login`]. There is no token
+    /// before [`Api::renew`].
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), fanfare::client::Error> {
+    /// use fanfare::client::Api;
+    ///
+    /// let api = Api::new("http://localhost:8080")?.with_login("ann", "correct horse");
+    /// api.renew().await?;
+    /// let mut socket = api.open_socket().await?;
+    /// while let Some(wait) = api.renew_in() {
+    ///     tokio::select! {
+    ///         text = socket.next() => println!("{}", text?),
+    ///         () = tokio::time::sleep(wait) => if let Some(token) = api.renew().await? {
+    ///             socket.send(format!(r#"{{"type":"refresh","token":"{token}"}}"#));
+    ///         }
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_login(self, username: &str, password: &str) -> Api {
+        self.with_source(TokenSource::Login {
+            username: username.into(),
+            password: password.into(),
+        })
+    }
+
+    /// The same with tokens from a closure, as for [`super::Builder::token_source`]. There is no
+    /// token before [`Api::renew`].
+    #[must_use]
+    pub fn with_token_source<F, T>(self, fetch: F) -> Api
+    where
+        F: Fn() -> T + Send + Sync + 'static,
+        T: Future<Output = Result<String, BoxError>> + Send + 'static,
+    {
+        self.with_source(TokenSource::fetching(fetch))
+    }
+
+    fn with_source(mut self, source: TokenSource) -> Api {
+        self.source = source;
+        self.token = Arc::default();
+        self
+    }
+
+    /// Gets the first token, or the next one, and makes every call and socket from now on with it. A
+    /// login is renewed by its last token; the password is sent where that is not possible. A token
+    /// that was given stays. Returns the token, for the `refresh` of an open socket.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] for a wrong name or password, [`Error::Token`] where the closure gave no
+    /// token, what else the server answers, or no connection.
+    pub async fn renew(&self) -> Result<Option<String>, Error> {
+        let now_s = self.clock.now().unix_s();
+        let issuer = Issuer { address: &self.address, timeout: PATIENCE, now_s };
+        let last = self.token.lock().clone();
+        let token = self.source.next(issuer, last.as_deref()).await?;
+        self.token.lock().clone_from(&token);
+        Ok(token.as_deref().map(str::to_owned))
+    }
+
+    /// How long until [`Api::renew`] is due: a fifth of the token's time, at most a minute, before its
+    /// end. None where there is no other token to be had, or no token yet, or it has no end.
+    pub fn renew_in(&self) -> Option<Duration> {
+        let token = self.token.lock().clone().filter(|_| self.source.is_renewable())?;
+        token::refresh_in_ms(&token, self.clock.now().wall_ms).map(Duration::from_millis)
     }
 
     /// Makes a call and returns the body of its answer, within 10 s.
@@ -87,7 +167,8 @@ impl Api {
         body: Option<Value>,
     ) -> Result<Value, Error> {
         let method = http::checked(method, path)?;
-        let (address, token) = (&self.address, self.token.as_deref());
+        let token = self.token.lock().clone();
+        let (address, token) = (&self.address, token.as_deref());
         http::call(Call { address, token, method, path, body, timeout: PATIENCE }).await
     }
 
@@ -110,7 +191,7 @@ impl Api {
         Ok(text(&answer["user_id"]))
     }
 
-    /// Signs in.
+    /// Signs in once. For tokens that are renewed, see [`Api::with_login`].
     ///
     /// # Errors
     ///
@@ -131,7 +212,8 @@ impl Api {
     ///
     /// [`Error::Status`] where the server refuses it, or no connection.
     pub async fn open_socket(&self) -> Result<RawSocket, Error> {
-        let opening = Link::open(&self.address, self.token.as_deref(), MESSAGE_BYTES_MAX);
+        let token = self.token.lock().clone();
+        let opening = Link::open(&self.address, token.as_deref(), MESSAGE_BYTES_MAX);
         let link = tokio::time::timeout(PATIENCE, opening).await.map_err(|_| Error::Timeout)??;
         Ok(RawSocket { link })
     }

@@ -9,14 +9,14 @@ use std::time::Duration;
 use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::error::Error;
 use super::frame::Frame;
 use super::http::{self, Call};
 use super::inbox::{DirectMessage, Inbox, Pull};
 use super::shared::Shared;
-use super::token::{self, TokenSource};
+use super::token::Issuer;
 use crate::id::ServiceName;
 use crate::wire::instance::Instance;
 
@@ -54,60 +54,12 @@ pub(super) async fn call(
 
 /// Gets a token that was not there before.
 pub(super) async fn new_token(shared: &Shared) -> Result<Option<Arc<str>>, Error> {
-    let patience = shared.settings.request_timeout;
-    let token = match &shared.settings.token {
-        TokenSource::None => return Ok(None),
-        TokenSource::Fixed(token) => return Ok(Some(Arc::clone(token))),
-        TokenSource::Fetch(fetch) => tokio::time::timeout(patience, token::fetch(&**fetch))
-            .await
-            .map_err(|_| Error::Timeout)??,
-        TokenSource::Login { username, password } => match renewed(shared).await {
-            Some(token) => token,
-            None => logged_in(shared, username, password).await?,
-        },
-    };
-    Ok(Some(token.into()))
-}
-
-/// The next token of the same login, which costs the server no look at the password. None where
-/// there is no token that is good, or the login is too long ago to go on with.
-async fn renewed(shared: &Shared) -> Option<String> {
-    let old = shared.token()?;
-    let ends_s = token::expires_at_s(&old)?;
-    if ends_s <= shared.clock.now().unix_s() {
-        return None;
-    }
-    // Whatever goes wrong, the password is still there.
-    let answer = call(shared, Method::POST, "/api/v1/users/renew", None).await.ok()?;
-    let token = answer["token"].as_str().filter(|token| token::is_header_safe(token))?;
-    // At the end of a session there is nothing to gain.
-    let is_longer = token::expires_at_s(token).is_some_and(|new_s| new_s > ends_s);
-    is_longer.then(|| token.to_owned())
-}
-
-async fn logged_in(shared: &Shared, username: &str, password: &str) -> Result<String, Error> {
-    let body = json!({"username": username, "password": password});
-    let call = Call {
+    let issuer = Issuer {
         address: shared.address(),
-        token: None,
-        method: Method::POST,
-        path: "/api/v1/users/login",
-        body: Some(body),
         timeout: shared.settings.request_timeout,
+        now_s: shared.clock.now().unix_s(),
     };
-    // Asking again with the same password only locks the account.
-    let wrong = |error| match error {
-        Error::Status { status: 401, code, message, .. } => {
-            Error::Refused { code, message, is_temporary: false }
-        }
-        other => other,
-    };
-    let answer = http::call(call).await.map_err(wrong)?;
-    let token = answer["token"].as_str().unwrap_or_default();
-    if !token::is_header_safe(token) {
-        return Err(Error::Protocol(String::from("a login without a token")));
-    }
-    Ok(token.to_owned())
+    shared.settings.token.next(issuer, shared.token().as_deref()).await
 }
 
 /// Gets the next token before the one in use ends.

@@ -1,4 +1,4 @@
-//! Where tokens come from, and when they end.
+//! Where tokens come from, and when they end: for [`super::Client`] and for [`super::Api`].
 //!
 //! A client never checks a token: it only looks for the time in it, to have the next one before.
 //!
@@ -8,8 +8,14 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::address::Address;
 use super::error::Error;
+use super::http::{self, Call};
 
 /// Any error, as a token source may give it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -30,7 +36,40 @@ pub(super) enum TokenSource {
     Login { username: Arc<str>, password: Arc<str> },
 }
 
+/// The server that is asked for a token.
+#[derive(Clone, Copy)]
+pub(super) struct Issuer<'a> {
+    pub(super) address: &'a Address,
+    /// How long each request may take.
+    pub(super) timeout: Duration,
+    /// The time, in seconds since 1970.
+    pub(super) now_s: u64,
+}
+
 impl TokenSource {
+    /// Gets a token that was not there before. A login is renewed by its last token, and begun with
+    /// the password where that is not possible.
+    pub(super) async fn next(
+        &self,
+        issuer: Issuer<'_>,
+        last: Option<&str>,
+    ) -> Result<Option<Arc<str>>, Error> {
+        let token = match self {
+            TokenSource::None => return Ok(None),
+            TokenSource::Fixed(token) => return Ok(Some(Arc::clone(token))),
+            TokenSource::Fetch(fetch) => {
+                tokio::time::timeout(issuer.timeout, self::fetch(&**fetch))
+                    .await
+                    .map_err(|_| Error::Timeout)??
+            }
+            TokenSource::Login { username, password } => match issuer.renewed(last).await {
+                Some(token) => token,
+                None => issuer.logged_in(username, password).await?,
+            },
+        };
+        Ok(Some(token.into()))
+    }
+
     pub(super) fn fetching<F, T>(fetch: F) -> TokenSource
     where
         F: Fn() -> T + Send + Sync + 'static,
@@ -57,6 +96,51 @@ impl fmt::Debug for TokenSource {
     }
 }
 
+impl Issuer<'_> {
+    /// The next token of the same login, which costs the server no look at the password. None where
+    /// there is no token that is good, or the login is too long ago to go on with.
+    async fn renewed(self, last: Option<&str>) -> Option<String> {
+        let last = last?;
+        let ends_s = expires_at_s(last)?;
+        if ends_s <= self.now_s {
+            return None;
+        }
+        // Whatever goes wrong, the password is still there.
+        let answer = self.post("/api/v1/users/renew", Some(last), None).await.ok()?;
+        let token = answer["token"].as_str().filter(|token| is_header_safe(token))?;
+        // At the end of a session there is nothing to gain.
+        let is_longer = expires_at_s(token).is_some_and(|new_s| new_s > ends_s);
+        is_longer.then(|| token.to_owned())
+    }
+
+    async fn logged_in(self, username: &str, password: &str) -> Result<String, Error> {
+        let body = json!({"username": username, "password": password});
+        // Asking again with the same password only locks the account.
+        let wrong = |error| match error {
+            Error::Status { status: 401, code, message, .. } => {
+                Error::Refused { code, message, is_temporary: false }
+            }
+            other => other,
+        };
+        let answer = self.post("/api/v1/users/login", None, Some(body)).await.map_err(wrong)?;
+        let token = answer["token"].as_str().unwrap_or_default();
+        if !is_header_safe(token) {
+            return Err(Error::Protocol(String::from("a login without a token")));
+        }
+        Ok(token.to_owned())
+    }
+
+    async fn post(
+        self,
+        path: &str,
+        token: Option<&str>,
+        body: Option<Value>,
+    ) -> Result<Value, Error> {
+        let (address, timeout) = (self.address, self.timeout);
+        http::call(Call { address, token, method: Method::POST, path, body, timeout }).await
+    }
+}
+
 /// Asks a closure for a token.
 pub(super) async fn fetch(fetch: &(dyn Fn() -> Fetching + Send + Sync)) -> Result<String, Error> {
     let token = fetch().await.map_err(|fault| Error::Token(Arc::from(fault)))?;
@@ -76,7 +160,7 @@ pub(super) fn is_header_safe(token: &str) -> bool {
 /// The `exp` of a JSON Web Token in seconds since 1970, if that is what it is.
 pub(super) fn expires_at_s(token: &str) -> Option<u64> {
     let claims = token.split('.').nth(1)?;
-    let claims: serde_json::Value = serde_json::from_slice(&base64url(claims)?).ok()?;
+    let claims: Value = serde_json::from_slice(&base64url(claims)?).ok()?;
     claims.get("exp")?.as_u64()
 }
 

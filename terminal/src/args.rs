@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// The secret to sign a token of one's own with, where none is given
     #[arg(long, env = "JWT_SECRET", hide = true, hide_env_values = true)]
     pub(crate) jwt_secret: Option<String>,
+    /// The password of the account, where nobody is there to be asked
+    #[arg(long, env = "FANFARE_PASSWORD", hide = true, hide_env_values = true)]
+    pub(crate) password: Option<String>,
     /// Sends no pings of its own
     #[arg(long)]
     pub(crate) no_auto_ping: bool,

@@ -1,55 +1,74 @@
-//! Who we are: a token that was given, one we sign ourselves, one that a login gives, or nobody.
+//! Who we are: a token that was given, tokens we sign ourselves, those of a login, or nobody.
+//!
+//! The client library gets the tokens, the first and every later one.
 //!
 //! Imports `args`. Imported by `main`.
 
 use std::io::{self, Write as _};
 use std::time::UNIX_EPOCH;
 
-use fanfare::client::{Api, Error};
+use fanfare::client::{Api, BoxError, Error};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 
 use crate::args::Args;
 
-/// How long a token lives that we sign ourselves, in seconds.
+/// How long each token lives that we sign ourselves, in seconds.
 const TOKEN_LIFE_S: u64 = 3_600;
 
 /// How often a person may answer wrongly.
 const TRIES: usize = 3;
 
-/// Finds a token, or none. Says on standard error what came of it.
-pub(crate) async fn token(args: &Args, is_interactive: bool) -> Result<Option<String>, String> {
+/// Signs in, or does not, and gives the server with where its tokens come from. Says on standard
+/// error what came of it.
+pub(crate) async fn sign_in(args: &Args, api: Api, is_interactive: bool) -> Result<Api, String> {
     if let Some(token) = &args.token {
-        return Ok(Some(token.clone()));
+        return api.with_token(token).map_err(|fault| fault.to_string());
     }
     if let (Some(secret), Some(username)) = (&args.jwt_secret, &args.username) {
+        let api = with_secret(api, secret, username, args.email.as_deref());
+        api.renew().await.map_err(|fault| fault.to_string())?;
         eprintln!("signed in as {username} with a token of our own");
-        return sign(secret, username, args.email.as_deref()).map(Some);
+        return Ok(api);
+    }
+    if let (Some(password), Some(username)) = (&args.password, &args.username) {
+        let api = api.with_login(username, password);
+        api.renew().await.map_err(|fault| format!("{}: {fault}", args.url))?;
+        eprintln!("signed in as {username}");
+        return Ok(api);
     }
     if is_interactive {
-        return ask(args).await;
+        return ask(args, api).await;
     }
-    eprintln!("anonymous: neither --token nor JWT_SECRET with --username is given");
-    Ok(None)
+    eprintln!(
+        "anonymous: neither --token nor --username with FANFARE_PASSWORD or JWT_SECRET is given"
+    );
+    Ok(api)
 }
 
-/// Signs a token (HS256), valid for an hour.
-fn sign(secret: &str, username: &str, email: Option<&str>) -> Result<String, String> {
-    let now_s = UNIX_EPOCH.elapsed().map_err(|_| String::from("the clock is wrong"))?.as_secs();
+/// Signs tokens (HS256), each valid for an hour.
+fn with_secret(api: Api, secret: &str, username: &str, email: Option<&str>) -> Api {
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    let (username, email) = (username.to_owned(), email.map(str::to_owned));
+    api.with_token_source(move || {
+        let token = sign(&key, &username, email.as_deref());
+        async { token }
+    })
+}
+
+fn sign(key: &EncodingKey, username: &str, email: Option<&str>) -> Result<String, BoxError> {
+    let now_s = UNIX_EPOCH.elapsed().map_err(|_| "the clock is wrong")?.as_secs();
     let mut claims = json!({
         "sub": username, "username": username, "iat": now_s, "exp": now_s + TOKEN_LIFE_S,
     });
     if let Some(email) = email {
         claims["email"] = email.into();
     }
-    let key = EncodingKey::from_secret(secret.as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
-        .map_err(|fault| format!("no token: {fault}"))
+    Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, key)?)
 }
 
 /// Asks the person.
-async fn ask(args: &Args) -> Result<Option<String>, String> {
-    let api = Api::new(&args.url).map_err(|fault| fault.to_string())?;
+async fn ask(args: &Args, api: Api) -> Result<Api, String> {
     for _ in 0..TRIES {
         let choice = line("[l]og in, [r]egister, or Enter to stay anonymous: ")?;
         let is_new = match choice.as_str() {
@@ -64,29 +83,31 @@ async fn ask(args: &Args) -> Result<Option<String>, String> {
         };
         let password =
             rpassword::prompt_password("password: ").map_err(|fault| fault.to_string())?;
-        match sign_in(&api, &username, &password, args.email.as_deref(), is_new).await {
-            Ok(token) => {
+        match log_in(&api, &username, &password, args.email.as_deref(), is_new).await {
+            Ok(api) => {
                 eprintln!("signed in as {username}");
-                return Ok(Some(token));
+                return Ok(api);
             }
             Err(fault) => eprintln!("{fault}"),
         }
     }
     eprintln!("anonymous");
-    Ok(None)
+    Ok(api)
 }
 
-async fn sign_in(
+async fn log_in(
     api: &Api,
     username: &str,
     password: &str,
     email: Option<&str>,
     is_new: bool,
-) -> Result<String, Error> {
+) -> Result<Api, Error> {
     if is_new {
         api.create_account(username, password, email).await?;
     }
-    Ok(api.login(username, password).await?.token)
+    let api = api.clone().with_login(username, password);
+    api.renew().await?;
+    Ok(api)
 }
 
 fn line(prompt: &str) -> Result<String, String> {
@@ -97,4 +118,19 @@ fn line(prompt: &str) -> Result<String, String> {
         io::stdin().read_line(&mut line).map(|_| line.trim().to_owned())
     };
     ask().map_err(|fault: io::Error| fault.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_secret_gives_a_token_for_every_hour() {
+        let api = Api::new("ws://127.0.0.1:1").expect("a URL");
+        let api = with_secret(api, "a secret of more than thirty-two bytes", "ann", None);
+        assert_eq!(api.renew_in(), None, "there is no token yet");
+        assert!(api.renew().await.expect("signed").is_some());
+        let wait_s = api.renew_in().expect("another one will be needed").as_secs();
+        assert!(wait_s < TOKEN_LIFE_S, "before its end: {wait_s}");
+    }
 }

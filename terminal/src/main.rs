@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! prompt --> command --> session <--> server
-//!                           |
-//!                         screen
+//!                         |    |
+//!                    renewal  screen
 //! ```
 //!
 //! A person gets a prompt, a history and colours. A script pipes commands in and, with `--json`,
@@ -14,6 +14,7 @@ mod args;
 mod command;
 mod identity;
 mod prompt;
+mod renewal;
 mod screen;
 mod session;
 
@@ -25,6 +26,7 @@ use clap::Parser as _;
 use fanfare::client::Api;
 
 use crate::args::Args;
+use crate::renewal::Renewal;
 use crate::screen::Screen;
 use crate::session::{Ending, Session};
 
@@ -47,10 +49,8 @@ fn main() -> ExitCode {
 
 async fn run(args: &Args) -> Result<Ending, String> {
     let is_interactive = io::stdin().is_terminal() && io::stdout().is_terminal();
-    let mut api = Api::new(&args.url).map_err(|fault| fault.to_string())?;
-    if let Some(token) = identity::token(args, is_interactive).await? {
-        api = api.with_token(&token).map_err(|fault| fault.to_string())?;
-    }
+    let api = Api::new(&args.url).map_err(|fault| fault.to_string())?;
+    let api = identity::sign_in(args, api, is_interactive).await?;
     let socket = api.open_socket().await.map_err(|fault| format!("{}: {fault}", args.url))?;
     let (mut lines, printer) = if is_interactive {
         prompt::terminal(history_file()).map_err(|fault| fault.to_string())?
@@ -61,6 +61,7 @@ async fn run(args: &Args) -> Result<Ending, String> {
     let session = Session {
         api: &api,
         socket,
+        renewal: Renewal::new(api.clone()),
         screen: &mut screen,
         is_pinging: !args.no_auto_ping,
         is_interactive,

@@ -1,7 +1,8 @@
 //! The connection: lines in, messages out, until either ends.
 //!
-//! Imports `command` and `screen`. Imported by `main`.
+//! Imports `command`, `renewal` and `screen`. Imported by `main`.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::command::{self, Command};
+use crate::renewal::Renewal;
 use crate::screen::Screen;
 
 /// How often we ask for a sign of life. Servers that hear nothing for 35 s hang up.
@@ -37,6 +39,8 @@ pub(crate) enum Ending {
 pub(crate) struct Session<'a> {
     pub(crate) api: &'a Api,
     pub(crate) socket: RawSocket,
+    /// Keeps the socket signed in.
+    pub(crate) renewal: Renewal,
     pub(crate) screen: &'a mut Screen,
     pub(crate) is_pinging: bool,
     /// A person is there, who wants to see an end before it comes.
@@ -52,15 +56,16 @@ impl Session<'_> {
             let may_read = self.socket.has_room();
             tokio::select! {
                 text = self.socket.next() => match text {
-                    Ok(text) => {
-                        faults += u32::from(is_refusal(&text));
-                        self.screen.message(&text)?;
-                    }
+                    Ok(text) => faults += u32::from(self.show(&text)?),
                     Err(error) => return self.lost(&error, lines).await,
                 },
                 line = lines.recv(), if may_read => match line {
                     Some(line) => faults += u32::from(!self.take(&line).await?),
                     None => return self.finish(faults).await,
+                },
+                refresh = self.renewal.next() => match refresh {
+                    Ok(refresh) => self.socket.send(refresh),
+                    Err(error) => self.screen.note(&not_renewed(&error), true)?,
                 },
                 () = tokio::time::sleep_until(ping_at), if self.is_pinging => {
                     ping_at = Instant::now() + PING_EVERY;
@@ -68,6 +73,21 @@ impl Session<'_> {
                 }
             }
         }
+    }
+
+    /// Shows a message of the server. Returns whether it refuses a line.
+    fn show(&mut self, text: &str) -> io::Result<bool> {
+        let message: Value = serde_json::from_str(text).unwrap_or_default();
+        // Nobody typed a refresh, so nobody waits for its answer.
+        match self.renewal.take(&message) {
+            Some(Ok(())) => return Ok(false),
+            Some(Err(fault)) => {
+                self.screen.note(&not_renewed(&fault), true)?;
+                return Ok(false);
+            }
+            None => self.screen.message(text)?,
+        }
+        Ok(message["type"] == "error" || message["message_type"] == "error")
     }
 
     /// Does what a line says. Returns whether it could be done.
@@ -100,8 +120,7 @@ impl Session<'_> {
                 if is_last(&text) {
                     break;
                 }
-                faults += u32::from(is_refusal(&text));
-                self.screen.message(&text)?;
+                faults += u32::from(self.show(&text)?);
             }
         }
         self.socket.close().await;
@@ -120,9 +139,8 @@ impl Session<'_> {
     }
 }
 
-fn is_refusal(text: &str) -> bool {
-    let message: Value = serde_json::from_str(text).unwrap_or_default();
-    message["type"] == "error" || message["message_type"] == "error"
+fn not_renewed(fault: &impl fmt::Display) -> String {
+    format!("the token was not renewed: {fault}")
 }
 
 fn is_last(text: &str) -> bool {

@@ -2,11 +2,19 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
+use fanfare::client::{Api, Error};
 use serde_json::Value;
 
 const SECRET: &str = "a secret of more than thirty-two bytes";
+
+const PASSWORD: &str = "correct horse";
+
+/// Longest wait for anything, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The server's program, beside ours. Built where only this package is tested.
 fn program() -> PathBuf {
@@ -27,12 +35,17 @@ struct Server {
 
 impl Server {
     fn start(name: &str) -> Server {
+        Server::start_with(name, &[])
+    }
+
+    fn start_with(name: &str, args: &[&str]) -> Server {
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         // What a run before left behind is of no interest.
         let _ = std::fs::remove_dir_all(&dir);
         let mut child = Command::new(program())
             .args(["--bind", "127.0.0.1:0", "--jwt-secret", SECRET, "--data-dir"])
             .arg(&dir)
+            .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -49,7 +62,9 @@ impl Server {
     fn client(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_websocket_client"));
         command.args(["--json", "--url", &self.url]).args(args);
-        command.env_remove("JWT_SECRET").env_remove("FANFARE_TOKEN");
+        for name in ["JWT_SECRET", "FANFARE_TOKEN", "FANFARE_PASSWORD"] {
+            command.env_remove(name);
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -89,30 +104,44 @@ fn kinds(messages: &[Value]) -> Vec<&str> {
 struct Listener {
     child: Child,
     stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
+    stdout: Receiver<String>,
 }
 
 impl Listener {
     fn start(server: &Server, user: &str) -> Listener {
-        let mut command = server.client(&["--username", user]);
-        let mut child = command.env("JWT_SECRET", SECRET).spawn().expect("the program runs");
-        let stdin = child.stdin.take().expect("it is piped");
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut listener = Listener { child, stdin, stdout };
+        let mut listener = Listener::with_secret(server, user, "JWT_SECRET", SECRET);
         assert_eq!(listener.next_of("welcome")["user_id"], user);
         listener
+    }
+
+    /// Signs in by what stands in a variable of the environment.
+    fn with_secret(server: &Server, user: &str, name: &str, secret: &str) -> Listener {
+        let mut command = server.client(&["--username", user]);
+        let mut child = command.env(name, secret).spawn().expect("the program runs");
+        let stdin = child.stdin.take().expect("it is piped");
+        let out = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (lines, stdout) = channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Listener { child, stdin, stdout }
     }
 
     fn type_in(&mut self, line: &str) {
         writeln!(self.stdin, "{line}").expect("it reads");
     }
 
-    /// The next message of a kind. The server's silence ends the test run, as any hang does.
+    /// The next message of a kind.
     fn next_of(&mut self, kind: &str) -> Value {
         loop {
-            let mut line = String::new();
-            assert!(self.stdout.read_line(&mut line).expect("UTF-8") > 0, "no {kind} came");
+            let line = self.stdout.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|fault| panic!("no {kind} came: {fault}"));
             let message: Value = serde_json::from_str(&line).expect("JSON");
+            assert_ne!(message["type"], "refreshed", "no line asked for that");
             if message["type"] == kind || message["message_type"] == kind {
                 return message;
             }
@@ -196,6 +225,65 @@ fn what_goes_wrong_shows_in_the_exit_status() {
     let nowhere = nowhere.output().expect("it ends");
     assert_eq!(nowhere.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nowhere.stderr).contains("no connection"));
+}
+
+/// Logs in without renewing, and waits until the server ends that.
+async fn outlast_a_login(url: &str, user: &str) {
+    let api = Api::new(url).expect("a URL");
+    let login = api.login(user, PASSWORD).await.expect("the password is right");
+    let mut socket =
+        api.with_token(&login.token).expect("a token").open_socket().await.expect("signed in");
+    let end = async {
+        loop {
+            if let Err(error) = socket.next().await {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, end).await.expect("a login ends");
+    assert!(matches!(error, Error::Closed { code: 4401, .. }), "{error}");
+}
+
+/// A person chats while three logins that are not renewed come to their end, one after the other.
+fn a_person_chats_beyond_the_login(name: &str, args: &[&str]) {
+    let server = Server::start_with(name, args);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let api = Api::new(&server.url).expect("a URL");
+    let user_id = runtime.block_on(api.create_account("ann", PASSWORD, None)).expect("a new name");
+    let mut ann = Listener::with_secret(&server, "ann", "FANFARE_PASSWORD", PASSWORD);
+    let welcome = ann.next_of("welcome");
+    assert_eq!(welcome["user_id"], *user_id);
+    ann.type_in("join general");
+    ann.next_of("joined");
+    for number in 1..=3 {
+        runtime.block_on(outlast_a_login(&server.url, "ann"));
+        ann.type_in(&format!("chat {number} over"));
+        assert_eq!(ann.next_of("chat")["content"], format!("{number} over"));
+    }
+}
+
+#[test]
+fn a_login_is_renewed_while_a_person_chats() {
+    a_person_chats_beyond_the_login("renewed", &["--login-token-ttl", "5s"]);
+}
+
+#[test]
+fn where_a_login_cannot_be_renewed_the_password_begins_another() {
+    let args = ["--login-token-ttl", "5s", "--session-max", "5s"];
+    a_person_chats_beyond_the_login("password", &args);
+}
+
+#[test]
+fn a_wrong_password_is_told() {
+    let server = Server::start("wrong-password");
+    let mut command = server.client(&["--username", "ann"]);
+    let wrong = command.env("FANFARE_PASSWORD", PASSWORD).stdin(Stdio::null()).output();
+    let wrong = wrong.expect("it ends");
+    assert_eq!(wrong.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(said.contains("wrong username or password") && !said.contains(PASSWORD), "{said}");
+    assert!(wrong.stdout.is_empty(), "it does not go on as nobody");
 }
 
 #[test]
