@@ -82,6 +82,10 @@ pub struct Limits {
     pub channels_max: usize,
     /// Most channels that one connection may have brought into being, as long as they are there.
     pub channels_per_connection_max: usize,
+    /// The same of all connections of one address block, zero = no bound. `None`: a fifth of
+    /// `channels_max`, so that the many sockets of one host never keep everybody else out, and
+    /// loopback is exempt.
+    pub channels_per_address_max: Option<usize>,
     /// Most bytes of one channel's messages.
     pub channel_history_bytes_max: usize,
     /// Most bytes of the histories of all services and channels together. Beyond it the oldest
@@ -159,6 +163,7 @@ impl Limits {
         channel_history_max: 256,
         channels_max: 100_000,
         channels_per_connection_max: 1_024,
+        channels_per_address_max: None,
         channel_history_bytes_max: MIB,
         history_bytes_max: 256 * MIB,
         users_max: 1_000_000,

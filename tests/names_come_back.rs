@@ -5,9 +5,11 @@
 
 mod support;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use support::{Client, Picture, Server, eventually, instance};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -153,6 +155,49 @@ fn a_connection_brings_so_many_channels_into_being() {
     eventually("there is room again", PATIENCE, || {
         publish(&mut client, "yet:another")["type"] == "published"
     });
+}
+
+/// A client with an address of its own: all of 127.0.0.0/8 is here.
+fn connect_from(last: u8, server: &Server) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let own = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), 0);
+    socket.bind(&own.into()).expect("loopback is large");
+    socket.connect(&server.address().into()).expect("the server listens");
+    server.connect_over(socket.into())
+}
+
+#[test]
+fn the_sockets_of_an_address_share_how_many_channels_they_bring_into_being() {
+    let server = Server::start(&["--channels-per-address-max", "10"]);
+    let mut one = connect_from(1, &server);
+    let mut two = connect_from(1, &server);
+    for n in 0..5 {
+        one.ask(&json!({"type": "subscribe", "channel": format!("one{n}")}), "subscribed");
+        two.ask(&json!({"type": "subscribe", "channel": format!("two{n}")}), "subscribed");
+    }
+    for client in [&mut one, &mut two] {
+        client.send_json(&json!({"type": "publish", "channel": "one:more", "payload": 1}));
+        client.expect_error("rate_limited");
+        client.send_json(&json!({"type": "subscribe", "channel": "one:more"}));
+        let refusal = client.expect_error("rate_limited");
+        assert!(refusal.to_string().contains("because of this address"), "{refusal}");
+    }
+    // What is there may be used, and another address has a share of its own.
+    two.ask(&json!({"type": "subscribe", "channel": "one0"}), "subscribed");
+    let mut other = connect_from(2, &server);
+    for n in 0..10 {
+        other.ask(&json!({"type": "subscribe", "channel": format!("other{n}")}), "subscribed");
+    }
+    other.send_json(&json!({"type": "subscribe", "channel": "one:more"}));
+    other.expect_error("rate_limited");
+    // A connection's end gives back what nobody else follows.
+    drop(one);
+    for n in 0..4 {
+        eventually("there is room again", PATIENCE, || {
+            publish(&mut two, &format!("again{n}"))["type"] == "published"
+        });
+    }
+    assert_eq!(publish(&mut two, "one:more")["type"], "error", "the fifth is still followed");
 }
 
 #[test]

@@ -662,6 +662,24 @@ pub(super) static KEYS: &[Key] = &[
         limits.channels_per_connection_max,
         "Most channels that exist because of one connection"
     ),
+    Key {
+        name: "channels-per-address-max",
+        env: None,
+        placeholder: "N",
+        unset: Unset::Follows("auto: a fifth of `--channels-max`, loopback exempt"),
+        help: "Most channels that exist because of the sockets of one address, IPv6 by /64; 0 is no limit",
+        parse: |config, text| {
+            config.limits.channels_per_address_max = match text {
+                "auto" => None,
+                _ => Some(count::parse(text, 0..=50_000_000)?),
+            };
+            Ok(())
+        },
+        show: |config| {
+            let set = config.limits.channels_per_address_max;
+            set.map_or_else(|| "auto".into(), Value::from)
+        },
+    },
     bounded!(
         "channel-history-bytes-max",
         size(KIB..=1024 * MIB),

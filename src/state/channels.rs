@@ -10,13 +10,16 @@
 //! * A resume is all or nothing: every message missed, or word that some are gone.
 //! * A history stays within its bounds in number and bytes; `State` keeps all of them together within
 //!   another.
+//! * Channels count against the connection, and the address block, that brought them into being, until
+//!   they are forgotten: neither one socket nor the many sockets of one host fill the table.
 //! * A channel without subscribers and history is forgotten within a second, and at once where there
 //!   are too many. Then one that nobody follows, the one that was used last the longest ago, gives way
 //!   too: nobody is kept out by what others left behind.
 //!
-//! Imports `auth::namespace`, `id`, `limits`, `subscribers` and `wire`. Part of `state`.
+//! Imports `address`, `auth::namespace`, `id`, `limits`, `subscribers` and `wire`. Part of `state`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,6 +29,7 @@ use super::ages::{Age, Ages};
 use super::link::Link;
 use super::people::Person;
 
+use crate::address::AddressBlock;
 use crate::auth::namespace::Namespaces;
 use crate::id::{ChannelName, ConnId, Epoch, ShardId, ShardSet, Slot, UserId};
 use crate::limits;
@@ -45,6 +49,30 @@ pub struct Settings {
     pub channels_max: usize,
     /// Channels that one connection brought into being and that are still there.
     pub per_connection_max: usize,
+    /// The same of all connections of one address block, zero = no bound. `None`: a fifth of
+    /// `channels_max`, and loopback is exempt.
+    pub per_address_max: Option<usize>,
+}
+
+impl Settings {
+    /// How many channels may exist because of an address block. None: as many as there is room for.
+    fn address_max(&self, block: AddressBlock) -> Option<usize> {
+        match self.per_address_max {
+            Some(0) => None,
+            None if block.is_loopback() => None,
+            None => Some((self.channels_max / 5).max(1)),
+            set @ Some(_) => set,
+        }
+    }
+}
+
+/// Who brings a channel into being.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Creator {
+    /// The connection.
+    pub(super) conn: ConnId,
+    /// What its address is counted by. None where the address is unknown.
+    pub(super) block: Option<AddressBlock>,
 }
 
 /// A kept message.
@@ -80,8 +108,8 @@ pub(super) struct Channel {
     history_bytes: usize,
     history_max: usize,
     history_ms: u64,
-    /// The connection that brought it into being.
-    creator: Option<ConnId>,
+    /// Who brought it into being, with the block only where it is counted.
+    creator: Option<Creator>,
     /// Its number among the channels that nobody follows, and whether it has a history there.
     abandoned: Option<(bool, u64)>,
     /// Whether those who come and go are announced.
@@ -247,7 +275,8 @@ impl ChannelView {
 /// 3. `ages` has an age for each kept message.
 /// 4. `idle` names each channel of this node alone that has no followers and no history, `abandoned`
 ///    each that has no followers and a history; both by when it was last used.
-/// 5. `created` counts the channels that each connection brought into being.
+/// 5. `created` counts the channels that each connection brought into being, `created_from` those of
+///    each address block that has a bound; neither has an entry without a channel.
 #[derive(Debug)]
 #[allow(clippy::struct_field_names, reason = "the table of channels holds channels")]
 pub struct Channels {
@@ -265,6 +294,7 @@ pub struct Channels {
     abandoned: BTreeMap<u64, u32>,
     last_use: u64,
     created: HashMap<ConnId, usize>,
+    created_from: HashMap<AddressBlock, usize>,
     forgotten: u64,
     sweep_at_ms: u64,
     sweep_next: usize,
@@ -277,6 +307,8 @@ pub(super) enum TooMany {
     InAll,
     /// The connection has brought too many into being.
     OfConnection,
+    /// The connections of the address block have brought too many into being.
+    OfAddress,
 }
 
 impl TooMany {
@@ -285,6 +317,7 @@ impl TooMany {
         match self {
             TooMany::InAll => "there are too many channels",
             TooMany::OfConnection => "too many channels exist because of this connection",
+            TooMany::OfAddress => "too many channels exist because of this address",
         }
     }
 }
@@ -313,6 +346,7 @@ impl Channels {
             abandoned: BTreeMap::new(),
             last_use: 0,
             created: HashMap::new(),
+            created_from: HashMap::new(),
             forgotten: 0,
             sweep_at_ms: 0,
             sweep_next: 0,
@@ -351,26 +385,29 @@ impl Channels {
         self.forgotten
     }
 
-    /// The channel of a name. Where it is new, `creator` is the connection that it comes from.
+    /// The channel of a name. Where it is new, it counts against the bounds of `creator`.
     pub(super) fn find_or_new(
         &mut self,
         name: &ChannelName,
-        creator: Option<ConnId>,
+        creator: Option<Creator>,
     ) -> Result<u32, TooMany> {
         if let Some(key) = self.find(name) {
             return Ok(key);
         }
-        let created = creator.and_then(|conn| self.created.get(&conn)).copied().unwrap_or(0);
-        if created >= self.settings.per_connection_max {
-            return Err(TooMany::OfConnection);
-        }
+        let creator = match creator {
+            Some(creator) => Some(self.admit(creator)?),
+            None => None,
+        };
         while self.channels.len() >= self.settings.channels_max {
             if !self.give_way() {
                 return Err(TooMany::InAll);
             }
         }
-        if let Some(conn) = creator {
+        if let Some(Creator { conn, block }) = creator {
             *self.created.entry(conn).or_default() += 1;
+            if let Some(block) = block {
+                *self.created_from.entry(block).or_default() += 1;
+            }
         }
         self.incarnation = self.incarnation.wrapping_add(1);
         let rules = self.settings.namespaces.of(name.as_str());
@@ -396,6 +433,23 @@ impl Channels {
         self.by_name.insert(name.clone(), key);
         self.note_use(key);
         Ok(key)
+    }
+
+    /// Checks that a creator may bring one more channel into being. Returns it as it is counted:
+    /// without its block where that has no bound.
+    fn admit(&self, creator: Creator) -> Result<Creator, TooMany> {
+        let created = self.created.get(&creator.conn).copied().unwrap_or(0);
+        if created >= self.settings.per_connection_max {
+            return Err(TooMany::OfConnection);
+        }
+        let Some(block) = creator.block else { return Ok(creator) };
+        let Some(address_max) = self.settings.address_max(block) else {
+            return Ok(Creator { block: None, ..creator });
+        };
+        if self.created_from.get(&block).is_some_and(|&count| count >= address_max) {
+            return Err(TooMany::OfAddress);
+        }
+        Ok(creator)
     }
 
     /// Adds a connection to a channel.
@@ -603,12 +657,10 @@ impl Channels {
             Some((false, number)) => _ = self.idle.remove(&number),
             None => {}
         }
-        if let Some(conn) = channel.creator
-            && let Some(count) = self.created.get_mut(&conn)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.created.remove(&conn);
+        if let Some(Creator { conn, block }) = channel.creator {
+            give_back(&mut self.created, &conn);
+            if let Some(block) = block {
+                give_back(&mut self.created_from, &block);
             }
         }
         channel
@@ -681,6 +733,16 @@ impl Channels {
     }
 }
 
+/// Takes one off a count, and the count away with the last one.
+fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
 /// Whether the message that an age stands for is still kept.
 fn keeps(channels: &Slab<Channel>, age: &Age) -> bool {
     channels
@@ -700,6 +762,7 @@ mod tests {
             history_bytes_max,
             channels_max: 50,
             per_connection_max: 20,
+            per_address_max: None,
         };
         Channels::new(settings, "e-", std::iter::empty())
     }
@@ -786,8 +849,16 @@ mod tests {
         }
     }
 
-    fn conn(slot: u32) -> ConnId {
-        ConnId { shard: ShardId(0), slot: Slot(slot), generation: 0 }
+    fn conn(slot: u32) -> Creator {
+        from(slot, None)
+    }
+
+    fn from(slot: u32, block: Option<AddressBlock>) -> Creator {
+        Creator { conn: ConnId { shard: ShardId(0), slot: Slot(slot), generation: 0 }, block }
+    }
+
+    fn block(text: &str) -> AddressBlock {
+        AddressBlock::of(text.parse().expect("an address"))
     }
 
     #[test]
@@ -838,6 +909,75 @@ mod tests {
         channels.sweep(1);
         assert!(channels.is_empty() && channels.created.is_empty());
         assert!(one_more(&mut channels, conn(1)).is_ok());
+    }
+
+    /// How many of thirty connections of a block may each bring a channel into being.
+    fn admitted(per_address_max: Option<usize>, address: &str) -> usize {
+        let mut channels = channels(3, 1_000);
+        channels.settings.per_address_max = per_address_max;
+        let may = |n: &u32| {
+            let name = ChannelName::new(&format!("c{n}"));
+            channels.find_or_new(&name, Some(from(*n, Some(block(address))))).is_ok()
+        };
+        (0..30).filter(may).count()
+    }
+
+    #[test]
+    fn an_address_may_fill_a_fifth_unless_set_and_loopback_all_unless_set() {
+        for (per_address_max, theirs, ours) in [(None, 10, 30), (Some(7), 7, 7), (Some(0), 30, 30)]
+        {
+            assert_eq!(admitted(per_address_max, "192.0.2.1"), theirs, "{per_address_max:?}");
+            assert_eq!(admitted(per_address_max, "127.0.0.1"), ours, "{per_address_max:?}");
+        }
+    }
+
+    /// Random channels that come from random connections of a few blocks and go again, against a
+    /// list of who brought which into being.
+    #[test]
+    fn the_connections_of_an_address_share_a_bound_and_get_it_back() {
+        // The first four share a /64; one address of IPv4 is there in both spellings.
+        let blocks = ["2001:db8::1", "2001:db8::2", "2001:db8::3:1", "2001:db8::4"]
+            .into_iter()
+            .chain(["192.0.2.1", "192.0.2.2", "::ffff:192.0.2.1", "2001:db8:0:1::1"])
+            .map(block)
+            .collect::<Vec<_>>();
+        let mut refused = 0;
+        for seed in 0..20 {
+            let mut rng = Rng::seeded(seed);
+            let mut channels = channels(3, 1_000);
+            channels.settings.per_connection_max = 5;
+            channels.settings.per_address_max = Some(8);
+            let mut model: HashMap<u64, u32> = HashMap::new();
+            for _ in 0..2_000 {
+                let (which, slot) = (rng.below(40), rng.below(8) as u32);
+                let name = ChannelName::new(&format!("c{which}"));
+                let block = blocks[slot as usize];
+                if rng.below(3) == 0 {
+                    if let Some(key) = channels.find(&name) {
+                        drop(channels.delete(key));
+                    }
+                    model.remove(&which);
+                    continue;
+                }
+                let of_conn = model.values().filter(|&&one| one == slot).count();
+                let of_block = model.values().filter(|&&one| blocks[one as usize] == block).count();
+                let found = channels.find_or_new(&name, Some(from(slot, Some(block))));
+                let want = match () {
+                    () if model.contains_key(&which) => None,
+                    () if of_conn >= 5 => Some(TooMany::OfConnection),
+                    () if of_block >= 8 => Some(TooMany::OfAddress),
+                    () => None,
+                };
+                assert_eq!(found.err(), want, "seed {seed}");
+                refused += usize::from(want == Some(TooMany::OfAddress));
+                if want.is_none() {
+                    model.entry(which).or_insert(slot);
+                }
+            }
+            channels.sweep(1);
+            assert!(channels.created.is_empty() && channels.created_from.is_empty());
+        }
+        assert!(refused > 100, "{refused}");
     }
 
     #[test]

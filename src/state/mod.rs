@@ -134,6 +134,7 @@ impl Default for Settings {
                 history_bytes_max: limits.channel_history_bytes_max,
                 channels_max: limits.channels_max,
                 per_connection_max: limits.channels_per_connection_max,
+                per_address_max: limits.channels_per_address_max,
             },
             history_bytes_max: limits.history_bytes_max,
             users_max: limits.users_max,

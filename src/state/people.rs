@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::address::ClientAddress;
+use crate::address::{AddressBlock, ClientAddress};
 use crate::auth::names;
 use crate::id::{ConnId, ConnName, ShardSet, UserId};
 use crate::storm;
@@ -168,6 +168,12 @@ impl People {
         online.username = person.username;
         online.conns.push(key);
         online.conns.len() == 1
+    }
+
+    /// What a connection's address is counted by, where it is known.
+    pub(super) fn block_of(&self, conn: ConnId) -> Option<AddressBlock> {
+        let (_, connection) = self.find(conn)?;
+        connection.remote.map(ClientAddress::block)
     }
 
     /// Takes a connection out.

@@ -49,6 +49,7 @@ fn people_settings() -> state::Settings {
             history_bytes_max: 4_096,
             channels_max: 100,
             per_connection_max: 100,
+            per_address_max: None,
         },
         history_bytes_max: 1_048_576,
         users_max: 100,

@@ -7,6 +7,7 @@ use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, Slot, UserId};
 use crate::state::abroad::Errand;
 use crate::state::call::Call;
+use crate::state::channels::{Creator, TooMany};
 use crate::state::durable::Write;
 use crate::state::event::DomainEvent;
 use crate::state::log::Entry;
@@ -51,6 +52,20 @@ impl State {
         Some(before)
     }
 
+    /// The channel of a name. Where it is new, it counts against the connection it comes from, and
+    /// against that one's address; who that is nobody looks up where the channel is there.
+    pub(super) fn channel_for(
+        &mut self,
+        name: &ChannelName,
+        by: Option<ConnId>,
+    ) -> Result<u32, TooMany> {
+        if let Some(key) = self.channels.find(name) {
+            return Ok(key);
+        }
+        let creator = by.map(|conn| Creator { conn, block: self.people.block_of(conn) });
+        self.channels.find_or_new(name, creator)
+    }
+
     pub(super) fn person_of(&self, conn: ConnId) -> Option<Person> {
         self.people.find(conn).and_then(|(_, connection)| connection.person.clone())
     }
@@ -66,7 +81,7 @@ impl State {
         if let Some(first) = self.link(&channel, since, conn, again) {
             return first;
         }
-        let key = match self.channels.find_or_new(&channel, Some(conn)) {
+        let key = match self.channel_for(&channel, Some(conn)) {
             Ok(key) => key,
             Err(fault) => return Told::refuse(Code::RateLimited, fault.message()).into(),
         };
@@ -132,7 +147,7 @@ impl State {
             return self.publish_aimed(&channel, publication, from, aimed, now);
         }
         let aim = without.map_or_else(|| aimed.here(&self.node), Aim::past);
-        let key = match self.channels.find_or_new(&channel, by) {
+        let key = match self.channel_for(&channel, by) {
             Ok(key) => key,
             Err(fault) => return Told::refuse(Code::RateLimited, fault.message()).into(),
         };

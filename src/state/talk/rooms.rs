@@ -156,7 +156,7 @@ impl State {
         let Some(person) = self.person_of(conn) else {
             return Err(Told::refuse(Code::Unauthorized, "rooms are for users: a token is needed"));
         };
-        let key = match self.channels.find_or_new(channel, Some(conn)) {
+        let key = match self.channel_for(channel, Some(conn)) {
             Ok(key) => key,
             Err(fault) => return Err(Told::refuse(Code::RateLimited, fault.message())),
         };

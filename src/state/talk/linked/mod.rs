@@ -54,7 +54,7 @@ impl State {
             return None;
         }
         let is_cut_off = self.registry.is_cut_off();
-        let key = match self.channels.find_or_new(channel, Some(conn)) {
+        let key = match self.channel_for(channel, Some(conn)) {
             Ok(key) => key,
             Err(fault) => return Some(Told::refuse(Code::RateLimited, fault.message()).into()),
         };
