@@ -352,16 +352,6 @@ pub const IDLE_LOOK_MS: u64 = 20;
 /// keeps its sockets waiting for a third of a millisecond.
 pub const COPY_INLINE_BYTES_MAX: usize = MIB;
 
-/// Largest body of a call that takes a few names or numbers, in bytes.
-pub const SMALL_BODY_BYTES_MAX: usize = 64 * KIB;
-
-/// Largest body of a direct or group message, in bytes: every byte of its content may be written as
-/// six.
-pub const MESSAGE_BODY_BYTES_MAX: usize = 128 * KIB;
-
-/// Largest body that makes a group, in bytes: its members' ids, about.
-pub const GROUP_BODY_BYTES_MAX: usize = 512 * KIB;
-
 /// Up to this many bytes an HTTP answer counts as small, and finds room where large ones do not.
 pub const SMALL_ANSWER_BYTES: usize = 64 * KIB;
 
@@ -481,8 +471,9 @@ pub const DELTA_CHANGES_MAX: usize = 16_384;
 pub const DELTA_BYTES_MAX: usize = 32 * MIB;
 
 /// Bytes of changes up to which a client that comes back is sent them though the instances as they
-/// are now would take less: a client that was away for a moment wants to hear what happened.
-pub const REPLAY_BYTES_MIN: usize = 64 * KIB;
+/// are now would take less: a client that was away for a moment wants to hear what happened. A full
+/// history of small instances is less than this.
+pub const REPLAY_BYTES_MIN: usize = 512 * KIB;
 
 /// Replays that are kept for the next who asks for the same.
 pub const REPLAYS_KEPT_MAX: usize = 64;
@@ -1045,11 +1036,11 @@ const _: () = assert!(
     "the largest instance fits a request"
 );
 const _: () = assert!(
-    6 * MESSAGE_CONTENT_BYTES_MAX + KIB <= MESSAGE_BODY_BYTES_MAX,
+    6 * MESSAGE_CONTENT_BYTES_MAX + KIB <= Limits::DEFAULT.http_body_bytes_max,
     "the longest message fits its body, however it is escaped"
 );
 const _: () = assert!(
-    GROUP_MEMBERS_MAX * (USER_BYTES_MAX + 4) + 2 * KIB <= GROUP_BODY_BYTES_MAX,
+    GROUP_MEMBERS_MAX * (USER_BYTES_MAX + 4) + 2 * KIB <= Limits::DEFAULT.http_body_bytes_max,
     "the largest group fits its body"
 );
 const _: () = assert!(

@@ -646,6 +646,8 @@ fn the_reported_status_is_back_within_a_beat_after_an_override() {
     };
     let body = |id: &str, word: &str, dirty: u64| {
         let body = with(&py_body(id), "status", json!(word));
+        // The whole table takes longer than a lease of six seconds.
+        let body = with(&body, "leaseInfo", json!({"durationInSecs": 600}));
         with(&body, "lastDirtyTimestamp", json!(dirty.to_string()))
     };
     let mut last = Vec::new();

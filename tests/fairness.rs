@@ -206,9 +206,9 @@ fn a_body_is_as_large_as_its_call_needs() {
     for (path, bytes_max) in [
         (LOGIN, 4 << 10),
         (REGISTER, 4 << 10),
-        ("/api/discovery/service.json", 64 << 10),
-        ("/api/management/instance/operate-instance.json", 64 << 10),
-        ("/api/v1/channels", 64 << 10),
+        ("/api/discovery/service.json", 1 << 20),
+        ("/api/management/instance/operate-instance.json", 1 << 20),
+        ("/api/v1/channels", 1 << 20),
         ("/api/discovery/lookup.json", 1 << 20),
         ("/ws/broadcast", 1 << 20),
     ] {

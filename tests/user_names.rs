@@ -38,7 +38,7 @@ fn seen(server: &Server, user: &str) -> String {
 
 #[test]
 fn names_are_normalised_and_compared_without_case() {
-    let server = Server::start_for_people(&[]);
+    let server = Server::start_for_people(&["--registrations-per-minute-max", "0"]);
     let reply = register(&server, "\u{fb01}sh \u{ff34}ank");
     assert_eq!(
         (reply.status, &reply.body["username"]),

@@ -91,7 +91,7 @@ pub async fn define(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pr
         name: Option<String>,
         description: Option<String>,
     }
-    let text = body::read(desk, request, desk.body_bytes_max(limits::SMALL_BODY_BYTES_MAX)).await?;
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let wish: Wish = body::object(&text)?;
     let invalid = |what| Problem::new(400, Code::InvalidArgument, what);
     let name = wish.name.ok_or_else(|| invalid("name is missing"))?;

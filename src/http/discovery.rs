@@ -63,8 +63,7 @@ pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
     let service_id = if request.method() == Method::GET {
         Query::of(request.uri()).service_id()
     } else {
-        let text =
-            body::read(desk, request, desk.body_bytes_max(limits::SMALL_BODY_BYTES_MAX)).await?;
+        let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
         let wish: ServiceWish = match body::object(&text) {
             Err(problem) if problem.code == Code::InvalidArgument => {
                 return Ok(fail("bad-request", &problem.detail));
@@ -93,8 +92,7 @@ pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
 /// `services`
 pub async fn services(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
     if request.method() == Method::POST {
-        let text =
-            body::read(desk, request, desk.body_bytes_max(limits::SMALL_BODY_BYTES_MAX)).await?;
+        let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
         let _: serde_json::Map<String, serde_json::Value> = body::object(&text)?;
     }
     let published = &desk.office.published;
@@ -168,7 +166,7 @@ pub async fn delta(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
     struct Wish {
         version: Option<u64>,
     }
-    let text = body::read(desk, request, desk.body_bytes_max(limits::SMALL_BODY_BYTES_MAX)).await?;
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let wish: Wish = match body::object(&text) {
         Err(problem) if problem.code == Code::InvalidArgument => {
             return Ok(fail("bad-request", &problem.detail));

@@ -26,9 +26,8 @@ use crate::wire::talk;
 async fn wish<T: serde::de::DeserializeOwned>(
     desk: &Desk,
     request: Request<Incoming>,
-    bytes_max: usize,
 ) -> Result<T, Problem> {
-    let text = body::read(desk, request, desk.body_bytes_max(bytes_max)).await?;
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
     body::object(&text)
 }
 
@@ -76,7 +75,7 @@ pub async fn send(
     request: Request<Incoming>,
     from: &UserId,
 ) -> Result<Reply, Problem> {
-    let wish: MessageWish = wish(desk, request, limits::MESSAGE_BODY_BYTES_MAX).await?;
+    let wish: MessageWish = wish(desk, request).await?;
     let to = talk::user("to_user_id", wish.to_user_id)?;
     let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     let send = || {
@@ -97,7 +96,7 @@ pub async fn send_to_group(
     from: &UserId,
     group_id: String,
 ) -> Result<Reply, Problem> {
-    let wish: MessageWish = wish(desk, request, limits::MESSAGE_BODY_BYTES_MAX).await?;
+    let wish: MessageWish = wish(desk, request).await?;
     let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     stored(desk, Talk::SendToGroup { from: from.clone(), group_id, content }).await
 }
@@ -185,7 +184,7 @@ pub async fn create_group(
         name: Option<String>,
         members: Option<Vec<String>>,
     }
-    let wish: GroupWish = wish(desk, request, limits::GROUP_BODY_BYTES_MAX).await?;
+    let wish: GroupWish = wish(desk, request).await?;
     let invalid = |what: String| Problem::new(400, Code::InvalidArgument, what);
     let name = wish.name.ok_or_else(|| invalid("name is missing".to_owned()))?;
     check_name("name", &name).map_err(invalid)?;
@@ -282,7 +281,7 @@ pub async fn add_member(
     struct MemberWish {
         user_id: Option<String>,
     }
-    let wish: MemberWish = wish(desk, request, limits::SMALL_BODY_BYTES_MAX).await?;
+    let wish: MemberWish = wish(desk, request).await?;
     let user_id = resolved(desk, talk::user("user_id", wish.user_id)?).await?;
     let mut value = json!({"group_id": group_id, "user_id": user_id.as_str()});
     let by = by.clone();

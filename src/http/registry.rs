@@ -342,7 +342,7 @@ pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
         #[serde(alias = "operator_id")]
         operator_id: Option<String>,
     }
-    let text = body::read(desk, request, desk.body_bytes_max(limits::SMALL_BODY_BYTES_MAX)).await?;
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let wish: Wish = match json::decode(&text) {
         Ok(wish) => wish,
         Err(fault) => {
@@ -383,7 +383,7 @@ pub async fn protect(
     struct Wish {
         enabled: Option<bool>,
     }
-    let text = body::read(desk, request, desk.body_bytes_max(limits::SMALL_BODY_BYTES_MAX)).await?;
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let wish: Wish = body::object(&text)?;
     let Some(enabled) = wish.enabled else {
         return Err(Problem::new(400, Code::InvalidArgument, "enabled is missing"));

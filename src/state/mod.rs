@@ -483,23 +483,23 @@ mod tests {
             }
         };
         for change in 0..40 {
-            register(&mut state, "a", format!("{change}{}", "x".repeat(4_000)));
+            register(&mut state, "a", format!("{change}{}", "x".repeat(20_000)));
         }
         let large = subscribe(&mut state, 1);
-        assert_eq!((large.recovered, large.replay), (Some(false), None), "160 KB for 4");
-        assert!(large.view.instances.len() < 5_000);
+        assert_eq!((large.recovered, large.replay), (Some(false), None), "780 KB for 20");
+        assert!(large.view.instances.len() < 25_000);
         let small = subscribe(&mut state, 38);
-        let (one, other) = (small.replay.expect("8 KB"), subscribe(&mut state, 38).replay);
+        let (one, other) = (small.replay.expect("40 KB"), subscribe(&mut state, 38).replay);
         let other = other.expect("the same again");
         assert_eq!(one.as_ptr(), other.as_ptr(), "it is built once and shared");
         register(&mut state, "b", String::new());
         assert_ne!(subscribe(&mut state, 38).replay.expect("more").len(), one.len());
         for name in 0..40 {
-            register(&mut state, &format!("n{name}"), "x".repeat(4_000));
+            register(&mut state, &format!("n{name}"), "x".repeat(20_000));
         }
         let large = subscribe(&mut state, 1);
-        assert_eq!(large.recovered, Some(false), "328 KB for 164");
+        assert_eq!(large.recovered, Some(false), "1.6 MB for 0.8");
         let whole = subscribe(&mut state, 41);
-        assert_eq!(whole.recovered, Some(true), "164 KB are no more than the snapshot has");
+        assert_eq!(whole.recovered, Some(true), "800 KB are no more than the snapshot has");
     }
 }
