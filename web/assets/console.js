@@ -501,8 +501,10 @@ function drawDetail(id, row, known) {
   const isOn = lease?.self_protection_enabled !== false;
   row.protect.dataset.enable = String(!isOn);
   setText(row.protect, isOn ? "Lift self-protection" : "Protect again");
-  if (row.facts.firstChild?.textContent === facts[0]) {
-    nodes.forEach((node, at) => setText(row.facts.children[at], node.textContent));
+  // The number of leases comes later than the rest, and not at all without the scope for it.
+  const shown = row.facts.querySelectorAll("span");
+  if (shown.length === nodes.length) {
+    nodes.forEach((node, at) => setText(shown[at], node.textContent));
   } else row.facts.replaceChildren(...nodes);
   const hasButton = known.degraded || !isOn;
   if (hasButton && !row.protect.isConnected) row.facts.append(row.protect);
