@@ -9,19 +9,9 @@
 /// Whether no point of the text lies deeper than so many levels. Brackets inside strings do not
 /// count.
 pub fn is_within(text: &[u8], depth_max: usize) -> bool {
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for &byte in text {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
+    let mut depth = 0_usize;
+    for byte in structure(text) {
         match byte {
-            b'"' => in_string = true,
             b'{' | b'[' => {
                 depth += 1;
                 if depth > depth_max {
@@ -33,4 +23,22 @@ pub fn is_within(text: &[u8], depth_max: usize) -> bool {
         }
     }
     true
+}
+
+/// The bytes of a JSON text that stand outside of its strings, the quotes left out as well.
+pub fn structure(text: &[u8]) -> impl Iterator<Item = u8> {
+    let (mut in_string, mut escaped) = (false, false);
+    text.iter().copied().filter(move |byte| {
+        if !in_string {
+            in_string = *byte == b'"';
+            return !in_string;
+        }
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = false,
+            _ => {}
+        }
+        false
+    })
 }

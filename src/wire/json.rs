@@ -121,19 +121,9 @@ pub fn has_short_lists(text: &[u8], entries_max: usize) -> bool {
     if text.len() / 2 < entries_max {
         return true;
     }
-    let (mut depth, mut commas, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
-    for &byte in text {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
+    let (mut depth, mut commas) = (0_usize, 0_usize);
+    for byte in depth::structure(text) {
         match byte {
-            b'"' => in_string = true,
             b'{' | b'[' => {
                 depth += 1;
                 if depth == 2 {
