@@ -86,6 +86,12 @@ if ! command -v openssl >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >
     apt-get -qq update && apt-get -qq -y install openssl >/dev/null
 fi
 
+# Examples in JavaScript run with the Node that the browser's tests name.
+if [ ! -x tests/browser/node_modules/node/bin/node ]; then
+    (cd tests/browser && npm ci --no-audit --no-fund --loglevel=error) ||
+        echo 'Node 22 could not be installed: examples in JavaScript are SKIPPED.'
+fi
+
 stage 'format' cargo fmt --all --check
 stage 'lints' cargo clippy --workspace --all-targets -- -D warnings
 stage 'client alone' client_alone

@@ -88,3 +88,12 @@ pub mod ws;
 mod storm;
 #[cfg(feature = "server")]
 mod wheel;
+
+/// The examples in Rust of the documents, compiled as documentation tests.
+#[cfg(all(doctest, feature = "client", feature = "server"))]
+mod documents {
+    #[doc = include_str!("../docs/clients.md")]
+    struct Clients;
+    #[doc = include_str!("../docs/embedding.md")]
+    struct Embedding;
+}

@@ -133,6 +133,8 @@ export interface Published {
 }
 
 export interface ServiceEvent {
+  type: "snapshot" | "change" | "degraded";
+  /** The older name of `type`. */
   kind: "snapshot" | "change" | "degraded";
   changes: InstanceChange[];
   instances: Instance[];
@@ -150,8 +152,10 @@ export interface ServiceState {
 }
 
 export interface AllServicesEvent {
+  type: "snapshot" | "change" | "degraded";
+  /** The older name of `type`. */
   kind: "snapshot" | "change" | "degraded";
-  /** Not there where `kind` is `snapshot` and everything was read. */
+  /** Not there where `type` is `snapshot` and everything was read. */
   serviceId?: string;
   changes: InstanceChange[];
   services?: ServiceState[];
@@ -231,6 +235,8 @@ declare class View<Events extends ViewEvents, Item, Self> extends Emitter<Events
   ageMs(): number;
   /** Ends the view and what it follows. */
   close(): void;
+  /** What happens here, from the snapshot on; ends with the view. The same as iterating it. */
+  changes(): AsyncIterableIterator<Item>;
   [Symbol.asyncIterator](): AsyncIterableIterator<Item>;
 }
 

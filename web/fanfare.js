@@ -6,7 +6,7 @@
  *     import { FanfareClient } from "/fanfare.js";
  *     const client = new FanfareClient({ url: "http://127.0.0.1:8080" });
  *     const orders = client.service("orders");
- *     for await (const change of orders) console.log(change.kind, orders.instances.size);
+ *     for await (const change of orders.changes()) console.log(change.type, orders.instances.size);
  *
  * What it promises: a view is never silently wrong. Each frame is checked against the revision or
  * the offset before it; what was lost is asked for again, and what cannot be had is said aloud.
@@ -223,6 +223,11 @@ function applyChange(known, frame) {
   return fresh;
 }
 
+/** An event of a view of services. `kind` is the older name of its `type`. */
+function happened(type, event) {
+  return { type, kind: type, ...event };
+}
+
 /** What all views share: they follow something, and are live while they do. */
 class View extends Emitter {
   /** @type {"live" | "stale"} */
@@ -267,6 +272,11 @@ class View extends Emitter {
     if (this.closed) feed.end();
     else if (this.state === "live" && this.whole) feed.push(this.whole());
     return feed;
+  }
+
+  /** The same stream by a name: `for await (const change of view.changes())`. */
+  changes() {
+    return this[Symbol.asyncIterator]();
   }
 
   /** @protected Tells listeners and streams. */
@@ -350,8 +360,8 @@ class View extends Emitter {
 }
 
 /**
- * One service, live. Events: `change` with `{kind, changes, instances, epoch, revision, degraded}`,
- * where `kind` is `snapshot`, `change` or `degraded`; `state`; `error`.
+ * One service, live. Events: `change` with `{type, changes, instances, epoch, revision, degraded}`,
+ * where `type` is `snapshot`, `change` or `degraded`; `state`; `error`.
  */
 export class ServiceView extends View {
   /** The newest epoch and revision. */
@@ -386,7 +396,7 @@ export class ServiceView extends View {
   whole() {
     const { epoch, revision, degraded } = this;
     const instances = this.list();
-    return { kind: "snapshot", changes: [], instances, epoch, revision, degraded };
+    return happened("snapshot", { changes: [], instances, epoch, revision, degraded });
   }
 
   /** @protected */
@@ -415,9 +425,9 @@ export class ServiceView extends View {
     if (answer.degraded === this.degraded) return;
     this.degraded = answer.degraded;
     const instances = this.list();
-    this.tell("change", {
-      kind: "degraded", changes: [], instances, epoch, revision, degraded: this.degraded,
-    });
+    const degraded = this.degraded;
+    const event = { changes: [], instances, epoch, revision, degraded };
+    this.tell("change", happened("degraded", event));
   }
 
   #replace(frame) {
@@ -450,7 +460,7 @@ export class ServiceView extends View {
       const { epoch, revision, degraded } = this;
       const kind = changes.length > 0 ? "change" : "degraded";
       const instances = this.list();
-      this.tell("change", { kind, changes, instances, epoch, revision, degraded });
+      this.tell("change", happened(kind, { changes, instances, epoch, revision, degraded }));
     }
     this.#settleAt(this.revision);
   }
@@ -458,7 +468,7 @@ export class ServiceView extends View {
 
 /**
  * Every service, live: a subscription to `*` joined with one reading of all services. Events:
- * `change` with `{kind, serviceId?, changes}`, where `kind` is `snapshot` (all of it, or one
+ * `change` with `{type, serviceId?, changes}`, where `type` is `snapshot` (all of it, or one
  * service where `serviceId` stands), `change` or `degraded`.
  */
 export class AllServicesView extends View {
@@ -483,7 +493,7 @@ export class AllServicesView extends View {
 
   /** @protected */
   whole() {
-    return { kind: "snapshot", changes: [], services: this.list() };
+    return happened("snapshot", { changes: [], services: this.list() });
   }
 
   /** @protected */
@@ -530,7 +540,7 @@ export class AllServicesView extends View {
     }
     if (frame.type === "service_snapshot") {
       this.#set({ ...frame, serviceId });
-      this.tell("change", { kind: "snapshot", serviceId, changes: [] });
+      this.tell("change", happened("snapshot", { serviceId, changes: [] }));
       return;
     }
     let known = this.services.get(serviceId);
@@ -543,9 +553,9 @@ export class AllServicesView extends View {
       this.emit("gap", { serviceId, known: known?.revision, from: frame.from });
       this.#reload(serviceId, frame);
     } else if (changes.length > 0) {
-      this.tell("change", { kind: "change", serviceId, changes });
+      this.tell("change", happened("change", { serviceId, changes }));
     } else if (known.degraded !== wasDegraded) {
-      this.tell("change", { kind: "degraded", serviceId, changes: [] });
+      this.tell("change", happened("degraded", { serviceId, changes: [] }));
     }
   }
 
@@ -565,7 +575,7 @@ export class AllServicesView extends View {
         return;
       }
       this.#set(service);
-      this.tell("change", { kind: "snapshot", serviceId, changes: [] });
+      this.tell("change", happened("snapshot", { serviceId, changes: [] }));
       for (const one of waiting) this.take(one);
     } catch (fault) {
       if (isVoid()) return;

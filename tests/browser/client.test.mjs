@@ -84,6 +84,24 @@ test("a stream of changes starts with the snapshot and ends with the view", asyn
   assert.deepEqual(seen, ["snapshot", "change"]);
 });
 
+test("changes by their name are the same stream, and each has a type", async () => {
+  const client = connect();
+  await server.register(one("named", "a"));
+  const view = client.service("named");
+  const seen = [];
+  for await (const change of view.changes()) {
+    seen.push(change.type, change.kind);
+    if (change.type === "snapshot") await server.register(one("named", "b"));
+    else view.close();
+  }
+  assert.deepEqual(seen, ["snapshot", "snapshot", "change", "change"]);
+  const all = client.services();
+  for await (const { type } of all.changes()) {
+    assert.equal(type, "snapshot");
+    all.close();
+  }
+});
+
 test("after a cut the view resumes, and misses nothing", async () => {
   const client = connect({ url: relay.url });
   const view = client.service("resumed");
