@@ -88,8 +88,8 @@ fn read_frames(
         let mut wire = Wire { input: part, replies: &mut replies };
         loop {
             match reader.next(&mut wire) {
-                Ok(Some(Incoming::Close)) => {
-                    messages.push(Incoming::Close);
+                Ok(Some(close @ Incoming::Close(_))) => {
+                    messages.push(close);
                     return (messages, Ok(()));
                 }
                 Ok(Some(message)) => messages.push(message),

@@ -203,6 +203,13 @@ impl std::borrow::Borrow<str> for InstanceIdentity {
     }
 }
 
+/// For people: the region, where there is one, the service and the instance, with slashes.
+impl fmt::Display for InstanceIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.trim_start_matches('\u{1f}').replace('\u{1f}', "/"))
+    }
+}
+
 /// Who somebody is: the `sub` of their tokens, as it stands there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(Arc<str>);

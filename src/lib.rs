@@ -16,6 +16,7 @@
 //! * [`store`]: what outlives the process.
 //! * [`shard`], [`control`]: the two planes.
 //! * [`http`]: the other door.
+//! * [`logging`]: the log of the process.
 //! * [`config`], [`server`]: settings, threads, start and stop.
 //! * [`client`]: the other end of the wire, which knows nothing of the server above `wire`.
 //!
@@ -65,6 +66,8 @@ pub mod control;
 pub mod fuzzing;
 #[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "server")]
+pub mod logging;
 #[cfg(feature = "server")]
 pub mod mailbox;
 #[cfg(feature = "server")]

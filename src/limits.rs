@@ -531,8 +531,47 @@ pub const PRESENCE_USERS_MAX: usize = 1_000;
 /// The channel on which the server publishes its own counters while somebody follows it.
 pub const STATS_CHANNEL: &str = "$stats";
 
-/// Time between two publications there.
-pub const STATS_INTERVAL_MS: u64 = 1_000;
+/// How often the counters are sampled, for figures of the last seconds and for that channel.
+pub const SAMPLE_INTERVAL_MS: u64 = 1_000;
+
+/// The shorter span of figures of the last seconds: short enough to see what is happening now.
+pub const RECENT_SHORT_MS: u64 = 10_000;
+
+/// The longer one: long enough for a quiet server to have some events in it.
+pub const RECENT_LONG_MS: u64 = 60_000;
+
+/// Lines that wait for standard error. Beyond, lines are left out and counted.
+pub const LOG_QUEUE_LINES_MAX: usize = 8_192;
+
+/// Bytes of these lines.
+pub const LOG_QUEUE_BYTES_MAX: usize = 4 * MIB;
+
+/// Within this time equal lines of the log are counted together.
+pub const LOG_WINDOW_MS: u64 = 10_000;
+
+/// Equal lines that are written within that time: enough to see what repeats, with some request ids.
+pub const LOG_EQUAL_LINES_MAX: u32 = 10;
+
+/// Lines of one place in the program that are written within that time, equal or not.
+pub const LOG_LINES_MAX: u32 = 200;
+
+/// Kinds of lines that are told apart. Lines of further kinds count for their place in the program.
+pub const LOG_KINDS_MAX: usize = 1_024;
+
+/// What a line with a count repeats of the lines that it stands for, in bytes.
+pub const LOG_LIKE_BYTES_MAX: usize = 300;
+
+/// How often the log's thread looks for what it has to say of itself.
+pub const LOG_LOOK_MS: u64 = 1_000;
+
+/// How long the end of the process waits for standard error to take the last lines.
+pub const LOG_STOP_MS: u64 = 1_000;
+
+/// What the log shows of a path, in bytes.
+pub const LOG_PATH_BYTES_MAX: usize = 256;
+
+/// Instances that a line about expired leases names.
+pub const LOG_NAMES_MAX: usize = 5;
 
 /// Users of a room that `joined` lists.
 pub const ROOM_USERS_LISTED_MAX: usize = 1_000;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fanfare::config::{Action, Config, LoadError, Loaded};
 use fanfare::limits;
+use fanfare::logging::{self, LogGuard};
 use fanfare::server::Server;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -23,7 +24,6 @@ const EXIT_USAGE: u8 = 2;
 
 #[allow(clippy::disallowed_methods, reason = "the environment is handed to `config` from here")]
 fn main() -> ExitCode {
-    cli::logging::start();
     let loaded = match Config::load(std::env::args(), |name| std::env::var(name).ok()) {
         Ok(loaded) => loaded,
         Err(LoadError::Usage(fault)) => fault.exit(),
@@ -32,13 +32,23 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    let filter = std::env::var("RUST_LOG").unwrap_or_default();
+    let guard = logging::start(logging::Settings {
+        format: loaded.config.log_format,
+        filter: &filter,
+        access_log: loaded.config.access_log,
+        may_be_colourful: std::env::var("NO_COLOR").map_or(true, |no| no.is_empty()),
+    });
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match &loaded.action {
-        Action::Serve => serve(&loaded),
+    let code = match &loaded.action {
+        Action::Serve => serve(&loaded, guard.as_ref().ok()),
         _ => cli::run(&loaded),
-    }
+    };
+    // The last lines leave with it.
+    drop(guard);
+    code
 }
 
 fn complain(fault: &str) {
@@ -46,7 +56,7 @@ fn complain(fault: &str) {
     let _ = writeln!(std::io::stderr(), "fanfare: {fault}");
 }
 
-fn serve(loaded: &Loaded) -> ExitCode {
+fn serve(loaded: &Loaded, log: Option<&LogGuard>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(fault) => {
@@ -76,6 +86,8 @@ fn serve(loaded: &Loaded) -> ExitCode {
         }
     };
     is_started.store(true, Ordering::SeqCst);
+    // What the start had to say stands in the log before the line that says that it is over.
+    log.inspect(|log| log.flush());
     let mut out = std::io::stdout();
     let scheme = if server.is_encrypted() { "https" } else { "http" };
     let line = format!("fanfare listening on {scheme}://{}\n", server.local_addr());
@@ -89,7 +101,7 @@ fn serve(loaded: &Loaded) -> ExitCode {
             Err(fault) => tracing::error!(%fault, "the certificate stays as it was"),
         }
     }
-    tracing::info!("stopping: clients are sent away");
+    tracing::info!("a signal: stopping");
     #[allow(clippy::disallowed_methods, reason = "the operator does not want to wait")]
     std::thread::spawn(move || {
         runtime.block_on(any([&mut terminate, &mut interrupt]));

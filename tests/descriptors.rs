@@ -22,7 +22,9 @@ fn refusals(server: &Server) -> usize {
 
 #[test]
 fn without_descriptors_the_server_waits_for_one() {
-    let server = Server::start_within(Some(DESCRIPTORS), &["--shards", "1"]);
+    // Each refusal is to be seen: with `debug` asked for anywhere, equal lines are not folded.
+    let prelude = format!(r#"ulimit -n {DESCRIPTORS}; export RUST_LOG=info,none=debug; exec "$@""#);
+    let server = Server::start_by(Some(&prelude), &["--shards", "1"]);
     let mut early = Raw::open(server.address(), "/ws");
     // The kernel takes these; the server can not. It says so once a pause, and not in a frenzy.
     let crowd: Vec<TcpStream> = (0..2 * DESCRIPTORS)

@@ -49,7 +49,19 @@ fn libraries_say_no_more_than_info() {
 
 #[test]
 fn tokens_and_passwords_are_not_in_the_log() {
-    let server = Server::start_by(Some(ALL), &["--jwt-secret", SECRET, "--auth", "required"]);
+    are_not_in_the_log("text");
+}
+
+#[test]
+fn tokens_and_passwords_are_not_in_a_log_of_json() {
+    are_not_in_the_log("json");
+}
+
+/// With the access log, and every line of the server's own.
+fn are_not_in_the_log(format: &str) {
+    let flags = ["--jwt-secret", SECRET, "--auth", "required", "--registration", "open"];
+    let shown = ["--log-format", format, "--access-log", "on"];
+    let server = Server::start_by(Some(ALL), &[&flags[..], &shown].concat());
     let (good, bad) = (token("ann", "admin"), format!("{}x", token("bob", "admin")));
     let (password, wrong) = ("a-password-of-ann", "a-wrong-password");
     let registered = json!({"username": "carol", "password": password});
@@ -59,6 +71,7 @@ fn tokens_and_passwords_are_not_in_the_log() {
     let attempt = json!({"username": "carol", "password": wrong});
     server.call("POST", "/api/v1/users/login", "", &attempt);
     let mut secrets = vec![SECRET.to_owned(), password.to_owned(), wrong.to_owned()];
+    let host = server.address().to_string();
     for one in [&good, &bad, &given] {
         secrets.push(signature(one));
         // Each place, on every door: also where a token has no business.
@@ -84,18 +97,37 @@ fn tokens_and_passwords_are_not_in_the_log() {
             for head in [
                 format!("GET {query} HTTP/9.9\r\n\r\n"),
                 format!("GET {query}\r\nbroken head {one}\r\n\r\n"),
-                format!("BREW {query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
-                format!("GET {path}?{} HTTP/1.1\r\nHost: x\r\n\r\n", one.repeat(200)),
+                format!("BREW {query} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"),
+                format!("GET {path}?{} HTTP/1.1\r\nHost: {host}\r\n\r\n", one.repeat(200)),
+                // A name that is not the server's, and a target with a name of its own.
+                format!("GET {query} HTTP/1.1\r\nHost: {one}\r\nConnection: close\r\n\r\n"),
+                format!("GET http://{host}{query} HTTP/1.1\r\nHost: {host}\r\n\r\n"),
             ] {
                 send(&server, head.as_bytes());
             }
         }
         let body = format!("{{\"username\":\"{one}\",\"password\":[\"{one}\"]}}");
         let json = [("Content-Type", "application/json")];
-        for path in ["/api/v1/users/login", "/api/registry/register.json", "/ws/broadcast"] {
-            server.request("POST", path, &json, body.as_bytes());
-            server.request("POST", path, &json, format!("{body}{one}").as_bytes());
+        // As values of the wrong type, and as a name of the wrong kind.
+        let strange =
+            format!("{{\"instances\":\"{one}\",\"instanceKey\":\"{one}\",\"enabled\":\"{one}\"}}");
+        let admin = format!("Bearer {good}");
+        let admin = [("Content-Type", "application/json"), ("Authorization", &*admin)];
+        for path in [
+            "/api/v1/users/login",
+            "/api/v1/users/register",
+            "/api/registry/register.json",
+            "/api/management/instance/operate-instance.json",
+            "/api/management/services/s/self-protection",
+            "/ws/broadcast",
+        ] {
+            for body in [&body, &strange, &format!("{body}{one}")] {
+                server.request("POST", path, &json, body.as_bytes());
+                server.request("POST", path, &admin, body.as_bytes());
+            }
         }
+        let login = json!({"username": one, "password": one});
+        server.call("POST", "/api/v1/users/login", "", &login);
     }
     let mut client = server.connect_with(&good);
     // A token where it belongs, and as a value of the wrong type in every field.
@@ -104,6 +136,8 @@ fn tokens_and_passwords_are_not_in_the_log() {
     client.send_json(&json!({"type": "refresh", "token": refresh}));
     client.find_type("refreshed");
     client.send_json(&json!({"type": "refresh", "token": bad}));
+    client.find_type("error");
+    client.send_json(&json!({"type": "refresh", "token": {"a": bad}}));
     client.find_type("error");
     for field in
         ["since", "instances", "instance_keys", "snapshot", "echo", "metadata", "to_user_id"]
@@ -118,7 +152,16 @@ fn tokens_and_passwords_are_not_in_the_log() {
     secrets.push(basic.to_owned());
     let header = format!("Basic {basic}");
     server.request("GET", "/eureka/apps", &[("Authorization", &header)], b"");
-    expect_none(&server.log(), &secrets);
+    eventually("the last request is in the log", PATIENCE, || {
+        let log = server.log();
+        let last = log.lines().rev().find(|line| line.contains("fanfare::access"));
+        last.is_some_and(|line| line.contains("/eureka/apps"))
+    });
+    let log = server.log();
+    for said in ["request refused", "token refused", "client connected", "wrong password"] {
+        assert!(log.contains(said), "{said} was not told, so nothing was tried");
+    }
+    expect_none(&log, &secrets);
 }
 
 /// Any answer will do, or none.

@@ -10,7 +10,7 @@ const LAYERS: &[&[&str]] = &[
     &["id", "clock", "storm"],
     &["wheel", "subscribers"],
     &["wire", "auth"],
-    &["stats", "ws", "client"],
+    &["stats", "ws", "client", "logging"],
     &["state"],
     &["cluster"],
     &["mailbox", "store"],

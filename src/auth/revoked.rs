@@ -158,6 +158,11 @@ impl Revoked {
         (is_ended || table.tokens.contains_key(&token.id)).then_some(Revocation::Token)
     }
 
+    /// Whether an account is disabled.
+    pub fn is_disabled(&self, user_id: &str) -> bool {
+        self.is_any.load(Ordering::Acquire) && self.table.read().disabled.contains(user_id)
+    }
+
     /// Takes in what is known of an account. Returns whether tokens that counted may count no more.
     pub fn set(&self, user_id: &str, standing: Standing) -> bool {
         let Standing { is_disabled, tokens_from_ms, kept_token: kept } = standing;

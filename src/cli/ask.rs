@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL;
 use fanfare::client::{
     Api, ChangeType, Client, Code, Error, Instance, InstanceChange, ServiceChange, ServiceEvent,
     ServiceState,
@@ -113,7 +115,7 @@ async fn answer(url: &str, ask: &Ask) -> Result<(), Failed> {
                 "instanceKey": key,
                 "operation": "pull-out",
                 "operationComplete": is_pull_in,
-                "operatorId": "fanfare",
+                "operatorId": operator(ask.token.as_deref()),
             });
             let path = "/api/management/instance/operate-instance.json";
             let answer = well(api.call("POST", path, Some(body)).await?)?;
@@ -123,6 +125,17 @@ async fn answer(url: &str, ask: &Ask) -> Result<(), Failed> {
             print(if *is_pull_in { "pulled in" } else { "pulled out" })
         }
     }
+}
+
+/// What an operator is called: as the token's user is, by the token's own word. The server knows better who
+/// that is, and keeps this beside it.
+fn operator(token: Option<&str>) -> String {
+    let claims = token.and_then(|token| {
+        let payload = BASE64_URL.decode(token.split('.').nth(1)?).ok()?;
+        serde_json::from_slice::<Value>(&payload).ok()
+    });
+    let claim = |name: &str| Some(claims.as_ref()?[name].as_str()?.to_owned());
+    claim("username").or_else(|| claim("sub")).unwrap_or_else(|| String::from("fanfare"))
 }
 
 fn encoded(text: &str) -> String {
@@ -174,8 +187,11 @@ async fn stats(api: &Api, watch: bool, as_json: bool) -> Result<(), Failed> {
     }
 }
 
+/// Figures that are the same on each node of a cluster.
+const OF_ALL_NODES: [&str; 3] = ["services", "instances", "degraded_services"];
+
 fn stats_table(stats: &Value) -> String {
-    let mut lines = String::new();
+    let mut lines = String::from("of this node, but for what is marked\n");
     for key in [
         "uptime_s",
         "connections",
@@ -191,12 +207,17 @@ fn stats_table(stats: &Value) -> String {
         "slow_readers_total",
         "memory_rss_bytes",
     ] {
-        let _ = writeln!(lines, "{key:<24} {}", stats[key]);
+        let mark = if OF_ALL_NODES.contains(&key) { " (of all nodes)" } else { "" };
+        let _ = writeln!(lines, "{key:<24} {}{mark}", stats[key]);
     }
-    let latency = &stats["fanout_latency_us"];
-    for key in ["p50", "p90", "p99", "p999", "max"] {
-        let name = format!("fanout_latency_us {key}");
-        let _ = writeln!(lines, "{name:<24} {}", latency[key]);
+    for (key, span) in [("fanout_latency_10s_us", "10 s"), ("fanout_latency_us", "60 s")] {
+        for quantile in ["p50", "p90", "p99", "p999", "max"] {
+            let name = format!("fanout_latency_us {quantile}");
+            let _ = writeln!(lines, "{name:<24} {} (last {span})", stats[key][quantile]);
+        }
+    }
+    for (key, span) in [("outbox_bytes_peak_10s", "10 s"), ("outbox_bytes_peak", "60 s")] {
+        let _ = writeln!(lines, "{:<24} {} (last {span})", "outbox_bytes_peak", stats[key]);
     }
     for shard in stats["shards"].as_array().into_iter().flatten() {
         let name = format!("shard {}", shard["shard"]);
@@ -216,13 +237,15 @@ fn stats_line(now: &Value, before: Option<&Value>) -> String {
         before.map_or(0, |before| newest.saturating_sub(before[key].as_u64().unwrap_or(0)))
     };
     format!(
-        "connections {:<7} subscriptions {:<7} events/s {:<7} deliveries/s {:<9} p50 {} us, p99 {} us",
+        "connections {:<7} subscriptions {:<7} events/s {:<7} deliveries/s {:<9} \
+         last 10 s: p50 {} us, p99 {} us, outbox {} B",
         now["connections"].to_string(),
         now["subscriptions"].to_string(),
         rate("events_total"),
         rate("deliveries_total"),
-        now["fanout_latency_us"]["p50"],
-        now["fanout_latency_us"]["p99"],
+        now["fanout_latency_10s_us"]["p50"],
+        now["fanout_latency_10s_us"]["p99"],
+        now["outbox_bytes_peak_10s"],
     )
 }
 
@@ -261,15 +284,27 @@ async fn instances(api: &Api, service: &str, as_json: bool) -> Result<(), Failed
         };
         let is_out = lease["pulled_out"] == true;
         let status = if is_out { "pulled out" } else { text(&instance["status"]) };
+        let by = pulled_out_by(&lease["pulled_out_by"]);
         let seconds = |field: &str| lease[field].as_f64().unwrap_or(0.0) / 1_000.0;
         lines.push(format!(
-            "{:<36} {address:<22} {status:<10} {:>7.1} s {:>7.1} s",
+            "{:<36} {address:<22} {status:<10} {:>7.1} s {:>7.1} s{by}",
             text(&instance["instanceId"]),
             seconds("age_ms"),
             seconds("lease_ttl_ms"),
         ));
     }
     print(&lines.join("\n"))
+}
+
+/// Who took an instance out, as an addition to its line.
+fn pulled_out_by(by: &Value) -> String {
+    match (by["user_id"].as_str(), by["operator_id"].as_str().filter(|name| !name.is_empty())) {
+        _ if by.is_null() => String::new(),
+        (Some(user), Some(name)) if user != name => format!("  by {user} ({name})"),
+        (Some(name), _) | (None, Some(name)) => format!("  by {name}"),
+        (None, None) if by["itself"] == true => String::from("  by itself"),
+        (None, None) => String::new(),
+    }
 }
 
 /// Follows a service until interrupted. Comes back after a disconnect, as every client does.

@@ -6,7 +6,6 @@
 mod about;
 mod accounts;
 mod ask;
-pub(crate) mod logging;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

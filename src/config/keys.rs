@@ -12,6 +12,7 @@ use super::{AuthMode, Config};
 use crate::auth::accounts::Registration;
 use crate::auth::{self, Scopes};
 use crate::limits::{self, KIB, MIB};
+use crate::logging::LogFormat;
 use crate::ws::forwarded::BadProxy;
 use crate::ws::hosts::BadHost;
 
@@ -391,6 +392,34 @@ pub(super) static KEYS: &[Key] = &[
             Ok(())
         },
         show: |config| config.group_invitations.into(),
+    },
+    Key {
+        name: "log-format",
+        env: None,
+        placeholder: "FORMAT",
+        unset: Unset::Is("text"),
+        help: "Form of the log: text, or json (one object a line)",
+        parse: |config, text| {
+            config.log_format = match text {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return Err(format!("{} is neither text nor json", quote(text))),
+            };
+            Ok(())
+        },
+        show: |config| config.log_format.as_str().into(),
+    },
+    Key {
+        name: "access-log",
+        env: None,
+        placeholder: "on|off",
+        unset: Unset::Is("off"),
+        help: "Whether the log has a line for each request",
+        parse: |config, text| {
+            config.access_log = parse_switch(text)?;
+            Ok(())
+        },
+        show: |config| config.access_log.into(),
     },
     Key {
         name: "echo",

@@ -49,6 +49,7 @@ use crate::auth::Scopes;
 use crate::auth::accounts::Registration;
 use crate::auth::namespace::Namespaces;
 use crate::limits::{self, Limits};
+use crate::logging::LogFormat;
 
 use crate::store::accounts::Who;
 use crate::ws::forwarded::TrustedProxies;
@@ -137,6 +138,10 @@ pub struct Config {
     pub self_protection_max_ms: u64,
     /// Whether Eureka's clients are served.
     pub eureka: bool,
+    /// The form of the log.
+    pub log_format: LogFormat,
+    /// Whether the log has a line for each request.
+    pub access_log: bool,
     /// Whether `/ws/echo` is there.
     pub echo: bool,
     /// Who may make an account.
@@ -177,6 +182,8 @@ impl Default for Config {
             lease_ttl_ms: limits::LEASE_TTL_MS_DEFAULT,
             self_protection_max_ms: limits::SELF_PROTECTION_MS_MAX_DEFAULT,
             eureka: true,
+            log_format: LogFormat::Text,
+            access_log: false,
             echo: true,
             registration: Registration::Open,
             default_scopes: Scopes::MESSAGE,

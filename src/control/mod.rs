@@ -42,13 +42,13 @@ use tokio::sync::broadcast;
 use crate::auth::Revoked;
 use crate::clock::Moment;
 use crate::cluster::Cluster;
-use crate::id::{ConnId, Topic};
+use crate::id::{ConnId, Topic, UserId};
 use crate::limits::{self, STORE_CLOSE_ATTEMPTS_MAX};
 use crate::mailbox::published::{Published, Publisher};
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::{Event, Parcel};
 use crate::mailbox::{Inlet, Outlet};
-use crate::state::durable::{Write, WriteResult};
+use crate::state::durable::{AccountChange, Write, WriteResult};
 use crate::state::event::DomainEvent;
 use crate::state::image::SetBound;
 use crate::state::order::{Answer, Order};
@@ -92,6 +92,8 @@ pub struct Control {
     /// None where there is one node.
     cluster: Option<Cluster>,
     node: String,
+    /// The nodes that were alive when they were last heard of.
+    alive: Vec<String>,
     proposals: Proposals,
     /// Connections that were answered, and whose next orders may wait.
     to_go_on: Vec<ConnId>,
@@ -129,6 +131,7 @@ impl Control {
             ledger: Ledger::default(),
             cluster: None,
             node: String::new(),
+            alive: Vec::new(),
             proposals: Proposals::default(),
             to_go_on: Vec::new(),
             revoked: Arc::default(),
@@ -269,7 +272,10 @@ impl Control {
             Talk::Accounts(changes) => {
                 for change in changes {
                     let user_id = change.user_id.as_str();
-                    if self.revoked.set(user_id, change.standing) {
+                    let was_disabled = self.revoked.is_disabled(user_id);
+                    let is_less = self.revoked.set(user_id, change.standing);
+                    note_account(change, was_disabled, is_less);
+                    if is_less {
                         to_check.push(Some(change.user_id.clone()));
                     }
                     self.revoked.vouched.forget_older(user_id, change.changed_ms);
@@ -278,6 +284,8 @@ impl Control {
             Talk::TokensEnded(tokens) => {
                 for token in tokens {
                     if self.revoked.revoke(token.id, token.expires_s, now.unix_s()) {
+                        let user = token.user_id.as_ref().map(UserId::as_str);
+                        tracing::info!(target: "fanfare::accounts", user, "token revoked");
                         to_check.push(token.user_id.clone());
                     }
                 }
@@ -641,4 +649,16 @@ impl Control {
             stats.caught_up.set(u64::from(replica.is_begun()));
         }
     }
+}
+
+/// Says what became of an account, here or beside the server.
+fn note_account(change: &AccountChange, was_disabled: bool, is_less: bool) {
+    let user = change.user_id.as_str();
+    let what = match (change.standing.is_disabled, was_disabled) {
+        (true, false) => "account disabled",
+        (false, true) => "account enabled",
+        _ if is_less => "the user's tokens are ended",
+        _ => return,
+    };
+    tracing::info!(target: "fanfare::accounts", user, "{what}");
 }

@@ -6,7 +6,7 @@ use super::Control;
 use super::ledger::Waiting;
 use super::proposals::{Pending, What};
 use crate::clock::Moment;
-use crate::cluster::{News, Proposal};
+use crate::cluster::{News, NodeView, Proposal};
 use crate::id::{ConnId, ServiceName, Topic};
 use crate::mailbox::to_control::Origin;
 use crate::mailbox::to_shard::{Event, Parcel};
@@ -64,8 +64,10 @@ impl Control {
             }
             News::Begin { image, items } => self.begin(*image, items, now),
             News::Nodes { nodes, contact_ms, newest, written, .. } => {
+                self.note_nodes(&nodes);
                 let alive: Vec<String> =
                     nodes.into_iter().filter(|node| node.is_alive).map(|node| node.id).collect();
+                self.alive.clone_from(&alive);
                 let stats = &self.stats.cluster;
                 stats.nodes.set(alive.len() as u64);
                 stats.contact_ms.set(contact_ms);
@@ -113,6 +115,29 @@ impl Control {
             }
             // Whoever asked may have stopped waiting.
             News::Image(reply) => _ = reply.send(self.state.image()),
+        }
+    }
+
+    /// Says which nodes came and went since the last look.
+    fn note_nodes(&self, nodes: &[NodeView]) {
+        for node in nodes.iter().filter(|node| node.is_alive && node.id != self.node) {
+            if !self.alive.contains(&node.id) {
+                tracing::info!(target: "fanfare::cluster", node = node.id, "another node is there");
+            }
+        }
+        for id in self.alive.iter().filter(|id| **id != self.node) {
+            match nodes.iter().find(|node| node.id == *id) {
+                Some(node) if node.is_alive => {}
+                Some(NodeView { age_ms, .. }) => tracing::warn!(
+                    target: "fanfare::cluster",
+                    node = id,
+                    silent_ms = age_ms,
+                    "another node is gone: it gives no sign of life"
+                ),
+                None => {
+                    tracing::info!(target: "fanfare::cluster", node = id, "another node has left");
+                }
+            }
         }
     }
 

@@ -75,6 +75,11 @@ impl Bodies {
         Bodies { shard: Budget::new(bytes_max), addresses }
     }
 
+    /// The bytes of all bodies that are still arriving or being read.
+    pub fn held(&self) -> usize {
+        self.shard.held()
+    }
+
     /// Begins a body from an address, none where it is not known.
     pub fn begin(&self, from: Option<AddressBlock>) -> Arriving {
         Arriving {

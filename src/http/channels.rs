@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body, sockets};
+use super::{Desk, Query, body, log, sockets};
 use crate::auth::Identity;
 use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, UserId};
@@ -99,6 +99,7 @@ pub async fn define(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pr
     let description = talk::description(wish.description.unwrap_or_default())?;
     match desk.tell(Talk::Define { channel, description }).await? {
         Told::Channel(Some(view)) => {
+            log::operator(desk, "create channel", view.name.as_str(), None);
             Ok(reply::with_status(StatusCode::CREATED, &channel_value(&view)))
         }
         _ => Err(Refusal::internal().into()),
@@ -117,7 +118,8 @@ pub async fn describe(desk: &Desk, name: String) -> Result<Reply, Problem> {
 /// `DELETE /api/v1/channels/{name}`
 pub async fn delete(desk: &Desk, name: String) -> Result<Reply, Problem> {
     let channel = channel(desk, Some(name))?;
-    desk.tell(Talk::Delete(channel)).await?;
+    desk.tell(Talk::Delete(channel.clone())).await?;
+    log::operator(desk, "delete channel", channel.as_str(), None);
     Ok(reply::no_content())
 }
 

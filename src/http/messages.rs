@@ -115,7 +115,7 @@ async fn resolved(desk: &Desk, user: UserId) -> Result<UserId, Problem> {
 /// `GET /api/v1/messages`
 pub async fn pull(desk: &Desk, query: &Query, user: &UserId) -> Result<Reply, Problem> {
     let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_DEFAULT);
-    let invalid = |what: &str| Problem::new(400, Code::InvalidArgument, what);
+    let invalid = |what: &'static str| Problem::new(400, Code::InvalidArgument, what);
     let after = query.get("after").filter(|after| !after.is_empty());
     let after = after.map(|text| text.parse().map_err(|_| invalid("after is no message's id")));
     let with = match query.get("with") {

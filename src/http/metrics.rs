@@ -4,7 +4,8 @@
 
 use super::Desk;
 use super::reply::{self, Reply};
-use super::status::{memory_rss_bytes, paths};
+use super::status::{self, memory_rss_bytes, paths};
+use crate::limits;
 use crate::stats::prometheus::Page;
 use crate::stats::{Counter, ShardStats};
 use crate::wire::close::Reason;
@@ -71,12 +72,11 @@ fn shards(page: &mut Page, desk: &Desk) {
         "Signed-in users with a connection.",
         desk.office.gate.seats.users() as u64,
     );
-    let peak = stats.shards.iter().map(|shard| shard.outbox_bytes_peak.value()).max();
     page.single(
         "fanfare_outbox_bytes_peak",
         "gauge",
-        "The most bytes that were ever unsent for one connection.",
-        peak.unwrap_or(0),
+        "The most bytes that were unsent for one connection within the last 60 s.",
+        status::outbox_bytes_peak(&desk.office, desk.clock.now().unix_ms, limits::RECENT_LONG_MS),
     );
     let name = "fanfare_slow_readers_total";
     page.metric(name, "counter", "Readers that fell behind, by outcome.");
@@ -99,6 +99,20 @@ fn shards(page: &mut Page, desk: &Desk) {
         &stats.merged(|shard| &shard.fanout_us),
     );
     page.single("fanfare_memory_rss_bytes", "gauge", "Resident memory.", memory_rss_bytes());
+    let name = "fanfare_http_unsent_answer_bytes";
+    page.metric(name, "gauge", "Bytes of HTTP answers that clients have not taken, by shard.");
+    for (index, answers) in desk.office.answers.iter().enumerate() {
+        page.sample(name, &format!("shard=\"{index}\""), answers.held() as u64);
+    }
+    let name = "fanfare_http_unfinished_body_bytes";
+    page.metric(
+        name,
+        "gauge",
+        "Bytes of request bodies that are arriving or being read, by shard.",
+    );
+    for (index, bodies) in desk.office.bodies.iter().enumerate() {
+        page.sample(name, &format!("shard=\"{index}\""), bodies.held() as u64);
+    }
 }
 
 fn registry(page: &mut Page, desk: &Desk) {

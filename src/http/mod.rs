@@ -24,6 +24,7 @@ pub mod eureka;
 pub mod fuzzing;
 pub mod guard;
 pub mod idle;
+pub mod log;
 pub mod logins;
 pub mod messages;
 pub mod metrics;
@@ -40,6 +41,7 @@ pub mod status;
 pub mod users;
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -53,7 +55,7 @@ use crate::auth::{Identity, Scopes};
 use crate::clock::Clock;
 use crate::cluster::NodeView;
 use crate::cluster::agreement::{Difference, Shared};
-use crate::id::{ServiceName, ShardId};
+use crate::id::{ServiceName, ShardId, UserId};
 use crate::limits::Limits;
 use crate::mailbox::Outlet;
 use crate::mailbox::published::Published;
@@ -61,13 +63,13 @@ use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::state::order::{Answer, Order, View};
 use crate::state::people::Person;
 use crate::state::talk::{Talk, Told};
-use crate::stats::Stats;
+use crate::stats::{Recent, Stats};
 use crate::store::StoreHealth;
 use crate::store::library::{Account, Library};
 use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Gate;
 use answers::{Answers, Unsent};
-use bodies::{AddressBodies, Bodies};
+use bodies::Bodies;
 use eureka::Eureka;
 use idle::IdleTable;
 use logins::Logins;
@@ -100,6 +102,10 @@ pub struct Desk {
     pub bodies: Arc<Bodies>,
     /// Those of the connection that the desk serves.
     pub unsent: Arc<Unsent>,
+    /// The number of the request that the desk serves.
+    pub number: u64,
+    /// Who asks, once a token or a password has said so.
+    pub user: OnceCell<UserId>,
 }
 
 /// What all desks share.
@@ -133,8 +139,6 @@ pub struct Office {
     pub registrations: Rates,
     /// Kept connections between two requests.
     pub idle: Arc<IdleTable>,
-    /// Bodies that are still arriving, by address.
-    pub address_bodies: Arc<AddressBodies>,
     /// Users seen lately.
     pub seen: SeenUsers,
     /// What serves Eureka's clients, where they are served.
@@ -157,6 +161,14 @@ pub struct Office {
     pub started_ms: u64,
     /// Numbers the requests.
     pub requests: AtomicU64,
+    /// Whether the log has a line for each request.
+    pub access_log: bool,
+    /// Each shard's unsent answers.
+    pub answers: Vec<Arc<Answers>>,
+    /// Each shard's bodies that are still arriving.
+    pub bodies: Vec<Arc<Bodies>>,
+    /// Figures of the last seconds.
+    pub recent: parking_lot::RwLock<Recent>,
 }
 
 impl Office {
@@ -208,8 +220,30 @@ impl Desk {
         self.ask(talk.into()).await?.told()
     }
 
-    /// Notes that there is such a user, where that is news.
+    /// The id of the request that the desk serves, as answers and log have it.
+    pub fn request_id(&self) -> String {
+        format!("{}-{}-{}", self.office.node_id, self.shard.0, self.number)
+    }
+
+    /// Where the client is, for the log.
+    pub fn client_text(&self) -> Option<String> {
+        self.client.map(|client| client.to_string())
+    }
+
+    /// Who asks, where that is known.
+    pub fn user_id(&self) -> Option<&str> {
+        self.user.get().map(UserId::as_str)
+    }
+
+    /// Notes who asks.
+    pub fn note_user(&self, user_id: &UserId) {
+        // The first word counts: it is that of the request's own credentials.
+        let _ = self.user.set(user_id.clone());
+    }
+
+    /// Notes who asks, and that there is such a user, where that is news.
     pub fn see(&self, identity: &Identity) {
+        self.note_user(&identity.user_id);
         let seen = &self.office.seen;
         if !seen.is_new(&identity.user_id) {
             return;

@@ -14,10 +14,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::reply::{self, Problem, Reply};
-use super::{Desk, body};
+use super::{Desk, body, log};
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::state::order::{Answer, Operation, Order, RefusedEntry};
+use crate::state::pull_outs::Operator;
 use crate::wire::command::{Entries, Rejected, check_all, check_each};
 use crate::wire::instance::{
     Instance, InstanceKey, Registration, check_optional_name, check_service_id,
@@ -356,8 +357,8 @@ pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
         Ok(identity) => identity,
         Err(fault) => return fail(&fault),
     };
-    let operator = wish.operator_id.unwrap_or_default();
-    if let Err(fault) = check_optional_name("operatorId", &operator) {
+    let said = wish.operator_id.unwrap_or_default();
+    if let Err(fault) = check_optional_name("operatorId", &said) {
         return fail(&fault);
     }
     let is_complete = wish.operation_complete.unwrap_or(false);
@@ -365,12 +366,29 @@ pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
         Some("pull-in" | "pullin" | "pull_in") => Operation::PullIn,
         Some("pull-out" | "pullout" | "pull_out") if is_complete => Operation::PullIn,
         Some("pull-out" | "pullout" | "pull_out") => {
-            Operation::PullOut { operator: operator.into_boxed_str() }
+            Operation::PullOut { operator: operator(desk, &said) }
         }
         _ => return fail("operation is not pull-out or pull-in"),
     };
+    let (action, on) = (action(&operation), identity.to_string());
     let answer = desk.ask(Order::Operate { identity, operation }).await?;
+    if matches!(answer, Answer::Found(true)) {
+        log::operator(desk, action, &on, Some(&said));
+    }
     Ok(found(&answer, "no such instance"))
+}
+
+/// Who acts: the user of the request's token, with the name that the caller gives beside it.
+pub(super) fn operator(desk: &Desk, said: &str) -> Operator {
+    Operator { user: desk.user.get().cloned(), name: said.into() }
+}
+
+/// The word for an operation in the log.
+pub(super) const fn action(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::PullOut { .. } => "pull-out",
+        Operation::PullIn => "pull-in",
+    }
 }
 
 /// `self-protection` of a service
@@ -393,7 +411,11 @@ pub async fn protect(
         return Err(Problem::new(400, Code::InvalidArgument, fault));
     }
     let service = ServiceName::of(&name);
-    let answer = desk.ask(Order::Protect { service, enabled }).await?;
+    let answer = desk.ask(Order::Protect { service: service.clone(), enabled }).await?;
+    if matches!(answer, Answer::Found(true)) {
+        let action = if enabled { "allow self-protection" } else { "lift self-protection" };
+        log::operator(desk, action, service.as_str(), None);
+    }
     Ok(found(&answer, "no such service"))
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Imports `wire`. Imported by `http`.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -28,12 +30,38 @@ pub struct Problem {
     pub header: Option<(&'static str, String)>,
     /// Whether the connection ends with the answer, because the request was not read to its end.
     pub closes: bool,
+    /// What the log says of it, in words of the program alone: often more than the client may know, and
+    /// never what a client sent.
+    pub cause: Option<&'static str>,
+    /// Whether its answer is Eureka's plain text.
+    pub is_plain: bool,
 }
 
 impl Problem {
     /// A problem with a status of its own.
-    pub fn new(status: u16, code: Code, detail: impl Into<String>) -> Problem {
-        Problem { status, code, detail: detail.into(), header: None, closes: false }
+    pub fn new(status: u16, code: Code, detail: impl Into<Cow<'static, str>>) -> Problem {
+        let detail = detail.into();
+        let cause = match &detail {
+            Cow::Borrowed(detail) => Some(*detail),
+            // It may repeat what was sent, and that may be a secret.
+            Cow::Owned(_) => None,
+        };
+        let detail = detail.into_owned();
+        Problem { status, code, detail, header: None, closes: false, cause, is_plain: false }
+    }
+
+    /// The same, with another cause for the log.
+    #[must_use]
+    pub fn because(mut self, cause: &'static str) -> Problem {
+        self.cause = Some(cause);
+        self
+    }
+
+    /// What the log says of it.
+    pub fn logged_reason(&self) -> Option<&str> {
+        // What these say is put together here, of scopes, methods and faults of ours.
+        let is_own = matches!(self.status, 401 | 403 | 405) || self.status >= 500;
+        self.cause.or_else(|| is_own.then_some(&*self.detail))
     }
 
     /// The same, ending the connection.
@@ -97,7 +125,7 @@ impl Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
-        Problem::new(refusal.code.http_status(), refusal.code, refusal.message.into_owned())
+        Problem::new(refusal.code.http_status(), refusal.code, refusal.message)
     }
 }
 
@@ -105,6 +133,7 @@ impl From<Denied> for Problem {
     fn from(denied: Denied) -> Problem {
         let mut problem = Problem::new(denied.status, denied.code, denied.detail);
         problem.header = denied.header.map(|(name, value)| (name, value.to_owned()));
+        problem.cause = denied.cause.or(problem.cause);
         problem
     }
 }

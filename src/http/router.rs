@@ -2,7 +2,7 @@
 //!
 //! Imports its siblings. Imported by `http::connection`.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +12,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::answers::AnswerBody;
 use super::cross_site::{self, Shares};
+use super::log::{self, Asked};
 use super::pages::Page;
 use super::reply::{Problem, Reply};
 use super::{
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::auth::{self, Identity, Scopes};
 use crate::wire::refusal::Code;
-use crate::ws::gate::{self, Denied, Knock, Upgrade, unauthorized_detail};
+use crate::ws::gate::{self, Denied, Knock, Upgrade, unauthorized_cause, unauthorized_detail};
 use crate::ws::head::Body;
 
 /// What the paths lead to. What a path names is still percent-encoded.
@@ -306,9 +307,11 @@ pub async fn answer(
     agreed: &Rc<RefCell<Option<Upgrade>>>,
 ) -> Reply {
     desk.client = desk.office.gate.client(desk.peer, request.headers());
+    desk.number = desk.office.requests.fetch_add(1, Ordering::Relaxed);
+    desk.user = OnceCell::new();
     let desk = &desk;
     desk.office.stats.http.request();
-    let number = desk.office.requests.fetch_add(1, Ordering::Relaxed);
+    let asked = Asked::new(desk, request.method(), request.headers());
     let is_head = request.method() == Method::HEAD;
     let path = request.uri().path().to_owned();
     let page = desk.office.gate.page(request.headers(), desk.local);
@@ -316,7 +319,9 @@ pub async fn answer(
     // An upgrade to something that is spoken nowhere here is answered like any other request, but
     // the connection is of no use after it.
     let asks_upgrade = request.headers().contains_key(UPGRADE);
+    let has_head = refusal_of_head(&path, request.headers()).is_none();
     let answered = dispatch(desk, request, &path, page, agreed).await;
+    let shown_path = has_head.then_some(&*path);
     let mut reply = match answered.and_then(|reply| desk.answers.admit(reply)) {
         Ok(mut reply) => {
             if is_head {
@@ -333,14 +338,19 @@ pub async fn answer(
         Err(mut problem) => {
             problem.closes |= asks_upgrade || desk.is_draining();
             desk.office.stats.http.refuse(problem.code);
-            let request_id = format!("{}-{}-{number}", desk.office.node_id, desk.shard.0);
-            if problem.status >= 500 {
-                // The path only: a query may carry a token.
-                tracing::warn!(path, request_id, detail = problem.detail, "a request failed");
+            log::refused(desk, &asked, shown_path, &problem);
+            if problem.is_plain {
+                eureka::plain(&problem)
+            } else {
+                problem.reply(&desk.request_id())
             }
-            problem.reply(&request_id)
         }
     };
+    if desk.office.access_log {
+        let bytes = reply.body().size_hint().lower();
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        log::access(desk, &asked, shown_path, (reply.status(), bytes));
+    }
     if let Some(shares) = shares {
         shares.mark(&mut reply);
     }
@@ -364,9 +374,7 @@ async fn dispatch(
     agreed: &Rc<RefCell<Option<Upgrade>>>,
 ) -> Result<Reply, Problem> {
     let (gate, headers) = (&desk.office.gate, request.headers());
-    if let Some(status) = path.strip_prefix(guard::REFUSED)
-        && headers.get(HOST).is_some_and(|host| host == guard::NOBODY)
-    {
+    if let Some(status) = refusal_of_head(path, headers) {
         return Err(refused(status));
     }
     gate.check_host(request.uri(), headers, desk.local)
@@ -384,7 +392,7 @@ async fn dispatch(
     if let Some(eureka) = &desk.office.eureka
         && let Some(rest) = eureka::below(path)
     {
-        return Ok(eureka::answer(desk, eureka, request, rest).await);
+        return eureka::answer(desk, eureka, request, rest).await;
     }
     let route = Route::at(path).ok_or_else(Problem::not_found)?;
     let method = request.method().clone();
@@ -396,6 +404,9 @@ async fn dispatch(
     if access != Access::Unasked {
         // A probe whose token has expired still finds out that the process lives.
         identity = identify(desk, &request)?;
+        if let Some(identity) = &identity {
+            desk.note_user(&identity.user_id);
+        }
         permit(desk, access, identity.as_ref())?;
     }
     if let Some(identity) = &identity {
@@ -506,6 +517,12 @@ fn methods_at(desk: &Desk, path: &str) -> Option<&'static str> {
     }
 }
 
+/// The status that the guard asks for in place of a head that cannot be used.
+fn refusal_of_head<'a>(path: &'a str, headers: &HeaderMap) -> Option<&'a str> {
+    let status = path.strip_prefix(guard::REFUSED)?;
+    headers.get(HOST).is_some_and(|host| host == guard::NOBODY).then_some(status)
+}
+
 fn refused(status: &str) -> Problem {
     let (status, code) =
         if status == "431" { (431, Code::TooLarge) } else { (400, Code::Malformed) };
@@ -542,6 +559,9 @@ fn open_socket(
             if has_body || is_upgrade { problem.closing() } else { problem }
         },
     )?;
+    if let Some(identity) = &upgrade.identity {
+        desk.note_user(&identity.user_id);
+    }
     let mut reply = Response::new(AnswerBody::default());
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = reply.headers_mut();
@@ -568,11 +588,11 @@ fn identify(desk: &Desk, request: &Request<Incoming>) -> Result<Option<Identity>
             auth::AuthError::TokenExpired => Code::TokenExpired,
             auth::AuthError::Invalid(_) => Code::Unauthorized,
         };
-        unauthorized(code, unauthorized_detail(&fault))
+        unauthorized(code, unauthorized_detail(&fault)).because(unauthorized_cause(&fault))
     })
 }
 
-pub(super) fn unauthorized(code: Code, detail: &str) -> Problem {
+pub(super) fn unauthorized(code: Code, detail: &'static str) -> Problem {
     let mut problem = Problem::new(401, code, detail);
     problem.header = Some(("www-authenticate", String::from("Bearer")));
     problem

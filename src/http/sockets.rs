@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body, channels};
+use super::{Desk, Query, body, channels, log};
 use crate::auth::Identity;
 use crate::clock::rfc3339;
 use crate::id::ConnName;
@@ -196,6 +196,9 @@ pub async fn connection(desk: &Desk, id: &str) -> Result<Reply, Problem> {
 
 /// `DELETE /api/v1/connections/{id}`
 pub async fn disconnect(desk: &Desk, id: &str) -> Result<Reply, Problem> {
-    desk.tell(Talk::Disconnect(connection_id(id)?)).await?;
+    let name = connection_id(id)?;
+    let on = name.to_string();
+    desk.tell(Talk::Disconnect(name)).await?;
+    log::operator(desk, "disconnect", &on, None);
     Ok(reply::no_content())
 }

@@ -12,10 +12,11 @@ use super::reply::{self, Problem, Reply};
 use super::{Desk, Office, Query, body};
 use crate::clock::Moment;
 use crate::cluster::agreement;
-use crate::id::ServiceName;
+use crate::id::{ServiceName, UserId};
 use crate::limits;
 use crate::state::order::{Answer, InstanceLease, Order, ServiceLeases};
-use crate::stats::{ClusterStats, RedisPath, Stats};
+use crate::state::pull_outs::PulledOutBy;
+use crate::stats::{ClusterStats, Reading, RedisPath, Stats};
 use crate::wire::instance::check_service_id;
 use crate::wire::refusal::Refusal;
 
@@ -207,7 +208,12 @@ const LEASE_BYTES: usize = 320;
 /// Bytes that suffice for a service in an answer.
 fn leases_bytes(service: &ServiceLeases) -> usize {
     let instances = service.instances.iter().flatten();
-    let instances = instances.map(|lease| lease.json.len() + LEASE_BYTES).sum::<usize>();
+    let bytes = |lease: &InstanceLease| {
+        let by = lease.pulled_out_by.as_ref();
+        let by = by.map_or(0, |by| pulled_out_by_value(Some(by)).to_string().len());
+        lease.json.len() + by + LEASE_BYTES
+    };
+    let instances = instances.map(bytes).sum::<usize>();
     quoted_bytes(service.service.as_str()) + LEASE_BYTES + instances
 }
 
@@ -226,6 +232,18 @@ fn leases_body(services: &[ServiceLeases], bytes: usize) -> Vec<u8> {
     out.extend_from_slice(reply::success().to_string().as_bytes());
     out.push(b'}');
     out
+}
+
+/// Who took an instance out, as JSON.
+fn pulled_out_by_value(by: Option<&PulledOutBy>) -> Value {
+    match by {
+        None => Value::Null,
+        Some(PulledOutBy::Itself) => json!({"itself": true}),
+        Some(PulledOutBy::Operator(operator)) => json!({
+            "user_id": operator.user.as_ref().map(UserId::as_str),
+            "operator_id": &*operator.name,
+        }),
+    }
 }
 
 fn put_service_leases(out: &mut Vec<u8>, service: &ServiceLeases) {
@@ -248,10 +266,12 @@ fn put_service_leases(out: &mut Vec<u8>, service: &ServiceLeases) {
     for (index, lease) in instances.iter().enumerate() {
         out.extend_from_slice(if index > 0 { b",{\"instance\":" } else { b"{\"instance\":" });
         out.extend_from_slice(&lease.json);
-        let InstanceLease { ttl_ms, age_ms, expires_in_ms, is_pulled_out, .. } = lease;
+        let InstanceLease { ttl_ms, age_ms, expires_in_ms, pulled_out_by, .. } = lease;
         let rest = format!(
             ",\"lease_ttl_ms\":{ttl_ms},\"age_ms\":{age_ms},\"expires_in_ms\":{expires_in_ms},\
-             \"pulled_out\":{is_pulled_out}}}"
+             \"pulled_out\":{},\"pulled_out_by\":{}}}",
+            pulled_out_by.is_some(),
+            pulled_out_by_value(pulled_out_by.as_ref()),
         );
         out.extend_from_slice(rest.as_bytes());
     }
@@ -299,18 +319,23 @@ fn cluster_stats(office: &Office, mut own: Value) -> Value {
         // Every node has the whole registry.
         let is_shared = ["services", "instances", "degraded_services"].contains(&&**key);
         let is_time = ["uptime_s", "timestamp_ms"].contains(&&**key);
-        if is_shared || is_time {
+        // Of these the worst says something.
+        let is_peak = key.starts_with("outbox_bytes_peak");
+        if is_shared || is_time || is_peak {
             all.insert(key.clone(), numbers.max().unwrap_or(0).into());
         } else if value.is_u64() {
             all.insert(key.clone(), numbers.sum::<u64>().into());
-        } else if key == "fanout_latency_us" {
+        } else if key.starts_with("fanout_latency") {
             let worst = value.as_object().into_iter().flatten().map(|(name, _)| {
-                let worst = nodes.iter().map(|node| number(&node[key], name)).max();
-                (name.clone(), worst.unwrap_or(0).into())
+                let of_nodes = nodes.iter().map(|node| number(&node[key], name));
+                let one =
+                    if name == "count" { of_nodes.sum() } else { of_nodes.max().unwrap_or(0) };
+                (name.clone(), one.into())
             });
             all.insert(key.clone(), Value::Object(worst.collect()));
         }
     }
+    all.insert(String::from("scope"), "cluster".into());
     if office.is_one_of_many() {
         all.insert(String::from("users_online"), office.stats.cluster.users_online.value().into());
     }
@@ -336,7 +361,9 @@ pub fn about(office: &Office, now: Moment) -> Value {
 /// second.
 pub fn socket_stats(office: &Office, now: Moment) -> Value {
     let stats: &Stats = &office.stats;
-    let latency = stats.merged(|shard| &shard.fanout_us);
+    let recent = office.recent.read();
+    let latency = |span_ms| latency_value(&recent.fanout_us(stats, now.unix_ms, span_ms));
+    let peak = |shard, span_ms| recent.outbox_bytes_peak(stats, shard, now.unix_ms, span_ms);
     let shards: Vec<Value> = stats
         .shards
         .iter()
@@ -351,7 +378,8 @@ pub fn socket_stats(office: &Office, now: Moment) -> Value {
                 "deliveries_total": shard.deliveries.value(),
                 "writes_total": shard.writes.value(),
                 "turns_total": shard.turns.value(),
-                "outbox_bytes_peak": shard.outbox_bytes_peak.value(),
+                "outbox_bytes_peak": peak(index, limits::RECENT_LONG_MS),
+                "outbox_bytes_peak_10s": peak(index, limits::RECENT_SHORT_MS),
                 "slow_collapsed_total": shard.slow_collapsed.value(),
                 "slow_closed_total": shard.slow_closed.value(),
             })
@@ -374,18 +402,37 @@ pub fn socket_stats(office: &Office, now: Moment) -> Value {
     put("instances", stats.control.instances.value());
     put("degraded_services", stats.control.degraded_services.value());
     put("memory_rss_bytes", memory_rss_bytes());
-    value.insert(
-        String::from("fanout_latency_us"),
-        json!({
-            "p50": latency.quantile(500),
-            "p90": latency.quantile(900),
-            "p99": latency.quantile(990),
-            "p999": latency.quantile(999),
-            "max": latency.max,
-        }),
-    );
+    for (key, span_ms) in [
+        ("outbox_bytes_peak", limits::RECENT_LONG_MS),
+        ("outbox_bytes_peak_10s", limits::RECENT_SHORT_MS),
+    ] {
+        let peak = (0..stats.shards.len()).map(|shard| peak(shard, span_ms)).max();
+        value.insert(String::from(key), peak.unwrap_or(0).into());
+    }
+    value.insert(String::from("fanout_latency_us"), latency(limits::RECENT_LONG_MS));
+    value.insert(String::from("fanout_latency_10s_us"), latency(limits::RECENT_SHORT_MS));
+    value.insert(String::from("scope"), "node".into());
     value.insert(String::from("shards"), shards.into());
     Value::Object(value)
+}
+
+/// Durations in microseconds, as quantiles; all zero where nothing was measured.
+fn latency_value(reading: &Reading) -> Value {
+    json!({
+        "p50": reading.quantile(500),
+        "p90": reading.quantile(900),
+        "p99": reading.quantile(990),
+        "p999": reading.quantile(999),
+        "max": reading.max,
+        "count": reading.count(),
+    })
+}
+
+/// The most bytes that were unsent for one connection within a span of time.
+pub(super) fn outbox_bytes_peak(office: &Office, now_ms: u64, span_ms: u64) -> u64 {
+    let (recent, stats) = (office.recent.read(), &office.stats);
+    let shards = 0..stats.shards.len();
+    shards.map(|shard| recent.outbox_bytes_peak(stats, shard, now_ms, span_ms)).max().unwrap_or(0)
 }
 
 /// The process's resident memory, as Linux tells it; 0 where it does not.

@@ -2,6 +2,8 @@
 //!
 //! Imports its siblings, `auth`, `state` and `store`. Imported by `http::router`.
 
+use std::borrow::Cow;
+
 use hyper::body::{Body as _, Incoming};
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
@@ -11,7 +13,7 @@ use serde_json::json;
 use super::logins::{Attempt, Purpose, Refused};
 use super::passwords::Door;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body};
+use super::{Desk, Query, body, log};
 use crate::auth::accounts::Registration;
 use crate::auth::{Claims, Identity, Scopes, TokenMark, accounts, names};
 use crate::clock::rfc3339;
@@ -39,12 +41,12 @@ async fn wish<T: DeserializeOwned>(
     body::object(&text)
 }
 
-fn invalid(fault: &str) -> Problem {
+fn invalid(fault: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(400, Code::InvalidArgument, fault)
 }
 
 fn missing(field: &'static str) -> impl Fn() -> Problem {
-    move || invalid(&format!("{field} is missing"))
+    move || invalid(format!("{field} is missing")).because("a field is missing")
 }
 
 /// Whether a caller may make an account.
@@ -89,6 +91,7 @@ pub async fn register(
         at_ms: desk.clock.now().wall_ms,
     };
     desk.tell(Talk::Write(write)).await?;
+    log::account(desk, user_id.as_str(), "created");
     let account = json!({"user_id": user_id.as_str(), "username": username});
     Ok(reply::with_status(StatusCode::CREATED, &account))
 }
@@ -144,12 +147,25 @@ pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
     let password: String = password.chars().take(limits::PASSWORD_BYTES_MAX).collect();
     let is_right = office.passwords.verify(Door::Login, password, hash).await?;
+    let cause = failed_login(desk, account.as_ref(), is_right);
     let Some(account) = account.filter(|account| is_right && !account.standing.is_disabled) else {
         attempt.fail(desk.clock.now().unix_ms);
-        return Err(Problem::new(401, Code::Unauthorized, "wrong username or password"));
+        let problem = Problem::new(401, Code::Unauthorized, "wrong username or password");
+        return Err(problem.because(cause));
     };
     drop(attempt);
     issue(desk, account, None)
+}
+
+/// Notes whose login is tried, and says why it fails if it does: words for the log. What was typed as a
+/// name that nobody has is not noted, for it may be a password.
+pub(super) fn failed_login(desk: &Desk, account: Option<&Account>, is_right: bool) -> &'static str {
+    let Some(account) = account else { return "no such account" };
+    desk.note_user(&account.user_id);
+    match (is_right, account.standing.is_disabled) {
+        (true, true) => "the account is disabled",
+        _ => "wrong password",
+    }
 }
 
 /// A token for an account whose password was right, or whose token is to be renewed: then
@@ -178,6 +194,12 @@ fn issue(desk: &Desk, account: Account, signed_in_s: Option<u64>) -> Result<Repl
         let detail = "tokens are not issued here: the server only has the issuer's public key";
         return Err(Problem::new(503, Code::Unavailable, detail));
     };
+    tracing::debug!(
+        target: "fanfare::accounts",
+        user = claims.sub,
+        client = desk.client_text(),
+        "signed in"
+    );
     Ok(reply::json_value(&json!({
         "token": token,
         "user_id": claims.sub,
@@ -228,7 +250,7 @@ pub async fn set_password(
     let wish: PasswordWish = wish(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?;
     let old = wish.old.ok_or_else(missing("old"))?;
     let new = wish.new.ok_or_else(missing("new"))?;
-    accounts::check_password(&new).map_err(|fault| invalid(&format!("new: {fault}")))?;
+    accounts::check_password(&new).map_err(|fault| invalid(format!("new: {fault}")))?;
     let forbidden = |detail: &'static str| Problem::new(403, Code::Forbidden, detail);
     let found = account_behind(desk, identity).await?;
     let Some((account, token)) = found else {
@@ -257,6 +279,7 @@ pub async fn set_password(
         at_ms: desk.clock.now().wall_ms,
     };
     desk.tell(Talk::Write(write)).await?;
+    log::account(desk, identity.user_id.as_str(), "password changed");
     revoke_now(desk, identity).await?;
     Ok(reply::no_content())
 }
@@ -289,6 +312,7 @@ pub async fn logout(
         _ => Write::EndTokens { person, at_ms },
     };
     desk.tell(Talk::Write(write)).await?;
+    log::account(desk, identity.user_id.as_str(), "signed out");
     if let Some(token) = identity.token.filter(|_| !all) {
         let ended = EndedToken {
             id: token.id,

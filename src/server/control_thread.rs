@@ -12,17 +12,20 @@ use super::Signals;
 use crate::clock::Clock;
 use crate::control::Control;
 use crate::mailbox::Bell;
+use crate::stats::Stats;
 
 pub(super) fn start(
     mut control: Control,
     bell: Bell,
     clock: Clock,
-    signals: Arc<Signals>,
+    (signals, stats): (Arc<Signals>, Arc<Stats>),
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(String::from("control")).spawn(move || {
         bell.adopt_this_thread();
         while !signals.control_stop.load(Ordering::SeqCst) {
-            let outcome = control.turn(clock.now());
+            let start = clock.now();
+            let outcome = control.turn(start);
+            stats.control.turn_us.record((clock.now().ns - start.ns) / 1_000);
             if outcome.has_more || !control.mailbox().rest() {
                 continue;
             }

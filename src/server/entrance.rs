@@ -19,10 +19,12 @@ use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 use super::Common;
+use crate::address::ClientAddress;
 use crate::http::connection::{Ending, Upgraded};
 use crate::limits;
 use crate::shard::socket::{Socket, Stream, TcpSocket};
 use crate::shard::surplus_answer;
+use crate::wire::refusal::Code;
 use crate::ws::addresses::AddressSeat;
 
 /// Sockets on their way into the shard.
@@ -67,17 +69,29 @@ pub(super) struct Permit {
 
 impl Permit {
     /// None where the address has as many as it may, or where there is no room and nobody gives way.
-    fn take(common: &Common, peer: IpAddr) -> Option<Permit> {
+    /// Such a connection is counted and logged as a refused request, though nobody reads what it asks.
+    fn take(common: &Common, peer: SocketAddr) -> Option<Permit> {
+        let taken = Permit::take_for(common, peer.ip());
+        if let Err(reason) = taken {
+            common.office.stats.http.refuse(Code::Unavailable);
+            let client = ClientAddress::from(peer).to_string();
+            tracing::warn!(target: "fanfare::http", client, reason, "connection refused");
+        }
+        taken.ok()
+    }
+
+    fn take_for(common: &Common, peer: IpAddr) -> Result<Permit, &'static str> {
         let gate = &common.office.gate;
         // A proxy carries many clients, who are counted once their heads have been read.
         let seat = if gate.trusted_proxies.contains(peer) {
             AddressSeat::exempt()
         } else {
-            gate.addresses.take(peer)?
+            gate.addresses.take(peer).ok_or("too many connections from this address")?
         };
         let before = common.sockets.fetch_add(1, Ordering::Relaxed);
         let permit = Permit { sockets: Arc::clone(&common.sockets), _seat: seat };
-        (before < common.sockets_max || common.office.idle.evict(Instant::now())).then_some(permit)
+        let has_room = before < common.sockets_max || common.office.idle.evict(Instant::now());
+        if has_room { Ok(permit) } else { Err("no room for more connections") }
     }
 }
 
@@ -194,7 +208,7 @@ impl Entrance {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let permit = Permit::take(&self.common, peer.ip());
+        let permit = Permit::take(&self.common, peer);
         let Some(tls) = self.common.tls.clone() else {
             let place = match permit {
                 Some(permit) => Place::from(permit),
@@ -221,7 +235,10 @@ impl Entrance {
                     arrivals.borrow_mut().accepted.push(ticket);
                     notify.notify_one();
                 }
-                Err(fault) => tracing::debug!(%fault, "a TLS handshake failed"),
+                Err(fault) => {
+                    let client = ClientAddress::from(peer).to_string();
+                    tracing::debug!(target: "fanfare::http", client, %fault, "a TLS handshake failed");
+                }
             }
             drop(task);
         });

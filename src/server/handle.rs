@@ -134,6 +134,11 @@ impl ChannelMessages {
     }
 }
 
+/// The program that embeds the server did what operators do.
+fn note_action(action: &'static str, on: &str) {
+    tracing::info!(target: "fanfare::operator", action, on, door = "program", "operator action");
+}
+
 fn json(value: impl Serialize) -> Result<Box<RawValue>, CallError> {
     serde_json::value::to_raw_value(&value)
         .map_err(|fault| Refusal::invalid(format!("the value is not JSON: {fault}")))
@@ -317,7 +322,11 @@ impl Handle {
     ///
     /// `not_found` where it has ended already.
     pub async fn disconnect(&self, connection: impl Into<ConnName>) -> Result<(), CallError> {
-        self.tell(Talk::Disconnect(connection.into())).await.map(|_| ())
+        let name = connection.into();
+        let on = name.to_string();
+        self.tell(Talk::Disconnect(name)).await?;
+        note_action("disconnect", &on);
+        Ok(())
     }
 
     /// Defines a channel, which then outlives its followers and the server.
@@ -329,7 +338,9 @@ impl Handle {
     pub async fn create_channel(&self, name: &str, description: &str) -> Result<(), CallError> {
         let description = talk::description(description.to_owned())?;
         let talk = Talk::Define { channel: channel(name)?, description };
-        self.tell(talk).await.map(|_| ())
+        self.tell(talk).await?;
+        note_action("create channel", name);
+        Ok(())
     }
 
     /// Deletes a channel; its followers are told.
@@ -338,7 +349,9 @@ impl Handle {
     ///
     /// `not_found` where there is none.
     pub async fn delete_channel(&self, name: &str) -> Result<(), CallError> {
-        self.tell(Talk::Delete(channel(name)?)).await.map(|_| ())
+        self.tell(Talk::Delete(channel(name)?)).await?;
+        note_action("delete channel", name);
+        Ok(())
     }
 
     /// The channels, defined and live ones.

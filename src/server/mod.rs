@@ -34,7 +34,8 @@ use crate::cluster::{self, Cluster, ClusterError, News, NodeView};
 use crate::config::{AuthMode, Config, Sources};
 use crate::control::Control;
 use crate::http::Office;
-use crate::http::bodies::AddressBodies;
+use crate::http::answers::Answers;
+use crate::http::bodies::{AddressBodies, Bodies};
 use crate::http::eureka::Eureka;
 use crate::http::logins::Logins;
 use crate::http::passwords::Passwords;
@@ -231,6 +232,7 @@ impl Server {
         let node_id: Arc<str> = random_hex(8).into();
         let gate = Arc::new(gate(config, authenticator, &image.people, clock.now().unix_s()));
         stats.control.store_healthy.set(1);
+        let address_bodies = AddressBodies::new(&limits);
         let office = Office {
             node_id: Arc::clone(&node_id),
             limits: Arc::clone(&limits),
@@ -246,7 +248,6 @@ impl Server {
             group_invitations: config.group_invitations,
             registrations: Rates::a_minute(limits.registrations_per_minute_max),
             idle: Arc::default(),
-            address_bodies: AddressBodies::new(&limits),
             seen: SeenUsers::default(),
             eureka: config.eureka.then(Eureka::default),
             is_draining: Arc::clone(&signals.is_draining),
@@ -258,6 +259,12 @@ impl Server {
             session_max_ms: config.session_max_ms,
             started_ms: clock.now().unix_ms,
             requests: AtomicU64::new(0),
+            access_log: config.access_log,
+            answers: (0..config.shards).map(|_| Arc::new(Answers::new(&limits))).collect(),
+            bodies: (0..config.shards)
+                .map(|_| Arc::new(Bodies::new(&limits, Arc::clone(&address_bodies))))
+                .collect(),
+            recent: parking_lot::RwLock::default(),
         };
         let common = Common {
             clock,
@@ -278,7 +285,8 @@ impl Server {
                 .with_set_bound(set_bound(&limits));
         let control = joined(control, config, &common.office, (clock, &to_control), journal)?;
         let handle = Handle::new(to_control, clock, &control.events(), Arc::clone(&stats));
-        let control_thread = control_thread::start(control, bell, clock, Arc::clone(&signals))
+        let signals_and_stats = (Arc::clone(&signals), Arc::clone(&stats));
+        let control_thread = control_thread::start(control, bell, clock, signals_and_stats)
             .map_err(StartError::Thread)?;
         if config.redis_url.is_some() {
             await_registry(clock, &stats);
@@ -300,6 +308,15 @@ impl Server {
             .map(|(start, listener)| shard_thread::start(start, listener))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Thread)?;
+        tracing::info!(
+            target: "fanfare::server",
+            %address,
+            node = &*node_id,
+            version = env!("CARGO_PKG_VERSION"),
+            auth = config.auth.as_str(),
+            shards = config.shards,
+            "started"
+        );
         Ok(Server {
             clock,
             handle,
@@ -356,6 +373,12 @@ impl Server {
         signals.is_draining.store(true, Ordering::SeqCst);
         signals.monitor_stop.notify_one();
         let window_ms = self.drain_window_ms;
+        let connections = self.stats.sum(|shard| &shard.connections);
+        tracing::info!(
+            target: "fanfare::server",
+            connections, window_ms,
+            "draining: clients are sent away"
+        );
         for shard in &self.shards {
             // Fails only where the shard has stopped already.
             let _ = shard.push_waiting(Parcel::Drain { window_ms });
@@ -368,7 +391,9 @@ impl Server {
             join_by(thread, clock, shards_ns);
         }
         join_by(self.monitor_thread, clock, shards_ns);
+        tracing::info!(target: "fanfare::server", "drained: no connection is left");
         end_control(&signals, self.control_thread, clock, deadline_ns);
+        tracing::info!(target: "fanfare::server", "stopped");
     }
 }
 
@@ -543,6 +568,7 @@ fn shard_settings(index: usize, common: &Common) -> shard::Settings {
         limits: Arc::clone(&office.limits),
         gate: Arc::clone(&office.gate),
         is_draining: Arc::clone(&office.is_draining),
+        access_log: office.access_log,
         stats: Arc::clone(&office.stats),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     }

@@ -1,4 +1,4 @@
-//! Publishes the server's own counters once a second, as long as somebody follows them.
+//! Samples the server's counters once a second, and publishes them as long as somebody follows them.
 //!
 //! Consoles then cost one JSON object a second, however many are open, and nothing when none is.
 //!
@@ -19,8 +19,10 @@ pub(super) fn start(handle: Handle, common: Common) -> io::Result<JoinHandle<()>
     std::thread::Builder::new().name(String::from("monitor")).spawn(move || {
         runtime.block_on(async move {
             let stop = Arc::clone(&common.signals.monitor_stop);
-            let pause = Duration::from_millis(limits::STATS_INTERVAL_MS);
+            let pause = Duration::from_millis(limits::SAMPLE_INTERVAL_MS);
             while !common.signals.is_draining.load(Ordering::Relaxed) {
+                let now_ms = common.clock.now().unix_ms;
+                common.office.recent.write().sample(&common.office.stats, now_ms);
                 publish(&handle, &common).await;
                 // Woken or not: the loop finds out.
                 let _ = tokio::time::timeout(pause, stop.notified()).await;

@@ -5,7 +5,7 @@
 //!
 //! Imports `http` and `shard`. Part of `server`.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
@@ -21,8 +21,6 @@ use tokio::task::spawn_local;
 use super::Common;
 use super::entrance::{Arrivals, Counted, Entrance, Tasks, Ticket};
 use crate::http::Desk;
-use crate::http::answers::Answers;
-use crate::http::bodies::Bodies;
 use crate::http::connection::{self, Ending, Upgraded};
 use crate::limits;
 use crate::mailbox::to_control::Command;
@@ -80,12 +78,11 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         peer: None,
         local: None,
         client: None,
-        answers: Arc::new(Answers::new(&common.office.limits)),
-        bodies: Arc::new(Bodies::new(
-            &common.office.limits,
-            Arc::clone(&common.office.address_bodies),
-        )),
+        answers: Arc::clone(&common.office.answers[usize::from(settings.id.0)]),
+        bodies: Arc::clone(&common.office.bodies[usize::from(settings.id.0)]),
         unsent: Arc::default(),
+        number: 0,
+        user: OnceCell::new(),
     };
     let shard = Shard::new(settings, control, inlet, common.clock.now());
     let ready = ReadyList::new(Arc::clone(&notify));

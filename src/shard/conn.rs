@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use super::outbox::Outbox;
 use super::topics::TopicId;
+use crate::address::ClientAddress;
 use crate::auth::Identity;
 use crate::id::{ConnId, InstanceIdentity, RequestId, ServiceName};
 use crate::wire::command::{Family, Rejected, Target};
@@ -69,6 +70,8 @@ pub(super) struct Conn<S> {
     pub(super) is_probed: bool,
     /// Its place among its user's connections, until it ends.
     pub(super) seat: Option<Box<Seat>>,
+    /// Where its client is, where a proxy carries it.
+    pub(super) client: Option<Box<ClientAddress>>,
     /// Its place among its client's connections, where a proxy carries it.
     pub(super) address_seat: Option<Box<AddressSeat>>,
     /// Requests whose answers have to leave in this order.
@@ -123,6 +126,7 @@ impl<S> Conn<S> {
             is_probed: false,
             identity: None,
             seat: None,
+            client: None,
             address_seat: None,
             pending: None,
             outstanding: 0,

@@ -77,8 +77,9 @@ impl<S: Socket> Shard<S> {
     pub(super) fn unfollow_channel(&mut self, slot: Slot, channel: ChannelName) {
         let topic = Topic::Channel(channel);
         self.hand_out_run_of(&topic);
-        if let Some(topic) = self.topics.find(&topic) {
-            self.forget_topic(slot, topic);
+        if let Some(id) = self.topics.find(&topic) {
+            self.forget_topic(slot, id);
+            self.note_unsubscribed(slot, Some(&topic));
         }
     }
 
@@ -132,6 +133,7 @@ impl<S: Socket> Shard<S> {
         self.hand_out_run_of(&name);
         self.conns[slot.index()].topics.swap_remove(place);
         self.leave(slot, topic);
+        self.note_unsubscribed(slot, Some(&name));
         self.forgive_unless_followed(slot, service);
     }
 
@@ -144,6 +146,7 @@ impl<S: Socket> Shard<S> {
         self.topics.everything.remove(slot);
         self.conns[slot.index()].follows_everything = false;
         self.subscription_count -= 1;
+        self.note_unsubscribed(slot, None);
         self.forgive_unfollowed(slot);
         self.release(None);
     }

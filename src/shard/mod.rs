@@ -31,6 +31,7 @@
 mod conn;
 pub mod fanout;
 mod flush;
+mod log;
 mod opening;
 pub mod outbox;
 pub mod ready;
@@ -83,6 +84,8 @@ pub struct Settings {
     pub gate: Arc<Gate>,
     /// Raised when the server is about to stop.
     pub is_draining: Arc<AtomicBool>,
+    /// Whether the log has a line for each request.
+    pub access_log: bool,
     /// Where it counts.
     pub stats: Arc<Stats>,
     /// Seeds the spreading of pings.
@@ -398,6 +401,9 @@ impl<S: Socket> Shard<S> {
 
     /// Takes a connection out of every set and frees its slot. The socket closes when it drops.
     fn remove(&mut self, slot: Slot) -> Box<Conn<S>> {
+        if self.conns[slot.index()].is_open() {
+            self.note_loss(slot);
+        }
         self.unsubscribe_all(slot);
         self.depart(slot);
         self.echo_users.remove(&slot);

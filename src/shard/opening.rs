@@ -21,6 +21,7 @@ use crate::state::talk::Talk;
 use crate::wire::answer::{self, Welcome};
 use crate::wire::close::Reason;
 use crate::wire::command::Request;
+use crate::wire::refusal::Code;
 use crate::ws::gate::{self, Endpoint, Knock, Upgrade};
 use crate::ws::head::{self, Head, HeadFault, HeadLimits};
 use crate::ws::seats::Taken;
@@ -38,11 +39,12 @@ impl<S: Socket> Shard<S> {
             Ok(None) => {}
             Ok(Some(head)) => self.on_head(slot, &head),
             Err(HeadFault::TooLarge) => {
-                self.refuse_head(slot, 431, "Request Header Fields Too Large", "too_large");
+                self.note_head_refused(slot, 431, "the request head is too large");
+                self.refuse_head(slot, 431, "Request Header Fields Too Large", Code::TooLarge);
             }
             Err(HeadFault::Bad(what)) => {
-                tracing::debug!(what, "a request head was refused");
-                self.refuse_head(slot, 400, "Bad Request", "malformed");
+                self.note_head_refused(slot, 400, what);
+                self.refuse_head(slot, 400, "Bad Request", Code::Malformed);
             }
         }
     }
@@ -72,6 +74,7 @@ impl<S: Socket> Shard<S> {
         let answer = gate::switching_protocols(&upgrade);
         self.head_count -= 1;
         self.open(slot, upgrade, Some(answer));
+        self.note_upgrade(slot, head.uri.path());
         if held.len() > head.bytes {
             // Frames may follow right behind the request.
             self.feed(slot, &held[head.bytes..]);
@@ -121,6 +124,9 @@ impl<S: Socket> Shard<S> {
             is_refused = seat.is_none();
             conn.seat = seat.map(Box::new);
         }
+        // Where no proxy carries it, its socket says where it is.
+        let behind_proxy = upgrade.client.filter(|_| upgrade.address_seat.is_some());
+        conn.client = behind_proxy.map(Box::new);
         conn.address_seat = upgrade.address_seat.map(Box::new);
         conn.heard_ms = now_ms;
         conn.next_ping_ms = now_ms + first_ms;
@@ -149,6 +155,7 @@ impl<S: Socket> Shard<S> {
             self.echo_users.insert(slot);
         }
         self.arm(slot);
+        self.note_open(slot, upgrade.endpoint);
         if !asked.is_empty() {
             let origin = Origin::Shard(self.settings.id);
             let command = Command { origin, accepted_ns: self.now.ns, task: Task::Probe(asked) };
@@ -201,7 +208,10 @@ impl<S: Socket> Shard<S> {
     }
 
     /// Answers a head that cannot be used, and closes.
-    fn refuse_head(&mut self, slot: Slot, status: u16, title: &str, code: &str) {
+    fn refuse_head(&mut self, slot: Slot, status: u16, title: &str, code: Code) {
+        self.settings.stats.http.request();
+        self.settings.stats.http.refuse(code);
+        let code = code.as_str();
         let body = format!(
             "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\
              \"detail\":\"the request head cannot be used\",\"code\":\"{code}\",\

@@ -160,7 +160,10 @@ impl<S: Socket> Shard<S> {
                 Ok(Some(Incoming::Binary(payload))) => self.on_binary(slot, &payload),
                 Ok(Some(Incoming::Control)) if self.may_send_control(slot) => {}
                 Ok(Some(Incoming::Control)) => close = Some(Some(Reason::RateLimit)),
-                Ok(Some(Incoming::Close)) => close = Some(None),
+                Ok(Some(Incoming::Close(code))) => {
+                    self.note_close_by_client(slot, code);
+                    close = Some(None);
+                }
                 Err(reason) => close = Some(Some(reason)),
             }
             self.pause_if_full(slot);
@@ -395,6 +398,7 @@ impl<S: Socket> Shard<S> {
                 Refusal::new(Code::Forbidden, "the token is not for the user of this connection"),
             ),
             (Err(fault), _) => {
+                self.note_token_refused(slot, crate::ws::gate::unauthorized_cause(&fault));
                 let code = match fault {
                     crate::auth::AuthError::TokenExpired => Code::TokenExpired,
                     crate::auth::AuthError::Invalid(_) => Code::Unauthorized,
@@ -522,6 +526,7 @@ impl<S: Socket> Shard<S> {
                 conn.follows_everything = true;
                 if self.topics.everything.insert(slot) {
                     self.subscription_count += 1;
+                    self.note_subscribed(slot, None);
                 }
                 answer::subscribed_to_all(id)
             }
@@ -606,9 +611,10 @@ impl<S: Socket> Shard<S> {
     /// Hands out what a topic's followers are owed up to here, and makes the connection one of them.
     pub(super) fn start_following(&mut self, slot: Slot, topic: &Topic) {
         self.hand_out_run_of(topic);
-        if let Some(topic) = self.topics.subscribe(topic, slot) {
-            self.conns[slot.index()].topics.push(topic);
+        if let Some(id) = self.topics.subscribe(topic, slot) {
+            self.conns[slot.index()].topics.push(id);
             self.subscription_count += 1;
+            self.note_subscribed(slot, Some(topic));
         }
     }
 
@@ -621,6 +627,7 @@ impl<S: Socket> Shard<S> {
         refusal: &Refusal,
     ) {
         self.stats().refusals[refusal.code.index()].add(1);
+        self.note_refused(slot, refusal.code);
         let frame = match family {
             Family::Typed => answer::error(id, refusal),
             Family::Envelope => answer::envelope_error(id, refusal, TimeText::of(self.now.wall_ms)),

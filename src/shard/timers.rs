@@ -283,6 +283,7 @@ impl<S: Socket> Shard<S> {
             return;
         }
         self.stats().closes[reason.index()].add(1);
+        self.note_close(slot, reason);
         let conn = &mut self.conns[slot.index()];
         // Whoever does not take what is queued would never come to the close frame behind it.
         conn.outbox.shed();

@@ -4,10 +4,10 @@
 
 use bytes::Bytes;
 
-use super::pull_outs::PulledOutBy;
+use super::pull_outs::{Operator, PulledOutBy};
 use super::registry::{Registry, Settings};
 use crate::clock::Moment;
-use crate::id::{Epoch, InstanceIdentity, ServiceName};
+use crate::id::{Epoch, InstanceIdentity, ServiceName, UserId};
 
 /// A service, as stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,8 +43,10 @@ pub struct InstanceRecord {
 pub struct PullOutRecord {
     /// The instance's identity.
     pub identity: String,
-    /// The operator who decided it; empty where the instance did.
+    /// What the operator who decided it was called; empty where the instance did.
     pub operator: String,
+    /// The user who that is, where a token said so.
+    pub user_id: Option<String>,
     /// Whether the instance took itself out.
     pub by_itself: bool,
 }
@@ -183,7 +185,8 @@ impl Registry {
             let by = if record.by_itself {
                 PulledOutBy::Itself
             } else {
-                PulledOutBy::Operator(record.operator.into())
+                let user = record.user_id.as_deref().map(UserId::new);
+                PulledOutBy::Operator(Operator { user, name: record.operator.into() })
             };
             registry.pulled_out.insert(&identity, by, false);
         }
@@ -338,10 +341,11 @@ impl Registry {
             bytes += text.len() + ROW_BYTES;
             match self.pulled_out.by(identity) {
                 Some(by) => {
-                    bytes += by.name().len();
+                    bytes += by.bytes();
                     delta.pull_outs.push(PullOutRecord {
                         identity: text.to_owned(),
                         operator: by.name().to_owned(),
+                        user_id: by.user().map(ToString::to_string),
                         by_itself: *by == PulledOutBy::Itself,
                     });
                 }

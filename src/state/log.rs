@@ -12,8 +12,9 @@ use serde_json::value::RawValue;
 
 use super::commons::Facts;
 use super::order::Operation;
+use super::pull_outs::Operator;
 use super::roster::{Pull, Put};
-use crate::id::{ChannelName, InstanceIdentity, ServiceName};
+use crate::id::{ChannelName, InstanceIdentity, ServiceName, UserId};
 use crate::wire::instance::Registration;
 
 /// The form of entries. A node that reads a newer one stops rather than guess.
@@ -137,6 +138,9 @@ enum Wire<'a> {
         identity: String,
         /// None puts it back.
         operator: Option<String>,
+        /// The operator's user. Earlier releases know none, and read over it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
     },
     Protect {
         service: String,
@@ -219,7 +223,11 @@ pub fn encode(entry: &Entry) -> Option<String> {
         Entry::Operate { identity, operation } => Wire::Operate {
             identity: identity.as_str().to_owned(),
             operator: match operation {
-                Operation::PullOut { operator } => Some(operator.to_string()),
+                Operation::PullOut { operator } => Some(operator.name.to_string()),
+                Operation::PullIn => None,
+            },
+            user: match operation {
+                Operation::PullOut { operator } => operator.user.as_ref().map(ToString::to_string),
                 Operation::PullIn => None,
             },
         },
@@ -274,10 +282,15 @@ pub fn decode(text: &str) -> Result<Entry, String> {
         Wire::Forget(services) => Entry::Forget(
             services.iter().map(|(name, revision)| (ServiceName::of(name), *revision)).collect(),
         ),
-        Wire::Operate { identity, operator } => Entry::Operate {
+        Wire::Operate { identity, operator, user } => Entry::Operate {
             identity: InstanceIdentity::from_canonical(&identity),
             operation: match operator {
-                Some(operator) => Operation::PullOut { operator: operator.into() },
+                Some(name) => Operation::PullOut {
+                    operator: Operator {
+                        user: user.as_deref().map(UserId::new),
+                        name: name.into(),
+                    },
+                },
                 None => Operation::PullIn,
             },
         },
@@ -320,6 +333,12 @@ mod tests {
             Entry::Operate {
                 identity: identity.clone(),
                 operation: Operation::PullOut { operator: "ops".into() },
+            },
+            Entry::Operate {
+                identity: identity.clone(),
+                operation: Operation::PullOut {
+                    operator: Operator { user: Some(UserId::new("u")), name: "ops".into() },
+                },
             },
             Entry::Operate { identity, operation: Operation::PullIn },
             Entry::Protect { service: ServiceName::of("pay"), enabled: false },

@@ -28,6 +28,7 @@ pub mod log;
 pub mod order;
 pub mod people;
 pub mod posted;
+pub mod pull_outs;
 pub mod registry;
 pub mod replica;
 pub mod roster;
@@ -38,7 +39,6 @@ mod ages;
 mod forgetting;
 mod link;
 mod protection;
-mod pull_outs;
 mod service;
 mod shared;
 

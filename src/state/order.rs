@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::pull_outs::{Operator, PulledOutBy};
 use super::roster::{Called, Roll};
 use super::talk::{Talk, Told};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
@@ -93,7 +94,7 @@ pub enum Operation {
     /// Not to be discovered, though registered. Holds until it is put back.
     PullOut {
         /// Who decided it.
-        operator: Box<str>,
+        operator: Operator,
     },
     /// To be discovered again.
     PullIn,
@@ -250,6 +251,6 @@ pub struct InstanceLease {
     pub age_ms: u64,
     /// Milliseconds until it ends; negative where it has, and its expiry is held.
     pub expires_in_ms: i64,
-    /// Whether an operator took the instance out of discovery.
-    pub is_pulled_out: bool,
+    /// Who took the instance out of discovery, where somebody did.
+    pub pulled_out_by: Option<PulledOutBy>,
 }

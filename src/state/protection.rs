@@ -115,6 +115,19 @@ impl Registry {
             .copied()
             .filter(|&index| self.members[index as usize].is_overdue)
             .collect();
+        if !overdue.is_empty() {
+            let some = overdue.iter().take(limits::LOG_NAMES_MAX);
+            let some = some.map(|&index| self.members[index as usize].identity.to_string());
+            let some: Vec<String> = some.collect();
+            tracing::info!(
+                target: "fanfare::registry",
+                service = %self.services[service].name,
+                count = overdue.len(),
+                left = self.services[service].members.len() - overdue.len(),
+                instances = some.join(", "),
+                "instances expired: their leases were not renewed"
+            );
+        }
         for index in overdue {
             self.totals.expired += 1;
             self.remove(index, ChangeReason::Expired, now);
@@ -135,10 +148,20 @@ impl Registry {
         if since_ms.is_some() {
             self.totals.degraded_services += 1;
             let overdue = self.services[service].overdue;
-            tracing::warn!(service = %name, overdue, "self-protection holds expiry");
+            let leases = self.services[service].members.len();
+            tracing::warn!(
+                target: "fanfare::registry",
+                service = %name,
+                overdue, leases,
+                "self-protection holds expiry: the service is degraded"
+            );
         } else {
             self.totals.degraded_services -= 1;
-            tracing::info!(service = %name, "self-protection is over");
+            tracing::info!(
+                target: "fanfare::registry",
+                service = %name,
+                "self-protection is over: the service is not degraded any more"
+            );
         }
     }
 

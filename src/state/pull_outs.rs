@@ -7,8 +7,24 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::id::InstanceIdentity;
+use crate::id::{InstanceIdentity, UserId};
 use crate::limits;
+
+/// Who an operator is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    /// The user of the token that the call showed; none where nobody has to show one.
+    pub user: Option<UserId>,
+    /// What the caller calls the operator: any text of the caller's.
+    pub name: Box<str>,
+}
+
+/// An operator of whom only a caller's word is known.
+impl From<&str> for Operator {
+    fn from(name: &str) -> Operator {
+        Operator { user: None, name: name.into() }
+    }
+}
 
 /// Who took an instance out of discovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,16 +32,29 @@ pub enum PulledOutBy {
     /// The instance: such a decision is its own to take back, and ends with it.
     Itself,
     /// An operator, by whatever name: also one who is called "itself".
-    Operator(Box<str>),
+    Operator(Operator),
 }
 
 impl PulledOutBy {
-    /// An operator's name, for those who list decisions.
+    /// What an operator was called, for those who list decisions.
     pub fn name(&self) -> &str {
         match self {
             PulledOutBy::Itself => "",
-            PulledOutBy::Operator(name) => name,
+            PulledOutBy::Operator(operator) => &operator.name,
         }
+    }
+
+    /// The user who an operator is, where a token said so.
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            PulledOutBy::Itself => None,
+            PulledOutBy::Operator(operator) => operator.user.as_ref(),
+        }
+    }
+
+    /// Bytes of its texts.
+    pub(super) fn bytes(&self) -> usize {
+        self.name().len() + self.user().map_or(0, |user| user.as_str().len())
     }
 }
 
@@ -51,7 +80,7 @@ pub(super) struct PullOuts {
 }
 
 fn bytes(identity: &InstanceIdentity, by: &PulledOutBy) -> usize {
-    identity.as_str().len() + by.name().len() + limits::PULL_OUT_OVERHEAD_BYTES
+    identity.as_str().len() + by.bytes() + limits::PULL_OUT_OVERHEAD_BYTES
 }
 
 impl PullOuts {

@@ -315,6 +315,11 @@ impl Registry {
                 let of_service = &mut self.services[service].json_bytes;
                 *of_service = *of_service + sent.json.len() - stands;
                 self.mark(service, &sent.identity, Step::Modified, None, now);
+                tracing::debug!(
+                    target: "fanfare::registry",
+                    instance = %sent.identity,
+                    "instance changed"
+                );
                 self.dirty_instances.insert(sent.identity);
                 if !is_pulled_out {
                     self.change(service, sent.json, ChangeType::Change, ChangeReason::Update, now);
@@ -331,6 +336,13 @@ impl Registry {
         let is_pulled_out = self.pulled_out.contains(&sent.identity);
         self.dirty_instances.insert(sent.identity.clone());
         self.mark(service, &sent.identity, Step::Added, None, now);
+        tracing::debug!(
+            target: "fanfare::registry",
+            instance = %sent.identity,
+            lease_ttl_ms = ttl_ms,
+            is_pulled_out,
+            "instance registered"
+        );
         self.admit(service, sent.identity, sent.json.clone(), ttl_ms, now);
         if !is_pulled_out {
             self.change(service, sent.json, ChangeType::New, ChangeReason::Register, now);
@@ -502,6 +514,12 @@ impl Registry {
     pub(super) fn remove(&mut self, index: u32, reason: ChangeReason, now: Moment) {
         let member = self.members.remove(index as usize);
         self.by_identity.remove(&member.identity);
+        tracing::debug!(
+            target: "fanfare::registry",
+            instance = %member.identity,
+            reason = reason.as_str(),
+            "instance removed"
+        );
         if let Some(replica) = &mut self.replica {
             replica.count(member.owner, false);
         }
@@ -591,6 +609,12 @@ impl Registry {
             } else {
                 (ChangeType::New, ChangeReason::PullIn)
             };
+            tracing::debug!(
+                target: "fanfare::registry",
+                instance = %identity,
+                reason = reason.as_str(),
+                "instance operated"
+            );
             self.change(service, json, kind, reason, now);
         }
     }
@@ -874,7 +898,7 @@ impl Registry {
             ttl_ms: member.ttl_ms,
             age_ms: (now.unix_ms + member.ttl_ms).saturating_sub(member.deadline_ms),
             expires_in_ms: member.deadline_ms.cast_signed() - now.unix_ms.cast_signed(),
-            is_pulled_out: member.is_pulled_out,
+            pulled_out_by: self.pulled_out.by(&member.identity).cloned(),
         };
         let of = |service: &Service| {
             let members = || service.members.iter().map(|&index| &self.members[index as usize]);

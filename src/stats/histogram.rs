@@ -85,6 +85,20 @@ impl Reading {
         self.max = self.max.max(histogram.max.value());
     }
 
+    /// What was added since an earlier reading of the same histograms. Of the highest value only its
+    /// bucket is known, so it is 6 % too high at the most.
+    #[must_use]
+    pub fn since(&self, before: &Reading) -> Reading {
+        let pairs = self.counts.iter().zip(&before.counts);
+        let counts: Vec<u64> = pairs.map(|(now, then)| now.saturating_sub(*then)).collect();
+        let highest = counts.iter().rposition(|&count| count > 0);
+        Reading {
+            sum: self.sum.saturating_sub(before.sum),
+            max: highest.map_or(0, |bucket| upper(bucket).min(self.max)),
+            counts,
+        }
+    }
+
     /// How many values were counted.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()

@@ -8,10 +8,12 @@
 
 mod histogram;
 pub mod prometheus;
+mod recent;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use histogram::{Histogram, Reading};
+pub use recent::Recent;
 
 use crate::limits;
 use crate::wire::close::Reason;
@@ -42,6 +44,12 @@ impl Counter {
     /// The number.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes a peak, which begins at zero again. Only its one sampler may. A peak that is raised at
+    /// that moment is in this sample, in the next one, or in both.
+    pub fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -75,7 +83,7 @@ pub struct ShardStats {
     pub blocked_writes: Counter,
     /// Messages received on sockets.
     pub messages: Counter,
-    /// The most bytes any outbox ever held (peak).
+    /// The most bytes any outbox held since the last sample (peak, see [`Recent`]).
     pub outbox_bytes_peak: Counter,
     /// Times a connection's service frames were replaced by owed snapshots.
     pub slow_collapsed: Counter,

@@ -311,14 +311,18 @@ impl Database {
                 delta.deletes.iter().map(|identity| json!([identity])).collect(),
             ),
             (
-                "INSERT INTO pull_out (identity, operator, by_itself)
-                 SELECT value->>0, value->>1, CAST(value->>2 AS BOOLEAN) FROM {rows} WHERE TRUE
+                "INSERT INTO pull_out (identity, operator, by_itself, user_id)
+                 SELECT value->>0, value->>1, CAST(value->>2 AS BOOLEAN), value->>3
+                 FROM {rows} WHERE TRUE
                  ON CONFLICT (identity) DO UPDATE SET operator = excluded.operator,
-                 by_itself = excluded.by_itself",
+                 by_itself = excluded.by_itself, user_id = excluded.user_id",
                 delta
                     .pull_outs
                     .iter()
-                    .map(|one| json!([one.identity, one.operator, u8::from(one.by_itself)]))
+                    .map(|one| {
+                        let by_itself = u8::from(one.by_itself);
+                        json!([one.identity, one.operator, by_itself, one.user_id])
+                    })
                     .collect(),
             ),
             (
@@ -484,12 +488,13 @@ async fn read(connection: &mut AnyConnection) -> Result<RegistryImage, sqlx::Err
         });
     }
     let pull_outs =
-        "SELECT identity, operator, CAST(by_itself AS INTEGER) AS by_itself FROM pull_out";
+        "SELECT identity, operator, CAST(by_itself AS INTEGER) AS by_itself, user_id FROM pull_out";
     for row in sqlx::query(pull_outs).fetch_all(&mut *connection).await? {
         image.pull_outs.push(PullOutRecord {
             identity: row.try_get("identity")?,
             operator: row.try_get("operator")?,
             by_itself: flag(&row, "by_itself")?,
+            user_id: row.try_get("user_id")?,
         });
     }
     Ok(image)

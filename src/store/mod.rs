@@ -452,6 +452,7 @@ mod tests {
             pull_outs: vec![PullOutRecord {
                 identity: String::from("p"),
                 operator: String::from("o"),
+                user_id: Some(String::from("u")),
                 ..PullOutRecord::default()
             }],
             ..RegistryDelta::default()

@@ -89,11 +89,13 @@ pub struct Denied {
     pub detail: &'static str,
     /// A header that goes with the status.
     pub header: Option<(&'static str, &'static str)>,
+    /// What the log says of it, where that is more than the client may know.
+    pub cause: Option<&'static str>,
 }
 
 impl Denied {
     const fn new(status: u16, code: Code, detail: &'static str) -> Denied {
-        Denied { status, code, detail, header: None }
+        Denied { status, code, detail, header: None, cause: None }
     }
 
     const fn with(mut self, name: &'static str, value: &'static str) -> Denied {
@@ -179,7 +181,9 @@ impl Gate {
                 AuthError::TokenExpired => Code::TokenExpired,
                 AuthError::Invalid(_) => Code::Unauthorized,
             };
-            Denied::new(401, code, unauthorized_detail(&fault)).with("WWW-Authenticate", "Bearer")
+            let cause = unauthorized_cause(&fault);
+            Denied { cause: Some(cause), ..Denied::new(401, code, unauthorized_detail(&fault)) }
+                .with("WWW-Authenticate", "Bearer")
         })?;
         if identity.is_none() && self.is_auth_required {
             return Err(Denied::new(401, Code::Unauthorized, "a token is required")
@@ -305,6 +309,14 @@ pub fn unauthorized_detail(fault: &AuthError) -> &'static str {
     match fault {
         AuthError::TokenExpired => "the token has expired",
         AuthError::Invalid(_) => "the token is not valid",
+    }
+}
+
+/// The same in words for the log.
+pub fn unauthorized_cause(fault: &AuthError) -> &'static str {
+    match fault {
+        AuthError::TokenExpired => "the token has expired",
+        AuthError::Invalid(reason) => reason,
     }
 }
 

@@ -32,8 +32,8 @@ pub enum Incoming {
     Binary(Bytes),
     /// A ping, already answered, or a pong.
     Control,
-    /// A close frame, already answered. Nothing follows.
-    Close,
+    /// A close frame, already answered, and its code, where it has one. Nothing follows.
+    Close(Option<u16>),
 }
 
 /// Contexts at rest, lent to connections whose bytes arrive. One pool a message limit.
@@ -134,12 +134,12 @@ impl Reader {
             }
             // The answer to a close frame leaves with the next flush, which then says that the
             // connection is over.
-            Ok(Message::Close(_)) => {
+            Ok(Message::Close(frame)) => {
                 let _ = context.flush(wire);
-                Ok(Some(Incoming::Close))
+                Ok(Some(Incoming::Close(frame.map(|frame| frame.code.into()))))
             }
             Err(Error::Io(fault)) if fault.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(Error::ConnectionClosed | Error::AlreadyClosed) => Ok(Some(Incoming::Close)),
+            Err(Error::ConnectionClosed | Error::AlreadyClosed) => Ok(Some(Incoming::Close(None))),
             Err(Error::Capacity(_)) => Err(Reason::TooBig),
             Err(Error::Utf8(_)) => Err(Reason::NotUtf8),
             Err(_) => Err(Reason::Protocol),
@@ -188,8 +188,8 @@ mod tests {
             loop {
                 match reader.next(&mut wire) {
                     Ok(None) => break,
-                    Ok(Some(Incoming::Close)) => {
-                        got.push(Incoming::Close);
+                    Ok(Some(close @ Incoming::Close(_))) => {
+                        got.push(close);
                         return (got, replies, None, true);
                     }
                     Ok(Some(incoming)) => got.push(incoming),
@@ -245,7 +245,7 @@ mod tests {
     fn close_is_answered_in_kind() {
         let close = masked(&1000_u16.to_be_bytes(), OpCode::Control(Control::Close), true);
         let (got, replies, fault, _) = play(&close, 100);
-        assert_eq!((got, fault), (vec![Incoming::Close], None));
+        assert_eq!((got, fault), (vec![Incoming::Close(Some(1000))], None));
         assert_eq!(replies, [0x88, 2, 0x03, 0xe8]);
     }
 }

@@ -608,6 +608,7 @@ pub fn shard_settings(
         limits: Arc::clone(limits),
         gate: Arc::clone(gate),
         is_draining: Arc::new(AtomicBool::new(false)),
+        access_log: false,
         stats: Arc::clone(stats),
         seed,
     }

@@ -130,7 +130,7 @@ const charts = {
     ],
   }),
   latency: new Chart(byId("c-latency"), {
-    label: "Fan-out latency",
+    label: "Fan-out latency of the last 10 s",
     legend: byId("l-latency"),
     format: micros,
     series: [
@@ -162,6 +162,12 @@ function rate(now, before, seconds) {
   return before === undefined || now < before || seconds <= 0 ? NaN : (now - before) / seconds;
 }
 
+/** Latency of the last ten seconds; of none there is nothing to draw. */
+function recentLatency(value) {
+  const latency = value.fanout_latency_10s_us ?? value.fanout_latency_us;
+  return latency.count === 0 ? { p50: NaN, p99: NaN, max: NaN } : latency;
+}
+
 function takeStats(value, at) {
   if (lastStats && at - lastStats.at < 400) return;
   const before = lastStats?.value;
@@ -169,7 +175,7 @@ function takeStats(value, at) {
   const isNear = seconds < 10 && before && value.uptime_s >= before.uptime_s;
   const per = (name) => (isNear ? rate(value[name], before[name], seconds) : NaN);
   const deliveries = per("deliveries_total");
-  const latency = value.fanout_latency_us;
+  const latency = recentLatency(value);
   charts.connections.push(at, { connections: value.connections, users: value.users_online });
   charts.deliveries.push(at, { deliveries, events: per("events_total") });
   charts.latency.push(at, { p50: latency.p50, p99: latency.p99 });
@@ -182,8 +188,8 @@ function takeStats(value, at) {
 function showStats(value, deliveries, shardsBefore, seconds) {
   setText(byId("h-connections"), count(value.connections));
   setText(byId("h-deliveries"), count(deliveries));
-  setText(byId("h-latency"), micros(value.fanout_latency_us.p99));
-  byId("h-latency").append(h("small", { text: " p99" }));
+  setText(byId("h-latency"), micros(recentLatency(value).p99));
+  byId("h-latency").append(h("small", { text: " p99, last 10 s" }));
   showFigures(value);
   showShards(value.shards ?? [], shardsBefore, seconds, value.slow_readers_total ?? 0);
 }
@@ -202,7 +208,7 @@ function showFigures(value) {
   figure("Events", count(value.events_total));
   figure("Delivered", count(value.deliveries_total));
   figure("Bytes out", bytes(value.delivered_bytes_total));
-  figure("Latency max", micros(value.fanout_latency_us.max));
+  figure("Latency max, last 60 s", micros(value.fanout_latency_us.max));
   figure("Slow readers", count(value.slow_readers_total), value.slow_readers_total ? "warn" : "");
   figure("Dropped", count(dropped), dropped ? "bad" : "");
   figure("Memory", bytes(value.memory_rss_bytes));

@@ -15,10 +15,10 @@ use crate::http::Desk;
 use crate::http::logins::Purpose;
 use crate::http::passwords::Door;
 use crate::http::reply::Problem;
-use crate::http::users::begin_login;
+use crate::http::users::{begin_login, failed_login};
 use crate::limits;
 use crate::wire::refusal::Code;
-use crate::ws::gate::unauthorized_detail;
+use crate::ws::gate::{unauthorized_cause, unauthorized_detail};
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
@@ -35,7 +35,7 @@ impl Default for Doors {
     }
 }
 
-fn unauthorized(code: Code, detail: &str) -> Problem {
+fn unauthorized(code: Code, detail: &'static str) -> Problem {
     let mut problem = Problem::new(401, code, detail);
     problem.header = Some(("www-authenticate", String::from("Basic realm=\"fanfare\"")));
     problem
@@ -83,7 +83,7 @@ fn by_token(desk: &Desk, token: &str) -> Result<Option<Identity>, Problem> {
             AuthError::TokenExpired => Code::TokenExpired,
             AuthError::Invalid(_) => Code::Unauthorized,
         };
-        unauthorized(code, unauthorized_detail(&fault))
+        unauthorized(code, unauthorized_detail(&fault)).because(unauthorized_cause(&fault))
     })
 }
 
@@ -130,9 +130,10 @@ async fn by_password(
     let account = office.library.account(&name).await?;
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
     let is_right = office.passwords.verify(Door::Eureka, password, hash).await?;
+    let cause = failed_login(desk, account.as_ref(), is_right);
     let Some(account) = account.filter(|account| is_right && !account.standing.is_disabled) else {
         attempt.fail(desk.clock.now().unix_ms);
-        return Err(wrong());
+        return Err(wrong().because(cause));
     };
     drop(attempt);
     let now_ms = desk.clock.now().unix_ms;

@@ -25,6 +25,7 @@ mod read;
 mod shelf;
 mod write;
 
+use std::borrow::Cow;
 use std::io::Read as _;
 
 use bytes::Bytes;
@@ -35,7 +36,7 @@ use hyper::header::{
 use hyper::{Method, Request, StatusCode};
 
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body, decoded, pages};
+use super::{Desk, Query, body, decoded, log, pages, registry};
 use crate::auth::Identity;
 use crate::id::ServiceName;
 use crate::limits;
@@ -121,21 +122,22 @@ impl Place {
 }
 
 /// Answers a request to what stands at `rest` below Eureka's mount.
-pub async fn answer(desk: &Desk, eureka: &Eureka, request: Request<Incoming>, rest: &str) -> Reply {
-    match dispatch(desk, eureka, request, rest).await {
-        Ok(reply) => reply,
-        Err(problem) => {
-            desk.office.stats.http.refuse(problem.code);
-            if problem.status >= 500 {
-                tracing::warn!(path = rest, detail = problem.detail, "a Eureka request failed");
-            }
-            plain(&problem)
-        }
-    }
+///
+/// # Errors
+///
+/// What becomes of it with [`plain`].
+pub async fn answer(
+    desk: &Desk,
+    eureka: &Eureka,
+    request: Request<Incoming>,
+    rest: &str,
+) -> Result<Reply, Problem> {
+    let answered = dispatch(desk, eureka, request, rest).await;
+    answered.map_err(|problem| Problem { is_plain: true, ..problem })
 }
 
 /// A problem as Eureka's clients expect it: a text that is for the log, and none with a 404.
-fn plain(problem: &Problem) -> Reply {
+pub fn plain(problem: &Problem) -> Reply {
     let text = if problem.status == 404 { Bytes::new() } else { problem.detail.clone().into() };
     let mut reply = reply::with_type("text/plain; charset=utf-8", text);
     *reply.status_mut() =
@@ -163,7 +165,7 @@ fn not_found() -> Problem {
     Problem::new(404, Code::NotFound, "")
 }
 
-fn wrong(detail: impl Into<String>) -> Problem {
+fn wrong(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(400, Code::InvalidArgument, detail)
 }
 
@@ -472,7 +474,8 @@ async fn set_status(
 ) -> Result<Reply, Problem> {
     let before = find(desk, app, id, true).await?.ok_or_else(not_found)?;
     if wish == Word::OutOfService {
-        let operator = who.map_or("eureka", Identity::display_name).into();
+        let said = who.map_or("eureka", Identity::display_name);
+        let operator = registry::operator(desk, said);
         operate(desk, before, Operation::PullOut { operator }).await?;
     } else {
         change(desk, Some(before), |found| {
@@ -480,6 +483,7 @@ async fn set_status(
             Ok(instance.map(|one| Wish::Be(Box::new(model::with_override(one, wish)), Pull::In)))
         })
         .await?;
+        log::operator(desk, "override status", &format!("{app}/{id}"), Some("eureka"));
     }
     Ok(done())
 }
@@ -504,15 +508,20 @@ async fn end_override(desk: &Desk, app: &str, id: &str) -> Result<Reply, Problem
             }))
         })
         .await?;
+        log::operator(desk, "end status override", &format!("{app}/{id}"), Some("eureka"));
     }
     Ok(done())
 }
 
 /// Pulls an instance out of discovery, or in.
 async fn operate(desk: &Desk, found: Found, operation: Operation) -> Result<(), Problem> {
+    let (action, on) = (registry::action(&operation), found.identity.to_string());
     let order = Order::Operate { identity: found.identity, operation };
     match desk.ask(order).await? {
-        Answer::Found(true) => Ok(()),
+        Answer::Found(true) => {
+            log::operator(desk, action, &on, Some("eureka"));
+            Ok(())
+        }
         Answer::Found(false) => Err(not_found()),
         _ => Err(Refusal::internal().into()),
     }

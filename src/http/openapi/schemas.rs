@@ -183,10 +183,29 @@ fn registry() -> Value {
             "instanceKey": one("InstanceKey"),
             "operation": {"type": "string", "enum": ["pull-out", "pull-in"]},
             "operationComplete": {"type": "boolean", "description": "true ends a pull-out"},
-            "operatorId": text(),
+            "operatorId": {
+                "type": "string",
+                "description": "kept beside the user of the token, who is the one that acted",
+            },
         })),
         "ProtectWish": object(json!({"enabled": flag()})),
     })
+}
+
+/// Figures of the last seconds.
+fn recent_figures(stats: &mut Map<String, Value>) {
+    let quantiles = ["p50", "p90", "p99", "p999", "max", "count"];
+    let latency = || object(quantiles.iter().map(|&name| (name.to_owned(), count())).collect());
+    for (name, span, mut schema) in [
+        ("fanout_latency_us", "60 s", latency()),
+        ("fanout_latency_10s_us", "10 s", latency()),
+        ("outbox_bytes_peak", "60 s", count()),
+        ("outbox_bytes_peak_10s", "10 s", count()),
+    ] {
+        schema["description"] = format!("of the last {span}").into();
+        stats.insert(name.to_owned(), schema);
+    }
+    stats.insert(String::from("scope"), json!({"type": "string", "enum": ["node", "cluster"]}));
 }
 
 fn status() -> Value {
@@ -219,8 +238,7 @@ fn status() -> Value {
         "instances",
         "degraded_services",
     ]);
-    let latency = numbers(&["p50", "p90", "p99", "p999", "max"]);
-    stats.insert(String::from("fanout_latency_us"), object(Value::Object(latency)));
+    recent_figures(&mut stats);
     let shard = numbers(&[
         "shard",
         "connections",
@@ -231,6 +249,7 @@ fn status() -> Value {
         "writes_total",
         "turns_total",
         "outbox_bytes_peak",
+        "outbox_bytes_peak_10s",
         "slow_collapsed_total",
         "slow_closed_total",
     ]);
@@ -259,6 +278,17 @@ fn status() -> Value {
             "age_ms": count(),
             "expires_in_ms": {"type": "integer"},
             "pulled_out": flag(),
+            "pulled_out_by": {
+                "type": ["object", "null"],
+                "properties": {
+                    "user_id": {
+                        "type": ["string", "null"],
+                        "description": "the user of the token that the call showed",
+                    },
+                    "operator_id": {"type": "string", "description": "as the caller wrote it"},
+                    "itself": {"type": "boolean", "description": "true: the instance itself"},
+                },
+            },
         })),
         "Leases": with_optional(&["responseStatus"], json!({
             "services": many(with_optional(&["service_id", "leases"], json!({

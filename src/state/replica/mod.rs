@@ -25,7 +25,7 @@
 //!
 //! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -33,11 +33,11 @@ use serde::{Deserialize, Serialize};
 use super::commons::CommonsImage;
 use super::log::{Bounds, Entry, LogItem};
 use super::order::{Answer, Order, RefusedEntry, View};
-use super::pull_outs::PulledOutBy;
+use super::pull_outs::{Operator, PulledOutBy};
 use super::registry::{Announcement, Member, Registry, Settings};
 use super::roster::{Called, Roll};
 use crate::clock::Moment;
-use crate::id::{Epoch, InstanceIdentity, ServiceName};
+use crate::id::{Epoch, InstanceIdentity, ServiceName, UserId};
 use crate::limits;
 use crate::wire::refusal::Code;
 
@@ -109,6 +109,9 @@ pub struct ReplicaImage {
     /// Those of them that took themselves out. Earlier releases said so by the operator's name.
     #[serde(default)]
     pub own_pull_outs: Option<HashSet<String>>,
+    /// The users who others of them were decided by, where tokens said so. Earlier releases know none.
+    #[serde(default)]
+    pub pull_out_users: BTreeMap<String, String>,
     /// The nodes that wrote entries, and the number of each one's last.
     pub nodes: Vec<(String, u64)>,
     /// The people of all nodes.
@@ -668,6 +671,14 @@ impl Registry {
             .filter(|(_, member)| orphaning.contains(&member.owner))
             .map(|(_, member)| member.identity.clone())
             .collect();
+        let nodes: Vec<&str> =
+            orphaning.iter().map(|&node| &*replica.nodes[node as usize]).collect();
+        tracing::info!(
+            target: "fanfare::cluster",
+            leases = orphans.len(),
+            of = nodes.join(", "),
+            "leases of nodes that are gone are taken over"
+        );
         for piece in orphans.chunks(limits::COMMAND_ENTRIES_MAX) {
             replica.proposals.push(Entry::Adopt(piece.to_vec()));
             replica.adopting += 1;
@@ -771,6 +782,13 @@ impl Registry {
                     .map(|(identity, _)| identity.as_str().to_owned())
                     .collect(),
             ),
+            pull_out_users: self
+                .pulled_out
+                .iter()
+                .filter_map(|(identity, by)| {
+                    Some((identity.as_str().to_owned(), by.user()?.to_string()))
+                })
+                .collect(),
             nodes: replica.nodes.iter().cloned().zip(replica.last.iter().copied()).collect(),
             people: CommonsImage::default(),
         })
@@ -794,8 +812,12 @@ impl Registry {
                 Some(own) => own.contains(&text),
                 None => operator == OWN,
             };
-            let by =
-                if is_own { PulledOutBy::Itself } else { PulledOutBy::Operator(operator.into()) };
+            let by = if is_own {
+                PulledOutBy::Itself
+            } else {
+                let user = image.pull_out_users.get(&text).map(|user| UserId::new(user));
+                PulledOutBy::Operator(Operator { user, name: operator.into() })
+            };
             registry.pulled_out.insert(&InstanceIdentity::from_canonical(&text), by, false);
         }
         for record in &image.services {

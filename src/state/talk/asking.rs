@@ -302,7 +302,7 @@ impl State {
                 let user_id = UserId::new(&user_id);
                 let found = self.people.is_known(&user_id);
                 Given {
-                    count: self.send_to_user(&user_id, framed(message)),
+                    count: self.send_to_user(&user_id, &"of another node", framed(message)),
                     found,
                     ..Given::default()
                 }

@@ -37,7 +37,7 @@ impl State {
 
     /// Sends a frame to a user's connections on all nodes.
     fn send_to_user_anywhere(&mut self, to: &UserId, frame: &Bytes, id: Box<str>) -> Outcome {
-        let count = self.send_to_user(to, frame.clone());
+        let count = self.send_to_user(to, &id.trim_matches('"'), frame.clone());
         if let Some(asked) = self.ask_user(to, frame, &id, count) {
             return asked;
         }

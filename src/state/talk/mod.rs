@@ -535,17 +535,36 @@ impl State {
         Stamp { id: self.ids.next(now.wall_ms), time: TimeText::of(now.wall_ms) }
     }
 
-    /// Sends a frame to each connection of a user. Returns how many there are.
-    fn send_to_user(&mut self, user_id: &UserId, frame: Bytes) -> usize {
+    /// Sends the frame of a message to each connection of a user. Returns how many there are.
+    fn send_to_user(
+        &mut self,
+        user_id: &UserId,
+        id: &dyn std::fmt::Display,
+        frame: Bytes,
+    ) -> usize {
         let shards = self.people.shards_of(user_id);
         self.send(Topic::User(user_id.clone()), Some(shards), frame, Aim::default());
-        self.people.of_user(user_id).count()
+        let connections = self.people.of_user(user_id).count();
+        tracing::debug!(
+            target: "fanfare::messages",
+            user = user_id.as_str(),
+            %id,
+            connections,
+            "message pushed to user"
+        );
+        connections
     }
 
     /// Sends the frame of a channel's message, and notes it.
     fn send_to_channel(&mut self, key: u32, frame: Bytes, aim: Aim) {
         let state = self.channels.get(key);
         let (channel, shards) = (state.name.clone(), state.shards);
+        tracing::debug!(
+            target: "fanfare::messages",
+            channel = channel.as_str(),
+            bytes = frame.len(),
+            "message published to channel"
+        );
         self.note(|| DomainEvent::ChannelMessage {
             channel: channel.clone(),
             frame: frame.clone(),

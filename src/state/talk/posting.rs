@@ -55,7 +55,7 @@ impl State {
                 Addressee::User(to) if *to != post.from => {
                     if self.people.is_online(to) {
                         let frame = message::private(*id, &post.from, to, &post.content, at_s);
-                        self.send_to_user(to, frame);
+                        self.send_to_user(to, id, frame);
                     }
                 }
                 Addressee::User(_) => {}
@@ -67,7 +67,7 @@ impl State {
                                 message::group(*id, &post.from, group_id, &post.content, at_s)
                             });
                             let frame = frame.clone();
-                            self.send_to_user(member, frame);
+                            self.send_to_user(member, id, frame);
                         }
                     }
                 }

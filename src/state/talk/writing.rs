@@ -72,7 +72,7 @@ impl State {
                 if message.to != message.from {
                     let Message { id, from, to, content, at_s } = &message;
                     let frame = message::private(*id, from, to, content, *at_s);
-                    self.send_to_user(to, frame);
+                    self.send_to_user(to, id, frame);
                 }
                 let Message { id, from, at_s, .. } = message;
                 self.note(|| DomainEvent::MessageStored { id, from });
@@ -83,7 +83,7 @@ impl State {
                 let frame = message::group(*id, from, to, content, *at_s);
                 let Written::For(receivers) = &written else { return Told::Done };
                 for receiver in receivers.iter().filter(|receiver| *receiver != from) {
-                    self.send_to_user(receiver, frame.clone());
+                    self.send_to_user(receiver, id, frame.clone());
                 }
                 let Message { id, from, at_s, .. } = message;
                 self.note(|| DomainEvent::MessageStored { id, from });

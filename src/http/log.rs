@@ -1,0 +1,115 @@
+//! What the log says of requests: refusals, the access log, operators' actions, accounts.
+//!
+//! Each refusal is one line with its request id, at `info`, or at `warn` where the fault is ours; the log
+//! folds storms of equal ones (`logging::fold`). Lines have the path without its query, and no header
+//! but the origin; of a body, nothing.
+//!
+//! Imports its siblings, `limits` and `logging`. Part of `http`.
+
+use hyper::header::{HeaderMap, HeaderValue, ORIGIN};
+use hyper::{Method, StatusCode};
+
+use super::Desk;
+use super::reply::Problem;
+use crate::limits;
+use crate::logging::ACCESS;
+
+/// A request, as far as the log tells of it.
+#[derive(Debug)]
+pub(super) struct Asked {
+    method: Method,
+    origin: Option<HeaderValue>,
+    begun_ns: u64,
+}
+
+impl Asked {
+    /// A request that is looked at now.
+    pub(super) fn new(desk: &Desk, method: &Method, headers: &HeaderMap) -> Asked {
+        Asked {
+            method: method.clone(),
+            origin: headers.get(ORIGIN).cloned(),
+            begun_ns: desk.clock.now().ns,
+        }
+    }
+}
+
+/// The beginning of a path: nobody looks for more of it, and a head may be long.
+pub fn shown_path(path: &str) -> &str {
+    let mut end = path.len().min(limits::LOG_PATH_BYTES_MAX);
+    while !path.is_char_boundary(end) {
+        end -= 1;
+    }
+    &path[..end]
+}
+
+/// A request was refused. `path` is none where its head could not be used.
+pub(super) fn refused(desk: &Desk, asked: &Asked, path: Option<&str>, problem: &Problem) {
+    let (status, code) = (problem.status, problem.code.as_str());
+    let reason = problem.logged_reason();
+    let method = path.map(|_| asked.method.as_str());
+    let path = path.map(shown_path);
+    let origin = asked.origin.as_ref().map(|origin| String::from_utf8_lossy(origin.as_bytes()));
+    let origin = origin.as_deref().map(shown_path);
+    let (client, user) = (desk.client_text(), desk.user_id());
+    let request_id = desk.request_id();
+    if status >= 500 {
+        tracing::warn!(
+            target: "fanfare::http",
+            status, code, reason, method, path, origin, client, user, request_id,
+            "request failed"
+        );
+    } else {
+        tracing::info!(
+            target: "fanfare::http",
+            status, code, reason, method, path, origin, client, user, request_id,
+            "request refused"
+        );
+    }
+}
+
+/// A line of the access log.
+pub(super) fn access(
+    desk: &Desk,
+    asked: &Asked,
+    path: Option<&str>,
+    (status, bytes): (StatusCode, usize),
+) {
+    let duration_us = desk.clock.now().ns.saturating_sub(asked.begun_ns) / 1_000;
+    tracing::info!(
+        target: ACCESS,
+        method = path.map(|_| asked.method.as_str()),
+        path = path.map(shown_path),
+        status = status.as_u16(),
+        bytes,
+        duration_us,
+        client = desk.client_text(),
+        user = desk.user_id(),
+        request_id = desk.request_id(),
+        "request"
+    );
+}
+
+/// An operator did something: `said` is the name that the caller gave, where the call takes one.
+pub(super) fn operator(desk: &Desk, action: &'static str, on: &str, said: Option<&str>) {
+    tracing::info!(
+        target: "fanfare::operator",
+        action,
+        on,
+        user = desk.user_id(),
+        operator_id = said.filter(|said| !said.is_empty()),
+        client = desk.client_text(),
+        request_id = desk.request_id(),
+        "operator action"
+    );
+}
+
+/// Something became of an account by its user's own call.
+pub(super) fn account(desk: &Desk, user: &str, what: &'static str) {
+    tracing::info!(
+        target: "fanfare::accounts",
+        user,
+        client = desk.client_text(),
+        request_id = desk.request_id(),
+        "account: {what}"
+    );
+}

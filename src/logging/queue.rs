@@ -1,0 +1,163 @@
+//! The queue between those who write lines and standard error, and the thread that empties it.
+//!
+//! A pipe or a journal that does not keep up would otherwise hold whoever writes a line: a shard with
+//! thousands of connections.
+//!
+//! Imports its sibling, `clock` and `limits`. Part of `logging`.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::OWN;
+use super::fold::Fold;
+use crate::clock::Clock;
+use crate::limits;
+
+enum Item {
+    Line(Box<[u8]>),
+    /// Say so once what came before is written.
+    Flush(Sender<()>),
+    /// Write what is there, say so, and end.
+    Stop(Sender<()>),
+}
+
+/// Takes lines. Bounded in lines and bytes.
+#[derive(Debug, Clone)]
+pub(super) struct Queue {
+    sender: Sender<Item>,
+    load: Arc<Load>,
+}
+
+/// What is in the queue, and what did not get in.
+#[derive(Debug, Default)]
+struct Load {
+    bytes: AtomicUsize,
+    lost: AtomicU64,
+}
+
+/// Writes what is in the queue when it is dropped.
+#[derive(Debug)]
+#[must_use = "the last lines are written when it is dropped"]
+pub struct LogGuard(Sender<Item>);
+
+impl Queue {
+    /// Starts the thread. Where there is none to be had, lines go nowhere, and nothing else is lost.
+    pub(super) fn start(fold: Arc<Fold>) -> (Queue, LogGuard) {
+        let (sender, receiver) = crossbeam_channel::bounded(limits::LOG_QUEUE_LINES_MAX);
+        let load = Arc::<Load>::default();
+        let writer = Writer { receiver, load: Arc::clone(&load), fold, clock: Clock::start() };
+        // Nobody could be told.
+        let _ = std::thread::Builder::new().name(String::from("log")).spawn(move || writer.run());
+        (Queue { sender: sender.clone(), load }, LogGuard(sender))
+    }
+}
+
+impl Write for Queue {
+    /// Takes a whole line, or leaves it out.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Folded lines have no bytes.
+        if line.is_empty() {
+            return Ok(0);
+        }
+        let held = self.load.bytes.fetch_add(line.len(), Ordering::Relaxed);
+        let is_in = held + line.len() <= limits::LOG_QUEUE_BYTES_MAX
+            && match self.sender.try_send(Item::Line(line.into())) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+            };
+        if !is_in {
+            self.load.bytes.fetch_sub(line.len(), Ordering::Relaxed);
+            self.load.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = Queue;
+
+    fn make_writer(&'a self) -> Queue {
+        self.clone()
+    }
+}
+
+impl LogGuard {
+    /// Waits until the lines so far are written, for [`limits::LOG_STOP_MS`] at most: a standard error
+    /// that takes nothing keeps no process from its work, nor from its end.
+    pub fn flush(&self) {
+        self.send(Item::Flush);
+    }
+
+    fn send(&self, item: impl FnOnce(Sender<()>) -> Item) {
+        let patience = Duration::from_millis(limits::LOG_STOP_MS);
+        let (done, ended) = crossbeam_channel::bounded(1);
+        if self.0.send_timeout(item(done), patience).is_ok() {
+            let _ = ended.recv_timeout(patience);
+        }
+    }
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        self.send(Item::Stop);
+    }
+}
+
+struct Writer {
+    receiver: Receiver<Item>,
+    load: Arc<Load>,
+    fold: Arc<Fold>,
+    clock: Clock,
+}
+
+impl Writer {
+    fn run(self) {
+        let pause = Duration::from_millis(limits::LOG_LOOK_MS);
+        let mut look_ms = 0;
+        loop {
+            match self.receiver.recv_timeout(pause) {
+                Ok(Item::Line(line)) => self.write(&line),
+                Ok(Item::Flush(done)) => _ = done.send(()),
+                Ok(Item::Stop(done)) => {
+                    self.fold.tell_all();
+                    self.tell_lost();
+                    while let Ok(Item::Line(line)) = self.receiver.try_recv() {
+                        self.write(&line);
+                    }
+                    let _ = done.send(());
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let now_ms = self.clock.now().unix_ms;
+            if now_ms >= look_ms {
+                look_ms = now_ms + limits::LOG_LOOK_MS;
+                self.fold.tell();
+                self.tell_lost();
+            }
+        }
+    }
+
+    fn write(&self, line: &[u8]) {
+        self.load.bytes.fetch_sub(line.len(), Ordering::Relaxed);
+        // Without standard error there is nobody to tell.
+        let _ = io::stderr().write_all(line);
+    }
+
+    fn tell_lost(&self) {
+        let lost = self.load.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            tracing::warn!(target: OWN, lines = lost, "standard error is too slow: lines are missing here");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Figures of the last seconds: how long fan-outs took lately, and how full outboxes were.
+//!
+//! Counters and histograms only grow, and what a histogram has held since some moment is the difference
+//! of two readings. So the writers do nothing for this; once a second somebody takes a sample, and
+//! whoever asks compares the present with the sample of 10 or 60 seconds ago.
+//!
+//! # Promises
+//!
+//! * What is kept is bounded: the samples of [`limits::RECENT_LONG_MS`].
+//! * A span is at most [`limits::SAMPLE_INTERVAL_MS`] longer than it is called, and shorter only where the
+//!   server has not run for that long.
+//!
+//! Imports its siblings and `limits`. Part of `stats`.
+
+use std::collections::VecDeque;
+
+use super::{Reading, Stats};
+use crate::limits;
+
+/// The samples of the last minute.
+#[derive(Debug, Default)]
+pub struct Recent(VecDeque<Sample>);
+
+#[derive(Debug)]
+struct Sample {
+    /// When it was taken, in milliseconds of the steady clock.
+    at_ms: u64,
+    /// What all shards' histograms of fan-out held then.
+    fanout_us: Reading,
+    /// The most bytes of an outbox since the sample before, by shard.
+    outbox_bytes_peak: Vec<u64>,
+}
+
+impl Recent {
+    /// Takes a sample. To be called once each [`limits::SAMPLE_INTERVAL_MS`], by one thread alone.
+    pub fn sample(&mut self, stats: &Stats, now_ms: u64) {
+        let kept_ms = limits::RECENT_LONG_MS + limits::SAMPLE_INTERVAL_MS;
+        while self.0.front().is_some_and(|sample| sample.at_ms + kept_ms < now_ms) {
+            self.0.pop_front();
+        }
+        self.0.push_back(Sample {
+            at_ms: now_ms,
+            fanout_us: stats.merged(|shard| &shard.fanout_us),
+            outbox_bytes_peak: stats
+                .shards
+                .iter()
+                .map(|shard| shard.outbox_bytes_peak.take())
+                .collect(),
+        });
+    }
+
+    /// How long fan-outs took within a span of time.
+    pub fn fanout_us(&self, stats: &Stats, now_ms: u64, span_ms: u64) -> Reading {
+        let now = stats.merged(|shard| &shard.fanout_us);
+        let before = self.0.iter().rev().find(|sample| sample.at_ms + span_ms <= now_ms);
+        match before {
+            Some(before) => now.since(&before.fanout_us),
+            None => now,
+        }
+    }
+
+    /// The most bytes that were unsent for one connection of a shard within a span of time.
+    pub fn outbox_bytes_peak(&self, stats: &Stats, shard: usize, now_ms: u64, span_ms: u64) -> u64 {
+        let present = stats.shards[shard].outbox_bytes_peak.value();
+        let samples = self.0.iter().rev().take_while(|sample| sample.at_ms + span_ms >= now_ms);
+        let peaks = samples.filter_map(|sample| sample.outbox_bytes_peak.get(shard));
+        peaks.copied().max().unwrap_or(0).max(present)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_of_their_span_and_samples_are_few() {
+        let (stats, mut recent) = (Stats::new(2), Recent::default());
+        let shard = &stats.shards[1];
+        for second in 0..300_u64 {
+            // A slow minute, then a fast one, and so on.
+            let us = if (second / 60) % 2 == 0 { 100_000 } else { 100 };
+            shard.fanout_us.record(us);
+            shard.outbox_bytes_peak.raise(us);
+            recent.sample(&stats, second * 1_000);
+            assert!(recent.0.len() <= 62, "{}", recent.0.len());
+        }
+        // The last fast minute ended at 240 s; what came after it is slow.
+        let at = |span_ms| recent.fanout_us(&stats, 299_000, span_ms);
+        assert_eq!((at(10_000).count(), at(60_000).count()), (10, 60));
+        assert!(at(10_000).quantile(10) >= 100_000);
+        let early = recent.fanout_us(&stats, 249_500, 60_000);
+        assert!(early.quantile(10) < 110, "it had a fast part");
+        assert_eq!(recent.outbox_bytes_peak(&stats, 1, 299_000, 10_000), 100_000);
+        assert_eq!(recent.outbox_bytes_peak(&stats, 0, 299_000, 60_000), 0);
+    }
+
+    #[test]
+    fn a_peak_is_over_when_its_span_is() {
+        let (stats, mut recent) = (Stats::new(1), Recent::default());
+        stats.shards[0].outbox_bytes_peak.raise(1_000);
+        let peak =
+            |recent: &Recent, now_ms, span_ms| recent.outbox_bytes_peak(&stats, 0, now_ms, span_ms);
+        assert_eq!(peak(&recent, 0, 10_000), 1_000, "before the first sample");
+        for second in 0..70 {
+            let now_ms = second * 1_000;
+            recent.sample(&stats, now_ms);
+            let expected = |span_s| if second <= span_s { 1_000 } else { 0 };
+            assert_eq!(peak(&recent, now_ms, 10_000), expected(10), "{second}");
+            assert_eq!(peak(&recent, now_ms, 60_000), expected(60), "{second}");
+        }
+        stats.shards[0].outbox_bytes_peak.raise(7);
+        assert_eq!(peak(&recent, 69_000, 10_000), 7);
+    }
+
+    #[test]
+    fn the_highest_of_a_span_is_not_that_of_all_times() {
+        let (stats, mut recent) = (Stats::new(1), Recent::default());
+        stats.shards[0].fanout_us.record(5_000_000);
+        recent.sample(&stats, 0);
+        stats.shards[0].fanout_us.record(100);
+        let reading = recent.fanout_us(&stats, 20_000, 10_000);
+        assert_eq!(reading.count(), 1);
+        assert!((100..=106).contains(&reading.max), "{}", reading.max);
+        assert_eq!(recent.fanout_us(&stats, 5_000, 10_000).max, 5_000_000);
+    }
+}
