@@ -172,11 +172,19 @@ impl Args {
             TestType::Chat,
             TestType::Direct,
         ];
-        // Only with the secret can we sign in as many users.
-        let has_secret = self.spawn || self.jwt_secret.is_some();
-        let is_possible =
-            |test: &TestType| has_secret || !matches!(test, TestType::Chat | TestType::Direct);
+        let skipped = self.skipped();
+        let is_possible = |test: &TestType| !skipped.contains(test);
         each.into_iter().filter(is_possible).map(|test| self.plan(test, true)).collect()
+    }
+
+    /// The tests of `all` that cannot be run: only with the secret can we sign in as many users.
+    pub(crate) fn skipped(&self) -> &'static [TestType] {
+        let has_secret = self.spawn || self.jwt_secret.is_some();
+        if self.test_type == TestType::All && !has_secret {
+            &[TestType::Chat, TestType::Direct]
+        } else {
+            &[]
+        }
     }
 
     fn plan(&self, test: TestType, is_one_of_all: bool) -> Plan {
@@ -230,6 +238,12 @@ mod tests {
             Args::parse_from(args).plans().len()
         };
         assert_eq!((all(&["--spawn"]), all(&["--jwt-secret", "s"])), (8, 8));
+        let mut args = Args::parse_from(["x", "--test-type", "all"]);
+        args.jwt_secret = None;
+        assert_eq!(args.skipped(), [TestType::Chat, TestType::Direct]);
+        assert_eq!(args.plans().len() + args.skipped().len(), 8);
+        args.test_type = TestType::Chat;
+        assert!(args.skipped().is_empty(), "one that is asked for fails instead");
     }
 
     #[test]

@@ -124,6 +124,14 @@ fn run(args: &Args) -> Result<bool, Failure> {
         println!("{}\n", table::render(&outcome));
         outcomes.push(outcome);
     }
+    for test in args.skipped() {
+        println!(
+            "{test}: skipped, because it signs in as many users: set JWT_SECRET or --jwt-secret"
+        );
+    }
+    if server.is_none() {
+        remove_users(&bench);
+    }
     write_reports(args, url, &outcomes)
 }
 
@@ -153,6 +161,16 @@ fn bench(args: &Args, target: Target, server: Option<&Server>) -> Bench {
         progress: Progress::new(clock),
         run_id: run_id(),
         serial: 0,
+        users: 0,
+    }
+}
+
+/// Leaves no user behind on a server that goes on without us.
+fn remove_users(bench: &Bench) {
+    let Some(secret) = bench.secret.as_deref().filter(|_| bench.users > 0) else { return };
+    let left = people::remove(&bench.target, secret, &bench.run_id, bench.users);
+    if let Err((count, fault)) = left {
+        println!("{count} users load-{}-N are left on the server: {fault}", bench.run_id);
     }
 }
 

@@ -40,6 +40,28 @@ pub(crate) fn token(secret: &str, user: &str) -> io::Result<String> {
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(io::Error::other)
 }
 
+/// Removes the first `count` users of a run from the server. Fails with how many are left, and why.
+pub(crate) fn remove(
+    target: &Target,
+    secret: &str,
+    run_id: &str,
+    count: usize,
+) -> Result<(), (usize, io::Error)> {
+    let (mut left, mut last) = (0, None);
+    for n in 0..count {
+        let name = user(run_id, n);
+        let removed = token(secret, &name)
+            .and_then(|token| target.signed_in(&token).call("DELETE", "/api/v1/users/me"));
+        let fault = match removed {
+            Ok(204) => continue,
+            Ok(status) => io::Error::other(format!("the server answers {status}")),
+            Err(fault) => fault,
+        };
+        (left, last) = (left + 1, Some(fault));
+    }
+    last.map_or(Ok(()), |fault| Err((left, fault)))
+}
+
 impl People {
     /// Connects `count` users, one after the other.
     pub(crate) fn connect(

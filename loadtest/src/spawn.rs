@@ -77,7 +77,8 @@ impl Server {
         let secret = format!("the secret of load test {:032}", std::process::id());
         let child = Command::new(&program)
             .env("JWT_SECRET", &secret)
-            .args(["--bind", "127.0.0.1:0", "--client-messages-per-s-max", "0", "--data-dir"])
+            .args(["--bind", "127.0.0.1:0", "--auth", "open"])
+            .args(["--client-messages-per-s-max", "0", "--data-dir"])
             .arg(directory.join("data"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

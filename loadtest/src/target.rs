@@ -125,6 +125,23 @@ impl Target {
         serde_json::from_str(object).ok()
     }
 
+    /// Makes a call without a body. Returns the status of its answer.
+    pub(crate) fn call(&self, method: &str, path: &str) -> io::Result<u16> {
+        let mut stream = TcpStream::connect_timeout(&self.address, ANSWER_TIMEOUT)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}\r\n",
+            self.host,
+            self.authorization()
+        );
+        stream.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        stream.take(64 * 1024).read_to_end(&mut answer)?;
+        let line = String::from_utf8_lossy(&answer);
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        status.ok_or_else(|| io::Error::other("no answer"))
+    }
+
     fn authorization(&self) -> String {
         self.token.as_ref().map_or_else(String::new, |t| format!("Authorization: Bearer {t}\r\n"))
     }

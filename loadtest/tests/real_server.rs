@@ -112,6 +112,31 @@ fn signing_in_as_many_users_needs_the_secret() {
     let output = stress(&[&chat[..], &["--jwt-secret", SECRET]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(!text(&output).contains(SECRET), "the secret stays one");
+    let direct = [&arguments[..], &["--test-type", "direct", "--jwt-secret", SECRET]].concat();
+    let output = stress(&direct);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(!text(&output).contains("left on the server"), "{}", text(&output));
+    // What was made is gone again.
+    let mut list = Command::new(program());
+    list.args(["user", "list", "--data-dir"]).arg(&server.dir);
+    let list = list.output().expect("the server's program");
+    assert!(list.status.success() && !text(&list).contains("load-"), "{}", text(&list));
+}
+
+#[test]
+fn all_says_which_tests_it_leaves_out() {
+    let server = Server::start("without-secret");
+    let arguments = ["--url", &server.url, "--connections", "8", "--messages", "20"];
+    let all = ["--test-type", "all", "--duration", "1", "--token", &token()];
+    let output = stress(&[&arguments[..], &all].concat());
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for test in ["chat", "direct"] {
+        assert!(
+            said.contains(&format!("{test}: skipped")) && said.contains("JWT_SECRET"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

@@ -16,6 +16,9 @@ use crate::args::Args;
 /// How long each token lives that we sign ourselves, in seconds.
 const TOKEN_LIFE_S: u64 = 3_600;
 
+/// What they allow: all that a person does here but administer. Who needs more makes a token for it.
+const SCOPES: &str = "message publish registry:read sockets:read channels:read";
+
 /// How often a person may answer wrongly.
 const TRIES: usize = 3;
 
@@ -60,6 +63,7 @@ fn sign(key: &EncodingKey, username: &str, email: Option<&str>) -> Result<String
     let now_s = UNIX_EPOCH.elapsed().map_err(|_| "the clock is wrong")?.as_secs();
     let mut claims = json!({
         "sub": username, "username": username, "iat": now_s, "exp": now_s + TOKEN_LIFE_S,
+        "scope": SCOPES,
     });
     if let Some(email) = email {
         claims["email"] = email.into();

@@ -45,6 +45,7 @@ impl Server {
         let mut child = Command::new(program())
             .args(["--bind", "127.0.0.1:0", "--jwt-secret", SECRET, "--data-dir"])
             .arg(&dir)
+            .env("FANFARE_AUTH", "open")
             .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

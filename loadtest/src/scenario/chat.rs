@@ -72,7 +72,9 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let (users, rooms) = (plan.connections, plan.services.min(plan.connections));
     let rate = plan.rate.unwrap_or(RATE);
     bench.progress.begin("chat: signing in", users as u64);
-    let mut people = People::connect(&bench.target, &bench.secret()?, &bench.run_id, users)?;
+    let secret = bench.secret()?;
+    bench.users = bench.users.max(users);
+    let mut people = People::connect(&bench.target, &secret, &bench.run_id, users)?;
     let (clock, room_of) = (bench.clock, |user: usize| user % rooms);
     let room = |index: usize| format!("load-{}-{index}", bench.run_id);
     let mut hearing = Hearing::new(users);

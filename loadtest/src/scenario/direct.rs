@@ -96,6 +96,7 @@ struct Pushed {
 pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let pairs = plan.connections.div_ceil(2);
     let (secret, clock) = (bench.secret()?, bench.clock);
+    bench.users = bench.users.max(2 * pairs);
     bench.progress.begin("direct: signing in", 2 * pairs as u64);
     let name = |n: usize| people::user(&bench.run_id, n);
     // The first half listens, the second writes.

@@ -64,6 +64,8 @@ pub(crate) struct Bench {
     pub(crate) run_id: String,
     /// How many sockets were used so far.
     pub(crate) serial: usize,
+    /// How many users this run has made: those with the numbers below this.
+    pub(crate) users: usize,
 }
 
 /// Runs one test.
