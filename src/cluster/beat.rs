@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::links::{Link, describe};
+use super::links::Link;
 use super::{News, NodeView, Shared, chance, image, journal, rest, scripts};
 use crate::limits;
 
@@ -29,13 +29,12 @@ pub(super) async fn beat(shared: Shared) {
                 if std::mem::take(&mut failures) > 0 {
                     shared.stats.cluster.reconnects.add(1);
                 }
+                shared.answered();
                 shared.tell(news);
                 ticks.tick().await;
             }
             Err(fault) => {
-                if failures == 0 {
-                    tracing::warn!(fault = describe(&fault), "Redis does not take a sign of life");
-                }
+                shared.trouble(&fault);
                 if let Some(link) = &connection {
                     shared.judge(link, &fault);
                 }

@@ -232,7 +232,7 @@ impl Calls {
             match self.query(&work).await {
                 Ok(answers) => return self.settle(work, answers),
                 Err(fault) => {
-                    tracing::warn!(fault = links::describe(&fault), "calls to Redis failed");
+                    self.shared.trouble(&fault);
                     if let Some(line) = self.line.take() {
                         self.shared.judge(&line.link, &fault);
                     }

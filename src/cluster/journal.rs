@@ -15,7 +15,7 @@ use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamId, StreamRangeReply, StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, Cmd, RedisError, RedisResult, Value, from_redis_value};
 
-use super::links::{Link, describe};
+use super::links::Link;
 use super::{News, Reply, Shared, chance, channel, rest, scripts};
 use crate::id::MessageId;
 use crate::limits;
@@ -141,7 +141,7 @@ pub(super) async fn read(shared: Shared, after: Option<MessageId>, floor: Floor)
         let mut link = None;
         let Err(fault) = follow(&shared, &floor, &mut place, (&mut link, &mut failures)).await;
         shared.fails(RedisPath::Journal, link.as_ref(), &fault);
-        tracing::warn!(fault = describe(&fault), "the journal cannot be read");
+        shared.trouble(&fault);
         failures += 1;
         rest(&mut rng, failures).await;
     }

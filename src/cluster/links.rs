@@ -26,9 +26,10 @@ use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, from_red
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::outage::Outage;
 use super::{Shared, scripts, tls, waiting};
 use crate::limits;
-use crate::stats::RedisPath;
+use crate::stats::{Counter, RedisPath};
 
 /// Time between two probes of a path. A test of this module's siblings has no seconds to wait.
 pub(super) const PROBE_MS: u64 = if cfg!(test) { 300 } else { limits::CLUSTER_PATH_PROBE_MS };
@@ -62,6 +63,11 @@ struct Inner {
     signed_ms: AtomicU64,
     /// The last fault of each path, for the log.
     faults: [Mutex<String>; RedisPath::ALL.len()],
+    /// Where Redis is, without a password.
+    shown: String,
+    outage: Outage,
+    /// When a sign of life was last answered, in nanoseconds by the server's clock.
+    answered_ns: AtomicU64,
 }
 
 /// A connection and the generation that it belongs to.
@@ -86,9 +92,16 @@ impl DerefMut for Link {
 }
 
 impl Links {
-    pub(super) fn new() -> Links {
-        let (generation, signed_ms) = (watch::Sender::new(0), AtomicU64::new(0));
-        Links(Arc::new(Inner { generation, signed_ms, faults: Default::default() }))
+    /// No connections yet to the Redis that is `shown` to people.
+    pub(super) fn new(shown: String) -> Links {
+        Links(Arc::new(Inner {
+            generation: watch::Sender::new(0),
+            signed_ms: AtomicU64::new(0),
+            faults: Default::default(),
+            shown,
+            outage: Outage::default(),
+            answered_ns: AtomicU64::new(0),
+        }))
     }
 
     fn generation(&self) -> u64 {
@@ -108,9 +121,8 @@ impl Links {
     }
 
     /// Ends a generation, unless that has been done.
-    fn renew(&self, generation: u64, fault: &RedisError) {
+    fn renew(&self, generation: u64) {
         if self.generation() == generation {
-            tracing::warn!(%fault, "Redis has moved: every connection is made again");
             self.0.signed_ms.store(0, Ordering::Relaxed);
             self.0.generation.send_modify(|now| *now += 1);
         }
@@ -235,33 +247,76 @@ impl Shared {
     /// Ends a connection's generation where a fault says that Redis is elsewhere.
     pub(super) fn judge(&self, link: &Link, fault: &RedisError) {
         if has_code(fault, ELSEWHERE) {
-            self.links.renew(link.generation, fault);
+            self.trouble(fault);
+            self.links.renew(link.generation);
         }
     }
 
-    /// Writes into the log which paths begin to fail and which work again.
+    /// Tells the log of a fault that is met again and again: see [`Outage`].
+    pub(super) fn trouble(&self, fault: &RedisError) {
+        let (text, is_unreachable) = (describe(fault), is_silence(fault));
+        let now_ns = self.clock.now().ns;
+        let redis = &self.links.0.shown;
+        match self.links.0.outage.note(&text, is_unreachable, now_ns) {
+            None => tracing::debug!(fault = text, "trouble with Redis"),
+            Some(0) => tracing::warn!(
+                "Redis at {redis} cannot be used: {text}; this node tries again, and takes no \
+                 registry writes meanwhile"
+            ),
+            Some(since_s) => {
+                tracing::warn!("Redis at {redis} cannot be used since {since_s} s: {text}");
+            }
+        }
+    }
+
+    /// Notes that a sign of life was answered.
+    pub(super) fn answered(&self) {
+        self.links.0.answered_ns.store(self.clock.now().ns, Ordering::Relaxed);
+    }
+
+    /// Tells the log where trouble is over: everything has proved to work since the last fault.
+    fn end_trouble(&self, now_ns: u64) {
+        let paths = self.stats.cluster.paths.iter().map(Counter::value);
+        let beat_ns = self.links.0.answered_ns.load(Ordering::Relaxed);
+        let proven_ns = paths.chain([beat_ns]).min().unwrap_or_default();
+        if let Some(lasted_s) = self.links.0.outage.end(proven_ns, now_ns) {
+            tracing::info!("Redis at {} works, after {lasted_s} s", self.links.0.shown);
+        }
+    }
+
+    /// Writes into the log which paths begin to fail and which work again, and when trouble is over.
+    /// Where Redis is silent no path works, and that has been said.
     pub(super) async fn watch_paths(self) {
-        let mut is_up = [true; RedisPath::ALL.len()];
+        let mut is_said = [false; RedisPath::ALL.len()];
         let mut ticks = tokio::time::interval(Duration::from_millis(limits::CLUSTER_BEAT_MS / 2));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // What has had no time to work yet does not fail.
-        tokio::time::sleep(Duration::from_millis(limits::CLUSTER_PATH_MS)).await;
+        let start_ns = self.clock.now().ns;
         loop {
             ticks.tick().await;
             let now_ns = self.clock.now().ns;
+            self.end_trouble(now_ns);
+            // What has had no time to work yet does not fail.
+            let is_early = now_ns < start_ns + limits::CLUSTER_PATH_MS * 1_000_000;
+            let is_silent = self.links.0.outage.is_unreachable();
             for path in RedisPath::ALL {
-                let is_now_up = self.stats.cluster.is_path_up(path, now_ns);
-                let was_up = std::mem::replace(&mut is_up[path.index()], is_now_up);
-                let name = path.as_str();
-                if was_up && !is_now_up {
+                let is_up = self.stats.cluster.is_path_up(path, now_ns);
+                let (name, is_said) = (path.as_str(), &mut is_said[path.index()]);
+                if !is_up && !*is_said && !is_silent && !is_early {
                     let fault = self.links.0.faults[path.index()].lock().clone();
                     tracing::error!(path = name, fault, "a path to Redis fails: not ready");
-                } else if !was_up && is_now_up {
+                    *is_said = true;
+                } else if is_up && std::mem::take(is_said) {
                     tracing::info!(path = name, "a path to Redis works again");
                 }
             }
         }
     }
+}
+
+/// Whether a fault is silence: nobody answers, or the connection breaks.
+fn is_silence(fault: &RedisError) -> bool {
+    let is_io = fault.is_io_error() || fault.is_timeout() || fault.is_connection_dropped();
+    is_io && tls::describe(fault).is_none()
 }
 
 /// Whether the connection that heard this fault is to end. For answers to single commands of many;

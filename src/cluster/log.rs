@@ -163,7 +163,7 @@ async fn append(shared: &Shared, link: &mut Option<Link>, batch: &[Proposal]) ->
         match call.invoke_async::<u64>(&mut **open).await {
             Ok(_) => return true,
             Err(fault) => {
-                tracing::warn!(%fault, "proposals got no place in the log");
+                shared.trouble(&fault);
                 shared.judge(open, &fault);
                 *link = None;
             }
@@ -182,7 +182,7 @@ pub(super) async fn read(shared: Shared) {
         match broken {
             Broken::Redis(fault) => {
                 shared.fails(RedisPath::LogReader, link.as_ref(), &fault);
-                tracing::warn!(fault = links::describe(&fault), "the log cannot be read");
+                shared.trouble(&fault);
             }
             Broken::Log(fault) => {
                 tracing::error!(fault, "the log cannot be followed: beginning anew");

@@ -36,6 +36,7 @@ mod image;
 mod journal;
 mod links;
 mod log;
+mod outage;
 mod scripts;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::Clock;
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
+use crate::redacted;
 use crate::rng::Rng;
 use crate::state::log::LogItem;
 use crate::state::posted::Posted;
@@ -253,6 +255,7 @@ impl Cluster {
         let Setup { url, tls, node, clock, stats, journal, tell, about } = setup;
         let tls = Tls::load(&tls)?;
         let url_fault = |fault: RedisError| ClusterError::Url(fault.to_string());
+        let shown = redacted::url(&url);
         let info = url.into_connection_info().map_err(url_fault)?;
         // The library's own name and version are one more command that a user may not be allowed.
         let settings = info.redis_settings().clone().set_skip_set_lib_name();
@@ -260,7 +263,7 @@ impl Cluster {
         let client = tls.client(info.clone()).map_err(url_fault)?;
         let settings = settings.set_protocol(ProtocolVersion::RESP3);
         let hearing = tls.client(info.set_redis_settings(settings)).map_err(url_fault)?;
-        let (links, topic) = (Links::new(), asking::topic(&node).into());
+        let (links, topic) = (Links::new(shown), asking::topic(&node).into());
         let reads_journal = journal != Journal::Closed;
         if !reads_journal {
             // A path that is not there does not fail.

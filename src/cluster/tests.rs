@@ -616,7 +616,7 @@ fn what_is_dropped_is_told_once_the_rest_is_handed_on() {
     let shared = Shared {
         hearing: client.clone(),
         client,
-        links: Links::new(),
+        links: Links::new(String::from("redis://test")),
         node: "one".into(),
         topic: asking::topic("one").into(),
         clock: Clock::start(),

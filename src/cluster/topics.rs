@@ -153,7 +153,7 @@ pub(super) async fn follow(
     let mut topics = Topics { shared, ears, orders, followed, late: None, links: 0, failures: 0 };
     loop {
         let Err(fault) = topics.link().await;
-        tracing::warn!(fault = links::describe(&fault), "topics are not heard");
+        topics.shared.trouble(&fault);
         topics.failures += 1;
         rest(&mut rng, topics.failures).await;
     }

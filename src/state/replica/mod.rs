@@ -699,7 +699,11 @@ impl Registry {
             self.services[service].is_cut_off = is_cut_off;
             self.touch(service);
         }
-        tracing::warn!(is_cut_off, "contact with the other nodes");
+        if is_cut_off {
+            tracing::info!("contact with the other nodes is lost: registry writes are refused");
+        } else {
+            tracing::info!("in contact with the other nodes: registry writes are taken");
+        }
     }
 
     /// Whether this node has lost the others. Where there are none, it has not.
