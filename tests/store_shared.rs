@@ -446,7 +446,9 @@ fn accounts_are_those_of_all_nodes() {
     one.hears_of("3", false);
     assert!(two.one(seen([String::from("tok")], 6)).is_ok());
     one.hears_of("tok", false);
-    let mut accounts = Accounts::open(Some(&url), Path::new(".")).expect("beside both");
+    let mut accounts =
+        Accounts::open(&Address::new(Some(&url), Path::new(".")).expect("an address"))
+            .expect("beside both");
     accounts.set_disabled(&Who::Name("ann".into()), true, 7).expect("disabled");
     one.hears_of("1", true);
     two.hears_of("1", true);

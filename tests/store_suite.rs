@@ -20,7 +20,7 @@ use fanfare::state::image::{InstanceRecord, PullOutRecord, RegistryDelta, Servic
 use fanfare::state::people::Person;
 use fanfare::store::accounts::{Accounts, Who};
 use fanfare::store::library::Library;
-use fanfare::store::{Image, Listeners, Store, StoreError};
+use fanfare::store::{Address, Image, Listeners, Store, StoreError};
 use fanfare::wire::refusal::Code;
 use pg::block_on;
 use serde_json::{Value, json};
@@ -33,6 +33,10 @@ struct Backend {
 }
 
 impl Backend {
+    fn address(&self) -> Address {
+        Address::new(self.url.as_deref(), &self.dir).expect("an address")
+    }
+
     fn sqlite() -> Backend {
         let dir = std::env::temp_dir().join(format!("fanfare-suite-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&dir).expect("a directory");
@@ -257,7 +261,7 @@ fn names_that_meet_in_one_form_are_one_name(backend: &Backend) {
 /// A name and an id of another user that are one text: what an older release allowed.
 fn an_account_is_named_by_its_id_or_its_name(backend: &Backend) {
     let (suite, _) = backend.open().expect("opens");
-    let mut accounts = Accounts::open(backend.url.as_deref(), &backend.dir).expect("opens");
+    let mut accounts = Accounts::open(&backend.address()).expect("opens");
     let called_bob = accounts.add("bob", None, "hash", None, 5).expect("added");
     let people = vec![Person { user_id: user("bob"), username: "Robert".into() }];
     assert!(suite.one(Write::Seen { people, at_ms: 9 }).is_ok());
@@ -269,7 +273,7 @@ fn an_account_is_named_by_its_id_or_its_name(backend: &Backend) {
     let either = Who::Either("bob".into());
     for fault in [
         accounts.set_disabled(&either, true, 10),
-        accounts.set_scope(&either, "admin", 10),
+        accounts.set_scope(&either, "admin", 10).map(|(user_id, _)| user_id),
         accounts.set_password(&either, "other", 10),
         accounts.end_tokens(&either, 10),
     ] {
@@ -281,7 +285,7 @@ fn an_account_is_named_by_its_id_or_its_name(backend: &Backend) {
     let done = accounts.set_disabled(&Who::Id("bob".into()), true, 10).expect("by id");
     assert_eq!(done, user("bob"));
     let done = accounts.set_scope(&Who::Name("Bob".into()), "admin", 10).expect("by name");
-    assert_eq!(done, called_bob);
+    assert_eq!(done, (called_bob.clone(), false), "what it had is in it");
     assert!(state(&user("bob")).0.is_disabled && !state(&called_bob).0.is_disabled);
     assert!(accounts.set_disabled(&Who::Id(String::from("BOB")), true, 10).is_err(), "no such id");
     assert!(accounts.set_password(&Who::Id("bob".into()), "h", 10).is_err(), "it has no name");
@@ -354,7 +358,7 @@ fn tokens_are_ended_one_by_one_and_all_at_once(backend: &Backend) {
 
 fn accounts_have_scopes(backend: &Backend) {
     let (suite, _) = backend.open().expect("opens");
-    let mut accounts = Accounts::open(backend.url.as_deref(), &backend.dir).expect("opens");
+    let mut accounts = Accounts::open(&backend.address()).expect("opens");
     let scope_of =
         |name: &str| block_on(suite.library.account(name)).expect("found").expect("there").scope;
     let id = accounts.add("Ann", None, "hash", Some("registry:write"), 5).expect("added");
@@ -368,6 +372,58 @@ fn accounts_have_scopes(backend: &Backend) {
     accounts.set_scope(&Who::Name("aNN".into()), " ", 8).expect("set by name");
     assert_eq!(scope_of("ann"), None);
     assert!(accounts.set_scope(&Who::Either("cid".into()), "admin", 9).is_err());
+}
+
+fn accounts_are_removed(backend: &Backend) {
+    let (suite, _) = backend.open().expect("opens");
+    let mut accounts = Accounts::open(&backend.address()).expect("opens");
+    let [ann, bob] = ["ann", "bob"]
+        .map(|name| accounts.add(name, Some("a@b.org"), "hash", Some("admin"), 5).expect("added"));
+    let group = |id: &str, owner: &UserId, others: &[&UserId]| Write::CreateGroup {
+        group_id: id.into(),
+        name: id.into(),
+        owner: owner.clone(),
+        members: std::iter::once(owner).chain(others.iter().copied()).cloned().collect(),
+        invited: Vec::new(),
+        at_ms: 5,
+    };
+    let made = suite.execute(vec![
+        group("shared", &ann, &[&bob]),
+        group("alone", &ann, &[]),
+        group("bobs", &bob, &[&ann]),
+        private(1, ann.as_str(), bob.as_str()),
+    ]);
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+
+    assert_eq!(accounts.remove(&Who::Name("Ann".into()), 9_000), Ok(ann.clone()));
+    assert!(accounts.remove(&Who::Id(ann.to_string()), 9_001).is_err(), "there is none");
+    assert_eq!(accounts.list().expect("a list").len(), 1);
+    assert_eq!(block_on(suite.library.account("ann")).expect("asked"), None);
+    let left = block_on(suite.library.account_of(&ann)).expect("asked").expect("its tokens end");
+    assert!(left.is_removed() && left.standing.is_disabled && left.email.is_none());
+    assert!(left.standing.tokens_from_ms >= 9_000 && left.scope.is_none());
+    let shared = block_on(suite.library.group("shared", &bob)).expect("it goes on");
+    assert_eq!((shared.owner, shared.members), (bob.clone(), vec![bob.clone()]));
+    let own = block_on(suite.library.group("bobs", &bob)).expect("it goes on");
+    assert_eq!((own.owner, own.members), (bob.clone(), vec![bob.clone()]));
+    assert!(block_on(suite.library.group("alone", &ann)).is_err(), "nobody is left in it");
+    let again = accounts.add("ann", None, "hash", None, 10_000).expect("the name is free");
+    assert_ne!(again, ann);
+
+    // One who never had a password is back with a newer token.
+    let eve = Person { user_id: user("eve"), username: "Eve".into() };
+    let seen = |at_ms| Write::Seen { people: vec![eve.clone()], at_ms };
+    assert!(suite.one(seen(11_000)).is_ok());
+    assert!(accounts.remove(&Who::Id("eve".into()), 12_000).is_ok());
+    let account =
+        || block_on(suite.library.account_of(&eve.user_id)).expect("asked").expect("a row");
+    assert!(account().is_removed() && !account().standing.is_disabled);
+    assert!(suite.one(seen(13_000)).is_ok());
+    assert_eq!((account().username.as_str(), account().is_removed()), ("Eve", false));
+    suite.store.close(RegistryDelta::default());
+    let (_suite, image) = backend.open().expect("opens again");
+    let removed = image.people.users.iter().filter(|one| one.is_removed);
+    assert_eq!(removed.map(|one| one.user_id.clone()).collect::<Vec<_>>(), [ann]);
 }
 
 fn groups_have_their_rules(backend: &Backend) {
@@ -515,7 +571,7 @@ fn changes_of_accounts_are_heard_of(backend: &Backend) {
     let person = |n| Person { user_id: user(&format!("u{n}")), username: "U".into() };
     let people = (0..25_000).map(person).collect();
     assert!(suite.one(Write::Seen { people, at_ms: 1_000_000 }).is_ok());
-    let mut accounts = Accounts::open(backend.url.as_deref(), &backend.dir).expect("opens");
+    let mut accounts = Accounts::open(&backend.address()).expect("opens");
     let hears = |who: &str| {
         eventually(&format!("{who} is heard of"), Duration::from_secs(10), || {
             let mut changes = heard.try_iter().flatten();
@@ -606,6 +662,7 @@ suite!(
     an_account_is_named_by_its_id_or_its_name,
     tokens_are_ended_one_by_one_and_all_at_once,
     accounts_have_scopes,
+    accounts_are_removed,
     groups_have_their_rules,
     nobody_is_a_member_before_accepting,
     a_group_that_cannot_be_costs_nobody_else,

@@ -47,13 +47,12 @@ enum Route<'a> {
     Connections,
     Connection(&'a str),
     ConnectionMessages(&'a str),
-    ConnectionChannel(&'a str, &'a str),
-    ConnectionMetadata(&'a str),
     UserRegister,
     UserLogin,
     UserRenew,
     UserLogout,
     UserPassword,
+    UserSelf,
     Users,
     Messages,
     Groups,
@@ -148,13 +147,12 @@ impl<'a> Route<'a> {
                 ["connections"] => Route::Connections,
                 ["connections", id] => Route::Connection(id),
                 ["connections", id, "messages"] => Route::ConnectionMessages(id),
-                ["connections", id, "channels", name] => Route::ConnectionChannel(id, name),
-                ["connections", id, "metadata"] => Route::ConnectionMetadata(id),
                 ["users", "register"] => Route::UserRegister,
                 ["users", "login"] => Route::UserLogin,
                 ["users", "renew"] => Route::UserRenew,
                 ["users", "logout"] => Route::UserLogout,
                 ["users", "me", "password"] => Route::UserPassword,
+                ["users", "me"] => Route::UserSelf,
                 ["users"] => Route::Users,
                 ["messages"] => Route::Messages,
                 ["groups"] => Route::Groups,
@@ -209,9 +207,8 @@ impl<'a> Route<'a> {
             | Route::Groups
             | Route::Channels => "GET, POST",
             Route::Connection(_) | Route::Group(_) | Route::Channel(_) => "GET, DELETE",
-            Route::GroupMember(..) => "DELETE",
-            Route::ConnectionChannel(..) => "PUT, DELETE",
-            Route::UserPassword | Route::ConnectionMetadata(_) => "PUT",
+            Route::GroupMember(..) | Route::UserSelf => "DELETE",
+            Route::UserPassword => "PUT",
             Route::SocketStats
             | Route::Online
             | Route::Connections
@@ -256,12 +253,10 @@ impl<'a> Route<'a> {
             Route::Config
             | Route::Connection(_)
             | Route::ConnectionMessages(_)
-            | Route::ConnectionChannel(..)
-            | Route::ConnectionMetadata(_)
             | Route::Channels
             | Route::Channel(_) => Access::With(Scopes::ADMIN),
             // One's own account: whatever a token allows, it can be given up.
-            Route::UserRenew | Route::UserLogout | Route::UserPassword => {
+            Route::UserRenew | Route::UserLogout | Route::UserPassword | Route::UserSelf => {
                 Access::AsUser(Scopes::NONE)
             }
             Route::Users
@@ -451,7 +446,6 @@ async fn dispatch_people(
 ) -> Result<Reply, Problem> {
     let query = Query::of(request.uri());
     let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
-    let is_put = *request.method() == Method::PUT;
     let who = identity.as_ref();
     let name = |encoded: &str| decoded(encoded).into_owned();
     match route {
@@ -462,10 +456,6 @@ async fn dispatch_people(
         Route::Connection(id) if is_get => sockets::connection(desk, id).await,
         Route::Connection(id) => sockets::disconnect(desk, id).await,
         Route::ConnectionMessages(id) => sockets::send_to_connection(desk, request, who, id).await,
-        Route::ConnectionChannel(id, channel) => {
-            sockets::set_subscription(desk, id, name(channel), is_put).await
-        }
-        Route::ConnectionMetadata(id) => sockets::set_metadata(desk, request, id).await,
         Route::UserRegister => users::register(desk, request, who).await,
         Route::UserLogin => users::login(desk, request).await,
         Route::Channels if is_get => channels::list(desk).await,
@@ -490,6 +480,7 @@ async fn dispatch_people(
                 Route::UserRenew => users::renew(desk, &identity).await,
                 Route::UserLogout => users::logout(desk, request, &identity).await,
                 Route::UserPassword => users::set_password(desk, request, &identity).await,
+                Route::UserSelf => users::remove(desk, request, &identity).await,
                 Route::Users => users::find(desk, &query).await,
                 Route::Messages if is_get => messages::pull(desk, &query, user).await,
                 Route::Messages => messages::send(desk, request, user).await,
@@ -647,9 +638,6 @@ mod tests {
             ("/health.json", None),
             ("/nope", None),
             ("/api/v1/groups/g/members/a%2Fb", Some(Route::GroupMember("g", "a%2Fb"))),
-            ("/api/v1/connections/n-0-0-1/channels/a%2Fb", {
-                Some(Route::ConnectionChannel("n-0-0-1", "a%2Fb"))
-            }),
             ("/api/v1/groups/", None),
             ("/api/v1/groups//members", None),
             ("/api/v1/channels/x.json", Some(Route::Channel("x.json"))),

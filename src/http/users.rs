@@ -326,6 +326,43 @@ pub async fn logout(
     Ok(reply::no_content())
 }
 
+#[derive(Default, Deserialize)]
+struct RemovalWish {
+    password: Option<String>,
+}
+
+/// `DELETE /api/v1/users/me`
+pub async fn remove(
+    desk: &Desk,
+    request: Request<Incoming>,
+    identity: &Identity,
+) -> Result<Reply, Problem> {
+    let RemovalWish { password } = if request.body().is_end_stream() {
+        RemovalWish::default()
+    } else {
+        wish(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
+    };
+    if let Some((account, _)) = account_behind(desk, identity).await?
+        && let Some(hash) = account.password_hash
+    {
+        // A token that was found somewhere shall not end what only the password began.
+        let password = password.ok_or_else(missing("password"))?;
+        let attempt = begin_login(desk, Purpose::Change, &account.username).await?;
+        let is_possible = password.len() <= limits::PASSWORD_BYTES_MAX;
+        let passwords = &desk.office.passwords;
+        if !is_possible || !passwords.verify(Door::Login, password, Some(hash)).await? {
+            attempt.fail(desk.clock.now().unix_ms);
+            return Err(Problem::new(403, Code::Forbidden, "the password is wrong"));
+        }
+    }
+    let person =
+        Person { user_id: identity.user_id.clone(), username: identity.display_name().into() };
+    let at_ms = desk.clock.now().wall_ms;
+    desk.tell(Talk::Write(Write::RemoveAccount { person, at_ms })).await?;
+    revoke_now(desk, identity).await?;
+    Ok(reply::no_content())
+}
+
 /// Has control know of an account what the database does, without waiting for the next look.
 async fn revoke_now(desk: &Desk, identity: &Identity) -> Result<(), Problem> {
     desk.office.gate.revoked.vouched.forget(identity.user_id.as_str());

@@ -61,6 +61,14 @@ pub enum Write {
         /// When, in milliseconds since the Unix epoch.
         at_ms: u64,
     },
+    /// The end of an account: its name is free again, its tokens are ended, its groups go on without
+    /// it. What it wrote stays with those it was written to.
+    RemoveAccount {
+        /// Whose, with the name to show.
+        person: Person,
+        /// When, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
     /// Users that were seen for the first time.
     Seen {
         /// Who.
@@ -220,6 +228,8 @@ pub struct AccountChange {
     pub name_key: Option<Box<str>>,
     /// Which of its tokens count.
     pub standing: Standing,
+    /// Whether it was removed: then there is no such user, unless one comes back.
+    pub is_removed: bool,
     /// When it was changed, in milliseconds since the Unix epoch. One change may be told of often.
     pub changed_ms: u64,
 }

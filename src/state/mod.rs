@@ -86,8 +86,6 @@ pub struct State {
     /// Messages of channels that were missed and made good.
     pub healed_total: u64,
     history_bytes_max: usize,
-    /// How many channels a connection may be subscribed to by others.
-    subscriptions_max: usize,
 }
 
 /// What an order comes to.
@@ -117,8 +115,6 @@ pub struct Settings {
     pub history_bytes_max: usize,
     /// How many users may be known.
     pub users_max: usize,
-    /// How many channels one connection follows at most.
-    pub subscriptions_max: usize,
     /// Begins the epochs of all channels; new with every start.
     pub epoch: String,
     /// Seeds the chance in message ids.
@@ -142,7 +138,6 @@ impl Default for Settings {
             },
             history_bytes_max: limits.history_bytes_max,
             users_max: limits.users_max,
-            subscriptions_max: limits.subscriptions_per_connection_max,
             epoch: String::from("e"),
             seed: 0,
             node: String::from("n"),
@@ -153,7 +148,8 @@ impl Default for Settings {
 impl State {
     /// A state that knows these users and channels, with nobody connected.
     pub fn new(registry: Registry, settings: Settings, image: PeopleImage) -> State {
-        let known = image.users.iter().map(|user| user.user_id.clone());
+        let present = image.users.iter().filter(|user| !user.is_removed);
+        let known = present.map(|user| user.user_id.clone());
         let mut people = People::new(known, settings.users_max);
         for user in image.users {
             if let Some(key) = user.name_key {
@@ -174,7 +170,6 @@ impl State {
             is_rerun: false,
             healed_total: 0,
             history_bytes_max: settings.history_bytes_max,
-            subscriptions_max: settings.subscriptions_max,
         }
     }
 

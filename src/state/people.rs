@@ -6,14 +6,13 @@
 //! # Promises
 //!
 //! * A user is online from the first of their connections to the last.
-//! * A user once seen is known for good.
+//! * A user once seen is known until the account is removed.
 //!
 //! Imports `address`, `auth`, `id`, `limits` and `wire`. Part of `state`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
 use slab::Slab;
 
 use crate::address::{AddressBlock, ClientAddress};
@@ -61,8 +60,6 @@ pub(super) struct Connection {
     opened_ms: u64,
     /// In the order of joining, as far as rooms go.
     pub(super) memberships: Vec<Membership>,
-    /// What operators and programs noted of it: a JSON object, checked.
-    pub(super) metadata: Option<Box<RawValue>>,
 }
 
 /// A user who is online.
@@ -108,8 +105,6 @@ pub struct ConnectionView {
     pub channels: Vec<crate::id::ChannelName>,
     /// The rooms it joined, the last one last.
     pub rooms: Vec<String>,
-    /// What was noted of it, as a JSON object. Lists leave it out.
-    pub metadata: Option<Box<RawValue>>,
 }
 
 /// The table.
@@ -159,7 +154,6 @@ impl People {
             remote,
             opened_ms: now_ms,
             memberships: Vec::new(),
-            metadata: None,
         };
         let key = key(self.conns.insert(connection));
         self.by_id.insert(conn, key);
@@ -220,6 +214,14 @@ impl People {
     pub(super) fn note_known(&mut self, user_id: UserId) {
         if self.known.len() < self.users_max {
             self.known.insert(user_id);
+        }
+    }
+
+    /// Forgets a user whose account was removed, and frees the name.
+    pub(super) fn forget(&mut self, user_id: &UserId) {
+        // The names are gone through once: the next telling of the same finds nobody.
+        if self.known.remove(user_id) {
+            self.names.retain(|_, named| named != user_id);
         }
     }
 
@@ -359,7 +361,6 @@ impl People {
             opened_ms: connection.opened_ms,
             channels: Vec::new(),
             rooms: Vec::new(),
-            metadata: connection.metadata.clone(),
         }
     }
 }

@@ -7,16 +7,15 @@
 //! Imports `auth`, `id`, `limits` and `state`. Imported by the binary.
 
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection};
 
-use super::database::{Address, Mode, connect, insert, timed_out};
+use super::database::{Address, Mode, connect, insert, is_without_tables, timed_out};
 use super::library::{ACCOUNT, Account, account_named, account_of, account_with_id};
 use super::{StoreError, logins, people};
-use crate::auth::TokenId;
+use crate::auth::{Scopes, TokenId};
 use crate::id::UserId;
 use crate::limits;
 use crate::state::durable::Write;
@@ -35,20 +34,26 @@ pub struct Accounts {
 pub type AccountError = String;
 
 impl Accounts {
-    /// Opens the database at `url`, or the embedded one in `data_dir`.
+    /// Opens a database, and makes its tables where there are none.
     ///
     /// # Errors
     ///
     /// Where it cannot be opened.
-    pub fn open(url: Option<&str>, data_dir: &Path) -> Result<Accounts, AccountError> {
-        let address = Address::new(url, data_dir).map_err(|fault| fault.to_string())?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|fault| fault.to_string())?;
+    pub fn open(address: &Address) -> Result<Accounts, AccountError> {
+        let (runtime, address) = (runtime()?, address.clone());
         let connection =
             runtime.block_on(connect(&address, None)).map_err(|fault| explain(&address, fault))?;
         Ok(Accounts { runtime, connection, address })
+    }
+
+    /// Whether no server has made its tables in a database. Changes nothing there.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be opened.
+    pub fn is_empty(address: &Address) -> Result<bool, AccountError> {
+        let is_empty = runtime()?.block_on(is_without_tables(address));
+        is_empty.map_err(|fault| explain(address, fault))
     }
 
     /// Adds an account with a password that has been hashed, and with scopes.
@@ -103,10 +108,17 @@ impl Accounts {
         let query = sqlx::query(sqlx::AssertSqlSafe(all));
         let rows = self.runtime.block_on(in_time(query.fetch_all(&mut self.connection)));
         let rows = rows.map_err(|fault| explain(&self.address, fault))?;
-        rows.iter().map(account_of).collect::<Result<_, _>>().map_err(|fault| fault.to_string())
+        let mut accounts: Vec<Account> = rows
+            .iter()
+            .map(account_of)
+            .collect::<Result<_, _>>()
+            .map_err(|fault| fault.to_string())?;
+        accounts.retain(|account| !account.is_removed());
+        Ok(accounts)
     }
 
-    /// Sets what an account may do with its name and password. An empty text is nothing.
+    /// Sets what an account may do with its name and password. An empty text is nothing. Where that
+    /// takes something away, the tokens made so far are ended; returns whether they are.
     ///
     /// # Errors
     ///
@@ -116,9 +128,40 @@ impl Accounts {
         who: &Who,
         scope: &str,
         at_ms: u64,
-    ) -> Result<UserId, AccountError> {
+    ) -> Result<(UserId, bool), AccountError> {
+        let account = self.find(who)?;
         let scope = Some(scope.trim()).filter(|scope| !scope.is_empty());
-        self.update(who, "scope = given.text", &scope.into(), at_ms)
+        let scopes = |claim: Option<&str>| Scopes::from_claim(claim.unwrap_or_default());
+        let is_less = !scopes(scope).contains(scopes(account.scope.as_deref()));
+        let mut set = String::from("scope = given.text");
+        if is_less {
+            let end = logins::end_stamp("given.at_ms");
+            set += &format!(", kept_token = NULL, tokens_from_ms = {end}");
+        }
+        let who = Who::Id(account.user_id.as_str().to_owned());
+        Ok((self.update(&who, &set, &scope.into(), at_ms)?, is_less))
+    }
+
+    /// Removes an account: its name is free again, its tokens are ended, and the groups that it
+    /// managed go on under their eldest member.
+    ///
+    /// # Errors
+    ///
+    /// Where `who` is not exactly one account.
+    pub fn remove(&mut self, who: &Who, at_ms: u64) -> Result<UserId, AccountError> {
+        let account = self.find(who)?;
+        let person = Person { user_id: account.user_id.clone(), username: account.username.into() };
+        let write = Write::RemoveAccount { person, at_ms };
+        let Accounts { runtime, connection, address } = self;
+        runtime
+            .block_on(in_time(async {
+                let mut change = connection.begin().await?;
+                let write = std::slice::from_ref(&write);
+                people::execute(&mut change, address, Mode::Alone, write).await?;
+                change.commit().await
+            }))
+            .map_err(|fault: sqlx::Error| explain(address, fault))?;
+        Ok(account.user_id)
     }
 
     /// Disables an account, or enables it again.
@@ -247,7 +290,8 @@ impl Accounts {
         let found = runtime.block_on(in_time(async {
             let mut found = (None, None);
             if let Some(id) = id.filter(is_possible) {
-                found.0 = account_with_id(connection, &UserId::new(id)).await?;
+                let account = account_with_id(connection, &UserId::new(id)).await?;
+                found.0 = account.filter(|account| !account.is_removed());
             }
             if let Some(name) = name.filter(is_possible) {
                 found.1 = account_named(connection, name).await?;
@@ -264,6 +308,11 @@ impl Accounts {
             (None, None) => Err(format!("there is no user {who}")),
         }
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, AccountError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|fault| fault.to_string())
 }
 
 /// Waits for the database no longer than a query may take.

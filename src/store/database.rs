@@ -4,7 +4,7 @@
 //! database unpack it, which costs a microsecond or two a row instead of a round trip through the
 //! driver. Where the two dialects differ, [`Address::rows`] has both.
 //!
-//! Imports `limits`, `private_file` and `state`. Part of `store`.
+//! Imports `limits`, `private_file`, `redacted` and `state`. Part of `store`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
-use sqlx::any::AnyRow;
+use sqlx::any::{AnyConnectOptions, AnyRow};
 use sqlx::{AnyConnection, Connection, Row};
 
-use super::{Image, StoreError, logins, people, posted};
+use super::{Image, StoreError, logins, people, posted, postgres};
 use crate::id::MessageId;
 use crate::limits;
 use crate::private_file;
+use crate::redacted;
 use crate::state::durable::{Write, WriteResult};
 use crate::state::image::{
     InstanceRecord, PullOutRecord, RegistryDelta, RegistryImage, ServiceRecord,
@@ -33,6 +34,9 @@ pub enum Address {
     /// A server, by its URL.
     Postgres(String),
 }
+
+/// The name of the embedded database in the data directory.
+pub const DATABASE_FILE: &str = "fanfare.db";
 
 /// What stays as it is in the path of a database URL.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
@@ -54,10 +58,13 @@ impl Address {
     /// Reads a URL; without one it is the file in the data directory.
     pub fn new(url: Option<&str>, data_dir: &Path) -> Result<Address, StoreError> {
         let Some(url) = url else {
-            return Ok(Address::Sqlite(data_dir.join("fanfare.db")));
+            return Ok(Address::Sqlite(data_dir.join(DATABASE_FILE)));
         };
         if let Some(path) = url.strip_prefix("sqlite:") {
-            return Ok(Address::Sqlite(PathBuf::from(path.strip_prefix("//").unwrap_or(path))));
+            // What drivers take behind a question mark, `mode=rwc`, is how the file is opened anyway.
+            let path =
+                path.strip_prefix("//").unwrap_or(path).split('?').next().unwrap_or_default();
+            return Ok(Address::Sqlite(PathBuf::from(path)));
         }
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             return Ok(Address::Postgres(url.to_owned()));
@@ -74,22 +81,23 @@ impl Address {
     pub fn shown(&self) -> String {
         match self {
             Address::Sqlite(path) => path.display().to_string(),
-            Address::Postgres(url) => {
-                let host = url.rsplit_once('@').map_or("", |(_, host)| host);
-                format!("postgres://{}", host.split('?').next().unwrap_or_default())
-            }
+            Address::Postgres(url) => redacted::url(url),
         }
     }
 
-    /// The URL for the driver.
-    pub(super) fn url(&self) -> String {
+    /// What the driver connects by.
+    ///
+    /// # Errors
+    ///
+    /// Where the URL is none.
+    pub(super) fn options(&self) -> Result<AnyConnectOptions, sqlx::Error> {
         match self {
             Address::Sqlite(path) => {
                 let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
                 let path = path.to_string_lossy();
-                format!("sqlite://{}?mode=rwc", utf8_percent_encode(&path, PATH))
+                format!("sqlite://{}?mode=rwc", utf8_percent_encode(&path, PATH)).parse()
             }
-            Address::Postgres(url) => url.clone(),
+            Address::Postgres(url) => postgres::options(url),
         }
     }
 
@@ -114,10 +122,14 @@ pub(super) async fn connect(
     if let Address::Sqlite(path) = address {
         make_private(path)?;
     }
-    let url = address.url();
+    let options = address.options()?;
     let patience = Duration::from_millis(limits::STORE_CONNECT_MS);
-    let connected = tokio::time::timeout(patience, AnyConnection::connect(&url)).await;
+    let connected = tokio::time::timeout(patience, AnyConnection::connect_with(&options)).await;
     let mut connection = connected.unwrap_or_else(|_| Err(timed_out()))?;
+    if let Address::Postgres(_) = address {
+        // "Already there, skipping" is what each start but the first would hear.
+        set(&mut connection, "SET client_min_messages = warning").await?;
+    }
     match (address, mode) {
         (Address::Sqlite(_), _) => {
             let busy = format!("PRAGMA busy_timeout = {}", limits::STORE_BUSY_TIMEOUT_MS);
@@ -155,6 +167,29 @@ pub(super) async fn connect(
         }
     }
     Ok(connection)
+}
+
+/// Whether no server has made its tables in a database. Changes nothing there.
+pub(super) async fn is_without_tables(address: &Address) -> Result<bool, sqlx::Error> {
+    let find = match address {
+        Address::Sqlite(path) if !path.exists() => return Ok(true),
+        Address::Sqlite(_) => {
+            "SELECT COUNT(*) AS count FROM sqlite_master WHERE name = '_sqlx_migrations'"
+        }
+        Address::Postgres(_) => {
+            "SELECT COUNT(*) AS count FROM pg_class WHERE oid = to_regclass('_sqlx_migrations')"
+        }
+    };
+    sqlx::any::install_default_drivers();
+    let options = address.options()?;
+    let patience = Duration::from_millis(limits::STORE_CONNECT_MS);
+    let look = async {
+        let mut connection = AnyConnection::connect_with(&options).await?;
+        let count: i64 = sqlx::query(find).fetch_one(&mut connection).await?.try_get("count")?;
+        connection.close().await?;
+        Ok(count == 0)
+    };
+    tokio::time::timeout(patience, look).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
 /// Has the file of an embedded database be there before `SQLite` makes it, for the owner alone: those

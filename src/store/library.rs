@@ -55,10 +55,16 @@ pub struct Account {
 }
 
 impl Account {
+    /// Whether it was removed. What is left of it keeps its tokens from counting.
+    pub fn is_removed(&self) -> bool {
+        self.username.is_empty()
+    }
+
     /// What control has to know of it.
     fn change(self) -> AccountChange {
+        let is_removed = self.is_removed();
         let Account { user_id, name_key, standing, changed_ms, .. } = self;
-        AccountChange { user_id, name_key, standing, changed_ms }
+        AccountChange { user_id, name_key, standing, is_removed, changed_ms }
     }
 }
 
@@ -152,14 +158,14 @@ impl Library {
                     return;
                 };
                 runtime.block_on(async move {
-                    let pool = AnyPoolOptions::new()
-                        .max_connections(limits::STORE_READERS)
-                        .acquire_timeout(Duration::from_millis(limits::QUERY_TIMEOUT_MS))
-                        .connect_lazy(&address.url());
-                    let Ok(pool) = pool else {
+                    let Ok(options) = address.options() else {
                         tracing::error!("the database's address cannot be read");
                         return;
                     };
+                    let pool = AnyPoolOptions::new()
+                        .max_connections(limits::STORE_READERS)
+                        .acquire_timeout(Duration::from_millis(limits::QUERY_TIMEOUT_MS))
+                        .connect_lazy_with(options);
                     // The first one now, so that what is opened once is opened at the start.
                     let first = pool.acquire().await.ok();
                     let _ = tell.send(());
@@ -362,7 +368,8 @@ impl Library {
 /// Every column of an account.
 pub(super) const ACCOUNT: &str = "SELECT user_id, username, email, password_hash,
     CAST(is_disabled AS INTEGER) AS is_disabled, scope, created_ms, changed_ms, name_key,
-    tokens_from_ms, kept_token FROM account";
+    tokens_from_ms, kept_token, CASE WHEN username = '' THEN 1 ELSE 0 END AS is_removed
+    FROM account";
 
 /// The account that signs in by a name. One of an older release under exactly its own spelling comes
 /// before another one whose name has the same form.
@@ -395,7 +402,7 @@ pub(super) async fn account_with_id(
 }
 
 pub(super) fn account_of(row: &AnyRow) -> Result<Account, sqlx::Error> {
-    let AccountChange { user_id, name_key, standing, changed_ms } = people::change_of(row)?;
+    let AccountChange { user_id, name_key, standing, changed_ms, .. } = people::change_of(row)?;
     Ok(Account {
         user_id,
         username: row.try_get("username")?,

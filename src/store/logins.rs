@@ -53,7 +53,13 @@ pub(super) async fn execute(
                  CAST(value->>3 AS BIGINT), {} FROM {{rows}} WHERE TRUE ON CONFLICT DO NOTHING",
                 stamp("CAST(value->>3 AS BIGINT)")
             );
-            insert(connection, address, &statement, people.iter().map(row).collect()).await?;
+            let rows: Vec<_> = people.iter().map(row).collect();
+            insert(connection, address, &statement, rows.clone()).await?;
+            come_back(connection, address, rows).await?;
+            Ok(Ok(Written::Done))
+        }
+        Write::RemoveAccount { person, at_ms } => {
+            remove(connection, address, person, *at_ms).await?;
             Ok(Ok(Written::Done))
         }
         Write::SetPassword { user_id, old_hash, password_hash, kept_token, at_ms } => {
@@ -138,6 +144,55 @@ pub(super) async fn end_tokens(
     // They are covered by the stamp.
     let delete = "DELETE FROM revoked_token WHERE user_id = $1";
     sqlx::query(delete).bind(id.to_owned()).execute(connection).await?;
+    Ok(())
+}
+
+/// Gives the row of a removed user, who shows a newer token of another issuer, its name again.
+async fn come_back(
+    connection: &mut AnyConnection,
+    address: &Address,
+    rows: Vec<Value>,
+) -> Result<(), sqlx::Error> {
+    let statement = format!(
+        "UPDATE account SET username = given.name, changed_ms = {}
+         FROM (SELECT value->>0 AS id, value->>1 AS name, CAST(value->>3 AS BIGINT) AS at_ms
+             FROM {{rows}}) AS given
+         WHERE account.user_id = given.id AND account.username = '' AND NOT account.is_disabled",
+        stamp("given.at_ms")
+    );
+    insert(connection, address, &statement, rows).await?;
+    Ok(())
+}
+
+/// Removes an account. A row without a name stays, so that its tokens count no more anywhere: for good
+/// where it had a password, because nobody else is ever given its id; else until its issuer makes the
+/// user a newer one.
+pub(super) async fn remove(
+    connection: &mut AnyConnection,
+    address: &Address,
+    person: &Person,
+    at_ms: u64,
+) -> Result<(), sqlx::Error> {
+    end_tokens(connection, address, person, at_ms).await?;
+    for statement in [
+        "UPDATE account SET is_disabled = (password_hash IS NOT NULL OR is_disabled), username = '',
+         login = NULL, name_key = NULL, name_skeleton = NULL, email = NULL, password_hash = NULL,
+         scope = NULL WHERE user_id = $1",
+        // The eldest other member manages a group from here on. One without others ends.
+        "UPDATE chat_group SET owner = (SELECT one.user_id FROM group_member AS one
+             WHERE one.group_id = chat_group.group_id AND one.user_id <> $1
+             ORDER BY one.number LIMIT 1)
+         WHERE owner = $1 AND EXISTS (SELECT 1 FROM group_member AS one
+             WHERE one.group_id = chat_group.group_id AND one.user_id <> $1)",
+        "DELETE FROM group_member WHERE user_id = $1",
+        "DELETE FROM group_invitation WHERE user_id = $1
+         OR group_id IN (SELECT group_id FROM chat_group WHERE owner = $1)",
+        "DELETE FROM chat_group WHERE owner = $1",
+        "DELETE FROM inbox WHERE user_id = $1",
+    ] {
+        let id = person.user_id.as_str().to_owned();
+        sqlx::query(statement).bind(id).execute(&mut *connection).await?;
+    }
     Ok(())
 }
 

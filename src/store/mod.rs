@@ -32,6 +32,7 @@ pub mod library;
 mod logins;
 mod people;
 mod posted;
+mod postgres;
 mod watch;
 mod worker;
 
@@ -54,7 +55,7 @@ use database::Mode;
 use library::Library;
 use worker::{Job, Worker};
 
-pub use database::Address;
+pub use database::{Address, DATABASE_FILE};
 
 /// Why the store cannot be used.
 #[derive(Debug)]

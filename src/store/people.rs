@@ -22,7 +22,8 @@ use crate::wire::refusal::{Code, Refusal};
 
 /// The columns of an [`AccountChange`].
 pub(super) const CHANGE: &str = "SELECT user_id, CAST(is_disabled AS INTEGER) AS is_disabled,
-    changed_ms, name_key, tokens_from_ms, kept_token";
+    changed_ms, name_key, tokens_from_ms, kept_token,
+    CASE WHEN username = '' THEN 1 ELSE 0 END AS is_removed";
 
 pub(super) fn change_of(row: &AnyRow) -> Result<AccountChange, sqlx::Error> {
     let kept: Option<String> = row.try_get("kept_token")?;
@@ -34,6 +35,7 @@ pub(super) fn change_of(row: &AnyRow) -> Result<AccountChange, sqlx::Error> {
             tokens_from_ms: unsigned(row, "tokens_from_ms")?,
             kept_token: kept.and_then(|id| id.parse().ok()),
         },
+        is_removed: flag(row, "is_removed")?,
         changed_ms: unsigned(row, "changed_ms")?,
     })
 }
@@ -234,7 +236,8 @@ async fn one(
         | Write::Seen { .. }
         | Write::SetPassword { .. }
         | Write::EndTokens { .. }
-        | Write::EndToken { .. } => logins::execute(connection, address, write).await,
+        | Write::EndToken { .. }
+        | Write::RemoveAccount { .. } => logins::execute(connection, address, write).await,
         Write::DefineChannel { channel, description, at_ms } => {
             let row = json!([channel.as_str(), description, at_ms]);
             let statement = "INSERT INTO channel (name, description, created_ms)

@@ -305,6 +305,19 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .takes("PasswordWish")
     .note("Ends the user's other tokens; the one at hand stays. 403: the old password is wrong."),
     Operation::new(
+        "DELETE",
+        "/api/v1/users/me",
+        ("Accounts", "removeAccount"),
+        "Remove one's account",
+        &[(204, None), (403, Some("Problem")), (429, Some("Problem"))],
+    )
+    .takes("RemovalWish")
+    .note(
+        "Ends the user's tokens and frees the name; messages stay with those they were written to. \
+         An account with a password wants it: 403 where it is wrong. Without one a body may be left \
+         out.",
+    ),
+    Operation::new(
         "GET",
         "/api/v1/users",
         ("Accounts", "findUser"),
@@ -376,28 +389,6 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[(200, Some("Delivered")), (404, Some("Problem"))],
     )
     .takes("EnvelopeWish"),
-    Operation::new(
-        "PUT",
-        "/api/v1/connections/{id}/channels/{name}",
-        ("Sockets", "subscribeConnection"),
-        "Subscribe a socket to a channel, whatever the channel's rules say",
-        &[(204, None), (404, Some("Problem")), (409, Some("Problem")), (429, Some("Problem"))],
-    ),
-    Operation::new(
-        "DELETE",
-        "/api/v1/connections/{id}/channels/{name}",
-        ("Sockets", "unsubscribeConnection"),
-        "End a socket's subscription to a channel",
-        &[(204, None), (404, Some("Problem"))],
-    ),
-    Operation::new(
-        "PUT",
-        "/api/v1/connections/{id}/metadata",
-        ("Sockets", "setConnectionMetadata"),
-        "Note something of a socket, until its end; an empty object takes it away",
-        &[(204, None), (404, Some("Problem"))],
-    )
-    .takes("ConnectionMetadata"),
     Operation::new(
         "GET",
         "/api/v1/channels",

@@ -323,6 +323,7 @@ fn people() -> Value {
         })),
         "Account": object(json!({"user_id": text(), "username": text()})),
         "LogoutWish": with_optional(&["all"], json!({"all": flag()})),
+        "RemovalWish": with_optional(&[], json!({"password": text()})),
         "PasswordWish": object(json!({
             "old": text(),
             "new": {"type": "string", "minLength": 8, "maxLength": 1024},
@@ -340,16 +341,11 @@ fn people() -> Value {
         "BroadcastWish": with_optional(&["message_type"], broadcast),
         "SendWish": with_optional(&["message_type", "to_user_id"], send),
         "Delivered": object(json!({"delivered_to": count(), "id": text()})),
-        "Connection": with_optional(
-            &["connection_id", "user_id", "username", "remote_addr", "connected_at", "shard",
-                "channels", "rooms"],
-            json!({
-                "connection_id": text(), "user_id": or_null("string"), "username": or_null("string"),
-                "remote_addr": or_null("string"), "connected_at": time(), "shard": count(),
-                "channels": many(text()), "rooms": many(text()), "metadata": {"type": "object"},
-            }),
-        ),
-        "ConnectionMetadata": {"type": "object"},
+        "Connection": object(json!({
+            "connection_id": text(), "user_id": or_null("string"), "username": or_null("string"),
+            "remote_addr": or_null("string"), "connected_at": time(), "shard": count(),
+            "channels": many(text()), "rooms": many(text()),
+        })),
         "Connections": object(json!({
             "connections": many(one("Connection")), "total": count(), "next": or_null("string"),
         })),

@@ -69,6 +69,7 @@ mod tests {
             user_id: UserId::new(id),
             name_key: name.map(|name| names::key(name).into()),
             standing: Standing { is_disabled: false, tokens_from_ms: 0, kept_token: None },
+            is_removed: false,
             changed_ms: 1,
         };
         let changes = vec![change("u1", Some("Ann")), change("ann", None), change("u2", None)];
@@ -91,6 +92,29 @@ mod tests {
             let found = state.resolve_name(&mut user).ok().map(|()| user.as_str().to_owned());
             assert_eq!(found.as_deref(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_removed_user_is_unknown_and_the_name_is_free() {
+        let mut state = state();
+        let change = |id: &str, name: Option<&str>, is_removed| AccountChange {
+            user_id: UserId::new(id),
+            name_key: name.map(|name| names::key(name).into()),
+            standing: Standing { is_disabled: false, tokens_from_ms: 0, kept_token: None },
+            is_removed,
+            changed_ms: 2,
+        };
+        let find = |state: &State, text: &str| {
+            let mut user = UserId::new(text);
+            state.resolve_name(&mut user).ok().map(|()| user.as_str().to_owned())
+        };
+        for _ in 0..2 {
+            let _ = state.apply(Talk::Accounts(vec![change("u1", None, true)]).into(), NOW);
+            assert_eq!(find(&state, "name:ann"), None, "a change may be told of often");
+            assert!(!state.people.is_known(&UserId::new("u1")));
+        }
+        let _ = state.apply(Talk::Accounts(vec![change("u3", Some("Ann"), false)]).into(), NOW);
+        assert_eq!(find(&state, "name:ann").as_deref(), Some("u3"));
     }
 
     #[test]

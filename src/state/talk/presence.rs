@@ -91,7 +91,11 @@ impl State {
 
     pub(super) fn accounts(&mut self, changes: Vec<AccountChange>) -> Told {
         // Control closes the sockets of those whose tokens count no more.
-        for AccountChange { user_id, name_key, .. } in changes {
+        for AccountChange { user_id, name_key, is_removed, .. } in changes {
+            if is_removed {
+                self.people.forget(&user_id);
+                continue;
+            }
             self.people.note_known(user_id.clone());
             if let Some(key) = name_key {
                 self.people.note_name(key, &user_id);
