@@ -956,7 +956,7 @@ smoke() { JWT_SECRET=$secret SSL_CERT_FILE=$work/cert.pem scripts/test_websocket
 if [ -x "$work/fanfare" ]; then
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
         -addext 'subjectAltName=DNS:localhost,IP:127.0.0.1' -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
-    start server env JWT_SECRET="$secret" RUST_LOG=info "$work/fanfare" --bind 127.0.0.1:0 --data-dir "$work/data"
+    start server env JWT_SECRET="$secret" RUST_LOG=info "$work/fanfare" --bind 127.0.0.1:0 --auth open --data-dir "$work/data"
     wait_for 10 grep -q listening "$work/server.out"
     server=$(sed -n 's|.*http://||p' "$work/server.out")
     start required env JWT_SECRET="$secret" "$work/fanfare" --bind 127.0.0.1:0 --auth required --data-dir "$work/data2"

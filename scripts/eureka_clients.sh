@@ -12,7 +12,7 @@ js_client=4.5.0
 netflix=1.10.18
 
 export FANFARE_BIN=${FANFARE_BIN:-target/debug/fanfare}
-[ -x "$FANFARE_BIN" ] || cargo build --quiet || exit 1
+[ -x "$FANFARE_BIN" ] || cargo build --quiet --bin fanfare || exit 1
 work=$PWD/target/eureka-clients
 mkdir -p "$work"
 

@@ -88,6 +88,8 @@ pub mod subscribers;
 pub mod ws;
 
 #[cfg(feature = "server")]
+mod redacted;
+#[cfg(feature = "server")]
 mod storm;
 #[cfg(feature = "server")]
 mod wheel;

@@ -24,7 +24,10 @@ const EXIT_USAGE: u8 = 2;
 
 #[allow(clippy::disallowed_methods, reason = "the environment is handed to `config` from here")]
 fn main() -> ExitCode {
-    let loaded = match Config::load(std::env::args(), |name| std::env::var(name).ok()) {
+    // A variable that is no text is none of ours.
+    let variables = std::env::vars_os()
+        .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    let loaded = match Config::load(std::env::args(), variables) {
         Ok(loaded) => loaded,
         Err(LoadError::Usage(fault)) => fault.exit(),
         Err(fault) => {

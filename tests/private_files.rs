@@ -82,9 +82,9 @@ fn what_the_server_makes_is_for_its_owner() {
 fn what_the_command_line_makes_is_for_its_owner() {
     let dir = Dir::new();
     let (accounts, tokens) = (dir.0.join("accounts"), dir.0.join("tokens"));
-    run(&accounts, &["user", "add", "ann", "--password", "correct horse"]);
+    run(&accounts, &["user", "add", "ann", "--password", "correct horse", "--init"]);
     assert_eq!(private_names(&accounts)[0], "fanfare.db");
-    run(&tokens, &["token", "--user", "ann"]);
+    run(&tokens, &["token", "--user", "ann", "--init"]);
     assert_eq!(private_names(&tokens), ["jwt-secret"]);
 }
 

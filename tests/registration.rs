@@ -106,6 +106,72 @@ fn a_login_may_message_and_what_its_account_may() {
     assert_eq!(status("POST", "/api/registry/register.json", &more), 200);
     assert_eq!(status("POST", "/ws/broadcast", &more), 403);
     assert_eq!(status("GET", "/ws/online", &plain), 403, "a token stays what it is");
+    let renew = |token: &str| {
+        server.call("POST", "/api/v1/users/renew", token, &Value::Null).body["token"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let renewed = renew(&plain).expect("the next one");
+    assert_eq!(status("GET", "/ws/online", &renewed), 200, "until it is renewed");
+
+    // What is taken away is taken away now: the tokens that have it count no more.
+    let mut socket = server.connect_with(&renewed);
+    let (is_ok, said) = server.run(&["user", "scope", "ann", "sockets:read"], "");
+    assert!(is_ok && said.trim_end().ends_with("tokens ended"), "{said}");
+    assert_eq!(socket.read_to_close().1, 4401);
+    for token in [&plain, &more, &renewed] {
+        assert_eq!(status("GET", "/api/v1/messages", token), 401);
+        assert_eq!(renew(token), None);
+    }
+    let less = login(&server, "ann");
+    assert_eq!(status("GET", "/ws/online", &less), 200);
+    assert_eq!(status("POST", "/api/registry/register.json", &less), 403);
+    // The same again, and more than before, end nothing.
+    for scope in ["sockets:read", "sockets:read publish"] {
+        assert!(!server.run(&["user", "scope", "ann", scope], "").1.contains("ended"), "{scope}");
+        assert_eq!(status("GET", "/ws/online", &less), 200);
+    }
+}
+
+/// A name and a password of an administrator open every door that `fanfare token --scope admin` does.
+#[test]
+fn an_administrator_signs_in_and_operates() {
+    let server = Server::start_for_people(&["--auth", "required"]);
+    assert!(server.run(&["user", "add", "root", "--scope", "admin"], "correct horse\n").0);
+    let by_login = login(&server, "root");
+    let by_command = token("root", "admin");
+    let call = |method: &str, path: &str, token: &str, body: Value| {
+        let reply = server.call(method, path, token, &body);
+        assert!(reply.status < 300, "{method} {path}: {} {}", reply.status, reply.text);
+        reply
+    };
+    let instance = json!({"serviceId": "orders", "instanceId": "a", "regionId": "r"});
+    let key = json!({"regionId": "r", "serviceId": "orders", "instanceId": "a"});
+    for (index, token) in [&by_login, &by_command].into_iter().enumerate() {
+        call("POST", "/api/registry/register.json", token, json!({"instances": [instance]}));
+        for is_complete in [false, true] {
+            let body = json!({"instanceKey": key, "operation": "pull-out",
+                "operationComplete": is_complete, "operatorId": "root"});
+            let path = "/api/management/instance/operate-instance.json";
+            let reply = call("POST", path, token, body);
+            assert_eq!(reply.outcome(), ("success", "success"));
+        }
+        let path = "/api/management/services/orders/self-protection";
+        call("POST", path, token, json!({"enabled": index == 0}));
+        for path in
+            ["/api/status/config.json", "/api/v1/connections", "/ws/stats", "/api/v1/channels"]
+        {
+            call("GET", path, token, Value::Null);
+        }
+        let name = format!("news{index}");
+        call("POST", "/api/v1/channels", token, json!({"name": name, "description": ""}));
+        call("POST", &format!("/api/v1/channels/{name}/messages"), token, json!({"payload": 1}));
+        call("DELETE", &format!("/api/v1/channels/{name}"), token, Value::Null);
+        call("POST", "/ws/broadcast", token, json!({"message_type": "text", "data": {}}));
+        let victim = server.connect_as("eve");
+        let id = victim.welcome["connection_id"].as_str().expect("an id").to_owned();
+        call("DELETE", &format!("/api/v1/connections/{id}"), token, Value::Null);
+    }
 }
 
 #[test]

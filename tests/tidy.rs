@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Bottom first. A module may import rows below its own, never its neighbours or what is above.
 const LAYERS: &[&[&str]] = &[
-    &["limits", "rng", "address", "private_file"],
+    &["limits", "rng", "address", "private_file", "redacted"],
     &["id", "clock", "storm"],
     &["wheel", "subscribers"],
     &["wire", "auth"],

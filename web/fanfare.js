@@ -62,12 +62,6 @@ export class FanfareError extends Error {
   }
 }
 
-/** Why a subscription ends unasked. */
-const WITHDRAWN = {
-  forbidden: "the new token does not allow this",
-  operator: "an operator ended the subscription",
-};
-
 /** Named events. A listener that throws is reported and stops nobody else. */
 class Emitter {
   #listeners = new Map();
@@ -320,17 +314,12 @@ class View extends Emitter {
     this.emit("state", state);
   }
 
-  /** @protected The server has ended this: a new token does not allow it, or an operator decided it. */
-  withdrawn(reason) {
+  /** @protected The server has ended this: the connection's new token does not allow it. */
+  withdrawn() {
     this.#attempt += 1;
     clearTimeout(this.#timer);
     this.stale();
-    this.emit("error", new FanfareError("forbidden", WITHDRAWN[reason]));
-  }
-
-  /** @protected An operator has subscribed the connection: what was ended goes on where it stood. */
-  restored() {
-    if (!this.closed && this.state === "stale") this.follow();
+    this.emit("error", new FanfareError("forbidden", "the new token does not allow this"));
   }
 
   /** @protected Follows anew, until it works or is refused for good. */
@@ -1462,15 +1451,8 @@ export class FanfareClient extends Emitter {
         this.emit("reconnect", frame);
         return;
       case "subscribed":
-        // With an id it is an answer that comes too late. Unasked: messages were lost, or an operator
-        // subscribed this connection.
-        if (frame.id !== undefined || frame.channel === undefined) return;
-        if (frame.recovered === undefined) {
-          this.#views.channels.get(frame.channel)?.restored();
-          this.emit("subscribed", frame);
-          return;
-        }
-        if (frame.recovered) return;
+        // Nobody asked: messages were lost. With an id it is an answer.
+        if (frame.id !== undefined || frame.recovered !== false) return;
       // falls through
       case "text":
       case "json":
@@ -1478,11 +1460,10 @@ export class FanfareClient extends Emitter {
       case "system":
       case "chat":
       case "unsubscribed":
-        if (frame.type === "unsubscribed" && WITHDRAWN[frame.reason]) {
+        if (frame.type === "unsubscribed" && frame.reason === "forbidden") {
           const isChannel = frame.channel !== undefined;
           const views = isChannel ? this.#views.channels : this.#views.services;
-          views.get(isChannel ? frame.channel : frame.service_id)?.withdrawn(frame.reason);
-          this.emit("unsubscribed", frame);
+          views.get(isChannel ? frame.channel : frame.service_id)?.withdrawn();
           return;
         }
         if (frame.channel !== undefined) this.#views.channels.get(frame.channel)?.take(frame);

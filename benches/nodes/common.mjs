@@ -38,7 +38,7 @@ function freePort() {
 /** A server with one shard that is ready: its name, URL and process. */
 export async function startServer(binary, name, ...flags) {
   const child = spawn(binary, ["--bind", "127.0.0.1:0", "--data-dir", join(dir, name), "--shards", "1",
-    "--jwt-secret", "a secret of more than thirty-two bytes", "--client-messages-per-s-max", "0", ...flags],
+    "--jwt-secret", "a secret of more than thirty-two bytes", "--auth", "open", "--client-messages-per-s-max", "0", ...flags],
     { stdio: ["ignore", "pipe", "ignore"] });
   children.push(child);
   for await (const line of createInterface({ input: child.stdout })) {

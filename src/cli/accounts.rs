@@ -2,20 +2,84 @@
 //!
 //! Part of the binary's `cli`.
 
-use fanfare::auth::{Claims, TokenId, accounts};
+use std::io::{self, IsTerminal as _};
+use std::path::{self, Path};
+
+use fanfare::auth::{Authenticator, Claims, SECRET_FILE, TokenId, accounts};
 use fanfare::clock::{Clock, rfc3339};
 use fanfare::config::Config;
 use fanfare::limits;
 use fanfare::private_file;
 use fanfare::server::authenticator;
+use fanfare::store::Address;
 use fanfare::store::accounts::{Accounts, Who};
 
 use super::Fault;
 
-fn accounts_of(config: &Config) -> Result<Accounts, String> {
-    private_file::create_dir(&config.data_dir)
-        .map_err(|fault| format!("{}: {fault}", config.data_dir.display()))?;
-    Accounts::open(config.database_url.as_deref(), &config.data_dir)
+/// Where accounts and the secret are.
+pub(crate) struct Data<'a> {
+    pub(crate) config: &'a Config,
+    /// Whether they may be made where they are missing.
+    pub(crate) may_make: bool,
+}
+
+impl Data<'_> {
+    /// The accounts. Says on standard error which database that is.
+    fn accounts(&self) -> Result<Accounts, Fault> {
+        let (url, dir) = (self.config.database_url.as_deref(), &self.config.data_dir);
+        let address = Address::new(url, dir).map_err(|fault| fault.to_string())?;
+        let shown = match &address {
+            Address::Sqlite(path) => absolute(path),
+            Address::Postgres(_) => address.shown(),
+        };
+        crate::complain(&format!("using the database {shown}"));
+        if !self.may_make && Accounts::is_empty(&address)? {
+            return Err(Fault::setting(format!(
+                "there is no database of a server in {shown}: name the server's own with --data-dir \
+                 or --database-url, or make one there with --init"
+            )));
+        }
+        if url.is_none() {
+            private_file::create_dir(dir).map_err(|fault| format!("{}: {fault}", absolute(dir)))?;
+        }
+        Ok(Accounts::open(&address)?)
+    }
+
+    /// Who signs tokens. Says on standard error in which directory the secret is, if it is in one.
+    fn authenticator(&self) -> Result<Authenticator, Fault> {
+        let config = self.config;
+        if config.jwt_secret.is_none() && config.jwt_public_key.is_none() {
+            let shown = absolute(&config.data_dir);
+            crate::complain(&format!("using the secret in the data directory {shown}"));
+            if !self.may_make && !config.data_dir.join(SECRET_FILE).exists() {
+                return Err(Fault::setting(format!(
+                    "there is no secret in {shown}, so no server has been started there: name the \
+                     server's directory with --data-dir, give its secret in JWT_SECRET, or make a \
+                     secret there with --init"
+                )));
+            }
+        }
+        Ok(authenticator(config)?)
+    }
+}
+
+fn absolute(path: &Path) -> String {
+    path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+/// The password that was given, else what somebody types twice at a terminal, else the first line of
+/// standard input.
+fn password_of(text: Option<String>) -> Result<String, String> {
+    if text.is_some() || !io::stdin().is_terminal() {
+        return given_or_read(text);
+    }
+    let ask = |prompt| rpassword::prompt_password(prompt).map_err(|fault| fault.to_string());
+    let password = ask("password: ")?;
+    accounts::check_password(&password).map_err(str::to_owned)?;
+    if ask("the same again: ")? != password {
+        return Err(String::from("the two differ; nothing was changed"));
+    }
+    Ok(password)
 }
 
 /// The text that was given, else the first line of standard input.
@@ -24,34 +88,35 @@ fn given_or_read(text: Option<String>) -> Result<String, String> {
         return Ok(text);
     }
     let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map_err(|fault| fault.to_string())?;
+    io::stdin().read_line(&mut line).map_err(|fault| fault.to_string())?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn password_hash(password: Option<String>) -> Result<String, String> {
-    let password = given_or_read(password)?;
+    let password = password_of(password)?;
     accounts::check_password(&password).map_err(str::to_owned)?;
     accounts::hash(&password).ok_or_else(|| String::from("the system has no randomness"))
 }
 
 /// `fanfare user add`
 pub(crate) fn add(
-    config: &Config,
+    data: &Data,
     username: &str,
     email: Option<&str>,
     password: Option<String>,
     scope: Option<&str>,
-) -> Result<String, String> {
+) -> Result<String, Fault> {
+    let mut accounts = data.accounts()?;
     let hash = password_hash(password)?;
     let at_ms = Clock::start().now().unix_ms;
-    let user_id = accounts_of(config)?.add(username, email, &hash, scope, at_ms)?;
+    let user_id = accounts.add(username, email, &hash, scope, at_ms)?;
     Ok(format!("{user_id}\t{username}"))
 }
 
 /// `fanfare user list`
-pub(crate) fn list(config: &Config) -> Result<String, String> {
+pub(crate) fn list(data: &Data) -> Result<String, Fault> {
     let mut lines = vec![String::from("USER ID\tUSERNAME\tEMAIL\tSTATE\tCREATED\tSCOPE")];
-    for account in accounts_of(config)?.list()? {
+    for account in data.accounts()?.list()? {
         let state = match (account.standing.is_disabled, account.password_hash) {
             (true, _) => "disabled",
             (false, Some(_)) => "active",
@@ -71,47 +136,56 @@ pub(crate) fn list(config: &Config) -> Result<String, String> {
 }
 
 /// `fanfare user scope`
-pub(crate) fn set_scope(config: &Config, who: &Who, scope: &str) -> Result<String, String> {
+pub(crate) fn set_scope(data: &Data, who: &Who, scope: &str) -> Result<String, Fault> {
     let at_ms = Clock::start().now().unix_ms;
-    let user_id = accounts_of(config)?.set_scope(who, scope, at_ms)?;
-    Ok(format!("{user_id}\t{}", if scope.is_empty() { "-" } else { scope }))
+    let (user_id, is_less) = data.accounts()?.set_scope(who, scope, at_ms)?;
+    let ended = if is_less { "\ttokens ended" } else { "" };
+    Ok(format!("{user_id}\t{}{ended}", if scope.is_empty() { "-" } else { scope }))
+}
+
+/// `fanfare user remove`
+pub(crate) fn remove(data: &Data, who: &Who) -> Result<String, Fault> {
+    let at_ms = Clock::start().now().unix_ms;
+    let user_id = data.accounts()?.remove(who, at_ms)?;
+    Ok(format!("{user_id}\tremoved"))
 }
 
 /// `fanfare user disable` and `enable`
-pub(crate) fn set(config: &Config, who: &Who, is_disabled: bool) -> Result<String, String> {
+pub(crate) fn set(data: &Data, who: &Who, is_disabled: bool) -> Result<String, Fault> {
     let at_ms = Clock::start().now().unix_ms;
-    let user_id = accounts_of(config)?.set_disabled(who, is_disabled, at_ms)?;
+    let user_id = data.accounts()?.set_disabled(who, is_disabled, at_ms)?;
     Ok(format!("{user_id}\t{}", if is_disabled { "disabled" } else { "enabled" }))
 }
 
 /// `fanfare user reset-password`
 pub(crate) fn reset_password(
-    config: &Config,
+    data: &Data,
     who: &Who,
     password: Option<String>,
-) -> Result<String, String> {
+) -> Result<String, Fault> {
+    let mut accounts = data.accounts()?;
     let hash = password_hash(password)?;
     let at_ms = Clock::start().now().unix_ms;
-    let user_id = accounts_of(config)?.set_password(who, &hash, at_ms)?;
+    let user_id = accounts.set_password(who, &hash, at_ms)?;
     Ok(format!("{user_id}\tpassword set, tokens ended"))
 }
 
 /// `fanfare user revoke`
-pub(crate) fn revoke(config: &Config, who: &Who) -> Result<String, String> {
+pub(crate) fn revoke(data: &Data, who: &Who) -> Result<String, Fault> {
     let at_ms = Clock::start().now().unix_ms;
-    let user_id = accounts_of(config)?.end_tokens(who, at_ms)?;
+    let user_id = data.accounts()?.end_tokens(who, at_ms)?;
     Ok(format!("{user_id}\ttokens ended"))
 }
 
 /// `fanfare token`
-pub(crate) fn token(config: &Config, claims: &Claims) -> Result<String, Fault> {
+pub(crate) fn token(data: &Data, claims: &Claims) -> Result<String, Fault> {
     let foreign = "jwt-public-key: only the issuer, who has the private key, makes tokens";
-    let token = authenticator(config)?.sign(claims);
+    let token = data.authenticator()?.sign(claims);
     token.ok_or_else(|| Fault::from(foreign.to_owned()))
 }
 
 /// `fanfare token revoke`
-pub(crate) fn revoke_token(config: &Config, token: Option<String>) -> Result<String, Fault> {
+pub(crate) fn revoke_token(data: &Data, token: Option<String>) -> Result<String, Fault> {
     let text = given_or_read(token)?;
     let text = text.trim();
     if text.is_empty() {
@@ -120,7 +194,8 @@ pub(crate) fn revoke_token(config: &Config, token: Option<String>) -> Result<Str
     let now = Clock::start().now();
     // Three parts make a token; whatever else is the id in one, which does not say its end.
     let (token, user_id, expires_s) = if text.split('.').count() == 3 {
-        let identity = authenticator(config)?
+        let identity = data
+            .authenticator()?
             .authenticate(text, now.unix_s())
             .map_err(|fault| Fault::from(format!("the token counts for nothing: {fault}")))?;
         let mark = identity.token.ok_or_else(|| Fault::from(String::from("no token")))?;
@@ -128,6 +203,6 @@ pub(crate) fn revoke_token(config: &Config, token: Option<String>) -> Result<Str
     } else {
         (TokenId::of_jti(text), None, now.unix_s() + limits::TOKEN_TTL_MS_MAX / 1_000)
     };
-    accounts_of(config)?.end_token(token, user_id.as_ref(), expires_s, now.unix_ms)?;
+    data.accounts()?.end_token(token, user_id.as_ref(), expires_s, now.unix_ms)?;
     Ok(String::from("revoked"))
 }

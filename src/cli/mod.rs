@@ -18,6 +18,7 @@ use fanfare::server::StartError;
 /// Carries out what the command line asks for.
 pub(crate) fn run(loaded: &Loaded) -> ExitCode {
     let config = &loaded.config;
+    let data = accounts::Data { config, may_make: loaded.init };
     let result = match &loaded.action {
         Action::Serve => return ExitCode::FAILURE,
         Action::Info { json } => Ok(about::info(loaded, *json)),
@@ -34,13 +35,12 @@ pub(crate) fn run(loaded: &Loaded) -> ExitCode {
                 scope: scope.clone(),
                 ..Claims::new(user, Clock::start().now().unix_ms, *ttl_s)
             };
-            accounts::token(config, &claims)
+            accounts::token(&data, &claims)
         }
-        Action::TokenRevoke { token } => accounts::revoke_token(config, token.clone()),
+        Action::TokenRevoke { token } => accounts::revoke_token(&data, token.clone()),
         Action::UserAdd { username, email, password, scope } => {
             let scope = scope.as_deref();
-            accounts::add(config, username, email.as_deref(), password.clone(), scope)
-                .map_err(Fault::from)
+            accounts::add(&data, username, email.as_deref(), password.clone(), scope)
         }
         Action::Ask(question) => {
             return match ask::run(config, question) {
@@ -51,17 +51,14 @@ pub(crate) fn run(loaded: &Loaded) -> ExitCode {
                 }
             };
         }
-        Action::UserScope { who, scope } => {
-            accounts::set_scope(config, who, scope).map_err(Fault::from)
-        }
-        Action::UserList => accounts::list(config).map_err(Fault::from),
-        Action::UserSet { who, is_disabled } => {
-            accounts::set(config, who, *is_disabled).map_err(Fault::from)
-        }
+        Action::UserScope { who, scope } => accounts::set_scope(&data, who, scope),
+        Action::UserList => accounts::list(&data),
+        Action::UserSet { who, is_disabled } => accounts::set(&data, who, *is_disabled),
         Action::UserResetPassword { who, password } => {
-            accounts::reset_password(config, who, password.clone()).map_err(Fault::from)
+            accounts::reset_password(&data, who, password.clone())
         }
-        Action::UserRevoke { who } => accounts::revoke(config, who).map_err(Fault::from),
+        Action::UserRemove { who } => accounts::remove(&data, who),
+        Action::UserRevoke { who } => accounts::revoke(&data, who),
     };
     match result {
         Ok(text) => bytes(format!("{text}\n").as_bytes()),
@@ -76,6 +73,13 @@ pub(crate) fn run(loaded: &Loaded) -> ExitCode {
 pub(crate) struct Fault {
     text: String,
     code: ExitCode,
+}
+
+impl Fault {
+    /// A setting that leads nowhere.
+    pub(crate) fn setting(text: String) -> Fault {
+        Fault { text, code: ExitCode::from(crate::EXIT_USAGE) }
+    }
 }
 
 impl From<String> for Fault {

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 
+use super::hints;
 use super::keys::{KEYS, Unset, index_of};
 use super::value::{duration, quote};
 use super::{Action, Ask, CONFIG_ENV, Fault, LoadError, Question, TOKEN_ENV, URL_ENV};
@@ -14,13 +15,22 @@ use crate::auth::{Scopes, accounts, is_user_id, names};
 use crate::limits;
 use crate::store::accounts::Who;
 
-/// Describes the command line to `clap`.
-pub(super) fn command() -> Command {
+/// The settings that decide which accounts and which secret a command is about.
+const DATA_KEYS: &[&str] = &["config", "data-dir", "database-url"];
+
+/// The settings that decide which secret signs tokens.
+const TOKEN_KEYS: &[&str] = &["config", "data-dir", "jwt-secret", "jwt-public-key"];
+
+/// Where a server is looked for that is asked something.
+const ASK_HELP: &str = "Without --url the server is looked for where the settings of a server (--bind, \
+    FANFARE_BIND, --config, ...) would start it; `fanfare --help` lists them.";
+
+/// The flags of all settings. Each command takes all of them, and its help shows those that concern it.
+fn settings(is_shown: impl Fn(&str) -> bool) -> Vec<Arg> {
     let config = Arg::new("config")
         .long("config")
         .value_name("FILE")
-        .help(format!("Configuration file (TOML) with these keys [env: {CONFIG_ENV}]"))
-        .global(true);
+        .help(format!("Configuration file (TOML) with these keys [env: {CONFIG_ENV}]"));
     let limits_index = 1 + index_of("echo");
     let keys = KEYS.iter().enumerate().map(|(index, key)| {
         let (Unset::Is(unset) | Unset::Follows(unset)) = key.unset;
@@ -30,8 +40,22 @@ pub(super) fn command() -> Command {
             .help(format!("{} [default: {unset}] [env: {}]", key.help, key.env()))
             .help_heading(if index >= limits_index { "Limits" } else { "Options" })
             .allow_negative_numbers(true)
-            .global(true)
     });
+    let all = std::iter::once(config).chain(keys);
+    all.map(|arg| {
+        let is_hidden = !is_shown(arg.get_id().as_str());
+        arg.global(true).hide(is_hidden)
+    })
+    .collect()
+}
+
+/// The same for a command that few of them concern.
+fn settings_of(shown: &[&str]) -> Vec<Arg> {
+    settings(|name| shown.contains(&name))
+}
+
+/// Describes the command line to `clap`.
+pub(super) fn command() -> Command {
     let revoke = Command::new("revoke")
         .about("Revoke one token, beside a running server or without one")
         .arg(Arg::new("token").value_name("TOKEN").help(
@@ -42,7 +66,9 @@ pub(super) fn command() -> Command {
         .about("Print a token for a user and exit")
         .subcommand_negates_reqs(true)
         .args_conflicts_with_subcommands(true)
-        .subcommand(revoke)
+        .subcommand(revoke.arg(init()).args(settings_of(&[TOKEN_KEYS, DATA_KEYS].concat())))
+        .arg(init())
+        .args(settings_of(TOKEN_KEYS))
         .arg(Arg::new("user").long("user").value_name("ID").required(true).help("User id"))
         .arg(Arg::new("username").long("username").value_name("NAME").help("Name to show"))
         .arg(
@@ -61,8 +87,7 @@ pub(super) fn command() -> Command {
     Command::new("fanfare")
         .version(env!("CARGO_PKG_VERSION"))
         .about("A service registry and real-time push server")
-        .arg(config)
-        .args(keys)
+        .args(settings(|_| true))
         .subcommand(Command::new("serve").about("Run the server (the same as no subcommand)"))
         .subcommand(
             Command::new("info")
@@ -72,20 +97,24 @@ pub(super) fn command() -> Command {
         .subcommand(Command::new("check-config").about("Say whether the configuration is in order"))
         .subcommand(
             Command::new("default-config")
-                .about("Print a configuration file with every key, commented"),
+                .about("Print a configuration file with every key, commented")
+                .args(settings_of(&[])),
         )
         .subcommand(token)
         .subcommand(user())
         .subcommands(questions())
         .subcommand(
-            Command::new("completions").about("Print the completions of a shell").arg(
-                Arg::new("shell")
-                    .value_name("SHELL")
-                    .required(true)
-                    .value_parser(clap::value_parser!(clap_complete::Shell)),
-            ),
+            Command::new("completions")
+                .args(settings_of(&[]))
+                .about("Print the completions of a shell")
+                .arg(
+                    Arg::new("shell")
+                        .value_name("SHELL")
+                        .required(true)
+                        .value_parser(clap::value_parser!(clap_complete::Shell)),
+                ),
         )
-        .subcommand(Command::new("man").about("Print the manual page"))
+        .subcommand(Command::new("man").about("Print the manual page").args(settings_of(&[])))
 }
 
 /// What can be done to accounts.
@@ -110,11 +139,13 @@ fn user() -> Command {
             .help("Password, for those who do not mind it in the shell's history")
     };
     Command::new("user")
-        .about("Add, list and disable accounts, beside a running server or without one")
+        .about("Add, list, change and remove accounts, beside a running server or without one")
         .subcommand_required(true)
+        .arg(init().global(true))
+        .args(settings_of(DATA_KEYS))
         .subcommand(
             Command::new("add")
-                .about("Add an account; the password is the first line of standard input")
+                .about("Add an account; the password is asked for, or the first line of a pipe")
                 .arg(
                     Arg::new("name").value_name("NAME").required(true).help("Name to sign in with"),
                 )
@@ -150,8 +181,15 @@ fn user() -> Command {
         .subcommand(on_account("enable", "Let a disabled account sign in again").group(one_of()))
         .subcommand(
             on_account(
+                "remove",
+                "Remove an account and end its tokens; its name is free, what it wrote stays",
+            )
+            .group(one_of()),
+        )
+        .subcommand(
+            on_account(
                 "reset-password",
-                "Set another password, the first line of standard input, and end all tokens",
+                "Set another password, asked for or the first line of a pipe, and end all tokens",
             )
             .arg(password())
             .group(one_of()),
@@ -163,6 +201,14 @@ fn user() -> Command {
             )
             .group(one_of()),
         )
+}
+
+/// Leave to make what is not there: a mistyped directory is no wish for another secret or database.
+fn init() -> Arg {
+    Arg::new("init")
+        .long("init")
+        .action(ArgAction::SetTrue)
+        .help("Make the secret or the database where there is none yet")
 }
 
 fn json() -> Arg {
@@ -202,6 +248,8 @@ fn questions() -> [Command; 7] {
     ]
     .map(|command| {
         command
+            .args(settings_of(&["config"]))
+            .after_help(ASK_HELP)
             .arg(json())
             .arg(
                 Arg::new("url")
@@ -299,6 +347,7 @@ fn unknown_flag(error: &clap::Error, args: &[OsString]) -> Option<(Fault, Vec<Os
         _ => None,
     };
     let flag = context(ContextKind::InvalidArg)?;
+    let similar = context(ContextKind::SuggestedArg);
     let index = args.iter().position(|arg| {
         let arg = arg.to_string_lossy();
         arg == flag || arg.strip_prefix(flag).is_some_and(|rest| rest.starts_with('='))
@@ -309,12 +358,13 @@ fn unknown_flag(error: &clap::Error, args: &[OsString]) -> Option<(Fault, Vec<Os
         let arg = arg.to_string_lossy();
         !arg.starts_with('-') && command().find_subcommand(&*arg).is_none()
     };
-    if flag.starts_with("--") && !has_value_inside && rest.get(index).is_some_and(is_value) {
+    if !has_value_inside && rest.get(index).is_some_and(is_value) {
         rest.remove(index);
     }
-    let message = match context(ContextKind::SuggestedArg) {
-        Some(similar) => format!("unknown flag; is {similar} meant?"),
-        None => "unknown flag; see --help".to_owned(),
+    let message = match (hints::elsewhere(flag.trim_start_matches('-')), similar) {
+        (Some(meant), _) => format!("unknown flag; {}", meant.for_flag()),
+        (None, Some(similar)) => format!("unknown flag; is {similar} meant?"),
+        (None, None) => "unknown flag; see --help".to_owned(),
     };
     Some((Fault { place: flag.to_owned(), message }, rest))
 }
@@ -418,6 +468,7 @@ pub(super) fn parse_user(what: &str, matches: &ArgMatches, faults: &mut Vec<Faul
         }
         "reset-password" => Action::UserResetPassword { who: who(), password },
         "revoke" => Action::UserRevoke { who: who() },
+        "remove" => Action::UserRemove { who: who() },
         _ => Action::UserSet { who: who(), is_disabled: what == "disable" },
     }
 }

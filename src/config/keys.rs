@@ -2,7 +2,7 @@
 //!
 //! Imports `limits`, `ws` and its siblings. Part of `config`.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -13,6 +13,7 @@ use crate::auth::accounts::Registration;
 use crate::auth::{self, Scopes};
 use crate::limits::{self, KIB, MIB};
 use crate::logging::LogFormat;
+use crate::redacted;
 use crate::ws::forwarded::BadProxy;
 use crate::ws::hosts::BadHost;
 
@@ -114,7 +115,9 @@ pub(super) static KEYS: &[Key] = &[
         name: "auth",
         env: None,
         placeholder: "MODE",
-        unset: Unset::Follows("open on loopback, else to be set"),
+        unset: Unset::Follows(
+            "required where a secret, a public key or Redis is given, else open on loopback",
+        ),
         help: "Who is served: open (anybody) or required (callers with a token)",
         parse: |config, text| {
             config.auth = match text {
@@ -216,10 +219,14 @@ pub(super) static KEYS: &[Key] = &[
             {
                 return Err("not a URL that starts with sqlite:// or postgres://".to_owned());
             }
+            let is_sqlite = text.starts_with("sqlite:");
+            if is_sqlite && (text.contains(":memory:") || text.contains("mode=memory")) {
+                return Err("a database in memory forgets everything; name a file".to_owned());
+            }
             config.database_url = Some(text.to_owned());
             Ok(())
         },
-        show: |config| config.database_url.as_deref().map(without_password).into(),
+        show: |config| config.database_url.as_deref().map(redacted::url).into(),
     },
     Key {
         name: "redis-url",
@@ -240,7 +247,7 @@ pub(super) static KEYS: &[Key] = &[
             config.redis_url = Some(text.to_owned());
             Ok(())
         },
-        show: |config| config.redis_url.as_deref().map(without_password).into(),
+        show: |config| config.redis_url.as_deref().map(redacted::url).into(),
     },
     Key {
         name: "redis-ca",
@@ -787,7 +794,16 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
         Some(port) => port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         None => text.parse().ok(),
     };
-    address.ok_or_else(|| format!("{} is not an address like 127.0.0.1:8080", quote(text)))
+    address.ok_or_else(|| {
+        let meant = if text.parse::<u16>().is_ok() {
+            format!("; is :{text} meant?")
+        } else if let Ok(ip) = text.parse::<IpAddr>() {
+            format!("; is {} meant?", SocketAddr::new(ip, super::PORT_DEFAULT))
+        } else {
+            String::new()
+        };
+        format!("{} is not an address like 127.0.0.1:8080{meant}", quote(text))
+    })
 }
 
 /// Reads an origin into the form in which browsers send it: lower case, no slash at the end.
@@ -799,20 +815,5 @@ pub(super) fn parse_origin(text: &str) -> Result<String, String> {
         Ok(origin)
     } else {
         Err(format!("{} is not an origin like https://app.example.org", quote(text)))
-    }
-}
-
-/// Returns a URL with its password, and its query, which may hold one, as `***`.
-pub(super) fn without_password(url: &str) -> String {
-    let (url, query) = match url.split_once('?') {
-        Some((url, _)) => (url, "?***"),
-        None => (url, ""),
-    };
-    match url.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
-        Some((scheme, Some((user, host)))) => {
-            let user = user.split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:***@{host}{query}")
-        }
-        _ => format!("{url}{query}"),
     }
 }

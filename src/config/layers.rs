@@ -2,6 +2,7 @@
 //!
 //! Imports its siblings. Part of `config`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io;
@@ -13,17 +14,20 @@ use super::command::{
     parse_args, parse_ask, parse_completions, parse_token, parse_token_revoke, parse_user,
 };
 use super::keys::{KEYS, Unset, index_of};
-use super::{Action, CONFIG_ENV, Config, Fault, LoadError, Loaded, Source, Sources};
+use super::{Action, AuthMode, CONFIG_ENV, Config, Fault, LoadError, Loaded, Source, Sources};
+use super::{hints, is_loopback};
 use crate::auth::Scopes;
 use crate::auth::accounts::Registration;
 
 /// `Config::load` with the reading of the file passed in as well.
 pub(super) fn load(
     args: Vec<OsString>,
-    env: impl Fn(&str) -> Option<String>,
+    env: Vec<(String, String)>,
     read: impl Fn(&Path) -> io::Result<String>,
 ) -> Result<Loaded, LoadError> {
-    let env = |name: &str| env(name).filter(|text| !text.is_empty());
+    let variables: BTreeMap<String, String> =
+        env.into_iter().filter(|(_, text)| !text.is_empty()).collect();
+    let env = |name: &str| variables.get(name).cloned();
     let mut layers = Layers::default();
     let matches = parse_args(args, &mut layers.faults)?;
     let flag = |name: &str| matches.last().and_then(|level| level.get_one::<String>(name));
@@ -36,11 +40,18 @@ pub(super) fn load(
             layers.apply(index, &text, Source::Environment, key.env());
         }
     }
+    for (place, text) in &variables {
+        if let Some(message) = hints::check_variable(place, text) {
+            layers.faults.push(Fault { place: place.clone(), message });
+        }
+    }
     for (index, key) in KEYS.iter().enumerate() {
         if let Some(text) = flag(key.name) {
             layers.apply(index, text, Source::Flag, format!("--{}", key.name));
         }
     }
+    let is_flag = |level: &ArgMatches| level.try_get_one("init").ok().flatten() == Some(&true);
+    let init = matches.iter().any(is_flag);
     let command = matches.first().and_then(ArgMatches::subcommand_name);
     let action = match (command, matches.last()) {
         (Some("token"), Some(revoke)) if matches.len() > 2 => parse_token_revoke(revoke),
@@ -56,7 +67,7 @@ pub(super) fn load(
             Action::Ask(ask)
         }
         (name, last) => {
-            layers.settle_bind();
+            layers.settle_access();
             let json =
                 last.is_some_and(|last| last.try_get_one("json").ok().flatten() == Some(&true));
             match name {
@@ -66,7 +77,7 @@ pub(super) fn load(
             }
         }
     };
-    layers.finish(action)
+    layers.finish(action, init)
 }
 
 /// The configuration while its layers are applied.
@@ -126,7 +137,8 @@ impl Layers {
                 continue;
             }
             let Some(index) = KEYS.iter().position(|key| key.name == canonical) else {
-                self.faults.push(fault("unknown key"));
+                let hint = hints::meant(name).map(|meant| format!("; {}", meant.for_file(name)));
+                self.faults.push(fault(&format!("unknown key{}", hint.unwrap_or_default())));
                 continue;
             };
             if self.sources.0[index] == Source::File {
@@ -140,25 +152,34 @@ impl Layers {
         }
     }
 
-    /// Judges what follows from the address: whether `auth` must be said, and the defaults of
-    /// `echo` and `registration`.
-    fn settle_bind(&mut self) {
+    /// Settles what follows from the address and from what was given by hand: `auth`, which must be
+    /// said where neither decides it, and the defaults of `echo` and `registration`.
+    fn settle_access(&mut self) {
         let source = |name: &str| self.sources.0[index_of(name)];
-        let is_loopback = self.config.bind.ip().to_canonical().is_loopback();
+        let is_loopback = is_loopback(self.config.bind);
+        let is_given = |name: &&str| source(name) != Source::Default;
+        let is_meant_for_tokens =
+            ["jwt-secret", "jwt-public-key", "redis-url"].iter().any(is_given);
         if source("echo") == Source::Default {
             self.config.echo = is_loopback;
         }
         if !is_loopback && source("registration") == Source::Default {
             self.config.registration = Registration::Closed;
         }
-        if !is_loopback && source("auth") == Source::Default {
+        if source("auth") != Source::Default {
+            return;
+        }
+        if is_meant_for_tokens {
+            self.config.auth = AuthMode::Required;
+        } else if !is_loopback {
             let bind = index_of("bind");
             let place = self.places.iter().rev().find(|(index, _)| *index == bind);
             self.faults.push(Fault {
                 place: place.map_or_else(|| "--bind".to_owned(), |(_, place)| place.clone()),
                 message: format!(
                     "{} can be reached from other hosts, so who is served must be said: \
-                     --auth required, or --auth open to serve anybody",
+                     --auth required, or --auth open to serve anybody; a jwt-secret, a \
+                     jwt-public-key or a redis-url of your own means required",
                     self.config.bind
                 ),
             });
@@ -166,7 +187,7 @@ impl Layers {
     }
 
     /// Returns the result, if there is no fault.
-    fn finish(mut self, action: Action) -> Result<Loaded, LoadError> {
+    fn finish(mut self, action: Action, init: bool) -> Result<Loaded, LoadError> {
         if self.config.jwt_secret.is_some() && self.config.jwt_public_key.is_some() {
             self.faults.push(Fault {
                 place: "jwt-public-key".to_owned(),
@@ -215,7 +236,7 @@ impl Layers {
             warnings.push("default-scopes: everybody who logs in may do everything".to_owned());
         }
         warnings.extend(self.warnings);
-        Ok(Loaded { config: self.config, sources: self.sources, action, warnings })
+        Ok(Loaded { config: self.config, sources: self.sources, action, init, warnings })
     }
 }
 

@@ -23,12 +23,13 @@
 //! Printing, exit codes of the process, and what needs the machine: the file-descriptor limit
 //! behind `connections_max`, the generated secret.
 //!
-//! An unknown variable that starts with `FANFARE_` is no fault, unlike an unknown flag or file key:
-//! Kubernetes adds such variables (`FANFARE_SERVICE_HOST`) to every pod beside a service `fanfare`.
+//! A variable that starts with `FANFARE_` and is no key is a fault like an unknown flag, but for those
+//! of `hints`: what other programs read, and what Kubernetes adds to pods.
 //!
 //! Imports `limits`, `auth` and `ws`. Imported by `server` and `main`; `http` shows the entries.
 
 mod command;
+mod hints;
 mod keys;
 mod layers;
 mod namespaces;
@@ -96,7 +97,8 @@ pub struct Config {
     pub bind: SocketAddr,
     /// Shard threads, 1 to `limits::SHARDS_MAX`.
     pub shards: usize,
-    /// Whether a token is needed.
+    /// Whether a token is needed. `Config::load` makes it `Required` where a secret, a public key or
+    /// Redis is given and nobody says otherwise; a program that fills this in by itself says it here.
     pub auth: AuthMode,
     /// The secret of HS256 tokens. `None`: generated, and kept in `data_dir`.
     pub jwt_secret: Option<String>,
@@ -227,6 +229,16 @@ impl Source {
             Source::Flag => "flag",
         }
     }
+
+    /// The same within a sentence.
+    const fn words(self) -> &'static str {
+        match self {
+            Source::Default => "default",
+            Source::File => "the configuration file",
+            Source::Environment => "the environment",
+            Source::Flag => "a flag",
+        }
+    }
 }
 
 /// Where each value of a `Config` came from. `Sources::default()`: nobody said anything.
@@ -313,6 +325,11 @@ pub enum Action {
         /// The password. None: the first line of standard input.
         password: Option<String>,
     },
+    /// Remove an account and exit.
+    UserRemove {
+        /// Which.
+        who: Who,
+    },
     /// End all tokens of an account and exit.
     UserRevoke {
         /// Which.
@@ -378,6 +395,8 @@ pub struct Loaded {
     pub sources: Sources,
     /// What to do with them.
     pub action: Action,
+    /// Whether a command may make the secret or the database that it does not find.
+    pub init: bool,
     /// What is allowed but unwise, for the log.
     pub warnings: Vec<String>,
 }
@@ -435,8 +454,14 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
+/// Whether only this machine reaches an address.
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
 impl Config {
-    /// Loads the configuration from the arguments, program name first, and the environment.
+    /// Loads the configuration from the arguments, program name first, and all variables of the
+    /// environment.
     ///
     /// An empty variable counts as unset: that is how compose files pass on what nobody set.
     ///
@@ -448,11 +473,43 @@ impl Config {
     where
         A: IntoIterator,
         A::Item: Into<OsString>,
-        E: Fn(&str) -> Option<String>,
+        E: IntoIterator<Item = (String, String)>,
     {
-        layers::load(args.into_iter().map(Into::into).collect(), env, |path| {
-            fs::read_to_string(path)
-        })
+        layers::load(
+            args.into_iter().map(Into::into).collect(),
+            env.into_iter().collect(),
+            |path| fs::read_to_string(path),
+        )
+    }
+
+    /// Says who is served and why, in one line for the log: `required: jwt-secret is given`.
+    #[must_use]
+    pub fn auth_reason(&self, sources: &Sources) -> String {
+        let auth = self.auth.as_str();
+        let said = sources.0[keys::index_of("auth")];
+        if said != Source::Default {
+            return format!("{auth}: set by {}", said.words());
+        }
+        let given = [
+            ("jwt-secret", self.jwt_secret.is_some()),
+            ("jwt-public-key", self.jwt_public_key.is_some()),
+            ("redis-url", self.redis_url.is_some()),
+        ];
+        let given: Vec<&str> =
+            given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect();
+        match (self.auth, given.is_empty()) {
+            (AuthMode::Required, false) => {
+                let verb = if given.len() == 1 { "is" } else { "are" };
+                format!("{auth}: {} {verb} given", given.join(", "))
+            }
+            (AuthMode::Open, true) if is_loopback(self.bind) => format!(
+                "{auth}: only this machine reaches {}, and neither a secret, a public key nor \
+                 Redis is given",
+                self.bind
+            ),
+            // Only a program that embeds the server can say it without a source.
+            _ => format!("{auth}: set by the program"),
+        }
     }
 
     /// A configuration file with every key and its default, each in a comment.

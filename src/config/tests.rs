@@ -15,10 +15,7 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// Loads from a command line, an environment and the text of `fanfare.toml`.
 fn load_from(args: &str, env: &[(&str, &str)], file: &str) -> Result<Loaded, LoadError> {
     let args = std::iter::once("fanfare").chain(args.split_whitespace());
-    let env = |name: &str| {
-        let variable = env.iter().find(|(known, _)| *known == name);
-        variable.map(|(_, text)| (*text).to_owned())
-    };
+    let env = env.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
     let read = |path: &Path| match path.to_str() {
         Some("fanfare.toml") => Ok(file.to_owned()),
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
@@ -162,7 +159,7 @@ fn all_faults_of_all_layers_are_reported() {
             "--bod-timeout: unknown flag; is --body-timeout meant?",
             "fanfare.toml: echo: a table is not a value of this key",
             "fanfare.toml: lease-ttl: \"20\" has no unit: 20s or 20ms?",
-            "fanfare.toml: lease_tll: unknown key",
+            "fanfare.toml: lease_tll: unknown key; is lease_ttl meant?",
             "fanfare.toml: lease_ttl: stands twice, with - and with _",
             "fanfare.toml: limits: unknown key",
             "DATABASE_URL: not a URL that starts with sqlite:// or postgres://",
@@ -207,13 +204,80 @@ fn address_beyond_loopback_needs_a_word_about_auth() {
 }
 
 #[test]
+fn a_token_is_wanted_where_something_is_given_that_is_for_tokens() {
+    let secret = [("JWT_SECRET", SECRET)];
+    let file = format!("jwt-secret = \"{SECRET}\"\nauth = \"open\"");
+    for (args, env, file, auth, reason) in [
+        ("", &[][..], "", AuthMode::Open, "open: only this machine reaches 127.0.0.1:8080"),
+        ("", &secret, "", AuthMode::Required, "required: jwt-secret is given"),
+        (
+            "--jwt-public-key k.pem",
+            &[],
+            "",
+            AuthMode::Required,
+            "required: jwt-public-key is given",
+        ),
+        (
+            "--redis-url redis://x",
+            &secret,
+            "",
+            AuthMode::Required,
+            "jwt-secret, redis-url are given",
+        ),
+        ("--bind 0.0.0.0:1", &secret, "", AuthMode::Required, "required: jwt-secret is given"),
+        ("--auth open", &secret, "", AuthMode::Open, "open: set by a flag"),
+        ("--config fanfare.toml", &[], &*file, AuthMode::Open, "set by the configuration file"),
+        ("--bind 0.0.0.0:1", &[("FANFARE_AUTH", "open")], "", AuthMode::Open, "the environment"),
+    ] {
+        let Loaded { config, sources, .. } = load_from(args, env, file).expect("no faults");
+        assert_eq!(config.auth, auth, "{args} {env:?}");
+        let said = config.auth_reason(&sources);
+        assert!(said.contains(reason) && !said.contains(SECRET), "{args} {env:?}: {said}");
+    }
+}
+
+#[test]
+fn an_unknown_variable_is_refused_with_a_hint() {
+    let env = [
+        ("FANFARE_BND", ":0"),
+        ("FANFARE_EMPTY", ""),
+        ("FANFARE_SERVICE_HOST", "10.0.0.1"),
+        ("FANFARE_PORT", "9000"),
+    ];
+    assert_eq!(
+        faults("--port 9000 -l 0.0.0.0 --log-level debug --bind 9000", &env, ""),
+        [
+            "--port: unknown flag; is --bind meant? It takes address and port in one, as \
+             127.0.0.1:9000, or :9000 on loopback",
+            "-l: unknown flag; is --bind meant? It takes address and port in one, as \
+             127.0.0.1:9000, or :9000 on loopback",
+            "--log-level: unknown flag; the variable RUST_LOG says what is logged: RUST_LOG=debug",
+            "FANFARE_BND: unknown variable; is FANFARE_BIND meant?",
+            "FANFARE_PORT: unknown variable; is FANFARE_BIND meant? It takes address and port in \
+             one, as 127.0.0.1:9000, or :9000 on loopback",
+            "--bind: \"9000\" is not an address like 127.0.0.1:8080; is :9000 meant?",
+        ]
+    );
+    assert_eq!(
+        faults("--config fanfare.toml --bind 0.0.0.0", &[], "bnd = 1\nport = 9000\nxyzzy = 1"),
+        [
+            "fanfare.toml: bnd: unknown key; is bind meant?",
+            "fanfare.toml: port: unknown key; is bind meant? It takes address and port in one, as \
+             127.0.0.1:9000, or :9000 on loopback",
+            "fanfare.toml: xyzzy: unknown key",
+            "--bind: \"0.0.0.0\" is not an address like 127.0.0.1:8080; is 0.0.0.0:8080 meant?",
+        ]
+    );
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let args = "--database-url postgres://ann:pa:ss@word@db:5/f?password=x";
     let loaded = load_from(args, &[("JWT_SECRET", SECRET)], "").unwrap();
     let entries = loaded.config.entries(&loaded.sources);
     let value = |name: &str| entries.iter().find(|entry| entry.0 == name).unwrap().1.clone();
     assert_eq!(value("jwt_secret"), "***");
-    assert_eq!(value("database_url"), "postgres://ann:***@db:5/f?***");
+    assert_eq!(value("database_url"), "postgres://ann:***@db:5/f?password=***");
     let debug = format!("{loaded:?}");
     assert!(!debug.contains(SECRET) && !debug.contains("word@"), "{debug}");
     let plain = load_from("--database-url sqlite://x.db", &[], "").unwrap().config;

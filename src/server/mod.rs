@@ -49,6 +49,7 @@ use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::Parcel;
 use crate::mailbox::{Bell, Outlet, mailbox};
 use crate::private_file;
+use crate::redacted;
 use crate::shard;
 use crate::state::abroad::Tail;
 use crate::state::durable::PeopleImage;
@@ -58,17 +59,14 @@ use crate::state::talk::Talk;
 use crate::state::{self, State};
 use crate::stats::Stats;
 use crate::store::library::Library;
-use crate::store::{Address, Image, Listeners, Store, StoreError, StoreHealth};
+use crate::store::{self, Address, Image, Listeners, Store, StoreError, StoreHealth};
 use crate::ws::addresses::AddressSeats;
 use crate::ws::gate::Gate;
 use crate::ws::hosts::Hosts;
 
 use tls::Tls;
 
-pub use handle::{
-    CallError, ChannelMessages, Delivery, Events, Handle, InstanceChange, Message,
-    PublishedMessage, ServiceUpdate, ServiceWatch,
-};
+pub use handle::{CallError, ChannelMessages, Delivery, Events, Handle};
 
 /// The settings that all nodes have to share beside the key of the tokens: who may do what, and bounds
 /// of what they keep together. By their names in `config.json`.
@@ -212,10 +210,12 @@ impl Server {
     #[allow(clippy::too_many_lines, reason = "the parts of a server, in their order")]
     pub fn start(config: &Config, sources: &Sources) -> Result<Server, StartError> {
         let sockets_max = listener::sockets_max(config.limits.connections_max);
+        tracing::info!("auth {}", config.auth_reason(sources));
         tracing::info!(connections_max = sockets_max, "room for connections");
         // Before there is a second thread.
         listener::grow_descriptor_table(sockets_max.saturating_add(limits::RESERVED_DESCRIPTORS));
         let clock = Clock::start();
+        say_where_data_is(config);
         let in_data_dir = |fault| StartError::DataDir(config.data_dir.clone(), fault);
         private_file::create_dir(&config.data_dir).map_err(in_data_dir)?;
         let authenticator = authenticator(config)?;
@@ -287,13 +287,7 @@ impl Server {
                 .with_revoked(Arc::clone(&gate.revoked))
                 .with_set_bound(set_bound(&limits));
         let control = joined(control, config, &common.office, (clock, &to_control), journal)?;
-        let handle = Handle::new(
-            to_control,
-            clock,
-            &control.events(),
-            Arc::clone(&stats),
-            Arc::new(config.limits.clone()),
-        );
+        let handle = Handle::new(to_control, clock, &control.events(), Arc::clone(&stats));
         let signals_and_stats = (Arc::clone(&signals), Arc::clone(&stats));
         let control_thread = control_thread::start(control, bell, clock, signals_and_stats)
             .map_err(StartError::Thread)?;
@@ -446,7 +440,7 @@ fn open_store(
         let url = config.database_url.as_deref().filter(|url| is_shareable(url));
         let Some(url) = url else {
             // A database of this node alone would give each node another truth.
-            tracing::warn!(
+            tracing::info!(
                 "no database-url that all nodes share (postgres://...): accounts, direct and group \
                  messages are unavailable"
             );
@@ -543,9 +537,12 @@ fn await_registry(clock: Clock, stats: &Stats) {
     };
     while !stats.cluster.is_joined() {
         if is_over() {
-            tracing::warn!(
-                "the registry of the other nodes is not to be had: listening without it"
-            );
+            // Where Redis never answered, that has been said.
+            if stats.cluster.contact_ms.value() != 0 {
+                tracing::warn!(
+                    "the registry of the other nodes is not to be had: listening without it"
+                );
+            }
             return;
         }
         std::thread::sleep(Duration::from_millis(limits::CLUSTER_LOOK_MS));
@@ -581,6 +578,27 @@ fn shard_settings(index: usize, common: &Common) -> shard::Settings {
         stats: Arc::clone(&office.stats),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     }
+}
+
+/// Says where the data and the secret are, and which of them this start makes.
+fn say_where_data_is(config: &Config) {
+    let dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let state = if dir.exists() { "" } else { " (new)" };
+    let secret = match (&config.jwt_public_key, &config.jwt_secret) {
+        (Some(_), _) => "tokens are checked with the given public key",
+        (None, Some(_)) => "tokens are signed with the given secret",
+        (None, None) if dir.join(auth::SECRET_FILE).exists() => {
+            "tokens are signed with the secret in it"
+        }
+        (None, None) => "tokens are signed with a secret that is made there now",
+    };
+    let database = match (&config.redis_url, &config.database_url) {
+        (Some(_), None) => String::from("none"),
+        (_, Some(url)) => redacted::url(url),
+        (None, None) if dir.join(store::DATABASE_FILE).exists() => String::from("in it"),
+        (None, None) => String::from("made there now"),
+    };
+    tracing::info!("data directory {}{state}; database: {database}; {secret}", dir.display());
 }
 
 /// Who checks the tokens, and signs them where the secret is here.
@@ -763,7 +781,6 @@ fn state_settings(config: &Config, node: &str) -> state::Settings {
         },
         history_bytes_max: limits.history_bytes_max,
         users_max: limits.users_max,
-        subscriptions_max: limits.subscriptions_per_connection_max,
         epoch: random_hex(12),
         node: node.to_owned(),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,

@@ -80,6 +80,15 @@ pub fn number(url: &str, query: &str) -> i64 {
     Database { url: url.to_owned() }.ask(query)
 }
 
+/// The one text that a query gives.
+pub fn text(url: &str, query: &str) -> String {
+    block_on(async {
+        let mut connection = PgConnection::connect(url).await.expect("connects");
+        let query = sqlx::AssertSqlSafe(query.to_owned());
+        connection.fetch_one(query).await.expect("an answer").get(0)
+    })
+}
+
 /// Cuts all connections to a database, as a restart or a failover of its server does.
 pub fn cut(url: &str) {
     execute(

@@ -1,0 +1,191 @@
+//! Who is served where nobody says it, and what of the environment and the command line is no wish of
+//! ours: unknown names, a directory without a server's data.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use support::{SECRET, Server, token};
+
+/// Starts a server that was told nothing about `auth`.
+fn untold(flags: &[&str]) -> Server {
+    Server::start_by(Some("unset FANFARE_AUTH; exec \"$@\""), flags)
+}
+
+/// A directory of a test's own.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Dir {
+        let dir = std::env::temp_dir().join(format!("fanfare-served-{}", uuid::Uuid::new_v4()));
+        fs::create_dir_all(&dir).expect("a directory");
+        Dir(dir)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("UTF-8").to_owned()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs the program to its end with nothing but these variables of ours. Returns its exit status,
+/// standard output and standard error.
+fn run(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let done = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+        .args(args)
+        .current_dir(dir)
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (done.status.code(), text(&done.stdout), text(&done.stderr))
+}
+
+#[test]
+fn a_secret_of_ones_own_means_that_tokens_are_wanted() {
+    let server = untold(&["--jwt-secret", SECRET]);
+    let why: Vec<_> =
+        server.log().lines().filter(|line| line.contains("auth ")).map(str::to_owned).collect();
+    assert!(why.len() == 1 && why[0].contains("required: jwt-secret is given"), "{why:?}");
+    assert!(!server.log().contains(SECRET));
+    server.get("/ws/stats").expect_problem(401, "unauthorized");
+    let admin = token("root", "admin");
+    assert_eq!(server.call("GET", "/ws/stats", &admin, &Value::Null).status, 200);
+    let config = server.call("GET", "/api/status/config.json", &admin, &Value::Null).body;
+    assert_eq!(
+        (&config["auth"], &config["sources"]["auth"]),
+        (&"required".into(), &"default".into())
+    );
+
+    let said = untold(&["--jwt-secret", SECRET, "--auth", "open"]);
+    assert_eq!(said.get("/ws/stats").status, 200);
+    assert!(said.log().contains("auth open: set by a flag"), "{}", said.log());
+}
+
+#[test]
+fn on_loopback_without_one_anybody_is_served_and_the_log_says_why() {
+    let server = untold(&[]);
+    assert_eq!(server.get("/ws/stats").status, 200);
+    let log = server.log();
+    assert!(log.contains("auth open: only this machine reaches 127.0.0.1:0"), "{log}");
+    let dir = Dir::new();
+    let (status, _, said) = run(&dir.0, &["--bind", "0.0.0.0:0"], &[]);
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("--auth required") && said.contains("--auth open"), "{said}");
+}
+
+#[test]
+fn an_unknown_variable_stops_the_start_and_those_of_others_do_not() {
+    let dir = Dir::new();
+    let (status, _, said) =
+        run(&dir.0, &["--port", "9000"], &[("FANFARE_BND", "x"), ("FANFARE_PORT", "80")]);
+    assert_eq!(status, Some(2), "{said}");
+    for words in [
+        "--port: unknown flag; is --bind meant",
+        "FANFARE_BND: unknown variable; is FANFARE_BIND meant",
+        "FANFARE_PORT: ",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert!(!dir.0.join("fanfare-data").exists(), "nothing was made");
+    let of_kubernetes = [
+        ("FANFARE_SERVICE_HOST", "10.96.0.7"),
+        ("FANFARE_SERVICE_PORT", "8080"),
+        ("FANFARE_PORT", "tcp://10.96.0.7:8080"),
+        ("FANFARE_PORT_8080_TCP_ADDR", "10.96.0.7"),
+        ("FANFARE_SEED", "7"),
+    ];
+    let (status, said, fault) = run(&dir.0, &["check-config"], &of_kubernetes);
+    assert_eq!((status, said.as_str()), (Some(0), "the configuration is in order\n"), "{fault}");
+}
+
+#[test]
+fn the_command_line_makes_neither_secret_nor_database_by_accident() {
+    let dir = Dir::new();
+    let data = dir.path("data");
+    let token = ["token", "--user", "ann", "--data-dir", &data];
+    let add = ["user", "add", "ann", "--password", "correct horse", "--data-dir", &data];
+    let list = ["user", "list", "--data-dir", &data];
+    for args in [&token[..], &add, &list] {
+        let (status, out, said) = run(&dir.0, args, &[]);
+        assert_eq!((status, out.as_str()), (Some(2), ""), "{args:?}: {said}");
+        assert!(said.contains(&data) && said.contains("--init"), "{args:?}: {said}");
+    }
+    assert!(!Path::new(&data).exists(), "nothing was made");
+
+    let (status, out, said) = run(&dir.0, &[&token[..], &["--init"]].concat(), &[]);
+    assert_eq!((status, out.trim().split('.').count()), (Some(0), 3), "{said}");
+    assert!(said.contains(&data), "{said}");
+    assert_eq!(run(&dir.0, &token, &[]).0, Some(0), "it is there now");
+    assert_eq!(run(&dir.0, &add, &[]).0, Some(2), "a secret is no database");
+    assert_eq!(run(&dir.0, &[&add[..], &["--init"]].concat(), &[]).0, Some(0));
+    let (status, out, said) = run(&dir.0, &list, &[]);
+    assert!(
+        status == Some(0) && out.contains("ann") && said.contains("using the database"),
+        "{said}"
+    );
+
+    // A secret that is given needs no directory, and none is named.
+    let (status, _, said) = run(&dir.0, &["token", "--user", "ann"], &[("JWT_SECRET", SECRET)]);
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+    let other = format!("sqlite://{}", dir.path("other.db"));
+    let (status, _, said) = run(&dir.0, &["user", "list", "--database-url", &other], &[]);
+    assert!(status == Some(2) && said.contains("other.db"), "{said}");
+    assert!(!dir.0.join("other.db").exists() && !dir.0.join("fanfare-data").exists());
+}
+
+#[test]
+fn the_start_says_where_its_data_is_and_what_it_makes() {
+    let mut server = untold(&[]);
+    let data = server.dir().join("data").display().to_string();
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("data directory")).expect("a line");
+    assert!(
+        line.contains(&data) && line.contains("(new)") && line.contains("made there now"),
+        "{line}"
+    );
+    assert!(server.stop().success());
+    server.restart();
+    let log = server.log();
+    let line = log.lines().filter(|line| line.contains("data directory")).nth(1).expect("a line");
+    assert!(line.contains(&data) && !line.contains("new") && !line.contains("made"), "{line}");
+}
+
+#[test]
+fn a_command_shows_the_flags_that_concern_it() {
+    let dir = Dir::new();
+    let help = |args: &[&str]| {
+        let (status, text, said) = run(&dir.0, args, &[]);
+        assert_eq!(status, Some(0), "{args:?}: {said}");
+        text
+    };
+    let all = help(&["--help"]);
+    assert!(all.contains("--outbox-bytes-max") && all.contains("--data-dir"));
+    assert!(help(&["serve", "--help"]).contains("--outbox-bytes-max"));
+    for name in ["services", "stats", "watch", "pull-out"] {
+        let text = help(&[name, "--help"]);
+        assert!(text.contains("--url") && text.contains("--token"), "{name}: {text}");
+        for other in ["--outbox-bytes-max", "--data-dir", "--jwt-secret", "--redis-url"] {
+            assert!(!text.contains(other), "{name}: {text}");
+        }
+    }
+    let text = help(&["token", "--help"]);
+    assert!(text.contains("--data-dir") && text.contains("--jwt-secret"), "{text}");
+    assert!(!text.contains("--outbox-bytes-max") && !text.contains("--redis-url"), "{text}");
+    let text = help(&["user", "add", "--help"]);
+    assert!(text.contains("--data-dir") && text.contains("--database-url"), "{text}");
+    assert!(!text.contains("--outbox-bytes-max") && !text.contains("--redis-url"), "{text}");
+    // What is not shown is still taken: the settings of a server say where it is.
+    let (status, _, said) =
+        run(&dir.0, &["services", "--shards", "2", "--bind", "127.0.0.1:1"], &[]);
+    assert!(status == Some(1) && said.contains("127.0.0.1:1"), "{said}");
+}
