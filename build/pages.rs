@@ -1,5 +1,6 @@
 //! Packs the pages of `web/` into the binary: each file as it is, with gzip and with Brotli, and an
-//! entity tag made of its bytes.
+//! entity tag made of its bytes. Scripts and styles of the pages go without the comments that fill whole
+//! lines; `fanfare.js` is what other programs read, and keeps them.
 
 use std::env;
 use std::fmt::Write as _;
@@ -28,7 +29,12 @@ pub(crate) fn pack() -> io::Result<()> {
     let mut table = String::from("&[\n");
     for (index, file) in files.iter().enumerate() {
         let (Some(path), Some(kind)) = (path_of(file), kind_of(file)) else { continue };
-        let plain = fs::read(file)?;
+        let plain = match file.extension().and_then(|extension| extension.to_str()) {
+            Some("js" | "css") if file.starts_with("web/assets") => {
+                without_comments(&fs::read_to_string(file)?).into_bytes()
+            }
+            _ => fs::read(file)?,
+        };
         let names = ["plain", "gzip", "br"].map(|form| out.join(format!("page-{index}.{form}")));
         fs::write(&names[0], &plain)?;
         fs::write(&names[1], gzip(&plain)?)?;
@@ -45,6 +51,25 @@ pub(crate) fn pack() -> io::Result<()> {
     }
     table.push(']');
     fs::write(out.join("pages.rs"), table)
+}
+
+/// The text without lines that are comments and nothing else. A line within a template literal that
+/// looks like one would go as well; the pages have none.
+fn without_comments(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut is_inside = false;
+    for line in text.lines() {
+        let trimmed = line.trim();
+        let ends = trimmed.ends_with("*/");
+        let begins = trimmed.starts_with("/*") && (ends || !trimmed.contains("*/"));
+        if is_inside || begins {
+            is_inside = !ends;
+        } else if !trimmed.starts_with("//") {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
 }
 
 /// A path as a literal of the language.

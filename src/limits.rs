@@ -591,6 +591,9 @@ pub const MESSAGE_CONTENT_BYTES_MAX: usize = 16 * KIB;
 /// Longest `message_type` and `event` name, in bytes.
 pub const KIND_BYTES_MAX: usize = 255;
 
+/// Longest metadata of a connection, in bytes of JSON. Control keeps them for each open connection.
+pub const CONNECTION_METADATA_BYTES_MAX: usize = 4_096;
+
 /// Longest description of a channel, in bytes.
 pub const DESCRIPTION_BYTES_MAX: usize = 1_024;
 

@@ -307,3 +307,100 @@ fn a_file_can_make_its_own_namespaces() {
     assert_eq!((&shown["publish"], &shown["history_max"]), (&json!("nobody"), &json!(2)));
     std::fs::remove_dir_all(dir).expect("removed");
 }
+
+#[test]
+fn an_operator_subscribes_and_unsubscribes_a_connection() {
+    let server = Server::start(&["--subscriptions-per-connection-max", "2"]);
+    let (mut ann, mut bob) = (server.connect(), server.connect());
+    let path = |client: &Client, channel: &str| {
+        format!("/api/v1/connections/{}/channels/{channel}", client.id())
+    };
+    server.post_json("/api/v1/channels/a:b/messages", &json!({"payload": 0}));
+    for _ in 0..2 {
+        let set = server.request("PUT", &path(&ann, "a%3Ab"), &[], b"");
+        assert_eq!((set.status, &*set.text), (204, ""), "{}", set.text);
+    }
+    let sent = server.post_json("/api/v1/channels/a:b/messages", &json!({"payload": 1}));
+    assert_eq!(sent.body["delivered_to"], 1);
+    let frames = ann.drain();
+    let kinds: Vec<_> = frames.iter().map(|one| (&one["type"], &one["offset"])).collect();
+    assert_eq!(kinds, [(&json!("subscribed"), &json!(1)), (&json!("json"), &json!(2))]);
+    assert!(frames[0].get("id").is_none(), "nobody asked: {}", frames[0]);
+    let listed = server.get(&format!("/api/v1/connections/{}", ann.id())).body;
+    assert_eq!(listed["channels"], json!(["a:b"]));
+    assert!(bob.drain().is_empty());
+
+    // The client's own requests go on as ever, and count together with these.
+    subscribe(&mut ann, "mine");
+    server
+        .request("PUT", &path(&ann, "more"), &[], b"")
+        .expect_problem(409, "too_many_subscriptions");
+    ann.ask(&json!({"type": "unsubscribe", "channel": "mine"}), "unsubscribed");
+    assert_eq!(server.request("PUT", &path(&ann, "more"), &[], b"").status, 204);
+    ann.send_json(&json!({"type": "unsubscribe", "channel": "a:b", "id": 7}));
+    assert_eq!(ann.expect("subscribed")["channel"], "more");
+    assert_eq!(ann.expect("unsubscribed")["id"], 7);
+    for _ in 0..2 {
+        assert_eq!(server.request("DELETE", &path(&ann, "more"), &[], b"").status, 204);
+    }
+    let ended = json!({"type": "unsubscribed", "channel": "more", "reason": "operator"});
+    assert_eq!(ann.drain(), [ended]);
+    let sent = server.post_json("/api/v1/channels/more/messages", &json!({"payload": 1}));
+    assert_eq!(sent.body["delivered_to"], 0);
+
+    for (method, name, status, code) in [
+        ("PUT", "*".to_owned(), 400, "invalid_argument"),
+        ("PUT", "x".repeat(256), 413, "too_large"),
+        ("DELETE", "a%00b".to_owned(), 400, "invalid_argument"),
+    ] {
+        server.request(method, &path(&ann, &name), &[], b"").expect_problem(status, code);
+    }
+    let unknown = "/api/v1/connections/00000000-0-1-1/channels/c";
+    for method in ["PUT", "DELETE"] {
+        server.request(method, unknown, &[], b"").expect_problem(404, "not_found");
+    }
+    let got = server.get(&path(&ann, "c"));
+    got.expect_problem(405, "invalid_argument");
+    assert_eq!(got.header("allow"), Some("PUT, DELETE"));
+}
+
+#[test]
+fn an_operator_subscribes_to_what_the_rules_forbid_and_a_new_token_ends_it() {
+    let server = Server::start_for_people(&["--auth", "required"]);
+    let admin = token("root", "admin");
+    let mut ann = server.connect_as("ann");
+    let path = format!("/api/v1/connections/{}/channels/user:bob", ann.id());
+    let call = |method: &str, token: &str| server.call(method, &path, token, &Value::Null);
+    call("PUT", &token("ann", "publish message sockets:read")).expect_problem(403, "forbidden");
+    call("DELETE", "").expect_problem(401, "unauthorized");
+    ann.send_json(&json!({"type": "subscribe", "channel": "user:bob"}));
+    ann.expect_error("forbidden");
+    assert_eq!(call("PUT", &admin).status, 204);
+    assert_eq!(ann.expect("subscribed")["channel"], "user:bob");
+    ann.ask(&json!({"type": "refresh", "token": token("ann", "message")}), "refreshed");
+    let ended = ann.expect("unsubscribed");
+    assert_eq!((&ended["channel"], &ended["reason"]), (&json!("user:bob"), &json!("forbidden")));
+}
+
+#[test]
+fn what_is_noted_of_a_connection_ends_with_it() {
+    let server = Server::start(&[]);
+    let mut ann = server.connect();
+    let path = format!("/api/v1/connections/{}", ann.id());
+    let put = |body: &Value| server.call("PUT", &format!("{path}/metadata"), "", body);
+    assert!(server.get(&path).body.get("metadata").is_none());
+    let noted = json!({"tenant": "acme", "tags": ["a", null]});
+    assert_eq!(put(&noted).status, 204);
+    assert_eq!(server.get(&path).body["metadata"], noted);
+    assert!(server.get("/api/v1/connections").body["connections"][0].get("metadata").is_none());
+    assert_eq!(put(&json!({"k": "x".repeat(4_096 - 8)})).status, 204);
+    put(&json!({"k": "x".repeat(4_096 - 7)})).expect_problem(413, "too_large");
+    put(&json!([1])).expect_problem(400, "malformed");
+    assert_eq!(put(&json!({})).status, 204);
+    assert!(server.get(&path).body.get("metadata").is_none());
+    assert_eq!(put(&noted).status, 204);
+    assert!(ann.drain().is_empty(), "the client is told nothing");
+    assert_eq!(server.request("DELETE", &path, &[], b"").status, 204);
+    assert_eq!(ann.read_to_close().1, 4403);
+    eventually("it is gone", std::time::Duration::from_secs(10), || put(&noted).status == 404);
+}

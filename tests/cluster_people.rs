@@ -578,9 +578,28 @@ fn an_operator_sees_and_ends_connections_of_all_nodes() {
         let sent = server.post_json(&format!("{path}/messages"), &body);
         assert_eq!((sent.status, &sent.body["delivered_to"]), (200, &json!(1)), "{}", sent.text);
         assert_eq!(clients[1].find_envelope("notice")["id"], sent.body["id"]);
+        let subscription = format!("{path}/channels/set");
+        assert_eq!(server.request("PUT", &subscription, &[], b"").status, 204);
+        let subscribed = clients[1].find_type("subscribed");
+        assert_eq!((&subscribed["channel"], subscribed.get("id")), (&json!("set"), None));
+        // Any node's message reaches it from there on.
+        let sent = server.post_json("/api/v1/channels/set/messages", &json!({"payload": "hi"}));
+        assert_eq!(sent.status, 200, "{}", sent.text);
+        assert_eq!(clients[1].find_type("text")["message_id"], sent.body["message_id"]);
+        assert_eq!(server.request("DELETE", &subscription, &[], b"").status, 204);
+        let ended = clients[1].find_type("unsubscribed");
+        assert_eq!((&ended["channel"], &ended["reason"]), (&json!("set"), &json!("operator")));
+        let noted = json!({"by": server.address().to_string()});
+        let put = server.call("PUT", &format!("{path}/metadata"), "", &noted);
+        assert_eq!(put.status, 204, "{}", put.text);
+        assert_eq!(server.get(&path).body["metadata"], noted);
         let strange = format!("/api/v1/connections/{bob}9");
         for method in ["GET", "DELETE"] {
             server.request(method, &strange, &[], b"").expect_problem(404, "not_found");
+        }
+        for method in ["PUT", "DELETE"] {
+            let path = format!("{strange}/channels/set");
+            server.request(method, &path, &[], b"").expect_problem(404, "not_found");
         }
     }
     for (server, client) in servers.iter().cycle().skip(1).zip(&mut clients) {

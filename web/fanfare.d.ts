@@ -369,6 +369,10 @@ export interface ClientEvents {
   envelope: Envelope<any>;
   user_joined: User;
   user_left: User;
+  /** An operator subscribed this connection to a channel. */
+  subscribed: { channel: string; epoch: string; offset: number };
+  /** A subscription ended unasked. */
+  unsubscribed: { channel?: string; service_id?: string; reason: "forbidden" | "operator" };
 }
 
 export class FanfareClient extends Emitter<ClientEvents> {

@@ -62,6 +62,12 @@ export class FanfareError extends Error {
   }
 }
 
+/** Why a subscription ends unasked. */
+const WITHDRAWN = {
+  forbidden: "the new token does not allow this",
+  operator: "an operator ended the subscription",
+};
+
 /** Named events. A listener that throws is reported and stops nobody else. */
 class Emitter {
   #listeners = new Map();
@@ -314,12 +320,17 @@ class View extends Emitter {
     this.emit("state", state);
   }
 
-  /** @protected The server has ended this: the connection's new token does not allow it. */
-  withdrawn() {
+  /** @protected The server has ended this: a new token does not allow it, or an operator decided it. */
+  withdrawn(reason) {
     this.#attempt += 1;
     clearTimeout(this.#timer);
     this.stale();
-    this.emit("error", new FanfareError("forbidden", "the new token does not allow this"));
+    this.emit("error", new FanfareError("forbidden", WITHDRAWN[reason]));
+  }
+
+  /** @protected An operator has subscribed the connection: what was ended goes on where it stood. */
+  restored() {
+    if (!this.closed && this.state === "stale") this.follow();
   }
 
   /** @protected Follows anew, until it works or is refused for good. */
@@ -1451,8 +1462,15 @@ export class FanfareClient extends Emitter {
         this.emit("reconnect", frame);
         return;
       case "subscribed":
-        // Nobody asked: messages were lost. With an id it is an answer.
-        if (frame.id !== undefined || frame.recovered !== false) return;
+        // With an id it is an answer that comes too late. Unasked: messages were lost, or an operator
+        // subscribed this connection.
+        if (frame.id !== undefined || frame.channel === undefined) return;
+        if (frame.recovered === undefined) {
+          this.#views.channels.get(frame.channel)?.restored();
+          this.emit("subscribed", frame);
+          return;
+        }
+        if (frame.recovered) return;
       // falls through
       case "text":
       case "json":
@@ -1460,10 +1478,11 @@ export class FanfareClient extends Emitter {
       case "system":
       case "chat":
       case "unsubscribed":
-        if (frame.type === "unsubscribed" && frame.reason === "forbidden") {
+        if (frame.type === "unsubscribed" && WITHDRAWN[frame.reason]) {
           const isChannel = frame.channel !== undefined;
           const views = isChannel ? this.#views.channels : this.#views.services;
-          views.get(isChannel ? frame.channel : frame.service_id)?.withdrawn();
+          views.get(isChannel ? frame.channel : frame.service_id)?.withdrawn(frame.reason);
+          this.emit("unsubscribed", frame);
           return;
         }
         if (frame.channel !== undefined) this.#views.channels.get(frame.channel)?.take(frame);

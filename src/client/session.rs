@@ -440,11 +440,18 @@ impl Session {
                     state.services.replace(&service, frame);
                 }
             }
-            // A new token does not allow it any more: as if it had been refused.
-            Some("unsubscribed") if frame.reason.as_deref() == Some("forbidden") => {
+            // A new token does not allow it any more, or an operator ended it: as if it had been
+            // refused.
+            Some("unsubscribed")
+                if matches!(frame.reason.as_deref(), Some("forbidden" | "operator")) =>
+            {
+                let message = match frame.reason.as_deref() {
+                    Some("operator") => "an operator ended the subscription",
+                    _ => "the new token does not allow this",
+                };
                 let error = Error::Refused {
                     code: Some(Code::Forbidden),
-                    message: String::from("the new token does not allow this"),
+                    message: String::from(message),
                     is_temporary: false,
                 };
                 match (frame.channel.as_deref(), frame.service_id.as_deref()) {

@@ -457,6 +457,9 @@ impl Control {
                 Outgoing::Close(conn, reason) => {
                     self.send(usize::from(conn.shard.0), Parcel::Close(conn, reason));
                 }
+                Outgoing::Subscription(conn, told) => {
+                    self.send(usize::from(conn.shard.0), Parcel::Subscription(conn, told));
+                }
                 Outgoing::Answer(number, told) => self.answer_in_turn(number, *told),
                 Outgoing::PingAll => {
                     (0..self.shards.len()).for_each(|shard| self.send(shard, Parcel::PingAll));

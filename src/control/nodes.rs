@@ -13,6 +13,7 @@ use crate::mailbox::to_shard::{Event, Parcel};
 use crate::state::abroad::{Errand, Release};
 use crate::state::begin::Begun;
 use crate::state::call::{Call, Reply};
+use crate::state::event::DomainEvent;
 use crate::state::log::{Entry, LogItem, encode};
 use crate::state::order::Answer;
 use crate::state::replica::ReplicaImage;
@@ -266,6 +267,12 @@ impl Control {
                     }
                     (Errand::Detach(channel), Some(cluster)) => cluster.detach(channel),
                     (Errand::Written(up_to), Some(cluster)) => cluster.written(up_to),
+                    (Errand::Talk(talk), _) => {
+                        self.state.is_watched = self.events.receiver_count() > 0;
+                        self.state.ticket = self.proposals.next();
+                        let outcome = self.state.apply((*talk).into(), now);
+                        self.settle(Origin::Server, now.ns, outcome, now);
+                    }
                     _ => {}
                 }
             }
@@ -321,6 +328,15 @@ impl Control {
         services.extend(self.followers.services().cloned());
         for service in services {
             self.publisher.take_back(&service);
+            if self.state.is_watched {
+                let view = self.state.registry.present_view(&service);
+                // Fails only where the last listener has just gone.
+                let _ = self.events.send(DomainEvent::ServiceChanged {
+                    service: service.clone(),
+                    revision: view.revision,
+                    degraded: view.degraded,
+                });
+            }
             self.send_snapshot(service, now);
         }
         self.announce(now.ns);

@@ -221,22 +221,12 @@ pub async fn live(
         #[serde(default, borrow, deserialize_with = "wire_json::raw")]
         data: Option<&'a RawValue>,
     }
-    let channel = channel(desk, Some(format!("live:{entity}")))?;
     let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let wish: Wish<'_> = body::borrowed(&text)?;
     let action = wish.action.unwrap_or_default();
-    if !["created", "updated", "deleted"].contains(&&*action) {
-        let detail = "action is not created, updated or deleted";
-        return Err(Problem::new(400, Code::InvalidArgument, detail));
-    }
-    let data = wish.data.map_or("null", RawValue::get);
-    let payload = format!(
-        "{{\"entity\":{},\"id\":{},\"action\":\"{action}\",\"data\":{data}}}",
-        json!(entity),
-        json!(id)
-    );
-    let event = format!("{entity}.{action}");
-    publish_event(desk, channel, payload, event, identity).await
+    let bytes_max = desk.office.limits.topic_bytes_max;
+    let update = talk::live_update(&entity, &id, &action, wish.data, bytes_max)?;
+    publish_event(desk, update, identity).await
 }
 
 /// `POST /api/v1/dashboards/{name}/metrics`
@@ -246,24 +236,19 @@ pub async fn metrics(
     identity: Option<&Identity>,
     name: String,
 ) -> Result<Reply, Problem> {
-    let channel = channel(desk, Some(format!("dashboard:{name}")))?;
     let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
-    let payload = String::from_utf8_lossy(&text).into_owned();
-    publish_event(desk, channel, payload, String::from("metrics"), identity).await
+    let metrics: &RawValue = body::borrowed(&text)?;
+    let update = talk::dashboard(&name, metrics, desk.office.limits.topic_bytes_max)?;
+    publish_event(desk, update, identity).await
 }
 
 async fn publish_event(
     desk: &Desk,
-    channel: ChannelName,
-    payload: String,
-    event: String,
+    (channel, publication): (ChannelName, Publication),
     identity: Option<&Identity>,
 ) -> Result<Reply, Problem> {
     let gate = &desk.office.gate;
     let may = gate.namespaces.may_take_door(channel.as_str(), identity, gate.is_auth_required);
     may.map_err(refused)?;
-    let payload = RawValue::from_string(payload)
-        .map_err(|_| Problem::new(400, Code::Malformed, "the body is not JSON"))?;
-    let publication = Publication::new(None, Some(&payload), Some(event), None)?;
     publish_to(desk, channel, publication, identity, Aimed::default()).await
 }

@@ -47,6 +47,8 @@ enum Route<'a> {
     Connections,
     Connection(&'a str),
     ConnectionMessages(&'a str),
+    ConnectionChannel(&'a str, &'a str),
+    ConnectionMetadata(&'a str),
     UserRegister,
     UserLogin,
     UserRenew,
@@ -147,6 +149,8 @@ impl<'a> Route<'a> {
                 ["connections"] => Route::Connections,
                 ["connections", id] => Route::Connection(id),
                 ["connections", id, "messages"] => Route::ConnectionMessages(id),
+                ["connections", id, "channels", name] => Route::ConnectionChannel(id, name),
+                ["connections", id, "metadata"] => Route::ConnectionMetadata(id),
                 ["users", "register"] => Route::UserRegister,
                 ["users", "login"] => Route::UserLogin,
                 ["users", "renew"] => Route::UserRenew,
@@ -208,7 +212,8 @@ impl<'a> Route<'a> {
             | Route::Channels => "GET, POST",
             Route::Connection(_) | Route::Group(_) | Route::Channel(_) => "GET, DELETE",
             Route::GroupMember(..) | Route::UserSelf => "DELETE",
-            Route::UserPassword => "PUT",
+            Route::ConnectionChannel(..) => "PUT, DELETE",
+            Route::UserPassword | Route::ConnectionMetadata(_) => "PUT",
             Route::SocketStats
             | Route::Online
             | Route::Connections
@@ -253,6 +258,8 @@ impl<'a> Route<'a> {
             Route::Config
             | Route::Connection(_)
             | Route::ConnectionMessages(_)
+            | Route::ConnectionChannel(..)
+            | Route::ConnectionMetadata(_)
             | Route::Channels
             | Route::Channel(_) => Access::With(Scopes::ADMIN),
             // One's own account: whatever a token allows, it can be given up.
@@ -446,6 +453,7 @@ async fn dispatch_people(
 ) -> Result<Reply, Problem> {
     let query = Query::of(request.uri());
     let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+    let is_put = *request.method() == Method::PUT;
     let who = identity.as_ref();
     let name = |encoded: &str| decoded(encoded).into_owned();
     match route {
@@ -456,6 +464,10 @@ async fn dispatch_people(
         Route::Connection(id) if is_get => sockets::connection(desk, id).await,
         Route::Connection(id) => sockets::disconnect(desk, id).await,
         Route::ConnectionMessages(id) => sockets::send_to_connection(desk, request, who, id).await,
+        Route::ConnectionChannel(id, channel) => {
+            sockets::set_subscription(desk, id, name(channel), is_put).await
+        }
+        Route::ConnectionMetadata(id) => sockets::set_metadata(desk, request, id).await,
         Route::UserRegister => users::register(desk, request, who).await,
         Route::UserLogin => users::login(desk, request).await,
         Route::Channels if is_get => channels::list(desk).await,
@@ -638,6 +650,9 @@ mod tests {
             ("/health.json", None),
             ("/nope", None),
             ("/api/v1/groups/g/members/a%2Fb", Some(Route::GroupMember("g", "a%2Fb"))),
+            ("/api/v1/connections/n-0-0-1/channels/a%2Fb", {
+                Some(Route::ConnectionChannel("n-0-0-1", "a%2Fb"))
+            }),
             ("/api/v1/groups/", None),
             ("/api/v1/groups//members", None),
             ("/api/v1/channels/x.json", Some(Route::Channel("x.json"))),

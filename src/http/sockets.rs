@@ -202,3 +202,34 @@ pub async fn disconnect(desk: &Desk, id: &str) -> Result<Reply, Problem> {
     log::operator(desk, "disconnect", &on, None);
     Ok(reply::no_content())
 }
+
+/// `PUT` and `DELETE /api/v1/connections/{id}/channels/{name}`
+pub async fn set_subscription(
+    desk: &Desk,
+    id: &str,
+    channel: String,
+    is_subscribed: bool,
+) -> Result<Reply, Problem> {
+    let connection = connection_id(id)?;
+    let channel = talk::channel(Some(channel), desk.office.limits.topic_bytes_max)?;
+    let on = format!("{connection} {channel}");
+    desk.tell(Talk::SetSubscription { connection, channel, is_subscribed }).await?;
+    let action = if is_subscribed { "subscribe connection" } else { "unsubscribe connection" };
+    log::operator(desk, action, &on, None);
+    Ok(reply::no_content())
+}
+
+/// `PUT /api/v1/connections/{id}/metadata`
+pub async fn set_metadata(
+    desk: &Desk,
+    request: Request<Incoming>,
+    id: &str,
+) -> Result<Reply, Problem> {
+    let connection = connection_id(id)?;
+    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let metadata = talk::connection_metadata(body::borrowed(&text)?)?;
+    let on = connection.to_string();
+    desk.tell(Talk::SetMetadata { connection, metadata }).await?;
+    log::operator(desk, "set metadata", &on, None);
+    Ok(reply::no_content())
+}

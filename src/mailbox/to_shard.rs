@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::id::{ConnId, Topic, UserId};
 use crate::state::order::Answer;
-use crate::state::talk::Aim;
+use crate::state::talk::{Aim, Told};
 use crate::wire::close::Reason;
 
 /// One thing for a shard to do.
@@ -24,6 +24,8 @@ pub enum Parcel {
     Enter(ConnId),
     /// The end of a connection.
     Close(ConnId, Reason),
+    /// A subscription of a connection that begins or ends without its asking.
+    Subscription(ConnId, Box<Told>),
     /// Tokens of a user count no more: close the sockets that were opened with one of them. None:
     /// whose they are is not known.
     CheckTokens(Option<UserId>),

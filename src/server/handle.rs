@@ -1,9 +1,13 @@
 //! What a program that embeds the server can do with it.
 //!
 //! A handle is a few pointers: clone it into every task. Its calls are the orders that clients send,
-//! and come back when they are done.
+//! and come back when they are done. What it sends passes the checks of the other doors and has their
+//! bounds; only scopes and the rules of namespaces do not bind it.
 //!
 //! Imports `mailbox`, `state` and `wire`. Part of `server`.
+
+mod message;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,18 +20,23 @@ use tokio::sync::{broadcast, oneshot};
 
 use crate::clock::Clock;
 use crate::id::{ChannelName, ConnName, InstanceIdentity, MessageId, ServiceName};
+use crate::limits::{self, Limits};
 use crate::mailbox::Outlet;
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::state::channels::ChannelView;
 use crate::state::event::DomainEvent;
-use crate::state::order::{Answer, Order, View};
-use crate::state::people::ConnectionView;
+use crate::state::order::{Answer, Order, RefusedEntry, View};
+use crate::state::people::{ConnectionView, OnlineUser, Person};
 use crate::state::talk::{Aimed, Talk, To, Told};
 use crate::stats::Stats;
+use crate::wire::command::Entries;
 use crate::wire::frame;
-use crate::wire::instance::Instance;
-use crate::wire::refusal::Refusal;
-use crate::wire::talk::{self, Envelope, Publication};
+use crate::wire::instance::{Instance, check_name, check_service_id};
+use crate::wire::refusal::{Code, Refusal};
+use crate::wire::talk::{self, Envelope};
+pub use message::{Message, PublishedMessage};
+use message::{check_bytes, named_once};
+pub use watch::{InstanceChange, ServiceUpdate, ServiceWatch};
 
 /// Why a call came to nothing. Its code says whether to try again.
 pub type CallError = Refusal;
@@ -54,6 +63,7 @@ pub struct Handle {
     /// Weak, so that listeners hear the server's end though handles live on.
     events: broadcast::WeakSender<DomainEvent>,
     stats: Arc<Stats>,
+    limits: Arc<Limits>,
 }
 
 impl fmt::Debug for Handle {
@@ -144,18 +154,19 @@ fn json(value: impl Serialize) -> Result<Box<RawValue>, CallError> {
         .map_err(|fault| Refusal::invalid(format!("the value is not JSON: {fault}")))
 }
 
-fn channel(name: &str) -> Result<ChannelName, CallError> {
-    talk::channel(Some(name.to_owned()), crate::limits::NAME_BYTES_MAX)
-}
-
 impl Handle {
     pub(super) fn new(
         control: Outlet<Command>,
         clock: Clock,
         events: &broadcast::Sender<DomainEvent>,
         stats: Arc<Stats>,
+        limits: Arc<Limits>,
     ) -> Handle {
-        Handle { control, clock, events: events.downgrade(), stats }
+        Handle { control, clock, events: events.downgrade(), stats, limits }
+    }
+
+    fn channel(&self, name: &str) -> Result<ChannelName, CallError> {
+        talk::channel(Some(name.to_owned()), self.limits.topic_bytes_max)
     }
 
     async fn ask(&self, order: Order) -> Result<Answer, CallError> {
@@ -178,7 +189,9 @@ impl Handle {
         to: To,
         aim: Aimed,
     ) -> Result<usize, CallError> {
-        let envelope = Envelope::new(Some(message_type.to_owned()), Some(&*json(data)?))?;
+        let data = json(data)?;
+        check_bytes(data.get().len(), &self.limits)?;
+        let envelope = Envelope::new(Some(message_type.to_owned()), Some(&*data))?;
         match self.tell(Talk::Broadcast { envelope, from: None, to, aim }).await? {
             Told::Delivered { count, .. } => Ok(count),
             _ => Err(Refusal::internal()),
@@ -206,10 +219,11 @@ impl Handle {
         delivery: Delivery,
     ) -> Result<usize, CallError> {
         let to = match &delivery.to_channel {
-            Some(name) => To::Channel(channel(name)?),
+            Some(name) => To::Channel(self.channel(name)?),
             None => To::Everyone,
         };
-        let aim = Aimed { only: delivery.only_to, except: delivery.exclude };
+        let aim =
+            Aimed { only: delivery.only_to.map(named_once), except: named_once(delivery.exclude) };
         self.send(message_type, data, to, aim).await
     }
 
@@ -231,7 +245,8 @@ impl Handle {
         channel_name: &str,
         payload: impl Serialize,
     ) -> Result<(MessageId, usize), CallError> {
-        self.publish(channel_name, None, payload).await
+        let published = self.publish(channel_name, Message::new(payload)).await?;
+        Ok((published.message_id, published.delivered_to))
     }
 
     /// The same for an event with a name.
@@ -245,23 +260,133 @@ impl Handle {
         event: &str,
         payload: impl Serialize,
     ) -> Result<(MessageId, usize), CallError> {
-        self.publish(channel_name, Some(event.to_owned()), payload).await
+        let published = self.publish(channel_name, Message::event(event, payload)).await?;
+        Ok((published.message_id, published.delivered_to))
     }
 
-    async fn publish(
+    /// Publishes a message with all that belongs to it: its type, metadata, an author, and which
+    /// subscribers get it. Whatever the channel's rules say.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::broadcast`]; `too_large` over `http-body-bytes-max` bytes, and `forbidden` for
+    /// `user.joined` and `user.left` where the server announces who comes and goes.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle) -> Result<(), fanfare::server::CallError> {
+    /// use fanfare::server::Message;
+    /// use serde_json::json;
+    ///
+    /// let notice = Message::system("maintenance at noon").with_metadata(json!({"by": "cron"}));
+    /// let published = handle.publish("news", notice).await?;
+    /// println!("message {:?} has the offset {:?}", published.message_id, published.offset);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish(
         &self,
         channel_name: &str,
-        event: Option<String>,
-        payload: impl Serialize,
-    ) -> Result<(MessageId, usize), CallError> {
-        let channel = channel(channel_name)?;
-        let publication = Publication::new(None, Some(&*json(payload)?), event, None)?;
-        let aim = Aimed::default();
-        let talk = Talk::Publish { channel, publication, from: None, aim, without: None, by: None };
+        message: Message,
+    ) -> Result<PublishedMessage, CallError> {
+        let channel = self.channel(channel_name)?;
+        let (publication, from, aim) = message.checked(&self.limits)?;
+        let talk = Talk::Publish { channel, publication, from, aim, without: None, by: None };
+        self.published(talk).await
+    }
+
+    async fn published(&self, talk: Talk) -> Result<PublishedMessage, CallError> {
         match self.tell(talk).await? {
-            Told::Published { message_id, delivered_to, .. } => Ok((message_id, delivered_to)),
+            Told::Published { message_id, epoch, offset, delivered_to, .. } => {
+                Ok(PublishedMessage { message_id, epoch, offset, delivered_to })
+            }
             _ => Err(Refusal::internal()),
         }
+    }
+
+    /// Says something in a room in the name of a user, who need not be in it nor online. The user is
+    /// known from then on.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` where a name is none, or `content` is empty or longer than a client's message
+    /// may be; `unavailable` where the server is too busy or stops.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle) -> Result<(), fanfare::server::CallError> {
+    /// handle.chat("general", "bot-1", "Deploy bot", "version 2 is out").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn chat(
+        &self,
+        room: &str,
+        user_id: &str,
+        username: &str,
+        content: &str,
+    ) -> Result<PublishedMessage, CallError> {
+        let channel = talk::room(Some(room), self.limits.topic_bytes_max)?;
+        let user_id = talk::user("user_id", Some(user_id.to_owned()))?;
+        check_name("username", username).map_err(Refusal::invalid)?;
+        let bytes_max = self.limits.client_message_bytes_max;
+        let content = talk::content(Some(content.to_owned()), bytes_max)?;
+        let person = Person { user_id, username: username.into() };
+        self.published(Talk::ChatAs { person, channel, content }).await
+    }
+
+    /// Tells the subscribers of `live:{entity}` that one of these was `created`, `updated` or
+    /// `deleted`, as `POST /api/v1/live/{entity}/{id}` does.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` for another action, and as [`Handle::publish`].
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle) -> Result<(), fanfare::server::CallError> {
+    /// handle.live_update("order", "7", "updated", serde_json::json!({"state": "paid"})).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn live_update(
+        &self,
+        entity: &str,
+        id: &str,
+        action: &str,
+        data: impl Serialize,
+    ) -> Result<PublishedMessage, CallError> {
+        let data = json(data)?;
+        check_bytes(data.get().len(), &self.limits)?;
+        let bytes_max = self.limits.topic_bytes_max;
+        let (channel, publication) =
+            talk::live_update(entity, id, action, Some(&*data), bytes_max)?;
+        let (from, aim) = (None, Aimed::default());
+        self.published(Talk::Publish { channel, publication, from, aim, without: None, by: None })
+            .await
+    }
+
+    /// Brings those up to date who follow `dashboard:{name}`, as
+    /// `POST /api/v1/dashboards/{name}/metrics` does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::publish`].
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle) -> Result<(), fanfare::server::CallError> {
+    /// handle.dashboard("sales", serde_json::json!({"today": 17})).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn dashboard(
+        &self,
+        name: &str,
+        metrics: impl Serialize,
+    ) -> Result<PublishedMessage, CallError> {
+        let metrics = json(metrics)?;
+        check_bytes(metrics.get().len(), &self.limits)?;
+        let (channel, publication) = talk::dashboard(name, &metrics, self.limits.topic_bytes_max)?;
+        let (from, aim) = (None, Aimed::default());
+        self.published(Talk::Publish { channel, publication, from, aim, without: None, by: None })
+            .await
     }
 
     /// Sends an envelope to one connection.
@@ -300,7 +425,8 @@ impl Handle {
         usize::try_from(self.stats.sum(|shard| &shard.connections)).unwrap_or(usize::MAX)
     }
 
-    /// The connections after an id, at most `limit`.
+    /// The connections after an id, at most `limit`, and at most [`limits::LISTED_MAX`]. Without their
+    /// metadata.
     ///
     /// # Errors
     ///
@@ -310,10 +436,129 @@ impl Handle {
         after: Option<ConnName>,
         limit: usize,
     ) -> Result<Vec<ConnectionView>, CallError> {
+        let limit = limit.min(limits::LISTED_MAX);
         match self.tell(Talk::Connections { after, limit }).await? {
             Told::Connections { connections, .. } => Ok(connections),
             _ => Err(Refusal::internal()),
         }
+    }
+
+    /// One connection, with its channels, rooms and metadata; none where it has ended.
+    ///
+    /// # Errors
+    ///
+    /// `unavailable` where the server is too busy or stops.
+    pub async fn connection(
+        &self,
+        connection: impl Into<ConnName>,
+    ) -> Result<Option<ConnectionView>, CallError> {
+        match self.tell(Talk::Connection(connection.into())).await? {
+            Told::Connection(view) => Ok(view.map(|view| *view)),
+            _ => Err(Refusal::internal()),
+        }
+    }
+
+    /// Who is online, on any node: how many, and the first [`limits::LISTED_MAX`] of them.
+    ///
+    /// # Errors
+    ///
+    /// `unavailable` where the server is too busy or stops.
+    pub async fn online(&self) -> Result<(usize, Vec<OnlineUser>), CallError> {
+        match self.tell(Talk::Online).await? {
+            Told::Online { count, users } => Ok((count, users)),
+            _ => Err(Refusal::internal()),
+        }
+    }
+
+    /// What was noted of a connection: a JSON object; none where nothing was, or it has ended.
+    ///
+    /// # Errors
+    ///
+    /// `unavailable` where the server is too busy or stops.
+    pub async fn metadata(
+        &self,
+        connection: impl Into<ConnName>,
+    ) -> Result<Option<Value>, CallError> {
+        let view = self.connection(connection).await?;
+        let metadata = view.and_then(|view| view.metadata);
+        Ok(metadata.and_then(|raw| serde_json::from_str(raw.get()).ok()))
+    }
+
+    /// Notes something of a connection, until its end: a JSON object of at most
+    /// [`limits::CONNECTION_METADATA_BYTES_MAX`] bytes in place of what was noted before. An empty one,
+    /// and null, take it away. Clients do not see it.
+    ///
+    /// # Errors
+    ///
+    /// `not_found` where it has ended, `invalid_argument` where it is no object, `too_large` beyond
+    /// the bound.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::id::ConnName)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// handle.set_metadata(connection.clone(), serde_json::json!({"tenant": "acme"})).await?;
+    /// assert_eq!(handle.metadata(connection).await?, Some(serde_json::json!({"tenant": "acme"})));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn set_metadata(
+        &self,
+        connection: impl Into<ConnName>,
+        metadata: impl Serialize,
+    ) -> Result<(), CallError> {
+        let metadata = talk::connection_metadata(&json(metadata)?)?;
+        let connection = connection.into();
+        self.tell(Talk::SetMetadata { connection, metadata }).await.map(|_| ())
+    }
+
+    /// Subscribes a connection to a channel, whatever the channel's rules say. The client gets
+    /// `subscribed` without an `id`; nothing happens where it is subscribed already. Where tokens are
+    /// required, the next `refresh` of the client is judged by the rules again.
+    ///
+    /// # Errors
+    ///
+    /// `not_found` where it has ended, `too_many_subscriptions` beyond the bound of a connection,
+    /// `rate_limited` where there are too many channels.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::id::ConnName)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// handle.subscribe(connection.clone(), "tenant:acme").await?;
+    /// handle.unsubscribe(connection, "tenant:acme").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn subscribe(
+        &self,
+        connection: impl Into<ConnName>,
+        channel: &str,
+    ) -> Result<(), CallError> {
+        self.set_subscription(connection.into(), channel, true).await
+    }
+
+    /// Ends a connection's subscription to a channel. The client gets `unsubscribed` with the reason
+    /// `operator`. A room stays joined.
+    ///
+    /// # Errors
+    ///
+    /// `not_found` where the connection has ended.
+    pub async fn unsubscribe(
+        &self,
+        connection: impl Into<ConnName>,
+        channel: &str,
+    ) -> Result<(), CallError> {
+        self.set_subscription(connection.into(), channel, false).await
+    }
+
+    async fn set_subscription(
+        &self,
+        connection: ConnName,
+        channel: &str,
+        is_subscribed: bool,
+    ) -> Result<(), CallError> {
+        let channel = self.channel(channel)?;
+        let talk = Talk::SetSubscription { connection, channel, is_subscribed };
+        self.tell(talk).await.map(|_| ())
     }
 
     /// Ends a connection for good, with 4403.
@@ -337,7 +582,7 @@ impl Handle {
     /// or holds a NUL character.
     pub async fn create_channel(&self, name: &str, description: &str) -> Result<(), CallError> {
         let description = talk::description(description.to_owned())?;
-        let talk = Talk::Define { channel: channel(name)?, description };
+        let talk = Talk::Define { channel: self.channel(name)?, description };
         self.tell(talk).await?;
         note_action("create channel", name);
         Ok(())
@@ -349,7 +594,7 @@ impl Handle {
     ///
     /// `not_found` where there is none.
     pub async fn delete_channel(&self, name: &str) -> Result<(), CallError> {
-        self.tell(Talk::Delete(channel(name)?)).await?;
+        self.tell(Talk::Delete(self.channel(name)?)).await?;
         note_action("delete channel", name);
         Ok(())
     }
@@ -372,7 +617,7 @@ impl Handle {
     ///
     /// `unavailable` where the server is too busy or stops.
     pub async fn channel_count(&self, name: &str) -> Result<Option<usize>, CallError> {
-        match self.tell(Talk::Channel(channel(name)?)).await? {
+        match self.tell(Talk::Channel(self.channel(name)?)).await? {
             Told::Channel(view) => Ok(view.map(|view| view.subscribers)),
             _ => Err(Refusal::internal()),
         }
@@ -394,7 +639,7 @@ impl Handle {
     /// # }
     /// ```
     pub fn subscribe_channel(&self, name: &str) -> Result<ChannelMessages, CallError> {
-        Ok(ChannelMessages { events: self.events(), channel: channel(name)? })
+        Ok(ChannelMessages { events: self.events(), channel: self.channel(name)? })
     }
 
     /// Listens to everything that happens from here on.
@@ -415,11 +660,15 @@ impl Handle {
         self.tell(Talk::PingAll).await.map(|_| ())
     }
 
-    /// Registers instances, or renews their leases.
+    /// Registers instances, or renews their leases, with the checks and bounds of the other doors.
+    /// Control gets them in pieces of [`limits::COMMAND_ENTRIES_MAX`].
     ///
     /// # Errors
     ///
-    /// `invalid_argument` naming the first that is wrong; then none is registered.
+    /// `invalid_argument` naming the first that is wrong, `too_large` where one has more bytes than
+    /// `instance-bytes-max` or there are more than [`limits::BATCH_ENTRIES_MAX`]: then none is registered.
+    /// `rate_limited` where the registry is full, `unavailable` where the server is too busy or stops:
+    /// then some may be.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle) -> Result<(), Box<dyn std::error::Error>> {
@@ -429,14 +678,22 @@ impl Handle {
     /// # }
     /// ```
     pub async fn register(&self, instances: &[Instance]) -> Result<(), CallError> {
-        let checked: Result<Vec<_>, String> = instances.iter().map(Instance::register).collect();
-        let order = Order::Register(checked.map_err(Refusal::invalid)?);
-        match self.ask(order).await? {
-            Answer::Batch(refused) => match refused.first() {
-                None => Ok(()),
-                Some(first) => Err(Refusal::new(first.code, "the registry is full")),
-            },
-            _ => Err(Refusal::internal()),
+        check_count(instances.len())?;
+        let bytes_max = self.limits.instance_bytes_max;
+        let mut accepted = Vec::with_capacity(instances.len());
+        for instance in instances {
+            let registration = instance.register().map_err(Refusal::invalid)?;
+            let registration = registration
+                .within(bytes_max)
+                .map_err(|message| Refusal::new(Code::TooLarge, message))?;
+            accepted.push((instance, registration));
+        }
+        let entries = Entries { accepted, rejected: Vec::new() }.said_once();
+        let registrations = entries.accepted.into_iter().map(|(_, registration)| registration);
+        let refused = self.in_pieces(registrations.collect(), Order::Register).await?;
+        match refused.first() {
+            None => Ok(()),
+            Some(first) => Err(Refusal::new(first.code, "the registry is full")),
         }
     }
 
@@ -444,37 +701,130 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `unavailable` where the server is too busy or stops.
+    /// `too_large` for more than [`limits::BATCH_ENTRIES_MAX`], `unavailable` where the server is too busy
+    /// or stops.
     pub async fn heartbeat(
         &self,
         instances: Vec<InstanceIdentity>,
     ) -> Result<Vec<InstanceIdentity>, CallError> {
-        match self.ask(Order::Heartbeat(instances.clone())).await? {
-            Answer::Batch(refused) => {
-                Ok(refused.iter().map(|entry| instances[entry.index].clone()).collect())
-            }
-            _ => Err(Refusal::internal()),
-        }
+        check_count(instances.len())?;
+        let instances = identities_once(instances);
+        let refused = self.in_pieces(instances.clone(), Order::Heartbeat).await?;
+        Ok(refused.iter().filter_map(|entry| instances.get(entry.index).cloned()).collect())
     }
 
     /// Removes instances.
     ///
     /// # Errors
     ///
-    /// `unavailable` where the server is too busy or stops.
+    /// As [`Handle::heartbeat`].
     pub async fn unregister(&self, instances: Vec<InstanceIdentity>) -> Result<(), CallError> {
-        self.ask(Order::Unregister(instances)).await.map(|_| ())
+        check_count(instances.len())?;
+        self.in_pieces(identities_once(instances), Order::Unregister).await.map(|_| ())
     }
 
-    /// A service as it is; none where it was never seen.
+    /// Hands a batch to control in pieces, each after the answer to the one before. Returns what was
+    /// refused, by its place in the whole batch.
+    async fn in_pieces<T>(
+        &self,
+        batch: Vec<T>,
+        order: fn(Vec<T>) -> Order,
+    ) -> Result<Vec<RefusedEntry>, CallError> {
+        let mut refused = Vec::new();
+        let mut batch = batch.into_iter();
+        let mut done = 0;
+        loop {
+            let piece: Vec<T> = batch.by_ref().take(limits::COMMAND_ENTRIES_MAX).collect();
+            let count = piece.len();
+            if count == 0 {
+                return Ok(refused);
+            }
+            let Answer::Batch(entries) = self.ask(order(piece)).await? else {
+                return Err(Refusal::internal());
+            };
+            let placed = |entry: RefusedEntry| RefusedEntry { index: done + entry.index, ..entry };
+            refused.extend(entries.into_iter().map(placed));
+            done += count;
+        }
+    }
+
+    /// A service as it is; none where it was never seen. [`View::list`] gives its instances.
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` where the id is none, `unavailable` where the server is too busy or stops.
+    pub async fn service(&self, service_id: &str) -> Result<Option<Arc<View>>, CallError> {
+        let views = self.lookup(&[service_id]).await?;
+        Ok(views.into_iter().find(|view| view.revision > 0))
+    }
+
+    /// The services of these ids, in their order; one that was never seen has the revision 0.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::service`]; `too_large` for more than [`limits::BATCH_ENTRIES_MAX`].
+    pub async fn lookup(&self, service_ids: &[&str]) -> Result<Vec<Arc<View>>, CallError> {
+        check_count(service_ids.len())?;
+        let mut services = Vec::with_capacity(service_ids.len());
+        for id in service_ids {
+            check_service_id(id).map_err(Refusal::invalid)?;
+            services.push(ServiceName::of(id));
+        }
+        match self.ask(Order::Views(services)).await? {
+            Answer::Views(views) => Ok(views),
+            _ => Err(Refusal::internal()),
+        }
+    }
+
+    /// Every service.
     ///
     /// # Errors
     ///
     /// `unavailable` where the server is too busy or stops.
-    pub async fn service(&self, service_id: &str) -> Result<Option<Arc<View>>, CallError> {
-        match self.ask(Order::Views(vec![ServiceName::of(service_id)])).await? {
-            Answer::Views(views) => Ok(views.into_iter().find(|view| view.revision > 0)),
+    pub async fn services(&self) -> Result<Vec<Arc<View>>, CallError> {
+        match self.ask(Order::AllViews).await? {
+            Answer::AllViews { views, .. } => Ok(views),
             _ => Err(Refusal::internal()),
         }
     }
+
+    /// Follows a service: its instances first, then every change with the instances after it, in order
+    /// and without a gap. A program that is too slow gets several changes in one update, or the
+    /// instances again where changes are not kept any more; see [`ServiceUpdate::is_snapshot`].
+    ///
+    /// # Errors
+    ///
+    /// `invalid_argument` where the id is none.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle) -> Result<(), fanfare::server::CallError> {
+    /// let mut orders = handle.watch_service("orders")?;
+    /// while let Some(update) = orders.next().await {
+    ///     for change in &update.changes {
+    ///         println!("{:?}: {:?}", change.reason, change.instance.instance_id);
+    ///     }
+    ///     println!("{} instances at revision {}", update.instances.len(), update.revision);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn watch_service(&self, service_id: &str) -> Result<ServiceWatch, CallError> {
+        check_service_id(service_id).map_err(Refusal::invalid)?;
+        Ok(ServiceWatch::new(self, ServiceName::of(service_id)))
+    }
+}
+
+fn check_count(count: usize) -> Result<(), CallError> {
+    if count > limits::BATCH_ENTRIES_MAX {
+        let message = format!("the batch has more than {} entries", limits::BATCH_ENTRIES_MAX);
+        return Err(Refusal::new(Code::TooLarge, message));
+    }
+    Ok(())
+}
+
+/// Each instance once, where it is named first.
+fn identities_once(instances: Vec<InstanceIdentity>) -> Vec<InstanceIdentity> {
+    let accepted = instances.into_iter().map(|identity| ((), identity)).collect();
+    let entries = Entries { accepted, rejected: Vec::new() }.named_once();
+    entries.accepted.into_iter().map(|((), identity)| identity).collect()
 }

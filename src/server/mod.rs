@@ -66,7 +66,10 @@ use crate::ws::hosts::Hosts;
 
 use tls::Tls;
 
-pub use handle::{CallError, ChannelMessages, Delivery, Events, Handle};
+pub use handle::{
+    CallError, ChannelMessages, Delivery, Events, Handle, InstanceChange, Message,
+    PublishedMessage, ServiceUpdate, ServiceWatch,
+};
 
 /// The settings that all nodes have to share beside the key of the tokens: who may do what, and bounds
 /// of what they keep together. By their names in `config.json`.
@@ -287,7 +290,13 @@ impl Server {
                 .with_revoked(Arc::clone(&gate.revoked))
                 .with_set_bound(set_bound(&limits));
         let control = joined(control, config, &common.office, (clock, &to_control), journal)?;
-        let handle = Handle::new(to_control, clock, &control.events(), Arc::clone(&stats));
+        let handle = Handle::new(
+            to_control,
+            clock,
+            &control.events(),
+            Arc::clone(&stats),
+            Arc::new(config.limits.clone()),
+        );
         let signals_and_stats = (Arc::clone(&signals), Arc::clone(&stats));
         let control_thread = control_thread::start(control, bell, clock, signals_and_stats)
             .map_err(StartError::Thread)?;
@@ -781,6 +790,7 @@ fn state_settings(config: &Config, node: &str) -> state::Settings {
         },
         history_bytes_max: limits.history_bytes_max,
         users_max: limits.users_max,
+        subscriptions_max: limits.subscriptions_per_connection_max,
         epoch: random_hex(12),
         node: node.to_owned(),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,

@@ -278,6 +278,7 @@ impl<S: Socket> Shard<S> {
                 Some(Parcel::Dissolve(event)) => self.dissolve(&event),
                 Some(Parcel::Enter(conn)) => self.enter(conn),
                 Some(Parcel::Close(conn, reason)) => self.on_close_order(conn, reason),
+                Some(Parcel::Subscription(conn, told)) => self.on_subscription_set(conn, *told),
                 Some(Parcel::CheckTokens(user)) => self.check_tokens(user.as_ref()),
                 Some(Parcel::PingAll) => self.ping_all(),
                 Some(Parcel::Probe(conn)) => self.probe(conn),

@@ -11,7 +11,7 @@ use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::auth::Scopes;
 use crate::auth::namespace::Barred;
-use crate::id::{ChannelName, RequestId, Topic};
+use crate::id::{ChannelName, ConnId, RequestId, Topic};
 use crate::state::talk::{Aimed, Talk, Told};
 use crate::wire::answer::{self, ChannelPlace};
 use crate::wire::command::{Family, Request};
@@ -137,6 +137,24 @@ impl<S: Socket> Shard<S> {
         match topic.filter(|topic| conn.topics.contains(topic)) {
             Some(_) => Ok(()),
             None => self.check_room(slot),
+        }
+    }
+
+    /// A subscription to a channel that begins or ends without the client's asking. The client gets
+    /// the frame that would answer it, without an `id`.
+    pub(super) fn on_subscription_set(&mut self, conn: ConnId, told: Told) {
+        let slot = conn.slot;
+        if self.find(slot, conn.generation).is_none_or(|conn| !conn.is_open()) {
+            return;
+        }
+        match told {
+            Told::Unfollowed { channel, still_follows } => {
+                if !still_follows {
+                    self.unfollow_channel(slot, channel.clone());
+                }
+                self.push_direct(slot, answer::channel_taken(&channel).into());
+            }
+            told => self.on_told(slot, None, Family::Typed, told),
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::call::Call;
 use super::commons::Commons;
 use super::posted::Posted;
+use super::talk::Talk;
 use super::then::{Page, Then};
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
@@ -22,6 +23,8 @@ pub enum Errand {
     Detach(ChannelName),
     /// The database has the journal up to here.
     Written(MessageId),
+    /// Something that another node wants done here, and does not wait for.
+    Talk(Box<Talk>),
 }
 
 /// What becomes of an order that waited.

@@ -86,6 +86,8 @@ pub struct State {
     /// Messages of channels that were missed and made good.
     pub healed_total: u64,
     history_bytes_max: usize,
+    /// How many channels a connection may be subscribed to by others.
+    subscriptions_max: usize,
 }
 
 /// What an order comes to.
@@ -115,6 +117,8 @@ pub struct Settings {
     pub history_bytes_max: usize,
     /// How many users may be known.
     pub users_max: usize,
+    /// How many channels one connection follows at most.
+    pub subscriptions_max: usize,
     /// Begins the epochs of all channels; new with every start.
     pub epoch: String,
     /// Seeds the chance in message ids.
@@ -138,6 +142,7 @@ impl Default for Settings {
             },
             history_bytes_max: limits.history_bytes_max,
             users_max: limits.users_max,
+            subscriptions_max: limits.subscriptions_per_connection_max,
             epoch: String::from("e"),
             seed: 0,
             node: String::from("n"),
@@ -170,6 +175,7 @@ impl State {
             is_rerun: false,
             healed_total: 0,
             history_bytes_max: settings.history_bytes_max,
+            subscriptions_max: settings.subscriptions_max,
         }
     }
 

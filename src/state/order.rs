@@ -14,7 +14,7 @@ use super::talk::{Talk, Told};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::wire::command::Since;
 use crate::wire::event::Change;
-use crate::wire::instance::Registration;
+use crate::wire::instance::{Instance, Registration};
 use crate::wire::refusal::{Code, Refusal};
 
 /// One thing to do.
@@ -207,6 +207,15 @@ impl View {
     /// The instances as a JSON array.
     pub fn instances_array(&self) -> &[u8] {
         self.instances.strip_suffix(b"}").unwrap_or(b"[]")
+    }
+
+    /// The instances, each of its own. Linear in their bytes.
+    ///
+    /// # Errors
+    ///
+    /// Never for a view that the registry made.
+    pub fn list(&self) -> Result<Vec<Instance>, serde_json::Error> {
+        serde_json::from_slice(self.instances_array())
     }
 }
 

@@ -13,6 +13,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use serde_json::value::RawValue;
 use slab::Slab;
 
 use crate::address::{AddressBlock, ClientAddress};
@@ -60,6 +61,8 @@ pub(super) struct Connection {
     opened_ms: u64,
     /// In the order of joining, as far as rooms go.
     pub(super) memberships: Vec<Membership>,
+    /// What operators and programs noted of it: a JSON object, checked.
+    pub(super) metadata: Option<Box<RawValue>>,
 }
 
 /// A user who is online.
@@ -105,6 +108,8 @@ pub struct ConnectionView {
     pub channels: Vec<crate::id::ChannelName>,
     /// The rooms it joined, the last one last.
     pub rooms: Vec<String>,
+    /// What was noted of it, as a JSON object. Lists leave it out.
+    pub metadata: Option<Box<RawValue>>,
 }
 
 /// The table.
@@ -154,6 +159,7 @@ impl People {
             remote,
             opened_ms: now_ms,
             memberships: Vec::new(),
+            metadata: None,
         };
         let key = key(self.conns.insert(connection));
         self.by_id.insert(conn, key);
@@ -361,6 +367,7 @@ impl People {
             opened_ms: connection.opened_ms,
             channels: Vec::new(),
             rooms: Vec::new(),
+            metadata: connection.metadata.clone(),
         }
     }
 }

@@ -143,6 +143,14 @@ pub fn channel_withdrawn(channel: &ChannelName) -> Bytes {
     end(out)
 }
 
+/// `unsubscribed`, unasked: an operator or the server's program ended the subscription.
+pub fn channel_taken(channel: &ChannelName) -> Bytes {
+    let mut out = begin("unsubscribed", None);
+    put_channel(&mut out, channel);
+    out.put(b",\"reason\":\"operator\"");
+    end(out)
+}
+
 /// Where a channel stands, for a subscriber.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelPlace<'a> {

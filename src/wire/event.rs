@@ -30,6 +30,12 @@ impl ChangeType {
             ChangeType::Delete => "delete",
         }
     }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<ChangeType> {
+        let all = [ChangeType::New, ChangeType::Change, ChangeType::Delete];
+        all.into_iter().find(|kind| kind.as_str() == text)
+    }
 }
 
 /// Why an instance changed.
@@ -60,6 +66,19 @@ impl ChangeReason {
             ChangeReason::PullOut => "pull_out",
             ChangeReason::PullIn => "pull_in",
         }
+    }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<ChangeReason> {
+        let all = [
+            ChangeReason::Register,
+            ChangeReason::Update,
+            ChangeReason::Unregister,
+            ChangeReason::Expired,
+            ChangeReason::PullOut,
+            ChangeReason::PullIn,
+        ];
+        all.into_iter().find(|reason| reason.as_str() == text)
     }
 }
 

@@ -175,6 +175,55 @@ pub fn description(text: String) -> Result<String, Refusal> {
     Ok(text)
 }
 
+/// Checks what is to be noted of a connection. An empty object, and null, are nothing.
+pub fn connection_metadata(raw: &RawValue) -> Result<Option<Box<RawValue>>, Refusal> {
+    if raw.get() == "null" {
+        return Ok(None);
+    }
+    if raw.get().len() > limits::CONNECTION_METADATA_BYTES_MAX {
+        let bytes_max = limits::CONNECTION_METADATA_BYTES_MAX;
+        return Err(Refusal::new(Code::TooLarge, format!("metadata is over {bytes_max} bytes")));
+    }
+    let metadata = object(raw, "metadata")?;
+    let is_empty = metadata.get()[1..metadata.get().len() - 1].trim().is_empty();
+    Ok((!is_empty).then_some(metadata))
+}
+
+/// The message that tells of a change of an entity, and its channel, `live:{entity}`.
+pub fn live_update(
+    entity: &str,
+    id: &str,
+    action: &str,
+    data: Option<&RawValue>,
+    topic_bytes_max: usize,
+) -> Result<(ChannelName, Publication), Refusal> {
+    let channel = channel(Some(format!("live:{entity}")), topic_bytes_max)?;
+    if !["created", "updated", "deleted"].contains(&action) {
+        return Err(Refusal::invalid("action is not created, updated or deleted"));
+    }
+    let data = data.map_or("null", RawValue::get);
+    let payload = format!(
+        "{{\"entity\":{},\"id\":{},\"action\":\"{action}\",\"data\":{data}}}",
+        serde_json::Value::from(entity),
+        serde_json::Value::from(id)
+    );
+    let payload = RawValue::from_string(payload)
+        .map_err(|_| Refusal::invalid("data holds what other parsers cannot read"))?;
+    let event = format!("{entity}.{action}");
+    Ok((channel, Publication::new(None, Some(&payload), Some(event), None)?))
+}
+
+/// The message that brings a dashboard up to date, and its channel, `dashboard:{name}`.
+pub fn dashboard(
+    name: &str,
+    metrics: &RawValue,
+    topic_bytes_max: usize,
+) -> Result<(ChannelName, Publication), Refusal> {
+    let channel = channel(Some(format!("dashboard:{name}")), topic_bytes_max)?;
+    let event = String::from("metrics");
+    Ok((channel, Publication::new(None, Some(metrics), Some(event), None)?))
+}
+
 fn check_kind(field: &str, text: &str) -> Result<(), Refusal> {
     if text.is_empty() || text.len() > limits::KIND_BYTES_MAX || text.chars().any(char::is_control)
     {

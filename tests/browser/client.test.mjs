@@ -102,6 +102,26 @@ test("changes by their name are the same stream, and each has a type", async () 
   }
 });
 
+test("a subscription that an operator ends and sets again goes on where it stood", async () => {
+  const client = connect();
+  const view = client.channel("operated");
+  await view.ready;
+  const seen = [];
+  view.on("message", ({ payload }) => seen.push(payload));
+  const where = `/api/v1/connections/${client.connectionId}/channels/`;
+  const isRefused = view.once("error");
+  await server.call("DELETE", `${where}operated`);
+  assert.match((await isRefused).message, /operator/);
+  assert.equal(view.state, "stale");
+  await server.call("POST", "/api/v1/channels/operated/messages", { payload: "missed" });
+  await server.call("PUT", `${where}operated`);
+  await until("it is live again", () => view.state === "live" && seen.length === 1);
+  assert.deepEqual(seen, ["missed"]);
+  const isSet = client.once("subscribed");
+  await server.call("PUT", `${where}another`);
+  assert.equal((await isSet).channel, "another");
+});
+
 test("after a cut the view resumes, and misses nothing", async () => {
   const client = connect({ url: relay.url });
   const view = client.service("resumed");

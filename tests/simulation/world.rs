@@ -53,6 +53,7 @@ fn people_settings() -> state::Settings {
         },
         history_bytes_max: 1_048_576,
         users_max: 100,
+        subscriptions_max: 100,
         epoch: String::from("c"),
         node: String::from("n"),
         seed: 1,

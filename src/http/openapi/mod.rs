@@ -192,6 +192,7 @@ const LINKS: &[(&str, u16, &str, &str)] = &[
     ("createGroup", 201, "deleteGroup", "/group_id"),
     ("connections", 200, "connection", "/connections/0/connection_id"),
     ("connections", 200, "sendToConnection", "/connections/0/connection_id"),
+    ("connections", 200, "setConnectionMetadata", "/connections/0/connection_id"),
 ];
 
 fn title(status: u16) -> &'static str {

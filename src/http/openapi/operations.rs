@@ -390,6 +390,28 @@ pub(super) const OPERATIONS: &[Operation] = &[
     )
     .takes("EnvelopeWish"),
     Operation::new(
+        "PUT",
+        "/api/v1/connections/{id}/channels/{name}",
+        ("Sockets", "subscribeConnection"),
+        "Subscribe a socket to a channel, whatever the channel's rules say",
+        &[(204, None), (404, Some("Problem")), (409, Some("Problem")), (429, Some("Problem"))],
+    ),
+    Operation::new(
+        "DELETE",
+        "/api/v1/connections/{id}/channels/{name}",
+        ("Sockets", "unsubscribeConnection"),
+        "End a socket's subscription to a channel",
+        &[(204, None), (404, Some("Problem"))],
+    ),
+    Operation::new(
+        "PUT",
+        "/api/v1/connections/{id}/metadata",
+        ("Sockets", "setConnectionMetadata"),
+        "Note something of a socket, until its end; an empty object takes it away",
+        &[(204, None), (404, Some("Problem"))],
+    )
+    .takes("ConnectionMetadata"),
+    Operation::new(
         "GET",
         "/api/v1/channels",
         ("Channels", "channels"),

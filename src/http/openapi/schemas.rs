@@ -341,11 +341,16 @@ fn people() -> Value {
         "BroadcastWish": with_optional(&["message_type"], broadcast),
         "SendWish": with_optional(&["message_type", "to_user_id"], send),
         "Delivered": object(json!({"delivered_to": count(), "id": text()})),
-        "Connection": object(json!({
-            "connection_id": text(), "user_id": or_null("string"), "username": or_null("string"),
-            "remote_addr": or_null("string"), "connected_at": time(), "shard": count(),
-            "channels": many(text()), "rooms": many(text()),
-        })),
+        "Connection": with_optional(
+            &["connection_id", "user_id", "username", "remote_addr", "connected_at", "shard",
+                "channels", "rooms"],
+            json!({
+                "connection_id": text(), "user_id": or_null("string"), "username": or_null("string"),
+                "remote_addr": or_null("string"), "connected_at": time(), "shard": count(),
+                "channels": many(text()), "rooms": many(text()), "metadata": {"type": "object"},
+            }),
+        ),
+        "ConnectionMetadata": {"type": "object"},
         "Connections": object(json!({
             "connections": many(one("Connection")), "total": count(), "next": or_null("string"),
         })),

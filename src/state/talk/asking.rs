@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Aimed, Told};
+use super::{Aimed, Talk, Told};
 use crate::id::{ChannelName, ConnId, ConnName, UserId};
 use crate::limits;
+use crate::state::abroad::Errand;
 use crate::state::call::{Call, Reply};
 use crate::state::people::ConnectionView;
 use crate::state::then::Then;
@@ -59,6 +60,14 @@ enum Question<'a> {
     Views { after: Option<String>, limit: usize },
     /// The end of a connection.
     Disconnect { name: String },
+    /// A subscription of a connection that begins, or ends.
+    Subscription { name: String, channel: String, is_subscribed: bool },
+    /// What is to be noted of a connection: an object, or null.
+    Metadata {
+        name: String,
+        #[serde(borrow)]
+        metadata: Option<&'a RawValue>,
+    },
 }
 
 /// Connections by their full names.
@@ -266,7 +275,8 @@ impl State {
             _ => None,
         };
         let keys = self.people.list(conn, limit);
-        keys.into_iter().map(|key| self.connection(key)).collect()
+        let listed = |key| ConnectionView { metadata: None, ..self.connection(key) };
+        keys.into_iter().map(listed).collect()
     }
 
     /// Ends a connection, wherever it is.
@@ -274,10 +284,34 @@ impl State {
         if name.is_at(&self.node) {
             return self.disconnect(name.conn).into();
         }
-        let asked = self.node_of(name).and_then(|nodes| {
-            let question = Question::Disconnect { name: name.to_string() };
-            ask(nodes, &question, Then::Found { id: None })
-        });
+        self.ask_about(name, &Question::Disconnect { name: name.to_string() })
+    }
+
+    /// Has another node subscribe one of its connections, or end a subscription.
+    pub(super) fn ask_to_subscribe(
+        &self,
+        connection: &ConnName,
+        channel: &ChannelName,
+        is_subscribed: bool,
+    ) -> Outcome {
+        let channel = channel.as_str().to_owned();
+        let question =
+            Question::Subscription { name: connection.to_string(), channel, is_subscribed };
+        self.ask_about(connection, &question)
+    }
+
+    /// Has another node note something of one of its connections.
+    pub(super) fn ask_to_note(
+        &self,
+        connection: &ConnName,
+        metadata: Option<&RawValue>,
+    ) -> Outcome {
+        self.ask_about(connection, &Question::Metadata { name: connection.to_string(), metadata })
+    }
+
+    fn ask_about(&self, connection: &ConnName, question: &Question<'_>) -> Outcome {
+        let nodes = self.node_of(connection);
+        let asked = nodes.and_then(|nodes| ask(nodes, question, Then::Found { id: None }));
         asked.unwrap_or_else(|| no_connection().into())
     }
 
@@ -341,6 +375,25 @@ impl State {
                 let told = here(&name).map(|conn| self.disconnect(conn));
                 Given { found: matches!(told, Some(Told::Done)), ..Given::default() }
             }
+            Question::Subscription { name, channel, is_subscribed } => {
+                let conn = here(&name).filter(|conn| self.people.find(*conn).is_some());
+                if let (Some(conn), Some(abroad)) = (conn, &mut self.abroad) {
+                    // It may have to wait for the backplane itself; whoever asked does not.
+                    let talk = Talk::SetSubscription {
+                        connection: ConnName::new(&self.node, conn),
+                        channel: ChannelName::new(&channel),
+                        is_subscribed,
+                    };
+                    abroad.errands.push(Errand::Talk(Box::new(talk)));
+                }
+                Given { found: conn.is_some(), ..Given::default() }
+            }
+            Question::Metadata { name, metadata } => {
+                let metadata = metadata.filter(|metadata| metadata.get() != "null");
+                let told = here(&name)
+                    .map(|conn| self.note_metadata(conn, metadata.map(RawValue::to_owned)));
+                Given { found: matches!(told, Some(Told::Done)), ..Given::default() }
+            }
         }
     }
 
@@ -394,7 +447,7 @@ impl ConnectionView {
     /// As other nodes, and HTTP, see it.
     pub fn to_value(&self) -> Value {
         let person = self.person.as_ref();
-        json!({
+        let mut value = json!({
             "connection_id": self.id.to_string(),
             "user_id": person.map(|person| person.user_id.as_str()),
             "username": person.map(|person| &*person.username),
@@ -404,7 +457,11 @@ impl ConnectionView {
             "shard": self.id.conn.shard.0,
             "channels": self.channels.iter().map(ChannelName::as_str).collect::<Vec<_>>(),
             "rooms": self.rooms,
-        })
+        });
+        if let Some(metadata) = &self.metadata {
+            value["metadata"] = serde_json::from_str(metadata.get()).unwrap_or_default();
+        }
+        value
     }
 
     /// Reads what another node wrote.
@@ -428,6 +485,9 @@ impl ConnectionView {
             opened_ms: value["opened_ms"].as_u64()?,
             channels: texts("channels").iter().map(|name| ChannelName::new(name)).collect(),
             rooms: texts("rooms"),
+            metadata: value
+                .get("metadata")
+                .and_then(|one| serde_json::value::to_raw_value(one).ok()),
         })
     }
 }

@@ -70,14 +70,16 @@ impl State {
         self.people.find(conn).and_then(|(_, connection)| connection.person.clone())
     }
 
+    /// Subscribes a connection of this node. Where that has to wait for other nodes, `again` is carried
+    /// out afterwards.
     pub(super) fn follow(
         &mut self,
         conn: ConnId,
         channel: ChannelName,
         since: Option<&SinceOffset>,
+        again: impl FnOnce() -> Talk,
         now: Moment,
     ) -> Outcome {
-        let again = || Talk::Follow { conn, channel: channel.clone(), since: since.cloned() };
         if let Some(first) = self.link(&channel, since, conn, again) {
             return first;
         }

@@ -13,6 +13,7 @@
 //! Imports its siblings, `id`, `limits` and `wire`. Imported by `state`, `mailbox`, `shard`,
 //! `control` and `http`.
 
+mod administering;
 mod asking;
 mod envelopes;
 mod following;
@@ -27,6 +28,7 @@ mod writing;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
 use super::channels::ChannelView;
 use super::durable::{AccountChange, EndedToken, Message, Write};
@@ -174,6 +176,31 @@ pub enum Talk {
     Connection(ConnName),
     /// End a connection for good.
     Disconnect(ConnName),
+    /// Subscribe a connection to a channel, or end its subscription. Whatever the channel's rules say.
+    SetSubscription {
+        /// The connection.
+        connection: ConnName,
+        /// The channel. It need not exist.
+        channel: ChannelName,
+        /// Whether it is to be subscribed.
+        is_subscribed: bool,
+    },
+    /// Replace what is noted of a connection.
+    SetMetadata {
+        /// The connection.
+        connection: ConnName,
+        /// A JSON object, checked; none takes it away.
+        metadata: Option<Box<RawValue>>,
+    },
+    /// Say something in a room in the name of a user, who need not be in it.
+    ChatAs {
+        /// Who is said to speak.
+        person: Person,
+        /// The room's channel. It need not exist.
+        channel: ChannelName,
+        /// What to say.
+        content: String,
+    },
     /// Protocol pings for every connection.
     PingAll,
     /// Something that has to be on disk first.
@@ -323,6 +350,9 @@ pub enum Outgoing {
     Enter(ConnId),
     /// The end of a connection.
     Close(ConnId, Reason),
+    /// A subscription of a connection that begins or ends without its asking: what it would have been
+    /// answered.
+    Subscription(ConnId, Box<Told>),
     /// A ping for every connection.
     PingAll,
     /// The answer to an order that waited under this number.
@@ -467,7 +497,9 @@ impl State {
             Talk::Accounts(changes) => self.accounts(changes),
             Talk::TokensEnded(_) => Told::Done,
             Talk::Follow { conn, channel, since } => {
-                return self.follow(conn, channel, since.as_ref(), now);
+                let name = channel.clone();
+                let again = || Talk::Follow { conn, channel: name, since: since.clone() };
+                return self.follow(conn, channel, since.as_ref(), again, now);
             }
             Talk::Unfollow { conn, channel } => self.unfollow(conn, channel, now),
             Talk::Publish { channel, publication, from, aim, without, by } => {
@@ -501,6 +533,15 @@ impl State {
             Talk::Connections { after, limit } => return self.views(after.as_ref(), limit),
             Talk::Connection(name) => return self.view_of(&name),
             Talk::Disconnect(name) => return self.disconnect_anywhere(&name),
+            Talk::SetSubscription { connection, channel, is_subscribed } => {
+                return self.set_subscription(connection, channel, is_subscribed, now);
+            }
+            Talk::SetMetadata { connection, metadata } => {
+                return self.set_metadata(&connection, metadata);
+            }
+            Talk::ChatAs { person, channel, content } => {
+                return self.chat_as(&person, channel, &content, now);
+            }
             Talk::PingAll => {
                 self.outgoing.push(Outgoing::PingAll);
                 Told::Done

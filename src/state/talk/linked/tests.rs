@@ -269,6 +269,7 @@ impl World {
                         self.calls[node].push_back((self.number, call));
                     }
                     Errand::Detach(_) => self.redis.topics[node] = None,
+                    Errand::Talk(talk) => self.order(node, *talk, false),
                     Errand::Written(_) => {}
                 }
             }

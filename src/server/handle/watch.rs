@@ -1,0 +1,206 @@
+//! One service, followed by the program around the server: every change, with the instances after it.
+//!
+//! A watch keeps no queue. An event only says that there is something to read; then the watch asks for
+//! all changes since the revision it stands at, as a client does that comes back. So nothing is lost
+//! where the program is slow, and what is held does not grow: where the changes are no longer kept, the
+//! watch gets the instances and says so.
+//!
+//! Part of `server::handle`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{CallError, Events, Handle};
+use crate::id::{Epoch, InstanceIdentity, ServiceName};
+use crate::limits;
+use crate::state::event::DomainEvent;
+use crate::state::order::{Answer, Order, Snapshot, Subscribed, View};
+use crate::wire::command::Since;
+use crate::wire::event::{ChangeReason, ChangeType};
+use crate::wire::frame;
+use crate::wire::instance::Instance;
+use crate::wire::json;
+use crate::wire::refusal::{Code, Refusal};
+
+/// How often a watch tries again at once where control has no room for its question.
+const ATTEMPTS_MAX: usize = 100;
+
+/// One change of one instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceChange {
+    /// The instance after the change, or before it where it is gone.
+    pub instance: Arc<Instance>,
+    /// How it changed.
+    pub change_type: ChangeType,
+    /// Why.
+    pub reason: ChangeReason,
+    /// When the server accepted it, in RFC 3339.
+    pub change_time: String,
+}
+
+/// What a watch tells: where the service stands, and what led there from the update before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceUpdate {
+    /// The service.
+    pub service: ServiceName,
+    /// The epoch of its revisions.
+    pub epoch: Epoch,
+    /// Its revision; 0 where it was never seen.
+    pub revision: u64,
+    /// Whether expiry is held.
+    pub degraded: bool,
+    /// Whether this begins with the instances: the first update, and one after changes that are not
+    /// kept any more. `changes` is empty then.
+    pub is_snapshot: bool,
+    /// The changes since the update before, oldest first; empty where only `degraded` changed.
+    pub changes: Vec<InstanceChange>,
+    /// The instances to discover, in the order of their identities.
+    pub instances: Vec<Arc<Instance>>,
+}
+
+/// A stream of the changes of one service. See [`Handle::watch_service`].
+#[derive(Debug)]
+pub struct ServiceWatch {
+    handle: Handle,
+    events: Events,
+    service: ServiceName,
+    /// Where it stands; none before the first reading.
+    position: Option<(Epoch, u64)>,
+    degraded: bool,
+    instances: BTreeMap<InstanceIdentity, Arc<Instance>>,
+    /// Whether something may have happened that it has not read.
+    is_behind: bool,
+}
+
+/// A `service_change`, as far as a watch reads it.
+#[derive(Deserialize)]
+struct Frame {
+    changes: Vec<FramedChange>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FramedChange {
+    instance: Instance,
+    change_type: String,
+    change_time: String,
+    reason: String,
+}
+
+impl ServiceWatch {
+    pub(super) fn new(handle: &Handle, service: ServiceName) -> ServiceWatch {
+        ServiceWatch {
+            // Before the first reading: what happens after it is heard.
+            events: handle.events(),
+            handle: handle.clone(),
+            service,
+            position: None,
+            degraded: false,
+            instances: BTreeMap::new(),
+            is_behind: true,
+        }
+    }
+
+    /// The next update; the first one comes at once and is a snapshot. None once the server has
+    /// stopped. While the node cannot answer (it is full, or rejoins the others) the watch waits.
+    pub async fn next(&mut self) -> Option<ServiceUpdate> {
+        loop {
+            if self.is_behind {
+                match self.read().await {
+                    Ok(Some(update)) => return Some(update),
+                    Ok(None) => {}
+                    Err(fault) => tracing::debug!(%fault, service = %self.service, "a watch waits"),
+                }
+            }
+            match self.events.0.recv().await {
+                // Also where the revision is the one it stands at: the epoch may be another.
+                Ok(DomainEvent::ServiceChanged { service, .. }) => {
+                    self.is_behind |= service == self.service;
+                }
+                // One of those missed may have been this service's.
+                Err(RecvError::Lagged(_)) => self.is_behind = true,
+                Ok(_) => {}
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Reads everything since the last reading. None where there is nothing new.
+    async fn read(&mut self) -> Result<Option<ServiceUpdate>, CallError> {
+        // Only what comes after this answer counts as news: events that it covers are skipped.
+        let subscribed = self.ask().await?;
+        self.is_behind = false;
+        let Subscribed { view, recovered, replay, .. } = subscribed;
+        let is_snapshot = recovered != Some(true);
+        let changes = match replay {
+            _ if is_snapshot => {
+                self.replace(&view)?;
+                Vec::new()
+            }
+            Some(replay) => self.apply(&replay)?,
+            None if view.degraded == self.degraded => return Ok(None),
+            None => Vec::new(),
+        };
+        self.position = Some((view.epoch.clone(), view.revision));
+        self.degraded = view.degraded;
+        Ok(Some(ServiceUpdate {
+            service: view.service,
+            epoch: view.epoch,
+            revision: view.revision,
+            degraded: view.degraded,
+            is_snapshot,
+            changes,
+            instances: self.instances.values().cloned().collect(),
+        }))
+    }
+
+    async fn ask(&self) -> Result<Subscribed, CallError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let since = self.position.as_ref().map(|(epoch, revision)| Since {
+                epoch: epoch.as_str().into(),
+                revision: *revision,
+            });
+            let snapshot = if since.is_none() { Snapshot::Yes } else { Snapshot::No };
+            let service = self.service.clone();
+            match self.handle.ask(Order::Subscribe { service, snapshot, since }).await {
+                Ok(Answer::Subscribed(subscribed)) => return Ok(subscribed),
+                Ok(_) => return Err(Refusal::internal()),
+                Err(fault) if fault.code != Code::Unavailable => return Err(fault),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+        Err(Refusal::unavailable())
+    }
+
+    fn replace(&mut self, view: &View) -> Result<(), CallError> {
+        let instances = view.list().map_err(|_| Refusal::internal())?;
+        self.instances = instances
+            .into_iter()
+            .filter_map(|one| Some((one.key().identity().ok()?, Arc::new(one))))
+            .collect();
+        Ok(())
+    }
+
+    fn apply(&mut self, replay: &bytes::Bytes) -> Result<Vec<InstanceChange>, CallError> {
+        let frame: Frame =
+            json::decode(&frame::payload(replay)).map_err(|_| Refusal::internal())?;
+        let mut changes = Vec::with_capacity(frame.changes.len().min(limits::COMMAND_ENTRIES_MAX));
+        for change in frame.changes {
+            let (change_type, reason) =
+                (ChangeType::parse(&change.change_type), ChangeReason::parse(&change.reason));
+            let (Some(change_type), Some(reason)) = (change_type, reason) else { continue };
+            let Ok(identity) = change.instance.key().identity() else { continue };
+            let (instance, change_time) = (Arc::new(change.instance), change.change_time);
+            if change_type == ChangeType::Delete {
+                self.instances.remove(&identity);
+            } else {
+                self.instances.insert(identity, Arc::clone(&instance));
+            }
+            changes.push(InstanceChange { instance, change_type, reason, change_time });
+        }
+        Ok(changes)
+    }
+}
