@@ -135,6 +135,102 @@ fn a_bad_entry_fails_alone_and_only_all_of_them_are_a_failure() {
 }
 
 #[test]
+fn what_is_wrong_with_a_body_is_named() {
+    let server = Server::start(&[]);
+    let good = instance("orders", "one");
+    let entries = [good.clone(), good.clone(), good.clone(), with(&good, "port", json!("80"))];
+    let reply = server.post_json(REGISTER, &json!({"instances": entries}));
+    let failed = &reply.body["failedInstances"][0];
+    let message = "instances[3].port: expected an integer 0..65535, got a string";
+    assert_eq!(failed["errorMessage"], message);
+    assert_eq!(
+        reply.body["responseStatus"]["message"].as_str().map(|text| text.ends_with(message)),
+        Some(true)
+    );
+    for (path, body, words) in [
+        (
+            HEARTBEAT,
+            json!({"instanceKeys": [{"serviceId": 7}]}),
+            "instanceKeys[0].serviceId: expected a string, got an integer",
+        ),
+        (HEARTBEAT, json!({"instances": "x"}), "instances: expected an array, got a string"),
+        (REGISTER, json!({"instances": [[]]}), "instances[0]: expected an object, got an array"),
+        (
+            REGISTER,
+            json!({"instances": [{"status": "dancing"}]}),
+            "instances[0].status: expected one of starting, up",
+        ),
+        (
+            "/api/discovery/service.json",
+            json!({"discoveryConfig": {"serviceId": 7}}),
+            "discoveryConfig.serviceId: expected a string",
+        ),
+        (
+            "/api/management/instance/operate-instance.json",
+            json!({"operationComplete": "yes"}),
+            "operationComplete: expected true or false, got a string",
+        ),
+        (
+            "/api/management/services/s/self-protection",
+            json!({"enabled": 1}),
+            "enabled: expected true or false, got an integer",
+        ),
+        ("/api/v1/channels", json!({"name": ["x"]}), "name: expected a string, got an array"),
+        (
+            "/api/v1/channels/c/messages",
+            json!({"payload": {"a": 1}, "event": 5}),
+            "event: expected a string, got an integer",
+        ),
+        (
+            "/ws/broadcast",
+            json!({"message_type": "m", "data": {}, "only_to": ["a", 1]}),
+            "only_to[1]: expected a string, got an integer",
+        ),
+        (
+            "/api/v1/users/login",
+            json!({"username": "ann", "password": 12_345_678}),
+            "password: expected a string, got an integer",
+        ),
+    ] {
+        let reply = server.post_json(path, &body);
+        assert!(reply.text.contains(words), "{path}: {}", reply.text);
+    }
+    let long = "secret".repeat(1_000);
+    let reply = server.post_json("/api/v1/users/login", &json!({"username": [long]}));
+    assert!(!reply.text.contains("secret") && reply.text.len() < 1_000, "{}", reply.text);
+    for (body, place) in [
+        (&b"{\"instances\": [\n  {\"port\": 80,}\n]}"[..], "line 2 column 15"),
+        (b"nonsense", "line 1 column 2"),
+        (b"{\"a\":\n\"\xff\"}", "not UTF-8 at line 2 column 2"),
+        (b"", "line 1 column 0"),
+        (b"{\"instances\":[]", "line 1 column 15"),
+    ] {
+        for path in [REGISTER, HEARTBEAT, "/api/v1/channels", "/ws/broadcast"] {
+            let reply = server.request("POST", path, &[("Content-Type", "application/json")], body);
+            reply.expect_problem(400, "malformed");
+            assert!(reply.text.contains(place), "{path}: {}", reply.text);
+        }
+    }
+    let mut client = server.connect();
+    client.send_json(&json!({"type": "subscribe", "service_id": 7, "id": 1}));
+    let refusal = client.find_type("error");
+    assert_eq!(refusal["message"], "service_id: expected a string, got an integer");
+    client.send_json(
+        &json!({"type": "register", "instances": [good, {"serviceId": "s", "port": -1}]}),
+    );
+    let answer = client.find_type("registered");
+    let message = "instances[1].port: expected an integer 0..65535, got -1";
+    assert_eq!(answer["failed_instances"][0]["errorMessage"], message);
+    client.send_text("{\"type\":\"ping\"");
+    let refusal = client.find_type("error");
+    assert_eq!(refusal["code"], "malformed");
+    assert!(
+        refusal["message"].as_str().is_some_and(|text| text.ends_with("line 1 column 14")),
+        "{refusal}"
+    );
+}
+
+#[test]
 fn heartbeats_of_unknown_instances_fail_and_the_others_are_renewed() {
     let server = Server::start(&[]);
     let one = instance("orders", "one");

@@ -18,6 +18,7 @@ use super::Desk;
 use super::bodies::Arriving;
 use super::reply::Problem;
 use crate::limits;
+use crate::wire::fault::{self, Fault};
 use crate::wire::json;
 use crate::wire::refusal::{Code, Refusal};
 
@@ -102,17 +103,28 @@ async fn arrive(
 
 /// A body is UTF-8 and a JSON object; what comes after this only has to look at its fields.
 pub(super) fn checked(body: Bytes) -> Result<Bytes, Problem> {
-    if std::str::from_utf8(&body).is_err() {
-        return Err(Problem::new(400, Code::Malformed, "the body is not UTF-8"));
+    if let Err(fault) = std::str::from_utf8(&body) {
+        let place = fault::place_of(&body, fault.valid_up_to());
+        return Err(malformed(format!("the body is not UTF-8 at {place}")));
     }
     if !json::is_object(&body) {
-        let what = match json::decode::<serde_json::Value>(&body) {
-            Ok(_) => "the body is JSON, but not an object",
-            Err(_) => "the body is not JSON",
-        };
-        return Err(Problem::new(400, Code::Malformed, what));
+        return Err(match json::decode::<serde_json::Value>(&body) {
+            Ok(_) => malformed(NOT_AN_OBJECT),
+            Err(fault) => malformed(not_json(&fault)),
+        });
     }
     Ok(body)
+}
+
+const NOT_AN_OBJECT: &str = "the body is JSON, but not an object";
+
+fn malformed(detail: impl Into<String>) -> Problem {
+    Problem::new(400, Code::Malformed, detail)
+}
+
+/// The words for a body that is no JSON: what is wrong, with line and column.
+pub(super) fn not_json(fault: &impl std::fmt::Display) -> String {
+    format!("the body is not JSON: {fault}")
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -153,15 +165,9 @@ pub async fn beside<T: Send + 'static>(
 ///
 /// # Errors
 ///
-/// 400 `malformed`, or `invalid_argument` with the parser's words.
+/// 400 `malformed` with line and column, or `invalid_argument` with the path of the field.
 pub fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    json::decode::<T>(body).map_err(|fault| match json::decode::<serde_json::Value>(body) {
-        Ok(serde_json::Value::Object(_)) => {
-            Problem::new(400, Code::InvalidArgument, fault.to_string())
-        }
-        Ok(_) => Problem::new(400, Code::Malformed, "the body is JSON, but not an object"),
-        Err(_) => Problem::new(400, Code::Malformed, "the body is not JSON"),
-    })
+    json::decode::<T>(body).map_err(|_| misread::<T>(body))
 }
 
 /// The same for what borrows from the body.
@@ -170,10 +176,14 @@ pub fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 ///
 /// As [`object`].
 pub fn borrowed<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
-    serde_json::from_slice::<T>(body).map_err(|fault| {
-        match json::decode::<serde_json::Value>(body) {
-            Ok(_) => Problem::new(400, Code::InvalidArgument, fault.to_string()),
-            Err(_) => Problem::new(400, Code::Malformed, "the body is not JSON"),
-        }
-    })
+    serde_json::from_slice::<T>(body).map_err(|_| misread::<T>(body))
+}
+
+/// What is wrong with a body that is no `T`.
+fn misread<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Problem {
+    match fault::explain::<T>(body) {
+        Fault::Syntax(fault) => malformed(not_json(&fault)),
+        Fault::NotAnObject => malformed(NOT_AN_OBJECT),
+        Fault::Field(fault) => Problem::new(400, Code::InvalidArgument, fault),
+    }
 }

@@ -20,6 +20,7 @@ use crate::limits;
 use crate::state::order::{Answer, Operation, Order, RefusedEntry};
 use crate::state::pull_outs::Operator;
 use crate::wire::command::{Entries, Rejected, check_all, check_each};
+use crate::wire::fault;
 use crate::wire::instance::{
     Instance, InstanceKey, Registration, check_optional_name, check_service_id,
 };
@@ -59,7 +60,10 @@ fn array(value: Option<Value>, field: &str) -> Result<Vec<Value>, BadRequest> {
     match value {
         Some(Value::Array(entries)) => Ok(entries),
         Some(Value::Null) | None => Err(BadRequest(format!("{field} is missing"))),
-        Some(_) => Err(BadRequest(format!("{field} is not an array"))),
+        Some(other) => {
+            let kind = fault::kind_of(&other);
+            Err(BadRequest(format!("{field}: expected an array, got {kind}")))
+        }
     }
 }
 
@@ -74,7 +78,7 @@ fn read_registrations(
     }
     let loose: Loose = body::object(text)?;
     let sent = array(loose.instances, "instances");
-    Ok(sent.map(|sent| check_each(sent, check).said_once()))
+    Ok(sent.map(|sent| check_each("instances", sent, check).said_once()))
 }
 
 /// Refuses a batch of more entries than are read at once.
@@ -117,11 +121,11 @@ fn read_keys(text: &[u8]) -> Result<Result<Renewals, BadRequest>, Problem> {
         _ => Ok(Vec::new()),
     };
     let instances = match optional(loose.instances, "instances") {
-        Ok(sent) => check_each(sent, instance_identity).named_once(),
+        Ok(sent) => check_each("instances", sent, instance_identity).named_once(),
         Err(fault) => return Ok(Err(fault)),
     };
     let keys = match optional(loose.instance_keys, "instanceKeys") {
-        Ok(sent) => check_each(sent, InstanceKey::identity).named_once(),
+        Ok(sent) => check_each("instanceKeys", sent, InstanceKey::identity).named_once(),
         Err(fault) => return Ok(Err(fault)),
     };
     Ok(Ok(Renewals { instances, keys }))
@@ -344,12 +348,11 @@ pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
         operator_id: Option<String>,
     }
     let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
-    let wish: Wish = match json::decode(&text) {
-        Ok(wish) => wish,
-        Err(fault) => {
-            let _: serde_json::Map<String, Value> = body::object(&text)?;
-            return Ok(reply::json_value(&reply::failure("bad-request", &fault.to_string())));
+    let wish: Wish = match body::object(&text) {
+        Err(problem) if problem.code == Code::InvalidArgument => {
+            return Ok(reply::json_value(&reply::failure("bad-request", &problem.detail)));
         }
+        wish => wish?,
     };
     let fail = |message: &str| Ok(reply::json_value(&reply::failure("bad-request", message)));
     let Some(key) = wish.instance_key else { return fail("instanceKey is missing") };

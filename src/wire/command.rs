@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::fault::{self, Fault};
 use super::instance::{Instance, InstanceKey, Registration};
 use super::json;
 use super::refusal::{Code, Refusal};
@@ -465,18 +466,16 @@ pub fn check_all<Sent: serde::Serialize, Checked>(
     entries
 }
 
-/// Reads entries one by one, so that one of a wrong type fails alone.
+/// Reads entries one by one, so that one of a wrong type fails alone. `list` names the list in what is
+/// said of it.
 pub fn check_each<Sent: serde::de::DeserializeOwned + serde::Serialize, Checked>(
+    list: &str,
     sent: Vec<Value>,
     check: impl Fn(&Sent) -> Result<Checked, String>,
 ) -> Entries<Sent, Checked> {
     let mut entries = Entries { accepted: Vec::with_capacity(sent.len()), rejected: Vec::new() };
-    for entry in sent {
-        let read = if entry.is_object() {
-            Sent::deserialize(&entry).map_err(|fault| fault.to_string())
-        } else {
-            Err(String::from("not an object"))
-        };
+    for (index, entry) in sent.into_iter().enumerate() {
+        let read = fault::read_entry::<Sent>(&entry, || format!("{list}[{index}]"));
         let checked = read.and_then(|one| check(&one).map(|checked| (one, checked)));
         match checked {
             Ok(pair) => entries.accepted.push(pair),
@@ -491,7 +490,7 @@ fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -
     let mut object = match json::decode::<Value>(payload) {
         Ok(Value::Object(object)) => object,
         Ok(_) => return not_an_object(),
-        Err(_) => return malformed("the message is not JSON"),
+        Err(fault) => return malformed(format!("the message is not JSON: {fault}")),
     };
     let id = object
         .get("id")
@@ -501,7 +500,8 @@ fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -
     let request = match kind {
         Some(Value::String(kind)) => match kind.as_str() {
             "register" => entries_of(object.remove("instances"), "instances")
-                .map(|sent| Request::Register(check_each(sent, Instance::register).said_once())),
+                .map(|sent| check_each("instances", sent, Instance::register).said_once())
+                .map(Request::Register),
             "heartbeat" => keys_of(&mut object).map(Request::Heartbeat),
             "unregister" => keys_of(&mut object).map(Request::Unregister),
             "ping" => Ok(Request::Ping),
@@ -539,7 +539,7 @@ fn fields_of(kind: &str) -> Option<&'static [&'static str]> {
 fn read_again(
     object: &serde_json::Map<String, Value>,
     fields: &[&str],
-    fault: &serde_json::Error,
+    first: &serde_json::Error,
     topic_bytes_max: usize,
 ) -> Result<Request, Refusal> {
     let mut kept = object.clone();
@@ -548,62 +548,36 @@ fn read_again(
         kept.remove("serviceId");
     }
     let text = serde_json::to_vec(&kept).unwrap_or_default();
-    match serde_json::from_slice::<Fields<'_>>(&text) {
-        Ok(fields) => request(fields, topic_bytes_max),
-        Err(again) => {
-            // Its words would repeat the value, which may be a token in the wrong place.
-            let (kind, column) = (fault.classify(), fault.column());
-            tracing::trace!(?kind, column, "a field of the wrong type");
-            Err(Refusal::invalid(field_fault(&kept, &again)))
-        }
+    if let Ok(fields) = serde_json::from_slice::<Fields<'_>>(&text) {
+        return request(fields, topic_bytes_max);
     }
-}
-
-/// Names the field whose value does not fit, where one can be told.
-fn field_fault(object: &serde_json::Map<String, Value>, fault: &serde_json::Error) -> String {
-    let is_wrong = |name: &str, fits: &dyn Fn(&Value) -> bool| {
-        object.get(name).is_some_and(|value| !value.is_null() && !fits(value))
-    };
-    for name in [
-        "service_id",
-        "serviceId",
-        "channel",
-        "token",
-        "event",
-        "room",
-        "content",
-        "message_type",
-        "to_user_id",
-    ] {
-        if is_wrong(name, &Value::is_string) {
-            return format!("{name} is not a string");
-        }
-    }
-    for name in ["snapshot", "echo"] {
-        if is_wrong(name, &Value::is_boolean) {
-            return format!("{name} is not true or false");
-        }
-    }
-    if is_wrong("since", &|value| value.is_object() && Place::deserialize(value).is_ok()) {
-        return String::from("since is not an object with epoch and revision or offset");
-    }
-    fault.to_string()
+    // The parser's own words would repeat the value, which may be a token in the wrong place.
+    let (kind, column) = (first.classify(), first.column());
+    tracing::trace!(?kind, column, "a field of the wrong type");
+    Err(Refusal::invalid(match fault::explain::<Fields<'_>>(&text) {
+        Fault::Field(words) | Fault::Syntax(words) => words,
+        Fault::NotAnObject => String::from("the message is not an object"),
+    }))
 }
 
 fn keys_of(
     object: &mut serde_json::Map<String, Value>,
 ) -> Result<Entries<InstanceKey, InstanceIdentity>, Refusal> {
-    let sent = ["instance_keys", "instanceKeys", "instances"]
+    let given = ["instance_keys", "instanceKeys", "instances"]
         .into_iter()
-        .find_map(|name| object.remove(name).filter(|value| !value.is_null()));
-    Ok(check_each(entries_of(sent, "instance_keys")?, InstanceKey::identity).named_once())
+        .find_map(|name| Some((name, object.remove(name).filter(|value| !value.is_null())?)));
+    let (name, sent) = given.map_or(("instance_keys", None), |(name, sent)| (name, Some(sent)));
+    Ok(check_each(name, entries_of(sent, name)?, InstanceKey::identity).named_once())
 }
 
 fn entries_of(value: Option<Value>, field: &str) -> Result<Vec<Value>, Refusal> {
     match value {
         Some(Value::Array(entries)) => Ok(entries),
         Some(Value::Null) | None => Err(Refusal::invalid(format!("{field} is missing"))),
-        Some(_) => Err(Refusal::invalid(format!("{field} is not an array"))),
+        Some(other) => {
+            let kind = fault::kind_of(&other);
+            Err(Refusal::invalid(format!("{field}: expected an array, got {kind}")))
+        }
     }
 }
 

@@ -20,6 +20,8 @@ pub mod depth;
 #[cfg(feature = "server")]
 pub mod event;
 #[cfg(feature = "server")]
+pub mod fault;
+#[cfg(feature = "server")]
 pub mod frame;
 pub mod instance;
 #[cfg(feature = "server")]

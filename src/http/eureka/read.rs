@@ -34,9 +34,10 @@ pub(super) fn registration(text: &[u8], is_xml: bool, app: &str) -> Result<Sent,
 }
 
 fn from_json(text: &str) -> Result<Value, String> {
-    let not_json = || String::from("the body is not JSON");
-    let mut body: Value = json::decode(text.as_bytes()).map_err(|_| not_json())?;
-    let body = body.as_object_mut().ok_or_else(not_json)?;
+    let read = json::decode::<Value>(text.as_bytes());
+    let mut body = read.map_err(|fault| format!("the body is not JSON: {fault}"))?;
+    let not_an_object = || String::from("the body is JSON, but not an object");
+    let body = body.as_object_mut().ok_or_else(not_an_object)?;
     body.remove("instance").ok_or_else(|| String::from("the body has no instance"))
 }
 
@@ -305,7 +306,7 @@ mod tests {
         let long = "x".repeat(300);
         for (text, word) in [
             ("", "not JSON"),
-            ("[]", "not JSON"),
+            ("[]", "not an object"),
             ("{}", "no instance"),
             (r#"{"instance":7}"#, "no instance"),
             (r#"{"instance":{}}"#, "instanceId"),
