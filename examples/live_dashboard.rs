@@ -49,7 +49,7 @@ async fn measure(handle: &Handle) -> Result<(), fanfare::server::CallError> {
         let (_, reached) = handle.send_event("dashboard:process", "metrics", metrics).await?;
         if reached == 0 && second.is_multiple_of(10) {
             let hint = "subscribe to dashboard:process";
-            handle.broadcast("hint", json!({"text": hint}), Delivery::default()).await?;
+            handle.broadcast("hint", json!({"content": hint}), Delivery::default()).await?;
         }
         second += 1;
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -283,7 +283,7 @@ async fn envelopes_are_acknowledged() {
     let node = Node::start(&[]);
     let (ann, bob) = (connect_as(&node.url(), "ann").await, connect_as(&node.url(), "bob").await);
     let mut inbox = bob.envelopes();
-    let reached = ann.send("notification", json!({"text": "hi"}), Some("bob")).await;
+    let reached = ann.send("notification", json!({"content": "hi"}), Some("bob")).await;
     assert_eq!(reached.expect("sent"), 1);
     let envelope = loop {
         match soon("an envelope", inbox.next()).await.expect("the stream goes on") {
@@ -294,7 +294,7 @@ async fn envelopes_are_acknowledged() {
         }
     };
     assert_eq!(
-        (envelope.from_user_id.as_deref(), &envelope.data["text"]),
+        (envelope.from_user_id.as_deref(), &envelope.data["content"]),
         (Some("ann"), &json!("hi"))
     );
     let error = ann.send("text", json!({}), Some("nobody-knows")).await.expect_err("unknown");

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::address::Address;
 use super::error::Error;
+use super::frame::Person;
 use super::http::{self, Call};
 use super::link::{Incoming, Link};
 use super::token::{self, BoxError, Issuer, TokenSource};
@@ -206,6 +207,20 @@ impl Api {
         })
     }
 
+    /// Who signs in by a name, in whatever case; none where nobody does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Status`] 401 or 403 where the server wants a token with the scope `message`, 429 after
+    /// too many names of nobody.
+    pub async fn find_user(&self, name: &str) -> Result<Option<Person>, Error> {
+        match self.call("GET", &find_path(name), None).await {
+            Ok(answer) => Ok(Some(found(&answer))),
+            Err(Error::Status { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens a socket that does nothing by itself but answer pings, within 10 s.
     ///
     /// # Errors
@@ -217,6 +232,17 @@ impl Api {
         let link = tokio::time::timeout(PATIENCE, opening).await.map_err(|_| Error::Timeout)??;
         Ok(RawSocket { link })
     }
+}
+
+/// The call that finds a user by name.
+pub(super) fn find_path(name: &str) -> String {
+    let name = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+    format!("/api/v1/users?name={name}")
+}
+
+/// Its answer.
+pub(super) fn found(answer: &Value) -> Person {
+    Person { user_id: text(&answer["user_id"]), username: text(&answer["username"]) }
 }
 
 fn text(value: &Value) -> String {

@@ -226,9 +226,9 @@ impl Client {
         Ok(Room::new(&self.keeper, room))
     }
 
-    /// Sends an envelope to a user, or to every other user online. For signed-in clients. `data` is
-    /// a JSON object. Returns
-    /// the number of connections it went to: 0 for a user who is offline.
+    /// Sends an envelope to a user, by id or as `name:bob`, or to every other user online. For signed-in
+    /// clients. `data` is a JSON object; text goes as its `content`. Returns the number of connections it
+    /// went to: 0 for a user who is offline.
     ///
     /// # Errors
     ///
@@ -273,7 +273,8 @@ impl Client {
         Ok(Messages::new(&self.keeper, Some(id.to_string())))
     }
 
-    /// Sends a direct message, which is stored before this returns: it arrives, if not now.
+    /// Sends a direct message to a user, by id or as `name:bob`. It is stored before this returns: it
+    /// arrives, if not now.
     ///
     /// # Errors
     ///
@@ -299,6 +300,21 @@ impl Client {
             id: answer["id"].as_str().unwrap_or_default().to_owned(),
             created_at: answer["created_at"].as_u64().unwrap_or_default(),
         })
+    }
+
+    /// Who signs in by a name, in whatever case; none where nobody does. A message needs no such call:
+    /// where a user's id is expected, `name:bob` stands for who signs in as bob.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Status`] 401 or 403 where the server wants a token with the scope `message`, 429 after
+    /// too many names of nobody, or no connection.
+    pub async fn find_user(&self, name: &str) -> Result<Option<Person>, Error> {
+        match beside::call(self.shared(), Method::GET, &api::find_path(name), None).await {
+            Ok(answer) => Ok(Some(api::found(&answer))),
+            Err(Error::Status { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Any other call of the server's HTTP API, with the client's token. Returns the body.

@@ -29,7 +29,17 @@ pub(crate) struct Args {
     #[arg(long, env = "FANFARE_PASSWORD", hide = true, hide_env_values = true)]
     pub(crate) password: Option<String>,
     /// Sends no pings of its own
-    #[arg(long)]
+    #[arg(
+        long,
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    #[arg(action = clap::ArgAction::Set)]
     pub(crate) no_auto_ping: bool,
     /// Prints every message as the JSON it came in, one a line
     #[arg(long)]
@@ -43,5 +53,24 @@ impl fmt::Debug for Args {
             .field("url", &self.url)
             .field("username", &self.username)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pings_are_turned_off_with_or_without_a_value() {
+        let read = |args: &[&str]| {
+            let program = ["websocket_client"];
+            Args::try_parse_from(program.iter().chain(args)).map(|args| args.no_auto_ping).ok()
+        };
+        assert_eq!(read(&[]), Some(false));
+        assert_eq!(read(&["--no-auto-ping"]), Some(true));
+        assert_eq!(read(&["--no-auto-ping", "--json"]), Some(true));
+        assert_eq!(read(&["--no-auto-ping=true"]), Some(true));
+        assert_eq!(read(&["--no-auto-ping=false"]), Some(false));
+        assert_eq!(read(&["--no-auto-ping=maybe"]), None);
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 pub(crate) const COMMANDS: [(&str, &str, &str); 16] = [
     ("text", "MESSAGE", "send a text to every other user online"),
     ("notification", "MESSAGE", "send a notification to every other user online"),
-    ("to", "USER MESSAGE", "send a text to one user"),
+    ("to", "USER MESSAGE", "send a text to one user, by name or by id"),
     ("subscribe service", "NAME", "follow a service, beginning with its instances; * is all"),
     ("subscribe channel", "NAME", "follow a channel"),
     ("unsubscribe service", "NAME", "follow it no longer"),
@@ -29,6 +29,10 @@ pub(crate) const COMMANDS: [(&str, &str, &str); 16] = [
 pub(crate) enum Command {
     /// A message for the socket.
     Send(Value),
+    /// An envelope for one user, who is named by name or by id.
+    SendTo(String, Value),
+    /// A sign of life.
+    Ping,
     /// A call over HTTP.
     Get(&'static str),
     /// The list of commands.
@@ -47,12 +51,13 @@ pub(crate) fn parse(line: &str) -> Result<Command, String> {
     }
     let (word, rest) = split(line);
     match word {
-        "text" | "notification" => Ok(envelope(word, needed(rest, "a message")?, None)),
+        "text" | "notification" => Ok(Command::Send(envelope(word, needed(rest, "a message")?))),
         "to" => {
             let (user, message) = split(needed(rest, "a user and a message")?);
-            Ok(envelope("text", needed(message, "a message")?, Some(user)))
+            let message = envelope("text", needed(message, "a message")?);
+            Ok(Command::SendTo(user.to_owned(), message))
         }
-        "ping" => Ok(Command::Send(json!({"type": "ping"}))),
+        "ping" => Ok(Command::Ping),
         "json" => match serde_json::from_str(needed(rest, "a JSON object")?) {
             Ok(value @ Value::Object(_)) => Ok(Command::Send(value)),
             Ok(_) => Err(String::from("json: that is JSON, but no object")),
@@ -95,12 +100,8 @@ fn needed<'a>(text: &'a str, what: &str) -> Result<&'a str, String> {
     if text.is_empty() { Err(format!("{what} is missing")) } else { Ok(text) }
 }
 
-fn envelope(message_type: &str, text: &str, to: Option<&str>) -> Command {
-    let mut message = json!({"message_type": message_type, "data": {"text": text}});
-    if let Some(to) = to {
-        message["to_user_id"] = to.into();
-    }
-    Command::Send(message)
+fn envelope(message_type: &str, content: &str) -> Value {
+    json!({"message_type": message_type, "data": {"content": content}})
 }
 
 /// The list of commands, for a person.
@@ -130,11 +131,14 @@ mod tests {
 
     #[test]
     fn commands_become_messages() {
+        let text = json!({"message_type": "text", "data": {"content": "hi  there"}});
+        assert_eq!(
+            parse("to bob hi  there"),
+            Ok(Command::SendTo(String::from("bob"), text.clone()))
+        );
+        assert_eq!(parse("ping"), Ok(Command::Ping));
         for (line, message) in [
-            (
-                "to bob hi  there",
-                json!({"message_type": "text", "data": {"text": "hi  there"}, "to_user_id": "bob"}),
-            ),
+            ("text hi  there", text),
             (
                 "subscribe service s",
                 json!({"type": "subscribe", "service_id": "s", "snapshot": true}),

@@ -3,7 +3,7 @@
 //! ```text
 //! prompt --> command --> session <--> server
 //!                         |    |
-//!                    renewal  screen
+//!                    renewal  screen <-- phrase
 //! ```
 //!
 //! A person gets a prompt, a history and colours. A script pipes commands in and, with `--json`,
@@ -13,6 +13,7 @@
 mod args;
 mod command;
 mod identity;
+mod phrase;
 mod prompt;
 mod renewal;
 mod screen;
@@ -65,6 +66,7 @@ async fn run(args: &Args) -> Result<Ending, String> {
         screen: &mut screen,
         is_pinging: !args.no_auto_ping,
         is_interactive,
+        pinged_at: None,
     };
     // A reader that has gone, as `head` does, is no fault of ours.
     Ok(session.run(&mut lines).await.unwrap_or(Ending::Done))

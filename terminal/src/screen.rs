@@ -1,10 +1,12 @@
 //! What a person or a script gets to see.
 //!
-//! Imports nothing of the crate. Imported by `main` and `session`.
+//! Imports `phrase`. Imported by `main` and `session`.
 
 use std::io::{self, Write as _};
 
 use serde_json::Value;
+
+use crate::phrase::{Names, Phrase, Tone};
 
 /// Writes a line without disturbing the one that is being typed.
 pub(crate) type Printer = Box<dyn FnMut(String) -> io::Result<()> + Send>;
@@ -15,18 +17,23 @@ pub(crate) struct Screen {
     /// Every message as it came.
     is_json: bool,
     is_coloured: bool,
+    names: Names,
 }
 
 /// Colours of a terminal (ECMA-48, 8.3.117).
-const DIM: &str = "2";
-const RED: &str = "31";
-const GREEN: &str = "32";
-const YELLOW: &str = "33";
-const CYAN: &str = "36";
+const fn colour(tone: Tone) -> &'static str {
+    match tone {
+        Tone::Quiet => "2",
+        Tone::Bad => "31",
+        Tone::Person => "32",
+        Tone::Change => "33",
+        Tone::Message => "36",
+    }
+}
 
 impl Screen {
     pub(crate) fn new(printer: Printer, is_json: bool, is_coloured: bool) -> Screen {
-        Screen { printer, is_json, is_coloured }
+        Screen { printer, is_json, is_coloured, names: Names::default() }
     }
 
     /// Lines on standard output, each flushed.
@@ -45,7 +52,9 @@ impl Screen {
         }
         match serde_json::from_str::<Value>(text) {
             Ok(message) => {
-                let line = self.line(&message);
+                self.names.learn(&message);
+                let Some(phrase) = Phrase::of(&message, &self.names) else { return Ok(()) };
+                let line = self.line(&phrase);
                 (self.printer)(line)
             }
             Err(_) => (self.printer)(printable(text)),
@@ -54,6 +63,7 @@ impl Screen {
 
     /// An answer over HTTP.
     pub(crate) fn answer(&mut self, path: &str, body: &Value) -> io::Result<()> {
+        self.names.learn_users(&body["users"]);
         if self.is_json {
             let line = serde_json::json!({"type": "http", "path": path, "body": body});
             return (self.printer)(line.to_string());
@@ -62,62 +72,37 @@ impl Screen {
         (self.printer)(printable_lines(&text))
     }
 
+    /// Keeps the names of users, for messages that hold their ids alone.
+    pub(crate) fn learn(&mut self, body: &Value) {
+        self.names.learn_users(&body["users"]);
+    }
+
     /// Something we say ourselves. A script finds it on standard error, not among its messages.
     pub(crate) fn note(&mut self, text: &str, is_fault: bool) -> io::Result<()> {
         if self.is_coloured {
-            let line = self.paint(if is_fault { RED } else { DIM }, text);
+            let line = self.paint(if is_fault { Tone::Bad } else { Tone::Quiet }, text);
             return (self.printer)(line);
         }
         eprintln!("{text}");
         Ok(())
     }
 
-    fn paint(&self, colour: &str, text: &str) -> String {
-        if self.is_coloured { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    /// A message in one line, for a person.
-    fn line(&self, message: &Value) -> String {
-        let text = |field: &str| printable(message[field].as_str().unwrap_or_default());
-        let kind = match message["type"].as_str() {
-            Some(kind) => printable(kind),
-            None => text("message_type"),
-        };
-        let from = match (&*text("username"), &*text("from_user_id")) {
-            ("", "") => String::new(),
-            ("", user) | (user, _) => format!(" {}", self.paint(GREEN, user)),
-        };
-        let head = |colour: &str| self.paint(colour, &kind);
-        match &*kind {
-            "error" => format!("{} {} {}", head(RED), text("code"), text("message")),
-            "chat" => format!("{} {}{from}: {}", head(CYAN), text("room"), text("content")),
-            "private" | "group" => format!("{}{from}: {}", head(CYAN), text("content")),
-            "service_change" => format!("{} {}", head(YELLOW), changes(message)),
-            _ if message["data"]["text"].is_string() => {
-                let said = printable(message["data"]["text"].as_str().unwrap_or_default());
-                format!("{}{from}: {said}", head(CYAN))
-            }
-            _ => {
-                let mut rest = message.clone();
-                if let Some(rest) = rest.as_object_mut() {
-                    rest.remove("type");
-                }
-                format!("{} {}", head(DIM), printable(&rest.to_string()))
-            }
+    fn paint(&self, tone: Tone, text: &str) -> String {
+        if self.is_coloured {
+            format!("\x1b[{}m{text}\x1b[0m", colour(tone))
+        } else {
+            text.to_owned()
         }
     }
-}
 
-fn changes(message: &Value) -> String {
-    let empty = Vec::new();
-    let changes = message["changes"].as_array().unwrap_or(&empty).iter().map(|change| {
-        let text = |value: &Value| printable(value.as_str().unwrap_or_default());
-        let name = text(&change["instance"]["instanceId"]);
-        format!("{} {name} ({})", text(&change["changeType"]), text(&change["reason"]))
-    });
-    let changes = changes.collect::<Vec<_>>().join(", ");
-    let service = printable(message["service_id"].as_str().unwrap_or_default());
-    format!("{service} at {}: {changes}", message["revision"])
+    /// A phrase in one line. Others choose its texts.
+    fn line(&self, phrase: &Phrase) -> String {
+        let paint = |(tone, text): &(Option<Tone>, String)| {
+            let text = printable(text);
+            tone.map_or(text.clone(), |tone| self.paint(tone, &text))
+        };
+        phrase.parts().iter().map(paint).collect()
+    }
 }
 
 /// Without what a terminal would obey: others choose these texts.
@@ -137,8 +122,17 @@ mod tests {
     #[test]
     fn nobody_else_controls_the_terminal() {
         let screen = Screen::new(Screen::plain(), false, true);
-        let line = screen.line(&json!({"type": "chat", "room": "r", "content": "a\u{1b}[2Jb\r\n"}));
-        let without_ours = line.replace("\u{1b}[36m", "").replace("\u{1b}[0m", "");
-        assert!(!without_ours.chars().any(char::is_control), "{line:?}");
+        for message in [
+            json!({"type": "chat", "room": "r", "content": "a\u{1b}[2Jb\r\n"}),
+            json!({"message_type": "text", "data": {"content": "\u{1b}]0;x\u{7}"}}),
+            json!({"message_type": "error", "data": {"code": "\u{9b}2J", "message": "\u{8}"}}),
+            json!({"type": "news\u{1b}", "x": "\u{1b}"}),
+        ] {
+            let phrase = Phrase::of(&message, &Names::default()).expect("it is shown");
+            let line = screen.line(&phrase);
+            let ours = ["31", "32", "33", "36", "2", "0"].map(|one| format!("\u{1b}[{one}m"));
+            let rest = ours.iter().fold(line.clone(), |line, one| line.replace(one, ""));
+            assert!(!rest.chars().any(char::is_control), "{line:?}");
+        }
     }
 }

@@ -21,6 +21,9 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 /// How long the answers to the last lines may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
+/// The id of pings that a person typed: the answer is a time, not a message.
+const TYPED: &str = "websocket_client-ping";
+
 /// The id of the ping whose answer comes after every other answer.
 const LAST: &str = "websocket_client-last";
 
@@ -45,11 +48,14 @@ pub(crate) struct Session<'a> {
     pub(crate) is_pinging: bool,
     /// A person is there, who wants to see an end before it comes.
     pub(crate) is_interactive: bool,
+    /// When the last ping was typed.
+    pub(crate) pinged_at: Option<Instant>,
 }
 
 impl Session<'_> {
     /// Runs to the end.
     pub(crate) async fn run(mut self, lines: &mut mpsc::Receiver<String>) -> io::Result<Ending> {
+        self.learn_names().await;
         let mut faults = 0_u32;
         let mut ping_at = Instant::now() + PING_EVERY;
         loop {
@@ -87,6 +93,13 @@ impl Session<'_> {
             }
             None => self.screen.message(text)?,
         }
+        if message["type"] == "pong"
+            && message["id"] == TYPED
+            && let Some(at) = self.pinged_at.take()
+        {
+            let took_ms = at.elapsed().as_secs_f64() * 1_000.0;
+            self.screen.note(&format!("the server answered after {took_ms:.1} ms"), false)?;
+        }
         Ok(message["type"] == "error" || message["message_type"] == "error")
     }
 
@@ -94,6 +107,14 @@ impl Session<'_> {
     async fn take(&mut self, line: &str) -> io::Result<bool> {
         match command::parse(line) {
             Ok(Command::Send(message)) => self.socket.send(message.to_string()),
+            Ok(Command::SendTo(user, mut message)) => {
+                message["to_user_id"] = self.user_id(user).await.into();
+                self.socket.send(message.to_string());
+            }
+            Ok(Command::Ping) => {
+                self.pinged_at = Some(Instant::now());
+                self.socket.send(json!({"type": "ping", "id": TYPED}).to_string());
+            }
             Ok(Command::Get(path)) => match self.api.call("GET", path, None).await {
                 Ok(body) => self.screen.answer(path, &body)?,
                 Err(error) => {
@@ -109,6 +130,27 @@ impl Session<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Whom a person means: who signs in by that name, else the user with that id. Where the server
+    /// does not say who that is, it judges the text as an id.
+    async fn user_id(&self, user: String) -> String {
+        if user.starts_with("name:") {
+            return user;
+        }
+        match self.api.find_user(&user).await {
+            Ok(Some(person)) => person.user_id,
+            Ok(None) | Err(_) => user,
+        }
+    }
+
+    /// Asks who is online, for a person who reads names. Nothing depends on the answer.
+    async fn learn_names(&mut self) {
+        if self.is_interactive
+            && let Ok(online) = self.api.call("GET", "/ws/online", None).await
+        {
+            self.screen.learn(&online);
+        }
     }
 
     /// No more lines. Answers come in the order of the requests, so the last one ends it.

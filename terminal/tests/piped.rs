@@ -200,12 +200,61 @@ fn a_token_of_our_own_signs_us_in_and_people_are_heard() {
     assert_eq!(got.iter().filter(|kind| **kind == "ack").count(), 3, "{got:?}");
     assert!(got.contains(&"joined") && got.contains(&"chat"), "{got:?}");
     assert_eq!(bob.next_of("user_joined")["data"]["user_id"], "ann");
-    assert_eq!(bob.next_of("text")["data"]["text"], "to all");
-    assert_eq!(bob.next_of("notification")["data"]["text"], "look");
+    assert_eq!(bob.next_of("text")["data"]["content"], "to all");
+    assert_eq!(bob.next_of("notification")["data"]["content"], "look");
     let told = bob.next_of("text");
-    assert_eq!((&told["data"]["text"], &told["from_user_id"]), (&"only you".into(), &"ann".into()));
+    assert_eq!(
+        (&told["data"]["content"], &told["from_user_id"]),
+        (&"only you".into(), &"ann".into())
+    );
     bob.type_in("ping");
     bob.next_of("pong");
+}
+
+/// Without `--json` a script reads what a person would.
+#[test]
+fn people_read_sentences() {
+    let server = Server::start("sentences");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let api = Api::new(&server.url).expect("a URL");
+    let bob_id = runtime.block_on(api.create_account("Bob", PASSWORD, None)).expect("a new name");
+    let mut bob = Listener::with_secret(&server, "bob", "FANFARE_PASSWORD", PASSWORD);
+    assert_eq!(bob.next_of("welcome")["user_id"], *bob_id);
+    let mut cid = Listener::start(&server, "cid");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_websocket_client"));
+    command.args(["--url", &server.url, "--username", "ann", "--no-auto-ping=true"]);
+    command.env("JWT_SECRET", SECRET).env_remove("FANFARE_TOKEN").env_remove("FANFARE_PASSWORD");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program runs");
+    let lines = "to bob by name\nto cid by id\nto name:BOB once more\nto nobody-knows hi\n\
+                 text to everybody\nping\njoin general\nchat hello\nsubscribe service orders\n";
+    child.stdin.take().expect("it is piped").write_all(lines.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1), "a line was refused");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let wanted = [
+        "connected as ann",
+        "sent to 1 connection",
+        "sent to 1 connection",
+        "sent to 1 connection",
+        "refused (not_found): there is no such user",
+        "sent to 2 connections",
+        "you are in general with ann",
+        "general ann: hello",
+        "following service orders at 0: none",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), wanted, "pongs are not among them");
+    let noted = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(noted.contains("the server answered after"), "{noted}");
+    let told = bob.next_of("text");
+    assert_eq!(
+        (&told["data"]["content"], &told["to_user_id"]),
+        (&"by name".into(), &bob_id.into())
+    );
+    assert_eq!(bob.next_of("text")["data"]["content"], "once more");
+    assert_eq!(bob.next_of("text")["data"]["content"], "to everybody");
+    assert_eq!(cid.next_of("text")["data"]["content"], "by id");
 }
 
 #[test]
