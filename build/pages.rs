@@ -1,6 +1,9 @@
-//! Packs the pages of `web/` into the binary: each file as it is, with gzip and with Brotli, and an
-//! entity tag made of its bytes. Scripts and styles of the pages go without the comments that fill whole
-//! lines; `fanfare.js` is what other programs read, and keeps them.
+//! Packs the pages of `web/` into the binary: each file plain, with gzip and with Brotli, and an entity
+//! tag made of its bytes.
+//!
+//! What only the server's own pages load (`web/assets/`) leaves its indentation and its comments here.
+//! The pages link to each other and to their files by relative references, so that they work below any
+//! prefix; `/demo/` is therefore a page of its own, whose references go one level up.
 
 use std::env;
 use std::fmt::Write as _;
@@ -27,14 +30,16 @@ pub(crate) fn pack() -> io::Result<()> {
     collect(Path::new("web"), &mut files)?;
     files.sort();
     let mut table = String::from("&[\n");
-    for (index, file) in files.iter().enumerate() {
+    let mut pages = Vec::new();
+    for file in &files {
         let (Some(path), Some(kind)) = (path_of(file), kind_of(file)) else { continue };
-        let plain = match file.extension().and_then(|extension| extension.to_str()) {
-            Some("js" | "css") if file.starts_with("web/assets") => {
-                without_comments(&fs::read_to_string(file)?).into_bytes()
-            }
-            _ => fs::read(file)?,
-        };
+        let plain = condensed(file, fs::read(file)?);
+        if kind.starts_with("text/html") && path != "/" {
+            pages.push((format!("{path}/"), kind, one_level_up(&plain)));
+        }
+        pages.push((path, kind, plain));
+    }
+    for (index, (path, kind, plain)) in pages.into_iter().enumerate() {
         let names = ["plain", "gzip", "br"].map(|form| out.join(format!("page-{index}.{form}")));
         fs::write(&names[0], &plain)?;
         fs::write(&names[1], gzip(&plain)?)?;
@@ -51,25 +56,6 @@ pub(crate) fn pack() -> io::Result<()> {
     }
     table.push(']');
     fs::write(out.join("pages.rs"), table)
-}
-
-/// The text without lines that are comments and nothing else. A line within a template literal that
-/// looks like one would go as well; the pages have none.
-fn without_comments(text: &str) -> String {
-    let mut kept = String::with_capacity(text.len());
-    let mut is_inside = false;
-    for line in text.lines() {
-        let trimmed = line.trim();
-        let ends = trimmed.ends_with("*/");
-        let begins = trimmed.starts_with("/*") && (ends || !trimmed.contains("*/"));
-        if is_inside || begins {
-            is_inside = !ends;
-        } else if !trimmed.starts_with("//") {
-            kept.push_str(line);
-            kept.push('\n');
-        }
-    }
-    kept
 }
 
 /// A path as a literal of the language.
@@ -110,6 +96,42 @@ fn path_of(file: &Path) -> Option<String> {
     })
 }
 
+/// A file of `web/assets/` without indentation, empty lines and lines of comment. Any other file, and one
+/// in which a template literal goes over several lines, stays as it is.
+fn condensed(file: &Path, plain: Vec<u8>) -> Vec<u8> {
+    let is_script = file.extension().is_some_and(|extension| extension == "js");
+    let is_style = file.extension().is_some_and(|extension| extension == "css");
+    let Ok(text) = std::str::from_utf8(&plain) else { return plain };
+    let is_one_line = |line: &str| line.matches('`').count().is_multiple_of(2);
+    let is_asset = file.starts_with("web/assets") && (is_script || is_style);
+    if !is_asset || !text.lines().all(is_one_line) {
+        return plain;
+    }
+    let (mut kept, mut in_comment) = (String::with_capacity(text.len()), false);
+    for line in text.lines().map(str::trim) {
+        let ends = line.ends_with("*/");
+        let begins = line.starts_with("/*") && (ends || !line.contains("*/"));
+        let is_inside = in_comment || begins;
+        let is_comment = is_inside || (is_script && line.starts_with("//"));
+        in_comment = is_inside && !ends;
+        if !is_comment && !line.is_empty() {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept.into_bytes()
+}
+
+/// A page whose relative references start one level higher.
+fn one_level_up(page: &[u8]) -> Vec<u8> {
+    let mut text = String::from_utf8_lossy(page).into_owned();
+    for name in ["href", "src"] {
+        text = text.replace(&format!(" {name}=\""), &format!(" {name}=\"../"));
+        text = text.replace(&format!(" {name}=\"../#"), &format!(" {name}=\"#"));
+    }
+    text.into_bytes()
+}
+
 /// The media type; none for files that are not served.
 fn kind_of(file: &Path) -> Option<&'static str> {
     let name = file.file_name()?.to_str()?;
@@ -118,6 +140,7 @@ fn kind_of(file: &Path) -> Option<&'static str> {
         "js" => "text/javascript; charset=utf-8",
         "css" => "text/css; charset=utf-8",
         "svg" => "image/svg+xml",
+        "ico" => "image/x-icon",
         "ts" => "text/plain; charset=utf-8",
         _ => return None,
     })

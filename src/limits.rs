@@ -46,6 +46,9 @@ pub struct Limits {
     pub unfinished_body_bytes_max: usize,
     /// Accounts registered a minute from one address block. Zero: no limit.
     pub registrations_per_minute_max: usize,
+    /// Names a minute that one address may ask for in vain; 0 is no limit. A person mistypes a few; a
+    /// program that guesses names goes on for hours.
+    pub unknown_names_per_minute_max: usize,
     /// Largest request head, in bytes: the line and all headers. A token of several KiB fits.
     pub request_head_bytes_max: usize,
     /// Most headers in one request. Browsers send about twenty.
@@ -147,6 +150,7 @@ impl Limits {
         unfinished_body_bytes_per_address_max: 8 * MIB,
         unfinished_body_bytes_max: 64 * MIB,
         registrations_per_minute_max: 10,
+        unknown_names_per_minute_max: 60,
         request_head_bytes_max: 16 * KIB,
         request_headers_max: 100,
         handshake_timeout_ms: 10_000,

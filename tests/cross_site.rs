@@ -131,8 +131,14 @@ fn bodies_that_any_page_may_send_are_taken_by_no_door() {
 #[test]
 fn answers_are_shown_to_listed_origins_alone() {
     let server = Server::start(&["--allowed-origins", APP]);
-    for path in ["/api/discovery/services.json", "/fanfare.js", "/nowhere", "/health", "/ws/online"]
-    {
+    for path in [
+        "/api/discovery/services.json",
+        "/fanfare.js",
+        "/fanfare.d.ts",
+        "/nowhere",
+        "/health",
+        "/ws/online",
+    ] {
         let ask = |origin: &str| server.request("GET", path, &[("Origin", origin)], b"");
         let varies = |reply: &Reply| {
             reply.headers.iter().any(|(name, value)| name == "vary" && value == "Origin")
@@ -199,6 +205,37 @@ fn preflights_are_answered_to_listed_origins_alone() {
     }
     ask("/nowhere", APP).expect_problem(404, "not_found");
     server.request("OPTIONS", "/api/v1/channels", &[], b"").expect_problem(405, "invalid_argument");
+}
+
+/// A developer sees a 403 and nothing else in a browser; the answer says what to do.
+#[test]
+fn a_refused_page_is_told_why() {
+    let server = Server::start(&["--allowed-origins", APP]);
+    let own = format!("http://localhost:{}", server.address().port());
+    let dev = "http://localhost:5173";
+    let upgrade = [
+        ("Origin", dev),
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let preflight = [("Origin", dev), ("Access-Control-Request-Method", "POST")];
+    for reply in [
+        server.request("GET", "/ws", &upgrade, b""),
+        server.request("OPTIONS", "/api/registry/register.json", &preflight, b""),
+        write(&server, &doors()[0], &[("Origin", dev)]),
+    ] {
+        reply.expect_problem(403, "forbidden");
+        let detail = reply.body["detail"].as_str().expect("words");
+        for word in [dev, &own, APP, "--allowed-origins"] {
+            assert!(detail.contains(word), "{word}: {detail}");
+        }
+        assert_eq!(reply.header("access-control-allow-origin"), None);
+    }
+    let long = format!("http://{}", "a".repeat(10_000));
+    let reply = write(&server, &doors()[0], &[("Origin", &long)]);
+    assert!(reply.status == 403 && reply.text.len() < 1_000, "{}", reply.text);
 }
 
 #[test]

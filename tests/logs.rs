@@ -81,7 +81,7 @@ fn every_refusal_is_found_by_its_request_id() {
         ("GET", "/nothing-here", vec![], b"", 404, "there is nothing at this path"),
         ("DELETE", "/metrics", vec![], b"", 405, "this path takes GET, HEAD"),
         ("GET", "/ws", vec![], b"", 426, "this resource is a WebSocket"),
-        ("GET", "/ws", with(&[evil]), b"", 403, "this origin may not open a WebSocket"),
+        ("GET", "/ws", with(&[evil]), b"", 403, "pages of this origin may not call"),
         ("GET", "/ws/news", with(&[]), b"", 401, "a token is required"),
         ("GET", "/ws/online", vec![("Authorization", &bad)], b"", 401, "wrong signature"),
         ("GET", "/ws/stats", vec![], b"", 401, "a token is required"),

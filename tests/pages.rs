@@ -8,7 +8,7 @@ use support::Server;
 #[test]
 fn pages_are_open_and_shut_out_what_is_foreign() {
     let server = Server::start_for_people(&["--auth", "required"]);
-    for path in ["/", "/demo", "/docs"] {
+    for path in ["/", "/demo", "/docs", "/demo/", "/docs/"] {
         let reply = server.get(path);
         assert_eq!(reply.status, 200, "{path}");
         assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"));
@@ -20,7 +20,63 @@ fn pages_are_open_and_shut_out_what_is_foreign() {
     let script = server.get("/fanfare.js");
     assert_eq!(script.header("content-type"), Some("text/javascript; charset=utf-8"));
     server.request("POST", "/", &[], b"").expect_problem(405, "invalid_argument");
+    // Browsers ask for the icon whatever a page says.
+    let ask = |request: &str| {
+        let stream = std::net::TcpStream::connect(server.address()).expect("the server accepts");
+        fetch(stream, request, "Accept: */*")
+    };
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/demo", "text/html"),
+        ("/demo/", "text/html"),
+        ("/docs/", "text/html"),
+        ("/fanfare.js", "text/javascript"),
+        ("/favicon.ico", "image/x-icon"),
+    ] {
+        let (head, body) = ask(&format!("HEAD {path}"));
+        assert!(head.starts_with("http/1.1 200") && body.is_empty(), "{path}: {head}");
+        assert!(head.contains(&format!("content-type: {kind}")), "{path}: {head}");
+        let length = format!("content-length: {}\r\n", ask(&format!("GET {path}")).1.len());
+        assert!(head.contains(&length), "{path}: {head}");
+    }
+    assert!(ask("GET /favicon.ico").1.starts_with(&[0, 0, 1, 0]), "an icon");
     server.get("/assets/none.js").expect_problem(404, "not_found");
+}
+
+/// The pages work below any prefix, so none of their references begins at the root; and each of them
+/// leads somewhere from where the page is.
+#[test]
+fn references_are_relative_and_lead_somewhere() {
+    let server = Server::start(&[]);
+    for (path, dir) in
+        [("/", "/"), ("/demo", "/"), ("/docs", "/"), ("/demo/", "/demo/"), ("/docs/", "/docs/")]
+    {
+        let text = server.get(path).text;
+        let mut count = 0;
+        for piece in text.split(" href=\"").chain(text.split(" src=\"")).skip(1) {
+            let Some(reference) = piece.split('"').next().filter(|one| !one.contains('<')) else {
+                continue;
+            };
+            assert!(!reference.starts_with('/'), "{path}: {reference}");
+            if reference.starts_with('#') {
+                continue;
+            }
+            let target = match reference.strip_prefix("../") {
+                Some(rest) if dir != "/" => format!("/{rest}"),
+                _ => format!("{dir}{reference}"),
+            };
+            let target = target.replace("/./", "/");
+            assert_eq!(server.get(&target).status, 200, "{path}: {reference} is {target}");
+            count += 1;
+        }
+        assert!(count >= 8, "{path} has {count} references");
+    }
+    for script in ["/assets/base.js", "/assets/console.js", "/assets/demo.js", "/assets/docs.js"] {
+        let text = server.get(script).text;
+        for from_root in ["from \"/", "fetch(\"/", "fetch(`/"] {
+            assert!(!text.contains(from_root), "{script}: {from_root}");
+        }
+    }
 }
 
 #[test]
@@ -42,18 +98,18 @@ fn packed_forms_are_smaller_and_named() {
     let plain = server.get("/fanfare.js").text.len();
     for encoding in ["br", "gzip"] {
         let stream = std::net::TcpStream::connect(server.address()).expect("the server accepts");
-        let (head, body) = fetch(stream, &format!("Accept-Encoding: {encoding}"));
+        let (head, body) =
+            fetch(stream, "GET /fanfare.js", &format!("Accept-Encoding: {encoding}"));
         assert!(head.contains(&format!("content-encoding: {encoding}\r\n")), "{head}");
         assert!(head.contains("vary: accept-encoding\r\n"), "{head}");
         assert!(body.len() < plain / 2, "{} of {plain} bytes", body.len());
     }
 }
 
-fn fetch(mut stream: std::net::TcpStream, header: &str) -> (String, Vec<u8>) {
+fn fetch(mut stream: std::net::TcpStream, request: &str, header: &str) -> (String, Vec<u8>) {
     use std::io::{Read as _, Write as _};
-    let request = format!(
-        "GET /fanfare.js HTTP/1.1\r\nHost: localhost\r\n{header}\r\nConnection: close\r\n\r\n"
-    );
+    let request =
+        format!("{request} HTTP/1.1\r\nHost: localhost\r\n{header}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("it is sent");
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("an answer");

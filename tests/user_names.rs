@@ -164,6 +164,42 @@ fn a_user_is_found_by_name() {
 }
 
 #[test]
+fn names_cannot_be_guessed_by_the_thousand() {
+    let server = Server::start_for_people(&["--unknown-names-per-minute-max", "5"]);
+    registered(&server, "Ann");
+    let find = |name: &str| server.get(&format!("/api/v1/users?name={name}"));
+    for _ in 0..20 {
+        assert_eq!(
+            find("ann").status,
+            200,
+            "nobody acts as a user, and who is known may be asked for"
+        );
+    }
+    let bob = token("bob", "");
+    let write = |to: &str| {
+        let body = json!({"to_user_id": to, "content": "x"});
+        server.call("POST", "/api/v1/messages", &bob, &body)
+    };
+    for n in 0..3 {
+        find(&format!("n{n}")).expect_problem(404, "not_found");
+    }
+    write("name:n3").expect_problem(404, "not_found");
+    let send = json!({"to_user_id": "name:n4", "message_type": "text", "data": {}});
+    server.post_json("/ws/send", &send).expect_problem(404, "not_found");
+    for reply in [
+        find("n5"),
+        find("ann"),
+        write("name:ann"),
+        server.post_json("/ws/send", &send),
+        server.call("GET", "/api/v1/messages?with=name:ann", &bob, &Value::Null),
+    ] {
+        reply.expect_problem(429, "rate_limited");
+        assert!(reply.header("retry-after").is_some(), "{}", reply.text);
+    }
+    assert_eq!(write("bob").status, 201, "an id is not looked up");
+}
+
+#[test]
 fn a_message_may_be_addressed_by_name() {
     let server = Server::start_for_people(&[]);
     let bob = registered(&server, "Bob");

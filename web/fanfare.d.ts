@@ -174,7 +174,10 @@ export type TokenSource =
   | (() => Promise<string | null | undefined> | string | null | undefined);
 
 export interface ClientOptions {
-  /** The server, such as `https://example.org`. In a page: its own. */
+  /**
+   * The server, such as `https://example.org`; in a page it may be relative, such as `/push`. Without
+   * it the page's own server, at its root.
+   */
   url?: string;
   /** Several servers, tried in turn. */
   urls?: string[];
@@ -334,6 +337,7 @@ export class Inbox extends View<InboxEvents, DirectMessage, Inbox> {
   private constructor();
   /** The id up to which everything was read over HTTP. */
   readonly cursor: string | null;
+  /** `toUserId`: an id, or `name:bob`. */
   send(toUserId: string, content: string): Promise<PrivateMessage>;
   sendToGroup(groupId: string, content: string): Promise<GroupMessage>;
 }
@@ -407,8 +411,11 @@ export class FanfareClient extends Emitter<ClientEvents> {
     payload: unknown,
     options?: { event?: string; metadata?: object; echo?: boolean },
   ): Promise<Published>;
+  /** Who signs in by a name. */
+  user(name: string): Promise<User | null>;
+  /** Text goes as `data.content`. */
   send(envelope: {
-    /** Nobody: everyone else who is online. */
+    /** An id, or `name:bob`. Nobody: everyone else who is online. */
     toUserId?: string;
     messageType?: string;
     data?: object;

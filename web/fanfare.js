@@ -197,6 +197,14 @@ export function tokenExpiry(token) {
   }
 }
 
+/** A server's URL without a slash or the socket's path at its end; in a page it may be relative. */
+function rooted(url) {
+  const text = String(url).replace(/^ws(s?):/, "http$1:");
+  const page = globalThis.location?.href;
+  const whole = /^https?:/.test(text) || !page ? text : new URL(text, page).href;
+  return whole.replace(/\/(ws)?\/?$/, "");
+}
+
 function asErrorFrame(frame) {
   if (frame.type === "error") {
     const known = PASSING.has(frame.code);
@@ -922,9 +930,9 @@ export class Inbox extends View {
     this.cursor = options.after ?? null;
   }
 
-  /** Writes to a user; resolves once it is stored. */
+  /** Writes to a user, by id or as `name:bob`; resolves once it is stored. */
   async send(toUserId, content) {
-    const body = { to_user_id: toUserId, content };
+    const body = { to_user_id: await this.client._userId(toUserId), content };
     const answer = await this.client.http("POST", "/api/v1/messages", body);
     const from_user_id = this.client.userId;
     const message = { type: "private", ...answer, from_user_id, ...body };
@@ -1122,7 +1130,8 @@ export class FanfareClient extends Emitter {
 
   /**
    * @param {object} [options]
-   * @param {string} [options.url] the server, such as `https://example.org`; in a page: its own
+   * @param {string} [options.url] the server, such as `https://example.org` or, in a page, `/push`;
+   *   without it the page's own, at its root
    * @param {string[]} [options.urls] several servers, tried in turn
    * @param {string | (() => Promise<string | null> | string | null)} [options.token]
    * @param {number} [options.requestTimeoutMs]
@@ -1134,9 +1143,16 @@ export class FanfareClient extends Emitter {
     super();
     const urls = options.urls ?? (options.url ? [options.url] : [globalThis.location?.origin]);
     if (urls.length === 0 || !urls[0]) throw new TypeError("fanfare: no url was given");
-    this.#urls = urls.map((url) => String(url).replace(/^ws/, "http").replace(/\/(ws)?\/?$/, ""));
+    this.#urls = urls.map(rooted);
     this.#source = options.token ?? null;
     this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
+    for (const name of ["WebSocket", "fetch"]) {
+      if (options[name] ?? globalThis[name]) continue;
+      const here = globalThis.process?.version ? `, and this is ${process.version}` : "";
+      throw new TypeError(
+        `fanfare: there is no ${name} here. Node 22 or newer is needed${here}; or give the option ${name}`,
+      );
+    }
     this.#fetch = options.fetch ?? ((...args) => globalThis.fetch(...args));
     this.#options = {
       requestTimeoutMs: 10_000, pingIntervalMs: 15_000, pongTimeoutMs: 8_000, ...options,
@@ -1280,7 +1296,28 @@ export class FanfareClient extends Emitter {
     return this._call(frame, { wait: true });
   }
 
-  /** Sends an envelope to a user, or to all: `{delivered_to}`, the number of connections. */
+  /** Who signs in by a name: `{user_id, username}`, or null. */
+  async user(name) {
+    try {
+      return await this.http("GET", `/api/v1/users?name=${encodeURIComponent(name)}`);
+    } catch (fault) {
+      if (fault.code === "not_found") return null;
+      throw fault;
+    }
+  }
+
+  /** @private The id of a user who may be given by name. */
+  async _userId(user) {
+    if (!user.startsWith("name:")) return user;
+    const found = await this.user(user.slice(5));
+    if (!found) throw new FanfareError("not_found", "there is no such user", { status: 404 });
+    return found.user_id;
+  }
+
+  /**
+   * Sends an envelope to a user, by id or as `name:bob`, or to all: `{delivered_to}`, the number of
+   * connections. Text goes as `data.content`.
+   */
   async send({ toUserId, messageType = "text", data = {} }) {
     const frame = { id: crypto.randomUUID(), message_type: messageType, data };
     if (toUserId !== undefined) frame.to_user_id = toUserId;
@@ -1588,8 +1625,10 @@ export class FanfareClient extends Emitter {
       const answer = await this.#fetch(address, { headers, signal });
       status = answer.status;
     } catch {
+      if (session === this.#session) this.#explain(false);
       return false;
     }
+    if (session === this.#session && status < 400) this.#explain(true);
     if (session !== this.#session || status !== 401) return session !== this.#session;
     this.emit("unauthorized", { status });
     this.#refused += 1;
@@ -1597,6 +1636,18 @@ export class FanfareClient extends Emitter {
     if (typeof this.#source === "function" && this.#token && this.#refused < 2) return false;
     this.#stop(new FanfareError("unauthorized", "the server wants a valid token", { status }));
     return true;
+  }
+
+  /** Says once what a page cannot see: why a server that may well run opens no socket. */
+  #explain(isAnswering) {
+    const page = globalThis.location?.origin;
+    const isOther = page !== undefined && new URL(this.url).origin !== page;
+    if (this.#failures > 0 || !(isAnswering || isOther)) return;
+    const origin = page === undefined ? "" : `its --allowed-origins may lack ${page}, or `;
+    const message = isAnswering
+      ? `the server opens no WebSocket: ${origin}a proxy does not pass the upgrade on`
+      : `no answer can be read: the server is away, or its --allowed-origins lacks ${page}`;
+    this.emit("error", new FanfareError("network", message));
   }
 
   #wait(code) {

@@ -55,7 +55,7 @@ fn url_of(config: &Config) -> String {
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }
-    format!("{scheme}://{address}")
+    format!("{scheme}://{address}{}", config.base_path)
 }
 
 /// What went wrong, and what to do about it.

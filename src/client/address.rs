@@ -14,11 +14,16 @@ pub(super) struct Address {
     pub(super) is_secure: bool,
     /// The socket's path, with its query.
     path: String,
+    /// What stands before the path of every HTTP call: empty, or `/push`.
+    base: String,
 }
 
 impl Address {
     /// Reads `ws://`, `wss://`, `http://` or `https://`, a host, and at will a port and a path.
-    /// Without a path it is `/ws`.
+    ///
+    /// A path that ends in `/ws` is the socket's, and HTTP calls go beside it; so is any other path
+    /// of `ws://`, and then they go to the root. Any other path of `http://` is the server's
+    /// `--base-path`, below which the socket and the calls are. Without a path the socket is `/ws`.
     pub(super) fn parse(url: &str) -> Result<Address, Error> {
         let wrong = |what: &str| Error::invalid(format!("server URL {url:?}: {what}"));
         let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("no scheme"))?;
@@ -50,18 +55,28 @@ impl Address {
         if host.is_empty() {
             return Err(wrong("no host"));
         }
-        let path = match path {
-            "" | "/" => String::from("/ws"),
-            path if path.starts_with('/') => path.to_owned(),
-            path => format!("/ws{path}"),
+        let (path, query) = path.find('?').map_or((path, ""), |at| path.split_at(at));
+        let is_socket = scheme.to_ascii_lowercase().starts_with("ws");
+        let (base, path) = match path.trim_end_matches('/') {
+            "" => ("", String::from("/ws")),
+            socket if socket.ends_with("/ws") => (&socket[..socket.len() - 3], socket.to_owned()),
+            _ if is_socket => (path.rfind("/ws/").map_or("", |at| &path[..at]), path.to_owned()),
+            base => (base, format!("{base}/ws")),
         };
+        let (base, path) = (base.to_owned(), format!("{path}{query}"));
         Ok(Address {
             authority: authority.to_owned(),
             host: host.to_owned(),
             port,
             is_secure,
             path,
+            base,
         })
+    }
+
+    /// The target of an HTTP call of the server, by its path and query.
+    pub(super) fn target(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
     }
 
     /// The URL of the socket.
@@ -87,6 +102,28 @@ mod tests {
         assert_eq!((address.host.as_str(), address.port), ("::1", 9));
         assert_eq!(address.socket_url(), "ws://[::1]:9/ws?x=1");
         assert_eq!(Address::parse("ws://[::1]").expect("good").port, 80);
+    }
+
+    #[test]
+    fn a_path_is_the_sockets_or_the_servers() {
+        for (url, socket, call) in [
+            ("http://h", "ws://h/ws", "/health"),
+            ("http://h/", "ws://h/ws", "/health"),
+            ("http://h/?x=1", "ws://h/ws?x=1", "/health"),
+            ("ws://h?x=1", "ws://h/ws?x=1", "/health"),
+            ("http://h/ws", "ws://h/ws", "/health"),
+            ("ws://h/ws/", "ws://h/ws", "/health"),
+            ("ws://h/ws/news", "ws://h/ws/news", "/health"),
+            ("ws://h/elsewhere", "ws://h/elsewhere", "/health"),
+            ("http://h/push", "ws://h/push/ws", "/push/health"),
+            ("https://h/a/b/", "wss://h/a/b/ws", "/a/b/health"),
+            ("ws://h/push/ws?x=1", "ws://h/push/ws?x=1", "/push/health"),
+            ("ws://h/push/ws/news", "ws://h/push/ws/news", "/push/health"),
+        ] {
+            let address = Address::parse(url).expect("good");
+            assert_eq!(address.socket_url(), socket, "{url}");
+            assert_eq!(address.target("/health"), call, "{url}");
+        }
     }
 
     #[test]

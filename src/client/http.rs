@@ -56,7 +56,7 @@ async fn exchange(call: Call<'_>) -> Result<Value, Error> {
     let connection = tokio::spawn(connection);
     let mut request = Request::builder()
         .method(call.method)
-        .uri(call.path)
+        .uri(call.address.target(call.path))
         .header(HOST, &call.address.authority)
         .header("connection", "close");
     if let Some(token) = call.token {

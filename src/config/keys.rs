@@ -14,6 +14,7 @@ use crate::auth::{self, Scopes};
 use crate::limits::{self, KIB, MIB};
 use crate::logging::LogFormat;
 use crate::redacted;
+use crate::ws::base_path::BadBasePath;
 use crate::ws::forwarded::BadProxy;
 use crate::ws::hosts::BadHost;
 
@@ -325,6 +326,20 @@ pub(super) static KEYS: &[Key] = &[
         show: |config| config.allowed_origins.clone().into(),
     },
     Key {
+        name: "base-path",
+        env: None,
+        placeholder: "PATH",
+        unset: Unset::Is("/"),
+        help: "Path below which everything is, where a proxy has other things beside it: /push",
+        parse: |config, text| {
+            config.base_path = text
+                .parse()
+                .map_err(|BadBasePath| format!("{} is not a path like /push", quote(text)))?;
+            Ok(())
+        },
+        show: |config| format!("{}/", config.base_path).into(),
+    },
+    Key {
         name: "trusted-proxies",
         env: None,
         placeholder: "LIST",
@@ -502,6 +517,13 @@ pub(super) static KEYS: &[Key] = &[
         "10",
         limits.registrations_per_minute_max,
         "Accounts registered a minute from one address; 0 is no limit"
+    ),
+    bounded!(
+        "unknown-names-per-minute-max",
+        count(0..=1_000_000),
+        "60",
+        limits.unknown_names_per_minute_max,
+        "Names of nobody that one address may ask for a minute; 0 is no limit"
     ),
     bounded!(
         "request-head-bytes-max",

@@ -53,6 +53,7 @@ use crate::limits::{self, Limits};
 use crate::logging::LogFormat;
 
 use crate::store::accounts::Who;
+use crate::ws::base_path::BasePath;
 use crate::ws::forwarded::TrustedProxies;
 use crate::ws::hosts::AllowedHosts;
 use keys::KEYS;
@@ -132,6 +133,8 @@ pub struct Config {
     /// Origins a browser's page may call from, besides the server's own names, as
     /// `scheme://host[:port]` in lower case; `null` is pages without an origin, `*` is any.
     pub allowed_origins: Vec<String>,
+    /// The path below which the server answers.
+    pub base_path: BasePath,
     /// The proxies whose word about a client's address is taken. Empty: nobody's.
     pub trusted_proxies: TrustedProxies,
     /// Lease of an instance that asks for none, in milliseconds.
@@ -180,6 +183,7 @@ impl Default for Config {
             differing_settings: false,
             allowed_hosts: AllowedHosts::default(),
             allowed_origins: Vec::new(),
+            base_path: BasePath::default(),
             trusted_proxies: TrustedProxies::default(),
             lease_ttl_ms: limits::LEASE_TTL_MS_DEFAULT,
             self_protection_max_ms: limits::SELF_PROTECTION_MS_MAX_DEFAULT,

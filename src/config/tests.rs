@@ -74,6 +74,7 @@ fn every_key_reads_and_shows_its_own_field() {
         "log-format" => "json",
         "allowed-origins" => "http://a,https://b:1",
         "allowed-hosts" => "*.internal,h:81",
+        "base-path" => "/push",
         "trusted-proxies" => "10.0.0.0/8,::1",
         "echo" | "eureka" => "off",
         "registration" => "token",

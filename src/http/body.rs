@@ -5,6 +5,7 @@
 //!
 //! Imports `limits` and `wire`. Imported by `http`.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -105,12 +106,13 @@ async fn arrive(
 pub(super) fn checked(body: Bytes) -> Result<Bytes, Problem> {
     if let Err(fault) = std::str::from_utf8(&body) {
         let place = fault::place_of(&body, fault.valid_up_to());
-        return Err(malformed(format!("the body is not UTF-8 at {place}")));
+        let detail = format!("the body is not UTF-8 at {place}");
+        return Err(malformed(detail).because("the body is not UTF-8"));
     }
     if !json::is_object(&body) {
         return Err(match json::decode::<serde_json::Value>(&body) {
             Ok(_) => malformed(NOT_AN_OBJECT),
-            Err(fault) => malformed(not_json(&fault)),
+            Err(fault) => no_json(&fault),
         });
     }
     Ok(body)
@@ -118,13 +120,13 @@ pub(super) fn checked(body: Bytes) -> Result<Bytes, Problem> {
 
 const NOT_AN_OBJECT: &str = "the body is JSON, but not an object";
 
-fn malformed(detail: impl Into<String>) -> Problem {
+fn malformed(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(400, Code::Malformed, detail)
 }
 
-/// The words for a body that is no JSON: what is wrong, with line and column.
-pub(super) fn not_json(fault: &impl std::fmt::Display) -> String {
-    format!("the body is not JSON: {fault}")
+/// A body that is no JSON: what is wrong, with line and column.
+pub(super) fn no_json(fault: &impl std::fmt::Display) -> Problem {
+    malformed(format!("the body is not JSON: {fault}")).because("the body is not JSON")
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -182,8 +184,10 @@ pub fn borrowed<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Prob
 /// What is wrong with a body that is no `T`.
 fn misread<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Problem {
     match fault::explain::<T>(body) {
-        Fault::Syntax(fault) => malformed(not_json(&fault)),
+        Fault::Syntax(fault) => no_json(&fault),
         Fault::NotAnObject => malformed(NOT_AN_OBJECT),
-        Fault::Field(fault) => Problem::new(400, Code::InvalidArgument, fault),
+        Fault::Field(fault) => {
+            Problem::new(400, Code::InvalidArgument, fault).because("a field is of a wrong type")
+        }
     }
 }

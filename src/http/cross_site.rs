@@ -24,7 +24,7 @@ use hyper::{Method, StatusCode};
 
 use super::reply::{self, Problem, Reply};
 use crate::wire::refusal::Code;
-use crate::ws::gate::Page;
+use crate::ws::gate::{self, Page};
 
 /// What a page may send besides what it always may (Fetch, 2.2.2).
 const HEADERS: &str = "Authorization, Content-Type, Content-Encoding, Last-Event-ID";
@@ -72,9 +72,13 @@ pub(super) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
 /// # Errors
 ///
 /// 403 where the page may not call.
-pub(super) fn preflight(page: Page, methods: &'static str) -> Result<Reply, Problem> {
+pub(super) fn preflight(
+    page: Page,
+    methods: &'static str,
+    why_not: impl Fn() -> String,
+) -> Result<Reply, Problem> {
     if page == Page::Foreign {
-        return Err(foreign());
+        return Err(foreign(why_not()));
     }
     let mut reply = reply::no_content();
     let headers = reply.headers_mut();
@@ -90,12 +94,15 @@ pub(super) fn preflight(page: Page, methods: &'static str) -> Result<Reply, Prob
 /// # Errors
 ///
 /// 403 for writes of pages that may not call.
-pub(super) fn check_write(method: &Method, page: Page) -> Result<(), Problem> {
+pub(super) fn check_write(
+    method: &Method,
+    page: Page,
+    why_not: impl Fn() -> String,
+) -> Result<(), Problem> {
     let is_read = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-    if is_read || page != Page::Foreign { Ok(()) } else { Err(foreign()) }
+    if is_read || page != Page::Foreign { Ok(()) } else { Err(foreign(why_not())) }
 }
 
-fn foreign() -> Problem {
-    let detail = "pages of this origin may not call; --allowed-origins names those that may";
-    Problem::new(403, Code::Forbidden, detail)
+fn foreign(why_not: String) -> Problem {
+    Problem::new(403, Code::Forbidden, why_not).because(gate::FOREIGN_PAGE)
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body};
+use super::{Desk, Query, body, users};
 use crate::auth::names;
 use crate::clock::rfc3339;
 use crate::id::UserId;
@@ -49,14 +49,41 @@ pub fn group_id(text: &str) -> Result<String, Problem> {
     }
 }
 
-async fn stored(desk: &Desk, talk: Talk) -> Result<Reply, Problem> {
-    match desk.tell(talk).await? {
+fn stored(told: &Told) -> Result<Reply, Problem> {
+    match told {
         Told::Stored { id, at_s } => {
             let value = json!({"id": id.to_string(), "created_at": at_s});
             Ok(reply::with_status(StatusCode::CREATED, &value))
         }
         _ => Err(Refusal::internal().into()),
     }
+}
+
+/// Tells control something that is for a user, who may be named (`name:bob`).
+///
+/// # Errors
+///
+/// What control refuses it with, and 429 where too many names of nobody were asked for.
+pub(super) async fn tell_to(
+    desk: &Desk,
+    user: &UserId,
+    talk: impl Fn() -> Talk,
+) -> Result<Told, Problem> {
+    let is_named = names::named(user.as_str()).is_some();
+    if is_named {
+        users::check_name_lookup(desk)?;
+    }
+    let told = match desk.tell(talk()).await {
+        // Another node may have seen them, or given them their name, a moment ago.
+        Err(refusal) if refusal.code == Code::NotFound && learn(desk, user).await? => {
+            desk.tell(talk()).await
+        }
+        told => told,
+    };
+    told.map_err(|refusal| match refusal.code {
+        Code::NotFound if is_named => users::unknown_name(desk),
+        _ => refusal.into(),
+    })
 }
 
 /// Has control know of a user whom another node saw first. Returns whether there is one.
@@ -80,13 +107,9 @@ pub async fn send(
     let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     let send = || {
         let (from, to, content) = (from.clone(), to.clone(), content.clone());
-        stored(desk, Talk::SendPrivate { from, to, content })
+        Talk::SendPrivate { from, to, content }
     };
-    match send().await {
-        // Another node may have seen them, or given them their name, a moment ago.
-        Err(problem) if problem.code == Code::NotFound && learn(desk, &to).await? => send().await,
-        result => result,
-    }
+    stored(&tell_to(desk, &to, send).await?)
 }
 
 /// `POST /api/v1/groups/{id}/messages`
@@ -98,7 +121,7 @@ pub async fn send_to_group(
 ) -> Result<Reply, Problem> {
     let wish: MessageWish = wish(desk, request).await?;
     let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
-    stored(desk, Talk::SendToGroup { from: from.clone(), group_id, content }).await
+    stored(&desk.tell(Talk::SendToGroup { from: from.clone(), group_id, content }).await?)
 }
 
 /// The user that is meant where the database is asked and not control: a user id, or `name:` and a
@@ -107,9 +130,9 @@ async fn resolved(desk: &Desk, user: UserId) -> Result<UserId, Problem> {
     if names::named(user.as_str()).is_none() {
         return Ok(user);
     }
+    users::check_name_lookup(desk)?;
     let found = desk.office.library.change_of(&user).await?;
-    let nobody = || Problem::new(404, Code::NotFound, "there is no such user");
-    found.map(|change| change.user_id).ok_or_else(nobody)
+    found.map(|change| change.user_id).ok_or_else(|| users::unknown_name(desk))
 }
 
 /// `GET /api/v1/messages`
@@ -319,7 +342,7 @@ pub async fn remove_member(
     group_id: String,
     user_id: &str,
 ) -> Result<Reply, Problem> {
-    let user_id = talk::user("user_id", Some(user_id.to_owned()))?;
+    let user_id = resolved(desk, talk::user("user_id", Some(user_id.to_owned()))?).await?;
     desk.tell(Talk::Write(Write::RemoveMember { group_id, user_id, by: by.clone() })).await?;
     Ok(reply::no_content())
 }

@@ -137,6 +137,8 @@ pub struct Office {
     pub group_invitations: bool,
     /// How often accounts are registered from an address.
     pub registrations: Rates,
+    /// How often names are asked for from an address that nobody has.
+    pub unknown_names: Rates,
     /// Kept connections between two requests.
     pub idle: Arc<IdleTable>,
     /// Users seen lately.

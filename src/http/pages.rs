@@ -33,6 +33,13 @@ pub struct Page {
 
 const PAGES: &[Page] = include!(concat!(env!("OUT_DIR"), "/pages.rs"));
 
+impl Page {
+    /// Whether pages of other origins load it: the client library and its types.
+    pub fn is_library(&self) -> bool {
+        self.path.starts_with("/fanfare.")
+    }
+}
+
 /// The page at a path.
 pub fn at(path: &str) -> Option<&'static Page> {
     PAGES.iter().find(|page| page.path == path)
@@ -113,9 +120,19 @@ mod tests {
 
     #[test]
     fn every_page_is_small_and_there() {
-        for path in ["/", "/demo", "/docs", "/fanfare.js", "/fanfare.d.ts"] {
+        for path in [
+            "/",
+            "/demo",
+            "/demo/",
+            "/docs",
+            "/docs/",
+            "/fanfare.js",
+            "/fanfare.d.ts",
+            "/favicon.ico",
+        ] {
             assert!(at(path).is_some(), "{path}");
         }
+        assert!(at("/index").is_none() && at("/demo//").is_none() && at("//").is_none());
         let total: usize = PAGES.iter().map(|page| page.plain.len()).sum();
         assert!(total < 200 * 1_024, "{total} bytes");
     }

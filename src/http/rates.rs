@@ -28,6 +28,19 @@ impl Rates {
         Rates::new(count_max, 60_000)
     }
 
+    /// The milliseconds to wait, where it was done too often. Notes nothing.
+    pub fn wait_ms(&self, block: AddressBlock, now_ms: u64) -> Option<u64> {
+        if self.count_max == 0 {
+            return None;
+        }
+        let table = self.table.lock();
+        let times = table.get(&block)?;
+        // The newest ones count: the first of them has to leave the window.
+        let first_ms = times.len().checked_sub(self.count_max).and_then(|at| times.get(at))?;
+        let free_ms = first_ms + self.window_ms;
+        (free_ms > now_ms).then(|| free_ms - now_ms)
+    }
+
     /// Notes that it is done now.
     ///
     /// # Errors
@@ -72,10 +85,12 @@ mod tests {
             assert_eq!(rates.take(here, at_ms), Ok(()));
         }
         assert_eq!(rates.take(here, 300), Err(700));
+        assert_eq!((rates.wait_ms(here, 300), rates.wait_ms(there, 300)), (Some(700), None));
+        assert_eq!(rates.wait_ms(here, 1_000), None);
         assert_eq!(rates.take(there, 300), Ok(()), "another address");
         assert_eq!(rates.take(here, 1_000), Ok(()));
         assert_eq!(rates.take(here, 1_050), Err(50));
         let free = Rates::new(0, 1_000);
-        assert!((0..100).all(|_| free.take(here, 0).is_ok()));
+        assert!((0..100).all(|_| free.take(here, 0).is_ok() && free.wait_ms(here, 0).is_none()));
     }
 }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -187,6 +187,16 @@ pub fn with_status(status: StatusCode, value: &Value) -> Reply {
 pub fn no_content() -> Reply {
     let mut reply = Response::new(AnswerBody::default());
     *reply.status_mut() = StatusCode::NO_CONTENT;
+    reply
+}
+
+/// It is somewhere else, for good, and is asked for there with the same method (RFC 9110, 15.4.9).
+pub fn moved(location: &str) -> Reply {
+    let mut reply = Response::new(AnswerBody::default());
+    *reply.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    if let Ok(location) = HeaderValue::from_str(location) {
+        reply.headers_mut().insert(LOCATION, location);
+    }
     reply
 }
 

@@ -14,7 +14,7 @@ use super::answers::AnswerBody;
 use super::cross_site::{self, Shares};
 use super::log::{self, Asked};
 use super::pages::Page;
-use super::reply::{Problem, Reply};
+use super::reply::{self, Problem, Reply};
 use super::{
     Desk, Query, channels, decoded, discovery, eureka, guard, messages, metrics, openapi, pages,
     registry, sockets, status, users,
@@ -266,8 +266,8 @@ impl<'a> Route<'a> {
             Route::UserRenew | Route::UserLogout | Route::UserPassword | Route::UserSelf => {
                 Access::AsUser(Scopes::NONE)
             }
-            Route::Users
-            | Route::Messages
+            Route::Users => Access::With(Scopes::MESSAGE),
+            Route::Messages
             | Route::Groups
             | Route::Group(_)
             | Route::GroupMembers(_)
@@ -322,15 +322,19 @@ pub async fn answer(
     desk.office.stats.http.request();
     let asked = Asked::new(desk, request.method(), request.headers());
     let is_head = request.method() == Method::HEAD;
-    let path = request.uri().path().to_owned();
+    let whole = request.uri().path().to_owned();
+    let path = desk.office.gate.base_path.below(&whole);
     let page = desk.office.gate.page(request.headers(), desk.local);
-    let shares = shares(desk, page, &path, request.headers());
+    let shares = shares(desk, page, path.unwrap_or_default(), request.headers());
     // An upgrade to something that is spoken nowhere here is answered like any other request, but
     // the connection is of no use after it.
     let asks_upgrade = request.headers().contains_key(UPGRADE);
-    let has_head = refusal_of_head(&path, request.headers()).is_none();
-    let answered = dispatch(desk, request, &path, page, agreed).await;
-    let shown_path = has_head.then_some(&*path);
+    let has_head = refusal_of_head(&whole, request.headers()).is_none();
+    let answered = match path {
+        Some(path) => dispatch(desk, request, path, page, agreed).await,
+        None => outside(desk, &request, &whole),
+    };
+    let shown_path = has_head.then_some(&*whole);
     let mut reply = match answered.and_then(|reply| desk.answers.admit(reply)) {
         Ok(mut reply) => {
             if is_head {
@@ -370,9 +374,33 @@ pub async fn answer(
 /// What pages of other origins may see of an answer; none where the path is not meant for them:
 /// sockets, which know no such thing, and pages but for the client library.
 fn shares(desk: &Desk, page: gate::Page, path: &str, headers: &HeaderMap) -> Option<Shares> {
-    let is_page = pages::at(path).is_some() && path != "/fanfare.js";
+    let is_page = pages::at(path).is_some_and(|page| !page.is_library());
     let is_shared = !is_page && desk.office.gate.endpoint(path).is_none();
     is_shared.then(|| Shares::of(page, headers))
+}
+
+/// What is asked outside of the base path: only where everything is.
+fn outside(desk: &Desk, request: &Request<Incoming>, path: &str) -> Result<Reply, Problem> {
+    check_head(desk, request, path)?;
+    let base = &desk.office.gate.base_path;
+    if matches!(*request.method(), Method::GET | Method::HEAD)
+        && let Some(location) = base.with_slash(path)
+    {
+        return Ok(reply::moved(&location));
+    }
+    let detail = format!("there is nothing at this path: everything is below {base}/");
+    Err(Problem::new(404, Code::NotFound, detail).because("outside of the base path"))
+}
+
+/// What is judged before anything else: the head itself, and by which name the server is called.
+fn check_head(desk: &Desk, request: &Request<Incoming>, path: &str) -> Result<(), Problem> {
+    let (gate, headers) = (&desk.office.gate, request.headers());
+    if let Some(status) = refusal_of_head(path, headers) {
+        return Err(refused(status));
+    }
+    gate.check_host(request.uri(), headers, desk.local)
+        .and_then(|()| gate::check_singletons(headers))
+        .map_err(|denied| Problem::from(denied).closing())
 }
 
 async fn dispatch(
@@ -382,21 +410,17 @@ async fn dispatch(
     page: gate::Page,
     agreed: &Rc<RefCell<Option<Upgrade>>>,
 ) -> Result<Reply, Problem> {
-    let (gate, headers) = (&desk.office.gate, request.headers());
-    if let Some(status) = refusal_of_head(path, headers) {
-        return Err(refused(status));
-    }
-    gate.check_host(request.uri(), headers, desk.local)
-        .and_then(|()| gate::check_singletons(headers))
-        .map_err(|denied| Problem::from(denied).closing())?;
+    check_head(desk, &request, path)?;
+    let headers = request.headers();
+    let why_not = || desk.office.gate.foreign_page(headers, desk.local);
     if cross_site::is_preflight(request.method(), headers)
         && let Some(methods) = methods_at(desk, path)
     {
-        return cross_site::preflight(page, methods);
+        return cross_site::preflight(page, methods, why_not);
     }
-    cross_site::check_write(request.method(), page)?;
+    cross_site::check_write(request.method(), page, why_not)?;
     if let Some(endpoint) = desk.office.gate.endpoint(path) {
-        return open_socket(desk, &request, endpoint, agreed);
+        return open_socket(desk, &request, path, endpoint, agreed);
     }
     if let Some(eureka) = &desk.office.eureka
         && let Some(rest) = eureka::below(path)
@@ -412,7 +436,7 @@ async fn dispatch(
     let mut identity = None;
     if access != Access::Unasked {
         // A probe whose token has expired still finds out that the process lives.
-        identity = identify(desk, &request)?;
+        identity = identify(desk, &request, path)?;
         if let Some(identity) = &identity {
             desk.note_user(&identity.user_id);
         }
@@ -439,7 +463,7 @@ async fn dispatch(
         Route::Health => Ok(status::health()),
         Route::Ready => status::ready(desk, &Query::of(request.uri())),
         Route::Metrics => Ok(metrics::page(desk)),
-        Route::OpenApi => Ok(openapi::answer()),
+        Route::OpenApi => Ok(openapi::answer(&desk.office.gate.base_path)),
         Route::Page(page) => Ok(pages::answer(page, request.headers())),
         people => dispatch_people(desk, people, request, identity).await,
     }
@@ -470,6 +494,7 @@ async fn dispatch_people(
         Route::ConnectionMetadata(id) => sockets::set_metadata(desk, request, id).await,
         Route::UserRegister => users::register(desk, request, who).await,
         Route::UserLogin => users::login(desk, request).await,
+        Route::Users => users::find(desk, &query).await,
         Route::Channels if is_get => channels::list(desk).await,
         Route::Channels => channels::define(desk, request).await,
         Route::Channel(channel) if is_get => channels::describe(desk, name(channel)).await,
@@ -493,7 +518,6 @@ async fn dispatch_people(
                 Route::UserLogout => users::logout(desk, request, &identity).await,
                 Route::UserPassword => users::set_password(desk, request, &identity).await,
                 Route::UserSelf => users::remove(desk, request, &identity).await,
-                Route::Users => users::find(desk, &query).await,
                 Route::Messages if is_get => messages::pull(desk, &query, user).await,
                 Route::Messages => messages::send(desk, request, user).await,
                 Route::Groups if is_get => messages::groups(desk, user).await,
@@ -547,6 +571,7 @@ fn refused(status: &str) -> Problem {
 fn open_socket(
     desk: &Desk,
     request: &Request<Incoming>,
+    path: &str,
     endpoint: crate::ws::gate::Endpoint,
     agreed: &Rc<RefCell<Option<Upgrade>>>,
 ) -> Result<Reply, Problem> {
@@ -561,6 +586,7 @@ fn open_socket(
     let knock = Knock {
         method: request.method(),
         uri: request.uri(),
+        path,
         is_http_11: request.version() == Version::HTTP_11,
         headers: request.headers(),
         body: if has_body { Body::Chunked } else { Body::None },
@@ -593,9 +619,13 @@ fn open_socket(
 }
 
 /// Who asks. A token that is there and wrong is refused in every mode.
-fn identify(desk: &Desk, request: &Request<Incoming>) -> Result<Option<Identity>, Problem> {
+fn identify(
+    desk: &Desk,
+    request: &Request<Incoming>,
+    path: &str,
+) -> Result<Option<Identity>, Problem> {
     // Only what begins like a socket's path takes a token in its query.
-    let query = request.uri().query().filter(|_| request.uri().path().starts_with("/ws"));
+    let query = request.uri().query().filter(|_| path.starts_with("/ws"));
     let token = gate::presented_token(request.headers(), query, false)?;
     let now_s = desk.clock.now().unix_s();
     desk.office.gate.identify(token.as_deref(), now_s).map_err(|fault| {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body, channels, log};
+use super::{Desk, Query, body, channels, log, messages};
 use crate::auth::Identity;
 use crate::clock::rfc3339;
 use crate::id::ConnName;
@@ -53,13 +53,18 @@ async fn send(
     let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let mut wish: Wish<'_> = body::borrowed(&text)?;
     let to = to(&mut wish)?;
-    let talk = Talk::Broadcast {
-        envelope: Envelope::new(wish.message_type, wish.data)?,
-        from: from.map(|identity| identity.user_id.clone()),
-        to,
-        aim: aim(wish.only_to, wish.exclude),
+    let envelope = Envelope::new(wish.message_type, wish.data)?;
+    let from = from.map(|identity| identity.user_id.clone());
+    let aim = aim(wish.only_to, wish.exclude);
+    let talk = || {
+        let (envelope, from) = (envelope.clone(), from.clone());
+        Talk::Broadcast { envelope, from, to: to.clone(), aim: aim.clone() }
     };
-    match desk.tell(talk).await? {
+    let told = match &to {
+        To::User(user) => messages::tell_to(desk, user, talk).await?,
+        _ => desk.tell(talk()).await?,
+    };
+    match told {
         Told::Delivered { count, id } => {
             let body = format!("{{\"delivered_to\":{count},\"id\":{id}}}");
             Ok(reply::json_bytes(body))

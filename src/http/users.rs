@@ -372,13 +372,40 @@ async fn revoke_now(desk: &Desk, identity: &Identity) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Refuses to look up another name from an address that has asked for too many names of nobody: names
+/// are what a guesser of passwords begins with.
+///
+/// # Errors
+///
+/// 429, whether somebody has the next name or not.
+pub(super) fn check_name_lookup(desk: &Desk) -> Result<(), Problem> {
+    let now_ms = desk.clock.now().unix_ms;
+    let wait_ms = desk.block().and_then(|block| desk.office.unknown_names.wait_ms(block, now_ms));
+    let Some(wait_ms) = wait_ms else { return Ok(()) };
+    let detail = "too many names of nobody were asked for from this address";
+    let mut problem = Problem::new(429, Code::RateLimited, detail);
+    problem.header = Some(("retry-after", wait_ms.div_ceil(1_000).to_string()));
+    Err(problem)
+}
+
+/// Counts a name that nobody has, and gives the answer to it.
+pub(super) fn unknown_name(desk: &Desk) -> Problem {
+    if let Some(block) = desk.block() {
+        // One too many is refused by the next look-up.
+        let _ = desk.office.unknown_names.take(block, desk.clock.now().unix_ms);
+    }
+    Problem::new(404, Code::NotFound, "there is no such user")
+}
+
 /// `GET /api/v1/users`
 pub async fn find(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
     let name = query.get("name").ok_or_else(missing("name"))?;
-    let is_possible = accounts::is_possible_name(&name);
-    let account = if is_possible { desk.office.library.account(&name).await? } else { None };
-    let account =
-        account.ok_or_else(|| Problem::new(404, Code::NotFound, "there is no such user"))?;
+    check_name_lookup(desk)?;
+    // As in `to_user_id`, where a name says that it is one.
+    let name = names::named(&name).unwrap_or(&name);
+    let is_possible = accounts::is_possible_name(name);
+    let account = if is_possible { desk.office.library.account(name).await? } else { None };
+    let account = account.ok_or_else(|| unknown_name(desk))?;
     Ok(reply::json_value(&json!({
         "user_id": account.user_id.as_str(),
         "username": account.username,

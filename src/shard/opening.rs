@@ -50,18 +50,20 @@ impl<S: Socket> Shard<S> {
     }
 
     fn on_head(&mut self, slot: Slot, head: &Head) {
+        let gate = std::sync::Arc::clone(&self.settings.gate);
+        let path = gate.base_path.below(head.uri.path());
         let knock = Knock {
             method: &head.method,
             uri: &head.uri,
+            path: path.unwrap_or_default(),
             is_http_11: head.is_http_11,
             headers: &head.headers,
             body: head.body,
             peer: self.conns[slot.index()].socket.peer(),
             local: self.conns[slot.index()].socket.local(),
         };
-        let gate = std::sync::Arc::clone(&self.settings.gate);
-        let upgrade = gate
-            .endpoint(head.uri.path())
+        let upgrade = path
+            .and_then(|path| gate.endpoint(path))
             .filter(|_| !self.is_draining())
             .and_then(|endpoint| gate.judge(endpoint, knock, self.now.unix_s()).ok());
         let held = std::mem::take(&mut self.conns[slot.index()].held);

@@ -5,6 +5,8 @@
 //!
 //! Imports `address`, `auth`, `wire` and its siblings. Imported by `shard` and `http`.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use hyper::http::{HeaderMap, HeaderValue, Method, Uri};
 use tungstenite::handshake::derive_accept_key;
 
 use super::addresses::{AddressSeat, AddressSeats};
+use super::base_path::BasePath;
 use super::forwarded::TrustedProxies;
 use super::head::Body;
 use super::hosts::Hosts;
@@ -32,6 +35,8 @@ pub struct Gate {
     pub is_auth_required: bool,
     /// The server's own names.
     pub hosts: Hosts,
+    /// The path below which the server answers.
+    pub base_path: BasePath,
     /// Origins a browser may come from, besides the server's own; `*` is any.
     pub allowed_origins: Vec<String>,
     /// The proxies whose word about a client's address is taken.
@@ -86,7 +91,7 @@ pub struct Denied {
     /// The code of the problem document.
     pub code: Code,
     /// What is wrong.
-    pub detail: &'static str,
+    pub detail: Cow<'static, str>,
     /// A header that goes with the status.
     pub header: Option<(&'static str, &'static str)>,
     /// What the log says of it, where that is more than the client may know.
@@ -94,11 +99,11 @@ pub struct Denied {
 }
 
 impl Denied {
-    const fn new(status: u16, code: Code, detail: &'static str) -> Denied {
-        Denied { status, code, detail, header: None, cause: None }
+    fn new(status: u16, code: Code, detail: impl Into<Cow<'static, str>>) -> Denied {
+        Denied { status, code, detail: detail.into(), header: None, cause: None }
     }
 
-    const fn with(mut self, name: &'static str, value: &'static str) -> Denied {
+    fn with(mut self, name: &'static str, value: &'static str) -> Denied {
         self.header = Some((name, value));
         self
     }
@@ -124,6 +129,8 @@ pub struct Knock<'a> {
     pub method: &'a Method,
     /// The request's target.
     pub uri: &'a Uri,
+    /// The target's path without the base path.
+    pub path: &'a str,
     /// Whether the request is HTTP/1.1.
     pub is_http_11: bool,
     /// The request's headers.
@@ -173,7 +180,9 @@ impl Gate {
         check_singletons(knock.headers)?;
         let accept = check_rfc_6455(knock)?;
         if self.page(knock.headers, knock.local) == Page::Foreign {
-            return Err(Denied::new(403, Code::Forbidden, "this origin may not open a WebSocket"));
+            let detail = self.foreign_page(knock.headers, knock.local);
+            let denied = Denied::new(403, Code::Forbidden, detail);
+            return Err(Denied { cause: Some(FOREIGN_PAGE), ..denied });
         }
         let token = presented_token(knock.headers, knock.uri.query(), true)?;
         let identity = self.identify(token.as_deref(), now_s).map_err(|fault| {
@@ -189,7 +198,7 @@ impl Gate {
             return Err(Denied::new(401, Code::Unauthorized, "a token is required")
                 .with("WWW-Authenticate", "Bearer"));
         }
-        let channel = self.channel(knock.uri.path())?;
+        let channel = self.channel(knock.path)?;
         if let Some(channel) = &channel {
             let may = self.namespaces.may_follow(
                 channel.as_str(),
@@ -214,9 +223,9 @@ impl Gate {
         if !self.trusted_proxies.contains(peer.ip()) || client.ip == peer.ip().to_canonical() {
             return Ok(None);
         }
-        let seat = self.addresses.take(client.ip).ok_or_else(|| Denied {
-            header: Some(("retry-after", "5")),
-            ..Denied::new(503, Code::Unavailable, "too many connections from this address")
+        let seat = self.addresses.take(client.ip).ok_or_else(|| {
+            Denied::new(503, Code::Unavailable, "too many connections from this address")
+                .with("retry-after", "5")
         })?;
         Ok(Some(seat))
     }
@@ -289,11 +298,51 @@ impl Gate {
         }
     }
 
+    /// Why a page may not call, for its developer: the origin that was refused, and those that are
+    /// allowed. Origins are in the address bars of those who use them, and so no secrets.
+    pub fn foreign_page(&self, headers: &HeaderMap, local: Option<SocketAddr>) -> String {
+        let mut origins = headers.get_all("origin").iter();
+        let mut text = match (origins.next(), origins.next()) {
+            (Some(_), Some(_)) => String::from("a request with more than one Origin may not call"),
+            (Some(origin), None) => {
+                let shown: String = origin
+                    .to_str()
+                    .unwrap_or("?")
+                    .chars()
+                    .filter(char::is_ascii_graphic)
+                    .take(SHOWN_ORIGIN_CHARS_MAX)
+                    .collect();
+                format!("pages of the origin \"{shown}\" may not call")
+            }
+            (None, _) => String::from("pages of other sites may not call"),
+        };
+        let mut allowed = self.hosts.shown_origins(local);
+        allowed.extend(self.allowed_origins.iter().cloned());
+        let more = allowed.len().saturating_sub(SHOWN_ORIGINS_MAX);
+        allowed.truncate(SHOWN_ORIGINS_MAX);
+        // Writing to a string does not fail.
+        _ = write!(text, "; allowed are {}", allowed.join(", "));
+        if more > 0 {
+            _ = write!(text, " and {more} more");
+        }
+        text.push_str(". --allowed-origins names others, exactly as the browser sends them");
+        text
+    }
+
     fn is_origin_allowed(&self, origin: &str, local: Option<SocketAddr>) -> bool {
         let is_it = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
         self.allowed_origins.iter().any(is_it) || self.hosts.is_origin(origin, local)
     }
 }
+
+/// Why a page's request is refused, for the log, which has the origin beside it.
+pub const FOREIGN_PAGE: &str = "pages of this origin may not call";
+
+/// Most origins that a refusal lists.
+const SHOWN_ORIGINS_MAX: usize = 8;
+
+/// Longest piece of a refused origin that a refusal repeats, in characters.
+const SHOWN_ORIGIN_CHARS_MAX: usize = 128;
 
 /// What stands under `/ws/` and is no channel.
 const RESERVED: [&str; 5] = ["echo", "online", "stats", "broadcast", "send"];
@@ -452,6 +501,7 @@ mod tests {
             authenticator: Authenticator::hs256(b"0123456789abcdef0123456789abcdef"),
             is_auth_required: false,
             hosts: Hosts::new(([127, 0, 0, 1], 8080).into(), AllowedHosts::default(), true),
+            base_path: BasePath::default(),
             allowed_origins: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
             echo: true,
@@ -470,6 +520,7 @@ mod tests {
         let knock = Knock {
             method: &head.method,
             uri: &head.uri,
+            path: head.uri.path(),
             is_http_11: head.is_http_11,
             headers: &head.headers,
             body: head.body,
@@ -551,6 +602,28 @@ mod tests {
         assert!(passes(&listed(&["null"]), "Origin: null"));
         assert!(!passes(&listed(&["null"]), "Origin: https://app.example"));
         assert!(passes(&listed(&["*"]), "Origin: https://any.example"));
+    }
+
+    #[test]
+    fn a_refused_page_is_told_which_origins_may_call() {
+        let refused = |gate: &Gate, headers: &str| {
+            judge(gate, "GET", &format!("{GOOD}{headers}\r\n")).expect_err(headers).detail
+        };
+        let detail = refused(&gate(), "Origin: http://localhost:5173");
+        assert_eq!(
+            detail,
+            "pages of the origin \"http://localhost:5173\" may not call; allowed are \
+             http://localhost:8080, http://127.0.0.1:8080. --allowed-origins names others, exactly \
+             as the browser sends them"
+        );
+        let many = (0..20).map(|n| format!("https://app{n}.example")).collect();
+        let many = Gate { allowed_origins: many, ..gate() };
+        let detail = refused(&many, &format!("Origin: https://{}", "x".repeat(8_000)));
+        assert!(detail.contains("https://app5.example and 14 more"), "{detail}");
+        assert!(detail.len() < 600, "{detail}");
+        assert!(refused(&gate(), "Sec-Fetch-Site: cross-site").starts_with("pages of other sites"));
+        let twice = "Origin: http://a\r\nOrigin: http://a";
+        assert!(refused(&gate(), twice).starts_with("a request with more than one Origin"));
     }
 
     #[test]

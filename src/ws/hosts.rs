@@ -200,6 +200,19 @@ impl Hosts {
         })
     }
 
+    /// Some of those origins, for people: the server's own as one types them, and those of allowed
+    /// hosts as a proxy with TLS makes them.
+    pub fn shown_origins(&self, local: Option<SocketAddr>) -> Vec<String> {
+        let called = local.unwrap_or(self.bind);
+        let (ip, port) = (called.ip().to_canonical(), called.port());
+        let mut shown = vec![format!("http://localhost:{port}")];
+        if !ip.is_unspecified() {
+            shown.push(format!("http://{}", SocketAddr::new(ip, port)));
+        }
+        shown.extend(self.allowed.0.iter().map(|pattern| format!("https://{pattern}")));
+        shown
+    }
+
     /// Loopback, the address that the server is bound to, or the one at which the connection
     /// arrived: where the server is bound to every address, that is the one that was called.
     fn is_own(&self, host: &Host, local: Option<SocketAddr>) -> bool {

@@ -10,6 +10,7 @@
 //! Imports `address`, `auth`, `limits` and `wire`. Imported by `shard`, `http` and `config`.
 
 pub mod addresses;
+pub mod base_path;
 mod boundary;
 pub mod forwarded;
 pub mod gate;

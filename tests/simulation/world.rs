@@ -582,6 +582,7 @@ fn moment(unix_ms: u64) -> Moment {
 /// A gate that is open to everyone.
 pub fn open_gate() -> Gate {
     Gate {
+        base_path: fanfare::ws::base_path::BasePath::default(),
         authenticator: Authenticator::hs256(&[7; 32]),
         is_auth_required: false,
         hosts: Hosts::new(([127, 0, 0, 1], 8080).into(), AllowedHosts::default(), true),

@@ -1,6 +1,9 @@
 // What all pages share: building elements, figures as text, charts, the token, the sign-in form.
 // Everything that comes from a server is put on the page as text, never as markup.
 
+/** Where the server is: what stands before the path of this file, such as `https://host/push/`. */
+export const ROOT = new URL("..", import.meta.url).href;
+
 const SVG = "http://www.w3.org/2000/svg";
 const TOKEN = "fanfare-token";
 
@@ -122,7 +125,7 @@ export async function freshToken() {
   if (left <= 0 || left > Math.min(90_000, (exp - (iat ?? exp)) * 500)) return token;
   try {
     const headers = { authorization: `Bearer ${token}` };
-    const answer = await fetch("/api/v1/users/renew", { method: "POST", headers });
+    const answer = await fetch(`${ROOT}api/v1/users/renew`, { method: "POST", headers });
     if (answer.ok) {
       const renewed = (await answer.json()).token;
       // The user may have signed out meanwhile.
@@ -141,7 +144,7 @@ export async function logOut() {
   if (!claims(token ?? "").auth_time) return;
   try {
     const headers = { authorization: `Bearer ${token}` };
-    await fetch("/api/v1/users/logout", { method: "POST", headers, keepalive: true });
+    await fetch(`${ROOT}api/v1/users/logout`, { method: "POST", headers, keepalive: true });
   } catch {
     // It ends by itself within the hour.
   }
@@ -221,7 +224,7 @@ export async function signUp(username, password) {
 async function account(what, body) {
   let answer;
   try {
-    answer = await fetch(`/api/v1/users/${what}`, {
+    answer = await fetch(`${ROOT}api/v1/users/${what}`, {
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify(body),

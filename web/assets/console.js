@@ -1,11 +1,11 @@
 // The operator console. It lives on one WebSocket of its own; what no push tells is asked for by
 // HTTP every few seconds, and only while the page can be seen.
 
-import { FanfareClient, instanceKey, instanceName } from "/fanfare.js";
+import { FanfareClient, instanceKey, instanceName } from "../fanfare.js";
 import {
-  Chart, byId, bytes, claims, clock, count, freshToken, h, linkState, logIn, logOut, micros, say,
-  session, setText, span, themeButton, toast,
-} from "/assets/base.js";
+  Chart, ROOT, byId, bytes, claims, clock, count, freshToken, h, linkState, logIn, logOut, micros,
+  say, session, setText, span, themeButton, toast,
+} from "./base.js";
 
 const ROWS_FIRST = 100;
 const LOG_MAX = 200;
@@ -21,7 +21,7 @@ const REASONS = {
   pull_in: ["pulled in", "good"],
 };
 
-const client = new FanfareClient({ token: freshToken });
+const client = new FanfareClient({ url: ROOT, token: freshToken });
 const all = client.services();
 const stats = client.channel("$stats", { history: 150 });
 
@@ -65,7 +65,7 @@ byId("signin-form").addEventListener("submit", async (event) => {
     if (!pasted && !username.value) throw new Error("Enter a name and a password, or a token.");
     session.token = pasted || (await logIn(username.value, password.value)).token;
     const headers = { authorization: `Bearer ${session.token}` };
-    const answer = await fetch("/api/status/node.json", { headers });
+    const answer = await fetch(`${ROOT}api/status/node.json`, { headers });
     if (answer.status === 401) {
       session.token = null;
       throw new Error("The server does not take this token.");
@@ -843,7 +843,7 @@ function tryClient() {
     if (trial.state === "stopped") trial.reconnect();
     return trial;
   }
-  trial = new FanfareClient({ token: freshToken });
+  trial = new FanfareClient({ url: ROOT, token: freshToken });
   trial.on("frame", showFrame);
   trial.on("error", (fault) => toast(fault.message, "bad"));
   linkState(byId("try-link"), trial);

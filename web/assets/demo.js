@@ -1,11 +1,11 @@
 // The demo: rooms, direct messages, notifications and a dashboard for two or more windows.
 // What one writes while the server is away waits here, and goes out once it is back.
 
-import { FanfareClient } from "/fanfare.js";
+import { FanfareClient } from "../fanfare.js";
 import {
-  Chart, byId, claims, clock, freshToken, h, linkState, logIn, logOut, session, setText, signUp,
+  Chart, ROOT, byId, claims, clock, freshToken, h, linkState, logIn, logOut, session, setText, signUp,
   themeButton, toast,
-} from "/assets/base.js";
+} from "./base.js";
 
 const SHOWN_MAX = 400;
 const NAMES = "fanfare-names";
@@ -398,7 +398,7 @@ document.addEventListener("visibilitychange", () => {
 
 function showNote(frame) {
   if (frame.message_type !== "notification") return;
-  const text = String(frame.data?.text ?? JSON.stringify(frame.data));
+  const text = String(frame.data?.content ?? frame.data?.text ?? JSON.stringify(frame.data));
   const by = frame.from_user_id ? nameOf(frame.from_user_id) : "The server";
   const at = clock(new Date(frame.timestamp));
   byId("no-notes").hidden = true;
@@ -415,7 +415,7 @@ byId("notify").addEventListener("submit", async (event) => {
   const done = byId("notify-done");
   try {
     const answer = await client.send({
-      toUserId: to.value || undefined, messageType: "notification", data: { text: text.value },
+      toUserId: to.value || undefined, messageType: "notification", data: { content: text.value },
     });
     const number = answer.delivered_to;
     setText(done, `Reached ${number} ${number === 1 ? "connection" : "connections"}`);
@@ -499,7 +499,7 @@ function start() {
   } catch {
     read = {};
   }
-  client = new FanfareClient({ token: freshToken });
+  client = new FanfareClient({ url: ROOT, token: freshToken });
   client.on("unauthorized", () => {
     if (!session.token) return;
     session.token = null;

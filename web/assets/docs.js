@@ -1,6 +1,6 @@
 // The API reference: /openapi.json made readable. Everything in it is shown as text.
 
-import { byId, h, session, setText, themeButton } from "/assets/base.js";
+import { ROOT, byId, h, session, setText, themeButton } from "./base.js";
 
 const METHODS = ["get", "post", "put", "patch", "delete", "head", "options"];
 const DEPTH_MAX = 7;
@@ -102,7 +102,7 @@ function example(schema, depth = 0, seen = []) {
 function prose(text, tag = "div") {
   const node = h(tag, { class: "prose" });
   for (const paragraph of String(text).split(/\n\s*\n/)) {
-    const parts = paragraph.split("`");
+    const parts = paragraph.split("\u0060");
     node.append(h("p", {}, parts.map((text, at) => (at % 2 ? h("code", { text }) : text))));
   }
   return node;
@@ -198,7 +198,7 @@ function trial(operation) {
     const headers = session.token ? { authorization: `Bearer ${session.token}` } : {};
     const began = performance.now();
     try {
-      const answer = await fetch(path + tail, { headers });
+      const answer = await fetch(ROOT + path.slice(1) + tail, { headers });
       let text = await answer.text();
       const took = Math.round(performance.now() - began);
       try {
@@ -343,7 +343,7 @@ function show() {
 }
 
 try {
-  const answer = await fetch("/openapi.json");
+  const answer = await fetch(`${ROOT}openapi.json`);
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
   root = await answer.json();
   show();

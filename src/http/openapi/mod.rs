@@ -17,13 +17,24 @@ use serde_json::{Map, Value, json};
 use super::reply::{self, Reply};
 use super::router::{self, Needs};
 use crate::wire::refusal::Code;
+use crate::ws::base_path::BasePath;
 use operations::{OPERATIONS, Operation, TAGS};
 
 /// `GET /openapi.json`
-pub fn answer() -> Reply {
+pub fn answer(base_path: &BasePath) -> Reply {
     static TEXT: OnceLock<Bytes> = OnceLock::new();
     let text = TEXT.get_or_init(|| document().to_string().into());
-    let mut reply = reply::fixed("application/json", text.clone());
+    let mut reply = if base_path.is_root() {
+        reply::fixed("application/json", text.clone())
+    } else {
+        let at_root = json!({"servers": [{"url": "/"}]}).to_string();
+        let below = json!({"servers": [{"url": base_path.to_string()}]}).to_string();
+        // The member stands in the text as it stands in an object of its own, braces aside.
+        let inner = |text: &str| text[1..text.len() - 1].to_owned();
+        let text = String::from_utf8_lossy(text);
+        let text = text.replacen(&inner(&at_root), &inner(&below), 1);
+        reply::json_bytes(text)
+    };
     let headers = reply.headers_mut();
     headers.insert("cache-control", hyper::header::HeaderValue::from_static("no-cache"));
     reply
