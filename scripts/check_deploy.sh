@@ -50,7 +50,7 @@ check() {
         tail -n 40 "$work/log" | sed 's/^/    /'
     fi
 }
-not_checked() { printf 'deploy: NOT checked: %s (%s)\n' "$1" "$2"; }
+not_checked() { printf 'SKIPPED: %s (%s)\n' "$1" "$2"; }
 have() { command -v "$1" >/dev/null; }
 
 # --- Tools

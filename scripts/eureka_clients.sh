@@ -25,13 +25,13 @@ packages() {
 if ! python3 -m venv "$work/venv" 2>/dev/null; then
     packages python3-venv
     if ! python3 -m venv "$work/venv"; then
-        echo 'Python with venv is not installed: NO Eureka client was tried.'
-        exit 0
+        echo 'SKIPPED: all Eureka clients (Python with venv is not installed)'
+        exit 77
     fi
 fi
 if ! "$work/venv/bin/pip" -q install "py_eureka_client==$py_client" "websockets==$websockets"; then
-    echo 'py_eureka_client cannot be installed: NO Eureka client was tried.'
-    exit 0
+    echo 'SKIPPED: all Eureka clients (py_eureka_client cannot be installed)'
+    exit 77
 fi
 
 if command -v node >/dev/null && command -v npm >/dev/null &&
@@ -39,7 +39,7 @@ if command -v node >/dev/null && command -v npm >/dev/null &&
         >"$work/npm.log" 2>&1; then
     export EUREKA_NODE_MODULES=$work/npm/node_modules
 else
-    echo 'Node.js or eureka-js-client is not at hand: it was NOT tried.'
+    echo 'SKIPPED: eureka-js-client (it, or Node.js, is not at hand)'
 fi
 
 command -v prometheus >/dev/null || packages --no-install-recommends prometheus
@@ -47,7 +47,7 @@ if command -v prometheus >/dev/null; then
     EUREKA_PROMETHEUS=$(command -v prometheus)
     export EUREKA_PROMETHEUS
 else
-    echo 'Prometheus is not installed: its Eureka discovery was NOT tried.'
+    echo "SKIPPED: Prometheus' Eureka discovery (it is not installed)"
 fi
 
 # The client's jar files and what they need, and our program that uses them.
@@ -78,7 +78,7 @@ XML
 if netflix_client; then
     export EUREKA_JAVA_CLASSES="$work/java/classes:$work/java/lib/*"
 else
-    echo "Maven, a JDK or Netflix' client is not at hand: it was NOT tried."
+    echo "SKIPPED: Netflix' client (it, Maven or a JDK is not at hand)"
 fi
 
 exec "$work/venv/bin/python" tests/eureka/run.py

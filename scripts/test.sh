@@ -1,36 +1,61 @@
 #!/usr/bin/env bash
-# Every check of the project, in one go. Ends with `N passed, N failed`, and fails if anything did.
+# Every check of the project, in one go. Ends with `N passed, N failed, N skipped`, and fails if anything
+# did. Skipped is each test and each stage that could not run here: it says so in a line `SKIPPED: ...`.
 #
-# Needs the Rust toolchain. What else a stage needs it installs, or it says plainly that the stage
-# did not run.
+# Needs the Rust toolchain. What else a stage needs it installs, or skips.
 
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+# Rust's runner keeps what a test prints that passes, so a test that cannot run here writes that down.
+FANFARE_TEST_SKIPPED=$(mktemp)
+export FANFARE_TEST_SKIPPED
+trap 'rm -f "$log" "$FANFARE_TEST_SKIPPED"' EXIT
 passed=0
 failed=0
+skipped=0
 faults=()
+gaps=()
+
+# A stage ends with this status where it could not run at all.
+readonly could_not_run=77
+
+# Notes what could not run here.
+skip() {
+    printf 'SKIPPED: %s\n' "$1"
+    skipped=$((skipped + 1))
+    gaps+=("$1")
+}
 
 # Runs a stage. A stage that fails does not hide the ones after it.
 stage() {
     local name=$1
     shift
     printf '\n== %s\n' "$name"
-    if "$@" 2>&1 | tee "$log"; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        faults+=("$name")
-    fi
-    local counts
+    : >"$FANFARE_TEST_SKIPPED"
+    "$@" 2>&1 | tee "$log"
+    local status=${PIPESTATUS[0]}
+    case $status in
+        0) passed=$((passed + 1)) ;;
+        "$could_not_run") ;;
+        *) failed=$((failed + 1)) && faults+=("$name") ;;
+    esac
+    local counts ignored gap
     counts=$(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed.*/\1 \2/p' "$log")
     # What node's runner says, which is the last word of its stage.
     counts+=$'\n'$(sed -n 's/^# \(pass\|fail\) //p' "$log" | paste -sd' ')
     while read -r good bad; do
         [ -n "$good" ] && passed=$((passed + good)) && failed=$((failed + bad))
     done <<<"$counts"
+    while read -r ignored; do
+        skipped=$((skipped + ignored))
+        [ "$ignored" -gt 0 ] && gaps+=("$name: $ignored tests")
+    done < <(sed -n -e 's/^test result: .* failed; \([0-9]*\) ignored.*/\1/p' -e 's/^# skipped //p' "$log")
+    while read -r gap; do
+        [ -n "$gap" ] && skipped=$((skipped + 1)) && gaps+=("$name: $gap")
+    done < <(sed -n 's/^SKIPPED: //p' "$log"; sort -u "$FANFARE_TEST_SKIPPED")
+    return 0
 }
 
 # Benches run once each, to see that they work. Nobody measures with this profile.
@@ -57,7 +82,7 @@ deny() {
     said=$(cargo deny check advisories 2>&1) && return 0
     printf '%s\n' "$said"
     if grep -q 'failed to fetch advisory database' <<<"$said"; then
-        echo 'The list of advisories is not reachable: known faults were NOT looked for.'
+        echo 'SKIPPED: known faults of dependencies (the list of advisories is not reachable)'
         return 0
     fi
     return 1
@@ -99,7 +124,8 @@ stage 'documentation' docs
 if cargo deny --version >/dev/null 2>&1; then
     stage 'dependencies' deny
 else
-    printf '\n== dependencies\ncargo-deny is not installed: licences and advisories were NOT checked.\n'
+    printf '\n== dependencies\n'
+    skip 'licences and advisories (cargo-deny is not installed)'
 fi
 stage 'tests' scripts/with_postgres.sh cargo test --workspace --no-fail-fast
 if compgen -G 'benches/*.rs' >/dev/null; then
@@ -115,8 +141,12 @@ stage 'pages in a browser' sh tests/browser/run.sh
 stage 'Eureka clients' scripts/eureka_clients.sh
 stage 'deployment' scripts/check_deploy.sh
 
+printf '\n'
+for gap in "${gaps[@]+"${gaps[@]}"}"; do
+    printf 'skipped: %s\n' "$gap"
+done
 for fault in "${faults[@]+"${faults[@]}"}"; do
     printf 'failed: %s\n' "$fault"
 done
-printf '\n%d passed, %d failed\n' "$passed" "$failed"
+printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 [ "$failed" -eq 0 ]
