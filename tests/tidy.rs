@@ -20,6 +20,24 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
 ];
 
+/// `cargo build --bin websocket_client` works from the root, and `cargo run` is the server all the same.
+#[test]
+fn programs_are_built_from_the_root() {
+    let read = |path: &str| fs::read_to_string(path).expect("a manifest");
+    let root = read("Cargo.toml");
+    assert!(root.contains("default-members = [\".\", \"loadtest\", \"terminal\"]"), "{root}");
+    assert!(root.contains("default-run = \"fanfare\""), "{root}");
+    for (path, program) in [
+        ("terminal/Cargo.toml", "websocket_client"),
+        ("loadtest/Cargo.toml", "websocket_stress_test"),
+    ] {
+        let text = read(path);
+        assert!(text.contains(&format!("name = \"{program}\"")), "{path}");
+        // With a second one `cargo run` could not tell which is meant.
+        assert!(!text.contains("default-run"), "{path}");
+    }
+}
+
 #[test]
 fn modules_import_downward_only() {
     let mut faults = Vec::new();

@@ -1,14 +1,24 @@
 //! Who is served where nobody says it, and what of the environment and the command line is no wish of
 //! ours: unknown names, a directory without a server's data.
 
+#![allow(clippy::disallowed_methods, reason = "a terminal takes a moment to hide what is typed")]
+
+#[path = "support/postgres.rs"]
+mod postgres;
+#[path = "support/skip.rs"]
+mod skip;
 mod support;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::Value;
-use support::{SECRET, Server, token};
+use support::{SECRET, Server, eventually, token};
 
 /// Starts a server that was told nothing about `auth`.
 fn untold(flags: &[&str]) -> Server {
@@ -141,6 +151,74 @@ fn the_command_line_makes_neither_secret_nor_database_by_accident() {
     let (status, _, said) = run(&dir.0, &["user", "list", "--database-url", &other], &[]);
     assert!(status == Some(2) && said.contains("other.db"), "{said}");
     assert!(!dir.0.join("other.db").exists() && !dir.0.join("fanfare-data").exists());
+}
+
+#[test]
+fn an_empty_database_on_a_server_is_left_empty() {
+    let Some(database) = postgres::Database::create() else { return };
+    let dir = Dir::new();
+    let tables = "SELECT COUNT(*) FROM pg_tables WHERE schemaname = 'public'";
+    let list = ["user", "list", "--database-url", database.url()];
+    let (status, _, said) = run(&dir.0, &list, &[]);
+    assert!(status == Some(2) && said.contains("--init"), "{said}");
+    assert!(said.contains(database.url()), "{said}");
+    assert_eq!(database.ask(tables), 0);
+    assert_eq!(run(&dir.0, &[&list[..], &["--init"]].concat(), &[]).0, Some(0));
+    assert!(database.ask(tables) > 0);
+    assert_eq!(run(&dir.0, &list, &[]).0, Some(0), "they are there now");
+}
+
+/// Runs the program at a terminal, where each prompt is answered. Returns its exit status and all that
+/// the terminal shows.
+fn at_a_terminal(dir: &Path, args: &[&str], answers: &[(&str, &str)]) -> (Option<i32>, String) {
+    let line = format!("'{}' {}", env!("CARGO_BIN_EXE_fanfare"), args.join(" "));
+    let mut child = Command::new("script")
+        .args(["-q", "-e", "-c", &line, "/dev/null"])
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script starts");
+    let mut stdout = child.stdout.take().expect("it is piped");
+    let shown = Arc::new(Mutex::new(String::new()));
+    let screen = Arc::clone(&shown);
+    let reader = std::thread::spawn(move || {
+        let mut bytes = [0; 1_024];
+        while let Ok(count @ 1..) = stdout.read(&mut bytes) {
+            screen.lock().push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    });
+    let mut stdin = child.stdin.take().expect("it is piped");
+    for (prompt, answer) in answers {
+        eventually(prompt, Duration::from_secs(20), || shown.lock().contains(prompt));
+        std::thread::sleep(Duration::from_millis(500));
+        writeln!(stdin, "{answer}").expect("it reads");
+    }
+    let status = child.wait().expect("it ends").code();
+    reader.join().expect("no panic");
+    let shown = shown.lock().clone();
+    (status, shown)
+}
+
+#[test]
+fn a_password_is_asked_for_twice_and_not_shown() {
+    if Command::new("script").arg("--version").output().is_err() {
+        return skip::skipped("script (util-linux) is not installed");
+    }
+    let server = Server::start(&[]);
+    let data = server.dir().join("data").display().to_string();
+    let add = ["user", "add", "ann", "--data-dir", &data];
+    let (status, shown) = at_a_terminal(
+        server.dir(),
+        &add,
+        &[("password: ", "correct horse"), ("again: ", "correct hose")],
+    );
+    assert!(status == Some(1) && shown.contains("differ"), "{shown}");
+    let answers = [("password: ", "correct horse"), ("again: ", "correct horse")];
+    let (status, shown) = at_a_terminal(server.dir(), &add, &answers);
+    assert!(status == Some(0) && !shown.contains("horse"), "{shown}");
+    let body = serde_json::json!({"username": "ann", "password": "correct horse"});
+    assert_eq!(server.post_json("/api/v1/users/login", &body).status, 200);
 }
 
 #[test]

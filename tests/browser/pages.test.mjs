@@ -384,6 +384,34 @@ test("where a token is wanted, the console asks for it", async () => {
   }
 });
 
+test("who administers signs in with a name and a password, and operates", async () => {
+  const guarded = await site(["--auth", "required"]);
+  try {
+    const { server } = guarded;
+    const { username, password } = await server.account("administrator");
+    server.grant(username, "admin");
+    const { body } = await server.call("POST", "/api/v1/users/login", { username, password });
+    const instances = [instance("ledger", "ledger-1")];
+    const made = await server.call("POST", "/api/registry/register.json", { instances }, body.token);
+    assert.equal(made.status, 200);
+    const where = { base: guarded.url, wait: "#signin[open]" };
+    const { page, context, violations } = await open("/", where);
+    await fill(page, "#signin [name=username]", username);
+    await fill(page, "#signin [name=password]", password);
+    await press(page, "#signin", "Sign in");
+    await has(page, "#link", "Live");
+    await has(page, "#services", "ledger");
+    await page.click(".service > button");
+    await has(page, ".detail", "ledger-1");
+    await press(page, ".detail tr:first-child", "Pull out");
+    await has(page, ".detail", "pulled out");
+    assert.deepEqual(violations, []);
+    await context.close();
+  } finally {
+    await guarded.stop();
+  }
+});
+
 test("a token that no longer holds leads back to the door of the demo", async () => {
   const { page, context, violations } = await open("/demo", { wait: "#account" });
   const token = sign("another secret", { sub: "u-old", exp: Math.ceil(Date.now() / 1000) + 60 });

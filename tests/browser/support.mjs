@@ -1,6 +1,6 @@
 // What the tests share: a server to kill, a relay to lose frames in, bounded waiting.
 
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { createHmac } from "node:crypto";
 import fs from "node:fs";
 import http from "node:http";
@@ -114,6 +114,12 @@ export class Server {
     const query = encodeURIComponent(serviceId);
     const { body } = await this.call("GET", `/api/discovery/service.json?serviceId=${query}`);
     return body.service;
+  }
+
+  /** Gives an account scopes, as an operator does. */
+  grant(username, scope) {
+    const who = ["user", "scope", "--name", username, scope];
+    execFileSync(BIN, [...who, "--data-dir", this.dir], { stdio: "ignore" });
   }
 
   /** An account and a token. */
