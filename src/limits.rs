@@ -94,6 +94,10 @@ pub struct Limits {
     /// Most bytes of the histories of all services and channels together. Beyond it the oldest
     /// change or message of all goes.
     pub history_bytes_max: usize,
+    /// Most bytes of the service snapshots that are being sent and that have changed so much that a
+    /// later subscriber needs another. Clients that ask at ever other revisions and read nothing
+    /// would else hold a copy each.
+    pub snapshots_bytes_max: usize,
     /// Most users known, whether by an account or by a token. Bounds invented accounts.
     pub users_max: usize,
     /// Most connections in all. `None`: derived at start from the file-descriptor limit.
@@ -170,6 +174,7 @@ impl Limits {
         channels_per_address_max: None,
         channel_history_bytes_max: MIB,
         history_bytes_max: 256 * MIB,
+        snapshots_bytes_max: 256 * MIB,
         users_max: 1_000_000,
         connections_max: None,
         store_set_rows_max: 20_000,
@@ -478,6 +483,26 @@ pub const DELTA_BYTES_MAX: usize = 32 * MIB;
 /// are now would take less: a client that was away for a moment wants to hear what happened. A full
 /// history of small instances is less than this.
 pub const REPLAY_BYTES_MIN: usize = 512 * KIB;
+
+/// Size from which a snapshot of a service is shared with those who subscribe while it is being
+/// sent, in bytes. A smaller one takes less than the outbox of its reader may hold.
+pub const SNAPSHOT_SHARED_BYTES_MIN: usize = 512 * KIB;
+
+/// Most bytes of changes that follow a shared snapshot. Each reader may hold its own.
+pub const SNAPSHOT_CHANGES_BYTES_MAX: usize = 256 * KIB;
+
+/// Largest count or time in milliseconds that is taken over from another node: what every reader of
+/// JSON can hold (RFC 8259, 6), and so far from the end of 64 bits that counting on never gets there.
+pub const COUNTER_MAX: u64 = 1 << 53;
+
+/// Checks a count that another node wrote.
+///
+/// # Errors
+///
+/// That it is beyond [`COUNTER_MAX`].
+pub fn check_counter(what: &str, count: u64) -> Result<(), String> {
+    if count <= COUNTER_MAX { Ok(()) } else { Err(format!("{what} is out of range: {count}")) }
+}
 
 /// Replays that are kept for the next who asks for the same.
 pub const REPLAYS_KEPT_MAX: usize = 64;

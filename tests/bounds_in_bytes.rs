@@ -8,7 +8,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{Client, Server, instance, with};
+use support::{Client, Server, eventually, instance, with};
 
 const KIB: usize = 1024;
 const MIB: u64 = 1024 * 1024;
@@ -194,5 +194,58 @@ fn resumes_that_nobody_reads_cost_little() {
     // Who does read gets it all.
     let mut picture = follower;
     assert!(server.connect().resume(&mut picture));
+    picture.expect_equals_registry(&server);
+}
+
+/// Clients that ask for a large service again and again while it changes, and read none of it.
+#[test]
+fn snapshots_that_nobody_reads_cost_little_whatever_their_revisions() {
+    let server = Server::start(&["--snapshots-bytes-max", "16MiB", "--write-timeout", "60s"]);
+    let names: Vec<String> = (0..120).map(|n| format!("i{n}")).collect();
+    for piece in names.chunks(60) {
+        let all: Vec<Value> = piece.iter().map(|name| large("s", name, 60 * KIB, 0)).collect();
+        server.register(&all);
+    }
+    let before = rss(&server);
+    let ask = json!({"type": "subscribe", "service_id": "s", "snapshot": true, "id": 1});
+    let mut unread: Vec<Client> = Vec::new();
+    for round in 1..=40 {
+        let mut client = server.connect();
+        client.send_json(&ask);
+        unread.push(client);
+        // Half of them come after a change, the others after more than a history holds.
+        let changed = if round % 2 == 0 { 1 } else { 20 };
+        let changes: Vec<Value> =
+            names[..changed].iter().map(|name| large("s", name, 60 * KIB, round)).collect();
+        server.register(&changes);
+    }
+    let grown = rss(&server).saturating_sub(before);
+    assert!(grown < 80 * MIB, "{grown} bytes more for 40 snapshots of 7 MB");
+    // Who does read gets the whole, or is told to come again.
+    let (mut whole, mut refused) = (0, 0);
+    for client in &mut unread {
+        let answer = client.find("its answer", |frame| frame["id"] == 1);
+        if answer["type"] == "subscribed" {
+            assert_eq!(answer["instances"].as_array().expect("a list").len(), 120);
+            whole += 1;
+        } else {
+            assert_eq!(
+                (&answer["code"], &answer["temporary"]),
+                (&json!("unavailable"), &json!(true))
+            );
+            refused += 1;
+        }
+    }
+    assert!(whole >= 4 && refused >= 4, "{whole} whole, {refused} refused");
+    drop(unread);
+    eventually("there is room again", Duration::from_secs(20), || {
+        let mut client = server.connect();
+        client.send_json(&ask);
+        client.find("its answer", |frame| frame["id"] == 1)["type"] == "subscribed"
+    });
+    let mut picture = server.connect().follow("s");
+    server.register(&[large("s", "i0", 10, 99)]);
+    let mut late = server.connect();
+    assert!(late.resume(&mut picture));
     picture.expect_equals_registry(&server);
 }

@@ -725,7 +725,7 @@ pub(super) static KEYS: &[Key] = &[
         env: None,
         placeholder: "N",
         unset: Unset::Follows("auto: a fifth of `--channels-max`, loopback exempt"),
-        help: "Most channels that exist because of the sockets of one address, IPv6 by /64; 0 is no limit",
+        help: "Most channels that exist because of one address, IPv6 by /64; 0 is no limit",
         parse: |config, text| {
             config.limits.channels_per_address_max = match text {
                 "auto" => None,
@@ -751,6 +751,13 @@ pub(super) static KEYS: &[Key] = &[
         "256MiB",
         limits.history_bytes_max,
         "Most bytes of all histories together"
+    ),
+    bounded!(
+        "snapshots-bytes-max",
+        size(MIB..=1024 * 1024 * MIB),
+        "256MiB",
+        limits.snapshots_bytes_max,
+        "Most bytes of outdated service snapshots that are still being sent"
     ),
     bounded!("users-max", count(1..=50_000_000), "1000000", limits.users_max, "Most users known"),
     bounded!(

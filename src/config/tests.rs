@@ -82,8 +82,13 @@ fn every_key_reads_and_shows_its_own_field() {
         _ => match key.placeholder {
             "TIME" => "7s",
             "SIZE"
-                if ["history-bytes-max", "instances-bytes-max", "store-set-bytes-max"]
-                    .contains(&key.name) =>
+                if [
+                    "history-bytes-max",
+                    "instances-bytes-max",
+                    "snapshots-bytes-max",
+                    "store-set-bytes-max",
+                ]
+                .contains(&key.name) =>
             {
                 "7MiB"
             }

@@ -20,7 +20,6 @@ use crate::state::replica::ReplicaImage;
 use crate::state::talk::Told;
 use crate::state::then::Then;
 use crate::wire::answer;
-use crate::wire::event::Position;
 use crate::wire::refusal::Refusal;
 
 impl Control {
@@ -353,13 +352,7 @@ impl Control {
             return;
         }
         let view = self.state.registry.present_view(&service);
-        let at = Position {
-            service: &view.service,
-            epoch: &view.epoch,
-            revision: view.revision,
-            degraded: view.degraded,
-        };
-        let frame = answer::service_snapshot(at, view.instances.clone()).joined();
+        let frame = answer::service_snapshot(view.position(), view.instances.clone()).joined();
         let event = Event { topic: Topic::Service(service), frame, accepted_ns: now.ns, aim: None };
         for shard in following.iter() {
             self.send(shard, Parcel::Event(event.clone()));

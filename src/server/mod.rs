@@ -829,6 +829,8 @@ fn registry_settings(config: &Config) -> registry::Settings {
         history_bytes_max: config.limits.service_history_bytes_max,
         instances_max: config.limits.instances_max,
         instances_bytes_max: config.limits.instances_bytes_max,
+        snapshots_bytes_max: config.limits.snapshots_bytes_max,
+        snapshot_shared_bytes_min: limits::SNAPSHOT_SHARED_BYTES_MIN,
         services_max: config.limits.services_max,
         service_forget_ms: config.limits.service_forget_ms,
     }

@@ -21,11 +21,11 @@ use crate::auth::Scopes;
 use crate::id::{ConnId, RequestId, Topic};
 use crate::limits;
 use crate::mailbox::to_control::{Command, Origin, Task};
-use crate::state::order::{Answer, Order, RefusedEntry, Snapshot, Subscribed};
+use crate::state::order::{Answer, Instances, Order, Picture, RefusedEntry, Snapshot, Subscribed};
 use crate::wire::answer;
 use crate::wire::close::Reason;
 use crate::wire::command::{self, Entries, Family, Rejected, Request, Subscribe, Target};
-use crate::wire::event::{Position, TimeText};
+use crate::wire::event::TimeText;
 use crate::wire::frame::{self, Split};
 use crate::wire::instance::Registration;
 use crate::wire::refusal::{Code, Refusal};
@@ -356,12 +356,12 @@ impl<S: Socket> Shard<S> {
         let order = match subscribe.target {
             Target::AllServices => Order::SubscribeAll,
             Target::Service(service) => {
-                let snapshot = if subscribe.snapshot {
-                    Snapshot::Yes
-                } else if self.follows(slot, &service) || self.topics.is_joining(&service) {
-                    Snapshot::AtHand
-                } else {
-                    Snapshot::No
+                let follows = self.follows(slot, &service) || self.topics.is_joining(&service);
+                let snapshot = match (subscribe.snapshot, follows) {
+                    (true, false) => Snapshot::Yes,
+                    (true, true) => Snapshot::Newest,
+                    (false, true) => Snapshot::AtHand,
+                    (false, false) => Snapshot::No,
                 };
                 Order::Subscribe { service, snapshot, since: subscribe.since }
             }
@@ -490,7 +490,7 @@ impl<S: Socket> Shard<S> {
             return;
         }
         let answer = match answer {
-            Answer::Snapshot(view) => return self.on_owed_snapshot(slot, &view),
+            Answer::Snapshot(picture) => return self.on_owed_snapshot(slot, picture),
             answer => answer,
         };
         let conn = &mut self.conns[slot.index()];
@@ -517,7 +517,7 @@ impl<S: Socket> Shard<S> {
     fn on_awaited(&mut self, slot: Slot, id: Option<&RequestId>, waiting: Waiting, answer: Answer) {
         let bytes = match (waiting, answer) {
             (Waiting::Subscribe, Answer::Subscribed(subscribed)) => {
-                return self.on_subscribed(slot, id, subscribed);
+                return self.on_subscribed(slot, id, *subscribed);
             }
             (Waiting::Subscribe, Answer::SubscribedToAll) => {
                 self.hand_out_runs();
@@ -577,7 +577,7 @@ impl<S: Socket> Shard<S> {
     }
 
     fn on_subscribed(&mut self, slot: Slot, id: Option<&RequestId>, subscribed: Subscribed) {
-        let Subscribed { view, recovered, replay, with_instances } = subscribed;
+        let Subscribed { view, recovered, replay, instances } = subscribed;
         // Everything up to the answer's revision is in the topic's run by now, because control
         // sends in one order; it is for those who followed before, and is handed out first.
         let topic = Topic::Service(view.service.clone());
@@ -585,26 +585,28 @@ impl<S: Socket> Shard<S> {
         conn.subscribing -= 1;
         conn.awaits_heavy = false;
         self.start_following(slot, &topic);
-        let at = Position {
-            service: &view.service,
-            epoch: &view.epoch,
-            revision: view.revision,
-            degraded: view.degraded,
-        };
         // A bare revision may claim no more than the client will have seen. Where frames before it
         // are lost, or wait and may be shed yet, the instances go with it.
         let outbox = &self.conns[slot.index()].outbox;
         let is_untrue = self.is_owed(slot, &view.service)
             || (replay.is_none() && outbox.may_shed(&view.service));
-        if with_instances || (is_untrue && !view.instances.is_empty()) {
-            self.forgive(slot, &view.service);
-            let frame = answer::subscribed_with(id, at, recovered, view.instances);
-            return self.push_direct(slot, frame);
-        }
-        self.push_direct(slot, answer::subscribed(id, at, recovered).into());
-        if let Some(replay) = replay {
-            // Part of the answer: promised by it, so never shed in favour of a snapshot.
-            self.push_direct(slot, replay.into());
+        let picture = match instances {
+            Instances::Needed(picture) => Some(picture),
+            Instances::AtHand(picture) if is_untrue => Some(picture),
+            Instances::AtHand(_) | Instances::Omitted => None,
+        };
+        // Part of the answer: promised by it, so never shed in favour of a snapshot.
+        let (answer, changes) = match picture {
+            Some(Picture { view, changes }) => {
+                self.forgive(slot, &view.service);
+                let at = view.position();
+                (answer::subscribed_with(id, at, recovered, view.instances.clone()), changes)
+            }
+            None => (answer::subscribed(id, view.position(), recovered).into(), replay),
+        };
+        self.push_direct(slot, answer);
+        if let Some(changes) = changes {
+            self.push_direct(slot, changes.into());
         }
     }
 

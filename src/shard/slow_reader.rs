@@ -22,10 +22,10 @@ use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::id::{ServiceName, Topic};
 use crate::mailbox::to_control::{Command, Origin, Task};
-use crate::state::order::{Order, View};
+use crate::state::order::{Order, Picture};
 use crate::wire::answer;
 use crate::wire::close::Reason;
-use crate::wire::event::Position;
+use crate::wire::frame::Split;
 
 impl<S: Socket> Shard<S> {
     /// Adds a load of event frames, unless the connection has lost track of that service, or cannot
@@ -116,36 +116,42 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// A snapshot that was owed has come.
-    pub(super) fn on_owed_snapshot(&mut self, slot: Slot, view: &View) {
+    /// A snapshot that was owed has come, or there is no room for one more now.
+    pub(super) fn on_owed_snapshot(&mut self, slot: Slot, picture: Option<Picture>) {
+        let Some(Picture { view, changes }) = picture else {
+            if let Some(owed) = &mut self.conns[slot.index()].owed {
+                owed.asked = None;
+                self.retry_soon(slot);
+            }
+            return;
+        };
         // What came before the snapshot is not for this connection, but for the others.
         self.hand_out_run_of(&Topic::Service(view.service.clone()));
         let room = self.room();
         let conn = &mut self.conns[slot.index()];
         let Some(owed) = &mut conn.owed else { return };
         owed.asked = None;
-        let at = Position {
-            service: &view.service,
-            epoch: &view.epoch,
-            revision: view.revision,
-            degraded: view.degraded,
-        };
         if !owed.services.contains(&view.service) {
             return self.ask_for_owed(slot);
         }
-        let frame = answer::service_snapshot(at, view.instances.clone());
-        let load = Load {
+        let frame = answer::service_snapshot(view.position(), view.instances.clone());
+        let load = |frame: Split| Load {
             head: frame.head,
             tail: frame.tail,
             frames: 1,
             source: Source::Service(view.service.clone()),
         };
-        if !conn.outbox.has_room(&load, room) {
+        let snapshot = load(frame);
+        if !conn.outbox.has_room(&snapshot, room) {
             // Answers have filled the outbox meanwhile. It will be asked for again when it is empty.
             return;
         }
         owed.services.retain(|service| *service != view.service);
-        conn.outbox.push(Rc::new(load));
+        conn.outbox.push(Rc::new(snapshot));
+        if let Some(changes) = changes {
+            // The other half of the picture: it goes with the snapshot, whatever room there is.
+            conn.outbox.push(Rc::new(load(changes.into())));
+        }
         self.stats().snapshots.add(1);
         self.queue_urgent(slot);
     }

@@ -223,7 +223,8 @@ mod tests {
     /// Whether a resume succeeds, and where the service stands.
     fn resume(registry: &mut Registry, service: &str, revision: u64) -> (Option<bool>, u64) {
         let since = Some(Since { epoch: "e".into(), revision });
-        let subscribed = registry.subscribe(ServiceName::of(service), Snapshot::No, since);
+        let subscribed = registry.subscribe(&ServiceName::of(service), Snapshot::No, since);
+        let subscribed = subscribed.expect("there is room");
         (subscribed.recovered, subscribed.view.revision)
     }
 
@@ -348,7 +349,8 @@ mod tests {
                 {
                     let since = Some(Since { epoch: "e".into(), revision });
                     let name = ServiceName::of(&service);
-                    let subscribed = registry.subscribe(name, Snapshot::No, since);
+                    let subscribed = registry.subscribe(&name, Snapshot::No, since);
+                    let subscribed = subscribed.expect("there is room");
                     if subscribed.recovered == Some(true) {
                         recovered += 1;
                         let changes = subscribed.replay.map(|replay| {
@@ -367,7 +369,7 @@ mod tests {
                         assert_eq!((subscribed.view.revision, picture), present, "{what}");
                     } else {
                         refused += 1;
-                        assert!(subscribed.with_instances);
+                        assert!(subscribed.needs_instances());
                     }
                 }
                 held.push(present);

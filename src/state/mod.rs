@@ -38,6 +38,7 @@ pub mod then;
 mod ages;
 mod forgetting;
 mod link;
+mod pictures;
 mod protection;
 mod service;
 mod shared;
@@ -220,10 +221,13 @@ impl State {
                 Answer::Batch(Vec::new())
             }
             Order::Subscribe { service, snapshot, since } => {
-                Answer::Subscribed(registry.subscribe(service, snapshot, since))
+                match registry.subscribe(&service, snapshot, since) {
+                    Some(subscribed) => Answer::Subscribed(Box::new(subscribed)),
+                    None => Answer::NotSubscribed(service),
+                }
             }
             Order::SubscribeAll => Answer::SubscribedToAll,
-            Order::Snapshot(service) => Answer::Snapshot(registry.view(&service)),
+            Order::Snapshot(service) => Answer::Snapshot(registry.newest(&service)),
             Order::Operate { identity, operation } => {
                 Answer::Found(registry.operate(&identity, &operation, now))
             }

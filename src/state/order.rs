@@ -13,7 +13,7 @@ use super::roster::{Called, Roll};
 use super::talk::{Talk, Told};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::wire::command::Since;
-use crate::wire::event::Change;
+use crate::wire::event::{Change, Position};
 use crate::wire::instance::{Instance, Registration};
 use crate::wire::refusal::{Code, Refusal};
 
@@ -86,6 +86,9 @@ pub enum Snapshot {
     AtHand,
     /// The client asked for them.
     Yes,
+    /// The client asked for them, and follows the service already: it may have been sent any
+    /// revision up to the present one, so none before that will do.
+    Newest,
 }
 
 /// An operator's decision on an instance.
@@ -106,13 +109,14 @@ pub enum Answer {
     /// A batch was applied, but for these entries.
     Batch(Vec<RefusedEntry>),
     /// Where a service stands.
-    Subscribed(Subscribed),
+    Subscribed(Box<Subscribed>),
     /// From here on every service is followed.
     SubscribedToAll,
-    /// This service is not followed: nothing is known here yet, and whoever asked has a picture.
+    /// This service is not followed now: nothing is known here yet and the caller has a picture, or
+    /// the snapshots that others are being sent leave no room for one more.
     NotSubscribed(ServiceName),
-    /// The newest state of a service.
-    Snapshot(View),
+    /// The newest state of a service; none where there is no room for one more snapshot now.
+    Snapshot(Option<Picture>),
     /// Whether the thing named was there.
     Found(bool),
     /// The services asked for, in their order.
@@ -178,14 +182,42 @@ pub struct RefusedEntry {
 /// there.
 #[derive(Debug)]
 pub struct Subscribed {
-    /// The service as it is. `instances` is empty where they are neither needed nor at hand.
+    /// The service as it stands, without its instances.
     pub view: View,
     /// Whether a resume succeeded; none where none was asked for.
     pub recovered: Option<bool>,
     /// The frame that brings the subscriber from its revision to the present one.
     pub replay: Option<Bytes>,
-    /// Whether the answer shall hold the instances.
-    pub with_instances: bool,
+    /// The instances, where they are asked for or may be.
+    pub instances: Instances,
+}
+
+impl Subscribed {
+    /// Whether the answer has to hold the instances.
+    pub fn needs_instances(&self) -> bool {
+        matches!(self.instances, Instances::Needed(_))
+    }
+}
+
+/// The instances that go with an answer to a subscription.
+#[derive(Debug)]
+pub enum Instances {
+    /// None do.
+    Omitted,
+    /// The answer holds them only where the subscriber may have lost track.
+    AtHand(Picture),
+    /// The answer holds them.
+    Needed(Picture),
+}
+
+/// A service as a follower is sent it: a snapshot, and where that is an older one which others are
+/// being sent as well, the changes since.
+#[derive(Debug)]
+pub struct Picture {
+    /// The snapshot.
+    pub view: View,
+    /// The frame from its revision to the present one; none where that is the same.
+    pub changes: Option<Bytes>,
 }
 
 /// A service at one revision. Immutable, shared.
@@ -204,6 +236,16 @@ pub struct View {
 }
 
 impl View {
+    /// Where the service stands in it.
+    pub fn position(&self) -> Position<'_> {
+        Position {
+            service: &self.service,
+            epoch: &self.epoch,
+            revision: self.revision,
+            degraded: self.degraded,
+        }
+    }
+
     /// The instances as a JSON array.
     pub fn instances_array(&self) -> &[u8] {
         self.instances.strip_suffix(b"}").unwrap_or(b"[]")

@@ -20,18 +20,16 @@ use slab::Slab;
 
 use super::ages::{Age, Ages};
 use super::image::Unsaved;
-use super::order::{
-    Delta, InstanceLease, Operation, RefusedEntry, ServiceLeases, Snapshot, Subscribed, View,
-};
+use super::order::{Delta, InstanceLease, Operation, RefusedEntry, ServiceLeases, View};
+use super::pictures::Pictures;
 use super::pull_outs::{PullOuts, PulledOutBy};
 use super::replica::{Replica, SELF};
 use super::roster::{Recents, Step};
-use super::service::{Replay, Service};
+use super::service::{Service, is_shared};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::limits::{self, Limits};
 use crate::wheel::Wheel;
-use crate::wire::command::Since;
 use crate::wire::event::{Change, ChangeReason, ChangeType, TimeText};
 use crate::wire::instance::Registration;
 use crate::wire::refusal::Code;
@@ -51,6 +49,10 @@ pub struct Settings {
     pub instances_max: usize,
     /// Bytes of their JSON in all.
     pub instances_bytes_max: usize,
+    /// Bytes of the snapshots that are being sent and that no later subscriber can share.
+    pub snapshots_bytes_max: usize,
+    /// Bytes from which a snapshot is shared with those who come while it is being sent.
+    pub snapshot_shared_bytes_min: usize,
     /// Services in all, empty ones included.
     pub services_max: usize,
     /// How long a service is remembered that has no instances.
@@ -68,6 +70,8 @@ impl Default for Settings {
             history_bytes_max: limits.service_history_bytes_max,
             instances_max: limits.instances_max,
             instances_bytes_max: limits.instances_bytes_max,
+            snapshots_bytes_max: limits.snapshots_bytes_max,
+            snapshot_shared_bytes_min: limits::SNAPSHOT_SHARED_BYTES_MIN,
             services_max: limits.services_max,
             service_forget_ms: limits.service_forget_ms,
         }
@@ -124,16 +128,6 @@ pub(super) struct Member {
 struct Logged {
     service: ServiceName,
     change: Change,
-}
-
-/// A replay that others may ask for as well.
-#[derive(Debug)]
-struct Replayed {
-    service: ServiceName,
-    since: u64,
-    revision: u64,
-    degraded: bool,
-    frame: Bytes,
 }
 
 /// Running totals for metrics.
@@ -200,8 +194,7 @@ pub struct Registry {
     pub(super) revision_floor: u64,
     /// Services that connections of this node follow by name.
     pub(super) followed: HashSet<ServiceName>,
-    replays: VecDeque<Replayed>,
-    replay_bytes: usize,
+    pub(super) pictures: Pictures,
     /// Services that were forgotten since control last asked.
     pub(super) forgotten: Vec<ServiceName>,
     pub(super) totals: Totals,
@@ -252,8 +245,7 @@ impl Registry {
             next_forget_ms: 0,
             revision_floor: 0,
             followed: HashSet::new(),
-            replays: VecDeque::new(),
-            replay_bytes: 0,
+            pictures: Pictures::default(),
             forgotten: Vec::new(),
             totals: Totals::default(),
             dirty_services: HashSet::new(),
@@ -665,7 +657,7 @@ impl Registry {
             let begins = std::mem::take(&mut service.begins);
             let changes = service.pending.clone();
             let bytes = service.history_bytes;
-            let from = service.seal(self.settings.history_max, self.settings.history_bytes_max);
+            let from = service.seal(&self.settings);
             self.history_bytes = self.history_bytes - bytes + service.history_bytes;
             if changes.is_empty() && service.told_degraded == degraded && !begins {
                 continue;
@@ -762,75 +754,8 @@ impl Registry {
         all.into_iter().flatten().min()
     }
 
-    /// Answers a subscription: where the service stands, and how the client gets there.
-    pub(super) fn subscribe(
-        &mut self,
-        name: ServiceName,
-        snapshot: Snapshot,
-        since: Option<Since>,
-    ) -> Subscribed {
-        let since_revision = since.as_ref().map_or(0, |since| since.revision);
-        let index = self.by_name.get(&name).copied();
-        let replay = since.map(|since| {
-            let same_epoch = *since.epoch == *self.epoch.as_str();
-            match index {
-                _ if !same_epoch => Replay::Gone,
-                Some(service) => self.services[service].replay(since.revision),
-                // Never seen: its revision is 0, and whoever has seen 0 has seen everything.
-                None if since.revision == 0 => Replay::Nothing,
-                None => Replay::Gone,
-            }
-        });
-        let recovered = replay.as_ref().map(|replay| !matches!(replay, Replay::Gone));
-        let with_instances = snapshot == Snapshot::Yes || recovered == Some(false);
-        let view = if with_instances || snapshot == Snapshot::AtHand {
-            self.view(&name)
-        } else {
-            self.view_without_instances(name)
-        };
-        let replay = match (replay, index) {
-            // The instances of a snapshot already hold what was missed.
-            (Some(Replay::Changes), Some(service)) if !with_instances => {
-                Some(self.replay_frame(service, since_revision))
-            }
-            _ => None,
-        };
-        Subscribed { view, recovered, replay, with_instances }
-    }
-
-    /// The frame of a service's changes since a revision, all of which are kept. Clients that were
-    /// cut off together come back together: the frame is built once for all of them.
-    fn replay_frame(&mut self, service: usize, since: u64) -> Bytes {
-        let service = &self.services[service];
-        let (revision, degraded) = (service.revision, service.shows_degraded());
-        let is_it = |one: &&Replayed| {
-            (one.since, one.revision, one.degraded) == (since, revision, degraded)
-                && one.service == service.name
-        };
-        if let Some(replayed) = self.replays.iter().find(is_it) {
-            return replayed.frame.clone();
-        }
-        let frame = service.replay_frame(&self.epoch, since);
-        let name = service.name.clone();
-        self.replay_bytes += frame.len();
-        let shared = frame.clone();
-        self.replays.push_back(Replayed {
-            service: name,
-            since,
-            revision,
-            degraded,
-            frame: shared,
-        });
-        while self.replays.len() > limits::REPLAYS_KEPT_MAX
-            || self.replay_bytes > limits::REPLAYS_KEPT_BYTES_MAX
-        {
-            let Some(oldest) = self.replays.pop_front() else { break };
-            self.replay_bytes -= oldest.frame.len();
-        }
-        frame
-    }
-
-    fn view_without_instances(&self, name: ServiceName) -> View {
+    /// A service as it stands, without its instances.
+    pub(super) fn view_without_instances(&self, name: ServiceName) -> View {
         match self.by_name.get(&name) {
             Some(&service) => self.services[service].view(&self.epoch, Bytes::new()),
             None => self.unseen(name),
@@ -856,7 +781,16 @@ impl Registry {
     }
 
     fn view_of(&mut self, service: usize) -> View {
+        let snapshot = self.snapshot_of(service);
+        self.services[service].view(&self.epoch, snapshot)
+    }
+
+    /// The discoverable instances of a service as it stands, built at most once a revision.
+    pub(super) fn snapshot_of(&mut self, service: usize) -> Bytes {
         let service = &mut self.services[service];
+        if let Some(snapshot) = service.present_snapshot() {
+            return snapshot.clone();
+        }
         // Borrowed apart: the snapshot is cached inside the service.
         let indexes = std::mem::take(&mut service.members);
         let discoverable = indexes
@@ -864,9 +798,11 @@ impl Registry {
             .map(|&index| &self.members[index as usize])
             .filter(|member| !member.is_pulled_out)
             .map(|member| &member.json);
-        let snapshot = service.snapshot(indexes.len(), discoverable);
+        let (snapshot, replaced) = service.build_snapshot(indexes.len(), discoverable);
         service.members = indexes;
-        service.view(&self.epoch, snapshot)
+        let shared_min = self.settings.snapshot_shared_bytes_min;
+        self.pictures.retire(replaced.filter(|json| is_shared(json, shared_min)));
+        snapshot
     }
 
     /// Every service as it stands.

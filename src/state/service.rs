@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::order::View;
+use super::registry::Settings;
 use super::roster::Roster;
 use crate::id::{Epoch, ServiceName};
 use crate::limits;
@@ -22,7 +23,8 @@ use crate::wire::event::{Change, Position, service_change};
 /// 2. `pending` holds the steps after `revision` that the present order has made; it is empty
 ///    between orders.
 /// 3. `members` holds each registered instance once; `overdue` counts those past their lease.
-/// 4. `snapshot`, where it is there, shows exactly `revision`.
+/// 4. `snapshot`, where it is there, shows the service at its own revision: at `revision`, or, where
+///    it is large and followers are still being sent it, at an earlier one.
 /// 5. `history_bytes` is what the changes in `history` take in a frame; `json_bytes` is the JSON of
 ///    all members.
 /// 6. `empty` is there exactly while there are no members.
@@ -44,7 +46,7 @@ pub(super) struct Service {
     pub(super) history: VecDeque<Change>,
     pub(super) history_bytes: usize,
     pub(super) pending: Vec<Change>,
-    snapshot: Option<Bytes>,
+    pub(super) snapshot: Option<Snapshot>,
     /// Everyone of the service as of `edition`, once someone has asked.
     pub(super) roster: Option<Arc<Roster>>,
     /// The registry's edition in which a member last changed.
@@ -112,15 +114,19 @@ impl Service {
     }
 
     /// Ends the order: its steps become history. Returns the revision before them.
-    pub(super) fn seal(&mut self, history_max: usize, history_bytes_max: usize) -> u64 {
+    pub(super) fn seal(&mut self, settings: &Settings) -> u64 {
         let from = self.revision;
         self.revision += self.pending.len() as u64;
         if !self.pending.is_empty() {
-            self.snapshot = None;
+            // A large one stays while it is being sent, so that others get the same bytes.
+            let shared_min = settings.snapshot_shared_bytes_min;
+            self.snapshot = self.snapshot.take().filter(|one| is_shared(&one.json, shared_min));
         }
         self.history_bytes += self.pending.iter().map(Change::wire_bytes).sum::<usize>();
         self.history.extend(self.pending.drain(..));
-        while self.history.len() > history_max || self.history_bytes > history_bytes_max {
+        while self.history.len() > settings.history_max
+            || self.history_bytes > settings.history_bytes_max
+        {
             self.drop_oldest();
         }
         from
@@ -152,20 +158,22 @@ impl Service {
 
     /// How a client at `since` gets to the present revision.
     pub(super) fn replay(&self, since: u64) -> Replay {
-        let missed = self.revision.checked_sub(since).and_then(|missed| missed.try_into().ok());
-        let Some(missed) = missed.filter(|&missed: &usize| missed <= self.history.len()) else {
-            return Replay::Gone;
-        };
-        if missed == 0 {
-            return Replay::Nothing;
+        match self.changes_bytes(since) {
+            Some(_) if since == self.revision => Replay::Nothing,
+            // Beyond that the instances as they are now cost less.
+            Some(bytes) if bytes <= limits::REPLAY_BYTES_MIN.max(self.json_bytes) => {
+                Replay::Changes
+            }
+            _ => Replay::Gone,
         }
-        let changes = self.history.range(self.history.len() - missed..);
-        let bytes: usize = changes.map(Change::wire_bytes).sum();
-        if bytes > limits::REPLAY_BYTES_MIN.max(self.json_bytes) {
-            // The instances as they are now cost less.
-            return Replay::Gone;
-        }
-        Replay::Changes
+    }
+
+    /// Bytes of the changes from `since` to the present revision in a frame; none where they are not
+    /// all kept.
+    pub(super) fn changes_bytes(&self, since: u64) -> Option<usize> {
+        let missed = usize::try_from(self.revision.checked_sub(since)?).ok()?;
+        let first = self.history.len().checked_sub(missed)?;
+        Some(self.history.range(first..).map(Change::wire_bytes).sum())
     }
 
     /// The frame of the changes from `since` to the present revision, all of which are kept.
@@ -175,15 +183,20 @@ impl Service {
         service_change(self.position(epoch), since, changes)
     }
 
-    /// The discoverable instances at the present revision, built at most once a revision.
-    pub(super) fn snapshot<'a>(
+    /// The snapshot at the present revision, where it is built already.
+    pub(super) fn present_snapshot(&self) -> Option<&Bytes> {
+        self.snapshot
+            .as_ref()
+            .filter(|snapshot| snapshot.revision == self.revision)
+            .map(|s| &s.json)
+    }
+
+    /// Builds the snapshot at the present revision. Returns it, and the one it replaces.
+    pub(super) fn build_snapshot<'a>(
         &mut self,
         members: usize,
         instances: impl Iterator<Item = &'a Bytes>,
-    ) -> Bytes {
-        if let Some(snapshot) = &self.snapshot {
-            return snapshot.clone();
-        }
+    ) -> (Bytes, Option<Bytes>) {
         // In one piece: a snapshot may have tens of megabytes, and control waits for it.
         let mut out = BytesMut::with_capacity(self.json_bytes + members + 3);
         out.put_u8(b'[');
@@ -194,9 +207,10 @@ impl Service {
             out.extend_from_slice(json);
         }
         out.extend_from_slice(b"]}");
-        let snapshot = out.freeze();
-        self.snapshot = Some(snapshot.clone());
-        snapshot
+        let json = out.freeze();
+        let built = Snapshot { revision: self.revision, json: json.clone() };
+        let replaced = self.snapshot.replace(built);
+        (json, replaced.map(|snapshot| snapshot.json))
     }
 
     pub(super) fn view(&self, epoch: &Epoch, instances: Bytes) -> View {
@@ -208,6 +222,19 @@ impl Service {
             instances,
         }
     }
+}
+
+/// The discoverable instances of a service at one revision.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) revision: u64,
+    /// The instances as [`View`] has them.
+    pub(super) json: Bytes,
+}
+
+/// Whether a snapshot is large enough to be worth sharing and somebody is being sent it.
+pub(super) fn is_shared(json: &Bytes, bytes_min: usize) -> bool {
+    json.len() >= bytes_min && !json.is_unique()
 }
 
 /// Since when a service has no members.

@@ -142,6 +142,8 @@ impl World {
             history_max: usize::try_from(HISTORY_MAX).expect("small"),
             instances_max: 1_000,
             services_max: 1_000,
+            // Small as they are, followers are sent each other's snapshots.
+            snapshot_shared_bytes_min: 0,
             ..registry::Settings::default()
         };
         let registry = Registry::new(settings, Epoch::new(EPOCH), 0, moment(STARTED_MS));

@@ -1,0 +1,337 @@
+//! What followers of a service are sent: snapshots, and the changes after a revision, each built once
+//! for all that ask for the same.
+//!
+//! A snapshot may have tens of megabytes and stays in memory until the slowest of those it is sent
+//! to has read it. So as long as a large one is being sent, the next subscriber gets the same bytes,
+//! and the few changes since. A service that changes beyond what its history holds needs a new
+//! snapshot; the older ones that are still being sent have a bound together.
+//!
+//! # Promises
+//!
+//! * A picture is the service as it stands: a snapshot at its revision, and the changes from there.
+//! * Nobody who follows a service is sent a snapshot older than what it was sent before.
+//! * The snapshots that are being sent take at most [`Settings::snapshots_bytes_max`] bytes and one
+//!   snapshot a service.
+//!
+//! Imports `id`, `limits` and `wire`. Part of `state`.
+//!
+//! [`Settings::snapshots_bytes_max`]: super::registry::Settings::snapshots_bytes_max
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::order::{Instances, Picture, Snapshot, Subscribed};
+use super::registry::Registry;
+use super::service::{Replay, is_shared};
+use crate::id::ServiceName;
+use crate::limits;
+use crate::wire::command::Since;
+
+/// The answers to followers that are in memory once for several of them.
+#[derive(Debug, Default)]
+pub(super) struct Pictures {
+    /// Frames of changes, the oldest first.
+    replays: VecDeque<Replayed>,
+    replay_bytes: usize,
+    /// Snapshots that were replaced while somebody was being sent them.
+    retired: Vec<Bytes>,
+}
+
+/// The changes of a service between two revisions.
+#[derive(Debug)]
+struct Replayed {
+    service: ServiceName,
+    since: u64,
+    revision: u64,
+    degraded: bool,
+    frame: Bytes,
+}
+
+impl Pictures {
+    /// Remembers a snapshot that was replaced for as long as it is being sent.
+    pub(super) fn retire(&mut self, snapshot: Option<Bytes>) {
+        self.forget_sent();
+        self.retired.extend(snapshot);
+    }
+
+    /// Bytes of the replaced snapshots that are still being sent.
+    pub(super) fn retired_bytes(&mut self) -> usize {
+        self.forget_sent();
+        self.retired.iter().map(Bytes::len).sum()
+    }
+
+    fn forget_sent(&mut self) {
+        self.retired.retain(|snapshot| !snapshot.is_unique());
+    }
+
+    fn find(&self, of: &ServiceName, since: u64, revision: u64, degraded: bool) -> Option<&Bytes> {
+        let is_it = |one: &&Replayed| {
+            (one.since, one.revision, one.degraded) == (since, revision, degraded)
+                && one.service == *of
+        };
+        self.replays.iter().find(is_it).map(|one| &one.frame)
+    }
+
+    fn keep(&mut self, replayed: Replayed) {
+        self.replay_bytes += replayed.frame.len();
+        self.replays.push_back(replayed);
+        while self.replays.len() > limits::REPLAYS_KEPT_MAX
+            || self.replay_bytes > limits::REPLAYS_KEPT_BYTES_MAX
+        {
+            let Some(oldest) = self.replays.pop_front() else { break };
+            self.replay_bytes -= oldest.frame.len();
+        }
+    }
+}
+
+impl Registry {
+    /// Answers a subscription: where the service stands, and how the client gets there. None where
+    /// it needs a snapshot for which there is no room now.
+    pub(super) fn subscribe(
+        &mut self,
+        name: &ServiceName,
+        snapshot: Snapshot,
+        since: Option<Since>,
+    ) -> Option<Subscribed> {
+        let since_revision = since.as_ref().map_or(0, |since| since.revision);
+        let index = self.by_name.get(name).copied();
+        let is_of_epoch = |since: &Since| *since.epoch == *self.epoch.as_str();
+        // Whoever has a place in this history gets nothing that lies before it.
+        let has_place = since.as_ref().is_some_and(is_of_epoch);
+        let replay = since.map(|since| {
+            match index {
+                _ if !has_place => Replay::Gone,
+                Some(service) => self.services[service].replay(since.revision),
+                // Never seen: its revision is 0, and whoever has seen 0 has seen everything.
+                None if since.revision == 0 => Replay::Nothing,
+                None => Replay::Gone,
+            }
+        });
+        let recovered = replay.as_ref().map(|replay| !matches!(replay, Replay::Gone));
+        let instances = match (snapshot, recovered) {
+            (Snapshot::No, None | Some(true)) => Instances::Omitted,
+            (Snapshot::AtHand, None | Some(true)) => Instances::AtHand(self.newest(name)?),
+            (Snapshot::No | Snapshot::Yes, _) if !has_place => {
+                Instances::Needed(self.picture(name)?)
+            }
+            _ => Instances::Needed(self.newest(name)?),
+        };
+        let replay = match (replay, index) {
+            // The instances of a snapshot already hold what was missed.
+            (Some(Replay::Changes), Some(service))
+                if !matches!(instances, Instances::Needed(_)) =>
+            {
+                Some(self.replay_frame(service, since_revision))
+            }
+            _ => None,
+        };
+        let view = self.view_without_instances(name.clone());
+        Some(Subscribed { view, recovered, replay, instances })
+    }
+
+    /// A service for one who begins to follow it. None where that takes a snapshot more than there
+    /// is room for.
+    fn picture(&mut self, name: &ServiceName) -> Option<Picture> {
+        let Some((index, revision, json)) = self.shared_snapshot(name) else {
+            return self.newest(name);
+        };
+        let service = &self.services[index];
+        let bytes = service.changes_bytes(revision);
+        if bytes.is_none_or(|bytes| bytes > limits::SNAPSHOT_CHANGES_BYTES_MAX) {
+            drop(json);
+            return self.newest(name);
+        }
+        let mut view = service.view(&self.epoch, json);
+        view.revision = revision;
+        Some(Picture { view, changes: Some(self.replay_frame(index, revision)) })
+    }
+
+    /// A service for one who may have been sent any revision of it up to the present one. None where
+    /// that takes a snapshot more than there is room for.
+    pub(super) fn newest(&mut self, name: &ServiceName) -> Option<Picture> {
+        if let Some((_, _, json)) = self.shared_snapshot(name) {
+            let bytes = self.pictures.retired_bytes() + json.len();
+            drop(json);
+            if bytes > self.settings.snapshots_bytes_max {
+                return None;
+            }
+        }
+        Some(Picture { view: self.view(name), changes: None })
+    }
+
+    /// The service, revision and bytes of an outdated snapshot that is being sent.
+    fn shared_snapshot(&self, name: &ServiceName) -> Option<(usize, u64, Bytes)> {
+        let &index = self.by_name.get(name)?;
+        let (service, shared_min) =
+            (&self.services[index], self.settings.snapshot_shared_bytes_min);
+        let older = service.snapshot.as_ref().filter(|older| older.revision < service.revision)?;
+        is_shared(&older.json, shared_min).then(|| (index, older.revision, older.json.clone()))
+    }
+
+    /// The frame of a service's changes since a revision, all of which are kept. Clients that were
+    /// cut off together come back together: the frame is built once for all of them.
+    fn replay_frame(&mut self, service: usize, since: u64) -> Bytes {
+        let service = &self.services[service];
+        let (revision, degraded) = (service.revision, service.shows_degraded());
+        if let Some(frame) = self.pictures.find(&service.name, since, revision, degraded) {
+            return frame.clone();
+        }
+        let frame = service.replay_frame(&self.epoch, since);
+        let (service, shared) = (service.name.clone(), frame.clone());
+        self.pictures.keep(Replayed { service, since, revision, degraded, frame: shared });
+        frame
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::clock::Moment;
+    use crate::id::Epoch;
+    use crate::rng::Rng;
+    use crate::state::registry::Settings;
+    use crate::wire::frame;
+    use crate::wire::instance::{Instance, Registration};
+
+    const NOW: Moment = Moment::new(1_000, 0);
+    const LARGE: usize = 4 * limits::KIB;
+
+    fn registry(snapshots_bytes_max: usize, history_bytes_max: usize) -> Registry {
+        let settings = Settings {
+            snapshots_bytes_max,
+            snapshot_shared_bytes_min: LARGE,
+            history_bytes_max,
+            ..Settings::default()
+        };
+        Registry::new(settings, Epoch::new("e"), 0, NOW)
+    }
+
+    /// An instance with so many bytes more than it needs.
+    fn sent(name: &str, mark: u64, bytes: usize) -> Registration {
+        let instance = Instance {
+            service_id: Some("s".into()),
+            instance_id: Some(name.into()),
+            url: Some(format!("{mark}{}", "x".repeat(bytes)).into()),
+            ..Instance::default()
+        };
+        instance.register().expect("valid")
+    }
+
+    fn register(registry: &mut Registry, name: &str, mark: u64, bytes: usize) {
+        registry.register(sent(name, mark, bytes), NOW).expect("there is room");
+        registry.settle(NOW);
+    }
+
+    fn put(instances: &mut BTreeMap<String, String>, instance: &Value) {
+        instances.insert(instance["instanceId"].to_string(), instance["url"].to_string());
+    }
+
+    /// What a client holds that was sent the picture.
+    fn read(picture: &Picture) -> (u64, BTreeMap<String, String>) {
+        let all: Value = serde_json::from_slice(picture.view.instances_array()).expect("JSON");
+        let mut instances = BTreeMap::new();
+        for instance in all.as_array().expect("a list") {
+            put(&mut instances, instance);
+        }
+        let Some(changes) = &picture.changes else { return (picture.view.revision, instances) };
+        let text = frame::payload(changes);
+        let changes: Value = serde_json::from_slice(&text).expect("JSON");
+        assert_eq!(changes["from"], picture.view.revision);
+        for change in changes["changes"].as_array().expect("a list") {
+            match change["changeType"].as_str() {
+                Some("delete") => {
+                    instances.remove(&change["instance"]["instanceId"].to_string());
+                }
+                _ => put(&mut instances, &change["instance"]),
+            }
+        }
+        (changes["revision"].as_u64().expect("a number"), instances)
+    }
+
+    fn picture(registry: &mut Registry) -> Option<Picture> {
+        registry.picture(&ServiceName::of("s"))
+    }
+
+    #[test]
+    fn who_comes_while_a_large_snapshot_is_sent_gets_the_same_bytes() {
+        let mut registry = registry(limits::MIB, limits::MIB);
+        register(&mut registry, "large", 0, LARGE);
+        let first = picture(&mut registry).expect("there is room");
+        register(&mut registry, "small", 1, 0);
+        let second = picture(&mut registry).expect("there is room");
+        assert_eq!(first.view.instances.as_ptr(), second.view.instances.as_ptr());
+        assert_eq!((second.view.revision, read(&second).0), (1, 2));
+        // Once nobody is sent it, the next one is at the present revision.
+        drop((first, second));
+        let third = picture(&mut registry).expect("there is room");
+        assert!(third.changes.is_none());
+        assert_eq!(third.view.revision, 2);
+    }
+
+    /// Bytes of all snapshots that readers hold, each counted once.
+    fn held_bytes(held: &[Picture]) -> usize {
+        let all: BTreeMap<*const u8, usize> = held
+            .iter()
+            .map(|one| (one.view.instances.as_ptr(), one.view.instances.len()))
+            .collect();
+        all.values().sum()
+    }
+
+    /// Readers take pictures of a service that changes, and keep them for a while: each is the
+    /// service as it stands, and together they take no more than the bound and one snapshot.
+    #[test]
+    fn a_picture_is_the_service_as_it_stands_whoever_is_still_reading() {
+        const BOUND: usize = 4 * LARGE;
+        let (mut shared, mut refused) = (0, 0);
+        for seed in 0..24 {
+            let mut rng = Rng::seeded(seed);
+            let mut registry = registry(BOUND, 2 * limits::KIB);
+            register(&mut registry, "large", 0, LARGE);
+            let mut model = read(&picture(&mut registry).expect("there is room")).1;
+            let mut held: Vec<Picture> = Vec::new();
+            for step in 0..400 {
+                let name = format!("i{}", rng.below(6));
+                match rng.below(6) {
+                    0..3 => {
+                        register(&mut registry, &name, step, 300);
+                        let url = format!("\"{step}{}\"", "x".repeat(300));
+                        model.insert(format!("\"{name}\""), url);
+                    }
+                    3 => {
+                        registry.unregister(&sent(&name, 0, 0).identity, NOW);
+                        registry.settle(NOW);
+                        model.remove(&format!("\"{name}\""));
+                    }
+                    4 if !held.is_empty() && rng.below(3) == 0 => {
+                        held.swap_remove(rng.below(held.len() as u64) as usize);
+                    }
+                    _ => {}
+                }
+                let what = format!("seed {seed}, step {step}");
+                match picture(&mut registry) {
+                    Some(picture) => {
+                        let revision =
+                            registry.view_without_instances(ServiceName::of("s")).revision;
+                        assert_eq!(read(&picture), (revision, model.clone()), "{what}");
+                        shared += usize::from(picture.changes.is_some());
+                        if rng.below(3) == 0 {
+                            held.push(picture);
+                        }
+                    }
+                    None => refused += 1,
+                }
+                assert!(held_bytes(&held) <= BOUND + 2 * LARGE, "{what}");
+                if rng.below(60) == 0 {
+                    held.clear();
+                    assert!(picture(&mut registry).is_some(), "{what}: nothing is being sent");
+                }
+            }
+        }
+        assert!(shared > 500 && refused > 100, "{shared} shared, {refused} refused");
+    }
+}
