@@ -7,7 +7,7 @@ use fanfare::id::{ChannelName, ConnId, Epoch, ShardId, Slot, UserId};
 use fanfare::state::durable::PeopleImage;
 use fanfare::state::people::{Opened, Person};
 use fanfare::state::registry::{self, Registry};
-use fanfare::state::talk::{Aimed, Talk};
+use fanfare::state::talk::{Aimed, Publisher, Talk};
 use fanfare::state::{Settings, State};
 use fanfare::wire::talk::Publication;
 use serde_json::value::RawValue;
@@ -58,7 +58,7 @@ fn publish(c: &mut Criterion) {
                     from: Some(UserId::new("user-0")),
                     aim: Aimed::default(),
                     without: None,
-                    by: None,
+                    by: Publisher::Request(None),
                 };
                 tell(&mut state, talk);
             });

@@ -18,10 +18,11 @@
 use crate::clock::Moment;
 use crate::http::fuzzing::{chunks_passed, decode_body};
 use crate::limits::{self, Limits};
-use crate::state::log::{self, LogItem};
+use crate::state::log::{self, Bounds, Entry, LogItem};
 use crate::state::replica::ReplicaImage;
 use crate::state::{empty_image, new_node};
 use crate::wire::command::{self, Family};
+use crate::wire::instance::Instance;
 use crate::wire::refusal::Code;
 use crate::ws::head::{self, HeadLimits};
 use crate::ws::reader::{Incoming, Pool, Reader, Wire};
@@ -153,12 +154,30 @@ pub fn log_entry(bytes: &[u8]) {
     assert_image_is_readable(node.registry.image());
 }
 
-/// Reads an image of the registry, and begins from it.
+/// Reads an image of the registry, begins from it, and goes on with a change of each of its first
+/// services and of one that it does not have.
 pub fn image(bytes: &[u8]) {
     let Ok(image) = serde_json::from_slice::<ReplicaImage>(bytes) else { return };
+    if image.check().is_err() {
+        return;
+    }
     let now = Moment::new(1_000_000, 0);
     let mut node = new_node("here", None, now);
-    node.begin_anew(image, Vec::new(), now);
+    let (number, at_ms) = (image.sequence + 1, now.unix_ms);
+    let services = image.services.iter().take(4).map(|service| service.service.clone());
+    let registrations = services.chain([String::from("unheard-of")]).filter_map(|service| {
+        let instance = Instance {
+            service_id: Some(service.into()),
+            instance_id: Some("one".into()),
+            ..Instance::default()
+        };
+        instance.register().ok()
+    });
+    let bounds = Bounds { instances_max: 1_000, services_max: 1_000, instances_bytes_max: 1 << 20 };
+    let entry = Entry::Register(registrations.collect(), bounds);
+    let (position, other) = (format!("{number}-0"), String::from("there"));
+    let item = LogItem { position, node: other, number, at_ms, entry };
+    node.begin_anew(image, vec![item], now);
     node.tick(Moment::new(2_000_000, 1_000_000_000_000));
     assert_image_is_readable(node.registry.image());
 }

@@ -201,6 +201,28 @@ fn the_sockets_of_an_address_share_how_many_channels_they_bring_into_being() {
 }
 
 #[test]
+fn the_requests_of_an_address_count_with_its_sockets() {
+    let server = Server::start(&["--channels-per-address-max", "10"]);
+    let publish_to = |channel: &str| {
+        let path = format!("/api/v1/channels/{channel}/messages");
+        server.post_json(&path, &json!({"payload": 1}))
+    };
+    let mut socket = connect_from(1, &server);
+    for n in 0..5 {
+        assert_eq!(publish_to(&format!("by:request{n}")).status, 200);
+        assert_eq!(publish(&mut socket, &format!("by:socket{n}"))["type"], "published");
+    }
+    publish_to("one:more").expect_problem(429, "rate_limited");
+    assert_eq!(publish(&mut socket, "one:more")["code"], "rate_limited");
+    for path in ["/api/v1/live/order/1", "/api/v1/dashboards/sales/metrics"] {
+        let body = json!({"action": "created", "data": {}});
+        server.post_json(path, &body).expect_problem(429, "rate_limited");
+    }
+    assert_eq!(publish_to("by:request0").status, 200, "it is there");
+    assert_eq!(publish(&mut connect_from(2, &server), "one:more")["type"], "published");
+}
+
+#[test]
 fn an_operator_called_itself_is_an_operator() {
     let server = &mut Server::start(&[]);
     let one = instance("s", "one");

@@ -248,10 +248,11 @@ async fn connect(shared: &Shared) -> RedisResult<Link> {
 /// Images are read and written beside this thread: what beats and hears must not stand still for that.
 async fn parse(text: Vec<u8>) -> Result<ReplicaImage, Unusable> {
     let parsed = tokio::task::spawn_blocking(move || {
-        let unreadable = |fault: serde_json::Error| {
+        let parsed =
+            serde_json::from_slice::<ReplicaImage>(&text).map_err(|fault| fault.to_string());
+        parsed.and_then(|image| image.check().map(|()| image)).map_err(|fault| {
             Unusable::unreadable(&format!("the image cannot be read: {fault}"), &text)
-        };
-        serde_json::from_slice(&text).map_err(unreadable)
+        })
     });
     parsed.await.map_err(|fault| Unusable::missing(&fault.to_string()))?
 }

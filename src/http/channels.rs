@@ -16,7 +16,7 @@ use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, UserId};
 use crate::limits;
 use crate::state::channels::ChannelView;
-use crate::state::talk::{Aimed, Talk, Told};
+use crate::state::talk::{Aimed, Publisher, Talk, Told};
 use crate::wire::frame;
 use crate::wire::json as wire_json;
 use crate::wire::refusal::{Code, Refusal};
@@ -131,7 +131,8 @@ async fn publish_to(
     aim: Aimed,
 ) -> Result<Reply, Problem> {
     let from: Option<UserId> = identity.map(|identity| identity.user_id.clone());
-    let talk = Talk::Publish { channel, publication, from, aim, without: None, by: None };
+    let by = Publisher::Request(desk.block());
+    let talk = Talk::Publish { channel, publication, from, aim, without: None, by };
     match desk.tell(talk).await? {
         Told::Published { channel, epoch, offset, message_id, delivered_to } => {
             Ok(reply::json_value(&json!({

@@ -27,7 +27,7 @@ use crate::state::channels::ChannelView;
 use crate::state::event::DomainEvent;
 use crate::state::order::{Answer, Order, RefusedEntry, View};
 use crate::state::people::{ConnectionView, OnlineUser, Person};
-use crate::state::talk::{Aimed, Talk, To, Told};
+use crate::state::talk::{Aimed, Publisher, Talk, To, Told};
 use crate::stats::Stats;
 use crate::wire::command::Entries;
 use crate::wire::frame;
@@ -290,7 +290,7 @@ impl Handle {
     ) -> Result<PublishedMessage, CallError> {
         let channel = self.channel(channel_name)?;
         let (publication, from, aim) = message.checked(&self.limits)?;
-        let talk = Talk::Publish { channel, publication, from, aim, without: None, by: None };
+        let talk = Talk::Publish { channel, publication, from, aim, without: None, by: Publisher::Program };
         self.published(talk).await
     }
 
@@ -359,7 +359,7 @@ impl Handle {
         let (channel, publication) =
             talk::live_update(entity, id, action, Some(&*data), bytes_max)?;
         let (from, aim) = (None, Aimed::default());
-        self.published(Talk::Publish { channel, publication, from, aim, without: None, by: None })
+        self.published(Talk::Publish { channel, publication, from, aim, without: None, by: Publisher::Program })
             .await
     }
 
@@ -385,7 +385,7 @@ impl Handle {
         check_bytes(metrics.get().len(), &self.limits)?;
         let (channel, publication) = talk::dashboard(name, &metrics, self.limits.topic_bytes_max)?;
         let (from, aim) = (None, Aimed::default());
-        self.published(Talk::Publish { channel, publication, from, aim, without: None, by: None })
+        self.published(Talk::Publish { channel, publication, from, aim, without: None, by: Publisher::Program })
             .await
     }
 

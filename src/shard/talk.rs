@@ -12,7 +12,7 @@ use super::{Shard, Slot};
 use crate::auth::Scopes;
 use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, ConnId, RequestId, Topic};
-use crate::state::talk::{Aimed, Talk, Told};
+use crate::state::talk::{Aimed, Publisher, Talk, Told};
 use crate::wire::answer::{self, ChannelPlace};
 use crate::wire::command::{Family, Request};
 use crate::wire::event::TimeText;
@@ -78,7 +78,8 @@ impl<S: Socket> Shard<S> {
                 let from = identity.as_ref().map(|identity| identity.user_id.clone());
                 let without = (!echo).then_some(conn);
                 let aim = Aimed::default();
-                (Talk::Publish { channel, publication, from, aim, without, by: Some(conn) }, false)
+                let by = Publisher::Connection(conn);
+                (Talk::Publish { channel, publication, from, aim, without, by }, false)
             }
             Request::Join(channel) => {
                 self.check_user(slot, "rooms are for users: a token is needed")?;

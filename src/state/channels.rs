@@ -69,8 +69,8 @@ impl Settings {
 /// Who brings a channel into being.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Creator {
-    /// The connection.
-    pub(super) conn: ConnId,
+    /// The connection. None where it was a request.
+    pub(super) conn: Option<ConnId>,
     /// What its address is counted by. None where the address is unknown.
     pub(super) block: Option<AddressBlock>,
 }
@@ -404,7 +404,9 @@ impl Channels {
             }
         }
         if let Some(Creator { conn, block }) = creator {
-            *self.created.entry(conn).or_default() += 1;
+            if let Some(conn) = conn {
+                *self.created.entry(conn).or_default() += 1;
+            }
             if let Some(block) = block {
                 *self.created_from.entry(block).or_default() += 1;
             }
@@ -438,7 +440,7 @@ impl Channels {
     /// Checks that a creator may bring one more channel into being. Returns it as it is counted:
     /// without its block where that has no bound.
     fn admit(&self, creator: Creator) -> Result<Creator, TooMany> {
-        let created = self.created.get(&creator.conn).copied().unwrap_or(0);
+        let created = creator.conn.and_then(|conn| self.created.get(&conn)).copied().unwrap_or(0);
         if created >= self.settings.per_connection_max {
             return Err(TooMany::OfConnection);
         }
@@ -658,7 +660,9 @@ impl Channels {
             None => {}
         }
         if let Some(Creator { conn, block }) = channel.creator {
-            give_back(&mut self.created, &conn);
+            if let Some(conn) = conn {
+                give_back(&mut self.created, &conn);
+            }
             if let Some(block) = block {
                 give_back(&mut self.created_from, &block);
             }
@@ -854,7 +858,8 @@ mod tests {
     }
 
     fn from(slot: u32, block: Option<AddressBlock>) -> Creator {
-        Creator { conn: ConnId { shard: ShardId(0), slot: Slot(slot), generation: 0 }, block }
+        let conn = ConnId { shard: ShardId(0), slot: Slot(slot), generation: 0 };
+        Creator { conn: Some(conn), block }
     }
 
     fn block(text: &str) -> AddressBlock {

@@ -4,7 +4,7 @@
 //! same revisions and the same epoch. What an entry does must therefore follow from the entry and
 //! the state alone: never from the node's own clock or settings.
 //!
-//! Imports `id` and `wire`. Imported by `state::replica`, `mailbox`, `cluster` and `control`.
+//! Imports `id`, `limits` and `wire`. Imported by `state::replica`, `mailbox`, `cluster` and `control`.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use super::order::Operation;
 use super::pull_outs::Operator;
 use super::roster::{Pull, Put};
 use crate::id::{ChannelName, InstanceIdentity, ServiceName, UserId};
+use crate::limits;
 use crate::wire::instance::Registration;
 
 /// The form of entries. A node that reads a newer one stops rather than guess.
@@ -181,13 +182,14 @@ fn registration(sent: &Registration) -> Option<WireRegistration<'_>> {
     })
 }
 
-fn registered(sent: &WireRegistration<'_>) -> Registration {
-    Registration {
+fn registered(sent: &WireRegistration<'_>) -> Result<Registration, String> {
+    limits::check_counter("ttl_ms", sent.ttl_ms)?;
+    Ok(Registration {
         identity: InstanceIdentity::from_canonical(&sent.id),
         service: ServiceName::of(&sent.service),
         lease_ttl_ms: Some(sent.ttl_ms),
         json: Bytes::copy_from_slice(sent.instance.get().as_bytes()),
-    }
+    })
 }
 
 /// An entry as the log carries it. None where an instance's text is no JSON, which cannot be.
@@ -253,11 +255,11 @@ pub fn decode(text: &str) -> Result<Entry, String> {
     let wire: Wire<'_> = serde_json::from_str(text).map_err(|fault| fault.to_string())?;
     Ok(match wire {
         Wire::Register { list, bounds } => {
-            Entry::Register(list.iter().map(registered).collect(), bounds)
+            Entry::Register(list.iter().map(registered).collect::<Result<_, _>>()?, bounds)
         }
         Wire::Put { registration, expected, pull, bounds } => Entry::Put(
             Put {
-                registration: registered(&registration),
+                registration: registered(&registration)?,
                 expected: expected.map(Bytes::from),
                 pull: Pull::parse(&pull).ok_or_else(|| format!("{pull} is no pull"))?,
             },
@@ -272,16 +274,21 @@ pub fn decode(text: &str) -> Result<Entry, String> {
                 .map(|(text, lease)| (InstanceIdentity::from_canonical(text), *lease))
                 .collect(),
         ),
-        Wire::Judge { services, self_protection_max_ms } => Entry::Judge {
-            services: services
-                .iter()
-                .map(|(name, watch)| (ServiceName::of(name), *watch))
-                .collect(),
-            self_protection_max_ms,
-        },
-        Wire::Forget(services) => Entry::Forget(
-            services.iter().map(|(name, revision)| (ServiceName::of(name), *revision)).collect(),
-        ),
+        Wire::Judge { services, self_protection_max_ms } => {
+            limits::check_counter("self_protection_max_ms", self_protection_max_ms)?;
+            let services =
+                services.iter().map(|(name, watch)| (ServiceName::of(name), *watch)).collect();
+            Entry::Judge { services, self_protection_max_ms }
+        }
+        Wire::Forget(services) => {
+            for (_, revision) in &services {
+                limits::check_counter("revision", *revision)?;
+            }
+            let services = services.iter();
+            Entry::Forget(
+                services.map(|(name, revision)| (ServiceName::of(name), *revision)).collect(),
+            )
+        }
         Wire::Operate { identity, operator, user } => Entry::Operate {
             identity: InstanceIdentity::from_canonical(&identity),
             operation: match operator {
@@ -361,5 +368,19 @@ mod tests {
         };
         assert_eq!(bounds.instances_bytes_max, usize::MAX);
         assert!(decode("{\"future\":1}").is_err() && decode("").is_err());
+    }
+
+    #[test]
+    fn counts_from_which_nobody_could_go_on_are_refused() {
+        for text in [
+            r#"{"forget":[["s",18446744073709551615]]}"#,
+            r#"{"judge":{"services":[],"self_protection_max_ms":18446744073709551615}}"#,
+            r#"{"register":{"list":[{"id":"i","service":"s","ttl_ms":9007199254740993,
+                "instance":{}}],"bounds":{"instances_max":1,"services_max":2}}}"#,
+        ] {
+            let refused = decode(text).expect_err(text);
+            assert!(refused.contains("out of range"), "{refused}");
+        }
+        assert!(decode(r#"{"forget":[["s",9007199254740992]]}"#).is_ok());
     }
 }

@@ -119,6 +119,40 @@ pub struct ReplicaImage {
     pub people: CommonsImage,
 }
 
+impl ReplicaImage {
+    /// Checks that no count or time in it is beyond [`limits::COUNTER_MAX`], so that whoever counts on
+    /// from it never runs over.
+    ///
+    /// # Errors
+    ///
+    /// Which one is.
+    pub fn check(&self) -> Result<(), String> {
+        let counts = [
+            ("sequence", self.sequence),
+            ("version", self.version),
+            ("revision_floor", self.revision_floor),
+        ];
+        let services = self.services.iter().flat_map(|service| {
+            [
+                ("revision", service.revision),
+                ("degraded_since_ms", service.degraded_since_ms.unwrap_or_default()),
+                ("watch", service.watch.unwrap_or_default()),
+                ("empty_since_ms", service.empty_since_ms.unwrap_or_default()),
+            ]
+        });
+        let instances = self
+            .instances
+            .iter()
+            .flat_map(|instance| [("ttl_ms", instance.ttl_ms), ("lease", instance.lease)]);
+        let nodes = self.nodes.iter().map(|(_, number)| ("number", *number));
+        let all = counts.into_iter().chain(services).chain(instances).chain(nodes);
+        for (what, count) in all {
+            limits::check_counter(what, count)?;
+        }
+        Ok(())
+    }
+}
+
 /// A service in a [`ReplicaImage`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceImage {

@@ -2,7 +2,7 @@
 //!
 //! Part of `state::talk`.
 
-use super::{Aim, Aimed, Outgoing, Talk, Told};
+use super::{Aim, Aimed, Outgoing, Publisher, Talk, Told};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, Slot, UserId};
 use crate::state::abroad::Errand;
@@ -53,16 +53,22 @@ impl State {
     }
 
     /// The channel of a name. Where it is new, it counts against the connection it comes from, and
-    /// against that one's address; who that is nobody looks up where the channel is there.
+    /// against the address of that or of the request; a channel that is there looks up neither.
     pub(super) fn channel_for(
         &mut self,
         name: &ChannelName,
-        by: Option<ConnId>,
+        by: Publisher,
     ) -> Result<u32, TooMany> {
         if let Some(key) = self.channels.find(name) {
             return Ok(key);
         }
-        let creator = by.map(|conn| Creator { conn, block: self.people.block_of(conn) });
+        let creator = match by {
+            Publisher::Program => None,
+            Publisher::Connection(conn) => {
+                Some(Creator { conn: Some(conn), block: self.people.block_of(conn) })
+            }
+            Publisher::Request(block) => Some(Creator { conn: None, block }),
+        };
         self.channels.find_or_new(name, creator)
     }
 
@@ -83,7 +89,7 @@ impl State {
         if let Some(first) = self.link(&channel, since, conn, again) {
             return first;
         }
-        let key = match self.channel_for(&channel, Some(conn)) {
+        let key = match self.channel_for(&channel, Publisher::Connection(conn)) {
             Ok(key) => key,
             Err(fault) => return Told::refuse(Code::RateLimited, fault.message()).into(),
         };
@@ -126,7 +132,7 @@ impl State {
         publication: &Publication,
         from: Option<&UserId>,
         (aimed, without): (&Aimed, Option<ConnId>),
-        by: Option<ConnId>,
+        by: Publisher,
         now: Moment,
     ) -> Outcome {
         if publication.event.as_deref().is_some_and(message::is_presence_event)

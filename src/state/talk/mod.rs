@@ -37,6 +37,7 @@ use super::people::{ConnectionView, OnlineUser, Opened, Person};
 use super::posted::{Addressee, Post, Posted};
 use super::then::Page;
 use super::{Outcome, State};
+use crate::address::AddressBlock;
 use crate::clock::Moment;
 use crate::id::{
     ChannelName, ConnId, ConnName, Epoch, MessageId, RequestId, ShardSet, Topic, UserId,
@@ -47,6 +48,17 @@ use crate::wire::event::TimeText;
 use crate::wire::message::Stamp;
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::{Envelope, Publication};
+
+/// Where a publication comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publisher {
+    /// The program that the server is part of. Nothing counts against it.
+    Program,
+    /// A WebSocket connection.
+    Connection(ConnId),
+    /// A request from an address block; none where the address is unknown.
+    Request(Option<AddressBlock>),
+}
 
 /// One thing to do among people.
 #[derive(Debug)]
@@ -89,8 +101,8 @@ pub enum Talk {
         aim: Aimed,
         /// The publisher's connection, where it wants no echo.
         without: Option<ConnId>,
-        /// The publisher's connection, where it has one.
-        by: Option<ConnId>,
+        /// What a channel counts against that comes into being with it.
+        by: Publisher,
     },
     /// The channels there are.
     Channels,

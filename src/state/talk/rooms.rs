@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{Aim, Talk, Told};
+use super::{Aim, Publisher, Talk, Told};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, RequestId, Topic, UserId};
 use crate::limits;
@@ -156,7 +156,7 @@ impl State {
         let Some(person) = self.person_of(conn) else {
             return Err(Told::refuse(Code::Unauthorized, "rooms are for users: a token is needed"));
         };
-        let key = match self.channel_for(channel, Some(conn)) {
+        let key = match self.channel_for(channel, Publisher::Connection(conn)) {
             Ok(key) => key,
             Err(fault) => return Err(Told::refuse(Code::RateLimited, fault.message())),
         };

@@ -21,7 +21,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::{Aim, Outgoing, Told};
+use super::{Aim, Outgoing, Publisher, Told};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, ConnName, Epoch, Topic};
 use crate::limits;
@@ -54,7 +54,7 @@ impl State {
             return None;
         }
         let is_cut_off = self.registry.is_cut_off();
-        let key = match self.channel_for(channel, Some(conn)) {
+        let key = match self.channel_for(channel, Publisher::Connection(conn)) {
             Ok(key) => key,
             Err(fault) => return Some(Told::refuse(Code::RateLimited, fault.message()).into()),
         };

@@ -14,7 +14,7 @@ use crate::rng::Rng;
 use crate::state::call::ChannelMessage;
 use crate::state::order::{Answer, Order};
 use crate::state::people::Opened;
-use crate::state::talk::{Aimed, Talk};
+use crate::state::talk::{Aimed, Publisher, Talk};
 use crate::state::{self, lone_node};
 use crate::wire::frame;
 use crate::wire::talk::Publication;
@@ -287,7 +287,8 @@ impl World {
         let payload = RawValue::from_string(step.to_string()).expect("JSON");
         let publication = Publication::new(None, Some(&payload), None, None).expect("good");
         let (channel, aim) = (name(), Aimed::default());
-        let talk = Talk::Publish { channel, publication, from: None, aim, without: None, by: None };
+        let by = Publisher::Program;
+        let talk = Talk::Publish { channel, publication, from: None, aim, without: None, by };
         self.order(node, talk, false);
     }
 
