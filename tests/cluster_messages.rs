@@ -486,6 +486,43 @@ fn an_account_is_good_at_every_node() {
 }
 
 #[test]
+fn a_token_that_is_revoked_at_one_node_is_revoked_at_all() {
+    let Some(world) = World::start() else { return };
+    let [a, b, c] = &world.servers;
+    let account = json!({"username": "Dora", "password": "12345678"});
+    assert_eq!(a.post_json("/api/v1/users/register", &account).status, 201);
+    let login = |server: &Server| {
+        let reply = server.post_json("/api/v1/users/login", &account);
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        reply.body["token"].as_str().expect("a token").to_owned()
+    };
+    let status = |server: &Server, token: &str| {
+        server.call("GET", "/api/v1/messages", token, &Value::Null).status
+    };
+    let is_refused = |token: &str| world.servers.iter().all(|server| status(server, token) == 401);
+    let (one, other, third) = (login(a), login(b), login(c));
+    let mut sockets = [b, c].map(|server| server.connect_with(&one));
+    let mut stays = c.connect_with(&other);
+    let reply = a.call("POST", "/api/v1/users/logout", &one, &Value::Null);
+    assert_eq!(reply.status, 204, "{}", reply.text);
+    for socket in &mut sockets {
+        assert_eq!(socket.read_to_close().1, 4401);
+    }
+    eventually("one is refused everywhere", PATIENCE, || is_refused(&one));
+    stays.send_json(&json!({"type": "ping"}));
+    stays.find_type("pong");
+    assert_eq!(status(c, &other), 200);
+    // All of a user's at once, and by a changed password.
+    let body = json!({"old": "12345678", "new": "another password"});
+    assert_eq!(b.call("PUT", "/api/v1/users/me/password", &other, &body).status, 204);
+    eventually("the third is refused everywhere", PATIENCE, || is_refused(&third));
+    let reply = c.call("POST", "/api/v1/users/logout", &other, &json!({"all": true}));
+    assert!([204, 401].contains(&reply.status), "{}", reply.text);
+    assert_eq!(stays.read_to_close().1, 4401);
+    eventually("all are refused everywhere", PATIENCE, || is_refused(&other));
+}
+
+#[test]
 fn without_a_database_it_is_said() {
     let redis = Redis::start();
     let server = node(&redis, &[]);

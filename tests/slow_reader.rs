@@ -7,11 +7,9 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use socket2::{Domain, Socket, Type};
 use support::{Client, Picture, Rng, Server, instance, instances, with};
 
 const OUTBOX_BYTES_MAX: u64 = 64 * 1024;
@@ -19,29 +17,7 @@ const ROUNDS_MAX: usize = 4_000;
 
 /// A client whose kernel takes little on its behalf.
 fn connect_narrow(server: &Server) -> Client {
-    server.connect_over(narrow_stream(server))
-}
-
-fn narrow_stream(server: &Server) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    // The window is agreed upon when the connection is made, so this comes before.
-    socket.set_recv_buffer_size(4 * 1024).expect("a socket option");
-    socket.connect(&server.address().into()).expect("the server accepts");
-    TcpStream::from(socket)
-}
-
-/// Whether the kernel still has the server's end of a connection, in whatever state.
-fn has_socket(server: &Server, client_port: u16) -> bool {
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
-    let port_of = |address: &str| {
-        let (_, port) = address.split_once(':')?;
-        u16::from_str_radix(port, 16).ok()
-    };
-    table.lines().skip(1).any(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let (local, remote) = (fields.next().and_then(port_of), fields.next().and_then(port_of));
-        (local, remote) == (Some(server.address().port()), Some(client_port))
-    })
+    server.connect_over(server.narrow_stream())
 }
 
 /// Registers 4 MB, more than any kernel holds for a client that reads nothing.
@@ -177,7 +153,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
 #[test]
 fn the_socket_of_one_that_takes_nothing_is_gone_after_one_write_timeout() {
     let server = Server::start(&["--outbox-bytes-max", "65536", "--write-timeout", "8s"]);
-    let stream = narrow_stream(&server);
+    let stream = server.narrow_stream();
     let port = stream.local_addr().expect("an address").port();
     let mut stalled = server.connect_over(stream);
     stalled.follow("orders");
@@ -186,7 +162,7 @@ fn the_socket_of_one_that_takes_nothing_is_gone_after_one_write_timeout() {
     change_until_slow(&server, &mut healthy, &mut picture);
     let since = Instant::now();
     support::eventually("its socket is gone", WRITE_TIMEOUT + Duration::from_secs(5), || {
-        !has_socket(&server, port)
+        !server.has_socket(port)
     });
     assert!(since.elapsed() > WRITE_TIMEOUT / 2, "gone after {:?}", since.elapsed());
     assert_eq!(server.count("fanfare_closes_total{code=\"4408\"}"), 1);
@@ -195,7 +171,7 @@ fn the_socket_of_one_that_takes_nothing_is_gone_after_one_write_timeout() {
 #[test]
 fn one_that_is_closed_for_another_reason_and_takes_nothing_is_gone_as_soon() {
     let server = Server::start(&["--outbox-bytes-max", "65536", "--write-timeout", "60s"]);
-    let stream = narrow_stream(&server);
+    let stream = server.narrow_stream();
     let port = stream.local_addr().expect("an address").port();
     let mut stalled = server.connect_over(stream);
     stalled.follow("orders");
@@ -204,9 +180,7 @@ fn one_that_is_closed_for_another_reason_and_takes_nothing_is_gone_as_soon() {
     change_until_slow(&server, &mut healthy, &mut picture);
     let path = format!("/api/v1/connections/{}", stalled.id());
     assert!(server.request("DELETE", &path, &[], b"").status < 300);
-    support::eventually("its socket is gone", Duration::from_secs(15), || {
-        !has_socket(&server, port)
-    });
+    support::eventually("its socket is gone", Duration::from_secs(15), || !server.has_socket(port));
     assert_eq!(server.count("fanfare_closes_total{code=\"4403\"}"), 1);
 }
 
@@ -216,11 +190,11 @@ fn an_http_client_that_takes_nothing_of_its_answer_is_gone() {
     register_much(&server);
     let request =
         b"GET /api/discovery/service.json?serviceId=large HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    let mut stalled = narrow_stream(&server);
+    let mut stalled = server.narrow_stream();
     let port = stalled.local_addr().expect("an address").port();
     stalled.write_all(&request.repeat(3)).expect("the server reads");
     // One that takes a little at a time is none of those, however long it takes.
-    let mut patient = narrow_stream(&server);
+    let mut patient = server.narrow_stream();
     patient.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     patient.write_all(request).expect("the server reads");
     let (mut read, mut chunk) = (0, vec![0; 512 * 1024]);
@@ -229,9 +203,7 @@ fn an_http_client_that_takes_nothing_of_its_answer_is_gone() {
         read += patient.read(&mut chunk).expect("more of the answer");
         std::thread::sleep(Duration::from_millis(100));
     }
-    support::eventually("its socket is gone", Duration::from_secs(15), || {
-        !has_socket(&server, port)
-    });
+    support::eventually("its socket is gone", Duration::from_secs(15), || !server.has_socket(port));
     assert!(read < 4_000_000, "all came before the write timeout: {read}");
     while read < 4_000_000 {
         let bytes = patient.read(&mut chunk).expect("more of the answer");

@@ -1,6 +1,8 @@
 //! TLS in the server itself: the same HTTP and WebSocket behind it, slow readers included, and a
 //! certificate that is read again while connections stay.
 
+#![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
+
 mod support;
 
 use std::io::{Read, Write};
@@ -8,7 +10,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::{Picture, Server, eventually, instances};
@@ -63,6 +65,10 @@ impl Identity {
 
     /// A connection whose other end has to have the present certificate.
     fn connect(&self, server: &Server) -> std::io::Result<Tls> {
+        self.connect_over(TcpStream::connect(server.address())?)
+    }
+
+    fn connect_over(&self, stream: TcpStream) -> std::io::Result<Tls> {
         let mut roots = RootCertStore::empty();
         let certificate = CertificateDer::from_pem_file(self.certificate()).expect("a certificate");
         roots.add(certificate).expect("a root");
@@ -73,7 +79,6 @@ impl Identity {
             .with_no_client_auth();
         let name = ServerName::try_from("localhost").expect("a name");
         let connection = ClientConnection::new(Arc::new(config), name).expect("a connection");
-        let stream = TcpStream::connect(server.address())?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut tls = StreamOwned::new(connection, stream);
         while tls.conn.is_handshaking() {
@@ -188,6 +193,38 @@ fn a_slow_reader_behind_tls_catches_up() {
     let (_, stats) = exchange(&mut tls, "GET", "/ws/stats", "");
     assert!(stats["slow_readers_total"].as_u64() > Some(0), "nothing was skipped: {stats}");
     ask(&mut follower, &json!({"type": "ping"}), "pong");
+}
+
+/// What waits in the session of TLS is not progress either.
+#[test]
+fn one_behind_tls_that_takes_nothing_is_gone_after_one_write_timeout() {
+    const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
+    let identity = Identity::new();
+    let server = identity.server(&["--outbox-bytes-max", "64KiB", "--write-timeout", "8s"]);
+    let stream = server.narrow_stream();
+    let port = stream.local_addr().expect("an address").port();
+    let mut stalled = socket(identity.connect_over(stream).expect("a handshake"));
+    ask(&mut stalled, &json!({"type": "subscribe", "service_id": "s"}), "subscribed");
+    let mut tls = identity.connect(&server).expect("a handshake");
+    let slow_readers = |tls: &mut Tls| {
+        exchange(tls, "GET", "/ws/stats", "").1["slow_readers_total"].as_u64().expect("a count")
+    };
+    for round in 0.. {
+        let mut list = instances("s", 300);
+        for one in &mut list {
+            one["metadata"] = json!({"round": round, "filling": "x".repeat(200)});
+        }
+        register(&mut tls, &list);
+        if slow_readers(&mut tls) > 0 {
+            break;
+        }
+        assert!(round < 500, "its outbox never filled");
+    }
+    let since = Instant::now();
+    eventually("its socket is gone", WRITE_TIMEOUT + Duration::from_secs(5), || {
+        !server.has_socket(port)
+    });
+    assert!(since.elapsed() > WRITE_TIMEOUT / 2, "gone after {:?}", since.elapsed());
 }
 
 #[test]

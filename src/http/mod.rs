@@ -192,11 +192,6 @@ impl Desk {
         self.client.map(ClientAddress::block)
     }
 
-    /// The bound of a body that needs so many bytes, unless all bodies are to be smaller.
-    pub fn body_bytes_max(&self, needed: usize) -> usize {
-        needed.min(self.office.limits.http_body_bytes_max)
-    }
-
     /// Sends an order and waits for its answer.
     ///
     /// # Errors

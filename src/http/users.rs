@@ -37,7 +37,8 @@ async fn wish<T: DeserializeOwned>(
     request: Request<Incoming>,
     bytes_max: usize,
 ) -> Result<T, Problem> {
-    let text = body::read(desk, request, desk.body_bytes_max(bytes_max)).await?;
+    let text =
+        body::read(desk, request, bytes_max.min(desk.office.limits.http_body_bytes_max)).await?;
     body::object(&text)
 }
 

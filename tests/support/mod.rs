@@ -19,6 +19,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::{Message, WebSocket};
 
@@ -146,6 +147,30 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A connection of a client whose kernel takes little on its behalf.
+    pub fn narrow_stream(&self) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        // The window is agreed upon when the connection is made, so this comes before.
+        socket.set_recv_buffer_size(4 * 1024).expect("a socket option");
+        socket.connect(&self.address.into()).expect("the server accepts");
+        TcpStream::from(socket)
+    }
+
+    /// Whether the kernel still has the server's end of a connection, in whatever state.
+    pub fn has_socket(&self, client_port: u16) -> bool {
+        let table = fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+        let port_of = |address: &str| {
+            let (_, port) = address.split_once(':')?;
+            u16::from_str_radix(port, 16).ok()
+        };
+        table.lines().skip(1).any(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let (local, remote) =
+                (fields.next().and_then(port_of), fields.next().and_then(port_of));
+            (local, remote) == (Some(self.address.port()), Some(client_port))
+        })
     }
 
     /// Sends SIGTERM.
