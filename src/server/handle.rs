@@ -290,7 +290,14 @@ impl Handle {
     ) -> Result<PublishedMessage, CallError> {
         let channel = self.channel(channel_name)?;
         let (publication, from, aim) = message.checked(&self.limits)?;
-        let talk = Talk::Publish { channel, publication, from, aim, without: None, by: Publisher::Program };
+        let talk = Talk::Publish {
+            channel,
+            publication,
+            from,
+            aim,
+            without: None,
+            by: Publisher::Program,
+        };
         self.published(talk).await
     }
 
@@ -359,8 +366,15 @@ impl Handle {
         let (channel, publication) =
             talk::live_update(entity, id, action, Some(&*data), bytes_max)?;
         let (from, aim) = (None, Aimed::default());
-        self.published(Talk::Publish { channel, publication, from, aim, without: None, by: Publisher::Program })
-            .await
+        self.published(Talk::Publish {
+            channel,
+            publication,
+            from,
+            aim,
+            without: None,
+            by: Publisher::Program,
+        })
+        .await
     }
 
     /// Brings those up to date who follow `dashboard:{name}`, as
@@ -385,8 +399,15 @@ impl Handle {
         check_bytes(metrics.get().len(), &self.limits)?;
         let (channel, publication) = talk::dashboard(name, &metrics, self.limits.topic_bytes_max)?;
         let (from, aim) = (None, Aimed::default());
-        self.published(Talk::Publish { channel, publication, from, aim, without: None, by: Publisher::Program })
-            .await
+        self.published(Talk::Publish {
+            channel,
+            publication,
+            from,
+            aim,
+            without: None,
+            by: Publisher::Program,
+        })
+        .await
     }
 
     /// Sends an envelope to one connection.

@@ -17,7 +17,7 @@ use super::{CallError, Events, Handle};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::state::event::DomainEvent;
-use crate::state::order::{Answer, Order, Snapshot, Subscribed, View};
+use crate::state::order::{Answer, Instances, Order, Snapshot, Subscribed, View};
 use crate::wire::command::Since;
 use crate::wire::event::{ChangeReason, ChangeType};
 use crate::wire::frame;
@@ -133,16 +133,19 @@ impl ServiceWatch {
         // Only what comes after this answer counts as news: events that it covers are skipped.
         let subscribed = self.ask().await?;
         self.is_behind = false;
-        let Subscribed { view, recovered, replay, .. } = subscribed;
-        let is_snapshot = recovered != Some(true);
-        let changes = match replay {
-            _ if is_snapshot => {
-                self.replace(&view)?;
+        let Subscribed { view, replay, instances, .. } = subscribed;
+        let is_snapshot = matches!(instances, Instances::Needed(_));
+        let changes = match (instances, replay) {
+            (Instances::Needed(picture), _) => {
+                self.replace(&picture.view)?;
+                if let Some(changes) = &picture.changes {
+                    self.apply(changes)?;
+                }
                 Vec::new()
             }
-            Some(replay) => self.apply(&replay)?,
-            None if view.degraded == self.degraded => return Ok(None),
-            None => Vec::new(),
+            (_, Some(replay)) => self.apply(&replay)?,
+            (_, None) if view.degraded == self.degraded => return Ok(None),
+            (_, None) => Vec::new(),
         };
         self.position = Some((view.epoch.clone(), view.revision));
         self.degraded = view.degraded;
@@ -166,7 +169,7 @@ impl ServiceWatch {
             let snapshot = if since.is_none() { Snapshot::Yes } else { Snapshot::No };
             let service = self.service.clone();
             match self.handle.ask(Order::Subscribe { service, snapshot, since }).await {
-                Ok(Answer::Subscribed(subscribed)) => return Ok(subscribed),
+                Ok(Answer::Subscribed(subscribed)) => return Ok(*subscribed),
                 Ok(_) => return Err(Refusal::internal()),
                 Err(fault) if fault.code != Code::Unavailable => return Err(fault),
                 Err(_) => tokio::task::yield_now().await,

@@ -8,7 +8,7 @@
 use serde_json::value::RawValue;
 
 use super::asking::no_connection;
-use super::{Outgoing, Talk, Told};
+use super::{Outgoing, Publisher, Talk, Told};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, ConnName};
 use crate::state::order::Answer;
@@ -102,7 +102,7 @@ impl State {
             let then = Then::Published { message: message.clone(), id: stamp.id, without: None };
             return self.publish_to_all(message, then);
         }
-        let key = match self.channel_for(&channel, None) {
+        let key = match self.channel_for(&channel, Publisher::Program) {
             Ok(key) => key,
             Err(fault) => return Told::refuse(Code::RateLimited, fault.message()).into(),
         };
