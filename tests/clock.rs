@@ -6,8 +6,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-#[path = "support/skip.rs"]
-mod skip;
 mod support;
 
 use std::path::PathBuf;
@@ -39,7 +37,7 @@ impl Bent {
             .into_iter()
             .find(|path| std::path::Path::new(path).exists());
         let Some(library) = library else {
-            skip::skipped("libfaketime is not installed (apt-get install faketime)");
+            support::skipped("libfaketime is not installed (apt-get install faketime)");
             return None;
         };
         let offset = std::env::temp_dir().join(format!("fanfare-clock-{}", uuid::Uuid::new_v4()));

@@ -7,8 +7,6 @@
 mod nodes;
 #[path = "support/redis.rs"]
 mod redis;
-#[path = "support/skip.rs"]
-mod skip;
 #[path = "support/strait.rs"]
 mod strait;
 mod support;
@@ -76,7 +74,7 @@ fn encrypted(wants_certificate: bool) -> Option<(Certs, Redis)> {
         Redis::start_tls(certs.dir(), wants_certificate).map(|redis| (certs, redis))
     });
     if made.is_none() {
-        skip::skipped("no openssl, or a Redis without TLS");
+        support::skipped("no openssl, or a Redis without TLS");
     }
     made
 }
@@ -128,7 +126,7 @@ fn faults_of_tls_are_named() {
 #[test]
 fn a_certificate_for_another_host_does_not_count() {
     let Some(certs) = Certs::make() else {
-        skip::skipped("no openssl");
+        support::skipped("no openssl");
         return;
     };
     for end in ["pem", "key"] {
@@ -136,7 +134,7 @@ fn a_certificate_for_another_host_does_not_count() {
         std::fs::copy(certs.path(&from), certs.path(&to)).expect("it is copied");
     }
     let Some(redis) = Redis::start_tls(certs.dir(), false) else {
-        skip::skipped("a Redis without TLS");
+        support::skipped("a Redis without TLS");
         return;
     };
     let url = format!("rediss://localhost:{}", redis.tls_port());
@@ -146,7 +144,7 @@ fn a_certificate_for_another_host_does_not_count() {
 #[test]
 fn files_that_cannot_be_used_are_refused_at_the_start() {
     let Some(certs) = Certs::make() else {
-        skip::skipped("no openssl");
+        support::skipped("no openssl");
         return;
     };
     let empty = certs.path("empty.pem");

@@ -5,8 +5,6 @@
 
 #[path = "support/postgres.rs"]
 mod postgres;
-#[path = "support/skip.rs"]
-mod skip;
 mod support;
 
 use std::fs;
@@ -203,7 +201,7 @@ fn at_a_terminal(dir: &Path, args: &[&str], answers: &[(&str, &str)]) -> (Option
 #[test]
 fn a_password_is_asked_for_twice_and_not_shown() {
     if Command::new("script").arg("--version").output().is_err() {
-        return skip::skipped("script (util-linux) is not installed");
+        return support::skipped("script (util-linux) is not installed");
     }
     let server = Server::start(&[]);
     let data = server.dir().join("data").display().to_string();

@@ -7,9 +7,6 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::disallowed_methods, reason = "the environment says where a server is")]
 
-#[path = "skip.rs"]
-mod skip;
-
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
@@ -27,7 +24,7 @@ impl Database {
     /// An empty database, where there is a server.
     pub fn create() -> Option<Database> {
         let Some(server) = server() else {
-            skip::skipped("there is no PostgreSQL server");
+            super::support::skipped("there is no PostgreSQL server");
             return None;
         };
         let name = format!("fanfare_{}", uuid::Uuid::new_v4().simple());

@@ -5,9 +5,6 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-#[path = "skip.rs"]
-mod skip;
-
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
@@ -36,7 +33,7 @@ impl SmallDisk {
         let mut said = BufReader::new(holder.stdout.take()?);
         if said.read_line(&mut line).is_err() || line != "up\n" {
             let _ = holder.wait();
-            skip::skipped("no file system can be mounted here");
+            super::support::skipped("no file system can be mounted here");
             return None;
         }
         Some(SmallDisk { holder })
