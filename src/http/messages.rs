@@ -88,7 +88,8 @@ pub(super) async fn tell_to(
 
 /// Has control know of a user whom another node saw first. Returns whether there is one.
 async fn learn(desk: &Desk, user: &UserId) -> Result<bool, Problem> {
-    if !desk.office.is_one_of_many() {
+    // Without a database that nodes share there is nowhere to look.
+    if !desk.office.is_one_of_many() || !desk.office.library.is_open() {
         return Ok(false);
     }
     let Some(change) = desk.office.library.change_of(user).await? else { return Ok(false) };

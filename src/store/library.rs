@@ -141,6 +141,11 @@ impl Library {
         Library { desk: None }
     }
 
+    /// Whether there is a database behind it, well or not.
+    pub fn is_open(&self) -> bool {
+        self.desk.is_some()
+    }
+
     /// Opens the database for reading. `tell_watch` hears what others did to accounts and tokens
     /// after what is `known`: the command line, or another node.
     pub(super) fn open(
