@@ -49,7 +49,7 @@ async fn robot(handle: Handle) {
             Ok(DomainEvent::UserJoined { channel, user }) => {
                 let room = channel.room().unwrap_or_default().to_owned();
                 let text = format!("Welcome to {room}, {}.", user.username);
-                handle.send_to_channel(channel.as_str(), text).await.map(|_| ())
+                handle.chat(&room, "robot", "Robot", &text).await.map(|_| ())
             }
             Ok(DomainEvent::ChannelMessage { channel, frame }) => {
                 answer(&handle, channel.as_str(), &frame::payload(&frame)).await
