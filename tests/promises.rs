@@ -245,7 +245,7 @@ fn the_smoke_test_takes_its_flags() {
         !found.is_ok_and(|status| status.success())
     });
     if let Some(tool) = missing {
-        return eprintln!("SKIPPED: {tool} is not installed");
+        return support::skipped(&format!("{tool} is not installed"));
     }
     let server = Server::start_for_people(&["--auth", "open"]);
     let (http, ws) = (format!("http://{}", server.address()), format!("ws://{}", server.address()));
