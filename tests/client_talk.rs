@@ -234,6 +234,31 @@ async fn publishing_is_answered_with_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_ends_and_sets_again_goes_on_where_it_stood() {
+    let node = Node::start(&[]);
+    let client = connect(&node.url()).await;
+    let mut news = client.channel("news").expect("a name");
+    soon("ready", news.ready()).await.expect("allowed");
+    let Status::Connected { connection_id, .. } = client.status() else {
+        panic!("it is connected")
+    };
+    let path = format!("/api/v1/connections/{connection_id}/channels/news");
+    publish(&node, "news", &json!("before"));
+    assert_eq!(next_message(&mut news).await.payload, json!("before"));
+    assert_eq!(node.call("DELETE", &path, "", &Value::Null).0, 204);
+    match soon("the end", news.next()).await {
+        Some(ChannelEvent::Refused(error)) => assert_eq!(error.code(), Some(Code::Forbidden)),
+        other => panic!("{other:?}"),
+    }
+    publish(&node, "news", &json!("meanwhile"));
+    assert_eq!(node.call("PUT", &path, "", &Value::Null).0, 204);
+    publish(&node, "news", &json!("after"));
+    for said in ["meanwhile", "after"] {
+        assert_eq!(next_message(&mut news).await.payload, json!(said));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_is_returned_to_and_nothing_said_is_missed() {
     let node = Node::start(&[]);
     let proxy = Proxy::start(node.address()).await;

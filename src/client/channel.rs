@@ -321,6 +321,16 @@ impl Directory {
         }
     }
 
+    /// An operator has subscribed the connection. A channel that was taken from it goes on from where
+    /// its readers stand.
+    pub(super) fn restored(&mut self, name: &str) {
+        let is_taken =
+            |channel: &Channel| channel.phase == Phase::Idle && !channel.feeds.is_empty();
+        if self.channels.get(name).is_some_and(is_taken) {
+            self.todo.insert(name.into());
+        }
+    }
+
     /// A subscription was refused.
     pub(super) fn refused(&mut self, name: &str, error: &Error) {
         let Some(channel) = self.channels.get_mut(name) else { return };

@@ -476,6 +476,9 @@ impl Session {
                 let channel = frame.channel.as_deref().unwrap_or_default();
                 state.channels.moved(channel, &frame);
             }
+            Some("subscribed") if frame.id.is_none() && frame.recovered.is_none() => {
+                state.channels.restored(frame.channel.as_deref().unwrap_or_default());
+            }
             Some("text" | "json" | "event" | "system" | "chat") if frame.channel.is_some() => {
                 deliver(&mut state, frame);
             }
