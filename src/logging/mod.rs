@@ -10,7 +10,7 @@
 //!
 //! * Writing a line never waits: lines go into a bounded queue, and a thread of its own writes them. Where
 //!   standard error takes nothing, lines are left out, and the log says how many.
-//! * A storm of equal lines is a few lines and one with a count; see [`fold`].
+//! * A storm of equal lines is a few lines and one with a count; see `logging::fold`.
 //! * Of the libraries nothing below `info` is shown, whatever `RUST_LOG` says: at lower levels they
 //!   write what passes through them - request heads, frames, statements, commands to Redis - and with
 //!   it tokens and passwords.
