@@ -968,6 +968,10 @@ pub const STORE_BUSY_TIMEOUT_MS: u64 = 1_000;
 /// First pause before a failed commit is tried again, in milliseconds. Doubles at each failure.
 pub const STORE_RETRY_MS_MIN: u64 = 100;
 
+/// Times that a database is claimed before it counts as another server's, with the pause above between
+/// two: a connection that has just ended holds its claim for a moment yet.
+pub const STORE_CLAIM_TRIES: u32 = 5;
+
 /// Longest pause before a failed commit is tried again, in milliseconds.
 pub const STORE_RETRY_MS_MAX: u64 = 5_000;
 

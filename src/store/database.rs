@@ -258,10 +258,23 @@ impl Database {
         Ok((database, Image { registry, people }))
     }
 
+    /// Connects and claims the database. The server at the other end may take a moment to notice that
+    /// the connection before has gone, and with it the claim.
+    async fn connect(&self) -> Result<AnyConnection, sqlx::Error> {
+        for _ in 1..limits::STORE_CLAIM_TRIES {
+            match connect(&self.address, Some(self.mode)).await {
+                Err(sqlx::Error::PoolTimedOut) => {}
+                other => return other,
+            }
+            tokio::time::sleep(Duration::from_millis(limits::STORE_RETRY_MS_MIN)).await;
+        }
+        connect(&self.address, Some(self.mode)).await
+    }
+
     /// The connection, opened again where it was lost, with the claim on the database.
     async fn connection(&mut self) -> Result<&mut AnyConnection, sqlx::Error> {
         if self.connection.is_none() {
-            self.connection = Some(connect(&self.address, Some(self.mode)).await?);
+            self.connection = Some(self.connect().await?);
         }
         self.connection.as_mut().ok_or(sqlx::Error::WorkerCrashed)
     }

@@ -352,3 +352,17 @@ impl Listener {
         let _ = self.stdin.flush();
     }
 }
+
+/// A server with a secret wants tokens, and whoever has the secret can do here what a person does.
+#[test]
+fn a_token_of_our_own_is_enough_where_tokens_are_wanted() {
+    let server = Server::start_with("required", &["--auth", "required"]);
+    let lines = "text hi\nsubscribe service orders\nsubscribe channel news\njoin general\n\
+        chat hello\nonline\nstats\n";
+    let output = server.script(&["--username", "ann"], Some(SECRET), lines);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(!said.contains("forbidden") && said.contains("\"joined\""), "{said}");
+    let refused = server.script(&["--username", "ann"], None, "online\n");
+    assert_eq!(refused.status.code(), Some(1), "without it nobody is let in");
+}
