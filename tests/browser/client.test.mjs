@@ -614,3 +614,59 @@ test("close codes are obeyed", async () => {
   await until("it came back with another token", () => FakeSocket.made[1]);
   assert.deepEqual(FakeSocket.made[1].protocols, ["fanfare", "bearer.two"]);
 });
+
+test("a Node that is too old is told so at once", () => {
+  for (const name of ["WebSocket", "fetch"]) {
+    const there = globalThis[name];
+    try {
+      globalThis[name] = undefined;
+      const make = () => new FanfareClient({ url: server.url });
+      const version = process.version.replaceAll(".", "\\.");
+      const words = new RegExp(`no ${name} here.*Node 22 or newer.*${version}`);
+      assert.throws(make, words);
+      // Who brings one along needs no newer Node.
+      assert.ok(new FanfareClient({ url: server.url, [name]: there }));
+    } finally {
+      globalThis[name] = there;
+    }
+  }
+});
+
+test("users are found and written to by name", async () => {
+  const bob = await server.account("Bob the Builder");
+  const ann = await server.account("Ann of Green");
+  const client = connect({ token: ann.token });
+  assert.deepEqual(await client.user("bob THE builder"), {
+    user_id: bob.userId, username: "Bob the Builder",
+  });
+  assert.equal(await client.user("nobody at all"), null);
+  const other = connect({ token: bob.token });
+  await other.connect();
+  const heard = other.once("envelope");
+  const sent = await client.send({ toUserId: "name:Bob the Builder", data: { content: "hi" } });
+  assert.equal(sent.delivered_to, 1);
+  assert.equal((await heard).data.content, "hi");
+  const inbox = client.inbox();
+  await inbox.ready;
+  const message = await inbox.send("name:bob the builder", "kept");
+  assert.equal(message.to_user_id, bob.userId, "everyone who is written to has an id");
+  await assert.rejects(inbox.send("name:nobody at all", "x"), { code: "not_found" });
+});
+
+test("a URL may have a path", async () => {
+  const below = await new Server(["--base-path", "/push"]).start();
+  try {
+    for (const url of [
+      `${below.url}/push`, `${below.url}/push/`, `${below.url}/push/ws`,
+      `${below.url.replace("http", "ws")}/push/ws`,
+    ]) {
+      const client = connect({ url });
+      await client.channel("news").ready;
+      assert.equal(client.url, `${below.url}/push`);
+      assert.ok((await client.http("GET", "/api/v1/channels")).channels);
+      client.close();
+    }
+  } finally {
+    await below.stop();
+  }
+});

@@ -1,9 +1,10 @@
 // What the tests share: a server to kill, a relay to lose frames in, bounded waiting.
 
-import { execFileSync, spawn } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { createHmac } from "node:crypto";
 import fs from "node:fs";
 import http from "node:http";
+import https from "node:https";
 import net from "node:net";
 import os from "node:os";
 import path from "node:path";
@@ -143,6 +144,48 @@ const TYPES = {
 };
 const PAGES = { "/": "index.html", "/demo": "demo.html", "/docs": "docs.html" };
 
+/** A certificate for `localhost` that nobody trusts, as `{ key, cert }`; null without openssl. */
+export function certificate() {
+  const dir = fs.mkdtempSync(path.join(os.tmpdir(), "fanfare-tls-"));
+  const [key, cert] = ["key.pem", "cert.pem"].map((name) => path.join(dir, name));
+  const made = spawnSync("openssl", [
+    "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+    "-subj", "/CN=localhost", "-days", "2", "-keyout", key, "-out", cert,
+  ]);
+  const pair = made.status === 0
+    ? { key: fs.readFileSync(key), cert: fs.readFileSync(cert) }
+    : null;
+  fs.rmSync(dir, { recursive: true, force: true });
+  return pair;
+}
+
+/** A web server with pages of its own: an origin that is not the server's. */
+export class Pages {
+  #server;
+  #pages;
+
+  constructor(pages) {
+    this.#pages = pages;
+    this.#server = http.createServer((request, response) => {
+      const page = this.#pages[request.url.split("?")[0]];
+      response.writeHead(page === undefined ? 404 : 200, { "content-type": TYPES.html });
+      response.end(page ?? "");
+    });
+  }
+
+  async start(port = 0) {
+    await new Promise((resolve) => this.#server.listen(port, "127.0.0.1", resolve));
+    this.port = this.#server.address().port;
+    this.url = `http://localhost:${this.port}`;
+    return this;
+  }
+
+  async stop() {
+    this.#server.closeAllConnections();
+    await new Promise((resolve) => this.#server.close(resolve));
+  }
+}
+
 function pageFile(where) {
   if (where === "/openapi.json") {
     return path.join(ROOT, "tests/browser/openapi.sample.json");
@@ -156,7 +199,8 @@ function pageFile(where) {
 
 /**
  * A relay in front of a server. It passes bytes on, can serve the pages itself, and loses the
- * server's WebSocket frames that `lose` says yes to.
+ * server's WebSocket frames that `lose` says yes to. With `tls` it is an end of TLS; `rewrite` turns a
+ * path into the one that the server is asked for, or into null for what is somebody else's.
  */
 export class Relay {
   #server;
@@ -164,8 +208,15 @@ export class Relay {
   lose = null;
   lost = 0;
 
-  constructor(upstream, { pages = false } = {}) {
-    this.#server = http.createServer((request, response) => {
+  constructor(upstream, { pages = false, tls = null, rewrite = (url) => url } = {}) {
+    this.scheme = tls ? "https" : "http";
+    const serve = (request, response) => {
+      request.url = rewrite(request.url);
+      if (request.url === null) {
+        response.writeHead(200, { "content-type": "text/plain" });
+        response.end("somebody else's");
+        return;
+      }
       const where = request.url.split("?")[0];
       const file = pages && request.method === "GET" ? pageFile(where) : null;
       if (file) {
@@ -188,8 +239,10 @@ export class Relay {
         response.end();
       });
       request.pipe(onward);
-    });
+    };
+    this.#server = tls ? https.createServer(tls, serve) : http.createServer(serve);
     this.#server.on("upgrade", (request, socket, head) => {
+      request.url = rewrite(request.url) ?? "/somebody-else";
       const onward = net.connect(upstream.port, "127.0.0.1");
       const lines = [`${request.method} ${request.url} HTTP/1.1`];
       for (let at = 0; at < request.rawHeaders.length; at += 2) {
@@ -219,10 +272,10 @@ export class Relay {
     });
   }
 
-  async start() {
-    await new Promise((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
+  async start(port = 0) {
+    await new Promise((resolve) => this.#server.listen(port, "127.0.0.1", resolve));
     this.port = this.#server.address().port;
-    this.url = `http://127.0.0.1:${this.port}`;
+    this.url = `${this.scheme}://127.0.0.1:${this.port}`;
     return this;
   }
 
