@@ -495,6 +495,13 @@ fn names(file: &str, text: &str) -> Vec<String> {
         let lines: Vec<_> = text.lines().map(str::to_owned).collect();
         lines.into_iter().map(move |line| (example.line, line))
     });
+    for (line, span) in &inline {
+        if let Some(path) = own_path(span)
+            && !Path::new(path).exists()
+        {
+            fault(*line, format!("there is no {path}"));
+        }
+    }
     for (line, span) in inline.into_iter().chain(fenced) {
         let span = span.trim_start_matches("$ ");
         for command in span.split(" && ").flat_map(|part| part.split(" | ")) {
@@ -514,6 +521,27 @@ fn names(file: &str, text: &str) -> Vec<String> {
         }
     }
     faults
+}
+
+/// The path that a span names, where it is one of the repository.
+fn own_path(span: &str) -> Option<&str> {
+    const DIRS: &[&str] = &[
+        "benches/",
+        "build/",
+        "deploy/",
+        "docs/",
+        "examples/",
+        "fuzz/",
+        "loadtest/",
+        "scripts/",
+        "src/",
+        "terminal/",
+        "tests/",
+        "web/",
+    ];
+    let is_path =
+        DIRS.iter().any(|dir| span.starts_with(dir)) && !span.contains(['*', '{', '<', '$']);
+    span.split_whitespace().next().filter(|_| is_path)
 }
 
 fn linked(file: &str, text: &str, target: &str) -> Result<(), String> {
