@@ -375,6 +375,9 @@ fn logins_and_accounts_leave_lines() {
     line(&server, &["request refused", "reason=\"the account is disabled\"", &id]);
     server.run(&["user", "enable", "--name", "ann"], "");
     line(&server, &["account enabled", &id]);
+    let (is_done, said) = server.run(&["user", "remove", "--name", "ann"], "");
+    assert!(is_done, "{said}");
+    line(&server, &["fanfare::accounts", "account removed", &id]);
 }
 
 #[test]

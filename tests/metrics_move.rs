@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -504,6 +505,7 @@ fn every_metric_of_several_nodes_moves() {
     });
     redis.order(&["ACL", "SETUSER", "default", "+xread"]);
     eventually("it has caught up", PATIENCE, || one.count("fanfare_cluster_log_lag") == 0);
+    [&one, &two].into_iter().for_each(nodes::await_ready);
 
     step.step(
         &one,
@@ -546,10 +548,8 @@ fn every_metric_of_several_nodes_moves() {
 
 #[test]
 fn every_metric_of_the_journal_moves() {
-    let Some(database) = pg::Database::create() else {
-        eprintln!("No PostgreSQL: this did not run.");
-        return;
-    };
+    // Where there is none it says so.
+    let Some(database) = pg::Database::create() else { return };
     let redis = Redis::start_alone();
     let strait = Strait::to(database.address());
     let url = database.url_by(strait.address());
@@ -573,6 +573,8 @@ fn every_metric_of_the_journal_moves() {
     redis.order(&["ACL", "SETUSER", "default", "clearselectors", "+xread"]);
     eventually("it is read", PATIENCE, || node.count("fanfare_cluster_notices_lag") == 0);
     nodes::await_ready(&node);
+    let unwritten = || node.count("fanfare_cluster_messages_unwritten");
+    eventually("all is written", PATIENCE, || unwritten() == 0);
     moved.step(&node, "a database that is away", &["fanfare_cluster_messages_unwritten"], || {
         strait.set(Weather::Gone);
         send();
@@ -634,16 +636,14 @@ fn documents_alerts_dashboard_and_page_name_the_same_metrics() {
         }
     }
     // In running text a metric stands in backticks; what else begins like that is none of the server's.
-    let documents = fs::read_dir("docs").expect("a directory").map(|entry| {
-        let path = entry.expect("readable").path();
-        path.to_string_lossy().into_owned()
-    });
-    let documents = documents.filter(|path| path.ends_with(".md"));
-    for path in documents.chain([String::from("README.md")]) {
+    let documents = fs::read_dir("docs").expect("a directory");
+    let documents = documents.map(|entry| entry.expect("readable").path());
+    let documents = documents.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
+    for path in documents.chain([PathBuf::from("README.md")]) {
         let text = fs::read_to_string(&path).expect("the document is there");
         for span in text.split('`').filter(|span| span.starts_with("fanfare_")) {
             for name in words(span) {
-                assert!(is_there(&name), "{path} names {name}, which is nowhere");
+                assert!(is_there(&name), "{} names {name}, which is nowhere", path.display());
             }
         }
     }

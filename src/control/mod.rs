@@ -658,6 +658,7 @@ impl Control {
 fn note_account(change: &AccountChange, was_disabled: bool, is_less: bool) {
     let user = change.user_id.as_str();
     let what = match (change.standing.is_disabled, was_disabled) {
+        _ if change.is_removed && is_less => "account removed",
         (true, false) => "account disabled",
         (false, true) => "account enabled",
         _ if is_less => "the user's tokens are ended",

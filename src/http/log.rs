@@ -33,7 +33,7 @@ impl Asked {
     }
 }
 
-/// The beginning of a path: nobody looks for more of it, and a head may be long.
+/// The beginning of a path or another text: nobody looks for more of it, and a head may be long.
 pub fn shown_path(path: &str) -> &str {
     let mut end = path.len().min(limits::LOG_PATH_BYTES_MAX);
     while !path.is_char_boundary(end) {
@@ -45,7 +45,7 @@ pub fn shown_path(path: &str) -> &str {
 /// A request was refused. `path` is none where its head could not be used.
 pub(super) fn refused(desk: &Desk, asked: &Asked, path: Option<&str>, problem: &Problem) {
     let (status, code) = (problem.status, problem.code.as_str());
-    let reason = problem.logged_reason();
+    let reason = problem.logged_reason().map(shown_path);
     let method = path.map(|_| asked.method.as_str());
     let path = path.map(shown_path);
     let origin = asked.origin.as_ref().map(|origin| String::from_utf8_lossy(origin.as_bytes()));

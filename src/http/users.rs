@@ -360,6 +360,7 @@ pub async fn remove(
         Person { user_id: identity.user_id.clone(), username: identity.display_name().into() };
     let at_ms = desk.clock.now().wall_ms;
     desk.tell(Talk::Write(Write::RemoveAccount { person, at_ms })).await?;
+    log::account(desk, identity.user_id.as_str(), "removed");
     revoke_now(desk, identity).await?;
     Ok(reply::no_content())
 }

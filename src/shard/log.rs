@@ -129,6 +129,17 @@ impl<S: Socket> Shard<S> {
         );
     }
 
+    /// A reader has fallen behind: snapshots come in place of changes.
+    pub(super) fn note_collapsed(&self, slot: Slot) {
+        tracing::debug!(
+            target: "fanfare::ws",
+            connection = self.name_of(slot),
+            user = user(&self.conns[slot.index()]),
+            client = self.client_of(slot),
+            "reader fell behind: snapshots come in place of changes"
+        );
+    }
+
     /// A message was refused. What it said is not told.
     pub(super) fn note_refused(&self, slot: Slot, code: Code) {
         tracing::debug!(

@@ -88,6 +88,7 @@ impl<S: Socket> Shard<S> {
             }
         }
         self.stats().slow_collapsed.add(1);
+        self.note_collapsed(slot);
         if self.conns[slot.index()].outbox.is_empty() {
             self.ask_for_owed(slot);
         }
