@@ -36,7 +36,7 @@ const EXAMPLE_SECONDS: &str = "90";
 
 /// Where documents say that a server is. All of them are the server of the test.
 const PLACES: &[&str] =
-    &["localhost:8080", "127.0.0.1:8080", "fanfare:8080", "fanfare.example.org"];
+    &["localhost:8080", "127.0.0.1:8080", "fanfare:8080", "eureka:8761", "fanfare.example.org"];
 
 /// Types of frames that the server sends, beside those that it takes.
 const SERVER_TYPES: &[&str] = &[
@@ -159,7 +159,7 @@ fn run(example: &Fence, sandbox: &mut Sandbox) -> Outcome {
     let outcome = match example.language.as_str() {
         "sh" => sandbox.shell(&format!("{}{}", example.before, example.text)).map(|_| ()),
         "console" => sandbox.session(example),
-        "js" => return sandbox.javascript(example),
+        "js" | "html" => return sandbox.javascript(example),
         "python" => sandbox.python(example),
         "toml" => sandbox.toml(example),
         "json" => frames(&example.text),
@@ -279,8 +279,10 @@ impl Sandbox {
             let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("web/fanfare.js");
             let address = self.server().address();
             let token = self.shell("fanfare token --user example --scope admin")?;
-            let text = self.placed(&example.text);
-            let text = text.replace("\"/fanfare.js\"", &format!("\"file://{}\"", client.display()));
+            let text = self.placed(script_of(&example.text));
+            let client = format!("\"file://{}\"", client.display());
+            let places = ["\"/fanfare.js\"", &format!("\"http://{address}/fanfare.js\"")];
+            let text = places.iter().fold(text, |text, place| text.replace(place, &client));
             let module =
                 self.file("mjs", &format!("{}{text}", javascript_prelude(address, token.trim())));
             let mut command = self.command(&node);
@@ -411,6 +413,12 @@ fn node() -> Option<String> {
         let status = Command::new(node).args(["-e", is_new]).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success())
     })
+}
+
+/// The script of a page, or all of a text that is no page.
+fn script_of(text: &str) -> &str {
+    let Some((_, rest)) = text.split_once("<script type=\"module\">") else { return text };
+    rest.split_once("</script>").map_or(rest, |(script, _)| script)
 }
 
 /// What a page has and Node has not, and an end for loops that have none.
