@@ -6,7 +6,8 @@ mod node;
 use std::net::{TcpListener, TcpStream};
 
 use fanfare::client::{
-    Channel, ChannelEvent, ChannelMessage, Client, Code, EnvelopeEvent, Position, Post, Status,
+    Api, Channel, ChannelEvent, ChannelMessage, Client, Code, EnvelopeEvent, Person, Position,
+    Post, Status,
 };
 use node::{Node, Proxy, builder, connect, connect_as, eventually, soon, token};
 use serde_json::{Value, json};
@@ -301,6 +302,26 @@ async fn a_room_is_returned_to_and_nothing_said_is_missed() {
     let refused = nobody.join("general").expect("a name");
     let error = soon("refused", refused.ready()).await.expect_err("anonymous");
     assert_eq!(error.code(), Some(Code::Unauthorized));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn users_are_found_by_name() {
+    let node = Node::start(&[]);
+    let api = Api::new(&node.url()).expect("a URL");
+    let bob_id = api.create_account("Bob", "correct horse", None).await.expect("a new name");
+    let bob = Person { user_id: bob_id.clone(), username: String::from("Bob") };
+    let ann = connect_as(&node.url(), "ann").await;
+    for name in ["bob", "BOB", "name:bob"] {
+        assert_eq!(ann.find_user(name).await.expect("asked"), Some(bob.clone()), "{name}");
+    }
+    assert_eq!(ann.find_user("no body & co").await.expect("asked"), None);
+    let written = ann.send_message("name:bob", "hello").await.expect("stored");
+    assert!(!written.id.is_empty());
+    let api = api.with_login("bob", "correct horse");
+    api.renew().await.expect("signed in");
+    assert_eq!(api.find_user("Bob").await.expect("asked"), Some(bob));
+    let kept = api.call("GET", "/api/v1/messages", None).await.expect("read");
+    assert_eq!(kept["messages"][0]["to_user_id"], *bob_id);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

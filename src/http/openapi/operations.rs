@@ -322,9 +322,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "/api/v1/users",
         ("Accounts", "findUser"),
         "Who signs in by a name",
-        &[(200, Some("Account")), (404, Some("Problem"))],
+        &[(200, Some("Account")), (404, Some("Problem")), (429, Some("Problem"))],
     )
-    .asks(&[text("name", "The name, in whatever case")]),
+    .asks(&[text("name", "The name, in whatever case")])
+    .note("429: this address has asked for too many names of nobody within a minute."),
     Operation::new(
         "GET",
         "/ws/online",
@@ -495,13 +496,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "/api/v1/messages",
         ("Messages", "messages"),
         "Messages to me and from me, oldest first",
-        &[(200, Some("Messages"))],
+        &[(200, Some("Messages")), (404, Some("Problem")), (429, Some("Problem"))],
     )
     .asks(&[
         text("after", "Only those after this message"),
         number("limit", "At most so many", 1, 500),
-        text("with", "Only those with this user"),
-    ]),
+        text("with", "Only those with this user, by id or as name:bob"),
+    ])
+    .note("404 and 429: `with` holds a name that nobody has, or one too many of them."),
     Operation::new(
         "POST",
         "/api/v1/groups",
@@ -551,7 +553,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "/api/v1/groups/{id}/members/{user_id}",
         ("Messages", "removeMember"),
         "Remove a member, take an invitation back, or leave",
-        &[(204, None), (403, Some("Problem")), (404, Some("Problem"))],
+        &[(204, None), (403, Some("Problem")), (404, Some("Problem")), (429, Some("Problem"))],
     ),
     Operation::new(
         "POST",
