@@ -208,7 +208,8 @@ impl Handle {
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle) -> Result<(), fanfare::server::CallError> {
     /// use fanfare::server::Delivery;
-    /// let reached = handle.broadcast("notice", "maintenance at noon", Delivery::default()).await?;
+    /// let notice = serde_json::json!({"content": "maintenance at noon"});
+    /// let reached = handle.broadcast("notice", notice, Delivery::default()).await?;
     /// # Ok(())
     /// # }
     /// ```

@@ -7,6 +7,7 @@ import { after, before, test } from "node:test";
 
 import puppeteer from "puppeteer-core";
 
+import { FanfareClient } from "../../web/fanfare.js";
 import { ROOT, sign, site, until } from "./support.mjs";
 
 const SHOTS = path.join(ROOT, "target/screenshots");
@@ -274,6 +275,30 @@ test("two users chat, see each other, and write to each other", async () => {
   assert.deepEqual([...ann.faults, ...bob.faults], []);
   assert.deepEqual([...ann.violations, ...bob.violations], []);
   await Promise.all([ann.context.close(), bob.context.close()]);
+});
+
+test("the demo writes texts as data.content, and reads data.text as well", async () => {
+  const { page, context } = await open("/demo", { wait: "#account" });
+  await enter(page, "nina");
+  const { token } = await here.server.account("otto");
+  const client = new FanfareClient({ url: here.server.url, token });
+  try {
+    await client.connect();
+    const heard = client.once("envelope");
+    await fill(page, "#notify [name=text]", "tea is ready");
+    await press(page, "#notify", "Notify");
+    const { message_type, data } = await heard;
+    assert.deepEqual({ message_type, data }, {
+      message_type: "notification", data: { content: "tea is ready" },
+    });
+    for (const data of [{ content: "one spelling" }, { text: "the other" }]) {
+      await client.send({ messageType: "notification", data });
+      await has(page, "#notes", Object.values(data)[0]);
+    }
+  } finally {
+    client.close();
+  }
+  await context.close();
 });
 
 test("the server is killed and comes back: the pages too, and nothing is lost", async () => {

@@ -398,7 +398,9 @@ document.addEventListener("visibilitychange", () => {
 
 function showNote(frame) {
   if (frame.message_type !== "notification") return;
-  const text = String(frame.data?.content ?? frame.data?.text ?? JSON.stringify(frame.data));
+  const { data } = frame;
+  const said = data?.content ?? data?.text ?? data;
+  const text = typeof said === "string" ? said : JSON.stringify(said);
   const by = frame.from_user_id ? nameOf(frame.from_user_id) : "The server";
   const at = clock(new Date(frame.timestamp));
   byId("no-notes").hidden = true;
