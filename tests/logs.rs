@@ -163,6 +163,14 @@ fn a_storm_of_equal_lines_is_a_few_and_one_with_a_count() {
 }
 
 #[test]
+fn a_filter_that_cannot_be_read_is_told() {
+    let loud = r#"export RUST_LOG=fanfare=loud; exec "$@""#;
+    let server = Server::start_by(Some(loud), &[]);
+    line(&server, &["WARN fanfare::log", "RUST_LOG", "info is shown"]);
+    line(&server, &["INFO fanfare::server", "started"]);
+}
+
+#[test]
 fn lines_can_be_json() {
     let server = Server::start(&["--log-format", "json", "--access-log", "on"]);
     server.get("/nothing-here");

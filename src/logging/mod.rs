@@ -86,7 +86,10 @@ pub struct Settings<'a> {
 /// Where the process has a subscriber for its log already; then that one stays.
 pub fn start(settings: Settings<'_>) -> Result<LogGuard, TryInitError> {
     let given = Some(settings.filter.trim()).filter(|text| !text.is_empty()).unwrap_or("info");
-    let mut asked = EnvFilter::try_new(given).unwrap_or_else(|_| EnvFilter::new("info"));
+    let (mut asked, fault) = match EnvFilter::try_new(given) {
+        Ok(asked) => (asked, None),
+        Err(fault) => (EnvFilter::new("info"), Some(fault)),
+    };
     if settings.access_log
         && !given.contains(ACCESS)
         && let Ok(shown) = format!("{ACCESS}=info").parse()
@@ -109,6 +112,9 @@ pub fn start(settings: Settings<'_>) -> Result<LogGuard, TryInitError> {
         }
     };
     tracing_subscriber::registry().with(asked).with(filter_fn(is_shown)).with(lines).try_init()?;
+    if let Some(fault) = fault {
+        tracing::warn!(target: OWN, %fault, "what to log cannot be read from RUST_LOG: info is shown");
+    }
     Ok(guard)
 }
 
