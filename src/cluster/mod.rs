@@ -193,7 +193,7 @@ pub type About = Arc<dyn Fn() -> String + Send + Sync>;
 /// Why there is no backplane.
 #[derive(Debug)]
 pub enum ClusterError {
-    /// The URL is none.
+    /// The URL is none. It comes without its password; the library's words may hold that.
     Url(String),
     /// A file of TLS to Redis cannot be used, and why.
     File(PathBuf, String),
@@ -204,8 +204,9 @@ pub enum ClusterError {
 impl fmt::Display for ClusterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // The library's words may repeat the URL, and with it a password.
-            ClusterError::Url(_) => f.write_str("redis-url: not a URL like redis://host:6379"),
+            ClusterError::Url(shown) => {
+                write!(f, "redis-url: {shown} is not a URL like redis://host:6379")
+            }
             ClusterError::File(path, fault) => {
                 write!(f, "TLS to Redis: {}: {fault}", path.display())
             }
@@ -254,8 +255,8 @@ impl Cluster {
     pub fn start(setup: Setup) -> Result<Cluster, ClusterError> {
         let Setup { url, tls, node, clock, stats, journal, tell, about } = setup;
         let tls = Tls::load(&tls)?;
-        let url_fault = |fault: RedisError| ClusterError::Url(fault.to_string());
         let shown = redacted::url(&url);
+        let url_fault = |_: RedisError| ClusterError::Url(shown.clone());
         let info = url.into_connection_info().map_err(url_fault)?;
         // The library's own name and version are one more command that a user may not be allowed.
         let settings = info.redis_settings().clone().set_skip_set_lib_name();
@@ -263,7 +264,7 @@ impl Cluster {
         let client = tls.client(info.clone()).map_err(url_fault)?;
         let settings = settings.set_protocol(ProtocolVersion::RESP3);
         let hearing = tls.client(info.set_redis_settings(settings)).map_err(url_fault)?;
-        let (links, topic) = (Links::new(shown), asking::topic(&node).into());
+        let (links, topic) = (Links::new(shown.clone()), asking::topic(&node).into());
         let reads_journal = journal != Journal::Closed;
         if !reads_journal {
             // A path that is not there does not fail.
