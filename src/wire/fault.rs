@@ -273,7 +273,7 @@ mod tests {
         for (text, message) in [
             (r#"{"port":"1"}"#, "instances[7].port: expected an integer 0..65535, got a string"),
             (r#"{"status":5}"#, "instances[7].status: expected a string, got an integer"),
-            (r#"[]"#, "instances[7]: expected an object, got an array"),
+            ("[]", "instances[7]: expected an object, got an array"),
         ] {
             assert_eq!(read(text), Err(message.to_owned()));
         }
