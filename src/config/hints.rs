@@ -92,6 +92,7 @@ const OTHER_PROGRAMS: &[&str] = &[
     "FANFARE_SEEDS",
     "FANFARE_WORLDS",
     "FANFARE_PAGES",
+    "FANFARE_ST_EXAMPLES",
     // Set by `build.rs`, and so by `cargo run` and `cargo test`.
     "FANFARE_TARGET",
     "FANFARE_PROFILE",
