@@ -840,7 +840,10 @@ pub(super) fn parse_origin(text: &str) -> Result<String, String> {
     let origin = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
     let host = origin.split_once("://").map_or("", |(_, host)| host);
     let is_plain = |c: char| c.is_ascii_graphic() && !"/?#@*".contains(c);
-    if origin == "*" || origin == "null" || (!host.is_empty() && host.chars().all(is_plain)) {
+    if origin.starts_with("file:") {
+        Err(format!("{} is no origin: a page that is opened as a file sends null", quote(text)))
+    } else if origin == "*" || origin == "null" || (!host.is_empty() && host.chars().all(is_plain))
+    {
         Ok(origin)
     } else {
         Err(format!("{} is not an origin like https://app.example.org", quote(text)))

@@ -401,6 +401,9 @@ fn origins_are_in_the_form_browsers_send() {
     for wrong in ["", "example.org", "https://", "https://a/b", "https://*.a", "https://a b"] {
         assert!(parse_origin(wrong).is_err(), "{wrong}");
     }
+    for file in ["file://", "file:///home/ann/page.html", "file://localhost"] {
+        assert!(parse_origin(file).is_err_and(|fault| fault.contains("sends null")), "{file}");
+    }
 }
 
 #[test]
