@@ -250,11 +250,24 @@ pub fn decode_id(payload: &[u8]) -> (Option<RequestId>, Family) {
         id: Option<&'a RawValue>,
     }
     let Ok(only) = serde_json::from_slice::<Only<'_>>(payload) else {
-        return (None, Family::Typed);
+        // A field may merely stand twice, which the fast reading refuses: the last one counts.
+        let Ok(Value::Object(object)) = json::decode::<Value>(payload) else {
+            return (None, Family::Typed);
+        };
+        let kind = object.get("type").filter(|kind| !kind.is_null());
+        let is_envelope =
+            kind.is_none() && object.get("message_type").is_some_and(Value::is_string);
+        let family = if is_envelope { Family::Envelope } else { Family::Typed };
+        return (id_of(&object), family);
     };
     let is_envelope = only.kind.is_none() && only.message_type.is_some();
     let family = if is_envelope { Family::Envelope } else { Family::Typed };
     (only.id.and_then(request_id), family)
+}
+
+fn id_of(object: &serde_json::Map<String, Value>) -> Option<RequestId> {
+    let id = object.get("id").filter(|id| id.is_string() || id.is_number())?;
+    Some(RequestId(id.to_string().into_boxed_str()))
 }
 
 /// A string or a number is an id; anything else is none.
@@ -492,10 +505,7 @@ fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -
         Ok(_) => return not_an_object(),
         Err(fault) => return malformed(format!("the message is not JSON: {fault}")),
     };
-    let id = object
-        .get("id")
-        .filter(|id| id.is_string() || id.is_number())
-        .map(|id| RequestId(id.to_string().into_boxed_str()));
+    let id = id_of(&object);
     let (mut family, kind) = (Family::Typed, object.get("type").filter(|kind| !kind.is_null()));
     let request = match kind {
         Some(Value::String(kind)) => match kind.as_str() {
