@@ -220,7 +220,8 @@ fn snapshots_that_nobody_reads_cost_little_whatever_their_revisions() {
         server.register(&changes);
     }
     let grown = rss(&server).saturating_sub(before);
-    assert!(grown < 80 * MIB, "{grown} bytes more for 40 snapshots of 7 MB");
+    // All of them are 280 MB; the bound, one more, and what the changes themselves take are some 60.
+    assert!(grown < 160 * MIB, "{grown} bytes more for 40 snapshots of 7 MB");
     // Who does read gets the whole, or is told to come again.
     let (mut whole, mut refused) = (0, 0);
     for client in &mut unread {
