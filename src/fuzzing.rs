@@ -157,10 +157,7 @@ pub fn log_entry(bytes: &[u8]) {
 /// Reads an image of the registry, begins from it, and goes on with a change of each of its first
 /// services and of one that it does not have.
 pub fn image(bytes: &[u8]) {
-    let Ok(image) = serde_json::from_slice::<ReplicaImage>(bytes) else { return };
-    if image.check().is_err() {
-        return;
-    }
+    let Ok(image) = ReplicaImage::read(bytes) else { return };
     let now = Moment::new(1_000_000, 0);
     let mut node = new_node("here", None, now);
     let (number, at_ms) = (image.sequence + 1, now.unix_ms);

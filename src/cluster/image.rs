@@ -248,9 +248,7 @@ async fn connect(shared: &Shared) -> RedisResult<Link> {
 /// Images are read and written beside this thread: what beats and hears must not stand still for that.
 async fn parse(text: Vec<u8>) -> Result<ReplicaImage, Unusable> {
     let parsed = tokio::task::spawn_blocking(move || {
-        let parsed =
-            serde_json::from_slice::<ReplicaImage>(&text).map_err(|fault| fault.to_string());
-        parsed.and_then(|image| image.check().map(|()| image)).map_err(|fault| {
+        ReplicaImage::read(&text).map_err(|fault| {
             Unusable::unreadable(&format!("the image cannot be read: {fault}"), &text)
         })
     });

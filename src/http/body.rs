@@ -181,6 +181,20 @@ pub fn borrowed<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Prob
     serde_json::from_slice::<T>(body).map_err(|_| misread::<T>(body))
 }
 
+/// Reads a request's body of at most so many bytes, fewer where all bodies are to be smaller.
+///
+/// # Errors
+///
+/// As [`read`] and [`object`].
+pub async fn read_object<T: DeserializeOwned>(
+    desk: &Desk,
+    request: Request<Incoming>,
+    bytes_max: usize,
+) -> Result<T, Problem> {
+    let bytes_max = bytes_max.min(desk.office.limits.http_body_bytes_max);
+    object(&read(desk, request, bytes_max).await?)
+}
+
 /// What is wrong with a body that is no `T`.
 fn misread<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Problem {
     match fault::explain::<T>(body) {

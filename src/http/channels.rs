@@ -91,8 +91,8 @@ pub async fn define(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pr
         name: Option<String>,
         description: Option<String>,
     }
-    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
-    let wish: Wish = body::object(&text)?;
+    let bytes_max = desk.office.limits.http_body_bytes_max;
+    let wish: Wish = body::read_object(desk, request, bytes_max).await?;
     let invalid = |what| Problem::new(400, Code::InvalidArgument, what);
     let name = wish.name.ok_or_else(|| invalid("name is missing"))?;
     let channel = channel(desk, Some(name))?;

@@ -19,7 +19,8 @@ use crate::logging::ACCESS;
 pub(super) struct Asked {
     method: Method,
     origin: Option<HeaderValue>,
-    begun_ns: u64,
+    /// When it came, where the access log tells of it.
+    begun_ns: Option<u64>,
 }
 
 impl Asked {
@@ -28,18 +29,14 @@ impl Asked {
         Asked {
             method: method.clone(),
             origin: headers.get(ORIGIN).cloned(),
-            begun_ns: desk.clock.now().ns,
+            begun_ns: desk.office.access_log.then(|| desk.clock.now().ns),
         }
     }
 }
 
 /// The beginning of a path or another text: nobody looks for more of it, and a head may be long.
 pub fn shown_path(path: &str) -> &str {
-    let mut end = path.len().min(limits::LOG_PATH_BYTES_MAX);
-    while !path.is_char_boundary(end) {
-        end -= 1;
-    }
-    &path[..end]
+    &path[..path.floor_char_boundary(limits::LOG_PATH_BYTES_MAX)]
 }
 
 /// A request was refused. `path` is none where its head could not be used.
@@ -67,14 +64,15 @@ pub(super) fn refused(desk: &Desk, asked: &Asked, path: Option<&str>, problem: &
     }
 }
 
-/// A line of the access log.
+/// A line of the access log, where there is one.
 pub(super) fn access(
     desk: &Desk,
     asked: &Asked,
     path: Option<&str>,
     (status, bytes): (StatusCode, usize),
 ) {
-    let duration_us = desk.clock.now().ns.saturating_sub(asked.begun_ns) / 1_000;
+    let Some(begun_ns) = asked.begun_ns else { return };
+    let duration_us = desk.clock.now().ns.saturating_sub(begun_ns) / 1_000;
     tracing::info!(
         target: ACCESS,
         method = path.map(|_| asked.method.as_str()),

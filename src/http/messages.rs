@@ -23,14 +23,6 @@ use crate::wire::instance::check_name;
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk;
 
-async fn wish<T: serde::de::DeserializeOwned>(
-    desk: &Desk,
-    request: Request<Incoming>,
-) -> Result<T, Problem> {
-    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
-    body::object(&text)
-}
-
 #[derive(Deserialize)]
 struct MessageWish {
     to_user_id: Option<String>,
@@ -103,7 +95,8 @@ pub async fn send(
     request: Request<Incoming>,
     from: &UserId,
 ) -> Result<Reply, Problem> {
-    let wish: MessageWish = wish(desk, request).await?;
+    let wish: MessageWish =
+        body::read_object(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let to = talk::user("to_user_id", wish.to_user_id)?;
     let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     let send = || {
@@ -120,7 +113,8 @@ pub async fn send_to_group(
     from: &UserId,
     group_id: String,
 ) -> Result<Reply, Problem> {
-    let wish: MessageWish = wish(desk, request).await?;
+    let wish: MessageWish =
+        body::read_object(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     stored(&desk.tell(Talk::SendToGroup { from: from.clone(), group_id, content }).await?)
 }
@@ -208,7 +202,8 @@ pub async fn create_group(
         name: Option<String>,
         members: Option<Vec<String>>,
     }
-    let wish: GroupWish = wish(desk, request).await?;
+    let wish: GroupWish =
+        body::read_object(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let invalid = |what: String| Problem::new(400, Code::InvalidArgument, what);
     let name = wish.name.ok_or_else(|| invalid("name is missing".to_owned()))?;
     check_name("name", &name).map_err(invalid)?;
@@ -305,7 +300,8 @@ pub async fn add_member(
     struct MemberWish {
         user_id: Option<String>,
     }
-    let wish: MemberWish = wish(desk, request).await?;
+    let wish: MemberWish =
+        body::read_object(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let user_id = resolved(desk, talk::user("user_id", wish.user_id)?).await?;
     let mut value = json!({"group_id": group_id, "user_id": user_id.as_str()});
     let by = by.clone();

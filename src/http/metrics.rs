@@ -4,7 +4,7 @@
 
 use super::Desk;
 use super::reply::{self, Reply};
-use super::status::{self, memory_rss_bytes, paths};
+use super::status::{memory_rss_bytes, paths};
 use crate::limits;
 use crate::stats::prometheus::Page;
 use crate::stats::{Counter, ShardStats};
@@ -76,7 +76,11 @@ fn shards(page: &mut Page, desk: &Desk) {
         "fanfare_outbox_bytes_peak",
         "gauge",
         "The most bytes that were unsent for one connection within the last 60 s.",
-        status::outbox_bytes_peak(&desk.office, desk.clock.now().unix_ms, limits::RECENT_LONG_MS),
+        desk.office.recent.read().outbox_bytes_peak_of_all(
+            stats,
+            desk.clock.now().unix_ms,
+            limits::RECENT_LONG_MS,
+        ),
     );
     let name = "fanfare_slow_readers_total";
     page.metric(name, "counter", "Readers that fell behind, by outcome.");

@@ -406,8 +406,8 @@ pub fn socket_stats(office: &Office, now: Moment) -> Value {
         ("outbox_bytes_peak", limits::RECENT_LONG_MS),
         ("outbox_bytes_peak_10s", limits::RECENT_SHORT_MS),
     ] {
-        let peak = (0..stats.shards.len()).map(|shard| peak(shard, span_ms)).max();
-        value.insert(String::from(key), peak.unwrap_or(0).into());
+        let peak = recent.outbox_bytes_peak_of_all(stats, now.unix_ms, span_ms);
+        value.insert(String::from(key), peak.into());
     }
     value.insert(String::from("fanout_latency_us"), latency(limits::RECENT_LONG_MS));
     value.insert(String::from("fanout_latency_10s_us"), latency(limits::RECENT_SHORT_MS));
@@ -426,13 +426,6 @@ fn latency_value(reading: &Reading) -> Value {
         "max": reading.max,
         "count": reading.count(),
     })
-}
-
-/// The most bytes that were unsent for one connection within a span of time.
-pub(super) fn outbox_bytes_peak(office: &Office, now_ms: u64, span_ms: u64) -> u64 {
-    let (recent, stats) = (office.recent.read(), &office.stats);
-    let shards = 0..stats.shards.len();
-    shards.map(|shard| recent.outbox_bytes_peak(stats, shard, now_ms, span_ms)).max().unwrap_or(0)
 }
 
 /// The process's resident memory, as Linux tells it; 0 where it does not.

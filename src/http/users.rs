@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use hyper::body::{Body as _, Incoming};
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::logins::{Attempt, Purpose, Refused};
@@ -30,16 +29,6 @@ struct Wish {
     username: Option<String>,
     password: Option<String>,
     email: Option<String>,
-}
-
-async fn wish<T: DeserializeOwned>(
-    desk: &Desk,
-    request: Request<Incoming>,
-    bytes_max: usize,
-) -> Result<T, Problem> {
-    let text =
-        body::read(desk, request, bytes_max.min(desk.office.limits.http_body_bytes_max)).await?;
-    body::object(&text)
 }
 
 fn invalid(fault: impl Into<Cow<'static, str>>) -> Problem {
@@ -71,7 +60,7 @@ pub async fn register(
     identity: Option<&Identity>,
 ) -> Result<Reply, Problem> {
     check_registration(desk, identity)?;
-    let wish: Wish = wish(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
+    let wish: Wish = body::read_object(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
     let username = wish.username.ok_or_else(missing("username"))?;
     let password = wish.password.ok_or_else(missing("password"))?;
     let username = names::new_name(&username).map_err(invalid)?;
@@ -136,7 +125,7 @@ pub(super) async fn begin_login<'a>(
 
 /// `POST /api/v1/users/login`
 pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
-    let wish: Wish = wish(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
+    let wish: Wish = body::read_object(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
     let username = wish.username.ok_or_else(missing("username"))?;
     let password = wish.password.ok_or_else(missing("password"))?;
     let office = &desk.office;
@@ -248,7 +237,8 @@ pub async fn set_password(
     request: Request<Incoming>,
     identity: &Identity,
 ) -> Result<Reply, Problem> {
-    let wish: PasswordWish = wish(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?;
+    let wish: PasswordWish =
+        body::read_object(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?;
     let old = wish.old.ok_or_else(missing("old"))?;
     let new = wish.new.ok_or_else(missing("new"))?;
     accounts::check_password(&new).map_err(|fault| invalid(format!("new: {fault}")))?;
@@ -260,22 +250,12 @@ pub async fn set_password(
     let Some(old_hash) = account.password_hash else {
         return Err(forbidden("the user has no password here"));
     };
-    let office = &desk.office;
-    // Whoever finds a token shall not find the password with it, nor keep the user from the login.
-    let attempt = begin_login(desk, Purpose::Change, &account.username).await?;
-    let is_possible = old.len() <= limits::PASSWORD_BYTES_MAX;
-    let passwords = &office.passwords;
-    let is_right =
-        is_possible && passwords.verify(Door::Login, old, Some(old_hash.clone())).await?;
-    if !is_right {
-        attempt.fail(desk.clock.now().unix_ms);
-        return Err(forbidden("the old password is wrong"));
-    }
-    drop(attempt);
+    let wrong = "the old password is wrong";
+    check_password(desk, &account.username, old, old_hash.clone(), wrong).await?;
     let write = Write::SetPassword {
         user_id: identity.user_id.clone(),
         old_hash,
-        password_hash: passwords.hash(Door::Login, new).await?,
+        password_hash: desk.office.passwords.hash(Door::Login, new).await?,
         kept_token: Some(token.id),
         at_ms: desk.clock.now().wall_ms,
     };
@@ -283,6 +263,29 @@ pub async fn set_password(
     log::account(desk, identity.user_id.as_str(), "password changed");
     revoke_now(desk, identity).await?;
     Ok(reply::no_content())
+}
+
+/// Checks the password of an account that somebody has a token of. Whoever finds a token shall not find
+/// the password with it, nor keep the user from the login.
+///
+/// # Errors
+///
+/// 403 with `wrong`, and what refuses an attempt to log in.
+async fn check_password(
+    desk: &Desk,
+    username: &str,
+    password: String,
+    hash: String,
+    wrong: &'static str,
+) -> Result<(), Problem> {
+    let attempt = begin_login(desk, Purpose::Change, username).await?;
+    let is_possible = password.len() <= limits::PASSWORD_BYTES_MAX;
+    let passwords = &desk.office.passwords;
+    if is_possible && passwords.verify(Door::Login, password, Some(hash)).await? {
+        return Ok(());
+    }
+    attempt.fail(desk.clock.now().unix_ms);
+    Err(Problem::new(403, Code::Forbidden, wrong))
 }
 
 #[derive(Default, Deserialize)]
@@ -300,7 +303,7 @@ pub async fn logout(
     let LogoutWish { all } = if request.body().is_end_stream() {
         LogoutWish::default()
     } else {
-        wish(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
+        body::read_object(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
     };
     let person =
         Person { user_id: identity.user_id.clone(), username: identity.display_name().into() };
@@ -341,20 +344,15 @@ pub async fn remove(
     let RemovalWish { password } = if request.body().is_end_stream() {
         RemovalWish::default()
     } else {
-        wish(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
+        body::read_object(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
     };
     if let Some((account, _)) = account_behind(desk, identity).await?
         && let Some(hash) = account.password_hash
     {
         // A token that was found somewhere shall not end what only the password began.
         let password = password.ok_or_else(missing("password"))?;
-        let attempt = begin_login(desk, Purpose::Change, &account.username).await?;
-        let is_possible = password.len() <= limits::PASSWORD_BYTES_MAX;
-        let passwords = &desk.office.passwords;
-        if !is_possible || !passwords.verify(Door::Login, password, Some(hash)).await? {
-            attempt.fail(desk.clock.now().unix_ms);
-            return Err(Problem::new(403, Code::Forbidden, "the password is wrong"));
-        }
+        let wrong = "the password is wrong";
+        check_password(desk, &account.username, password, hash, wrong).await?;
     }
     let person =
         Person { user_id: identity.user_id.clone(), username: identity.display_name().into() };

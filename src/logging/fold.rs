@@ -224,11 +224,7 @@ fn text_of(event: &Event<'_>) -> String {
     let mut text = Text(String::new());
     event.record(&mut text);
     let mut text = text.0;
-    let mut end = text.len().min(limits::LOG_LIKE_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
+    text.truncate(text.floor_char_boundary(limits::LOG_LIKE_BYTES_MAX));
     text
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::clock::Clock;
-use crate::id::{ChannelName, ConnName, InstanceIdentity, MessageId, ServiceName};
+use crate::id::{ChannelName, ConnName, InstanceIdentity, MessageId, ServiceName, UserId};
 use crate::limits::{self, Limits};
 use crate::mailbox::Outlet;
 use crate::mailbox::to_control::{Command, Origin, Task};
@@ -33,7 +33,7 @@ use crate::wire::command::Entries;
 use crate::wire::frame;
 use crate::wire::instance::{Instance, check_name, check_service_id};
 use crate::wire::refusal::{Code, Refusal};
-use crate::wire::talk::{self, Envelope};
+use crate::wire::talk::{self, Envelope, Publication};
 pub use message::{Message, PublishedMessage};
 use message::{check_bytes, named_once};
 pub use watch::{InstanceChange, ServiceUpdate, ServiceWatch};
@@ -291,15 +291,18 @@ impl Handle {
     ) -> Result<PublishedMessage, CallError> {
         let channel = self.channel(channel_name)?;
         let (publication, from, aim) = message.checked(&self.limits)?;
-        let talk = Talk::Publish {
-            channel,
-            publication,
-            from,
-            aim,
-            without: None,
-            by: Publisher::Program,
-        };
-        self.published(talk).await
+        self.publish_checked(channel, publication, from, aim).await
+    }
+
+    async fn publish_checked(
+        &self,
+        channel: ChannelName,
+        publication: Publication,
+        from: Option<UserId>,
+        aim: Aimed,
+    ) -> Result<PublishedMessage, CallError> {
+        let by = Publisher::Program;
+        self.published(Talk::Publish { channel, publication, from, aim, without: None, by }).await
     }
 
     async fn published(&self, talk: Talk) -> Result<PublishedMessage, CallError> {
@@ -366,16 +369,7 @@ impl Handle {
         let bytes_max = self.limits.topic_bytes_max;
         let (channel, publication) =
             talk::live_update(entity, id, action, Some(&*data), bytes_max)?;
-        let (from, aim) = (None, Aimed::default());
-        self.published(Talk::Publish {
-            channel,
-            publication,
-            from,
-            aim,
-            without: None,
-            by: Publisher::Program,
-        })
-        .await
+        self.publish_checked(channel, publication, None, Aimed::default()).await
     }
 
     /// Brings those up to date who follow `dashboard:{name}`, as
@@ -399,16 +393,7 @@ impl Handle {
         let metrics = json(metrics)?;
         check_bytes(metrics.get().len(), &self.limits)?;
         let (channel, publication) = talk::dashboard(name, &metrics, self.limits.topic_bytes_max)?;
-        let (from, aim) = (None, Aimed::default());
-        self.published(Talk::Publish {
-            channel,
-            publication,
-            from,
-            aim,
-            without: None,
-            by: Publisher::Program,
-        })
-        .await
+        self.publish_checked(channel, publication, None, Aimed::default()).await
     }
 
     /// Sends an envelope to one connection.

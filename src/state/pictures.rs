@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 use super::order::{Instances, Picture, Snapshot, Subscribed};
 use super::registry::Registry;
-use super::service::{Replay, is_shared};
+use super::service::{self, Replay, is_shared};
 use crate::id::ServiceName;
 use crate::limits;
 use crate::wire::command::Since;
@@ -133,16 +133,15 @@ impl Registry {
     /// A service for one who begins to follow it. None where that takes a snapshot more than there
     /// is room for.
     fn picture(&mut self, name: &ServiceName) -> Option<Picture> {
-        let Some((index, revision, json)) = self.shared_snapshot(name) else {
+        let Some((index, outdated)) = self.outdated_snapshot(name) else {
             return self.newest(name);
         };
-        let service = &self.services[index];
+        let (service, revision) = (&self.services[index], outdated.revision);
         let bytes = service.changes_bytes(revision);
         if bytes.is_none_or(|bytes| bytes > limits::SNAPSHOT_CHANGES_BYTES_MAX) {
-            drop(json);
             return self.newest(name);
         }
-        let mut view = service.view(&self.epoch, json);
+        let mut view = service.view(&self.epoch, outdated.json.clone());
         view.revision = revision;
         Some(Picture { view, changes: Some(self.replay_frame(index, revision)) })
     }
@@ -150,23 +149,23 @@ impl Registry {
     /// A service for one who may have been sent any revision of it up to the present one. None where
     /// that takes a snapshot more than there is room for.
     pub(super) fn newest(&mut self, name: &ServiceName) -> Option<Picture> {
-        if let Some((_, _, json)) = self.shared_snapshot(name) {
-            let bytes = self.pictures.retired_bytes() + json.len();
-            drop(json);
-            if bytes > self.settings.snapshots_bytes_max {
+        if let Some((_, outdated)) = self.outdated_snapshot(name) {
+            let bytes = outdated.json.len();
+            if self.pictures.retired_bytes() + bytes > self.settings.snapshots_bytes_max {
                 return None;
             }
         }
         Some(Picture { view: self.view(name), changes: None })
     }
 
-    /// The service, revision and bytes of an outdated snapshot that is being sent.
-    fn shared_snapshot(&self, name: &ServiceName) -> Option<(usize, u64, Bytes)> {
+    /// The service, and its snapshot where that is outdated and still being sent.
+    fn outdated_snapshot(&self, name: &ServiceName) -> Option<(usize, &service::Snapshot)> {
         let &index = self.by_name.get(name)?;
         let (service, shared_min) =
             (&self.services[index], self.settings.snapshot_shared_bytes_min);
-        let older = service.snapshot.as_ref().filter(|older| older.revision < service.revision)?;
-        is_shared(&older.json, shared_min).then(|| (index, older.revision, older.json.clone()))
+        let outdated = service.snapshot.as_ref()?;
+        let is_it = outdated.revision < service.revision && is_shared(&outdated.json, shared_min);
+        is_it.then_some((index, outdated))
     }
 
     /// The frame of a service's changes since a revision, all of which are kept. Clients that were

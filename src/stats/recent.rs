@@ -66,6 +66,13 @@ impl Recent {
         let peaks = samples.filter_map(|sample| sample.outbox_bytes_peak.get(shard));
         peaks.copied().max().unwrap_or(0).max(present)
     }
+
+    /// The same of all shards.
+    pub fn outbox_bytes_peak_of_all(&self, stats: &Stats, now_ms: u64, span_ms: u64) -> u64 {
+        let shards = 0..stats.shards.len();
+        let peaks = shards.map(|shard| self.outbox_bytes_peak(stats, shard, now_ms, span_ms));
+        peaks.max().unwrap_or(0)
+    }
 }
 
 #[cfg(test)]

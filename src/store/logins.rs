@@ -53,9 +53,11 @@ pub(super) async fn execute(
                  CAST(value->>3 AS BIGINT), {} FROM {{rows}} WHERE TRUE ON CONFLICT DO NOTHING",
                 stamp("CAST(value->>3 AS BIGINT)")
             );
-            let rows: Vec<_> = people.iter().map(row).collect();
-            insert(connection, address, &statement, rows.clone()).await?;
-            come_back(connection, address, rows).await?;
+            let rows = || people.iter().map(row).collect::<Vec<_>>();
+            let added = insert(connection, address, &statement, rows()).await?;
+            if added < people.len() as u64 {
+                come_back(connection, address, rows()).await?;
+            }
             Ok(Ok(Written::Done))
         }
         Write::RemoveAccount { person, at_ms } => {

@@ -254,20 +254,20 @@ pub fn decode_id(payload: &[u8]) -> (Option<RequestId>, Family) {
         let Ok(Value::Object(object)) = json::decode::<Value>(payload) else {
             return (None, Family::Typed);
         };
-        let kind = object.get("type").filter(|kind| !kind.is_null());
-        let is_envelope =
-            kind.is_none() && object.get("message_type").is_some_and(Value::is_string);
-        let family = if is_envelope { Family::Envelope } else { Family::Typed };
-        return (id_of(&object), family);
+        return identify(&object);
     };
     let is_envelope = only.kind.is_none() && only.message_type.is_some();
     let family = if is_envelope { Family::Envelope } else { Family::Typed };
     (only.id.and_then(request_id), family)
 }
 
-fn id_of(object: &serde_json::Map<String, Value>) -> Option<RequestId> {
-    let id = object.get("id").filter(|id| id.is_string() || id.is_number())?;
-    Some(RequestId(id.to_string().into_boxed_str()))
+/// The `id` and the family of a message that was read slowly.
+fn identify(object: &serde_json::Map<String, Value>) -> (Option<RequestId>, Family) {
+    let id = object.get("id").filter(|id| id.is_string() || id.is_number());
+    let has_type = object.get("type").is_some_and(|kind| !kind.is_null());
+    let is_envelope = !has_type && object.get("message_type").is_some_and(Value::is_string);
+    let family = if is_envelope { Family::Envelope } else { Family::Typed };
+    (id.map(|id| RequestId(id.to_string().into_boxed_str())), family)
 }
 
 /// A string or a number is an id; anything else is none.
@@ -505,9 +505,8 @@ fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -
         Ok(_) => return not_an_object(),
         Err(fault) => return malformed(format!("the message is not JSON: {fault}")),
     };
-    let id = id_of(&object);
-    let (mut family, kind) = (Family::Typed, object.get("type").filter(|kind| !kind.is_null()));
-    let request = match kind {
+    let (id, family) = identify(&object);
+    let request = match object.get("type") {
         Some(Value::String(kind)) => match kind.as_str() {
             "register" => entries_of(object.remove("instances"), "instances")
                 .map(|sent| check_each("instances", sent, Instance::register).said_once())
@@ -520,8 +519,7 @@ fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -
                 None => Err(unknown_type(known)),
             },
         },
-        None if object.get("message_type").is_some_and(Value::is_string) => {
-            family = Family::Envelope;
+        _ if family == Family::Envelope => {
             read_again(&object, &["message_type", "data", "to_user_id"], fault, topic_bytes_max)
         }
         _ => Err(Refusal::new(Code::UnknownType, "type is missing or not a string")),

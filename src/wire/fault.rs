@@ -91,10 +91,7 @@ pub fn kind_of(value: &Value) -> &'static str {
 fn at(path: &str, fault: &serde_json::Error) -> String {
     let what = in_words(fault);
     let mut text = if path == "." { what } else { format!("{path}: {what}") };
-    if text.len() > MESSAGE_BYTES_MAX {
-        let end = (0..=MESSAGE_BYTES_MAX).rev().find(|&end| text.is_char_boundary(end));
-        text.truncate(end.unwrap_or_default());
-    }
+    text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
     text
 }
 

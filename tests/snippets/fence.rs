@@ -99,54 +99,44 @@ fn read_marks(comments: &[String]) -> (Option<String>, String) {
     (not_run, before)
 }
 
+/// The lines outside of fences, with their numbers.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut is_fenced = false;
+    text.lines().enumerate().filter_map(move |(index, line)| {
+        let is_edge = line.trim_start().starts_with("```");
+        is_fenced ^= is_edge;
+        (!is_fenced && !is_edge).then_some((index + 1, line))
+    })
+}
+
 /// What stands between single backticks outside of fences, with its line.
 pub fn spans(text: &str) -> Vec<(usize, String)> {
-    let mut found = Vec::new();
-    let mut is_fenced = false;
-    for (index, line) in text.lines().enumerate() {
-        if line.trim_start().starts_with("```") {
-            is_fenced = !is_fenced;
-        } else if !is_fenced {
-            let parts = line.split('`').skip(1).step_by(2);
-            found.extend(parts.map(|span| (index + 1, span.to_owned())));
-        }
-    }
-    found
+    let in_line = |(number, line): (usize, &str)| -> Vec<(usize, String)> {
+        line.split('`').skip(1).step_by(2).map(|span| (number, span.to_owned())).collect()
+    };
+    prose(text).flat_map(in_line).collect()
 }
 
 /// Targets of links within the repository, with their line.
 pub fn links(text: &str) -> Vec<(usize, String)> {
-    let mut found = Vec::new();
-    let mut is_fenced = false;
-    for (index, line) in text.lines().enumerate() {
-        if line.trim_start().starts_with("```") {
-            is_fenced = !is_fenced;
-        } else if !is_fenced {
-            for part in line.split("](").skip(1) {
-                let target = part.split(')').next().unwrap_or_default();
-                if !target.contains("://") && !target.contains(' ') {
-                    found.push((index + 1, target.to_owned()));
-                }
-            }
-        }
-    }
-    found
+    let in_line = |(number, line): (usize, &str)| -> Vec<(usize, String)> {
+        let targets = line.split("](").skip(1).filter_map(|part| part.split(')').next());
+        let is_here = |target: &&str| !target.contains("://") && !target.contains(' ');
+        targets.filter(is_here).map(|target| (number, target.to_owned())).collect()
+    };
+    prose(text).flat_map(in_line).collect()
 }
 
 /// The anchors of a document's headings, as GitHub makes them.
 pub fn anchors(text: &str) -> Vec<String> {
-    let mut is_fenced = false;
-    let mut found = Vec::new();
-    for line in text.lines() {
-        if line.starts_with("```") {
-            is_fenced = !is_fenced;
-        } else if !is_fenced && line.starts_with('#') {
-            let heading = line.trim_start_matches('#').trim().to_lowercase();
-            let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
-            found.push(kept.map(|c| if c == ' ' { '-' } else { c }).collect());
-        }
-    }
-    found
+    let heading = |(_, line): (usize, &str)| line.starts_with('#').then(|| anchor(line));
+    prose(text).filter_map(heading).collect()
+}
+
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
 /// Words of a shell's command line, without its quotes. Comments end it.

@@ -120,13 +120,25 @@ pub struct ReplicaImage {
 }
 
 impl ReplicaImage {
+    /// Reads what another node wrote.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it: the form, or a count out of range.
+    pub fn read(text: &[u8]) -> Result<ReplicaImage, String> {
+        let image: ReplicaImage =
+            serde_json::from_slice(text).map_err(|fault| fault.to_string())?;
+        image.check()?;
+        Ok(image)
+    }
+
     /// Checks that no count or time in it is beyond [`limits::COUNTER_MAX`], so that whoever counts on
     /// from it never runs over.
     ///
     /// # Errors
     ///
     /// Which one is.
-    pub fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), String> {
         let counts = [
             ("sequence", self.sequence),
             ("version", self.version),
