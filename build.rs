@@ -1,15 +1,8 @@
-//! What is made before the crate is compiled: the server's pages. A client alone has none.
+//! What is made before the crate is compiled: the server's pages.
 
-#[cfg(feature = "server")]
 #[path = "build/pages.rs"]
 mod pages;
 
-#[cfg(feature = "server")]
 fn main() -> std::io::Result<()> {
     pages::pack()
-}
-
-#[cfg(not(feature = "server"))]
-fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
 }

@@ -65,14 +65,14 @@ benches() {
         cargo bench -p fanfare --benches -- --test
 }
 
-# The client is a crate of its own for those who want nothing else.
+# The client alone, with and without TLS: with the workspace it is built with what others turn on.
 client_alone() {
-    cargo clippy -p fanfare --lib --no-default-features --features client -- -D warnings &&
-        cargo clippy -p fanfare --lib --no-default-features --features server -- -D warnings
+    cargo clippy -p fanfare-client --all-targets -- -D warnings &&
+        cargo clippy -p fanfare-client --all-targets --all-features -- -D warnings
 }
 
 docs() {
-    RUSTDOCFLAGS='-D warnings' cargo doc --no-deps -p fanfare
+    RUSTDOCFLAGS='-D warnings' cargo doc --no-deps -p fanfare -p fanfare-client -p fanfare-protocol
 }
 
 # Licences, sources and known faults of the dependencies. The list of faults is fetched.

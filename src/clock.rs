@@ -8,7 +8,7 @@
 //! what messages carry. On Linux the steady one is `CLOCK_MONOTONIC`, which stands still while the
 //! machine is suspended: no heartbeat can come then, so no lease runs out by it either.
 //!
-//! Imports nothing of the crate. Imported by `shard`, `control`, `http`, `server` and `client`.
+//! Imports nothing of the crate. Imported by `shard`, `control`, `http` and `server`.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -90,7 +90,6 @@ fn to_u64(value: u128) -> u64 {
 }
 
 /// RFC 3339 in UTC with milliseconds, the form every time on the wire has.
-#[cfg(feature = "server")]
 pub fn rfc3339(unix_ms: u64) -> String {
     let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
     match jiff::Timestamp::from_millisecond(ms) {
@@ -99,7 +98,7 @@ pub fn rfc3339(unix_ms: u64) -> String {
     }
 }
 
-#[cfg(all(test, feature = "server"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -18,13 +18,9 @@
 //! * [`http`]: the other door.
 //! * [`logging`]: the log of the process.
 //! * [`config`], [`server`]: settings, threads, start and stop.
-//! * [`client`]: the other end of the wire, which knows nothing of the server above `wire`.
 //!
-//! # Features
-//!
-//! `server` and `client` are on by default and need nothing of each other: a program that only
-//! talks to a server takes `default-features = false, features = ["client"]`. `tls` adds `wss://`
-//! to the client.
+//! What clients know as well, names, instances, refusals and close codes, is the crate [`fanfare_protocol`]; the
+//! client itself is the crate `fanfare-client`.
 //!
 //! # Example
 //!
@@ -49,53 +45,31 @@ pub mod limits;
 pub mod rng;
 pub mod wire;
 
-#[cfg(feature = "client")]
-pub mod client;
-
-#[cfg(feature = "server")]
 pub mod address;
-#[cfg(feature = "server")]
 pub mod auth;
-#[cfg(feature = "server")]
 pub mod cluster;
-#[cfg(feature = "server")]
 pub mod config;
-#[cfg(feature = "server")]
 pub mod control;
-#[cfg(all(feature = "server", any(test, fuzzing)))]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-#[cfg(feature = "server")]
 pub mod http;
-#[cfg(feature = "server")]
 pub mod logging;
-#[cfg(feature = "server")]
 pub mod mailbox;
-#[cfg(feature = "server")]
 pub mod private_file;
-#[cfg(feature = "server")]
 pub mod server;
-#[cfg(feature = "server")]
 pub mod shard;
-#[cfg(feature = "server")]
 pub mod state;
-#[cfg(feature = "server")]
 pub mod stats;
-#[cfg(feature = "server")]
 pub mod store;
-#[cfg(feature = "server")]
 pub mod subscribers;
-#[cfg(feature = "server")]
 pub mod ws;
 
-#[cfg(feature = "server")]
 mod redacted;
-#[cfg(feature = "server")]
 mod storm;
-#[cfg(feature = "server")]
 mod wheel;
 
 /// The examples in Rust of the documents, compiled as documentation tests.
-#[cfg(all(doctest, feature = "client", feature = "server"))]
+#[cfg(doctest)]
 mod documents {
     #[doc = include_str!("../docs/clients.md")]
     struct Clients;

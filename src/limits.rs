@@ -13,7 +13,13 @@
 //!
 //! Reading values from flags, environment or file and judging their range: `config` does that.
 //!
-//! Imports nothing. Imported by everything.
+//! What a client is bound by as well stands in `fanfare_protocol::limits`, and is found here too.
+//!
+//! Imports nothing of the crate. Imported by everything.
+
+pub use fanfare_protocol::limits::{
+    LEASE_TTL_MS_DEFAULT, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, NAME_BYTES_MAX, NESTED_DEPTH_MAX,
+};
 
 /// Bytes in a KiB.
 pub const KIB: usize = 1024;
@@ -457,20 +463,13 @@ pub const STORM_LARGE_BYTES: usize = 520 * KIB;
 /// Deepest nesting of a JSON document we look into. Parsers recurse; the stack must not.
 pub const JSON_DEPTH_MAX: usize = 128;
 
-/// Deepest nesting of a JSON value that is passed on to other clients: metadata, payloads, data. In
-/// frames and answers it lies up to eight levels deeper, and a common parser (`serde_json`, which our
-/// own clients use) gives up at 128.
-pub const NESTED_DEPTH_MAX: usize = 100;
-
-/// Levels that frames, answers and other nodes' questions put around such a value, at most.
+/// Levels that frames, answers and other nodes' questions put around a value that is passed on, at most.
+/// Such a value nests up to [`NESTED_DEPTH_MAX`].
 pub const NESTED_AROUND_MAX: usize = 8;
 
 /// Entries of one registry command. Larger batches are applied piece by piece, so that one client
 /// cannot hold the control thread for long.
 pub const COMMAND_ENTRIES_MAX: usize = 1_000;
-
-/// Longest region, service, instance or topic name, in bytes.
-pub const NAME_BYTES_MAX: usize = 255;
 
 /// Changes of all services that `services-delta` can look back on.
 pub const DELTA_CHANGES_MAX: usize = 16_384;
@@ -916,15 +915,6 @@ const _: () = assert!(
 );
 
 // --- Leases --------------------------------------------------------------------------------------
-
-/// Shortest lease an instance may ask for, in milliseconds. Expiry is checked finer than this.
-pub const LEASE_TTL_MS_MIN: u64 = 1_000;
-
-/// Longest lease an instance may ask for, in milliseconds. A dead instance is gone after an hour.
-pub const LEASE_TTL_MS_MAX: u64 = 3_600_000;
-
-/// Lease of an instance that asks for none, in milliseconds, unless configured.
-pub const LEASE_TTL_MS_DEFAULT: u64 = 20_000;
 
 /// Overdue leases of a service below which self-protection never starts: a service of four may
 /// lose two instances at once in earnest.

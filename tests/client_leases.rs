@@ -2,7 +2,7 @@
 
 mod node;
 
-use fanfare::client::{Client, ServiceEvent};
+use fanfare_client::{Client, ServiceEvent};
 use node::{Node, Proxy, builder, connect, described, eventually, instance, soon};
 use serde_json::{Value, json};
 
@@ -14,8 +14,8 @@ fn names(node: &Node, service: &str) -> Vec<String> {
     names
 }
 
-fn short(service: &str, name: &str, ttl_ms: u64) -> fanfare::client::Instance {
-    fanfare::client::Instance { lease_ttl_ms: Some(ttl_ms), ..described(service, name) }
+fn short(service: &str, name: &str, ttl_ms: u64) -> fanfare_client::Instance {
+    fanfare_client::Instance { lease_ttl_ms: Some(ttl_ms), ..described(service, name) }
 }
 
 /// Waits until an instance that nobody renews has expired: a clock that the server keeps.
@@ -83,7 +83,7 @@ async fn a_reconnect_alone_registers_nothing_again() {
     let mut status = client.watch_status();
     proxy.cut();
     soon("noticed", status.wait_for(|one| !one.is_connected())).await.expect("it lives");
-    soon("back", status.wait_for(fanfare::client::Status::is_connected)).await.expect("it lives");
+    soon("back", status.wait_for(fanfare_client::Status::is_connected)).await.expect("it lives");
     wait_for_expiry(&node, &client, 1_000).await;
     assert_eq!((lease.registrations(), node.discover("orders")["revision"].clone()), (1, before));
 }
@@ -120,7 +120,7 @@ async fn an_instance_leaves_with_who_stands_for_it() {
     left.leave_to_expire();
     soon("closed", client.close()).await.expect("in time");
     assert_eq!(names(&node, "orders"), ["left"]);
-    assert!(matches!(closed.registered().await, Err(fanfare::client::Error::Stopped)));
+    assert!(matches!(closed.registered().await, Err(fanfare_client::Error::Stopped)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -129,11 +129,11 @@ async fn an_instance_can_be_described_otherwise() {
     let client = connect(&node.url()).await;
     let lease = client.register(described("orders", "one")).expect("good");
     soon("registered", lease.registered()).await.expect("taken");
-    let other = fanfare::client::Instance { port: Some(99), ..described("orders", "one") };
+    let other = fanfare_client::Instance { port: Some(99), ..described("orders", "one") };
     lease.update(other).expect("the same instance");
     eventually("seen", || node.discover("orders")["instances"][0]["port"] == 99).await;
     assert!(lease.update(described("orders", "two")).is_err());
-    assert!(client.register(fanfare::client::Instance::default()).is_err(), "it has no name");
+    assert!(client.register(fanfare_client::Instance::default()).is_err(), "it has no name");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,7 +143,7 @@ async fn whoever_may_not_register_is_told_so() {
     let client = builder(&node.url()).token(token).connect().await.expect("it is there");
     let lease = client.register(described("orders", "one")).expect("good");
     let error = soon("refused", lease.registered()).await.expect_err("no scope");
-    assert_eq!(error.code(), Some(fanfare::client::Code::Forbidden), "{error}");
+    assert_eq!(error.code(), Some(fanfare_client::Code::Forbidden), "{error}");
     assert!(!error.is_temporary());
     assert!(client.status().is_connected());
 }

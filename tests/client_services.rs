@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare::client::{ChangeType, ServiceEvent, Status};
+use fanfare_client::{ChangeType, ServiceEvent, Status};
 use node::{Node, Proxy, builder, connect, eventually, instance, soon};
 use serde_json::{Value, json};
 
@@ -21,8 +21,8 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, event: &ServiceEvent) {
-        let value = |one: &fanfare::client::Instance| serde_json::to_value(one).expect("JSON");
-        let name = |one: &fanfare::client::Instance| one.instance_id.as_deref().map(str::to_owned);
+        let value = |one: &fanfare_client::Instance| serde_json::to_value(one).expect("JSON");
+        let name = |one: &fanfare_client::Instance| one.instance_id.as_deref().map(str::to_owned);
         match event {
             ServiceEvent::Snapshot(state) => {
                 (self.epoch, self.revision) = (state.epoch.to_string(), state.revision);
@@ -91,7 +91,7 @@ async fn a_drained_server_is_returned_to_when_it_said() {
     let wait = soon("sent away", status.wait_for(|one| matches!(one, Status::Waiting { .. })));
     let told = wait.await.expect("the client lives").clone();
     let Status::Waiting { error, .. } = told else { panic!("{told:?}") };
-    assert!(matches!(error, fanfare::client::Error::Closed { code: 1001, .. }), "{error}");
+    assert!(matches!(error, fanfare_client::Error::Closed { code: 1001, .. }), "{error}");
     node.wait();
     node.restart();
     soon("fresh again", orders.fresh()).await.expect("allowed");

@@ -5,7 +5,7 @@ mod node;
 
 use std::net::{TcpListener, TcpStream};
 
-use fanfare::client::{
+use fanfare_client::{
     Api, Channel, ChannelEvent, ChannelMessage, Client, Code, EnvelopeEvent, Person, Position,
     Post, Status,
 };
@@ -57,7 +57,7 @@ async fn messages_of_the_time_away_are_recovered() {
     assert_eq!(offsets, all, "each once and in order");
     // Another reader takes up where this one could have stopped.
     let position = news.position().expect("a position");
-    let since = fanfare::client::Position { offset: position.offset - 5, ..position };
+    let since = fanfare_client::Position { offset: position.offset - 5, ..position };
     let mut again = client.channel_since("news", since).expect("a name");
     for offset in 59..=63 {
         assert_eq!(next_message(&mut again).await.offset, Some(offset));
@@ -269,14 +269,14 @@ async fn a_room_is_returned_to_and_nothing_said_is_missed() {
     soon("in", of_ann.ready()).await.expect("allowed");
     let of_bob = bob.join("general").expect("a name");
     soon("in", of_bob.ready()).await.expect("allowed");
-    let users = |room: &fanfare::client::Room| {
+    let users = |room: &fanfare_client::Room| {
         room.users().into_iter().map(|user| user.user_id).collect::<Vec<_>>()
     };
     eventually("both see both", || {
         users(&of_ann) == ["ann", "bob"] && users(&of_bob) == ["ann", "bob"]
     })
     .await;
-    let said = async |room: &mut fanfare::client::Room| loop {
+    let said = async |room: &mut fanfare_client::Room| loop {
         match soon("an event", room.next()).await.expect("the stream goes on") {
             ChannelEvent::Message(message) if &*message.kind == "chat" => return message.payload,
             ChannelEvent::Message(_) => {}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fanfare::client::{Client, Code, Error, Status};
+use fanfare_client::{Client, Code, Error, Status};
 use node::{Node, builder, connect_as, eventually, instance, soon, token};
 use serde_json::{Value, json};
 
@@ -182,13 +182,13 @@ async fn what_a_new_token_does_not_allow_ends_and_is_said() {
     let mut changes = view.changes();
     let refused = loop {
         let event = soon("the end", changes.next()).await.expect("the view goes on");
-        if let fanfare::client::ServiceEvent::Refused { error, .. } = event {
+        if let fanfare_client::ServiceEvent::Refused { error, .. } = event {
             break error;
         }
     };
     assert_eq!(refused.code(), Some(Code::Forbidden), "{refused}");
     match soon("the end", figures.next()).await {
-        Some(fanfare::client::ChannelEvent::Refused(error)) => {
+        Some(fanfare_client::ChannelEvent::Refused(error)) => {
             assert_eq!(error.code(), Some(Code::Forbidden), "{error}");
         }
         other => panic!("{other:?}"),

@@ -309,7 +309,7 @@ impl Sandbox {
         let table: toml::Table =
             toml::from_str(&example.text).map_err(|fault| fault.to_string())?;
         // The crate's line alone stands for a table of dependencies.
-        let is_ours = |table: &toml::Table| table.get("fanfare").cloned();
+        let is_ours = |table: &toml::Table| table.get("fanfare-client").cloned();
         let nested = table.get("dependencies").and_then(toml::Value::as_table).and_then(is_ours);
         if let Some(dependency) = is_ours(&table).or(nested) {
             return satisfiable(&dependency);
@@ -439,10 +439,10 @@ globalThis.fetchToken = () => {token:?};
     )
 }
 
-/// Whether the dependency names this crate as it can be had: from a checkout or its repository, with
+/// Whether the dependency names our client as it can be had: from a checkout or its repository, with
 /// features that it has.
 fn satisfiable(dependency: &toml::Value) -> Result<(), String> {
-    let manifest = fs::read_to_string("Cargo.toml").expect("the manifest is there");
+    let manifest = fs::read_to_string("clients/rust/Cargo.toml").expect("the manifest is there");
     let manifest: toml::Table = toml::from_str(&manifest).expect("TOML");
     if dependency.get("path").or_else(|| dependency.get("git")).is_none() {
         return Err("the crate is in no registry: name a path or a repository".into());

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL;
-use fanfare::client::{
+use fanfare::config::{Ask, Config, Question};
+use fanfare_client::{
     Api, ChangeType, Client, Code, Error, Instance, InstanceChange, ServiceChange, ServiceEvent,
     ServiceState,
 };
-use fanfare::config::{Ask, Config, Question};
 use serde_json::{Value, json};
 
 /// Time between two looks of `stats --watch`.

@@ -7,7 +7,7 @@
 use std::io::{self, Write as _};
 use std::time::UNIX_EPOCH;
 
-use fanfare::client::{Api, BoxError, Error};
+use fanfare_client::{Api, BoxError, Error};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::json;
 

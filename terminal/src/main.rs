@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use fanfare::client::Api;
+use fanfare_client::Api;
 
 use crate::args::Args;
 use crate::renewal::Renewal;

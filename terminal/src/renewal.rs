@@ -8,7 +8,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use fanfare::client::{Api, Error};
+use fanfare_client::{Api, Error};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

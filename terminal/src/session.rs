@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use fanfare::client::{Api, Error, RawSocket};
+use fanfare_client::{Api, Error, RawSocket};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;

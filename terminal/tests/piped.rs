@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use fanfare::client::{Api, Error};
+use fanfare_client::{Api, Error};
 use serde_json::Value;
 
 const SECRET: &str = "a secret of more than thirty-two bytes";

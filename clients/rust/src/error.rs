@@ -1,0 +1,195 @@
+//! What can go wrong for a client, and whether it is worth trying again.
+//!
+//! Imports nothing of the crate. Imported by everything in it.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanfare_protocol::refusal::Code;
+
+/// Why something was not done.
+///
+/// Cloning is cheap, so that one fault can be told to everyone it concerns.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument cannot be right whatever the server says: a URL, a name, an instance.
+    Invalid(String),
+    /// No connection to the server came about, or it broke while it was being made.
+    Connect(Arc<io::Error>),
+    /// The certificate, or what else TLS is about. A server of the wrong kind does not get better
+    /// by asking again.
+    Tls(String),
+    /// The server answered the request with an HTTP status that is no success.
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// What the server calls it, where it is a code we know.
+        code: Option<Code>,
+        /// What it says to a person.
+        message: String,
+        /// How long the server wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// The server refused a message on the socket. The connection lives on.
+    Refused {
+        /// What the server calls it, where it is a code we know.
+        code: Option<Code>,
+        /// What it says to a person.
+        message: String,
+        /// Whether the same may succeed later.
+        is_temporary: bool,
+    },
+    /// The server closed the connection with this code, see `docs/protocol.md`.
+    Closed {
+        /// The close code; 1006 where there was none.
+        code: u16,
+        /// The close frame's text.
+        reason: String,
+    },
+    /// The connection was lost before the answer: the request may or may not have been carried out.
+    Disconnected,
+    /// The answer did not come in time: the request may or may not have been carried out.
+    Timeout,
+    /// The token source gave no token.
+    Token(Arc<dyn std::error::Error + Send + Sync>),
+    /// The server says something that is not the protocol.
+    Protocol(String),
+    /// The client was closed.
+    Stopped,
+}
+
+impl Error {
+    pub(crate) fn invalid(message: impl Into<String>) -> Error {
+        Error::Invalid(message.into())
+    }
+
+    pub(crate) fn connect(fault: io::Error) -> Error {
+        Error::Connect(Arc::new(fault))
+    }
+
+    /// Whether the same, unchanged, may succeed later.
+    ///
+    /// ```
+    /// use fanfare_client::Error;
+    ///
+    /// assert!(Error::Timeout.is_temporary());
+    /// assert!(!Error::Stopped.is_temporary());
+    /// ```
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Error::Invalid(_) | Error::Tls(_) | Error::Stopped => false,
+            Error::Connect(_)
+            | Error::Disconnected
+            | Error::Timeout
+            | Error::Token(_)
+            | Error::Protocol(_) => true,
+            Error::Status { status, .. } => matches!(status, 408 | 429 | 500..),
+            Error::Refused { is_temporary, .. } => *is_temporary,
+            Error::Closed { code, .. } => !matches!(code, 4403),
+        }
+    }
+
+    /// How long to wait before the same is tried again. Nothing where trying again is of no use.
+    pub fn retry_after(&self) -> Option<Duration> {
+        if !self.is_temporary() {
+            return None;
+        }
+        match self {
+            Error::Status { retry_after: Some(after), .. } => Some(*after),
+            Error::Closed { code: 4409 | 4429, .. } | Error::Status { status: 429, .. } => {
+                Some(Duration::from_secs(10))
+            }
+            Error::Refused { code: Some(Code::RateLimited), .. } => Some(Duration::from_secs(1)),
+            _ => Some(Duration::from_millis(500)),
+        }
+    }
+
+    /// The server's code, where it gave one.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Error::Status { code, .. } | Error::Refused { code, .. } => *code,
+            _ => None,
+        }
+    }
+
+    /// Whether a new token could make the difference.
+    pub(crate) fn is_about_token(&self) -> bool {
+        matches!(self, Error::Status { status: 401, .. } | Error::Closed { code: 4401, .. })
+    }
+}
+
+/// Finds a code by its name on the wire.
+pub(crate) fn code_of(text: &str) -> Option<Code> {
+    Code::ALL.into_iter().find(|code| code.as_str() == text)
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Invalid(message) => f.write_str(message),
+            Error::Connect(fault) => write!(f, "no connection: {fault}"),
+            Error::Tls(message) => write!(f, "TLS: {message}"),
+            Error::Status { status, message, .. } if message.is_empty() => {
+                write!(f, "the server answered {status}")
+            }
+            Error::Status { status, message, .. } => {
+                write!(f, "the server answered {status}: {message}")
+            }
+            Error::Refused { code: Some(code), message, .. } => {
+                write!(f, "refused, {}: {message}", code.as_str())
+            }
+            Error::Refused { message, .. } => write!(f, "refused: {message}"),
+            Error::Closed { code, reason } if reason.is_empty() => write!(f, "closed with {code}"),
+            Error::Closed { code, reason } => write!(f, "closed with {code}: {reason}"),
+            Error::Disconnected => write!(f, "the connection was lost before the answer"),
+            Error::Timeout => write!(f, "no answer in time"),
+            Error::Token(fault) => write!(f, "no token: {fault}"),
+            Error::Protocol(message) => write!(f, "not the protocol: {message}"),
+            Error::Stopped => write!(f, "the client is closed"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Connect(fault) => Some(&**fault),
+            Error::Token(fault) => Some(&**fault),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_final_has_no_time_to_retry() {
+        let closed = |code| Error::Closed { code, reason: String::new() };
+        for (error, is_temporary) in [
+            (closed(4403), false),
+            (closed(4401), true),
+            (closed(4408), true),
+            (closed(4410), true),
+            (closed(1006), true),
+            (Error::Timeout, true),
+            (Error::Stopped, false),
+            (Error::invalid("x"), false),
+        ] {
+            assert_eq!(error.is_temporary(), is_temporary, "{error}");
+            assert_eq!(error.retry_after().is_some(), is_temporary, "{error}");
+        }
+    }
+
+    #[test]
+    fn every_code_is_found_by_its_name() {
+        for code in Code::ALL {
+            assert_eq!(code_of(code.as_str()), Some(code));
+        }
+        assert_eq!(code_of("of another day"), None);
+    }
+}

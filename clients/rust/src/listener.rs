@@ -1,0 +1,52 @@
+//! Calling back: a stream read by a task that calls a function.
+//!
+//! Imports its siblings.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_core::Stream;
+use tokio::task::AbortHandle;
+
+use crate::shared::Keeper;
+
+/// Calls a function with what a stream gives, until this is dropped.
+#[must_use = "the function is called until the listener is dropped"]
+#[derive(Debug)]
+pub struct Listener {
+    task: Option<AbortHandle>,
+}
+
+impl Listener {
+    pub(crate) fn start<S>(
+        keeper: &Arc<Keeper>,
+        stream: S,
+        mut call: impl FnMut(S::Item) + Send + 'static,
+    ) -> Listener
+    where
+        S: Stream + Send + 'static,
+        S::Item: Send,
+    {
+        let task = keeper.0.runtime.spawn(async move {
+            let mut stream = pin!(stream);
+            while let Some(item) = poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
+                call(item);
+            }
+        });
+        Listener { task: Some(task.abort_handle()) }
+    }
+
+    /// Goes on calling for as long as the client lives, which this keeps alive.
+    pub fn detach(mut self) {
+        self.task = None;
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! How fast a client may speak, so that a server never has to refuse it for haste.
+//!
+//! Imports nothing of the crate.
+
+/// Messages that may leave at once after a pause. Servers allow 200.
+const BURST: u64 = 150;
+
+/// A bucket of messages that fills with time, which is counted in nanoseconds.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// From one message to the next; 0 where there is no limit.
+    step: u64,
+    /// The moment at which the bucket is full again.
+    full_at: u64,
+    now: u64,
+}
+
+impl Pace {
+    pub(crate) fn new(per_s_max: u32, now_ns: u64) -> Pace {
+        let step = 1_000_000_000_u64.checked_div(u64::from(per_s_max)).unwrap_or(0);
+        Pace { step, full_at: now_ns, now: now_ns }
+    }
+
+    pub(crate) fn refill(&mut self, now_ns: u64) {
+        self.now = now_ns;
+        self.full_at = self.full_at.max(now_ns);
+    }
+
+    /// Whether one more may leave now.
+    pub(crate) fn has_token(&self) -> bool {
+        self.full_at < self.now + self.step * BURST || self.step == 0
+    }
+
+    pub(crate) fn take(&mut self) {
+        self.full_at += self.step;
+    }
+
+    /// When one may leave.
+    pub(crate) fn next_ns(&self) -> u64 {
+        (self.full_at + self.step).saturating_sub(self.step * BURST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_and_then_its_rate() {
+        let mut pace = Pace::new(100, 0);
+        let mut sent = 0;
+        for ms in 0..1_000 {
+            pace.refill(ms * 1_000_000);
+            while pace.has_token() {
+                pace.take();
+                sent += 1;
+            }
+        }
+        assert!((BURST + 98..=BURST + 101).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn none_is_no_limit() {
+        let mut pace = Pace::new(0, 0);
+        (0..1_000_000).for_each(|_| pace.take());
+        assert!(pace.has_token());
+    }
+}

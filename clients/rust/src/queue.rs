@@ -1,0 +1,66 @@
+//! A bounded queue between the connection and one reader of it.
+//!
+//! Whoever fills it never waits: a full queue says so, and what then happens is the business of the
+//! feed it belongs to.
+//!
+//! Imports nothing of the crate.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+/// What waits for one reader.
+#[derive(Debug)]
+pub(crate) struct Queue<T> {
+    items: VecDeque<T>,
+    items_max: usize,
+    is_closed: bool,
+    waker: Option<Waker>,
+}
+
+impl<T> Queue<T> {
+    pub(crate) fn new(items_max: usize) -> Queue<T> {
+        Queue { items: VecDeque::new(), items_max: items_max.max(1), is_closed: false, waker: None }
+    }
+
+    /// Adds an item, unless the queue is full.
+    pub(crate) fn push(&mut self, item: T) -> Result<(), T> {
+        if self.items.len() >= self.items_max {
+            return Err(item);
+        }
+        self.items.push_back(item);
+        self.wake();
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        self.items.pop_front()
+    }
+
+    /// Nothing comes after what is there.
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
+        self.wake();
+    }
+
+    pub(crate) fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// The next item, or none after the last, or the promise to wake the reader.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        match self.items.pop_front() {
+            Some(item) => Poll::Ready(Some(item)),
+            None if self.is_closed => Poll::Ready(None),
+            None => {
+                self.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}

@@ -1,0 +1,578 @@
+//! What a client knows of services: instances built from snapshots and changes.
+//!
+//! ```text
+//! subscribed, service_snapshot --> replace --+
+//!                                            +--> image --> feeds, views
+//! service_change ----------------> apply ----+
+//! ```
+//!
+//! # Promises
+//!
+//! * An image is always a state that the registry had: a frame that does not continue it is not
+//!   applied, and the service is asked for anew.
+//! * A feed whose reader is slow holds no more than its bound. It then forgets the changes and gives
+//!   the newest state instead, so that what a reader has seen adds up all the same.
+//!
+//! Imports `id`, `wire::instance` and its siblings.
+
+mod event;
+mod image;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::event::{ChangeType, InstanceChange, ServiceChange, ServiceEvent, ServiceState};
+
+use self::image::Image;
+use crate::error::Error;
+use crate::frame::Frame;
+use crate::queue::Queue;
+use fanfare_protocol::id::ServiceName;
+use fanfare_protocol::instance::Instance;
+
+/// Where a subscription stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Phase {
+    /// The server does not know of it.
+    #[default]
+    Idle,
+    /// The server was asked.
+    Asked,
+    /// The server sends what happens.
+    Live,
+}
+
+/// One service and who wants it.
+#[derive(Debug, Default)]
+struct Entry {
+    wanted: u32,
+    phase: Phase,
+    image: Option<Image>,
+    /// The image is not the registry's, and only a snapshot can help.
+    is_broken: bool,
+    /// A frame of this connection has made or changed the image.
+    is_touched: bool,
+    /// The highest revision of a frame that could not be applied, while all services are listed.
+    missed: Option<(Box<str>, u64)>,
+    confirmed_unix_ms: u64,
+    error: Option<Error>,
+}
+
+/// The subscription to every service.
+#[derive(Debug, Default)]
+struct All {
+    wanted: u32,
+    phase: Phase,
+    is_listed: bool,
+    error: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Feed {
+    /// None: every service.
+    filter: Option<ServiceName>,
+    queue: Queue<ServiceEvent>,
+    /// Services whose newest state is owed in place of what was forgotten.
+    owed: BTreeSet<ServiceName>,
+}
+
+impl Feed {
+    fn push(&mut self, event: ServiceEvent) {
+        let name = event.service().cloned();
+        if name.as_ref().is_some_and(|name| self.owed.contains(name)) {
+            return;
+        }
+        if self.queue.push(event).is_err() {
+            while let Some(forgotten) = self.queue.pop() {
+                self.owed.extend(forgotten.service().cloned());
+            }
+            self.owed.extend(name);
+            self.queue.wake();
+        }
+    }
+
+    fn owe(&mut self, name: ServiceName) {
+        self.owed.insert(name);
+        self.queue.wake();
+    }
+}
+
+/// What to ask the server for next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Follow { service: ServiceName, since: Option<(Box<str>, u64)> },
+    Unfollow(ServiceName),
+    FollowAll,
+    UnfollowAll,
+}
+
+/// Every service a client knows of.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    entries: BTreeMap<ServiceName, Entry>,
+    all: All,
+    feeds: BTreeMap<u64, Feed>,
+    /// Services whose subscription is not as it is wanted.
+    todo: BTreeSet<ServiceName>,
+    is_all_todo: bool,
+    /// Services that were refused for now.
+    later: BTreeSet<ServiceName>,
+    is_all_later: bool,
+    /// When the server was last heard, on a connection that is open or was the last one.
+    pub(crate) heard_unix_ms: u64,
+    /// Whether something has changed since the cache was written.
+    pub(crate) is_unsaved: bool,
+}
+
+/// A service in the cache file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    pub(crate) service: Box<str>,
+    epoch: Box<str>,
+    revision: u64,
+    is_degraded: bool,
+    confirmed_unix_ms: u64,
+    instances: Vec<Instance>,
+}
+
+impl Directory {
+    /// Wants a service, or all of them.
+    pub(crate) fn want(&mut self, service: Option<&ServiceName>) {
+        let Some(service) = service else {
+            self.all.wanted += 1;
+            self.is_all_todo |= self.all.phase == Phase::Idle;
+            return;
+        };
+        let entry = self.entries.entry(service.clone()).or_default();
+        entry.wanted += 1;
+        if entry.phase == Phase::Idle {
+            self.todo.insert(service.clone());
+        }
+    }
+
+    /// Wants it no longer. The last one to do so ends the subscription.
+    pub(crate) fn release(&mut self, service: Option<&ServiceName>) {
+        match service {
+            None => {
+                self.all.wanted = self.all.wanted.saturating_sub(1);
+                self.is_all_todo |= self.all.wanted == 0;
+            }
+            Some(service) => {
+                if let Some(entry) = self.entries.get_mut(service) {
+                    entry.wanted = entry.wanted.saturating_sub(1);
+                    if entry.wanted == 0 {
+                        self.todo.insert(service.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next thing to ask the server for. It counts as asked.
+    pub(crate) fn next_wish(&mut self) -> Option<Wish> {
+        if std::mem::take(&mut self.is_all_todo) {
+            match (self.all.wanted > 0, self.all.phase) {
+                (true, Phase::Idle) => {
+                    self.all.phase = Phase::Asked;
+                    return Some(Wish::FollowAll);
+                }
+                (false, Phase::Live | Phase::Asked) => {
+                    self.all = All::default();
+                    self.todo.extend(self.entries.keys().cloned());
+                    return Some(Wish::UnfollowAll);
+                }
+                _ => {}
+            }
+        }
+        while let Some(service) = self.todo.pop_first() {
+            let is_all_wanted = self.all.wanted > 0;
+            let Some(entry) = self.entries.get_mut(&service) else { continue };
+            let is_needed = entry.wanted > 0 || (is_all_wanted && entry.is_broken);
+            match (is_needed, entry.phase) {
+                (true, Phase::Idle) => {
+                    entry.phase = Phase::Asked;
+                    let image = entry.image.as_ref().filter(|_| !entry.is_broken);
+                    let since = image.map(|image| (image.epoch.clone(), image.revision));
+                    return Some(Wish::Follow { service, since });
+                }
+                (false, Phase::Live) => {
+                    entry.phase = Phase::Idle;
+                    if !is_all_wanted {
+                        self.entries.remove(&service);
+                    }
+                    return Some(Wish::Unfollow(service));
+                }
+                (false, Phase::Idle) if !is_all_wanted => {
+                    self.entries.remove(&service);
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// The connection is gone: nothing is subscribed, and everything known grows old from here.
+    pub(crate) fn disconnect(&mut self) {
+        let heard = self.heard_unix_ms;
+        let is_all_live = self.all.is_listed;
+        for (service, entry) in &mut self.entries {
+            if is_live(is_all_live, entry) {
+                entry.confirmed_unix_ms = heard;
+            }
+            entry.phase = Phase::Idle;
+            entry.is_touched = false;
+            entry.missed = None;
+            self.todo.insert(service.clone());
+        }
+        self.all.phase = Phase::Idle;
+        self.all.is_listed = false;
+        self.is_all_todo = true;
+        self.later.clear();
+        self.is_all_later = false;
+        self.is_unsaved = true;
+    }
+
+    /// Asks again for what was refused for now.
+    pub(crate) fn retry(&mut self) {
+        self.todo.append(&mut self.later);
+        self.is_all_todo |= std::mem::take(&mut self.is_all_later);
+    }
+
+    pub(crate) fn has_todo(&self) -> bool {
+        self.is_all_todo || !self.todo.is_empty()
+    }
+
+    pub(crate) fn has_later(&self) -> bool {
+        self.is_all_later || !self.later.is_empty()
+    }
+
+    /// The answer to a subscription.
+    pub(crate) fn subscribed(&mut self, service: &ServiceName, frame: Frame) {
+        let Some(entry) = self.entries.get_mut(service) else { return };
+        entry.phase = Phase::Live;
+        entry.error = None;
+        if entry.wanted == 0 {
+            self.todo.insert(service.clone());
+        }
+        if frame.instances.is_some() {
+            return self.replace(service, frame);
+        }
+        entry.is_touched = true;
+        // The mark may have changed while we were away, and nothing else.
+        let is_degraded = frame.degraded.unwrap_or_default();
+        if let Some(image) = &entry.image
+            && frame.revision == Some(image.revision)
+            && is_degraded != image.is_degraded
+        {
+            let (epoch, revision) = (image.epoch.clone(), image.revision);
+            let service = service.clone();
+            let (from, changes) = (revision, Vec::new());
+            let change = ServiceChange { service, epoch, from, revision, is_degraded, changes };
+            self.apply(change);
+        }
+    }
+
+    /// A subscription was refused.
+    pub(crate) fn refused(&mut self, service: Option<&ServiceName>, error: &Error) {
+        if let Some(service) = service {
+            let Some(entry) = self.entries.get_mut(service) else { return };
+            entry.phase = Phase::Idle;
+            entry.error = Some(error.clone());
+            if entry.wanted == 0 {
+                self.todo.insert(service.clone());
+            }
+            if error.is_temporary() {
+                self.later.insert(service.clone());
+            }
+        } else {
+            self.all.phase = Phase::Idle;
+            self.all.error = Some(error.clone());
+            self.is_all_later |= error.is_temporary();
+        }
+        let event = ServiceEvent::Refused { service: service.cloned(), error: error.clone() };
+        self.announce(service, &event);
+    }
+
+    /// A subscription has ended, because the connection's new token does not allow it: what is
+    /// known grows old from here.
+    pub(crate) fn withdrawn(&mut self, service: Option<&ServiceName>, error: &Error) {
+        let (heard, is_all_live) = (self.heard_unix_ms, self.all.is_listed);
+        for (name, entry) in &mut self.entries {
+            let is_meant = service.map_or(entry.phase == Phase::Idle, |service| service == name);
+            if is_meant && is_live(is_all_live, entry) {
+                entry.confirmed_unix_ms = heard;
+            }
+        }
+        self.all.is_listed &= service.is_some();
+        self.refused(service, error);
+    }
+
+    /// `service_snapshot`, or the instances of an answer.
+    pub(crate) fn replace(&mut self, service: &ServiceName, frame: Frame) {
+        let is_all = self.all.phase != Phase::Idle;
+        if !is_all && !self.entries.contains_key(service) {
+            return;
+        }
+        let entry = self.entries.entry(service.clone()).or_default();
+        entry.is_touched = true;
+        entry.is_broken = false;
+        entry.missed = None;
+        let instances = frame.instances.unwrap_or_default().into_iter().map(Arc::new);
+        entry.image = Some(Image::new(
+            frame.epoch.unwrap_or_default(),
+            frame.revision.unwrap_or_default(),
+            frame.degraded.unwrap_or_default(),
+            instances,
+        ));
+        self.announce_state(service);
+    }
+
+    /// `service_change`.
+    pub(crate) fn change(&mut self, service: ServiceName, frame: Frame) {
+        let (Some(epoch), Some(from), Some(revision)) = (frame.epoch, frame.from, frame.revision)
+        else {
+            return;
+        };
+        let changes = frame.changes.unwrap_or_default();
+        let is_degraded = frame.degraded.unwrap_or_default();
+        let is_all = self.all.phase != Phase::Idle;
+        if is_all && from == 0 {
+            // A service that is new to the registry begins here.
+            let entry = self.entries.entry(service.clone()).or_default();
+            let is_other = entry.image.as_ref().is_none_or(|image| image.epoch != epoch);
+            if is_other && entry.phase == Phase::Idle {
+                entry.image = Some(Image::new(epoch.clone(), 0, is_degraded, []));
+            }
+        }
+        let is_known = match self.entries.get(&service) {
+            Some(entry) => entry.phase == Phase::Live || (is_all && entry.phase == Phase::Idle),
+            None => is_all,
+        };
+        if is_known {
+            self.apply(ServiceChange { service, epoch, from, revision, is_degraded, changes });
+        }
+    }
+
+    fn apply(&mut self, change: ServiceChange) {
+        let service = change.service.clone();
+        let entry = self.entries.entry(service.clone()).or_default();
+        if entry.is_broken {
+            return;
+        }
+        let is_next = entry.image.as_mut().is_some_and(|image| image.apply(&change));
+        if is_next {
+            entry.is_touched = true;
+            entry.missed = None;
+            self.is_unsaved = true;
+            return self.announce(Some(&service), &ServiceEvent::Changed(Arc::new(change)));
+        }
+        let is_old =
+            |image: &Image| image.epoch == change.epoch && image.revision >= change.revision;
+        if entry.phase == Phase::Idle && entry.image.as_ref().is_some_and(is_old) {
+            // The list of all services has overtaken it.
+            return;
+        }
+        if entry.phase != Phase::Live && !self.all.is_listed {
+            // What the list will say is not known yet; this may well be in it.
+            entry.missed = Some((change.epoch, change.revision));
+            return;
+        }
+        // Something is lost. A subscription that is there already is answered all the same.
+        entry.is_broken = true;
+        entry.phase = Phase::Idle;
+        self.todo.insert(service);
+    }
+
+    /// The subscription to every service is there, and this is what the registry held a moment
+    /// after.
+    pub(crate) fn list(&mut self, listing: Vec<(ServiceName, Frame)>) {
+        if self.all.phase != Phase::Asked && self.all.phase != Phase::Live {
+            return;
+        }
+        self.all.phase = Phase::Live;
+        self.all.error = None;
+        let mut gone: BTreeSet<ServiceName> = self.entries.keys().cloned().collect();
+        for (service, frame) in listing {
+            gone.remove(&service);
+            let entry = self.entries.entry(service.clone()).or_default();
+            let (epoch, revision) = (frame.epoch.as_deref(), frame.revision.unwrap_or_default());
+            let is_ahead = entry.is_touched
+                && entry.missed.is_none()
+                && entry.image.as_ref().is_some_and(|image| {
+                    Some(&*image.epoch) == epoch && image.revision >= revision
+                });
+            if entry.phase != Phase::Idle || is_ahead {
+                continue;
+            }
+            let missed = entry.missed.take();
+            let is_same = entry
+                .image
+                .as_ref()
+                .is_some_and(|image| Some(&*image.epoch) == epoch && image.revision == revision);
+            if is_same {
+                entry.is_touched = true;
+            } else {
+                self.replace(&service, frame);
+            }
+            let Some(entry) = self.entries.get_mut(&service) else { continue };
+            let holds = |image: &Image, (epoch, revision): &(Box<str>, u64)| {
+                image.epoch == *epoch && image.revision >= *revision
+            };
+            let is_complete = missed
+                .is_none_or(|missed| entry.image.as_ref().is_some_and(|it| holds(it, &missed)));
+            if !is_complete {
+                entry.is_broken = true;
+                self.todo.insert(service);
+            }
+        }
+        self.all.is_listed = true;
+        for service in gone {
+            self.vanish(&service);
+        }
+    }
+
+    /// A service that we knew and the registry does not: its data are lost there.
+    fn vanish(&mut self, service: &ServiceName) {
+        let Some(entry) = self.entries.get_mut(service) else { return };
+        if entry.is_touched || entry.phase != Phase::Idle {
+            return;
+        }
+        if entry.missed.take().is_some() {
+            entry.is_broken = true;
+            self.todo.insert(service.clone());
+            return;
+        }
+        entry.image = Some(Image::new(Box::default(), 0, false, []));
+        self.announce_state(service);
+    }
+
+    fn announce_state(&mut self, service: &ServiceName) {
+        self.is_unsaved = true;
+        let Some(state) = self.state(service) else { return };
+        self.announce(Some(service), &ServiceEvent::Snapshot(state));
+    }
+
+    fn announce(&mut self, service: Option<&ServiceName>, event: &ServiceEvent) {
+        for feed in self.feeds.values_mut() {
+            if feed.filter.is_none() || feed.filter.as_ref() == service {
+                feed.push(event.clone());
+            }
+        }
+    }
+
+    /// The newest state of a service.
+    pub(crate) fn state(&mut self, service: &ServiceName) -> Option<Arc<ServiceState>> {
+        self.entries.get_mut(service)?.image.as_mut().map(|image| image.state(service))
+    }
+
+    /// The newest state of every service.
+    pub(crate) fn states(&mut self) -> Vec<Arc<ServiceState>> {
+        let all = self.entries.iter_mut();
+        all.filter_map(|(name, entry)| entry.image.as_mut().map(|image| image.state(name)))
+            .collect()
+    }
+
+    /// Whether what is known of a service, or of all, is kept up to date right now.
+    pub(crate) fn is_live(&self, service: Option<&ServiceName>) -> bool {
+        match service {
+            None => self.all.is_listed,
+            Some(service) => {
+                self.entries.get(service).is_some_and(|entry| is_live(self.all.is_listed, entry))
+            }
+        }
+    }
+
+    /// When it was last known to be right; none where nothing is known.
+    pub(crate) fn confirmed_unix_ms(&self, service: Option<&ServiceName>) -> Option<u64> {
+        let of = |entry: &Entry| {
+            entry.image.as_ref()?;
+            let is_live = is_live(self.all.is_listed, entry);
+            Some(if is_live { self.heard_unix_ms } else { entry.confirmed_unix_ms })
+        };
+        match service {
+            Some(service) => of(self.entries.get(service)?),
+            None if self.all.is_listed => Some(self.heard_unix_ms),
+            None => self.entries.values().filter_map(of).min(),
+        }
+    }
+
+    /// Why the server does not let us follow, if so.
+    pub(crate) fn error(&self, service: Option<&ServiceName>) -> Option<Error> {
+        match service {
+            Some(service) => self.entries.get(service)?.error.clone(),
+            None => self.all.error.clone(),
+        }
+    }
+
+    /// Opens a feed, which begins with the state as it is known.
+    pub(crate) fn open_feed(&mut self, key: u64, filter: Option<ServiceName>, events_max: usize) {
+        let mut feed = Feed { filter, queue: Queue::new(events_max), owed: BTreeSet::new() };
+        for (service, entry) in &self.entries {
+            let is_in = feed.filter.as_ref().is_none_or(|filter| filter == service);
+            if is_in && entry.image.is_some() {
+                feed.owe(service.clone());
+            }
+        }
+        self.feeds.insert(key, feed);
+    }
+
+    pub(crate) fn close_feed(&mut self, key: u64) {
+        self.feeds.remove(&key);
+    }
+
+    /// Nothing comes any more.
+    pub(crate) fn close(&mut self) {
+        self.feeds.values_mut().for_each(|feed| feed.queue.close());
+    }
+
+    pub(crate) fn poll(&mut self, key: u64, cx: &mut Context<'_>) -> Poll<Option<ServiceEvent>> {
+        while let Some(service) = self.feeds.get_mut(&key).and_then(|feed| feed.owed.pop_first()) {
+            if let Some(state) = self.state(&service) {
+                return Poll::Ready(Some(ServiceEvent::Snapshot(state)));
+            }
+        }
+        self.feeds.get_mut(&key).map_or(Poll::Ready(None), |feed| feed.queue.poll(cx))
+    }
+
+    /// Takes over what the cache file held.
+    pub(crate) fn load(&mut self, saved: Vec<Saved>) {
+        for one in saved {
+            let entry = self.entries.entry(ServiceName::of(&one.service)).or_default();
+            let instances = one.instances.into_iter().map(Arc::new);
+            entry.image = Some(Image::new(one.epoch, one.revision, one.is_degraded, instances));
+            entry.confirmed_unix_ms = one.confirmed_unix_ms;
+        }
+    }
+
+    /// What the cache file should hold.
+    pub(crate) fn save(&mut self) -> Vec<Saved> {
+        self.is_unsaved = false;
+        let (heard, is_all_live) = (self.heard_unix_ms, self.all.is_listed);
+        let mut saved = Vec::with_capacity(self.entries.len());
+        for (service, entry) in &self.entries {
+            let Some(image) = entry.image.as_ref().filter(|_| !entry.is_broken) else { continue };
+            let is_live = is_live(is_all_live, entry);
+            saved.push(Saved {
+                service: service.as_str().into(),
+                epoch: image.epoch.clone(),
+                revision: image.revision,
+                is_degraded: image.is_degraded,
+                confirmed_unix_ms: if is_live { heard } else { entry.confirmed_unix_ms },
+                instances: image.instances.values().map(|one| Instance::clone(one)).collect(),
+            });
+        }
+        saved
+    }
+}
+
+fn is_live(is_all_live: bool, entry: &Entry) -> bool {
+    entry.image.is_some()
+        && !entry.is_broken
+        && (entry.phase == Phase::Live || (is_all_live && entry.phase == Phase::Idle))
+}
+
+#[cfg(test)]
+mod tests;

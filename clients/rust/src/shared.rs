@@ -1,0 +1,201 @@
+//! What the handles of a client and its connection have in common.
+//!
+//! The handles write down what they want and wake the driver; the driver writes down what it knows
+//! and wakes the readers. So nothing is lost while there is no connection, and nothing needs a queue
+//! without a bound.
+//!
+//! Imports `clock` and its siblings.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::address::Address;
+use crate::builder::Settings;
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::frame::Frame;
+use crate::inbox::Inbox;
+use crate::queue::Queue;
+use crate::talk::EnvelopeEvent;
+use crate::{channel, lease, room, service};
+
+/// Whether a client is connected.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Status {
+    /// A connection is being made.
+    Connecting,
+    /// A connection is open.
+    Connected {
+        /// The server's URL.
+        url: String,
+        /// The id that the server calls this connection by.
+        connection_id: String,
+        /// The id of the server.
+        node_id: String,
+        /// Who we are, signed in.
+        user_id: Option<String>,
+    },
+    /// The next connection is tried after a while.
+    Waiting {
+        /// Why the last one ended, or did not come about.
+        error: Error,
+        /// How long it is waited from the moment this status was set.
+        wait: Duration,
+    },
+    /// There is no coming back.
+    Closed(Error),
+}
+
+impl Status {
+    /// Whether a connection is open.
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Status::Connected { .. })
+    }
+}
+
+/// A request of a handle that waits for its answer.
+pub(crate) struct Order {
+    /// The message, without its id.
+    pub(crate) body: Map<String, Value>,
+    /// The id it has to carry, where that matters to others.
+    pub(crate) id: Option<String>,
+    /// A channel that the message is published to without coming back.
+    pub(crate) silent: Option<Box<str>>,
+    pub(crate) reply: oneshot::Sender<Result<Frame, Error>>,
+}
+
+/// A reader of envelopes.
+#[derive(Debug)]
+pub(crate) struct EnvelopeFeed {
+    pub(crate) queue: Queue<EnvelopeEvent>,
+    pub(crate) missed: u64,
+}
+
+/// What is wanted and what is known.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) services: service::Directory,
+    pub(crate) channels: channel::Directory,
+    pub(crate) rooms: room::Directory,
+    pub(crate) leases: lease::Book,
+    pub(crate) envelopes: BTreeMap<u64, EnvelopeFeed>,
+    pub(crate) inboxes: BTreeMap<u64, Inbox>,
+    pub(crate) is_stopping: bool,
+    /// Why there is no coming back.
+    pub(crate) ended: Option<Error>,
+    next_key: u64,
+}
+
+impl State {
+    pub(crate) fn new_key(&mut self) -> u64 {
+        self.next_key += 1;
+        self.next_key
+    }
+
+    /// Tells every reader that nothing comes any more.
+    pub(crate) fn end(&mut self, error: Error) {
+        self.ended = Some(error);
+        self.services.close();
+        self.channels.close();
+        self.envelopes.values_mut().for_each(|feed| feed.queue.close());
+        self.inboxes.values_mut().for_each(|inbox| inbox.queue.close());
+    }
+}
+
+/// The meeting place.
+pub(crate) struct Shared {
+    pub(crate) state: Mutex<State>,
+    /// Wakes the driver.
+    pub(crate) wake: Notify,
+    /// Wakes those who wait for something in the state.
+    pub(crate) changed: Notify,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) settings: Settings,
+    /// Where tasks run that a handle starts.
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) clock: Clock,
+    pub(crate) status: watch::Sender<Status>,
+    /// The token of the connection that is open, or was the last one.
+    pub(crate) token: Mutex<Option<Arc<str>>>,
+    /// The server of the list that is tried, or connected to.
+    pub(crate) current: AtomicUsize,
+}
+
+impl Shared {
+    /// The server of the list that is connected to.
+    pub(crate) fn address(&self) -> &Address {
+        let index = self.current.load(Ordering::Relaxed);
+        &self.settings.servers[index % self.settings.servers.len()]
+    }
+
+    pub(crate) fn advance(&self) {
+        self.current.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn token(&self) -> Option<Arc<str>> {
+        self.token.lock().clone()
+    }
+
+    /// Changes what is wanted, and wakes the driver.
+    pub(crate) fn want<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state.lock());
+        self.wake.notify_one();
+        result
+    }
+
+    /// Waits until something is so.
+    pub(crate) async fn wait<T>(
+        &self,
+        mut check: impl FnMut(&mut State) -> Option<Result<T, Error>>,
+    ) -> Result<T, Error> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Before the look, so that no change falls in between.
+            changed.as_mut().enable();
+            {
+                let mut state = self.state.lock();
+                if let Some(result) = check(&mut state) {
+                    return result;
+                }
+                if let Some(error) = &state.ended {
+                    return Err(error.clone());
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Sends a request and waits for its answer, for as long as the settings allow.
+    pub(crate) async fn ask(
+        &self,
+        body: Map<String, Value>,
+        id: Option<String>,
+        silent: Option<Box<str>>,
+    ) -> Result<Frame, Error> {
+        let (reply, answer) = oneshot::channel();
+        let order = Order { body, id, silent, reply };
+        let asked = async {
+            self.orders.send(order).await.map_err(|_| Error::Stopped)?;
+            answer.await.map_err(|_| Error::Stopped)?
+        };
+        let patience = self.settings.request_timeout;
+        tokio::time::timeout(patience, asked).await.map_err(|_| Error::Timeout)?
+    }
+}
+
+/// Ends the client when the last handle of it is dropped.
+pub(crate) struct Keeper(pub(crate) Arc<Shared>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.want(|state| state.is_stopping = true);
+    }
+}

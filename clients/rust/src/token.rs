@@ -1,0 +1,226 @@
+//! Where tokens come from, and when they end: for [`super::Client`] and for [`super::Api`].
+//!
+//! A client never checks a token: it only looks for the time in it, to have the next one before.
+//!
+//! Imports its siblings only.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::address::Address;
+use crate::error::Error;
+use crate::http::{self, Call};
+
+/// Any error, as a token source may give it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+type Fetching = Pin<Box<dyn Future<Output = Result<String, BoxError>> + Send>>;
+
+/// Where the client's tokens come from.
+#[derive(Clone, Default)]
+pub(crate) enum TokenSource {
+    /// Anonymous.
+    #[default]
+    None,
+    /// Always the same.
+    Fixed(Arc<str>),
+    /// A new one each time it is asked.
+    Fetch(Arc<dyn Fn() -> Fetching + Send + Sync>),
+    /// A name and a password, for `POST /api/v1/users/login`.
+    Login { username: Arc<str>, password: Arc<str> },
+}
+
+/// The server that is asked for a token.
+#[derive(Clone, Copy)]
+pub(crate) struct Issuer<'a> {
+    pub(crate) address: &'a Address,
+    /// How long each request may take.
+    pub(crate) timeout: Duration,
+    /// The time, in seconds since 1970.
+    pub(crate) now_s: u64,
+}
+
+impl TokenSource {
+    /// Gets a token that was not there before. A login is renewed by its last token, and begun with
+    /// the password where that is not possible.
+    pub(crate) async fn next(
+        &self,
+        issuer: Issuer<'_>,
+        last: Option<&str>,
+    ) -> Result<Option<Arc<str>>, Error> {
+        let token = match self {
+            TokenSource::None => return Ok(None),
+            TokenSource::Fixed(token) => return Ok(Some(Arc::clone(token))),
+            TokenSource::Fetch(fetch) => {
+                tokio::time::timeout(issuer.timeout, self::fetch(&**fetch))
+                    .await
+                    .map_err(|_| Error::Timeout)??
+            }
+            TokenSource::Login { username, password } => match issuer.renewed(last).await {
+                Some(token) => token,
+                None => issuer.logged_in(username, password).await?,
+            },
+        };
+        Ok(Some(token.into()))
+    }
+
+    pub(crate) fn fetching<F, T>(fetch: F) -> TokenSource
+    where
+        F: Fn() -> T + Send + Sync + 'static,
+        T: Future<Output = Result<String, BoxError>> + Send + 'static,
+    {
+        TokenSource::Fetch(Arc::new(move || Box::pin(fetch())))
+    }
+
+    /// Whether it can give another token than the last one.
+    pub(crate) fn is_renewable(&self) -> bool {
+        matches!(self, TokenSource::Fetch(_) | TokenSource::Login { .. })
+    }
+}
+
+impl fmt::Debug for TokenSource {
+    /// Without the token or the password: this ends up in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TokenSource::None => "None",
+            TokenSource::Fixed(_) => "Fixed(..)",
+            TokenSource::Fetch(_) => "Fetch(..)",
+            TokenSource::Login { .. } => "Login(..)",
+        })
+    }
+}
+
+impl Issuer<'_> {
+    /// The next token of the same login, which costs the server no look at the password. None where
+    /// there is no token that is good, or the login is too long ago to go on with.
+    async fn renewed(self, last: Option<&str>) -> Option<String> {
+        let last = last?;
+        let ends_s = expires_at_s(last)?;
+        if ends_s <= self.now_s {
+            return None;
+        }
+        // Whatever goes wrong, the password is still there.
+        let answer = self.post("/api/v1/users/renew", Some(last), None).await.ok()?;
+        let token = answer["token"].as_str().filter(|token| is_header_safe(token))?;
+        // At the end of a session there is nothing to gain.
+        let is_longer = expires_at_s(token).is_some_and(|new_s| new_s > ends_s);
+        is_longer.then(|| token.to_owned())
+    }
+
+    async fn logged_in(self, username: &str, password: &str) -> Result<String, Error> {
+        let body = json!({"username": username, "password": password});
+        // Asking again with the same password only locks the account.
+        let wrong = |error| match error {
+            Error::Status { status: 401, code, message, .. } => {
+                Error::Refused { code, message, is_temporary: false }
+            }
+            other => other,
+        };
+        let answer = self.post("/api/v1/users/login", None, Some(body)).await.map_err(wrong)?;
+        let token = answer["token"].as_str().unwrap_or_default();
+        if !is_header_safe(token) {
+            return Err(Error::Protocol(String::from("a login without a token")));
+        }
+        Ok(token.to_owned())
+    }
+
+    async fn post(
+        self,
+        path: &str,
+        token: Option<&str>,
+        body: Option<Value>,
+    ) -> Result<Value, Error> {
+        let (address, timeout) = (self.address, self.timeout);
+        http::call(Call { address, token, method: Method::POST, path, body, timeout }).await
+    }
+}
+
+/// Asks a closure for a token.
+pub(crate) async fn fetch(fetch: &(dyn Fn() -> Fetching + Send + Sync)) -> Result<String, Error> {
+    let token = fetch().await.map_err(|fault| Error::Token(Arc::from(fault)))?;
+    if !is_header_safe(&token) {
+        return Err(Error::Token(Arc::from(BoxError::from(
+            "not a token: it does not fit a header",
+        ))));
+    }
+    Ok(token)
+}
+
+/// Whether a token can stand in an HTTP header.
+pub(crate) fn is_header_safe(token: &str) -> bool {
+    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The `exp` of a JSON Web Token in seconds since 1970, if that is what it is.
+pub(crate) fn expires_at_s(token: &str) -> Option<u64> {
+    let claims = token.split('.').nth(1)?;
+    let claims: Value = serde_json::from_slice(&base64url(claims)?).ok()?;
+    claims.get("exp")?.as_u64()
+}
+
+/// Milliseconds until a token should be replaced: four fifths of what is left of it, and a minute
+/// before its end where it lives for long.
+pub(crate) fn refresh_in_ms(token: &str, now_unix_ms: u64) -> Option<u64> {
+    let left = expires_at_s(token)?.saturating_mul(1_000).saturating_sub(now_unix_ms);
+    Some(left.saturating_sub((left / 5).min(60_000)))
+}
+
+/// Decodes base64 in the alphabet for URLs (RFC 4648, 5), without padding.
+fn base64url(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
+    let (mut bits, mut count) = (0_u32, 0);
+    for byte in text.trim_end_matches('=').bytes() {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'-' => 62,
+            b'_' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6) | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from((bits >> count) & 0xff).ok()?);
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // {"alg":"HS256"} . {"sub":"ann","exp":1795176000} . nothing
+    const TOKEN: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4iLCJleHAiOjE3OTUxNzYwMDB9.x";
+
+    #[test]
+    fn the_end_is_read_from_the_claims() {
+        assert_eq!(expires_at_s(TOKEN), Some(1_795_176_000));
+        for other in ["", "a.b", "a.!.c", "opaque", "e30.e30.x"] {
+            assert_eq!(expires_at_s(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_replaced_before_its_end() {
+        let end = 1_795_176_000_000;
+        assert_eq!(refresh_in_ms(TOKEN, end - 3_600_000), Some(3_540_000));
+        assert_eq!(refresh_in_ms(TOKEN, end - 10_000), Some(8_000));
+        assert_eq!(refresh_in_ms(TOKEN, end + 5), Some(0));
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let source = TokenSource::Login { username: "ann".into(), password: "geheim".into() };
+        assert!(!format!("{source:?}").contains("geheim"));
+        assert!(!format!("{:?}", TokenSource::Fixed("geheim".into())).contains("geheim"));
+    }
+}

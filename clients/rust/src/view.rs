@@ -1,0 +1,251 @@
+//! Services as a program sees them: a list that is kept up to date, and what happens to it.
+//!
+//! Imports `id` and its siblings.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_core::Stream;
+
+use crate::error::Error;
+use crate::listener::Listener;
+use crate::service::{ServiceEvent, ServiceState};
+use crate::shared::{Keeper, Shared, State};
+use fanfare_protocol::id::ServiceName;
+use fanfare_protocol::instance::Instance;
+
+/// Wants a service, or all of them, for as long as it lives.
+struct Want {
+    keeper: Arc<Keeper>,
+    /// None: all of them.
+    service: Option<ServiceName>,
+}
+
+impl Want {
+    fn new(keeper: &Arc<Keeper>, service: Option<ServiceName>) -> Arc<Want> {
+        keeper.0.want(|state| state.services.want(service.as_ref()));
+        Arc::new(Want { keeper: Arc::clone(keeper), service })
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.keeper.0
+    }
+
+    fn age(&self) -> Option<Duration> {
+        let now = self.shared().clock.now().unix_ms;
+        let state = self.shared().state.lock();
+        let confirmed = state.services.confirmed_unix_ms(self.service.as_ref())?;
+        Some(Duration::from_millis(now.saturating_sub(confirmed)))
+    }
+
+    fn is_live(&self) -> bool {
+        self.shared().state.lock().services.is_live(self.service.as_ref())
+    }
+
+    async fn fresh(&self) -> Result<(), Error> {
+        let service = self.service.as_ref();
+        let check = |state: &mut State| {
+            let directory = &state.services;
+            let refusal = directory.error(service).filter(|error| !error.is_temporary());
+            directory.is_live(service).then_some(Ok(())).or(refusal.map(Err))
+        };
+        self.shared().wait(check).await
+    }
+}
+
+impl Drop for Want {
+    fn drop(&mut self) {
+        self.shared().want(|state| state.services.release(self.service.as_ref()));
+    }
+}
+
+/// One service, kept up to date while this or a stream of it lives. Cloning is cheap.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), fanfare_client::Error> {
+/// use fanfare_client::Client;
+///
+/// let client = Client::builder().url("ws://localhost:8080").connect().await?;
+/// let orders = client.watch_service("orders")?;
+/// orders.ready().await?;
+/// for instance in orders.instances() {
+///     println!("{:?}, as of {:?} ago", instance.url, orders.age());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ServiceView {
+    want: Arc<Want>,
+    service: ServiceName,
+}
+
+impl ServiceView {
+    pub(crate) fn new(keeper: &Arc<Keeper>, service: ServiceName) -> ServiceView {
+        ServiceView { want: Want::new(keeper, Some(service.clone())), service }
+    }
+
+    /// The service's canonical name.
+    pub fn service(&self) -> &ServiceName {
+        &self.service
+    }
+
+    /// The newest state known; none before the first. Instances are collected once a change, so
+    /// that asking again is cheap.
+    pub fn state(&self) -> Option<Arc<ServiceState>> {
+        self.want.shared().state.lock().services.state(&self.service)
+    }
+
+    /// The newest instances known.
+    pub fn instances(&self) -> Vec<Arc<Instance>> {
+        self.state().map_or_else(Vec::new, |state| state.instances.clone())
+    }
+
+    /// How long ago this was last known to be the registry's state. While the server is connected,
+    /// that is when it was last heard, at most the keepalive and a timeout. None where nothing is
+    /// known.
+    pub fn age(&self) -> Option<Duration> {
+        self.want.age()
+    }
+
+    /// Whether the state is not being kept up to date right now: there is no connection, or the
+    /// service is being asked for anew.
+    pub fn is_stale(&self) -> bool {
+        !self.want.is_live()
+    }
+
+    /// Waits until something is known, be it old.
+    ///
+    /// # Errors
+    ///
+    /// Why the server does not let us follow, or why the client has ended.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let service = Some(&self.service);
+        let check = |state: &mut State| {
+            if state.services.confirmed_unix_ms(service).is_some() {
+                return Some(Ok(()));
+            }
+            state.services.error(service).filter(|error| !error.is_temporary()).map(Err)
+        };
+        self.want.shared().wait(check).await
+    }
+
+    /// Waits until the state is the registry's and is kept up to date.
+    ///
+    /// # Errors
+    ///
+    /// Why the server does not let us follow, or why the client has ended.
+    pub async fn fresh(&self) -> Result<(), Error> {
+        self.want.fresh().await
+    }
+
+    /// The state as it is known, then what happens to it.
+    ///
+    /// A stream that is not read holds as many events as the client's settings say. Then they are
+    /// dropped, and the newest state comes in their place.
+    pub fn changes(&self) -> Changes {
+        Changes::new(&self.want)
+    }
+
+    /// Calls a function with every event, in a task of its own, until the listener is dropped. The
+    /// function may take its time: the connection does not wait for it.
+    pub fn on_change(&self, call: impl FnMut(ServiceEvent) + Send + 'static) -> Listener {
+        Listener::start(&self.want.keeper, self.changes(), call)
+    }
+}
+
+/// Every service of the registry, also those to come. Cloning is cheap.
+///
+/// Its first state comes over HTTP; what happens after that over the socket.
+#[derive(Clone)]
+pub struct AllServices {
+    want: Arc<Want>,
+}
+
+impl AllServices {
+    pub(crate) fn new(keeper: &Arc<Keeper>) -> AllServices {
+        AllServices { want: Want::new(keeper, None) }
+    }
+
+    /// The newest state of a service; none where it was never seen.
+    pub fn state(&self, service: &str) -> Option<Arc<ServiceState>> {
+        self.want.shared().state.lock().services.state(&ServiceName::of(service))
+    }
+
+    /// The newest state of every service, in the order of their names.
+    pub fn states(&self) -> Vec<Arc<ServiceState>> {
+        self.want.shared().state.lock().services.states()
+    }
+
+    /// As [`ServiceView::age`]; of the oldest where they differ.
+    pub fn age(&self) -> Option<Duration> {
+        self.want.age()
+    }
+
+    /// As [`ServiceView::is_stale`].
+    pub fn is_stale(&self) -> bool {
+        !self.want.is_live()
+    }
+
+    /// Waits until every service is known and kept up to date.
+    ///
+    /// # Errors
+    ///
+    /// Why the server does not let us follow, or why the client has ended.
+    pub async fn fresh(&self) -> Result<(), Error> {
+        self.want.fresh().await
+    }
+
+    /// The state of every service as it is known, then what happens to them. A slow reader gets the
+    /// newest state of each service that it lost track of.
+    pub fn changes(&self) -> Changes {
+        Changes::new(&self.want)
+    }
+
+    /// As [`ServiceView::on_change`].
+    pub fn on_change(&self, call: impl FnMut(ServiceEvent) + Send + 'static) -> Listener {
+        Listener::start(&self.want.keeper, self.changes(), call)
+    }
+}
+
+/// A stream of what happens to one service or to all. It ends when the client does.
+pub struct Changes {
+    want: Arc<Want>,
+    key: u64,
+}
+
+impl Changes {
+    fn new(want: &Arc<Want>) -> Changes {
+        let shared = want.shared();
+        let max = shared.settings.queue_events_max;
+        let mut state = shared.state.lock();
+        let key = state.new_key();
+        state.services.open_feed(key, want.service.clone(), max);
+        if state.ended.is_some() {
+            state.services.close();
+        }
+        drop(state);
+        Changes { want: Arc::clone(want), key }
+    }
+
+    /// The next event; none after the last.
+    pub async fn next(&mut self) -> Option<ServiceEvent> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Stream for Changes {
+    type Item = ServiceEvent;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ServiceEvent>> {
+        self.want.shared().state.lock().services.poll(self.key, cx)
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        self.want.shared().state.lock().services.close_feed(self.key);
+    }
+}

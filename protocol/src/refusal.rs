@@ -1,0 +1,158 @@
+//! Why a request was not carried out.
+//!
+//! A refusal is an answer, not a failure: the connection lives on. What ends a connection is a
+//! [`crate::close::Reason`]. What is our own fault is logged in full where it happened; the
+//! client only ever sees `unavailable` or `internal`.
+//!
+//! Imports nothing of the crate.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// The code a client program may branch on. Never reused, never renamed.
+///
+/// The codes are protocol: `docs/protocol.md` lists them and a test compares the two lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// Not a JSON object.
+    Malformed,
+    /// Neither `type` nor `message_type` names anything known.
+    UnknownType,
+    /// A field is missing or wrong.
+    InvalidArgument,
+    /// Longer than a limit allows.
+    TooLarge,
+    /// The connection follows as many topics as one may.
+    TooManySubscriptions,
+    /// No valid token.
+    Unauthorized,
+    /// The token's time is over.
+    TokenExpired,
+    /// The token does not allow this.
+    Forbidden,
+    /// There is no such thing.
+    NotFound,
+    /// It stands against what is there.
+    Conflict,
+    /// Too many requests.
+    RateLimited,
+    /// Not possible now; the same request may succeed later.
+    Unavailable,
+    /// Our own fault.
+    Internal,
+}
+
+impl Code {
+    /// Every code, in the order of the documentation.
+    pub const ALL: [Code; 13] = [
+        Code::Malformed,
+        Code::UnknownType,
+        Code::InvalidArgument,
+        Code::TooLarge,
+        Code::TooManySubscriptions,
+        Code::Unauthorized,
+        Code::TokenExpired,
+        Code::Forbidden,
+        Code::NotFound,
+        Code::Conflict,
+        Code::RateLimited,
+        Code::Unavailable,
+        Code::Internal,
+    ];
+
+    /// The code on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Code::Malformed => "malformed",
+            Code::UnknownType => "unknown_type",
+            Code::InvalidArgument => "invalid_argument",
+            Code::TooLarge => "too_large",
+            Code::TooManySubscriptions => "too_many_subscriptions",
+            Code::Unauthorized => "unauthorized",
+            Code::TokenExpired => "token_expired",
+            Code::Forbidden => "forbidden",
+            Code::NotFound => "not_found",
+            Code::Conflict => "conflict",
+            Code::RateLimited => "rate_limited",
+            Code::Unavailable => "unavailable",
+            Code::Internal => "internal",
+        }
+    }
+
+    /// Whether the same request, unchanged, may succeed later.
+    pub const fn is_temporary(self) -> bool {
+        matches!(self, Code::RateLimited | Code::Unavailable | Code::Internal)
+    }
+
+    /// The HTTP status that goes with the code, where the code is all that is known.
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Code::Malformed | Code::UnknownType | Code::InvalidArgument => 400,
+            Code::Unauthorized | Code::TokenExpired => 401,
+            Code::Forbidden => 403,
+            Code::NotFound => 404,
+            Code::Conflict | Code::TooManySubscriptions => 409,
+            Code::TooLarge => 413,
+            Code::RateLimited => 429,
+            Code::Internal => 500,
+            Code::Unavailable => 503,
+        }
+    }
+
+    /// The code's place in [`Code::ALL`], for counters.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// A refused request: what a program reads, and what a person reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What a program branches on.
+    pub code: Code,
+    /// One sentence that names the fault. Never a path, SQL or another user's data.
+    pub message: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// A refusal with a fixed or formatted message.
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal { code, message: message.into() }
+    }
+
+    /// A field is missing or wrong.
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal::new(Code::InvalidArgument, message)
+    }
+
+    /// The node cannot do it now.
+    pub fn unavailable() -> Refusal {
+        Refusal::new(Code::Unavailable, "unavailable, try again later")
+    }
+
+    /// Our own fault, of which the caller is told no more than that.
+    pub fn internal() -> Refusal {
+        Refusal::new(Code::Internal, "internal error")
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_stands_at_its_index() {
+        for (index, code) in Code::ALL.into_iter().enumerate() {
+            assert_eq!(code.index(), index);
+            assert!((400..=599).contains(&code.http_status()));
+        }
+    }
+}
