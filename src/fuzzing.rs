@@ -11,12 +11,14 @@
 //!
 //! Not here: sockets, threads and time. `tests/fuzz.rs` meets the running server.
 //!
-//! Built for tests and with `--cfg fuzzing` only. Imports `clock`, `http`, `state`, `wire` and `ws`.
+//! Built for tests and with `--cfg fuzzing` only. Imports `clock`, `doors`, `http`, `state`, `wire` and `ws`.
 
 #![allow(clippy::missing_panics_doc, reason = "a panic is how a broken promise is reported")]
 
 use crate::clock::Moment;
-use crate::http::fuzzing::{chunks_passed, decode_body};
+use crate::doors::eureka;
+use crate::http::fuzzing as http;
+use crate::http::fuzzing::chunks_passed;
 use crate::limits::{self, Limits};
 use crate::state::log::{self, Bounds, Entry, LogItem};
 use crate::state::replica::ReplicaImage;
@@ -130,7 +132,15 @@ pub fn client_command(bytes: &[u8]) {
 /// Reads the body of a request; the first byte chooses the endpoint.
 pub fn http_body(bytes: &[u8]) {
     let Some((&endpoint, body)) = bytes.split_first() else { return };
-    decode_body(endpoint, body);
+    match endpoint % 7 {
+        0 => http::decode_registrations(body),
+        1 => http::decode_keys(body),
+        2 => eureka::decode_registration(body, false),
+        3 => eureka::decode_registration(body, true),
+        4 => eureka::decode_gzip(body),
+        5 => http::decode_lookup(body),
+        _ => http::decode_object(body),
+    }
 }
 
 /// Reads an entry of the log, and applies it to a node that has begun.

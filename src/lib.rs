@@ -15,7 +15,8 @@
 //! * [`mailbox`]: where shards and control meet.
 //! * [`store`]: what outlives the process.
 //! * [`shard`], [`control`]: the two planes.
-//! * [`http`]: the other door.
+//! * [`http`]: the same commands over HTTP.
+//! * [`doors`]: foreign protocols, translated into the same commands.
 //! * [`logging`]: the log of the process.
 //! * [`config`], [`server`]: settings, threads, start and stop.
 //!
@@ -50,6 +51,7 @@ pub mod auth;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod doors;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod http;

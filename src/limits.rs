@@ -539,7 +539,7 @@ pub const EUREKA_DELTA_KEPT_MS: u64 = 5_000;
 pub const EUREKA_ATTEMPTS_MAX: usize = 16;
 
 /// Names and passwords that are looked at side by side, each by one of those who show them.
-pub const EUREKA_DOORS: usize = 64;
+pub const EUREKA_LOGIN_LOCKS: usize = 64;
 
 /// Changes of instances that are remembered for those who ask what happened in the last minutes.
 pub const RECENT_CHANGES_MAX: usize = 65_536;

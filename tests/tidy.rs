@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["mailbox", "store"],
     &["shard", "control"],
     &["http"],
+    &["doors"],
     &["config"],
     &["server"],
 ];

@@ -7,7 +7,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::chunks::{Chunks, Verdict};
-use super::{body, discovery, eureka, registry};
+use super::{body, discovery, registry};
 
 /// Reads a chunked body in steps. Returns what it passed on, how many bytes were its own, and
 /// whether it ended well; none where it did not end.
@@ -26,15 +26,22 @@ pub fn chunks_passed(bytes: &[u8], step: usize) -> (BytesMut, usize, Option<bool
     (passed, at, None)
 }
 
-/// Reads a body as one of the endpoints does.
-pub fn decode_body(endpoint: u8, text: &[u8]) {
-    match endpoint % 7 {
-        0 => registry::decode_registrations(text),
-        1 => registry::decode_keys(text),
-        2 => eureka::decode_registration(text, false),
-        3 => eureka::decode_registration(text, true),
-        4 => eureka::decode_packed(text),
-        5 => discovery::decode_lookup(text),
-        _ => drop(body::checked(Bytes::copy_from_slice(text))),
-    }
+/// Reads registrations as `register` does.
+pub fn decode_registrations(text: &[u8]) {
+    registry::decode_registrations(text);
+}
+
+/// Reads instance keys as `heartbeat` and `unregister` do.
+pub fn decode_keys(text: &[u8]) {
+    registry::decode_keys(text);
+}
+
+/// Reads a batch of look-ups.
+pub fn decode_lookup(text: &[u8]) {
+    discovery::decode_lookup(text);
+}
+
+/// Reads any body that has to be a JSON object.
+pub fn decode_object(text: &[u8]) {
+    drop(body::checked(Bytes::copy_from_slice(text)));
 }

@@ -88,7 +88,7 @@ pub(super) fn access(
 }
 
 /// An operator did something: `said` is the name that the caller gave, where the call takes one.
-pub(super) fn operator(desk: &Desk, action: &'static str, on: &str, said: Option<&str>) {
+pub(crate) fn operator(desk: &Desk, action: &'static str, on: &str, said: Option<&str>) {
     tracing::info!(
         target: "fanfare::operator",
         action,

@@ -12,7 +12,7 @@
 //!   waits for one of them to end. So a burst of good passwords is answered, and a burst of bad ones
 //!   is worth no more guesses than a row of them.
 //!
-//! Imports `address`, `auth`, `clock` and `limits`. Imported by `http::users` and `http::eureka`.
+//! Imports `address`, `auth`, `clock` and `limits`. Imported by `http::users` and `doors::eureka`.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;

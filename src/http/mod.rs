@@ -8,7 +8,7 @@
 //! Each connection is served by a task on the thread of the shard that accepted it; its answers from
 //! control come through that shard's mailbox.
 //!
-//! Imports everything below `config`. Imported by `server`.
+//! Imports everything below `doors`. Imported by `doors` and `server`.
 
 pub mod answers;
 pub mod bodies;
@@ -18,8 +18,8 @@ pub mod channels;
 mod chunks;
 pub mod connection;
 mod cross_site;
+pub mod dialect;
 pub mod discovery;
-pub mod eureka;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod guard;
@@ -70,7 +70,7 @@ use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Gate;
 use answers::{Answers, Unsent};
 use bodies::Bodies;
-use eureka::Eureka;
+use dialect::Dialect;
 use idle::IdleTable;
 use logins::Logins;
 use passwords::Passwords;
@@ -143,8 +143,8 @@ pub struct Office {
     pub idle: Arc<IdleTable>,
     /// Users seen lately.
     pub seen: SeenUsers,
-    /// What serves Eureka's clients, where they are served.
-    pub eureka: Option<Eureka>,
+    /// The foreign protocols that are served beside fanfare's own.
+    pub dialects: Vec<Box<dyn Dialect>>,
     /// Raised when the server is about to stop.
     pub is_draining: Arc<AtomicBool>,
     /// The nodes that were heard of lately; none where there is no other.
@@ -174,6 +174,13 @@ pub struct Office {
 }
 
 impl Office {
+    /// The dialect whose path this is, and the part of the path below its mount point.
+    pub fn dialect_at<'a>(&self, path: &'a str) -> Option<(&dyn Dialect, &'a str)> {
+        self.dialects
+            .iter()
+            .find_map(|dialect| dialect.below(path).map(|rest| (dialect.as_ref(), rest)))
+    }
+
     /// What a user may do who shows an account's password: here or for a token.
     pub fn scopes_of(&self, account: &Account) -> Scopes {
         let own = Scopes::from_claim(account.scope.as_deref().unwrap_or_default());
@@ -328,6 +335,6 @@ impl Query {
 
 /// A part of a path or query, percent-decoded. What is no UTF-8 keeps a mark in its place, and then
 /// names nothing.
-fn decoded(text: &str) -> Cow<'_, str> {
+pub(crate) fn decoded(text: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }

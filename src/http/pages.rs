@@ -84,7 +84,7 @@ fn encoding(headers: &HeaderMap) -> Option<&'static str> {
 }
 
 /// Whether a client takes a content coding.
-pub(super) fn takes(headers: &HeaderMap, name: &str) -> bool {
+pub(crate) fn takes(headers: &HeaderMap, name: &str) -> bool {
     let offers = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     offers.flat_map(|value| value.split(',')).map(str::trim).any(|offer| {
         let (coding, weight) = offer.split_once(';').unwrap_or((offer, ""));

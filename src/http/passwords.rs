@@ -7,7 +7,7 @@
 //! Each door has a queue of its own, and a thread that is free takes from one of those in which
 //! somebody waits, by chance: a flood at one door makes the others slower and refuses nobody there.
 //!
-//! Imports `auth::accounts` and `limits`. Imported by `http::users` and `http::eureka`.
+//! Imports `auth::accounts` and `limits`. Imported by `http::users` and `doors::eureka`.
 
 use std::io;
 

@@ -382,12 +382,12 @@ pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
 }
 
 /// Who acts: the user of the request's token, with the name that the caller gives beside it.
-pub(super) fn operator(desk: &Desk, said: &str) -> Operator {
+pub(crate) fn operator(desk: &Desk, said: &str) -> Operator {
     Operator { user: desk.user.get().cloned(), name: said.into() }
 }
 
 /// The word for an operation in the log.
-pub(super) const fn action(operation: &Operation) -> &'static str {
+pub(crate) const fn action(operation: &Operation) -> &'static str {
     match operation {
         Operation::PullOut { .. } => "pull-out",
         Operation::PullIn => "pull-in",

@@ -33,8 +33,8 @@ pub struct Problem {
     /// What the log says of it, in words of the program alone: often more than the client may know, and
     /// never what a client sent.
     pub cause: Option<&'static str>,
-    /// Whether its answer is Eureka's plain text.
-    pub is_plain: bool,
+    /// Whether its answer is a plain text in place of a problem document.
+    pub is_text: bool,
 }
 
 impl Problem {
@@ -47,7 +47,7 @@ impl Problem {
             Cow::Owned(_) => None,
         };
         let detail = detail.into_owned();
-        Problem { status, code, detail, header: None, closes: false, cause, is_plain: false }
+        Problem { status, code, detail, header: None, closes: false, cause, is_text: false }
     }
 
     /// The same, with another cause for the log.
@@ -84,24 +84,18 @@ impl Problem {
         problem
     }
 
-    /// The problem document.
+    /// The answer: a problem document (RFC 9457), or a text where the client's protocol has no such
+    /// thing.
     pub fn reply(&self, request_id: &str) -> Reply {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or("Error"),
-            "status": status.as_u16(),
-            "detail": self.detail,
-            "code": self.code.as_str(),
-            "request_id": request_id,
-        });
-        let mut reply = with_type("application/problem+json", body.to_string().into());
+        let mut reply = if self.is_text { self.text() } else { self.document(status, request_id) };
         *reply.status_mut() = status;
+        let headers = reply.headers_mut();
         if let Some((name, value)) = &self.header
             && let (Ok(name), Ok(value)) =
                 (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
         {
-            reply.headers_mut().insert(name, value);
+            headers.insert(name, value);
         }
         let connection = match (self.status, self.closes) {
             (426, true) => Some("upgrade, close"),
@@ -110,16 +104,36 @@ impl Problem {
             (_, false) => None,
         };
         if let Some(connection) = connection {
-            reply.headers_mut().insert("connection", HeaderValue::from_static(connection));
+            headers.insert("connection", HeaderValue::from_static(connection));
         }
         if self.status == 426 {
             // RFC 9110, 15.5.22: a 426 names what to upgrade to.
-            reply.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));
+            headers.insert("upgrade", HeaderValue::from_static("websocket"));
         }
         if self.status == 405 {
-            reply.headers_mut().entry(ALLOW).or_insert(HeaderValue::from_static("GET"));
+            headers.entry(ALLOW).or_insert(HeaderValue::from_static("GET"));
         }
         reply
+    }
+
+    fn document(&self, status: StatusCode, request_id: &str) -> Reply {
+        let body = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or("Error"),
+            "status": status.as_u16(),
+            "detail": self.detail,
+            "code": self.code.as_str(),
+            "request_id": request_id,
+        });
+        with_type("application/problem+json", body.to_string().into())
+    }
+
+    /// The detail alone, for the client's log. A 404 has no body.
+    fn text(&self) -> Reply {
+        if self.status == 404 {
+            return Response::new(AnswerBody::default());
+        }
+        with_type("text/plain; charset=utf-8", self.detail.clone().into())
     }
 }
 

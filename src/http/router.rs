@@ -16,8 +16,8 @@ use super::log::{self, Asked};
 use super::pages::Page;
 use super::reply::{self, Problem, Reply};
 use super::{
-    Desk, Query, channels, decoded, discovery, eureka, guard, messages, metrics, openapi, pages,
-    registry, sockets, status, users,
+    Desk, Query, channels, decoded, discovery, guard, messages, metrics, openapi, pages, registry,
+    sockets, status, users,
 };
 use crate::auth::{self, Identity, Scopes};
 use crate::wire::refusal::Code;
@@ -352,11 +352,7 @@ pub async fn answer(
             problem.closes |= asks_upgrade || desk.is_draining();
             desk.office.stats.http.refuse(problem.code);
             log::refused(desk, &asked, shown_path, &problem);
-            if problem.is_plain {
-                eureka::plain(&problem)
-            } else {
-                problem.reply(&desk.request_id())
-            }
+            problem.reply(&desk.request_id())
         }
     };
     if desk.office.access_log {
@@ -422,10 +418,8 @@ async fn dispatch(
     if let Some(endpoint) = desk.office.gate.endpoint(path) {
         return open_socket(desk, &request, path, endpoint, agreed);
     }
-    if let Some(eureka) = &desk.office.eureka
-        && let Some(rest) = eureka::below(path)
-    {
-        return eureka::answer(desk, eureka, request, rest).await;
+    if let Some((dialect, rest)) = desk.office.dialect_at(path) {
+        return dialect.answer(desk, request, rest).await;
     }
     let route = Route::at(path).ok_or_else(Problem::not_found)?;
     let method = request.method().clone();
@@ -550,8 +544,8 @@ fn methods_at(desk: &Desk, path: &str) -> Option<&'static str> {
     if desk.office.gate.endpoint(path).is_some() {
         return None;
     }
-    match eureka::below(path).filter(|_| desk.office.eureka.is_some()) {
-        Some(rest) => eureka::methods(rest),
+    match desk.office.dialect_at(path) {
+        Some((dialect, rest)) => dialect.methods(rest),
         None => Route::at(path).map(Route::methods),
     }
 }

@@ -104,7 +104,7 @@ fn count_registration(desk: &Desk) -> Result<(), Problem> {
 /// # Errors
 ///
 /// `rate_limited` where too many failed lately, `unavailable` where too many are under way.
-pub(super) async fn begin_login<'a>(
+pub(crate) async fn begin_login<'a>(
     desk: &'a Desk,
     purpose: Purpose,
     username: &str,
@@ -149,7 +149,7 @@ pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
 
 /// Notes whose login is tried, and says why it fails if it does: words for the log. What was typed as a
 /// name that nobody has is not noted, for it may be a password.
-pub(super) fn failed_login(desk: &Desk, account: Option<&Account>, is_right: bool) -> &'static str {
+pub(crate) fn failed_login(desk: &Desk, account: Option<&Account>, is_right: bool) -> &'static str {
     let Some(account) = account else { return "no such account" };
     desk.note_user(&account.user_id);
     match (is_right, account.standing.is_disabled) {

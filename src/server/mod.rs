@@ -33,10 +33,10 @@ use crate::cluster::agreement::{Difference, Shared, TOKEN_KEY};
 use crate::cluster::{self, Cluster, ClusterError, News, NodeView};
 use crate::config::{AuthMode, Config, Sources};
 use crate::control::Control;
+use crate::doors;
 use crate::http::Office;
 use crate::http::answers::Answers;
 use crate::http::bodies::{AddressBodies, Bodies};
-use crate::http::eureka::Eureka;
 use crate::http::logins::Logins;
 use crate::http::passwords::Passwords;
 use crate::http::rates::Rates;
@@ -256,7 +256,7 @@ impl Server {
             unknown_names: Rates::a_minute(limits.unknown_names_per_minute_max),
             idle: Arc::default(),
             seen: SeenUsers::default(),
-            eureka: config.eureka.then(Eureka::default),
+            dialects: doors::open(config.eureka),
             is_draining: Arc::clone(&signals.is_draining),
             nodes: parking_lot::RwLock::default(),
             shared: shared_settings(config, sources, &node_id)?,

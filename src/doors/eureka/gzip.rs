@@ -1,10 +1,10 @@
-//! gzip, put together from pieces that were packed before.
+//! gzip streams, put together from parts that were deflated before.
 //!
-//! A deflate stream may be cut wherever it was flushed without a memory of what came before, and
-//! the checksum of a whole follows from those of its pieces. So each piece is packed once, however
-//! many wholes it becomes part of; pigz does the same with threads.
+//! A deflate stream may be cut wherever the compressor was flushed and its window reset, and the checksum
+//! of a stream follows from those of its parts. So a part is deflated once, for all streams that
+//! contain it; pigz does the same with threads.
 //!
-//! Imports nothing of the crate. Part of `http::eureka`.
+//! Imports nothing of the crate. Part of `doors::eureka`.
 
 use flate2::{Compress, Compression, Crc, FlushCompress};
 
@@ -15,24 +15,24 @@ const LEVEL: u32 = 4;
 /// A gzip file's beginning (RFC 1952, 2.3): deflate, no name, no time, unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// Longest block of deflate that is not packed (RFC 1951, 3.2.4).
+/// Longest stored block of deflate (RFC 1951, 3.2.4).
 const STORED_MAX: usize = 65_535;
 
-/// A piece, packed so that it can stand anywhere in a stream.
-pub(super) struct Piece {
+/// A part, deflated so that it can stand anywhere in a stream.
+pub(super) struct DeflatedPart {
     deflated: Vec<u8>,
     crc: Crc,
 }
 
-impl std::fmt::Debug for Piece {
+impl std::fmt::Debug for DeflatedPart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Piece of {} bytes", self.deflated.len())
+        write!(f, "DeflatedPart of {} bytes", self.deflated.len())
     }
 }
 
-impl Piece {
-    /// Packs a text.
-    pub(super) fn pack(text: &[u8]) -> Piece {
+impl DeflatedPart {
+    /// Deflates a text.
+    pub(super) fn deflate(text: &[u8]) -> DeflatedPart {
         let mut crc = Crc::new();
         crc.update(text);
         let mut compress = Compress::new(Compression::new(LEVEL), false);
@@ -41,13 +41,13 @@ impl Piece {
             let read = usize::try_from(compress.total_in()).unwrap_or(text.len());
             let rest = text.get(read..).unwrap_or_default();
             if compress.compress_vec(rest, &mut deflated, FlushCompress::Full).is_err() {
-                // It has no reason to fail; what is stored plainly is right, too.
-                return Piece { deflated: stored(text, false), crc };
+                // The compressor has no reason to fail. A stored block is valid, too.
+                return DeflatedPart { deflated: stored(text, false), crc };
             }
             let is_read = compress.total_in() == text.len() as u64;
             // With room to spare everything has been flushed.
             if is_read && deflated.len() < deflated.capacity() {
-                return Piece { deflated, crc };
+                return DeflatedPart { deflated, crc };
             }
             deflated.reserve(deflated.capacity() + 64);
         }
@@ -75,21 +75,21 @@ fn stored(text: &[u8], is_last: bool) -> Vec<u8> {
     out
 }
 
-/// A gzip file that is being put together.
-pub(super) struct Pack {
+/// A gzip stream that is being written.
+pub(super) struct GzipWriter {
     out: Vec<u8>,
     crc: Crc,
 }
 
-impl Pack {
-    /// An empty one with room for so many bytes.
-    pub(super) fn with_capacity(bytes: usize) -> Pack {
+impl GzipWriter {
+    /// An empty stream with room for `bytes`.
+    pub(super) fn with_capacity(bytes: usize) -> GzipWriter {
         let mut out = Vec::with_capacity(bytes + 64);
         out.extend_from_slice(&HEADER);
-        Pack { out, crc: Crc::new() }
+        GzipWriter { out, crc: Crc::new() }
     }
 
-    /// Adds a few bytes as they are.
+    /// Adds a short text as stored blocks.
     pub(super) fn text(&mut self, text: &str) {
         let mut crc = Crc::new();
         crc.update(text.as_bytes());
@@ -97,13 +97,13 @@ impl Pack {
         self.out.extend_from_slice(&stored(text.as_bytes(), false));
     }
 
-    /// Adds a piece.
-    pub(super) fn piece(&mut self, piece: &Piece) {
-        self.crc.combine(&piece.crc);
-        self.out.extend_from_slice(&piece.deflated);
+    /// Adds a part.
+    pub(super) fn part(&mut self, part: &DeflatedPart) {
+        self.crc.combine(&part.crc);
+        self.out.extend_from_slice(&part.deflated);
     }
 
-    /// The whole.
+    /// The finished stream.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.out.extend_from_slice(&stored(b"", true));
         self.out.extend_from_slice(&self.crc.sum().to_le_bytes());
@@ -112,12 +112,12 @@ impl Pack {
     }
 }
 
-/// Packs a text by itself.
-pub(super) fn gzip(text: &[u8]) -> Vec<u8> {
-    let piece = Piece::pack(text);
-    let mut pack = Pack::with_capacity(piece.bytes());
-    pack.piece(&piece);
-    pack.finish()
+/// Compresses one text.
+pub(super) fn compress(text: &[u8]) -> Vec<u8> {
+    let part = DeflatedPart::deflate(text);
+    let mut writer = GzipWriter::with_capacity(part.bytes());
+    writer.part(&part);
+    writer.finish()
 }
 
 #[cfg(test)]
@@ -126,29 +126,31 @@ mod tests {
 
     use super::*;
 
-    fn unpacked(bytes: &[u8]) -> String {
+    fn inflated(bytes: &[u8]) -> String {
         let mut text = String::new();
         flate2::read::GzDecoder::new(bytes).read_to_string(&mut text).expect("one gzip member");
         text
     }
 
     #[test]
-    fn pieces_make_one_member() {
+    fn parts_make_one_member() {
         let long = "the same again and again, ".repeat(20_000);
-        let pieces: Vec<Piece> =
-            ["a", &long, "", "b"].iter().map(|text| Piece::pack(text.as_bytes())).collect();
-        assert!(pieces[1].bytes() < long.len() / 20);
-        let mut pack = Pack::with_capacity(0);
-        pack.text("<");
-        for piece in &pieces {
-            pack.piece(piece);
-            pack.text(",");
+        let parts: Vec<DeflatedPart> = ["a", &long, "", "b"]
+            .iter()
+            .map(|text| DeflatedPart::deflate(text.as_bytes()))
+            .collect();
+        assert!(parts[1].bytes() < long.len() / 20);
+        let mut writer = GzipWriter::with_capacity(0);
+        writer.text("<");
+        for part in &parts {
+            writer.part(part);
+            writer.text(",");
         }
-        pack.text("");
-        pack.text(&long);
-        assert_eq!(unpacked(&pack.finish()), format!("<a,{long},,b,{long}"));
-        assert_eq!(unpacked(&Pack::with_capacity(0).finish()), "");
-        assert_eq!(unpacked(&gzip(long.as_bytes())), long);
+        writer.text("");
+        writer.text(&long);
+        assert_eq!(inflated(&writer.finish()), format!("<a,{long},,b,{long}"));
+        assert_eq!(inflated(&GzipWriter::with_capacity(0).finish()), "");
+        assert_eq!(inflated(&compress(long.as_bytes())), long);
     }
 
     #[test]
@@ -160,6 +162,6 @@ mod tests {
                 char::from(32 + u8::try_from(state >> 24).unwrap_or(0) % 95)
             })
             .collect();
-        assert_eq!(unpacked(&gzip(noise.as_bytes())), noise);
+        assert_eq!(inflated(&compress(noise.as_bytes())), noise);
     }
 }

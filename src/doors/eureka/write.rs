@@ -1,41 +1,46 @@
 //! An instance as Eureka's clients read it: JSON, with the quirks of Eureka's own, or XML.
 //!
-//! Some of the numbers are texts in JSON and some are not, and one name is spelled in two ways:
-//! clients have come to rely on it.
+//! In JSON some numbers are texts and some are not, and one name is spelled in two ways. Clients rely on
+//! both.
 //!
-//! Imports its sibling. Part of `http::eureka`.
+//! Imports its sibling. Part of `doors::eureka`.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use quick_xml::escape::escape;
 
-use super::model::{Port, Shown};
+use super::model::{EurekaInstance, Port};
 
-/// How an answer is written.
+/// The format of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Language {
+pub(super) enum Format {
     Json,
     Xml,
 }
 
 /// Writes an instance.
-pub(super) fn put_instance(out: &mut String, language: Language, shown: &Shown, action: &str) {
-    match language {
-        Language::Json => put_json(out, shown, action),
-        Language::Xml => put_xml(out, shown, action),
+pub(super) fn put_instance(
+    out: &mut String,
+    format: Format,
+    instance: &EurekaInstance,
+    action: &str,
+) {
+    match format {
+        Format::Json => put_json(out, instance, action),
+        Format::Xml => put_xml(out, instance, action),
     }
 }
 
 /// Writes what comes before the instances of an application, after its name.
-pub(super) fn open_application(out: &mut String, language: Language, name: &str) {
-    match language {
-        Language::Json => {
+pub(super) fn open_application(out: &mut String, format: Format, name: &str) {
+    match format {
+        Format::Json => {
             out.push_str("{\"name\":");
             put_quoted(out, name);
             out.push_str(",\"instance\":[");
         }
-        Language::Xml => {
+        Format::Xml => {
             out.push_str("<application>");
             element(out, "name", name);
         }
@@ -43,21 +48,21 @@ pub(super) fn open_application(out: &mut String, language: Language, name: &str)
 }
 
 /// Writes what comes after them.
-pub(super) fn close_application(out: &mut String, language: Language) {
-    out.push_str(match language {
-        Language::Json => "]}",
-        Language::Xml => "</application>",
+pub(super) fn close_application(out: &mut String, format: Format) {
+    out.push_str(match format {
+        Format::Json => "]}",
+        Format::Xml => "</application>",
     });
 }
 
 /// Writes what comes before the applications.
-pub(super) fn open_applications(out: &mut String, language: Language, edition: u64, hash: &str) {
-    match language {
-        Language::Json => {
+pub(super) fn open_applications(out: &mut String, format: Format, edition: u64, hash: &str) {
+    match format {
+        Format::Json => {
             _ = write!(out, "{{\"applications\":{{\"versions__delta\":\"{edition}\",");
             _ = write!(out, "\"apps__hashcode\":\"{hash}\",\"application\":[");
         }
-        Language::Xml => {
+        Format::Xml => {
             out.push_str("<applications>");
             number(out, "versions__delta", edition);
             element(out, "apps__hashcode", hash);
@@ -66,18 +71,18 @@ pub(super) fn open_applications(out: &mut String, language: Language, edition: u
 }
 
 /// Writes what comes after them.
-pub(super) fn close_applications(out: &mut String, language: Language) {
-    out.push_str(match language {
-        Language::Json => "]}}",
-        Language::Xml => "</applications>",
+pub(super) fn close_applications(out: &mut String, format: Format) {
+    out.push_str(match format {
+        Format::Json => "]}}",
+        Format::Xml => "</applications>",
     });
 }
 
 /// What stands between two of a list.
-pub(super) const fn separator(language: Language) -> &'static str {
-    match language {
-        Language::Json => ",",
-        Language::Xml => "",
+pub(super) const fn separator(format: Format) -> &'static str {
+    match format {
+        Format::Json => ",",
+        Format::Xml => "",
     }
 }
 
@@ -116,41 +121,41 @@ fn put_map(out: &mut String, pairs: &[(String, String)]) {
     out.push('}');
 }
 
-fn put_json(out: &mut String, shown: &Shown, action: &str) {
+fn put_json(out: &mut String, instance: &EurekaInstance, action: &str) {
     out.push('{');
-    field(out, "instanceId", &shown.instance_id);
-    field(out, "hostName", &shown.host_name);
-    field(out, "app", &shown.app);
-    optional(out, "appGroupName", shown.app_group.as_deref());
-    field(out, "ipAddr", &shown.ip_addr);
-    optional(out, "sid", shown.sid.as_deref());
-    field(out, "status", shown.status.as_str());
-    field(out, "overriddenStatus", shown.overridden.as_str());
+    field(out, "instanceId", &instance.instance_id);
+    field(out, "hostName", &instance.host_name);
+    field(out, "app", &instance.app);
+    optional(out, "appGroupName", instance.app_group.as_deref());
+    field(out, "ipAddr", &instance.ip_addr);
+    optional(out, "sid", instance.sid.as_deref());
+    field(out, "status", instance.status.as_str());
+    field(out, "overriddenStatus", instance.overridden.as_str());
     for (name, Port { number, enabled }) in
-        [("port", shown.port), ("securePort", shown.secure_port)]
+        [("port", instance.port), ("securePort", instance.secure_port)]
     {
         _ = write!(out, "\"{name}\":{{\"$\":{number},\"@enabled\":\"{enabled}\"}},");
     }
-    _ = write!(out, "\"countryId\":{},\"dataCenterInfo\":{{", shown.country_id);
-    field(out, "@class", &shown.data_center.class);
+    _ = write!(out, "\"countryId\":{},\"dataCenterInfo\":{{", instance.country_id);
+    field(out, "@class", &instance.data_center.class);
     out.push_str("\"name\":");
-    put_quoted(out, &shown.data_center.name);
-    if !shown.data_center.metadata.is_empty() {
+    put_quoted(out, &instance.data_center.name);
+    if !instance.data_center.metadata.is_empty() {
         out.push_str(",\"metadata\":");
-        put_map(out, &shown.data_center.metadata);
+        put_map(out, &instance.data_center.metadata);
     }
     out.push_str("},\"leaseInfo\":{");
-    for (index, (name, value)) in lease(shown).into_iter().enumerate() {
+    for (index, (name, value)) in lease(instance).into_iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
         _ = write!(out, "{comma}\"{name}\":{value}");
     }
     out.push_str("},\"metadata\":");
-    put_map(out, &shown.metadata);
+    put_map(out, &instance.metadata);
     out.push(',');
-    for (name, value) in texts(shown) {
+    for (name, value) in texts(instance) {
         optional(out, name, value);
     }
-    let Shown { is_coordinating, updated_ms, dirty_ms, .. } = shown;
+    let EurekaInstance { is_coordinating, updated_ms, dirty_ms, .. } = instance;
     _ = write!(out, "\"isCoordinatingDiscoveryServer\":\"{is_coordinating}\",");
     _ = write!(out, "\"lastUpdatedTimestamp\":\"{updated_ms}\",");
     _ = write!(out, "\"lastDirtyTimestamp\":\"{dirty_ms}\",\"actionType\":\"{action}\"}}");
@@ -204,76 +209,76 @@ fn put_elements(out: &mut String, pairs: &[(String, String)]) {
     }
 }
 
-fn put_xml(out: &mut String, shown: &Shown, action: &str) {
+fn put_xml(out: &mut String, instance: &EurekaInstance, action: &str) {
     out.push_str("<instance>");
-    element(out, "instanceId", &shown.instance_id);
-    element(out, "hostName", &shown.host_name);
-    element(out, "app", &shown.app);
-    if let Some(group) = &shown.app_group {
+    element(out, "instanceId", &instance.instance_id);
+    element(out, "hostName", &instance.host_name);
+    element(out, "app", &instance.app);
+    if let Some(group) = &instance.app_group {
         element(out, "appGroupName", group);
     }
-    element(out, "ipAddr", &shown.ip_addr);
-    if let Some(sid) = &shown.sid {
+    element(out, "ipAddr", &instance.ip_addr);
+    if let Some(sid) = &instance.sid {
         element(out, "sid", sid);
     }
-    element(out, "status", shown.status.as_str());
-    element(out, "overriddenstatus", shown.overridden.as_str());
+    element(out, "status", instance.status.as_str());
+    element(out, "overriddenstatus", instance.overridden.as_str());
     for (name, Port { number, enabled }) in
-        [("port", shown.port), ("securePort", shown.secure_port)]
+        [("port", instance.port), ("securePort", instance.secure_port)]
     {
         _ = write!(out, "<{name} enabled=\"{enabled}\">{number}</{name}>");
     }
-    _ = write!(out, "<countryId>{}</countryId>", shown.country_id);
-    _ = write!(out, "<dataCenterInfo class=\"{}\">", legal(&shown.data_center.class));
-    element(out, "name", &shown.data_center.name);
-    if !shown.data_center.metadata.is_empty() {
+    _ = write!(out, "<countryId>{}</countryId>", instance.country_id);
+    _ = write!(out, "<dataCenterInfo class=\"{}\">", legal(&instance.data_center.class));
+    element(out, "name", &instance.data_center.name);
+    if !instance.data_center.metadata.is_empty() {
         out.push_str("<metadata>");
-        put_elements(out, &shown.data_center.metadata);
+        put_elements(out, &instance.data_center.metadata);
         out.push_str("</metadata>");
     }
     out.push_str("</dataCenterInfo><leaseInfo>");
-    for (name, value) in lease(shown) {
+    for (name, value) in lease(instance) {
         number(out, name, value);
     }
     out.push_str("</leaseInfo><metadata>");
-    put_elements(out, &shown.metadata);
+    put_elements(out, &instance.metadata);
     out.push_str("</metadata>");
-    for (name, value) in texts(shown) {
+    for (name, value) in texts(instance) {
         if let Some(value) = value {
             element(out, name, value);
         }
     }
-    let is_coordinating = if shown.is_coordinating { "true" } else { "false" };
+    let is_coordinating = if instance.is_coordinating { "true" } else { "false" };
     element(out, "isCoordinatingDiscoveryServer", is_coordinating);
-    number(out, "lastUpdatedTimestamp", shown.updated_ms);
-    number(out, "lastDirtyTimestamp", shown.dirty_ms);
+    number(out, "lastUpdatedTimestamp", instance.updated_ms);
+    number(out, "lastDirtyTimestamp", instance.dirty_ms);
     element(out, "actionType", action);
     out.push_str("</instance>");
 }
 
 // --- Both ----------------------------------------------------------------------------------------
 
-fn lease(shown: &Shown) -> [(&'static str, u64); 6] {
+fn lease(instance: &EurekaInstance) -> [(&'static str, u64); 6] {
     [
-        ("renewalIntervalInSecs", shown.renewal_s),
-        ("durationInSecs", shown.duration_s),
-        ("registrationTimestamp", shown.registered_ms),
-        ("lastRenewalTimestamp", shown.renewed_ms),
+        ("renewalIntervalInSecs", instance.renewal_s),
+        ("durationInSecs", instance.duration_s),
+        ("registrationTimestamp", instance.registered_ms),
+        ("lastRenewalTimestamp", instance.renewed_ms),
         ("evictionTimestamp", 0),
-        ("serviceUpTimestamp", shown.registered_ms),
+        ("serviceUpTimestamp", instance.registered_ms),
     ]
 }
 
 /// The fields that are left out where they are empty.
-fn texts(shown: &Shown) -> [(&'static str, Option<&str>); 7] {
+fn texts(instance: &EurekaInstance) -> [(&'static str, Option<&str>); 7] {
     [
-        ("homePageUrl", shown.home_page_url.as_deref()),
-        ("statusPageUrl", shown.status_page_url.as_deref()),
-        ("healthCheckUrl", shown.health_check_url.as_deref()),
-        ("secureHealthCheckUrl", shown.secure_health_check_url.as_deref()),
-        ("vipAddress", Some(&*shown.vip_address)),
-        ("secureVipAddress", Some(&*shown.secure_vip_address)),
-        ("asgName", shown.asg_name.as_deref()),
+        ("homePageUrl", instance.home_page_url.as_deref()),
+        ("statusPageUrl", instance.status_page_url.as_deref()),
+        ("healthCheckUrl", instance.health_check_url.as_deref()),
+        ("secureHealthCheckUrl", instance.secure_health_check_url.as_deref()),
+        ("vipAddress", Some(&*instance.vip_address)),
+        ("secureVipAddress", Some(&*instance.secure_vip_address)),
+        ("asgName", instance.asg_name.as_deref()),
     ]
     .map(|(name, text)| (name, text.filter(|text| !text.is_empty())))
 }

@@ -1,10 +1,10 @@
-//! A registration's body, JSON or XML, read as leniently as Eureka does: numbers may be texts,
-//! unknown fields are nobody's business, and what is missing has a default where one makes sense.
+//! Decoder of a registration's body, JSON or XML. It is as lenient as Eureka's own: numbers may be texts,
+//! unknown fields are ignored, and missing fields get a default where one makes sense.
 //!
-//! XML is brought into the shape of the JSON first: attributes as `@name`, the text beside them as
-//! `$`. So there is one reader of fields.
+//! XML is converted to the shape of the JSON first: attributes become `@name`, the text beside them
+//! `$`. So one reader of fields serves both.
 //!
-//! Imports its siblings, `limits` and `wire`. Part of `http::eureka`.
+//! Imports its siblings, `limits` and `wire`. Part of `doors::eureka`.
 
 use quick_xml::Reader;
 use quick_xml::XmlVersion;
@@ -12,7 +12,7 @@ use quick_xml::escape::unescape;
 use quick_xml::events::{BytesStart, Event};
 use serde_json::{Map, Value};
 
-use super::model::{DataCenter, Port, Rest, Sent, Word, is_own_key};
+use super::model::{DataCenter, EurekaRegistration, EurekaStatus, ExtraFields, Port, is_own_key};
 use crate::limits;
 use crate::wire::instance::{check_name, check_service_id};
 use crate::wire::json;
@@ -22,7 +22,11 @@ use crate::wire::json;
 /// # Errors
 ///
 /// What is wrong with it, in words.
-pub(super) fn registration(text: &[u8], is_xml: bool, app: &str) -> Result<Sent, String> {
+pub(super) fn registration(
+    text: &[u8],
+    is_xml: bool,
+    app: &str,
+) -> Result<EurekaRegistration, String> {
     let text = std::str::from_utf8(text).map_err(|_| String::from("the body is not UTF-8"))?;
     let body = if is_xml { from_xml(text)? } else { from_json(text)? };
     let Value::Object(fields) = body else {
@@ -41,8 +45,8 @@ fn from_json(text: &str) -> Result<Value, String> {
     body.remove("instance").ok_or_else(|| String::from("the body has no instance"))
 }
 
-fn check(sent: &Sent, app: &str) -> Result<(), String> {
-    // Eureka's own words, for those who look for them in logs.
+fn check(sent: &EurekaRegistration, app: &str) -> Result<(), String> {
+    // The messages of Eureka's own server, which operators search their logs for.
     if sent.instance_id.trim().is_empty() {
         return Err(String::from("Missing instanceId"));
     }
@@ -103,7 +107,7 @@ fn port(fields: &Fields, name: &str, default: bool) -> Result<Option<Port>, Stri
         let enabled = flag(port, "@enabled").unwrap_or(default);
         return Ok(number.map(|number| Port { number, enabled }));
     }
-    // Whoever writes the number alone means it.
+    // A bare number is enabled by default.
     let number: Option<u16> = whole(fields, name)?;
     Ok(number.map(|number| Port { number, enabled: default }))
 }
@@ -129,7 +133,7 @@ fn data_center(fields: &Fields) -> DataCenter {
     }
 }
 
-fn sent(fields: &Fields) -> Result<Sent, String> {
+fn sent(fields: &Fields) -> Result<EurekaRegistration, String> {
     let data_center = data_center(fields);
     let host_name = text(fields, "hostName").unwrap_or_default();
     // As Eureka's own: what it states, else what its cloud calls it, else its host.
@@ -139,16 +143,16 @@ fn sent(fields: &Fields) -> Result<Sent, String> {
             of_cloud.map(|(_, id)| id.clone()).filter(|id| !id.is_empty())
         })
         .unwrap_or_else(|| host_name.clone());
-    let status = |name: &str| text(fields, name).map(|text| Word::read(&text));
+    let status = |name: &str| text(fields, name).map(|text| EurekaStatus::read(&text));
     let overridden = status("overriddenstatus").or_else(|| status("overriddenStatus")).flatten();
     let lease = object(fields, "leaseInfo");
-    Ok(Sent {
+    Ok(EurekaRegistration {
         instance_id,
         app: text(fields, "app").unwrap_or_default(),
         app_group: text(fields, "appGroupName"),
         host_name,
         ip_addr: text(fields, "ipAddr").unwrap_or_default(),
-        status: status("status").map(|word| word.unwrap_or(Word::Unknown)),
+        status: status("status").map(|word| word.unwrap_or(EurekaStatus::Unknown)),
         overridden,
         port: port(fields, "port", true)?,
         secure_port: port(fields, "securePort", false)?,
@@ -159,7 +163,7 @@ fn sent(fields: &Fields) -> Result<Sent, String> {
         home_page_url: text(fields, "homePageUrl"),
         health_check_url: text(fields, "healthCheckUrl"),
         dirty_ms: lenient(fields, "lastDirtyTimestamp").filter(|&ms| ms > 0),
-        rest: Rest {
+        rest: ExtraFields {
             vip_address: text(fields, "vipAddress"),
             secure_vip_address: text(fields, "secureVipAddress"),
             status_page_url: text(fields, "statusPageUrl"),
@@ -172,17 +176,18 @@ fn sent(fields: &Fields) -> Result<Sent, String> {
     })
 }
 
-/// An element that is being read.
+/// An element whose end tag has not been read.
 #[derive(Default)]
-struct Open {
+struct OpenElement {
     name: String,
     text: String,
     fields: Fields,
 }
 
-impl Open {
-    fn of(start: &BytesStart<'_>) -> Result<Open, String> {
-        let mut open = Open { name: start.name().as_ref().to_owned(), ..Open::default() };
+impl OpenElement {
+    fn of(start: &BytesStart<'_>) -> Result<OpenElement, String> {
+        let mut open =
+            OpenElement { name: start.name().as_ref().to_owned(), ..OpenElement::default() };
         for attribute in start.attributes() {
             let attribute = attribute.map_err(|_| not_xml())?;
             let value =
@@ -212,7 +217,7 @@ fn not_xml() -> String {
 /// Reads the element `instance` into the shape that it would have in JSON.
 fn from_xml(text: &str) -> Result<Value, String> {
     let mut reader = Reader::from_str(text);
-    let mut open: Vec<Open> = Vec::new();
+    let mut open: Vec<OpenElement> = Vec::new();
     loop {
         let event = reader.read_event().map_err(|_| not_xml())?;
         let ended = match event {
@@ -220,10 +225,10 @@ fn from_xml(text: &str) -> Result<Value, String> {
                 if open.len() >= limits::JSON_DEPTH_MAX {
                     return Err(not_xml());
                 }
-                open.push(Open::of(&start)?);
+                open.push(OpenElement::of(&start)?);
                 continue;
             }
-            Event::Empty(start) => Open::of(&start)?,
+            Event::Empty(start) => OpenElement::of(&start)?,
             Event::End(_) => open.pop().ok_or_else(not_xml)?,
             Event::Text(text) => {
                 if let Some(top) = open.last_mut() {
@@ -246,7 +251,7 @@ fn from_xml(text: &str) -> Result<Value, String> {
                 continue;
             }
             Event::Comment(_) | Event::PI(_) | Event::Decl(_) => continue,
-            // Entities that stand for megabytes are defined there.
+            // A DTD may define entities that expand to megabytes.
             Event::DocType(_) | Event::Eof => return Err(not_xml()),
         };
         let (name, value) = ended.close();
@@ -262,7 +267,7 @@ fn from_xml(text: &str) -> Result<Value, String> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Sent, String> {
+    fn read(text: &str) -> Result<EurekaRegistration, String> {
         registration(text.as_bytes(), text.trim_start().starts_with('<'), "foo")
     }
 
@@ -284,7 +289,7 @@ mod tests {
             "metadata":{"@class":"x","zone":"z1","empty":null}}}"#,
         )
         .expect("readable");
-        assert_eq!(Sent { app: String::from("foo"), ..xml }, json);
+        assert_eq!(EurekaRegistration { app: String::from("foo"), ..xml }, json);
         assert_eq!((json.instance_id.as_str(), json.duration_s), ("h&1", Some(6)));
         assert_eq!(json.port, Some(Port { number: 8080, enabled: true }));
     }

@@ -1,9 +1,9 @@
-//! Who asks: a token, or a name and a password, as they stand in `http://name:password@host`.
+//! Credentials of a request: a token, or a name and a password, as in `http://name:password@host`.
 //!
-//! A password that was right is remembered for some minutes (`auth::Vouched`): a client shows it
-//! with every heartbeat, and comparing it takes tens of milliseconds.
+//! A correct password is cached for some minutes (`auth::Vouched`): a client sends it with every
+//! heartbeat, and comparing it takes tens of milliseconds.
 //!
-//! Imports its siblings, `auth` and `limits`. Part of `http::eureka`.
+//! Imports its siblings, `auth` and `limits`. Part of `doors::eureka`.
 
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
@@ -25,13 +25,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Where clients with the same password wait for the first of them.
+/// Locks under which clients with the same credentials wait while one of them has its password compared.
 #[derive(Debug)]
-pub struct Doors(Vec<tokio::sync::Mutex<()>>);
+pub struct LoginLocks(Vec<tokio::sync::Mutex<()>>);
 
-impl Default for Doors {
-    fn default() -> Doors {
-        Doors((0..limits::EUREKA_DOORS).map(|_| tokio::sync::Mutex::default()).collect())
+impl Default for LoginLocks {
+    fn default() -> LoginLocks {
+        LoginLocks((0..limits::EUREKA_LOGIN_LOCKS).map(|_| tokio::sync::Mutex::default()).collect())
     }
 }
 
@@ -41,10 +41,11 @@ fn unauthorized(code: Code, detail: &'static str) -> Problem {
     problem
 }
 
-/// Lets a request in, or says why not. What is shown and wrong is refused in every mode.
-pub(super) async fn enter(
+/// The identity behind a request, where it may do what it asks. Wrong credentials are refused even
+/// where none are required.
+pub(super) async fn authorize(
     desk: &Desk,
-    doors: &Doors,
+    locks: &LoginLocks,
     headers: &HeaderMap,
     is_write: bool,
 ) -> Result<Option<Identity>, Problem> {
@@ -55,7 +56,7 @@ pub(super) async fn enter(
             match (auth::bearer(header), basic(header)) {
                 (Some(token), _) => by_token(desk, token)?,
                 (None, Some((name, password))) => {
-                    Some(by_password(desk, doors, name, password).await?)
+                    Some(by_password(desk, locks, name, password).await?)
                 }
                 (None, None) => {
                     return Err(unauthorized(Code::Unauthorized, "neither Bearer nor Basic"));
@@ -100,7 +101,7 @@ fn basic(header: &str) -> Option<(String, String)> {
 
 async fn by_password(
     desk: &Desk,
-    doors: &Doors,
+    locks: &LoginLocks,
     name: String,
     password: String,
 ) -> Result<Identity, Problem> {
@@ -117,9 +118,9 @@ async fn by_password(
     if let Some(identity) = known() {
         return Ok(identity);
     }
-    // A thousand clients with one account start at once, and one of them has it compared.
-    let _turn = match doors.0.get(usize::from(proof[0]) % limits::EUREKA_DOORS) {
-        Some(door) => Some(door.lock().await),
+    // Of a thousand clients that start at once with one account, one has the password compared.
+    let _turn = match locks.0.get(usize::from(proof[0]) % limits::EUREKA_LOGIN_LOCKS) {
+        Some(lock) => Some(lock.lock().await),
         None => None,
     };
     if let Some(identity) = known() {

@@ -1,16 +1,16 @@
-//! An instance as Eureka describes it, and how that and our own instance become one another.
+//! An instance in Eureka's fields, and the conversion from and to our own [`Instance`].
 //!
-//! What [`Instance`] has a field for is kept there, so that everyone sees it; the rest rides along
-//! in its metadata under one key of its own, which Eureka's clients are not shown. docs/eureka.md
-//! has the table.
+//! Fields that [`Instance`] has are stored there, so that every client sees them. The other fields are
+//! stored in its metadata under one key, which is hidden from Eureka's clients. docs/eureka.md has
+//! the table.
 //!
 //! # Promises
 //!
-//! * What a client registers, it is shown again, but for what the server itself decides: times, the
-//!   lease where it is out of bounds, and the status of an instance that is pulled out.
-//! * Any instance has a description, however it was registered.
+//! * A client reads back what it registered, except for what the server decides: times, a lease out of
+//!   bounds, and the status of an instance that is pulled out.
+//! * Every instance can be described to Eureka's clients, through whichever door it was registered.
 //!
-//! Imports `limits`, `state` and `wire`. Part of `http::eureka`.
+//! Imports `limits`, `state` and `wire`. Part of `doors::eureka`.
 
 use std::collections::BTreeMap;
 
@@ -21,20 +21,20 @@ use crate::limits;
 use crate::state::roster::{Entry, Step};
 use crate::wire::instance::{Instance, Status};
 
-/// The key of an instance's metadata under which the rest is kept. It is no name that XML could
-/// carry, so no client has one of its own that is called so.
-pub(super) const KEPT: &str = "$eureka";
+/// The metadata key of the hidden fields. XML cannot carry such a name, so no client has a key of its
+/// own that is called so.
+pub(super) const HIDDEN_KEY: &str = "$eureka";
 
-/// The class of a data center that is nobody's cloud.
+/// The class of a data center that is no cloud's.
 const OWN_DATA_CENTER: &str = "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo";
 
 /// Lease and heartbeat of an instance that states none, in seconds: Eureka's own.
 const DURATION_S: u64 = 90;
 const RENEWAL_S: u64 = 30;
 
-/// A status in Eureka's words.
+/// A status as Eureka spells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Word {
+pub(super) enum EurekaStatus {
     Up,
     Down,
     Starting,
@@ -42,45 +42,51 @@ pub(super) enum Word {
     Unknown,
 }
 
-impl Word {
+impl EurekaStatus {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
-            Word::Up => "UP",
-            Word::Down => "DOWN",
-            Word::Starting => "STARTING",
-            Word::OutOfService => "OUT_OF_SERVICE",
-            Word::Unknown => "UNKNOWN",
+            EurekaStatus::Up => "UP",
+            EurekaStatus::Down => "DOWN",
+            EurekaStatus::Starting => "STARTING",
+            EurekaStatus::OutOfService => "OUT_OF_SERVICE",
+            EurekaStatus::Unknown => "UNKNOWN",
         }
     }
 
-    /// Reads a status, in whatever case.
-    pub(super) fn read(text: &str) -> Option<Word> {
-        [Word::Up, Word::Down, Word::Starting, Word::OutOfService, Word::Unknown]
-            .into_iter()
-            .find(|word| word.as_str().eq_ignore_ascii_case(text))
+    /// Reads a status, in any case of letters.
+    pub(super) fn read(text: &str) -> Option<EurekaStatus> {
+        [
+            EurekaStatus::Up,
+            EurekaStatus::Down,
+            EurekaStatus::Starting,
+            EurekaStatus::OutOfService,
+            EurekaStatus::Unknown,
+        ]
+        .into_iter()
+        .find(|word| word.as_str().eq_ignore_ascii_case(text))
     }
 
-    /// The status that our instance has. Being out of service is none: it is being pulled out.
+    /// Our own status. `OUT_OF_SERVICE` has none: such an instance is pulled out.
     pub(super) const fn status(self) -> Status {
         match self {
-            Word::Up | Word::OutOfService => Status::Up,
-            Word::Down => Status::Down,
-            Word::Starting => Status::Starting,
-            Word::Unknown => Status::Unknown,
+            EurekaStatus::Up | EurekaStatus::OutOfService => Status::Up,
+            EurekaStatus::Down => Status::Down,
+            EurekaStatus::Starting => Status::Starting,
+            EurekaStatus::Unknown => Status::Unknown,
         }
     }
 
-    pub(super) const fn of(status: Status) -> Word {
+    pub(super) const fn of(status: Status) -> EurekaStatus {
         match status {
-            Status::Up => Word::Up,
-            Status::Down | Status::Unhealthy => Word::Down,
-            Status::Starting => Word::Starting,
-            Status::Unknown => Word::Unknown,
+            Status::Up => EurekaStatus::Up,
+            Status::Down | Status::Unhealthy => EurekaStatus::Down,
+            Status::Starting => EurekaStatus::Starting,
+            Status::Unknown => EurekaStatus::Unknown,
         }
     }
 }
 
-/// What happened to an instance, in Eureka's words.
+/// The kind of a change, as Eureka spells it.
 pub(super) const fn action(step: Step) -> &'static str {
     match step {
         Step::Added => "ADDED",
@@ -89,7 +95,7 @@ pub(super) const fn action(step: Step) -> &'static str {
     }
 }
 
-/// A port, and whether it is to be called.
+/// A port, and whether it is enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Port {
     pub(super) number: u16,
@@ -123,16 +129,16 @@ impl DataCenter {
     }
 }
 
-/// What a client registers.
+/// An instance as a client registers it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Sent {
+pub(super) struct EurekaRegistration {
     pub(super) instance_id: String,
     pub(super) app: String,
     pub(super) app_group: Option<String>,
     pub(super) host_name: String,
     pub(super) ip_addr: String,
-    pub(super) status: Option<Word>,
-    pub(super) overridden: Option<Word>,
+    pub(super) status: Option<EurekaStatus>,
+    pub(super) overridden: Option<EurekaStatus>,
     pub(super) port: Option<Port>,
     pub(super) secure_port: Option<Port>,
     pub(super) data_center: DataCenter,
@@ -142,13 +148,13 @@ pub(super) struct Sent {
     pub(super) home_page_url: Option<String>,
     pub(super) health_check_url: Option<String>,
     pub(super) dirty_ms: Option<u64>,
-    pub(super) rest: Rest,
+    pub(super) rest: ExtraFields,
 }
 
-/// What our instance has no field for and Eureka's clients set, under their own names.
+/// Eureka's fields without a counterpart in [`Instance`], under Eureka's names.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Rest {
+pub(super) struct ExtraFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) vip_address: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,12 +173,12 @@ pub(super) struct Rest {
     pub(super) is_coordinating_discovery_server: Option<bool>,
 }
 
-/// All of it that is kept under [`KEPT`].
+/// The metadata that is stored under [`HIDDEN_KEY`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Kept {
+struct HiddenMetadata {
     #[serde(flatten)]
-    rest: Rest,
+    rest: ExtraFields,
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<Port>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,7 +189,7 @@ struct Kept {
     renewal_interval_in_secs: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_dirty_timestamp: Option<u64>,
-    /// What the instance reports of itself, while an override shows another status.
+    /// The status that the instance reports, while an override shows another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     reported_status: Option<Status>,
     /// Whether the instance reports itself as out of service.
@@ -191,31 +197,31 @@ struct Kept {
     reported_out: bool,
 }
 
-/// The name of `Kept::reported_status`.
+/// The name of `HiddenMetadata::reported_status`.
 const REPORTED_STATUS: &str = "reportedStatus";
 
-impl Kept {
-    fn of(instance: &Instance) -> Kept {
-        let kept = instance.metadata.as_ref().and_then(|metadata| metadata.get(KEPT));
-        // Whatever else stands there was put there by somebody else, and says nothing to us.
-        kept.and_then(|kept| Kept::deserialize(kept).ok()).unwrap_or_default()
+impl HiddenMetadata {
+    fn of(instance: &Instance) -> HiddenMetadata {
+        let kept = instance.metadata.as_ref().and_then(|metadata| metadata.get(HIDDEN_KEY));
+        // Another client may have set this key to a value of another shape. It is ignored.
+        kept.and_then(|kept| HiddenMetadata::deserialize(kept).ok()).unwrap_or_default()
     }
 }
 
-impl Sent {
+impl EurekaRegistration {
     /// Whether the instance takes itself out of service.
     pub(super) fn is_out(&self) -> bool {
-        [self.status, self.overridden].contains(&Some(Word::OutOfService))
+        [self.status, self.overridden].contains(&Some(EurekaStatus::OutOfService))
     }
 
-    /// The instance that this describes, in a region.
+    /// Our own instance, in a region.
     pub(super) fn instance(&self, region: Option<Box<str>>) -> Instance {
         let boxed = |text: &Option<String>| text.as_deref().map(Box::from);
         let is_secure = self.secure_port.is_some_and(|port| port.enabled)
             && self.port.is_none_or(|port| !port.enabled);
         let called = if is_secure { self.secure_port } else { self.port };
         let duration_s = self.duration_s.unwrap_or(DURATION_S);
-        let kept = Kept {
+        let kept = HiddenMetadata {
             rest: self.rest.clone(),
             port: self.port,
             secure_port: self.secure_port,
@@ -239,7 +245,7 @@ impl Sent {
             .or_else(|| self.data_center.get("availability-zone"))
             .and_then(filled);
         if let Ok(kept) = serde_json::to_value(&kept) {
-            metadata.insert(KEPT.to_owned(), kept);
+            metadata.insert(HIDDEN_KEY.to_owned(), kept);
         }
         Instance {
             region_id: region,
@@ -253,7 +259,7 @@ impl Sent {
             protocol: called.map(|_| Box::from(if is_secure { "https" } else { "http" })),
             url: boxed(&self.home_page_url),
             health_check_url: boxed(&self.health_check_url),
-            status: self.status.unwrap_or(Word::Up).status(),
+            status: self.status.unwrap_or(EurekaStatus::Up).status(),
             metadata: Some(metadata),
             lease_ttl_ms: Some(
                 duration_s
@@ -268,7 +274,7 @@ fn filled(text: &str) -> Option<Box<str>> {
     Some(text).filter(|text| !text.is_empty()).map(Box::from)
 }
 
-/// When the client last changed an instance, where it said so.
+/// `lastDirtyTimestamp`: when the client last changed the instance. None if it did not say.
 pub(super) fn dirty_ms(json: &[u8]) -> Option<u64> {
     #[derive(Deserialize)]
     struct Only {
@@ -288,16 +294,16 @@ pub(super) fn dirty_ms(json: &[u8]) -> Option<u64> {
     only.metadata?.kept?.dirty_ms
 }
 
-/// What a client is shown of an instance.
+/// An instance as Eureka's clients read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Shown {
+pub(super) struct EurekaInstance {
     pub(super) instance_id: String,
     pub(super) host_name: String,
     pub(super) app: String,
     pub(super) app_group: Option<String>,
     pub(super) ip_addr: String,
-    pub(super) status: Word,
-    pub(super) overridden: Word,
+    pub(super) status: EurekaStatus,
+    pub(super) overridden: EurekaStatus,
     pub(super) port: Port,
     pub(super) secure_port: Port,
     pub(super) country_id: i64,
@@ -320,12 +326,12 @@ pub(super) struct Shown {
     pub(super) dirty_ms: u64,
 }
 
-impl Shown {
-    /// The description of an instance.
-    pub(super) fn of(entry: &Entry) -> Shown {
-        // What the registry holds has been through the same type before.
+impl EurekaInstance {
+    /// Describes an instance to Eureka's clients.
+    pub(super) fn of(entry: &Entry) -> EurekaInstance {
+        // The registry holds JSON that was written from the same type.
         let instance: Instance = serde_json::from_slice(&entry.json).unwrap_or_default();
-        let kept = Kept::of(&instance);
+        let kept = HiddenMetadata::of(&instance);
         let text = |text: &Option<Box<str>>| text.as_deref().unwrap_or_default().to_owned();
         let full = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
         let service = text(&instance.service_id);
@@ -338,21 +344,25 @@ impl Shown {
             name if name.is_empty() => ip.clone(),
             name => name,
         };
-        let own = Word::of(instance.status);
-        let status = if entry.is_pulled_out { Word::OutOfService } else { own };
+        let own = EurekaStatus::of(instance.status);
+        let status = if entry.is_pulled_out { EurekaStatus::OutOfService } else { own };
         let (vip, secure_vip) = match (kept.rest.vip_address, kept.rest.secure_vip_address) {
             (None, None) => (service.to_ascii_lowercase(), service.to_ascii_lowercase()),
             (vip, secure_vip) => (vip.unwrap_or_default(), secure_vip.unwrap_or_default()),
         };
         let duration_s = entry.ttl_ms / 1_000;
-        Shown {
+        EurekaInstance {
             host_name: if host_name.is_empty() { text(&instance.instance_id) } else { host_name },
             instance_id: text(&instance.instance_id),
             app: service.to_ascii_uppercase(),
             app_group: instance.group_id.as_deref().map(str::to_ascii_uppercase),
             ip_addr: ip,
             status,
-            overridden: if entry.is_pulled_out { Word::OutOfService } else { Word::Unknown },
+            overridden: if entry.is_pulled_out {
+                EurekaStatus::OutOfService
+            } else {
+                EurekaStatus::Unknown
+            },
             port,
             secure_port,
             country_id: kept.rest.country_id.unwrap_or(1),
@@ -380,7 +390,7 @@ impl Shown {
 }
 
 /// The two ports, as they were sent; of an instance that knows one only, that one.
-fn ports(instance: &Instance, kept: &Kept, is_https: bool) -> (Port, Port) {
+fn ports(instance: &Instance, kept: &HiddenMetadata, is_https: bool) -> (Port, Port) {
     let number = instance.port.unwrap_or(0);
     let has_port = instance.port.is_some();
     let plain = match kept.port {
@@ -396,11 +406,11 @@ fn ports(instance: &Instance, kept: &Kept, is_https: bool) -> (Port, Port) {
     (plain, secure)
 }
 
-/// Metadata as Eureka has it: texts. What is none is shown as the JSON that it is.
+/// Metadata as Eureka has it: texts. What is none is described as the JSON that it is.
 fn shown_metadata(instance: &Instance) -> Vec<(String, String)> {
     let metadata = instance.metadata.iter().flatten();
-    let mut shown: Vec<(String, String)> = metadata
-        .filter(|(key, _)| *key != KEPT && !key.starts_with('@'))
+    let mut described: Vec<(String, String)> = metadata
+        .filter(|(key, _)| *key != HIDDEN_KEY && !key.starts_with('@'))
         .map(|(key, value)| {
             let text = match value {
                 Value::String(text) => text.clone(),
@@ -411,66 +421,66 @@ fn shown_metadata(instance: &Instance) -> Vec<(String, String)> {
         })
         .collect();
     // A zone that an instance knows by its own field is where Eureka's clients look for it.
-    let is_theirs = instance.metadata.as_ref().and_then(|metadata| metadata.get(KEPT));
+    let is_theirs = instance.metadata.as_ref().and_then(|metadata| metadata.get(HIDDEN_KEY));
     let is_theirs = is_theirs.is_some_and(|kept| {
         let kept = kept.as_object();
         !kept.is_some_and(|kept| kept.len() == 1 && kept.contains_key(REPORTED_STATUS))
     });
     if let Some(zone) = &instance.zone_id
         && !is_theirs
-        && !shown.iter().any(|(key, _)| key == "zone")
+        && !described.iter().any(|(key, _)| key == "zone")
     {
-        shown.push((String::from("zone"), zone.to_string()));
+        described.push((String::from("zone"), zone.to_string()));
     }
-    shown
+    described
 }
 
 /// The same instance with a status that overrides its own, which is kept for when that ends.
-pub(super) fn with_override(mut instance: Instance, word: Word) -> Instance {
-    let reported = Kept::of(&instance).reported_status.unwrap_or(instance.status);
+pub(super) fn with_override(mut instance: Instance, word: EurekaStatus) -> Instance {
+    let reported = HiddenMetadata::of(&instance).reported_status.unwrap_or(instance.status);
     instance.status = word.status();
     let is_other = reported != instance.status;
     keep_reported(&mut instance, is_other.then_some(reported));
     instance
 }
 
-/// What an override has to leave behind when it ends.
+/// The instance that the end of an override leaves behind.
 #[derive(Debug)]
-pub(super) enum Reported {
-    /// The instance as it is: nothing overrides its status.
+pub(super) enum AfterOverride {
+    /// Nothing overrode its status.
     Same,
-    /// The instance with the status that it reports.
+    /// An instance with the status that it reports.
     Status(Box<Instance>),
-    /// The same, and it reports itself as out of service.
+    /// The same, and the instance reports itself as out of service.
     Out(Box<Instance>),
 }
 
-/// The same instance with the status that it reports of itself.
-pub(super) fn without_override(mut instance: Instance) -> Reported {
-    let Kept { reported_status, reported_out, .. } = Kept::of(&instance);
+/// The instance with its override ended.
+pub(super) fn without_override(mut instance: Instance) -> AfterOverride {
+    let HiddenMetadata { reported_status, reported_out, .. } = HiddenMetadata::of(&instance);
     if let Some(reported) = reported_status {
         instance.status = reported;
         keep_reported(&mut instance, None);
     }
     match (reported_status, reported_out) {
-        (_, true) => Reported::Out(Box::new(instance)),
-        (Some(_), false) => Reported::Status(Box::new(instance)),
-        (None, false) => Reported::Same,
+        (_, true) => AfterOverride::Out(Box::new(instance)),
+        (Some(_), false) => AfterOverride::Status(Box::new(instance)),
+        (None, false) => AfterOverride::Same,
     }
 }
 
-/// Notes the status that an instance reports of itself where another one is shown.
+/// Stores the status that an instance reports while another one is described.
 fn keep_reported(instance: &mut Instance, reported: Option<Status>) {
     let metadata = instance.metadata.get_or_insert_default();
-    let kept = metadata.entry(KEPT.to_owned()).or_insert_with(|| Value::Object(Map::new()));
-    // What is no object was put there by somebody else.
+    let kept = metadata.entry(HIDDEN_KEY.to_owned()).or_insert_with(|| Value::Object(Map::new()));
+    // A value of another shape is another client's.
     if let Value::Object(kept) = kept {
         match reported.and_then(|status| serde_json::to_value(status).ok()) {
             Some(status) => _ = kept.insert(REPORTED_STATUS.to_owned(), status),
             None => _ = kept.remove(REPORTED_STATUS),
         }
         if kept.is_empty() {
-            metadata.remove(KEPT);
+            metadata.remove(HIDDEN_KEY);
         }
     }
     if metadata.is_empty() {
@@ -478,7 +488,7 @@ fn keep_reported(instance: &mut Instance, reported: Option<Status>) {
     }
 }
 
-/// The same instance with more metadata. Names that are nobody's to set are left out.
+/// The instance with more metadata. Reserved keys are left out.
 pub(super) fn with_metadata(mut instance: Instance, pairs: Vec<(String, String)>) -> Instance {
     let metadata = instance.metadata.get_or_insert_default();
     for (key, value) in pairs {
@@ -494,7 +504,10 @@ pub(super) fn with_metadata(mut instance: Instance, pairs: Vec<(String, String)>
 
 /// Whether a client may set metadata of that name.
 pub(super) fn is_own_key(key: &str) -> bool {
-    key != KEPT && !key.is_empty() && !key.starts_with('@') && !key.chars().any(char::is_control)
+    key != HIDDEN_KEY
+        && !key.is_empty()
+        && !key.starts_with('@')
+        && !key.chars().any(char::is_control)
 }
 
 #[cfg(test)]
@@ -513,16 +526,16 @@ mod tests {
         }
     }
 
-    fn sent() -> Sent {
+    fn sent() -> EurekaRegistration {
         let own = |text: &str| Some(text.to_owned());
-        Sent {
+        EurekaRegistration {
             instance_id: String::from("Id:1"),
             app: String::from("Shop"),
             app_group: own("Group"),
             host_name: String::from("h"),
             ip_addr: String::from("10.0.0.1"),
-            status: Some(Word::Starting),
-            overridden: Some(Word::Unknown),
+            status: Some(EurekaStatus::Starting),
+            overridden: Some(EurekaStatus::Unknown),
             port: Some(Port { number: 80, enabled: true }),
             secure_port: Some(Port { number: 443, enabled: true }),
             data_center: DataCenter {
@@ -536,7 +549,7 @@ mod tests {
             home_page_url: own("http://h/"),
             health_check_url: own("http://h/health"),
             dirty_ms: Some(1_795_218_115_911),
-            rest: Rest {
+            rest: ExtraFields {
                 vip_address: own("v"),
                 secure_vip_address: None,
                 status_page_url: own("http://h/info"),
@@ -556,23 +569,38 @@ mod tests {
         assert_eq!(instance.service_id.as_deref(), Some("shop"));
         assert_eq!((instance.zone_id.as_deref(), instance.port), (Some("z1"), Some(80)));
         assert_eq!((instance.status, instance.lease_ttl_ms), (Status::Starting, Some(21_000)));
-        let shown = Shown::of(&entry(&instance));
-        assert_eq!((shown.app.as_str(), shown.app_group.as_deref()), ("SHOP", Some("GROUP")));
-        assert_eq!((shown.instance_id, shown.host_name), (sent.instance_id, sent.host_name));
-        assert_eq!((shown.ip_addr, Some(shown.status)), (sent.ip_addr, sent.status));
-        assert_eq!((Some(shown.port), Some(shown.secure_port)), (sent.port, sent.secure_port));
-        assert_eq!((shown.data_center, shown.metadata), (sent.data_center, sent.metadata));
-        assert_eq!((shown.renewal_s, shown.duration_s), (7, 21));
-        assert_eq!(shown.home_page_url, sent.home_page_url);
-        assert_eq!(shown.health_check_url, sent.health_check_url);
-        assert_eq!(shown.status_page_url, sent.rest.status_page_url);
-        assert_eq!(shown.secure_health_check_url, sent.rest.secure_health_check_url);
-        assert_eq!((shown.asg_name, shown.sid), (sent.rest.asg_name, sent.rest.sid));
-        assert_eq!((shown.vip_address.as_str(), shown.secure_vip_address.as_str()), ("v", ""));
-        assert_eq!((shown.country_id, shown.is_coordinating), (-3, true));
-        assert_eq!(Some(shown.dirty_ms), sent.dirty_ms);
+        let described = EurekaInstance::of(&entry(&instance));
+        assert_eq!(
+            (described.app.as_str(), described.app_group.as_deref()),
+            ("SHOP", Some("GROUP"))
+        );
+        assert_eq!(
+            (described.instance_id, described.host_name),
+            (sent.instance_id, sent.host_name)
+        );
+        assert_eq!((described.ip_addr, Some(described.status)), (sent.ip_addr, sent.status));
+        assert_eq!(
+            (Some(described.port), Some(described.secure_port)),
+            (sent.port, sent.secure_port)
+        );
+        assert_eq!((described.data_center, described.metadata), (sent.data_center, sent.metadata));
+        assert_eq!((described.renewal_s, described.duration_s), (7, 21));
+        assert_eq!(described.home_page_url, sent.home_page_url);
+        assert_eq!(described.health_check_url, sent.health_check_url);
+        assert_eq!(described.status_page_url, sent.rest.status_page_url);
+        assert_eq!(described.secure_health_check_url, sent.rest.secure_health_check_url);
+        assert_eq!((described.asg_name, described.sid), (sent.rest.asg_name, sent.rest.sid));
+        assert_eq!(
+            (described.vip_address.as_str(), described.secure_vip_address.as_str()),
+            ("v", "")
+        );
+        assert_eq!((described.country_id, described.is_coordinating), (-3, true));
+        assert_eq!(Some(described.dirty_ms), sent.dirty_ms);
         assert_eq!(dirty_ms(&entry(&instance).json), sent.dirty_ms);
-        assert_eq!((shown.registered_ms, shown.updated_ms, shown.renewed_ms), (1, 2, 3));
+        assert_eq!(
+            (described.registered_ms, described.updated_ms, described.renewed_ms),
+            (1, 2, 3)
+        );
     }
 
     #[test]
@@ -583,50 +611,57 @@ mod tests {
             zone_id: Some("z".into()),
             ..Instance::default()
         };
-        let shown = Shown::of(&entry(&bare));
-        assert_eq!((shown.host_name.as_str(), shown.vip_address.as_str()), ("I", "s"));
-        assert_eq!(shown.metadata, [(String::from("zone"), String::from("z"))]);
-        assert_eq!(shown.port, Port { number: 0, enabled: false });
-        assert_eq!((shown.renewal_s, shown.duration_s, shown.dirty_ms), (6, 20, 2));
+        let described = EurekaInstance::of(&entry(&bare));
+        assert_eq!((described.host_name.as_str(), described.vip_address.as_str()), ("I", "s"));
+        assert_eq!(described.metadata, [(String::from("zone"), String::from("z"))]);
+        assert_eq!(described.port, Port { number: 0, enabled: false });
+        assert_eq!((described.renewal_s, described.duration_s, described.dirty_ms), (6, 20, 2));
         // What stands under our key and is not ours is nothing.
         for strange in [Value::from(7), serde_json::json!({"port": "x"}), Value::Null] {
-            let metadata = Some(BTreeMap::from([(KEPT.to_owned(), strange)]));
-            let shown = Shown::of(&entry(&Instance { metadata, ..bare.clone() }));
-            assert_eq!(shown.country_id, 1);
-            assert!(shown.metadata.is_empty());
+            let metadata = Some(BTreeMap::from([(HIDDEN_KEY.to_owned(), strange)]));
+            let described = EurekaInstance::of(&entry(&Instance { metadata, ..bare.clone() }));
+            assert_eq!(described.country_id, 1);
+            assert!(described.metadata.is_empty());
         }
     }
 
     #[test]
     fn words_and_statuses_become_one_another() {
         for (word, status) in [
-            (Word::Up, Status::Up),
-            (Word::Down, Status::Down),
-            (Word::Starting, Status::Starting),
-            (Word::Unknown, Status::Unknown),
+            (EurekaStatus::Up, Status::Up),
+            (EurekaStatus::Down, Status::Down),
+            (EurekaStatus::Starting, Status::Starting),
+            (EurekaStatus::Unknown, Status::Unknown),
         ] {
-            assert_eq!((word.status(), Word::of(status)), (status, word));
-            assert_eq!(Word::read(&word.as_str().to_lowercase()), Some(word));
+            assert_eq!((word.status(), EurekaStatus::of(status)), (status, word));
+            assert_eq!(EurekaStatus::read(&word.as_str().to_lowercase()), Some(word));
         }
-        assert_eq!(Word::of(Status::Unhealthy), Word::Down);
-        assert_eq!(Word::read("DANCING"), None);
-        let out = Sent { status: Some(Word::OutOfService), ..sent() };
-        assert!(out.is_out() && Sent { overridden: Some(Word::OutOfService), ..sent() }.is_out());
+        assert_eq!(EurekaStatus::of(Status::Unhealthy), EurekaStatus::Down);
+        assert_eq!(EurekaStatus::read("DANCING"), None);
+        let out = EurekaRegistration { status: Some(EurekaStatus::OutOfService), ..sent() };
+        assert!(
+            out.is_out()
+                && EurekaRegistration { overridden: Some(EurekaStatus::OutOfService), ..sent() }
+                    .is_out()
+        );
         assert!(!sent().is_out());
         let entry = Entry { is_pulled_out: true, ..entry(&out.instance(None)) };
-        let shown = Shown::of(&entry);
-        assert_eq!((shown.status, shown.overridden), (Word::OutOfService, Word::OutOfService));
+        let described = EurekaInstance::of(&entry);
+        assert_eq!(
+            (described.status, described.overridden),
+            (EurekaStatus::OutOfService, EurekaStatus::OutOfService)
+        );
     }
 
     #[test]
     fn a_port_that_changed_by_the_other_door_is_shown() {
         let mut instance = sent().instance(None);
         instance.port = Some(81);
-        let shown = Shown::of(&entry(&instance));
-        assert_eq!(shown.port, Port { number: 81, enabled: true });
-        assert_eq!(shown.secure_port, Port { number: 443, enabled: true });
+        let described = EurekaInstance::of(&entry(&instance));
+        assert_eq!(described.port, Port { number: 81, enabled: true });
+        assert_eq!(described.secure_port, Port { number: 443, enabled: true });
         instance.protocol = Some("HTTPS".into());
-        let shown = Shown::of(&entry(&instance));
-        assert_eq!(shown.secure_port, Port { number: 81, enabled: true });
+        let described = EurekaInstance::of(&entry(&instance));
+        assert_eq!(described.secure_port, Port { number: 81, enabled: true });
     }
 }

@@ -1,28 +1,27 @@
 //! Eureka's REST calls, so that its clients register and discover here without a changed line.
 //!
 //! ```text
-//! body --> read --> Sent --> our Instance --> control: the one registry
-//!                                                |
-//! client <-- write <-- Shown <-- shelf <---------+
+//! body --> read --> EurekaRegistration --> our Instance ----> control: the one registry
+//!                                                                     |
+//! client <-- write <-- EurekaInstance <-- response_cache <------------+
 //! ```
 //!
-//! There is one registry: what is registered here is discovered by everyone, and what anyone
-//! registers is shown here. docs/eureka.md says what becomes of what.
+//! There is one registry: every client discovers what Eureka's clients register, and they discover
+//! everything else. docs/eureka.md has the table of fields and the differences.
 //!
 //! # Promises
 //!
-//! * Whoever has been told that something is done finds it done in the next answer.
-//! * A registration never replaces one that the client itself made later.
-//! * Refusals are plain texts, as Eureka's clients log them; none of them is read by a program.
+//! * A client that was told of a success sees its effect in the next answer.
+//! * A registration never replaces a later one of the same client.
+//! * A refusal is a plain text: Eureka's clients write it to their log and read its status only.
 //!
-//! Imports its siblings and everything below `http`. Imported by `http::router`; `server` makes the
-//! [`Eureka`].
+//! Imports its siblings, `http` and everything below it. Imported by `doors` and `fuzzing`.
 
-mod doors;
+mod credentials;
+mod gzip;
 mod model;
-mod pack;
 mod read;
-mod shelf;
+mod response_cache;
 mod write;
 
 use std::borrow::Cow;
@@ -30,35 +29,34 @@ use std::io::Read as _;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, VARY,
-};
+use hyper::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
 use hyper::{Method, Request, StatusCode};
 
-use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body, decoded, log, pages, registry};
 use crate::auth::Identity;
+use crate::http::dialect::{Answering, Dialect};
+use crate::http::reply::{self, Problem, Reply};
+use crate::http::{Desk, Query, body, decoded, log, pages, registry};
 use crate::id::ServiceName;
 use crate::limits;
 use crate::state::order::{Answer, Operation, Order};
 use crate::state::roster::{Called, Found, Pull, Put, Roll, Step};
 use crate::wire::instance::{Instance, Registration};
 use crate::wire::refusal::{Code, Refusal};
-use doors::Doors;
-use model::{Reported, Sent, Shown, Word};
-use shelf::{Form, Made, Shelf};
-use write::Language;
+use credentials::LoginLocks;
+use model::{AfterOverride, EurekaInstance, EurekaRegistration, EurekaStatus};
+use response_cache::{Encoded, Encoding, ResponseCache};
+use write::Format;
 
-/// What all shards share to serve Eureka's clients.
+/// The Eureka door. All shards share it.
 #[derive(Debug, Default)]
 pub struct Eureka {
-    shelf: Shelf,
-    doors: Doors,
+    response_cache: ResponseCache,
+    login_locks: LoginLocks,
 }
 
-/// What the paths lead to, decoded.
+/// A resource of Eureka's API, with its path parameters decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum Resource {
     All,
     Delta,
     App(String),
@@ -70,25 +68,42 @@ enum Place {
     SecureVip(String),
 }
 
-/// The part of a path below where Eureka's calls are; none where it does not lead there.
-pub fn below(path: &str) -> Option<&str> {
+impl Dialect for Eureka {
+    fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
+        below(path)
+    }
+
+    fn methods(&self, rest: &str) -> Option<&'static str> {
+        Resource::at(rest).map(|resource| resource.methods())
+    }
+
+    fn answer<'a>(
+        &'a self,
+        desk: &'a Desk,
+        request: Request<Incoming>,
+        rest: &'a str,
+    ) -> Answering<'a> {
+        Box::pin(async move {
+            let answered = dispatch(desk, self, request, rest).await;
+            answered.map_err(|problem| Problem { is_text: true, ..problem })
+        })
+    }
+}
+
+/// The part of a path below the mount point, `/eureka` or `/eureka/v2`.
+fn below(path: &str) -> Option<&str> {
     let rest = path.strip_prefix("/eureka")?;
     let rest = rest.strip_prefix("/v2").filter(|rest| is_end(rest)).unwrap_or(rest);
     is_end(rest).then_some(rest)
-}
-
-/// The methods of what stands at `rest` below Eureka's mount.
-pub fn methods(rest: &str) -> Option<&'static str> {
-    Place::at(rest).map(|place| place.methods())
 }
 
 fn is_end(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with('/')
 }
 
-impl Place {
-    /// The place at a path. Slashes at its end and double ones say nothing.
-    fn at(rest: &str) -> Option<Place> {
+impl Resource {
+    /// The resource at a path. Trailing and double slashes are ignored.
+    fn at(rest: &str) -> Option<Resource> {
         let parts: Vec<String> = rest
             .split('/')
             .filter(|part| !part.is_empty())
@@ -97,68 +112,30 @@ impl Place {
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let own = |text: &str| text.to_owned();
         Some(match *parts {
-            ["apps"] => Place::All,
-            ["apps", "delta"] => Place::Delta,
-            ["apps", app] => Place::App(own(app)),
-            ["apps", app, id] => Place::Instance(own(app), own(id)),
-            ["apps", app, id, "status"] => Place::Status(own(app), own(id)),
-            ["apps", app, id, "metadata"] => Place::Metadata(own(app), own(id)),
-            ["instances", id] => Place::Anywhere(own(id)),
-            ["vips", vip] => Place::Vip(own(vip)),
-            ["svips", vip] => Place::SecureVip(own(vip)),
+            ["apps"] => Resource::All,
+            ["apps", "delta"] => Resource::Delta,
+            ["apps", app] => Resource::App(own(app)),
+            ["apps", app, id] => Resource::Instance(own(app), own(id)),
+            ["apps", app, id, "status"] => Resource::Status(own(app), own(id)),
+            ["apps", app, id, "metadata"] => Resource::Metadata(own(app), own(id)),
+            ["instances", id] => Resource::Anywhere(own(id)),
+            ["vips", vip] => Resource::Vip(own(vip)),
+            ["svips", vip] => Resource::SecureVip(own(vip)),
             _ => return None,
         })
     }
 
     const fn methods(&self) -> &'static str {
         match self {
-            Place::All | Place::Anywhere(_) | Place::Vip(_) | Place::SecureVip(_) => "GET, HEAD",
-            Place::Delta | Place::App(_) => "GET, HEAD, POST",
-            Place::Instance(..) => "GET, HEAD, PUT, DELETE",
-            Place::Status(..) => "PUT, DELETE",
-            Place::Metadata(..) => "PUT",
+            Resource::All | Resource::Anywhere(_) | Resource::Vip(_) | Resource::SecureVip(_) => {
+                "GET, HEAD"
+            }
+            Resource::Delta | Resource::App(_) => "GET, HEAD, POST",
+            Resource::Instance(..) => "GET, HEAD, PUT, DELETE",
+            Resource::Status(..) => "PUT, DELETE",
+            Resource::Metadata(..) => "PUT",
         }
     }
-}
-
-/// Answers a request to what stands at `rest` below Eureka's mount.
-///
-/// # Errors
-///
-/// What becomes of it with [`plain`].
-pub async fn answer(
-    desk: &Desk,
-    eureka: &Eureka,
-    request: Request<Incoming>,
-    rest: &str,
-) -> Result<Reply, Problem> {
-    let answered = dispatch(desk, eureka, request, rest).await;
-    answered.map_err(|problem| Problem { is_plain: true, ..problem })
-}
-
-/// A problem as Eureka's clients expect it: a text that is for the log, and none with a 404.
-pub fn plain(problem: &Problem) -> Reply {
-    let text = if problem.status == 404 { Bytes::new() } else { problem.detail.clone().into() };
-    let mut reply = reply::with_type("text/plain; charset=utf-8", text);
-    *reply.status_mut() =
-        StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = reply.headers_mut();
-    if problem.status == 404 {
-        headers.remove(CONTENT_TYPE);
-    }
-    if let Some((name, value)) = &problem.header
-        && let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
-    {
-        headers.insert(name, value);
-    }
-    if problem.status == 405 {
-        headers.entry(ALLOW).or_insert(HeaderValue::from_static("GET"));
-    }
-    if problem.closes {
-        headers.insert("connection", HeaderValue::from_static("close"));
-    }
-    reply
 }
 
 fn not_found() -> Problem {
@@ -175,52 +152,55 @@ async fn dispatch(
     request: Request<Incoming>,
     rest: &str,
 ) -> Result<Reply, Problem> {
-    let place = Place::at(rest).ok_or_else(not_found)?;
+    let resource = Resource::at(rest).ok_or_else(not_found)?;
     let method = request.method().clone();
-    if !place.methods().split(", ").any(|allowed| allowed == method.as_str()) {
-        return Err(Problem::method(place.methods()));
+    if !resource.methods().split(", ").any(|allowed| allowed == method.as_str()) {
+        return Err(Problem::method(resource.methods()));
     }
     let is_read = matches!(method, Method::GET | Method::HEAD);
-    let who = doors::enter(desk, &eureka.doors, request.headers(), !is_read).await?;
+    let who =
+        credentials::authorize(desk, &eureka.login_locks, request.headers(), !is_read).await?;
     if is_read {
-        return read(desk, eureka, place, form_of(request.headers())).await;
+        return read(desk, eureka, resource, encoding_of(request.headers())).await;
     }
     let query = Query::of(request.uri());
-    match place {
-        Place::Delta => register(desk, request, "delta").await,
-        Place::App(app) => register(desk, request, &app).await,
-        Place::Instance(app, id) if method == Method::PUT => renew(desk, &app, &id, &query).await,
-        Place::Instance(app, id) => cancel(desk, &app, &id).await,
-        Place::Status(app, id) => {
-            let wish = query
+    match resource {
+        Resource::Delta => register(desk, request, "delta").await,
+        Resource::App(app) => register(desk, request, &app).await,
+        Resource::Instance(app, id) if method == Method::PUT => {
+            renew(desk, &app, &id, &query).await
+        }
+        Resource::Instance(app, id) => cancel(desk, &app, &id).await,
+        Resource::Status(app, id) => {
+            let status = query
                 .get("value")
-                .map(|value| Word::read(&value).ok_or_else(|| wrong("value is no status")));
-            match (wish.transpose()?, method == Method::PUT) {
-                (Some(wish), true) => set_status(desk, &app, &id, wish, who.as_ref()).await,
+                .map(|value| EurekaStatus::read(&value).ok_or_else(|| wrong("value is no status")));
+            match (status.transpose()?, method == Method::PUT) {
+                (Some(status), true) => set_status(desk, &app, &id, status, who.as_ref()).await,
                 (None, true) => Err(wrong("value is missing")),
                 (_, false) => end_override(desk, &app, &id).await,
             }
         }
-        Place::Metadata(app, id) => add_metadata(desk, &app, &id, query.pairs()).await,
+        Resource::Metadata(app, id) => add_metadata(desk, &app, &id, query.pairs()).await,
         _ => Err(not_found()),
     }
 }
 
-/// JSON for those who say so, XML for all others: some clients read nothing else and never ask.
-fn form_of(headers: &HeaderMap) -> Form {
+/// JSON where the client accepts it, else XML: some clients read only XML and send no `Accept`.
+fn encoding_of(headers: &HeaderMap) -> Encoding {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut accepted = accepted.map(str::to_ascii_lowercase);
     let is_json = accepted.any(|value| value.contains("json"));
-    Form {
-        language: if is_json { Language::Json } else { Language::Xml },
-        is_packed: pages::takes(headers, "gzip"),
+    Encoding {
+        format: if is_json { Format::Json } else { Format::Xml },
+        is_gzip: pages::takes(headers, "gzip"),
     }
 }
 
-fn found(form: Form, (bytes, permit): Made) -> Reply {
-    let kind = match form.language {
-        Language::Json => "application/json",
-        Language::Xml => "application/xml",
+fn found(encoding: Encoding, (bytes, permit): Encoded) -> Reply {
+    let kind = match encoding.format {
+        Format::Json => "application/json",
+        Format::Xml => "application/xml",
     };
     let mut reply = match permit {
         Some(permit) => reply::reserved(kind, bytes, permit),
@@ -228,7 +208,7 @@ fn found(form: Form, (bytes, permit): Made) -> Reply {
     };
     let headers = reply.headers_mut();
     headers.insert(VARY, HeaderValue::from_static("accept, accept-encoding"));
-    if form.is_packed {
+    if encoding.is_gzip {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     reply
@@ -236,39 +216,46 @@ fn found(form: Form, (bytes, permit): Made) -> Reply {
 
 // --- Reading -------------------------------------------------------------------------------------
 
-async fn read(desk: &Desk, eureka: &Eureka, place: Place, form: Form) -> Result<Reply, Problem> {
-    if desk.is_draining() && matches!(place, Place::All | Place::Delta) {
+async fn read(
+    desk: &Desk,
+    eureka: &Eureka,
+    resource: Resource,
+    encoding: Encoding,
+) -> Result<Reply, Problem> {
+    if desk.is_draining() && matches!(resource, Resource::All | Resource::Delta) {
         // Eureka's own word for it: the client keeps what it has and asks again.
         return Err(Problem::new(403, Code::Unavailable, "the server is stopping"));
     }
-    let shelf = &eureka.shelf;
-    let alone = |bytes: Bytes| -> Result<Made, Problem> {
+    let cache = &eureka.response_cache;
+    let alone = |bytes: Bytes| -> Result<Encoded, Problem> {
         let permit = desk.answers.reserve(bytes.len())?;
         Ok((bytes, Some(permit)))
     };
-    let made = match place {
-        Place::All => Some(shelf.whole(desk, form).await?),
-        Place::Delta => Some(shelf.delta(desk, form).await?),
-        Place::App(app) => shelf.application(desk, form, app.to_ascii_lowercase()).await?,
-        Place::Anywhere(id) => shelf.instance(desk, form, id).await?.map(alone).transpose()?,
-        Place::Vip(vip) => shelf.vip(desk, form, vip, false).await?,
-        Place::SecureVip(vip) => shelf.vip(desk, form, vip, true).await?,
-        Place::Instance(app, id) => {
+    let made = match resource {
+        Resource::All => Some(cache.whole(desk, encoding).await?),
+        Resource::Delta => Some(cache.delta(desk, encoding).await?),
+        Resource::App(app) => cache.application(desk, encoding, app.to_ascii_lowercase()).await?,
+        Resource::Anywhere(id) => {
+            cache.instance(desk, encoding, id).await?.map(alone).transpose()?
+        }
+        Resource::Vip(vip) => cache.vip(desk, encoding, vip, false).await?,
+        Resource::SecureVip(vip) => cache.vip(desk, encoding, vip, true).await?,
+        Resource::Instance(app, id) => {
             let found = find(desk, &app, &id, false).await?.map(|found| {
                 let mut text = String::new();
-                let shown = Shown::of(&found.entry);
+                let instance = EurekaInstance::of(&found.entry);
                 let action = model::action(Step::Added);
-                write::put_instance(&mut text, form.language, &shown, action);
-                form.of(shelf::enveloped(form.language, &text))
+                write::put_instance(&mut text, encoding.format, &instance, action);
+                encoding.of(response_cache::wrap_instance(encoding.format, &text))
             });
             found.map(alone).transpose()?
         }
-        Place::Status(..) | Place::Metadata(..) => None,
+        Resource::Status(..) | Resource::Metadata(..) => None,
     };
-    made.map(|made| found(form, made)).ok_or_else(not_found)
+    made.map(|made| found(encoding, made)).ok_or_else(not_found)
 }
 
-/// An instance, in whatever region; its lease is renewed where that is wished.
+/// An instance of any region. Renews its lease if `renews` says so.
 async fn find(desk: &Desk, app: &str, id: &str, renews: bool) -> Result<Option<Found>, Problem> {
     if app.len() > limits::NAME_BYTES_MAX || id.len() > limits::NAME_BYTES_MAX {
         return Ok(None);
@@ -295,16 +282,16 @@ fn done() -> Reply {
     reply
 }
 
-/// The language of a body by its declared type. Without one it is none: a page of any origin may
+/// The format of a body by its declared type. Without one it is none: a page of any origin may
 /// send a body as plain text or as a form, and only as these (Fetch, 2.2.2).
-fn language_of(headers: &HeaderMap) -> Option<Language> {
+fn language_of(headers: &HeaderMap) -> Option<Format> {
     let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
     match kind.split(';').next().unwrap_or_default().trim() {
-        "application/json" => Some(Language::Json),
-        "application/xml" | "text/xml" => Some(Language::Xml),
+        "application/json" => Some(Format::Json),
+        "application/xml" | "text/xml" => Some(Format::Xml),
         other => match other.strip_prefix("application/")?.rsplit_once('+')?.1 {
-            "json" => Some(Language::Json),
-            "xml" => Some(Language::Xml),
+            "json" => Some(Format::Json),
+            "xml" => Some(Format::Xml),
             _ => None,
         },
     }
@@ -312,7 +299,7 @@ fn language_of(headers: &HeaderMap) -> Option<Language> {
 
 /// `POST /apps/{app}`
 async fn register(desk: &Desk, request: Request<Incoming>, app: &str) -> Result<Reply, Problem> {
-    let Some(language) = language_of(request.headers()) else {
+    let Some(format) = language_of(request.headers()) else {
         let detail = "the body's Content-Type is neither application/json nor application/xml";
         return Err(Problem::new(415, Code::InvalidArgument, detail).closing());
     };
@@ -327,13 +314,13 @@ async fn register(desk: &Desk, request: Request<Incoming>, app: &str) -> Result<
     match coding.as_ref().map(|coding| coding.to_str().unwrap_or_default().to_ascii_lowercase()) {
         None => {}
         Some(coding) if coding.is_empty() || coding == "identity" => {}
-        Some(coding) if coding == "gzip" => text = unpack(&text, bytes_max)?,
+        Some(coding) if coding == "gzip" => text = inflate(&text, bytes_max)?,
         Some(_) => {
             let detail = "the body's Content-Encoding is not gzip";
             return Err(Problem::new(415, Code::InvalidArgument, detail));
         }
     }
-    let is_xml = language == Language::Xml;
+    let is_xml = format == Format::Xml;
     let app = app.to_owned();
     let is_long = text.len() > limits::DECODE_INLINE_BYTES_MAX;
     let sent = body::beside(is_long, move || read::registration(&text, is_xml, &app)).await?;
@@ -343,10 +330,10 @@ async fn register(desk: &Desk, request: Request<Incoming>, app: &str) -> Result<
     Ok(reply::no_content())
 }
 
-fn unpack(packed: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
+fn inflate(deflated: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
     let mut text = Vec::new();
     let bound = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
-    let read = flate2::read::MultiGzDecoder::new(packed).take(bound).read_to_end(&mut text);
+    let read = flate2::read::MultiGzDecoder::new(deflated).take(bound).read_to_end(&mut text);
     if read.is_err() {
         return Err(wrong("the body is not gzip"));
     }
@@ -357,58 +344,58 @@ fn unpack(packed: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
     Ok(text.into())
 }
 
-/// Reads a registration. What it becomes is an instance that the registry takes, and that can be
-/// shown in both languages.
+/// Reads a registration. An instance made from it is one that the registry accepts and that both formats
+/// can express.
 #[cfg(any(test, fuzzing))]
-pub(super) fn decode_registration(text: &[u8], is_xml: bool) {
+pub(crate) fn decode_registration(text: &[u8], is_xml: bool) {
     let Ok(sent) = read::registration(text, is_xml, "app") else { return };
     let Ok(registration) = sent.instance(None).register() else { return };
     assert!(crate::wire::json::is_readable(&String::from_utf8_lossy(&registration.json)));
 }
 
-/// Inflates a packed body of 64 KiB at most.
+/// Inflates a gzip body of 64 KiB at most.
 #[cfg(any(test, fuzzing))]
-pub(super) fn decode_packed(packed: &[u8]) {
-    if let Ok(text) = unpack(packed, 64 * limits::KIB) {
+pub(crate) fn decode_gzip(body: &[u8]) {
+    if let Ok(text) = inflate(body, 64 * limits::KIB) {
         assert!(text.len() <= 64 * limits::KIB);
     }
 }
 
-/// What an instance shall become.
-enum Wish {
-    /// This.
-    Be(Box<Instance>, Pull),
-    /// What it is.
-    Stay,
+/// What a request makes of an instance.
+enum Change {
+    /// Replaces it.
+    Replace(Box<Instance>, Pull),
+    /// Renews its lease only.
+    Keep,
 }
 
-/// What a registration makes of the instance that is there.
-fn step(sent: &Sent, before: Option<&Found>) -> Wish {
+/// What a registration makes of the instance that is registered already.
+fn step(sent: &EurekaRegistration, before: Option<&Found>) -> Change {
     let newest_ms = before.and_then(|found| model::dirty_ms(&found.entry.json));
     if let (Some(newest_ms), Some(dirty_ms)) = (newest_ms, sent.dirty_ms)
         && newest_ms > dirty_ms
     {
-        return Wish::Stay;
+        return Change::Keep;
     }
     let region = before.and_then(|found| {
         let before: Instance = serde_json::from_slice(&found.entry.json).ok()?;
         before.region_id
     });
     let pull = if sent.is_out() { Pull::OutItself } else { Pull::InIfItself };
-    Wish::Be(Box::new(sent.instance(region)), pull)
+    Change::Replace(Box::new(sent.instance(region)), pull)
 }
 
-/// Changes an instance as a wish has it, which is asked again where the instance changed meanwhile.
+/// Changes an instance by compare and swap: `decide` is called again if the instance changed meanwhile.
 async fn change(
     desk: &Desk,
     mut before: Option<Found>,
-    wish: impl Fn(Option<&Found>) -> Result<Option<Wish>, Problem>,
+    decide: impl Fn(Option<&Found>) -> Result<Option<Change>, Problem>,
 ) -> Result<(), Problem> {
     for _ in 0..limits::EUREKA_ATTEMPTS_MAX {
-        let (instance, pull) = match wish(before.as_ref())? {
+        let (instance, pull) = match decide(before.as_ref())? {
             None => return Err(not_found()),
-            Some(Wish::Be(instance, pull)) => (instance, pull),
-            Some(Wish::Stay) => match before {
+            Some(Change::Replace(instance, pull)) => (instance, pull),
+            Some(Change::Keep) => match before {
                 Some(found) => {
                     return match desk.ask(Order::Heartbeat(vec![found.identity])).await? {
                         Answer::Batch(_) => Ok(()),
@@ -420,8 +407,8 @@ async fn change(
         };
         let registration: Registration = instance.register().map_err(wrong)?;
         let expected = before.map(|found| found.entry.json);
-        // Metadata that is added to bit by bit ends somewhere, too. An instance of before the bound
-        // may stay as large as it is.
+        // The bound also holds for metadata that is added bit by bit. An instance that was registered
+        // before the bound was lowered may keep its size.
         let stands = expected.as_ref().map_or(0, Bytes::len);
         let bytes_max = desk.office.limits.instance_bytes_max.max(stands);
         let too_large = |fault| Problem::new(413, Code::TooLarge, fault);
@@ -436,7 +423,7 @@ async fn change(
             Called::All(_) => return Err(Refusal::internal().into()),
         }
     }
-    // So many others were faster that it will not be the next time.
+    // Other writers were faster each time.
     Err(Refusal::unavailable().into())
 }
 
@@ -448,7 +435,7 @@ async fn renew(desk: &Desk, app: &str, id: &str, query: &Query) -> Result<Reply,
         let entry = &found.entry;
         let ours_ms = model::dirty_ms(&entry.json).unwrap_or(entry.changed_ms);
         if theirs_ms > ours_ms {
-            // It knows something that we do not; this is how it is asked to say it.
+            // The client's copy is newer. A 404 makes it register again.
             return Err(not_found());
         }
     }
@@ -469,18 +456,19 @@ async fn set_status(
     desk: &Desk,
     app: &str,
     id: &str,
-    wish: Word,
+    status: EurekaStatus,
     who: Option<&Identity>,
 ) -> Result<Reply, Problem> {
     let before = find(desk, app, id, true).await?.ok_or_else(not_found)?;
-    if wish == Word::OutOfService {
+    if status == EurekaStatus::OutOfService {
         let said = who.map_or("eureka", Identity::display_name);
         let operator = registry::operator(desk, said);
         operate(desk, before, Operation::PullOut { operator }).await?;
     } else {
         change(desk, Some(before), |found| {
             let instance = instance_of(found)?;
-            Ok(instance.map(|one| Wish::Be(Box::new(model::with_override(one, wish)), Pull::In)))
+            Ok(instance
+                .map(|one| Change::Replace(Box::new(model::with_override(one, status)), Pull::In)))
         })
         .await?;
         log::operator(desk, "override status", &format!("{app}/{id}"), Some("eureka"));
@@ -488,23 +476,22 @@ async fn set_status(
     Ok(done())
 }
 
-/// `DELETE /apps/{app}/{id}/status`: whatever overrides the status of an instance ends, and the one
-/// that it reports itself holds again. The status that a client may suggest is for servers that do
-/// not remember that one.
+/// `DELETE /apps/{app}/{id}/status`: ends an override, so that the status that the instance reports
+/// holds again. The status in the query is ignored: it is for servers that forget the reported one.
 async fn end_override(desk: &Desk, app: &str, id: &str) -> Result<Reply, Problem> {
     let mut before = find(desk, app, id, true).await?.ok_or_else(not_found)?;
     let reported = instance_of(Some(&before))?.map(model::without_override);
-    if before.entry.is_pulled_out && !matches!(reported, Some(Reported::Status(_))) {
-        // Out of service by an operator's word. It may be out by its own as well.
+    if before.entry.is_pulled_out && !matches!(reported, Some(AfterOverride::Status(_))) {
+        // An operator pulled it out. The instance may have reported itself as out, too.
         operate(desk, before, Operation::PullIn).await?;
         before = find(desk, app, id, false).await?.ok_or_else(not_found)?;
     }
-    if !matches!(reported, Some(Reported::Same)) {
+    if !matches!(reported, Some(AfterOverride::Same)) {
         change(desk, Some(before), |found| {
             Ok(instance_of(found)?.map(|one| match model::without_override(one) {
-                Reported::Same => Wish::Stay,
-                Reported::Status(instance) => Wish::Be(instance, Pull::In),
-                Reported::Out(instance) => Wish::Be(instance, Pull::OutItself),
+                AfterOverride::Same => Change::Keep,
+                AfterOverride::Status(instance) => Change::Replace(instance, Pull::In),
+                AfterOverride::Out(instance) => Change::Replace(instance, Pull::OutItself),
             }))
         })
         .await?;
@@ -537,14 +524,15 @@ async fn add_metadata(
     let before = find(desk, app, id, false).await?.ok_or_else(not_found)?;
     change(desk, Some(before), |found| {
         let instance = instance_of(found)?;
-        Ok(instance
-            .map(|one| Wish::Be(Box::new(model::with_metadata(one, pairs.clone())), Pull::Keep)))
+        Ok(instance.map(|one| {
+            Change::Replace(Box::new(model::with_metadata(one, pairs.clone())), Pull::Keep)
+        }))
     })
     .await?;
     Ok(done())
 }
 
-/// The instance that was found; none where there is none any more.
+/// The decoded instance. None if it is gone.
 fn instance_of(found: Option<&Found>) -> Result<Option<Instance>, Problem> {
     let Some(found) = found else { return Ok(None) };
     let instance = serde_json::from_slice(&found.entry.json);
@@ -557,28 +545,28 @@ mod tests {
 
     #[test]
     fn paths_lead_somewhere_under_both_mounts() {
-        let at = |path: &str| below(path).and_then(Place::at);
+        let at = |path: &str| below(path).and_then(Resource::at);
         let own = |text: &str| text.to_owned();
-        for (path, place) in [
-            ("/eureka/apps", Some(Place::All)),
-            ("/eureka/v2/apps/", Some(Place::All)),
-            ("/eureka//apps//", Some(Place::All)),
-            ("/eureka/v2/apps/delta", Some(Place::Delta)),
-            ("/eureka/apps/v2", Some(Place::App(own("v2")))),
+        for (path, resource) in [
+            ("/eureka/apps", Some(Resource::All)),
+            ("/eureka/v2/apps/", Some(Resource::All)),
+            ("/eureka//apps//", Some(Resource::All)),
+            ("/eureka/v2/apps/delta", Some(Resource::Delta)),
+            ("/eureka/apps/v2", Some(Resource::App(own("v2")))),
             (
                 "/eureka/apps/A/10.0.0.9%3Apy-app%3A9090",
-                Some(Place::Instance(own("A"), own("10.0.0.9:py-app:9090"))),
+                Some(Resource::Instance(own("A"), own("10.0.0.9:py-app:9090"))),
             ),
-            ("/eureka/apps/a%2Fb/i/status/", Some(Place::Status(own("a/b"), own("i")))),
-            ("/eureka/v2/instances/i", Some(Place::Anywhere(own("i")))),
-            ("/eureka/svips/v", Some(Place::SecureVip(own("v")))),
+            ("/eureka/apps/a%2Fb/i/status/", Some(Resource::Status(own("a/b"), own("i")))),
+            ("/eureka/v2/instances/i", Some(Resource::Anywhere(own("i")))),
+            ("/eureka/svips/v", Some(Resource::SecureVip(own("v")))),
             ("/eureka", None),
             ("/eureka/v2", None),
             ("/eurekas/apps", None),
             ("/eureka/v22/apps", None),
             ("/eureka/apps/a/b/c", None),
         ] {
-            assert_eq!(at(path), place, "{path}");
+            assert_eq!(at(path), resource, "{path}");
         }
     }
 }

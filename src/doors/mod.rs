@@ -1,0 +1,35 @@
+//! Doors: foreign protocols, translated into fanfare's commands and events.
+//!
+//! ```text
+//! http::router --> Dialect::answer --> command --> control --> reply --> the dialect's answer
+//! ```
+//!
+//! A door owns no facts. What its clients register is an instance of the one registry, and what they
+//! discover is read from there. A door may cache an encoded answer, never a decision.
+//!
+//! # A new dialect
+//!
+//! 1. A folder beside `eureka`, with a type that implements [`Dialect`]: which paths are the
+//!    dialect's, which methods they take, and how a request is answered.
+//! 2. A line in [`open`], and a switch in `config::keys`.
+//! 3. A page `docs/<dialect>.md` with the table of what becomes of what, and the differences.
+//!
+//! The router checks the request head, the host and the origin before it calls a dialect. The dialect
+//! checks credentials and scopes. Where a dialect cannot express a state, the door uses the dialect's own
+//! way to start over (Eureka: a full fetch), and drops nothing.
+//!
+//! Imports its folders and `http`. Imported by `server`, which opens the doors, and by `fuzzing`.
+
+pub mod eureka;
+
+use crate::http::dialect::Dialect;
+use eureka::Eureka;
+
+/// The dialects that this server speaks.
+pub fn open(with_eureka: bool) -> Vec<Box<dyn Dialect>> {
+    let mut dialects: Vec<Box<dyn Dialect>> = Vec::new();
+    if with_eureka {
+        dialects.push(Box::new(Eureka::default()));
+    }
+    dialects
+}
