@@ -1,11 +1,10 @@
 //! Removing an account: the name is free, the tokens count no more, what was written stays.
 
-mod support;
-
+use fanfare_test_support as support;
 use std::time::Duration;
 
+use fanfare_test_support::{READ_PATIENCE, Reply, Server, eventually, now_s};
 use serde_json::{Value, json};
-use support::{READ_PATIENCE, Reply, Server, eventually, now_s};
 
 const PASSWORD: &str = "correct horse";
 const ME: &str = "/api/v1/users/me";

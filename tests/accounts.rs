@@ -1,14 +1,13 @@
 //! Accounts: registering, logging in, being slowed down, being disabled; and the keys that tokens
 //! are checked with.
 
-mod support;
-
+use fanfare_test_support as support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use fanfare_test_support::{Reply, Server, assert_is_time, eventually, now_s, token};
 use serde_json::{Value, json};
-use support::{Reply, Server, assert_is_time, eventually, now_s, token};
 
 const REGISTER: &str = "/api/v1/users/register";
 const LOGIN: &str = "/api/v1/users/login";

@@ -3,14 +3,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod raw;
-mod support;
-
 use std::time::Duration;
 
-use raw::Raw;
+use fanfare_test_support::raw::Raw;
+use fanfare_test_support::{Server, eventually, instance, with};
 use serde_json::{Value, json};
-use support::{Server, eventually, instance, with};
 
 const LOOKUP: &str = "/api/discovery/lookup.json";
 const HEARTBEAT: &str = "/api/registry/heartbeat.json";

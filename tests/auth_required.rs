@@ -1,13 +1,10 @@
 //! `--auth required`: no token, no service; the right scope for each thing; and sockets that end when
 //! their token does.
 
-mod raw;
-mod support;
-
+use fanfare_test_support::raw::{Raw, UPGRADE, text};
+use fanfare_test_support::{Server, now_s, sign};
 use jsonwebtoken::Algorithm;
-use raw::{Raw, UPGRADE, text};
 use serde_json::json;
-use support::{Server, now_s, sign};
 
 const SECRET: &str = "a secret of more than thirty-two bytes";
 

@@ -4,14 +4,12 @@
 //! `PostgreSQL` has no text with a NUL character. One such text in a transaction used to take
 //! everything beside it along, again and again.
 
-#[path = "support/postgres.rs"]
-mod pg;
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::postgres as pg;
 use std::time::Duration;
 
+use fanfare_test_support::{SECRET, Server, eventually, token};
 use serde_json::{Value, json};
-use support::{SECRET, Server, eventually, token};
 
 const OPERATE: &str = "/api/management/instance/operate-instance.json";
 const REGISTER: &str = "/api/registry/register.json";

@@ -1,14 +1,11 @@
 //! A server below a path of a site: everything is there, and nothing but what probes ask is anywhere
 //! else.
 
-mod raw;
-mod support;
-
 use std::process::Command;
 
-use raw::{Raw, UPGRADE};
+use fanfare_test_support::raw::{Raw, UPGRADE};
+use fanfare_test_support::{Server, instances};
 use serde_json::json;
-use support::{Server, instances};
 
 const BASE: &[&str] = &["--base-path", "/push", "--allowed-origins", "https://app.example.org"];
 

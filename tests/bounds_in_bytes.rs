@@ -3,12 +3,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use fanfare_test_support::{Client, Server, eventually, instance, with};
 use serde_json::{Value, json};
-use support::{Client, Server, eventually, instance, with};
 
 const KIB: usize = 1024;
 const MIB: u64 = 1024 * 1024;

@@ -1,10 +1,9 @@
 //! Channels: what is published reaches every subscriber once and in order, and who comes back gets
 //! what was missed, or is told that it is gone.
 
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::{Client, Server, assert_is_time, eventually, token};
 use serde_json::{Value, json};
-use support::{Client, Server, assert_is_time, eventually, token};
 
 fn subscribe(client: &mut Client, channel: &str) -> Value {
     client.ask(&json!({"type": "subscribe", "channel": channel}), "subscribed")

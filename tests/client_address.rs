@@ -1,13 +1,11 @@
 //! Behind a trusted proxy a client is known by the address that the proxy names, in whatever is
 //! counted or shown by address; nobody else's word about addresses counts.
 
-mod support;
-
 use std::io::Write as _;
 use std::net::TcpStream;
 
+use fanfare_test_support::{READ_PATIENCE, Reply, Server};
 use serde_json::json;
-use support::{READ_PATIENCE, Reply, Server};
 
 const LOGIN: &str = "/api/v1/users/login";
 

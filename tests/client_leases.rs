@@ -1,12 +1,12 @@
 //! An instance that a client stands for stays registered for as long as it does, and no longer.
 
-mod node;
-
 use fanfare_client::{Client, ServiceEvent};
-use node::{Node, Proxy, builder, connect, described, eventually, instance, soon};
+use fanfare_test_support::client::{agrees, builder, connect, described, eventually, soon, token};
+use fanfare_test_support::proxy::FaultyProxy;
+use fanfare_test_support::{Server, instance};
 use serde_json::{Value, json};
 
-fn names(node: &Node, service: &str) -> Vec<String> {
+fn names(node: &Server, service: &str) -> Vec<String> {
     let instances = node.discover(service)["instances"].as_array().cloned().unwrap_or_default();
     let name = |one: &Value| one["instanceId"].as_str().expect("a name").to_owned();
     let mut names: Vec<String> = instances.iter().map(name).collect();
@@ -19,7 +19,7 @@ fn short(service: &str, name: &str, ttl_ms: u64) -> fanfare_client::Instance {
 }
 
 /// Waits until an instance that nobody renews has expired: a clock that the server keeps.
-async fn wait_for_expiry(node: &Node, watcher: &Client, ttl_ms: u64) {
+async fn wait_for_expiry(node: &Server, watcher: &Client, ttl_ms: u64) {
     let view = watcher.watch_service("clock").expect("a name");
     let mut changes = view.changes();
     let mut one = instance("clock", "tick");
@@ -36,7 +36,7 @@ async fn wait_for_expiry(node: &Node, watcher: &Client, ttl_ms: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_are_renewed_together_for_as_long_as_it_takes() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = connect(&node.url()).await;
     let leases: Vec<_> = (0..40)
         .map(|number| client.register(short("orders", &format!("i{number}"), 1_000)))
@@ -52,12 +52,12 @@ async fn leases_are_renewed_together_for_as_long_as_it_takes() {
     let state = orders.state().expect("a state");
     assert_eq!((state.revision, state.instances.len()), (before, 40), "none has expired");
     assert!(leases.iter().all(|lease| lease.registrations() == 1));
-    assert!(node.agrees(Some(&state)));
+    assert!(agrees(&node, Some(&state)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_lost_its_data_is_told_again() {
-    let mut node = Node::start(&[]);
+    let mut node = Server::start_for_people(&[]);
     let client = connect(&node.url()).await;
     let one = client.register(short("orders", "one", 2_000)).expect("good");
     let two = client.register(short("orders", "two", 2_000)).expect("good");
@@ -66,7 +66,7 @@ async fn a_server_that_lost_its_data_is_told_again() {
     }
     node.kill();
     node.lose_data();
-    node.restart();
+    node.restart_in_place();
     eventually("both are back", || names(&node, "orders") == ["one", "two"]).await;
     let again = || one.registrations() == 2 && two.registrations() == 2;
     eventually("told twice", again).await;
@@ -74,8 +74,8 @@ async fn a_server_that_lost_its_data_is_told_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reconnect_alone_registers_nothing_again() {
-    let node = Node::start(&[]);
-    let proxy = Proxy::start(node.address()).await;
+    let node = Server::start_for_people(&[]);
+    let proxy = FaultyProxy::to(node.address());
     let client = connect(&proxy.url()).await;
     let lease = client.register(short("orders", "one", 60_000)).expect("good");
     soon("registered", lease.registered()).await.expect("taken");
@@ -90,7 +90,7 @@ async fn a_reconnect_alone_registers_nothing_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_server_has_forgotten_is_registered_again() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = connect(&node.url()).await;
     let lease = client.register(short("orders", "one", 1_000)).expect("good");
     soon("registered", lease.registered()).await.expect("taken");
@@ -102,7 +102,7 @@ async fn what_the_server_has_forgotten_is_registered_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_leaves_with_who_stands_for_it() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = connect(&node.url()).await;
     let mut leases = Vec::new();
     for name in ["asked", "dropped", "left", "closed"] {
@@ -125,7 +125,7 @@ async fn an_instance_leaves_with_who_stands_for_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_can_be_described_otherwise() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = connect(&node.url()).await;
     let lease = client.register(described("orders", "one")).expect("good");
     soon("registered", lease.registered()).await.expect("taken");
@@ -138,8 +138,8 @@ async fn an_instance_can_be_described_otherwise() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_may_not_register_is_told_so() {
-    let node = Node::start(&["--auth", "required"]);
-    let token = node::token("ann", 3_600, "");
+    let node = Server::start_for_people(&["--auth", "required"]);
+    let token = token("ann", 3_600, "");
     let client = builder(&node.url()).token(token).connect().await.expect("it is there");
     let lease = client.register(described("orders", "one")).expect("good");
     let error = soon("refused", lease.registered()).await.expect_err("no scope");
@@ -150,7 +150,7 @@ async fn whoever_may_not_register_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_instances_fit_into_few_messages() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = connect(&node.url()).await;
     let leases: Vec<_> = (0..1_000)
         .map(|number| client.register(short("orders", &format!("i{number}"), 2_000)))

@@ -1,14 +1,14 @@
 //! What a client knows of services is what the registry holds, whatever happens to the server or the
 //! connection in between.
 
-mod node;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_client::{ChangeType, ServiceEvent, Status};
-use node::{Node, Proxy, builder, connect, eventually, instance, soon};
+use fanfare_test_support::client::{agrees, builder, connect, eventually, soon};
+use fanfare_test_support::proxy::FaultyProxy;
+use fanfare_test_support::{Server, instance};
 use serde_json::{Value, json};
 
 /// What events add up to: the epoch, the revision and the names.
@@ -51,7 +51,7 @@ fn many(service: &str, count: usize) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_equals_the_registry_across_kills() {
-    let mut node = Node::start(&[]);
+    let mut node = Server::start_for_people(&[]);
     let client = connect(&node.url()).await;
     let orders = client.watch_service("Orders").expect("a name");
     let mut changes = orders.changes();
@@ -59,16 +59,16 @@ async fn a_view_equals_the_registry_across_kills() {
     assert_eq!(orders.instances().len(), 0);
     for round in 0..3 {
         node.register(&many("orders", 5 + round));
-        eventually("the view has them", || node.agrees(orders.state().as_ref())).await;
+        eventually("the view has them", || agrees(&node, orders.state().as_ref())).await;
         assert!(!orders.is_stale());
         node.kill();
         eventually("the view knows that it is old", || orders.is_stale()).await;
         assert!(!orders.instances().is_empty(), "what was known stays");
         assert!(orders.age().expect("an age") < Duration::from_mins(1));
-        node.restart();
+        node.restart_in_place();
         node.register(&[instance("orders", "after")]);
         soon("fresh again", orders.fresh()).await.expect("allowed");
-        eventually("the same again", || node.agrees(orders.state().as_ref())).await;
+        eventually("the same again", || agrees(&node, orders.state().as_ref())).await;
     }
     let mut sum = Sum::default();
     let goal = orders.state().expect("a state");
@@ -80,11 +80,11 @@ async fn a_view_equals_the_registry_across_kills() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_server_is_returned_to_when_it_said() {
-    let mut node = Node::start(&["--drain-window", "1s"]);
+    let mut node = Server::start_for_people(&["--drain-window", "1s"]);
     let client = connect(&node.url()).await;
     let orders = client.watch_service("orders").expect("a name");
     node.register(&many("orders", 3));
-    eventually("the view has them", || node.agrees(orders.state().as_ref())).await;
+    eventually("the view has them", || agrees(&node, orders.state().as_ref())).await;
     let before = orders.state().expect("a state");
     let mut status = client.watch_status();
     node.terminate();
@@ -93,16 +93,16 @@ async fn a_drained_server_is_returned_to_when_it_said() {
     let Status::Waiting { error, .. } = told else { panic!("{told:?}") };
     assert!(matches!(error, fanfare_client::Error::Closed { code: 1001, .. }), "{error}");
     node.wait();
-    node.restart();
+    node.restart_in_place();
     soon("fresh again", orders.fresh()).await.expect("allowed");
     assert_eq!(orders.state().expect("a state").epoch, before.epoch, "a clean stop goes on");
     node.register(&many("orders", 4));
-    eventually("the same again", || node.agrees(orders.state().as_ref())).await;
+    eventually("the same again", || agrees(&node, orders.state().as_ref())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_says_nothing_is_given_up() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let quick = builder(&node.url())
         .keepalive(Duration::from_millis(200))
         .connect_timeout(Duration::from_millis(800));
@@ -110,14 +110,14 @@ async fn a_server_that_says_nothing_is_given_up() {
     let orders = client.watch_service("orders").expect("a name");
     soon("fresh", orders.fresh()).await.expect("allowed");
     let mut status = client.watch_status();
-    node.signal("-STOP");
+    node.signal("STOP");
     let given_up = status.wait_for(|one| matches!(one, Status::Waiting { .. }));
     let told = soon("given up", given_up).await.expect("it lives").clone();
     assert!(orders.is_stale(), "{told:?}");
-    node.signal("-CONT");
+    node.signal("CONT");
     soon("fresh again", orders.fresh()).await.expect("allowed");
     node.register(&many("orders", 2));
-    eventually("the same again", || node.agrees(orders.state().as_ref())).await;
+    eventually("the same again", || agrees(&node, orders.state().as_ref())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,7 +125,7 @@ async fn the_next_server_of_the_list_is_tried() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = gone.local_addr().expect("it listens");
     drop(gone);
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = builder(&format!("ws://{address}")).url(node.url()).connect().await;
     let client = client.expect("the second one is there");
     let Status::Connected { url, .. } = client.status() else { panic!("{:?}", client.status()) };
@@ -133,13 +133,13 @@ async fn the_next_server_of_the_list_is_tried() {
     node.register(&many("orders", 1));
     let orders = client.watch_service("orders").expect("a name");
     soon("ready", orders.ready()).await.expect("allowed");
-    assert!(node.agrees(orders.state().as_ref()));
+    assert!(agrees(&node, orders.state().as_ref()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_frame_is_noticed_and_healed() {
-    let node = Node::start(&[]);
-    let proxy = Proxy::losing(node.address(), Some("\"i-lost\"")).await;
+    let node = Server::start_for_people(&[]);
+    let proxy = FaultyProxy::losing_frame(node.address(), "\"i-lost\"");
     let client = connect(&proxy.url()).await;
     let orders = client.watch_service("orders").expect("a name");
     let mut changes = orders.changes();
@@ -147,9 +147,9 @@ async fn a_lost_frame_is_noticed_and_healed() {
     node.register(&[instance("orders", "i-first")]);
     eventually("the first", || orders.instances().len() == 1).await;
     node.register(&[instance("orders", "i-lost")]);
-    eventually("a frame is lost", || proxy.lost() == 1).await;
+    eventually("a frame is lost", || proxy.frames_lost() == 1).await;
     node.register(&[instance("orders", "i-next")]);
-    eventually("healed", || node.agrees(orders.state().as_ref())).await;
+    eventually("healed", || agrees(&node, orders.state().as_ref())).await;
     assert_eq!(orders.instances().len(), 3);
     let mut sum = Sum::default();
     while sum.names.len() < 3 {
@@ -160,33 +160,33 @@ async fn a_lost_frame_is_noticed_and_healed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_service_is_followed_with_one_subscription() {
-    let mut node = Node::start(&[]);
+    let mut node = Server::start_for_people(&[]);
     for service in ["a", "b"] {
         node.register(&many(service, 3));
     }
     let client = connect(&node.url()).await;
     let all = client.watch_all();
     soon("fresh", all.fresh()).await.expect("allowed");
-    let agrees = |node: &Node, services: &[&str]| {
-        services.iter().all(|service| node.agrees(all.state(service).as_ref()))
+    let all_agree = |node: &Server, services: &[&str]| {
+        services.iter().all(|service| agrees(node, all.state(service).as_ref()))
             && all.states().len() == services.len()
     };
-    assert!(agrees(&node, &["a", "b"]));
+    assert!(all_agree(&node, &["a", "b"]));
     node.register(&many("c", 2));
     node.unregister(&[instance("a", "i0")]);
-    eventually("what is new and what is gone", || agrees(&node, &["a", "b", "c"])).await;
+    eventually("what is new and what is gone", || all_agree(&node, &["a", "b", "c"])).await;
     // One of them on its own, too: nothing comes twice, and the rest goes on without it.
     let one = client.watch_service("a").expect("a name");
     soon("fresh", one.fresh()).await.expect("allowed");
     node.register(&[instance("a", "i9")]);
-    eventually("both know", || node.agrees(one.state().as_ref())).await;
+    eventually("both know", || agrees(&node, one.state().as_ref())).await;
     drop(one);
     node.kill();
     eventually("old", || all.is_stale()).await;
-    node.restart();
+    node.restart_in_place();
     soon("fresh again", all.fresh()).await.expect("allowed");
     node.register(&[instance("b", "i9")]);
-    eventually("the same again", || node.agrees(all.state("b").as_ref())).await;
+    eventually("the same again", || agrees(&node, all.state("b").as_ref())).await;
     for service in ["a", "b", "c"] {
         let registry = node.discover(service)["instances"].as_array().map_or(0, Vec::len);
         let known = all.state(service).map_or(0, |state| state.instances.len());
@@ -196,7 +196,7 @@ async fn every_service_is_followed_with_one_subscription() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_starts_with_what_it_knew_while_the_server_is_away() {
-    let mut node = Node::start(&[]);
+    let mut node = Server::start_for_people(&[]);
     let file = node.dir().join("services.json");
     node.register(&many("orders", 3));
     let client = builder(&node.url()).cache_file(&file).connect().await.expect("it is there");
@@ -212,10 +212,10 @@ async fn a_client_starts_with_what_it_knew_while_the_server_is_away() {
     assert_eq!(orders.instances().len(), 3);
     assert!(orders.is_stale());
     assert!(orders.age().is_some());
-    node.restart();
+    node.restart_in_place();
     soon("fresh", orders.fresh()).await.expect("allowed");
     node.register(&many("orders", 4));
-    eventually("the same again", || node.agrees(orders.state().as_ref())).await;
+    eventually("the same again", || agrees(&node, orders.state().as_ref())).await;
     // A file of something else is as good as none.
     std::fs::write(&file, "{\"version\":1,\"services\":[{").expect("written");
     let client = builder(&node.url()).cache_file(&file).connect().await.expect("it is there");
@@ -224,7 +224,7 @@ async fn a_client_starts_with_what_it_knew_while_the_server_is_away() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_gets_the_newest_state_instead() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = builder(&node.url()).queue_events_max(4).connect().await.expect("it is there");
     let orders = client.watch_service("orders").expect("a name");
     let mut changes = orders.changes();
@@ -247,7 +247,7 @@ async fn a_slow_reader_gets_the_newest_state_instead() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_mark_of_self_protection_is_seen_on_its_own() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let mut dying = many("orders", 4);
     for one in &mut dying {
         one["leaseTtlMs"] = json!(1_000);
@@ -259,12 +259,12 @@ async fn the_mark_of_self_protection_is_seen_on_its_own() {
     assert_eq!(orders.instances().len(), 4);
     node.post("/api/management/services/orders/self-protection", &json!({"enabled": false}));
     eventually("expired", || orders.instances().is_empty()).await;
-    eventually("the same", || node.agrees(orders.state().as_ref())).await;
+    eventually("the same", || agrees(&node, orders.state().as_ref())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callbacks_hear_what_streams_do_and_the_last_handle_unsubscribes() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = connect(&node.url()).await;
     let orders = client.watch_service("orders").expect("a name");
     let sum = Arc::new(parking_lot::Mutex::new(Sum::default()));
@@ -272,7 +272,7 @@ async fn callbacks_hear_what_streams_do_and_the_last_handle_unsubscribes() {
     let listener = orders.on_change(move |event| heard.lock().add(&event));
     node.register(&many("orders", 3));
     eventually("heard", || sum.lock().names.len() == 3).await;
-    let subscriptions = || node.get("/ws/stats")["subscriptions"].as_u64();
+    let subscriptions = || node.get("/ws/stats").body["subscriptions"].as_u64();
     assert_eq!(subscriptions(), Some(1));
     drop(orders);
     drop(listener);

@@ -1,15 +1,17 @@
 //! What people and programs tell each other reaches a client once, also what was said while it was
 //! away.
 
-mod node;
-
 use std::net::{TcpListener, TcpStream};
 
 use fanfare_client::{
     Api, Channel, ChannelEvent, ChannelMessage, Client, Code, EnvelopeEvent, Person, Position,
     Post, Status,
 };
-use node::{Node, Proxy, builder, connect, connect_as, eventually, soon, token};
+use fanfare_test_support::Server;
+use fanfare_test_support::client::{
+    PATIENCE, builder, connect, connect_as, eventually, soon, token,
+};
+use fanfare_test_support::proxy::{Fault, FaultyProxy};
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
@@ -20,21 +22,20 @@ async fn next_message(channel: &mut Channel) -> ChannelMessage {
     }
 }
 
-fn publish(node: &Node, channel: &str, payload: &Value) {
+fn publish(node: &Server, channel: &str, payload: &Value) {
     node.post(&format!("/api/v1/channels/{channel}/messages"), &json!({"payload": payload}));
 }
 
-async fn lose_connection(client: &Client, proxy: &Proxy) {
+async fn lose_connection(client: &Client, proxy: &FaultyProxy) {
     let mut status = client.watch_status();
-    proxy.refuse(true);
-    proxy.cut();
+    proxy.set(Fault::Down);
     soon("noticed", status.wait_for(|one| !one.is_connected())).await.expect("it lives");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_the_time_away_are_recovered() {
-    let node = Node::start(&[]);
-    let proxy = Proxy::start(node.address()).await;
+    let node = Server::start_for_people(&[]);
+    let proxy = FaultyProxy::to(node.address());
     let client = connect(&proxy.url()).await;
     let mut news = client.channel("news").expect("a name");
     soon("ready", news.ready()).await.expect("allowed");
@@ -46,7 +47,7 @@ async fn messages_of_the_time_away_are_recovered() {
         for number in 0..20 {
             publish(&node, "news", &json!({"round": round, "number": number}));
         }
-        proxy.refuse(false);
+        proxy.set(Fault::None);
         for number in 0..20 {
             let message = next_message(&mut news).await;
             assert_eq!(message.payload, json!({"round": round, "number": number}));
@@ -66,7 +67,7 @@ async fn messages_of_the_time_away_are_recovered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_gone_for_good_is_said_so() {
-    let mut node = Node::start(&[]);
+    let mut node = Server::start_for_people(&[]);
     let client = connect(&node.url()).await;
     let mut news = client.channel("news").expect("a name");
     soon("ready", news.ready()).await.expect("allowed");
@@ -74,7 +75,7 @@ async fn what_is_gone_for_good_is_said_so() {
     assert_eq!(next_message(&mut news).await.payload, json!(1));
     let before = news.position().expect("a position");
     node.kill();
-    node.restart();
+    node.restart_in_place();
     match soon("an event", news.next()).await {
         Some(ChannelEvent::Lost { after, now }) => {
             assert_eq!(after, before);
@@ -92,7 +93,7 @@ struct Scripted(WebSocket<TcpStream>);
 impl Scripted {
     fn accept(listener: &TcpListener) -> Scripted {
         let (stream, _) = listener.accept().expect("a client comes");
-        stream.set_read_timeout(Some(node::PATIENCE)).expect("a timeout above zero");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
         let mut socket = Scripted(tungstenite::accept(stream).expect("it wants a socket"));
         socket.say(&json!({"type": "welcome", "connection_id": "n1-0-0-1", "node_id": "n1"}));
         socket
@@ -183,7 +184,7 @@ async fn what_the_server_loses_meanwhile_is_said_so_and_followed_from_there() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_lags_and_then_gets_the_rest() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = builder(&node.url()).queue_events_max(8).connect().await.expect("it is there");
     let mut slow = client.channel("news").expect("a name");
     let mut quick = client.channel("news").expect("a name");
@@ -215,7 +216,7 @@ async fn a_slow_reader_lags_and_then_gets_the_rest() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn publishing_is_answered_with_its_place() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = connect(&node.url()).await;
     let mut news = client.channel("news").expect("a name");
     soon("ready", news.ready()).await.expect("allowed");
@@ -236,7 +237,7 @@ async fn publishing_is_answered_with_its_place() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_operator_ends_and_sets_again_goes_on_where_it_stood() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = connect(&node.url()).await;
     let mut news = client.channel("news").expect("a name");
     soon("ready", news.ready()).await.expect("allowed");
@@ -246,13 +247,13 @@ async fn what_an_operator_ends_and_sets_again_goes_on_where_it_stood() {
     let path = format!("/api/v1/connections/{connection_id}/channels/news");
     publish(&node, "news", &json!("before"));
     assert_eq!(next_message(&mut news).await.payload, json!("before"));
-    assert_eq!(node.call("DELETE", &path, "", &Value::Null).0, 204);
+    assert_eq!(node.call("DELETE", &path, "", &Value::Null).status, 204);
     match soon("the end", news.next()).await {
         Some(ChannelEvent::Refused(error)) => assert_eq!(error.code(), Some(Code::Forbidden)),
         other => panic!("{other:?}"),
     }
     publish(&node, "news", &json!("meanwhile"));
-    assert_eq!(node.call("PUT", &path, "", &Value::Null).0, 204);
+    assert_eq!(node.call("PUT", &path, "", &Value::Null).status, 204);
     publish(&node, "news", &json!("after"));
     for said in ["meanwhile", "after"] {
         assert_eq!(next_message(&mut news).await.payload, json!(said));
@@ -261,8 +262,8 @@ async fn what_an_operator_ends_and_sets_again_goes_on_where_it_stood() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_is_returned_to_and_nothing_said_is_missed() {
-    let node = Node::start(&[]);
-    let proxy = Proxy::start(node.address()).await;
+    let node = Server::start_for_people(&[]);
+    let proxy = FaultyProxy::to(node.address());
     let ann = connect_as(&proxy.url(), "ann").await;
     let bob = connect_as(&node.url(), "bob").await;
     let mut of_ann = ann.join("general").expect("a name");
@@ -290,7 +291,7 @@ async fn a_room_is_returned_to_and_nothing_said_is_missed() {
     for text in ["one", "two"] {
         of_bob.chat(text).await.expect("said");
     }
-    proxy.refuse(false);
+    proxy.set(Fault::None);
     assert_eq!(said(&mut of_ann).await, "one");
     assert_eq!(said(&mut of_ann).await, "two");
     eventually("she is back", || users(&of_bob) == ["ann", "bob"]).await;
@@ -306,7 +307,7 @@ async fn a_room_is_returned_to_and_nothing_said_is_missed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_are_found_by_name() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let api = Api::new(&node.url()).expect("a URL");
     let bob_id = api.create_account("Bob", "correct horse", None).await.expect("a new name");
     let bob = Person { user_id: bob_id.clone(), username: String::from("Bob") };
@@ -326,7 +327,7 @@ async fn users_are_found_by_name() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envelopes_are_acknowledged() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let (ann, bob) = (connect_as(&node.url(), "ann").await, connect_as(&node.url(), "bob").await);
     let mut inbox = bob.envelopes();
     let reached = ann.send("notification", json!({"content": "hi"}), Some("bob")).await;
@@ -350,14 +351,14 @@ async fn envelopes_are_acknowledged() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn direct_messages_arrive_once_each_however_often_we_were_away() {
-    let node = Node::start(&[]);
-    let proxy = Proxy::start(node.address()).await;
+    let node = Server::start_for_people(&[]);
+    let proxy = FaultyProxy::to(node.address());
     let ann = connect_as(&node.url(), "ann").await;
     let bob = connect_as(&proxy.url(), "bob").await;
     let group = json!({"name": "g", "members": ["bob"]});
-    let (status, group) = node.call("POST", "/api/v1/groups", &token("ann", 60, ""), &group);
-    assert_eq!(status, 201, "{group}");
-    let group = group["group_id"].as_str().expect("an id").to_owned();
+    let made = node.call("POST", "/api/v1/groups", &token("ann", 60, ""), &group);
+    assert_eq!(made.status, 201, "{}", made.text);
+    let group = made.body["group_id"].as_str().expect("an id").to_owned();
     ann.send_message("bob", "before").await.expect("stored");
     let mut messages = bob.messages();
     let mut ids = Vec::new();
@@ -378,7 +379,7 @@ async fn direct_messages_arrive_once_each_however_often_we_were_away() {
             ann.send_message("bob", &format!("{round} {number}")).await.expect("stored");
         }
         ann.send_group_message(&group, &format!("group {round}")).await.expect("stored");
-        proxy.refuse(false);
+        proxy.set(Fault::None);
         for number in 0..10 {
             expect(&mut ids, format!("{round} {number}")).await;
         }
@@ -395,7 +396,7 @@ async fn direct_messages_arrive_once_each_however_often_we_were_away() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_of_direct_messages_finds_them_on_the_server() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let ann = connect_as(&node.url(), "ann").await;
     let bob = builder(&node.url()).token(token("bob", 60, "")).queue_events_max(4);
     let bob = bob.connect().await.expect("it is there");

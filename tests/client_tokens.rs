@@ -1,13 +1,12 @@
 //! A client stays signed in for as long as it can get tokens, and says so when it cannot.
 
-mod node;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fanfare_client::{Client, Code, Error, Status};
-use node::{Node, builder, connect_as, eventually, instance, soon, token};
+use fanfare_test_support::client::{agrees, builder, connect_as, eventually, soon, token};
+use fanfare_test_support::{Server, instance};
 use serde_json::{Value, json};
 
 fn connection_id(client: &Client) -> Option<String> {
@@ -19,7 +18,7 @@ fn connection_id(client: &Client) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_is_replaced_before_its_end_on_the_same_connection() {
-    let node = Node::start(&["--auth", "required"]);
+    let node = Server::start_for_people(&["--auth", "required"]);
     let fetched = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&fetched);
     let client = builder(&node.url())
@@ -40,7 +39,7 @@ async fn a_token_is_replaced_before_its_end_on_the_same_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_another_token_the_end_is_final() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = builder(&node.url()).token(token("ann", 2, "")).connect().await.expect("there");
     let mut status = client.watch_status();
     let end = soon("closed", status.wait_for(|one| matches!(one, Status::Closed(_)))).await;
@@ -54,7 +53,7 @@ async fn without_another_token_the_end_is_final() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_was_late_comes_back_with_a_new_token() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let calls = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&calls);
     let client = builder(&node.url())
@@ -79,12 +78,12 @@ async fn a_connection_that_was_late_comes_back_with_a_new_token() {
     })
     .await;
     node.register(&[instance("orders", "one")]);
-    eventually("the same", || node.agrees(view.state().as_ref())).await;
+    eventually("the same", || agrees(&node, view.state().as_ref())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_and_password_are_enough() {
-    let node = Node::start(&["--auth", "required"]);
+    let node = Server::start_for_people(&["--auth", "required"]);
     let person = json!({"username": "ann", "password": "correct horse"});
     let user = node.post("/api/v1/users/register", &person);
     let client = builder(&node.url()).login("ann", "correct horse").connect().await;
@@ -101,7 +100,7 @@ async fn a_name_and_password_are_enough() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_is_renewed_without_another_look_at_the_password() {
-    let node = Node::start(&["--login-token-ttl", "5s"]);
+    let node = Server::start_for_people(&["--login-token-ttl", "5s"]);
     let person = json!({"username": "ann", "password": "correct horse"});
     node.post("/api/v1/users/register", &person);
     let client = builder(&node.url()).login("ann", "correct horse").connect().await;
@@ -111,7 +110,7 @@ async fn a_login_is_renewed_without_another_look_at_the_password() {
     let over_ms = clock.now().unix_ms + 8_000;
     // From here on a login of that name is refused unread, for a minute.
     let wrong = json!({"username": "ann", "password": "wrong horse!"});
-    let login = |body: &Value| node.call("POST", "/api/v1/users/login", "", body).0;
+    let login = |body: &Value| node.call("POST", "/api/v1/users/login", "", body).status;
     eventually("logins are refused", || login(&wrong) == 429).await;
     assert_eq!(login(&person), 429);
     eventually("the first token has ended", || clock.now().unix_ms > over_ms).await;
@@ -124,13 +123,12 @@ async fn a_login_is_renewed_without_another_look_at_the_password() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_was_removed_does_not_return() {
-    let node = Node::start(&[]);
+    let node = Server::start_for_people(&[]);
     let client = connect_as(&node.url(), "ann").await;
     let id = connection_id(&client).expect("connected");
     let admin = token("root", 60, "admin");
-    let (status, _) =
-        node.call("DELETE", &format!("/api/v1/connections/{id}"), &admin, &Value::Null);
-    assert_eq!(status, 204);
+    let path = format!("/api/v1/connections/{id}");
+    assert_eq!(node.call("DELETE", &path, &admin, &Value::Null).status, 204);
     let mut status = client.watch_status();
     let end = soon("closed", status.wait_for(|one| matches!(one, Status::Closed(_)))).await;
     let end = end.expect("told").clone();
@@ -160,7 +158,7 @@ async fn settings_that_cannot_be_right_are_told_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_new_token_does_not_allow_ends_and_is_said() {
-    let node = Node::start(&["--auth", "required"]);
+    let node = Server::start_for_people(&["--auth", "required"]);
     let count = Arc::new(AtomicUsize::new(0));
     let client = builder(&node.url())
         .token_source(move || {

@@ -6,13 +6,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod support;
-
+use fanfare_test_support as support;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fanfare_test_support::{Server, eventually, instance, now_s};
 use serde_json::json;
-use support::{Server, eventually, instance, now_s};
 
 const HOUR_S: i64 = 3_600;
 

@@ -6,22 +6,16 @@
     reason = "when a topic is left is about the clock of the wall"
 )]
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use nodes::{PATIENCE, Trail, await_cut_off, await_ready, node, node_over_strait, nodes, place};
-use redis::Redis;
+use fanfare_test_support::nodes::{
+    PATIENCE, Trail, await_cut_off, await_ready, node, node_over_proxy, nodes, place,
+};
+use fanfare_test_support::proxy::Fault;
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{Client, READ_PATIENCE, Reply, Server, eventually};
 use serde_json::{Value, json};
-use strait::Weather;
-use support::{Client, READ_PATIENCE, Reply, Server, eventually};
 
 fn subscribe(client: &mut Client, channel: &str) -> Value {
     client.send_json(&json!({"type": "subscribe", "channel": channel}));
@@ -265,10 +259,10 @@ fn who_comes_back_elsewhere_gets_exactly_what_was_missed() {
 fn who_is_ahead_of_a_node_is_recovered_there_too() {
     let redis = Redis::start();
     let a = node(&redis, &[]);
-    let (b, strait) = node_over_strait(&redis, &[]);
+    let (b, proxy) = node_over_proxy(&redis, &[]);
     let (mut resident, mut at_b) = follow(&b, "c");
     let (mut client, mut at_a) = follow(&a, "c");
-    strait.set(Weather::Slow(Duration::from_millis(150)));
+    proxy.set(Fault::Delay(Duration::from_millis(150)));
     for round in 0..8 {
         let ahead = place(&post(&a, "c", &json!({"payload": round})));
         at_a.follow_to(&mut client, ahead.1);
@@ -284,7 +278,7 @@ fn who_is_ahead_of_a_node_is_recovered_there_too() {
         assert_eq!(trail.payloads().last(), Some(&&json!("next")));
         at_a.follow_to(&mut client, next.1);
     }
-    strait.set(Weather::Clear);
+    proxy.set(Fault::None);
     at_b.follow_to(&mut resident, at_a.offset);
     assert_eq!(at_b.seen, at_a.seen);
 }
@@ -589,12 +583,12 @@ fn nothing_is_lost_when_redis_restarts() {
 fn a_node_that_was_cut_off_catches_up() {
     let redis = Redis::start();
     let a = node(&redis, &[]);
-    let (b, strait) = node_over_strait(&redis, &[]);
+    let (b, proxy) = node_over_proxy(&redis, &[]);
     let (mut ann, mut at_a) = follow(&a, "c");
     let (mut bob, mut at_b) = follow(&b, "c");
     let mut publisher = b.connect();
     post(&b, "c", &json!({"payload": "before"}));
-    strait.set(Weather::Blocked);
+    proxy.set(Fault::Block);
     await_cut_off(&b);
     for n in 0..20 {
         post(&a, "c", &json!({"payload": n}));
@@ -609,7 +603,7 @@ fn a_node_that_was_cut_off_catches_up() {
     // What is followed there already may be followed by more.
     let (mut cid, mut late) = follow(&b, "c");
     assert_eq!((&late.epoch, late.offset), (&at_b.epoch, 1));
-    strait.set(Weather::Clear);
+    proxy.set(Fault::None);
     await_ready(&b);
     let last = place(&post(&b, "c", &json!({"payload": "after"}))).1;
     for (client, trail) in [(&mut ann, &mut at_a), (&mut bob, &mut at_b), (&mut cid, &mut late)] {
@@ -635,17 +629,17 @@ fn what_cannot_be_healed_is_said() {
     let redis = Redis::start();
     let flags = ["--channel-history-max", "4"];
     let a = node(&redis, &flags);
-    let (b, strait) = node_over_strait(&redis, &flags);
+    let (b, proxy) = node_over_proxy(&redis, &flags);
     let (mut bob, mut at_b) = follow(&b, "c");
     post(&a, "c", &json!({"payload": "before"}));
     at_b.follow_to(&mut bob, 1);
     // Its connections end, and new ones lead nowhere: nothing of this waits on the way.
-    strait.set(Weather::Gone);
+    proxy.set(Fault::Down);
     await_cut_off(&b);
     for n in 2..=30 {
         post(&a, "c", &json!({"payload": n}));
     }
-    strait.set(Weather::Clear);
+    proxy.set(Fault::None);
     await_ready(&b);
     while at_b.told.len() == 1 {
         at_b.follow_one(&mut bob);

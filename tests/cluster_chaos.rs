@@ -20,29 +20,20 @@
 
 #![allow(clippy::disallowed_methods, reason = "leases are about the clock of the wall")]
 
-#[path = "support/crowd.rs"]
+#[path = "cluster_chaos/crowd.rs"]
 mod crowd;
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/postgres.rs"]
-mod postgres;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crowd::{Crowd, Places};
-use nodes::try_call;
-use postgres::Database;
-use redis::Redis;
+use fanfare_test_support::nodes::try_call;
+use fanfare_test_support::postgres::Database;
+use fanfare_test_support::proxy::{Fault, FaultyProxy};
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{Client, Picture, Rng, SECRET, Server, eventually, instance};
 use serde_json::{Value, json};
-use strait::{Strait, Weather};
-use support::{Client, Picture, Rng, SECRET, Server, eventually, instance};
 use tungstenite::Message;
 
 const NODES: usize = 3;
@@ -58,7 +49,7 @@ const CALM: Duration = Duration::from_secs(5);
 /// A node, and the way from it to Redis.
 struct Node {
     server: Server,
-    strait: Strait,
+    proxy: FaultyProxy,
     state: State,
 }
 
@@ -144,8 +135,8 @@ impl World {
     fn new(seed: u64, database: Option<&Database>) -> World {
         let redis = Redis::start();
         let node = |_| {
-            let strait = Strait::to(redis.address());
-            let url = format!("redis://{}", strait.address());
+            let proxy = FaultyProxy::to(redis.address());
+            let url = format!("redis://{}", proxy.address());
             let flags = ["--redis-url", &url, "--jwt-secret", SECRET, "--shards", "1"];
             let lease = format!("{}s", LEASE.as_secs());
             // More than is ever published: nothing is too old to be recovered.
@@ -155,7 +146,7 @@ impl World {
                 all.extend(["--database-url", database.url()]);
             }
             let server = Server::start(&all);
-            Node { server, strait, state: State::Up }
+            Node { server, proxy, state: State::Up }
         };
         let nodes: Vec<Node> = (0..NODES).map(node).collect();
         let places = Arc::new(Places::default());
@@ -223,7 +214,7 @@ impl World {
         match node.state {
             State::Down { until } if is_over(until) => node.server.restart(),
             State::Stopped { until } if is_over(until) => node.server.signal("CONT"),
-            State::CutOff { until } if is_over(until) => node.strait.set(Weather::Clear),
+            State::CutOff { until } if is_over(until) => node.proxy.set(Fault::None),
             _ => return,
         }
         node.state = State::Up;
@@ -233,7 +224,7 @@ impl World {
     /// Nobody reaches Redis for a while.
     fn black_out(&mut self, span: Duration) {
         for node in &self.nodes {
-            node.strait.set(Weather::Blocked);
+            node.proxy.set(Fault::Block);
         }
         self.blackout = Some(Instant::now() + span);
         self.said.push(format!("no Redis for {} ms", span.as_millis()));
@@ -242,7 +233,7 @@ impl World {
     fn end_blackout(&mut self) {
         self.blackout = None;
         for node in &mut self.nodes {
-            node.strait.set(Weather::Clear);
+            node.proxy.set(Fault::None);
             if matches!(node.state, State::CutOff { .. }) {
                 node.state = State::Up;
             }
@@ -269,12 +260,12 @@ impl World {
                 "stop"
             }
             2 if is_up => {
-                self.nodes[index].strait.set(Weather::Blocked);
+                self.nodes[index].proxy.set(Fault::Block);
                 self.nodes[index].state = State::CutOff { until };
                 "cut off"
             }
             3 if is_up => {
-                self.nodes[index].strait.set(Weather::Slow(Duration::from_millis(150)));
+                self.nodes[index].proxy.set(Fault::Delay(Duration::from_millis(150)));
                 self.nodes[index].state = State::CutOff { until };
                 "slow"
             }

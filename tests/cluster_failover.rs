@@ -4,22 +4,14 @@
 //! A name that is moved from one Redis to the next is played by a proxy: what is open stays at the old
 //! server, what is opened anew arrives at the new one.
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use nodes::{PATIENCE, await_ready, flags_at};
-use redis::Redis;
-use strait::Strait;
-use support::{Server, eventually, instance};
+use fanfare_test_support::nodes::{PATIENCE, await_ready, flags_at};
+use fanfare_test_support::proxy::FaultyProxy;
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{Server, eventually, instance};
 
 /// Time after a promotion within which everything has to work again; the audit's bar, and as much
 /// again for a machine that is busy with other tests.
@@ -61,7 +53,7 @@ fn picture(server: &Server) -> (Vec<String>, Value, Value) {
 fn every_path_moves_with_redis_to_the_promoted_replica() {
     let (old, new) = (Redis::start_alone(), Redis::start_alone());
     new.follow(&old);
-    let name = Strait::to(old.address());
+    let name = FaultyProxy::to(old.address());
     let url = format!("redis://{}", name.address());
     let servers: [Server; 2] =
         std::array::from_fn(|_| Server::start(&flags_at(&url, &["--auth", "open"])));

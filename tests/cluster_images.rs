@@ -1,21 +1,13 @@
 //! A node joins whatever has become of the log and of the image in Redis: a living node writes an
 //! image when one asks, and where nobody is left a new log is begun.
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use nodes::{await_ready, flags_at};
-use redis::Redis;
-use support::{Server, eventually, instance, instances};
+use fanfare_test_support::nodes::{await_ready, flags_at};
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{Server, eventually, instance, instances};
 
 const LOG: &str = "fanfare:{registry}:log";
 const IMAGE: &str = "fanfare:{registry}:image";

@@ -4,25 +4,16 @@
 
 #![allow(clippy::disallowed_methods, reason = "threads pace what they send")]
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/postgres.rs"]
-mod postgres;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
+use fanfare_test_support as support;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nodes::{PATIENCE, await_ready, node, nodes, refused};
-use postgres::Database;
-use redis::Redis;
+use fanfare_test_support::nodes::{PATIENCE, await_ready, node, nodes, refused};
+use fanfare_test_support::postgres::Database;
+use fanfare_test_support::proxy::{Fault, FaultyProxy};
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{Client, READ_PATIENCE, Reply, Rng, SECRET, Server, eventually, token};
 use serde_json::{Value, json};
-use strait::{Strait, Weather};
-use support::{Client, READ_PATIENCE, Reply, Rng, SECRET, Server, eventually, token};
 
 /// Three nodes, and what they share.
 struct World {
@@ -375,22 +366,22 @@ fn a_message_outlives_the_node_that_accepted_it() {
 fn messages_outlive_all_nodes() {
     let Some(database) = Database::create() else { return };
     let redis = Redis::start();
-    let strait = Strait::to(database.address());
+    let proxy = FaultyProxy::to(database.address());
     let mut servers: [Server; 3] =
-        nodes(&redis, &["--database-url", &database.url_by(strait.address())]);
+        nodes(&redis, &["--database-url", &database.url_by(proxy.address())]);
     for server in &servers {
         know(server, "ann");
         know(server, "bob");
     }
     let mut ids = vec![send(&servers[0], "ann", "bob", "stored")];
     eventually("it is stored", PATIENCE, || database.ask("SELECT count(*) FROM message") == 1);
-    strait.set(Weather::Gone);
+    proxy.set(Fault::Down);
     for n in 0..9 {
         ids.push(send(&servers[n % 3], "ann", "bob", &format!("m{n}")));
     }
     servers.iter_mut().for_each(Server::kill);
     assert_eq!(database.ask("SELECT count(*) FROM message"), 1, "the rest is in Redis");
-    strait.set(Weather::Clear);
+    proxy.set(Fault::None);
     for server in &mut servers {
         server.restart();
         await_ready(server);
@@ -549,9 +540,9 @@ fn without_a_database_it_is_said() {
 fn messages_are_accepted_while_the_database_is_away() {
     let Some(database) = Database::create() else { return };
     let redis = Redis::start();
-    let strait = Strait::to(database.address());
+    let proxy = FaultyProxy::to(database.address());
     let servers: [Server; 3] =
-        nodes(&redis, &["--database-url", &database.url_by(strait.address())]);
+        nodes(&redis, &["--database-url", &database.url_by(proxy.address())]);
     for server in &servers {
         know(server, "ann");
         know(server, "bob");
@@ -560,7 +551,7 @@ fn messages_are_accepted_while_the_database_is_away() {
     let mut ids = vec![send(&servers[0], "ann", "bob", "before")];
     assert_eq!(pushed(&mut bob)["id"], ids[0].as_str());
     for round in 0..2 {
-        strait.set(Weather::Gone);
+        proxy.set(Fault::Down);
         for n in 0..12 {
             ids.push(send(&servers[n % 3], "ann", "bob", &format!("{round}/{n}")));
             let message = pushed(&mut bob);
@@ -572,7 +563,7 @@ fn messages_are_accepted_while_the_database_is_away() {
             let made = server.post_json("/api/v1/users/register", &account);
             made.expect_problem(503, "unavailable");
         }
-        strait.set(Weather::Clear);
+        proxy.set(Fault::None);
         for server in &servers {
             assert_eq!(first_pull(server, "bob"), ids);
         }

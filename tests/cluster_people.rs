@@ -3,21 +3,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "a dead node is noticed by the clock of the wall")]
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use nodes::{PATIENCE, nodes};
-use redis::Redis;
+use fanfare_test_support::nodes::{PATIENCE, nodes};
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{Client, Server, assert_is_time, eventually, token};
 use serde_json::{Value, json};
-use support::{Client, Server, assert_is_time, eventually, token};
 
 /// How long the others may take to miss a node that was killed, and a bit.
 const MISSED: Duration = Duration::from_secs(12);

@@ -3,21 +3,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "leases are about the clock of the wall")]
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
 use std::time::{Duration, Instant};
 
-use nodes::{PATIENCE, await_ready, flags_at, node, node_over_strait};
-use redis::Redis;
+use fanfare_test_support::nodes::{PATIENCE, await_ready, flags_at, node, node_over_proxy};
+use fanfare_test_support::proxy::{Fault, FaultyProxy};
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{Server, eventually, instance, instances, with};
 use serde_json::{Value, json};
-use strait::{Strait, Weather};
-use support::{Server, eventually, instance, instances, with};
 
 fn service(server: &Server, name: &str) -> Value {
     server.get(&format!("/api/discovery/service.json?serviceId={name}")).body["service"].clone()
@@ -243,17 +235,17 @@ fn a_redis_that_went_back_in_time_is_taught_what_it_forgot() {
 #[test]
 fn a_node_that_knows_nothing_gives_way() {
     let mut redis = Redis::start();
-    let (a, strait) = node_over_strait(&redis, &[]);
+    let (a, proxy) = node_over_proxy(&redis, &[]);
     a.register(&instances("s", 3));
     let mut follower = a.connect();
     let mut picture = follower.follow("s");
-    strait.set(Weather::Blocked);
+    proxy.set(Fault::Block);
     redis.kill();
     redis.wipe();
     redis.launch();
     let b = node(&redis, &[]);
     assert_eq!(service(&b, "s")["revision"], 0, "it has never heard of it");
-    strait.set(Weather::Clear);
+    proxy.set(Fault::None);
     eventually("the other is heard", PATIENCE, || {
         service(&b, "s")["instances"].as_array().map(Vec::len) == Some(3)
     });
@@ -277,18 +269,18 @@ fn a_node_listens_once_it_has_read_the_log() {
     a.register(&instances("s", 3));
     let mut follower = a.connect();
     let mut picture = follower.follow("s");
-    let strait = Strait::to(redis.address());
-    let url = format!("redis://{}", strait.address());
+    let proxy = FaultyProxy::to(redis.address());
+    let url = format!("redis://{}", proxy.address());
     let flags = flags_at(&url, &[]);
     // The way is long, so there is time to come too early.
-    strait.set(Weather::Slow(Duration::from_millis(20)));
+    proxy.set(Fault::Delay(Duration::from_millis(20)));
     let slow = Server::start(&flags);
     slow.register(&[instance("s", "i3")]);
     assert_eq!(slow.discover("s")["instances"].as_array().map(Vec::len), Some(4));
     follower.catch_up(&mut picture);
     assert_eq!(picture.names().len(), 4);
     // There is no way.
-    strait.set(Weather::Blocked);
+    proxy.set(Fault::Block);
     let lost = Server::start(&flags);
     let mut moved = lost.connect();
     let since = json!({"epoch": picture.epoch, "revision": picture.revision});
@@ -302,7 +294,7 @@ fn a_node_listens_once_it_has_read_the_log() {
         lost.post_json("/api/registry/heartbeat.json", &json!({"instances": instances("s", 3)}));
     reply.expect_problem(503, "unavailable");
     assert_eq!(lost.get("/ready").status, 503);
-    strait.set(Weather::Clear);
+    proxy.set(Fault::None);
     await_ready(&lost);
     assert!(moved.resume(&mut picture), "nothing is missed");
     fresh.catch_up(&mut nothing);
@@ -370,12 +362,12 @@ fn a_heartbeat_accepted_by_the_owner_before_holds() {
     let redis = Redis::start();
     let lease = Duration::from_secs(4);
     let flags = ["--lease-ttl", "4s"];
-    let (a, strait) = node_over_strait(&redis, &flags);
+    let (a, proxy) = node_over_proxy(&redis, &flags);
     let b = node(&redis, &flags);
     let list = instances("s", 1);
     a.register(&list);
     agreed(&[&a, &b], "s");
-    strait.set(Weather::Blocked);
+    proxy.set(Fault::Block);
     b.heartbeat(&list);
     let mut accepted = Instant::now();
     eventually("the node finds out that it is cut off", PATIENCE, || {

@@ -1,20 +1,12 @@
 //! Nodes whose secrets or shared limits differ from the eldest node's say so and are not ready.
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use nodes::{PATIENCE, await_ready};
-use redis::Redis;
-use support::{SECRET, Server, eventually};
+use fanfare_test_support::nodes::{PATIENCE, await_ready};
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{SECRET, Server, eventually};
 
 const OTHER: &str = "another secret of more than thirty-two bytes";
 

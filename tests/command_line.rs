@@ -1,12 +1,10 @@
 //! The commands beside the server: what they print, and what they say when something is wrong.
 
-mod support;
-
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use fanfare_test_support::{SECRET, Server, eventually, instance, instances, token};
 use serde_json::{Value, json};
-use support::{SECRET, Server, eventually, instance, instances, token};
 
 /// Runs the binary. Returns its exit status, standard output and standard error.
 fn run(args: &[&str]) -> (Option<i32>, String, String) {

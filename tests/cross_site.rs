@@ -1,10 +1,9 @@
 //! Pages of other origins: those that are listed may call and see the answers, and no other page of
 //! the world can write, by whatever door.
 
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::{Reply, Server};
 use serde_json::json;
-use support::{Reply, Server};
 
 const APP: &str = "https://app.example.org";
 

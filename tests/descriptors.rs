@@ -1,15 +1,12 @@
 //! Running out of file descriptors stops nothing for good: who is connected is served, the accept loop
 //! pauses instead of spinning, and new connections are taken as soon as there is room.
 
-mod raw;
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use raw::{Raw, text};
-use support::{READ_PATIENCE, Server, eventually};
+use fanfare_test_support::raw::{Raw, text};
+use fanfare_test_support::{READ_PATIENCE, Server, eventually};
 
 /// Enough for the server itself, and for a few connections.
 const DESCRIPTORS: usize = 44;

@@ -1,10 +1,8 @@
 //! Discovery reads are answered on the shards, from views that control shows; whoever was told that a
 //! change is done never reads the state from before it, on whatever shard.
 
-mod support;
-
+use fanfare_test_support::{Server, instance, with};
 use serde_json::{Value, json};
-use support::{Server, instance, with};
 
 const LOOKUP: &str = "/api/discovery/lookup.json";
 const SERVICES: &str = "/api/discovery/services.json";

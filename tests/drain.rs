@@ -3,13 +3,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod support;
-
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 
+use fanfare_test_support::{READ_PATIENCE, Reply, STOP_PATIENCE, Server, eventually, instance};
 use serde_json::json;
-use support::{READ_PATIENCE, Reply, STOP_PATIENCE, Server, eventually, instance};
 
 #[test]
 fn every_socket_is_told_to_reconnect_and_closed_with_1001() {

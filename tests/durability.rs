@@ -3,15 +3,14 @@
 //! The server is killed at random moments while eight people write to each other as fast as they
 //! can, twenty times over the same data. `FANFARE_SEED=N` plays other moments.
 
-mod support;
-
+use fanfare_test_support as support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use fanfare_test_support::{Rng, Server, token};
 use serde_json::{Value, json};
-use support::{Rng, Server, token};
 
 const KILLS: usize = 20;
 const WRITERS: usize = 8;

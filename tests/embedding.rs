@@ -1,7 +1,6 @@
 //! A program that embeds the server: what it can do with its handle, and what it hears.
 
-mod support;
-
+use fanfare_test_support as support;
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,8 +10,8 @@ use fanfare::id::ConnName;
 use fanfare::server::{Delivery, Server};
 use fanfare::state::event::DomainEvent;
 use fanfare::wire::refusal::Code;
+use fanfare_test_support::SECRET;
 use serde_json::{Value, json};
-use support::SECRET;
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::{Message, WebSocket};
 

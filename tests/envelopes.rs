@@ -1,9 +1,8 @@
 //! The envelope family: from user to user, from a program to many, and what is told of who is there.
 
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::{Client, Server, assert_is_time, token};
 use serde_json::{Value, json};
-use support::{Client, Server, assert_is_time, token};
 
 fn envelope(to: Option<&str>, id: &str) -> Value {
     let mut envelope = json!({"id": id, "message_type": "text", "data": {"n": 1},

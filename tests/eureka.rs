@@ -3,8 +3,6 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -12,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
+use fanfare_test_support::{READ_PATIENCE, Reply, Server, eventually, instance, token, with};
 use quick_xml::events::Event;
 use serde_json::{Value, json};
-use support::{READ_PATIENCE, Reply, Server, eventually, instance, token, with};
 
 const JSON: (&str, &str) = ("Accept", "application/json");
 const JSON_BODY: (&str, &str) = ("Content-Type", "application/json");

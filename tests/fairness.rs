@@ -3,16 +3,14 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod raw;
-mod support;
-
+use fanfare_test_support as support;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use raw::{Raw, UPGRADE};
+use fanfare_test_support::raw::{Raw, UPGRADE};
+use fanfare_test_support::{Server, eventually};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use support::{Server, eventually};
 
 const REGISTER: &str = "/api/v1/users/register";
 const LOGIN: &str = "/api/v1/users/login";

@@ -1,17 +1,15 @@
 //! No input ends the server or makes it panic: seeded garbage on every door, from noise to messages
 //! that are right but for a few bytes. A seed that fails is in the message of the assertion.
 
-mod raw;
-mod support;
-
+use fanfare_test_support as support;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use raw::{UPGRADE, masked};
+use fanfare_test_support::raw::{UPGRADE, masked};
+use fanfare_test_support::{Rng, Server, instance};
 use serde_json::json;
-use support::{Rng, Server, instance};
 
 /// Connections of each kind.
 const ROUNDS: u64 = 2_000;

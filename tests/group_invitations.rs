@@ -1,10 +1,9 @@
 //! `--group-invitations on`: nobody is put into a group unasked. And in either mode everybody may
 //! leave.
 
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::{Reply, Server, eventually, token};
 use serde_json::{Value, json};
-use support::{Reply, Server, eventually, token};
 
 fn call(server: &Server, method: &str, path: &str, user: &str, body: &Value) -> Reply {
     server.call(method, path, &token(user, "message"), body)

@@ -1,10 +1,8 @@
 //! The opening handshake: a 101 for what RFC 6455 asks for, and for nothing else.
 
-mod raw;
-mod support;
-
-use raw::{Raw, UPGRADE, text};
-use support::Server;
+use fanfare_test_support as support;
+use fanfare_test_support::Server;
+use fanfare_test_support::raw::{Raw, UPGRADE, text};
 
 /// Sends a request head and returns the response's status and head.
 fn knock(server: &Server, request_line: &str, headers: &str) -> (u16, String) {

@@ -1,11 +1,8 @@
 //! A page that makes its own name point at the server (DNS rebinding) reaches nothing: the server
 //! answers to its own names alone, and compares origins with those.
 
-mod raw;
-mod support;
-
-use raw::{Raw, UPGRADE};
-use support::{Reply, SECRET, Server, token};
+use fanfare_test_support::raw::{Raw, UPGRADE};
+use fanfare_test_support::{Reply, SECRET, Server, token};
 
 /// Names that a page may have, or that look like the server's own.
 const FOREIGN: &[&str] = &[

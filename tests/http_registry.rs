@@ -1,10 +1,9 @@
 //! The registry's HTTP calls answer as Artemis clients expect: business errors inside a 200, faults
 //! of the request itself as a problem with the right status.
 
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::{Picture, Server, assert_is_time, instance, instances, with};
 use serde_json::{Value, json};
-use support::{Picture, Server, assert_is_time, instance, instances, with};
 
 const REGISTER: &str = "/api/registry/register.json";
 const HEARTBEAT: &str = "/api/registry/heartbeat.json";

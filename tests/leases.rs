@@ -3,12 +3,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod support;
-
+use fanfare_test_support as support;
 use std::time::{Duration, Instant};
 
+use fanfare_test_support::{Client, Picture, READ_PATIENCE, Server, eventually, instance, with};
 use serde_json::{Value, json};
-use support::{Client, Picture, READ_PATIENCE, Server, eventually, instance, with};
 
 /// The shortest lease there is.
 const TTL: Duration = Duration::from_secs(1);

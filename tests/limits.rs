@@ -2,12 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod raw;
-mod support;
-
-use raw::{Raw, masked, text};
+use fanfare_test_support as support;
+use fanfare_test_support::Server;
+use fanfare_test_support::raw;
+use fanfare_test_support::raw::{Raw, masked, text};
 use serde_json::json;
-use support::Server;
 
 #[test]
 fn subscriptions_of_a_connection() {

@@ -1,16 +1,14 @@
 //! Wrong passwords are counted, by name, by address and by door; nobody is refused for what others
 //! do elsewhere, and a burst of right ones is no attack.
 
-mod support;
-
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
 use base64::Engine as _;
+use fanfare_test_support::{Reply, Server};
 use serde_json::json;
-use support::{Reply, Server};
 
 const LOGIN: &str = "/api/v1/users/login";
 

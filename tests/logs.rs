@@ -3,22 +3,15 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
+use fanfare_test_support::nodes;
 use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tungstenite::Message;
 
-use redis::Redis;
-use support::{Client, SECRET, Server, eventually, instance, token};
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{Client, SECRET, Server, eventually, instance, token};
 
 /// How long a line may take to be there.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,9 +1,8 @@
 //! Direct and group messages: stored, pushed, pulled, and for nobody else.
 
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::{Reply, Server, eventually, token};
 use serde_json::{Value, json};
-use support::{Reply, Server, eventually, token};
 
 fn know(server: &Server, users: &[&str]) {
     for user in users {

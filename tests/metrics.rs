@@ -1,12 +1,10 @@
 //! What the server counts can be read while it runs, in forms that programs understand, and the
 //! numbers are true.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use fanfare_test_support::{READ_PATIENCE, Server, eventually, instance, instances};
 use serde_json::{Value, json};
-use support::{READ_PATIENCE, Server, eventually, instance, instances};
 
 #[test]
 fn the_page_is_prometheus_text() {

@@ -6,16 +6,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/postgres.rs"]
-mod pg;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
+use fanfare_test_support::nodes;
+use fanfare_test_support::postgres as pg;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
@@ -30,9 +22,9 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use sqlx::{Connection as _, Executor as _};
 
-use redis::Redis;
-use strait::{Strait, Weather};
-use support::{Client, Server, eventually, instance, instances, token, with};
+use fanfare_test_support::proxy::{Fault, FaultyProxy};
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{Client, Server, eventually, instance, instances, token, with};
 
 /// How long a figure may take to move, on a machine with other things to do.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -469,7 +461,7 @@ fn unwell_store(step: &mut Moved, server: &Server) {
 #[test]
 fn every_metric_of_several_nodes_moves() {
     let redis = Redis::start_alone();
-    let (one, strait) = nodes::node_over_strait(&redis, &["--auth", "open"]);
+    let (one, proxy) = nodes::node_over_proxy(&redis, &["--auth", "open"]);
     let mut moved = Moved::default();
     let step = &mut moved;
     let two = step.step(&one, "another node", &["fanfare_cluster_nodes"], || {
@@ -518,10 +510,10 @@ fn every_metric_of_several_nodes_moves() {
         || {
             let failures = || one.count("fanfare_cluster_probe_failures_total");
             let before = failures();
-            strait.set(Weather::Deaf);
+            proxy.set(Fault::LosePublished);
             publish(&two, "news", &json!("missed"));
             eventually("it is noticed", PATIENCE, || failures() > before);
-            strait.set(Weather::Clear);
+            proxy.set(Fault::None);
         },
     );
     nodes::await_ready(&one);
@@ -535,13 +527,13 @@ fn every_metric_of_several_nodes_moves() {
             "-fanfare_cluster_path_up",
         ],
         || {
-            strait.set(Weather::Blocked);
+            proxy.set(Fault::Block);
             // It is accepted while nobody knows, and finds no place in the log.
             let body = json!({"instances": [instance("orders", "lost")]});
             one.post_json("/api/registry/register.json", &body);
         },
     );
-    strait.set(Weather::Clear);
+    proxy.set(Fault::None);
     nodes::await_ready(&one);
     moved.expect(TOGETHER);
 }
@@ -551,8 +543,8 @@ fn every_metric_of_the_journal_moves() {
     // Where there is none it says so.
     let Some(database) = pg::Database::create() else { return };
     let redis = Redis::start_alone();
-    let strait = Strait::to(database.address());
-    let url = database.url_by(strait.address());
+    let proxy = FaultyProxy::to(database.address());
+    let url = database.url_by(proxy.address());
     let node = nodes::node(&redis, &["--auth", "open", "--database-url", &url]);
     let mut moved = Moved::default();
     for user in ["ann", "bob"] {
@@ -576,7 +568,7 @@ fn every_metric_of_the_journal_moves() {
     let unwritten = || node.count("fanfare_cluster_messages_unwritten");
     eventually("all is written", PATIENCE, || unwritten() == 0);
     moved.step(&node, "a database that is away", &["fanfare_cluster_messages_unwritten"], || {
-        strait.set(Weather::Gone);
+        proxy.set(Fault::Down);
         send();
     });
     moved.expect(WITH_POSTGRES);

@@ -3,14 +3,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod support;
-
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use fanfare_test_support::{Client, Picture, Server, eventually, instance};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
-use support::{Client, Picture, Server, eventually, instance};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

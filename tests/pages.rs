@@ -1,9 +1,8 @@
 //! The pages that are in the binary: packed, cached, kept from everything foreign, and open to all.
 
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::Server;
 use serde_json::Value;
-use support::Server;
 
 #[test]
 fn pages_are_open_and_shut_out_what_is_foreign() {

@@ -1,11 +1,10 @@
 //! Passwords: changed by their users, reset by an operator, and never taken for right once changed.
 
-mod support;
-
+use fanfare_test_support as support;
 use std::time::Duration;
 
+use fanfare_test_support::{Reply, Server, eventually};
 use serde_json::{Value, json};
-use support::{Reply, Server, eventually};
 
 const OLD: &str = "correct horse";
 const NEW: &str = "battery staple";

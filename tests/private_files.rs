@@ -1,14 +1,13 @@
 //! What is in the data directory is for the owner alone, whatever the umask, and whoever made it.
 
-mod support;
-
+use fanfare_test_support as support;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use fanfare_test_support::{Server, token};
 use serde_json::json;
-use support::{Server, token};
 
 /// Everything that is not withheld is granted.
 const NO_UMASK: &str = r#"umask 000; exec "$@""#;

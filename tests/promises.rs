@@ -1,15 +1,14 @@
 //! The table of what a user may rely on names tests that are there; and what nothing else tests of what
 //! the documents state: first line, figures, defaults, names.
 
-mod support;
-
+use fanfare_test_support as support;
 use std::fs;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use fanfare_test_support::{SECRET, Server};
 use serde_json::{Value, json};
-use support::{SECRET, Server};
 
 /// How many statements of the systems before this one were tried by hand once.
 const PROMISES_MIN: usize = 107;

@@ -3,22 +3,14 @@
 
 #![allow(clippy::disallowed_methods, reason = "that nothing more is said takes a while to see")]
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/postgres.rs"]
-mod postgres;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
+use fanfare_test_support::nodes;
+use fanfare_test_support::postgres;
 use std::time::Duration;
 
-use nodes::await_ready;
-use postgres::Database;
-use redis::Redis;
-use support::{SECRET, Server, eventually, token};
+use fanfare_test_support::nodes::await_ready;
+use fanfare_test_support::postgres::Database;
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{SECRET, Server, eventually, token};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

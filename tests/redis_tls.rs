@@ -3,22 +3,15 @@
 //! The authorities and certificates are made here, with `openssl`. Where there is none, or Redis was
 //! built without TLS, the tests of TLS say that they are skipped.
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
+use fanfare_test_support as support;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use nodes::{PATIENCE, await_ready, flags_at, refused};
-use redis::Redis;
-use support::{SECRET, Server, eventually, instance};
+use fanfare_test_support::nodes::{PATIENCE, await_ready, flags_at, refused};
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{SECRET, Server, eventually, instance};
 
 /// The certificates of a test. Dropping them removes them.
 struct Certs(PathBuf);

@@ -1,11 +1,9 @@
 //! Who may make an account, and what a login may do.
 
-mod support;
-
 use std::process::Command;
 
+use fanfare_test_support::{READ_PATIENCE, Reply, Server, eventually, token};
 use serde_json::{Value, json};
-use support::{READ_PATIENCE, Reply, Server, eventually, token};
 
 fn register(server: &Server, name: &str, token: &str) -> Reply {
     let body = json!({"username": name, "password": "correct horse"});

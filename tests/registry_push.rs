@@ -1,10 +1,9 @@
 //! Whoever follows a service hears every change of it, once, in order, and ends with the same
 //! picture as the registry.
 
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::{Picture, Server, instance, instances, with};
 use serde_json::{Value, json};
-use support::{Picture, Server, instance, instances, with};
 
 fn text(value: &Value) -> &str {
     value.as_str().expect("a string")

@@ -2,10 +2,8 @@
 //! doors make, whoever asks, by whatever door and in whatever spelling; and a broadcast to a channel
 //! obeys the same rules as a publication.
 
-mod support;
-
+use fanfare_test_support::{Client, Server, token};
 use serde_json::{Value, json};
-use support::{Client, Server, token};
 
 /// Channels that are reserved, and what they are in a path, spelled in several ways.
 const RESERVED: [(&str, &[&str]); 7] = [

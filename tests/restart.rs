@@ -3,10 +3,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod support;
-
+use fanfare_test_support::{Picture, READ_PATIENCE, Server, eventually, instance, instances, with};
 use serde_json::{Value, json};
-use support::{Picture, READ_PATIENCE, Server, eventually, instance, instances, with};
 
 const DELTA: &str = "/api/discovery/services-delta.json";
 

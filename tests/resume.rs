@@ -1,10 +1,8 @@
 //! A client that comes back says what it has seen and gets the rest: the changes where they are
 //! still there, the whole service where they are not, and never a gap or a double.
 
-mod support;
-
+use fanfare_test_support::{Client, Picture, Rng, Server, instance, instances, with};
 use serde_json::{Value, json};
-use support::{Client, Picture, Rng, Server, instance, instances, with};
 
 /// Changes a service remembers where nothing else is set.
 const HISTORY: u64 = 1_024;

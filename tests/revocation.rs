@@ -1,12 +1,12 @@
 //! A token that is revoked counts no more, on no socket and for no call, and stays so.
 
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
+use fanfare_test_support::{
+    Client, Reply, SECRET, Server, assert_is_time, eventually, now_s, sign, token,
+};
 use serde_json::{Value, json};
-use support::{Client, Reply, SECRET, Server, assert_is_time, eventually, now_s, sign, token};
 
 const LOGOUT: &str = "/api/v1/users/logout";
 const RENEW: &str = "/api/v1/users/renew";

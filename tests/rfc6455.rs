@@ -1,11 +1,8 @@
 //! RFC 6455 on raw sockets: what breaks it is closed with the right code, the close frame arrives
 //! before the end, and no stream of bytes harms the server.
 
-mod raw;
-mod support;
-
-use raw::{Raw, masked, text};
-use support::Server;
+use fanfare_test_support::Server;
+use fanfare_test_support::raw::{Raw, masked, text};
 
 const PING: &str = r#"{"type":"ping"}"#;
 

@@ -1,9 +1,7 @@
 //! Chat rooms: who is in one, what is said in it, and what the others hear of who comes and goes.
 
-mod support;
-
+use fanfare_test_support::{Client, Server, assert_is_time, token};
 use serde_json::{Value, json};
-use support::{Client, Server, assert_is_time, token};
 
 fn join(client: &mut Client, room: &str) -> Vec<String> {
     client.send_json(&json!({"type": "join", "room": room}));

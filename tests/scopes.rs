@@ -1,12 +1,10 @@
 //! What a token may do where tokens are required: exactly the tables of docs/operations.md, call by
 //! call and command by command; and what becomes of subscriptions when a new token allows less.
 
-mod support;
-
 use std::collections::BTreeSet;
 
+use fanfare_test_support::{Client, Server, instance, token};
 use serde_json::{Value, json};
-use support::{Client, Server, instance, token};
 
 /// Every word there is.
 const WORDS: [&str; 8] = [

@@ -3,21 +3,15 @@
 //! The server runs with `RUST_LOG=trace` and is given tokens in every place that takes one, passwords,
 //! and URLs with passwords in them. Then its whole log is searched.
 
-#[path = "support/nodes.rs"]
-mod nodes;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::nodes;
 use std::net::TcpStream;
 
 use serde_json::json;
 
-use nodes::{PATIENCE, await_ready};
-use redis::Redis;
-use support::{SECRET, Server, eventually, token};
+use fanfare_test_support::nodes::{PATIENCE, await_ready};
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::{SECRET, Server, eventually, token};
 
 /// Everything is asked for, of every library.
 const ALL: &str = r#"export RUST_LOG=trace; exec "$@""#;

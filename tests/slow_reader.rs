@@ -3,14 +3,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod support;
-
+use fanfare_test_support as support;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
+use fanfare_test_support::{Client, Picture, Rng, Server, instance, instances, with};
 use serde_json::{Value, json};
-use support::{Client, Picture, Rng, Server, instance, instances, with};
 
 const OUTBOX_BYTES_MAX: u64 = 64 * 1024;
 const ROUNDS_MAX: usize = 4_000;

@@ -9,8 +9,6 @@
     reason = "what the documents' shells find is in the environment"
 )]
 
-mod support;
-
 #[path = "snippets/fence.rs"]
 mod fence;
 #[path = "snippets/transcript.rs"]
@@ -26,9 +24,9 @@ use std::sync::LazyLock;
 
 use clap::error::ErrorKind;
 use fanfare::config::Config;
+use fanfare_test_support::Server;
 use fence::Fence;
 use serde_json::Value;
-use support::Server;
 use transcript::Session;
 
 /// How long one example may take, in seconds.

@@ -7,27 +7,19 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-#[path = "support/postgres.rs"]
-mod pg;
-#[path = "support/redis.rs"]
-mod redis;
-#[path = "support/small_disk.rs"]
-mod small_disk;
-#[path = "support/strait.rs"]
-mod strait;
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::postgres as pg;
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use redis::Redis;
+use fanfare_test_support::proxy::{Fault, FaultyProxy};
+use fanfare_test_support::redis::Redis;
+use fanfare_test_support::small_disk::SmallDisk;
+use fanfare_test_support::{Server, eventually, token};
 use serde_json::{Value, json};
-use small_disk::SmallDisk;
 use sqlx::{Connection as _, Executor as _, Row as _};
-use strait::{Strait, Weather};
-use support::{Server, eventually, token};
 
 /// How long a store may take to find out how it is, on a machine with other things to do.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -326,27 +318,25 @@ fn a_full_disk_stops_nothing_but_what_has_to_be_stored() {
 }
 
 /// A server over a way to `PostgreSQL`, where there is one.
-fn over_strait(flags: &[&str]) -> Option<(Server, Strait, pg::Database)> {
+fn over_proxy(flags: &[&str]) -> Option<(Server, FaultyProxy, pg::Database)> {
     let database = pg::Database::create()?;
-    let strait = Strait::to(database.address());
-    let url = database.url_by(strait.address());
+    let proxy = FaultyProxy::to(database.address());
+    let url = database.url_by(proxy.address());
     let mut all = vec!["--database-url", &*url];
     all.extend(flags);
     let server = Server::start_for_people(&all);
-    Some((server, strait, database))
+    Some((server, proxy, database))
 }
 
 #[test]
 fn a_database_that_is_gone_or_hangs_holds_up_no_stop() {
-    for (weather, case) in
-        [(Weather::Gone, "PostgreSQL gone"), (Weather::Blocked, "PostgreSQL hung")]
-    {
-        let Some((mut server, strait, database)) = over_strait(&[]) else { return };
+    for (weather, case) in [(Fault::Down, "PostgreSQL gone"), (Fault::Block, "PostgreSQL hung")] {
+        let Some((mut server, proxy, database)) = over_proxy(&[]) else { return };
         server.register(&[instance("before", "there")]);
         eventually("it is written", PATIENCE, || {
             database.ask("SELECT COUNT(*) FROM instance") == 1
         });
-        strait.set(weather);
+        proxy.set(weather);
         server.register(&[instance("after", "lost")]);
         assert!(is_ready(&server, "?for=discovery"), "{case}");
         assert_eq!(instances(&server), 2, "{case}");
@@ -360,16 +350,16 @@ fn a_database_that_is_gone_or_hangs_holds_up_no_stop() {
 
 #[test]
 fn a_database_that_comes_back_gets_what_it_missed() {
-    let Some((mut server, strait, database)) = over_strait(&[]) else { return };
+    let Some((mut server, proxy, database)) = over_proxy(&[]) else { return };
     server.register(&[instance("before", "there")]);
-    strait.set(Weather::Gone);
+    proxy.set(Fault::Down);
     server.register(&[instance("missed", "first")]);
     eventually("it is found out", PATIENCE, || !is_ready(&server, "?for=writes"));
     assert!(is_ready(&server, "?for=discovery"));
     // What is written later is what is true then.
     server.register(&[instance("missed", "second")]);
     server.unregister(&[instance("before", "there")]);
-    strait.set(Weather::Clear);
+    proxy.set(Fault::None);
     await_ready(&server);
     eventually("all is written", PATIENCE, || {
         database.ask("SELECT COUNT(*) FROM instance WHERE json LIKE '%second%'") == 1
@@ -381,9 +371,9 @@ fn a_database_that_comes_back_gets_what_it_missed() {
 #[test]
 fn a_start_that_hangs_ends_when_it_is_told_to() {
     let Some(database) = pg::Database::create() else { return };
-    let strait = Strait::to(database.address());
-    strait.set(Weather::Blocked);
-    let url = database.url_by(strait.address());
+    let proxy = FaultyProxy::to(database.address());
+    proxy.set(Fault::Block);
+    let url = database.url_by(proxy.address());
     let dir = std::env::temp_dir().join(format!("fanfare-start-{}", uuid::Uuid::new_v4()));
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_fanfare"))
         .args(["--bind", "127.0.0.1:0", "--database-url", &url, "--data-dir"])
@@ -429,12 +419,12 @@ fn redis_that_is_gone_or_hangs_holds_up_no_stop() {
 fn nodes_that_share_a_database_which_hangs_end_in_time() {
     let Some(database) = pg::Database::create() else { return };
     let redis = Redis::start();
-    let strait = Strait::to(database.address());
-    let (url, at) = (database.url_by(strait.address()), redis.url());
+    let proxy = FaultyProxy::to(database.address());
+    let (url, at) = (database.url_by(proxy.address()), redis.url());
     let mut server = Server::start_for_people(&["--redis-url", &at, "--database-url", &url]);
     await_ready(&server);
     drop(server.connect_as("bob"));
-    strait.set(Weather::Blocked);
+    proxy.set(Fault::Block);
     redis.signal("STOP");
     // Nobody answers this one before the server ends.
     let body = json!({"username": "ann", "password": "correct horse"}).to_string();
@@ -469,13 +459,13 @@ fn the_command_line_says_what_is_wrong_with_the_database() {
     assert!(add("bob", beside.url()).0, "afterwards");
 
     if let Some(database) = pg::Database::create() {
-        let strait = Strait::to(database.address());
-        let url = database.url_by(strait.address());
+        let proxy = FaultyProxy::to(database.address());
+        let url = database.url_by(proxy.address());
         assert!(add("ann", &url).0);
-        strait.set(Weather::Blocked);
+        proxy.set(Fault::Block);
         let (is_done, said) = add("bob", &url);
         assert!(!is_done && said.contains("does not answer"), "{said}");
-        let (host, name) = (strait.address().to_string(), url.rsplit('/').next().expect("a name"));
+        let (host, name) = (proxy.address().to_string(), url.rsplit('/').next().expect("a name"));
         assert!(said.contains(&host) && said.contains(name), "which one is said: {said}");
     }
 

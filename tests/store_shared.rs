@@ -3,10 +3,7 @@
 //! `scripts/with_postgres.sh` starts a server and names it in `FANFARE_TEST_POSTGRES`. Without one
 //! these tests say that they did not run.
 
-#[path = "support/postgres.rs"]
-mod postgres;
-mod support;
-
+use fanfare_test_support::postgres;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
@@ -23,8 +20,8 @@ use fanfare::store::accounts::{Accounts, Who};
 use fanfare::store::library::Library;
 use fanfare::store::{Address, Image, Listeners, Store, StoreError};
 use fanfare::wire::refusal::Code;
-use postgres::{block_on, fresh, number};
-use support::eventually;
+use fanfare_test_support::eventually;
+use fanfare_test_support::postgres::{block_on, fresh, number};
 
 /// A node's store.
 struct Node {

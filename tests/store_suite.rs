@@ -2,10 +2,8 @@
 //!
 //! Where no `PostgreSQL` is installed, that half of the suite says that it did not run.
 
-#[path = "support/postgres.rs"]
-mod pg;
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::postgres as pg;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +20,9 @@ use fanfare::store::accounts::{Accounts, Who};
 use fanfare::store::library::Library;
 use fanfare::store::{Address, Image, Listeners, Store, StoreError};
 use fanfare::wire::refusal::Code;
-use pg::block_on;
+use fanfare_test_support::postgres::block_on;
+use fanfare_test_support::{Server, eventually, token};
 use serde_json::{Value, json};
-use support::{Server, eventually, token};
 
 /// An empty database.
 struct Backend {

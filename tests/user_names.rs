@@ -1,11 +1,10 @@
 //! A name stands for one user and an id for one user, and neither is ever taken for the other.
 
-mod support;
-
+use fanfare_test_support as support;
 use std::time::Duration;
 
+use fanfare_test_support::{Reply, Server, eventually, token};
 use serde_json::{Value, json};
-use support::{Reply, Server, eventually, token};
 
 const PASSWORD: &str = "correct horse";
 

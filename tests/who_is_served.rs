@@ -3,10 +3,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "a terminal takes a moment to hide what is typed")]
 
-#[path = "support/postgres.rs"]
-mod postgres;
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::postgres;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,9 +12,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare_test_support::{SECRET, Server, eventually, token};
 use parking_lot::Mutex;
 use serde_json::Value;
-use support::{SECRET, Server, eventually, token};
 
 /// Starts a server that was told nothing about `auth`.
 fn untold(flags: &[&str]) -> Server {

@@ -3,10 +3,9 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
-mod support;
-
+use fanfare_test_support as support;
+use fanfare_test_support::{Client, Picture, Server, instance, instances, with};
 use serde_json::{Value, json};
-use support::{Client, Picture, Server, instance, instances, with};
 use tungstenite::Message;
 
 fn key(service: &str, name: &str) -> Value {

@@ -1,27 +1,11 @@
 //! The program against the real server: the invocations of the README, and a server that wants a token.
 
-use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
-const SECRET: &str = "a secret of more than thirty-two bytes";
-
-/// The server's program, beside ours. Built where only this package is tested.
-fn program() -> PathBuf {
-    let ours = PathBuf::from(env!("CARGO_BIN_EXE_websocket_stress_test"));
-    let server = ours.with_file_name("fanfare");
-    if !server.exists() {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "-p", "fanfare", "--bin", "fanfare"]);
-        if ours.iter().any(|part| part == "release") {
-            build.arg("--release");
-        }
-        assert!(build.status().expect("cargo runs").success());
-    }
-    server
-}
+use fanfare_test_support::{SECRET, Server, program};
 
 fn stress(arguments: &[&str]) -> Output {
+    // What `--spawn` looks for beside it.
     program();
     let output = Command::new(env!("CARGO_BIN_EXE_websocket_stress_test")).args(arguments).output();
     output.expect("the program runs")
@@ -32,41 +16,13 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&both).into_owned()
 }
 
-struct Server {
-    child: Child,
-    dir: PathBuf,
-    url: String,
+/// A server that serves nobody without a token.
+fn server() -> Server {
+    Server::start_for_people(&["--auth", "required"])
 }
 
-impl Server {
-    /// One that serves nobody without a token.
-    fn start(name: &str) -> Server {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        // What a run before left behind is of no interest.
-        let _ = std::fs::remove_dir_all(&dir);
-        let mut child = Command::new(program())
-            .args(["--bind", "127.0.0.1:0", "--auth", "required", "--jwt-secret", SECRET])
-            .arg("--data-dir")
-            .arg(&dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the server runs");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let authority = line.trim().strip_prefix("fanfare listening on http://").expect(&line);
-        let url = format!("ws://{authority}/ws");
-        Server { child, dir, url }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
+fn url(server: &Server) -> String {
+    format!("{}/ws", server.url())
 }
 
 fn token() -> String {
@@ -79,9 +35,9 @@ fn token() -> String {
 
 #[test]
 fn a_token_opens_the_door() {
-    let server = Server::start("with-token");
+    let server = server();
     let token = token();
-    let common = ["--url", &server.url, "--connections", "12", "--messages", "20"];
+    let common = ["--url", &url(&server), "--connections", "12", "--messages", "20"];
     let output = stress(&[&common[..], &["--token", &token]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(!text(&output).contains(&token), "the token is a secret");
@@ -94,8 +50,8 @@ fn a_token_opens_the_door() {
 
 #[test]
 fn one_user_holds_so_many_connections_and_the_program_says_so() {
-    let server = Server::start("one-user");
-    let arguments = ["--url", &server.url, "--connections", "80", "--messages", "5"];
+    let server = server();
+    let arguments = ["--url", &url(&server), "--connections", "80", "--messages", "5"];
     let output = stress(&[&arguments[..], &["--token", &token()]].concat());
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("--connections-per-user-max"), "{}", text(&output));
@@ -103,8 +59,8 @@ fn one_user_holds_so_many_connections_and_the_program_says_so() {
 
 #[test]
 fn signing_in_as_many_users_needs_the_secret() {
-    let server = Server::start("with-secret");
-    let arguments = ["--url", &server.url, "--connections", "8", "--messages", "20"];
+    let server = server();
+    let arguments = ["--url", &url(&server), "--connections", "8", "--messages", "20"];
     let chat = [&arguments[..], &["--test-type", "chat"]].concat();
     let output = stress(&chat);
     assert_eq!(output.status.code(), Some(1));
@@ -117,16 +73,14 @@ fn signing_in_as_many_users_needs_the_secret() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(!text(&output).contains("left on the server"), "{}", text(&output));
     // What was made is gone again.
-    let mut list = Command::new(program());
-    list.args(["user", "list", "--data-dir"]).arg(&server.dir);
-    let list = list.output().expect("the server's program");
-    assert!(list.status.success() && !text(&list).contains("load-"), "{}", text(&list));
+    let (is_done, list) = server.run(&["user", "list"], "");
+    assert!(is_done && !list.contains("load-"), "{list}");
 }
 
 #[test]
 fn all_says_which_tests_it_leaves_out() {
-    let server = Server::start("without-secret");
-    let arguments = ["--url", &server.url, "--connections", "8", "--messages", "20"];
+    let server = server();
+    let arguments = ["--url", &url(&server), "--connections", "8", "--messages", "20"];
     let all = ["--test-type", "all", "--duration", "1", "--token", &token()];
     let output = stress(&[&arguments[..], &all].concat());
     let said = text(&output);

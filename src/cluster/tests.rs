@@ -6,37 +6,16 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fanfare_test_support::eventually;
+use fanfare_test_support::proxy::{Fault, FaultyProxy};
+use fanfare_test_support::redis::Redis;
 use redis::Value;
 
 use super::*;
 use crate::id::UserId;
 use crate::state::posted::{Addressee, Post};
 
-#[path = "../../tests/support/redis.rs"]
-mod server;
-#[path = "../../tests/support/strait.rs"]
-mod strait;
-
-use server::Redis;
-use strait::{Strait, Weather};
-
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What the server's own tests wait with.
-mod support {
-    use crate::clock::Clock;
-    use std::time::Duration;
-
-    pub fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
-        let clock = Clock::start();
-        while !is_so() {
-            assert!(clock.now().ns < u64::try_from(patience.as_nanos()).unwrap(), "not so: {what}");
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-    }
-}
-
-use support::eventually;
 
 /// A node without a server, and what it was told.
 struct Node {
@@ -573,19 +552,19 @@ fn a_redis_that_is_silent_is_noticed() {
 #[test]
 fn a_subscription_that_hears_nothing_is_noticed() {
     let redis = Redis::start();
-    let strait = Strait::to(redis.address());
-    let url = format!("redis://{}", strait.address());
+    let proxy = FaultyProxy::to(redis.address());
+    let url = format!("redis://{}", proxy.address());
     let mut one = Node::start_at(url, &redis, "one", Journal::Closed);
     let mut two = Node::start(&redis, "two");
     one.attach("a");
     two.publish("a", "{}", 5).expect("it has a place");
     one.until("it is heard", |node| node.placed.len() == 1);
     // Everything else goes on, so only the probe can find out.
-    strait.set(Weather::Deaf);
+    proxy.set(Fault::LosePublished);
     two.publish("a", "{}", 5).expect("it has a place");
     one.until("it is noticed", |node| node.stats.cluster.probe_failures.value() > 0);
     assert_eq!(one.placed.len(), 1);
-    strait.set(Weather::Clear);
+    proxy.set(Fault::None);
     one.until("the topics come back", |node| node.relinks > 0);
     two.publish("a", "{}", 5).expect("it has a place");
     one.until("it is heard", |node| node.placed.last().is_some_and(|last| last.offset == 3));

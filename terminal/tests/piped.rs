@@ -1,93 +1,42 @@
 //! The program in a script: commands piped in, JSON lines out, against the real server.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use fanfare_client::{Api, Error};
+use fanfare_test_support::{SECRET, Server};
 use serde_json::Value;
-
-const SECRET: &str = "a secret of more than thirty-two bytes";
 
 const PASSWORD: &str = "correct horse";
 
 /// Longest wait for anything, on a machine that has much else to do.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The server's program, beside ours. Built where only this package is tested.
-fn program() -> PathBuf {
-    let server = PathBuf::from(env!("CARGO_BIN_EXE_websocket_client")).with_file_name("fanfare");
-    if !server.exists() {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "-p", "fanfare", "--bin", "fanfare"]);
-        assert!(build.status().expect("cargo runs").success());
-    }
-    server
+fn url(server: &Server) -> String {
+    format!("{}/ws", server.url())
 }
 
-struct Server {
-    child: Child,
-    dir: PathBuf,
-    url: String,
+fn client(server: &Server, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_websocket_client"));
+    command.args(["--json", "--url", &url(server)]).args(args);
+    for name in ["JWT_SECRET", "FANFARE_TOKEN", "FANFARE_PASSWORD"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
-impl Server {
-    fn start(name: &str) -> Server {
-        Server::start_with(name, &[])
-    }
-
-    fn start_with(name: &str, args: &[&str]) -> Server {
-        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        // What a run before left behind is of no interest.
-        let _ = std::fs::remove_dir_all(&dir);
-        let mut child = Command::new(program())
-            .args(["--bind", "127.0.0.1:0", "--jwt-secret", SECRET, "--data-dir"])
-            .arg(&dir)
-            .env("FANFARE_AUTH", "open")
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the server runs");
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let authority =
-            line.trim().strip_prefix("fanfare listening on http://").expect("it listens");
-        let url = format!("ws://{authority}/ws");
-        Server { child, dir, url }
-    }
-
-    fn client(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_websocket_client"));
-        command.args(["--json", "--url", &self.url]).args(args);
-        for name in ["JWT_SECRET", "FANFARE_TOKEN", "FANFARE_PASSWORD"] {
-            command.env_remove(name);
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    /// Runs a script to its end.
-    fn script(&self, args: &[&str], secret: Option<&str>, lines: &str) -> Output {
-        let mut command = self.client(args);
-        command.envs(secret.map(|secret| ("JWT_SECRET", secret)));
-        let mut child = command.spawn().expect("the program runs");
-        let mut stdin = child.stdin.take().expect("it is piped");
-        stdin.write_all(lines.as_bytes()).expect("it reads");
-        drop(stdin);
-        child.wait_with_output().expect("it ends")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
+/// Runs a script to its end.
+fn script(server: &Server, args: &[&str], secret: Option<&str>, lines: &str) -> Output {
+    let mut command = client(server, args);
+    command.envs(secret.map(|secret| ("JWT_SECRET", secret)));
+    let mut child = command.spawn().expect("the program runs");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(lines.as_bytes()).expect("it reads");
+    drop(stdin);
+    child.wait_with_output().expect("it ends")
 }
 
 fn messages(output: &Output) -> Vec<Value> {
@@ -117,7 +66,7 @@ impl Listener {
 
     /// Signs in by what stands in a variable of the environment.
     fn with_secret(server: &Server, user: &str, name: &str, secret: &str) -> Listener {
-        let mut command = server.client(&["--username", user]);
+        let mut command = client(server, &["--username", user]);
         let mut child = command.env(name, secret).spawn().expect("the program runs");
         let stdin = child.stdin.take().expect("it is piped");
         let out = BufReader::new(child.stdout.take().expect("it is piped"));
@@ -159,11 +108,11 @@ impl Drop for Listener {
 
 #[test]
 fn a_script_gets_an_answer_to_every_line() {
-    let server = Server::start("script");
+    let server = Server::start_for_people(&[]);
     let lines = "# a comment\nsubscribe service orders\nsubscribe channel news\nping\n\
                  json {\"type\":\"publish\",\"channel\":\"news\",\"payload\":\"hi\"}\n\
                  unsubscribe channel news\nonline\nstats\nhelp\nquit\nping\n";
-    let output = server.script(&[], None, lines);
+    let output = script(&server, &[], None, lines);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
     let messages = messages(&output);
@@ -189,10 +138,10 @@ fn a_script_gets_an_answer_to_every_line() {
 
 #[test]
 fn a_token_of_our_own_signs_us_in_and_people_are_heard() {
-    let server = Server::start("people");
+    let server = Server::start_for_people(&[]);
     let mut bob = Listener::start(&server, "bob");
     let lines = "text to all\nnotification look\nto bob only you\njoin general\nchat hello\n";
-    let output = server.script(&["--username", "ann", "--email", "a@b.c"], Some(SECRET), lines);
+    let output = script(&server, &["--username", "ann", "--email", "a@b.c"], Some(SECRET), lines);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     let messages = messages(&output);
     assert_eq!(messages[0]["user_id"], "ann");
@@ -214,10 +163,10 @@ fn a_token_of_our_own_signs_us_in_and_people_are_heard() {
 /// Without `--json` a script reads what a person would.
 #[test]
 fn people_read_sentences() {
-    let server = Server::start("sentences");
+    let server = Server::start_for_people(&[]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let api = Api::new(&server.url).expect("a URL");
+    let api = Api::new(&url(&server)).expect("a URL");
     let bob_id = runtime.block_on(api.create_account("Bob", PASSWORD, None)).expect("a new name");
     let mut bob = Listener::with_secret(&server, "bob", "FANFARE_PASSWORD", PASSWORD);
     assert_eq!(bob.next_of("welcome")["user_id"], *bob_id);
@@ -225,7 +174,7 @@ fn people_read_sentences() {
     // Both are known to be online before the third comes, who would hear of it else.
     assert_eq!(bob.next_of("user_joined")["data"]["user_id"], "cid");
     let mut command = Command::new(env!("CARGO_BIN_EXE_websocket_client"));
-    command.args(["--url", &server.url, "--username", "ann", "--no-auto-ping=true"]);
+    command.args(["--url", &url(&server), "--username", "ann", "--no-auto-ping=true"]);
     command.env("JWT_SECRET", SECRET).env_remove("FANFARE_TOKEN").env_remove("FANFARE_PASSWORD");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program runs");
@@ -269,14 +218,14 @@ fn people_read_sentences() {
 
 #[test]
 fn what_goes_wrong_shows_in_the_exit_status() {
-    let server = Server::start("faults");
-    let refused = server.script(&[], None, "chat hello\n");
+    let server = Server::start_for_people(&[]);
+    let refused = script(&server, &[], None, "chat hello\n");
     assert_eq!(refused.status.code(), Some(1), "a person is needed to chat");
     assert_eq!(kinds(&messages(&refused)), ["welcome", "error"]);
-    let unknown = server.script(&[], None, "dance\nping\n");
+    let unknown = script(&server, &[], None, "dance\nping\n");
     assert_eq!(unknown.status.code(), Some(1));
     assert_eq!(kinds(&messages(&unknown)), ["welcome", "pong"], "the other lines are carried out");
-    let wrong = server.script(&["--token", "nonsense"], None, "ping\n");
+    let wrong = script(&server, &["--token", "nonsense"], None, "ping\n");
     assert_eq!(wrong.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("401"));
     drop(server);
@@ -305,11 +254,11 @@ async fn outlast_a_login(url: &str, user: &str) {
 }
 
 /// A person chats while three logins that are not renewed come to their end, one after the other.
-fn a_person_chats_beyond_the_login(name: &str, args: &[&str]) {
-    let server = Server::start_with(name, args);
+fn a_person_chats_beyond_the_login(args: &[&str]) {
+    let server = Server::start_for_people(args);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let api = Api::new(&server.url).expect("a URL");
+    let api = Api::new(&url(&server)).expect("a URL");
     let user_id = runtime.block_on(api.create_account("ann", PASSWORD, None)).expect("a new name");
     let mut ann = Listener::with_secret(&server, "ann", "FANFARE_PASSWORD", PASSWORD);
     let welcome = ann.next_of("welcome");
@@ -317,7 +266,7 @@ fn a_person_chats_beyond_the_login(name: &str, args: &[&str]) {
     ann.type_in("join general");
     ann.next_of("joined");
     for number in 1..=3 {
-        runtime.block_on(outlast_a_login(&server.url, "ann"));
+        runtime.block_on(outlast_a_login(&url(&server), "ann"));
         ann.type_in(&format!("chat {number} over"));
         assert_eq!(ann.next_of("chat")["content"], format!("{number} over"));
     }
@@ -325,19 +274,19 @@ fn a_person_chats_beyond_the_login(name: &str, args: &[&str]) {
 
 #[test]
 fn a_login_is_renewed_while_a_person_chats() {
-    a_person_chats_beyond_the_login("renewed", &["--login-token-ttl", "5s"]);
+    a_person_chats_beyond_the_login(&["--login-token-ttl", "5s"]);
 }
 
 #[test]
 fn where_a_login_cannot_be_renewed_the_password_begins_another() {
     let args = ["--login-token-ttl", "5s", "--session-max", "5s"];
-    a_person_chats_beyond_the_login("password", &args);
+    a_person_chats_beyond_the_login(&args);
 }
 
 #[test]
 fn a_wrong_password_is_told() {
-    let server = Server::start("wrong-password");
-    let mut command = server.client(&["--username", "ann"]);
+    let server = Server::start_for_people(&[]);
+    let mut command = client(&server, &["--username", "ann"]);
     let wrong = command.env("FANFARE_PASSWORD", PASSWORD).stdin(Stdio::null()).output();
     let wrong = wrong.expect("it ends");
     assert_eq!(wrong.status.code(), Some(1));
@@ -348,10 +297,9 @@ fn a_wrong_password_is_told() {
 
 #[test]
 fn the_end_of_the_server_ends_the_script() {
-    let mut server = Server::start("end");
+    let mut server = Server::start_for_people(&[]);
     let mut bob = Listener::start(&server, "bob");
-    server.child.kill().expect("it can be killed");
-    server.child.wait().expect("a child can be waited for");
+    server.kill();
     assert_eq!(bob.child.wait().expect("it ends").code(), Some(1));
     bob.type_in_nothing();
 }
@@ -366,13 +314,13 @@ impl Listener {
 /// A server with a secret wants tokens, and whoever has the secret can do here what a person does.
 #[test]
 fn a_token_of_our_own_is_enough_where_tokens_are_wanted() {
-    let server = Server::start_with("required", &["--auth", "required"]);
+    let server = Server::start_for_people(&["--auth", "required"]);
     let lines = "text hi\nsubscribe service orders\nsubscribe channel news\njoin general\n\
         chat hello\nonline\nstats\n";
-    let output = server.script(&["--username", "ann"], Some(SECRET), lines);
+    let output = script(&server, &["--username", "ann"], Some(SECRET), lines);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(!said.contains("forbidden") && said.contains("\"joined\""), "{said}");
-    let refused = server.script(&["--username", "ann"], None, "online\n");
+    let refused = script(&server, &["--username", "ann"], None, "online\n");
     assert_eq!(refused.status.code(), Some(1), "without it nobody is let in");
 }

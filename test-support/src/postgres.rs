@@ -4,9 +4,6 @@
 //! runs for as long as this test process lives. Where `PostgreSQL` is not installed there is neither,
 //! and what needs one says that it did not run.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-#![allow(clippy::disallowed_methods, reason = "the environment says where a server is")]
-
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
@@ -24,7 +21,7 @@ impl Database {
     /// An empty database, where there is a server.
     pub fn create() -> Option<Database> {
         let Some(server) = server() else {
-            super::support::skipped("there is no PostgreSQL server");
+            crate::skipped("there is no PostgreSQL server");
             return None;
         };
         let name = format!("fanfare_{}", uuid::Uuid::new_v4().simple());
@@ -125,7 +122,7 @@ fn start() -> Option<(String, Child)> {
     if !is_installed() {
         return None;
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/with_postgres.sh");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/with_postgres.sh");
     let mut child = Command::new(script)
         .args(["sh", "-c", r#"echo "$FANFARE_TEST_POSTGRES"; read -r _"#])
         .stdin(Stdio::piped())

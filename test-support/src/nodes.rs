@@ -1,8 +1,5 @@
 //! Several nodes of one cluster, and clients of them that outlive their troubles.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-#![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
-
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, ExitStatus, Stdio};
@@ -12,9 +9,9 @@ use serde_json::{Value, json};
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::{Message, WebSocket};
 
-use super::redis::Redis;
-use super::strait::Strait;
-use super::support::{Client, SECRET, Server, eventually};
+use crate::proxy::FaultyProxy;
+use crate::redis::Redis;
+use crate::{Client, SECRET, Server, eventually, program};
 
 /// How long nodes may take to be of one mind again.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,10 +21,10 @@ pub fn node(redis: &Redis, flags: &[&str]) -> Server {
     node_at(&redis.url(), flags)
 }
 
-/// A node that is ready, and the way from it to Redis.
-pub fn node_over_strait(redis: &Redis, flags: &[&str]) -> (Server, Strait) {
-    let strait = Strait::to(redis.address());
-    (node_at(&format!("redis://{}", strait.address()), flags), strait)
+/// A node that is ready, and the proxy between it and Redis.
+pub fn node_over_proxy(redis: &Redis, flags: &[&str]) -> (Server, FaultyProxy) {
+    let proxy = FaultyProxy::to(redis.address());
+    (node_at(&format!("redis://{}", proxy.address()), flags), proxy)
 }
 
 /// Nodes that are ready.
@@ -69,7 +66,8 @@ pub fn refused_by(prelude: &str, flags: &[&str]) -> (ExitStatus, String) {
     std::fs::create_dir_all(&dir).expect("a directory");
     let log = std::fs::File::create(dir.join("log")).expect("a log file");
     let mut child = Command::new("sh")
-        .args(["-c", &format!(r#"{prelude} "$0" "$@""#), env!("CARGO_BIN_EXE_fanfare")])
+        .args(["-c", &format!(r#"{prelude} "$0" "$@""#)])
+        .arg(program())
         .args(["--bind", "127.0.0.1:0", "--data-dir", "data"])
         .args(flags)
         .current_dir(&dir)

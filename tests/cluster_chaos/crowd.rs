@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::nodes::{Line, Trail, place, try_call};
-use super::support::{Rng, token};
+use fanfare_test_support::nodes::{Line, Trail, place, try_call};
+use fanfare_test_support::{Rng, token};
 
 /// What a call may take before the caller goes elsewhere.
 const CALL: Duration = Duration::from_secs(2);

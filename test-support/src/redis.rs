@@ -4,16 +4,13 @@
 //! `FANFARE_TEST_REDIS_CLUSTER` each is a Redis Cluster of one node, which refuses a command or a
 //! script with keys of several slots as any other would.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-#![allow(clippy::disallowed_methods, reason = "the environment says which server")]
-
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::support::eventually;
+use crate::eventually;
 
 pub struct Redis {
     child: Option<Child>,

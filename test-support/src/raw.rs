@@ -1,7 +1,5 @@
 //! A WebSocket by hand: bytes out, frames in, nothing repaired on the way.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;

@@ -3,8 +3,6 @@
 //! It is in memory, and mounted in a name space of its own that ends with the process which holds it:
 //! nothing of it stays behind, however the test ends. Where that is not allowed there is none.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
@@ -22,7 +20,7 @@ impl SmallDisk {
     pub fn new(kib: usize) -> Option<SmallDisk> {
         let disk = SmallDisk::mounted(kib);
         if disk.is_none() {
-            super::support::skipped("no file system can be mounted here");
+            crate::skipped("no file system can be mounted here");
         }
         disk
     }
