@@ -18,12 +18,14 @@
 //! Imports `id`, `state` and `wire`. Imported by `shard`, `control`, `http` and `server`.
 
 mod bell;
+mod parking;
+#[cfg(test)]
+mod parking_model;
 pub mod published;
 pub mod to_control;
 pub mod to_shard;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, atomic};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -31,28 +33,27 @@ pub use bell::Bell;
 
 use crate::limits;
 
+use parking::Parking;
+
 /// Makes a mailbox of at most `messages_max` messages whose receiver is woken by `bell`.
 pub fn mailbox<T>(messages_max: usize, bell: Bell) -> (Outlet<T>, Inlet<T>) {
     // crossbeam's bounded channel allocates and touches all of its slots at once: 13 MB a shard at
     // the default bound. The unbounded one grows by blocks, and the bound is kept here.
     let (sender, receiver) = crossbeam_channel::unbounded();
-    let door = Arc::new(Door { bell, is_resting: AtomicBool::new(false), messages_max });
+    let door = Arc::new(Door { bell, parking: Parking::new(), messages_max });
     (Outlet { sender, door: Arc::clone(&door) }, Inlet { receiver, door })
 }
 
 #[derive(Debug)]
 struct Door {
     bell: Bell,
-    /// Set by the receiver before its last look at the queue; taken by the sender that rings.
-    is_resting: AtomicBool,
+    parking: Parking,
     messages_max: usize,
 }
 
 impl Door {
     fn ring(&self) {
-        // The push before this and the receiver's last look are both ordered against the flag
-        // (SeqCst), so either the receiver sees the message or the sender sees the flag.
-        if self.is_resting.load(Ordering::SeqCst) && self.is_resting.swap(false, Ordering::SeqCst) {
+        if self.parking.must_wake() {
             self.bell.ring();
         }
     }
@@ -155,17 +156,12 @@ impl<T> Inlet<T> {
     /// Declares that the receiver is about to sleep. Returns false where a message has arrived
     /// meanwhile: then it must not.
     pub fn rest(&self) -> bool {
-        self.door.is_resting.store(true, Ordering::SeqCst);
-        if self.receiver.is_empty() {
-            return true;
-        }
-        self.wake();
-        false
+        self.door.parking.may_sleep(|| self.receiver.is_empty())
     }
 
     /// Declares that the receiver is awake, whatever woke it.
     pub fn wake(&self) {
-        self.door.is_resting.store(false, Ordering::SeqCst);
+        self.door.parking.awake();
     }
 }
 
