@@ -12,7 +12,6 @@ use fanfare::auth::Claims;
 use fanfare::config::{Config, Sources};
 use fanfare::server::{CallError, Handle, Server, authenticator};
 use fanfare::state::event::DomainEvent;
-use fanfare::wire::frame;
 use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -51,8 +50,8 @@ async fn robot(handle: Handle) {
                 let text = format!("Welcome to {room}, {}.", user.username);
                 handle.chat(&room, "robot", "Robot", &text).await.map(|_| ())
             }
-            Ok(DomainEvent::ChannelMessage { channel, frame }) => {
-                answer(&handle, channel.as_str(), &frame::payload(&frame)).await
+            Ok(DomainEvent::ChannelMessage { channel, message }) => {
+                answer(&handle, channel.as_str(), &message).await
             }
             Ok(_) => Ok(()),
             Err(missed) => {

@@ -400,7 +400,7 @@ fn a_watch_tells_every_change_with_the_instances_after_it() {
         assert!(whole.is_snapshot && whole.changes.is_empty());
         let view = handle.service("orders").await.expect("answered").expect("seen");
         assert_eq!((whole.revision, whole.instances.len()), (view.revision, 501));
-        let listed = view.list().expect("instances");
+        let listed = view.instances.decode().expect("instances");
         assert_eq!(listed.len(), 501);
         // Events that the snapshot covers are no updates.
         handle.register(&[described("a", 7)]).await.expect("registered");

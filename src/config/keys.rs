@@ -59,6 +59,25 @@ impl Key {
     }
 }
 
+/// The keys that all nodes of a cluster have to set alike.
+pub(super) const SHARED: &[&str] = &[
+    "auth",
+    "registration",
+    "default-scopes",
+    "group-invitations",
+    "lease-ttl",
+    "self-protection-max",
+    "topic-bytes-max",
+    "instances-max",
+    "instance-bytes-max",
+    "instances-bytes-max",
+    "service-forget-after",
+    "service-history-max",
+    "service-history-bytes-max",
+    "channel-history-max",
+    "channel-history-bytes-max",
+];
+
 /// Returns the row of a key that this module names itself.
 pub(super) fn index_of(name: &str) -> usize {
     KEYS.iter().position(|key| key.name == name).expect("a row of the table")

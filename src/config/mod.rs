@@ -44,7 +44,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::thread;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::auth::Scopes;
 use crate::auth::accounts::Registration;
@@ -526,6 +526,31 @@ impl Config {
     #[must_use]
     pub fn command() -> clap::Command {
         command::command()
+    }
+
+    /// What the nodes of a cluster have to agree about beside the key of the tokens: who may do what, and
+    /// the bounds of what they keep together. By the names of `config.json`.
+    #[must_use]
+    pub fn shared(&self) -> Map<String, Value> {
+        let rows = KEYS.iter().filter(|key| keys::SHARED.contains(&key.name));
+        let mut shared: Map<String, Value> =
+            rows.map(|key| (key.snake_case(), (key.show)(self))).collect();
+        shared.insert(String::from("namespaces"), namespaces::document(self));
+        shared
+    }
+
+    /// The document of `/api/status/config.json`: every setting by its name, secrets as `"***"`, and
+    /// under `sources` where each came from.
+    #[must_use]
+    pub fn document(&self, sources: &Sources) -> Map<String, Value> {
+        let (mut settings, mut origins) = (Map::new(), Map::new());
+        for (key, value, source) in self.entries(sources) {
+            origins.insert(key.clone(), source.as_str().into());
+            settings.insert(key, value);
+        }
+        settings.insert(String::from("sources"), Value::Object(origins));
+        settings.insert(String::from("namespaces"), namespaces::document(self));
+        settings
     }
 
     /// Lists every key in snake case with its value, secrets as `"***"`, and its source.

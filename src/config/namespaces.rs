@@ -13,11 +13,28 @@
 //!
 //! Imports `auth` and `limits`. Part of `config`.
 
+use serde_json::{Value as Json, json};
 use toml::Value;
 
+use super::Config;
 use super::value::duration;
 use crate::auth::namespace::{Namespace, Namespaces, Reserved, Who};
 use crate::limits;
+
+/// The namespaces of a configuration, as `config.json` shows them.
+pub(super) fn document(config: &Config) -> Json {
+    let rules = config.namespaces.iter().map(|one| {
+        let rules = json!({
+            "subscribe": one.subscribe.to_string(),
+            "publish": one.publish.to_string(),
+            "history_max": one.history_max.unwrap_or(config.limits.channel_history_max),
+            "history_age_ms": one.history_ms,
+            "presence": one.presence,
+        });
+        (one.prefix.clone(), rules)
+    });
+    Json::Object(rules.collect())
+}
 
 /// Applies the table, and tells what is wrong in it. Returns what in it changes nothing, because
 /// the channels are reserved.

@@ -407,6 +407,14 @@ fn origins_are_in_the_form_browsers_send() {
 }
 
 #[test]
+fn shared_settings_are_rows_of_the_table() {
+    let shared = Config::default().shared();
+    assert_eq!(shared.len(), SHARED.len() + 1, "{shared:?}");
+    assert_eq!(shared["lease_ttl"], "20s");
+    assert!(shared["namespaces"].is_object());
+}
+
+#[test]
 fn settings_that_need_each_other_say_so() {
     assert_eq!(
         faults("--redis-url redis://x", &[], ""),

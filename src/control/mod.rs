@@ -36,7 +36,6 @@ mod saver;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use crate::auth::Revoked;
@@ -60,6 +59,7 @@ use crate::store::Store;
 use crate::storm::Storm;
 use crate::wire::answer;
 use crate::wire::event::{Position, service_change};
+use crate::wire::instance_list::InstanceList;
 use crate::wire::refusal::Refusal;
 use followers::Followers;
 use ledger::{Ledger, Waiting};
@@ -479,7 +479,7 @@ impl Control {
             revision: announcement.from,
             degraded: announcement.degraded,
         };
-        let frame = answer::service_snapshot(at, Bytes::from_static(b"[]}")).joined();
+        let frame = answer::service_snapshot(at, InstanceList::empty()).joined();
         let topic = Topic::Service(announcement.service.clone());
         Event { topic, frame, accepted_ns, aim: None }
     }

@@ -232,8 +232,9 @@ async fn put_together(
     views: Vec<Arc<View>>,
     put: impl FnOnce(&mut BytesMut, &[Arc<View>]) + Send + 'static,
 ) -> Result<(Bytes, Permit), Problem> {
-    let of =
-        |view: &Arc<View>| view.instances.len() + quoted_bytes(view.service.as_str()) + VIEW_BYTES;
+    let of = |view: &Arc<View>| {
+        view.instances.bytes() + quoted_bytes(view.service.as_str()) + VIEW_BYTES
+    };
     let bytes = views.iter().map(of).sum::<usize>() + ANSWER_BYTES;
     let permit = desk.answers.reserve(bytes)?;
     let answer = body::beside(bytes > limits::COPY_INLINE_BYTES_MAX, move || {
@@ -269,7 +270,7 @@ fn put_view(out: &mut BytesMut, view: &View) {
     out.extend_from_slice(b"{\"serviceId\":");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b",\"metadata\":{},\"instances\":");
-    out.extend_from_slice(view.instances_array());
+    out.extend_from_slice(view.instances.json());
     out.extend_from_slice(
         format!(
             ",\"epoch\":{epoch},\"revision\":{},\"degraded\":{}}}",

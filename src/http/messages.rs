@@ -81,7 +81,7 @@ pub(super) async fn tell_to(
 /// Has control know of a user whom another node saw first. Returns whether there is one.
 async fn learn(desk: &Desk, user: &UserId) -> Result<bool, Problem> {
     // Without a database that nodes share there is nowhere to look.
-    if !desk.office.is_one_of_many() || !desk.office.library.is_open() {
+    if !desk.office.is_clustered || !desk.office.library.is_open() {
         return Ok(false);
     }
     let Some(change) = desk.office.library.change_of(user).await? else { return Ok(false) };
@@ -144,7 +144,7 @@ pub async fn pull(desk: &Desk, query: &Query, user: &UserId) -> Result<Reply, Pr
     let after = after.transpose()?;
     // First what is accepted, then what is written: nothing is lost between the two.
     let page = Page { user: user.clone(), after, with: with.clone(), limit: limit + 1 };
-    let unwritten = if desk.office.is_one_of_many() {
+    let unwritten = if desk.office.is_clustered {
         desk.tell(Talk::Unwritten(page)).await?
     } else {
         Told::Unwritten(Vec::new())

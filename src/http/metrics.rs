@@ -196,7 +196,7 @@ fn registry(page: &mut Page, desk: &Desk) {
 }
 
 fn cluster(page: &mut Page, desk: &Desk) {
-    if !desk.office.is_one_of_many() {
+    if !desk.office.is_clustered {
         return;
     }
     let cluster = &desk.office.stats.cluster;

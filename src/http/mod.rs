@@ -153,7 +153,9 @@ pub struct Office {
     pub shared: Shared,
     /// The living nodes that it does not agree with.
     pub differences: parking_lot::RwLock<Vec<Difference>>,
-    /// The settings in force, by their names.
+    /// Whether this is one of several nodes.
+    pub is_clustered: bool,
+    /// The settings in force by their names, as `config.json` shows them. Nothing is decided by these.
     pub settings: Map<String, Value>,
     /// Lifetime of a token from a login, in milliseconds.
     pub login_token_ttl_ms: u64,
@@ -185,11 +187,6 @@ impl Office {
     pub fn scopes_of(&self, account: &Account) -> Scopes {
         let own = Scopes::from_claim(account.scope.as_deref().unwrap_or_default());
         self.default_scopes.with(own)
-    }
-
-    /// Whether other nodes may be there.
-    pub fn is_one_of_many(&self) -> bool {
-        self.settings.get("redis_url").is_some_and(|url| !url.is_null())
     }
 }
 

@@ -13,7 +13,7 @@ use super::reply::{self, Problem, Reply};
 use super::{Desk, Query, body, channels, log, messages};
 use crate::auth::Identity;
 use crate::clock::rfc3339;
-use crate::id::ConnName;
+use crate::id::{ChannelName, ConnName};
 use crate::limits;
 use crate::state::people::{ConnectionView, OnlineUser};
 use crate::state::talk::{Aimed, Talk, To, Told};
@@ -158,10 +158,19 @@ fn connection_id(text: &str) -> Result<ConnName, Problem> {
 }
 
 fn connection_value(connection: &ConnectionView) -> Value {
-    let mut value = connection.to_value();
-    if let Some(fields) = value.as_object_mut() {
-        // For other nodes; here it is said by `connected_at`.
-        fields.remove("opened_ms");
+    let person = connection.person.as_ref();
+    let mut value = json!({
+        "connection_id": connection.id.to_string(),
+        "user_id": person.map(|person| person.user_id.as_str()),
+        "username": person.map(|person| &*person.username),
+        "remote_addr": connection.remote.map(|remote| remote.to_string()),
+        "connected_at": rfc3339(connection.opened_ms),
+        "shard": connection.id.conn.shard.0,
+        "channels": connection.channels.iter().map(ChannelName::as_str).collect::<Vec<_>>(),
+        "rooms": connection.rooms,
+    });
+    if let Some(metadata) = &connection.metadata {
+        value["metadata"] = serde_json::from_str(metadata.get()).unwrap_or_default();
     }
     value
 }

@@ -87,7 +87,7 @@ pub fn ready(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
 fn is_joined(desk: &Desk) -> bool {
     let cluster = &desk.office.stats.cluster;
     let now_ns = desk.clock.now().ns;
-    !desk.office.is_one_of_many() || (cluster.is_joined() && cluster.are_paths_up(now_ns))
+    !desk.office.is_clustered || (cluster.is_joined() && cluster.are_paths_up(now_ns))
 }
 
 /// Whether this node has the settings that it has to share with the others.
@@ -110,7 +110,7 @@ pub(super) fn paths(cluster: &ClusterStats, now_ns: u64) -> Map<String, Value> {
 
 /// Whether there is a registry to read. A node that is cut off goes on with the one it has.
 fn knows_registry(desk: &Desk) -> bool {
-    !desk.office.is_one_of_many() || desk.office.stats.cluster.caught_up.value() == 1
+    !desk.office.is_clustered || desk.office.stats.cluster.caught_up.value() == 1
 }
 
 fn uptime_s(office: &Office, now: Moment) -> u64 {
@@ -133,7 +133,7 @@ pub fn node_value(office: &Office, now: Moment) -> Value {
         "instances": stats.control.instances.value(),
         "degraded_services": stats.control.degraded_services.value(),
     });
-    if office.is_one_of_many() {
+    if office.is_clustered {
         value["log_sequence"] = cluster.sequence.value().into();
         value["log_lag"] = cluster.newest.value().saturating_sub(cluster.sequence.value()).into();
         value["leases_owned"] = cluster.leases_owned.value().into();
@@ -336,7 +336,7 @@ fn cluster_stats(office: &Office, mut own: Value) -> Value {
         }
     }
     all.insert(String::from("scope"), "cluster".into());
-    if office.is_one_of_many() {
+    if office.is_clustered {
         all.insert(String::from("users_online"), office.stats.cluster.users_online.value().into());
     }
     for node in &mut nodes {

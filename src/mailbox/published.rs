@@ -123,6 +123,7 @@ impl Publisher {
 mod tests {
     use super::*;
     use crate::id::Epoch;
+    use crate::wire::instance_list::InstanceList;
 
     fn view(service: &str, revision: u64) -> Arc<View> {
         Arc::new(View {
@@ -130,7 +131,7 @@ mod tests {
             epoch: Epoch::new("e"),
             revision,
             degraded: false,
-            instances: Bytes::from_static(b"[]}"),
+            instances: InstanceList::empty(),
         })
     }
 

@@ -30,7 +30,6 @@ use crate::state::people::{ConnectionView, OnlineUser, Person};
 use crate::state::talk::{Aimed, Publisher, Talk, To, Told};
 use crate::stats::Stats;
 use crate::wire::command::Entries;
-use crate::wire::frame;
 use crate::wire::instance::{Instance, check_name, check_service_id};
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::{self, Envelope, Publication};
@@ -133,9 +132,8 @@ impl ChannelMessages {
     pub async fn next(&mut self) -> Option<Result<Value, u64>> {
         loop {
             match self.events.next().await? {
-                Ok(DomainEvent::ChannelMessage { channel, frame }) if channel == self.channel => {
-                    let message = serde_json::from_slice(&frame::payload(&frame));
-                    return Some(Ok(message.unwrap_or_default()));
+                Ok(DomainEvent::ChannelMessage { channel, message }) if channel == self.channel => {
+                    return Some(Ok(serde_json::from_slice(&message).unwrap_or_default()));
                 }
                 Ok(_) => {}
                 Err(missed) => return Some(Err(missed)),

@@ -24,7 +24,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::auth::{self, Authenticator, Revoked};
@@ -70,27 +69,6 @@ pub use handle::{
     CallError, ChannelMessages, Delivery, Events, Handle, InstanceChange, Message,
     PublishedMessage, ServiceUpdate, ServiceWatch,
 };
-
-/// The settings that all nodes have to share beside the key of the tokens: who may do what, and bounds
-/// of what they keep together. By their names in `config.json`.
-const SHARED_SETTINGS: &[&str] = &[
-    "auth",
-    "registration",
-    "default_scopes",
-    "group_invitations",
-    "namespaces",
-    "lease_ttl",
-    "self_protection_max",
-    "topic_bytes_max",
-    "instances_max",
-    "instance_bytes_max",
-    "instances_bytes_max",
-    "service_forget_after",
-    "service_history_max",
-    "service_history_bytes_max",
-    "channel_history_max",
-    "channel_history_bytes_max",
-];
 
 /// Why a server does not start.
 #[derive(Debug)]
@@ -259,9 +237,10 @@ impl Server {
             dialects: doors::open(config.eureka),
             is_draining: Arc::clone(&signals.is_draining),
             nodes: parking_lot::RwLock::default(),
-            shared: shared_settings(config, sources, &node_id)?,
+            shared: shared_settings(config, &node_id)?,
             differences: parking_lot::RwLock::default(),
-            settings: shown(config, sources),
+            is_clustered: config.redis_url.is_some(),
+            settings: config.document(sources),
             login_token_ttl_ms: config.login_token_ttl_ms,
             session_max_ms: config.session_max_ms,
             started_ms: clock.now().unix_ms,
@@ -728,16 +707,13 @@ fn agree(office: &Office, nodes: &[NodeView]) {
 /// # Errors
 ///
 /// Where the public key cannot be read.
-fn shared_settings(config: &Config, sources: &Sources, node: &str) -> Result<Shared, StartError> {
+fn shared_settings(config: &Config, node: &str) -> Result<Shared, StartError> {
     let mut shared = Shared { node: node.to_owned(), ..Shared::default() };
     if config.redis_url.is_none() {
         return Ok(shared);
     }
     shared.may_differ = config.differing_settings;
-    let shown = shown(config, sources);
-    for name in SHARED_SETTINGS {
-        shared.settings.insert((*name).to_owned(), shown.get(*name).cloned().unwrap_or_default());
-    }
+    shared.settings = config.shared();
     let fingerprint = match (&config.jwt_public_key, &config.jwt_secret) {
         (Some(path), _) => {
             let unread = |fault: io::Error| StartError::Key(path.clone(), fault.to_string());
@@ -797,28 +773,6 @@ fn state_settings(config: &Config, node: &str) -> state::Settings {
         node: node.to_owned(),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     }
-}
-
-/// Every setting by its name, and where each came from.
-fn shown(config: &Config, sources: &Sources) -> serde_json::Map<String, Value> {
-    let (mut settings, mut origins) = (serde_json::Map::new(), serde_json::Map::new());
-    for (key, value, source) in config.entries(sources) {
-        origins.insert(key.clone(), source.as_str().into());
-        settings.insert(key, value);
-    }
-    settings.insert(String::from("sources"), Value::Object(origins));
-    let namespaces = config.namespaces.iter().map(|one| {
-        let rules = serde_json::json!({
-            "subscribe": one.subscribe.to_string(),
-            "publish": one.publish.to_string(),
-            "history_max": one.history_max.unwrap_or(config.limits.channel_history_max),
-            "history_age_ms": one.history_ms,
-            "presence": one.presence,
-        });
-        (one.prefix.clone(), rules)
-    });
-    settings.insert(String::from("namespaces"), namespaces.collect());
-    settings
 }
 
 fn registry_settings(config: &Config) -> registry::Settings {

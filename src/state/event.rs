@@ -56,8 +56,8 @@ pub enum DomainEvent {
     ChannelMessage {
         /// The channel.
         channel: ChannelName,
-        /// The message as a WebSocket frame; see [`crate::wire::frame::payload`].
-        frame: Bytes,
+        /// The message as its followers get it: a JSON text.
+        message: Bytes,
     },
     /// A channel was deleted.
     ChannelDeleted(ChannelName),

@@ -341,7 +341,7 @@ mod tests {
                 }
                 registry.settle(at(now_ms));
                 let view = registry.view(&ServiceName::of(&service));
-                let instances = serde_json::from_slice(view.instances_array()).expect("JSON");
+                let instances = serde_json::from_slice(view.instances.json()).expect("JSON");
                 let present: Picture = (view.revision, urls(&instances));
                 let held = held.entry(service.clone()).or_default();
                 if let Some((revision, mut picture)) =

@@ -14,7 +14,8 @@ use super::talk::{Talk, Told};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::wire::command::Since;
 use crate::wire::event::{Change, Position};
-use crate::wire::instance::{Instance, Registration};
+use crate::wire::instance::Registration;
+use crate::wire::instance_list::InstanceList;
 use crate::wire::refusal::{Code, Refusal};
 
 /// One thing to do.
@@ -231,8 +232,8 @@ pub struct View {
     pub revision: u64,
     /// Whether expiry is held.
     pub degraded: bool,
-    /// The instances to discover: a JSON array and a closing brace, `[...]}`.
-    pub instances: Bytes,
+    /// The instances to discover.
+    pub instances: InstanceList,
 }
 
 impl View {
@@ -244,20 +245,6 @@ impl View {
             revision: self.revision,
             degraded: self.degraded,
         }
-    }
-
-    /// The instances as a JSON array.
-    pub fn instances_array(&self) -> &[u8] {
-        self.instances.strip_suffix(b"}").unwrap_or(b"[]")
-    }
-
-    /// The instances, each of its own. Linear in their bytes.
-    ///
-    /// # Errors
-    ///
-    /// Never for a view that the registry made.
-    pub fn list(&self) -> Result<Vec<Instance>, serde_json::Error> {
-        serde_json::from_slice(self.instances_array())
     }
 }
 

@@ -27,6 +27,7 @@ use super::service::{self, Replay, is_shared};
 use crate::id::ServiceName;
 use crate::limits;
 use crate::wire::command::Since;
+use crate::wire::instance_list::InstanceList;
 
 /// The answers to followers that are in memory once for several of them.
 #[derive(Debug, Default)]
@@ -35,7 +36,7 @@ pub(super) struct Pictures {
     replays: VecDeque<Replayed>,
     replay_bytes: usize,
     /// Snapshots that were replaced while somebody was being sent them.
-    retired: Vec<Bytes>,
+    retired: Vec<InstanceList>,
 }
 
 /// The changes of a service between two revisions.
@@ -50,7 +51,7 @@ struct Replayed {
 
 impl Pictures {
     /// Remembers a snapshot that was replaced for as long as it is being sent.
-    pub(super) fn retire(&mut self, snapshot: Option<Bytes>) {
+    pub(super) fn retire(&mut self, snapshot: Option<InstanceList>) {
         self.forget_sent();
         self.retired.extend(snapshot);
     }
@@ -58,7 +59,7 @@ impl Pictures {
     /// Bytes of the replaced snapshots that are still being sent.
     pub(super) fn retired_bytes(&mut self) -> usize {
         self.forget_sent();
-        self.retired.iter().map(Bytes::len).sum()
+        self.retired.iter().map(InstanceList::bytes).sum()
     }
 
     fn forget_sent(&mut self) {
@@ -141,7 +142,7 @@ impl Registry {
         if bytes.is_none_or(|bytes| bytes > limits::SNAPSHOT_CHANGES_BYTES_MAX) {
             return self.newest(name);
         }
-        let mut view = service.view(&self.epoch, outdated.json.clone());
+        let mut view = service.view(&self.epoch, outdated.instances.clone());
         view.revision = revision;
         Some(Picture { view, changes: Some(self.replay_frame(index, revision)) })
     }
@@ -150,7 +151,7 @@ impl Registry {
     /// that takes a snapshot more than there is room for.
     pub(super) fn newest(&mut self, name: &ServiceName) -> Option<Picture> {
         if let Some((_, outdated)) = self.outdated_snapshot(name) {
-            let bytes = outdated.json.len();
+            let bytes = outdated.instances.bytes();
             if self.pictures.retired_bytes() + bytes > self.settings.snapshots_bytes_max {
                 return None;
             }
@@ -164,7 +165,8 @@ impl Registry {
         let (service, shared_min) =
             (&self.services[index], self.settings.snapshot_shared_bytes_min);
         let outdated = service.snapshot.as_ref()?;
-        let is_it = outdated.revision < service.revision && is_shared(&outdated.json, shared_min);
+        let is_it =
+            outdated.revision < service.revision && is_shared(&outdated.instances, shared_min);
         is_it.then_some((index, outdated))
     }
 
@@ -232,7 +234,7 @@ mod tests {
 
     /// What a client holds that was sent the picture.
     fn read(picture: &Picture) -> (u64, BTreeMap<String, String>) {
-        let all: Value = serde_json::from_slice(picture.view.instances_array()).expect("JSON");
+        let all: Value = serde_json::from_slice(picture.view.instances.json()).expect("JSON");
         let mut instances = BTreeMap::new();
         for instance in all.as_array().expect("a list") {
             put(&mut instances, instance);
@@ -263,7 +265,7 @@ mod tests {
         let first = picture(&mut registry).expect("there is room");
         register(&mut registry, "small", 1, 0);
         let second = picture(&mut registry).expect("there is room");
-        assert_eq!(first.view.instances.as_ptr(), second.view.instances.as_ptr());
+        assert!(first.view.instances.is_same(&second.view.instances));
         assert_eq!((second.view.revision, read(&second).0), (1, 2));
         // Once nobody is sent it, the next one is at the present revision.
         drop((first, second));
@@ -276,7 +278,7 @@ mod tests {
     fn held_bytes(held: &[Picture]) -> usize {
         let all: BTreeMap<*const u8, usize> = held
             .iter()
-            .map(|one| (one.view.instances.as_ptr(), one.view.instances.len()))
+            .map(|one| (one.view.instances.json().as_ptr(), one.view.instances.bytes()))
             .collect();
         all.values().sum()
     }

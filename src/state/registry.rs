@@ -32,6 +32,7 @@ use crate::limits::{self, Limits};
 use crate::wheel::Wheel;
 use crate::wire::event::{Change, ChangeReason, ChangeType, TimeText};
 use crate::wire::instance::Registration;
+use crate::wire::instance_list::InstanceList;
 use crate::wire::refusal::Code;
 
 /// What can be set about the registry.
@@ -757,7 +758,7 @@ impl Registry {
     /// A service as it stands, without its instances.
     pub(super) fn view_without_instances(&self, name: ServiceName) -> View {
         match self.by_name.get(&name) {
-            Some(&service) => self.services[service].view(&self.epoch, Bytes::new()),
+            Some(&service) => self.services[service].view(&self.epoch, InstanceList::default()),
             None => self.unseen(name),
         }
     }
@@ -768,7 +769,7 @@ impl Registry {
             epoch: self.epoch.clone(),
             revision: 0,
             degraded: self.is_cut_off(),
-            instances: Bytes::from_static(b"[]}"),
+            instances: InstanceList::empty(),
         }
     }
 
@@ -786,7 +787,7 @@ impl Registry {
     }
 
     /// The discoverable instances of a service as it stands, built at most once a revision.
-    pub(super) fn snapshot_of(&mut self, service: usize) -> Bytes {
+    pub(super) fn snapshot_of(&mut self, service: usize) -> InstanceList {
         let service = &mut self.services[service];
         if let Some(snapshot) = service.present_snapshot() {
             return snapshot.clone();
@@ -801,7 +802,7 @@ impl Registry {
         let (snapshot, replaced) = service.build_snapshot(indexes.len(), discoverable);
         service.members = indexes;
         let shared_min = self.settings.snapshot_shared_bytes_min;
-        self.pictures.retire(replaced.filter(|json| is_shared(json, shared_min)));
+        self.pictures.retire(replaced.filter(|list| is_shared(list, shared_min)));
         snapshot
     }
 

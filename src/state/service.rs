@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::order::View;
 use super::registry::Settings;
@@ -13,6 +13,7 @@ use super::roster::Roster;
 use crate::id::{Epoch, ServiceName};
 use crate::limits;
 use crate::wire::event::{Change, Position, service_change};
+use crate::wire::instance_list::InstanceList;
 
 /// A service that was seen at least once since the epoch began.
 ///
@@ -120,7 +121,8 @@ impl Service {
         if !self.pending.is_empty() {
             // A large one stays while it is being sent, so that others get the same bytes.
             let shared_min = settings.snapshot_shared_bytes_min;
-            self.snapshot = self.snapshot.take().filter(|one| is_shared(&one.json, shared_min));
+            self.snapshot =
+                self.snapshot.take().filter(|one| is_shared(&one.instances, shared_min));
         }
         self.history_bytes += self.pending.iter().map(Change::wire_bytes).sum::<usize>();
         self.history.extend(self.pending.drain(..));
@@ -184,11 +186,11 @@ impl Service {
     }
 
     /// The snapshot at the present revision, where it is built already.
-    pub(super) fn present_snapshot(&self) -> Option<&Bytes> {
+    pub(super) fn present_snapshot(&self) -> Option<&InstanceList> {
         self.snapshot
             .as_ref()
             .filter(|snapshot| snapshot.revision == self.revision)
-            .map(|s| &s.json)
+            .map(|snapshot| &snapshot.instances)
     }
 
     /// Builds the snapshot at the present revision. Returns it, and the one it replaces.
@@ -196,24 +198,14 @@ impl Service {
         &mut self,
         members: usize,
         instances: impl Iterator<Item = &'a Bytes>,
-    ) -> (Bytes, Option<Bytes>) {
-        // In one piece: a snapshot may have tens of megabytes, and control waits for it.
-        let mut out = BytesMut::with_capacity(self.json_bytes + members + 3);
-        out.put_u8(b'[');
-        for (index, json) in instances.enumerate() {
-            if index > 0 {
-                out.put_u8(b',');
-            }
-            out.extend_from_slice(json);
-        }
-        out.extend_from_slice(b"]}");
-        let json = out.freeze();
-        let built = Snapshot { revision: self.revision, json: json.clone() };
+    ) -> (InstanceList, Option<InstanceList>) {
+        let list = InstanceList::encode(self.json_bytes, members, instances);
+        let built = Snapshot { revision: self.revision, instances: list.clone() };
         let replaced = self.snapshot.replace(built);
-        (json, replaced.map(|snapshot| snapshot.json))
+        (list, replaced.map(|snapshot| snapshot.instances))
     }
 
-    pub(super) fn view(&self, epoch: &Epoch, instances: Bytes) -> View {
+    pub(super) fn view(&self, epoch: &Epoch, instances: InstanceList) -> View {
         View {
             service: self.name.clone(),
             epoch: epoch.clone(),
@@ -228,13 +220,12 @@ impl Service {
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) revision: u64,
-    /// The instances as [`View`] has them.
-    pub(super) json: Bytes,
+    pub(super) instances: InstanceList,
 }
 
 /// Whether a snapshot is large enough to be worth sharing and somebody is being sent it.
-pub(super) fn is_shared(json: &Bytes, bytes_min: usize) -> bool {
-    json.len() >= bytes_min && !json.is_unique()
+pub(super) fn is_shared(instances: &InstanceList, bytes_min: usize) -> bool {
+    instances.bytes() >= bytes_min && !instances.is_unique()
 }
 
 /// Since when a service has no members.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::event::{self, Position, TimeText};
 use super::frame::{FrameBuilder, Split};
+use super::instance_list::InstanceList;
 use super::message::{begin_envelope, end_envelope, put_person};
 use super::refusal::{Code, Refusal};
 use crate::id::{ChannelName, Epoch, MessageId, RequestId, ServiceName, UserId};
@@ -76,11 +77,11 @@ pub fn subscribed_with(
     id: Option<&RequestId>,
     at: Position<'_>,
     recovered: Option<bool>,
-    instances: Bytes,
+    instances: InstanceList,
 ) -> Split {
     let mut out = subscribed_head(id, at, recovered);
     out.put(b",\"instances\":");
-    out.split(instances)
+    out.split(instances.ending_a_message())
 }
 
 fn subscribed_head(
@@ -104,10 +105,10 @@ fn put_recovered(out: &mut FrameBuilder, recovered: Option<bool>) {
 }
 
 /// `service_snapshot`: the newest state in place of the changes that led to it.
-pub fn service_snapshot(at: Position<'_>, instances: Bytes) -> Split {
+pub fn service_snapshot(at: Position<'_>, instances: InstanceList) -> Split {
     let mut out = FrameBuilder::with_capacity(160);
     event::put_snapshot_head(&mut out, at);
-    out.split(instances)
+    out.split(instances.ending_a_message())
 }
 
 /// `subscribed` to every service.
@@ -369,7 +370,8 @@ mod tests {
         let (service, epoch) = (ServiceName::of("s"), Epoch::new("e"));
         let at = Position { service: &service, epoch: &epoch, revision: 4, degraded: false };
         let id = RequestId("\"x\"".into());
-        let instances = Bytes::from_static(b"[{\"serviceId\":\"s\"}]}");
+        let instance = Bytes::from_static(b"{\"serviceId\":\"s\"}");
+        let instances = InstanceList::encode(instance.len(), 1, std::iter::once(&instance));
         let frame = subscribed_with(Some(&id), at, Some(false), instances);
         let payload_bytes = usize::from(u16::from_be_bytes([frame.head[2], frame.head[3]]));
         assert_eq!(frame.head.len() + frame.tail.len(), 4 + payload_bytes);

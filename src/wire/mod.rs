@@ -18,6 +18,7 @@ pub mod command;
 pub mod event;
 pub mod fault;
 pub mod frame;
+pub mod instance_list;
 pub mod json;
 pub mod message;
 pub mod talk;

@@ -245,8 +245,8 @@ impl World {
                 Parcel::HttpAnswer(_, Answer::Views(views)) => {
                     for view in views {
                         let instances =
-                            serde_json::from_slice(view.instances_array()).expect("an array");
-                        self.largest_picture = self.largest_picture.max(view.instances.len());
+                            serde_json::from_slice(view.instances.json()).expect("an array");
+                        self.largest_picture = self.largest_picture.max(view.instances.bytes());
                         let service = view.service.as_str();
                         assert_eq!(view.revision, self.truth.revision(service));
                         assert_eq!(view.degraded, self.truth.degraded(service));

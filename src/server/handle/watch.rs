@@ -179,7 +179,7 @@ impl ServiceWatch {
     }
 
     fn replace(&mut self, view: &View) -> Result<(), CallError> {
-        let instances = view.list().map_err(|_| Refusal::internal())?;
+        let instances = view.instances.decode().map_err(|_| Refusal::internal())?;
         self.instances = instances
             .into_iter()
             .filter_map(|one| Some((one.key().identity().ok()?, Arc::new(one))))

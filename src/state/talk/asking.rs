@@ -444,17 +444,15 @@ pub(super) fn no_connection() -> Told {
 }
 
 impl ConnectionView {
-    /// As other nodes, and HTTP, see it.
-    pub fn to_value(&self) -> Value {
+    /// As one node tells another.
+    fn to_value(&self) -> Value {
         let person = self.person.as_ref();
         let mut value = json!({
             "connection_id": self.id.to_string(),
             "user_id": person.map(|person| person.user_id.as_str()),
             "username": person.map(|person| &*person.username),
             "remote_addr": self.remote.map(|remote| remote.to_string()),
-            "connected_at": crate::clock::rfc3339(self.opened_ms),
             "opened_ms": self.opened_ms,
-            "shard": self.id.conn.shard.0,
             "channels": self.channels.iter().map(ChannelName::as_str).collect::<Vec<_>>(),
             "rooms": self.rooms,
         });

@@ -45,6 +45,7 @@ use crate::id::{
 use crate::wire::close::Reason;
 use crate::wire::command::SinceOffset;
 use crate::wire::event::TimeText;
+use crate::wire::frame;
 use crate::wire::message::Stamp;
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::{Envelope, Publication};
@@ -620,7 +621,7 @@ impl State {
         );
         self.note(|| DomainEvent::ChannelMessage {
             channel: channel.clone(),
-            frame: frame.clone(),
+            message: frame::payload(&frame),
         });
         self.send(Topic::Channel(channel), Some(shards), frame, aim);
     }
