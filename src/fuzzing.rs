@@ -155,7 +155,7 @@ pub fn log_entry(bytes: &[u8]) {
         let encoded = log::encode(&entry).expect("what was read can be written");
         assert_eq!(log::decode(&encoded).as_ref(), Ok(&entry), "{encoded}");
         let (position, at_ms) = (format!("{number}-0"), now.unix_ms);
-        let item = LogItem { position, node: String::from("there"), number, at_ms, entry };
+        let item = LogItem { position, node: "there".into(), number, at_ms, entry };
         node.apply_logged(item, now);
         node.take_announcements();
         node.take_outgoing();
@@ -182,15 +182,14 @@ pub fn image(bytes: &[u8]) {
     });
     let bounds = Bounds { instances_max: 1_000, services_max: 1_000, instances_bytes_max: 1 << 20 };
     let entry = Entry::Register(registrations.collect(), bounds);
-    let (position, other) = (format!("{number}-0"), String::from("there"));
+    let (position, other) = (format!("{number}-0"), "there".into());
     let item = LogItem { position, node: other, number, at_ms, entry };
     node.begin_anew(image, vec![item], now);
     node.tick(Moment::new(2_000_000, 1_000_000_000_000));
     assert_image_is_readable(node.registry.image());
 }
 
-fn assert_image_is_readable(image: Option<ReplicaImage>) {
-    let image = image.expect("the node is one of several");
+fn assert_image_is_readable(image: ReplicaImage) {
     let text = serde_json::to_string(&image).expect("an image can be written");
     assert_eq!(serde_json::from_str::<ReplicaImage>(&text).ok(), Some(image));
 }

@@ -252,7 +252,7 @@ async fn follow(
             }
             place.sequence = sequence;
             place.position.clone_from(&entry.id);
-            let is_mine = item.node == *shared.node;
+            let is_mine = *item.node == *shared.node;
             items.push(item);
             if is_mine && place.fresh.is_none() && sequence % image_entries(shared) == 0 {
                 tokio::spawn(image::keep(shared.clone()));
@@ -332,7 +332,7 @@ fn item_of(entry: &StreamId) -> Result<(u64, LogItem), String> {
     };
     let item = LogItem {
         position: entry.id.clone(),
-        node: text("n")?,
+        node: text("n")?.into(),
         number: number("k")?,
         at_ms: number("t")?,
         entry: decode(&text("e")?).map_err(|fault| format!("entry {}: {fault}", entry.id))?,

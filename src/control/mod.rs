@@ -643,8 +643,8 @@ impl Control {
         stats.users_known.set(self.state.people.users_known() as u64);
         stats.channels.set(self.state.channels.len() as u64);
         stats.history_bytes.set(self.state.channels.history_bytes() as u64);
-        if let Some(replica) = self.state.registry.replica() {
-            let stats = &self.stats.cluster;
+        if self.cluster.is_some() {
+            let (replica, stats) = (self.state.registry.replica(), &self.stats.cluster);
             stats.sequence.set(replica.sequence());
             stats.leases_owned.set(replica.leases_owned() as u64);
             // In this order: nobody shall take the one for true before the other is known.

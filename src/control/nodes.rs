@@ -142,7 +142,8 @@ impl Control {
     }
 
     fn on_logged(&mut self, item: LogItem, now: Moment) {
-        let pending = if item.node == self.node { self.proposals.take(item.number) } else { None };
+        let pending =
+            if *item.node == *self.node { self.proposals.take(item.number) } else { None };
         self.state.is_watched = self.events.receiver_count() > 0;
         let answer = self.state.apply_logged(item, now);
         self.stats.cluster.applied.add(1);

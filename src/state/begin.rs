@@ -88,7 +88,7 @@ mod tests {
         Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
 
     fn item(number: u64, entry: Entry) -> LogItem {
-        let (position, node) = (format!("{number}-0"), String::from("b"));
+        let (position, node) = (format!("{number}-0"), "b".into());
         LogItem { position, node, number, at_ms: 1, entry }
     }
 

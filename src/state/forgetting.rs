@@ -52,7 +52,7 @@ impl Registry {
     /// node, one that is followed by name is passed over, but not for ever.
     pub(super) fn next_to_forget(&self) -> Option<usize> {
         let mut services = self.empties.values().copied().filter(|&one| self.may_forget(one));
-        if self.replica.is_some() {
+        if self.replica.is_shared() {
             return services.next();
         }
         let first = services.clone().next();
@@ -99,8 +99,7 @@ impl Registry {
         }
     }
 
-    /// Time passed: forgets what has been empty for long enough and is not followed here; among
-    /// several nodes, proposes it.
+    /// Proposes to forget what has been empty for long enough and is not followed here.
     pub(super) fn forget_by_time(&mut self, now: Moment) {
         if self.next_forget_ms().is_none_or(|at_ms| at_ms > now.unix_ms) {
             return;
@@ -109,11 +108,7 @@ impl Registry {
         let pause_ms =
             (forget_ms / 8).clamp(limits::FORGET_PAUSE_MS_MIN, limits::FORGET_PAUSE_MS_MAX);
         self.next_forget_ms = now.unix_ms + pause_ms;
-        let is_ours = match &self.replica {
-            None => true,
-            Some(replica) => replica.is_deputy() && !replica.is_cut_off(),
-        };
-        if !is_ours {
+        if !self.replica.decides() {
             return;
         }
         let due = self.empties.values().copied().filter(|&service| {
@@ -127,11 +122,7 @@ impl Registry {
         if due.len() == limits::COMMAND_ENTRIES_MAX {
             self.next_forget_ms = now.unix_ms + limits::FORGET_PAUSE_MS_MIN;
         }
-        if self.replica.is_none() {
-            for service in due {
-                self.forget(service);
-            }
-        } else if !due.is_empty() {
+        if !due.is_empty() {
             let named = |service: usize| {
                 let one = &self.services[service];
                 (one.name.clone(), one.revision)
@@ -210,7 +201,7 @@ mod tests {
     }
 
     fn register(registry: &mut Registry, service: &str, name: &str, now: Moment) -> bool {
-        let done = registry.register(sent(service, name, ""), now).is_ok();
+        let done = registry.register_alone(sent(service, name, ""), now).is_ok();
         registry.settle(now);
         done
     }
@@ -233,9 +224,9 @@ mod tests {
         let mut registry = registry(10);
         assert!(register(&mut registry, "s", "a", at(1_000)));
         unregister(&mut registry, "s", "a", at(1_001));
-        registry.tick(at(1_001 + DAY_MS - 1));
+        registry.tick_alone(at(1_001 + DAY_MS - 1));
         assert_eq!(resume(&mut registry, "s", 1), (Some(true), 2), "it is remembered for a day");
-        registry.tick(at(1_001 + DAY_MS));
+        registry.tick_alone(at(1_001 + DAY_MS));
         assert_eq!(registry.counts().0, 0);
         assert_eq!(registry.take_forgotten(), [ServiceName::of("s")]);
         assert_eq!(resume(&mut registry, "s", 2), (Some(false), 0), "as one never seen");
@@ -265,10 +256,10 @@ mod tests {
             registry.find_service(&ServiceName::of(name)).is_some()
         };
         assert!(there(&registry, "a") && there(&registry, "b") && !there(&registry, "c"));
-        registry.tick(at(1_001 + DAY_MS));
+        registry.tick_alone(at(1_001 + DAY_MS));
         assert!(there(&registry, "a"), "it is followed");
         registry.set_followed(&ServiceName::of("a"), false);
-        registry.tick(at(1_001 + 2 * DAY_MS));
+        registry.tick_alone(at(1_001 + 2 * DAY_MS));
         assert!(!there(&registry, "a") && there(&registry, "b"));
         assert!(register(&mut registry, "e", "i", at(30_000)));
         assert!(!register(&mut registry, "f", "i", at(30_000)), "none of the three is empty");
@@ -332,11 +323,11 @@ mod tests {
                 match rng.below(8) {
                     0..=2 => {
                         let one = sent(&service, &name, &step.to_string());
-                        let _ = registry.register(one, now);
+                        let _ = registry.register_alone(one, now);
                     }
                     3 | 4 => registry.unregister(&sent(&service, &name, "").identity, now),
                     5 => now_ms += rng.below(DAY_MS / 2),
-                    6 => registry.tick(now),
+                    6 => registry.tick_alone(now),
                     _ => registry.set_followed(&ServiceName::of(&service), rng.below(2) == 0),
                 }
                 registry.settle(at(now_ms));

@@ -386,7 +386,7 @@ mod tests {
             r#"{{"serviceId":"s{service}","instanceId":"i{instance}","metadata":{{"n":{chance}}}}}"#
         );
         let instance: Instance = serde_json::from_str(&text).unwrap();
-        registry.register(instance.register().unwrap(), NOW).unwrap();
+        registry.register_alone(instance.register().unwrap(), NOW).unwrap();
         registry.settle(NOW);
     }
 

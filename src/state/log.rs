@@ -6,6 +6,8 @@
 //!
 //! Imports `id`, `limits` and `wire`. Imported by `state::replica`, `mailbox`, `cluster` and `control`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -100,7 +102,7 @@ pub struct LogItem {
     /// The place, as the log's engine names it.
     pub position: String,
     /// Who decided.
-    pub node: String,
+    pub node: Arc<str>,
     /// The decision's number at that node, since its start.
     pub number: u64,
     /// When, in milliseconds since the Unix epoch, by that node's clock.

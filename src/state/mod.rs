@@ -54,10 +54,10 @@ use channels::Channels;
 use durable::{PeopleImage, Write};
 use event::DomainEvent;
 use log::{Entry, LogItem};
-use order::{Answer, Order, RefusedEntry, View};
+use order::{Answer, Order, View};
 use people::People;
 use registry::{Announcement, Registry};
-use replica::Plan;
+use replica::Decision;
 use talk::{Outgoing, Talk, Told};
 use then::Then;
 
@@ -78,6 +78,8 @@ pub struct State {
     events: Vec<DomainEvent>,
     /// This node's name.
     node: Box<str>,
+    /// The number of the last entry of this node's own log, where it is alone.
+    appended: u64,
     /// None where there is one node.
     abroad: Option<Abroad>,
     /// Under which number the next order waits, if it has to.
@@ -171,6 +173,7 @@ impl State {
             is_watched: false,
             events: Vec::new(),
             node: settings.node.into(),
+            appended: 0,
             abroad: None,
             ticket: 0,
             is_rerun: false,
@@ -196,29 +199,31 @@ impl State {
     }
 
     fn carry_out(&mut self, order: Order, now: Moment) -> Outcome {
-        let order = match self.registry.plan(order, now) {
-            Plan::Apply(order) => order,
-            Plan::Answer(answer) => return Outcome::Answer(answer),
-            Plan::Propose(entry) => return Outcome::Propose(Box::new(entry)),
-        };
         let registry = &mut self.registry;
         let answer = match order {
             Order::Talk(talk) => return self.talk(*talk, now),
-            Order::Register(registrations) => {
-                let mut refused = Vec::new();
-                for (index, registration) in registrations.into_iter().enumerate() {
-                    if let Err(code) = registry.register(registration, now) {
-                        refused.push(RefusedEntry { index, code });
-                    }
-                }
-                Answer::Batch(refused)
+            Order::Register(list) => return self.settle(|one| one.decide_register(list, now), now),
+            Order::Heartbeat(list) => {
+                return self.settle(|one| one.decide_heartbeat(list, now), now);
             }
-            Order::Heartbeat(identities) => Answer::Batch(registry.heartbeat(&identities, now)),
-            Order::Unregister(identities) => {
-                for identity in &identities {
-                    registry.unregister(identity, now);
-                }
-                Answer::Batch(Vec::new())
+            Order::Unregister(list) => {
+                return self.settle(|one| one.decide(Entry::Unregister(list), now), now);
+            }
+            Order::Operate { identity, operation } => {
+                let entry = Entry::Operate { identity, operation };
+                return self.settle(|one| one.decide(entry, now), now);
+            }
+            Order::Protect { service, enabled } => {
+                let entry = Entry::Protect { service, enabled };
+                return self.settle(|one| one.decide(entry, now), now);
+            }
+            Order::Put(put) => return self.settle(|one| one.decide_put(*put, now), now),
+            Order::Beat { service, instance } => {
+                return self.settle(|one| one.decide_beat(&service, &instance, now), now);
+            }
+            // Whoever has a picture keeps it, and comes again.
+            Order::Subscribe { service, since: Some(_), .. } if !registry.replica().is_begun() => {
+                Answer::NotSubscribed(service)
             }
             Order::Subscribe { service, snapshot, since } => {
                 match registry.subscribe(&service, snapshot, since) {
@@ -228,12 +233,6 @@ impl State {
             }
             Order::SubscribeAll => Answer::SubscribedToAll,
             Order::Snapshot(service) => Answer::Snapshot(registry.newest(&service)),
-            Order::Operate { identity, operation } => {
-                Answer::Found(registry.operate(&identity, &operation, now))
-            }
-            Order::Protect { service, enabled } => {
-                Answer::Found(registry.protect(&service, enabled, now))
-            }
             Order::Views(services) => {
                 Answer::Views(services.iter().map(|name| Arc::new(registry.view(name))).collect())
             }
@@ -245,8 +244,35 @@ impl State {
             Order::Leases(service) => Answer::Leases(registry.leases(service.as_ref(), now)),
             Order::Roll(roll) => Answer::Called(Box::new(registry.call(*roll, now))),
         };
-        self.registry.settle(now);
         Outcome::Answer(answer)
+    }
+
+    /// Carries out what the registry decides about a write.
+    fn settle(&mut self, decide: impl FnOnce(&mut Registry) -> Decision, now: Moment) -> Outcome {
+        match decide(&mut self.registry) {
+            Decision::Append(entry) => self.append(entry, now),
+            Decision::Answer(answer) => {
+                // A renewal may have ended a service's protection.
+                self.registry.settle(now);
+                Outcome::Answer(answer)
+            }
+        }
+    }
+
+    /// Appends an entry to the log. A node that is alone applies it at once.
+    fn append(&mut self, entry: Entry, now: Moment) -> Outcome {
+        if self.registry.replica().is_shared() {
+            return Outcome::Propose(Box::new(entry));
+        }
+        self.appended += 1;
+        let item = LogItem {
+            position: String::new(),
+            node: Arc::clone(self.registry.replica().own_name()),
+            number: self.appended,
+            at_ms: now.wall_ms,
+            entry,
+        };
+        Outcome::Answer(self.apply_logged(item, now).unwrap_or(Answer::Unavailable))
     }
 
     /// Applies an entry of the log of all nodes. The answer is for who proposed it here, if anyone.
@@ -306,6 +332,11 @@ impl State {
         if self.registry.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.registry.tick(now);
             self.registry.settle(now);
+            if !self.registry.replica().is_shared() {
+                for entry in self.registry.take_proposals() {
+                    let _ = self.append(entry, now);
+                }
+            }
         }
         self.channels.sweep(now.unix_ms);
         self.leave_topics(now);

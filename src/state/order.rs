@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::pull_outs::{Operator, PulledOutBy};
-use super::roster::{Called, Roll};
+use super::roster::{Called, Put, Roll};
 use super::talk::{Talk, Told};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::wire::command::Since;
@@ -67,6 +67,15 @@ pub enum Order {
     Leases(Option<ServiceName>),
     /// Something about everyone who is registered, pulled out or not.
     Roll(Box<Roll>),
+    /// Register an instance, unless it is not what the asker believes.
+    Put(Box<Put>),
+    /// Renew the lease of an instance in whatever region, and say what the instance is.
+    Beat {
+        /// Its service.
+        service: ServiceName,
+        /// Its id.
+        instance: Box<str>,
+    },
     /// Something among people.
     Talk(Box<Talk>),
 }

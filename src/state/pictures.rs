@@ -224,7 +224,7 @@ mod tests {
     }
 
     fn register(registry: &mut Registry, name: &str, mark: u64, bytes: usize) {
-        registry.register(sent(name, mark, bytes), NOW).expect("there is room");
+        registry.register_alone(sent(name, mark, bytes), NOW).expect("there is room");
         registry.settle(NOW);
     }
 

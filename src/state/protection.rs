@@ -15,7 +15,6 @@
 //! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
 
 use super::registry::Registry;
-use super::replica::Replica;
 use crate::clock::Moment;
 use crate::id::ServiceName;
 use crate::limits;
@@ -24,7 +23,7 @@ use crate::wire::event::ChangeReason;
 impl Registry {
     /// Has a service looked at when its time comes.
     pub(super) fn watch(&mut self, service: usize, now: Moment) {
-        let watch = self.replica().map_or(0, Replica::sequence);
+        let watch = self.replica.sequence();
         let one = &mut self.services[service];
         if one.watched_since_ms.is_none() {
             (one.watched_since_ms, one.watch) = (Some(now.unix_ms), watch);
@@ -41,16 +40,6 @@ impl Registry {
         }
     }
 
-    /// Judges every watched service whose time has come.
-    pub(super) fn judge_watched(&mut self, now: Moment) {
-        for service in self.watched.clone() {
-            if self.judge_at_ms(service).is_some_and(|at| at <= now.unix_ms) {
-                self.judge(service, now);
-            }
-        }
-        self.unwatch();
-    }
-
     /// Judges again what an order may have healed: the degraded services.
     pub(super) fn rejudge(&mut self, now: Moment) {
         if self.healed.is_empty() {
@@ -58,7 +47,7 @@ impl Registry {
         }
         for service in std::mem::take(&mut self.healed) {
             if self.services[service].is_degraded() && !self.is_suspicious(service) {
-                self.judge(service, now);
+                self.judge(service, self.settings.self_protection_max_ms, now);
             }
         }
         self.unwatch();
@@ -76,15 +65,14 @@ impl Registry {
         });
     }
 
-    /// Decides on a service's overdue leases: hold them, or let them expire.
-    pub(super) fn judge(&mut self, service: usize, now: Moment) {
-        let limit = self.settings.self_protection_max_ms;
+    /// Decides on a service's overdue leases: hold them, for `max_ms` at most, or let them expire.
+    pub(super) fn judge(&mut self, service: usize, max_ms: u64, now: Moment) {
         let is_suspicious = self.is_suspicious(service);
         match self.services[service].degraded_since_ms {
             None if is_suspicious && self.services[service].protection_enabled => {
                 self.set_degraded(service, Some(now.unix_ms));
             }
-            Some(since) if is_suspicious && now.unix_ms < since + limit => {}
+            Some(since) if is_suspicious && now.unix_ms < since + max_ms => {}
             _ => {
                 self.set_degraded(service, None);
                 self.expire(service, now);

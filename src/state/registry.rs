@@ -20,10 +20,11 @@ use slab::Slab;
 
 use super::ages::{Age, Ages};
 use super::image::Unsaved;
-use super::order::{Delta, InstanceLease, Operation, RefusedEntry, ServiceLeases, View};
+use super::log::Bounds;
+use super::order::{Delta, InstanceLease, Operation, ServiceLeases, View};
 use super::pictures::Pictures;
 use super::pull_outs::{PullOuts, PulledOutBy};
-use super::replica::{Replica, SELF};
+use super::replica::{Commit, Replica, SELF};
 use super::roster::{Recents, Step};
 use super::service::{Service, is_shared};
 use crate::clock::Moment;
@@ -206,8 +207,10 @@ pub struct Registry {
     pub(super) unsaved: VecDeque<Unsaved>,
     /// Services that the store has to forget as well.
     pub(super) dirty_forgotten: HashSet<ServiceName>,
-    /// None where there is no other node.
-    pub(super) replica: Option<Box<Replica>>,
+    /// Where this node is in the log.
+    pub(super) replica: Box<Replica>,
+    /// The leases that a heartbeat is about, while it is looked at.
+    pub(super) renewing: Vec<u32>,
     /// The text of the present moment, formatted once a millisecond.
     time: (u64, TimeText),
     /// What followers have to hear; the control thread takes it after each order.
@@ -254,7 +257,8 @@ impl Registry {
             dirty_pull_outs: HashSet::new(),
             unsaved: VecDeque::new(),
             dirty_forgotten: HashSet::new(),
-            replica: None,
+            replica: Box::new(Replica::alone()),
+            renewing: Vec::new(),
             time: (now.wall_ms, TimeText::of(now.wall_ms)),
             announcements: Vec::new(),
         }
@@ -280,16 +284,24 @@ impl Registry {
         (self.services.len(), self.members.len())
     }
 
-    /// Registers an instance or renews its lease; a real difference is a change.
-    pub(super) fn register(&mut self, sent: Registration, now: Moment) -> Result<(), Code> {
+    /// Registers an instance or renews its lease; a real difference is a change. The lease is the
+    /// deciding node's from here on.
+    pub(super) fn register(
+        &mut self,
+        sent: Registration,
+        bounds: &Bounds,
+        commit: &Commit,
+    ) -> Result<(), Code> {
+        let now = commit.at;
         let ttl_ms = sent.lease_ttl_ms.unwrap_or(self.settings.lease_ttl_ms);
         let bytes = self.json_bytes + sent.json.len();
         if let Some(&index) = self.by_identity.get(&sent.identity) {
             let stands = self.members[index as usize].json.len();
-            if sent.json.len() > stands && bytes - stands > self.settings.instances_bytes_max {
+            if sent.json.len() > stands && bytes - stands > bounds.instances_bytes_max {
                 return Err(Code::RateLimited);
             }
             let member = &mut self.members[index as usize];
+            let since_ms = member.renewed_ms();
             let shortened = ttl_ms < member.ttl_ms;
             member.ttl_ms = ttl_ms;
             if shortened {
@@ -318,14 +330,13 @@ impl Registry {
                     self.change(service, sent.json, ChangeType::Change, ChangeReason::Update, now);
                 }
             }
+            self.take_over(index, since_ms, commit);
             return Ok(());
         }
-        if self.members.len() >= self.settings.instances_max
-            || bytes > self.settings.instances_bytes_max
-        {
+        if self.members.len() >= bounds.instances_max || bytes > bounds.instances_bytes_max {
             return Err(Code::RateLimited);
         }
-        let service = self.service_or_new(&sent.service, now)?;
+        let service = self.service_or_new(&sent.service, bounds, now)?;
         let is_pulled_out = self.pulled_out.contains(&sent.identity);
         self.dirty_instances.insert(sent.identity.clone());
         self.mark(service, &sent.identity, Step::Added, None, now);
@@ -336,7 +347,8 @@ impl Registry {
             is_pulled_out,
             "instance registered"
         );
-        self.admit(service, sent.identity, sent.json.clone(), ttl_ms, now);
+        let index = self.admit(service, sent.identity, sent.json.clone(), ttl_ms, now);
+        self.take_over(index, 0, commit);
         if !is_pulled_out {
             self.change(service, sent.json, ChangeType::New, ChangeReason::Register, now);
         }
@@ -386,9 +398,7 @@ impl Registry {
             None => _ = self.regions.insert(region(&identity).into(), 1),
         }
         self.by_identity.insert(identity, index);
-        if let Some(replica) = &mut self.replica {
-            replica.count(SELF, true);
-        }
+        self.replica.count(SELF, true);
         self.arm(index);
         index
     }
@@ -398,12 +408,13 @@ impl Registry {
     pub(super) fn service_or_new(
         &mut self,
         name: &ServiceName,
+        bounds: &Bounds,
         now: Moment,
     ) -> Result<usize, Code> {
         if let Some(&service) = self.by_name.get(name) {
             return Ok(service);
         }
-        while self.services.len() >= self.settings.services_max {
+        while self.services.len() >= bounds.services_max {
             let Some(oldest) = self.next_to_forget() else { return Err(Code::RateLimited) };
             self.forget(oldest);
         }
@@ -439,22 +450,6 @@ impl Registry {
         self.by_name.insert(name.clone(), service);
         self.note_empty(service, empty_since_ms);
         service
-    }
-
-    /// Renews leases. Returns the places of those that are not there.
-    pub(super) fn heartbeat(
-        &mut self,
-        identities: &[InstanceIdentity],
-        now: Moment,
-    ) -> Vec<RefusedEntry> {
-        let mut refused = Vec::new();
-        for (index, identity) in identities.iter().enumerate() {
-            match self.by_identity.get(identity) {
-                Some(&member) => self.renew(member, now),
-                None => refused.push(RefusedEntry { index, code: Code::NotFound }),
-            }
-        }
-        refused
     }
 
     pub(super) fn renew(&mut self, index: u32, now: Moment) {
@@ -513,9 +508,7 @@ impl Registry {
             reason = reason.as_str(),
             "instance removed"
         );
-        if let Some(replica) = &mut self.replica {
-            replica.count(member.owner, false);
-        }
+        self.replica.count(member.owner, false);
         let service = &mut self.services[member.service];
         service.overdue -= usize::from(member.is_overdue);
         service.unproven -= usize::from(member.is_unproven);
@@ -706,7 +699,7 @@ impl Registry {
         }
     }
 
-    /// Lets leases run out.
+    /// Proposes what time has made of leases and services.
     pub(super) fn tick(&mut self, now: Moment) {
         let mut due = Vec::new();
         self.leases.advance(now.unix_ms, &mut due);
@@ -723,14 +716,8 @@ impl Registry {
             }
             ended.push(index);
         }
-        if self.replica.is_some() {
-            self.check_contact(now);
-            return self.propose_by_time(ended, now);
-        }
-        for index in ended {
-            self.mark_overdue(index, now);
-        }
-        self.judge_watched(now);
+        self.check_contact(now);
+        self.propose_by_time(ended, now);
     }
 
     /// Counts a lease as overdue, proven or not before.

@@ -20,8 +20,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::log::Bounds;
 use super::pull_outs::PulledOutBy;
 use super::registry::{Member, Registry};
+use super::replica::Commit;
 use crate::clock::Moment;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
@@ -113,18 +115,7 @@ pub enum Roll {
         service: ServiceName,
         /// Its id.
         instance: Box<str>,
-        /// Whether its lease is renewed.
-        renews: bool,
     },
-    /// Register an instance, unless it is not what the asker believes.
-    Put(Put),
-}
-
-impl Roll {
-    /// Whether it changes anything.
-    pub fn is_write(&self) -> bool {
-        matches!(self, Roll::Put(_) | Roll::Instance { renews: true, .. })
-    }
 }
 
 /// A registration that was made with the one before in mind.
@@ -316,16 +307,9 @@ impl Registry {
     pub(super) fn call(&mut self, roll: Roll, now: Moment) -> Called {
         match roll {
             Roll::All => Called::All(self.rolls(now)),
-            Roll::Instance { service, instance, renews } => {
-                let found = self.find_anywhere(service.as_str(), &instance);
-                if let Some(index) = found
-                    && renews
-                {
-                    self.renew(index, now);
-                }
-                Called::Instance(found.map(|index| self.found(index)))
+            Roll::Instance { service, instance } => {
+                Called::Instance(self.find_instance(&service, &instance))
             }
-            Roll::Put(put) => self.put(put, now),
         }
     }
 
@@ -377,11 +361,16 @@ impl Registry {
 
     /// An instance of a service, whatever its region: those without one first, for protocols that
     /// know no regions register such.
-    fn find_anywhere(&self, service: &str, instance: &str) -> Option<u32> {
+    pub(super) fn find_anywhere(&self, service: &str, instance: &str) -> Option<u32> {
         let at = |region: &str| {
             self.by_identity.get(&InstanceIdentity::of(region, service, instance)).copied()
         };
         at("").or_else(|| self.regions.keys().find_map(|region| at(region)))
+    }
+
+    /// An instance of a service, whatever its region.
+    pub(super) fn find_instance(&self, service: &ServiceName, instance: &str) -> Option<Found> {
+        self.find_anywhere(service.as_str(), instance).map(|index| self.found(index))
     }
 
     pub(super) fn found(&self, index: u32) -> Found {
@@ -389,7 +378,9 @@ impl Registry {
         Found { identity: member.identity.clone(), entry: member.entry() }
     }
 
-    fn put(&mut self, put: Put, now: Moment) -> Called {
+    /// Registers an instance, unless it is not what the asker believes.
+    pub(super) fn put(&mut self, put: Put, bounds: &Bounds, commit: &Commit) -> Called {
+        let now = commit.at;
         let Put { registration, expected, pull } = put;
         let identity = registration.identity.clone();
         let index = self.by_identity.get(&identity).copied();
@@ -411,7 +402,7 @@ impl Registry {
             Pull::In => was_pulled_out,
             Pull::InIfItself => is_own,
         };
-        if let Err(code) = self.register(registration, now) {
+        if let Err(code) = self.register(registration, bounds, commit) {
             if index.is_none() && !was_pulled_out {
                 // There is no instance that could take it back.
                 self.pull(&identity, None, now);
@@ -426,13 +417,18 @@ impl Registry {
 }
 
 impl Member {
+    /// From when its lease counts, in milliseconds since the Unix epoch.
+    pub(super) fn renewed_ms(&self) -> u64 {
+        self.deadline_ms.saturating_sub(self.ttl_ms)
+    }
+
     pub(super) fn entry(&self) -> Entry {
         Entry {
             json: self.json.clone(),
             ttl_ms: self.ttl_ms,
             registered_ms: self.registered_ms,
             changed_ms: self.changed_ms,
-            renewed_ms: self.deadline_ms.saturating_sub(self.ttl_ms),
+            renewed_ms: self.renewed_ms(),
             is_pulled_out: self.is_pulled_out,
         }
     }
@@ -442,7 +438,9 @@ impl Member {
 mod tests {
     use super::*;
     use crate::id::Epoch;
+    use crate::state::order::Answer;
     use crate::state::registry::Settings;
+    use crate::state::replica::Decision;
     use crate::wire::instance::Instance;
 
     const WINDOW_MS: u64 = 180_000;
@@ -490,7 +488,7 @@ mod tests {
     fn put(registry: &mut Registry, sent: &Registration, pull: Pull, ms: u64) -> Called {
         let expected = registry.find_member(&sent.identity).map(|member| member.json.clone());
         let put = Put { registration: sent.clone(), expected, pull };
-        let called = registry.call(Roll::Put(put), at(ms));
+        let called = registry.put_alone(put, at(ms));
         registry.settle(at(ms));
         called
     }
@@ -499,18 +497,18 @@ mod tests {
     fn each_difference_is_an_edition_and_is_recent_once() {
         let mut registry = registry();
         let start = registry.edition();
-        registry.register(one(None, "a", "1"), at(2_000)).expect("room");
-        registry.register(one(None, "a", "1"), at(3_000)).expect("room");
+        registry.register_alone(one(None, "a", "1"), at(2_000)).expect("room");
+        registry.register_alone(one(None, "a", "1"), at(3_000)).expect("room");
         assert_eq!(registry.edition(), start + 1, "a renewal is no difference");
         assert_eq!(steps(&mut registry, 3_000), [Step::Added]);
-        registry.register(one(None, "a", "2"), at(4_000)).expect("room");
+        registry.register_alone(one(None, "a", "2"), at(4_000)).expect("room");
         assert_eq!(steps(&mut registry, 4_000), [Step::Modified]);
         let identity = one(None, "a", "2").identity;
         registry.unregister(&identity, at(5_000));
         let rolls = all(&mut registry, 5_000);
         assert!(rolls.rosters.is_empty() && rolls.complete_from_ms == 0);
         assert_eq!(rolls.recent[0].step, Step::Deleted);
-        registry.register(one(None, "a", "3"), at(6_000)).expect("room");
+        registry.register_alone(one(None, "a", "3"), at(6_000)).expect("room");
         assert_eq!(steps(&mut registry, 6_000), [Step::Modified], "who missed its end has the old");
         assert_eq!(steps(&mut registry, 6_000 + WINDOW_MS), [Step::Modified]);
         assert_eq!(steps(&mut registry, 6_001 + WINDOW_MS), []);
@@ -555,10 +553,10 @@ mod tests {
     fn a_put_that_expects_something_else_changes_nothing() {
         let mut registry = registry();
         let (first, second) = (one(None, "a", "1"), one(None, "a", "2"));
-        registry.register(first.clone(), at(2_000)).expect("room");
+        registry.register_alone(first.clone(), at(2_000)).expect("room");
         for expected in [None, Some(second.json.clone())] {
             let put = Put { registration: second.clone(), expected, pull: Pull::InIfItself };
-            match registry.call(Roll::Put(put), at(3_000)) {
+            match registry.put_alone(put, at(3_000)) {
                 Called::Instance(Some(found)) => assert_eq!(found.entry.json, first.json),
                 other => panic!("{other:?}"),
             }
@@ -568,27 +566,33 @@ mod tests {
     #[test]
     fn an_instance_is_found_in_whatever_region() {
         let mut registry = registry();
-        registry.register(one(Some("R1"), "a", "1"), at(2_000)).expect("room");
+        registry.register_alone(one(Some("R1"), "a", "1"), at(2_000)).expect("room");
         let find = |registry: &mut Registry| {
-            let (service, instance) = (ServiceName::of("S"), "A".into());
-            registry.call(Roll::Instance { service, instance, renews: true }, at(3_000))
+            let (service, instance) = (ServiceName::of("S"), "A");
+            match registry.decide_beat(&service, instance, at(3_000)) {
+                Decision::Answer(Answer::Called(called)) => match *called {
+                    Called::Instance(found) => found,
+                    other => panic!("{other:?}"),
+                },
+                _ => panic!("the lease is the node's own"),
+            }
         };
         match find(&mut registry) {
-            Called::Instance(Some(found)) => {
+            Some(found) => {
                 assert_eq!(found.identity, one(Some("R1"), "a", "1").identity);
                 assert_eq!((found.entry.registered_ms, found.entry.renewed_ms), (2_000, 3_000));
             }
             other => panic!("{other:?}"),
         }
         registry.unregister(&one(Some("R1"), "a", "1").identity, at(4_000));
-        assert!(matches!(find(&mut registry), Called::Instance(None)));
+        assert!(find(&mut registry).is_none());
         assert!(registry.regions.is_empty());
     }
 
     #[test]
     fn a_restart_makes_what_changed_before_unknown() {
         let mut registry = registry();
-        registry.register(one(None, "a", "1"), at(2_000)).expect("room");
+        registry.register_alone(one(None, "a", "1"), at(2_000)).expect("room");
         registry.keep_recent(WINDOW_MS, at(10_000));
         assert_eq!(all(&mut registry, 20_000).complete_from_ms, 10_001 + WINDOW_MS);
     }

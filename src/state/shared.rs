@@ -9,7 +9,7 @@ use super::commons::{CommonsImage, Facts, Turn, UntoldBatch};
 use super::log::Entry;
 use super::order::Answer;
 use super::people::Person;
-use super::replica::{Replica, ReplicaImage};
+use super::replica::ReplicaImage;
 use super::talk::{Talk, Told};
 use super::then::Then;
 use super::{Outcome, State};
@@ -104,7 +104,7 @@ impl State {
 
     /// Which nodes are alive: the people of those that are not are gone, once the log says so.
     pub(super) fn on_alive(&mut self, alive: &[String]) {
-        let is_deputy = self.registry.replica().is_some_and(Replica::is_deputy);
+        let is_deputy = self.registry.replica().is_deputy();
         let is_cut_off = self.registry.is_cut_off();
         let Some(abroad) = &mut self.abroad else { return };
         let gone = abroad.commons.on_nodes(alive, is_deputy && !is_cut_off);
@@ -226,9 +226,8 @@ impl State {
 
     /// Everything that all nodes share, at the present place of the log.
     pub fn image(&self) -> Option<ReplicaImage> {
-        let mut image = self.registry.image()?;
-        image.people = self.commons_image()?;
-        Some(image)
+        let people = self.commons_image()?;
+        Some(ReplicaImage { people, ..self.registry.image() })
     }
 
     /// What of that is of people.

@@ -260,15 +260,20 @@ async fn find(desk: &Desk, app: &str, id: &str, renews: bool) -> Result<Option<F
     if app.len() > limits::NAME_BYTES_MAX || id.len() > limits::NAME_BYTES_MAX {
         return Ok(None);
     }
-    let roll = Roll::Instance { service: ServiceName::of(app), instance: id.into(), renews };
-    match call(desk, roll).await? {
+    let (service, instance) = (ServiceName::of(app), id.into());
+    let order = if renews {
+        Order::Beat { service, instance }
+    } else {
+        Order::Roll(Box::new(Roll::Instance { service, instance }))
+    };
+    match call(desk, order).await? {
         Called::Instance(found) => Ok(found),
         _ => Err(Refusal::internal().into()),
     }
 }
 
-async fn call(desk: &Desk, roll: Roll) -> Result<Called, Problem> {
-    match desk.ask(Order::Roll(Box::new(roll))).await? {
+async fn call(desk: &Desk, order: Order) -> Result<Called, Problem> {
+    match desk.ask(order).await? {
         Answer::Called(called) => Ok(*called),
         _ => Err(Refusal::internal().into()),
     }
@@ -413,7 +418,8 @@ async fn change(
         let bytes_max = desk.office.limits.instance_bytes_max.max(stands);
         let too_large = |fault| Problem::new(413, Code::TooLarge, fault);
         let registration = registration.within(bytes_max).map_err(too_large)?;
-        match call(desk, Roll::Put(Put { registration, expected, pull })).await? {
+        let put = Box::new(Put { registration, expected, pull });
+        match call(desk, Order::Put(put)).await? {
             Called::Put => return Ok(()),
             Called::Refused(code) => {
                 let problem = Problem::new(code.http_status(), code, "there is no room for more");

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
 use crate::rng::Rng;
+use crate::state::order::Order;
 use crate::state::{Outcome, State, empty_image, lone_node, new_node};
 use crate::wire::instance::{Instance, Registration};
 
@@ -386,7 +387,7 @@ impl World {
         for place in self.nodes[index].read..upto {
             let item = self.item(place);
             let node = &mut self.nodes[index];
-            let own = (item.node == node.name).then_some(item.number);
+            let own = (*item.node == *node.name).then_some(item.number);
             let now = node.moment(self.now_ms);
             let answer = node.state.apply_logged(item, now);
             node.read = place + 1;
@@ -454,7 +455,7 @@ impl World {
         node.numbers += 1;
         node.queue.push_back(LogItem {
             position: String::new(),
-            node: node.name.clone(),
+            node: node.name.as_str().into(),
             number: node.numbers,
             at_ms: node.moment(now_ms).unix_ms,
             entry: entry.clone(),
@@ -604,7 +605,7 @@ impl Alone {
     fn read(&mut self, node: &str, age_ms: u64, entry: Entry) {
         let number = self.entries() + 1;
         let (position, at_ms) = (number.to_string(), self.now.unix_ms - age_ms);
-        let item = LogItem { position, node: node.to_owned(), number, at_ms, entry };
+        let item = LogItem { position, node: node.into(), number, at_ms, entry };
         self.log.push(item.clone());
         assert!(self.state.apply_logged(item, self.now).is_some());
     }

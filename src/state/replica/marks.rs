@@ -94,7 +94,7 @@ fn followers_know_every_mark_whatever_becomes_of_contact() {
                 0 | 1 => {
                     let item = LogItem {
                         position: format!("{step}-0"),
-                        node: String::from("b"),
+                        node: "b".into(),
                         number: step + 1,
                         at_ms: now.unix_ms,
                         entry: some_entry(&mut rng, &ahead.registry),

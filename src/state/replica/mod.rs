@@ -26,19 +26,21 @@
 //! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::commons::CommonsImage;
 use super::log::{Bounds, Entry, LogItem};
-use super::order::{Answer, Order, RefusedEntry, View};
+use super::order::{Answer, RefusedEntry, View};
 use super::pull_outs::{Operator, PulledOutBy};
 use super::registry::{Announcement, Member, Registry, Settings};
-use super::roster::{Called, Roll};
+use super::roster::{Called, Put};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName, UserId};
 use crate::limits;
+use crate::wire::instance::Registration;
 use crate::wire::refusal::Code;
 
 /// Who pulled an instance out that did so itself, in the images of earlier releases.
@@ -52,8 +54,8 @@ pub(super) const SELF: u32 = 0;
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Replica {
     /// All nodes that ever owned a lease; this one first.
-    nodes: Vec<String>,
-    by_name: HashMap<String, u32>,
+    nodes: Vec<Arc<str>>,
+    by_name: HashMap<Arc<str>, u32>,
     /// How many leases each of them owns.
     owned: Vec<usize>,
     /// The number of each node's last entry: one that was written twice is applied once.
@@ -77,8 +79,9 @@ pub struct Replica {
     /// The last answers: when, and the number of the newest entry, which is not applied here yet. Empty
     /// where what was in the log at the last answer is applied.
     beats: VecDeque<(u64, u64)>,
-    /// When the log's engine last answered something that is applied here by now.
-    contact_ms: u64,
+    /// When the log's engine last answered something that is applied here by now; none where the log
+    /// is this process's own.
+    contact_ms: Option<u64>,
     is_cut_off: bool,
     /// Whether that has changed since it was last asked for.
     has_turned: bool,
@@ -203,13 +206,51 @@ pub struct InstanceImage {
 }
 
 impl Replica {
-    fn node(&mut self, name: &str) -> u32 {
+    /// The place in the log of a node that is alone: it decides everything, and is in contact with
+    /// its own log for ever.
+    pub(super) fn alone() -> Replica {
+        Replica {
+            is_deputy: true,
+            is_begun: true,
+            contact_ms: None,
+            is_cut_off: false,
+            ..Replica::joining("")
+        }
+    }
+
+    /// The place of a node that has read nothing of the log yet.
+    fn joining(node: &str) -> Replica {
+        let node: Arc<str> = node.into();
+        Replica {
+            nodes: vec![Arc::clone(&node)],
+            by_name: HashMap::from([(node, SELF)]),
+            owned: vec![0],
+            last: vec![0],
+            sequence: 0,
+            position: String::from("0-0"),
+            proposals: Vec::new(),
+            judging: HashSet::new(),
+            doubted: 0,
+            adopting: 0,
+            is_deputy: false,
+            is_begun: false,
+            beats: VecDeque::new(),
+            contact_ms: Some(0),
+            is_cut_off: true,
+            has_turned: false,
+        }
+    }
+
+    fn node(&mut self, name: &Arc<str>) -> u32 {
+        if Arc::ptr_eq(name, &self.nodes[SELF as usize]) {
+            return SELF;
+        }
         if let Some(&node) = self.by_name.get(name) {
             return node;
         }
         let node = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
-        self.nodes.push(name.to_owned());
-        self.by_name.insert(name.to_owned(), node);
+        self.nodes.push(Arc::clone(name));
+        self.by_name.insert(Arc::clone(name), node);
         self.owned.push(0);
         self.last.push(0);
         node
@@ -245,7 +286,7 @@ impl Replica {
     fn confirm(&mut self) {
         let is_applied = |(_, newest): &(u64, u64)| self.is_begun && *newest <= self.sequence;
         if let Some(last) = self.beats.iter().rposition(is_applied) {
-            self.contact_ms = self.contact_ms.max(self.beats[last].0);
+            self.contact_ms = self.contact_ms.max(Some(self.beats[last].0));
             self.beats.drain(..=last);
         }
     }
@@ -255,127 +296,135 @@ impl Replica {
         self.is_deputy
     }
 
+    /// Whether other nodes may read the log, and write to it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.contact_ms.is_some()
+    }
+
+    /// Whether this node may decide now what belongs to no node in particular.
+    pub(super) fn decides(&self) -> bool {
+        self.is_deputy && !self.is_cut_off
+    }
+
+    /// Whether the log has been silent for too long.
+    fn is_silent(&self, now: Moment) -> bool {
+        let silent_ms = self.contact_ms.map(|contact_ms| now.unix_ms.saturating_sub(contact_ms));
+        silent_ms.is_some_and(|silent_ms| silent_ms > limits::CLUSTER_CONTACT_MS)
+    }
+
+    /// The node's own name.
+    pub(super) fn own_name(&self) -> &Arc<str> {
+        &self.nodes[SELF as usize]
+    }
+
     /// How many leases this node owns.
     pub fn leases_owned(&self) -> usize {
         self.owned[SELF as usize]
     }
 }
 
-/// What becomes of an order.
-pub(super) enum Plan {
-    /// It is none of the log's business.
-    Apply(Order),
+/// What the registry decides about a write.
+pub(super) enum Decision {
     /// It is done, or cannot be done.
     Answer(Answer),
     /// It goes through the log.
-    Propose(Entry),
+    Append(Entry),
+}
+
+/// An entry's place in the log, as the registry applies it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Commit {
+    /// The node that decided the entry.
+    pub(super) owner: u32,
+    /// The entry's number in the log; a lease that it gives an owner has this number.
+    pub(super) lease: u64,
+    /// Now, with the wall clock of the deciding node: all nodes show the same time of a change.
+    pub(super) at: Moment,
 }
 
 impl Registry {
     /// Makes an empty registry one of several; `node` is its own name.
     #[must_use]
     pub fn replicated(mut self, node: &str) -> Registry {
-        self.replica = Some(Box::new(Replica {
-            nodes: vec![node.to_owned()],
-            by_name: HashMap::from([(node.to_owned(), SELF)]),
-            owned: vec![0],
-            last: vec![0],
-            sequence: 0,
-            position: String::from("0-0"),
-            proposals: Vec::new(),
-            judging: HashSet::new(),
-            doubted: 0,
-            adopting: 0,
-            is_deputy: false,
-            is_begun: false,
-            beats: VecDeque::new(),
-            contact_ms: 0,
-            is_cut_off: true,
-            has_turned: false,
-        }));
+        self.replica = Box::new(Replica::joining(node));
         self
     }
 
-    /// What the registry knows as one of several.
-    pub fn replica(&self) -> Option<&Replica> {
-        self.replica.as_deref()
+    /// This node's place in the log, and what it knows of the other nodes.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
     }
 
-    /// Decides what becomes of an order among several nodes.
-    pub(super) fn plan(&mut self, order: Order, now: Moment) -> Plan {
-        let Some(replica) = &self.replica else { return Plan::Apply(order) };
-        let is_write = matches!(
-            order,
-            Order::Register(_)
-                | Order::Heartbeat(_)
-                | Order::Unregister(_)
-                | Order::Operate { .. }
-                | Order::Protect { .. }
-        ) || matches!(&order, Order::Roll(roll) if roll.is_write());
-        if let Order::Subscribe { service, since: Some(_), .. } = &order
-            && !replica.is_begun
-        {
-            // Whoever has a picture keeps it, and comes again.
-            return Plan::Answer(Answer::NotSubscribed(service.clone()));
+    /// Decides on a write that the log has to order: it is refused where the log is out of reach.
+    pub(super) fn decide(&self, entry: Entry, now: Moment) -> Decision {
+        match self.check_reach(now) {
+            Ok(()) => Decision::Append(entry),
+            Err(answer) => Decision::Answer(answer),
         }
-        if !is_write {
-            return Plan::Apply(order);
-        }
-        // Not by the mark: what was accepted while nobody looked at the clock would be lost.
-        let silent_ms = now.unix_ms.saturating_sub(replica.contact_ms);
-        if replica.is_cut_off || silent_ms > limits::CLUSTER_CONTACT_MS {
-            return Plan::Answer(Answer::Unavailable);
-        }
-        Plan::Propose(match order {
-            Order::Register(mut registrations) => {
-                let room = self.settings.instances_max.saturating_sub(self.members.len());
-                let is_new = |sent: &&crate::wire::instance::Registration| {
-                    self.find_member(&sent.identity).is_none()
-                };
-                if registrations.iter().filter(is_new).count() > room {
-                    let refused = (0..registrations.len())
-                        .map(|index| RefusedEntry { index, code: Code::RateLimited });
-                    return Plan::Answer(Answer::Batch(refused.collect()));
-                }
-                for sent in &mut registrations {
-                    sent.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
-                }
-                Entry::Register(registrations, self.bounds())
-            }
-            Order::Heartbeat(identities) if self.renew_own(&identities, now) => {
-                return Plan::Answer(Answer::Batch(Vec::new()));
-            }
-            Order::Heartbeat(identities) => Entry::Renew(identities),
-            Order::Unregister(identities) => Entry::Unregister(identities),
-            Order::Operate { identity, operation } => Entry::Operate { identity, operation },
-            Order::Protect { service, enabled } => Entry::Protect { service, enabled },
-            Order::Roll(roll) => return self.plan_roll(*roll, now),
-            other => return Plan::Apply(other),
-        })
     }
 
-    /// The same for what is asked about everyone.
-    fn plan_roll(&mut self, roll: Roll, now: Moment) -> Plan {
-        match roll {
-            Roll::Put(mut put) => {
-                put.registration.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
-                Plan::Propose(Entry::Put(put, self.bounds()))
-            }
-            Roll::Instance { service, instance, renews: true } => {
-                // Which region it is in is found out here: nodes may know of different ones.
-                let Called::Instance(Some(found)) =
-                    self.call(Roll::Instance { service, instance, renews: false }, now)
-                else {
-                    return Plan::Answer(Answer::Called(Box::new(Called::Instance(None))));
-                };
-                if self.renew_own(std::slice::from_ref(&found.identity), now) {
-                    let found = Called::Instance(Some(found));
-                    return Plan::Answer(Answer::Called(Box::new(found)));
-                }
-                Plan::Propose(Entry::Beat(found.identity))
-            }
-            other => Plan::Apply(Order::Roll(Box::new(other))),
+    /// Decides on registrations.
+    pub(super) fn decide_register(
+        &self,
+        mut registrations: Vec<Registration>,
+        now: Moment,
+    ) -> Decision {
+        for sent in &mut registrations {
+            sent.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
         }
+        self.decide(Entry::Register(registrations, self.bounds()), now)
+    }
+
+    /// Decides on a registration that was made with the one before in mind.
+    pub(super) fn decide_put(&self, mut put: Put, now: Moment) -> Decision {
+        put.registration.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
+        self.decide(Entry::Put(put, self.bounds()), now)
+    }
+
+    /// Decides on heartbeats: those of leases that are all this node's need no entry.
+    pub(super) fn decide_heartbeat(
+        &mut self,
+        identities: Vec<InstanceIdentity>,
+        now: Moment,
+    ) -> Decision {
+        if let Err(answer) = self.check_reach(now) {
+            return Decision::Answer(answer);
+        }
+        if self.renew_own(&identities, now) {
+            return Decision::Answer(Answer::Batch(Vec::new()));
+        }
+        Decision::Append(Entry::Renew(identities))
+    }
+
+    /// Decides on the heartbeat of an instance in whatever region. This node finds the region, for
+    /// nodes may know of different ones.
+    pub(super) fn decide_beat(
+        &mut self,
+        service: &ServiceName,
+        instance: &str,
+        now: Moment,
+    ) -> Decision {
+        if let Err(answer) = self.check_reach(now) {
+            return Decision::Answer(answer);
+        }
+        let Some(index) = self.find_anywhere(service.as_str(), instance) else {
+            return Decision::Answer(Answer::Called(Box::new(Called::Instance(None))));
+        };
+        let identity = self.members[index as usize].identity.clone();
+        if !self.renew_own(std::slice::from_ref(&identity), now) {
+            return Decision::Append(Entry::Beat(identity));
+        }
+        let found = Called::Instance(Some(self.found(index)));
+        Decision::Answer(Answer::Called(Box::new(found)))
+    }
+
+    /// Whether the log can be written to. Not by the mark alone: what is accepted while nobody looks
+    /// at the clock would be lost.
+    fn check_reach(&self, now: Moment) -> Result<(), Answer> {
+        if self.replica.is_cut_off || self.replica.is_silent(now) {
+            return Err(Answer::Unavailable);
+        }
+        Ok(())
     }
 
     /// Renews leases that are all this node's and in good standing. Else nothing is done.
@@ -384,24 +433,30 @@ impl Registry {
     /// counts for nothing. It can be so for [`limits::CLUSTER_CONTACT_MS`] at most, because whatever
     /// was in the log at the last contact is applied, and whoever takes over waits for as long.
     fn renew_own(&mut self, identities: &[InstanceIdentity], now: Moment) -> bool {
-        if self.replica.as_ref().is_none_or(|replica| !replica.beats.is_empty()) {
+        if !self.replica.beats.is_empty() {
             return false;
         }
-        let is_simple = |identity: &InstanceIdentity| {
-            self.find_member(identity).is_some_and(|member| {
-                member.owner == SELF && !member.is_overdue && !member.is_proposed
-            })
-        };
-        if !identities.iter().all(is_simple) {
-            return false;
+        let mut renewing = std::mem::take(&mut self.renewing);
+        let simple = identities.iter().map_while(|identity| {
+            let index = self.find_index(identity)?;
+            let member = &self.members[index as usize];
+            let is_simple = member.owner == SELF && !member.is_overdue && !member.is_proposed;
+            is_simple.then_some(index)
+        });
+        renewing.extend(simple);
+        let is_done = renewing.len() == identities.len();
+        for index in renewing.drain(..) {
+            if is_done {
+                self.renew(index, now);
+            }
         }
-        // Nobody is refused: each is there.
-        self.heartbeat(identities, now).is_empty()
+        self.renewing = renewing;
+        is_done
     }
 
     /// Counts an entry. None where it was written twice and is applied.
     pub(super) fn place(&mut self, item: &LogItem) -> Option<()> {
-        let replica = self.replica.as_mut()?;
+        let replica = &mut self.replica;
         replica.sequence += 1;
         replica.position.clone_from(&item.position);
         replica.confirm();
@@ -420,64 +475,31 @@ impl Registry {
         Bounds { instances_max, services_max, instances_bytes_max }
     }
 
-    /// Sets that. Returns what it was before.
-    fn set_bounds(&mut self, bounds: Bounds) -> Bounds {
-        let before = self.bounds();
-        self.settings.instances_max = bounds.instances_max;
-        self.settings.services_max = bounds.services_max;
-        self.settings.instances_bytes_max = bounds.instances_bytes_max;
-        before
-    }
-
     /// Applies one entry, here as on every node, and gives the answer for the one who asked.
     pub(super) fn apply(&mut self, item: LogItem, now: Moment) -> Answer {
-        // What is shown of the change is its proposer's time, on every node. A lease counts from here.
+        // Followers are shown the deciding node's time, on every node. A lease counts from here.
         let at = Moment { wall_ms: item.at_ms, ..now };
-        let Some(replica) = &mut self.replica else { return Answer::Unavailable };
-        let (sequence, owner) = (replica.sequence, replica.node(&item.node));
+        let (owner, lease) = (self.replica.node(&item.node), self.replica.sequence);
+        let commit = Commit { owner, lease, at };
         match item.entry {
             Entry::Register(registrations, bounds) => {
-                let own = self.set_bounds(bounds);
                 let mut refused = Vec::new();
                 for (index, sent) in registrations.into_iter().enumerate() {
-                    let identity = sent.identity.clone();
-                    let since_ms = self.renewed_ms(&identity);
-                    match self.register(sent, at) {
-                        Ok(()) => self.take_over(&identity, (owner, sequence), since_ms, now),
-                        Err(code) => refused.push(RefusedEntry { index, code }),
+                    if let Err(code) = self.register(sent, &bounds, &commit) {
+                        refused.push(RefusedEntry { index, code });
                     }
                 }
-                self.set_bounds(own);
                 Answer::Batch(refused)
             }
-            Entry::Renew(identities) => {
-                let refused = self.heartbeat(&identities, now);
-                for identity in &identities {
-                    let since_ms = self.renewed_ms(identity);
-                    self.take_over(identity, (owner, sequence), since_ms, now);
-                }
-                Answer::Batch(refused)
-            }
-            Entry::Put(put, bounds) => {
-                let own = self.set_bounds(bounds);
-                let identity = put.registration.identity.clone();
-                let since_ms = self.renewed_ms(&identity);
-                let called = self.call(Roll::Put(put), at);
-                self.set_bounds(own);
-                if matches!(called, Called::Put) {
-                    self.take_over(&identity, (owner, sequence), since_ms, now);
-                }
-                Answer::Called(Box::new(called))
-            }
+            Entry::Renew(identities) => Answer::Batch(self.renew_all(&identities, &commit)),
+            Entry::Put(put, bounds) => Answer::Called(Box::new(self.put(put, &bounds, &commit))),
             Entry::Beat(identity) => {
-                self.heartbeat(std::slice::from_ref(&identity), now);
-                let since_ms = self.renewed_ms(&identity);
-                self.take_over(&identity, (owner, sequence), since_ms, now);
+                self.renew_all(std::slice::from_ref(&identity), &commit);
                 let found = self.find_index(&identity).map(|index| self.found(index));
                 Answer::Called(Box::new(Called::Instance(found)))
             }
             Entry::Adopt(identities) => {
-                self.adopt(&identities, owner, sequence, now);
+                self.adopt(&identities, &commit);
                 Answer::Batch(Vec::new())
             }
             Entry::Unregister(identities) => {
@@ -513,42 +535,44 @@ impl Registry {
         }
     }
 
-    /// From when a lease counts; 0 where there is none.
-    fn renewed_ms(&self, identity: &InstanceIdentity) -> u64 {
-        let held = self.find_member(identity);
-        held.map_or(0, |member| member.deadline_ms.saturating_sub(member.ttl_ms))
+    /// Renews leases, which are the deciding node's from here on. Returns the places of those that
+    /// are not there.
+    fn renew_all(&mut self, identities: &[InstanceIdentity], commit: &Commit) -> Vec<RefusedEntry> {
+        let mut refused = Vec::new();
+        for (place, identity) in identities.iter().enumerate() {
+            match self.find_index(identity) {
+                Some(index) => {
+                    let since_ms = self.members[index as usize].renewed_ms();
+                    self.renew(index, commit.at);
+                    self.take_over(index, since_ms, commit);
+                }
+                None => refused.push(RefusedEntry { index: place, code: Code::NotFound }),
+            }
+        }
+        refused
     }
 
     /// Gives a renewed lease to a node, under a new number. It counted from `since_ms`, and does not
     /// count from any earlier; nor from when the entry was written: it may have been on its way for
     /// long, and another node's clock says nothing here. The owner before may not know of it yet,
     /// and renew the lease for as long as it is in contact.
-    fn take_over(
-        &mut self,
-        identity: &InstanceIdentity,
-        (owner, lease): (u32, u64),
-        since_ms: u64,
-        now: Moment,
-    ) {
-        if let Some(index) = self.find_index(identity) {
-            let member = &mut self.members[index as usize];
-            let more_ms = if member.owner == owner { 0 } else { limits::CLUSTER_CONTACT_MS };
-            member.deadline_ms = since_ms.max(now.unix_ms + more_ms) + member.ttl_ms;
-        }
-        self.own(identity, owner, lease);
+    pub(super) fn take_over(&mut self, index: u32, since_ms: u64, commit: &Commit) {
+        let member = &mut self.members[index as usize];
+        let more_ms = if member.owner == commit.owner { 0 } else { limits::CLUSTER_CONTACT_MS };
+        member.deadline_ms = since_ms.max(commit.at.unix_ms + more_ms) + member.ttl_ms;
+        self.own(index, commit.owner, commit.lease);
     }
 
     /// Gives a lease to a node, under a new number.
-    fn own(&mut self, identity: &InstanceIdentity, owner: u32, lease: u64) {
-        let Some(index) = self.find_index(identity) else { return };
+    fn own(&mut self, index: u32, owner: u32, lease: u64) {
         let member = &mut self.members[index as usize];
         let before = std::mem::replace(&mut member.owner, owner);
         member.lease = lease;
         let was_proposed = std::mem::take(&mut member.is_proposed);
-        if let Some(replica) = &mut self.replica {
-            member.is_proposed = owner == SELF && lease <= replica.doubted;
-            replica.owned[before as usize] -= 1;
-            replica.owned[owner as usize] += 1;
+        member.is_proposed = owner == SELF && lease <= self.replica.doubted;
+        if before != owner {
+            self.replica.count(before, false);
+            self.replica.count(owner, true);
         }
         // What is proposed as overdue has left the wheel.
         if owner == SELF && (before != SELF || was_proposed) {
@@ -556,16 +580,16 @@ impl Registry {
         }
     }
 
-    fn adopt(&mut self, identities: &[InstanceIdentity], owner: u32, lease: u64, now: Moment) {
+    fn adopt(&mut self, identities: &[InstanceIdentity], commit: &Commit) {
         for identity in identities {
             let Some(index) = self.find_index(identity) else { continue };
             let member = &mut self.members[index as usize];
             // A full period, and the time for which an owner that is back may not know of this.
-            member.deadline_ms = now.unix_ms + member.ttl_ms + limits::CLUSTER_CONTACT_MS;
-            self.own(identity, owner, lease);
+            member.deadline_ms = commit.at.unix_ms + member.ttl_ms + limits::CLUSTER_CONTACT_MS;
+            self.own(index, commit.owner, commit.lease);
         }
-        if let Some(replica) = self.replica.as_mut().filter(|_| owner == SELF) {
-            replica.adopting = replica.adopting.saturating_sub(1);
+        if commit.owner == SELF {
+            self.replica.adopting = self.replica.adopting.saturating_sub(1);
         }
     }
 
@@ -581,21 +605,17 @@ impl Registry {
     }
 
     fn judge_named(&mut self, services: &[(ServiceName, u64)], max_ms: u64, at: Moment) {
-        // The entry's bound and not this node's: all come to the same judgement.
-        let own_max_ms = std::mem::replace(&mut self.settings.self_protection_max_ms, max_ms);
         for (name, watch) in services {
-            if let Some(replica) = &mut self.replica {
-                replica.judging.remove(name);
-            }
+            self.replica.judging.remove(name);
             if let Some(service) = self.find_service(name)
                 && self.services[service].watched_since_ms.is_some()
                 && self.services[service].watch == *watch
             {
-                self.judge(service, at);
+                // The entry's bound and not this node's: all come to the same judgement.
+                self.judge(service, max_ms, at);
             }
         }
         self.unwatch();
-        self.settings.self_protection_max_ms = own_max_ms;
     }
 
     /// Time passed: proposes what it has made of leases, services and nodes.
@@ -613,18 +633,17 @@ impl Registry {
             overdue.push((member.identity.clone(), member.lease));
         }
         let mut services = Vec::new();
-        if self.replica.as_ref().is_some_and(|replica| replica.is_deputy && !replica.is_cut_off) {
+        if self.replica.decides() {
             for &service in &self.watched {
                 let name = &self.services[service].name;
                 let is_due = self.judge_at_ms(service).is_some_and(|at_ms| at_ms <= now.unix_ms);
-                let is_new = self.replica.as_ref().is_some_and(|one| !one.judging.contains(name));
-                if is_due && is_new {
+                if is_due && !self.replica.judging.contains(name) {
                     services.push((name.clone(), self.services[service].watch));
                 }
             }
         }
         let self_protection_max_ms = self.settings.self_protection_max_ms;
-        let Some(replica) = &mut self.replica else { return };
+        let replica = &mut self.replica;
         for piece in overdue.chunks(limits::COMMAND_ENTRIES_MAX) {
             replica.proposals.push(Entry::Overdue(piece.to_vec()));
         }
@@ -636,28 +655,22 @@ impl Registry {
 
     /// When services have to be judged by this node, in milliseconds since the Unix epoch.
     pub(super) fn next_judgement_ms(&self) -> Option<u64> {
-        let is_ours = |service: usize| match &self.replica {
-            None => true,
-            Some(replica) => {
-                replica.is_deputy
-                    && !replica.is_cut_off
-                    && !replica.judging.contains(&self.services[service].name)
-            }
-        };
-        let watched = self.watched.iter().copied().filter(|&service| is_ours(service));
+        if !self.replica.decides() {
+            return None;
+        }
+        let is_open = |service: usize| !self.replica.judging.contains(&self.services[service].name);
+        let watched = self.watched.iter().copied().filter(|&service| is_open(service));
         watched.filter_map(|service| self.judge_at_ms(service)).min()
     }
 
     /// Has something go into the log.
     pub(super) fn propose(&mut self, entry: Entry) {
-        if let Some(replica) = &mut self.replica {
-            replica.proposals.push(entry);
-        }
+        self.replica.proposals.push(entry);
     }
 
     /// Takes what has to go into the log.
     pub(super) fn take_proposals(&mut self) -> Vec<Entry> {
-        self.replica.as_mut().map(|one| std::mem::take(&mut one.proposals)).unwrap_or_default()
+        std::mem::take(&mut self.replica.proposals)
     }
 
     /// A proposal did not reach the log: what it was about is looked at again.
@@ -675,16 +688,12 @@ impl Registry {
                 }
             }
             Entry::Judge { services, .. } => {
-                if let Some(replica) = &mut self.replica {
-                    for (name, _) in services {
-                        replica.judging.remove(name);
-                    }
+                for (name, _) in services {
+                    self.replica.judging.remove(name);
                 }
             }
             Entry::Adopt(_) => {
-                if let Some(replica) = &mut self.replica {
-                    replica.adopting = replica.adopting.saturating_sub(1);
-                }
+                self.replica.adopting = self.replica.adopting.saturating_sub(1);
             }
             _ => {}
         }
@@ -692,20 +701,23 @@ impl Registry {
 
     /// News of the log's engine: when it last answered, which nodes are alive.
     pub(super) fn on_nodes(&mut self, alive: &[String], (contact_ms, newest): (u64, u64)) {
-        let Some(replica) = &mut self.replica else { return };
+        let replica = &mut self.replica;
         if replica.beats.len() == limits::CLUSTER_BEATS_KEPT {
             replica.beats.pop_front();
         }
         replica.beats.push_back((contact_ms, newest));
         replica.confirm();
         let first = alive.iter().min();
-        replica.is_deputy = first.is_some_and(|first| *first == replica.nodes[SELF as usize]);
+        replica.is_deputy = first.is_some_and(|first| **first == **replica.own_name());
         if !replica.is_deputy || replica.is_cut_off || replica.adopting > 0 {
             return;
         }
         let orphaning: Vec<u32> = (1..)
             .zip(&replica.nodes[1..])
-            .filter(|(node, name)| replica.owned[*node as usize] > 0 && !alive.contains(name))
+            .filter(|(node, name)| {
+                let is_alive = alive.iter().any(|alive| **alive == ***name);
+                replica.owned[*node as usize] > 0 && !is_alive
+            })
             .map(|(node, _)| node)
             .collect();
         if orphaning.is_empty() {
@@ -733,9 +745,8 @@ impl Registry {
 
     /// Marks or unmarks all services as cut off, where that is news.
     pub(super) fn check_contact(&mut self, now: Moment) {
-        let Some(replica) = &mut self.replica else { return };
-        let silent_ms = now.unix_ms.saturating_sub(replica.contact_ms);
-        let is_cut_off = silent_ms > limits::CLUSTER_CONTACT_MS;
+        let replica = &mut self.replica;
+        let is_cut_off = replica.is_silent(now);
         if std::mem::replace(&mut replica.is_cut_off, is_cut_off) == is_cut_off {
             return;
         }
@@ -754,13 +765,13 @@ impl Registry {
 
     /// Whether this node has lost the others. Where there are none, it has not.
     pub(super) fn is_cut_off(&self) -> bool {
-        self.replica.as_ref().is_some_and(|replica| replica.is_cut_off)
+        self.replica.is_cut_off
     }
 
     /// Tells followers of services that were never seen where contact was lost or found since this
     /// was last called. The registry knows of no followers; it is given all that are followed.
     pub fn announce_turn<'a>(&mut self, followed: impl Iterator<Item = &'a ServiceName>) {
-        let Some(replica) = &mut self.replica else { return };
+        let replica = &mut self.replica;
         if !std::mem::take(&mut replica.has_turned) {
             return;
         }
@@ -781,13 +792,13 @@ impl Registry {
 
     /// When contact has to be looked at by time alone.
     pub(super) fn next_contact_check_ms(&self) -> Option<u64> {
-        let replica = self.replica.as_ref().filter(|replica| !replica.is_cut_off)?;
-        Some(replica.contact_ms + limits::CLUSTER_CONTACT_MS + 1)
+        let contact_ms = self.replica.contact_ms.filter(|_| !self.replica.is_cut_off)?;
+        Some(contact_ms + limits::CLUSTER_CONTACT_MS + 1)
     }
 
     /// The whole registry at the present place of the log. Linear in the instances.
-    pub fn image(&self) -> Option<ReplicaImage> {
-        let replica = self.replica.as_ref()?;
+    pub fn image(&self) -> ReplicaImage {
+        let replica = &self.replica;
         let service = |service: &super::service::Service| ServiceImage {
             service: service.name.as_str().to_owned(),
             revision: service.revision,
@@ -801,11 +812,11 @@ impl Registry {
             service: self.services[member.service].name.as_str().to_owned(),
             json: String::from_utf8_lossy(&member.json).into_owned(),
             ttl_ms: member.ttl_ms,
-            owner: replica.nodes[member.owner as usize].clone(),
+            owner: replica.nodes[member.owner as usize].to_string(),
             lease: member.lease,
             is_overdue: member.is_overdue,
         };
-        Some(ReplicaImage {
+        ReplicaImage {
             format: super::log::FORMAT,
             position: replica.position.clone(),
             sequence: replica.sequence,
@@ -839,9 +850,14 @@ impl Registry {
                     Some((identity.as_str().to_owned(), by.user()?.to_string()))
                 })
                 .collect(),
-            nodes: replica.nodes.iter().cloned().zip(replica.last.iter().copied()).collect(),
+            nodes: replica
+                .nodes
+                .iter()
+                .map(ToString::to_string)
+                .zip(replica.last.iter().copied())
+                .collect(),
             people: CommonsImage::default(),
-        })
+        }
     }
 
     /// Begins anew from an image. Every lease gets a full period. Those that are this node's count as
@@ -890,27 +906,23 @@ impl Registry {
             let service = registry.restore_service(&ServiceName::of(&record.service), now.unix_ms);
             let identity = InstanceIdentity::from_canonical(&record.id);
             let json = Bytes::from(record.json);
-            let index = registry.admit(service, identity.clone(), json, record.ttl_ms, now);
+            let index = registry.admit(service, identity, json, record.ttl_ms, now);
             if record.is_overdue {
                 registry.members[index as usize].is_overdue = true;
                 registry.services[service].overdue += 1;
             }
-            let owner = match &mut registry.replica {
-                Some(replica) => replica.node(&record.owner),
-                None => SELF,
-            };
-            registry.own(&identity, owner, record.lease);
+            let owner = registry.replica.node(&record.owner.as_str().into());
+            registry.own(index, owner, record.lease);
             registry.members[index as usize].is_proposed = owner == SELF;
         }
-        if let Some(replica) = &mut registry.replica {
-            for (name, number) in &image.nodes {
-                let node = replica.node(name);
-                replica.last[node as usize] = *number;
-            }
-            replica.sequence = image.sequence;
-            replica.position = image.position;
-            replica.is_begun = true;
+        let replica = &mut registry.replica;
+        for (name, number) in &image.nodes {
+            let node = replica.node(&name.as_str().into());
+            replica.last[node as usize] = *number;
         }
+        replica.sequence = image.sequence;
+        replica.position = image.position;
+        replica.is_begun = true;
         registry.trim_pull_outs();
         registry
     }
@@ -930,7 +942,7 @@ impl Registry {
     pub(super) fn inherit(&mut self, before: &Registry) {
         let is_same = self.epoch == before.epoch;
         self.inherit_followed(before);
-        let (Some(replica), Some(before)) = (&mut self.replica, &before.replica) else { return };
+        let (replica, before) = (&mut self.replica, &before.replica);
         replica.contact_ms = before.contact_ms;
         replica.beats.clone_from(&before.beats);
         replica.is_deputy = before.is_deputy;
@@ -947,6 +959,47 @@ impl Registry {
         names.extend(self.services.iter().map(|(_, service)| service.name.clone()));
         self.go_on_from(before, now);
         names
+    }
+}
+
+/// What a node that is alone does with its log, for tests of the registry without a state.
+#[cfg(test)]
+impl Registry {
+    /// Appends an entry to the node's own log, and applies it.
+    pub(super) fn append_alone(&mut self, entry: Entry, now: Moment) -> Answer {
+        let item = LogItem {
+            position: String::new(),
+            node: Arc::clone(self.replica.own_name()),
+            number: self.replica.sequence + 1,
+            at_ms: now.wall_ms,
+            entry,
+        };
+        self.place(&item).expect("each number is new");
+        self.apply(item, now)
+    }
+
+    /// Registers an instance.
+    pub(super) fn register_alone(&mut self, sent: Registration, now: Moment) -> Result<(), Code> {
+        match self.append_alone(Entry::Register(vec![sent], self.bounds()), now) {
+            Answer::Batch(refused) => refused.first().map_or(Ok(()), |one| Err(one.code)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Registers an instance with the one before in mind.
+    pub(super) fn put_alone(&mut self, put: Put, now: Moment) -> Called {
+        match self.append_alone(Entry::Put(put, self.bounds()), now) {
+            Answer::Called(called) => *called,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Lets time pass, and does what it proposes.
+    pub(super) fn tick_alone(&mut self, now: Moment) {
+        self.tick(now);
+        for entry in self.take_proposals() {
+            self.append_alone(entry, now);
+        }
     }
 }
 

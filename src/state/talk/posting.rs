@@ -12,7 +12,6 @@ use crate::state::call::{Call, Reply};
 use crate::state::durable::{Write, WriteResult};
 use crate::state::event::DomainEvent;
 use crate::state::posted::{Addressee, Post, Posted};
-use crate::state::replica::Replica;
 use crate::state::then::{Page, Then};
 use crate::state::{Outcome, State};
 use crate::wire::close::Reason;
@@ -128,7 +127,7 @@ impl State {
 
     /// The next messages for the database, where it falls to this node to write them.
     pub fn take_posted(&mut self) -> Option<Write> {
-        let is_deputy = self.registry.replica().is_some_and(Replica::is_deputy);
+        let is_deputy = self.registry.replica().is_deputy();
         if !is_deputy || self.registry.is_cut_off() {
             return None;
         }
