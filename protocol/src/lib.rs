@@ -28,3 +28,4 @@ pub mod id;
 pub mod instance;
 pub mod limits;
 pub mod refusal;
+pub mod token;

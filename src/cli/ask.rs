@@ -6,13 +6,12 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL;
 use fanfare::config::{Ask, Config, Question};
 use fanfare_client::{
     Api, ChangeType, Client, Code, Error, Instance, InstanceChange, ServiceChange, ServiceEvent,
     ServiceState,
 };
+use fanfare_protocol::token::unverified_claims;
 use serde_json::{Value, json};
 
 /// Time between two looks of `stats --watch`.
@@ -127,14 +126,11 @@ async fn answer(url: &str, ask: &Ask) -> Result<(), Failed> {
     }
 }
 
-/// What an operator is called: as the token's user is, by the token's own word. The server knows better who
-/// that is, and keeps this beside it.
+/// The name that the server notes beside an operator's action: the user of the token. The server verifies
+/// the token and notes its user as well.
 fn operator(token: Option<&str>) -> String {
-    let claims = token.and_then(|token| {
-        let payload = BASE64_URL.decode(token.split('.').nth(1)?).ok()?;
-        serde_json::from_slice::<Value>(&payload).ok()
-    });
-    let claim = |name: &str| Some(claims.as_ref()?[name].as_str()?.to_owned());
+    let claims = token.and_then(unverified_claims);
+    let claim = |name: &str| Some(claims.as_ref()?.get(name)?.as_str()?.to_owned());
     claim("username").or_else(|| claim("sub")).unwrap_or_else(|| String::from("fanfare"))
 }
 

@@ -101,10 +101,8 @@ impl Answers {
         }
         let spared = if bytes <= limits::SMALL_ANSWER_BYTES { 0 } else { self.spared };
         self.budget.take(bytes, spared).ok_or_else(|| {
-            let mut problem =
-                Problem::new(503, Code::Unavailable, "too many answers have not been read yet");
-            problem.header = Some(("retry-after", limits::BUSY_RETRY_S.to_string()));
-            problem
+            Problem::new(503, Code::Unavailable, "too many answers have not been read yet")
+                .retry_after_s(limits::BUSY_RETRY_S)
         })
     }
 

@@ -115,9 +115,7 @@ impl Arriving {
     /// 429 where the address has too many unfinished bytes, 503 where the shard has.
     pub fn add(&mut self, data: &[u8], left: usize) -> Result<(), Problem> {
         let refused = |status, code, detail| {
-            let mut problem = Problem::new(status, code, detail).closing();
-            problem.header = Some(("retry-after", limits::BUSY_RETRY_S.to_string()));
-            problem
+            Problem::new(status, code, detail).closing().retry_after_s(limits::BUSY_RETRY_S)
         };
         if !self.permit.grow(data.len(), 0) {
             let detail = "too many bytes of unfinished bodies";

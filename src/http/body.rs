@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::Desk;
 use super::bodies::Arriving;
-use super::reply::Problem;
+use super::reply::{self, Problem, Reply};
 use crate::limits;
 use crate::wire::fault::{self, Fault};
 use crate::wire::json;
@@ -172,7 +172,22 @@ pub fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     json::decode::<T>(body).map_err(|_| misread::<T>(body))
 }
 
-/// The same for what borrows from the body.
+/// The same for a call of Artemis, whose clients are told of a wrong field with status 200.
+///
+/// # Errors
+///
+/// 400 `malformed` with line and column.
+pub fn artemis_object<T: DeserializeOwned>(body: &[u8]) -> Result<Result<T, Reply>, Problem> {
+    match object(body) {
+        Ok(value) => Ok(Ok(value)),
+        Err(problem) if problem.code == Code::InvalidArgument => {
+            Ok(Err(reply::bad_request(&problem.detail)))
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+/// The same as [`object`] for what borrows from the body.
 ///
 /// # Errors
 ///
@@ -200,8 +215,6 @@ fn misread<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Problem {
     match fault::explain::<T>(body) {
         Fault::Syntax(fault) => no_json(&fault),
         Fault::NotAnObject => malformed(NOT_AN_OBJECT),
-        Fault::Field(fault) => {
-            Problem::new(400, Code::InvalidArgument, fault).because("a field is of a wrong type")
-        }
+        Fault::Field(fault) => Problem::invalid(fault).because("a field is of a wrong type"),
     }
 }

@@ -21,6 +21,7 @@ use crate::wire::frame;
 use crate::wire::json as wire_json;
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::{self, Publication};
+use crate::ws::gate;
 
 fn channel(desk: &Desk, name: Option<String>) -> Result<ChannelName, Problem> {
     Ok(talk::channel(name, desk.office.limits.topic_bytes_max)?)
@@ -29,7 +30,7 @@ fn channel(desk: &Desk, name: Option<String>) -> Result<ChannelName, Problem> {
 /// What a caller is told that may not follow or publish.
 pub(super) fn refused(barred: Barred) -> Problem {
     if barred.needs_token {
-        return super::router::unauthorized(Code::Unauthorized, "a token is required");
+        return gate::token_required().into();
     }
     Problem::new(403, Code::Forbidden, barred.reason)
 }
@@ -93,7 +94,7 @@ pub async fn define(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pr
     }
     let bytes_max = desk.office.limits.http_body_bytes_max;
     let wish: Wish = body::read_object(desk, request, bytes_max).await?;
-    let invalid = |what| Problem::new(400, Code::InvalidArgument, what);
+    let invalid = |what| Problem::invalid(what);
     let name = wish.name.ok_or_else(|| invalid("name is missing"))?;
     let channel = channel(desk, Some(name))?;
     let description = talk::description(wish.description.unwrap_or_default())?;

@@ -23,7 +23,7 @@ use crate::state::order::{Answer, Delta, Order, View};
 use crate::wire::event::{Change, put_change};
 use crate::wire::frame::FrameBuilder;
 use crate::wire::instance::check_service_id;
-use crate::wire::refusal::{Code, Refusal};
+use crate::wire::refusal::Refusal;
 
 #[derive(Deserialize)]
 struct ServiceWish {
@@ -54,29 +54,23 @@ const VIEW_BYTES: usize = 256;
 /// Bytes of a change in an answer beside its instance, at most.
 const CHANGE_BYTES: usize = 128;
 
-fn fail(code: &str, message: &str) -> Reply {
-    reply::json_value(&reply::failure(code, message))
-}
-
 /// `service`
 pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
     let service_id = if request.method() == Method::GET {
         Query::of(request.uri()).service_id()
     } else {
         let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
-        let wish: ServiceWish = match body::object(&text) {
-            Err(problem) if problem.code == Code::InvalidArgument => {
-                return Ok(fail("bad-request", &problem.detail));
-            }
-            wish => wish?,
+        let wish: ServiceWish = match body::artemis_object(&text)? {
+            Ok(wish) => wish,
+            Err(reply) => return Ok(reply),
         };
         wish.config.and_then(|config| config.service_id)
     };
     let Some(service_id) = service_id else {
-        return Ok(fail("bad-request", "serviceId is missing"));
+        return Ok(reply::bad_request("serviceId is missing"));
     };
     if let Err(fault) = check_service_id(&service_id) {
-        return Ok(fail("bad-request", &fault));
+        return Ok(reply::bad_request(&fault));
     }
     let views = desk.views(vec![ServiceName::of(&service_id)]).await?;
     let answer = put_together(desk, views, |out, views| {
@@ -130,14 +124,12 @@ pub(super) fn decode_lookup(text: &[u8]) {
 /// `lookup`
 pub async fn lookup(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
     let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
-    let wish: LookupWish = match body::object(&text) {
-        Err(problem) if problem.code == Code::InvalidArgument => {
-            return Ok(fail("bad-request", &problem.detail));
-        }
-        wish => wish?,
+    let wish: LookupWish = match body::artemis_object(&text)? {
+        Ok(wish) => wish,
+        Err(reply) => return Ok(reply),
     };
     let Some(configs) = wish.configs else {
-        return Ok(fail("bad-request", "discoveryConfigs is missing"));
+        return Ok(reply::bad_request("discoveryConfigs is missing"));
     };
     // A service is answered once, however often it is named: a kilobyte of names must not become a
     // gigabyte of instances.
@@ -145,14 +137,14 @@ pub async fn lookup(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pr
     for config in configs {
         let service_id = config.service_id.unwrap_or_default();
         if let Err(fault) = check_service_id(&service_id) {
-            return Ok(fail("bad-request", &fault));
+            return Ok(reply::bad_request(&fault));
         }
         let name = ServiceName::of(&service_id);
         if named.insert(name.clone()) {
             names.push(name);
         }
         if names.len() > limits::COMMAND_ENTRIES_MAX {
-            return Ok(fail("bad-request", "discoveryConfigs names too many services"));
+            return Ok(reply::bad_request("discoveryConfigs names too many services"));
         }
     }
     let views = desk.views(names).await?;
@@ -167,28 +159,25 @@ pub async fn delta(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
         version: Option<u64>,
     }
     let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
-    let wish: Wish = match body::object(&text) {
-        Err(problem) if problem.code == Code::InvalidArgument => {
-            return Ok(fail("bad-request", &problem.detail));
-        }
-        wish => wish?,
+    let wish: Wish = match body::artemis_object(&text)? {
+        Ok(wish) => wish,
+        Err(reply) => return Ok(reply),
     };
     let Some(version) = wish.version else {
-        return Ok(fail("bad-request", "version is missing"));
+        return Ok(reply::bad_request("version is missing"));
     };
     let Answer::Delta(delta) = desk.ask(Order::Delta { version }).await? else {
         return Err(Refusal::internal().into());
     };
-    match delta {
-        Some(delta) => {
-            let bytes = delta_bytes(&delta);
-            let permit = desk.answers.reserve(bytes)?;
-            let is_long = bytes > limits::COPY_INLINE_BYTES_MAX;
-            let body = body::beside(is_long, move || delta_body(&delta, bytes)).await?;
-            Ok(reply::reserved(JSON, body, permit))
-        }
-        None => Ok(fail("data-not-found", "what changed since that version is not known here")),
-    }
+    let Some(delta) = delta else {
+        let message = "what changed since that version is not known here";
+        return Ok(reply::json_value(&reply::failure("data-not-found", message)));
+    };
+    let bytes = delta_bytes(&delta);
+    let permit = desk.answers.reserve(bytes)?;
+    let is_long = bytes > limits::COPY_INLINE_BYTES_MAX;
+    let body = body::beside(is_long, move || delta_body(&delta, bytes)).await?;
+    Ok(reply::reserved(JSON, body, permit))
 }
 
 /// Bytes that suffice for an answer.
@@ -219,9 +208,7 @@ fn delta_body(delta: &Delta, bytes: usize) -> Bytes {
     }
     out.put(b"},\"version\":");
     out.put_u64(delta.version);
-    out.put(b",\"responseStatus\":");
-    out.put_str(&reply::success().to_string());
-    out.put(b"}");
+    out.put_str(&reply::success_end());
     out.payload()
 }
 
@@ -240,17 +227,11 @@ async fn put_together(
     let answer = body::beside(bytes > limits::COPY_INLINE_BYTES_MAX, move || {
         let mut out = BytesMut::with_capacity(bytes);
         put(&mut out, &views);
-        put_success(&mut out);
+        out.extend_from_slice(reply::success_end().as_bytes());
         out.freeze()
     })
     .await?;
     Ok((answer, permit))
-}
-
-fn put_success(out: &mut BytesMut) {
-    out.extend_from_slice(b",\"responseStatus\":");
-    out.extend_from_slice(reply::success().to_string().as_bytes());
-    out.put_u8(b'}');
 }
 
 fn put_views(out: &mut BytesMut, views: &[Arc<View>]) {

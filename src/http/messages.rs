@@ -133,7 +133,7 @@ async fn resolved(desk: &Desk, user: UserId) -> Result<UserId, Problem> {
 /// `GET /api/v1/messages`
 pub async fn pull(desk: &Desk, query: &Query, user: &UserId) -> Result<Reply, Problem> {
     let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_DEFAULT);
-    let invalid = |what: &'static str| Problem::new(400, Code::InvalidArgument, what);
+    let invalid = |what: &'static str| Problem::invalid(what);
     let after = query.get("after").filter(|after| !after.is_empty());
     let after = after.map(|text| text.parse().map_err(|_| invalid("after is no message's id")));
     let with = match query.get("with") {
@@ -204,7 +204,7 @@ pub async fn create_group(
     }
     let wish: GroupWish =
         body::read_object(desk, request, desk.office.limits.http_body_bytes_max).await?;
-    let invalid = |what: String| Problem::new(400, Code::InvalidArgument, what);
+    let invalid = |what: String| Problem::invalid(what);
     let name = wish.name.ok_or_else(|| invalid("name is missing".to_owned()))?;
     check_name("name", &name).map_err(invalid)?;
     let mut members = vec![owner.clone()];

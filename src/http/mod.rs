@@ -66,7 +66,7 @@ use crate::state::talk::{Talk, Told};
 use crate::stats::{Recent, Stats};
 use crate::store::StoreHealth;
 use crate::store::library::{Account, Library};
-use crate::wire::refusal::{Code, Refusal};
+use crate::wire::refusal::Refusal;
 use crate::ws::gate::Gate;
 use answers::{Answers, Unsent};
 use bodies::Bodies;
@@ -249,9 +249,7 @@ impl Desk {
         if !seen.is_new(&identity.user_id) {
             return;
         }
-        let person =
-            Person { user_id: identity.user_id.clone(), username: identity.display_name().into() };
-        let task = Task::Order(Talk::See(person).into());
+        let task = Task::Order(Talk::See(Person::of(identity)).into());
         let accepted_ns = self.clock.now().ns;
         let command = Command { origin: Origin::Server, accepted_ns, task };
         if self.control.send(command).is_err() {
@@ -324,7 +322,7 @@ impl Query {
             Ok(number) if number >= min => Ok(Some(number.min(max))),
             _ => {
                 let detail = format!("{name} is not a whole number of at least {min}");
-                Err(Problem::new(400, Code::InvalidArgument, detail))
+                Err(Problem::invalid(detail))
             }
         }
     }

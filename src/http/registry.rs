@@ -348,13 +348,11 @@ pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
         operator_id: Option<String>,
     }
     let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
-    let wish: Wish = match body::object(&text) {
-        Err(problem) if problem.code == Code::InvalidArgument => {
-            return Ok(reply::json_value(&reply::failure("bad-request", &problem.detail)));
-        }
-        wish => wish?,
+    let wish: Wish = match body::artemis_object(&text)? {
+        Ok(wish) => wish,
+        Err(reply) => return Ok(reply),
     };
-    let fail = |message: &str| Ok(reply::json_value(&reply::failure("bad-request", message)));
+    let fail = |message: &str| Ok(reply::bad_request(message));
     let Some(key) = wish.instance_key else { return fail("instanceKey is missing") };
     let identity = match key.identity() {
         Ok(identity) => identity,
@@ -407,11 +405,11 @@ pub async fn protect(
     let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
     let wish: Wish = body::object(&text)?;
     let Some(enabled) = wish.enabled else {
-        return Err(Problem::new(400, Code::InvalidArgument, "enabled is missing"));
+        return Err(Problem::invalid("enabled is missing"));
     };
     let name = super::decoded(encoded);
     if let Err(fault) = check_service_id(&name) {
-        return Err(Problem::new(400, Code::InvalidArgument, fault));
+        return Err(Problem::invalid(fault));
     }
     let service = ServiceName::of(&name);
     let answer = desk.ask(Order::Protect { service: service.clone(), enabled }).await?;

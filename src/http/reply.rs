@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::answers::AnswerBody;
 use super::budget::Permit;
+use crate::wire::problem::{self, ProblemDocument};
 use crate::wire::refusal::{Code, Refusal};
 use crate::ws::gate::Denied;
 
@@ -71,6 +72,18 @@ impl Problem {
         self
     }
 
+    /// A request with an argument that cannot be used: 400.
+    pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Problem {
+        Problem::new(400, Code::InvalidArgument, detail)
+    }
+
+    /// The same, with the seconds after which the client may try again.
+    #[must_use]
+    pub fn retry_after_s(mut self, seconds: u64) -> Problem {
+        self.header = Some(("retry-after", seconds.to_string()));
+        self
+    }
+
     /// There is nothing at the path.
     pub fn not_found() -> Problem {
         Problem::new(404, Code::NotFound, "there is nothing at this path")
@@ -117,15 +130,8 @@ impl Problem {
     }
 
     fn document(&self, status: StatusCode, request_id: &str) -> Reply {
-        let body = json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or("Error"),
-            "status": status.as_u16(),
-            "detail": self.detail,
-            "code": self.code.as_str(),
-            "request_id": request_id,
-        });
-        with_type("application/problem+json", body.to_string().into())
+        let document = ProblemDocument::new(status, self.code, &self.detail, request_id);
+        with_type(problem::MEDIA_TYPE, document.to_json().into())
     }
 
     /// The detail alone, for the client's log. A 404 has no body.
@@ -234,7 +240,17 @@ pub fn success() -> Value {
     response_status("success", "success", "")
 }
 
-/// A call that did not come to anything, told the Artemis way: HTTP 200 and a code.
+/// The last field of an answer of Artemis that went well, and the end of the answer.
+pub fn success_end() -> String {
+    format!(",\"responseStatus\":{}}}", success())
+}
+
+/// A call that failed, told the Artemis way: HTTP 200 and a code.
 pub fn failure(code: &str, message: &str) -> Value {
     json!({"responseStatus": response_status("fail", code, message)})
+}
+
+/// A request that Artemis calls bad.
+pub fn bad_request(message: &str) -> Reply {
+    json_value(&failure("bad-request", message))
 }

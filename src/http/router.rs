@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::answers::AnswerBody;
@@ -19,9 +19,9 @@ use super::{
     Desk, Query, channels, decoded, discovery, guard, messages, metrics, openapi, pages, registry,
     sockets, status, users,
 };
-use crate::auth::{self, Identity, Scopes};
+use crate::auth::{Identity, Scopes};
 use crate::wire::refusal::Code;
-use crate::ws::gate::{self, Denied, Knock, Upgrade, unauthorized_cause, unauthorized_detail};
+use crate::ws::gate::{self, Denied, Knock, Upgrade};
 use crate::ws::head::Body;
 
 /// What the paths lead to. What a path names is still percent-encoded.
@@ -329,12 +329,13 @@ pub async fn answer(
     // An upgrade to something that is spoken nowhere here is answered like any other request, but
     // the connection is of no use after it.
     let asks_upgrade = request.headers().contains_key(UPGRADE);
-    let has_head = refusal_of_head(&whole, request.headers()).is_none();
-    let answered = match path {
-        Some(path) => dispatch(desk, request, path, page, agreed).await,
-        None => outside(desk, &request, &whole),
+    let bad_head = refusal_of_head(&whole, request.headers());
+    let answered = match (check_head(desk, &request, bad_head), path) {
+        (Err(problem), _) => Err(problem),
+        (Ok(()), Some(path)) => dispatch(desk, request, path, page, agreed).await,
+        (Ok(()), None) => outside(desk, &request, &whole),
     };
-    let shown_path = has_head.then_some(&*whole);
+    let shown_path = bad_head.is_none().then_some(&*whole);
     let mut reply = match answered.and_then(|reply| desk.answers.admit(reply)) {
         Ok(mut reply) => {
             if is_head {
@@ -377,7 +378,6 @@ fn shares(desk: &Desk, page: gate::Page, path: &str, headers: &HeaderMap) -> Opt
 
 /// What is asked outside of the base path: only where everything is.
 fn outside(desk: &Desk, request: &Request<Incoming>, path: &str) -> Result<Reply, Problem> {
-    check_head(desk, request, path)?;
     let base = &desk.office.gate.base_path;
     if matches!(*request.method(), Method::GET | Method::HEAD)
         && let Some(location) = base.with_slash(path)
@@ -389,9 +389,14 @@ fn outside(desk: &Desk, request: &Request<Incoming>, path: &str) -> Result<Reply
 }
 
 /// What is judged before anything else: the head itself, and by which name the server is called.
-fn check_head(desk: &Desk, request: &Request<Incoming>, path: &str) -> Result<(), Problem> {
+/// `bad_head` is the status that the guard asks for, if it does.
+fn check_head(
+    desk: &Desk,
+    request: &Request<Incoming>,
+    bad_head: Option<&str>,
+) -> Result<(), Problem> {
     let (gate, headers) = (&desk.office.gate, request.headers());
-    if let Some(status) = refusal_of_head(path, headers) {
+    if let Some(status) = bad_head {
         return Err(refused(status));
     }
     gate.check_host(request.uri(), headers, desk.local)
@@ -406,7 +411,6 @@ async fn dispatch(
     page: gate::Page,
     agreed: &Rc<RefCell<Option<Upgrade>>>,
 ) -> Result<Reply, Problem> {
-    check_head(desk, &request, path)?;
     let headers = request.headers();
     let why_not = || desk.office.gate.foreign_page(headers, desk.local);
     if cross_site::is_preflight(request.method(), headers)
@@ -503,7 +507,7 @@ async fn dispatch_people(
         Route::Dashboard(board) => channels::metrics(desk, request, who, name(board)).await,
         route => {
             let Some(identity) = identity else {
-                return Err(unauthorized(Code::Unauthorized, "a token is required"));
+                return Err(gate::token_required().into());
             };
             let user = &identity.user_id;
             let group = |encoded: &str| messages::group_id(&name(encoded));
@@ -571,9 +575,8 @@ fn open_socket(
 ) -> Result<Reply, Problem> {
     let is_upgrade = request.method() == Method::GET && request.headers().contains_key(UPGRADE);
     if desk.is_draining() && is_upgrade {
-        let mut problem = Problem::new(503, Code::Unavailable, "the server is stopping");
-        problem.header = Some(("retry-after", String::from("1")));
-        return Err(problem.closing());
+        let problem = Problem::new(503, Code::Unavailable, "the server is stopping");
+        return Err(problem.retry_after_s(1).closing());
     }
     let has_body =
         request.headers().contains_key(TRANSFER_ENCODING) || request.body().size_hint().lower() > 0;
@@ -599,14 +602,12 @@ fn open_socket(
     }
     let mut reply = Response::new(AnswerBody::default());
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = reply.headers_mut();
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert("connection", HeaderValue::from_static("Upgrade"));
-    if let Ok(accept) = HeaderValue::from_str(&upgrade.accept) {
-        headers.insert("sec-websocket-accept", accept);
-    }
-    if upgrade.with_protocol {
-        headers.insert("sec-websocket-protocol", HeaderValue::from_static("fanfare"));
+    for (name, value) in upgrade.fields() {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
+        {
+            reply.headers_mut().insert(name, value);
+        }
     }
     *agreed.borrow_mut() = Some(upgrade);
     Ok(reply)
@@ -622,19 +623,8 @@ fn identify(
     let query = request.uri().query().filter(|_| path.starts_with("/ws"));
     let token = gate::presented_token(request.headers(), query, false)?;
     let now_s = desk.clock.now().unix_s();
-    desk.office.gate.identify(token.as_deref(), now_s).map_err(|fault| {
-        let code = match fault {
-            auth::AuthError::TokenExpired => Code::TokenExpired,
-            auth::AuthError::Invalid(_) => Code::Unauthorized,
-        };
-        unauthorized(code, unauthorized_detail(&fault)).because(unauthorized_cause(&fault))
-    })
-}
-
-pub(super) fn unauthorized(code: Code, detail: &'static str) -> Problem {
-    let mut problem = Problem::new(401, code, detail);
-    problem.header = Some(("www-authenticate", String::from("Bearer")));
-    problem
+    let identified = desk.office.gate.identify(token.as_deref(), now_s);
+    identified.map_err(|fault| gate::bad_token(fault).into())
 }
 
 fn permit(desk: &Desk, access: Access, identity: Option<&Identity>) -> Result<(), Problem> {
@@ -646,7 +636,7 @@ fn permit(desk: &Desk, access: Access, identity: Option<&Identity>) -> Result<()
         Access::AsUser(scopes) => (scopes, true),
     };
     if identity.is_none() && (acts_as_user || gate.is_auth_required) {
-        return Err(unauthorized(Code::Unauthorized, "a token is required"));
+        return Err(gate::token_required().into());
     }
     if gate.allows(identity, needed) {
         return Ok(());

@@ -180,10 +180,7 @@ pub async fn connections(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
     let limit = query.number("limit", 1, limits::LISTED_MAX)?.unwrap_or(1_000);
     let after = match query.get("after") {
         None => None,
-        Some(text) => Some(
-            text.parse()
-                .map_err(|_| Problem::new(400, Code::InvalidArgument, "after is no connection"))?,
-        ),
+        Some(text) => Some(text.parse().map_err(|_| Problem::invalid("after is no connection"))?),
     };
     let told = desk.tell(Talk::Connections { after, limit }).await?;
     let Told::Connections { total, connections } = told else {

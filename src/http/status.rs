@@ -228,9 +228,8 @@ fn leases_body(services: &[ServiceLeases], bytes: usize) -> Vec<u8> {
         }
         put_service_leases(&mut out, service);
     }
-    out.extend_from_slice(b"],\"responseStatus\":");
-    out.extend_from_slice(reply::success().to_string().as_bytes());
-    out.push(b'}');
+    out.push(b']');
+    out.extend_from_slice(reply::success_end().as_bytes());
     out
 }
 

@@ -2,8 +2,6 @@
 //!
 //! Imports its siblings, `auth`, `state` and `store`. Imported by `http::router`.
 
-use std::borrow::Cow;
-
 use hyper::body::{Body as _, Incoming};
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
@@ -23,6 +21,7 @@ use crate::state::people::Person;
 use crate::state::talk::Talk;
 use crate::store::library::Account;
 use crate::wire::refusal::Code;
+use crate::ws::gate;
 
 #[derive(Deserialize)]
 struct Wish {
@@ -31,12 +30,8 @@ struct Wish {
     email: Option<String>,
 }
 
-fn invalid(fault: impl Into<Cow<'static, str>>) -> Problem {
-    Problem::new(400, Code::InvalidArgument, fault)
-}
-
 fn missing(field: &'static str) -> impl Fn() -> Problem {
-    move || invalid(format!("{field} is missing")).because("a field is missing")
+    move || Problem::invalid(format!("{field} is missing")).because("a field is missing")
 }
 
 /// Whether a caller may make an account.
@@ -45,7 +40,7 @@ fn check_registration(desk: &Desk, identity: Option<&Identity>) -> Result<(), Pr
         (Registration::Open, _) => return Ok(()),
         (Registration::Closed, _) => "registration is closed: operators make accounts here",
         (Registration::Token, None) => {
-            return Err(super::router::unauthorized(Code::Unauthorized, "a token is required"));
+            return Err(gate::token_required().into());
         }
         (Registration::Token, Some(one)) if one.scopes.contains(Scopes::ADMIN) => return Ok(()),
         (Registration::Token, Some(_)) => "registration needs a token with the scope admin",
@@ -63,9 +58,9 @@ pub async fn register(
     let wish: Wish = body::read_object(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
     let username = wish.username.ok_or_else(missing("username"))?;
     let password = wish.password.ok_or_else(missing("password"))?;
-    let username = names::new_name(&username).map_err(invalid)?;
-    accounts::check_password(&password).map_err(invalid)?;
-    wish.email.as_deref().map_or(Ok(()), accounts::check_email).map_err(invalid)?;
+    let username = names::new_name(&username).map_err(Problem::invalid)?;
+    accounts::check_password(&password).map_err(Problem::invalid)?;
+    wish.email.as_deref().map_or(Ok(()), accounts::check_email).map_err(Problem::invalid)?;
     count_registration(desk)?;
     if desk.office.library.account(&username).await?.is_some() {
         // The last word is the database's; this one spares the hash.
@@ -92,10 +87,8 @@ fn count_registration(desk: &Desk) -> Result<(), Problem> {
     let Some(block) = desk.block() else { return Ok(()) };
     let taken = desk.office.registrations.take(block, desk.clock.now().unix_ms);
     taken.map_err(|wait_ms| {
-        let mut problem =
-            Problem::new(429, Code::RateLimited, "too many registrations from this address");
-        problem.header = Some(("retry-after", wait_ms.div_ceil(1_000).to_string()));
-        problem
+        Problem::new(429, Code::RateLimited, "too many registrations from this address")
+            .retry_after_s(wait_ms.div_ceil(1_000))
     })
 }
 
@@ -117,9 +110,7 @@ pub(crate) async fn begin_login<'a>(
             }
             Refused::Busy => (503, Code::Unavailable, "too many logins at once", 1_000),
         };
-        let mut problem = Problem::new(status, code, detail);
-        problem.header = Some(("retry-after", wait_ms.div_ceil(1_000).to_string()));
-        problem
+        Problem::new(status, code, detail).retry_after_s(wait_ms.div_ceil(1_000))
     })
 }
 
@@ -134,28 +125,40 @@ pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
     let is_possible =
         accounts::is_possible_name(&username) && password.len() <= limits::PASSWORD_BYTES_MAX;
     let account = if is_possible { office.library.account(&username).await? } else { None };
-    let hash = account.as_ref().and_then(|account| account.password_hash.clone());
     let password: String = password.chars().take(limits::PASSWORD_BYTES_MAX).collect();
-    let is_right = office.passwords.verify(Door::Login, password, hash).await?;
-    let cause = failed_login(desk, account.as_ref(), is_right);
-    let Some(account) = account.filter(|account| is_right && !account.standing.is_disabled) else {
-        attempt.fail(desk.clock.now().unix_ms);
-        let problem = Problem::new(401, Code::Unauthorized, "wrong username or password");
-        return Err(problem.because(cause));
-    };
-    drop(attempt);
-    issue(desk, account, None)
+    match finish_login(desk, attempt, Door::Login, account, password).await? {
+        Ok(account) => issue(desk, account, None),
+        Err(cause) => {
+            let problem = Problem::new(401, Code::Unauthorized, "wrong username or password");
+            Err(problem.because(cause))
+        }
+    }
 }
 
-/// Notes whose login is tried, and says why it fails if it does: words for the log. What was typed as a
-/// name that nobody has is not noted, for it may be a password.
-pub(crate) fn failed_login(desk: &Desk, account: Option<&Account>, is_right: bool) -> &'static str {
-    let Some(account) = account else { return "no such account" };
-    desk.note_user(&account.user_id);
-    match (is_right, account.standing.is_disabled) {
-        (true, true) => "the account is disabled",
-        _ => "wrong password",
-    }
+/// Compares a password with an account's, and ends the attempt. Without an account it takes as long, and
+/// fails. Gives the account, or the cause of the failure in words for the log. A name that nobody has is
+/// not logged: it may be a password.
+pub(crate) async fn finish_login(
+    desk: &Desk,
+    attempt: Attempt<'_>,
+    door: Door,
+    account: Option<Account>,
+    password: String,
+) -> Result<Result<Account, &'static str>, Problem> {
+    let hash = account.as_ref().and_then(|account| account.password_hash.clone());
+    let is_right = desk.office.passwords.verify(door, password, hash).await?;
+    let cause = match account {
+        None => "no such account",
+        Some(account) => {
+            desk.note_user(&account.user_id);
+            if is_right && !account.standing.is_disabled {
+                return Ok(Ok(account));
+            }
+            if is_right { "the account is disabled" } else { "wrong password" }
+        }
+    };
+    attempt.fail(desk.clock.now().unix_ms);
+    Ok(Err(cause))
 }
 
 /// A token for an account whose password was right, or whose token is to be renewed: then
@@ -241,7 +244,7 @@ pub async fn set_password(
         body::read_object(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?;
     let old = wish.old.ok_or_else(missing("old"))?;
     let new = wish.new.ok_or_else(missing("new"))?;
-    accounts::check_password(&new).map_err(|fault| invalid(format!("new: {fault}")))?;
+    accounts::check_password(&new).map_err(|fault| Problem::invalid(format!("new: {fault}")))?;
     let forbidden = |detail: &'static str| Problem::new(403, Code::Forbidden, detail);
     let found = account_behind(desk, identity).await?;
     let Some((account, token)) = found else {
@@ -305,8 +308,7 @@ pub async fn logout(
     } else {
         body::read_object(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
     };
-    let person =
-        Person { user_id: identity.user_id.clone(), username: identity.display_name().into() };
+    let person = Person::of(identity);
     let at_ms = desk.clock.now().wall_ms;
     let write = match identity.token {
         Some(token) if !all => {
@@ -354,8 +356,7 @@ pub async fn remove(
         let wrong = "the password is wrong";
         check_password(desk, &account.username, password, hash, wrong).await?;
     }
-    let person =
-        Person { user_id: identity.user_id.clone(), username: identity.display_name().into() };
+    let person = Person::of(identity);
     let at_ms = desk.clock.now().wall_ms;
     desk.tell(Talk::Write(Write::RemoveAccount { person, at_ms })).await?;
     log::account(desk, identity.user_id.as_str(), "removed");
@@ -383,9 +384,7 @@ pub(super) fn check_name_lookup(desk: &Desk) -> Result<(), Problem> {
     let wait_ms = desk.block().and_then(|block| desk.office.unknown_names.wait_ms(block, now_ms));
     let Some(wait_ms) = wait_ms else { return Ok(()) };
     let detail = "too many names of nobody were asked for from this address";
-    let mut problem = Problem::new(429, Code::RateLimited, detail);
-    problem.header = Some(("retry-after", wait_ms.div_ceil(1_000).to_string()));
-    Err(problem)
+    Err(Problem::new(429, Code::RateLimited, detail).retry_after_s(wait_ms.div_ceil(1_000)))
 }
 
 /// Counts a name that nobody has, and gives the answer to it.

@@ -7,6 +7,7 @@
 //! Part of `shard`.
 
 use bytes::Bytes;
+use hyper::StatusCode;
 
 use super::conn::Stage;
 use super::outbox::{Load, Source};
@@ -21,6 +22,7 @@ use crate::state::talk::Talk;
 use crate::wire::answer::{self, Welcome};
 use crate::wire::close::Reason;
 use crate::wire::command::Request;
+use crate::wire::problem::{self, ProblemDocument};
 use crate::wire::refusal::Code;
 use crate::ws::gate::{self, Endpoint, Knock, Upgrade};
 use crate::ws::head::{self, Head, HeadFault, HeadLimits};
@@ -40,11 +42,12 @@ impl<S: Socket> Shard<S> {
             Ok(Some(head)) => self.on_head(slot, &head),
             Err(HeadFault::TooLarge) => {
                 self.note_head_refused(slot, 431, "the request head is too large");
-                self.refuse_head(slot, 431, "Request Header Fields Too Large", Code::TooLarge);
+                let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                self.refuse_head(slot, status, Code::TooLarge);
             }
             Err(HeadFault::Bad(what)) => {
                 self.note_head_refused(slot, 400, what);
-                self.refuse_head(slot, 400, "Bad Request", Code::Malformed);
+                self.refuse_head(slot, StatusCode::BAD_REQUEST, Code::Malformed);
             }
         }
     }
@@ -180,10 +183,7 @@ impl<S: Socket> Shard<S> {
     fn announce(&mut self, slot: Slot, remote: Option<ClientAddress>) {
         let conn = &mut self.conns[slot.index()];
         conn.is_announced = true;
-        let person = conn.identity.as_ref().map(|identity| Person {
-            user_id: identity.user_id.clone(),
-            username: identity.display_name().into(),
-        });
+        let person = conn.identity.as_deref().map(Person::of);
         let opened = Opened { conn: conn.id, person, remote };
         self.notify(Talk::Opened(opened));
     }
@@ -210,17 +210,14 @@ impl<S: Socket> Shard<S> {
     }
 
     /// Answers a head that cannot be used, and closes.
-    fn refuse_head(&mut self, slot: Slot, status: u16, title: &str, code: Code) {
+    fn refuse_head(&mut self, slot: Slot, status: StatusCode, code: Code) {
         self.settings.stats.http.request();
         self.settings.stats.http.refuse(code);
-        let code = code.as_str();
-        let body = format!(
-            "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{status},\
-             \"detail\":\"the request head cannot be used\",\"code\":\"{code}\",\
-             \"request_id\":\"{}\"}}",
-            self.conns[slot.index()].id
-        );
-        self.say_and_close(slot, status, title, "", &body);
+        let request_id = self.conns[slot.index()].id.to_string();
+        let detail = "the request head cannot be used";
+        let document = ProblemDocument::new(status, code, detail, &request_id);
+        self.head_count -= 1;
+        self.say_last(slot, response(status, "", document));
     }
 
     /// Refuses a connection for which there is no room.
@@ -231,14 +228,7 @@ impl<S: Socket> Shard<S> {
     ) {
         self.now = now;
         let slot = self.insert(socket);
-        self.head_count += 1;
-        self.head_count -= 1;
         self.say_last(slot, surplus_answer());
-    }
-
-    fn say_and_close(&mut self, slot: Slot, status: u16, title: &str, headers: &str, body: &str) {
-        self.head_count -= 1;
-        self.say_last(slot, response(status, title, headers, body));
     }
 
     fn say_last(&mut self, slot: Slot, text: String) {
@@ -255,17 +245,19 @@ impl<S: Socket> Shard<S> {
     }
 }
 
-fn response(status: u16, title: &str, headers: &str, body: &str) -> String {
+fn response(status: StatusCode, headers: &str, document: ProblemDocument<'_>) -> String {
+    let (body, number, title) = (document.to_json(), status.as_u16(), problem::title(status));
     format!(
-        "HTTP/1.1 {status} {title}\r\nContent-Type: application/problem+json\r\n\
+        "HTTP/1.1 {number} {title}\r\nContent-Type: {}\r\n\
          Content-Length: {}\r\n{headers}Connection: close\r\n\r\n{body}",
+        problem::MEDIA_TYPE,
         body.len()
     )
 }
 
 /// What a connection is told for which there is no room.
 pub fn surplus_answer() -> String {
-    let body = "{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\
-        \"detail\":\"too many connections\",\"code\":\"unavailable\",\"request_id\":\"-\"}";
-    response(503, "Service Unavailable", "Retry-After: 5\r\n", body)
+    let (status, detail) = (StatusCode::SERVICE_UNAVAILABLE, "too many connections");
+    let document = ProblemDocument::new(status, Code::Unavailable, detail, "-");
+    response(status, "Retry-After: 5\r\n", document)
 }

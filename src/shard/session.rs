@@ -29,7 +29,7 @@ use crate::wire::event::TimeText;
 use crate::wire::frame::{self, Split};
 use crate::wire::instance::Registration;
 use crate::wire::refusal::{Code, Refusal};
-use crate::ws::gate::Endpoint;
+use crate::ws::gate::{self, Endpoint};
 use crate::ws::reader::{Incoming, Wire};
 
 /// Continuation frames of a JSON socket.
@@ -398,15 +398,9 @@ impl<S: Socket> Shard<S> {
                 Refusal::new(Code::Forbidden, "the token is not for the user of this connection"),
             ),
             (Err(fault), _) => {
-                self.note_token_refused(slot, crate::ws::gate::unauthorized_cause(&fault));
-                let code = match fault {
-                    crate::auth::AuthError::TokenExpired => Code::TokenExpired,
-                    crate::auth::AuthError::Invalid(_) => Code::Unauthorized,
-                };
-                Local::Refuse(
-                    Family::Typed,
-                    Refusal::new(code, crate::ws::gate::unauthorized_detail(&fault)),
-                )
+                let denied = gate::bad_token(fault);
+                self.note_token_refused(slot, denied.cause.unwrap_or_default());
+                Local::Refuse(Family::Typed, Refusal::new(denied.code, denied.detail))
             }
         };
         self.answer_locally(slot, id, local);

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use slab::Slab;
 
 use crate::address::{AddressBlock, ClientAddress};
-use crate::auth::names;
+use crate::auth::{Identity, names};
 use crate::id::{ConnId, ConnName, ShardSet, UserId};
 use crate::storm;
 
@@ -28,6 +28,13 @@ pub struct Person {
     pub user_id: UserId,
     /// The name to show.
     pub username: Arc<str>,
+}
+
+impl Person {
+    /// The user of an identity.
+    pub fn of(identity: &Identity) -> Person {
+        Person { user_id: identity.user_id.clone(), username: identity.display_name().into() }
+    }
 }
 
 /// A JSON socket that has been opened.

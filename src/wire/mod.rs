@@ -21,6 +21,7 @@ pub mod frame;
 pub mod instance_list;
 pub mod json;
 pub mod message;
+pub mod problem;
 pub mod talk;
 
 pub use fanfare_protocol::{close, depth, instance, refusal};

@@ -185,18 +185,9 @@ impl Gate {
             return Err(Denied { cause: Some(FOREIGN_PAGE), ..denied });
         }
         let token = presented_token(knock.headers, knock.uri.query(), true)?;
-        let identity = self.identify(token.as_deref(), now_s).map_err(|fault| {
-            let code = match fault {
-                AuthError::TokenExpired => Code::TokenExpired,
-                AuthError::Invalid(_) => Code::Unauthorized,
-            };
-            let cause = unauthorized_cause(&fault);
-            Denied { cause: Some(cause), ..Denied::new(401, code, unauthorized_detail(&fault)) }
-                .with("WWW-Authenticate", "Bearer")
-        })?;
+        let identity = self.identify(token.as_deref(), now_s).map_err(bad_token)?;
         if identity.is_none() && self.is_auth_required {
-            return Err(Denied::new(401, Code::Unauthorized, "a token is required")
-                .with("WWW-Authenticate", "Bearer"));
+            return Err(token_required());
         }
         let channel = self.channel(knock.path)?;
         if let Some(channel) = &channel {
@@ -353,20 +344,21 @@ fn channel_in(path: &str) -> Option<&str> {
     (!name.is_empty() && !name.contains('/') && !RESERVED.contains(&name)).then_some(name)
 }
 
-/// A token fault in words that are safe to send.
-pub fn unauthorized_detail(fault: &AuthError) -> &'static str {
-    match fault {
-        AuthError::TokenExpired => "the token has expired",
-        AuthError::Invalid(_) => "the token is not valid",
-    }
+/// The 401 for a token that is refused. The client learns whether it has expired and nothing else.
+pub fn bad_token(fault: AuthError) -> Denied {
+    let (code, detail, cause) = match fault {
+        AuthError::TokenExpired => {
+            (Code::TokenExpired, "the token has expired", "the token has expired")
+        }
+        AuthError::Invalid(cause) => (Code::Unauthorized, "the token is not valid", cause),
+    };
+    Denied { cause: Some(cause), ..Denied::new(401, code, detail) }
+        .with("WWW-Authenticate", "Bearer")
 }
 
-/// The same in words for the log.
-pub fn unauthorized_cause(fault: &AuthError) -> &'static str {
-    match fault {
-        AuthError::TokenExpired => "the token has expired",
-        AuthError::Invalid(reason) => reason,
-    }
+/// The 401 for a request without a token that needs one.
+pub fn token_required() -> Denied {
+    Denied::new(401, Code::Unauthorized, "a token is required").with("WWW-Authenticate", "Bearer")
 }
 
 /// Headers of which there may be one alone, and two would be read differently by two readers.
@@ -477,16 +469,28 @@ pub fn presented_token(
     Ok(first)
 }
 
+impl Upgrade {
+    /// The header fields of the 101 (RFC 6455, 4.2.2).
+    pub fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let protocol = self.with_protocol.then_some(("Sec-WebSocket-Protocol", "fanfare"));
+        [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", &*self.accept),
+        ]
+        .into_iter()
+        .chain(protocol)
+    }
+}
+
 /// The bytes of the 101 answer.
 pub fn switching_protocols(upgrade: &Upgrade) -> Vec<u8> {
     let mut text = String::with_capacity(192);
-    text.push_str("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n");
-    text.push_str("Connection: Upgrade\r\nSec-WebSocket-Accept: ");
-    text.push_str(&upgrade.accept);
-    if upgrade.with_protocol {
-        text.push_str("\r\nSec-WebSocket-Protocol: fanfare");
+    text.push_str("HTTP/1.1 101 Switching Protocols\r\n");
+    for (name, value) in upgrade.fields() {
+        text.extend([name, ": ", value, "\r\n"]);
     }
-    text.push_str("\r\n\r\n");
+    text.push_str("\r\n");
     text.into_bytes()
 }
 
@@ -538,7 +542,11 @@ mod tests {
         let upgrade = judge(&gate(), "GET", GOOD).expect("a good upgrade");
         assert_eq!(upgrade.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let answer = String::from_utf8(switching_protocols(&upgrade)).expect("ASCII");
-        assert!(answer.ends_with("\r\n\r\n") && !answer.contains("Protocol: fanfare"));
+        assert_eq!(
+            answer,
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        );
     }
 
     #[test]

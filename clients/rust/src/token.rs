@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use fanfare_protocol::token::expires_at_s;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -157,41 +158,11 @@ pub(crate) fn is_header_safe(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// The `exp` of a JSON Web Token in seconds since 1970, if that is what it is.
-pub(crate) fn expires_at_s(token: &str) -> Option<u64> {
-    let claims = token.split('.').nth(1)?;
-    let claims: Value = serde_json::from_slice(&base64url(claims)?).ok()?;
-    claims.get("exp")?.as_u64()
-}
-
 /// Milliseconds until a token should be replaced: four fifths of what is left of it, and a minute
 /// before its end where it lives for long.
 pub(crate) fn refresh_in_ms(token: &str, now_unix_ms: u64) -> Option<u64> {
     let left = expires_at_s(token)?.saturating_mul(1_000).saturating_sub(now_unix_ms);
     Some(left.saturating_sub((left / 5).min(60_000)))
-}
-
-/// Decodes base64 in the alphabet for URLs (RFC 4648, 5), without padding.
-fn base64url(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
-    let (mut bits, mut count) = (0_u32, 0);
-    for byte in text.trim_end_matches('=').bytes() {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'-' => 62,
-            b'_' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6) | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push(u8::try_from((bits >> count) & 0xff).ok()?);
-        }
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

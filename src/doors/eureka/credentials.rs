@@ -10,15 +10,15 @@ use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use hyper::header::{AUTHORIZATION, HeaderMap};
 
-use crate::auth::{self, AuthError, Identity, Scopes, accounts};
+use crate::auth::{self, Identity, Scopes, accounts};
 use crate::http::Desk;
 use crate::http::logins::Purpose;
 use crate::http::passwords::Door;
 use crate::http::reply::Problem;
-use crate::http::users::{begin_login, failed_login};
+use crate::http::users::{begin_login, finish_login};
 use crate::limits;
 use crate::wire::refusal::Code;
-use crate::ws::gate::{unauthorized_cause, unauthorized_detail};
+use crate::ws::gate;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
@@ -35,10 +35,12 @@ impl Default for LoginLocks {
     }
 }
 
-fn unauthorized(code: Code, detail: &'static str) -> Problem {
-    let mut problem = Problem::new(401, code, detail);
-    problem.header = Some(("www-authenticate", String::from("Basic realm=\"fanfare\"")));
-    problem
+/// A 401 that asks for a name and a password: Eureka's clients send no tokens by themselves.
+fn unauthorized(problem: Problem) -> Problem {
+    Problem {
+        header: Some(("www-authenticate", String::from("Basic realm=\"fanfare\""))),
+        ..problem
+    }
 }
 
 /// The identity behind a request, where it may do what it asks. Wrong credentials are refused even
@@ -59,7 +61,8 @@ pub(super) async fn authorize(
                     Some(by_password(desk, locks, name, password).await?)
                 }
                 (None, None) => {
-                    return Err(unauthorized(Code::Unauthorized, "neither Bearer nor Basic"));
+                    let detail = "neither Bearer nor Basic";
+                    return Err(unauthorized(Problem::new(401, Code::Unauthorized, detail)));
                 }
             }
         }
@@ -72,20 +75,18 @@ pub(super) async fn authorize(
         return Ok(identity);
     }
     Err(match identity {
-        None => unauthorized(Code::Unauthorized, "a token or an account is required"),
+        None => {
+            let detail = "a token or an account is required";
+            unauthorized(Problem::new(401, Code::Unauthorized, detail))
+        }
         Some(_) => Problem::new(403, Code::Forbidden, format!("the scope {needed} is required")),
     })
 }
 
 fn by_token(desk: &Desk, token: &str) -> Result<Option<Identity>, Problem> {
     let now_s = desk.clock.now().unix_s();
-    desk.office.gate.identify(Some(token), now_s).map_err(|fault| {
-        let code = match fault {
-            AuthError::TokenExpired => Code::TokenExpired,
-            AuthError::Invalid(_) => Code::Unauthorized,
-        };
-        unauthorized(code, unauthorized_detail(&fault)).because(unauthorized_cause(&fault))
-    })
+    let identified = desk.office.gate.identify(Some(token), now_s);
+    identified.map_err(|fault| unauthorized(gate::bad_token(fault).into()))
 }
 
 /// Name and password in the value of an `Authorization` header, if its scheme is `Basic`.
@@ -105,7 +106,8 @@ async fn by_password(
     name: String,
     password: String,
 ) -> Result<Identity, Problem> {
-    let wrong = || unauthorized(Code::Unauthorized, "wrong username or password");
+    let wrong =
+        || unauthorized(Problem::new(401, Code::Unauthorized, "wrong username or password"));
     if !accounts::is_possible_name(&name) || password.len() > limits::PASSWORD_BYTES_MAX {
         return Err(wrong());
     }
@@ -129,14 +131,9 @@ async fn by_password(
     let attempt = begin_login(desk, Purpose::Eureka, &name).await?;
     let forgotten = revoked.vouched.forgotten();
     let account = office.library.account(&name).await?;
-    let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-    let is_right = office.passwords.verify(Door::Eureka, password, hash).await?;
-    let cause = failed_login(desk, account.as_ref(), is_right);
-    let Some(account) = account.filter(|account| is_right && !account.standing.is_disabled) else {
-        attempt.fail(desk.clock.now().unix_ms);
-        return Err(wrong().because(cause));
-    };
-    drop(attempt);
+    let account = finish_login(desk, attempt, Door::Eureka, account, password)
+        .await?
+        .map_err(|cause| wrong().because(cause))?;
     let now_ms = desk.clock.now().unix_ms;
     let scopes = office.scopes_of(&account);
     let identity = Identity {

@@ -143,7 +143,7 @@ fn not_found() -> Problem {
 }
 
 fn wrong(detail: impl Into<Cow<'static, str>>) -> Problem {
-    Problem::new(400, Code::InvalidArgument, detail)
+    Problem::invalid(detail)
 }
 
 async fn dispatch(
