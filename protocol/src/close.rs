@@ -73,6 +73,18 @@ impl Reason {
         }
     }
 
+    /// The reason of a close code; none of a code that no server of ours sends.
+    ///
+    /// ```
+    /// use fanfare_protocol::close::Reason;
+    ///
+    /// assert_eq!(Reason::from_code(4403), Some(Reason::Removed));
+    /// assert_eq!(Reason::from_code(1006), None);
+    /// ```
+    pub fn from_code(code: u16) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+
     /// The close frame's text. At most 123 bytes (RFC 6455, 5.5).
     pub const fn text(self) -> &'static str {
         match self {
@@ -107,6 +119,7 @@ mod tests {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), index);
             assert!(reason.text().len() <= 123);
+            assert_eq!(Reason::from_code(reason.code()), Some(reason));
         }
     }
 }

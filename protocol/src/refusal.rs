@@ -79,6 +79,18 @@ impl Code {
         }
     }
 
+    /// The code of a name on the wire; none of a name that this version does not know.
+    ///
+    /// ```
+    /// use fanfare_protocol::refusal::Code;
+    ///
+    /// assert_eq!(Code::from_name("not_found"), Some(Code::NotFound));
+    /// assert_eq!(Code::from_name("of another day"), None);
+    /// ```
+    pub fn from_name(name: &str) -> Option<Code> {
+        Code::ALL.into_iter().find(|code| code.as_str() == name)
+    }
+
     /// Whether the same request, unchanged, may succeed later.
     pub const fn is_temporary(self) -> bool {
         matches!(self, Code::RateLimited | Code::Unavailable | Code::Internal)
@@ -153,6 +165,7 @@ mod tests {
         for (index, code) in Code::ALL.into_iter().enumerate() {
             assert_eq!(code.index(), index);
             assert!((400..=599).contains(&code.http_status()));
+            assert_eq!(Code::from_name(code.as_str()), Some(code));
         }
     }
 }

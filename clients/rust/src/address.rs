@@ -1,6 +1,6 @@
 //! Where a server is: `ws://host:port`, with what follows from it.
 //!
-//! Imports its siblings only.
+//! Imports `error`. Imported by `transport` and `settings`.
 
 use crate::error::Error;
 

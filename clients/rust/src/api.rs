@@ -2,7 +2,7 @@
 //!
 //! For tools, and for what comes before a connection: making an account, signing in.
 //!
-//! Imports `clock`, `limits` and its siblings.
+//! Imports `clock` and `transport`. Imported by the root and `handle::client`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use crate::address::Address;
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::frame::Person;
-use crate::http::{self, Call};
-use crate::link::{Incoming, Link};
-use crate::token::{self, BoxError, Issuer, TokenSource};
+use crate::event::Person;
+use crate::transport::http::{self, Call};
+use crate::transport::socket::{Incoming, Socket};
+use crate::transport::token::{self, BoxError, Issuer, TokenSource};
 
 /// How long a call or a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ pub struct Login {
 }
 
 impl Api {
-    /// A server by its URL, as for [`super::Builder::url`].
+    /// A server by its URL, as for [`crate::Builder::url`].
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl Api {
         Ok(self)
     }
 
-    /// The same with an account of the server, as for [`super::Builder::login`]. There is no token
+    /// The same with an account of the server, as for [`crate::Builder::login`]. There is no token
     /// before [`Api::renew`].
     ///
     /// ```no_run
@@ -114,7 +114,7 @@ impl Api {
         })
     }
 
-    /// The same with tokens from a closure, as for [`super::Builder::token_source`]. There is no
+    /// The same with tokens from a closure, as for [`crate::Builder::token_source`]. There is no
     /// token before [`Api::renew`].
     #[must_use]
     pub fn with_token_source<F, T>(self, fetch: F) -> Api
@@ -227,9 +227,10 @@ impl Api {
     /// [`Error::Status`] where the server refuses it, or no connection.
     pub async fn open_socket(&self) -> Result<RawSocket, Error> {
         let token = self.token.lock().clone();
-        let opening = Link::open(&self.address, token.as_deref(), MESSAGE_BYTES_MAX);
-        let link = tokio::time::timeout(PATIENCE, opening).await.map_err(|_| Error::Timeout)??;
-        Ok(RawSocket { link })
+        let opening = Socket::open(&self.address, token.as_deref(), MESSAGE_BYTES_MAX);
+        let socket =
+            tokio::time::timeout(PATIENCE, opening).await.map_err(|_| Error::Timeout)??;
+        Ok(RawSocket { socket })
     }
 }
 
@@ -248,21 +249,32 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// A socket as it is: texts both ways.
+/// A socket without reconnects or subscriptions: JSON texts both ways.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), fanfare_client::Error> {
+/// let mut socket = fanfare_client::Api::new("http://localhost:8080")?.open_socket().await?;
+/// println!("{}", socket.next().await?); // the welcome
+/// socket.send(r#"{"type":"ping"}"#);
+/// println!("{}", socket.next().await?);
+/// socket.close().await;
+/// # Ok(())
+/// # }
+/// ```
 pub struct RawSocket {
-    link: Link,
+    socket: Socket,
 }
 
 impl RawSocket {
     /// Sends a text, while [`RawSocket::next`] is awaited. What was not sent yet is kept without a
     /// bound: see [`RawSocket::has_room`].
     pub fn send(&mut self, text: impl Into<String>) {
-        self.link.push(text.into());
+        self.socket.push(text.into());
     }
 
     /// Whether fewer than 256 texts wait to be sent.
     pub fn has_room(&self) -> bool {
-        self.link.has_room()
+        self.socket.has_room()
     }
 
     /// The next text. Nothing is lost when the future is dropped.
@@ -272,7 +284,7 @@ impl RawSocket {
     /// Why the connection has ended.
     pub async fn next(&mut self) -> Result<String, Error> {
         loop {
-            if let Incoming::Text(text) = self.link.next().await? {
+            if let Incoming::Text(text) = self.socket.next().await? {
                 return Ok(text.as_str().to_owned());
             }
         }
@@ -280,8 +292,8 @@ impl RawSocket {
 
     /// Says goodbye and waits for the server's, for at most 2 s.
     pub async fn close(mut self) {
-        self.link.say_goodbye();
-        let goodbye = async { while self.link.next().await.is_ok() {} };
+        self.socket.say_goodbye();
+        let goodbye = async { while self.socket.next().await.is_ok() {} };
         // Whether the server says goodbye too makes no difference now.
         let _ = tokio::time::timeout(Duration::from_secs(2), goodbye).await;
     }

@@ -7,11 +7,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare_protocol::close::Reason;
 use fanfare_protocol::refusal::Code;
 
 /// Why something was not done.
 ///
-/// Cloning is cheap, so that one fault can be told to everyone it concerns.
+/// Cloning is cheap: one failure of a connection is the error of every request on it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
@@ -88,7 +89,7 @@ impl Error {
             | Error::Protocol(_) => true,
             Error::Status { status, .. } => matches!(status, 408 | 429 | 500..),
             Error::Refused { is_temporary, .. } => *is_temporary,
-            Error::Closed { code, .. } => !matches!(code, 4403),
+            Error::Closed { .. } => self.close_reason() != Some(Reason::Removed),
         }
     }
 
@@ -99,7 +100,13 @@ impl Error {
         }
         match self {
             Error::Status { retry_after: Some(after), .. } => Some(*after),
-            Error::Closed { code: 4409 | 4429, .. } | Error::Status { status: 429, .. } => {
+            Error::Status { status: 429, .. } => Some(Duration::from_secs(10)),
+            Error::Closed { .. }
+                if matches!(
+                    self.close_reason(),
+                    Some(Reason::TooManyConnections | Reason::RateLimit)
+                ) =>
+            {
                 Some(Duration::from_secs(10))
             }
             Error::Refused { code: Some(Code::RateLimited), .. } => Some(Duration::from_secs(1)),
@@ -117,13 +124,17 @@ impl Error {
 
     /// Whether a new token could make the difference.
     pub(crate) fn is_about_token(&self) -> bool {
-        matches!(self, Error::Status { status: 401, .. } | Error::Closed { code: 4401, .. })
+        matches!(self, Error::Status { status: 401, .. })
+            || self.close_reason() == Some(Reason::TokenExpired)
     }
-}
 
-/// Finds a code by its name on the wire.
-pub(crate) fn code_of(text: &str) -> Option<Code> {
-    Code::ALL.into_iter().find(|code| code.as_str() == text)
+    /// Why the server closed the connection, where it did, with a code that we know.
+    pub(crate) fn close_reason(&self) -> Option<Reason> {
+        match self {
+            Error::Closed { code, .. } => Reason::from_code(*code),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -183,13 +194,5 @@ mod tests {
             assert_eq!(error.is_temporary(), is_temporary, "{error}");
             assert_eq!(error.retry_after().is_some(), is_temporary, "{error}");
         }
-    }
-
-    #[test]
-    fn every_code_is_found_by_its_name() {
-        for code in Code::ALL {
-            assert_eq!(code_of(code.as_str()), Some(code));
-        }
-        assert_eq!(code_of("of another day"), None);
     }
 }

@@ -1,14 +1,14 @@
-//! What the server says, read from one text message, and how requests are written.
+//! One message of the server, read from its text.
 //!
-//! Imports `wire::instance`. Imported by everything in `client` that takes frames in.
+//! Imports `error` and `event`. Imported by `state` and `connection`.
 
+use fanfare_protocol::instance::{Instance, InstanceKey};
+use fanfare_protocol::refusal::Code;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::error::{Error, code_of};
-use crate::service::InstanceChange;
-use fanfare_protocol::instance::{Instance, InstanceKey};
-use fanfare_protocol::refusal::Code;
+use crate::error::Error;
+use crate::event::{InstanceChange, Person};
 
 /// Every field of every frame. Which of them are there, `kind` or `message_type` says.
 #[derive(Debug, Default, Deserialize)]
@@ -54,15 +54,6 @@ pub(crate) struct Frame {
     pub(crate) failed_instance_keys: Option<Vec<FailedKey>>,
 }
 
-/// A user, as rooms and announcements name one.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[allow(missing_docs, reason = "the fields are the protocol's own names")]
-pub struct Person {
-    pub user_id: String,
-    #[serde(default)]
-    pub username: String,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct FailedInstance {
@@ -94,7 +85,7 @@ impl Frame {
             let in_data = || data.and_then(|data| data[name].as_str()).map(Box::from);
             field.clone().or_else(in_data).unwrap_or_default()
         };
-        let code = code_of(&text(&self.code, "code"));
+        let code = Code::from_name(&text(&self.code, "code"));
         let is_temporary = self.temporary.unwrap_or(code.is_some_and(Code::is_temporary));
         Error::Refused { code, message: text(&self.message, "message").into(), is_temporary }
     }

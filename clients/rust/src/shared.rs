@@ -4,9 +4,8 @@
 //! and wakes the readers. So nothing is lost while there is no connection, and nothing needs a queue
 //! without a bound.
 //!
-//! Imports `clock` and its siblings.
+//! Imports `clock`, `frame`, `settings`, `state` and `transport`. Imported by `connection` and `handle`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,16 +15,28 @@ use serde_json::{Map, Value};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::address::Address;
-use crate::builder::Settings;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::frame::Frame;
-use crate::inbox::Inbox;
-use crate::queue::Queue;
-use crate::talk::EnvelopeEvent;
-use crate::{channel, lease, room, service};
+use crate::settings::Settings;
+use crate::state::State;
 
 /// Whether a client is connected.
+///
+/// ```no_run
+/// # async fn example(client: fanfare_client::Client) {
+/// use fanfare_client::Status;
+///
+/// let mut status = client.watch_status();
+/// while status.changed().await.is_ok() {
+///     match &*status.borrow_and_update() {
+///         Status::Connected { url, .. } => println!("connected to {url}"),
+///         Status::Waiting { error, wait } => println!("{error}; again in {wait:?}"),
+///         other => println!("{other:?}"),
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Status {
@@ -39,17 +50,17 @@ pub enum Status {
         connection_id: String,
         /// The id of the server.
         node_id: String,
-        /// Who we are, signed in.
+        /// The user that the client is signed in as.
         user_id: Option<String>,
     },
     /// The next connection is tried after a while.
     Waiting {
         /// Why the last one ended, or did not come about.
         error: Error,
-        /// How long it is waited from the moment this status was set.
+        /// Time from the moment this status was set to the next try.
         wait: Duration,
     },
-    /// There is no coming back.
+    /// The client has ended.
     Closed(Error),
 }
 
@@ -60,8 +71,8 @@ impl Status {
     }
 }
 
-/// A request of a handle that waits for its answer.
-pub(crate) struct Order {
+/// A request of a handle, which waits for the answer.
+pub(crate) struct HandleRequest {
     /// The message, without its id.
     pub(crate) body: Map<String, Value>,
     /// The id it has to carry, where that matters to others.
@@ -71,52 +82,14 @@ pub(crate) struct Order {
     pub(crate) reply: oneshot::Sender<Result<Frame, Error>>,
 }
 
-/// A reader of envelopes.
-#[derive(Debug)]
-pub(crate) struct EnvelopeFeed {
-    pub(crate) queue: Queue<EnvelopeEvent>,
-    pub(crate) missed: u64,
-}
-
-/// What is wanted and what is known.
-#[derive(Debug, Default)]
-pub(crate) struct State {
-    pub(crate) services: service::Directory,
-    pub(crate) channels: channel::Directory,
-    pub(crate) rooms: room::Directory,
-    pub(crate) leases: lease::Book,
-    pub(crate) envelopes: BTreeMap<u64, EnvelopeFeed>,
-    pub(crate) inboxes: BTreeMap<u64, Inbox>,
-    pub(crate) is_stopping: bool,
-    /// Why there is no coming back.
-    pub(crate) ended: Option<Error>,
-    next_key: u64,
-}
-
-impl State {
-    pub(crate) fn new_key(&mut self) -> u64 {
-        self.next_key += 1;
-        self.next_key
-    }
-
-    /// Tells every reader that nothing comes any more.
-    pub(crate) fn end(&mut self, error: Error) {
-        self.ended = Some(error);
-        self.services.close();
-        self.channels.close();
-        self.envelopes.values_mut().for_each(|feed| feed.queue.close());
-        self.inboxes.values_mut().for_each(|inbox| inbox.queue.close());
-    }
-}
-
-/// The meeting place.
+/// What a client's handles and its driver share.
 pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     /// Wakes the driver.
     pub(crate) wake: Notify,
     /// Wakes those who wait for something in the state.
     pub(crate) changed: Notify,
-    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) requests: mpsc::Sender<HandleRequest>,
     pub(crate) settings: Settings,
     /// Where tasks run that a handle starts.
     pub(crate) runtime: tokio::runtime::Handle,
@@ -144,7 +117,7 @@ impl Shared {
     }
 
     /// Changes what is wanted, and wakes the driver.
-    pub(crate) fn want<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.state.lock());
         self.wake.notify_one();
         result
@@ -174,16 +147,16 @@ impl Shared {
     }
 
     /// Sends a request and waits for its answer, for as long as the settings allow.
-    pub(crate) async fn ask(
+    pub(crate) async fn request(
         &self,
         body: Map<String, Value>,
         id: Option<String>,
         silent: Option<Box<str>>,
     ) -> Result<Frame, Error> {
         let (reply, answer) = oneshot::channel();
-        let order = Order { body, id, silent, reply };
+        let request = HandleRequest { body, id, silent, reply };
         let asked = async {
-            self.orders.send(order).await.map_err(|_| Error::Stopped)?;
+            self.requests.send(request).await.map_err(|_| Error::Stopped)?;
             answer.await.map_err(|_| Error::Stopped)?
         };
         let patience = self.settings.request_timeout;
@@ -192,10 +165,10 @@ impl Shared {
 }
 
 /// Ends the client when the last handle of it is dropped.
-pub(crate) struct Keeper(pub(crate) Arc<Shared>);
+pub(crate) struct ShutdownGuard(pub(crate) Arc<Shared>);
 
-impl Drop for Keeper {
+impl Drop for ShutdownGuard {
     fn drop(&mut self) {
-        self.0.want(|state| state.is_stopping = true);
+        self.0.update(|state| state.is_stopping = true);
     }
 }

@@ -1,22 +1,20 @@
-//! The instances a client stands for, and when their leases have to be renewed.
+//! The instances that a client keeps registered, and when their leases have to be renewed.
 //!
 //! # Promises
 //!
 //! * Every lease is renewed once a third of it has passed, together with others that are nearly due.
 //! * An instance that the server has forgotten is registered again.
 //!
-//! Imports `id`, `wire::instance` and its siblings.
+//! Imports `error` and `frame`. Imported by `state`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+
+use fanfare_protocol::id::InstanceIdentity;
+use fanfare_protocol::instance::{Instance, InstanceKey};
+use fanfare_protocol::limits::LEASE_TTL_MS_DEFAULT;
 
 use crate::error::Error;
 use crate::frame::{FailedInstance, FailedKey};
-use fanfare_protocol::id::InstanceIdentity;
-use fanfare_protocol::instance::{Instance, InstanceKey};
-
-/// The lease of an instance that asks for none, in milliseconds.
-pub const LEASE_TTL_MS_DEFAULT: u64 = 20_000;
 
 /// Bytes of entries in one message. Servers take 64 KiB.
 const BATCH_BYTES_MAX: usize = 48 * 1_024;
@@ -36,7 +34,7 @@ enum Phase {
     /// The server has it.
     Held { due_ns: u64 },
     /// The server was asked to renew it, and has not answered.
-    Beating,
+    Renewing,
     /// The server does not want it, and will not.
     Refused,
 }
@@ -52,14 +50,14 @@ struct Lease {
     version: u64,
     registrations: u64,
     error: Option<Error>,
-    /// It is to be unregistered: nobody stands for it any more.
+    /// Its handle was dropped: it is to be unregistered.
     is_leaving: bool,
     was_told: bool,
 }
 
-/// What to tell the server next.
+/// What to ask the server for next, with the identities that the answer is about.
 #[derive(Debug)]
-pub(crate) enum Wish {
+pub(crate) enum LeaseRequest {
     Register(Vec<Instance>, Vec<(InstanceIdentity, u64)>),
     Heartbeat(Vec<InstanceKey>, Vec<InstanceIdentity>),
     Unregister(Vec<InstanceKey>, Vec<(InstanceIdentity, u64)>),
@@ -67,14 +65,14 @@ pub(crate) enum Wish {
 
 /// Every instance of a client.
 #[derive(Debug, Default)]
-pub(crate) struct Book {
+pub(crate) struct LeaseTable {
     leases: BTreeMap<InstanceIdentity, Lease>,
-    /// Leases that nobody stands for and that wait to be unregistered.
+    /// Something may have to be sent before the next lease is due.
     is_dirty: bool,
 }
 
-impl Book {
-    /// Takes an instance in. `key` tells who stands for it.
+impl LeaseTable {
+    /// Takes an instance in. `key` tells its handle.
     pub(crate) fn add(
         &mut self,
         key: u64,
@@ -89,7 +87,7 @@ impl Book {
         }
         let before = self.leases.get(&checked.identity);
         if before.is_some_and(|before| !before.is_leaving && before.key != key) {
-            return Err(Error::invalid("this client stands for that instance already"));
+            return Err(Error::invalid("this client has registered that instance already"));
         }
         let (version, registrations) =
             before.map_or((0, 0), |before| (before.version + 1, before.registrations));
@@ -113,12 +111,12 @@ impl Book {
         Ok(checked.identity)
     }
 
-    /// Nobody stands for an instance any more. Where `is_told`, the server shall know.
-    pub(crate) fn release(&mut self, key: u64, identity: &InstanceIdentity, is_told: bool) {
+    /// The handle of an instance is gone. The instance is unregistered where `is_unregistered`, and expires otherwise.
+    pub(crate) fn release(&mut self, key: u64, identity: &InstanceIdentity, is_unregistered: bool) {
         let Some(lease) = self.leases.get_mut(identity).filter(|lease| lease.key == key) else {
             return;
         };
-        if is_told && lease.was_told {
+        if is_unregistered && lease.was_told {
             lease.is_leaving = true;
             lease.version += 1;
             self.is_dirty = true;
@@ -142,7 +140,7 @@ impl Book {
     pub(crate) fn disconnect(&mut self) {
         for lease in self.leases.values_mut() {
             lease.phase = match lease.phase {
-                Phase::Held { .. } | Phase::Beating => Phase::Held { due_ns: 0 },
+                Phase::Held { .. } | Phase::Renewing => Phase::Held { due_ns: 0 },
                 Phase::New { .. } | Phase::Registering | Phase::Refused => {
                     Phase::New { not_before_ns: 0 }
                 }
@@ -165,7 +163,7 @@ impl Book {
     }
 
     /// The next batch to send. What is in it counts as told.
-    pub(crate) fn next_wish(&mut self, now_ns: u64) -> Option<Wish> {
+    pub(crate) fn next_request(&mut self, now_ns: u64) -> Option<LeaseRequest> {
         let mut leaving = (Vec::new(), Vec::new());
         let mut new = (Vec::new(), Vec::new());
         let mut due = (Vec::new(), Vec::new());
@@ -179,7 +177,7 @@ impl Book {
                 break;
             }
             match lease.phase {
-                Phase::Registering | Phase::Beating => continue,
+                Phase::Registering | Phase::Renewing => continue,
                 _ if lease.is_leaving => {
                     leaving.0.push(lease.instance.key());
                     leaving.1.push((identity.clone(), lease.version));
@@ -195,7 +193,7 @@ impl Book {
                 Phase::Held { due_ns } if due_ns <= now_ns.saturating_add(lease.ttl_ns / 10) => {
                     due.0.push(lease.instance.key());
                     due.1.push(identity.clone());
-                    lease.phase = Phase::Beating;
+                    lease.phase = Phase::Renewing;
                 }
                 _ => continue,
             }
@@ -208,13 +206,13 @@ impl Book {
         if kinds[0] {
             self.take_back(&new.1, Phase::New { not_before_ns: 0 });
             self.take_back_due(&due.1);
-            return Some(Wish::Unregister(leaving.0, leaving.1));
+            return Some(LeaseRequest::Unregister(leaving.0, leaving.1));
         }
         if kinds[1] {
             self.take_back_due(&due.1);
-            return Some(Wish::Register(new.0, new.1));
+            return Some(LeaseRequest::Register(new.0, new.1));
         }
-        kinds[2].then_some(Wish::Heartbeat(due.0, due.1))
+        kinds[2].then_some(LeaseRequest::Heartbeat(due.0, due.1))
     }
 
     fn take_back(&mut self, of: &[(InstanceIdentity, u64)], phase: Phase) {
@@ -305,7 +303,7 @@ impl Book {
         }
         for identity in asked {
             let Some(lease) = self.leases.get_mut(identity) else { continue };
-            if lease.phase != Phase::Beating {
+            if lease.phase != Phase::Renewing {
                 continue;
             }
             lease.phase = match refused.get(identity) {
@@ -321,7 +319,7 @@ impl Book {
     pub(crate) fn not_renewed(&mut self, asked: &[InstanceIdentity], now_ns: u64) {
         for identity in asked {
             let Some(lease) = self.leases.get_mut(identity) else { continue };
-            if lease.phase == Phase::Beating {
+            if lease.phase == Phase::Renewing {
                 lease.phase = Phase::Held { due_ns: now_ns + RETRY_NS + lease.ttl_ns / 10 };
             }
         }
@@ -342,7 +340,7 @@ impl Book {
     pub(crate) fn outcome(&self, identity: &InstanceIdentity) -> Option<Result<(), Error>> {
         let lease = self.leases.get(identity)?;
         match lease.phase {
-            Phase::Held { .. } | Phase::Beating => Some(Ok(())),
+            Phase::Held { .. } | Phase::Renewing => Some(Ok(())),
             Phase::Refused => Some(Err(lease.error.clone().unwrap_or(Error::Timeout))),
             Phase::New { .. } | Phase::Registering => None,
         }
@@ -363,9 +361,4 @@ fn refusal(code: &str, message: &str) -> Error {
         message: format!("{code}: {message}"),
         is_temporary: !matches!(code, "bad-request" | "no-permission"),
     }
-}
-
-/// A duration from a count of nanoseconds.
-pub(crate) const fn ns(count: u64) -> Duration {
-    Duration::from_nanos(count)
 }

@@ -3,11 +3,12 @@
 //! They are rare next to what goes over the socket (a login, a direct message, the first list of all
 //! services), so that a pool of connections would cost more than it gives.
 //!
-//! Imports its siblings only.
+//! Imports `address`, `error` and `net`. Imported by `token`, `connection` and `api`.
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use fanfare_protocol::refusal::Code;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
@@ -15,8 +16,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
 use crate::address::Address;
-use crate::error::{Error, code_of};
-use crate::net;
+use crate::error::Error;
+use crate::transport::net;
 
 /// Largest answer, in bytes. A listing of 200,000 instances fits.
 const ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
@@ -97,7 +98,7 @@ pub(crate) fn problem(status: StatusCode, body: &[u8], retry_after: Option<Durat
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     Error::Status {
         status: status.as_u16(),
-        code: body["code"].as_str().and_then(code_of),
+        code: body["code"].as_str().and_then(Code::from_name),
         message: body["detail"].as_str().unwrap_or_default().to_owned(),
         retry_after,
     }

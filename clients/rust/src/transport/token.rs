@@ -1,8 +1,8 @@
-//! Where tokens come from, and when they end: for [`super::Client`] and for [`super::Api`].
+//! Where tokens come from, and when they end: for [`crate::Client`] and for [`crate::Api`].
 //!
 //! A client never checks a token: it only looks for the time in it, to have the next one before.
 //!
-//! Imports its siblings only.
+//! Imports `address`, `error` and `http`. Imported by `settings`, `connection` and `api`.
 
 use std::fmt;
 use std::future::Future;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::address::Address;
 use crate::error::Error;
-use crate::http::{self, Call};
+use crate::transport::http::{self, Call};
 
 /// Any error, as a token source may give it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

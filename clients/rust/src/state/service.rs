@@ -1,4 +1,4 @@
-//! What a client knows of services: instances built from snapshots and changes.
+//! What a client knows of services: images built from snapshots and changes.
 //!
 //! ```text
 //! subscribed, service_snapshot --> replace --+
@@ -13,43 +13,26 @@
 //! * A feed whose reader is slow holds no more than its bound. It then forgets the changes and gives
 //!   the newest state instead, so that what a reader has seen adds up all the same.
 //!
-//! Imports `id`, `wire::instance` and its siblings.
-
-mod event;
-mod image;
+//! Imports `error`, `event`, `frame` and its siblings. Imported by `state` and `connection::cache`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use serde::{Deserialize, Serialize};
-
-pub use self::event::{ChangeType, InstanceChange, ServiceChange, ServiceEvent, ServiceState};
-
-use self::image::Image;
-use crate::error::Error;
-use crate::frame::Frame;
-use crate::queue::Queue;
 use fanfare_protocol::id::ServiceName;
 use fanfare_protocol::instance::Instance;
+use serde::{Deserialize, Serialize};
 
-/// Where a subscription stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Phase {
-    /// The server does not know of it.
-    #[default]
-    Idle,
-    /// The server was asked.
-    Asked,
-    /// The server sends what happens.
-    Live,
-}
+use crate::error::Error;
+use crate::event::{ServiceChange, ServiceEvent, ServiceState};
+use crate::frame::Frame;
+use crate::state::image::Image;
+use crate::state::queue::Queue;
+use crate::state::subscription::{Need, Next, Phase, Subscription, SubscriptionTable};
 
-/// One service and who wants it.
+/// What is known of one service.
 #[derive(Debug, Default)]
-struct Entry {
-    wanted: u32,
-    phase: Phase,
+struct Service {
     image: Option<Image>,
     /// The image is not the registry's, and only a snapshot can help.
     is_broken: bool,
@@ -57,14 +40,14 @@ struct Entry {
     is_touched: bool,
     /// The highest revision of a frame that could not be applied, while all services are listed.
     missed: Option<(Box<str>, u64)>,
+    /// When the image was last known to be the registry's.
     confirmed_unix_ms: u64,
-    error: Option<Error>,
 }
 
 /// The subscription to every service.
 #[derive(Debug, Default)]
 struct All {
-    wanted: u32,
+    wanted: usize,
     phase: Phase,
     is_listed: bool,
     error: Option<Error>,
@@ -75,52 +58,50 @@ struct Feed {
     /// None: every service.
     filter: Option<ServiceName>,
     queue: Queue<ServiceEvent>,
-    /// Services whose newest state is owed in place of what was forgotten.
-    owed: BTreeSet<ServiceName>,
+    /// Services whose newest state comes in place of what was dropped.
+    resync: BTreeSet<ServiceName>,
 }
 
 impl Feed {
     fn push(&mut self, event: ServiceEvent) {
         let name = event.service().cloned();
-        if name.as_ref().is_some_and(|name| self.owed.contains(name)) {
+        if name.as_ref().is_some_and(|name| self.resync.contains(name)) {
             return;
         }
         if self.queue.push(event).is_err() {
             while let Some(forgotten) = self.queue.pop() {
-                self.owed.extend(forgotten.service().cloned());
+                self.resync.extend(forgotten.service().cloned());
             }
-            self.owed.extend(name);
+            self.resync.extend(name);
             self.queue.wake();
         }
     }
 
-    fn owe(&mut self, name: ServiceName) {
-        self.owed.insert(name);
+    fn resync(&mut self, name: ServiceName) {
+        self.resync.insert(name);
         self.queue.wake();
     }
 }
 
 /// What to ask the server for next.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
-    Follow { service: ServiceName, since: Option<(Box<str>, u64)> },
-    Unfollow(ServiceName),
-    FollowAll,
-    UnfollowAll,
+pub(crate) enum ServiceRequest {
+    Subscribe { service: ServiceName, since: Option<(Box<str>, u64)> },
+    Unsubscribe(ServiceName),
+    SubscribeAll,
+    UnsubscribeAll,
 }
 
 /// Every service a client knows of.
 #[derive(Debug, Default)]
-pub(crate) struct Directory {
-    entries: BTreeMap<ServiceName, Entry>,
+pub(crate) struct ServiceTable {
+    services: SubscriptionTable<ServiceName, Service>,
     all: All,
     feeds: BTreeMap<u64, Feed>,
-    /// Services whose subscription is not as it is wanted.
-    todo: BTreeSet<ServiceName>,
-    is_all_todo: bool,
-    /// Services that were refused for now.
-    later: BTreeSet<ServiceName>,
-    is_all_later: bool,
+    /// The subscription to all of them is not as it is needed.
+    is_all_due: bool,
+    /// It was refused for now.
+    is_all_refused: bool,
     /// When the server was last heard, on a connection that is open or was the last one.
     pub(crate) heard_unix_ms: u64,
     /// Whether something has changed since the cache was written.
@@ -138,132 +119,104 @@ pub(crate) struct Saved {
     instances: Vec<Instance>,
 }
 
-impl Directory {
+impl ServiceTable {
     /// Wants a service, or all of them.
     pub(crate) fn want(&mut self, service: Option<&ServiceName>) {
-        let Some(service) = service else {
+        if let Some(service) = service {
+            self.services.want(service.clone());
+        } else {
             self.all.wanted += 1;
-            self.is_all_todo |= self.all.phase == Phase::Idle;
-            return;
-        };
-        let entry = self.entries.entry(service.clone()).or_default();
-        entry.wanted += 1;
-        if entry.phase == Phase::Idle {
-            self.todo.insert(service.clone());
+            self.is_all_due |= self.all.phase == Phase::Idle;
         }
     }
 
     /// Wants it no longer. The last one to do so ends the subscription.
     pub(crate) fn release(&mut self, service: Option<&ServiceName>) {
-        match service {
-            None => {
-                self.all.wanted = self.all.wanted.saturating_sub(1);
-                self.is_all_todo |= self.all.wanted == 0;
-            }
-            Some(service) => {
-                if let Some(entry) = self.entries.get_mut(service) {
-                    entry.wanted = entry.wanted.saturating_sub(1);
-                    if entry.wanted == 0 {
-                        self.todo.insert(service.clone());
-                    }
-                }
-            }
+        if let Some(service) = service {
+            self.services.release(service);
+        } else {
+            self.all.wanted = self.all.wanted.saturating_sub(1);
+            self.is_all_due |= self.all.wanted == 0;
         }
     }
 
-    /// The next thing to ask the server for. It counts as asked.
-    pub(crate) fn next_wish(&mut self) -> Option<Wish> {
-        if std::mem::take(&mut self.is_all_todo) {
+    /// The next request. It counts as sent.
+    pub(crate) fn next_request(&mut self) -> Option<ServiceRequest> {
+        if std::mem::take(&mut self.is_all_due) {
             match (self.all.wanted > 0, self.all.phase) {
                 (true, Phase::Idle) => {
                     self.all.phase = Phase::Asked;
-                    return Some(Wish::FollowAll);
+                    return Some(ServiceRequest::SubscribeAll);
                 }
                 (false, Phase::Live | Phase::Asked) => {
                     self.all = All::default();
-                    self.todo.extend(self.entries.keys().cloned());
-                    return Some(Wish::UnfollowAll);
+                    self.services.mark_all_due();
+                    return Some(ServiceRequest::UnsubscribeAll);
                 }
                 _ => {}
             }
         }
-        while let Some(service) = self.todo.pop_first() {
-            let is_all_wanted = self.all.wanted > 0;
-            let Some(entry) = self.entries.get_mut(&service) else { continue };
-            let is_needed = entry.wanted > 0 || (is_all_wanted && entry.is_broken);
-            match (is_needed, entry.phase) {
-                (true, Phase::Idle) => {
-                    entry.phase = Phase::Asked;
-                    let image = entry.image.as_ref().filter(|_| !entry.is_broken);
-                    let since = image.map(|image| (image.epoch.clone(), image.revision));
-                    return Some(Wish::Follow { service, since });
-                }
-                (false, Phase::Live) => {
-                    entry.phase = Phase::Idle;
-                    if !is_all_wanted {
-                        self.entries.remove(&service);
-                    }
-                    return Some(Wish::Unfollow(service));
-                }
-                (false, Phase::Idle) if !is_all_wanted => {
-                    self.entries.remove(&service);
-                }
-                _ => {}
+        let is_all_wanted = self.all.wanted > 0;
+        let next = self.services.next(|_, entry| match entry.wanted {
+            1.. => Need::Subscribed,
+            0 if is_all_wanted && entry.value.is_broken => Need::Subscribed,
+            0 if is_all_wanted => Need::Kept,
+            0 => Need::Forgotten,
+        })?;
+        Some(match next {
+            Next::Subscribe(service) => {
+                let known = self.services.get(&service).map(|entry| &entry.value);
+                let image = known.filter(|one| !one.is_broken).and_then(|one| one.image.as_ref());
+                let since = image.map(|image| (image.epoch.clone(), image.revision));
+                ServiceRequest::Subscribe { service, since }
             }
-        }
-        None
+            Next::Unsubscribe(service) => ServiceRequest::Unsubscribe(service),
+        })
     }
 
     /// The connection is gone: nothing is subscribed, and everything known grows old from here.
     pub(crate) fn disconnect(&mut self) {
         let heard = self.heard_unix_ms;
         let is_all_live = self.all.is_listed;
-        for (service, entry) in &mut self.entries {
+        for (_, entry) in self.services.iter_mut() {
             if is_live(is_all_live, entry) {
-                entry.confirmed_unix_ms = heard;
+                entry.value.confirmed_unix_ms = heard;
             }
-            entry.phase = Phase::Idle;
-            entry.is_touched = false;
-            entry.missed = None;
-            self.todo.insert(service.clone());
+            entry.value.is_touched = false;
+            entry.value.missed = None;
         }
+        self.services.disconnect();
         self.all.phase = Phase::Idle;
         self.all.is_listed = false;
-        self.is_all_todo = true;
-        self.later.clear();
-        self.is_all_later = false;
+        self.is_all_due = true;
+        self.is_all_refused = false;
         self.is_unsaved = true;
     }
 
     /// Asks again for what was refused for now.
     pub(crate) fn retry(&mut self) {
-        self.todo.append(&mut self.later);
-        self.is_all_todo |= std::mem::take(&mut self.is_all_later);
+        self.services.retry();
+        self.is_all_due |= std::mem::take(&mut self.is_all_refused);
     }
 
-    pub(crate) fn has_todo(&self) -> bool {
-        self.is_all_todo || !self.todo.is_empty()
+    pub(crate) fn has_due(&self) -> bool {
+        self.is_all_due || self.services.has_due()
     }
 
-    pub(crate) fn has_later(&self) -> bool {
-        self.is_all_later || !self.later.is_empty()
+    pub(crate) fn has_refused(&self) -> bool {
+        self.is_all_refused || self.services.has_refused()
     }
 
     /// The answer to a subscription.
     pub(crate) fn subscribed(&mut self, service: &ServiceName, frame: Frame) {
-        let Some(entry) = self.entries.get_mut(service) else { return };
-        entry.phase = Phase::Live;
-        entry.error = None;
-        if entry.wanted == 0 {
-            self.todo.insert(service.clone());
-        }
+        let Some(entry) = self.services.confirmed(service) else { return };
         if frame.instances.is_some() {
             return self.replace(service, frame);
         }
-        entry.is_touched = true;
+        entry.value.is_touched = true;
         // The mark may have changed while we were away, and nothing else.
         let is_degraded = frame.degraded.unwrap_or_default();
-        if let Some(image) = &entry.image
+        if let Some(image) = &entry.value.image
             && frame.revision == Some(image.revision)
             && is_degraded != image.is_degraded
         {
@@ -278,19 +231,13 @@ impl Directory {
     /// A subscription was refused.
     pub(crate) fn refused(&mut self, service: Option<&ServiceName>, error: &Error) {
         if let Some(service) = service {
-            let Some(entry) = self.entries.get_mut(service) else { return };
-            entry.phase = Phase::Idle;
-            entry.error = Some(error.clone());
-            if entry.wanted == 0 {
-                self.todo.insert(service.clone());
-            }
-            if error.is_temporary() {
-                self.later.insert(service.clone());
+            if self.services.refused(service, error).is_none() {
+                return;
             }
         } else {
             self.all.phase = Phase::Idle;
             self.all.error = Some(error.clone());
-            self.is_all_later |= error.is_temporary();
+            self.is_all_refused |= error.is_temporary();
         }
         let event = ServiceEvent::Refused { service: service.cloned(), error: error.clone() };
         self.announce(service, &event);
@@ -300,10 +247,10 @@ impl Directory {
     /// known grows old from here.
     pub(crate) fn withdrawn(&mut self, service: Option<&ServiceName>, error: &Error) {
         let (heard, is_all_live) = (self.heard_unix_ms, self.all.is_listed);
-        for (name, entry) in &mut self.entries {
+        for (name, entry) in self.services.iter_mut() {
             let is_meant = service.map_or(entry.phase == Phase::Idle, |service| service == name);
             if is_meant && is_live(is_all_live, entry) {
-                entry.confirmed_unix_ms = heard;
+                entry.value.confirmed_unix_ms = heard;
             }
         }
         self.all.is_listed &= service.is_some();
@@ -313,15 +260,15 @@ impl Directory {
     /// `service_snapshot`, or the instances of an answer.
     pub(crate) fn replace(&mut self, service: &ServiceName, frame: Frame) {
         let is_all = self.all.phase != Phase::Idle;
-        if !is_all && !self.entries.contains_key(service) {
+        if !is_all && self.services.get(service).is_none() {
             return;
         }
-        let entry = self.entries.entry(service.clone()).or_default();
-        entry.is_touched = true;
-        entry.is_broken = false;
-        entry.missed = None;
+        let entry = self.services.entry(service.clone());
+        entry.value.is_touched = true;
+        entry.value.is_broken = false;
+        entry.value.missed = None;
         let instances = frame.instances.unwrap_or_default().into_iter().map(Arc::new);
-        entry.image = Some(Image::new(
+        entry.value.image = Some(Image::new(
             frame.epoch.unwrap_or_default(),
             frame.revision.unwrap_or_default(),
             frame.degraded.unwrap_or_default(),
@@ -341,13 +288,13 @@ impl Directory {
         let is_all = self.all.phase != Phase::Idle;
         if is_all && from == 0 {
             // A service that is new to the registry begins here.
-            let entry = self.entries.entry(service.clone()).or_default();
-            let is_other = entry.image.as_ref().is_none_or(|image| image.epoch != epoch);
+            let entry = self.services.entry(service.clone());
+            let is_other = entry.value.image.as_ref().is_none_or(|image| image.epoch != epoch);
             if is_other && entry.phase == Phase::Idle {
-                entry.image = Some(Image::new(epoch.clone(), 0, is_degraded, []));
+                entry.value.image = Some(Image::new(epoch.clone(), 0, is_degraded, []));
             }
         }
-        let is_known = match self.entries.get(&service) {
+        let is_known = match self.services.get(&service) {
             Some(entry) => entry.phase == Phase::Live || (is_all && entry.phase == Phase::Idle),
             None => is_all,
         };
@@ -358,32 +305,32 @@ impl Directory {
 
     fn apply(&mut self, change: ServiceChange) {
         let service = change.service.clone();
-        let entry = self.entries.entry(service.clone()).or_default();
-        if entry.is_broken {
+        let entry = self.services.entry(service.clone());
+        if entry.value.is_broken {
             return;
         }
-        let is_next = entry.image.as_mut().is_some_and(|image| image.apply(&change));
+        let is_next = entry.value.image.as_mut().is_some_and(|image| image.apply(&change));
         if is_next {
-            entry.is_touched = true;
-            entry.missed = None;
+            entry.value.is_touched = true;
+            entry.value.missed = None;
             self.is_unsaved = true;
             return self.announce(Some(&service), &ServiceEvent::Changed(Arc::new(change)));
         }
         let is_old =
             |image: &Image| image.epoch == change.epoch && image.revision >= change.revision;
-        if entry.phase == Phase::Idle && entry.image.as_ref().is_some_and(is_old) {
+        if entry.phase == Phase::Idle && entry.value.image.as_ref().is_some_and(is_old) {
             // The list of all services has overtaken it.
             return;
         }
         if entry.phase != Phase::Live && !self.all.is_listed {
             // What the list will say is not known yet; this may well be in it.
-            entry.missed = Some((change.epoch, change.revision));
+            entry.value.missed = Some((change.epoch, change.revision));
             return;
         }
         // Something is lost. A subscription that is there already is answered all the same.
-        entry.is_broken = true;
+        entry.value.is_broken = true;
         entry.phase = Phase::Idle;
-        self.todo.insert(service);
+        self.services.mark_due(&service);
     }
 
     /// The subscription to every service is there, and this is what the registry held a moment
@@ -394,38 +341,40 @@ impl Directory {
         }
         self.all.phase = Phase::Live;
         self.all.error = None;
-        let mut gone: BTreeSet<ServiceName> = self.entries.keys().cloned().collect();
+        let mut gone: BTreeSet<ServiceName> =
+            self.services.iter().map(|(name, _)| name.clone()).collect();
         for (service, frame) in listing {
             gone.remove(&service);
-            let entry = self.entries.entry(service.clone()).or_default();
+            let entry = self.services.entry(service.clone());
             let (epoch, revision) = (frame.epoch.as_deref(), frame.revision.unwrap_or_default());
-            let is_ahead = entry.is_touched
-                && entry.missed.is_none()
-                && entry.image.as_ref().is_some_and(|image| {
+            let is_ahead = entry.value.is_touched
+                && entry.value.missed.is_none()
+                && entry.value.image.as_ref().is_some_and(|image| {
                     Some(&*image.epoch) == epoch && image.revision >= revision
                 });
             if entry.phase != Phase::Idle || is_ahead {
                 continue;
             }
-            let missed = entry.missed.take();
-            let is_same = entry
-                .image
-                .as_ref()
-                .is_some_and(|image| Some(&*image.epoch) == epoch && image.revision == revision);
+            let missed = entry.value.missed.take();
+            let is_same =
+                entry.value.image.as_ref().is_some_and(|image| {
+                    Some(&*image.epoch) == epoch && image.revision == revision
+                });
             if is_same {
-                entry.is_touched = true;
+                entry.value.is_touched = true;
             } else {
                 self.replace(&service, frame);
             }
-            let Some(entry) = self.entries.get_mut(&service) else { continue };
+            let Some(entry) = self.services.get_mut(&service) else { continue };
             let holds = |image: &Image, (epoch, revision): &(Box<str>, u64)| {
                 image.epoch == *epoch && image.revision >= *revision
             };
-            let is_complete = missed
-                .is_none_or(|missed| entry.image.as_ref().is_some_and(|it| holds(it, &missed)));
+            let is_complete = missed.is_none_or(|missed| {
+                entry.value.image.as_ref().is_some_and(|it| holds(it, &missed))
+            });
             if !is_complete {
-                entry.is_broken = true;
-                self.todo.insert(service);
+                entry.value.is_broken = true;
+                self.services.mark_due(&service);
             }
         }
         self.all.is_listed = true;
@@ -436,16 +385,16 @@ impl Directory {
 
     /// A service that we knew and the registry does not: its data are lost there.
     fn vanish(&mut self, service: &ServiceName) {
-        let Some(entry) = self.entries.get_mut(service) else { return };
-        if entry.is_touched || entry.phase != Phase::Idle {
+        let Some(entry) = self.services.get_mut(service) else { return };
+        if entry.value.is_touched || entry.phase != Phase::Idle {
             return;
         }
-        if entry.missed.take().is_some() {
-            entry.is_broken = true;
-            self.todo.insert(service.clone());
+        if entry.value.missed.take().is_some() {
+            entry.value.is_broken = true;
+            self.services.mark_due(service);
             return;
         }
-        entry.image = Some(Image::new(Box::default(), 0, false, []));
+        entry.value.image = Some(Image::new(Box::default(), 0, false, []));
         self.announce_state(service);
     }
 
@@ -465,13 +414,13 @@ impl Directory {
 
     /// The newest state of a service.
     pub(crate) fn state(&mut self, service: &ServiceName) -> Option<Arc<ServiceState>> {
-        self.entries.get_mut(service)?.image.as_mut().map(|image| image.state(service))
+        self.services.get_mut(service)?.value.image.as_mut().map(|image| image.state(service))
     }
 
     /// The newest state of every service.
     pub(crate) fn states(&mut self) -> Vec<Arc<ServiceState>> {
-        let all = self.entries.iter_mut();
-        all.filter_map(|(name, entry)| entry.image.as_mut().map(|image| image.state(name)))
+        let all = self.services.iter_mut();
+        all.filter_map(|(name, entry)| entry.value.image.as_mut().map(|image| image.state(name)))
             .collect()
     }
 
@@ -480,40 +429,40 @@ impl Directory {
         match service {
             None => self.all.is_listed,
             Some(service) => {
-                self.entries.get(service).is_some_and(|entry| is_live(self.all.is_listed, entry))
+                self.services.get(service).is_some_and(|entry| is_live(self.all.is_listed, entry))
             }
         }
     }
 
     /// When it was last known to be right; none where nothing is known.
     pub(crate) fn confirmed_unix_ms(&self, service: Option<&ServiceName>) -> Option<u64> {
-        let of = |entry: &Entry| {
-            entry.image.as_ref()?;
+        let of = |entry: &Subscription<Service>| {
+            entry.value.image.as_ref()?;
             let is_live = is_live(self.all.is_listed, entry);
-            Some(if is_live { self.heard_unix_ms } else { entry.confirmed_unix_ms })
+            Some(if is_live { self.heard_unix_ms } else { entry.value.confirmed_unix_ms })
         };
         match service {
-            Some(service) => of(self.entries.get(service)?),
+            Some(service) => of(self.services.get(service)?),
             None if self.all.is_listed => Some(self.heard_unix_ms),
-            None => self.entries.values().filter_map(of).min(),
+            None => self.services.iter().filter_map(|(_, entry)| of(entry)).min(),
         }
     }
 
     /// Why the server does not let us follow, if so.
     pub(crate) fn error(&self, service: Option<&ServiceName>) -> Option<Error> {
         match service {
-            Some(service) => self.entries.get(service)?.error.clone(),
+            Some(service) => self.services.get(service)?.error.clone(),
             None => self.all.error.clone(),
         }
     }
 
     /// Opens a feed, which begins with the state as it is known.
     pub(crate) fn open_feed(&mut self, key: u64, filter: Option<ServiceName>, events_max: usize) {
-        let mut feed = Feed { filter, queue: Queue::new(events_max), owed: BTreeSet::new() };
-        for (service, entry) in &self.entries {
+        let mut feed = Feed { filter, queue: Queue::new(events_max), resync: BTreeSet::new() };
+        for (service, entry) in self.services.iter() {
             let is_in = feed.filter.as_ref().is_none_or(|filter| filter == service);
-            if is_in && entry.image.is_some() {
-                feed.owe(service.clone());
+            if is_in && entry.value.image.is_some() {
+                feed.resync(service.clone());
             }
         }
         self.feeds.insert(key, feed);
@@ -529,7 +478,8 @@ impl Directory {
     }
 
     pub(crate) fn poll(&mut self, key: u64, cx: &mut Context<'_>) -> Poll<Option<ServiceEvent>> {
-        while let Some(service) = self.feeds.get_mut(&key).and_then(|feed| feed.owed.pop_first()) {
+        while let Some(service) = self.feeds.get_mut(&key).and_then(|feed| feed.resync.pop_first())
+        {
             if let Some(state) = self.state(&service) {
                 return Poll::Ready(Some(ServiceEvent::Snapshot(state)));
             }
@@ -540,10 +490,11 @@ impl Directory {
     /// Takes over what the cache file held.
     pub(crate) fn load(&mut self, saved: Vec<Saved>) {
         for one in saved {
-            let entry = self.entries.entry(ServiceName::of(&one.service)).or_default();
+            let entry = self.services.entry(ServiceName::of(&one.service));
             let instances = one.instances.into_iter().map(Arc::new);
-            entry.image = Some(Image::new(one.epoch, one.revision, one.is_degraded, instances));
-            entry.confirmed_unix_ms = one.confirmed_unix_ms;
+            entry.value.image =
+                Some(Image::new(one.epoch, one.revision, one.is_degraded, instances));
+            entry.value.confirmed_unix_ms = one.confirmed_unix_ms;
         }
     }
 
@@ -551,16 +502,18 @@ impl Directory {
     pub(crate) fn save(&mut self) -> Vec<Saved> {
         self.is_unsaved = false;
         let (heard, is_all_live) = (self.heard_unix_ms, self.all.is_listed);
-        let mut saved = Vec::with_capacity(self.entries.len());
-        for (service, entry) in &self.entries {
-            let Some(image) = entry.image.as_ref().filter(|_| !entry.is_broken) else { continue };
+        let mut saved = Vec::new();
+        for (service, entry) in self.services.iter() {
+            let Some(image) = entry.value.image.as_ref().filter(|_| !entry.value.is_broken) else {
+                continue;
+            };
             let is_live = is_live(is_all_live, entry);
             saved.push(Saved {
                 service: service.as_str().into(),
                 epoch: image.epoch.clone(),
                 revision: image.revision,
                 is_degraded: image.is_degraded,
-                confirmed_unix_ms: if is_live { heard } else { entry.confirmed_unix_ms },
+                confirmed_unix_ms: if is_live { heard } else { entry.value.confirmed_unix_ms },
                 instances: image.instances.values().map(|one| Instance::clone(one)).collect(),
             });
         }
@@ -568,11 +521,12 @@ impl Directory {
     }
 }
 
-fn is_live(is_all_live: bool, entry: &Entry) -> bool {
-    entry.image.is_some()
-        && !entry.is_broken
+fn is_live(is_all_live: bool, entry: &Subscription<Service>) -> bool {
+    entry.value.image.is_some()
+        && !entry.value.is_broken
         && (entry.phase == Phase::Live || (is_all_live && entry.phase == Phase::Idle))
 }
 
 #[cfg(test)]
+#[path = "service_tests.rs"]
 mod tests;

@@ -1,6 +1,6 @@
 //! Streams to a server, plain or over TLS, for the socket and for HTTP alike.
 //!
-//! Imports its siblings only.
+//! Imports `address` and `error`. Imported by `http` and `socket`.
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;

@@ -1,9 +1,8 @@
 //! A bounded queue between the connection and one reader of it.
 //!
-//! Whoever fills it never waits: a full queue says so, and what then happens is the business of the
-//! feed it belongs to.
+//! `push` never waits. A full queue refuses the item, and its owner decides what the reader is told instead.
 //!
-//! Imports nothing of the crate.
+//! Imports nothing of the crate. Imported by `state`.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};

@@ -1,21 +1,22 @@
 //! A service's instances, as of one revision.
 //!
-//! Imports `id`, `wire::instance` and its siblings.
+//! Imports `event`. Imported by `state::service`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::event::{ChangeType, ServiceChange, ServiceState};
 use fanfare_protocol::id::{InstanceIdentity, ServiceName};
 use fanfare_protocol::instance::Instance;
 
+use crate::event::{ChangeType, ServiceChange, ServiceState};
+
 /// A service's instances under construction.
 #[derive(Debug)]
-pub(super) struct Image {
-    pub(super) epoch: Box<str>,
-    pub(super) revision: u64,
-    pub(super) is_degraded: bool,
-    pub(super) instances: BTreeMap<InstanceIdentity, Arc<Instance>>,
+pub(crate) struct Image {
+    pub(crate) epoch: Box<str>,
+    pub(crate) revision: u64,
+    pub(crate) is_degraded: bool,
+    pub(crate) instances: BTreeMap<InstanceIdentity, Arc<Instance>>,
     /// The same for readers, made when one asks.
     state: Option<Arc<ServiceState>>,
 }
@@ -29,7 +30,7 @@ fn identity(instance: &Instance) -> InstanceIdentity {
 }
 
 impl Image {
-    pub(super) fn new(
+    pub(crate) fn new(
         epoch: Box<str>,
         revision: u64,
         is_degraded: bool,
@@ -40,7 +41,7 @@ impl Image {
     }
 
     /// Takes changes in. Returns false, and changes nothing, where they do not continue the image.
-    pub(super) fn apply(&mut self, change: &ServiceChange) -> bool {
+    pub(crate) fn apply(&mut self, change: &ServiceChange) -> bool {
         let count = u64::try_from(change.changes.len()).unwrap_or(u64::MAX);
         if change.epoch != self.epoch
             || change.from != self.revision
@@ -63,7 +64,7 @@ impl Image {
         true
     }
 
-    pub(super) fn state(&mut self, service: &ServiceName) -> Arc<ServiceState> {
+    pub(crate) fn state(&mut self, service: &ServiceName) -> Arc<ServiceState> {
         let make = || {
             Arc::new(ServiceState {
                 service: service.clone(),

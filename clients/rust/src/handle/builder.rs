@@ -1,6 +1,6 @@
 //! How a client is set up.
 //!
-//! Imports `clock`, `cache`, `driver`, `shared` and `token`. Imported by the root.
+//! Imports `connection`, `settings`, `shared` and `handle::client`. Imported by the root.
 
 use std::fmt;
 use std::future::Future;
@@ -14,29 +14,16 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::address::Address;
 use crate::clock::Clock;
+use crate::connection::{cache, driver};
 use crate::error::Error;
-use crate::shared::{Keeper, Shared, State, Status};
-use crate::token::{self, BoxError, TokenSource};
-use crate::{Client, cache, driver};
+use crate::handle::client::Client;
+use crate::settings::Settings;
+use crate::shared::{Shared, ShutdownGuard, Status};
+use crate::state::State;
+use crate::transport::token::{self, BoxError, TokenSource};
 
 /// Requests of handles that wait for the driver.
-const ORDERS_MAX: usize = 64;
-
-/// What is fixed when a client starts.
-pub(crate) struct Settings {
-    /// At least one.
-    pub(crate) servers: Vec<Address>,
-    pub(crate) token: TokenSource,
-    pub(crate) cache_file: Option<PathBuf>,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) request_timeout: Duration,
-    pub(crate) keepalive: Duration,
-    pub(crate) backoff: (Duration, Duration),
-    pub(crate) queue_events_max: usize,
-    pub(crate) message_bytes_max: usize,
-    pub(crate) messages_per_s_max: u32,
-    pub(crate) seed: u64,
-}
+const REQUESTS_MAX: usize = 64;
 
 /// Sets up a client. Made by [`Client::builder`].
 ///
@@ -56,8 +43,27 @@ pub struct Builder {
     settings: Settings,
 }
 
+impl Client {
+    /// Begins to set up a client.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), fanfare_client::Error> {
+    /// let client = fanfare_client::Client::builder()
+    ///     .urls(["ws://one.example:8080", "ws://two.example:8080"])
+    ///     .login("ann", "correct horse")
+    ///     .cache_file("/var/lib/shop/services.json")
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+}
+
 impl Builder {
-    pub(crate) fn new() -> Builder {
+    fn new() -> Builder {
         let settings = Settings {
             servers: Vec::new(),
             token: TokenSource::None,
@@ -214,12 +220,12 @@ impl Builder {
         if let Some(path) = &settings.cache_file {
             state.services.load(cache::load(path));
         }
-        let (orders, taken) = mpsc::channel(ORDERS_MAX);
+        let (requests, taken) = mpsc::channel(REQUESTS_MAX);
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             wake: Notify::new(),
             changed: Notify::new(),
-            orders,
+            requests,
             settings,
             runtime: runtime.clone(),
             clock: Clock::start(),
@@ -228,7 +234,7 @@ impl Builder {
             current: AtomicUsize::new(0),
         });
         runtime.spawn(driver::run(Arc::clone(&shared), taken));
-        Ok(Client { keeper: Arc::new(Keeper(shared)) })
+        Ok(Client::new(Arc::new(ShutdownGuard(shared))))
     }
 
     fn check(self) -> Result<Settings, Error> {

@@ -8,35 +8,15 @@
 //! * Every message after the cursor is given once, oldest first within what a pull brings.
 //! * A slow reader holds no more messages than its bound; the rest stays on the server.
 //!
-//! Imports its siblings.
+//! Imports `event` and `state::queue`. Imported by `state` and `connection`.
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
-
-use crate::queue::Queue;
+use crate::event::DirectMessage;
+use crate::state::queue::Queue;
 
 /// Ids that are remembered to tell what came twice.
 const RECENT_MAX: usize = 4_096;
-
-/// A direct or a group message.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct DirectMessage {
-    /// The message's id, a UUID of version 7: later ones are greater, as text too.
-    pub id: String,
-    /// Who wrote it.
-    pub from_user_id: String,
-    /// For whom; none of a group message.
-    #[serde(default)]
-    pub to_user_id: Option<String>,
-    /// For which group; none of a private message.
-    #[serde(default)]
-    pub group_id: Option<String>,
-    /// What it says.
-    pub content: String,
-    /// When it was stored, in seconds since 1970.
-    pub created_at: u64,
-}
 
 /// What one reader has got and what it waits for.
 #[derive(Debug)]

@@ -1,13 +1,14 @@
-//! An instance that a program stands for.
+//! An instance that a program keeps registered.
 //!
-//! Imports `id`, `wire::instance` and its siblings.
+//! Imports `shared`. Imported by `handle::client`.
 
 use std::sync::Arc;
 
-use crate::error::Error;
-use crate::shared::Keeper;
 use fanfare_protocol::id::InstanceIdentity;
 use fanfare_protocol::instance::Instance;
+
+use crate::error::Error;
+use crate::shared::ShutdownGuard;
 
 /// An instance in the registry, for as long as this lives.
 ///
@@ -32,45 +33,45 @@ use fanfare_protocol::instance::Instance;
 /// ```
 #[must_use = "dropping it unregisters the instance"]
 pub struct Lease {
-    keeper: Arc<Keeper>,
+    guard: Arc<ShutdownGuard>,
     key: u64,
     identity: InstanceIdentity,
     is_released: bool,
 }
 
 impl Lease {
-    pub(crate) fn new(keeper: &Arc<Keeper>, instance: Instance) -> Result<Lease, Error> {
-        let (key, identity) = keeper.0.want(|state| {
+    pub(crate) fn new(guard: &Arc<ShutdownGuard>, instance: Instance) -> Result<Lease, Error> {
+        let (key, identity) = guard.0.update(|state| {
             if let Some(error) = &state.ended {
                 return Err(error.clone());
             }
             let key = state.new_key();
             state.leases.add(key, instance).map(|identity| (key, identity))
         })?;
-        Ok(Lease { keeper: Arc::clone(keeper), key, identity, is_released: false })
+        Ok(Lease { guard: Arc::clone(guard), key, identity, is_released: false })
     }
 
-    /// Waits until the server has it.
+    /// Waits until it is registered.
     ///
     /// # Errors
     ///
-    /// Why the server does not want it, or why the client has ended.
+    /// Why the server refuses it, or why the client has ended.
     pub async fn registered(&self) -> Result<(), Error> {
-        self.keeper.0.wait(|state| state.leases.outcome(&self.identity)).await
+        self.guard.0.wait(|state| state.leases.outcome(&self.identity)).await
     }
 
-    /// Whether the server had it when it was last heard of.
+    /// Whether it was registered when the server last answered.
     pub fn is_registered(&self) -> bool {
-        matches!(self.keeper.0.state.lock().leases.outcome(&self.identity), Some(Ok(())))
+        matches!(self.guard.0.state.lock().leases.outcome(&self.identity), Some(Ok(())))
     }
 
-    /// How often the server has taken it in: 1, and one more each time it had forgotten it or the
+    /// How often the server has registered it: 1, and one more each time the server had forgotten it or the
     /// instance was changed.
     pub fn registrations(&self) -> u64 {
-        self.keeper.0.state.lock().leases.registrations(&self.identity)
+        self.guard.0.state.lock().leases.registrations(&self.identity)
     }
 
-    /// Describes the instance otherwise. Region, service and instance id stay.
+    /// Replaces the description of the instance. Region, service and instance id stay.
     ///
     /// # Errors
     ///
@@ -80,7 +81,7 @@ impl Lease {
         if identity != self.identity {
             return Err(Error::invalid("that is another instance: register it"));
         }
-        self.keeper.0.want(|state| state.leases.add(self.key, instance)).map(|_| ())
+        self.guard.0.update(|state| state.leases.add(self.key, instance)).map(|_| ())
     }
 
     /// Unregisters it and waits until the server has done so.
@@ -91,20 +92,20 @@ impl Lease {
     /// connection, and the lease expires in any case.
     pub async fn unregister(mut self) -> Result<(), Error> {
         self.release(true);
-        let shared = &self.keeper.0;
+        let shared = &self.guard.0;
         let gone = shared.wait(|state| (!state.leases.has(&self.identity)).then_some(Ok(())));
         let patience = shared.settings.request_timeout;
         tokio::time::timeout(patience, gone).await.map_err(|_| Error::Timeout)?
     }
 
-    /// Renews it no longer and lets it expire, for a program that another one takes over from.
+    /// Stops renewing it and lets it expire. For a program whose successor keeps the same instance registered.
     pub fn leave_to_expire(mut self) {
         self.release(false);
     }
 
     fn release(&mut self, is_told: bool) {
         if !std::mem::replace(&mut self.is_released, true) {
-            self.keeper.0.want(|state| state.leases.release(self.key, &self.identity, is_told));
+            self.guard.0.update(|state| state.leases.release(self.key, &self.identity, is_told));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A directory against a registry of a few lines, with frames lost, connections cut and servers that
+//! A service table against a registry of a few lines, with frames lost, connections cut and servers that
 //! start anew, from seeds.
 
 use std::collections::VecDeque;
@@ -7,6 +7,7 @@ use std::task::Waker;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::event::ChangeType;
 use fastrand::Rng;
 
 const SERVICES: u64 = 3;
@@ -43,7 +44,7 @@ struct World {
     /// The list on its way over HTTP: it may be overtaken by frames, and overtake them.
     listing: Option<Vec<(ServiceName, Value)>>,
     way: VecDeque<Sent>,
-    directory: Directory,
+    table: ServiceTable,
 }
 
 fn frame(value: &Value) -> Frame {
@@ -66,7 +67,7 @@ impl World {
             is_listing_asked: false,
             listing: None,
             way: VecDeque::new(),
-            directory: Directory::default(),
+            table: ServiceTable::default(),
         }
     }
 
@@ -128,11 +129,11 @@ impl World {
         }
     }
 
-    /// The server carries out what the directory asks for.
+    /// The server carries out what the table asks for.
     fn serve(&mut self) {
-        while let Some(wish) = self.directory.next_wish() {
-            match wish {
-                Wish::Follow { service, since } => {
+        while let Some(request) = self.table.next_request() {
+            match request {
+                ServiceRequest::Subscribe { service, since } => {
                     self.followed.insert(service.clone());
                     let mut answer = self.whole(&service);
                     let now = answer["revision"].as_u64().expect("a revision");
@@ -153,12 +154,12 @@ impl World {
                         _ => self.way.push_back(Sent::Subscribed(service, answer)),
                     }
                 }
-                Wish::Unfollow(service) => _ = self.followed.remove(&service),
-                Wish::FollowAll => {
+                ServiceRequest::Unsubscribe(service) => _ = self.followed.remove(&service),
+                ServiceRequest::SubscribeAll => {
                     self.is_all_followed = true;
                     self.way.push_back(Sent::SubscribedToAll);
                 }
-                Wish::UnfollowAll => self.is_all_followed = false,
+                ServiceRequest::UnsubscribeAll => self.is_all_followed = false,
             }
         }
     }
@@ -166,15 +167,15 @@ impl World {
     fn deliver_one(&mut self) -> bool {
         let Some(sent) = self.way.pop_front() else { return false };
         match sent {
-            Sent::Subscribed(service, value) => self.directory.subscribed(&service, frame(&value)),
+            Sent::Subscribed(service, value) => self.table.subscribed(&service, frame(&value)),
             Sent::SubscribedToAll => self.is_listing_asked = true,
             Sent::Change(value) => {
                 let service = ServiceName::of(value["service_id"].as_str().expect("a name"));
-                self.directory.change(service, frame(&value));
+                self.table.change(service, frame(&value));
             }
             Sent::Snapshot(value) => {
                 let service = ServiceName::of(value["service_id"].as_str().expect("a name"));
-                self.directory.replace(&service, frame(&value));
+                self.table.replace(&service, frame(&value));
             }
         }
         true
@@ -184,7 +185,7 @@ impl World {
     fn list(&mut self) {
         if let Some(listing) = self.listing.take() {
             let all = listing.into_iter();
-            return self.directory.list(all.map(|(name, value)| (name, frame(&value))).collect());
+            return self.table.list(all.map(|(name, value)| (name, frame(&value))).collect());
         }
         if std::mem::take(&mut self.is_listing_asked) {
             let names: Vec<ServiceName> = self.services.keys().cloned().collect();
@@ -199,7 +200,7 @@ impl World {
         self.is_all_followed = false;
         self.is_listing_asked = false;
         self.listing = None;
-        self.directory.disconnect();
+        self.table.disconnect();
     }
 
     /// Another server, or the same one with less in it.
@@ -230,7 +231,7 @@ impl World {
                 self.list();
                 continue;
             }
-            if !self.deliver_one() && is_listed && !self.directory.has_todo() {
+            if !self.deliver_one() && is_listed && !self.table.has_due() {
                 return;
             }
         }
@@ -239,7 +240,7 @@ impl World {
 
     fn check(&mut self, service: &ServiceName, what: &str) {
         let Some(truth) = self.services.get(service) else { return };
-        let state = self.directory.state(service).unwrap_or_else(|| panic!("{what}: {service}"));
+        let state = self.table.state(service).unwrap_or_else(|| panic!("{what}: {service}"));
         let name = |one: &Arc<Instance>| {
             (one.instance_id.as_deref().unwrap_or_default().to_owned(), one.port)
         };
@@ -248,7 +249,7 @@ impl World {
         let version = |version: &u64| u16::try_from(*version).ok();
         let real: Vec<_> = versions.map(|(name, it)| (name.clone(), version(it))).collect();
         assert_eq!((state.revision, known), (truth.revision, real), "{what}: {service}");
-        assert!(self.directory.is_live(Some(service)), "{what}: {service} is kept up to date");
+        assert!(self.table.is_live(Some(service)), "{what}: {service} is kept up to date");
     }
 }
 
@@ -260,10 +261,10 @@ struct Reader(BTreeMap<ServiceName, Known>);
 type Known = (Box<str>, u64, BTreeMap<Box<str>, Option<u16>>);
 
 impl Reader {
-    fn read(&mut self, directory: &mut Directory, key: u64, most: u64) {
+    fn read(&mut self, table: &mut ServiceTable, key: u64, most: u64) {
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..most {
-            match directory.poll(key, &mut cx) {
+            match table.poll(key, &mut cx) {
                 Poll::Ready(Some(ServiceEvent::Snapshot(state))) => {
                     let all = state.instances.iter();
                     let all = all.map(|one| (one.instance_id.clone().expect("a name"), one.port));
@@ -296,16 +297,16 @@ impl Reader {
 fn play(seed: u64, wants_all: bool) {
     let mut world = World::new(seed);
     let mut reader = Reader::default();
-    world.directory.open_feed(1, None, EVENTS_MAX);
+    world.table.open_feed(1, None, EVENTS_MAX);
     let wanted: Vec<ServiceName> = if wants_all {
-        world.directory.want(None);
+        world.table.want(None);
         (0..SERVICES).map(|number| ServiceName::of(&format!("s{number}"))).collect()
     } else {
         vec![ServiceName::of("s0"), ServiceName::of("s1")]
     };
     // One of them on its own as well, where all are wanted.
     for service in if wants_all { &wanted[..1] } else { &wanted[..] } {
-        world.directory.want(Some(service));
+        world.table.want(Some(service));
     }
     for step in 0..STEPS {
         match world.rng.u64(..100) {
@@ -330,7 +331,7 @@ fn play(seed: u64, wants_all: bool) {
             96..97 => world.restart(),
             _ => {
                 let most = world.rng.u64(..4);
-                reader.read(&mut world.directory, 1, most);
+                reader.read(&mut world.table, 1, most);
             }
         }
         if step % 100 == 99 {
@@ -338,9 +339,9 @@ fn play(seed: u64, wants_all: bool) {
             for service in &wanted {
                 world.check(service, &format!("seed {seed}, step {step}"));
             }
-            reader.read(&mut world.directory, 1, u64::MAX);
+            reader.read(&mut world.table, 1, u64::MAX);
             for service in &wanted {
-                let Some(state) = world.directory.state(service) else { continue };
+                let Some(state) = world.table.state(service) else { continue };
                 let (epoch, revision, known) = &reader.0[service];
                 let all = state.instances.iter();
                 let all = all.map(|one| (one.instance_id.clone().expect("a name"), one.port));

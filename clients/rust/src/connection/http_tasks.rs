@@ -1,24 +1,24 @@
-//! What is done over HTTP while the connection goes on: the list of all services, the pull of direct
-//! messages, the next token.
+//! HTTP calls beside the socket: the list of all services, missed direct messages, the next token.
 //!
-//! Imports `id` and its siblings. Imported by `client::session` and `client::driver`.
+//! Imports `shared`, `state::inbox` and `transport`. Imported by `session`, `driver` and `handle::client`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare_protocol::id::ServiceName;
+use fanfare_protocol::instance::Instance;
 use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::event::DirectMessage;
 use crate::frame::Frame;
-use crate::http::{self, Call};
-use crate::inbox::{DirectMessage, Inbox, Pull};
 use crate::shared::Shared;
-use crate::token::Issuer;
-use fanfare_protocol::id::ServiceName;
-use fanfare_protocol::instance::Instance;
+use crate::state::inbox::{Inbox, Pull};
+use crate::transport::http::{self, Call};
+use crate::transport::token::Issuer;
 
 /// Messages of one page.
 const PAGE: usize = 100;
@@ -26,7 +26,7 @@ const PAGE: usize = 100;
 /// When to try again what the server does not allow now.
 const PULL_AGAIN: Duration = Duration::from_secs(20);
 
-/// What came of it.
+/// The outcome of a task.
 pub(crate) enum Done {
     Token(Result<Arc<str>, Error>),
     Listed(Result<Vec<(ServiceName, Frame)>, Error>),

@@ -1,36 +1,37 @@
 //! Services as a program sees them: a list that is kept up to date, and what happens to it.
 //!
-//! Imports `id` and its siblings.
+//! Imports `shared`, `state` and `handle::listener`. Imported by `handle::client`.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use fanfare_protocol::id::ServiceName;
+use fanfare_protocol::instance::Instance;
 use futures_core::Stream;
 
 use crate::error::Error;
-use crate::listener::Listener;
-use crate::service::{ServiceEvent, ServiceState};
-use crate::shared::{Keeper, Shared, State};
-use fanfare_protocol::id::ServiceName;
-use fanfare_protocol::instance::Instance;
+use crate::event::{ServiceEvent, ServiceState};
+use crate::handle::listener::Listener;
+use crate::shared::{Shared, ShutdownGuard};
+use crate::state::State;
 
-/// Wants a service, or all of them, for as long as it lives.
-struct Want {
-    keeper: Arc<Keeper>,
+/// Keeps a service subscribed, or all of them, for as long as it lives.
+struct Interest {
+    guard: Arc<ShutdownGuard>,
     /// None: all of them.
     service: Option<ServiceName>,
 }
 
-impl Want {
-    fn new(keeper: &Arc<Keeper>, service: Option<ServiceName>) -> Arc<Want> {
-        keeper.0.want(|state| state.services.want(service.as_ref()));
-        Arc::new(Want { keeper: Arc::clone(keeper), service })
+impl Interest {
+    fn new(guard: &Arc<ShutdownGuard>, service: Option<ServiceName>) -> Arc<Interest> {
+        guard.0.update(|state| state.services.want(service.as_ref()));
+        Arc::new(Interest { guard: Arc::clone(guard), service })
     }
 
     fn shared(&self) -> &Shared {
-        &self.keeper.0
+        &self.guard.0
     }
 
     fn age(&self) -> Option<Duration> {
@@ -55,9 +56,9 @@ impl Want {
     }
 }
 
-impl Drop for Want {
+impl Drop for Interest {
     fn drop(&mut self) {
-        self.shared().want(|state| state.services.release(self.service.as_ref()));
+        self.shared().update(|state| state.services.release(self.service.as_ref()));
     }
 }
 
@@ -78,13 +79,13 @@ impl Drop for Want {
 /// ```
 #[derive(Clone)]
 pub struct ServiceView {
-    want: Arc<Want>,
+    interest: Arc<Interest>,
     service: ServiceName,
 }
 
 impl ServiceView {
-    pub(crate) fn new(keeper: &Arc<Keeper>, service: ServiceName) -> ServiceView {
-        ServiceView { want: Want::new(keeper, Some(service.clone())), service }
+    pub(crate) fn new(guard: &Arc<ShutdownGuard>, service: ServiceName) -> ServiceView {
+        ServiceView { interest: Interest::new(guard, Some(service.clone())), service }
     }
 
     /// The service's canonical name.
@@ -95,7 +96,7 @@ impl ServiceView {
     /// The newest state known; none before the first. Instances are collected once a change, so
     /// that asking again is cheap.
     pub fn state(&self) -> Option<Arc<ServiceState>> {
-        self.want.shared().state.lock().services.state(&self.service)
+        self.interest.shared().state.lock().services.state(&self.service)
     }
 
     /// The newest instances known.
@@ -107,16 +108,16 @@ impl ServiceView {
     /// that is when it was last heard, at most the keepalive and a timeout. None where nothing is
     /// known.
     pub fn age(&self) -> Option<Duration> {
-        self.want.age()
+        self.interest.age()
     }
 
-    /// Whether the state is not being kept up to date right now: there is no connection, or the
-    /// service is being asked for anew.
+    /// Whether the state is not being kept up to date right now: there is no connection, or a new snapshot is
+    /// on its way.
     pub fn is_stale(&self) -> bool {
-        !self.want.is_live()
+        !self.interest.is_live()
     }
 
-    /// Waits until something is known, be it old.
+    /// Waits until some state is known, even an old one from the cache file.
     ///
     /// # Errors
     ///
@@ -129,7 +130,7 @@ impl ServiceView {
             }
             state.services.error(service).filter(|error| !error.is_temporary()).map(Err)
         };
-        self.want.shared().wait(check).await
+        self.interest.shared().wait(check).await
     }
 
     /// Waits until the state is the registry's and is kept up to date.
@@ -138,7 +139,7 @@ impl ServiceView {
     ///
     /// Why the server does not let us follow, or why the client has ended.
     pub async fn fresh(&self) -> Result<(), Error> {
-        self.want.fresh().await
+        self.interest.fresh().await
     }
 
     /// The state as it is known, then what happens to it.
@@ -146,47 +147,58 @@ impl ServiceView {
     /// A stream that is not read holds as many events as the client's settings say. Then they are
     /// dropped, and the newest state comes in their place.
     pub fn changes(&self) -> Changes {
-        Changes::new(&self.want)
+        Changes::new(&self.interest)
     }
 
-    /// Calls a function with every event, in a task of its own, until the listener is dropped. The
-    /// function may take its time: the connection does not wait for it.
+    /// Calls a function with every event, in a task of its own, until the listener is dropped. The connection
+    /// does not wait for the function.
     pub fn on_change(&self, call: impl FnMut(ServiceEvent) + Send + 'static) -> Listener {
-        Listener::start(&self.want.keeper, self.changes(), call)
+        Listener::start(&self.interest.guard, self.changes(), call)
     }
 }
 
 /// Every service of the registry, also those to come. Cloning is cheap.
 ///
 /// Its first state comes over HTTP; what happens after that over the socket.
+///
+/// ```no_run
+/// # async fn example(client: fanfare_client::Client) -> Result<(), fanfare_client::Error> {
+/// let all = client.watch_all();
+/// all.fresh().await?;
+/// for service in all.states() {
+///     println!("{}: {} instances", service.service, service.instances.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct AllServices {
-    want: Arc<Want>,
+    interest: Arc<Interest>,
 }
 
 impl AllServices {
-    pub(crate) fn new(keeper: &Arc<Keeper>) -> AllServices {
-        AllServices { want: Want::new(keeper, None) }
+    pub(crate) fn new(guard: &Arc<ShutdownGuard>) -> AllServices {
+        AllServices { interest: Interest::new(guard, None) }
     }
 
     /// The newest state of a service; none where it was never seen.
     pub fn state(&self, service: &str) -> Option<Arc<ServiceState>> {
-        self.want.shared().state.lock().services.state(&ServiceName::of(service))
+        self.interest.shared().state.lock().services.state(&ServiceName::of(service))
     }
 
     /// The newest state of every service, in the order of their names.
     pub fn states(&self) -> Vec<Arc<ServiceState>> {
-        self.want.shared().state.lock().services.states()
+        self.interest.shared().state.lock().services.states()
     }
 
     /// As [`ServiceView::age`]; of the oldest where they differ.
     pub fn age(&self) -> Option<Duration> {
-        self.want.age()
+        self.interest.age()
     }
 
     /// As [`ServiceView::is_stale`].
     pub fn is_stale(&self) -> bool {
-        !self.want.is_live()
+        !self.interest.is_live()
     }
 
     /// Waits until every service is known and kept up to date.
@@ -195,39 +207,55 @@ impl AllServices {
     ///
     /// Why the server does not let us follow, or why the client has ended.
     pub async fn fresh(&self) -> Result<(), Error> {
-        self.want.fresh().await
+        self.interest.fresh().await
     }
 
     /// The state of every service as it is known, then what happens to them. A slow reader gets the
     /// newest state of each service that it lost track of.
     pub fn changes(&self) -> Changes {
-        Changes::new(&self.want)
+        Changes::new(&self.interest)
     }
 
     /// As [`ServiceView::on_change`].
     pub fn on_change(&self, call: impl FnMut(ServiceEvent) + Send + 'static) -> Listener {
-        Listener::start(&self.want.keeper, self.changes(), call)
+        Listener::start(&self.interest.guard, self.changes(), call)
     }
 }
 
 /// A stream of what happens to one service or to all. It ends when the client does.
+///
+/// It is a [`Stream`]; [`Changes::next`] needs no further crate.
+///
+/// ```no_run
+/// # async fn example(client: fanfare_client::Client) -> Result<(), fanfare_client::Error> {
+/// use fanfare_client::ServiceEvent;
+///
+/// let mut changes = client.watch_service("orders")?.changes();
+/// while let Some(event) = changes.next().await {
+///     if let ServiceEvent::Changed(change) = event {
+///         println!("{} is at revision {}", change.service, change.revision);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Changes {
-    want: Arc<Want>,
+    interest: Arc<Interest>,
     key: u64,
 }
 
 impl Changes {
-    fn new(want: &Arc<Want>) -> Changes {
-        let shared = want.shared();
+    fn new(interest: &Arc<Interest>) -> Changes {
+        let shared = interest.shared();
         let max = shared.settings.queue_events_max;
         let mut state = shared.state.lock();
         let key = state.new_key();
-        state.services.open_feed(key, want.service.clone(), max);
+        state.services.open_feed(key, interest.service.clone(), max);
         if state.ended.is_some() {
             state.services.close();
         }
         drop(state);
-        Changes { want: Arc::clone(want), key }
+        Changes { interest: Arc::clone(interest), key }
     }
 
     /// The next event; none after the last.
@@ -240,12 +268,12 @@ impl Stream for Changes {
     type Item = ServiceEvent;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ServiceEvent>> {
-        self.want.shared().state.lock().services.poll(self.key, cx)
+        self.interest.shared().state.lock().services.poll(self.key, cx)
     }
 }
 
 impl Drop for Changes {
     fn drop(&mut self) {
-        self.want.shared().state.lock().services.close_feed(self.key);
+        self.interest.shared().state.lock().services.close_feed(self.key);
     }
 }

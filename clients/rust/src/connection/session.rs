@@ -5,33 +5,33 @@
 //! shows no sign of life.
 //!
 //! ```text
-//! handles --> State --> settle --> socket
-//! readers <-- State <-- take   <-- socket
+//! handles --> State --> send_due --> socket
+//! readers <-- State <-- take     <-- socket
 //! ```
 //!
-//! Imports `clock`, `id` and its siblings. Imported by `client::driver`.
+//! Imports `shared`, `state`, `transport` and its siblings. Imported by `driver`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare_protocol::id::ServiceName;
+use fanfare_protocol::refusal::Code;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::beside::{self, Done};
+use crate::connection::http_tasks::{self, Done};
+use crate::connection::rate_limit::RateLimit;
+use crate::connection::request::{PendingRequest, next_request, object};
 use crate::error::Error;
+use crate::event::{DirectMessage, Envelope, EnvelopeEvent};
 use crate::frame::{Frame, owned};
-use crate::inbox::{DirectMessage, Pull};
-use crate::lease::ns;
-use crate::link::{Incoming, Link};
-use crate::pace::Pace;
-use crate::request::{Asked, next_wish, object};
-use crate::shared::{Order, Shared, State, Status};
-use crate::talk::{Envelope, EnvelopeEvent};
-use crate::token;
-use fanfare_protocol::id::ServiceName;
-use fanfare_protocol::refusal::Code;
+use crate::shared::{HandleRequest, Shared, Status};
+use crate::state::State;
+use crate::state::inbox::Pull;
+use crate::transport::socket::{Incoming, Socket};
+use crate::transport::token;
 
 /// How long after the wake-up things are looked at again that were refused for now.
 const RETRY: Duration = Duration::from_secs(1);
@@ -54,13 +54,13 @@ pub(crate) struct End {
 /// One connection.
 pub(crate) struct Session {
     shared: Arc<Shared>,
-    link: Link,
-    asked: HashMap<String, (Asked, u64)>,
+    socket: Socket,
+    pending: HashMap<String, (PendingRequest, u64)>,
     /// Tells our ids from those that others give their envelopes.
     prefix: String,
     next_id: u64,
-    pace: Pace,
-    beside: JoinSet<Done>,
+    rate: RateLimit,
+    http_tasks: JoinSet<Done>,
     user_id: Option<String>,
     opened_ns: u64,
     heard_ns: u64,
@@ -72,18 +72,18 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(shared: Arc<Shared>, link: Link) -> Session {
+    pub(crate) fn new(shared: Arc<Shared>, socket: Socket) -> Session {
         let now = shared.clock.now();
         let token = shared.token();
-        let pace = Pace::new(shared.settings.messages_per_s_max, now.ns);
+        let rate = RateLimit::new(shared.settings.messages_per_s_max, now.ns);
         let mut session = Session {
             shared,
-            link,
-            asked: HashMap::new(),
+            socket,
+            pending: HashMap::new(),
             prefix: uuid::Uuid::new_v4().simple().to_string(),
             next_id: 0,
-            pace,
-            beside: JoinSet::new(),
+            rate,
+            http_tasks: JoinSet::new(),
             user_id: None,
             opened_ns: now.ns,
             heard_ns: now.ns,
@@ -98,29 +98,22 @@ impl Session {
     }
 
     /// Runs the connection to its end.
-    pub(crate) async fn run(mut self, orders: &mut mpsc::Receiver<Order>) -> End {
+    pub(crate) async fn run(mut self, requests: &mut mpsc::Receiver<HandleRequest>) -> End {
         let error = match self.welcome().await {
-            Ok(()) => self.serve(orders).await,
+            Ok(()) => self.serve(requests).await,
             Err(error) => error,
         };
         let shared = Arc::clone(&self.shared);
         let now = shared.clock.now();
-        {
-            let mut state = shared.state.lock();
-            state.services.disconnect();
-            state.channels.disconnect();
-            state.rooms.disconnect();
-            state.leases.disconnect();
-            state.inboxes.values_mut().for_each(super::inbox::Inbox::disconnect);
-        }
-        for (_, (asked, _)) in self.asked.drain() {
-            if let Asked::Reply { reply, .. } = asked {
+        shared.state.lock().disconnect();
+        for (_, (asked, _)) in self.pending.drain() {
+            if let PendingRequest::Reply { reply, .. } = asked {
                 // Who asked may have gone.
                 let _ = reply.send(Err(Error::Disconnected));
             }
         }
         shared.changed.notify_waiters();
-        let lasted = ns(now.ns.saturating_sub(self.opened_ns));
+        let lasted = Duration::from_nanos(now.ns.saturating_sub(self.opened_ns));
         End { error, away_until_ns: self.away_until_ns, lasted }
     }
 
@@ -129,7 +122,7 @@ impl Session {
         let patience = self.shared.settings.connect_timeout;
         let welcome = async {
             loop {
-                if let Incoming::Text(text) = self.link.next().await? {
+                if let Incoming::Text(text) = self.socket.next().await? {
                     return Frame::decode(text.as_str());
                 }
             }
@@ -149,19 +142,19 @@ impl Session {
         Ok(())
     }
 
-    async fn serve(&mut self, orders: &mut mpsc::Receiver<Order>) -> Error {
+    async fn serve(&mut self, requests: &mut mpsc::Receiver<HandleRequest>) -> Error {
         let shared = Arc::clone(&self.shared);
         loop {
-            self.settle();
+            self.send_due();
             shared.changed.notify_waiters();
             if self.is_leaving && self.is_goodbye_due() {
                 return self.leave().await;
             }
             let may_ask =
-                self.link.has_room() && self.asked.len() < PENDING_MAX && self.pace.has_token();
+                self.socket.has_room() && self.pending.len() < PENDING_MAX && self.rate.has_token();
             let rest = self.rest();
             tokio::select! {
-                incoming = self.link.next() => match incoming {
+                incoming = self.socket.next() => match incoming {
                     Ok(Incoming::Text(text)) => {
                         self.hear();
                         if let Ok(frame) = Frame::decode(text.as_str()) {
@@ -171,9 +164,9 @@ impl Session {
                     Ok(Incoming::Sign) => self.hear(),
                     Err(error) => return error,
                 },
-                Some(order) = orders.recv(), if may_ask => self.order(order),
+                Some(request) = requests.recv(), if may_ask => self.send_for_handle(request),
                 () = shared.wake.notified() => {}
-                Some(done) = self.beside.join_next(), if !self.beside.is_empty() => {
+                Some(done) = self.http_tasks.join_next(), if !self.http_tasks.is_empty() => {
                     if let Ok(done) = done {
                         self.done(done);
                     }
@@ -196,19 +189,20 @@ impl Session {
 
     /// A side that says nothing is asked for a sign, and given up when there is none.
     fn check_life(&mut self, now_ns: u64) -> Result<(), Error> {
-        let silent = ns(now_ns.saturating_sub(self.heard_ns));
+        let silent = Duration::from_nanos(now_ns.saturating_sub(self.heard_ns));
         let settings = &self.shared.settings;
         if silent >= settings.keepalive + settings.connect_timeout {
             return Err(Error::Timeout);
         }
         if silent >= settings.keepalive && !self.is_pinged {
             self.is_pinged = true;
-            self.link.ping();
+            self.socket.ping();
         }
         let patience = settings.request_timeout;
-        let is_late = |asked_ns: u64| ns(now_ns.saturating_sub(asked_ns)) >= patience;
+        let is_late =
+            |asked_ns: u64| Duration::from_nanos(now_ns.saturating_sub(asked_ns)) >= patience;
         let late: Vec<String> = self
-            .asked
+            .pending
             .iter()
             .filter(|(_, (_, asked_ns))| is_late(*asked_ns))
             .map(|(id, _)| id.clone())
@@ -228,56 +222,54 @@ impl Session {
         let silence = if self.is_pinged { keepalive.saturating_add(patience) } else { keepalive };
         let request = u64::try_from(settings.request_timeout.as_nanos()).unwrap_or(u64::MAX);
         let oldest =
-            self.asked.values().map(|(_, asked_ns)| asked_ns.saturating_add(request)).min();
+            self.pending.values().map(|(_, asked_ns)| asked_ns.saturating_add(request)).min();
         let mut due = self.heard_ns.saturating_add(silence).min(oldest.unwrap_or(u64::MAX));
         due = due.min(self.refresh_ns).min(self.retry_ns);
-        if !self.link.has_room() || self.asked.len() >= PENDING_MAX {
+        if !self.socket.has_room() || self.pending.len() >= PENDING_MAX {
             // An answer or an end of the congestion wakes us.
-            return ns(due.saturating_sub(now_ns));
+            return Duration::from_nanos(due.saturating_sub(now_ns));
         }
-        let (leases_ns, has_todo) = {
+        let (leases_ns, has_due) = {
             let state = self.shared.state.lock();
-            let has_todo =
-                state.services.has_todo() || state.channels.has_todo() || state.rooms.has_todo();
-            (state.leases.due_ns(), has_todo)
+            (state.leases.due_ns(), state.has_due())
         };
-        let pace_ns = self.pace.next_ns();
-        if !self.pace.has_token() {
-            due = due.min(pace_ns);
-        } else if has_todo {
+        let rate_ns = self.rate.next_ns();
+        if !self.rate.has_token() {
+            due = due.min(rate_ns);
+        } else if has_due {
             // It waits for an answer that is under way, and for a moment at most.
             due = due.min(now_ns + 50_000_000);
         }
-        due = due.min(leases_ns.max(pace_ns));
-        ns(due.saturating_sub(now_ns))
+        due = due.min(leases_ns.max(rate_ns));
+        Duration::from_nanos(due.saturating_sub(now_ns))
     }
 
     /// Sends a request. Its answer comes to [`Session::answer`].
-    fn send(&mut self, mut body: Map<String, Value>, id: Option<String>, asked: Asked) {
+    fn send(&mut self, mut body: Map<String, Value>, id: Option<String>, asked: PendingRequest) {
         self.next_id += 1;
         let id = id.unwrap_or_else(|| format!("{}-{}", self.prefix, self.next_id));
         body.insert(String::from("id"), Value::from(id.as_str()));
-        self.link.push(Value::Object(body).to_string());
-        self.pace.take();
-        self.asked.insert(id, (asked, self.shared.clock.now().ns));
+        self.socket.push(Value::Object(body).to_string());
+        self.rate.take();
+        self.pending.insert(id, (asked, self.shared.clock.now().ns));
     }
 
-    fn order(&mut self, order: Order) {
-        if order.reply.is_closed() {
+    fn send_for_handle(&mut self, request: HandleRequest) {
+        if request.reply.is_closed() {
             return;
         }
-        let Order { body, id, silent, reply } = order;
-        self.send(body, id, Asked::Reply { reply, silent });
+        let HandleRequest { body, id, silent, reply } = request;
+        self.send(body, id, PendingRequest::Reply { reply, silent });
     }
 
     /// Brings the server in line with what is wanted, as far as there is room.
-    fn settle(&mut self) {
+    fn send_due(&mut self) {
         let shared = Arc::clone(&self.shared);
         let now = shared.clock.now();
-        self.pace.refill(now.ns);
+        self.rate.refill(now.ns);
         if now.ns >= self.refresh_ns {
             self.refresh_ns = u64::MAX;
-            self.beside.spawn(beside::token(Arc::clone(&shared)));
+            self.http_tasks.spawn(http_tasks::token(Arc::clone(&shared)));
         }
         let mut state = shared.state.lock();
         if state.is_stopping && !self.is_leaving {
@@ -285,17 +277,15 @@ impl Session {
         }
         if now.ns >= self.retry_ns {
             self.retry_ns = u64::MAX;
-            state.services.retry();
-            state.channels.retry();
-            state.rooms.retry();
+            state.retry();
         }
-        while self.link.has_room() && self.asked.len() < PENDING_MAX && self.pace.has_token() {
-            let Some((body, asked)) = next_wish(&mut state, self.is_leaving, now.ns) else { break };
+        while self.socket.has_room() && self.pending.len() < PENDING_MAX && self.rate.has_token() {
+            let Some((body, asked)) = next_request(&mut state, self.is_leaving, now.ns) else {
+                break;
+            };
             self.send(body, None, asked);
         }
-        let has_later =
-            state.services.has_later() || state.channels.has_later() || state.rooms.has_later();
-        if has_later && self.retry_ns == u64::MAX {
+        if state.has_refused() && self.retry_ns == u64::MAX {
             let retry_ns = u64::try_from(RETRY.as_nanos()).unwrap_or(u64::MAX);
             self.retry_ns = now.ns + retry_ns;
         }
@@ -304,7 +294,7 @@ impl Session {
                 if inbox.pull == Pull::Due {
                     inbox.pull = Pull::Running { again: false };
                     let user_id = self.user_id.clone().unwrap_or_default();
-                    self.beside.spawn(beside::pull(Arc::clone(&shared), *key, user_id));
+                    self.http_tasks.spawn(http_tasks::pull(Arc::clone(&shared), *key, user_id));
                 }
             }
         }
@@ -315,19 +305,19 @@ impl Session {
     }
 
     async fn leave(&mut self) -> Error {
-        self.link.say_goodbye();
-        let goodbye = async { while self.link.next().await.is_ok() {} };
+        self.socket.say_goodbye();
+        let goodbye = async { while self.socket.next().await.is_ok() {} };
         // Whether the server says goodbye too makes no difference now.
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         Error::Stopped
     }
 
-    /// Something that was done beside the connection is over.
+    /// An HTTP task is over.
     fn done(&mut self, done: Done) {
         match done {
             Done::Token(Ok(token)) => {
                 let body = object(json!({"type": "refresh", "token": &*token}));
-                self.send(body, None, Asked::Refresh(token));
+                self.send(body, None, PendingRequest::Refresh(token));
             }
             // There is time for another try, or the server will close with 4401.
             Done::Token(Err(_)) => self.refresh_ns = self.shared.clock.now().ns + RETRY_NS,
@@ -356,7 +346,7 @@ impl Session {
     /// Takes a frame in.
     fn take(&mut self, frame: Frame) {
         let id = frame.id.as_ref().and_then(Value::as_str);
-        let asked = id.filter(|id| self.asked.contains_key(*id)).map(str::to_owned);
+        let asked = id.filter(|id| self.pending.contains_key(*id)).map(str::to_owned);
         let is_error = frame.kind.as_deref() == Some("error")
             || frame.message_type.as_deref() == Some("error");
         match asked {
@@ -368,42 +358,44 @@ impl Session {
 
     /// A request was refused, or not answered in time.
     fn refused(&mut self, id: &str, error: &Error) {
-        let Some((asked, _)) = self.asked.remove(id) else { return };
+        let Some((asked, _)) = self.pending.remove(id) else { return };
         let now_ns = self.shared.clock.now().ns;
         let mut state = self.shared.state.lock();
         match asked {
-            Asked::Service(service) => state.services.refused(Some(&service), error),
-            Asked::AllServices => state.services.refused(None, error),
-            Asked::Channel(channel) => state.channels.refused(&channel, error),
-            Asked::Room(room) => state.rooms.refused(&room, error),
-            Asked::Register(of) => state.leases.not_registered(&of, error, now_ns),
-            Asked::Heartbeat(of) => state.leases.not_renewed(&of, now_ns),
-            Asked::Unregister(of) => state.leases.unregistered(&of),
-            Asked::Reply { reply, .. } => _ = reply.send(Err(error.clone())),
-            Asked::Refresh(_) => self.refresh_ns = now_ns + RETRY_NS,
-            Asked::Nothing => {}
+            PendingRequest::Service(service) => state.services.refused(Some(&service), error),
+            PendingRequest::AllServices => state.services.refused(None, error),
+            PendingRequest::Channel(channel) => state.channels.refused(&channel, error),
+            PendingRequest::Room(room) => _ = state.rooms.subscriptions.refused(&*room, error),
+            PendingRequest::Register(of) => state.leases.not_registered(&of, error, now_ns),
+            PendingRequest::Heartbeat(of) => state.leases.not_renewed(&of, now_ns),
+            PendingRequest::Unregister(of) => state.leases.unregistered(&of),
+            PendingRequest::Reply { reply, .. } => _ = reply.send(Err(error.clone())),
+            PendingRequest::Refresh(_) => self.refresh_ns = now_ns + RETRY_NS,
+            PendingRequest::Nothing => {}
         }
     }
 
     /// The answer to a request.
     fn answer(&mut self, id: &str, frame: Frame) {
-        let Some((asked, _)) = self.asked.remove(id) else { return };
+        let Some((asked, _)) = self.pending.remove(id) else { return };
         let now_ns = self.shared.clock.now().ns;
         let shared = Arc::clone(&self.shared);
         let mut state = shared.state.lock();
         match asked {
-            Asked::Service(service) => state.services.subscribed(&service, frame),
-            Asked::AllServices => _ = self.beside.spawn(beside::list(Arc::clone(&shared))),
-            Asked::Channel(channel) => state.channels.subscribed(&channel, &frame),
-            Asked::Room(room) => state.rooms.joined(&room, frame),
-            Asked::Register(of) => {
+            PendingRequest::Service(service) => state.services.subscribed(&service, frame),
+            PendingRequest::AllServices => {
+                self.http_tasks.spawn(http_tasks::list(Arc::clone(&shared)));
+            }
+            PendingRequest::Channel(channel) => state.channels.subscribed(&channel, &frame),
+            PendingRequest::Room(room) => state.rooms.joined(&room, frame),
+            PendingRequest::Register(of) => {
                 state.leases.registered(&of, &frame.failed_instances.unwrap_or_default(), now_ns);
             }
-            Asked::Heartbeat(of) => {
+            PendingRequest::Heartbeat(of) => {
                 state.leases.renewed(&of, &frame.failed_instance_keys.unwrap_or_default(), now_ns);
             }
-            Asked::Unregister(of) => state.leases.unregistered(&of),
-            Asked::Reply { reply, silent } => {
+            PendingRequest::Unregister(of) => state.leases.unregistered(&of),
+            PendingRequest::Reply { reply, silent } => {
                 if let (Some(channel), Some(offset)) = (&silent, frame.offset) {
                     state.channels.published_silently(channel, offset);
                 }
@@ -416,12 +408,12 @@ impl Session {
                     let _ = reply.send(Ok(frame));
                 }
             }
-            Asked::Refresh(token) => {
+            PendingRequest::Refresh(token) => {
                 drop(state);
                 self.plan_refresh(Some(&token));
                 *shared.token.lock() = Some(token);
             }
-            Asked::Nothing => {}
+            PendingRequest::Nothing => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! Channels, rooms, envelopes and direct messages as a program sees them.
 //!
-//! Imports its siblings.
+//! Imports `shared`, `state` and `handle::listener`. Imported by `handle::client`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use serde_json::{Map, Value};
 
-use crate::channel::{ChannelEvent, Position};
 use crate::error::Error;
-use crate::frame::Person;
-use crate::inbox::DirectMessage;
-use crate::listener::Listener;
-use crate::room;
-use crate::shared::{Keeper, State};
+use crate::event::{ChannelEvent, DirectMessage, EnvelopeEvent, Person, Position};
+use crate::handle::listener::Listener;
+use crate::shared::ShutdownGuard;
+use crate::state::inbox::Inbox;
+use crate::state::queue::Queue;
+use crate::state::{EnvelopeFeed, room};
 
 /// A message for a channel.
 ///
@@ -91,14 +91,14 @@ pub struct Published {
 /// # }
 /// ```
 pub struct Channel {
-    keeper: Arc<Keeper>,
+    guard: Arc<ShutdownGuard>,
     key: u64,
 }
 
 impl Channel {
-    pub(crate) fn new(keeper: &Arc<Keeper>, name: &str, since: Option<Position>) -> Channel {
-        let max = keeper.0.settings.queue_events_max;
-        let key = keeper.0.want(|state| {
+    pub(crate) fn new(guard: &Arc<ShutdownGuard>, name: &str, since: Option<Position>) -> Channel {
+        let max = guard.0.settings.queue_events_max;
+        let key = guard.0.update(|state| {
             let key = state.new_key();
             state.channels.open_feed(key, name, since, max);
             if state.ended.is_some() {
@@ -106,7 +106,7 @@ impl Channel {
             }
             key
         });
-        Channel { keeper: Arc::clone(keeper), key }
+        Channel { guard: Arc::clone(guard), key }
     }
 
     /// Waits until the channel is followed: what is published from then on will come.
@@ -115,19 +115,13 @@ impl Channel {
     ///
     /// Why the server does not let us follow, or why the client has ended.
     pub async fn ready(&self) -> Result<(), Error> {
-        let check = |state: &mut State| {
-            if state.channels.is_live(self.key) {
-                return Some(Ok(()));
-            }
-            state.channels.error(self.key).filter(|error| !error.is_temporary()).map(Err)
-        };
-        self.keeper.0.wait(check).await
+        self.guard.0.wait(|state| state.channels.outcome(self.key)).await
     }
 
-    /// Where the last message stands that was queued for this stream. Whoever keeps the position of
-    /// the last message it has dealt with can go on there: [`super::Client::channel_since`].
+    /// Where the last message stands that was queued for this stream. Keep the position of the last message that
+    /// you have dealt with, and go on there with [`crate::Client::channel_since`].
     pub fn position(&self) -> Option<Position> {
-        self.keeper.0.state.lock().channels.position(self.key)
+        self.guard.0.state.lock().channels.position(self.key)
     }
 
     /// The next event; none after the last.
@@ -137,8 +131,8 @@ impl Channel {
 
     /// Calls a function with every event, in a task of its own, until the listener is dropped.
     pub fn on_event(self, call: impl FnMut(ChannelEvent) + Send + 'static) -> Listener {
-        let keeper = Arc::clone(&self.keeper);
-        Listener::start(&keeper, self, call)
+        let guard = Arc::clone(&self.guard);
+        Listener::start(&guard, self, call)
     }
 }
 
@@ -146,12 +140,12 @@ impl Stream for Channel {
     type Item = ChannelEvent;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ChannelEvent>> {
-        let shared = &self.keeper.0;
-        let (event, has_todo) = {
+        let shared = &self.guard.0;
+        let (event, is_due) = {
             let mut state = shared.state.lock();
-            (state.channels.poll(self.key, cx), state.channels.has_todo())
+            (state.channels.poll(self.key, cx), state.channels.subscriptions.has_due())
         };
-        if has_todo {
+        if is_due {
             shared.wake.notify_one();
         }
         event
@@ -160,7 +154,7 @@ impl Stream for Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        self.keeper.0.want(|state| state.channels.close_feed(self.key));
+        self.guard.0.update(|state| state.channels.close_feed(self.key));
     }
 }
 
@@ -168,31 +162,42 @@ impl Drop for Channel {
 ///
 /// It is a stream of what its channel brings: messages of kind `chat`, and the events `user.joined`
 /// and `user.left`. What was said during a lost connection is fetched from the history.
+///
+/// ```no_run
+/// # async fn example(client: fanfare_client::Client) -> Result<(), fanfare_client::Error> {
+/// let mut room = client.join("general")?;
+/// room.ready().await?;
+/// println!("{} users are here", room.users().len());
+/// room.chat("hello").await?;
+/// println!("{:?}", room.next().await);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Room {
     name: String,
     channel: Channel,
 }
 
 impl Room {
-    pub(crate) fn new(keeper: &Arc<Keeper>, name: &str) -> Room {
-        let channel = Channel::new(keeper, &room::channel_of(name), None);
-        keeper.0.want(|state| state.rooms.want(name));
+    pub(crate) fn new(guard: &Arc<ShutdownGuard>, name: &str) -> Room {
+        let channel = Channel::new(guard, &room::channel_of(name), None);
+        guard.0.update(|state| _ = state.rooms.subscriptions.want(name.into()));
         Room { name: name.to_owned(), channel }
     }
 
-    /// Waits until we are in it.
+    /// Waits until the client is in it.
     ///
     /// # Errors
     ///
     /// Why the server does not let us in, or why the client has ended.
     pub async fn ready(&self) -> Result<(), Error> {
         self.channel.ready().await?;
-        self.channel.keeper.0.wait(|state| state.rooms.outcome(&self.name)).await
+        self.channel.guard.0.wait(|state| state.rooms.outcome(&self.name)).await
     }
 
-    /// Who is in it, oneself included, as last heard.
+    /// Who is in it, this client's user included, as last heard.
     pub fn users(&self) -> Vec<Person> {
-        self.channel.keeper.0.state.lock().rooms.users(&self.name)
+        self.channel.guard.0.state.lock().rooms.users(&self.name)
     }
 
     /// Says something. Returns the message's id.
@@ -205,7 +210,7 @@ impl Room {
         body.insert(String::from("type"), Value::from("chat"));
         body.insert(String::from("room"), Value::from(self.name.as_str()));
         body.insert(String::from("content"), Value::from(content));
-        let answer = self.channel.keeper.0.ask(body, None, None).await?;
+        let answer = self.channel.guard.0.request(body, None, None).await?;
         Ok(answer.message_id.unwrap_or_default().into())
     }
 
@@ -216,8 +221,8 @@ impl Room {
 
     /// Calls a function with every event, in a task of its own, until the listener is dropped.
     pub fn on_event(self, call: impl FnMut(ChannelEvent) + Send + 'static) -> Listener {
-        let keeper = Arc::clone(&self.channel.keeper);
-        Listener::start(&keeper, self, call)
+        let guard = Arc::clone(&self.channel.guard);
+        Listener::start(&guard, self, call)
     }
 }
 
@@ -231,56 +236,39 @@ impl Stream for Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.channel.keeper.0.want(|state| state.rooms.release(&self.name));
+        self.channel.guard.0.update(|state| state.rooms.subscriptions.release(&*self.name));
     }
 }
 
-/// A message from another user, or from a program to users.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Envelope {
-    /// The id that its sender gave it, or the server.
-    pub id: String,
-    /// What it is: `text`, `notification`, `user_joined`, or a word of one's own.
-    pub message_type: String,
-    /// What it says.
-    pub data: Value,
-    /// Who sent it; none where that was no user.
-    pub from_user_id: Option<String>,
-    /// For whom; none where it is for everyone.
-    pub to_user_id: Option<String>,
-    /// When the server took it, RFC 3339 in UTC.
-    pub timestamp: String,
-}
-
-/// What a stream of envelopes gives.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum EnvelopeEvent {
-    /// The next message.
-    Message(Box<Envelope>),
-    /// The reader was slow, and so many messages were not kept for it. Nobody keeps envelopes: they
-    /// are gone.
-    Missed(u64),
-}
-
 /// The envelopes that come in, as a stream. Those of the time without a connection do not come.
+///
+/// ```no_run
+/// # async fn example(client: fanfare_client::Client) {
+/// use fanfare_client::EnvelopeEvent;
+///
+/// let mut envelopes = client.envelopes();
+/// while let Some(EnvelopeEvent::Message(envelope)) = envelopes.next().await {
+///     println!("{}: {}", envelope.message_type, envelope.data);
+/// }
+/// # }
+/// ```
 pub struct Envelopes {
-    keeper: Arc<Keeper>,
+    guard: Arc<ShutdownGuard>,
     key: u64,
 }
 
 impl Envelopes {
-    pub(crate) fn new(keeper: &Arc<Keeper>) -> Envelopes {
-        let max = keeper.0.settings.queue_events_max;
-        let mut state = keeper.0.state.lock();
+    pub(crate) fn new(guard: &Arc<ShutdownGuard>) -> Envelopes {
+        let max = guard.0.settings.queue_events_max;
+        let mut state = guard.0.state.lock();
         let key = state.new_key();
-        let mut queue = super::queue::Queue::new(max);
+        let mut queue = Queue::new(max);
         if state.ended.is_some() {
             queue.close();
         }
-        state.envelopes.insert(key, super::shared::EnvelopeFeed { queue, missed: 0 });
+        state.envelopes.insert(key, EnvelopeFeed { queue, missed: 0 });
         drop(state);
-        Envelopes { keeper: Arc::clone(keeper), key }
+        Envelopes { guard: Arc::clone(guard), key }
     }
 
     /// The next event; none after the last.
@@ -290,8 +278,8 @@ impl Envelopes {
 
     /// Calls a function with every event, in a task of its own, until the listener is dropped.
     pub fn on_message(self, call: impl FnMut(EnvelopeEvent) + Send + 'static) -> Listener {
-        let keeper = Arc::clone(&self.keeper);
-        Listener::start(&keeper, self, call)
+        let guard = Arc::clone(&self.guard);
+        Listener::start(&guard, self, call)
     }
 }
 
@@ -299,7 +287,7 @@ impl Stream for Envelopes {
     type Item = EnvelopeEvent;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<EnvelopeEvent>> {
-        let mut state = self.keeper.0.state.lock();
+        let mut state = self.guard.0.state.lock();
         let Some(feed) = state.envelopes.get_mut(&self.key) else { return Poll::Ready(None) };
         if feed.missed > 0 && feed.queue.is_empty() {
             return Poll::Ready(Some(EnvelopeEvent::Missed(std::mem::take(&mut feed.missed))));
@@ -310,33 +298,41 @@ impl Stream for Envelopes {
 
 impl Drop for Envelopes {
     fn drop(&mut self) {
-        self.keeper.0.state.lock().envelopes.remove(&self.key);
+        self.guard.0.state.lock().envelopes.remove(&self.key);
     }
 }
 
-/// The direct and group messages to us, as a stream: each once, also those from the time without a
-/// connection. What we write ourselves is not among them.
+/// The direct and group messages to the signed-in user, as a stream: each once, also those from the time without a
+/// connection. Messages that the user wrote are not among them.
 ///
-/// Whoever keeps the id of the last message it has dealt with can go on there:
-/// [`super::Client::messages_after`].
+/// Keep the id of the last message that you have dealt with, and go on there with [`crate::Client::messages_after`].
+///
+/// ```no_run
+/// # async fn example(client: fanfare_client::Client) {
+/// let mut messages = client.messages();
+/// while let Some(message) = messages.next().await {
+///     println!("{}: {}", message.from_user_id, message.content);
+/// }
+/// # }
+/// ```
 pub struct Messages {
-    keeper: Arc<Keeper>,
+    guard: Arc<ShutdownGuard>,
     key: u64,
 }
 
 impl Messages {
-    pub(crate) fn new(keeper: &Arc<Keeper>, after: Option<String>) -> Messages {
-        let max = keeper.0.settings.queue_events_max;
-        let key = keeper.0.want(|state| {
+    pub(crate) fn new(guard: &Arc<ShutdownGuard>, after: Option<String>) -> Messages {
+        let max = guard.0.settings.queue_events_max;
+        let key = guard.0.update(|state| {
             let key = state.new_key();
-            let mut inbox = super::inbox::Inbox::new(after, max);
+            let mut inbox = Inbox::new(after, max);
             if state.ended.is_some() {
                 inbox.queue.close();
             }
             state.inboxes.insert(key, inbox);
             key
         });
-        Messages { keeper: Arc::clone(keeper), key }
+        Messages { guard: Arc::clone(guard), key }
     }
 
     /// The next message; none after the last.
@@ -346,8 +342,8 @@ impl Messages {
 
     /// Calls a function with every message, in a task of its own, until the listener is dropped.
     pub fn on_message(self, call: impl FnMut(DirectMessage) + Send + 'static) -> Listener {
-        let keeper = Arc::clone(&self.keeper);
-        Listener::start(&keeper, self, call)
+        let guard = Arc::clone(&self.guard);
+        Listener::start(&guard, self, call)
     }
 }
 
@@ -355,7 +351,7 @@ impl Stream for Messages {
     type Item = DirectMessage;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<DirectMessage>> {
-        let shared = &self.keeper.0;
+        let shared = &self.guard.0;
         let mut state = shared.state.lock();
         let Some(inbox) = state.inboxes.get_mut(&self.key) else { return Poll::Ready(None) };
         if inbox.queue.is_empty() && inbox.emptied() {
@@ -367,6 +363,6 @@ impl Stream for Messages {
 
 impl Drop for Messages {
     fn drop(&mut self) {
-        self.keeper.0.state.lock().inboxes.remove(&self.key);
+        self.guard.0.state.lock().inboxes.remove(&self.key);
     }
 }

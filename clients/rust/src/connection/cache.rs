@@ -4,7 +4,7 @@
 //! the new one and never half of either. A file that cannot be read is as good as none: it is only
 //! ever a help.
 //!
-//! Imports its siblings. Imported by `client::driver` and `client::builder`.
+//! Imports `shared` and `state::service`. Imported by `driver` and `handle::builder`.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::service::Saved;
 use crate::shared::Shared;
+use crate::state::service::Saved;
 
 /// The form of the file. Another one is not read.
 const VERSION: u32 = 1;

@@ -1,6 +1,6 @@
 //! One WebSocket to a server: text out, text in, and why it ended.
 //!
-//! Imports its siblings.
+//! Imports `address`, `error` and its siblings. Imported by `connection` and `api`.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -18,8 +18,8 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::address::Address;
 use crate::error::Error;
-use crate::http;
-use crate::net::{self, Stream};
+use crate::transport::http;
+use crate::transport::net::{self, Stream};
 
 /// Messages that wait to be written before no more are taken.
 const OUTGOING_MAX: usize = 256;
@@ -33,18 +33,18 @@ pub(crate) enum Incoming {
 }
 
 /// An open connection.
-pub(crate) struct Link {
+pub(crate) struct Socket {
     socket: WebSocketStream<Stream>,
     outgoing: VecDeque<Message>,
 }
 
-impl Link {
+impl Socket {
     /// Connects and shakes hands. The caller bounds the time.
     pub(crate) async fn open(
         address: &Address,
         token: Option<&str>,
         message_bytes_max: usize,
-    ) -> Result<Link, Error> {
+    ) -> Result<Socket, Error> {
         let request = address.socket_url().into_client_request();
         let mut request = request.map_err(|fault| Error::invalid(fault.to_string()))?;
         if let Some(token) = token {
@@ -61,7 +61,7 @@ impl Link {
             .max_frame_size(Some(message_bytes_max));
         let stream = net::connect(address).await?;
         match tokio_tungstenite::client_async_with_config(request, stream, Some(config)).await {
-            Ok((socket, _)) => Ok(Link { socket, outgoing: VecDeque::new() }),
+            Ok((socket, _)) => Ok(Socket { socket, outgoing: VecDeque::new() }),
             Err(tungstenite::Error::Http(answer)) => {
                 let after = answer.headers().get("retry-after");
                 let after = after.and_then(|value| value.to_str().ok()?.parse().ok());
@@ -77,7 +77,7 @@ impl Link {
         self.outgoing.len() < OUTGOING_MAX
     }
 
-    /// Adds a message. It leaves while [`Link::next`] is awaited.
+    /// Adds a message. It leaves while [`Socket::next`] is awaited.
     pub(crate) fn push(&mut self, text: String) {
         self.outgoing.push_back(Message::text(text));
     }

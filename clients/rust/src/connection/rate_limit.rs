@@ -1,13 +1,13 @@
-//! How fast a client may speak, so that a server never has to refuse it for haste.
+//! The rate at which a client sends, below what servers allow, so that none is refused.
 //!
-//! Imports nothing of the crate.
+//! Imports nothing of the crate. Imported by `session`.
 
 /// Messages that may leave at once after a pause. Servers allow 200.
 const BURST: u64 = 150;
 
 /// A bucket of messages that fills with time, which is counted in nanoseconds.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct RateLimit {
     /// From one message to the next; 0 where there is no limit.
     step: u64,
     /// The moment at which the bucket is full again.
@@ -15,10 +15,10 @@ pub(crate) struct Pace {
     now: u64,
 }
 
-impl Pace {
-    pub(crate) fn new(per_s_max: u32, now_ns: u64) -> Pace {
+impl RateLimit {
+    pub(crate) fn new(per_s_max: u32, now_ns: u64) -> RateLimit {
         let step = 1_000_000_000_u64.checked_div(u64::from(per_s_max)).unwrap_or(0);
-        Pace { step, full_at: now_ns, now: now_ns }
+        RateLimit { step, full_at: now_ns, now: now_ns }
     }
 
     pub(crate) fn refill(&mut self, now_ns: u64) {
@@ -47,12 +47,12 @@ mod tests {
 
     #[test]
     fn a_burst_and_then_its_rate() {
-        let mut pace = Pace::new(100, 0);
+        let mut limit = RateLimit::new(100, 0);
         let mut sent = 0;
         for ms in 0..1_000 {
-            pace.refill(ms * 1_000_000);
-            while pace.has_token() {
-                pace.take();
+            limit.refill(ms * 1_000_000);
+            while limit.has_token() {
+                limit.take();
                 sent += 1;
             }
         }
@@ -61,8 +61,8 @@ mod tests {
 
     #[test]
     fn none_is_no_limit() {
-        let mut pace = Pace::new(0, 0);
-        (0..1_000_000).for_each(|_| pace.take());
-        assert!(pace.has_token());
+        let mut limit = RateLimit::new(0, 0);
+        (0..1_000_000).for_each(|_| limit.take());
+        assert!(limit.has_token());
     }
 }

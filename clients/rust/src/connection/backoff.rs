@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use fanfare_protocol::close::Reason;
+
 use crate::error::Error;
 
 /// A connection that lasted for this long was a good one: what failed before it is forgotten.
@@ -56,9 +58,9 @@ impl Backoff {
         let after = |wait| Next::After { wait, is_elsewhere: true, with_new_token: false };
         let is_first = self.failures == 0;
         self.failures = self.failures.saturating_add(1);
-        match error {
-            Error::Closed { code: 4403, .. } => Next::Never,
-            error if error.is_about_token() => match is_renewable {
+        match (error.close_reason(), error) {
+            (Some(Reason::Removed), _) => Next::Never,
+            (_, error) if error.is_about_token() => match is_renewable {
                 true if is_first => {
                     Next::After { wait: Duration::ZERO, is_elsewhere: false, with_new_token: true }
                 }
@@ -70,16 +72,16 @@ impl Backoff {
             // The server has spread its clients over this time already.
             _ if told.is_some() => after(told.unwrap_or_default()),
             // The server is well: the network was not, or this client was slow.
-            Error::Closed { code: 4408 | 4410, .. } => Next::After {
+            (Some(Reason::SlowReader | Reason::NoPong), _) => Next::After {
                 wait: if is_first { Duration::ZERO } else { self.jitter() },
                 is_elsewhere: false,
                 with_new_token: false,
             },
-            Error::Closed { code: 4409 | 4429, .. } => after(self.later()),
-            Error::Status { retry_after: Some(least), .. } => {
+            (Some(Reason::TooManyConnections | Reason::RateLimit), _) => after(self.later()),
+            (_, Error::Status { retry_after: Some(least), .. }) => {
                 after((*least).min(self.max) + self.jitter())
             }
-            error if !error.is_temporary() => {
+            (_, error) if !error.is_temporary() => {
                 self.finals += 1;
                 // One server of several may be set up wrongly; all of them are a verdict.
                 if self.finals >= self.servers { Next::Never } else { after(self.jitter()) }

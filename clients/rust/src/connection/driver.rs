@@ -1,27 +1,27 @@
 //! The task behind a client: it connects, lets a session run, and comes back when that has ended.
 //!
-//! Imports its siblings. Imported by `client::builder`.
+//! Imports `backoff`, `session`, `http_tasks` and `cache`. Imported by `handle::builder`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::backoff::{Backoff, GOOD_AFTER, Next};
+use crate::connection::backoff::{Backoff, GOOD_AFTER, Next};
+use crate::connection::session::Session;
+use crate::connection::{cache, http_tasks};
 use crate::error::Error;
-use crate::lease::ns;
-use crate::link::Link;
-use crate::session::Session;
-use crate::shared::{Order, Shared, Status};
-use crate::{beside, cache, token};
+use crate::shared::{HandleRequest, Shared, Status};
+use crate::transport::socket::Socket;
+use crate::transport::token;
 
 /// Runs until the client is closed, or the server says that there is no coming back.
-pub(crate) async fn run(shared: Arc<Shared>, mut orders: mpsc::Receiver<Order>) {
+pub(crate) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<HandleRequest>) {
     let saving = shared.settings.cache_file.clone().map(|path| {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move { cache::keep(&shared, &path).await })
     });
-    let error = connect_again_and_again(&shared, &mut orders).await;
+    let error = connect_until_closed(&shared, &mut requests).await;
     if let Some(saving) = saving {
         saving.abort();
         // It may have been cut off in the middle, which the file does not show.
@@ -31,16 +31,16 @@ pub(crate) async fn run(shared: Arc<Shared>, mut orders: mpsc::Receiver<Order>) 
     shared.state.lock().end(error.clone());
     shared.status.send_replace(Status::Closed(error.clone()));
     shared.changed.notify_waiters();
-    // Who is still asking is told, and who asks later finds nobody.
-    orders.close();
-    while let Some(order) = orders.recv().await {
-        let _ = order.reply.send(Err(error.clone()));
+    // Requests that still wait are answered; later ones find the channel closed.
+    requests.close();
+    while let Some(request) = requests.recv().await {
+        let _ = request.reply.send(Err(error.clone()));
     }
 }
 
-async fn connect_again_and_again(
+async fn connect_until_closed(
     shared: &Arc<Shared>,
-    orders: &mut mpsc::Receiver<Order>,
+    requests: &mut mpsc::Receiver<HandleRequest>,
 ) -> Error {
     let settings = &shared.settings;
     let (min, max) = settings.backoff;
@@ -53,14 +53,16 @@ async fn connect_again_and_again(
         shared.status.send_replace(Status::Connecting);
         let mut told = None;
         let error = match stoppable(shared, open(shared, needs_token)).await {
-            Ok(link) => {
+            Ok(socket) => {
                 needs_token = false;
-                let end = Session::new(Arc::clone(shared), link).run(orders).await;
+                let end = Session::new(Arc::clone(shared), socket).run(requests).await;
                 if end.lasted >= GOOD_AFTER {
                     backoff.forget();
                 }
                 let now_ns = shared.clock.now().ns;
-                told = end.away_until_ns.map(|until| ns(until.saturating_sub(now_ns)));
+                told = end
+                    .away_until_ns
+                    .map(|until| Duration::from_nanos(until.saturating_sub(now_ns)));
                 end.error
             }
             Err(error) => error,
@@ -84,15 +86,15 @@ async fn connect_again_and_again(
     }
 }
 
-async fn open(shared: &Shared, needs_token: bool) -> Result<Link, Error> {
+async fn open(shared: &Shared, needs_token: bool) -> Result<Socket, Error> {
     let now_s = shared.clock.now().unix_s();
     let old = shared.token();
     let is_over = |token: &str| token::expires_at_s(token).is_some_and(|at_s| at_s <= now_s);
     let is_useless = old.as_deref().is_none_or(is_over);
-    let token = if needs_token || is_useless { beside::new_token(shared).await? } else { old };
+    let token = if needs_token || is_useless { http_tasks::new_token(shared).await? } else { old };
     shared.token.lock().clone_from(&token);
     let settings = &shared.settings;
-    let opening = Link::open(shared.address(), token.as_deref(), settings.message_bytes_max);
+    let opening = Socket::open(shared.address(), token.as_deref(), settings.message_bytes_max);
     tokio::time::timeout(settings.connect_timeout, opening).await.map_err(|_| Error::Timeout)?
 }
 

@@ -1,6 +1,6 @@
 //! Calling back: a stream read by a task that calls a function.
 //!
-//! Imports its siblings.
+//! Imports `shared`. Imported by its siblings.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -9,9 +9,17 @@ use std::sync::Arc;
 use futures_core::Stream;
 use tokio::task::AbortHandle;
 
-use crate::shared::Keeper;
+use crate::shared::ShutdownGuard;
 
 /// Calls a function with what a stream gives, until this is dropped.
+///
+/// ```no_run
+/// # async fn example(client: fanfare_client::Client) -> Result<(), fanfare_client::Error> {
+/// let view = client.watch_service("orders")?;
+/// view.on_change(|event| println!("{event:?}")).detach();
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "the function is called until the listener is dropped"]
 #[derive(Debug)]
 pub struct Listener {
@@ -20,7 +28,7 @@ pub struct Listener {
 
 impl Listener {
     pub(crate) fn start<S>(
-        keeper: &Arc<Keeper>,
+        guard: &Arc<ShutdownGuard>,
         stream: S,
         mut call: impl FnMut(S::Item) + Send + 'static,
     ) -> Listener
@@ -28,7 +36,7 @@ impl Listener {
         S: Stream + Send + 'static,
         S::Item: Send,
     {
-        let task = keeper.0.runtime.spawn(async move {
+        let task = guard.0.runtime.spawn(async move {
             let mut stream = pin!(stream);
             while let Some(item) = poll_fn(|cx| stream.as_mut().poll_next(cx)).await {
                 call(item);
@@ -37,7 +45,7 @@ impl Listener {
         Listener { task: Some(task.abort_handle()) }
     }
 
-    /// Goes on calling for as long as the client lives, which this keeps alive.
+    /// Goes on calling, and keeps the client alive, until the stream ends.
     pub fn detach(mut self) {
         self.task = None;
     }
