@@ -1,11 +1,24 @@
 #!/usr/bin/env bash
 # Every check of the project, in one go. Ends with `N passed, N failed, N skipped`, and fails if anything
-# did. Skipped is each test and each stage that could not run here: it says so in a line `SKIPPED: ...`.
+# failed. A test or a stage that cannot run here is skipped, and never counts as passed.
+#
+#   scripts/test.sh            everything
+#   scripts/test.sh --quick    what a change needs before the next one: a minute or two, once built
 #
 # Needs the Rust toolchain. What else a stage needs it installs, or skips.
 
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+quick=0
+case ${1:-} in
+    '') ;;
+    --quick) quick=1 ;;
+    *)
+        sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+        exit 2
+        ;;
+esac
 
 log=$(mktemp)
 # Rust's runner keeps what a test prints that passes, so a test that cannot run here writes that down.
@@ -17,16 +30,10 @@ failed=0
 skipped=0
 faults=()
 gaps=()
+times=()
 
 # A stage ends with this status where it could not run at all.
 readonly could_not_run=77
-
-# Notes what could not run here.
-skip() {
-    printf 'SKIPPED: %s\n' "$1"
-    skipped=$((skipped + 1))
-    gaps+=("$1")
-}
 
 # Runs a stage. A stage that fails does not hide the ones after it.
 stage() {
@@ -34,29 +41,52 @@ stage() {
     shift
     printf '\n== %s\n' "$name"
     : >"$FANFARE_TEST_SKIPPED"
+    local begun=$SECONDS
     "$@" 2>&1 | tee "$log"
     local status=${PIPESTATUS[0]}
+    times+=("$(printf '%5d s  %s' $((SECONDS - begun)) "$name")")
     case $status in
         0) passed=$((passed + 1)) ;;
         "$could_not_run") ;;
         *) failed=$((failed + 1)) && faults+=("$name") ;;
     esac
-    local counts ignored gap
-    counts=$(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed.*/\1 \2/p' "$log")
-    # What node's runner says, which is the last word of its stage.
-    counts+=$'\n'$(sed -n 's/^# \(pass\|fail\) //p' "$log" | paste -sd' ')
-    while read -r good bad; do
-        [ -n "$good" ] && passed=$((passed + good)) && failed=$((failed + bad))
-    done <<<"$counts"
-    while read -r ignored; do
-        skipped=$((skipped + ignored))
-        [ "$ignored" -gt 0 ] && gaps+=("$name: $ignored tests")
-    done < <(sed -n -e 's/^test result: .* failed; \([0-9]*\) ignored.*/\1/p' -e 's/^# skipped //p' "$log")
-    while read -r gap; do
-        [ -n "$gap" ] && skipped=$((skipped + 1)) && gaps+=("$name: $gap")
-    done < <(sed -n 's/^SKIPPED: //p' "$log"; sort -u "$FANFARE_TEST_SKIPPED")
+    local good bad missing gap
+    {
+        read -r good bad missing
+        passed=$((passed + good))
+        failed=$((failed + bad))
+        skipped=$((skipped + missing))
+        while read -r gap; do
+            gaps+=("$name: $gap")
+        done
+    } < <(scripts/count_results.sh "$log" "$FANFARE_TEST_SKIPPED")
     return 0
 }
+
+# Prints what was skipped, what failed and how long each stage took, then the sum, and ends.
+finish() {
+    local line
+    printf '\n'
+    printf '%s\n' "${times[@]}"
+    for line in "${gaps[@]+"${gaps[@]}"}"; do
+        printf 'skipped: %s\n' "$line"
+    done
+    for line in "${faults[@]+"${faults[@]}"}"; do
+        printf 'failed: %s\n' "$line"
+    done
+    printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+    [ "$failed" -eq 0 ]
+    exit
+}
+
+# The lints of what is built into a program, the models and units, and a handful of promises on the wire.
+if [ "$quick" = 1 ]; then
+    stage 'format' cargo fmt --all --check
+    stage 'lints of libraries and programs' cargo clippy --workspace --lib --bins -- -D warnings
+    stage 'tests' cargo test --no-fail-fast -p fanfare -p fanfare-protocol -p fanfare-client --lib \
+        --test tidy --test simulation --test channels --test registry_push --test leases --test rfc6455
+    finish
+fi
 
 # Benches run once each, to see that they work. Nobody measures with this profile.
 benches() {
@@ -75,8 +105,42 @@ docs() {
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps -p fanfare -p fanfare-client -p fanfare-protocol
 }
 
+# Each package with each set of its features, for itself: in the workspace one turns on what another needs.
+features() {
+    local version=0.6.46
+    if ! cargo hack --version 2>/dev/null | grep -qF "$version"; then
+        cargo install --quiet --locked --version "$version" cargo-hack || {
+            echo "SKIPPED: sets of features (cargo-hack $version cannot be installed)"
+            return "$could_not_run"
+        }
+    fi
+    cargo hack check --workspace --feature-powerset --lib --bins
+}
+
+# The oldest compiler that the manifest promises. Where it is the one in use, the lints have shown it.
+oldest_compiler() {
+    local oldest
+    oldest=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    case $(rustc --version) in
+        "rustc $oldest".*)
+            echo "rustc $oldest is the compiler of all other stages."
+            return 0
+            ;;
+    esac
+    rustup toolchain list 2>/dev/null | grep -q "^$oldest" ||
+        rustup toolchain install "$oldest" --profile minimal >/dev/null 2>&1 || {
+        echo "SKIPPED: the oldest compiler (Rust $oldest cannot be installed)"
+        return "$could_not_run"
+    }
+    CARGO_TARGET_DIR=target/oldest cargo "+$oldest" check --workspace --lib --bins
+}
+
 # Licences, sources and known faults of the dependencies. The list of faults is fetched.
 deny() {
+    cargo deny --version >/dev/null 2>&1 || {
+        echo 'SKIPPED: licences and advisories (cargo-deny is not installed)'
+        return "$could_not_run"
+    }
     cargo deny check licenses bans sources || return 1
     local said
     said=$(cargo deny check advisories 2>&1) && return 0
@@ -121,19 +185,13 @@ stage 'format' cargo fmt --all --check
 stage 'lints' cargo clippy --workspace --all-targets -- -D warnings
 stage 'client alone' client_alone
 stage 'documentation' docs
-if cargo deny --version >/dev/null 2>&1; then
-    stage 'dependencies' deny
-else
-    printf '\n== dependencies\n'
-    skip 'licences and advisories (cargo-deny is not installed)'
-fi
+stage 'features' features
+stage 'oldest compiler' oldest_compiler
+stage 'dependencies' deny
 stage 'tests' scripts/with_postgres.sh cargo test --workspace --no-fail-fast
-if compgen -G 'benches/*.rs' >/dev/null; then
-    stage 'benches, once each' benches
-fi
-if [ -x scripts/autobahn.sh ]; then
-    stage 'Autobahn' scripts/autobahn.sh
-fi
+stage 'undefined behaviour' scripts/miri.sh
+stage 'benches, once each' benches
+stage 'Autobahn' scripts/autobahn.sh
 # These meet the program as it was built for the tests.
 export FANFARE_BIN=$PWD/target/debug/fanfare
 stage 'description of the API' scripts/schemathesis.sh
@@ -141,12 +199,4 @@ stage 'pages in a browser' sh tests/browser/run.sh
 stage 'Eureka clients' scripts/eureka_clients.sh
 stage 'deployment' scripts/check_deploy.sh
 
-printf '\n'
-for gap in "${gaps[@]+"${gaps[@]}"}"; do
-    printf 'skipped: %s\n' "$gap"
-done
-for fault in "${faults[@]+"${faults[@]}"}"; do
-    printf 'failed: %s\n' "$fault"
-done
-printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
-[ "$failed" -eq 0 ]
+finish

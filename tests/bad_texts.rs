@@ -17,8 +17,8 @@ const REGISTER: &str = "/api/registry/register.json";
 /// Servers over each kind of database there is here.
 fn servers() -> Vec<Server> {
     let mut servers = vec![Server::start_for_people(&[])];
-    if let Some(url) = pg::fresh() {
-        servers.push(Server::start_for_people(&["--database-url", &url]));
+    if let Some(database) = pg::Database::create_for_part() {
+        servers.push(Server::start_for_people(&["--database-url", database.url()]));
     }
     servers
 }

@@ -104,7 +104,7 @@ fn whatever_happens_all_end_up_with_the_same_picture() {
 
 fn play(seed: u64) {
     println!("replay: FANFARE_SEED={seed} cargo test --test cluster_chaos");
-    let database = Database::create();
+    let database = Database::create_for_part();
     let mut world = World::new(seed, database.as_ref());
     let crowd = Crowd::start(&world.places, seed, database.is_some());
     let start = Instant::now();

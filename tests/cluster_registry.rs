@@ -315,13 +315,13 @@ fn a_redis_that_stands_still_for_a_moment_cuts_nobody_off() {
     let redis = Redis::start();
     let a = node(&redis, &[]);
     for _ in 0..2 {
-        // Just before the next sign of life, which then waits for longer than the pause between two.
+        // Heartbeats leave a second apart and are given up after two. So at this silence the next one has
+        // waited for longer than the pause between two, and is still waited for.
         let silence_ms = || a.count("fanfare_cluster_redis_silence_ms");
-        eventually("a sign of life is answered", PATIENCE, || silence_ms() < 100);
-        std::thread::sleep(Duration::from_millis(850));
         redis.signal("STOP");
-        std::thread::sleep(Duration::from_millis(1_300));
+        eventually("a heartbeat waits", PATIENCE, || silence_ms() >= 2_150);
         redis.signal("CONT");
+        eventually("it is answered", PATIENCE, || silence_ms() < 1_000);
         a.register(&instances("s", 3));
     }
     let log = a.log();

@@ -124,7 +124,7 @@ fn a_kept_connection_gives_way_to_a_new_one() {
         raw.send(&ask);
         assert_eq!(raw.response().0, 200);
         kept.push(raw);
-        // What is told apart is told apart by the millisecond.
+        // The server orders idle connections by the millisecond, and shows nobody when each began to rest.
         std::thread::sleep(Duration::from_millis(20));
     }
     // The first one is in use again, so the second one has been idle for longest.

@@ -182,6 +182,7 @@ fn ten_seconds_of_too_many_messages() {
         if frame.opcode == 8 {
             break u16::from_be_bytes([frame.payload[0], frame.payload[1]]);
         }
+        // A pace: the ten seconds are made of a thousand messages, not of as many as fit.
         std::thread::sleep(std::time::Duration::from_millis(10));
     };
     assert_eq!(code, 4429);

@@ -55,7 +55,7 @@ fn a_start_with_redis_is_quiet() {
     let redis = Redis::start();
     let url = redis.url();
     expect_quiet(&["--jwt-secret", SECRET, "--redis-url", &url, "--shards", "1"]);
-    if let Some(database) = Database::create() {
+    if let Some(database) = Database::create_for_part() {
         let redis = Redis::start();
         let url = redis.url();
         let flags = ["--jwt-secret", SECRET, "--redis-url", &url, "--database-url", database.url()];
@@ -77,7 +77,7 @@ fn a_redis_that_is_away_is_a_line_and_one_when_it_comes() {
     let shown = format!("redis://:***@{}", redis.address());
     let flags = ["--jwt-secret", SECRET, "--auth", "open", "--redis-url", &url, "--shards", "1"];
     let server = Server::start(&flags);
-    // Dozens of tries.
+    // Dozens of tries, which leave no trace: that no second line comes has nothing to wait for.
     std::thread::sleep(Duration::from_secs(6));
     let said = about_redis(&server);
     assert_eq!(said.len(), 1, "{said:#?}");
@@ -97,6 +97,7 @@ fn a_redis_that_is_away_is_a_line_and_one_when_it_comes() {
     // Later it dies.
     redis.kill();
     eventually("it is not ready", PATIENCE, || server.get("/ready").status == 503);
+    // The same: tries that are said nothing of.
     std::thread::sleep(Duration::from_secs(4));
     let said = about_redis(&server).split_off(before);
     assert_eq!(said.len(), 1, "{said:#?}");

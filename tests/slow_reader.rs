@@ -200,6 +200,7 @@ fn an_http_client_that_takes_nothing_of_its_answer_is_gone() {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(4) {
         read += patient.read(&mut chunk).expect("more of the answer");
+        // The pace of a slow reader.
         std::thread::sleep(Duration::from_millis(100));
     }
     support::eventually("its socket is gone", Duration::from_secs(15), || !server.has_socket(port));

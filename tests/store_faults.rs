@@ -34,10 +34,14 @@ enum Beside {
 }
 
 impl Beside {
-    fn all() -> Vec<Beside> {
+    fn sqlite() -> Beside {
         let path = std::env::temp_dir().join(format!("fanfare-faults-{}.db", uuid::Uuid::new_v4()));
-        let mut all = vec![Beside::Sqlite(format!("sqlite://{}", path.display()))];
-        all.extend(pg::Database::create().map(Beside::Postgres));
+        Beside::Sqlite(format!("sqlite://{}", path.display()))
+    }
+
+    fn all() -> Vec<Beside> {
+        let mut all = vec![Beside::sqlite()];
+        all.extend(pg::Database::create_for_part().map(Beside::Postgres));
         all
     }
 
@@ -448,7 +452,7 @@ fn the_command_line_says_what_is_wrong_with_the_database() {
         server
             .run(&[&["user", "add", name, "--password", "correct horse"], &beside[..]].concat(), "")
     };
-    let beside = Beside::all().remove(0);
+    let beside = Beside::sqlite();
     assert!(add("ann", beside.url()).0);
     let (is_done, said) = pg::block_on(async {
         let mut other = sqlx::SqliteConnection::connect(beside.url()).await.expect("connects");

@@ -187,13 +187,24 @@ fn at_a_terminal(dir: &Path, args: &[&str], answers: &[(&str, &str)]) -> (Option
     let mut stdin = child.stdin.take().expect("it is piped");
     for (prompt, answer) in answers {
         eventually(prompt, Duration::from_secs(20), || shown.lock().contains(prompt));
-        std::thread::sleep(Duration::from_millis(500));
+        // The prompt is shown before the terminal stops showing what is typed.
+        eventually("the echo is off", Duration::from_secs(20), || is_echo_off(child.id()));
         writeln!(stdin, "{answer}").expect("it reads");
     }
     let status = child.wait().expect("it ends").code();
     reader.join().expect("no panic");
     let shown = shown.lock().clone();
     (status, shown)
+}
+
+/// Whether the terminal that `script` made shows nothing of what is typed.
+fn is_echo_off(script: u32) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{script}/task/{script}/children"));
+    let children = children.unwrap_or_default();
+    let Some(child) = children.split_whitespace().next() else { return false };
+    let Ok(terminal) = std::fs::read_link(format!("/proc/{child}/fd/0")) else { return false };
+    let settings = Command::new("stty").arg("-a").arg("-F").arg(terminal).output();
+    settings.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains("-echo "))
 }
 
 #[test]

@@ -58,15 +58,27 @@ pub const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// The secret of servers that people sign in to.
 pub const SECRET: &str = "a secret of more than thirty-two bytes";
 
-/// Says that the test at hand, or a part of it, cannot run here, and why. `scripts/test.sh` counts these:
-/// what a test prints that passes, its runner keeps.
+/// Reports that the calling test cannot run here, and why. The test returns right after it.
+///
+/// Rust's runner counts such a test as passed and keeps what it prints. So the report goes to the file
+/// that `FANFARE_TEST_SKIPPED` names, and `scripts/count_results.sh` takes the test out of the passed ones.
 pub fn skipped(why: &str) {
+    report("whole", why);
+}
+
+/// Reports that a part of the calling test cannot run here, and why. The rest of the test runs, and counts.
+pub fn skipped_in_part(why: &str) {
+    report("part", why);
+}
+
+fn report(extent: &str, why: &str) {
     eprintln!("SKIPPED: {why}");
     let Some(path) = std::env::var_os("FANFARE_TEST_SKIPPED") else { return };
     let thread = std::thread::current();
-    let line = format!("{}: {why}\n", thread.name().unwrap_or("a test"));
+    // The runner names the thread of a test after it.
+    let line = format!("{extent}\t{}\t{why}\n", thread.name().unwrap_or("a test"));
     let file = File::options().append(true).create(true).open(path);
-    file.and_then(|mut file| file.write_all(line.as_bytes())).expect("it is written down");
+    file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the file can be written");
 }
 
 /// Asks again and again whether something is so, until it is or the patience is over.

@@ -12,18 +12,34 @@ use std::sync::OnceLock;
 
 use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
 
+const NO_SERVER: &str = "there is no PostgreSQL server";
+
 /// A database of a test's own.
 pub struct Database {
     url: String,
 }
 
 impl Database {
-    /// An empty database, where there is a server.
+    /// An empty database. Without a server the calling test is reported as skipped, and returns.
     pub fn create() -> Option<Database> {
-        let Some(server) = server() else {
-            crate::skipped("there is no PostgreSQL server");
-            return None;
-        };
+        let database = Database::try_create();
+        if database.is_none() {
+            crate::skipped(NO_SERVER);
+        }
+        database
+    }
+
+    /// An empty database for a part of a test, which runs without it otherwise.
+    pub fn create_for_part() -> Option<Database> {
+        let database = Database::try_create();
+        if database.is_none() {
+            crate::skipped_in_part(NO_SERVER);
+        }
+        database
+    }
+
+    fn try_create() -> Option<Database> {
+        let server = server()?;
         let name = format!("fanfare_{}", uuid::Uuid::new_v4().simple());
         execute(server, &format!("CREATE DATABASE {name}"));
         let (host, _) = server.rsplit_once('/').expect("a database in the URL");
@@ -67,7 +83,7 @@ impl Database {
     }
 }
 
-/// The URL of an empty database, where there is a server.
+/// The URL of an empty database, as [`Database::create`].
 pub fn fresh() -> Option<String> {
     Database::create().map(|database| database.url)
 }
