@@ -1,6 +1,6 @@
 //! Every example of every document runs, or says why it does not.
 //!
-//! A fence's language decides what is done with it; docs/contributing.md has the table. What is run
+//! A fence's language decides what is done with it; CONTRIBUTING.md has the table. What is run
 //! meets a server of its document's own. `cargo test --test snippets -- clients.md` runs those of one
 //! document. An example whose tool is missing here is said to be skipped.
 
@@ -166,7 +166,7 @@ fn run(example: &Fence, sandbox: &mut Sandbox) -> Outcome {
         "yaml" => return sandbox.yaml(&example.text),
         "lua" => return sandbox.lua(&example.text),
         other => Err(format!(
-            "nothing is known to do with the language {other:?}: name one of docs/contributing.md, or \
+            "nothing is known to do with the language {other:?}: name one of CONTRIBUTING.md, or \
              say above the fence why it is not run: <!-- not run: reason -->"
         )),
     };
