@@ -92,14 +92,14 @@ fn table_of_imports() -> String {
     table
 }
 
-/// Whether the checks are to mend what they can: `FANFARE_TIDY_UPDATE=1 cargo test --test tidy`.
+/// Whether the checks are to mend what they can: `TIDY_UPDATE=1 cargo test --test tidy`.
 fn is_update() -> bool {
-    std::env::var_os("FANFARE_TIDY_UPDATE").is_some()
+    std::env::var_os("TIDY_UPDATE").is_some()
 }
 
 #[test]
 fn the_table_of_imports_is_true() {
-    const BEGIN: &str = "<!-- written by FANFARE_TIDY_UPDATE=1 cargo test --test tidy -->\n";
+    const BEGIN: &str = "<!-- written by TIDY_UPDATE=1 cargo test --test tidy -->\n";
     const END: &str = "<!-- end of what is written -->";
     let text = fs::read_to_string("ARCHITECTURE.md").expect("the document is there");
     let (before, rest) = text.split_once(BEGIN).expect("the table begins");
@@ -109,7 +109,7 @@ fn the_table_of_imports_is_true() {
         fs::write("ARCHITECTURE.md", format!("{before}{BEGIN}{table}{END}{after}"))
             .expect("written");
     } else {
-        assert!(there == table, "FANFARE_TIDY_UPDATE=1 cargo test --test tidy writes:\n{table}");
+        assert!(there == table, "TIDY_UPDATE=1 cargo test --test tidy writes:\n{table}");
     }
 }
 
