@@ -4,15 +4,15 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fanfare::id::{ServiceName, Topic};
 use fanfare::mailbox::to_shard::Event;
-use fanfare::shard::fanout::loads;
-use fanfare::shard::outbox::{Outbox, Room};
+use fanfare::shard::fanout::chunks;
+use fanfare::shard::outbox::{Budget, Outbox};
 use std::hint::black_box;
 use std::rc::Rc;
 
 const FOLLOWERS: usize = 1_000;
 
 fn fanout(c: &mut Criterion) {
-    let room = Room { bytes_max: 1 << 20, frames_max: 4_096 };
+    let budget = Budget { bytes_max: 1 << 20, frames_max: 4_096 };
     let mut group = c.benchmark_group("fanout");
     for events in [1, 32] {
         let event = Event {
@@ -26,9 +26,9 @@ fn fanout(c: &mut Criterion) {
         group.bench_with_input(BenchmarkId::new("into 1000 outboxes", events), &run, |b, run| {
             let mut outboxes: Vec<Outbox> = (0..FOLLOWERS).map(|_| Outbox::default()).collect();
             b.iter(|| {
-                for load in loads(run) {
+                for load in chunks(run) {
                     for outbox in &mut outboxes {
-                        if outbox.has_room(&load, room) {
+                        if outbox.fits(&load, budget) {
                             outbox.push(Rc::clone(&load));
                         }
                     }

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fanfare::shard::outbox::{Load, Outbox};
+use fanfare::shard::outbox::{Chunk, Outbox};
 use fanfare::shard::socket::Socket;
 use std::hint::black_box;
 use std::io::{self, IoSlice, Read, Write};
@@ -58,7 +58,7 @@ fn flush(c: &mut Criterion) {
     let mut group = c.benchmark_group("flush");
     for frames in [1_usize, 4, 32] {
         for bytes in [256_usize, 4_096] {
-            let load = Load::frame(Bytes::from(vec![b'x'; bytes]));
+            let chunk = Chunk::frame(Bytes::from(vec![b'x'; bytes]));
             let total = frames * bytes;
             let name = format!("{frames} x {bytes} B");
             group.throughput(Throughput::Bytes(total as u64));
@@ -67,7 +67,7 @@ fn flush(c: &mut Criterion) {
                 b.iter(|| {
                     let mut outbox = Outbox::default();
                     for _ in 0..frames {
-                        outbox.push(std::rc::Rc::clone(&load));
+                        outbox.push(std::rc::Rc::clone(&chunk));
                     }
                     let written = outbox.write_to(&mut pair, &mut scratch).expect("loopback");
                     pair.empty(total);
@@ -78,7 +78,7 @@ fn flush(c: &mut Criterion) {
                 b.iter(|| {
                     scratch.clear();
                     for _ in 0..frames {
-                        scratch.extend_from_slice(&load.head);
+                        scratch.extend_from_slice(&chunk.head);
                     }
                     pair.near.write_all(&scratch).expect("loopback");
                     pair.empty(total);
@@ -87,7 +87,7 @@ fn flush(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new("vectors", &name), |b| {
                 b.iter(|| {
                     let slices: Vec<IoSlice<'_>> =
-                        (0..frames).map(|_| IoSlice::new(&load.head)).collect();
+                        (0..frames).map(|_| IoSlice::new(&chunk.head)).collect();
                     let written = pair.near.write_vectored(&slices).expect("loopback");
                     pair.empty(written);
                 });

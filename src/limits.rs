@@ -217,17 +217,17 @@ pub const READ_BUFFER_BYTES: usize = 64 * KIB;
 
 /// How many times `connections_per_user_max` one user may hold while those within the limit are asked
 /// for a sign of life. All of a laptop's connections come back at once when its lid opens.
-pub const SEATS_FACTOR_MAX: usize = 2;
+pub const USER_CONNECTIONS_FACTOR_MAX: usize = 2;
 
 /// Time after which a user's connections are asked for another sign of life, in milliseconds.
-pub const SEATS_ASK_MS: u64 = 1_000;
+pub const USER_PROBE_INTERVAL_MS: u64 = 1_000;
 
 /// Time between two looks of a connection above the limit at whether a seat is free, in milliseconds.
-pub const SEATS_LOOK_MS: u64 = 100;
+pub const USER_PROBE_LOOK_MS: u64 = 100;
 
 /// Time that such a connection waits beyond `pong_timeout_ms`, in milliseconds: for the close of the
 /// silent one, which is on another thread.
-pub const SEATS_GRACE_MS: u64 = 1_000;
+pub const USER_PROBE_GRACE_MS: u64 = 1_000;
 
 /// Time a closed connection has to take its close frame, in milliseconds.
 pub const CLOSE_LINGER_MS: u64 = 2_000;
@@ -726,10 +726,10 @@ pub const REVOKED_TOKENS_PER_USER_MAX: usize = 256;
 pub const REVOKED_TOKEN_REST_S: u64 = 3_600;
 
 /// How long a password that was right is taken for right without another look, in milliseconds.
-pub const VOUCHED_MS: u64 = 300_000;
+pub const CREDENTIAL_CACHE_MS: u64 = 300_000;
 
 /// Names and passwords that are taken for right without another look.
-pub const VOUCHED_MAX: usize = 1_024;
+pub const CREDENTIAL_CACHE_MAX: usize = 1_024;
 
 /// How soon a running server sees what the command line did to an account, in milliseconds.
 pub const ACCOUNTS_POLL_MS: u64 = 500;

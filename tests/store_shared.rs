@@ -17,7 +17,7 @@ use fanfare::state::image::RegistryDelta;
 use fanfare::state::people::Person;
 use fanfare::state::posted::{Addressee, Post, Posted};
 use fanfare::store::accounts::{Accounts, Who};
-use fanfare::store::library::Library;
+use fanfare::store::read_pool::ReadPool;
 use fanfare::store::{Address, Image, Listeners, Store, StoreError};
 use fanfare::wire::refusal::Code;
 use fanfare_test_support::eventually;
@@ -26,7 +26,7 @@ use fanfare_test_support::postgres::{block_on, fresh, number};
 /// A node's store.
 struct Node {
     store: Store,
-    library: Library,
+    read_pool: ReadPool,
     stored: Receiver<Vec<WriteResult>>,
     heard: Receiver<Vec<AccountChange>>,
     heard_tokens: Receiver<Vec<EndedToken>>,
@@ -44,7 +44,7 @@ impl Node {
             on_accounts: Box::new(move |changes| _ = tell_accounts.send(changes)),
             on_tokens: Box::new(move |tokens| _ = tell_tokens.send(tokens)),
         })?;
-        Ok((Node { library: store.library(), store, stored, heard, heard_tokens }, image))
+        Ok((Node { read_pool: store.read_pool(), store, stored, heard, heard_tokens }, image))
     }
 
     fn open(url: &str) -> (Node, Image) {
@@ -70,7 +70,7 @@ impl Node {
 
     fn pulled(&self, user_id: &str, with: Option<&str>) -> Vec<String> {
         let reader = user(user_id);
-        let messages = self.library.messages(&reader, None, 10_000, with.map(user));
+        let messages = self.read_pool.messages(&reader, None, 10_000, with.map(user));
         let messages = block_on(messages).expect("a list");
         messages.into_iter().map(|message| message.content).collect()
     }
@@ -243,7 +243,7 @@ fn runs_that_overlap_are_there_once() {
     node.post(&run[..10]);
     let behind = format!("SELECT COUNT(*) FROM inbox_state WHERE up_to = '{}'", id(300));
     assert_eq!(number(&url, &behind), 1);
-    let page = block_on(node.library.messages(&user("c"), None, 1, None)).expect("a list");
+    let page = block_on(node.read_pool.messages(&user("c"), None, 1, None)).expect("a list");
     let (first, group) = (&page[0], page[0].group_id.as_deref());
     assert_eq!((first.id.clone(), group, first.created_at), (id(3).to_string(), Some("g"), 1_000));
 }
@@ -283,7 +283,7 @@ fn pages_have_no_gaps_while_runs_are_written() {
                 let step = if with.is_some() { 2 } else { 1 };
                 let (mut after, mut last, mut is_over) = (None, 0, false);
                 while last < 2_000 {
-                    let messages = node.library.messages(&reader, after, 7, with.map(user));
+                    let messages = node.read_pool.messages(&reader, after, 7, with.map(user));
                     let page = block_on(messages).expect("a page");
                     assert!(!(page.is_empty() && is_over), "the walk ends at {last}");
                     is_over = is_done.load(Ordering::SeqCst);
@@ -360,14 +360,14 @@ fn groups_are_those_of_all_nodes() {
     assert_eq!(results[2], Ok(Written::For(vec![user("ann"), user("cid")])));
     assert_eq!(number(&url, "SELECT COUNT(*) FROM message"), 1, "only what has been posted");
     assert_eq!(two.pulled("ann", None), ["m1"]);
-    assert_eq!(block_on(two.library.groups(&user("cid"))).map(|all| all.len()), Ok(1));
+    assert_eq!(block_on(two.read_pool.groups(&user("cid"))).map(|all| all.len()), Ok(1));
     // Invited at one node, accepted at the other.
     let (group_id, user_id, by) = (String::from("g"), user("dan"), user("ann"));
     let invite =
         Write::Invite { group_id: group_id.clone(), user_id: user_id.clone(), by, at_ms: 6 };
     assert_eq!(one.one(invite), Ok(Written::Invited));
     assert_eq!(code(two.one(say("dan", "g"))), Code::Forbidden);
-    assert_eq!(block_on(two.library.invitations(&user_id)).map(|all| all.len()), Ok(1));
+    assert_eq!(block_on(two.read_pool.invitations(&user_id)).map(|all| all.len()), Ok(1));
     let accept = |accepts| Write::AnswerInvitation {
         group_id: group_id.clone(),
         user_id: user_id.clone(),
@@ -438,7 +438,8 @@ fn accounts_are_those_of_all_nodes() {
     // Its clock is an hour behind.
     assert_eq!(code(two.one(account("2", "ANN", 5))), Code::Conflict);
     assert_eq!(two.one(account("3", "bob", 5)), Ok(Written::Done));
-    let is_there = |id: &str| block_on(one.library.account_of(&user(id))).expect("asked").is_some();
+    let is_there =
+        |id: &str| block_on(one.read_pool.account_of(&user(id))).expect("asked").is_some();
     assert!(is_there("3") && !is_there("2"));
     one.hears_of("3", false);
     assert!(two.one(seen([String::from("tok")], 6)).is_ok());
@@ -458,7 +459,8 @@ fn accounts_are_those_of_all_nodes() {
         eventually("the token is heard of", Duration::from_secs(10), || {
             other.heard_tokens.try_iter().flatten().any(|one| one.id == token)
         });
-        let before = block_on(other.library.change_of(&user("3"))).expect("asked").expect("there");
+        let before =
+            block_on(other.read_pool.change_of(&user("3"))).expect("asked").expect("there");
         assert!(node.one(Write::EndTokens { person, at_ms }).is_ok());
         eventually("the end of all tokens is heard of", Duration::from_secs(10), || {
             let mut changes = other.heard.try_iter().flatten();
@@ -543,7 +545,7 @@ fn a_lost_connection_is_opened_and_claimed_again() {
     assert!(matches!(Node::alone(&url).err(), Some(StoreError::InUse(_))), "and holds it again");
     node.post(&run);
     eventually("and reads", Duration::from_secs(10), || {
-        block_on(node.library.messages(&user("b"), None, 9, None)).is_ok_and(|all| all.len() == 2)
+        block_on(node.read_pool.messages(&user("b"), None, 9, None)).is_ok_and(|all| all.len() == 2)
     });
     let (other, _) = Node::open(&url);
     assert!(other.one(account("1", "ann", 5)).is_ok());

@@ -17,7 +17,7 @@ use fanfare::state::durable::{EndedToken, Message, Write, WriteResult, Written};
 use fanfare::state::image::{InstanceRecord, PullOutRecord, RegistryDelta, ServiceRecord};
 use fanfare::state::people::Person;
 use fanfare::store::accounts::{Accounts, Who};
-use fanfare::store::library::Library;
+use fanfare::store::read_pool::ReadPool;
 use fanfare::store::{Address, Image, Listeners, Store, StoreError};
 use fanfare::wire::refusal::Code;
 use fanfare_test_support::postgres::block_on;
@@ -55,7 +55,7 @@ impl Backend {
             ..Listeners::default()
         };
         let (store, image) = Store::open(self.url.as_deref(), &self.dir, listeners)?;
-        Ok((Suite { library: store.library(), store, stored }, image))
+        Ok((Suite { read_pool: store.read_pool(), store, stored }, image))
     }
 }
 
@@ -68,7 +68,7 @@ impl Drop for Backend {
 /// A store under test.
 struct Suite {
     store: Store,
-    library: Library,
+    read_pool: ReadPool,
     stored: Receiver<Vec<WriteResult>>,
 }
 
@@ -84,7 +84,7 @@ impl Suite {
 
     fn pulled(&self, user_id: &str, with: Option<&str>) -> Vec<String> {
         let reader = user(user_id);
-        let messages = self.library.messages(&reader, None, 100, with.map(user));
+        let messages = self.read_pool.messages(&reader, None, 100, with.map(user));
         let messages = block_on(messages).expect("a list");
         messages.into_iter().map(|message| message.content).collect()
     }
@@ -202,9 +202,9 @@ fn messages_are_pulled_in_order_and_once(backend: &Backend) {
     assert_eq!(suite.pulled("b", None), [text(1), text(2)]);
     assert_eq!(suite.pulled("a", Some("c")), [text(3)]);
     assert!(suite.pulled("d", None).is_empty());
-    let first = block_on(suite.library.messages(&user("a"), None, 1, None)).expect("a list");
+    let first = block_on(suite.read_pool.messages(&user("a"), None, 1, None)).expect("a list");
     let after = first[0].id.parse().ok();
-    let rest = block_on(suite.library.messages(&user("a"), after, 2, None)).expect("a list");
+    let rest = block_on(suite.read_pool.messages(&user("a"), after, 2, None)).expect("a list");
     assert_eq!(rest.iter().map(|one| one.content.clone()).collect::<Vec<_>>(), [text(2), text(3)]);
     suite.store.close(RegistryDelta::default());
     // By now all of them are sorted into the inboxes; what comes next is not yet.
@@ -216,7 +216,7 @@ fn messages_are_pulled_in_order_and_once(backend: &Backend) {
     assert_eq!(suite.pulled("a", None), [text(1), text(2), text(3), text(4), text(5), text(6)]);
     assert_eq!(suite.pulled("a", Some("b")), [text(1), text(2), text(5)]);
     assert_eq!(suite.pulled("b", None), [text(1), text(2), text(5)]);
-    let page = block_on(suite.library.messages(&user("a"), after, 4, None)).expect("a list");
+    let page = block_on(suite.read_pool.messages(&user("a"), after, 4, None)).expect("a list");
     assert_eq!(page.last().map(|one| one.content.clone()), Some(text(5)), "a page of both kinds");
 }
 
@@ -226,13 +226,13 @@ fn names_are_given_out_once(backend: &Backend) {
     let batch = suite.execute(vec![account("ANN"), account("bob"), private(1, "a", "b")]);
     assert_eq!(batch[0].clone().map_err(|refusal| refusal.code), Err(Code::Conflict));
     assert_eq!((&batch[1], &batch[2]), (&Ok(Written::Done), &Ok(Written::Done)), "each by itself");
-    let ann = block_on(suite.library.account("aNN")).expect("found").expect("there");
+    let ann = block_on(suite.read_pool.account("aNN")).expect("found").expect("there");
     assert_eq!((ann.username.as_str(), ann.standing.is_disabled), ("Ann", false));
-    assert_eq!(block_on(suite.library.account("cid")), Ok(None));
+    assert_eq!(block_on(suite.read_pool.account("cid")), Ok(None));
     let seen = Person { user_id: user("tok"), username: "Tok".into() };
     let people = vec![seen.clone(), seen];
     assert!(suite.one(Write::Seen { people, at_ms: 9 }).is_ok());
-    assert_eq!(block_on(suite.library.account("Tok")), Ok(None), "a token is no account");
+    assert_eq!(block_on(suite.read_pool.account("Tok")), Ok(None), "a token is no account");
     suite.store.close(RegistryDelta::default());
     let (_suite, image) = backend.open().expect("opens again");
     let mut known: Vec<&str> = image.people.users.iter().map(|one| one.user_id.as_str()).collect();
@@ -252,7 +252,7 @@ fn names_that_meet_in_one_form_are_one_name(backend: &Backend) {
     for id in ["Tok", "tok", "t0k"] {
         assert_eq!(code_of(id), Code::Conflict, "the id of a user: {id}");
     }
-    let found = block_on(suite.library.account("\u{ff26}ISH")).expect("asked").expect("there");
+    let found = block_on(suite.read_pool.account("\u{ff26}ISH")).expect("asked").expect("there");
     assert_eq!(found.username, "fish");
 }
 
@@ -264,7 +264,7 @@ fn an_account_is_named_by_its_id_or_its_name(backend: &Backend) {
     let people = vec![Person { user_id: user("bob"), username: "Robert".into() }];
     assert!(suite.one(Write::Seen { people, at_ms: 9 }).is_ok());
     let state = |id: &UserId| {
-        let account = block_on(suite.library.account_of(id)).expect("asked").expect("there");
+        let account = block_on(suite.read_pool.account_of(id)).expect("asked").expect("there");
         (account.standing, account.scope, account.password_hash)
     };
     let before = (state(&called_bob), state(&user("bob")));
@@ -296,7 +296,7 @@ fn tokens_are_ended_one_by_one_and_all_at_once(backend: &Backend) {
     assert_eq!(suite.one(account("Ann")), Ok(Written::Done));
     let ann = || Person { user_id: user("id-of-Ann"), username: "Ann".into() };
     let standing = || {
-        let found = block_on(suite.library.account_of(&user("id-of-Ann"))).expect("asked");
+        let found = block_on(suite.read_pool.account_of(&user("id-of-Ann"))).expect("asked");
         found.expect("there").standing
     };
     let kept = TokenId::of_jti("kept");
@@ -358,7 +358,7 @@ fn accounts_have_scopes(backend: &Backend) {
     let (suite, _) = backend.open().expect("opens");
     let mut accounts = Accounts::open(&backend.address()).expect("opens");
     let scope_of =
-        |name: &str| block_on(suite.library.account(name)).expect("found").expect("there").scope;
+        |name: &str| block_on(suite.read_pool.account(name)).expect("found").expect("there").scope;
     let id = accounts.add("Ann", None, "hash", Some("registry:write"), 5).expect("added");
     assert_eq!(scope_of("ann").as_deref(), Some("registry:write"));
     accounts.add("bob", None, "hash", None, 5).expect("added");
@@ -396,15 +396,15 @@ fn accounts_are_removed(backend: &Backend) {
     assert_eq!(accounts.remove(&Who::Name("Ann".into()), 9_000), Ok(ann.clone()));
     assert!(accounts.remove(&Who::Id(ann.to_string()), 9_001).is_err(), "there is none");
     assert_eq!(accounts.list().expect("a list").len(), 1);
-    assert_eq!(block_on(suite.library.account("ann")).expect("asked"), None);
-    let left = block_on(suite.library.account_of(&ann)).expect("asked").expect("its tokens end");
+    assert_eq!(block_on(suite.read_pool.account("ann")).expect("asked"), None);
+    let left = block_on(suite.read_pool.account_of(&ann)).expect("asked").expect("its tokens end");
     assert!(left.is_removed() && left.standing.is_disabled && left.email.is_none());
     assert!(left.standing.tokens_from_ms >= 9_000 && left.scope.is_none());
-    let shared = block_on(suite.library.group("shared", &bob)).expect("it goes on");
+    let shared = block_on(suite.read_pool.group("shared", &bob)).expect("it goes on");
     assert_eq!((shared.owner, shared.members), (bob.clone(), vec![bob.clone()]));
-    let own = block_on(suite.library.group("bobs", &bob)).expect("it goes on");
+    let own = block_on(suite.read_pool.group("bobs", &bob)).expect("it goes on");
     assert_eq!((own.owner, own.members), (bob.clone(), vec![bob.clone()]));
-    assert!(block_on(suite.library.group("alone", &ann)).is_err(), "nobody is left in it");
+    assert!(block_on(suite.read_pool.group("alone", &ann)).is_err(), "nobody is left in it");
     let again = accounts.add("ann", None, "hash", None, 10_000).expect("the name is free");
     assert_ne!(again, ann);
 
@@ -414,7 +414,7 @@ fn accounts_are_removed(backend: &Backend) {
     assert!(suite.one(seen(11_000)).is_ok());
     assert!(accounts.remove(&Who::Id("eve".into()), 12_000).is_ok());
     let account =
-        || block_on(suite.library.account_of(&eve.user_id)).expect("asked").expect("a row");
+        || block_on(suite.read_pool.account_of(&eve.user_id)).expect("asked").expect("a row");
     assert!(account().is_removed() && !account().standing.is_disabled);
     assert!(suite.one(seen(13_000)).is_ok());
     assert_eq!((account().username.as_str(), account().is_removed()), ("Eve", false));
@@ -455,11 +455,11 @@ fn groups_have_their_rules(backend: &Backend) {
     };
     assert_eq!(code(remove("ann", "eve")), Code::NotFound);
     assert_eq!(remove("ann", "ann"), Ok(Written::Done));
-    let group = block_on(suite.library.group("g", &user("cid"))).expect("still there");
+    let group = block_on(suite.read_pool.group("g", &user("cid"))).expect("still there");
     assert_eq!((group.owner, group.members), (user("cid"), vec![user("cid")]));
-    assert_eq!(block_on(suite.library.groups(&user("cid"))).map(|all| all.len()), Ok(1));
+    assert_eq!(block_on(suite.read_pool.groups(&user("cid"))).map(|all| all.len()), Ok(1));
     assert_eq!(remove("cid", "cid"), Ok(Written::Done));
-    let gone = block_on(suite.library.group("g", &user("cid"))).expect_err("nobody is left");
+    let gone = block_on(suite.read_pool.group("g", &user("cid"))).expect_err("nobody is left");
     assert_eq!(gone.code, Code::NotFound);
     let delete = |by: &str| suite.one(Write::DeleteGroup { group_id: "h".into(), by: user(by) });
     assert!(suite.one(create("h", &["ann", "bob"])).is_ok());
@@ -487,7 +487,7 @@ fn nobody_is_a_member_before_accepting(backend: &Backend) {
         by: user(by),
         at_ms,
     };
-    let open = |who: &str| block_on(suite.library.invitations(&user(who))).expect("a list");
+    let open = |who: &str| block_on(suite.read_pool.invitations(&user(who))).expect("a list");
     assert_eq!(code(suite.one(to_group(1, "bob", "g"))), Code::Forbidden);
     assert_eq!(suite.one(to_group(2, "ann", "g")), Ok(Written::For(vec![user("ann")])));
     let [one] = &open("bob")[..] else { panic!("one invitation") };
@@ -514,7 +514,7 @@ fn nobody_is_a_member_before_accepting(backend: &Backend) {
     assert_eq!((open("eve").len(), open("eve")[0].invited_ms), (1, 6), "the older one counts");
     assert_eq!(answer("cid", false), Ok(Written::Done));
     assert_eq!(code(answer("cid", true)), Code::NotFound);
-    let group = block_on(suite.library.group("g", &user("ann"))).expect("it is there");
+    let group = block_on(suite.read_pool.group("g", &user("ann"))).expect("it is there");
     assert_eq!((group.members, group.invited), (vec![user("ann"), user("bob")], vec![user("eve")]));
     // Strangers send invitations: one user holds so many, and each group is full with those invited.
     let many = |number: usize| format!("h{number}");
@@ -550,7 +550,7 @@ fn a_group_that_cannot_be_costs_nobody_else(backend: &Backend) {
         (code(results[1].clone()), code(results[2].clone())),
         (Code::NotFound, Code::NotFound)
     );
-    let group = block_on(suite.library.group("\0", &user("a"))).map_err(|refusal| refusal.code);
+    let group = block_on(suite.read_pool.group("\0", &user("a"))).map_err(|refusal| refusal.code);
     assert!(matches!(group, Err(Code::NotFound)));
 }
 
@@ -564,7 +564,7 @@ fn changes_of_accounts_are_heard_of(backend: &Backend) {
         on_tokens: Box::new(move |tokens| _ = tell_tokens.send(tokens)),
     };
     let (store, _) = Store::open(backend.url.as_deref(), &backend.dir, listeners).expect("opens");
-    let suite = Suite { library: store.library(), store, stored };
+    let suite = Suite { read_pool: store.read_pool(), store, stored };
     // More in one millisecond than one look at them takes.
     let person = |n| Person { user_id: user(&format!("u{n}")), username: "U".into() };
     let people = (0..25_000).map(person).collect();
@@ -582,7 +582,7 @@ fn changes_of_accounts_are_heard_of(backend: &Backend) {
     accounts.set_disabled(&Who::Id("u8".into()), true, 5).expect("disabled");
     hears("u8");
     let is_there =
-        |id: &str| block_on(suite.library.account_of(&user(id))).expect("asked").is_some();
+        |id: &str| block_on(suite.read_pool.account_of(&user(id))).expect("asked").is_some();
     assert!(is_there("u24999") && !is_there("v") && !is_there("\0"));
     let token = TokenId::of_jti("t");
     accounts.end_token(token, Some(&user("u9")), 2_000, 5).expect("revoked");

@@ -22,13 +22,13 @@
 //! Imports `id`, `limits` and `private_file`. Imported by `state`, `http`, `ws`, `shard` and `server`.
 
 pub mod accounts;
+mod credential_cache;
 pub mod fingerprint;
 mod jwt;
 pub mod names;
 pub mod namespace;
 mod permission;
 mod revoked;
-mod vouched;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -36,10 +36,10 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+pub use credential_cache::CredentialCache;
 pub use jwt::{AuthError, Authenticator, Claims, Identity, TokenMark, is_user_id};
 pub use permission::Scopes;
 pub use revoked::{Revocation, Revoked, Standing, TokenId};
-pub use vouched::Vouched;
 
 use crate::limits;
 use crate::private_file;

@@ -11,7 +11,7 @@
 //! * A revoked token is kept until its own end, and no longer.
 //! * An end of a user's tokens is never taken back by older news.
 //!
-//! Imports `id`, `limits` and its siblings. Imported by `ws::gate`, `http`, `shard` and `control`.
+//! Imports `id`, `limits` and its siblings. Imported by `ws::authorizer`, `http`, `shard` and `control`.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::RwLock;
 use sha2::{Digest as _, Sha256};
 
-use super::{Identity, TokenMark, Vouched};
+use super::{CredentialCache, Identity, TokenMark};
 use crate::limits;
 
 /// Stands for one token: a digest of its `jti` claim, or of its signed text where it has none.
@@ -137,7 +137,7 @@ pub struct Revoked {
     /// Spares everyone the lock while there is nothing, which is nearly always.
     is_any: AtomicBool,
     /// Accounts whose passwords were found right lately.
-    pub vouched: Vouched,
+    pub credential_cache: CredentialCache,
 }
 
 impl Revoked {

@@ -278,7 +278,7 @@ impl Control {
                     if is_less {
                         to_check.push(Some(change.user_id.clone()));
                     }
-                    self.revoked.vouched.forget_older(user_id, change.changed_ms);
+                    self.revoked.credential_cache.forget_older(user_id, change.changed_ms);
                 }
             }
             Talk::TokensEnded(tokens) => {

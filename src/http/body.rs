@@ -15,7 +15,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Request};
 use serde::de::DeserializeOwned;
 
-use super::Desk;
+use super::RequestContext;
 use super::bodies::Arriving;
 use super::reply::{self, Problem, Reply};
 use crate::limits;
@@ -29,7 +29,7 @@ use crate::wire::refusal::{Code, Refusal};
 ///
 /// 415, 413, 408 where it does not arrive in time, or 429 and 503 where too much is on its way.
 pub async fn read(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     bytes_max: usize,
 ) -> Result<Bytes, Problem> {
@@ -50,7 +50,7 @@ pub async fn read(
 ///
 /// 413, 408 where it does not arrive in time, or 429 and 503 where too much is on its way.
 pub async fn read_any(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     bytes_max: usize,
 ) -> Result<Bytes, Problem> {
@@ -62,7 +62,7 @@ pub async fn read_any(
         return Err(too_large());
     }
     let read = arrive(desk, request.into_body(), bytes_max);
-    let patience = Duration::from_millis(desk.office.limits.body_timeout_ms);
+    let patience = Duration::from_millis(desk.app.limits.body_timeout_ms);
     match tokio::time::timeout(patience, read).await {
         Ok(Ok(Some(body))) => Ok(body),
         Ok(Ok(None)) => Err(too_large()),
@@ -75,7 +75,7 @@ pub async fn read_any(
 
 /// Takes a body in as it comes. None where it has more than `bytes_max` bytes.
 async fn arrive(
-    desk: &Desk,
+    desk: &RequestContext,
     mut body: Incoming,
     bytes_max: usize,
 ) -> Result<Option<Bytes>, Problem> {
@@ -202,11 +202,11 @@ pub fn borrowed<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Prob
 ///
 /// As [`read`] and [`object`].
 pub async fn read_object<T: DeserializeOwned>(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     bytes_max: usize,
 ) -> Result<T, Problem> {
-    let bytes_max = bytes_max.min(desk.office.limits.http_body_bytes_max);
+    let bytes_max = bytes_max.min(desk.app.limits.http_body_bytes_max);
     object(&read(desk, request, bytes_max).await?)
 }
 

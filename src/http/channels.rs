@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body, log, sockets};
+use super::{Query, RequestContext, body, log, sockets};
 use crate::auth::Identity;
 use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, UserId};
@@ -21,28 +21,29 @@ use crate::wire::frame;
 use crate::wire::json as wire_json;
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::{self, Publication};
-use crate::ws::gate;
+use crate::ws::authorizer;
 
-fn channel(desk: &Desk, name: Option<String>) -> Result<ChannelName, Problem> {
-    Ok(talk::channel(name, desk.office.limits.topic_bytes_max)?)
+fn channel(desk: &RequestContext, name: Option<String>) -> Result<ChannelName, Problem> {
+    Ok(talk::channel(name, desk.app.limits.topic_bytes_max)?)
 }
 
 /// What a caller is told that may not follow or publish.
 pub(super) fn refused(barred: Barred) -> Problem {
     if barred.needs_token {
-        return gate::token_required().into();
+        return authorizer::token_required().into();
     }
     Problem::new(403, Code::Forbidden, barred.reason)
 }
 
 /// Whether a caller may publish any message of its own to a channel.
 pub(super) fn check_may_publish(
-    desk: &Desk,
+    desk: &RequestContext,
     channel: &ChannelName,
     identity: Option<&Identity>,
 ) -> Result<(), Problem> {
-    let gate = &desk.office.gate;
-    let may = gate.namespaces.may_publish(channel.as_str(), identity, gate.is_auth_required);
+    let authorizer = &desk.app.authorizer;
+    let may =
+        authorizer.namespaces.may_publish(channel.as_str(), identity, authorizer.is_auth_required);
     may.map_err(refused)
 }
 
@@ -76,7 +77,7 @@ fn channel_bytes(view: &ChannelView) -> usize {
 }
 
 /// `GET /api/v1/channels`
-pub async fn list(desk: &Desk) -> Result<Reply, Problem> {
+pub async fn list(desk: &RequestContext) -> Result<Reply, Problem> {
     let Told::Channels(channels) = desk.tell(Talk::Channels).await? else {
         return Err(Refusal::internal().into());
     };
@@ -86,13 +87,13 @@ pub async fn list(desk: &Desk) -> Result<Reply, Problem> {
 }
 
 /// `POST /api/v1/channels`
-pub async fn define(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn define(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
     struct Wish {
         name: Option<String>,
         description: Option<String>,
     }
-    let bytes_max = desk.office.limits.http_body_bytes_max;
+    let bytes_max = desk.app.limits.http_body_bytes_max;
     let wish: Wish = body::read_object(desk, request, bytes_max).await?;
     let invalid = |what| Problem::invalid(what);
     let name = wish.name.ok_or_else(|| invalid("name is missing"))?;
@@ -108,7 +109,7 @@ pub async fn define(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pr
 }
 
 /// `GET /api/v1/channels/{name}`
-pub async fn describe(desk: &Desk, name: String) -> Result<Reply, Problem> {
+pub async fn describe(desk: &RequestContext, name: String) -> Result<Reply, Problem> {
     let channel = channel(desk, Some(name))?;
     match desk.tell(Talk::Channel(channel)).await? {
         Told::Channel(Some(view)) => Ok(reply::json_value(&channel_value(&view))),
@@ -117,7 +118,7 @@ pub async fn describe(desk: &Desk, name: String) -> Result<Reply, Problem> {
 }
 
 /// `DELETE /api/v1/channels/{name}`
-pub async fn delete(desk: &Desk, name: String) -> Result<Reply, Problem> {
+pub async fn delete(desk: &RequestContext, name: String) -> Result<Reply, Problem> {
     let channel = channel(desk, Some(name))?;
     desk.tell(Talk::Delete(channel.clone())).await?;
     log::operator(desk, "delete channel", channel.as_str(), None);
@@ -125,7 +126,7 @@ pub async fn delete(desk: &Desk, name: String) -> Result<Reply, Problem> {
 }
 
 async fn publish_to(
-    desk: &Desk,
+    desk: &RequestContext,
     channel: ChannelName,
     publication: Publication,
     identity: Option<&Identity>,
@@ -150,7 +151,7 @@ async fn publish_to(
 
 /// `POST /api/v1/channels/{name}/messages`
 pub async fn publish(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     identity: Option<&Identity>,
     name: String,
@@ -169,7 +170,7 @@ pub async fn publish(
     }
     let channel = channel(desk, Some(name))?;
     check_may_publish(desk, &channel, identity)?;
-    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let wish: Wish<'_> = body::borrowed(&text)?;
     let publication =
         Publication::new(wish.kind.as_deref(), wish.payload, wish.event, wish.metadata)?;
@@ -179,14 +180,15 @@ pub async fn publish(
 
 /// `GET /api/v1/channels/{name}/history`
 pub async fn history(
-    desk: &Desk,
+    desk: &RequestContext,
     query: &Query,
     identity: Option<&Identity>,
     name: String,
 ) -> Result<Reply, Problem> {
     let channel = channel(desk, Some(name))?;
-    let gate = &desk.office.gate;
-    let may = gate.namespaces.may_follow(channel.as_str(), identity, gate.is_auth_required);
+    let authorizer = &desk.app.authorizer;
+    let may =
+        authorizer.namespaces.may_follow(channel.as_str(), identity, authorizer.is_auth_required);
     may.map_err(refused)?;
     let after = query.number("after", 0, usize::MAX)?.unwrap_or(0) as u64;
     let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_MAX);
@@ -212,7 +214,7 @@ pub async fn history(
 
 /// `POST /api/v1/live/{entity}/{id}`
 pub async fn live(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     identity: Option<&Identity>,
     (entity, id): (String, String),
@@ -223,34 +225,38 @@ pub async fn live(
         #[serde(default, borrow, deserialize_with = "wire_json::raw")]
         data: Option<&'a RawValue>,
     }
-    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let wish: Wish<'_> = body::borrowed(&text)?;
     let action = wish.action.unwrap_or_default();
-    let bytes_max = desk.office.limits.topic_bytes_max;
+    let bytes_max = desk.app.limits.topic_bytes_max;
     let update = talk::live_update(&entity, &id, &action, wish.data, bytes_max)?;
     publish_event(desk, update, identity).await
 }
 
 /// `POST /api/v1/dashboards/{name}/metrics`
 pub async fn metrics(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     identity: Option<&Identity>,
     name: String,
 ) -> Result<Reply, Problem> {
-    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let metrics: &RawValue = body::borrowed(&text)?;
-    let update = talk::dashboard(&name, metrics, desk.office.limits.topic_bytes_max)?;
+    let update = talk::dashboard(&name, metrics, desk.app.limits.topic_bytes_max)?;
     publish_event(desk, update, identity).await
 }
 
 async fn publish_event(
-    desk: &Desk,
+    desk: &RequestContext,
     (channel, publication): (ChannelName, Publication),
     identity: Option<&Identity>,
 ) -> Result<Reply, Problem> {
-    let gate = &desk.office.gate;
-    let may = gate.namespaces.may_take_door(channel.as_str(), identity, gate.is_auth_required);
+    let authorizer = &desk.app.authorizer;
+    let may = authorizer.namespaces.may_take_door(
+        channel.as_str(),
+        identity,
+        authorizer.is_auth_required,
+    );
     may.map_err(refused)?;
     publish_to(desk, channel, publication, identity, Aimed::default()).await
 }

@@ -16,12 +16,12 @@ use hyper::service::service_fn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::Desk;
+use super::RequestContext;
 use super::guard::Guard;
 use super::router;
 use crate::limits;
 use crate::shard::socket::Stream;
-use crate::ws::gate::Upgrade;
+use crate::ws::authorizer::Upgrade;
 
 /// A socket that turned into a WebSocket after earlier requests, with the bytes that followed.
 #[derive(Debug)]
@@ -48,17 +48,17 @@ pub enum Ending {
 
 /// Serves a connection until it ends. Returns it where it was upgraded.
 pub async fn serve(
-    mut desk: Desk,
+    mut desk: RequestContext,
     stream: Stream,
     early: Bytes,
     mut ending: watch::Receiver<Ending>,
 ) -> Option<Upgraded> {
     (desk.peer, desk.local) = (stream.peer_addr().ok(), stream.local_addr().ok());
     desk.unsent = Arc::default();
-    desk.office.stats.http.enter();
-    let office = Arc::clone(&desk.office);
-    let kept = office.idle.enter(&desk.unsent);
-    let guard = Guard::new(stream, &early, &office.limits).kept(Arc::clone(&kept));
+    desk.app.stats.http.enter();
+    let app = Arc::clone(&desk.app);
+    let kept = app.idle.enter(&desk.unsent);
+    let guard = Guard::new(stream, &early, &app.limits).kept(Arc::clone(&kept));
     let agreed: Rc<RefCell<Option<Upgrade>>> = Rc::default();
     let service = {
         let (agreed, kept) = (Rc::clone(&agreed), Arc::clone(&kept));
@@ -80,7 +80,7 @@ pub async fn serve(
         // Not `pipeline_flush`: with it hyper copies each answer into a buffer of the connection's,
         // which keeps the room for the largest. Here a listing of 10 MB is shared by all.
         .writev(true)
-        .max_headers(office.limits.request_headers_max)
+        .max_headers(app.limits.request_headers_max)
         .serve_connection(guard, service);
     let served = tokio::select! {
         // In this order: a request that has come already is under way.
@@ -94,7 +94,7 @@ pub async fn serve(
         Pin::new(&mut connection).graceful_shutdown();
         poll_fn(|context| connection.poll_without_shutdown(context)).await
     };
-    office.stats.http.leave();
+    app.stats.http.leave();
     served.ok()?;
     let parts = connection.into_parts();
     let (stream, left) = parts.io.into_parts();

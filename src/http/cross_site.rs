@@ -11,9 +11,9 @@
 //!
 //! # Not here
 //!
-//! Which page that is: `ws::gate` judges it, for sockets by the same rule.
+//! Which page that is: `ws::authorizer` judges it, for sockets by the same rule.
 //!
-//! Imports `http::reply`, `wire` and `ws::gate`. Imported by `http::router`.
+//! Imports `http::reply`, `wire` and `ws::authorizer`. Imported by `http::router`.
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -24,7 +24,7 @@ use hyper::{Method, StatusCode};
 
 use super::reply::{self, Problem, Reply};
 use crate::wire::refusal::Code;
-use crate::ws::gate::{self, Page};
+use crate::ws::authorizer::{self, Page};
 
 /// What a page may send besides what it always may (Fetch, 2.2.2).
 const HEADERS: &str = "Authorization, Content-Type, Content-Encoding, Last-Event-ID";
@@ -104,5 +104,5 @@ pub(super) fn check_write(
 }
 
 fn foreign(why_not: String) -> Problem {
-    Problem::new(403, Code::Forbidden, why_not).because(gate::FOREIGN_PAGE)
+    Problem::new(403, Code::Forbidden, why_not).because(authorizer::FOREIGN_PAGE)
 }

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use hyper::Request;
 use hyper::body::Incoming;
 
-use super::Desk;
+use super::RequestContext;
 use super::reply::{Problem, Reply};
 
 /// A request that a dialect is answering. It runs on the thread of the request's shard.
@@ -29,7 +29,7 @@ pub trait Dialect: Debug + Send + Sync {
     /// Answers a request for the resource at `rest`.
     fn answer<'a>(
         &'a self,
-        desk: &'a Desk,
+        desk: &'a RequestContext,
         request: Request<Incoming>,
         rest: &'a str,
     ) -> Answering<'a>;

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::answers::quoted_bytes;
 use super::budget::Permit;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body};
+use super::{Query, RequestContext, body};
 use crate::id::ServiceName;
 use crate::limits;
 use crate::state::order::{Answer, Delta, Order, View};
@@ -55,11 +55,11 @@ const VIEW_BYTES: usize = 256;
 const CHANGE_BYTES: usize = 128;
 
 /// `service`
-pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn service(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     let service_id = if request.method() == Method::GET {
         Query::of(request.uri()).service_id()
     } else {
-        let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+        let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
         let wish: ServiceWish = match body::artemis_object(&text)? {
             Ok(wish) => wish,
             Err(reply) => return Ok(reply),
@@ -84,12 +84,12 @@ pub async fn service(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
 }
 
 /// `services`
-pub async fn services(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn services(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     if request.method() == Method::POST {
-        let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+        let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
         let _: serde_json::Map<String, serde_json::Value> = body::object(&text)?;
     }
-    let published = &desk.office.published;
+    let published = &desk.app.published;
     if let Some(listing) = published.listing() {
         return Ok(reply::cached(JSON, listing));
     }
@@ -122,8 +122,8 @@ pub(super) fn decode_lookup(text: &[u8]) {
 }
 
 /// `lookup`
-pub async fn lookup(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
-    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+pub async fn lookup(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
+    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let wish: LookupWish = match body::artemis_object(&text)? {
         Ok(wish) => wish,
         Err(reply) => return Ok(reply),
@@ -153,12 +153,12 @@ pub async fn lookup(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pr
 }
 
 /// `services-delta`
-pub async fn delta(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn delta(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
     struct Wish {
         version: Option<u64>,
     }
-    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let wish: Wish = match body::artemis_object(&text)? {
         Ok(wish) => wish,
         Err(reply) => return Ok(reply),
@@ -215,7 +215,7 @@ fn delta_body(delta: &Delta, bytes: usize) -> Bytes {
 /// Builds a successful answer around what `put` writes of the views, once there is room for it:
 /// beside the shard's own thread where many bytes have to be copied.
 async fn put_together(
-    desk: &Desk,
+    desk: &RequestContext,
     views: Vec<Arc<View>>,
     put: impl FnOnce(&mut BytesMut, &[Arc<View>]) + Send + 'static,
 ) -> Result<(Bytes, Permit), Problem> {

@@ -9,27 +9,31 @@
 use hyper::header::{HeaderMap, HeaderValue, ORIGIN};
 use hyper::{Method, StatusCode};
 
-use super::Desk;
+use super::RequestContext;
 use super::reply::Problem;
 use crate::limits;
 use crate::logging::ACCESS;
 
 /// A request, as far as the log tells of it.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct LoggedRequest {
     method: Method,
     origin: Option<HeaderValue>,
     /// When it came, where the access log tells of it.
     begun_ns: Option<u64>,
 }
 
-impl Asked {
+impl LoggedRequest {
     /// A request that is looked at now.
-    pub(super) fn new(desk: &Desk, method: &Method, headers: &HeaderMap) -> Asked {
-        Asked {
+    pub(super) fn new(
+        desk: &RequestContext,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> LoggedRequest {
+        LoggedRequest {
             method: method.clone(),
             origin: headers.get(ORIGIN).cloned(),
-            begun_ns: desk.office.access_log.then(|| desk.clock.now().ns),
+            begun_ns: desk.app.access_log.then(|| desk.clock.now().ns),
         }
     }
 }
@@ -40,7 +44,12 @@ pub fn shown_path(path: &str) -> &str {
 }
 
 /// A request was refused. `path` is none where its head could not be used.
-pub(super) fn refused(desk: &Desk, asked: &Asked, path: Option<&str>, problem: &Problem) {
+pub(super) fn refused(
+    desk: &RequestContext,
+    asked: &LoggedRequest,
+    path: Option<&str>,
+    problem: &Problem,
+) {
     let (status, code) = (problem.status, problem.code.as_str());
     let reason = problem.logged_reason().map(shown_path);
     let method = path.map(|_| asked.method.as_str());
@@ -66,8 +75,8 @@ pub(super) fn refused(desk: &Desk, asked: &Asked, path: Option<&str>, problem: &
 
 /// A line of the access log, where there is one.
 pub(super) fn access(
-    desk: &Desk,
-    asked: &Asked,
+    desk: &RequestContext,
+    asked: &LoggedRequest,
     path: Option<&str>,
     (status, bytes): (StatusCode, usize),
 ) {
@@ -88,7 +97,7 @@ pub(super) fn access(
 }
 
 /// An operator did something: `said` is the name that the caller gave, where the call takes one.
-pub(crate) fn operator(desk: &Desk, action: &'static str, on: &str, said: Option<&str>) {
+pub(crate) fn operator(desk: &RequestContext, action: &'static str, on: &str, said: Option<&str>) {
     tracing::info!(
         target: "fanfare::operator",
         action,
@@ -102,7 +111,7 @@ pub(crate) fn operator(desk: &Desk, action: &'static str, on: &str, said: Option
 }
 
 /// Something became of an account by its user's own call.
-pub(super) fn account(desk: &Desk, user: &str, what: &'static str) {
+pub(super) fn account(desk: &RequestContext, user: &str, what: &'static str) {
     tracing::info!(
         target: "fanfare::accounts",
         user,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body, users};
+use super::{Query, RequestContext, body, users};
 use crate::auth::names;
 use crate::clock::rfc3339;
 use crate::id::UserId;
@@ -18,7 +18,7 @@ use crate::limits;
 use crate::state::durable::Write;
 use crate::state::talk::{Talk, Told};
 use crate::state::then::Page;
-use crate::store::library::{Group, Invitation, StoredMessage};
+use crate::store::read_pool::{Group, Invitation, StoredMessage};
 use crate::wire::instance::check_name;
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk;
@@ -57,7 +57,7 @@ fn stored(told: &Told) -> Result<Reply, Problem> {
 ///
 /// What control refuses it with, and 429 where too many names of nobody were asked for.
 pub(super) async fn tell_to(
-    desk: &Desk,
+    desk: &RequestContext,
     user: &UserId,
     talk: impl Fn() -> Talk,
 ) -> Result<Told, Problem> {
@@ -79,24 +79,24 @@ pub(super) async fn tell_to(
 }
 
 /// Has control know of a user whom another node saw first. Returns whether there is one.
-async fn learn(desk: &Desk, user: &UserId) -> Result<bool, Problem> {
+async fn learn(desk: &RequestContext, user: &UserId) -> Result<bool, Problem> {
     // Without a database that nodes share there is nowhere to look.
-    if !desk.office.is_clustered || !desk.office.library.is_open() {
+    if !desk.app.is_clustered || !desk.app.read_pool.is_open() {
         return Ok(false);
     }
-    let Some(change) = desk.office.library.change_of(user).await? else { return Ok(false) };
+    let Some(change) = desk.app.read_pool.change_of(user).await? else { return Ok(false) };
     desk.tell(Talk::Accounts(vec![change])).await?;
     Ok(true)
 }
 
 /// `POST /api/v1/messages`
 pub async fn send(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     from: &UserId,
 ) -> Result<Reply, Problem> {
     let wish: MessageWish =
-        body::read_object(desk, request, desk.office.limits.http_body_bytes_max).await?;
+        body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let to = talk::user("to_user_id", wish.to_user_id)?;
     let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     let send = || {
@@ -108,30 +108,30 @@ pub async fn send(
 
 /// `POST /api/v1/groups/{id}/messages`
 pub async fn send_to_group(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     from: &UserId,
     group_id: String,
 ) -> Result<Reply, Problem> {
     let wish: MessageWish =
-        body::read_object(desk, request, desk.office.limits.http_body_bytes_max).await?;
+        body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     stored(&desk.tell(Talk::SendToGroup { from: from.clone(), group_id, content }).await?)
 }
 
 /// The user that is meant where the database is asked and not control: a user id, or `name:` and a
 /// name.
-async fn resolved(desk: &Desk, user: UserId) -> Result<UserId, Problem> {
+async fn resolved(desk: &RequestContext, user: UserId) -> Result<UserId, Problem> {
     if names::named(user.as_str()).is_none() {
         return Ok(user);
     }
     users::check_name_lookup(desk)?;
-    let found = desk.office.library.change_of(&user).await?;
+    let found = desk.app.read_pool.change_of(&user).await?;
     found.map(|change| change.user_id).ok_or_else(|| users::unknown_name(desk))
 }
 
 /// `GET /api/v1/messages`
-pub async fn pull(desk: &Desk, query: &Query, user: &UserId) -> Result<Reply, Problem> {
+pub async fn pull(desk: &RequestContext, query: &Query, user: &UserId) -> Result<Reply, Problem> {
     let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_DEFAULT);
     let invalid = |what: &'static str| Problem::invalid(what);
     let after = query.get("after").filter(|after| !after.is_empty());
@@ -140,16 +140,16 @@ pub async fn pull(desk: &Desk, query: &Query, user: &UserId) -> Result<Reply, Pr
         None => None,
         Some(with) => Some(resolved(desk, talk::user("with", Some(with))?).await?),
     };
-    let library = &desk.office.library;
+    let read_pool = &desk.app.read_pool;
     let after = after.transpose()?;
     // First what is accepted, then what is written: nothing is lost between the two.
     let page = Page { user: user.clone(), after, with: with.clone(), limit: limit + 1 };
-    let unwritten = if desk.office.is_clustered {
+    let unwritten = if desk.app.is_clustered {
         desk.tell(Talk::Unwritten(page)).await?
     } else {
         Told::Unwritten(Vec::new())
     };
-    let mut messages = library.messages(user, after, limit + 1, with).await?;
+    let mut messages = read_pool.messages(user, after, limit + 1, with).await?;
     if let Told::Unwritten(posted) = unwritten {
         let last = messages.last().map(|last| last.id.clone());
         let fresh = posted.iter().map(|one| StoredMessage::of(one));
@@ -193,7 +193,7 @@ fn message_value(message: &StoredMessage) -> Value {
 
 /// `POST /api/v1/groups`
 pub async fn create_group(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     owner: &UserId,
 ) -> Result<Reply, Problem> {
@@ -203,7 +203,7 @@ pub async fn create_group(
         members: Option<Vec<String>>,
     }
     let wish: GroupWish =
-        body::read_object(desk, request, desk.office.limits.http_body_bytes_max).await?;
+        body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let invalid = |what: String| Problem::invalid(what);
     let name = wish.name.ok_or_else(|| invalid("name is missing".to_owned()))?;
     check_name("name", &name).map_err(invalid)?;
@@ -221,7 +221,7 @@ pub async fn create_group(
     let at_ms = desk.clock.now().wall_ms;
     let owner = owner.clone();
     // The creator stands first, and asks nobody to be in it.
-    let invited = if desk.office.group_invitations { members.split_off(1) } else { Vec::new() };
+    let invited = if desk.app.group_invitations { members.split_off(1) } else { Vec::new() };
     let write =
         Write::CreateGroup { group_id: group_id.clone(), name, owner, members, invited, at_ms };
     desk.tell(Talk::Write(write)).await?;
@@ -261,9 +261,9 @@ fn invitation_bytes(invitation: &Invitation) -> usize {
 }
 
 /// `GET /api/v1/groups`
-pub async fn groups(desk: &Desk, user: &UserId) -> Result<Reply, Problem> {
-    let groups = desk.office.library.groups(user).await?;
-    let invitations = desk.office.library.invitations(user).await?;
+pub async fn groups(desk: &RequestContext, user: &UserId) -> Result<Reply, Problem> {
+    let groups = desk.app.read_pool.groups(user).await?;
+    let invitations = desk.app.read_pool.invitations(user).await?;
     let bytes = groups.iter().map(group_bytes).sum::<usize>();
     let more = invitations.iter().map(invitation_bytes).sum::<usize>();
     let permit = desk.answers.reserve(bytes + more + 64)?;
@@ -274,8 +274,8 @@ pub async fn groups(desk: &Desk, user: &UserId) -> Result<Reply, Problem> {
 }
 
 /// `GET /api/v1/groups/{id}`
-pub async fn group(desk: &Desk, user: &UserId, group_id: &str) -> Result<Reply, Problem> {
-    let group = desk.office.library.group(group_id, user).await?;
+pub async fn group(desk: &RequestContext, user: &UserId, group_id: &str) -> Result<Reply, Problem> {
+    let group = desk.app.read_pool.group(group_id, user).await?;
     let permit = desk.answers.reserve(group_bytes(&group))?;
     let mut value = group_value(&group);
     value["members"] = group.members.iter().map(UserId::as_str).collect();
@@ -284,14 +284,18 @@ pub async fn group(desk: &Desk, user: &UserId, group_id: &str) -> Result<Reply, 
 }
 
 /// `DELETE /api/v1/groups/{id}`
-pub async fn delete_group(desk: &Desk, by: &UserId, group_id: String) -> Result<Reply, Problem> {
+pub async fn delete_group(
+    desk: &RequestContext,
+    by: &UserId,
+    group_id: String,
+) -> Result<Reply, Problem> {
     desk.tell(Talk::Write(Write::DeleteGroup { group_id, by: by.clone() })).await?;
     Ok(reply::no_content())
 }
 
 /// `POST /api/v1/groups/{id}/members`
 pub async fn add_member(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     by: &UserId,
     group_id: String,
@@ -301,11 +305,11 @@ pub async fn add_member(
         user_id: Option<String>,
     }
     let wish: MemberWish =
-        body::read_object(desk, request, desk.office.limits.http_body_bytes_max).await?;
+        body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let user_id = resolved(desk, talk::user("user_id", wish.user_id)?).await?;
     let mut value = json!({"group_id": group_id, "user_id": user_id.as_str()});
     let by = by.clone();
-    let write = if desk.office.group_invitations && user_id != by {
+    let write = if desk.app.group_invitations && user_id != by {
         let at_ms = desk.clock.now().unix_ms;
         Write::Invite { group_id, user_id, by, at_ms }
     } else {
@@ -322,7 +326,7 @@ pub async fn add_member(
 
 /// `POST /api/v1/groups/{id}/accept` and `/decline`
 pub async fn answer_invitation(
-    desk: &Desk,
+    desk: &RequestContext,
     user: &UserId,
     group_id: String,
     accepts: bool,
@@ -334,7 +338,7 @@ pub async fn answer_invitation(
 
 /// `DELETE /api/v1/groups/{id}/members/{user_id}`
 pub async fn remove_member(
-    desk: &Desk,
+    desk: &RequestContext,
     by: &UserId,
     group_id: String,
     user_id: &str,

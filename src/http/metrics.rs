@@ -2,7 +2,7 @@
 //!
 //! Imports `stats` and `wire`. Imported by `http::router`.
 
-use super::Desk;
+use super::RequestContext;
 use super::reply::{self, Reply};
 use super::status::{memory_rss_bytes, paths};
 use crate::limits;
@@ -46,7 +46,7 @@ const SHARD_COUNTERS: [(&str, &str, Of); 11] = [
 ];
 
 /// The page.
-pub fn page(desk: &Desk) -> Reply {
+pub fn page(desk: &RequestContext) -> Reply {
     let mut page = Page::default();
     shards(&mut page, desk);
     registry(&mut page, desk);
@@ -56,8 +56,8 @@ pub fn page(desk: &Desk) -> Reply {
     reply::with_type("text/plain; version=0.0.4; charset=utf-8", text.into())
 }
 
-fn shards(page: &mut Page, desk: &Desk) {
-    let stats = &desk.office.stats;
+fn shards(page: &mut Page, desk: &RequestContext) {
+    let stats = &desk.app.stats;
     for (kind, metrics) in [("gauge", &SHARD_GAUGES[..]), ("counter", &SHARD_COUNTERS[..])] {
         for (name, help, of) in metrics {
             page.metric(name, kind, help);
@@ -70,13 +70,13 @@ fn shards(page: &mut Page, desk: &Desk) {
         "fanfare_users_online",
         "gauge",
         "Signed-in users with a connection.",
-        desk.office.gate.seats.users() as u64,
+        desk.app.authorizer.user_connections.users() as u64,
     );
     page.single(
         "fanfare_outbox_bytes_peak",
         "gauge",
         "The most bytes that were unsent for one connection within the last 60 s.",
-        desk.office.recent.read().outbox_bytes_peak_of_all(
+        desk.app.recent.read().outbox_bytes_peak_of_all(
             stats,
             desk.clock.now().unix_ms,
             limits::RECENT_LONG_MS,
@@ -105,7 +105,7 @@ fn shards(page: &mut Page, desk: &Desk) {
     page.single("fanfare_memory_rss_bytes", "gauge", "Resident memory.", memory_rss_bytes());
     let name = "fanfare_http_unsent_answer_bytes";
     page.metric(name, "gauge", "Bytes of HTTP answers that clients have not taken, by shard.");
-    for (index, answers) in desk.office.answers.iter().enumerate() {
+    for (index, answers) in desk.app.answers.iter().enumerate() {
         page.sample(name, &format!("shard=\"{index}\""), answers.held() as u64);
     }
     let name = "fanfare_http_unfinished_body_bytes";
@@ -114,13 +114,13 @@ fn shards(page: &mut Page, desk: &Desk) {
         "gauge",
         "Bytes of request bodies that are arriving or being read, by shard.",
     );
-    for (index, bodies) in desk.office.bodies.iter().enumerate() {
+    for (index, bodies) in desk.app.bodies.iter().enumerate() {
         page.sample(name, &format!("shard=\"{index}\""), bodies.held() as u64);
     }
 }
 
-fn registry(page: &mut Page, desk: &Desk) {
-    let control = &desk.office.stats.control;
+fn registry(page: &mut Page, desk: &RequestContext) {
+    let control = &desk.app.stats.control;
     let mut control_turns = crate::stats::Reading::default();
     control_turns.add(&control.turn_us);
     page.histogram("fanfare_control_turn_seconds", "How long control's turn took.", &control_turns);
@@ -195,11 +195,11 @@ fn registry(page: &mut Page, desk: &Desk) {
     }
 }
 
-fn cluster(page: &mut Page, desk: &Desk) {
-    if !desk.office.is_clustered {
+fn cluster(page: &mut Page, desk: &RequestContext) {
+    if !desk.app.is_clustered {
         return;
     }
-    let cluster = &desk.office.stats.cluster;
+    let cluster = &desk.app.stats.cluster;
     let lag = cluster.newest.value().saturating_sub(cluster.sequence.value());
     let silent_ms = desk.clock.now().unix_ms.saturating_sub(cluster.contact_ms.value());
     for (name, kind, help, value) in [
@@ -253,8 +253,8 @@ fn cluster(page: &mut Page, desk: &Desk) {
 }
 
 /// What goes between nodes beside the log.
-fn topics(page: &mut Page, desk: &Desk) {
-    let cluster = &desk.office.stats.cluster;
+fn topics(page: &mut Page, desk: &RequestContext) {
+    let cluster = &desk.app.stats.cluster;
     let unread = cluster.posted.value().saturating_sub(cluster.read.value());
     for (name, kind, help, value) in [
         (
@@ -321,8 +321,8 @@ fn topics(page: &mut Page, desk: &Desk) {
     }
 }
 
-fn codes(page: &mut Page, desk: &Desk) {
-    let stats = &desk.office.stats;
+fn codes(page: &mut Page, desk: &RequestContext) {
+    let stats = &desk.app.stats;
     let name = "fanfare_refusals_total";
     page.metric(name, "counter", "Requests refused, by code and door.");
     for code in Code::ALL {

@@ -24,8 +24,9 @@ pub mod discovery;
 pub mod fuzzing;
 pub mod guard;
 pub mod idle;
+pub mod known_users;
 pub mod log;
-pub mod logins;
+pub mod login_throttle;
 pub mod messages;
 pub mod metrics;
 pub mod openapi;
@@ -35,7 +36,6 @@ pub mod rates;
 pub mod registry;
 pub mod reply;
 pub mod router;
-pub mod seen;
 pub mod sockets;
 pub mod status;
 pub mod users;
@@ -65,22 +65,22 @@ use crate::state::people::Person;
 use crate::state::talk::{Talk, Told};
 use crate::stats::{Recent, Stats};
 use crate::store::StoreHealth;
-use crate::store::library::{Account, Library};
+use crate::store::read_pool::{Account, ReadPool};
 use crate::wire::refusal::Refusal;
-use crate::ws::gate::Gate;
+use crate::ws::authorizer::Authorizer;
 use answers::{Answers, Unsent};
 use bodies::Bodies;
 use dialect::Dialect;
 use idle::IdleTable;
-use logins::Logins;
+use known_users::KnownUsers;
+use login_throttle::LoginThrottle;
 use passwords::Passwords;
 use rates::Rates;
 use reply::Problem;
-use seen::SeenUsers;
 
 /// What requests are answered from. One a shard.
 #[derive(Debug, Clone)]
-pub struct Desk {
+pub struct RequestContext {
     /// The shard whose thread serves the requests.
     pub shard: ShardId,
     /// Where orders go.
@@ -88,7 +88,7 @@ pub struct Desk {
     /// The clock.
     pub clock: Clock,
     /// What all desks share.
-    pub office: Arc<Office>,
+    pub app: Arc<AppState>,
     /// Who is at the other end of the connection that the desk serves.
     pub peer: Option<SocketAddr>,
     /// The address at which that connection arrived.
@@ -110,13 +110,13 @@ pub struct Desk {
 
 /// What all desks share.
 #[derive(Debug)]
-pub struct Office {
+pub struct AppState {
     /// The node's id.
     pub node_id: Arc<str>,
     /// The bounds.
     pub limits: Arc<Limits>,
     /// Who may do what.
-    pub gate: Arc<Gate>,
+    pub authorizer: Arc<Authorizer>,
     /// The newest views, for reading without control.
     pub published: Arc<Published>,
     /// The counters.
@@ -124,9 +124,9 @@ pub struct Office {
     /// How the store does.
     pub store: StoreHealth,
     /// Where what is stored is read.
-    pub library: Library,
+    pub read_pool: ReadPool,
     /// Failed logins.
-    pub logins: Logins,
+    pub login_throttle: LoginThrottle,
     /// Where passwords are hashed.
     pub passwords: Passwords,
     /// Who may make an account.
@@ -142,7 +142,7 @@ pub struct Office {
     /// Kept connections between two requests.
     pub idle: Arc<IdleTable>,
     /// Users seen lately.
-    pub seen: SeenUsers,
+    pub known_users: KnownUsers,
     /// The foreign protocols that are served beside fanfare's own.
     pub dialects: Vec<Box<dyn Dialect>>,
     /// Raised when the server is about to stop.
@@ -175,7 +175,7 @@ pub struct Office {
     pub recent: parking_lot::RwLock<Recent>,
 }
 
-impl Office {
+impl AppState {
     /// The dialect whose path this is, and the part of the path below its mount point.
     pub fn dialect_at<'a>(&self, path: &'a str) -> Option<(&dyn Dialect, &'a str)> {
         self.dialects
@@ -190,7 +190,7 @@ impl Office {
     }
 }
 
-impl Desk {
+impl RequestContext {
     /// What the client of the request is counted by, where a bound is one for each address.
     pub fn block(&self) -> Option<AddressBlock> {
         self.client.map(ClientAddress::block)
@@ -216,14 +216,14 @@ impl Desk {
     ///
     /// # Errors
     ///
-    /// As [`Desk::ask`], and whatever the order itself is refused with.
+    /// As [`RequestContext::ask`], and whatever the order itself is refused with.
     pub async fn tell(&self, talk: Talk) -> Result<Told, Refusal> {
         self.ask(talk.into()).await?.told()
     }
 
     /// The id of the request that the desk serves, as answers and log have it.
     pub fn request_id(&self) -> String {
-        format!("{}-{}-{}", self.office.node_id, self.shard.0, self.number)
+        format!("{}-{}-{}", self.app.node_id, self.shard.0, self.number)
     }
 
     /// Where the client is, for the log.
@@ -245,15 +245,15 @@ impl Desk {
     /// Notes who asks, and that there is such a user, where that is news.
     pub fn see(&self, identity: &Identity) {
         self.note_user(&identity.user_id);
-        let seen = &self.office.seen;
-        if !seen.is_new(&identity.user_id) {
+        let known_users = &self.app.known_users;
+        if !known_users.is_new(&identity.user_id) {
             return;
         }
         let task = Task::Order(Talk::See(Person::of(identity)).into());
         let accepted_ns = self.clock.now().ns;
         let command = Command { origin: Origin::Server, accepted_ns, task };
         if self.control.send(command).is_err() {
-            seen.forget(&identity.user_id);
+            known_users.forget(&identity.user_id);
         }
     }
 
@@ -262,9 +262,9 @@ impl Desk {
     ///
     /// # Errors
     ///
-    /// As [`Desk::ask`].
+    /// As [`RequestContext::ask`].
     pub async fn views(&self, services: Vec<ServiceName>) -> Result<Vec<Arc<View>>, Refusal> {
-        let published = &self.office.published;
+        let published = &self.app.published;
         let shown: Vec<_> = services.iter().map_while(|name| published.view(name)).collect();
         if shown.len() == services.len() {
             return Ok(shown);
@@ -277,7 +277,7 @@ impl Desk {
 
     /// Whether the server is about to stop.
     pub fn is_draining(&self) -> bool {
-        self.office.is_draining.load(Ordering::Relaxed)
+        self.app.is_draining.load(Ordering::Relaxed)
     }
 }
 

@@ -23,7 +23,7 @@ const NICE: i32 = 10;
 
 /// Where somebody comes with a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum PasswordQueue {
     /// Users who have an account: they log in, or change their password.
     Login,
     /// Who wants an account.
@@ -85,7 +85,7 @@ impl Passwords {
     /// # Errors
     ///
     /// `unavailable` where too many wait at the door.
-    pub async fn hash(&self, door: Door, password: String) -> Result<String, Refusal> {
+    pub async fn hash(&self, door: PasswordQueue, password: String) -> Result<String, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.send(door, Job::Hash(password, reply))?;
         answer.await.ok().flatten().ok_or_else(Refusal::internal)
@@ -98,7 +98,7 @@ impl Passwords {
     /// `unavailable` where too many wait at the door.
     pub async fn verify(
         &self,
-        door: Door,
+        door: PasswordQueue,
         password: String,
         hash: Option<String>,
     ) -> Result<bool, Refusal> {
@@ -107,7 +107,7 @@ impl Passwords {
         answer.await.map_err(|_| Refusal::internal())
     }
 
-    fn send(&self, door: Door, job: Job) -> Result<(), Refusal> {
+    fn send(&self, door: PasswordQueue, job: Job) -> Result<(), Refusal> {
         self.0[door as usize].try_send(job).map_err(|_| Refusal::unavailable())
     }
 }
@@ -146,11 +146,12 @@ mod tests {
             let mut asked = pin!(passwords.hash(door, String::from("password")));
             matches!(asked.as_mut().poll(&mut context), Poll::Ready(Err(_)))
         };
-        let refused =
-            (0..=limits::PASSWORDS_WAITING_MAX).filter(|_| is_refused(Door::Registration)).count();
+        let refused = (0..=limits::PASSWORDS_WAITING_MAX)
+            .filter(|_| is_refused(PasswordQueue::Registration))
+            .count();
         assert_eq!(refused, 1);
-        assert!(!is_refused(Door::Login));
-        assert!(!is_refused(Door::Eureka));
-        assert!(is_refused(Door::Registration));
+        assert!(!is_refused(PasswordQueue::Login));
+        assert!(!is_refused(PasswordQueue::Eureka));
+        assert!(is_refused(PasswordQueue::Registration));
     }
 }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::reply::{self, Problem, Reply};
-use super::{Desk, body, log};
+use super::{RequestContext, body, log};
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::state::order::{Answer, Operation, Order, RefusedEntry};
@@ -154,9 +154,9 @@ pub(super) fn decode_keys(text: &[u8]) {
 }
 
 /// `register`
-pub async fn register(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
-    let max = desk.office.limits.http_registry_body_bytes_max;
-    let instance_bytes_max = desk.office.limits.instance_bytes_max;
+pub async fn register(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
+    let max = desk.app.limits.http_registry_body_bytes_max;
+    let instance_bytes_max = desk.app.limits.instance_bytes_max;
     let text = body::read(desk, request, max).await?;
     let read = move |text: &[u8]| read_registrations(text, instance_bytes_max);
     let entries = match body::decode_with(text, read).await? {
@@ -179,21 +179,27 @@ pub async fn register(desk: &Desk, request: Request<Incoming>) -> Result<Reply, 
 }
 
 /// `heartbeat`
-pub async fn heartbeat(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn heartbeat(
+    desk: &RequestContext,
+    request: Request<Incoming>,
+) -> Result<Reply, Problem> {
     keys_call(desk, request, Order::Heartbeat).await
 }
 
 /// `unregister`
-pub async fn unregister(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn unregister(
+    desk: &RequestContext,
+    request: Request<Incoming>,
+) -> Result<Reply, Problem> {
     keys_call(desk, request, Order::Unregister).await
 }
 
 async fn keys_call(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     order: fn(Vec<InstanceIdentity>) -> Order,
 ) -> Result<Reply, Problem> {
-    let max = desk.office.limits.http_registry_body_bytes_max;
+    let max = desk.app.limits.http_registry_body_bytes_max;
     let text = body::read(desk, request, max).await?;
     let renewals = match body::decode_with(text, read_keys).await? {
         Ok(renewals) => renewals,
@@ -213,7 +219,7 @@ async fn keys_call(
 }
 
 async fn keys_part<Sent: serde::Serialize>(
-    desk: &Desk,
+    desk: &RequestContext,
     entry: &str,
     entries: Keys<Sent>,
     order: fn(Vec<InstanceIdentity>) -> Order,
@@ -229,7 +235,7 @@ async fn keys_part<Sent: serde::Serialize>(
 
 /// Hands a batch to control piece by piece. The places of what it refused count over all pieces.
 async fn in_pieces<Entry>(
-    desk: &Desk,
+    desk: &RequestContext,
     mut entries: Vec<Entry>,
     order: fn(Vec<Entry>) -> Order,
 ) -> Result<Vec<RefusedEntry>, Problem> {
@@ -300,7 +306,11 @@ const fn artemis_code(code: Code) -> &'static str {
 }
 
 /// The answer to a batch: its lists of what failed, and how it went.
-fn answer(desk: &Desk, total: usize, lists: &[(&str, Failures)]) -> Result<Reply, Problem> {
+fn answer(
+    desk: &RequestContext,
+    total: usize,
+    lists: &[(&str, Failures)],
+) -> Result<Reply, Problem> {
     let status = outcome(total, lists).to_string();
     let parts = lists.iter().map(|(name, failed)| name.len() + failed.text.len() + 8);
     let bytes = parts.sum::<usize>() + status.len() + 32;
@@ -335,7 +345,7 @@ fn bad_request(fault: &BadRequest, lists: &[&str]) -> Reply {
 }
 
 /// `operate-instance`
-pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn operate(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Wish {
@@ -347,7 +357,7 @@ pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
         #[serde(alias = "operator_id")]
         operator_id: Option<String>,
     }
-    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let wish: Wish = match body::artemis_object(&text)? {
         Ok(wish) => wish,
         Err(reply) => return Ok(reply),
@@ -380,7 +390,7 @@ pub async fn operate(desk: &Desk, request: Request<Incoming>) -> Result<Reply, P
 }
 
 /// Who acts: the user of the request's token, with the name that the caller gives beside it.
-pub(crate) fn operator(desk: &Desk, said: &str) -> Operator {
+pub(crate) fn operator(desk: &RequestContext, said: &str) -> Operator {
     Operator { user: desk.user.get().cloned(), name: said.into() }
 }
 
@@ -394,7 +404,7 @@ pub(crate) const fn action(operation: &Operation) -> &'static str {
 
 /// `self-protection` of a service
 pub async fn protect(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     encoded: &str,
 ) -> Result<Reply, Problem> {
@@ -402,7 +412,7 @@ pub async fn protect(
     struct Wish {
         enabled: Option<bool>,
     }
-    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let wish: Wish = body::object(&text)?;
     let Some(enabled) = wish.enabled else {
         return Err(Problem::invalid("enabled is missing"));

@@ -13,7 +13,7 @@ use super::answers::AnswerBody;
 use super::budget::Permit;
 use crate::wire::problem::{self, ProblemDocument};
 use crate::wire::refusal::{Code, Refusal};
-use crate::ws::gate::Denied;
+use crate::ws::authorizer::Rejection;
 
 /// A response with its whole body.
 pub type Reply = Response<AnswerBody>;
@@ -149,11 +149,11 @@ impl From<Refusal> for Problem {
     }
 }
 
-impl From<Denied> for Problem {
-    fn from(denied: Denied) -> Problem {
-        let mut problem = Problem::new(denied.status, denied.code, denied.detail);
-        problem.header = denied.header.map(|(name, value)| (name, value.to_owned()));
-        problem.cause = denied.cause.or(problem.cause);
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Problem {
+        let mut problem = Problem::new(rejection.status, rejection.code, rejection.detail);
+        problem.header = rejection.header.map(|(name, value)| (name, value.to_owned()));
+        problem.cause = rejection.cause.or(problem.cause);
         problem
     }
 }

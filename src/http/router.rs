@@ -12,16 +12,16 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::answers::AnswerBody;
 use super::cross_site::{self, Shares};
-use super::log::{self, Asked};
+use super::log::{self, LoggedRequest};
 use super::pages::Page;
 use super::reply::{self, Problem, Reply};
 use super::{
-    Desk, Query, channels, decoded, discovery, guard, messages, metrics, openapi, pages, registry,
-    sockets, status, users,
+    Query, RequestContext, channels, decoded, discovery, guard, messages, metrics, openapi, pages,
+    registry, sockets, status, users,
 };
 use crate::auth::{Identity, Scopes};
 use crate::wire::refusal::Code;
-use crate::ws::gate::{self, Denied, Knock, Upgrade};
+use crate::ws::authorizer::{self, HandshakeRequest, Rejection, Upgrade};
 use crate::ws::head::Body;
 
 /// What the paths lead to. What a path names is still percent-encoded.
@@ -311,20 +311,20 @@ pub(super) fn needs(method: &str, path: &str) -> Option<Needs> {
 
 /// Answers a request. An upgrade that goes ahead is left in `agreed`.
 pub async fn answer(
-    mut desk: Desk,
+    mut desk: RequestContext,
     request: Request<Incoming>,
     agreed: &Rc<RefCell<Option<Upgrade>>>,
 ) -> Reply {
-    desk.client = desk.office.gate.client(desk.peer, request.headers());
-    desk.number = desk.office.requests.fetch_add(1, Ordering::Relaxed);
+    desk.client = desk.app.authorizer.client(desk.peer, request.headers());
+    desk.number = desk.app.requests.fetch_add(1, Ordering::Relaxed);
     desk.user = OnceCell::new();
     let desk = &desk;
-    desk.office.stats.http.request();
-    let asked = Asked::new(desk, request.method(), request.headers());
+    desk.app.stats.http.request();
+    let asked = LoggedRequest::new(desk, request.method(), request.headers());
     let is_head = request.method() == Method::HEAD;
     let whole = request.uri().path().to_owned();
-    let path = desk.office.gate.base_path.below(&whole);
-    let page = desk.office.gate.page(request.headers(), desk.local);
+    let path = desk.app.authorizer.base_path.below(&whole);
+    let page = desk.app.authorizer.page(request.headers(), desk.local);
     let shares = shares(desk, page, path.unwrap_or_default(), request.headers());
     // An upgrade to something that is spoken nowhere here is answered like any other request, but
     // the connection is of no use after it.
@@ -351,12 +351,12 @@ pub async fn answer(
         }
         Err(mut problem) => {
             problem.closes |= asks_upgrade || desk.is_draining();
-            desk.office.stats.http.refuse(problem.code);
+            desk.app.stats.http.refuse(problem.code);
             log::refused(desk, &asked, shown_path, &problem);
             problem.reply(&desk.request_id())
         }
     };
-    if desk.office.access_log {
+    if desk.app.access_log {
         let bytes = reply.body().size_hint().lower();
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         log::access(desk, &asked, shown_path, (reply.status(), bytes));
@@ -370,15 +370,24 @@ pub async fn answer(
 
 /// What pages of other origins may see of an answer; none where the path is not meant for them:
 /// sockets, which know no such thing, and pages but for the client library.
-fn shares(desk: &Desk, page: gate::Page, path: &str, headers: &HeaderMap) -> Option<Shares> {
+fn shares(
+    desk: &RequestContext,
+    page: authorizer::Page,
+    path: &str,
+    headers: &HeaderMap,
+) -> Option<Shares> {
     let is_page = pages::at(path).is_some_and(|page| !page.is_library());
-    let is_shared = !is_page && desk.office.gate.endpoint(path).is_none();
+    let is_shared = !is_page && desk.app.authorizer.endpoint(path).is_none();
     is_shared.then(|| Shares::of(page, headers))
 }
 
 /// What is asked outside of the base path: only where everything is.
-fn outside(desk: &Desk, request: &Request<Incoming>, path: &str) -> Result<Reply, Problem> {
-    let base = &desk.office.gate.base_path;
+fn outside(
+    desk: &RequestContext,
+    request: &Request<Incoming>,
+    path: &str,
+) -> Result<Reply, Problem> {
+    let base = &desk.app.authorizer.base_path;
     if matches!(*request.method(), Method::GET | Method::HEAD)
         && let Some(location) = base.with_slash(path)
     {
@@ -391,38 +400,39 @@ fn outside(desk: &Desk, request: &Request<Incoming>, path: &str) -> Result<Reply
 /// What is judged before anything else: the head itself, and by which name the server is called.
 /// `bad_head` is the status that the guard asks for, if it does.
 fn check_head(
-    desk: &Desk,
+    desk: &RequestContext,
     request: &Request<Incoming>,
     bad_head: Option<&str>,
 ) -> Result<(), Problem> {
-    let (gate, headers) = (&desk.office.gate, request.headers());
+    let (authorizer, headers) = (&desk.app.authorizer, request.headers());
     if let Some(status) = bad_head {
         return Err(refused(status));
     }
-    gate.check_host(request.uri(), headers, desk.local)
-        .and_then(|()| gate::check_singletons(headers))
-        .map_err(|denied| Problem::from(denied).closing())
+    authorizer
+        .check_host(request.uri(), headers, desk.local)
+        .and_then(|()| authorizer::check_singletons(headers))
+        .map_err(|rejection| Problem::from(rejection).closing())
 }
 
 async fn dispatch(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     path: &str,
-    page: gate::Page,
+    page: authorizer::Page,
     agreed: &Rc<RefCell<Option<Upgrade>>>,
 ) -> Result<Reply, Problem> {
     let headers = request.headers();
-    let why_not = || desk.office.gate.foreign_page(headers, desk.local);
+    let why_not = || desk.app.authorizer.foreign_page(headers, desk.local);
     if cross_site::is_preflight(request.method(), headers)
         && let Some(methods) = methods_at(desk, path)
     {
         return cross_site::preflight(page, methods, why_not);
     }
     cross_site::check_write(request.method(), page, why_not)?;
-    if let Some(endpoint) = desk.office.gate.endpoint(path) {
+    if let Some(endpoint) = desk.app.authorizer.endpoint(path) {
         return open_socket(desk, &request, path, endpoint, agreed);
     }
-    if let Some((dialect, rest)) = desk.office.dialect_at(path) {
+    if let Some((dialect, rest)) = desk.app.dialect_at(path) {
         return dialect.answer(desk, request, rest).await;
     }
     let route = Route::at(path).ok_or_else(Problem::not_found)?;
@@ -461,14 +471,14 @@ async fn dispatch(
         Route::Health => Ok(status::health()),
         Route::Ready => status::ready(desk, &Query::of(request.uri())),
         Route::Metrics => Ok(metrics::page(desk)),
-        Route::OpenApi => Ok(openapi::answer(&desk.office.gate.base_path)),
+        Route::OpenApi => Ok(openapi::answer(&desk.app.authorizer.base_path)),
         Route::Page(page) => Ok(pages::answer(page, request.headers())),
         people => dispatch_people(desk, people, request, identity).await,
     }
 }
 
 async fn dispatch_people(
-    desk: &Desk,
+    desk: &RequestContext,
     route: Route<'_>,
     request: Request<Incoming>,
     identity: Option<Identity>,
@@ -507,7 +517,7 @@ async fn dispatch_people(
         Route::Dashboard(board) => channels::metrics(desk, request, who, name(board)).await,
         route => {
             let Some(identity) = identity else {
-                return Err(gate::token_required().into());
+                return Err(authorizer::token_required().into());
             };
             let user = &identity.user_id;
             let group = |encoded: &str| messages::group_id(&name(encoded));
@@ -544,11 +554,11 @@ async fn dispatch_people(
 }
 
 /// The methods of what a page of another origin may call at a path.
-fn methods_at(desk: &Desk, path: &str) -> Option<&'static str> {
-    if desk.office.gate.endpoint(path).is_some() {
+fn methods_at(desk: &RequestContext, path: &str) -> Option<&'static str> {
+    if desk.app.authorizer.endpoint(path).is_some() {
         return None;
     }
-    match desk.office.dialect_at(path) {
+    match desk.app.dialect_at(path) {
         Some((dialect, rest)) => dialect.methods(rest),
         None => Route::at(path).map(Route::methods),
     }
@@ -567,10 +577,10 @@ fn refused(status: &str) -> Problem {
 }
 
 fn open_socket(
-    desk: &Desk,
+    desk: &RequestContext,
     request: &Request<Incoming>,
     path: &str,
-    endpoint: crate::ws::gate::Endpoint,
+    endpoint: crate::ws::authorizer::Endpoint,
     agreed: &Rc<RefCell<Option<Upgrade>>>,
 ) -> Result<Reply, Problem> {
     let is_upgrade = request.method() == Method::GET && request.headers().contains_key(UPGRADE);
@@ -580,7 +590,7 @@ fn open_socket(
     }
     let has_body =
         request.headers().contains_key(TRANSFER_ENCODING) || request.body().size_hint().lower() > 0;
-    let knock = Knock {
+    let handshake = HandshakeRequest {
         method: request.method(),
         uri: request.uri(),
         path,
@@ -590,13 +600,14 @@ fn open_socket(
         peer: desk.peer,
         local: desk.local,
     };
-    let upgrade = desk.office.gate.judge(endpoint, knock, desk.clock.now().unix_s()).map_err(
-        |denied: Denied| {
-            // What follows a refused upgrade is held back by the guard and was never meant as HTTP.
-            let problem = Problem::from(denied);
-            if has_body || is_upgrade { problem.closing() } else { problem }
-        },
-    )?;
+    let upgrade =
+        desk.app.authorizer.authorize(endpoint, handshake, desk.clock.now().unix_s()).map_err(
+            |rejection: Rejection| {
+                // What follows a refused upgrade is held back by the guard and was never meant as HTTP.
+                let problem = Problem::from(rejection);
+                if has_body || is_upgrade { problem.closing() } else { problem }
+            },
+        )?;
     if let Some(identity) = &upgrade.identity {
         desk.note_user(&identity.user_id);
     }
@@ -615,30 +626,34 @@ fn open_socket(
 
 /// Who asks. A token that is there and wrong is refused in every mode.
 fn identify(
-    desk: &Desk,
+    desk: &RequestContext,
     request: &Request<Incoming>,
     path: &str,
 ) -> Result<Option<Identity>, Problem> {
     // Only what begins like a socket's path takes a token in its query.
     let query = request.uri().query().filter(|_| path.starts_with("/ws"));
-    let token = gate::presented_token(request.headers(), query, false)?;
+    let token = authorizer::presented_token(request.headers(), query, false)?;
     let now_s = desk.clock.now().unix_s();
-    let identified = desk.office.gate.identify(token.as_deref(), now_s);
-    identified.map_err(|fault| gate::bad_token(fault).into())
+    let identified = desk.app.authorizer.identify(token.as_deref(), now_s);
+    identified.map_err(|fault| authorizer::bad_token(fault).into())
 }
 
-fn permit(desk: &Desk, access: Access, identity: Option<&Identity>) -> Result<(), Problem> {
-    let gate = &desk.office.gate;
+fn permit(
+    desk: &RequestContext,
+    access: Access,
+    identity: Option<&Identity>,
+) -> Result<(), Problem> {
+    let authorizer = &desk.app.authorizer;
     let (needed, acts_as_user) = match access {
         Access::Unasked | Access::Anyone => return Ok(()),
         Access::SignedIn => (Scopes::NONE, false),
         Access::With(scopes) => (scopes, false),
         Access::AsUser(scopes) => (scopes, true),
     };
-    if identity.is_none() && (acts_as_user || gate.is_auth_required) {
-        return Err(gate::token_required().into());
+    if identity.is_none() && (acts_as_user || authorizer.is_auth_required) {
+        return Err(authorizer::token_required().into());
     }
-    if gate.allows(identity, needed) {
+    if authorizer.allows(identity, needed) {
         return Ok(());
     }
     Err(Problem::new(403, Code::Forbidden, format!("the token lacks the scope {needed}")))

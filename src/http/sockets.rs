@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body, channels, log, messages};
+use super::{Query, RequestContext, body, channels, log, messages};
 use crate::auth::Identity;
 use crate::clock::rfc3339;
 use crate::id::{ChannelName, ConnName};
@@ -45,12 +45,12 @@ pub(super) fn aim(only_to: Option<Vec<String>>, exclude: Option<Vec<String>>) ->
 }
 
 async fn send(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     from: Option<&Identity>,
     to: impl FnOnce(&mut Wish<'_>) -> Result<To, Problem>,
 ) -> Result<Reply, Problem> {
-    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let mut wish: Wish<'_> = body::borrowed(&text)?;
     let to = to(&mut wish)?;
     let envelope = Envelope::new(wish.message_type, wish.data)?;
@@ -75,11 +75,11 @@ async fn send(
 
 /// `POST /ws/broadcast`
 pub async fn broadcast(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     from: Option<&Identity>,
 ) -> Result<Reply, Problem> {
-    let bytes_max = desk.office.limits.topic_bytes_max;
+    let bytes_max = desk.app.limits.topic_bytes_max;
     send(desk, request, from, |wish| match wish.to_channel.take() {
         Some(channel) => {
             let channel = talk::channel(Some(channel), bytes_max)?;
@@ -93,7 +93,7 @@ pub async fn broadcast(
 
 /// `POST /ws/send`
 pub async fn send_to_user(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     from: Option<&Identity>,
 ) -> Result<Reply, Problem> {
@@ -105,7 +105,7 @@ pub async fn send_to_user(
 
 /// `POST /api/v1/connections/{id}/messages`
 pub async fn send_to_connection(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     from: Option<&Identity>,
     id: &str,
@@ -115,7 +115,7 @@ pub async fn send_to_connection(
 }
 
 /// `GET /ws/online`
-pub async fn online(desk: &Desk) -> Result<Reply, Problem> {
+pub async fn online(desk: &RequestContext) -> Result<Reply, Problem> {
     let Told::Online { count, users } = desk.tell(Talk::Online).await? else {
         return Err(Refusal::internal().into());
     };
@@ -176,7 +176,7 @@ fn connection_value(connection: &ConnectionView) -> Value {
 }
 
 /// `GET /api/v1/connections`
-pub async fn connections(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
+pub async fn connections(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
     let limit = query.number("limit", 1, limits::LISTED_MAX)?.unwrap_or(1_000);
     let after = match query.get("after") {
         None => None,
@@ -198,7 +198,7 @@ pub async fn connections(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
 }
 
 /// `GET /api/v1/connections/{id}`
-pub async fn connection(desk: &Desk, id: &str) -> Result<Reply, Problem> {
+pub async fn connection(desk: &RequestContext, id: &str) -> Result<Reply, Problem> {
     match desk.tell(Talk::Connection(connection_id(id)?)).await? {
         Told::Connection(Some(connection)) => Ok(reply::json_value(&connection_value(&connection))),
         _ => Err(Problem::new(404, Code::NotFound, "there is no such connection")),
@@ -206,7 +206,7 @@ pub async fn connection(desk: &Desk, id: &str) -> Result<Reply, Problem> {
 }
 
 /// `DELETE /api/v1/connections/{id}`
-pub async fn disconnect(desk: &Desk, id: &str) -> Result<Reply, Problem> {
+pub async fn disconnect(desk: &RequestContext, id: &str) -> Result<Reply, Problem> {
     let name = connection_id(id)?;
     let on = name.to_string();
     desk.tell(Talk::Disconnect(name)).await?;
@@ -216,13 +216,13 @@ pub async fn disconnect(desk: &Desk, id: &str) -> Result<Reply, Problem> {
 
 /// `PUT` and `DELETE /api/v1/connections/{id}/channels/{name}`
 pub async fn set_subscription(
-    desk: &Desk,
+    desk: &RequestContext,
     id: &str,
     channel: String,
     is_subscribed: bool,
 ) -> Result<Reply, Problem> {
     let connection = connection_id(id)?;
-    let channel = talk::channel(Some(channel), desk.office.limits.topic_bytes_max)?;
+    let channel = talk::channel(Some(channel), desk.app.limits.topic_bytes_max)?;
     let on = format!("{connection} {channel}");
     desk.tell(Talk::SetSubscription { connection, channel, is_subscribed }).await?;
     let action = if is_subscribed { "subscribe connection" } else { "unsubscribe connection" };
@@ -232,12 +232,12 @@ pub async fn set_subscription(
 
 /// `PUT /api/v1/connections/{id}/metadata`
 pub async fn set_metadata(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     id: &str,
 ) -> Result<Reply, Problem> {
     let connection = connection_id(id)?;
-    let text = body::read(desk, request, desk.office.limits.http_body_bytes_max).await?;
+    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let metadata = talk::connection_metadata(body::borrowed(&text)?)?;
     let on = connection.to_string();
     desk.tell(Talk::SetMetadata { connection, metadata }).await?;

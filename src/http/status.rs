@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Office, Query, body};
+use super::{AppState, Query, RequestContext, body};
 use crate::clock::Moment;
 use crate::cluster::agreement;
 use crate::id::{ServiceName, UserId};
@@ -56,10 +56,10 @@ impl Part {
 /// # Errors
 ///
 /// `invalid_argument` for another part.
-pub fn ready(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
+pub fn ready(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
     let part = Part::of(query)?;
-    let storage = desk.office.store.is_ok();
-    let is_agreed = is_agreed(&desk.office);
+    let storage = desk.app.store.is_ok();
+    let is_agreed = is_agreed(&desk.app);
     let is_joined = is_joined(desk) && is_agreed;
     let is_well = match part {
         Part::Discovery => knows_registry(desk) && is_agreed,
@@ -84,15 +84,15 @@ pub fn ready(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
 
 /// Whether the registry here is that of all nodes, as far as this node can know, and every path to the
 /// others works.
-fn is_joined(desk: &Desk) -> bool {
-    let cluster = &desk.office.stats.cluster;
+fn is_joined(desk: &RequestContext) -> bool {
+    let cluster = &desk.app.stats.cluster;
     let now_ns = desk.clock.now().ns;
-    !desk.office.is_clustered || (cluster.is_joined() && cluster.are_paths_up(now_ns))
+    !desk.app.is_clustered || (cluster.is_joined() && cluster.are_paths_up(now_ns))
 }
 
 /// Whether this node has the settings that it has to share with the others.
-fn is_agreed(office: &Office) -> bool {
-    !office.differences.read().iter().any(|difference| difference.is_ours)
+fn is_agreed(app: &AppState) -> bool {
+    !app.differences.read().iter().any(|difference| difference.is_ours)
 }
 
 /// Which paths to Redis work. Both ways of the log are one here.
@@ -109,31 +109,31 @@ pub(super) fn paths(cluster: &ClusterStats, now_ns: u64) -> Map<String, Value> {
 }
 
 /// Whether there is a registry to read. A node that is cut off goes on with the one it has.
-fn knows_registry(desk: &Desk) -> bool {
-    !desk.office.is_clustered || desk.office.stats.cluster.caught_up.value() == 1
+fn knows_registry(desk: &RequestContext) -> bool {
+    !desk.app.is_clustered || desk.app.stats.cluster.caught_up.value() == 1
 }
 
-fn uptime_s(office: &Office, now: Moment) -> u64 {
-    now.unix_ms.saturating_sub(office.started_ms) / 1_000
+fn uptime_s(app: &AppState, now: Moment) -> u64 {
+    now.unix_ms.saturating_sub(app.started_ms) / 1_000
 }
 
 /// What a node says of itself.
-pub fn node_value(office: &Office, now: Moment) -> Value {
-    let stats = &office.stats;
-    let is_draining = office.is_draining.load(Ordering::Relaxed);
+pub fn node_value(app: &AppState, now: Moment) -> Value {
+    let stats = &app.stats;
+    let is_draining = app.is_draining.load(Ordering::Relaxed);
     let cluster = &stats.cluster;
     let mut value = json!({
-        "node_id": &*office.node_id,
+        "node_id": &*app.node_id,
         "status": if is_draining { "draining" } else { "up" },
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime_s": uptime_s(office, now),
+        "uptime_s": uptime_s(app, now),
         "shards": stats.shards.len(),
         "connections": stats.sum(|shard| &shard.connections),
         "services": stats.control.services.value(),
         "instances": stats.control.instances.value(),
         "degraded_services": stats.control.degraded_services.value(),
     });
-    if office.is_clustered {
+    if app.is_clustered {
         value["log_sequence"] = cluster.sequence.value().into();
         value["log_lag"] = cluster.newest.value().saturating_sub(cluster.sequence.value()).into();
         value["leases_owned"] = cluster.leases_owned.value().into();
@@ -143,19 +143,19 @@ pub fn node_value(office: &Office, now: Moment) -> Value {
 }
 
 /// `node`
-pub fn node(desk: &Desk) -> Reply {
-    let mut node = node_value(&desk.office, desk.clock.now());
+pub fn node(desk: &RequestContext) -> Reply {
+    let mut node = node_value(&desk.app, desk.clock.now());
     node["responseStatus"] = reply::success();
     reply::json_value(&node)
 }
 
 /// `cluster`: every node that was heard of lately, with its age. A single node is a cluster of one.
-pub fn cluster(desk: &Desk) -> Reply {
-    let office = &desk.office;
-    let mut own = node_value(office, desk.clock.now());
+pub fn cluster(desk: &RequestContext) -> Reply {
+    let app = &desk.app;
+    let mut own = node_value(app, desk.clock.now());
     own["age_ms"] = 0.into();
     let mut nodes = vec![own];
-    for node in office.nodes.read().iter().filter(|node| *node.id != *office.node_id) {
+    for node in app.nodes.read().iter().filter(|node| *node.id != *app.node_id) {
         let mut value: Value = serde_json::from_str(&node.about).unwrap_or_else(|_| json!({}));
         value["node_id"] = node.id.as_str().into();
         if let Some(fields) = value.as_object_mut() {
@@ -165,7 +165,7 @@ pub fn cluster(desk: &Desk) -> Reply {
             }
         }
         value["age_ms"] = node.age_ms.into();
-        let differences = office.differences.read();
+        let differences = app.differences.read();
         if let Some(difference) = differences.iter().find(|one| one.node == node.id) {
             value["differing_settings"] = difference.settings.clone().into();
         }
@@ -178,7 +178,7 @@ pub fn cluster(desk: &Desk) -> Reply {
 }
 
 /// `leases`: of every service how many there are, of one service each of them.
-pub async fn leases(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
+pub async fn leases(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
     let only = query.service_id();
     if let Some(service_id) = &only
         && let Err(fault) = check_service_id(service_id)
@@ -278,8 +278,8 @@ fn put_service_leases(out: &mut Vec<u8>, service: &ServiceLeases) {
 }
 
 /// `config`: every key by its flag's name.
-pub fn config(desk: &Desk) -> Reply {
-    reply::json_value(&Value::Object(desk.office.settings.clone()))
+pub fn config(desk: &RequestContext) -> Reply {
+    reply::json_value(&Value::Object(desk.app.settings.clone()))
 }
 
 /// `/ws/stats`: of this node, or with `scope=cluster` of all that are alive.
@@ -287,22 +287,22 @@ pub fn config(desk: &Desk) -> Reply {
 /// # Errors
 ///
 /// `invalid_argument` for another scope.
-pub fn sockets(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
-    let own = socket_stats(&desk.office, desk.clock.now());
+pub fn sockets(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
+    let own = socket_stats(&desk.app, desk.clock.now());
     match query.get("scope").as_deref() {
         None | Some("node") => Ok(reply::json_value(&own)),
-        Some("cluster") => Ok(reply::json_value(&cluster_stats(&desk.office, own))),
+        Some("cluster") => Ok(reply::json_value(&cluster_stats(&desk.app, own))),
         Some(_) => Err(Refusal::invalid("scope is not node or cluster").into()),
     }
 }
 
 /// Numbers of all nodes: sums, the largest where a sum says nothing, and each node's own. Those of
 /// others are as of their last sign of life.
-fn cluster_stats(office: &Office, mut own: Value) -> Value {
-    own["node_id"] = (*office.node_id).into();
+fn cluster_stats(app: &AppState, mut own: Value) -> Value {
+    own["node_id"] = (*app.node_id).into();
     let mut nodes = vec![own];
-    for node in office.nodes.read().iter() {
-        if node.is_alive && *node.id != *office.node_id {
+    for node in app.nodes.read().iter() {
+        if node.is_alive && *node.id != *app.node_id {
             let mut about: Value = serde_json::from_str(&node.about).unwrap_or_default();
             let mut sockets = about["sockets"].take();
             if sockets.is_object() {
@@ -335,8 +335,8 @@ fn cluster_stats(office: &Office, mut own: Value) -> Value {
         }
     }
     all.insert(String::from("scope"), "cluster".into());
-    if office.is_clustered {
-        all.insert(String::from("users_online"), office.stats.cluster.users_online.value().into());
+    if app.is_clustered {
+        all.insert(String::from("users_online"), app.stats.cluster.users_online.value().into());
     }
     for node in &mut nodes {
         node.as_object_mut().map(|fields| fields.remove("shards"));
@@ -346,21 +346,21 @@ fn cluster_stats(office: &Office, mut own: Value) -> Value {
 }
 
 /// What a node tells the others of itself.
-pub fn about(office: &Office, now: Moment) -> Value {
-    let mut sockets = socket_stats(office, now);
+pub fn about(app: &AppState, now: Moment) -> Value {
+    let mut sockets = socket_stats(app, now);
     sockets.as_object_mut().map(|fields| fields.remove("shards"));
-    let mut about = node_value(office, now);
+    let mut about = node_value(app, now);
     about["sockets"] = sockets;
-    about[agreement::SETTINGS] = office.shared.settings.clone().into();
-    about[agreement::JOINED_MS] = office.stats.cluster.joined_ms.value().into();
+    about[agreement::SETTINGS] = app.shared.settings.clone().into();
+    about[agreement::JOINED_MS] = app.stats.cluster.joined_ms.value().into();
     about
 }
 
 /// What `/ws/stats` shows, and the channel [`crate::limits::STATS_CHANNEL`] each
 /// second.
-pub fn socket_stats(office: &Office, now: Moment) -> Value {
-    let stats: &Stats = &office.stats;
-    let recent = office.recent.read();
+pub fn socket_stats(app: &AppState, now: Moment) -> Value {
+    let stats: &Stats = &app.stats;
+    let recent = app.recent.read();
     let latency = |span_ms| latency_value(&recent.fanout_us(stats, now.unix_ms, span_ms));
     let peak = |shard, span_ms| recent.outbox_bytes_peak(stats, shard, now.unix_ms, span_ms);
     let shards: Vec<Value> = stats
@@ -387,7 +387,7 @@ pub fn socket_stats(office: &Office, now: Moment) -> Value {
     let mut value = Map::new();
     let mut put = |key: &str, number: u64| value.insert(key.to_owned(), number.into());
     put("connections", stats.sum(|shard| &shard.connections));
-    put("users_online", office.gate.seats.users() as u64);
+    put("users_online", app.authorizer.user_connections.users() as u64);
     put("subscriptions", stats.sum(|shard| &shard.subscriptions));
     put("topics", stats.sum(|shard| &shard.topics));
     put("events_total", stats.control.events.value());
@@ -395,7 +395,7 @@ pub fn socket_stats(office: &Office, now: Moment) -> Value {
     put("delivered_bytes_total", stats.sum(|shard| &shard.delivered_bytes));
     let slow = stats.sum(|shard| &shard.slow_collapsed) + stats.sum(|shard| &shard.slow_closed);
     put("slow_readers_total", slow);
-    put("uptime_s", uptime_s(office, now));
+    put("uptime_s", uptime_s(app, now));
     put("timestamp_ms", now.wall_ms);
     put("services", stats.control.services.value());
     put("instances", stats.control.instances.value());

@@ -7,10 +7,10 @@ use hyper::{Request, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::logins::{Attempt, Purpose, Refused};
-use super::passwords::Door;
+use super::login_throttle::{Attempt, Purpose, Refused};
+use super::passwords::PasswordQueue;
 use super::reply::{self, Problem, Reply};
-use super::{Desk, Query, body, log};
+use super::{Query, RequestContext, body, log};
 use crate::auth::accounts::Registration;
 use crate::auth::{Claims, Identity, Scopes, TokenMark, accounts, names};
 use crate::clock::rfc3339;
@@ -19,9 +19,9 @@ use crate::limits;
 use crate::state::durable::{EndedToken, Write};
 use crate::state::people::Person;
 use crate::state::talk::Talk;
-use crate::store::library::Account;
+use crate::store::read_pool::Account;
 use crate::wire::refusal::Code;
-use crate::ws::gate;
+use crate::ws::authorizer;
 
 #[derive(Deserialize)]
 struct Wish {
@@ -35,12 +35,12 @@ fn missing(field: &'static str) -> impl Fn() -> Problem {
 }
 
 /// Whether a caller may make an account.
-fn check_registration(desk: &Desk, identity: Option<&Identity>) -> Result<(), Problem> {
-    let detail = match (desk.office.registration, identity) {
+fn check_registration(desk: &RequestContext, identity: Option<&Identity>) -> Result<(), Problem> {
+    let detail = match (desk.app.registration, identity) {
         (Registration::Open, _) => return Ok(()),
         (Registration::Closed, _) => "registration is closed: operators make accounts here",
         (Registration::Token, None) => {
-            return Err(gate::token_required().into());
+            return Err(authorizer::token_required().into());
         }
         (Registration::Token, Some(one)) if one.scopes.contains(Scopes::ADMIN) => return Ok(()),
         (Registration::Token, Some(_)) => "registration needs a token with the scope admin",
@@ -50,7 +50,7 @@ fn check_registration(desk: &Desk, identity: Option<&Identity>) -> Result<(), Pr
 
 /// `POST /api/v1/users/register`
 pub async fn register(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     identity: Option<&Identity>,
 ) -> Result<Reply, Problem> {
@@ -62,11 +62,11 @@ pub async fn register(
     accounts::check_password(&password).map_err(Problem::invalid)?;
     wish.email.as_deref().map_or(Ok(()), accounts::check_email).map_err(Problem::invalid)?;
     count_registration(desk)?;
-    if desk.office.library.account(&username).await?.is_some() {
+    if desk.app.read_pool.account(&username).await?.is_some() {
         // The last word is the database's; this one spares the hash.
         return Err(Problem::new(409, Code::Conflict, "the username is taken"));
     }
-    let password_hash = desk.office.passwords.hash(Door::Registration, password).await?;
+    let password_hash = desk.app.passwords.hash(PasswordQueue::Registration, password).await?;
     let user_id = UserId::new(&uuid::Uuid::new_v4().hyphenated().to_string());
     let write = Write::Account {
         user_id: user_id.clone(),
@@ -83,9 +83,9 @@ pub async fn register(
 
 /// Counts a registration by where it comes from. A hash and a row of the database cost more than
 /// the request, and names cannot be had back.
-fn count_registration(desk: &Desk) -> Result<(), Problem> {
+fn count_registration(desk: &RequestContext) -> Result<(), Problem> {
     let Some(block) = desk.block() else { return Ok(()) };
-    let taken = desk.office.registrations.take(block, desk.clock.now().unix_ms);
+    let taken = desk.app.registrations.take(block, desk.clock.now().unix_ms);
     taken.map_err(|wait_ms| {
         Problem::new(429, Code::RateLimited, "too many registrations from this address")
             .retry_after_s(wait_ms.div_ceil(1_000))
@@ -98,11 +98,11 @@ fn count_registration(desk: &Desk) -> Result<(), Problem> {
 ///
 /// `rate_limited` where too many failed lately, `unavailable` where too many are under way.
 pub(crate) async fn begin_login<'a>(
-    desk: &'a Desk,
+    desk: &'a RequestContext,
     purpose: Purpose,
     username: &str,
 ) -> Result<Attempt<'a>, Problem> {
-    let begun = desk.office.logins.begin(purpose, username, desk.client, desk.clock).await;
+    let begun = desk.app.login_throttle.begin(purpose, username, desk.client, desk.clock).await;
     begun.map_err(|refused| {
         let (status, code, detail, wait_ms) = match refused {
             Refused::TooMany(wait_ms) => {
@@ -115,18 +115,18 @@ pub(crate) async fn begin_login<'a>(
 }
 
 /// `POST /api/v1/users/login`
-pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn login(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     let wish: Wish = body::read_object(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
     let username = wish.username.ok_or_else(missing("username"))?;
     let password = wish.password.ok_or_else(missing("password"))?;
-    let office = &desk.office;
+    let app = &desk.app;
     let attempt = begin_login(desk, Purpose::Login, &username).await?;
     // A name or password that no account can have takes as long as any other wrong one.
     let is_possible =
         accounts::is_possible_name(&username) && password.len() <= limits::PASSWORD_BYTES_MAX;
-    let account = if is_possible { office.library.account(&username).await? } else { None };
+    let account = if is_possible { app.read_pool.account(&username).await? } else { None };
     let password: String = password.chars().take(limits::PASSWORD_BYTES_MAX).collect();
-    match finish_login(desk, attempt, Door::Login, account, password).await? {
+    match finish_login(desk, attempt, PasswordQueue::Login, account, password).await? {
         Ok(account) => issue(desk, account, None),
         Err(cause) => {
             let problem = Problem::new(401, Code::Unauthorized, "wrong username or password");
@@ -139,14 +139,14 @@ pub async fn login(desk: &Desk, request: Request<Incoming>) -> Result<Reply, Pro
 /// fails. Gives the account, or the cause of the failure in words for the log. A name that nobody has is
 /// not logged: it may be a password.
 pub(crate) async fn finish_login(
-    desk: &Desk,
+    desk: &RequestContext,
     attempt: Attempt<'_>,
-    door: Door,
+    door: PasswordQueue,
     account: Option<Account>,
     password: String,
 ) -> Result<Result<Account, &'static str>, Problem> {
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-    let is_right = desk.office.passwords.verify(door, password, hash).await?;
+    let is_right = desk.app.passwords.verify(door, password, hash).await?;
     let cause = match account {
         None => "no such account",
         Some(account) => {
@@ -163,17 +163,21 @@ pub(crate) async fn finish_login(
 
 /// A token for an account whose password was right, or whose token is to be renewed: then
 /// `signed_in_s` says since when it is signed in, in seconds since 1970.
-fn issue(desk: &Desk, account: Account, signed_in_s: Option<u64>) -> Result<Reply, Problem> {
-    let office = &desk.office;
+fn issue(
+    desk: &RequestContext,
+    account: Account,
+    signed_in_s: Option<u64>,
+) -> Result<Reply, Problem> {
+    let app = &desk.app;
     let now = desk.clock.now();
     let signed_in_s = signed_in_s.unwrap_or_else(|| now.unix_s());
-    let ends_s = signed_in_s.saturating_add(office.session_max_ms / 1_000);
-    let ttl_s = (office.login_token_ttl_ms / 1_000).min(ends_s.saturating_sub(now.unix_s()));
+    let ends_s = signed_in_s.saturating_add(app.session_max_ms / 1_000);
+    let ttl_s = (app.login_token_ttl_ms / 1_000).min(ends_s.saturating_sub(now.unix_s()));
     if ttl_s == 0 {
         let detail = "the session is over: sign in with the password again";
         return Err(Problem::new(401, Code::Unauthorized, detail));
     }
-    let scopes = office.scopes_of(&account);
+    let scopes = app.scopes_of(&account);
     let claims = Claims {
         username: Some(account.username),
         email: account.email,
@@ -183,7 +187,7 @@ fn issue(desk: &Desk, account: Account, signed_in_s: Option<u64>) -> Result<Repl
         auth_time: Some(signed_in_s),
         ..Claims::new(account.user_id.as_str(), now.wall_ms, ttl_s)
     };
-    let Some(token) = office.gate.authenticator.sign(&claims) else {
+    let Some(token) = app.authorizer.authenticator.sign(&claims) else {
         let detail = "tokens are not issued here: the server only has the issuer's public key";
         return Err(Problem::new(503, Code::Unavailable, detail));
     };
@@ -202,11 +206,11 @@ fn issue(desk: &Desk, account: Account, signed_in_s: Option<u64>) -> Result<Repl
 
 /// The account behind a token, as the database has it now, where the token still counts there.
 async fn account_behind(
-    desk: &Desk,
+    desk: &RequestContext,
     identity: &Identity,
 ) -> Result<Option<(Account, TokenMark)>, Problem> {
     let Some(token) = identity.token else { return Ok(None) };
-    let Some(account) = desk.office.library.account_of(&identity.user_id).await? else {
+    let Some(account) = desk.app.read_pool.account_of(&identity.user_id).await? else {
         return Ok(None);
     };
     if !account.standing.covers(token) {
@@ -217,7 +221,7 @@ async fn account_behind(
 }
 
 /// `POST /api/v1/users/renew`
-pub async fn renew(desk: &Desk, identity: &Identity) -> Result<Reply, Problem> {
+pub async fn renew(desk: &RequestContext, identity: &Identity) -> Result<Reply, Problem> {
     let detail = "only a token from a login can be renewed";
     let refusal = || Problem::new(403, Code::Forbidden, detail);
     let (account, token) = account_behind(desk, identity).await?.ok_or_else(refusal)?;
@@ -236,7 +240,7 @@ struct PasswordWish {
 
 /// `PUT /api/v1/users/me/password`
 pub async fn set_password(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     identity: &Identity,
 ) -> Result<Reply, Problem> {
@@ -258,7 +262,7 @@ pub async fn set_password(
     let write = Write::SetPassword {
         user_id: identity.user_id.clone(),
         old_hash,
-        password_hash: desk.office.passwords.hash(Door::Login, new).await?,
+        password_hash: desk.app.passwords.hash(PasswordQueue::Login, new).await?,
         kept_token: Some(token.id),
         at_ms: desk.clock.now().wall_ms,
     };
@@ -275,7 +279,7 @@ pub async fn set_password(
 ///
 /// 403 with `wrong`, and what refuses an attempt to log in.
 async fn check_password(
-    desk: &Desk,
+    desk: &RequestContext,
     username: &str,
     password: String,
     hash: String,
@@ -283,8 +287,8 @@ async fn check_password(
 ) -> Result<(), Problem> {
     let attempt = begin_login(desk, Purpose::Change, username).await?;
     let is_possible = password.len() <= limits::PASSWORD_BYTES_MAX;
-    let passwords = &desk.office.passwords;
-    if is_possible && passwords.verify(Door::Login, password, Some(hash)).await? {
+    let passwords = &desk.app.passwords;
+    if is_possible && passwords.verify(PasswordQueue::Login, password, Some(hash)).await? {
         return Ok(());
     }
     attempt.fail(desk.clock.now().unix_ms);
@@ -299,7 +303,7 @@ struct LogoutWish {
 
 /// `POST /api/v1/users/logout`
 pub async fn logout(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     identity: &Identity,
 ) -> Result<Reply, Problem> {
@@ -339,7 +343,7 @@ struct RemovalWish {
 
 /// `DELETE /api/v1/users/me`
 pub async fn remove(
-    desk: &Desk,
+    desk: &RequestContext,
     request: Request<Incoming>,
     identity: &Identity,
 ) -> Result<Reply, Problem> {
@@ -365,9 +369,9 @@ pub async fn remove(
 }
 
 /// Has control know of an account what the database does, without waiting for the next look.
-async fn revoke_now(desk: &Desk, identity: &Identity) -> Result<(), Problem> {
-    desk.office.gate.revoked.vouched.forget(identity.user_id.as_str());
-    if let Some(change) = desk.office.library.change_of(&identity.user_id).await? {
+async fn revoke_now(desk: &RequestContext, identity: &Identity) -> Result<(), Problem> {
+    desk.app.authorizer.revoked.credential_cache.forget(identity.user_id.as_str());
+    if let Some(change) = desk.app.read_pool.change_of(&identity.user_id).await? {
         desk.tell(Talk::Accounts(vec![change])).await?;
     }
     Ok(())
@@ -379,31 +383,31 @@ async fn revoke_now(desk: &Desk, identity: &Identity) -> Result<(), Problem> {
 /// # Errors
 ///
 /// 429, whether somebody has the next name or not.
-pub(super) fn check_name_lookup(desk: &Desk) -> Result<(), Problem> {
+pub(super) fn check_name_lookup(desk: &RequestContext) -> Result<(), Problem> {
     let now_ms = desk.clock.now().unix_ms;
-    let wait_ms = desk.block().and_then(|block| desk.office.unknown_names.wait_ms(block, now_ms));
+    let wait_ms = desk.block().and_then(|block| desk.app.unknown_names.wait_ms(block, now_ms));
     let Some(wait_ms) = wait_ms else { return Ok(()) };
     let detail = "too many names of nobody were asked for from this address";
     Err(Problem::new(429, Code::RateLimited, detail).retry_after_s(wait_ms.div_ceil(1_000)))
 }
 
 /// Counts a name that nobody has, and gives the answer to it.
-pub(super) fn unknown_name(desk: &Desk) -> Problem {
+pub(super) fn unknown_name(desk: &RequestContext) -> Problem {
     if let Some(block) = desk.block() {
         // One too many is refused by the next look-up.
-        let _ = desk.office.unknown_names.take(block, desk.clock.now().unix_ms);
+        let _ = desk.app.unknown_names.take(block, desk.clock.now().unix_ms);
     }
     Problem::new(404, Code::NotFound, "there is no such user")
 }
 
 /// `GET /api/v1/users`
-pub async fn find(desk: &Desk, query: &Query) -> Result<Reply, Problem> {
+pub async fn find(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
     let name = query.get("name").ok_or_else(missing("name"))?;
     check_name_lookup(desk)?;
     // As in `to_user_id`, where a name says that it is one.
     let name = names::named(&name).unwrap_or(&name);
     let is_possible = accounts::is_possible_name(name);
-    let account = if is_possible { desk.office.library.account(name).await? } else { None };
+    let account = if is_possible { desk.app.read_pool.account(name).await? } else { None };
     let account = account.ok_or_else(|| unknown_name(desk))?;
     Ok(reply::json_value(&json!({
         "user_id": account.user_id.as_str(),

@@ -3,7 +3,7 @@
 //! An address may hold so many of them. Where all places are taken, the plain connection that has been
 //! idle for longest gives way.
 //!
-//! Imports `http`, `limits`, `shard` and `ws::addresses`. Part of `server`.
+//! Imports `http`, `limits`, `shard` and `ws::address_connections`. Part of `server`.
 
 use std::cell::RefCell;
 use std::io::{self, Write as _};
@@ -25,7 +25,7 @@ use crate::limits;
 use crate::shard::socket::{Socket, Stream, TcpSocket};
 use crate::shard::surplus_answer;
 use crate::wire::refusal::Code;
-use crate::ws::addresses::AddressSeat;
+use crate::ws::address_connections::AddressPermit;
 
 /// Sockets on their way into the shard.
 #[derive(Default)]
@@ -64,7 +64,7 @@ impl From<Permit> for Place {
 /// Counts a socket for as long as it is open: among all, and among those of its address.
 pub(super) struct Permit {
     sockets: Arc<AtomicUsize>,
-    _seat: AddressSeat,
+    _seat: AddressPermit,
 }
 
 impl Permit {
@@ -73,7 +73,7 @@ impl Permit {
     fn take(common: &Common, peer: SocketAddr) -> Option<Permit> {
         let taken = Permit::take_for(common, peer.ip());
         if let Err(reason) = taken {
-            common.office.stats.http.refuse(Code::Unavailable);
+            common.app.stats.http.refuse(Code::Unavailable);
             let client = ClientAddress::from(peer).to_string();
             tracing::warn!(target: "fanfare::http", client, reason, "connection refused");
         }
@@ -81,16 +81,19 @@ impl Permit {
     }
 
     fn take_for(common: &Common, peer: IpAddr) -> Result<Permit, &'static str> {
-        let gate = &common.office.gate;
+        let authorizer = &common.app.authorizer;
         // A proxy carries many clients, who are counted once their heads have been read.
-        let seat = if gate.trusted_proxies.contains(peer) {
-            AddressSeat::exempt()
+        let user_permit = if authorizer.trusted_proxies.contains(peer) {
+            AddressPermit::exempt()
         } else {
-            gate.addresses.take(peer).ok_or("too many connections from this address")?
+            authorizer
+                .address_connections
+                .take(peer)
+                .ok_or("too many connections from this address")?
         };
         let before = common.sockets.fetch_add(1, Ordering::Relaxed);
-        let permit = Permit { sockets: Arc::clone(&common.sockets), _seat: seat };
-        let has_room = before < common.sockets_max || common.office.idle.evict(Instant::now());
+        let permit = Permit { sockets: Arc::clone(&common.sockets), _seat: user_permit };
+        let has_room = before < common.sockets_max || common.app.idle.evict(Instant::now());
         if has_room { Ok(permit) } else { Err("no room for more connections") }
     }
 }
@@ -226,7 +229,7 @@ impl Entrance {
         // Without room there is no handshake either: it is the dear part.
         let Some(permit) = permit else { return };
         let (arrivals, notify) = (Rc::clone(&self.arrivals), Arc::clone(&self.notify));
-        let patience = Duration::from_millis(self.common.office.limits.handshake_timeout_ms);
+        let patience = Duration::from_millis(self.common.app.limits.handshake_timeout_ms);
         let task = self.tasks.clone();
         spawn_local(async move {
             match tls.accept(stream, patience).await {

@@ -33,13 +33,13 @@ use crate::cluster::{self, Cluster, ClusterError, News, NodeView};
 use crate::config::{AuthMode, Config, Sources};
 use crate::control::Control;
 use crate::doors;
-use crate::http::Office;
+use crate::http::AppState;
 use crate::http::answers::Answers;
 use crate::http::bodies::{AddressBodies, Bodies};
-use crate::http::logins::Logins;
+use crate::http::known_users::KnownUsers;
+use crate::http::login_throttle::LoginThrottle;
 use crate::http::passwords::Passwords;
 use crate::http::rates::Rates;
-use crate::http::seen::SeenUsers;
 use crate::http::status;
 use crate::id::{Epoch, ShardId};
 use crate::limits::{self, Limits};
@@ -57,10 +57,10 @@ use crate::state::registry::{self, Registry};
 use crate::state::talk::Talk;
 use crate::state::{self, State};
 use crate::stats::Stats;
-use crate::store::library::Library;
+use crate::store::read_pool::ReadPool;
 use crate::store::{self, Address, Image, Listeners, Store, StoreError, StoreHealth};
-use crate::ws::addresses::AddressSeats;
-use crate::ws::gate::Gate;
+use crate::ws::address_connections::AddressConnectionLimit;
+use crate::ws::authorizer::Authorizer;
 use crate::ws::hosts::Hosts;
 
 use tls::Tls;
@@ -170,7 +170,7 @@ struct Signals {
 #[derive(Clone)]
 struct Common {
     clock: Clock,
-    office: Arc<Office>,
+    app: Arc<AppState>,
     signals: Arc<Signals>,
     /// Open sockets of all kinds on all shards.
     sockets: Arc<AtomicUsize>,
@@ -214,18 +214,19 @@ impl Server {
         let signals = Arc::new(Signals::default());
         let limits = Arc::new(config.limits.clone());
         let node_id: Arc<str> = random_hex(8).into();
-        let gate = Arc::new(gate(config, authenticator, &image.people, clock.now().unix_s()));
+        let authorizer =
+            Arc::new(authorizer(config, authenticator, &image.people, clock.now().unix_s()));
         stats.control.store_healthy.set(1);
         let address_bodies = AddressBodies::new(&limits);
-        let office = Office {
+        let app = AppState {
             node_id: Arc::clone(&node_id),
             limits: Arc::clone(&limits),
-            gate: Arc::clone(&gate),
+            authorizer: Arc::clone(&authorizer),
             published: Arc::clone(&published),
             stats: Arc::clone(&stats),
             store: store.as_ref().map_or_else(StoreHealth::always, Store::health),
-            library: store.as_ref().map_or_else(Library::closed, Store::library),
-            logins: Logins::default(),
+            read_pool: store.as_ref().map_or_else(ReadPool::closed, Store::read_pool),
+            login_throttle: LoginThrottle::default(),
             passwords: Passwords::start().map_err(StartError::Thread)?,
             registration: config.registration,
             default_scopes: config.default_scopes,
@@ -233,7 +234,7 @@ impl Server {
             registrations: Rates::a_minute(limits.registrations_per_minute_max),
             unknown_names: Rates::a_minute(limits.unknown_names_per_minute_max),
             idle: Arc::default(),
-            seen: SeenUsers::default(),
+            known_users: KnownUsers::default(),
             dialects: doors::open(config.eureka),
             is_draining: Arc::clone(&signals.is_draining),
             nodes: parking_lot::RwLock::default(),
@@ -254,7 +255,7 @@ impl Server {
         };
         let common = Common {
             clock,
-            office: Arc::new(office),
+            app: Arc::new(app),
             signals: Arc::clone(&signals),
             sockets: Arc::default(),
             turned: Arc::default(),
@@ -267,9 +268,9 @@ impl Server {
         let (shards, starts) = shard_starts(config.shards, messages_max, &to_control, &common);
         let control =
             Control::new(state, inbox, shards.clone(), published, Arc::clone(&stats), store)
-                .with_revoked(Arc::clone(&gate.revoked))
+                .with_revoked(Arc::clone(&authorizer.revoked))
                 .with_set_bound(set_bound(&limits));
-        let control = joined(control, config, &common.office, (clock, &to_control), journal)?;
+        let control = joined(control, config, &common.app, (clock, &to_control), journal)?;
         let handle = Handle::new(
             to_control,
             clock,
@@ -490,7 +491,7 @@ fn registry_of(config: &Config, image: RegistryImage, node: &str, now: Moment) -
 fn joined(
     control: Control,
     config: &Config,
-    office: &Arc<Office>,
+    app: &Arc<AppState>,
     (clock, to_control): (Clock, &Outlet<Command>),
     journal: cluster::Journal,
 ) -> Result<Control, StartError> {
@@ -498,14 +499,14 @@ fn joined(
     let cluster = Cluster::start(cluster::Setup {
         url: url.clone(),
         tls: tls_files(config),
-        node: Arc::clone(&office.node_id),
+        node: Arc::clone(&app.node_id),
         clock,
-        stats: Arc::clone(&office.stats),
+        stats: Arc::clone(&app.stats),
         journal,
-        tell: news_to(clock, to_control, Arc::clone(office)),
-        about: about(clock, Arc::clone(office)),
+        tell: news_to(clock, to_control, Arc::clone(app)),
+        about: about(clock, Arc::clone(app)),
     })?;
-    Ok(control.with_cluster(&office.node_id, cluster))
+    Ok(control.with_cluster(&app.node_id, cluster))
 }
 
 /// The files of TLS to Redis.
@@ -556,15 +557,15 @@ fn shard_starts(
 }
 
 fn shard_settings(index: usize, common: &Common) -> shard::Settings {
-    let office = &common.office;
+    let app = &common.app;
     shard::Settings {
         id: ShardId(u16::try_from(index).unwrap_or(u16::MAX)),
-        node_id: Arc::clone(&office.node_id),
-        limits: Arc::clone(&office.limits),
-        gate: Arc::clone(&office.gate),
-        is_draining: Arc::clone(&office.is_draining),
-        access_log: office.access_log,
-        stats: Arc::clone(&office.stats),
+        node_id: Arc::clone(&app.node_id),
+        limits: Arc::clone(&app.limits),
+        authorizer: Arc::clone(&app.authorizer),
+        is_draining: Arc::clone(&app.is_draining),
+        access_log: app.access_log,
+        stats: Arc::clone(&app.stats),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     }
 }
@@ -638,7 +639,12 @@ pub fn connections_max(config: &Config) -> usize {
 }
 
 /// Who may come in.
-fn gate(config: &Config, authenticator: Authenticator, image: &PeopleImage, now_s: u64) -> Gate {
+fn authorizer(
+    config: &Config,
+    authenticator: Authenticator,
+    image: &PeopleImage,
+    now_s: u64,
+) -> Authorizer {
     let revoked = Revoked::default();
     for user in &image.users {
         revoked.set(user.user_id.as_str(), user.standing);
@@ -648,7 +654,7 @@ fn gate(config: &Config, authenticator: Authenticator, image: &PeopleImage, now_
     }
     // Where a token is needed a page that makes its name point here has none to show.
     let is_host_checked = config.auth == AuthMode::Open || !config.allowed_hosts.is_empty();
-    Gate {
+    Authorizer {
         authenticator,
         is_auth_required: config.auth == AuthMode::Required,
         hosts: Hosts::new(config.bind, config.allowed_hosts.clone(), is_host_checked),
@@ -657,8 +663,8 @@ fn gate(config: &Config, authenticator: Authenticator, image: &PeopleImage, now_
         trusted_proxies: config.trusted_proxies.clone(),
         echo: config.echo,
         topic_bytes_max: config.limits.topic_bytes_max,
-        seats: Arc::default(),
-        addresses: Arc::new(AddressSeats::new(
+        user_connections: Arc::default(),
+        address_connections: Arc::new(AddressConnectionLimit::new(
             config.limits.connections_per_address_max,
             connections_max(config),
         )),
@@ -668,12 +674,12 @@ fn gate(config: &Config, authenticator: Authenticator, image: &PeopleImage, now_
 }
 
 /// What the backplane says goes to control as everything does; who is there, to the status pages.
-fn news_to(clock: Clock, to_control: &Outlet<Command>, office: Arc<Office>) -> cluster::Listener {
+fn news_to(clock: Clock, to_control: &Outlet<Command>, app: Arc<AppState>) -> cluster::Listener {
     let to_control = to_control.clone();
     Arc::new(move |news| {
         if let News::Nodes { nodes, .. } = &news {
-            office.nodes.write().clone_from(nodes);
-            agree(&office, nodes);
+            app.nodes.write().clone_from(nodes);
+            agree(&app, nodes);
         }
         let accepted_ns = clock.now().ns;
         let task = Task::Cluster(news);
@@ -684,9 +690,9 @@ fn news_to(clock: Clock, to_control: &Outlet<Command>, office: Arc<Office>) -> c
 }
 
 /// Compares the settings of all living nodes with this one's, and says what is new about that.
-fn agree(office: &Office, nodes: &[NodeView]) {
-    let differences = office.shared.differences(office.stats.cluster.joined_ms.value(), nodes);
-    let before = std::mem::replace(&mut *office.differences.write(), differences.clone());
+fn agree(app: &AppState, nodes: &[NodeView]) {
+    let differences = app.shared.differences(app.stats.cluster.joined_ms.value(), nodes);
+    let before = std::mem::replace(&mut *app.differences.write(), differences.clone());
     for Difference { node, settings, is_ours } in
         differences.iter().filter(|one| !before.contains(one))
     {
@@ -730,8 +736,8 @@ fn shared_settings(config: &Config, node: &str) -> Result<Shared, StartError> {
 }
 
 /// What the other nodes' status pages show of this one.
-fn about(clock: Clock, office: Arc<Office>) -> cluster::About {
-    Arc::new(move || status::about(&office, clock.now()).to_string())
+fn about(clock: Clock, app: Arc<AppState>) -> cluster::About {
+    Arc::new(move || status::about(&app, clock.now()).to_string())
 }
 
 /// What the store says goes to control as everything does.

@@ -22,7 +22,7 @@ pub(super) fn start(handle: Handle, common: Common) -> io::Result<JoinHandle<()>
             let pause = Duration::from_millis(limits::SAMPLE_INTERVAL_MS);
             while !common.signals.is_draining.load(Ordering::Relaxed) {
                 let now_ms = common.clock.now().unix_ms;
-                common.office.recent.write().sample(&common.office.stats, now_ms);
+                common.app.recent.write().sample(&common.app.stats, now_ms);
                 publish(&handle, &common).await;
                 // Woken or not: the loop finds out.
                 let _ = tokio::time::timeout(pause, stop.notified()).await;
@@ -36,7 +36,7 @@ async fn publish(handle: &Handle, common: &Common) {
     if !matches!(followers, Ok(Some(count)) if count > 0) {
         return;
     }
-    let stats = status::socket_stats(&common.office, common.clock.now());
+    let stats = status::socket_stats(&common.app, common.clock.now());
     if let Err(fault) = handle.send_event(limits::STATS_CHANNEL, "stats", stats).await {
         // The next second has newer numbers.
         tracing::debug!(%fault, "the counters were not published");

@@ -20,7 +20,7 @@ use tokio::task::spawn_local;
 
 use super::Common;
 use super::entrance::{Arrivals, Counted, Entrance, Tasks, Ticket};
-use crate::http::Desk;
+use crate::http::RequestContext;
 use crate::http::connection::{self, Ending, Upgraded};
 use crate::limits;
 use crate::mailbox::to_control::Command;
@@ -70,16 +70,16 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         tasks: tasks.clone(),
     };
     spawn_local(entrance.run(listener, ending));
-    let desk = Desk {
+    let desk = RequestContext {
         shard: settings.id,
         control: control.clone(),
         clock: common.clock,
-        office: Arc::clone(&common.office),
+        app: Arc::clone(&common.app),
         peer: None,
         local: None,
         client: None,
-        answers: Arc::clone(&common.office.answers[usize::from(settings.id.0)]),
-        bodies: Arc::clone(&common.office.bodies[usize::from(settings.id.0)]),
+        answers: Arc::clone(&common.app.answers[usize::from(settings.id.0)]),
+        bodies: Arc::clone(&common.app.bodies[usize::from(settings.id.0)]),
         unsent: Arc::default(),
         number: 0,
         user: OnceCell::new(),
@@ -96,7 +96,7 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
 /// The one owner of the shard.
 struct Driver {
     shard: Shard<Counted>,
-    desk: Desk,
+    desk: RequestContext,
     ready: ReadyList,
     arrivals: Rc<RefCell<Arrivals>>,
     notify: Arc<Notify>,
@@ -152,7 +152,7 @@ impl Driver {
 
     fn all_have_drained(&self) -> bool {
         let signals = &self.common.signals;
-        if signals.drained.load(Ordering::SeqCst) >= self.common.office.stats.shards.len() {
+        if signals.drained.load(Ordering::SeqCst) >= self.common.app.stats.shards.len() {
             signals.shards_stop.store(true, Ordering::SeqCst);
         }
         signals.shards_stop.load(Ordering::SeqCst)
@@ -164,7 +164,7 @@ impl Driver {
         let outcome = self.shard.turn(start, || ready.take());
         let end_ns = clock.now().ns;
         self.shard.record_latencies(end_ns);
-        let stats = &self.common.office.stats.shards[usize::from(self.desk.shard.0)];
+        let stats = &self.common.app.stats.shards[usize::from(self.desk.shard.0)];
         stats.turn_us.record((end_ns - start.ns) / 1_000);
         outcome
     }

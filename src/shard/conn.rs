@@ -15,10 +15,10 @@ use crate::id::{ConnId, InstanceIdentity, RequestId, ServiceName};
 use crate::wire::command::{Family, Rejected, Target};
 use crate::wire::instance::{Instance, InstanceKey};
 use crate::wire::refusal::Refusal;
-use crate::ws::addresses::AddressSeat;
-use crate::ws::gate::Endpoint;
+use crate::ws::address_connections::AddressPermit;
+use crate::ws::authorizer::Endpoint;
 use crate::ws::reader::Reader;
-use crate::ws::seats::Seat;
+use crate::ws::user_connections::UserPermit;
 
 /// Where a connection stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,16 +64,16 @@ pub(super) struct Conn<S> {
     /// Whether control knows of it.
     pub(super) is_announced: bool,
     /// Whether it is about to be closed, for want of room.
-    pub(super) is_condemned: bool,
+    pub(super) is_to_close: bool,
     pub(super) identity: Option<Box<Identity>>,
     /// Whether its user's newest connection waits for a sign of life from it.
     pub(super) is_probed: bool,
     /// Its place among its user's connections, until it ends.
-    pub(super) seat: Option<Box<Seat>>,
+    pub(super) user_permit: Option<Box<UserPermit>>,
     /// Where its client is, where a proxy carries it.
     pub(super) client: Option<Box<ClientAddress>>,
     /// Its place among its client's connections, where a proxy carries it.
-    pub(super) address_seat: Option<Box<AddressSeat>>,
+    pub(super) address_permit: Option<Box<AddressPermit>>,
     /// Requests whose answers have to leave in this order.
     pub(super) pending: Option<Box<VecDeque<Pending>>>,
     /// How many of them wait for control.
@@ -82,8 +82,8 @@ pub(super) struct Conn<S> {
     pub(super) subscribing: u16,
     /// Whether one of them has an answer of unknown size.
     pub(super) awaits_heavy: bool,
-    /// Services whose snapshot it is owed.
-    pub(super) owed: Option<Box<Owed>>,
+    /// Services that wait for a snapshot, because frames of theirs were dropped.
+    pub(super) resync_pending: Option<Box<PendingResync>>,
     pub(super) pace: Pace,
     /// What its pings and pongs draw on.
     pub(super) control_frames: Bucket,
@@ -122,17 +122,17 @@ impl<S> Conn<S> {
             implicit: 0,
             follows_everything: false,
             is_announced: false,
-            is_condemned: false,
+            is_to_close: false,
             is_probed: false,
             identity: None,
-            seat: None,
+            user_permit: None,
             client: None,
-            address_seat: None,
+            address_permit: None,
             pending: None,
             outstanding: 0,
             subscribing: 0,
             awaits_heavy: false,
-            owed: None,
+            resync_pending: None,
             pace: Pace::default(),
             control_frames: Bucket::default(),
             continuations: Bucket::default(),
@@ -156,8 +156,8 @@ impl<S> Conn<S> {
     /// It has given a sign of life, which its user's newest connection waits for.
     pub(super) fn answer_probe(&mut self) {
         self.is_probed = false;
-        if let Some(seat) = &self.seat {
-            seat.answer();
+        if let Some(user_permit) = &self.user_permit {
+            user_permit.answer();
         }
     }
 
@@ -234,9 +234,9 @@ pub(super) enum Batch {
 /// The checked entries of a batch, as control wants them.
 pub(super) type Identities = Vec<InstanceIdentity>;
 
-/// The snapshots a slow reader is owed.
+/// The resync of a slow reader: services whose snapshot is still to be sent.
 #[derive(Debug, Default)]
-pub(super) struct Owed {
+pub(super) struct PendingResync {
     pub(super) services: Vec<ServiceName>,
     /// The one that control was asked for.
     pub(super) asked: Option<ServiceName>,
@@ -259,11 +259,11 @@ impl Bucket {
         let now_us = now_ms * 1_000;
         let interval_us = 1_000_000 / u64::from(rate.per_s_max);
         let earned_us = self.earned_us.max(now_us) + interval_us * u64::from(count);
-        let has_room = earned_us - now_us <= interval_us * u64::from(rate.burst_max);
-        if has_room {
+        let fits = earned_us - now_us <= interval_us * u64::from(rate.burst_max);
+        if fits {
             self.earned_us = earned_us;
         }
-        has_room
+        fits
     }
 }
 
@@ -296,7 +296,7 @@ pub(super) enum Verdict {
 
 impl Pace {
     /// Judges a message that comes now.
-    pub(super) fn judge(&mut self, now_ms: u64, rate: Rate) -> Verdict {
+    pub(super) fn authorize(&mut self, now_ms: u64, rate: Rate) -> Verdict {
         if self.bucket.take(now_ms, 1, rate) {
             return Verdict::Pass;
         }
@@ -323,12 +323,15 @@ mod tests {
         const RATE: Rate = Rate { per_s_max: 100, burst_max: 200 };
         let mut pace = Pace::default();
         let passed = |pace: &mut Pace, now_ms, n: usize| {
-            (0..n).filter(|_| pace.judge(now_ms, RATE) == Verdict::Pass).count()
+            (0..n).filter(|_| pace.authorize(now_ms, RATE) == Verdict::Pass).count()
         };
         assert_eq!(passed(&mut pace, 1_000, 300), 200);
         assert_eq!(passed(&mut pace, 1_500, 300), 50);
         assert_eq!(passed(&mut pace, 60_000, 300), 200);
-        assert_eq!(Pace::default().judge(5, Rate { per_s_max: 0, burst_max: 0 }), Verdict::Pass);
+        assert_eq!(
+            Pace::default().authorize(5, Rate { per_s_max: 0, burst_max: 0 }),
+            Verdict::Pass
+        );
     }
 
     #[test]
@@ -348,7 +351,7 @@ mod tests {
         let (mut pace, rate) = (Pace::default(), Rate { per_s_max: 10, burst_max: 10 });
         let mut closed_at = None;
         for now_ms in (1_000..20_000).step_by(5) {
-            if pace.judge(now_ms, rate) == Verdict::Close {
+            if pace.authorize(now_ms, rate) == Verdict::Close {
                 closed_at = Some(now_ms);
                 break;
             }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::outbox::{Load, Source};
+use super::outbox::{Chunk, Source};
 use super::socket::Socket;
 use super::topics::TopicId;
 use super::{Shard, Slot};
@@ -102,14 +102,14 @@ impl<S: Socket> Shard<S> {
 
     fn hand_out_to(&mut self, slots: &[Slot], run: &[Event]) {
         let is_small = slots.len() <= limits::SMALL_FANOUT_MAX;
-        for load in loads(run) {
+        for chunk in chunks(run) {
             let mut added = 0;
             for &slot in slots {
-                added += usize::from(self.push_event(slot, &load));
+                added += usize::from(self.push_event(slot, &chunk));
             }
             let stats = self.stats();
-            stats.deliveries.add(u64::from(load.frames) * added as u64);
-            stats.delivered_bytes.add((load.len() * added) as u64);
+            stats.deliveries.add(u64::from(chunk.frames) * added as u64);
+            stats.delivered_bytes.add((chunk.len() * added) as u64);
         }
         for &slot in slots {
             if is_small {
@@ -134,7 +134,7 @@ impl<S: Socket> Shard<S> {
         self.conns[slot.index()].topics.swap_remove(place);
         self.leave(slot, topic);
         self.note_unsubscribed(slot, Some(&name));
-        self.forgive_unless_followed(slot, service);
+        self.cancel_resync_unless_followed(slot, service);
     }
 
     /// Stops following everything at once; single subscriptions stay.
@@ -147,7 +147,7 @@ impl<S: Socket> Shard<S> {
         self.conns[slot.index()].follows_everything = false;
         self.subscription_count -= 1;
         self.note_unsubscribed(slot, None);
-        self.forgive_unfollowed(slot);
+        self.cancel_unfollowed_resyncs(slot);
         self.release(None);
     }
 
@@ -166,7 +166,7 @@ impl<S: Socket> Shard<S> {
         for topic in std::mem::take(&mut conn.topics) {
             self.leave(slot, topic);
         }
-        self.conns[slot.index()].owed = None;
+        self.conns[slot.index()].resync_pending = None;
     }
 
     fn leave(&mut self, slot: Slot, topic: TopicId) {
@@ -201,13 +201,13 @@ impl<S: Socket> Shard<S> {
     }
 }
 
-/// Joins a run into as few loads as its bound allows.
+/// Joins a run into as few chunks as its bound allows.
 ///
-/// A lone frame is taken as it is. Its bytes belong to control's buffer, but only the load's own
+/// A lone frame is taken as it is. Its bytes belong to control's buffer, but only the chunk's own
 /// plain counter is touched a delivery.
 #[allow(clippy::missing_panics_doc, reason = "a run holds fewer events than 2^32")]
-pub fn loads(run: &[Event]) -> Vec<Rc<Load>> {
-    let mut loads = Vec::with_capacity(1);
+pub fn chunks(run: &[Event]) -> Vec<Rc<Chunk>> {
+    let mut chunks = Vec::with_capacity(1);
     let mut rest = run;
     while let Some(first) = rest.first() {
         let (mut bytes, mut count) = (first.frame.len(), 1);
@@ -226,7 +226,7 @@ pub fn loads(run: &[Event]) -> Vec<Rc<Load>> {
             }
             joined.freeze()
         };
-        loads.push(Rc::new(Load {
+        chunks.push(Rc::new(Chunk {
             head,
             tail: Bytes::new(),
             frames: u32::try_from(count).expect("a run is bounded by a turn's parcels"),
@@ -237,5 +237,5 @@ pub fn loads(run: &[Event]) -> Vec<Rc<Load>> {
         }));
         rest = &rest[count..];
     }
-    loads
+    chunks
 }

@@ -152,7 +152,7 @@ impl<S: Socket> Shard<S> {
             Stage::Closing if is_empty => self.linger(slot),
             Stage::Open(_) => {
                 if is_empty {
-                    self.ask_for_owed(slot);
+                    self.request_resync(slot);
                 }
                 self.resume(slot);
             }

@@ -14,7 +14,7 @@ use crate::auth::Identity;
 use crate::id::{ConnName, Topic};
 use crate::wire::close::Reason;
 use crate::wire::refusal::Code;
-use crate::ws::gate::Endpoint;
+use crate::ws::authorizer::Endpoint;
 
 /// The close code of a connection that ended without a close frame (RFC 6455, 7.1.5).
 const NO_CLOSE_FRAME: u16 = 1006;
@@ -130,7 +130,7 @@ impl<S: Socket> Shard<S> {
     }
 
     /// A reader has fallen behind: snapshots come in place of changes.
-    pub(super) fn note_collapsed(&self, slot: Slot) {
+    pub(super) fn note_resync(&self, slot: Slot) {
         tracing::debug!(
             target: "fanfare::ws",
             connection = self.name_of(slot),

@@ -63,11 +63,11 @@ use crate::stats::Stats;
 use crate::storm::Storm;
 use crate::wheel::Wheel;
 use crate::wire::frame;
-use crate::ws::gate::Gate;
+use crate::ws::authorizer::Authorizer;
 use crate::ws::reader::Pool;
 use conn::{Conn, Stage};
 pub use opening::surplus_answer;
-use outbox::{Load, Room};
+use outbox::{Budget, Chunk};
 use socket::Socket;
 use topics::Topics;
 
@@ -81,7 +81,7 @@ pub struct Settings {
     /// The bounds.
     pub limits: Arc<Limits>,
     /// Who may come in.
-    pub gate: Arc<Gate>,
+    pub authorizer: Arc<Authorizer>,
     /// Raised when the server is about to stop.
     pub is_draining: Arc<AtomicBool>,
     /// Whether the log has a line for each request.
@@ -137,12 +137,12 @@ pub struct Shard<S> {
     buffer: Vec<u8>,
     /// What tungstenite has to say to the bytes of one read.
     replies: Vec<u8>,
-    /// Where small loads are joined for one write.
+    /// Where small chunks are joined for one write.
     scratch: Vec<u8>,
     slots: Vec<Slot>,
     /// Connections to close for want of room.
-    condemned: Vec<(Slot, u32)>,
-    ping: Rc<Load>,
+    to_close: Vec<(Slot, u32)>,
+    ping: Rc<Chunk>,
     /// Sockets that had more to read than one turn takes.
     unread: VecDeque<(Slot, u32)>,
     /// Sockets on their way out whose last input is to be read and dropped. Thousands may end at
@@ -190,8 +190,8 @@ impl<S: Socket> Shard<S> {
             replies: Vec::new(),
             scratch: Vec::with_capacity(limits::COPY_BYTES_MAX),
             slots: Vec::new(),
-            condemned: Vec::new(),
-            ping: Load::frame(frame::ping()),
+            to_close: Vec::new(),
+            ping: Chunk::frame(frame::ping()),
             unread: VecDeque::new(),
             leaving: VecDeque::new(),
             flush: flush::FlushQueues::default(),
@@ -213,7 +213,7 @@ impl<S: Socket> Shard<S> {
         self.take_parcels();
         self.let_time_pass();
         self.hand_out_runs();
-        self.close_condemned();
+        self.close_marked();
         self.settle();
         if !std::mem::replace(&mut self.has_rung, true) {
             self.control.ring();
@@ -302,8 +302,8 @@ impl<S: Socket> Shard<S> {
         &self.settings.stats.shards[usize::from(self.settings.id.0)]
     }
 
-    fn room(&self) -> Room {
-        Room {
+    fn budget(&self) -> Budget {
+        Budget {
             bytes_max: self.settings.limits.outbox_bytes_max,
             frames_max: self.settings.limits.outbox_frames_max,
         }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 
 use super::conn::Stage;
-use super::outbox::{Load, Source};
+use super::outbox::{Chunk, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::address::ClientAddress;
@@ -24,9 +24,9 @@ use crate::wire::close::Reason;
 use crate::wire::command::Request;
 use crate::wire::problem::{self, ProblemDocument};
 use crate::wire::refusal::Code;
-use crate::ws::gate::{self, Endpoint, Knock, Upgrade};
+use crate::ws::authorizer::{self, Endpoint, HandshakeRequest, Upgrade};
 use crate::ws::head::{self, Head, HeadFault, HeadLimits};
-use crate::ws::seats::Taken;
+use crate::ws::user_connections::Acquired;
 
 impl<S: Socket> Shard<S> {
     /// Adds bytes to the head of a connection, and acts once it is whole.
@@ -53,9 +53,9 @@ impl<S: Socket> Shard<S> {
     }
 
     fn on_head(&mut self, slot: Slot, head: &Head) {
-        let gate = std::sync::Arc::clone(&self.settings.gate);
-        let path = gate.base_path.below(head.uri.path());
-        let knock = Knock {
+        let authorizer = std::sync::Arc::clone(&self.settings.authorizer);
+        let path = authorizer.base_path.below(head.uri.path());
+        let handshake = HandshakeRequest {
             method: &head.method,
             uri: &head.uri,
             path: path.unwrap_or_default(),
@@ -66,9 +66,9 @@ impl<S: Socket> Shard<S> {
             local: self.conns[slot.index()].socket.local(),
         };
         let upgrade = path
-            .and_then(|path| gate.endpoint(path))
+            .and_then(|path| authorizer.endpoint(path))
             .filter(|_| !self.is_draining())
-            .and_then(|endpoint| gate.judge(endpoint, knock, self.now.unix_s()).ok());
+            .and_then(|endpoint| authorizer.authorize(endpoint, handshake, self.now.unix_s()).ok());
         let held = std::mem::take(&mut self.conns[slot.index()].held);
         let Some(upgrade) = upgrade else {
             // hyper answers, also where the upgrade is refused: it has words for every status.
@@ -76,7 +76,7 @@ impl<S: Socket> Shard<S> {
             self.handed_over.push((conn.socket, Bytes::from(held)));
             return;
         };
-        let answer = gate::switching_protocols(&upgrade);
+        let answer = authorizer::switching_protocols(&upgrade);
         self.head_count -= 1;
         self.open(slot, upgrade, Some(answer));
         self.note_upgrade(slot, head.uri.path());
@@ -115,24 +115,26 @@ impl<S: Socket> Shard<S> {
         let (mut is_refused, mut asked) = (false, Vec::new());
         if let Some(identity) = &conn.identity {
             let limits = &self.settings.limits;
-            let seats = &self.settings.gate.seats;
-            let seats_max = limits.connections_per_user_max;
-            let seat = match seats.take(&identity.user_id, conn.id, seats_max, now_ms) {
-                Taken::Seat(seat) => Some(seat),
-                Taken::Surplus(seat, silent) => {
-                    conn.ends_ms = now_ms + limits.pong_timeout_ms + limits::SEATS_GRACE_MS;
-                    asked = silent;
-                    Some(seat)
-                }
-                Taken::Full => None,
-            };
-            is_refused = seat.is_none();
-            conn.seat = seat.map(Box::new);
+            let user_connections = &self.settings.authorizer.user_connections;
+            let connections_max = limits.connections_per_user_max;
+            let user_permit =
+                match user_connections.take(&identity.user_id, conn.id, connections_max, now_ms) {
+                    Acquired::Granted(user_permit) => Some(user_permit),
+                    Acquired::OverLimit(user_permit, silent) => {
+                        conn.ends_ms =
+                            now_ms + limits.pong_timeout_ms + limits::USER_PROBE_GRACE_MS;
+                        asked = silent;
+                        Some(user_permit)
+                    }
+                    Acquired::Full => None,
+                };
+            is_refused = user_permit.is_none();
+            conn.user_permit = user_permit.map(Box::new);
         }
         // Where no proxy carries it, its socket says where it is.
-        let behind_proxy = upgrade.client.filter(|_| upgrade.address_seat.is_some());
+        let behind_proxy = upgrade.client.filter(|_| upgrade.address_permit.is_some());
         conn.client = behind_proxy.map(Box::new);
-        conn.address_seat = upgrade.address_seat.map(Box::new);
+        conn.address_permit = upgrade.address_permit.map(Box::new);
         conn.heard_ms = now_ms;
         conn.next_ping_ms = now_ms + first_ms;
         let mut first = answer.unwrap_or_default();
@@ -148,7 +150,7 @@ impl<S: Socket> Shard<S> {
             0
         };
         if !first.is_empty() {
-            conn.outbox.push(std::rc::Rc::new(Load {
+            conn.outbox.push(std::rc::Rc::new(Chunk {
                 head: Bytes::from(first),
                 tail: Bytes::new(),
                 frames,
@@ -170,7 +172,7 @@ impl<S: Socket> Shard<S> {
         if is_refused {
             self.close(slot, Reason::TooManyConnections);
         } else if !self.check_token(slot) {
-            // Revoked since the gate had a look at it.
+            // Revoked since the handshake was authorized.
         } else if upgrade.endpoint == Endpoint::Main {
             self.announce(slot, upgrade.client);
             if let Some(channel) = upgrade.channel {
@@ -234,7 +236,7 @@ impl<S: Socket> Shard<S> {
     fn say_last(&mut self, slot: Slot, text: String) {
         let conn = &mut self.conns[slot.index()];
         conn.held = Vec::new();
-        conn.outbox.push(std::rc::Rc::new(Load {
+        conn.outbox.push(std::rc::Rc::new(Chunk {
             head: Bytes::from(text),
             tail: Bytes::new(),
             frames: 0,

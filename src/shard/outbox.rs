@@ -6,21 +6,21 @@
 //!
 //! ```text
 //! fanout --+
-//! answer --+--> push --> [ load | load | load ] --> write_to --> socket
+//! answer --+--> push --> [ chunk | chunk | chunk ] --> write_to --> socket
 //! pong   --+             bounded in bytes and in frames
 //! ```
 //!
 //! # Promises
 //!
-//! * `push` copies no payload: it keeps a counted handle, and because a load never leaves its
+//! * `push` copies no payload: it keeps a counted handle, and because a chunk never leaves its
 //!   shard the count is a plain integer that no other core touches.
-//! * `write_to` writes what the kernel takes and remembers its place inside a half-sent load.
+//! * `write_to` writes what the kernel takes and remembers its place inside a half-sent chunk.
 //! * An empty outbox owns no memory.
 //!
 //! # Not here
 //!
-//! The outbox drops nothing by itself and closes nothing. It says whether a load fits, and sheds
-//! when it is told to; `shard::slow_reader` decides. One rule, one metric, one place.
+//! The outbox drops nothing by itself and closes nothing. It says whether a chunk fits, and drops
+//! replaceable chunks when it is told to; `shard::slow_reader` decides. One rule, one metric, one place.
 //!
 //! Imports `id` and `limits`. Imported by `shard`.
 
@@ -36,25 +36,25 @@ use crate::limits;
 
 /// Bytes that travel together: one frame, or a run of frames for the same readers.
 #[derive(Debug)]
-pub struct Load {
+pub struct Chunk {
     /// The bytes.
     pub head: Bytes,
-    /// More bytes of the same frame, shared with other loads. Often empty.
+    /// More bytes of the same frame, shared with other chunks. Often empty.
     pub tail: Bytes,
-    /// How many frames end in this load.
+    /// How many frames end in this chunk.
     pub frames: u32,
     /// What it is, for when there is no room.
     pub source: Source,
 }
 
-/// What a load is, and so what becomes of it when there is no room.
+/// What a chunk is, which decides whether it may be dropped when the budget is used up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// An answer, or part of one. It always fits: reading pauses instead.
     Direct,
-    /// A message. It is never shed.
+    /// A message. It is never dropped.
     Message,
-    /// Changes of a service. They may be shed: a snapshot can stand in for them.
+    /// Changes of a service. They may be dropped: a snapshot replaces them.
     Service(ServiceName),
 }
 
@@ -68,10 +68,10 @@ impl Source {
     }
 }
 
-impl Load {
+impl Chunk {
     /// An answer of one frame.
-    pub fn frame(bytes: Bytes) -> Rc<Load> {
-        Rc::new(Load { head: bytes, tail: Bytes::new(), frames: 1, source: Source::Direct })
+    pub fn frame(bytes: Bytes) -> Rc<Chunk> {
+        Rc::new(Chunk { head: bytes, tail: Bytes::new(), frames: 1, source: Source::Direct })
     }
 
     /// How many bytes it has.
@@ -93,10 +93,10 @@ impl Load {
 
 /// How much a connection may keep unsent.
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
-    /// Bytes of all loads.
+pub struct Budget {
+    /// Bytes of all chunks.
     pub bytes_max: usize,
-    /// Frames of all loads.
+    /// Frames of all chunks.
     pub frames_max: usize,
 }
 
@@ -117,15 +117,15 @@ pub struct Written {
 ///
 /// # Invariants
 ///
-/// 1. `bytes` and `frames` count what has not left: all loads, less `offset`; `direct_bytes` and
+/// 1. `bytes` and `frames` count what has not left: all chunks, less `offset`; `direct_bytes` and
 ///    `direct_frames` count the direct ones among them.
-/// 2. `offset` lies inside the first load, and is 0 where there is none.
+/// 2. `offset` lies inside the first chunk, and is 0 where there is none.
 /// 3. `rest` is empty unless `first` is there.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    first: Option<Rc<Load>>,
-    /// Boxed: nearly every outbox holds one load at most, nearly all of the time.
-    rest: Option<Box<VecDeque<Rc<Load>>>>,
+    first: Option<Rc<Chunk>>,
+    /// Boxed: nearly every outbox holds one chunk at most, nearly all of the time.
+    rest: Option<Box<VecDeque<Rc<Chunk>>>>,
     offset: usize,
     bytes: usize,
     frames: usize,
@@ -144,38 +144,38 @@ impl Outbox {
         self.bytes
     }
 
-    /// Whether `load` may be added. One load, however large, always fits beside answers alone:
+    /// Whether `chunk` may be added. One chunk, however large, always fits beside answers alone:
     /// these do not count, so that a client that was just replayed a long history has all of the
     /// room for what follows.
-    pub fn has_room(&self, load: &Load, room: Room) -> bool {
+    pub fn fits(&self, chunk: &Chunk, budget: Budget) -> bool {
         let (bytes, frames) = (self.bytes - self.direct_bytes, self.frames - self.direct_frames);
         frames == 0
-            || (bytes + load.len() <= room.bytes_max
-                && frames + load.frames as usize <= room.frames_max)
+            || (bytes + chunk.len() <= budget.bytes_max
+                && frames + chunk.frames as usize <= budget.frames_max)
     }
 
-    /// Adds a load at the end.
-    pub fn push(&mut self, load: Rc<Load>) {
-        self.bytes += load.len();
-        self.frames += load.frames as usize;
-        if load.source == Source::Direct {
-            self.direct_bytes += load.len();
-            self.direct_frames += load.frames as usize;
+    /// Adds a chunk at the end.
+    pub fn push(&mut self, chunk: Rc<Chunk>) {
+        self.bytes += chunk.len();
+        self.frames += chunk.frames as usize;
+        if chunk.source == Source::Direct {
+            self.direct_bytes += chunk.len();
+            self.direct_frames += chunk.frames as usize;
         }
         if self.first.is_none() {
-            self.first = Some(load);
+            self.first = Some(chunk);
         } else {
-            self.rest.get_or_insert_default().push_back(load);
+            self.rest.get_or_insert_default().push_back(chunk);
         }
         debug_assert!(self.is_sound());
     }
 
-    /// Drops every load that a snapshot can stand in for and that has not begun to leave. Returns
+    /// Drops every chunk that a snapshot can replace and that has not begun to leave. Returns
     /// the services they told of, some of them more than once.
-    pub fn shed(&mut self) -> Vec<ServiceName> {
-        let mut shed = Vec::new();
+    pub fn drop_replaceable(&mut self) -> Vec<ServiceName> {
+        let mut drop_replaceable = Vec::new();
         let has_begun = self.offset > 0;
-        let all: Vec<Rc<Load>> = self
+        let all: Vec<Rc<Chunk>> = self
             .first
             .take()
             .into_iter()
@@ -184,11 +184,11 @@ impl Outbox {
         let offset = std::mem::take(&mut self.offset);
         (self.bytes, self.frames) = (0, 0);
         (self.direct_bytes, self.direct_frames) = (0, 0);
-        for (index, load) in all.into_iter().enumerate() {
+        for (index, chunk) in all.into_iter().enumerate() {
             let is_begun = index == 0 && has_begun;
-            match &load.source {
-                Source::Service(service) if !is_begun => shed.push(service.clone()),
-                _ => self.push(load),
+            match &chunk.source {
+                Source::Service(service) if !is_begun => drop_replaceable.push(service.clone()),
+                _ => self.push(chunk),
             }
         }
         if has_begun {
@@ -196,13 +196,13 @@ impl Outbox {
             self.offset = offset;
         }
         debug_assert!(self.is_sound());
-        shed
+        drop_replaceable
     }
 
-    /// Whether a load of this service waits that [`Outbox::shed`] would drop.
-    pub fn may_shed(&self, service: &ServiceName) -> bool {
+    /// Whether [`Outbox::drop_replaceable`] would drop a chunk of this service.
+    pub fn has_replaceable(&self, service: &ServiceName) -> bool {
         let begun = usize::from(self.offset > 0);
-        self.loads().skip(begun).any(|load| load.source.service() == Some(service))
+        self.chunks().skip(begun).any(|chunk| chunk.source.service() == Some(service))
     }
 
     /// Drops everything, for a connection that is gone.
@@ -210,7 +210,7 @@ impl Outbox {
         *self = Outbox::default();
     }
 
-    /// Writes until the kernel takes no more or nothing is left. Small loads are copied into
+    /// Writes until the kernel takes no more or nothing is left. Small chunks are copied into
     /// `scratch` and leave in one piece; large ones go out as vectors. The cut-over is measured in
     /// PERF.md.
     ///
@@ -252,14 +252,14 @@ impl Outbox {
         Ok(written)
     }
 
-    fn loads(&self) -> impl Iterator<Item = &Rc<Load>> {
+    fn chunks(&self) -> impl Iterator<Item = &Rc<Chunk>> {
         self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()))
     }
 
     fn copy_into(&self, scratch: &mut Vec<u8>) {
         let mut offset = self.offset;
-        for load in self.loads() {
-            for part in load.parts(std::mem::take(&mut offset)) {
+        for chunk in self.chunks() {
+            for part in chunk.parts(std::mem::take(&mut offset)) {
                 scratch.extend_from_slice(part);
             }
         }
@@ -268,8 +268,8 @@ impl Outbox {
     fn write_vectored(&self, socket: &mut impl Socket) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); limits::IO_SLICES_MAX];
         let (mut count, mut offset) = (0, self.offset);
-        'fill: for load in self.loads() {
-            for part in load.parts(std::mem::take(&mut offset)) {
+        'fill: for chunk in self.chunks() {
+            for part in chunk.parts(std::mem::take(&mut offset)) {
                 if count == slices.len() {
                     break 'fill;
                 }
@@ -311,7 +311,7 @@ impl Outbox {
         frames
     }
 
-    /// Counts out bytes of the first load.
+    /// Counts out bytes of the first chunk.
     fn leave(&mut self, bytes: usize) {
         self.bytes -= bytes;
         if self.first.as_ref().is_some_and(|first| first.source == Source::Direct) {
@@ -321,15 +321,15 @@ impl Outbox {
 
     /// All three invariants. Linear in the queue, so only ever called from `debug_assert!`.
     fn is_sound(&self) -> bool {
-        let bytes: usize = self.loads().map(|load| load.len()).sum();
-        let frames: usize = self.loads().map(|load| load.frames as usize).sum();
-        let direct = || self.loads().filter(|load| load.source == Source::Direct);
-        let direct_bytes: usize = direct().map(|load| load.len()).sum();
-        let direct_frames: usize = direct().map(|load| load.frames as usize).sum();
+        let bytes: usize = self.chunks().map(|chunk| chunk.len()).sum();
+        let frames: usize = self.chunks().map(|chunk| chunk.frames as usize).sum();
+        let direct = || self.chunks().filter(|chunk| chunk.source == Source::Direct);
+        let direct_bytes: usize = direct().map(|chunk| chunk.len()).sum();
+        let direct_frames: usize = direct().map(|chunk| chunk.frames as usize).sum();
         let is_first_direct = self.first.as_ref().is_some_and(|one| one.source == Source::Direct);
         let begun = if is_first_direct { self.offset } else { 0 };
-        let offset_fits = self.first.as_ref().map_or(self.offset == 0, |load| {
-            self.offset < load.len() || (load.is_empty() && self.offset == 0)
+        let offset_fits = self.first.as_ref().map_or(self.offset == 0, |chunk| {
+            self.offset < chunk.len() || (chunk.is_empty() && self.offset == 0)
         });
         bytes - self.offset.min(bytes) == self.bytes
             && frames == self.frames
@@ -353,7 +353,7 @@ mod tests {
             let mut rng = Rng::seeded(seed);
             let (mut outbox, mut scratch) = (Outbox::default(), Vec::new());
             let mut pipe = Pipe::default();
-            // What must arrive: loads, each with whether it may be shed.
+            // What must arrive: chunks, each with whether it may be dropped.
             let mut model: VecDeque<(Vec<u8>, bool)> = VecDeque::new();
             let (mut arrived, mut left_of_first) = (Vec::new(), 0_usize);
             for step in 0..200_u8 {
@@ -365,7 +365,7 @@ mod tests {
                         let cut = rng.below(size) as usize;
                         let is_service = rng.below(2) == 0;
                         model.push_back((bytes.clone(), is_service));
-                        outbox.push(Rc::new(Load {
+                        outbox.push(Rc::new(Chunk {
                             head: Bytes::copy_from_slice(&bytes[..=cut]),
                             tail: Bytes::copy_from_slice(&bytes[cut + 1..]),
                             frames: 1,
@@ -383,7 +383,7 @@ mod tests {
                             index += 1;
                             !is_service || (index == 1 && left_of_first > 0)
                         });
-                        assert_eq!(outbox.shed().len(), before - model.len());
+                        assert_eq!(outbox.drop_replaceable().len(), before - model.len());
                     }
                     _ => {
                         pipe.room = rng.below(70_000) as usize;
@@ -403,22 +403,22 @@ mod tests {
                 let want: usize = model.iter().map(|(bytes, _)| bytes.len()).sum();
                 assert_eq!(outbox.bytes(), want - left_of_first, "seed {seed} step {step}");
             }
-            // Each load is a block of one value, and values only rise.
+            // Each chunk is a block of one value, and values only rise.
             assert!(arrived.is_sorted(), "seed {seed}");
         }
     }
 
     #[test]
     fn anything_fits_an_empty_outbox() {
-        let room = Room { bytes_max: 10, frames_max: 2 };
+        let budget = Budget { bytes_max: 10, frames_max: 2 };
         let mut outbox = Outbox::default();
         let message = |bytes: usize| {
             let source = Source::Message;
-            Rc::new(Load { head: vec![0; bytes].into(), tail: Bytes::new(), frames: 1, source })
+            Rc::new(Chunk { head: vec![0; bytes].into(), tail: Bytes::new(), frames: 1, source })
         };
-        outbox.push(Load::frame(Bytes::from(vec![0; 5_000])));
-        assert!(outbox.has_room(&message(1_000), room), "answers take no room");
+        outbox.push(Chunk::frame(Bytes::from(vec![0; 5_000])));
+        assert!(outbox.fits(&message(1_000), budget), "answers take no room");
         outbox.push(message(1_000));
-        assert!(!outbox.has_room(&message(1), room));
+        assert!(!outbox.fits(&message(1), budget));
     }
 }

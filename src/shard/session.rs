@@ -14,7 +14,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::conn::{Batch, Local, Pending, Rate, Stage, Verdict, Waiting};
-use super::outbox::{Load, Source};
+use super::outbox::{Chunk, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::auth::Scopes;
@@ -29,7 +29,7 @@ use crate::wire::event::TimeText;
 use crate::wire::frame::{self, Split};
 use crate::wire::instance::Registration;
 use crate::wire::refusal::{Code, Refusal};
-use crate::ws::gate::{self, Endpoint};
+use crate::ws::authorizer::{self, Endpoint};
 use crate::ws::reader::{Incoming, Wire};
 
 /// Continuation frames of a JSON socket.
@@ -133,7 +133,7 @@ impl<S: Socket> Shard<S> {
     /// Whether a message on the echo socket, where no other limit on messages holds, is one of those
     /// that may come.
     fn may_echo(&mut self, slot: Slot) -> bool {
-        let may = self.conns[slot.index()].pace.judge(self.now.unix_ms, ECHO_MESSAGES);
+        let may = self.conns[slot.index()].pace.authorize(self.now.unix_ms, ECHO_MESSAGES);
         if may != Verdict::Pass {
             self.close(slot, Reason::RateLimit);
         }
@@ -247,7 +247,7 @@ impl<S: Socket> Shard<S> {
             per_s_max: limits.client_messages_per_s_max,
             burst_max: limits.client_messages_burst_max,
         };
-        match self.conns[slot.index()].pace.judge(self.now.unix_ms, rate) {
+        match self.conns[slot.index()].pace.authorize(self.now.unix_ms, rate) {
             Verdict::Pass => {}
             Verdict::Limit => {
                 let refusal = Refusal::new(Code::RateLimited, "too many messages, slow down");
@@ -386,7 +386,7 @@ impl<S: Socket> Shard<S> {
 
     fn on_refresh(&mut self, slot: Slot, id: Option<RequestId>, token: &str) {
         let conn = &mut self.conns[slot.index()];
-        let fresh = self.settings.gate.identify(Some(token), self.now.unix_s());
+        let fresh = self.settings.authorizer.identify(Some(token), self.now.unix_s());
         let local = match (fresh, &conn.identity) {
             (Ok(Some(fresh)), Some(old)) if fresh.user_id == old.user_id => {
                 let expires_at_ms = fresh.expires_at_s.saturating_mul(1_000);
@@ -398,9 +398,9 @@ impl<S: Socket> Shard<S> {
                 Refusal::new(Code::Forbidden, "the token is not for the user of this connection"),
             ),
             (Err(fault), _) => {
-                let denied = gate::bad_token(fault);
-                self.note_token_refused(slot, denied.cause.unwrap_or_default());
-                Local::Refuse(Family::Typed, Refusal::new(denied.code, denied.detail))
+                let rejection = authorizer::bad_token(fault);
+                self.note_token_refused(slot, rejection.cause.unwrap_or_default());
+                Local::Refuse(Family::Typed, Refusal::new(rejection.code, rejection.detail))
             }
         };
         self.answer_locally(slot, id, local);
@@ -484,7 +484,7 @@ impl<S: Socket> Shard<S> {
             return;
         }
         let answer = match answer {
-            Answer::Snapshot(picture) => return self.on_owed_snapshot(slot, picture),
+            Answer::Snapshot(picture) => return self.on_resync_snapshot(slot, picture),
             answer => answer,
         };
         let conn = &mut self.conns[slot.index()];
@@ -580,19 +580,19 @@ impl<S: Socket> Shard<S> {
         conn.awaits_heavy = false;
         self.start_following(slot, &topic);
         // A bare revision may claim no more than the client will have seen. Where frames before it
-        // are lost, or wait and may be shed yet, the instances go with it.
+        // are lost, or wait and may be dropped yet, the instances go with it.
         let outbox = &self.conns[slot.index()].outbox;
-        let is_untrue = self.is_owed(slot, &view.service)
-            || (replay.is_none() && outbox.may_shed(&view.service));
+        let is_untrue = self.is_resync_pending(slot, &view.service)
+            || (replay.is_none() && outbox.has_replaceable(&view.service));
         let picture = match instances {
             Instances::Needed(picture) => Some(picture),
             Instances::AtHand(picture) if is_untrue => Some(picture),
             Instances::AtHand(_) | Instances::Omitted => None,
         };
-        // Part of the answer: promised by it, so never shed in favour of a snapshot.
+        // Part of the answer: promised by it, so never dropped in favour of a snapshot.
         let (answer, changes) = match picture {
             Some(Picture { view, changes }) => {
-                self.forgive(slot, &view.service);
+                self.cancel_resync(slot, &view.service);
                 let at = view.position();
                 (answer::subscribed_with(id, at, recovered, view.instances.clone()), changes)
             }
@@ -604,7 +604,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Hands out what a topic's followers are owed up to here, and makes the connection one of them.
+    /// Hands out the topic's run so far, and makes the connection a follower.
     pub(super) fn start_following(&mut self, slot: Slot, topic: &Topic) {
         self.hand_out_run_of(topic);
         if let Some(id) = self.topics.subscribe(topic, slot) {
@@ -633,16 +633,16 @@ impl<S: Socket> Shard<S> {
 
     /// Adds a frame for this connection alone.
     pub(super) fn push_direct(&mut self, slot: Slot, frame: Split) {
-        let load = Load { head: frame.head, tail: frame.tail, frames: 1, source: Source::Direct };
+        let chunk = Chunk { head: frame.head, tail: frame.tail, frames: 1, source: Source::Direct };
         let conn = &mut self.conns[slot.index()];
-        conn.outbox.push(Rc::new(load));
+        conn.outbox.push(Rc::new(chunk));
         let bytes = conn.outbox.bytes() as u64;
         self.stats().outbox_bytes_peak.raise(bytes);
         self.queue_urgent(slot);
     }
 
     fn push_control(&mut self, slot: Slot, bytes: Bytes) {
-        self.conns[slot.index()].outbox.push(Load::frame(bytes));
+        self.conns[slot.index()].outbox.push(Chunk::frame(bytes));
         self.queue_urgent(slot);
     }
 }

@@ -1,7 +1,7 @@
 //! What happens to a client that does not keep up.
 //!
 //! Its outbox is bounded. At the bound, service frames are dropped from it and the connection is
-//! owed one snapshot of each service it thereby lost track of. Once the outbox has emptied, the
+//! resynchronised: it gets one snapshot of each service that it thereby lost track of. Once the outbox has emptied, the
 //! snapshots are asked for and sent one after the other, so what a slow reader costs is bounded by
 //! the outbox and a list of names, and its picture is right again whenever it chooses to look.
 //!
@@ -17,7 +17,7 @@
 
 use std::rc::Rc;
 
-use super::outbox::{Load, Source};
+use super::outbox::{Chunk, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::id::{ServiceName, Topic};
@@ -28,43 +28,44 @@ use crate::wire::close::Reason;
 use crate::wire::frame::Split;
 
 impl<S: Socket> Shard<S> {
-    /// Adds a load of event frames, unless the connection has lost track of that service, or cannot
+    /// Adds a chunk of event frames, unless the connection has lost track of that service, or cannot
     /// go on. Returns whether it was added.
-    pub(super) fn push_event(&mut self, slot: Slot, load: &Rc<Load>) -> bool {
-        let room = self.room();
+    pub(super) fn push_event(&mut self, slot: Slot, chunk: &Rc<Chunk>) -> bool {
+        let budget = self.budget();
         let conn = &mut self.conns[slot.index()];
-        if conn.is_condemned || !conn.is_open() {
+        if conn.is_to_close || !conn.is_open() {
             return false;
         }
-        if let (Some(owed), Source::Service(service)) = (&conn.owed, &load.source)
-            && owed.services.contains(service)
+        if let (Some(resync_pending), Source::Service(service)) =
+            (&conn.resync_pending, &chunk.source)
+            && resync_pending.services.contains(service)
         {
             return false;
         }
-        if !conn.outbox.has_room(load, room) {
-            self.collapse(slot, load);
+        if !conn.outbox.fits(chunk, budget) {
+            self.resync(slot, chunk);
             let conn = &mut self.conns[slot.index()];
-            if load.source.service().is_some() {
+            if chunk.source.service().is_some() {
                 return false;
             }
-            if !conn.outbox.has_room(load, room) {
+            if !conn.outbox.fits(chunk, budget) {
                 // A message that does not fit would be lost in silence. Its place is in a history:
                 // the client comes back and asks for it.
-                conn.is_condemned = true;
-                self.condemned.push((slot, conn.id.generation));
+                conn.is_to_close = true;
+                self.to_close.push((slot, conn.id.generation));
                 return false;
             }
         }
         let conn = &mut self.conns[slot.index()];
-        conn.outbox.push(Rc::clone(load));
+        conn.outbox.push(Rc::clone(chunk));
         let bytes = conn.outbox.bytes() as u64;
         self.stats().outbox_bytes_peak.raise(bytes);
         true
     }
 
     /// Closes those for whom a message had no room.
-    pub(super) fn close_condemned(&mut self) {
-        for (slot, generation) in std::mem::take(&mut self.condemned) {
+    pub(super) fn close_marked(&mut self) {
+        for (slot, generation) in std::mem::take(&mut self.to_close) {
             if self.find(slot, generation).is_some() {
                 self.stats().slow_closed.add(1);
                 self.close(slot, Reason::SlowReader);
@@ -73,114 +74,117 @@ impl<S: Socket> Shard<S> {
     }
 
     /// Drops the service frames of an outbox that is full, and owes snapshots for them.
-    fn collapse(&mut self, slot: Slot, load: &Rc<Load>) {
+    fn resync(&mut self, slot: Slot, chunk: &Rc<Chunk>) {
         let conn = &mut self.conns[slot.index()];
-        let mut lost = conn.outbox.shed();
-        lost.extend(load.source.service().cloned());
+        let mut lost = conn.outbox.drop_replaceable();
+        lost.extend(chunk.source.service().cloned());
         if lost.is_empty() {
             return;
         }
         for service in lost {
             // Frames from before it unsubscribed may have waited there too.
-            if !self.is_owed(slot, &service) && self.follows(slot, &service) {
-                let owed = self.conns[slot.index()].owed.get_or_insert_default();
-                owed.services.push(service);
+            if !self.is_resync_pending(slot, &service) && self.follows(slot, &service) {
+                let resync_pending =
+                    self.conns[slot.index()].resync_pending.get_or_insert_default();
+                resync_pending.services.push(service);
             }
         }
         self.stats().slow_collapsed.add(1);
-        self.note_collapsed(slot);
+        self.note_resync(slot);
         if self.conns[slot.index()].outbox.is_empty() {
-            self.ask_for_owed(slot);
+            self.request_resync(slot);
         }
     }
 
-    /// Asks for the next snapshot the connection is owed, where none is under way.
-    pub(super) fn ask_for_owed(&mut self, slot: Slot) {
+    /// Requests the next snapshot of a pending resync, unless one is under way.
+    pub(super) fn request_resync(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot.index()];
-        let Some(owed) = &mut conn.owed else { return };
-        if owed.asked.is_some() {
+        let Some(resync_pending) = &mut conn.resync_pending else { return };
+        if resync_pending.asked.is_some() {
             return;
         }
-        let Some(service) = owed.services.first().cloned() else {
-            conn.owed = None;
+        let Some(service) = resync_pending.services.first().cloned() else {
+            conn.resync_pending = None;
             return;
         };
-        owed.asked = Some(service.clone());
+        resync_pending.asked = Some(service.clone());
         let origin = Origin::Conn(conn.id);
         let task = Task::Order(Order::Snapshot(service));
         if !self.command(Command { origin, accepted_ns: self.now.ns, task }) {
             // Control has too much to do. The wheel brings the connection up again.
-            if let Some(owed) = &mut self.conns[slot.index()].owed {
-                owed.asked = None;
+            if let Some(resync_pending) = &mut self.conns[slot.index()].resync_pending {
+                resync_pending.asked = None;
             }
             self.retry_soon(slot);
         }
     }
 
-    /// A snapshot that was owed has come, or there is no room for one more now.
-    pub(super) fn on_owed_snapshot(&mut self, slot: Slot, picture: Option<Picture>) {
+    /// The snapshot of a resync has come, or control has no room for one more now.
+    pub(super) fn on_resync_snapshot(&mut self, slot: Slot, picture: Option<Picture>) {
         let Some(Picture { view, changes }) = picture else {
-            if let Some(owed) = &mut self.conns[slot.index()].owed {
-                owed.asked = None;
+            if let Some(resync_pending) = &mut self.conns[slot.index()].resync_pending {
+                resync_pending.asked = None;
                 self.retry_soon(slot);
             }
             return;
         };
         // What came before the snapshot is not for this connection, but for the others.
         self.hand_out_run_of(&Topic::Service(view.service.clone()));
-        let room = self.room();
+        let budget = self.budget();
         let conn = &mut self.conns[slot.index()];
-        let Some(owed) = &mut conn.owed else { return };
-        owed.asked = None;
-        if !owed.services.contains(&view.service) {
-            return self.ask_for_owed(slot);
+        let Some(resync_pending) = &mut conn.resync_pending else { return };
+        resync_pending.asked = None;
+        if !resync_pending.services.contains(&view.service) {
+            return self.request_resync(slot);
         }
         let frame = answer::service_snapshot(view.position(), view.instances.clone());
-        let load = |frame: Split| Load {
+        let chunk = |frame: Split| Chunk {
             head: frame.head,
             tail: frame.tail,
             frames: 1,
             source: Source::Service(view.service.clone()),
         };
-        let snapshot = load(frame);
-        if !conn.outbox.has_room(&snapshot, room) {
+        let snapshot = chunk(frame);
+        if !conn.outbox.fits(&snapshot, budget) {
             // Answers have filled the outbox meanwhile. It will be asked for again when it is empty.
             return;
         }
-        owed.services.retain(|service| *service != view.service);
+        resync_pending.services.retain(|service| *service != view.service);
         conn.outbox.push(Rc::new(snapshot));
         if let Some(changes) = changes {
             // The other half of the picture: it goes with the snapshot, whatever room there is.
-            conn.outbox.push(Rc::new(load(changes.into())));
+            conn.outbox.push(Rc::new(chunk(changes.into())));
         }
         self.stats().snapshots.add(1);
         self.queue_urgent(slot);
     }
 
     /// Whether the connection has lost track of the service.
-    pub(super) fn is_owed(&self, slot: Slot, service: &ServiceName) -> bool {
-        let owed = &self.conns[slot.index()].owed;
-        owed.as_ref().is_some_and(|owed| owed.services.contains(service))
+    pub(super) fn is_resync_pending(&self, slot: Slot, service: &ServiceName) -> bool {
+        let resync_pending = &self.conns[slot.index()].resync_pending;
+        resync_pending
+            .as_ref()
+            .is_some_and(|resync_pending| resync_pending.services.contains(service))
     }
 
-    /// Forgets that a snapshot of the service is owed.
-    pub(super) fn forgive(&mut self, slot: Slot, service: &ServiceName) {
-        if let Some(owed) = &mut self.conns[slot.index()].owed {
-            owed.services.retain(|other| other != service);
+    /// Cancels a pending resync of the service.
+    pub(super) fn cancel_resync(&mut self, slot: Slot, service: &ServiceName) {
+        if let Some(resync_pending) = &mut self.conns[slot.index()].resync_pending {
+            resync_pending.services.retain(|other| other != service);
         }
     }
 
-    pub(super) fn forgive_unless_followed(&mut self, slot: Slot, service: &ServiceName) {
+    pub(super) fn cancel_resync_unless_followed(&mut self, slot: Slot, service: &ServiceName) {
         if !self.follows(slot, service) {
-            self.forgive(slot, service);
+            self.cancel_resync(slot, service);
         }
     }
 
-    pub(super) fn forgive_unfollowed(&mut self, slot: Slot) {
-        let owed = self.conns[slot.index()].owed.take();
-        if let Some(mut owed) = owed {
-            owed.services.retain(|service| self.follows(slot, service));
-            self.conns[slot.index()].owed = Some(owed);
+    pub(super) fn cancel_unfollowed_resyncs(&mut self, slot: Slot) {
+        let resync_pending = self.conns[slot.index()].resync_pending.take();
+        if let Some(mut resync_pending) = resync_pending {
+            resync_pending.services.retain(|service| self.follows(slot, service));
+            self.conns[slot.index()].resync_pending = Some(resync_pending);
         }
     }
 }

@@ -71,10 +71,13 @@ impl<S: Socket> Shard<S> {
                 (Talk::Channels, false)
             }
             Request::Publish { channel, publication, echo } => {
-                let gate = &self.settings.gate;
+                let authorizer = &self.settings.authorizer;
                 let identity = &self.conns[slot.index()].identity;
                 let (name, who) = (channel.as_str(), identity.as_deref());
-                gate.namespaces.may_publish(name, who, gate.is_auth_required).map_err(refused)?;
+                authorizer
+                    .namespaces
+                    .may_publish(name, who, authorizer.is_auth_required)
+                    .map_err(refused)?;
                 let from = identity.as_ref().map(|identity| identity.user_id.clone());
                 let without = (!echo).then_some(conn);
                 let aim = Aimed::default();
@@ -111,15 +114,19 @@ impl<S: Socket> Shard<S> {
     }
 
     fn check_may_follow(&self, slot: Slot, channel: &ChannelName) -> Result<(), Refusal> {
-        let gate = &self.settings.gate;
+        let authorizer = &self.settings.authorizer;
         let identity = self.conns[slot.index()].identity.as_deref();
-        let may = gate.namespaces.may_follow(channel.as_str(), identity, gate.is_auth_required);
+        let may = authorizer.namespaces.may_follow(
+            channel.as_str(),
+            identity,
+            authorizer.is_auth_required,
+        );
         may.map_err(refused)
     }
 
     /// Whether a connection may do what needs a scope.
     pub(super) fn check_scope(&self, slot: Slot, needed: Scopes) -> Result<(), Refusal> {
-        if self.settings.gate.allows(self.conns[slot.index()].identity.as_deref(), needed) {
+        if self.settings.authorizer.allows(self.conns[slot.index()].identity.as_deref(), needed) {
             return Ok(());
         }
         Err(Refusal::new(Code::Forbidden, format!("the token lacks the scope {needed}")))

@@ -4,7 +4,7 @@
 //! Part of `shard`.
 
 use super::conn::{Conn, Stage};
-use super::outbox::Load;
+use super::outbox::Chunk;
 use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::auth::Revocation;
@@ -13,8 +13,8 @@ use crate::limits;
 use crate::wire::answer;
 use crate::wire::close::Reason;
 use crate::wire::frame;
-use crate::ws::gate::Endpoint;
-use crate::ws::seats::Standing;
+use crate::ws::authorizer::Endpoint;
+use crate::ws::user_connections::LimitStatus;
 
 /// A drain under way.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl<S: Socket> Shard<S> {
                     at_ms = at_ms.min(conn.blocked_since_ms + settings.write_timeout_ms);
                 }
                 if conn.ends_ms != 0 {
-                    at_ms = at_ms.min(self.now.unix_ms + limits::SEATS_LOOK_MS);
+                    at_ms = at_ms.min(self.now.unix_ms + limits::USER_PROBE_LOOK_MS);
                 }
                 if let Some(identity) = &conn.identity {
                     let expires_ms = identity.expires_at_s.saturating_mul(1_000);
@@ -144,7 +144,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Asks a connection for a sign of life: its user has a newer one that wants its seat.
+    /// Asks a connection for a sign of life: its user has a newer one that wants its place.
     pub(super) fn probe(&mut self, id: ConnId) {
         let now_ms = self.now.unix_ms;
         let Some(conn) = self.find(id.slot, id.generation) else { return };
@@ -172,10 +172,10 @@ impl<S: Socket> Shard<S> {
         let seats_max = self.settings.limits.connections_per_user_max;
         let now_ms = self.now.unix_ms;
         let conn = &mut self.conns[slot.index()];
-        match conn.seat.as_ref().map(|seat| seat.standing(seats_max)) {
-            Some(Standing::Seated) => conn.ends_ms = 0,
-            Some(Standing::Waiting) => return now_ms < conn.ends_ms,
-            Some(Standing::Refused) | None => return false,
+        match conn.user_permit.as_ref().map(|user_permit| user_permit.standing(seats_max)) {
+            Some(LimitStatus::Within) => conn.ends_ms = 0,
+            Some(LimitStatus::Waiting) => return now_ms < conn.ends_ms,
+            Some(LimitStatus::Refused) | None => return false,
         }
         true
     }
@@ -210,7 +210,7 @@ impl<S: Socket> Shard<S> {
     pub(super) fn check_token(&mut self, slot: Slot) -> bool {
         let conn = &self.conns[slot.index()];
         let Stage::Open(endpoint) = conn.stage else { return true };
-        let revoked = &self.settings.gate.revoked;
+        let revoked = &self.settings.authorizer.revoked;
         let frame = match conn.identity.as_ref().and_then(|identity| revoked.of(identity)) {
             None => return true,
             Some(Revocation::Disabled) => answer::account_disabled(),
@@ -250,7 +250,7 @@ impl<S: Socket> Shard<S> {
                     self.stats().slow_closed.add(1);
                     self.close(slot, Reason::SlowReader);
                 } else if expires_ms.is_some_and(|at_ms| at_ms <= self.now.wall_ms) {
-                    conn.outbox.push(Load::frame(answer::token_expired()));
+                    conn.outbox.push(Chunk::frame(answer::token_expired()));
                     self.close(slot, Reason::TokenExpired);
                 } else if !conn.is_probed && (conn.is_paused || !conn.outbox.is_empty()) {
                     // It does not take what it has, or we do not read what it says: a ping would
@@ -270,7 +270,7 @@ impl<S: Socket> Shard<S> {
                     self.queue_urgent(slot);
                 }
                 if self.conns.contains(slot.index()) && self.conns[slot.index()].outbox.is_empty() {
-                    self.ask_for_owed(slot);
+                    self.request_resync(slot);
                 }
             }
             _ => {}
@@ -286,8 +286,8 @@ impl<S: Socket> Shard<S> {
         self.note_close(slot, reason);
         let conn = &mut self.conns[slot.index()];
         // Whoever does not take what is queued would never come to the close frame behind it.
-        conn.outbox.shed();
-        conn.outbox.push(Load::frame(frame::close(reason)));
+        conn.outbox.drop_replaceable();
+        conn.outbox.push(Chunk::frame(frame::close(reason)));
         self.end(slot);
         if matches!(reason, Reason::TokenExpired | Reason::Draining) {
             // These come by the thousand. Nobody else's answer waits behind them.
@@ -320,7 +320,7 @@ impl<S: Socket> Shard<S> {
         conn.reader = crate::ws::reader::Reader::default();
         conn.held = Vec::new();
         conn.pending = None;
-        conn.seat = None;
+        conn.user_permit = None;
         let generation = conn.id.generation;
         // What the peer sends meanwhile is read and dropped: unread input would turn the end of
         // the stream into a reset, and the peer would lose the last frames.
@@ -373,9 +373,10 @@ impl<S: Socket> Shard<S> {
         let batch = drain.left.split_off(keep);
         let window_ms = drain.window_ms;
         for (slot, _) in batch {
-            if self.conns[slot.index()].stage == Stage::Open(crate::ws::gate::Endpoint::Main) {
+            if self.conns[slot.index()].stage == Stage::Open(crate::ws::authorizer::Endpoint::Main)
+            {
                 let after_ms = limits::RECONNECT_MS_MIN + self.rng.below(window_ms + 1);
-                let frame = Load::frame(answer::reconnect(after_ms));
+                let frame = Chunk::frame(answer::reconnect(after_ms));
                 self.conns[slot.index()].outbox.push(frame);
             }
             self.close(slot, Reason::Draining);

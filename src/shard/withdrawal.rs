@@ -19,19 +19,22 @@ use crate::wire::close::Reason;
 impl<S: Socket> Shard<S> {
     /// Ends what the connection's token does not allow. Linear in what it follows.
     pub(super) fn withdraw(&mut self, slot: Slot) {
-        if !self.settings.gate.is_auth_required {
+        if !self.settings.authorizer.is_auth_required {
             return;
         }
         let conn = &self.conns[slot.index()];
-        let gate = &self.settings.gate;
+        let authorizer = &self.settings.authorizer;
         let identity = conn.identity.as_deref();
-        let may_read_registry = gate.allows(identity, Scopes::REGISTRY_READ);
+        let may_read_registry = authorizer.allows(identity, Scopes::REGISTRY_READ);
         let (mut services, mut channels) = (Vec::new(), Vec::new());
         for topic in &conn.topics {
             match self.topics.name(*topic) {
                 Topic::Service(service) if !may_read_registry => services.push(service.clone()),
                 Topic::Channel(channel)
-                    if gate.namespaces.may_follow(channel.as_str(), identity, true).is_err() =>
+                    if authorizer
+                        .namespaces
+                        .may_follow(channel.as_str(), identity, true)
+                        .is_err() =>
                 {
                     channels.push(channel.clone());
                 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection};
 
 use super::database::{Address, Mode, connect, insert, is_without_tables, timed_out};
-use super::library::{ACCOUNT, Account, account_named, account_of, account_with_id};
+use super::read_pool::{ACCOUNT, Account, account_named, account_of, account_with_id};
 use super::{StoreError, logins, people};
 use crate::auth::{Scopes, TokenId};
 use crate::id::UserId;

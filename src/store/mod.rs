@@ -4,7 +4,7 @@
 //! writes that somebody waits for, at a time, and goes on gathering while that is written; each set
 //! is one transaction. A set of the registry's changes that fails is reported, and control makes the
 //! next one of the state as it is by then; writes are refused. Readiness says so, and what is in
-//! memory stays served. Reading has another thread, the [`library`].
+//! memory stays served. Reading has another thread, the [`read_pool`].
 //!
 //! # Promises
 //!
@@ -26,14 +26,14 @@
 //! Imports `limits`, `private_file` and `state`. Imported by `control`, `http`, `server` and the
 //! binary.
 
+mod account_poller;
 pub mod accounts;
 mod database;
-pub mod library;
 mod logins;
 mod people;
 mod posted;
 mod postgres;
-mod watch;
+pub mod read_pool;
 mod worker;
 
 use std::fmt;
@@ -52,7 +52,7 @@ use crate::private_file;
 use crate::state::durable::{AccountChange, EndedToken, PeopleImage, Write, WriteResult};
 use crate::state::image::{RegistryDelta, RegistryImage};
 use database::Mode;
-use library::Library;
+use read_pool::ReadPool;
 use worker::{Job, Worker};
 
 pub use database::{Address, DATABASE_FILE};
@@ -253,7 +253,7 @@ pub struct Store {
     hurry: signal::Sender<bool>,
     /// Says nothing, and is closed when the thread ends.
     ended: Receiver<()>,
-    library: Library,
+    read_pool: ReadPool,
     /// Held for as long as the store is, where the database is a file.
     _claim: Option<File>,
 }
@@ -327,19 +327,21 @@ impl Store {
             Err(StoreError::Open { path: address.shown(), fault: sqlx::Error::WorkerCrashed })
         })?;
         let newest_ms = |stamps: Option<u64>| stamps.unwrap_or(0).cast_signed();
-        let known = watch::Known {
+        let known = account_poller::Known {
             accounts_ms: newest_ms(image.people.users.iter().map(|user| user.changed_ms).max()),
             tokens_ms: newest_ms(image.people.ended_tokens.last().map(|last| last.changed_ms)),
         };
-        let library = Library::open(address, known, watch::Tell { on_accounts, on_tokens });
-        let (library, _) = library.map_err(StoreError::Thread)?;
-        let store = Store { jobs, is_idle, health, outcome, hurry, ended, library, _claim: claim };
+        let read_pool =
+            ReadPool::open(address, known, account_poller::Tell { on_accounts, on_tokens });
+        let (read_pool, _) = read_pool.map_err(StoreError::Thread)?;
+        let store =
+            Store { jobs, is_idle, health, outcome, hurry, ended, read_pool, _claim: claim };
         Ok((store, image))
     }
 
     /// Where what is stored can be read.
-    pub fn library(&self) -> Library {
-        self.library.clone()
+    pub fn read_pool(&self) -> ReadPool {
+        self.read_pool.clone()
     }
 
     /// Whether what it was given has been done.
@@ -571,9 +573,9 @@ mod tests {
             connection.close().await.expect("closes");
         });
         let (store, image) = Store::open(None, &dir.0, Listeners::default()).expect("opens");
-        let library = store.library();
+        let read_pool = store.read_pool();
         let who = |name: &str| {
-            let found = runtime.block_on(library.account(name)).expect("asked");
+            let found = runtime.block_on(read_pool.account(name)).expect("asked");
             found.map(|account| account.user_id.as_str().to_owned())
         };
         assert_eq!(who("fish").as_deref(), Some("1"), "each under exactly its own spelling");

@@ -10,7 +10,7 @@
 //!   itself, and know nothing of the site in front of it.
 //! * The path is compared as it is written; `/%70ush` is not `/push`.
 //!
-//! Imports nothing of the crate. Imported by `ws::gate` and `config`.
+//! Imports nothing of the crate. Imported by `ws::authorizer` and `config`.
 
 use std::fmt;
 use std::str::FromStr;

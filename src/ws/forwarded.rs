@@ -13,7 +13,7 @@
 //! * Where both headers are there and name different addresses, one of them was brought by the
 //!   client, through a proxy that writes only the other. Nobody can tell which: the peer is taken.
 //!
-//! Imports `address`. Imported by `ws::gate`, `http` and `config`.
+//! Imports `address`. Imported by `ws::authorizer`, `http` and `config`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

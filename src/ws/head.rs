@@ -4,7 +4,7 @@
 //! bytes become another client's request (request smuggling, RFC 9112, 11.2). hyper follows the RFC
 //! where it says "ought to handle"; we refuse everything two parsers could read differently.
 //!
-//! Imports nothing of the crate. Imported by `ws::gate`, `shard` and `http::guard`.
+//! Imports nothing of the crate. Imported by `ws::authorizer`, `shard` and `http::guard`.
 
 use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 

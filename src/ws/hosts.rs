@@ -12,9 +12,9 @@
 //!
 //! # Not here
 //!
-//! Which requests are checked: `ws::gate` and `http::router` decide that.
+//! Which requests are checked: `ws::authorizer` and `http::router` decide that.
 //!
-//! Imports nothing of the crate. Imported by `ws::gate` and `config`.
+//! Imports nothing of the crate. Imported by `ws::authorizer` and `config`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,7 +1,7 @@
 //! From bytes to messages: the opening handshake and the reading side of RFC 6455.
 //!
 //! ```text
-//! bytes --> head --> gate --> (101) --> reader --> messages
+//! bytes --> head --> authorizer --> (101) --> reader --> messages
 //!             \--> plain HTTP, for hyper
 //! ```
 //!
@@ -9,12 +9,12 @@
 //!
 //! Imports `address`, `auth`, `limits` and `wire`. Imported by `shard`, `http` and `config`.
 
-pub mod addresses;
+pub mod address_connections;
+pub mod authorizer;
 pub mod base_path;
 mod boundary;
 pub mod forwarded;
-pub mod gate;
 pub mod head;
 pub mod hosts;
 pub mod reader;
-pub mod seats;
+pub mod user_connections;

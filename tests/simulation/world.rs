@@ -19,8 +19,8 @@ use fanfare::state::registry::{self, Registry};
 use fanfare::state::{self, State};
 use fanfare::stats::Stats;
 use fanfare::wire::instance::{Instance, Registration};
+use fanfare::ws::authorizer::Authorizer;
 use fanfare::ws::forwarded::TrustedProxies;
-use fanfare::ws::gate::Gate;
 use fanfare::ws::hosts::{AllowedHosts, Hosts};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -123,12 +123,12 @@ impl World {
         let stats = Arc::new(Stats::new(shards + 1));
         let (orders, inbox) = mailbox(pick(&mut rng, &[4, 32, 65_536]), Bell::silent());
         let mut outlets = Vec::new();
-        let gate = Arc::new(open_gate());
+        let authorizer = Arc::new(open_gate());
         let sim_shards = (0..shards)
             .map(|index| {
                 let (outlet, inlet) = mailbox(65_536, Bell::silent());
                 outlets.push(outlet.clone());
-                let settings = shard_settings(index, &limits, &gate, &stats, rng.next());
+                let settings = shard_settings(index, &limits, &authorizer, &stats, rng.next());
                 let shard = Shard::new(settings, orders.clone(), inlet, moment(STARTED_MS));
                 let outcome = shard::Outcome { has_more: true, wake_at_ms: None };
                 SimShard { shard, ready: Ready::default(), outlet, outcome }
@@ -581,9 +581,9 @@ fn moment(unix_ms: u64) -> Moment {
     Moment::new(unix_ms, (unix_ms - STARTED_MS) * 1_000_000)
 }
 
-/// A gate that is open to everyone.
-pub fn open_gate() -> Gate {
-    Gate {
+/// An authorizer that is open to everyone.
+pub fn open_gate() -> Authorizer {
+    Authorizer {
         base_path: fanfare::ws::base_path::BasePath::default(),
         authenticator: Authenticator::hs256(&[7; 32]),
         is_auth_required: false,
@@ -592,8 +592,8 @@ pub fn open_gate() -> Gate {
         trusted_proxies: TrustedProxies::default(),
         echo: true,
         topic_bytes_max: 255,
-        seats: Arc::default(),
-        addresses: Arc::default(),
+        user_connections: Arc::default(),
+        address_connections: Arc::default(),
         namespaces: Arc::default(),
         revoked: Arc::default(),
     }
@@ -602,7 +602,7 @@ pub fn open_gate() -> Gate {
 pub fn shard_settings(
     index: usize,
     limits: &Arc<Limits>,
-    gate: &Arc<Gate>,
+    authorizer: &Arc<Authorizer>,
     stats: &Arc<Stats>,
     seed: u64,
 ) -> shard::Settings {
@@ -610,7 +610,7 @@ pub fn shard_settings(
         id: shard_id(index),
         node_id: "simulated".into(),
         limits: Arc::clone(limits),
-        gate: Arc::clone(gate),
+        authorizer: Arc::clone(authorizer),
         is_draining: Arc::new(AtomicBool::new(false)),
         access_log: false,
         stats: Arc::clone(stats),

@@ -1,6 +1,6 @@
 //! Credentials of a request: a token, or a name and a password, as in `http://name:password@host`.
 //!
-//! A correct password is cached for some minutes (`auth::Vouched`): a client sends it with every
+//! A correct password is cached for some minutes (`auth::CredentialCache`): a client sends it with every
 //! heartbeat, and comparing it takes tens of milliseconds.
 //!
 //! Imports its siblings, `auth` and `limits`. Part of `doors::eureka`.
@@ -11,14 +11,14 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use hyper::header::{AUTHORIZATION, HeaderMap};
 
 use crate::auth::{self, Identity, Scopes, accounts};
-use crate::http::Desk;
-use crate::http::logins::Purpose;
-use crate::http::passwords::Door;
+use crate::http::RequestContext;
+use crate::http::login_throttle::Purpose;
+use crate::http::passwords::PasswordQueue;
 use crate::http::reply::Problem;
 use crate::http::users::{begin_login, finish_login};
 use crate::limits;
 use crate::wire::refusal::Code;
-use crate::ws::gate;
+use crate::ws::authorizer;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
@@ -46,7 +46,7 @@ fn unauthorized(problem: Problem) -> Problem {
 /// The identity behind a request, where it may do what it asks. Wrong credentials are refused even
 /// where none are required.
 pub(super) async fn authorize(
-    desk: &Desk,
+    desk: &RequestContext,
     locks: &LoginLocks,
     headers: &HeaderMap,
     is_write: bool,
@@ -71,7 +71,7 @@ pub(super) async fn authorize(
         desk.see(identity);
     }
     let needed = if is_write { Scopes::REGISTRY_WRITE } else { Scopes::REGISTRY_READ };
-    if desk.office.gate.allows(identity.as_ref(), needed) {
+    if desk.app.authorizer.allows(identity.as_ref(), needed) {
         return Ok(identity);
     }
     Err(match identity {
@@ -83,10 +83,10 @@ pub(super) async fn authorize(
     })
 }
 
-fn by_token(desk: &Desk, token: &str) -> Result<Option<Identity>, Problem> {
+fn by_token(desk: &RequestContext, token: &str) -> Result<Option<Identity>, Problem> {
     let now_s = desk.clock.now().unix_s();
-    let identified = desk.office.gate.identify(Some(token), now_s);
-    identified.map_err(|fault| unauthorized(gate::bad_token(fault).into()))
+    let identified = desk.app.authorizer.identify(Some(token), now_s);
+    identified.map_err(|fault| unauthorized(authorizer::bad_token(fault).into()))
 }
 
 /// Name and password in the value of an `Authorization` header, if its scheme is `Basic`.
@@ -101,7 +101,7 @@ fn basic(header: &str) -> Option<(String, String)> {
 }
 
 async fn by_password(
-    desk: &Desk,
+    desk: &RequestContext,
     locks: &LoginLocks,
     name: String,
     password: String,
@@ -111,17 +111,17 @@ async fn by_password(
     if !accounts::is_possible_name(&name) || password.len() > limits::PASSWORD_BYTES_MAX {
         return Err(wrong());
     }
-    let (office, revoked) = (&desk.office, &desk.office.gate.revoked);
-    let proof = revoked.vouched.proof(&name, &password);
+    let (app, revoked) = (&desk.app, &desk.app.authorizer.revoked);
+    let digest = revoked.credential_cache.digest(&name, &password);
     let known = || {
-        let identity = revoked.vouched.find(&proof, desk.clock.now().unix_ms)?;
+        let identity = revoked.credential_cache.find(&digest, desk.clock.now().unix_ms)?;
         revoked.of(&identity).is_none().then_some(identity)
     };
     if let Some(identity) = known() {
         return Ok(identity);
     }
     // Of a thousand clients that start at once with one account, one has the password compared.
-    let _turn = match locks.0.get(usize::from(proof[0]) % limits::EUREKA_LOGIN_LOCKS) {
+    let _turn = match locks.0.get(usize::from(digest[0]) % limits::EUREKA_LOGIN_LOCKS) {
         Some(lock) => Some(lock.lock().await),
         None => None,
     };
@@ -129,22 +129,22 @@ async fn by_password(
         return Ok(identity);
     }
     let attempt = begin_login(desk, Purpose::Eureka, &name).await?;
-    let forgotten = revoked.vouched.forgotten();
-    let account = office.library.account(&name).await?;
-    let account = finish_login(desk, attempt, Door::Eureka, account, password)
+    let forgotten = revoked.credential_cache.forgotten();
+    let account = app.read_pool.account(&name).await?;
+    let account = finish_login(desk, attempt, PasswordQueue::Eureka, account, password)
         .await?
         .map_err(|cause| wrong().because(cause))?;
     let now_ms = desk.clock.now().unix_ms;
-    let scopes = office.scopes_of(&account);
+    let scopes = app.scopes_of(&account);
     let identity = Identity {
         user_id: account.user_id,
         username: Some(account.username),
         email: None,
         scopes,
-        expires_at_s: desk.clock.now().unix_s() + limits::VOUCHED_MS / 1_000,
+        expires_at_s: desk.clock.now().unix_s() + limits::CREDENTIAL_CACHE_MS / 1_000,
         token: None,
     };
-    revoked.vouched.keep(proof, &identity, (account.changed_ms, forgotten), now_ms);
+    revoked.credential_cache.keep(digest, &identity, (account.changed_ms, forgotten), now_ms);
     Ok(identity)
 }
 

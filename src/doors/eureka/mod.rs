@@ -35,7 +35,7 @@ use hyper::{Method, Request, StatusCode};
 use crate::auth::Identity;
 use crate::http::dialect::{Answering, Dialect};
 use crate::http::reply::{self, Problem, Reply};
-use crate::http::{Desk, Query, body, decoded, log, pages, registry};
+use crate::http::{Query, RequestContext, body, decoded, log, pages, registry};
 use crate::id::ServiceName;
 use crate::limits;
 use crate::state::order::{Answer, Operation, Order};
@@ -79,7 +79,7 @@ impl Dialect for Eureka {
 
     fn answer<'a>(
         &'a self,
-        desk: &'a Desk,
+        desk: &'a RequestContext,
         request: Request<Incoming>,
         rest: &'a str,
     ) -> Answering<'a> {
@@ -147,7 +147,7 @@ fn wrong(detail: impl Into<Cow<'static, str>>) -> Problem {
 }
 
 async fn dispatch(
-    desk: &Desk,
+    desk: &RequestContext,
     eureka: &Eureka,
     request: Request<Incoming>,
     rest: &str,
@@ -217,7 +217,7 @@ fn found(encoding: Encoding, (bytes, permit): Encoded) -> Reply {
 // --- Reading -------------------------------------------------------------------------------------
 
 async fn read(
-    desk: &Desk,
+    desk: &RequestContext,
     eureka: &Eureka,
     resource: Resource,
     encoding: Encoding,
@@ -256,7 +256,12 @@ async fn read(
 }
 
 /// An instance of any region. Renews its lease if `renews` says so.
-async fn find(desk: &Desk, app: &str, id: &str, renews: bool) -> Result<Option<Found>, Problem> {
+async fn find(
+    desk: &RequestContext,
+    app: &str,
+    id: &str,
+    renews: bool,
+) -> Result<Option<Found>, Problem> {
     if app.len() > limits::NAME_BYTES_MAX || id.len() > limits::NAME_BYTES_MAX {
         return Ok(None);
     }
@@ -272,7 +277,7 @@ async fn find(desk: &Desk, app: &str, id: &str, renews: bool) -> Result<Option<F
     }
 }
 
-async fn call(desk: &Desk, order: Order) -> Result<Called, Problem> {
+async fn call(desk: &RequestContext, order: Order) -> Result<Called, Problem> {
     match desk.ask(order).await? {
         Answer::Called(called) => Ok(*called),
         _ => Err(Refusal::internal().into()),
@@ -303,7 +308,11 @@ fn language_of(headers: &HeaderMap) -> Option<Format> {
 }
 
 /// `POST /apps/{app}`
-async fn register(desk: &Desk, request: Request<Incoming>, app: &str) -> Result<Reply, Problem> {
+async fn register(
+    desk: &RequestContext,
+    request: Request<Incoming>,
+    app: &str,
+) -> Result<Reply, Problem> {
     let Some(format) = language_of(request.headers()) else {
         let detail = "the body's Content-Type is neither application/json nor application/xml";
         return Err(Problem::new(415, Code::InvalidArgument, detail).closing());
@@ -314,7 +323,7 @@ async fn register(desk: &Desk, request: Request<Incoming>, app: &str) -> Result<
         let detail = "there is more than one Content-Encoding";
         return Err(Problem::new(415, Code::InvalidArgument, detail).closing());
     }
-    let bytes_max = desk.office.limits.http_body_bytes_max;
+    let bytes_max = desk.app.limits.http_body_bytes_max;
     let mut text = body::read_any(desk, request, bytes_max).await?;
     match coding.as_ref().map(|coding| coding.to_str().unwrap_or_default().to_ascii_lowercase()) {
         None => {}
@@ -392,7 +401,7 @@ fn step(sent: &EurekaRegistration, before: Option<&Found>) -> Change {
 
 /// Changes an instance by compare and swap: `decide` is called again if the instance changed meanwhile.
 async fn change(
-    desk: &Desk,
+    desk: &RequestContext,
     mut before: Option<Found>,
     decide: impl Fn(Option<&Found>) -> Result<Option<Change>, Problem>,
 ) -> Result<(), Problem> {
@@ -415,7 +424,7 @@ async fn change(
         // The bound also holds for metadata that is added bit by bit. An instance that was registered
         // before the bound was lowered may keep its size.
         let stands = expected.as_ref().map_or(0, Bytes::len);
-        let bytes_max = desk.office.limits.instance_bytes_max.max(stands);
+        let bytes_max = desk.app.limits.instance_bytes_max.max(stands);
         let too_large = |fault| Problem::new(413, Code::TooLarge, fault);
         let registration = registration.within(bytes_max).map_err(too_large)?;
         let put = Box::new(Put { registration, expected, pull });
@@ -434,7 +443,12 @@ async fn change(
 }
 
 /// `PUT /apps/{app}/{id}`
-async fn renew(desk: &Desk, app: &str, id: &str, query: &Query) -> Result<Reply, Problem> {
+async fn renew(
+    desk: &RequestContext,
+    app: &str,
+    id: &str,
+    query: &Query,
+) -> Result<Reply, Problem> {
     let found = find(desk, app, id, true).await?.ok_or_else(not_found)?;
     let theirs_ms = query.get("lastDirtyTimestamp").and_then(|text| text.parse::<u64>().ok());
     if let Some(theirs_ms) = theirs_ms {
@@ -449,7 +463,7 @@ async fn renew(desk: &Desk, app: &str, id: &str, query: &Query) -> Result<Reply,
 }
 
 /// `DELETE /apps/{app}/{id}`
-async fn cancel(desk: &Desk, app: &str, id: &str) -> Result<Reply, Problem> {
+async fn cancel(desk: &RequestContext, app: &str, id: &str) -> Result<Reply, Problem> {
     let found = find(desk, app, id, false).await?.ok_or_else(not_found)?;
     match desk.ask(Order::Unregister(vec![found.identity])).await? {
         Answer::Batch(_) => Ok(done()),
@@ -459,7 +473,7 @@ async fn cancel(desk: &Desk, app: &str, id: &str) -> Result<Reply, Problem> {
 
 /// `PUT /apps/{app}/{id}/status`
 async fn set_status(
-    desk: &Desk,
+    desk: &RequestContext,
     app: &str,
     id: &str,
     status: EurekaStatus,
@@ -484,7 +498,7 @@ async fn set_status(
 
 /// `DELETE /apps/{app}/{id}/status`: ends an override, so that the status that the instance reports
 /// holds again. The status in the query is ignored: it is for servers that forget the reported one.
-async fn end_override(desk: &Desk, app: &str, id: &str) -> Result<Reply, Problem> {
+async fn end_override(desk: &RequestContext, app: &str, id: &str) -> Result<Reply, Problem> {
     let mut before = find(desk, app, id, true).await?.ok_or_else(not_found)?;
     let reported = instance_of(Some(&before))?.map(model::without_override);
     if before.entry.is_pulled_out && !matches!(reported, Some(AfterOverride::Status(_))) {
@@ -507,7 +521,7 @@ async fn end_override(desk: &Desk, app: &str, id: &str) -> Result<Reply, Problem
 }
 
 /// Pulls an instance out of discovery, or in.
-async fn operate(desk: &Desk, found: Found, operation: Operation) -> Result<(), Problem> {
+async fn operate(desk: &RequestContext, found: Found, operation: Operation) -> Result<(), Problem> {
     let (action, on) = (registry::action(&operation), found.identity.to_string());
     let order = Order::Operate { identity: found.identity, operation };
     match desk.ask(order).await? {
@@ -522,7 +536,7 @@ async fn operate(desk: &Desk, found: Found, operation: Operation) -> Result<(), 
 
 /// `PUT /apps/{app}/{id}/metadata`
 async fn add_metadata(
-    desk: &Desk,
+    desk: &RequestContext,
     app: &str,
     id: &str,
     pairs: Vec<(String, String)>,

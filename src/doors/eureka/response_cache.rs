@@ -31,7 +31,7 @@ use super::write::{
 use crate::http::answers::Answers;
 use crate::http::budget::Permit;
 use crate::http::reply::Problem;
-use crate::http::{Desk, body};
+use crate::http::{RequestContext, body};
 use crate::limits;
 use crate::state::order::{Answer, Order};
 use crate::state::roster::{Called, Entry, Recent, Roll, Rolls, Roster, Step};
@@ -443,8 +443,12 @@ impl<'a> Applications<'a> {
 
 impl ResponseCache {
     /// All instances, as of this moment or later.
-    async fn document(&self, desk: &Desk, format: Format) -> Result<Arc<Listing>, Problem> {
-        let edition = desk.office.published.edition();
+    async fn document(
+        &self,
+        desk: &RequestContext,
+        format: Format,
+    ) -> Result<Arc<Listing>, Problem> {
+        let edition = desk.app.published.edition();
         let newest = || {
             let document = self.document.read();
             document.as_ref().filter(|document| document.edition >= edition).cloned()
@@ -476,7 +480,11 @@ impl ResponseCache {
     }
 
     /// All applications.
-    pub(super) async fn whole(&self, desk: &Desk, encoding: Encoding) -> Result<Encoded, Problem> {
+    pub(super) async fn whole(
+        &self,
+        desk: &RequestContext,
+        encoding: Encoding,
+    ) -> Result<Encoded, Problem> {
         let document = self.document(desk, encoding.format).await?;
         let index = encoding.index();
         if let Some(bytes) = document.whole[index].get() {
@@ -498,7 +506,11 @@ impl ResponseCache {
     }
 
     /// The recent changes.
-    pub(super) async fn delta(&self, desk: &Desk, encoding: Encoding) -> Result<Encoded, Problem> {
+    pub(super) async fn delta(
+        &self,
+        desk: &RequestContext,
+        encoding: Encoding,
+    ) -> Result<Encoded, Problem> {
         let document = self.document(desk, encoding.format).await?;
         let index = encoding.index();
         let now_ms = desk.clock.now().unix_ms;
@@ -530,7 +542,7 @@ impl ResponseCache {
     /// The instances behind a virtual address. None if there are none.
     pub(super) async fn vip(
         &self,
-        desk: &Desk,
+        desk: &RequestContext,
         encoding: Encoding,
         vip: String,
         is_secure: bool,
@@ -544,7 +556,7 @@ impl ResponseCache {
     /// One application. None if it has no instance.
     pub(super) async fn application(
         &self,
-        desk: &Desk,
+        desk: &RequestContext,
         encoding: Encoding,
         service: String,
     ) -> Result<Option<Encoded>, Problem> {
@@ -559,7 +571,7 @@ impl ResponseCache {
     /// One instance of any application.
     pub(super) async fn instance(
         &self,
-        desk: &Desk,
+        desk: &RequestContext,
         encoding: Encoding,
         instance_id: String,
     ) -> Result<Option<Bytes>, Problem> {

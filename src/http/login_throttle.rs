@@ -89,7 +89,7 @@ enum Admission {
 
 /// The table.
 #[derive(Debug, Default)]
-pub struct Logins {
+pub struct LoginThrottle {
     table: Mutex<HashMap<Key, Tally>>,
     /// Rung when an attempt ends.
     ended: Notify,
@@ -98,14 +98,14 @@ pub struct Logins {
 /// An attempt whose verdict is awaited. Dropped without [`Attempt::fail`] it counts as nothing.
 #[derive(Debug)]
 pub struct Attempt<'a> {
-    logins: &'a Logins,
+    login_throttle: &'a LoginThrottle,
     keys: Vec<Key>,
 }
 
 impl Attempt<'_> {
     /// The password was wrong.
     pub fn fail(self, now_ms: u64) {
-        let mut table = self.logins.table.lock();
+        let mut table = self.login_throttle.table.lock();
         for key in &self.keys {
             // Where the table had no room for the key, its failures are not counted.
             if let Some(tally) = table.get_mut(key) {
@@ -117,7 +117,7 @@ impl Attempt<'_> {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        let mut table = self.logins.table.lock();
+        let mut table = self.login_throttle.table.lock();
         for key in &self.keys {
             if let Some(tally) = table.get_mut(key) {
                 tally.in_flight = tally.in_flight.saturating_sub(1);
@@ -127,20 +127,20 @@ impl Drop for Attempt<'_> {
             }
         }
         drop(table);
-        self.logins.ended.notify_waiters();
+        self.login_throttle.ended.notify_waiters();
     }
 }
 
 /// A place among those who wait.
 struct Place<'a> {
-    logins: &'a Logins,
+    login_throttle: &'a LoginThrottle,
     keys: &'a [Key],
 }
 
 impl<'a> Place<'a> {
     /// Takes a place, unless too many wait for one of the keys.
-    fn take(logins: &'a Logins, keys: &'a [Key]) -> Option<Place<'a>> {
-        let mut table = logins.table.lock();
+    fn take(login_throttle: &'a LoginThrottle, keys: &'a [Key]) -> Option<Place<'a>> {
+        let mut table = login_throttle.table.lock();
         let is_full = |key| {
             table.get(key).is_some_and(|tally: &Tally| tally.waiting >= limits::LOGINS_WAITING_MAX)
         };
@@ -152,13 +152,13 @@ impl<'a> Place<'a> {
                 tally.waiting += 1;
             }
         }
-        Some(Place { logins, keys })
+        Some(Place { login_throttle, keys })
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut table = self.logins.table.lock();
+        let mut table = self.login_throttle.table.lock();
         for key in self.keys {
             if let Some(tally) = table.get_mut(key) {
                 tally.waiting = tally.waiting.saturating_sub(1);
@@ -170,7 +170,7 @@ impl Drop for Place<'_> {
     }
 }
 
-impl Logins {
+impl LoginThrottle {
     /// Begins an attempt on a name, from an address where one is known. Waits for others where
     /// their verdicts decide whether it may be made.
     ///
@@ -207,7 +207,7 @@ impl Logins {
         });
         let begun = begun.await.unwrap_or(Err(Refused::Busy));
         drop(place);
-        begun.map(|()| Attempt { logins: self, keys })
+        begun.map(|()| Attempt { login_throttle: self, keys })
     }
 
     fn admit(&self, keys: &[Key], now_ms: u64) -> Admission {
@@ -257,18 +257,18 @@ mod tests {
     }
 
     fn attempt<'a>(
-        logins: &'a Logins,
+        login_throttle: &'a LoginThrottle,
         keys: &[Key],
         now_ms: u64,
     ) -> Result<Attempt<'a>, Admission> {
-        match logins.admit(keys, now_ms) {
-            Admission::Begun => Ok(Attempt { logins, keys: keys.to_vec() }),
+        match login_throttle.admit(keys, now_ms) {
+            Admission::Begun => Ok(Attempt { login_throttle, keys: keys.to_vec() }),
             refused => Err(refused),
         }
     }
 
-    fn fail(logins: &Logins, keys: &[Key], now_ms: u64) -> Option<Admission> {
-        match attempt(logins, keys, now_ms) {
+    fn fail(login_throttle: &LoginThrottle, keys: &[Key], now_ms: u64) -> Option<Admission> {
+        match attempt(login_throttle, keys, now_ms) {
             Ok(attempt) => {
                 attempt.fail(now_ms);
                 None
@@ -279,44 +279,60 @@ mod tests {
 
     #[test]
     fn the_eleventh_failure_of_a_minute_is_refused_unread() {
-        let logins = Logins::default();
+        let login_throttle = LoginThrottle::default();
         let ann = keys("ann", 1);
         for second in 0..10 {
-            assert_eq!(fail(&logins, &ann, second * 1_000), None);
+            assert_eq!(fail(&login_throttle, &ann, second * 1_000), None);
         }
-        assert_eq!(fail(&logins, &ann, 10_000), Some(Admission::TooMany(50_000)));
-        assert_eq!(fail(&logins, &keys("bob", 2), 10_000), None, "another name and address");
+        assert_eq!(fail(&login_throttle, &ann, 10_000), Some(Admission::TooMany(50_000)));
+        assert_eq!(
+            fail(&login_throttle, &keys("bob", 2), 10_000),
+            None,
+            "another name and address"
+        );
         let same_place = keys("cid", 1);
-        assert!(fail(&logins, &same_place, 10_000).is_some(), "the address counts by itself");
+        assert!(
+            fail(&login_throttle, &same_place, 10_000).is_some(),
+            "the address counts by itself"
+        );
         let eureka = [Key::Name(Purpose::Eureka, "ann".into())];
-        assert_eq!(fail(&logins, &eureka, 10_000), None, "another door");
-        assert_eq!(fail(&logins, &ann, 60_000), None, "the first failure has been forgotten");
+        assert_eq!(fail(&login_throttle, &eureka, 10_000), None, "another door");
+        assert_eq!(
+            fail(&login_throttle, &ann, 60_000),
+            None,
+            "the first failure has been forgotten"
+        );
     }
 
     #[test]
     fn what_ends_without_a_verdict_counts_as_nothing() {
-        let logins = Logins::default();
+        let login_throttle = LoginThrottle::default();
         let ann = keys("ann", 1);
         for now_ms in 0..50 {
-            drop(attempt(&logins, &ann, now_ms).expect("begun"));
+            drop(attempt(&login_throttle, &ann, now_ms).expect("begun"));
         }
-        assert!(logins.table.lock().is_empty());
+        assert!(login_throttle.table.lock().is_empty());
     }
 
     #[test]
     fn verdicts_under_way_are_no_more_than_may_fail() {
-        let logins = Logins::default();
+        let login_throttle = LoginThrottle::default();
         let ann = keys("ann", 1);
-        assert_eq!(fail(&logins, &ann, 0), None);
-        let under_way: Vec<_> = (0..9).map(|_| attempt(&logins, &ann, 1).expect("begun")).collect();
-        assert_eq!(attempt(&logins, &ann, 1).err(), Some(Admission::Wait));
+        assert_eq!(fail(&login_throttle, &ann, 0), None);
+        let under_way: Vec<_> =
+            (0..9).map(|_| attempt(&login_throttle, &ann, 1).expect("begun")).collect();
+        assert_eq!(attempt(&login_throttle, &ann, 1).err(), Some(Admission::Wait));
         let mut under_way = under_way.into_iter();
         drop(under_way.next());
-        let good = attempt(&logins, &ann, 1).expect("one has ended well");
+        let good = attempt(&login_throttle, &ann, 1).expect("one has ended well");
         under_way.for_each(|attempt| attempt.fail(1));
-        assert_eq!(fail(&logins, &ann, 1), Some(Admission::Wait), "one is under way, nine failed");
+        assert_eq!(
+            fail(&login_throttle, &ann, 1),
+            Some(Admission::Wait),
+            "one is under way, nine failed"
+        );
         good.fail(1);
-        assert!(matches!(fail(&logins, &ann, 1), Some(Admission::TooMany(_))));
+        assert!(matches!(fail(&login_throttle, &ann, 1), Some(Admission::TooMany(_))));
     }
 
     /// However attempts begin, end and are abandoned, no key sees more than ten failures a minute,
@@ -325,7 +341,7 @@ mod tests {
     fn no_order_of_events_lets_an_eleventh_failure_through() {
         for seed in 0..64 {
             let mut rng = Rng::seeded(seed);
-            let logins = Logins::default();
+            let login_throttle = LoginThrottle::default();
             let (mut now_ms, mut open) = (0, Vec::new());
             let mut failed: Vec<(u64, u64)> = Vec::new();
             for _ in 0..600 {
@@ -333,7 +349,7 @@ mod tests {
                 let who = rng.below(3);
                 let name = ["ann", "bob", "cid"][usize::try_from(who).expect("small")];
                 if rng.below(2) == 0 {
-                    if let Ok(begun) = attempt(&logins, &keys(name, 1), now_ms) {
+                    if let Ok(begun) = attempt(&login_throttle, &keys(name, 1), now_ms) {
                         open.push((who, begun));
                     }
                 } else if !open.is_empty() {
@@ -350,8 +366,8 @@ mod tests {
                 assert!(recent <= 10, "seed {seed}: {recent} failures");
             }
             drop(open);
-            logins.admit(&keys("dan", 2), now_ms);
-            let mut table = logins.table.lock();
+            login_throttle.admit(&keys("dan", 2), now_ms);
+            let mut table = login_throttle.table.lock();
             table.values_mut().for_each(|tally| tally.forget(now_ms + limits::LOGIN_WINDOW_MS));
             let busy = table.values().filter(|tally| !tally.is_idle()).count();
             assert_eq!(busy, 2, "seed {seed}: all but the one under way");
@@ -360,8 +376,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_burst_waits_for_its_verdicts() {
-        let (logins, clock) = (Logins::default(), Clock::start());
-        let begin = || logins.begin(Purpose::Login, "Ann", None, clock);
+        let (login_throttle, clock) = (LoginThrottle::default(), Clock::start());
+        let begin = || login_throttle.begin(Purpose::Login, "Ann", None, clock);
         let mut under_way = Vec::new();
         for _ in 0..10 {
             under_way.push(begin().await.expect("begun"));
@@ -375,6 +391,9 @@ mod tests {
         };
         let (eleventh, ()) = tokio::join!(begin(), good);
         drop(eleventh.expect("it waited and began"));
-        assert!(logins.table.lock().is_empty(), "nothing is left of a name that failed never");
+        assert!(
+            login_throttle.table.lock().is_empty(),
+            "nothing is left of a name that failed never"
+        );
     }
 }

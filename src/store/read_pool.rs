@@ -15,7 +15,7 @@ use sqlx::{AnyConnection, AnyPool, Row};
 use tokio::sync::{mpsc, oneshot};
 
 use super::database::{Address, unsigned};
-use super::{people, watch};
+use super::{account_poller, people};
 use crate::auth::{Standing, names};
 use crate::id::{MessageId, UserId};
 use crate::limits;
@@ -27,7 +27,7 @@ type Work = Box<dyn FnOnce(AnyPool) -> Pin<Box<dyn Future<Output = ()> + Send>> 
 
 /// The reading room. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Library {
+pub struct ReadPool {
     desk: Option<mpsc::Sender<Work>>,
 }
 
@@ -135,10 +135,10 @@ pub struct Invitation {
     pub invited_ms: u64,
 }
 
-impl Library {
-    /// A library without books: every question is `unavailable`.
-    pub fn closed() -> Library {
-        Library { desk: None }
+impl ReadPool {
+    /// A pool without a database: every question is `unavailable`.
+    pub fn closed() -> ReadPool {
+        ReadPool { desk: None }
     }
 
     /// Whether there is a database behind it, well or not.
@@ -150,9 +150,9 @@ impl Library {
     /// after what is `known`: the command line, or another node.
     pub(super) fn open(
         address: Address,
-        known: watch::Known,
-        tell_watch: watch::Tell,
-    ) -> std::io::Result<(Library, JoinHandle<()>)> {
+        known: account_poller::Known,
+        tell_watch: account_poller::Tell,
+    ) -> std::io::Result<(ReadPool, JoinHandle<()>)> {
         let (desk, mut questions) = mpsc::channel::<Work>(limits::QUERIES_WAITING_MAX);
         let (tell, opened) = crossbeam_channel::bounded(1);
         let thread =
@@ -174,7 +174,8 @@ impl Library {
                     // The first one now, so that what is opened once is opened at the start.
                     let first = pool.acquire().await.ok();
                     let _ = tell.send(());
-                    let watch = watch::accounts(pool.clone(), first, address, known, tell_watch);
+                    let watch =
+                        account_poller::accounts(pool.clone(), first, address, known, tell_watch);
                     let watch = tokio::spawn(watch);
                     while let Some(work) = questions.recv().await {
                         tokio::spawn(work(pool.clone()));
@@ -185,7 +186,7 @@ impl Library {
             })?;
         // Without an answer it has logged why, and every question is unavailable.
         let _ = opened.recv();
-        Ok((Library { desk: Some(desk) }, thread))
+        Ok((ReadPool { desk: Some(desk) }, thread))
     }
 
     async fn ask<T, F, Answer>(&self, question: F) -> Result<T, Refusal>

@@ -11,9 +11,9 @@ use crate::limits;
 
 /// The set. It forgets everyone when it is full; control then hears of them again.
 #[derive(Debug, Default)]
-pub struct SeenUsers(Mutex<HashSet<UserId>>);
+pub struct KnownUsers(Mutex<HashSet<UserId>>);
 
-impl SeenUsers {
+impl KnownUsers {
     /// Adds a user. Returns whether control is to be told.
     pub fn is_new(&self, user_id: &UserId) -> bool {
         let mut users = self.0.lock();

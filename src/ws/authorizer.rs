@@ -1,7 +1,7 @@
-//! Who may open a WebSocket, and which one: the server's side of the opening handshake.
+//! Authorizes requests: by host name, origin, token and address, and WebSocket handshakes by RFC 6455, 4.2.1.
 //!
-//! Judges a head by RFC 6455, 4.2.1, by origin and by token. It says yes with all that the 101 and
-//! the connection need, or no with the status that names the fault.
+//! The answer to a handshake is an [`Upgrade`], with everything that the 101 and the connection need, or a
+//! [`Rejection`], with the status that names the fault.
 //!
 //! Imports `address`, `auth`, `wire` and its siblings. Imported by `shard` and `http`.
 
@@ -13,12 +13,12 @@ use std::sync::Arc;
 use hyper::http::{HeaderMap, HeaderValue, Method, Uri};
 use tungstenite::handshake::derive_accept_key;
 
-use super::addresses::{AddressSeat, AddressSeats};
+use super::address_connections::{AddressConnectionLimit, AddressPermit};
 use super::base_path::BasePath;
 use super::forwarded::TrustedProxies;
 use super::head::Body;
 use super::hosts::Hosts;
-use super::seats::Seats;
+use super::user_connections::UserConnectionLimit;
 use crate::address::ClientAddress;
 use crate::auth::namespace::Namespaces;
 use crate::auth::{self, AuthError, Authenticator, Identity, Revocation, Revoked, Scopes};
@@ -26,9 +26,9 @@ use crate::id::ChannelName;
 use crate::wire::refusal::Code;
 use crate::wire::talk;
 
-/// What the server demands of those who connect.
+/// The rules that requests are checked by.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Authorizer {
     /// Checks tokens.
     pub authenticator: Authenticator,
     /// Whether there must be one.
@@ -46,9 +46,9 @@ pub struct Gate {
     /// Longest name of a channel, in bytes.
     pub topic_bytes_max: usize,
     /// Who is connected how often.
-    pub seats: Arc<Seats>,
+    pub user_connections: Arc<UserConnectionLimit>,
     /// The connections of each address.
-    pub addresses: Arc<AddressSeats>,
+    pub address_connections: Arc<AddressConnectionLimit>,
     /// The rules of channels.
     pub namespaces: Arc<Namespaces>,
     /// Whose tokens count no more.
@@ -64,7 +64,7 @@ pub enum Endpoint {
     Echo,
 }
 
-/// An upgrade that may go ahead.
+/// An authorized handshake.
 #[derive(Debug)]
 pub struct Upgrade {
     /// Which socket.
@@ -78,14 +78,14 @@ pub struct Upgrade {
     /// Where the client is, as far as that can be told.
     pub client: Option<ClientAddress>,
     /// What the connection counts by where a proxy carries it, and so its own socket is not counted.
-    pub address_seat: Option<AddressSeat>,
+    pub address_permit: Option<AddressPermit>,
     /// Whether the client offered the subprotocol `fanfare` and is to be told it was taken.
     pub with_protocol: bool,
 }
 
-/// An upgrade that may not, as HTTP says it.
+/// A request that is refused, as HTTP expresses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denied {
+pub struct Rejection {
     /// The HTTP status.
     pub status: u16,
     /// The code of the problem document.
@@ -98,12 +98,12 @@ pub struct Denied {
     pub cause: Option<&'static str>,
 }
 
-impl Denied {
-    fn new(status: u16, code: Code, detail: impl Into<Cow<'static, str>>) -> Denied {
-        Denied { status, code, detail: detail.into(), header: None, cause: None }
+impl Rejection {
+    fn new(status: u16, code: Code, detail: impl Into<Cow<'static, str>>) -> Rejection {
+        Rejection { status, code, detail: detail.into(), header: None, cause: None }
     }
 
-    fn with(mut self, name: &'static str, value: &'static str) -> Denied {
+    fn with(mut self, name: &'static str, value: &'static str) -> Rejection {
         self.header = Some((name, value));
         self
     }
@@ -122,9 +122,9 @@ pub enum Page {
     Foreign,
 }
 
-/// What is asked at the gate.
+/// An opening handshake, as either HTTP path has read it.
 #[derive(Debug, Clone, Copy)]
-pub struct Knock<'a> {
+pub struct HandshakeRequest<'a> {
     /// The request's method.
     pub method: &'a Method,
     /// The request's target.
@@ -143,7 +143,7 @@ pub struct Knock<'a> {
     pub local: Option<SocketAddr>,
 }
 
-impl Gate {
+impl Authorizer {
     /// Whether a path belongs to a WebSocket, whatever the method.
     pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
         match path {
@@ -154,71 +154,71 @@ impl Gate {
     }
 
     /// The channel that a socket at this path follows from the start.
-    fn channel(&self, path: &str) -> Result<Option<ChannelName>, Denied> {
+    fn channel(&self, path: &str) -> Result<Option<ChannelName>, Rejection> {
         let Some(encoded) = channel_in(path) else { return Ok(None) };
-        let wrong = Denied::new(400, Code::InvalidArgument, "the path names no channel");
+        let wrong = Rejection::new(400, Code::InvalidArgument, "the path names no channel");
         let name = percent_encoding::percent_decode_str(encoded).decode_utf8();
         let name = name.map_err(|_| wrong.clone())?.into_owned();
         if RESERVED.contains(&&*name) {
-            return Err(Denied::new(404, Code::NotFound, "there is nothing at this path"));
+            return Err(Rejection::new(404, Code::NotFound, "there is nothing at this path"));
         }
         talk::channel(Some(name), self.topic_bytes_max).map(Some).map_err(|_| wrong)
     }
 
-    /// Judges an upgrade to `endpoint`.
+    /// Authorizes a handshake for `endpoint`.
     ///
     /// # Errors
     ///
-    /// Why it may not go ahead.
-    pub fn judge(
+    /// Why it is refused.
+    pub fn authorize(
         &self,
         endpoint: Endpoint,
-        knock: Knock<'_>,
+        handshake: HandshakeRequest<'_>,
         now_s: u64,
-    ) -> Result<Upgrade, Denied> {
-        self.check_host(knock.uri, knock.headers, knock.local)?;
-        check_singletons(knock.headers)?;
-        let accept = check_rfc_6455(knock)?;
-        if self.page(knock.headers, knock.local) == Page::Foreign {
-            let detail = self.foreign_page(knock.headers, knock.local);
-            let denied = Denied::new(403, Code::Forbidden, detail);
-            return Err(Denied { cause: Some(FOREIGN_PAGE), ..denied });
+    ) -> Result<Upgrade, Rejection> {
+        self.check_host(handshake.uri, handshake.headers, handshake.local)?;
+        check_singletons(handshake.headers)?;
+        let accept = check_rfc_6455(handshake)?;
+        if self.page(handshake.headers, handshake.local) == Page::Foreign {
+            let detail = self.foreign_page(handshake.headers, handshake.local);
+            let rejection = Rejection::new(403, Code::Forbidden, detail);
+            return Err(Rejection { cause: Some(FOREIGN_PAGE), ..rejection });
         }
-        let token = presented_token(knock.headers, knock.uri.query(), true)?;
+        let token = presented_token(handshake.headers, handshake.uri.query(), true)?;
         let identity = self.identify(token.as_deref(), now_s).map_err(bad_token)?;
         if identity.is_none() && self.is_auth_required {
             return Err(token_required());
         }
-        let channel = self.channel(knock.path)?;
+        let channel = self.channel(handshake.path)?;
         if let Some(channel) = &channel {
             let may = self.namespaces.may_follow(
                 channel.as_str(),
                 identity.as_ref(),
                 self.is_auth_required,
             );
-            may.map_err(|barred| Denied::new(403, Code::Forbidden, barred.reason))?;
+            may.map_err(|barred| Rejection::new(403, Code::Forbidden, barred.reason))?;
         }
-        let with_protocol = offers_protocol(knock.headers);
-        let client = self.client(knock.peer, knock.headers);
-        let address_seat = self.seat_behind_proxy(knock.peer, client)?;
-        Ok(Upgrade { endpoint, channel, identity, accept, client, address_seat, with_protocol })
+        let with_protocol = offers_protocol(handshake.headers);
+        let client = self.client(handshake.peer, handshake.headers);
+        let address_permit = self.seat_behind_proxy(handshake.peer, client)?;
+        Ok(Upgrade { endpoint, channel, identity, accept, client, address_permit, with_protocol })
     }
 
-    /// A seat for a client that comes through a trusted proxy.
+    /// A permit for a client behind a trusted proxy.
     fn seat_behind_proxy(
         &self,
         peer: Option<SocketAddr>,
         client: Option<ClientAddress>,
-    ) -> Result<Option<AddressSeat>, Denied> {
+    ) -> Result<Option<AddressPermit>, Rejection> {
         let (Some(peer), Some(client)) = (peer, client) else { return Ok(None) };
         if !self.trusted_proxies.contains(peer.ip()) || client.ip == peer.ip().to_canonical() {
             return Ok(None);
         }
-        let seat = self.addresses.take(client.ip).ok_or_else(|| {
-            Denied::new(503, Code::Unavailable, "too many connections from this address")
+        let user_permit = self.address_connections.take(client.ip).ok_or_else(|| {
+            Rejection::new(503, Code::Unavailable, "too many connections from this address")
                 .with("retry-after", "5")
         })?;
-        Ok(Some(seat))
+        Ok(Some(user_permit))
     }
 
     /// Where the client of a request is: the peer, or whom a trusted proxy names.
@@ -257,14 +257,14 @@ impl Gate {
         uri: &Uri,
         headers: &HeaderMap,
         local: Option<SocketAddr>,
-    ) -> Result<(), Denied> {
+    ) -> Result<(), Rejection> {
         let in_target = uri.authority().map(|authority| authority.as_str().as_bytes());
         let in_header = headers.get_all("host").iter().map(HeaderValue::as_bytes);
         if in_target.into_iter().chain(in_header).all(|name| self.hosts.passes(name, local)) {
             return Ok(());
         }
         let detail = "this server is not known by that Host; --allowed-hosts names others";
-        Err(Denied::new(421, Code::Forbidden, detail))
+        Err(Rejection::new(421, Code::Forbidden, detail))
     }
 
     /// Which page a request comes from. One with `Origin` has to come from a listed origin or from
@@ -345,20 +345,21 @@ fn channel_in(path: &str) -> Option<&str> {
 }
 
 /// The 401 for a token that is refused. The client learns whether it has expired and nothing else.
-pub fn bad_token(fault: AuthError) -> Denied {
+pub fn bad_token(fault: AuthError) -> Rejection {
     let (code, detail, cause) = match fault {
         AuthError::TokenExpired => {
             (Code::TokenExpired, "the token has expired", "the token has expired")
         }
         AuthError::Invalid(cause) => (Code::Unauthorized, "the token is not valid", cause),
     };
-    Denied { cause: Some(cause), ..Denied::new(401, code, detail) }
+    Rejection { cause: Some(cause), ..Rejection::new(401, code, detail) }
         .with("WWW-Authenticate", "Bearer")
 }
 
 /// The 401 for a request without a token that needs one.
-pub fn token_required() -> Denied {
-    Denied::new(401, Code::Unauthorized, "a token is required").with("WWW-Authenticate", "Bearer")
+pub fn token_required() -> Rejection {
+    Rejection::new(401, Code::Unauthorized, "a token is required")
+        .with("WWW-Authenticate", "Bearer")
 }
 
 /// Headers of which there may be one alone, and two would be read differently by two readers.
@@ -372,10 +373,10 @@ const SINGLETONS: [(&str, &str); 2] = [
 /// # Errors
 ///
 /// 400, with the header's name.
-pub fn check_singletons(headers: &HeaderMap) -> Result<(), Denied> {
+pub fn check_singletons(headers: &HeaderMap) -> Result<(), Rejection> {
     for (name, detail) in SINGLETONS {
         if headers.get_all(name).iter().nth(1).is_some() {
-            return Err(Denied::new(400, Code::Malformed, detail));
+            return Err(Rejection::new(400, Code::Malformed, detail));
         }
     }
     Ok(())
@@ -383,31 +384,35 @@ pub fn check_singletons(headers: &HeaderMap) -> Result<(), Denied> {
 
 /// RFC 6455, 4.2.1, in the order in which the faults are most useful to hear. Returns the answer to
 /// the key.
-fn check_rfc_6455(knock: Knock<'_>) -> Result<String, Denied> {
-    if knock.method != Method::GET {
-        return Err(Denied::new(405, Code::InvalidArgument, "a WebSocket is opened with GET")
+fn check_rfc_6455(handshake: HandshakeRequest<'_>) -> Result<String, Rejection> {
+    if handshake.method != Method::GET {
+        return Err(Rejection::new(405, Code::InvalidArgument, "a WebSocket is opened with GET")
             .with("Allow", "GET"));
     }
-    if !knock.is_http_11 {
-        return Err(Denied::new(400, Code::InvalidArgument, "a WebSocket needs HTTP/1.1"));
+    if !handshake.is_http_11 {
+        return Err(Rejection::new(400, Code::InvalidArgument, "a WebSocket needs HTTP/1.1"));
     }
-    let headers = knock.headers;
+    let headers = handshake.headers;
     if !has_token(headers, "upgrade", "websocket") || !has_token(headers, "connection", "upgrade") {
-        return Err(Denied::new(426, Code::InvalidArgument, "this resource is a WebSocket")
+        return Err(Rejection::new(426, Code::InvalidArgument, "this resource is a WebSocket")
             .with("Upgrade", "websocket"));
     }
-    if knock.body != Body::None {
-        return Err(Denied::new(400, Code::InvalidArgument, "an upgrade has no body"));
+    if handshake.body != Body::None {
+        return Err(Rejection::new(400, Code::InvalidArgument, "an upgrade has no body"));
     }
     let mut versions = headers.get_all("sec-websocket-version").iter();
     if versions.next().is_none_or(|version| version != "13") || versions.next().is_some() {
-        return Err(Denied::new(426, Code::InvalidArgument, "only WebSocket version 13 is spoken")
-            .with("Sec-WebSocket-Version", "13"));
+        return Err(Rejection::new(
+            426,
+            Code::InvalidArgument,
+            "only WebSocket version 13 is spoken",
+        )
+        .with("Sec-WebSocket-Version", "13"));
     }
     let mut keys = headers.get_all("sec-websocket-key").iter();
     match (keys.next(), keys.next()) {
         (Some(key), None) if is_key(key.as_bytes()) => Ok(derive_accept_key(key.as_bytes())),
-        _ => Err(Denied::new(
+        _ => Err(Rejection::new(
             400,
             Code::InvalidArgument,
             "Sec-WebSocket-Key is not one base64 text of 16 bytes",
@@ -448,7 +453,7 @@ pub fn presented_token(
     headers: &HeaderMap,
     query: Option<&str>,
     is_socket: bool,
-) -> Result<Option<String>, Denied> {
+) -> Result<Option<String>, Rejection> {
     let mut tokens = Vec::new();
     if let Some(header) = headers.get("authorization") {
         // A scheme other than Bearer is a credential that we cannot check: not one to ignore.
@@ -464,7 +469,7 @@ pub fn presented_token(
     let first = tokens.first().cloned();
     if tokens.iter().any(|token| Some(token) != first.as_ref()) {
         let detail = "several tokens are presented, and they differ";
-        return Err(Denied::new(400, Code::Malformed, detail));
+        return Err(Rejection::new(400, Code::Malformed, detail));
     }
     Ok(first)
 }
@@ -500,8 +505,8 @@ mod tests {
     use crate::ws::head::{self, HeadLimits};
     use crate::ws::hosts::AllowedHosts;
 
-    fn gate() -> Gate {
-        Gate {
+    fn authorizer() -> Authorizer {
+        Authorizer {
             authenticator: Authenticator::hs256(b"0123456789abcdef0123456789abcdef"),
             is_auth_required: false,
             hosts: Hosts::new(([127, 0, 0, 1], 8080).into(), AllowedHosts::default(), true),
@@ -510,18 +515,18 @@ mod tests {
             trusted_proxies: TrustedProxies::default(),
             echo: true,
             topic_bytes_max: 255,
-            seats: Arc::default(),
-            addresses: Arc::default(),
+            user_connections: Arc::default(),
+            address_connections: Arc::default(),
             namespaces: Arc::default(),
             revoked: Arc::default(),
         }
     }
 
-    fn judge(gate: &Gate, method: &str, extra: &str) -> Result<Upgrade, Denied> {
+    fn authorize(authorizer: &Authorizer, method: &str, extra: &str) -> Result<Upgrade, Rejection> {
         let text = format!("{method} /ws?x=1 HTTP/1.1\r\nHost: localhost:8080\r\n{extra}\r\n");
         let limits = HeadLimits { bytes_max: 16_384, headers_max: 100 };
         let head = head::parse(text.as_bytes(), limits).expect("well-formed").expect("complete");
-        let knock = Knock {
+        let handshake = HandshakeRequest {
             method: &head.method,
             uri: &head.uri,
             path: head.uri.path(),
@@ -531,7 +536,7 @@ mod tests {
             peer: None,
             local: None,
         };
-        gate.judge(Endpoint::Main, knock, 1_000)
+        authorizer.authorize(Endpoint::Main, handshake, 1_000)
     }
 
     const GOOD: &str = "Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
@@ -539,7 +544,7 @@ mod tests {
 
     #[test]
     fn the_rfc_example_is_answered() {
-        let upgrade = judge(&gate(), "GET", GOOD).expect("a good upgrade");
+        let upgrade = authorize(&authorizer(), "GET", GOOD).expect("a good upgrade");
         assert_eq!(upgrade.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let answer = String::from_utf8(switching_protocols(&upgrade)).expect("ASCII");
         assert_eq!(
@@ -551,7 +556,8 @@ mod tests {
 
     #[test]
     fn each_fault_has_its_status() {
-        let status = |method, extra: &str| judge(&gate(), method, extra).expect_err(extra).status;
+        let status =
+            |method, extra: &str| authorize(&authorizer(), method, extra).expect_err(extra).status;
         assert_eq!(status("POST", GOOD), 405);
         assert_eq!(status("GET", ""), 426);
         assert_eq!(status("GET", &GOOD.replace("keep-alive, Upgrade", "keep-alive")), 426);
@@ -569,10 +575,10 @@ mod tests {
 
     #[test]
     fn origins_are_compared_with_what_the_server_knows() {
-        let passes = |gate: &Gate, headers: &str| {
-            judge(gate, "GET", &format!("{GOOD}{headers}\r\n")).is_ok()
+        let passes = |authorizer: &Authorizer, headers: &str| {
+            authorize(authorizer, "GET", &format!("{GOOD}{headers}\r\n")).is_ok()
         };
-        let own = gate();
+        let own = authorizer();
         for headers in [
             "Origin: http://localhost:8080",
             "Origin: http://127.0.0.1:8080",
@@ -599,9 +605,9 @@ mod tests {
         ] {
             assert!(!passes(&own, headers), "{headers}");
         }
-        let listed = |list: &[&str]| Gate {
+        let listed = |list: &[&str]| Authorizer {
             allowed_origins: list.iter().map(|&origin| origin.to_owned()).collect(),
-            ..gate()
+            ..authorizer()
         };
         let app = listed(&["https://app.example"]);
         assert!(passes(&app, "Origin: https://APP.example\r\nSec-Fetch-Site: cross-site"));
@@ -614,10 +620,10 @@ mod tests {
 
     #[test]
     fn a_refused_page_is_told_which_origins_may_call() {
-        let refused = |gate: &Gate, headers: &str| {
-            judge(gate, "GET", &format!("{GOOD}{headers}\r\n")).expect_err(headers).detail
+        let refused = |authorizer: &Authorizer, headers: &str| {
+            authorize(authorizer, "GET", &format!("{GOOD}{headers}\r\n")).expect_err(headers).detail
         };
-        let detail = refused(&gate(), "Origin: http://localhost:5173");
+        let detail = refused(&authorizer(), "Origin: http://localhost:5173");
         assert_eq!(
             detail,
             "pages of the origin \"http://localhost:5173\" may not call; allowed are \
@@ -625,13 +631,16 @@ mod tests {
              as the browser sends them"
         );
         let many = (0..20).map(|n| format!("https://app{n}.example")).collect();
-        let many = Gate { allowed_origins: many, ..gate() };
+        let many = Authorizer { allowed_origins: many, ..authorizer() };
         let detail = refused(&many, &format!("Origin: https://{}", "x".repeat(8_000)));
         assert!(detail.contains("https://app5.example and 14 more"), "{detail}");
         assert!(detail.len() < 600, "{detail}");
-        assert!(refused(&gate(), "Sec-Fetch-Site: cross-site").starts_with("pages of other sites"));
+        assert!(
+            refused(&authorizer(), "Sec-Fetch-Site: cross-site")
+                .starts_with("pages of other sites")
+        );
         let twice = "Origin: http://a\r\nOrigin: http://a";
-        assert!(refused(&gate(), twice).starts_with("a request with more than one Origin"));
+        assert!(refused(&authorizer(), twice).starts_with("a request with more than one Origin"));
     }
 
     #[test]
@@ -640,7 +649,10 @@ mod tests {
             let text = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
             let limits = HeadLimits { bytes_max: 16_384, headers_max: 100 };
             let head = head::parse(text.as_bytes(), limits).expect("well-formed").expect("whole");
-            gate().check_host(&head.uri, &head.headers, None).err().map(|denied| denied.status)
+            authorizer()
+                .check_host(&head.uri, &head.headers, None)
+                .err()
+                .map(|rejection| rejection.status)
         };
         assert_eq!(status("/ws", "localhost:1"), None);
         assert_eq!(status("http://localhost/ws", "127.0.0.1"), None);
@@ -648,7 +660,7 @@ mod tests {
         assert_eq!(status("http://evil.example/ws", "localhost"), Some(421));
         assert_eq!(status("http://evil@localhost/ws", "localhost"), Some(421));
         assert_eq!(status("http://localhost/ws", "evil.example"), Some(421));
-        assert!(gate().check_host(&Uri::default(), &HeaderMap::new(), None).is_ok());
+        assert!(authorizer().check_host(&Uri::default(), &HeaderMap::new(), None).is_ok());
     }
 
     #[test]
@@ -658,7 +670,7 @@ mod tests {
             for &(name, value) in headers {
                 map.append(name, value.parse().expect("a value"));
             }
-            presented_token(&map, Some(query), true).map_err(|denied| denied.status)
+            presented_token(&map, Some(query), true).map_err(|rejection| rejection.status)
         };
         let protocols = "sec-websocket-protocol";
         let same = [("authorization", "Bearer T"), (protocols, "fanfare, bearer.T")];
@@ -672,7 +684,7 @@ mod tests {
 
     #[test]
     fn required_means_required() {
-        let gate = Gate { is_auth_required: true, ..gate() };
-        assert_eq!(judge(&gate, "GET", GOOD).expect_err("no token").status, 401);
+        let authorizer = Authorizer { is_auth_required: true, ..authorizer() };
+        assert_eq!(authorize(&authorizer, "GET", GOOD).expect_err("no token").status, 401);
     }
 }
