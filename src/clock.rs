@@ -67,6 +67,11 @@ impl Clock {
         Clock { started: Instant::now(), started_unix_ms: wall_ms() }
     }
 
+    /// When the clock was started, as timers count.
+    pub const fn started(&self) -> Instant {
+        self.started
+    }
+
     /// The present moment. Reads both clocks of the system, 50 ns together: once a turn or a request.
     pub fn now(&self) -> Moment {
         let elapsed = self.started.elapsed();

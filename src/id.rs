@@ -81,6 +81,14 @@ pub struct ConnName {
 }
 
 impl ConnName {
+    /// Each of some names once, in order.
+    pub fn each_once(names: impl IntoIterator<Item = ConnName>) -> Vec<ConnName> {
+        let mut names: Vec<ConnName> = names.into_iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// The name of a node's connection.
     pub fn new(node: &str, conn: ConnId) -> ConnName {
         ConnName { node: Some(node.into()), conn }

@@ -892,6 +892,65 @@ pub const CLUSTER_SILENT_PROBES: u32 = 3;
 /// Time for which the journal keeps what the database has, for nodes that are cut off meanwhile.
 pub const JOURNAL_KEPT_MS: u64 = 120_000;
 
+/// How often a watch of the embedding program asks again at once while control's mailbox is full.
+pub const WATCH_ATTEMPTS_MAX: usize = 100;
+
+/// A connection whose messages are limited for so long without a pause is closed, in milliseconds.
+pub const RATE_PATIENCE_MS: u64 = 10_000;
+
+/// So long without a limited message counts as a pause, in milliseconds.
+pub const RATE_PAUSE_MS: u64 = 1_000;
+
+/// How many polls report a change of an account again. A change may get its stamp first and be seen
+/// second, and a login that read the account meanwhile has to hear of it.
+pub const ACCOUNT_POLL_REPEATS: usize = 20;
+
+/// How far below the newest known stamp the first polls look, in milliseconds, for the same reason.
+pub const ACCOUNT_POLL_OVERLAP_MS: i64 = 10_000;
+
+/// Longest piece of a wrong setting that a message repeats, in characters.
+pub const QUOTED_SETTING_CHARS_MAX: usize = 64;
+
+/// Most origins that a refusal lists.
+pub const SHOWN_ORIGINS_MAX: usize = 8;
+
+/// Longest piece of a refused origin that a refusal repeats, in characters.
+pub const SHOWN_ORIGIN_CHARS_MAX: usize = 128;
+
+/// How long a browser may remember a preflight's answer, in seconds: an origin that is taken from
+/// the list is refused after that.
+pub const PREFLIGHT_AGE_S: u64 = 600;
+
+/// Longest base path, in bytes.
+pub const BASE_PATH_BYTES_MAX: usize = 255;
+
+/// Most headers that the parser of request heads has room for. `request-headers-max` is at most this.
+pub const HEAD_HEADERS_MAX: usize = 256;
+
+/// Longest name of a host, in bytes (RFC 1035, 2.3.4).
+pub const HOST_BYTES_MAX: usize = 253;
+
+/// Most combining marks on one letter of a username (UTS #39, section 5.4, asks for four).
+pub const NAME_MARKS_MAX: usize = 4;
+
+/// Size from which on JSON goes through simd-json, in bytes: below it `serde_json` is faster.
+pub const SIMD_BYTES_MIN: usize = 32 * KIB;
+
+/// Longest message about a text that cannot be read, in bytes. The longest path of known fields is far below.
+pub const FAULT_BYTES_MAX: usize = 256;
+
+/// Longest number that such a message repeats, in bytes: every 64-bit integer fits.
+pub const FAULT_NUMBER_BYTES_MAX: usize = 20;
+
+/// Most threads that hash passwords, however many cores there are.
+pub const PASSWORD_THREADS_MAX: usize = 8;
+
+/// Connections that `/api/v1/connections` lists where the caller names no limit.
+pub const CONNECTIONS_LISTED_DEFAULT: usize = 1_000;
+
+/// Wordings of one fault of a node's backplane that the log has at once.
+pub const OUTAGE_WORDINGS_MAX: usize = 8;
+
 const _: () = assert!(
     CLUSTER_PATH_PROBE_MS + REDIS_RESPONSE_MS < CLUSTER_PATH_MS,
     "a path whose probe is waited for counts as working"

@@ -9,9 +9,9 @@
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, PasswordHash, Version};
 
-use super::jwt::is_user_id;
 #[cfg(doc)]
 use super::names;
+use super::names::is_user_id;
 use crate::limits;
 
 /// Who may make an account.

@@ -28,7 +28,6 @@ use super::names;
 use super::permission::Scopes;
 use super::revoked::TokenId;
 use crate::id::UserId;
-use crate::limits;
 
 /// Who a token says its bearer is, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -267,7 +266,7 @@ fn identify(claims: &ForeignClaims, token: &str, now_s: u64) -> Result<Identity,
             return Err(AuthError::Invalid("sub is empty"));
         }
         // `name:bob` stands for whoever signs in as bob, and so for no id.
-        Some(Value::String(sub)) if !is_user_id(sub) || names::named(sub).is_some() => {
+        Some(Value::String(sub)) if !names::is_user_id(sub) || names::named(sub).is_some() => {
             return Err(AuthError::Invalid("sub is no user id"));
         }
         Some(Value::String(sub)) => UserId::new(sub),
@@ -322,11 +321,6 @@ fn mark(claims: &ForeignClaims, token: &str) -> TokenMark {
         made_ms: made_ms.unwrap_or_else(issued_ms),
         signed_in_s: number(&claims.auth_time).map(|number| seconds_rounded_down(&number)),
     }
-}
-
-/// A user id ends up in frames, paths and the database: it is short and holds no control character.
-pub fn is_user_id(text: &str) -> bool {
-    !text.is_empty() && text.len() <= limits::USER_BYTES_MAX && !text.chars().any(char::is_control)
 }
 
 /// Reads a `NumericDate`, which may have a fraction (RFC 7519 section 2). Before 1970 is 0.

@@ -37,7 +37,8 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 pub use credential_cache::CredentialCache;
-pub use jwt::{AuthError, Authenticator, Claims, Identity, TokenMark, is_user_id};
+pub use jwt::{AuthError, Authenticator, Claims, Identity, TokenMark};
+pub use names::is_user_id;
 pub use permission::Scopes;
 pub use revoked::{Revocation, Revoked, Standing, TokenId};
 

@@ -23,11 +23,15 @@ use unicode_security::mixed_script::AugmentedScriptSet;
 use unicode_security::{RestrictionLevel, RestrictionLevelDetection};
 use uuid::Uuid;
 
-use super::jwt::is_user_id;
 use crate::limits;
 
 /// What stands before a name where a user id is expected: `name:bob`. No user id begins so.
 pub const PREFIX: &str = "name:";
+
+/// A user id ends up in frames, paths and the database: it is short and holds no control character.
+pub fn is_user_id(text: &str) -> bool {
+    !text.is_empty() && text.len() <= limits::USER_BYTES_MAX && !text.chars().any(char::is_control)
+}
 
 /// The name in `name:bob`, where a text says that it means a name.
 #[must_use]
@@ -166,12 +170,11 @@ pub fn new_name(name: &str) -> Result<String, &'static str> {
 
 /// Marks belong to a letter, and only so many fit on one (UTS #39, section 5.4, asks for four).
 fn check_marks(normal: &str) -> Result<(), &'static str> {
-    const MARKS_MAX: usize = 4;
     let (mut marks, mut has_letter) = (0, false);
     for c in normal.nfd() {
         if is_combining_mark(c) {
             marks += 1;
-            if !has_letter || marks > MARKS_MAX {
+            if !has_letter || marks > limits::NAME_MARKS_MAX {
                 return Err("username has combining marks without a letter, or too many on one");
             }
         } else {

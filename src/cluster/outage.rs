@@ -11,11 +11,10 @@
 
 use parking_lot::Mutex;
 
+use crate::limits;
+
 /// Time between two lines about the same trouble.
 const PAUSE_NS: u64 = 60_000_000_000;
-
-/// The most wordings that are told at once in one trouble.
-const WORDINGS_MAX: usize = 8;
 
 /// Trouble that lasts.
 #[derive(Debug)]
@@ -50,7 +49,7 @@ impl Outage {
         };
         (known.failed_ns, known.is_unreachable) = (now_ns, is_unreachable);
         let is_news = !is_unreachable
-            && known.told.len() < WORDINGS_MAX
+            && known.told.len() < limits::OUTAGE_WORDINGS_MAX
             && known.told.iter().all(|told| told != fault);
         if !is_news && now_ns.saturating_sub(known.told_ns) < PAUSE_NS {
             return None;
@@ -105,7 +104,7 @@ mod tests {
         assert_eq!(outage.note("wrong password", false, 2 * S), Some(1));
         assert_eq!(outage.note("wrong password", false, 3 * S), None);
         let told = (0..100).filter(|n| outage.note(&format!("{n}"), false, 4 * S).is_some());
-        assert_eq!(told.count(), WORDINGS_MAX - 2, "but not for ever");
+        assert_eq!(told.count(), limits::OUTAGE_WORDINGS_MAX - 2, "but not for ever");
         assert!(!outage.is_unreachable());
     }
 }

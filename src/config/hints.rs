@@ -13,7 +13,7 @@ use super::{CONFIG_ENV, TOKEN_ENV, URL_ENV};
 const PREFIX: &str = "FANFARE_";
 
 /// From this likeness on (Jaro) a name counts as a misspelled key.
-const LIKENESS_MIN: f64 = 0.8;
+const LIKENESS_THRESHOLD: f64 = 0.8;
 
 /// What similar programs call something, our key for it, and what has to be known of that.
 const ELSEWHERE: &[(&[&str], &str, &str)] = &[
@@ -167,7 +167,7 @@ pub(super) fn meant(name: &str) -> Option<Meant> {
         let keys = KEYS.iter().map(|key| key.name).chain(["config"]);
         let rated = keys.map(|key| (strsim::jaro(key, &name), key));
         let (likeness, best) = rated.max_by(|one, other| one.0.total_cmp(&other.0))?;
-        (likeness >= LIKENESS_MIN).then_some(Meant::Key(best, ""))
+        (likeness >= LIKENESS_THRESHOLD).then_some(Meant::Key(best, ""))
     })
 }
 

@@ -9,17 +9,16 @@
 //! * A message quotes the text it is about, shortened, and says what would have been right.
 //! * What `show` writes for a duration is what `parse` reads.
 //!
-//! Imports nothing. Imported by `config` only.
+//! Imports `limits`. Imported by `config` only.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-/// Longest piece of a wrong value that a message repeats, in characters.
-const QUOTE_CHARS_MAX: usize = 64;
+use crate::limits;
 
 /// Returns `text` in quotation marks, shortened, with control characters escaped.
 pub(super) fn quote(text: &str) -> String {
-    match text.char_indices().nth(QUOTE_CHARS_MAX) {
+    match text.char_indices().nth(limits::QUOTED_SETTING_CHARS_MAX) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
     }
@@ -267,6 +266,6 @@ mod tests {
     fn quotes_are_short_and_printable() {
         assert_eq!(quote("a\nb"), r#""a\nb""#);
         let long = "\u{e9}".repeat(1_000);
-        assert_eq!(quote(&long).chars().count(), QUOTE_CHARS_MAX + 5);
+        assert_eq!(quote(&long).chars().count(), limits::QUOTED_SETTING_CHARS_MAX + 5);
     }
 }

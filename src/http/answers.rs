@@ -17,17 +17,12 @@
 //!
 //! Imports its siblings, `limits` and `wire`. Part of `http`.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
-use hyper::body::{Body, Frame, SizeHint};
+use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
+use super::answer_body::Missing;
 use super::budget::{Budget, Permit};
 use super::reply::{Problem, Reply};
 use crate::limits::{self, Limits};
@@ -127,161 +122,12 @@ impl Answers {
     /// As [`Answers::reserve`].
     pub fn admit(&self, mut reply: Reply) -> Result<Reply, Problem> {
         let body = reply.body_mut();
-        body.room = match std::mem::take(&mut body.room) {
-            Room::Open => Room::Own(self.reserve(body.bytes.len())?),
-            Room::Cached => Room::Shared(self.share(&body.bytes)?),
-            room => room,
-        };
+        match body.missing() {
+            Missing::Nothing => {}
+            Missing::Own => body.hold(self.reserve(body.bytes().len())?),
+            Missing::Shared => body.hold_shared(self.share(body.bytes())?),
+        }
         Ok(reply)
-    }
-}
-
-/// What stands for the bytes of an answer.
-#[derive(Debug, Default)]
-#[expect(dead_code, reason = "permits are held, and nobody looks at them")]
-enum Room {
-    /// Nothing yet.
-    #[default]
-    Open,
-    /// Nothing yet, and others are served from the same buffer.
-    Cached,
-    /// Part of the program: it takes no memory.
-    Fixed,
-    /// A permit of its own.
-    Own(Permit),
-    /// One for all that are served from the buffer.
-    Shared(Arc<Permit>),
-}
-
-/// A whole answer, and the room it takes.
-#[derive(Debug, Default)]
-pub struct AnswerBody {
-    bytes: Bytes,
-    room: Room,
-    mark: Option<Mark>,
-    is_over: bool,
-}
-
-impl AnswerBody {
-    /// Bytes that were made for this answer.
-    pub fn new(bytes: Bytes) -> AnswerBody {
-        AnswerBody { bytes, ..AnswerBody::default() }
-    }
-
-    /// Bytes that were made for this answer, with the room that was reserved for them.
-    pub fn reserved(bytes: Bytes, mut permit: Permit) -> AnswerBody {
-        permit.settle(bytes.len());
-        AnswerBody { bytes, room: Room::Own(permit), ..AnswerBody::default() }
-    }
-
-    /// Bytes that are kept for the next who asks, too.
-    pub fn cached(bytes: Bytes) -> AnswerBody {
-        AnswerBody { bytes, room: Room::Cached, ..AnswerBody::default() }
-    }
-
-    /// Bytes of the program.
-    pub fn fixed(bytes: Bytes) -> AnswerBody {
-        AnswerBody { bytes, room: Room::Fixed, ..AnswerBody::default() }
-    }
-
-    /// Takes the room that was reserved for what has been built meanwhile.
-    pub fn hold(&mut self, mut permit: Permit) {
-        permit.settle(self.bytes.len());
-        self.room = Room::Own(permit);
-    }
-
-    /// Counts as unsent on its connection.
-    pub fn mark(&mut self, unsent: &Arc<Unsent>) {
-        self.mark = Some(unsent.add(self.bytes.len()));
-    }
-}
-
-impl Body for AnswerBody {
-    type Data = Payload;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Payload>, Infallible>>> {
-        if self.is_end_stream() {
-            return Poll::Ready(None);
-        }
-        self.is_over = true;
-        let bytes = std::mem::take(&mut self.bytes);
-        let (room, mark) = (std::mem::take(&mut self.room), self.mark.take());
-        Poll::Ready(Some(Ok(Frame::data(Payload { bytes, _room: room, _mark: mark }))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_over || self.bytes.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.len() as u64)
-    }
-}
-
-/// An answer's bytes in hyper's queue.
-#[derive(Debug)]
-pub struct Payload {
-    bytes: Bytes,
-    _room: Room,
-    _mark: Option<Mark>,
-}
-
-impl Buf for Payload {
-    fn remaining(&self) -> usize {
-        self.bytes.remaining()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.bytes.chunk()
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.bytes.advance(count);
-    }
-}
-
-/// The bytes of one connection's answers that have not been written.
-#[derive(Debug, Default)]
-pub struct Unsent {
-    bytes: AtomicUsize,
-    fewer: Notify,
-}
-
-impl Unsent {
-    /// Whether all has been written.
-    pub(super) fn is_empty(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) == 0
-    }
-
-    /// Counts bytes until the mark is dropped.
-    pub(super) fn add(self: &Arc<Unsent>, bytes: usize) -> Mark {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Mark { unsent: Arc::clone(self), bytes }
-    }
-
-    /// Waits until there are no more than a few.
-    pub async fn wait(&self) {
-        while self.bytes.load(Ordering::Relaxed) > limits::PIPELINED_ANSWER_BYTES_MAX {
-            self.fewer.notified().await;
-        }
-    }
-}
-
-/// Bytes of an answer on its way.
-#[derive(Debug)]
-pub(super) struct Mark {
-    unsent: Arc<Unsent>,
-    bytes: usize,
-}
-
-impl Drop for Mark {
-    fn drop(&mut self) {
-        self.unsent.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.unsent.fewer.notify_one();
     }
 }
 
@@ -297,7 +143,14 @@ pub fn quoted_bytes(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+    use std::task::{Context, Poll};
+
+    use bytes::Buf as _;
+    use hyper::body::Body as _;
+
     use super::*;
+    use crate::http::answer_body::Unsent;
     use crate::http::reply;
 
     fn answers(answer_bytes_max: usize, unsent_answer_bytes_max: usize) -> Answers {

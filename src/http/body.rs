@@ -3,7 +3,7 @@
 //! How large a body may be is decided by what its call needs; `http::bodies` counts what has arrived
 //! of all of them.
 //!
-//! Imports `limits` and `wire`. Imported by `http`.
+//! Imports its siblings, `state` and `wire`. Imported by `http` and `doors`.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -18,7 +18,9 @@ use serde::de::DeserializeOwned;
 use super::RequestContext;
 use super::bodies::Arriving;
 use super::reply::{self, Problem, Reply};
+use crate::id::ConnName;
 use crate::limits;
+use crate::state::talk::Aimed;
 use crate::wire::fault::{self, Fault};
 use crate::wire::json;
 use crate::wire::refusal::{Code, Refusal};
@@ -208,6 +210,13 @@ pub async fn read_object<T: DeserializeOwned>(
 ) -> Result<T, Problem> {
     let bytes_max = bytes_max.min(desk.app.limits.http_body_bytes_max);
     object(&read(desk, request, bytes_max).await?)
+}
+
+/// The connections that a body names by their ids. An id of no connection is ignored.
+pub(super) fn aim(only_to: Option<Vec<String>>, exclude: Option<Vec<String>>) -> Aimed {
+    let names =
+        |texts: Vec<String>| ConnName::each_once(texts.iter().filter_map(|text| text.parse().ok()));
+    Aimed { only: only_to.map(names), except: exclude.map(names).unwrap_or_default() }
 }
 
 /// What is wrong with a body that is no `T`.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::answers::quoted_bytes;
 use super::reply::{self, Problem, Reply};
-use super::{Query, RequestContext, body, log, sockets};
+use super::{Query, RequestContext, body, log};
 use crate::auth::Identity;
 use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, UserId};
@@ -174,7 +174,7 @@ pub async fn publish(
     let wish: Wish<'_> = body::borrowed(&text)?;
     let publication =
         Publication::new(wish.kind.as_deref(), wish.payload, wish.event, wish.metadata)?;
-    let aim = sockets::aim(wish.only_to, wish.exclude);
+    let aim = body::aim(wish.only_to, wish.exclude);
     publish_to(desk, channel, publication, identity, aim).await
 }
 

@@ -23,6 +23,7 @@ use hyper::header::{
 use hyper::{Method, StatusCode};
 
 use super::reply::{self, Problem, Reply};
+use crate::limits;
 use crate::wire::refusal::Code;
 use crate::ws::authorizer::{self, Page};
 
@@ -31,10 +32,6 @@ const HEADERS: &str = "Authorization, Content-Type, Content-Encoding, Last-Event
 
 /// What a page may read of an answer's head besides what it always may.
 const EXPOSED: &str = "Retry-After";
-
-/// How long a browser may remember a preflight's answer, in seconds: an origin that is taken from
-/// the list is refused after that.
-const MAX_AGE_S: &str = "600";
 
 /// Whom an answer is shown to.
 #[derive(Debug)]
@@ -84,7 +81,7 @@ pub(super) fn preflight(
     let headers = reply.headers_mut();
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(methods));
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(HEADERS));
-    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE_S));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from(limits::PREFLIGHT_AGE_S));
     Ok(reply)
 }
 

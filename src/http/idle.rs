@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::answers::Unsent;
+use super::answer_body::Unsent;
 use crate::limits;
 
 /// A connection that is not idle.
@@ -72,17 +72,16 @@ pub struct Kept {
     place: Arc<Place>,
 }
 
-impl Default for IdleTable {
-    fn default() -> IdleTable {
+impl IdleTable {
+    /// An empty table. `started` is before any connection is idle.
+    pub fn new(started: std::time::Instant) -> IdleTable {
         IdleTable {
-            started: Instant::now(),
+            started: started.into(),
             places: Mutex::default(),
             candidates: Mutex::default(),
         }
     }
-}
 
-impl IdleTable {
     /// Takes in a connection whose first request is being served.
     pub fn enter(self: &Arc<IdleTable>, unsent: &Arc<Unsent>) -> Arc<Kept> {
         let place = Arc::new(Place {
@@ -212,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_one_that_is_idle_for_longest_goes_first() {
-        let table = Arc::<IdleTable>::default();
+        let table = Arc::new(IdleTable::new(Instant::now().into_std()));
         let at = |ms: u64| table.started + Duration::from_millis(ms);
         let all: Vec<Arc<Kept>> = (0..4).map(|_| table.enter(&Arc::default())).collect();
         assert!(!table.evict(at(0)), "all are busy");
@@ -235,7 +234,7 @@ mod tests {
 
     #[test]
     fn who_is_served_or_has_an_answer_to_take_or_has_gone_stays() {
-        let table = Arc::<IdleTable>::default();
+        let table = Arc::new(IdleTable::new(Instant::now().into_std()));
         let at = |ms: u64| table.started + Duration::from_millis(ms);
         let (serving, unsent) = (table.enter(&Arc::default()), Arc::<Unsent>::default());
         serving.serve(true);

@@ -217,7 +217,7 @@ pub async fn create_group(
             return Err(invalid(format!("more than {} members", limits::GROUP_MEMBERS_MAX)));
         }
     }
-    let group_id = uuid::Uuid::new_v4().hyphenated().to_string();
+    let group_id = (desk.app.new_id)();
     let at_ms = desk.clock.now().wall_ms;
     let owner = owner.clone();
     // The creator stands first, and asks nobody to be in it.

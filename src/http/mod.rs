@@ -10,6 +10,7 @@
 //!
 //! Imports everything below `doors`. Imported by `doors` and `server`.
 
+pub mod answer_body;
 pub mod answers;
 pub mod bodies;
 pub mod body;
@@ -36,6 +37,7 @@ pub mod rates;
 pub mod registry;
 pub mod reply;
 pub mod router;
+mod routes;
 pub mod sockets;
 pub mod status;
 pub mod users;
@@ -68,7 +70,8 @@ use crate::store::StoreHealth;
 use crate::store::read_pool::{Account, ReadPool};
 use crate::wire::refusal::Refusal;
 use crate::ws::authorizer::Authorizer;
-use answers::{Answers, Unsent};
+use answer_body::Unsent;
+use answers::Answers;
 use bodies::Bodies;
 use dialect::Dialect;
 use idle::IdleTable;
@@ -163,6 +166,8 @@ pub struct AppState {
     pub session_max_ms: u64,
     /// When the server started, in milliseconds since the Unix epoch.
     pub started_ms: u64,
+    /// Makes ids of accounts and groups: random, and no two alike.
+    pub new_id: fn() -> String,
     /// Numbers the requests.
     pub requests: AtomicU64,
     /// Whether the log has a line for each request.

@@ -32,7 +32,7 @@ pub enum PasswordQueue {
     Eureka,
 }
 
-const DOORS: usize = 3;
+const QUEUES: usize = 3;
 
 enum Job {
     Hash(String, oneshot::Sender<Option<String>>),
@@ -59,7 +59,7 @@ impl Job {
 
 /// The threads' queues.
 #[derive(Debug)]
-pub struct Passwords([Sender<Job>; DOORS]);
+pub struct Passwords([Sender<Job>; QUEUES]);
 
 impl Passwords {
     /// Starts the threads: one a core, for they yield to everything else.
@@ -69,8 +69,10 @@ impl Passwords {
     /// Where one cannot be started.
     pub fn start() -> io::Result<Passwords> {
         let [login, registration, eureka] =
-            [(); DOORS].map(|()| bounded::<Job>(limits::PASSWORDS_WAITING_MAX));
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+            [(); QUEUES].map(|()| bounded::<Job>(limits::PASSWORDS_WAITING_MAX));
+        let threads = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(limits::PASSWORD_THREADS_MAX);
         for _ in 0..threads {
             let inboxes = [login.1.clone(), registration.1.clone(), eureka.1.clone()];
             std::thread::Builder::new()
@@ -113,7 +115,7 @@ impl Passwords {
 }
 
 /// Takes jobs until the server ends.
-fn work(inboxes: &[Receiver<Job>; DOORS]) {
+fn work(inboxes: &[Receiver<Job>; QUEUES]) {
     // On Linux this is the thread's own. Where it is refused, all are equal.
     let _ = rustix::process::nice(NICE);
     let [login, registration, eureka] = inboxes;
@@ -139,7 +141,7 @@ mod tests {
     /// Without a thread that takes anything, so that queues stay full.
     #[test]
     fn a_full_queue_at_one_door_refuses_nobody_at_the_others() {
-        let queues = [(); DOORS].map(|()| bounded::<Job>(limits::PASSWORDS_WAITING_MAX));
+        let queues = [(); QUEUES].map(|()| bounded::<Job>(limits::PASSWORDS_WAITING_MAX));
         let passwords = Passwords(queues.each_ref().map(|(jobs, _)| jobs.clone()));
         let mut context = Context::from_waker(Waker::noop());
         let mut is_refused = |door| {

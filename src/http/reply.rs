@@ -9,7 +9,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::answers::AnswerBody;
+use super::answer_body::AnswerBody;
 use super::budget::Permit;
 use crate::wire::problem::{self, ProblemDocument};
 use crate::wire::refusal::{Code, Refusal};

@@ -16,7 +16,7 @@ use crate::clock::rfc3339;
 use crate::id::{ChannelName, ConnName};
 use crate::limits;
 use crate::state::people::{ConnectionView, OnlineUser};
-use crate::state::talk::{Aimed, Talk, To, Told};
+use crate::state::talk::{Talk, To, Told};
 use crate::wire::json as wire_json;
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::{self, Envelope};
@@ -32,18 +32,6 @@ struct Wish<'a> {
     to_channel: Option<String>,
 }
 
-/// The connections named by their ids. An id of nobody names nobody.
-pub(super) fn aim(only_to: Option<Vec<String>>, exclude: Option<Vec<String>>) -> Aimed {
-    // Each counts once: the names go to every node that has one of them.
-    let names = |texts: Vec<String>| -> Vec<ConnName> {
-        let mut names: Vec<ConnName> = texts.iter().filter_map(|text| text.parse().ok()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names
-    };
-    Aimed { only: only_to.map(names), except: exclude.map(names).unwrap_or_default() }
-}
-
 async fn send(
     desk: &RequestContext,
     request: Request<Incoming>,
@@ -55,7 +43,7 @@ async fn send(
     let to = to(&mut wish)?;
     let envelope = Envelope::new(wish.message_type, wish.data)?;
     let from = from.map(|identity| identity.user_id.clone());
-    let aim = aim(wish.only_to, wish.exclude);
+    let aim = body::aim(wish.only_to, wish.exclude);
     let talk = || {
         let (envelope, from) = (envelope.clone(), from.clone());
         Talk::Broadcast { envelope, from, to: to.clone(), aim: aim.clone() }
@@ -177,7 +165,8 @@ fn connection_value(connection: &ConnectionView) -> Value {
 
 /// `GET /api/v1/connections`
 pub async fn connections(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
-    let limit = query.number("limit", 1, limits::LISTED_MAX)?.unwrap_or(1_000);
+    let limit =
+        query.number("limit", 1, limits::LISTED_MAX)?.unwrap_or(limits::CONNECTIONS_LISTED_DEFAULT);
     let after = match query.get("after") {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| Problem::invalid("after is no connection"))?),

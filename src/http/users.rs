@@ -67,7 +67,7 @@ pub async fn register(
         return Err(Problem::new(409, Code::Conflict, "the username is taken"));
     }
     let password_hash = desk.app.passwords.hash(PasswordQueue::Registration, password).await?;
-    let user_id = UserId::new(&uuid::Uuid::new_v4().hyphenated().to_string());
+    let user_id = UserId::new(&(desk.app.new_id)());
     let write = Write::Account {
         user_id: user_id.clone(),
         username: username.clone(),

@@ -36,6 +36,7 @@ use crate::doors;
 use crate::http::AppState;
 use crate::http::answers::Answers;
 use crate::http::bodies::{AddressBodies, Bodies};
+use crate::http::idle::IdleTable;
 use crate::http::known_users::KnownUsers;
 use crate::http::login_throttle::LoginThrottle;
 use crate::http::passwords::Passwords;
@@ -233,7 +234,7 @@ impl Server {
             group_invitations: config.group_invitations,
             registrations: Rates::a_minute(limits.registrations_per_minute_max),
             unknown_names: Rates::a_minute(limits.unknown_names_per_minute_max),
-            idle: Arc::default(),
+            idle: Arc::new(IdleTable::new(clock.started())),
             known_users: KnownUsers::default(),
             dialects: doors::open(config.eureka),
             is_draining: Arc::clone(&signals.is_draining),
@@ -245,6 +246,7 @@ impl Server {
             login_token_ttl_ms: config.login_token_ttl_ms,
             session_max_ms: config.session_max_ms,
             started_ms: clock.now().unix_ms,
+            new_id: || uuid::Uuid::new_v4().hyphenated().to_string(),
             requests: AtomicU64::new(0),
             access_log: config.access_log,
             answers: (0..config.shards).map(|_| Arc::new(Answers::new(&limits))).collect(),

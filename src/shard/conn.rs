@@ -12,6 +12,7 @@ use super::topics::TopicId;
 use crate::address::ClientAddress;
 use crate::auth::Identity;
 use crate::id::{ConnId, InstanceIdentity, RequestId, ServiceName};
+use crate::limits;
 use crate::wire::command::{Family, Rejected, Target};
 use crate::wire::instance::{Instance, InstanceKey};
 use crate::wire::refusal::Refusal;
@@ -296,23 +297,22 @@ pub(super) enum Verdict {
 
 impl Pace {
     /// Judges a message that comes now.
-    pub(super) fn authorize(&mut self, now_ms: u64, rate: Rate) -> Verdict {
+    pub(super) fn judge(&mut self, now_ms: u64, rate: Rate) -> Verdict {
         if self.bucket.take(now_ms, 1, rate) {
             return Verdict::Pass;
         }
-        let has_paused = now_ms.saturating_sub(self.limited_last_ms) >= PAUSE_MS;
+        let has_paused = now_ms.saturating_sub(self.limited_last_ms) >= limits::RATE_PAUSE_MS;
         if self.limited_since_ms == 0 || has_paused {
             self.limited_since_ms = now_ms;
         }
         self.limited_last_ms = now_ms;
-        if now_ms - self.limited_since_ms >= PATIENCE_MS { Verdict::Close } else { Verdict::Limit }
+        if now_ms - self.limited_since_ms >= limits::RATE_PATIENCE_MS {
+            Verdict::Close
+        } else {
+            Verdict::Limit
+        }
     }
 }
-
-/// Limited for so long without a pause, a connection is closed.
-const PATIENCE_MS: u64 = 10_000;
-/// So long without a limited message is a pause.
-const PAUSE_MS: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
@@ -323,15 +323,12 @@ mod tests {
         const RATE: Rate = Rate { per_s_max: 100, burst_max: 200 };
         let mut pace = Pace::default();
         let passed = |pace: &mut Pace, now_ms, n: usize| {
-            (0..n).filter(|_| pace.authorize(now_ms, RATE) == Verdict::Pass).count()
+            (0..n).filter(|_| pace.judge(now_ms, RATE) == Verdict::Pass).count()
         };
         assert_eq!(passed(&mut pace, 1_000, 300), 200);
         assert_eq!(passed(&mut pace, 1_500, 300), 50);
         assert_eq!(passed(&mut pace, 60_000, 300), 200);
-        assert_eq!(
-            Pace::default().authorize(5, Rate { per_s_max: 0, burst_max: 0 }),
-            Verdict::Pass
-        );
+        assert_eq!(Pace::default().judge(5, Rate { per_s_max: 0, burst_max: 0 }), Verdict::Pass);
     }
 
     #[test]
@@ -351,7 +348,7 @@ mod tests {
         let (mut pace, rate) = (Pace::default(), Rate { per_s_max: 10, burst_max: 10 });
         let mut closed_at = None;
         for now_ms in (1_000..20_000).step_by(5) {
-            if pace.authorize(now_ms, rate) == Verdict::Close {
+            if pace.judge(now_ms, rate) == Verdict::Close {
                 closed_at = Some(now_ms);
                 break;
             }

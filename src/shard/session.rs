@@ -133,7 +133,7 @@ impl<S: Socket> Shard<S> {
     /// Whether a message on the echo socket, where no other limit on messages holds, is one of those
     /// that may come.
     fn may_echo(&mut self, slot: Slot) -> bool {
-        let may = self.conns[slot.index()].pace.authorize(self.now.unix_ms, ECHO_MESSAGES);
+        let may = self.conns[slot.index()].pace.judge(self.now.unix_ms, ECHO_MESSAGES);
         if may != Verdict::Pass {
             self.close(slot, Reason::RateLimit);
         }
@@ -247,7 +247,7 @@ impl<S: Socket> Shard<S> {
             per_s_max: limits.client_messages_per_s_max,
             burst_max: limits.client_messages_burst_max,
         };
-        match self.conns[slot.index()].pace.authorize(self.now.unix_ms, rate) {
+        match self.conns[slot.index()].pace.judge(self.now.unix_ms, rate) {
             Verdict::Pass => {}
             Verdict::Limit => {
                 let refusal = Refusal::new(Code::RateLimited, "too many messages, slow down");

@@ -11,18 +11,11 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection, AnyPool, Row};
 
-use super::database::Address;
+use super::address::Address;
 use super::people::{self, CHANGE, ENDED_TOKEN};
 use crate::id::UserId;
 use crate::limits;
 use crate::state::durable::{AccountChange, EndedToken};
-
-/// Looks for which a change is told again. One that got its stamp first may be seen second, and who
-/// looked at a password meanwhile has to hear that the account was changed.
-const LOOKS: usize = 20;
-
-/// How far below what was known at the start the first looks go, for the same reason.
-const OVERLAP_MS: i64 = 10_000;
 
 /// The newest stamps that are known at the start.
 #[derive(Debug, Clone, Copy)]
@@ -48,8 +41,8 @@ struct Reach {
 
 impl Reach {
     fn new(known_ms: i64) -> Reach {
-        let newest_ms = known_ms.saturating_sub(OVERLAP_MS);
-        Reach { newest_ms, looks: VecDeque::from(vec![newest_ms; LOOKS]) }
+        let newest_ms = known_ms.saturating_sub(limits::ACCOUNT_POLL_OVERLAP_MS);
+        Reach { newest_ms, looks: VecDeque::from(vec![newest_ms; limits::ACCOUNT_POLL_REPEATS]) }
     }
 
     fn since_ms(&self) -> i64 {

@@ -12,8 +12,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection};
 
-use super::database::{Address, Mode, connect, insert, is_without_tables, timed_out};
+use super::address::{Address, Mode};
+use super::database::{connect, is_without_tables, timed_out};
 use super::read_pool::{ACCOUNT, Account, account_named, account_of, account_with_id};
+use super::statement::insert;
 use super::{StoreError, logins, people};
 use crate::auth::{Scopes, TokenId};
 use crate::id::UserId;

@@ -7,110 +7,27 @@
 //! Imports `limits`, `private_file`, `redacted` and `state`. Part of `store`.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
-use sqlx::any::{AnyConnectOptions, AnyRow};
 use sqlx::{AnyConnection, Connection, Row};
 
-use super::{Image, StoreError, logins, people, posted, postgres};
+use super::address::{Address, Mode};
+use super::statement::{flag, insert, unsigned};
+use super::{Image, StoreError, logins, people, posted};
 use crate::id::MessageId;
 use crate::limits;
 use crate::private_file;
-use crate::redacted;
 use crate::state::durable::{Write, WriteResult};
 use crate::state::image::{
     InstanceRecord, PullOutRecord, RegistryDelta, RegistryImage, ServiceRecord,
 };
 
-/// Which database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    /// A file.
-    Sqlite(PathBuf),
-    /// A server, by its URL.
-    Postgres(String),
-}
-
-/// The name of the embedded database in the data directory.
-pub const DATABASE_FILE: &str = "fanfare.db";
-
-/// What stays as it is in the path of a database URL.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
-
 /// "fanfare" in ASCII: the advisory lock that the one server of a `PostgreSQL` database holds, or
 /// all nodes that share it hold together.
 const ADVISORY_LOCK: i64 = 0x66_616e_6661_7265;
-
-/// Who writes to a database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// One server, and the command line beside it.
-    Alone,
-    /// All nodes of a cluster.
-    Shared,
-}
-
-impl Address {
-    /// Reads a URL; without one it is the file in the data directory.
-    pub fn new(url: Option<&str>, data_dir: &Path) -> Result<Address, StoreError> {
-        let Some(url) = url else {
-            return Ok(Address::Sqlite(data_dir.join(DATABASE_FILE)));
-        };
-        if let Some(path) = url.strip_prefix("sqlite:") {
-            // What drivers take behind a question mark, `mode=rwc`, is how the file is opened anyway.
-            let path =
-                path.strip_prefix("//").unwrap_or(path).split('?').next().unwrap_or_default();
-            return Ok(Address::Sqlite(PathBuf::from(path)));
-        }
-        if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            return Ok(Address::Postgres(url.to_owned()));
-        }
-        Err(StoreError::Address(url.to_owned()))
-    }
-
-    /// Whether several nodes can use it at once.
-    pub fn is_shareable(&self) -> bool {
-        matches!(self, Address::Postgres(_))
-    }
-
-    /// The address for messages to people: never with a password.
-    pub fn shown(&self) -> String {
-        match self {
-            Address::Sqlite(path) => path.display().to_string(),
-            Address::Postgres(url) => redacted::url(url),
-        }
-    }
-
-    /// What the driver connects by.
-    ///
-    /// # Errors
-    ///
-    /// Where the URL is none.
-    pub(super) fn options(&self) -> Result<AnyConnectOptions, sqlx::Error> {
-        match self {
-            Address::Sqlite(path) => {
-                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-                let path = path.to_string_lossy();
-                format!("sqlite://{}?mode=rwc", utf8_percent_encode(&path, PATH)).parse()
-            }
-            Address::Postgres(url) => postgres::options(url),
-        }
-    }
-
-    /// A statement whose `{rows}` are the elements of the JSON array that it binds first. Each is
-    /// an array called `value`.
-    pub(super) fn rows(&self, statement: &str) -> String {
-        let rows = match self {
-            Address::Sqlite(_) => "json_each($1)",
-            Address::Postgres(_) => "jsonb_array_elements(CAST($1 AS JSONB))",
-        };
-        statement.replace("{rows}", rows)
-    }
-}
 
 /// Opens a connection and brings the tables up to date. A server says how it uses the database;
 /// `PoolTimedOut` stands for another one that has it.
@@ -452,33 +369,6 @@ fn is_postgres_data(code: &str) -> bool {
         || ["0A", "21", "22", "23", "54", "P0"].iter().any(|class| code.starts_with(class))
 }
 
-/// Runs a statement over rows, a part of them at a time; without rows there is nothing to run.
-pub(super) async fn insert(
-    connection: &mut AnyConnection,
-    address: &Address,
-    statement: &str,
-    rows: Vec<Value>,
-) -> Result<u64, sqlx::Error> {
-    let statement = address.rows(statement);
-    let (mut affected, mut rows) = (0, rows.into_iter().peekable());
-    while rows.peek().is_some() {
-        let (mut part, mut count) = (String::from("["), 0);
-        while let Some(row) = rows.next_if(|_| {
-            count < limits::STORE_STATEMENT_ROWS && part.len() < limits::STORE_STATEMENT_BYTES
-        }) {
-            if count > 0 {
-                part.push(',');
-            }
-            part.push_str(&row.to_string());
-            count += 1;
-        }
-        part.push(']');
-        let query = sqlx::query(sqlx::AssertSqlSafe(statement.clone())).bind(part);
-        affected += query.execute(&mut *connection).await?.rows_affected();
-    }
-    Ok(affected)
-}
-
 fn services(records: &[ServiceRecord]) -> Vec<Value> {
     let row = |one: &ServiceRecord| {
         json!([
@@ -546,13 +436,4 @@ async fn read(connection: &mut AnyConnection) -> Result<RegistryImage, sqlx::Err
         });
     }
     Ok(image)
-}
-
-pub(super) fn unsigned(row: &AnyRow, column: &str) -> Result<u64, sqlx::Error> {
-    row.try_get::<i64, _>(column).map(i64::cast_unsigned)
-}
-
-/// A boolean, which every statement gives as a number: the driver knows `SQLite`'s not.
-pub(super) fn flag(row: &AnyRow, column: &str) -> Result<bool, sqlx::Error> {
-    row.try_get::<i64, _>(column).map(|number| number != 0)
 }

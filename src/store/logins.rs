@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection, Row};
 use std::collections::HashSet;
 
-use super::database::{Address, insert};
-use super::people::PEOPLE_LOCK;
+use super::address::Address;
+use super::statement::{PEOPLE_LOCK, insert};
 use crate::auth::names;
 use crate::id::UserId;
 use crate::limits;

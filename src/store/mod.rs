@@ -28,12 +28,14 @@
 
 mod account_poller;
 pub mod accounts;
+mod address;
 mod database;
 mod logins;
 mod people;
 mod posted;
 mod postgres;
 pub mod read_pool;
+mod statement;
 mod worker;
 
 use std::fmt;
@@ -51,11 +53,11 @@ use tokio::sync::watch as signal;
 use crate::private_file;
 use crate::state::durable::{AccountChange, EndedToken, PeopleImage, Write, WriteResult};
 use crate::state::image::{RegistryDelta, RegistryImage};
-use database::Mode;
+use address::Mode;
 use read_pool::ReadPool;
 use worker::{Job, Worker};
 
-pub use database::{Address, DATABASE_FILE};
+pub use address::{Address, DATABASE_FILE};
 
 /// Why the store cannot be used.
 #[derive(Debug)]

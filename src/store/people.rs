@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Connection, Row};
 
-use super::database::{Address, Mode, flag, insert, unsigned};
+use super::address::{Address, Mode};
+use super::statement::{PEOPLE_LOCK, flag, insert, unsigned};
 use super::{logins, posted};
 use crate::auth::Standing;
 use crate::id::UserId;
@@ -149,10 +150,6 @@ pub(super) fn is_check(write: &Write) -> bool {
 fn is_shareable(write: &Write) -> bool {
     !matches!(write, Write::Private(_) | Write::DefineChannel { .. } | Write::DropChannel { .. })
 }
-
-/// "people" in ASCII: the advisory lock of whoever writes accounts and groups, until the end of the
-/// transaction.
-pub(super) const PEOPLE_LOCK: i64 = 0x7065_6f70_6c65;
 
 /// Has one node at a time write, as one server does by itself: the checks of a write hold until its
 /// end, and no two nodes wait for each other's rows. Accounts and groups do not wait for messages.

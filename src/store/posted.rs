@@ -10,7 +10,8 @@
 use serde_json::json;
 use sqlx::AnyConnection;
 
-use super::database::{Address, insert};
+use super::address::Address;
+use super::statement::insert;
 use crate::id::MessageId;
 use crate::limits;
 use crate::state::posted::{Addressee, Posted};

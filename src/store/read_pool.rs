@@ -14,7 +14,8 @@ use sqlx::any::{AnyPoolOptions, AnyRow};
 use sqlx::{AnyConnection, AnyPool, Row};
 use tokio::sync::{mpsc, oneshot};
 
-use super::database::{Address, unsigned};
+use super::address::Address;
+use super::statement::unsigned;
 use super::{account_poller, people};
 use crate::auth::{Standing, names};
 use crate::id::{MessageId, UserId};

@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use super::database::{Address, Database, Mode, timed_out};
+use super::address::{Address, Mode};
+use super::database::{Database, timed_out};
 use super::{Image, SetOutcome, StoreError, StoreHealth};
 use crate::limits;
 use crate::state::durable::{Write, WriteResult, Written};

@@ -8,7 +8,7 @@
 //!
 //! * A message repeats the sender's numbers and names of known fields, and no other text: a token in
 //!   the wrong field is not shown.
-//! * A message has at most [`MESSAGE_BYTES_MAX`] bytes.
+//! * A message has at most [`limits::FAULT_BYTES_MAX`] bytes.
 //!
 //! Imports `wire::json`. Imported by `wire::command` and `http`.
 
@@ -17,11 +17,7 @@ use serde_json::Value;
 
 use super::json;
 
-/// Longest message, in bytes. The longest path of known fields is far below.
-pub const MESSAGE_BYTES_MAX: usize = 256;
-
-/// Longest number that a message repeats, in bytes: every 64-bit integer fits.
-const NUMBER_BYTES_MAX: usize = 20;
+use crate::limits;
 
 /// Why a text could not be read as a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +87,7 @@ pub fn kind_of(value: &Value) -> &'static str {
 fn at(path: &str, fault: &serde_json::Error) -> String {
     let what = in_words(fault);
     let mut text = if path == "." { what } else { format!("{path}: {what}") };
-    text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
+    text.truncate(text.floor_char_boundary(limits::FAULT_BYTES_MAX));
     text
 }
 
@@ -156,7 +152,8 @@ fn expected(wanted: &str) -> &str {
 /// What stands there instead. Only a number is repeated: where its size is what is wrong with it.
 fn got_in_words(got: &str, is_value: bool) -> String {
     let kind = got.split(' ').next().unwrap_or_default();
-    let number = got.split('`').nth(1).filter(|number| number.len() <= NUMBER_BYTES_MAX);
+    let number =
+        got.split('`').nth(1).filter(|number| number.len() <= limits::FAULT_NUMBER_BYTES_MAX);
     match (kind, number) {
         ("integer", Some(number)) if is_value => number.to_owned(),
         ("integer", _) => String::from("an integer"),
@@ -287,7 +284,10 @@ mod tests {
             format!(r#"{{"{long}":1,"instances":"{long}"}}"#),
         ] {
             let message = field(&text);
-            assert!(message.len() <= MESSAGE_BYTES_MAX && !message.contains("secret"), "{message}");
+            assert!(
+                message.len() <= limits::FAULT_BYTES_MAX && !message.contains("secret"),
+                "{message}"
+            );
         }
     }
 }

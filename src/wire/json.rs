@@ -16,10 +16,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::depth;
-use crate::limits::JSON_DEPTH_MAX;
-
-/// From this size on a text goes through simd-json.
-pub const SIMD_BYTES_MIN: usize = 32 * 1024;
+use crate::limits::{JSON_DEPTH_MAX, SIMD_BYTES_MIN};
 
 /// Reads a value with the parser that is fastest at the text's size.
 ///

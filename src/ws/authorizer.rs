@@ -23,6 +23,7 @@ use crate::address::ClientAddress;
 use crate::auth::namespace::Namespaces;
 use crate::auth::{self, AuthError, Authenticator, Identity, Revocation, Revoked, Scopes};
 use crate::id::ChannelName;
+use crate::limits;
 use crate::wire::refusal::Code;
 use crate::wire::talk;
 
@@ -301,7 +302,7 @@ impl Authorizer {
                     .unwrap_or("?")
                     .chars()
                     .filter(char::is_ascii_graphic)
-                    .take(SHOWN_ORIGIN_CHARS_MAX)
+                    .take(limits::SHOWN_ORIGIN_CHARS_MAX)
                     .collect();
                 format!("pages of the origin \"{shown}\" may not call")
             }
@@ -309,8 +310,8 @@ impl Authorizer {
         };
         let mut allowed = self.hosts.shown_origins(local);
         allowed.extend(self.allowed_origins.iter().cloned());
-        let more = allowed.len().saturating_sub(SHOWN_ORIGINS_MAX);
-        allowed.truncate(SHOWN_ORIGINS_MAX);
+        let more = allowed.len().saturating_sub(limits::SHOWN_ORIGINS_MAX);
+        allowed.truncate(limits::SHOWN_ORIGINS_MAX);
         // Writing to a string does not fail.
         _ = write!(text, "; allowed are {}", allowed.join(", "));
         if more > 0 {
@@ -328,12 +329,6 @@ impl Authorizer {
 
 /// Why a page's request is refused, for the log, which has the origin beside it.
 pub const FOREIGN_PAGE: &str = "pages of this origin may not call";
-
-/// Most origins that a refusal lists.
-const SHOWN_ORIGINS_MAX: usize = 8;
-
-/// Longest piece of a refused origin that a refusal repeats, in characters.
-const SHOWN_ORIGIN_CHARS_MAX: usize = 128;
 
 /// What stands under `/ws/` and is no channel.
 const RESERVED: [&str; 5] = ["echo", "online", "stats", "broadcast", "send"];

@@ -10,13 +10,12 @@
 //!   itself, and know nothing of the site in front of it.
 //! * The path is compared as it is written; `/%70ush` is not `/push`.
 //!
-//! Imports nothing of the crate. Imported by `ws::authorizer` and `config`.
+//! Imports `limits`. Imported by `ws::authorizer` and `config`.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Longest base path, in bytes.
-const BYTES_MAX: usize = 255;
+use crate::limits;
 
 /// What answers at the root, whatever the base path is.
 const AT_ROOT: [&str; 3] = ["/health", "/ready", "/metrics"];
@@ -44,7 +43,7 @@ impl FromStr for BasePath {
             !part.is_empty() && part != "." && part != ".." && part.bytes().all(is_plain)
         };
         let rest = path.strip_prefix('/').ok_or(BadBasePath)?;
-        let is_good = path.len() <= BYTES_MAX && rest.split('/').all(is_segment);
+        let is_good = path.len() <= limits::BASE_PATH_BYTES_MAX && rest.split('/').all(is_segment);
         if is_good { Ok(BasePath(path.to_owned())) } else { Err(BadBasePath) }
     }
 }

@@ -4,12 +4,11 @@
 //! bytes become another client's request (request smuggling, RFC 9112, 11.2). hyper follows the RFC
 //! where it says "ought to handle"; we refuse everything two parsers could read differently.
 //!
-//! Imports nothing of the crate. Imported by `ws::authorizer`, `shard` and `http::guard`.
+//! Imports `limits`. Imported by `ws::authorizer`, `shard` and `http::guard`.
 
 use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
-/// Most headers this parser has room for. The configurable limit is at most this.
-pub const HEADERS_MAX: usize = 256;
+use crate::limits;
 
 /// What can be wrong with a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +63,8 @@ pub struct HeadLimits {
 /// What is wrong with it. The connection cannot be used after that: nobody knows where the next
 /// request would begin.
 pub fn parse(bytes: &[u8], limits: HeadLimits) -> Result<Option<Head>, HeadFault> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let room = limits.headers_max.min(HEADERS_MAX);
+    let mut headers = [httparse::EMPTY_HEADER; limits::HEAD_HEADERS_MAX];
+    let room = limits.headers_max.min(limits::HEAD_HEADERS_MAX);
     let mut request = httparse::Request::new(&mut headers[..room]);
     let length = match request.parse(bytes) {
         Ok(httparse::Status::Complete(length)) => length,

@@ -14,14 +14,13 @@
 //!
 //! Which requests are checked: `ws::authorizer` and `http::router` decide that.
 //!
-//! Imports nothing of the crate. Imported by `ws::authorizer` and `config`.
+//! Imports `limits`. Imported by `ws::authorizer` and `config`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// Longest name of a host, in bytes (RFC 1035, 2.3.4).
-const NAME_BYTES_MAX: usize = 253;
+use crate::limits;
 
 /// A host, as a URL names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +74,7 @@ fn name(text: &str) -> Option<Host> {
     }
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let is_label = |label: &str| !label.is_empty() && label.bytes().all(is_part);
-    let is_good = text.len() <= NAME_BYTES_MAX && text.split('.').all(is_label);
+    let is_good = text.len() <= limits::HOST_BYTES_MAX && text.split('.').all(is_label);
     is_good.then(|| Host::Name(text.to_ascii_lowercase()))
 }
 

@@ -220,7 +220,8 @@ mod tests {
         let ann = UserId::new("ann");
         let first = user_permit(user_connections.take(&ann, conn(1), 2, 1_000));
         let second = user_permit(user_connections.take(&ann, conn(2), 2, 1_000));
-        let Acquired::OverLimit(third, asked) = user_connections.take(&ann, conn(3), 2, 1_000) else {
+        let Acquired::OverLimit(third, asked) = user_connections.take(&ann, conn(3), 2, 1_000)
+        else {
             panic!("above the limit")
         };
         assert_eq!(asked, [conn(1), conn(2)]);
@@ -230,11 +231,17 @@ mod tests {
         };
         assert!(asked.is_empty(), "they have just been asked");
         assert!(matches!(user_connections.take(&ann, conn(5), 2, 9_000), Acquired::Full));
-        assert_eq!((first.standing(2), third.standing(2)), (LimitStatus::Within, LimitStatus::Waiting));
+        assert_eq!(
+            (first.standing(2), third.standing(2)),
+            (LimitStatus::Within, LimitStatus::Waiting)
+        );
         first.answer();
         assert_eq!(third.standing(2), LimitStatus::Waiting);
         drop(second);
-        assert_eq!((third.standing(2), fourth.standing(2)), (LimitStatus::Within, LimitStatus::Refused));
+        assert_eq!(
+            (third.standing(2), fourth.standing(2)),
+            (LimitStatus::Within, LimitStatus::Refused)
+        );
     }
 
     /// Random comings, goings and answers against a plain list.
@@ -256,7 +263,8 @@ mod tests {
                     0 => {
                         generation += 1;
                         let id = conn(generation);
-                        let taken = user_connections.take(&users[user], id, connections_max, now_ms);
+                        let taken =
+                            user_connections.take(&users[user], id, connections_max, now_ms);
                         let count = list.len();
                         if count >= 2 * connections_max {
                             assert!(matches!(taken, Acquired::Full));

@@ -217,7 +217,7 @@ impl Client {
             match opcode {
                 1 => {
                     let text: Value = serde_json::from_slice(&payload).expect("JSON");
-                    self.authorize(&text, truth);
+                    self.judge(&text, truth);
                 }
                 8 => self.close = Some(u16::from_be_bytes([payload[0], payload[1]])),
                 9 => self.frame(0x8a, &payload),
@@ -253,7 +253,7 @@ impl Client {
         self.everything.is_some() || self.named.contains(service)
     }
 
-    fn authorize(&mut self, text: &Value, truth: &Truth) {
+    fn judge(&mut self, text: &Value, truth: &Truth) {
         let kind = text["type"].as_str().expect("a type");
         assert_eq!(kind == "welcome", !self.has_welcome, "first and once: {text}");
         match kind {

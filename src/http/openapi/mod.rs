@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::reply::{self, Reply};
-use super::router::{self, Needs};
+use super::routes::{self, Needs};
 use crate::wire::refusal::Code;
 use crate::ws::base_path::BasePath;
 use operations::{OPERATIONS, Operation, TAGS};
@@ -77,7 +77,7 @@ const INTRODUCTION: &str = "JSON in and out. The paths of registry, discovery, m
     over WebSockets is another contract, told in the documentation.";
 
 fn describe(operation: &Operation) -> Value {
-    let needs = router::needs(operation.method, &sample(operation.path));
+    let needs = routes::needs(operation.method, &sample(operation.path));
     let mut value = json!({
         "operationId": operation.id,
         "tags": [operation.tag],
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn every_described_path_leads_somewhere() {
         for operation in OPERATIONS {
-            let needs = router::needs(operation.method, &sample(operation.path));
+            let needs = routes::needs(operation.method, &sample(operation.path));
             assert!(needs.is_some(), "{} {}", operation.method, operation.path);
         }
     }

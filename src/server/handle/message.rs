@@ -101,10 +101,7 @@ impl Message {
 pub(super) fn named_once(
     connections: impl IntoIterator<Item = impl Into<ConnName>>,
 ) -> Vec<ConnName> {
-    let mut names: Vec<ConnName> = connections.into_iter().map(Into::into).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+    ConnName::each_once(connections.into_iter().map(Into::into))
 }
 
 /// What a program sends is bounded like a request over HTTP.

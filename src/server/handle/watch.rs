@@ -25,9 +25,6 @@ use crate::wire::instance::Instance;
 use crate::wire::json;
 use crate::wire::refusal::{Code, Refusal};
 
-/// How often a watch tries again at once where control has no room for its question.
-const ATTEMPTS_MAX: usize = 100;
-
 /// One change of one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceChange {
@@ -161,7 +158,7 @@ impl ServiceWatch {
     }
 
     async fn ask(&self) -> Result<Subscribed, CallError> {
-        for _ in 0..ATTEMPTS_MAX {
+        for _ in 0..limits::WATCH_ATTEMPTS_MAX {
             let since = self.position.as_ref().map(|(epoch, revision)| Since {
                 epoch: epoch.as_str().into(),
                 revision: *revision,
