@@ -1,8 +1,7 @@
-//! How an account's password is kept. What an account may be called: [`super::names`].
+//! Password hashes of accounts. [`super::names`] has the rules for usernames.
 //!
-//! argon2id (RFC 9106) with a salt of its own, in the PHC string format, so that the costs can rise
-//! without a word to those who have an account already. Hashing takes tens of milliseconds on
-//! purpose: whoever calls it does so on a thread that has nothing better to do.
+//! argon2id (RFC 9106) with a salt for each password, in the PHC string format, so that the costs can rise while
+//! old hashes stay valid. Hashing takes tens of milliseconds on purpose: call it on a thread of its own.
 //!
 //! Imports `limits`. Imported by `http`, `config` and the binary.
 

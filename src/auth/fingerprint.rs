@@ -1,4 +1,4 @@
-//! Fingerprints of the keys of tokens, by which nodes see whether they have the same.
+//! Fingerprints of token keys, by which nodes compare their keys.
 //!
 //! Part of `auth`.
 

@@ -8,16 +8,15 @@
 //!
 //! # Promises
 //!
-//! * The functions that look for a token find every one that is presented, even an empty one: a
-//!   caller that shows a token wants to be judged by it, and is refused if it is no good.
+//! * The functions that look for a token find every one that is presented, even an empty one: a caller that
+//!   sends a token wants to be judged by it, and is refused if it is invalid.
 //! * A generated secret is written once, readable by its owner alone, and never changes.
 //!
 //! * Passwords are kept as argon2id hashes alone.
 //!
 //! # Not here
 //!
-//! What is done where two places are used, and which request needs a token at all: the
-//! doors (`http`, `ws`) decide that.
+//! What happens if two places hold a token, and which request needs one: `http` and `ws` decide that.
 //!
 //! Imports `id`, `limits` and `private_file`. Imported by `state`, `http`, `ws`, `shard` and `server`.
 

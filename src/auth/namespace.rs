@@ -1,7 +1,7 @@
-//! Namespaces: what holds for all channels whose names begin alike.
+//! Namespaces: rules for all channels with a common prefix.
 //!
-//! Who may follow and who may publish, how much is kept for those who come back, and whether it is
-//! announced who comes and goes. The longest prefix that fits a channel decides.
+//! A namespace says who may subscribe and publish, how much history is kept, and whether presence is announced.
+//! The longest prefix that matches a channel decides.
 //!
 //! # Promises
 //!

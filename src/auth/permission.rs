@@ -1,7 +1,7 @@
 //! The scopes: what a token allows.
 //!
-//! A token without scopes says who somebody is and no more: where tokens are required it opens
-//! sockets and follows the channels that allow it. Everything else needs one of the words below.
+//! A token without scopes identifies a user and grants nothing more: where tokens are required it opens sockets
+//! and follows the channels that allow it. Everything else needs one of the words below.
 //! The whole table, call by call, is in `docs/operations.md`.
 //!
 //! # Promises

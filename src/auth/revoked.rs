@@ -1,8 +1,7 @@
-//! Which tokens count no more, whatever they say: those of disabled accounts, those made before a
-//! user's tokens were ended, and single ones.
+//! Revoked tokens: those of disabled accounts, those issued before a user's tokens were ended, and single ones.
 //!
-//! The database has the same lists and outlives the process; this is the copy that every request and
-//! every upgrade is judged by. It never lags behind what this server did itself, and is at most
+//! The database has the same lists and outlives the process; every request and every handshake is checked
+//! against this copy. It never lags behind what this server did itself, and is at most
 //! [`limits::ACCOUNTS_POLL_MS`] behind the command line and the other nodes.
 //!
 //! # Promises

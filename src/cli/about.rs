@@ -1,4 +1,4 @@
-//! What the program is and how it is set up.
+//! `info`, `check-config`, the manual page and completions.
 //!
 //! Part of the binary's `cli`.
 

@@ -1,4 +1,4 @@
-//! What a running server is asked: how it does, what it knows, and a few things to do.
+//! Commands for a running server: statistics, services, instances, publish, pull out and in.
 //!
 //! Part of the binary's `cli`; a client like any other.
 

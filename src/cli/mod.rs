@@ -1,5 +1,4 @@
-//! The commands beside the server: what the program is, how it is set up, who has an account, and
-//! what a running one says.
+//! The subcommands of the binary: information, configuration, accounts, and calls to a running server.
 //!
 //! Part of the binary; imports the library.
 

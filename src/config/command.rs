@@ -1,4 +1,4 @@
-//! The command line, as `clap` is told about it and as its faults are told to people.
+//! The command line: its definition for `clap`, and its error messages.
 //!
 //! Imports `auth`, `limits` and its siblings. Part of `config`.
 

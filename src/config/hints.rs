@@ -1,7 +1,6 @@
-//! Names that are no keys: what may have been meant by them, and which variables are somebody else's.
+//! Hints for unknown names: the key that was probably meant, and variables that belong to other programs.
 //!
-//! Whoever comes from another server writes `--port`; whoever types fast writes `bnd`. Both are told
-//! which key to use. Kubernetes adds `FANFARE_SERVICE_HOST` and the like to every pod beside a Service
+//! A user of another server writes `--port`, a fast typist writes `bnd`. Both are told which key to use. Kubernetes adds `FANFARE_SERVICE_HOST` and the like to every pod beside a Service
 //! called `fanfare`; those stop no start.
 //!
 //! Imports its siblings. Part of `config`.

@@ -1,4 +1,4 @@
-//! The configuration: what the server was told, by whom, and everything that is wrong with it.
+//! The configuration: values, their sources, and every fault in them.
 //!
 //! ```text
 //! defaults < file < environment < flags

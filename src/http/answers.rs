@@ -1,4 +1,4 @@
-//! Unsent answers: how large one may be, and how many bytes of them a shard and a connection hold.
+//! Budgets for responses: bytes of one response, and unsent bytes per shard and per connection.
 //!
 //! ```text
 //! parts summed --> reserve --> built --> AnswerBody --> hyper's queue --> socket
@@ -10,10 +10,10 @@
 //! * An answer whose size a client's data decides is refused before it is built.
 //! * A permit lives as long as the bytes: it goes with them into hyper's queue, and is dropped when
 //!   they have been written or the connection has ended.
-//! * A buffer that many are served from counts once a shard, for as long as one of them is unsent.
-//! * Small answers have a part of the budget that large ones cannot take, and the smallest are
-//!   never refused: a server that is full can still say so.
-//! * A connection that pipelines gets its next answer once the one before has left.
+//! * A buffer that several responses share counts once per shard, until the last of them is sent.
+//! * A part of the budget is for small responses only, and the smallest are never refused: a server at its
+//!   limit can still say so.
+//! * A connection that pipelines gets its next response once the previous one has left.
 //!
 //! Imports its siblings, `limits` and `wire`. Part of `http`.
 

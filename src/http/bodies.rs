@@ -1,8 +1,8 @@
-//! Request bodies that are still arriving: how many bytes of them an address and a shard may have.
+//! Budgets for request bodies in transit: bytes per address and bytes per shard.
 //!
-//! A body costs its sender next to nothing and us its size, for as long as its last byte is kept
-//! back. So what has arrived is counted as it comes: by the address block that it comes from until
-//! the body is whole, and by the shard until it has been read.
+//! A body that its sender holds back costs the sender nothing and the server its size. So bytes are counted as
+//! they arrive: against the client's address block until the body is complete, and against the shard
+//! until it has been read.
 //!
 //! # Promises
 //!

@@ -1,13 +1,12 @@
-//! Budgets in bytes: what may be held at once for one purpose, and the permits taken from them.
+//! Budgets in bytes, and the permits taken from them.
 //!
-//! A count of requests says little about memory: one answer may be a thousand times as large as the
-//! next. So whoever holds bytes on behalf of a client holds a permit for them, and what is beyond
-//! the budget is refused before it is there.
+//! A count of requests says little about memory: one response may be a thousand times as large as the next. So
+//! code that holds bytes for a client holds a permit for them, and bytes beyond the budget are refused
+//! before they are allocated.
 //!
 //! # Promises
 //!
-//! * What a permit stands for is given back when it is dropped, wherever that happens: after the
-//!   last byte was written, or with the connection.
+//! * A permit returns its bytes when it is dropped: after the last byte was written, or with the connection.
 //! * A refused take leaves the budget as it was.
 //!
 //! # Not here

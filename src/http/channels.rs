@@ -89,16 +89,16 @@ pub async fn list(desk: &RequestContext) -> Result<Reply, Problem> {
 /// `POST /api/v1/channels`
 pub async fn define(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
-    struct Wish {
+    struct RequestBody {
         name: Option<String>,
         description: Option<String>,
     }
     let bytes_max = desk.app.limits.http_body_bytes_max;
-    let wish: Wish = body::read_object(desk, request, bytes_max).await?;
+    let fields: RequestBody = body::read_object(desk, request, bytes_max).await?;
     let invalid = |what| Problem::invalid(what);
-    let name = wish.name.ok_or_else(|| invalid("name is missing"))?;
+    let name = fields.name.ok_or_else(|| invalid("name is missing"))?;
     let channel = channel(desk, Some(name))?;
-    let description = talk::description(wish.description.unwrap_or_default())?;
+    let description = talk::description(fields.description.unwrap_or_default())?;
     match desk.tell(Talk::Define { channel, description }).await? {
         Told::Channel(Some(view)) => {
             log::operator(desk, "create channel", view.name.as_str(), None);
@@ -157,7 +157,7 @@ pub async fn publish(
     name: String,
 ) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
-    struct Wish<'a> {
+    struct RequestBody<'a> {
         #[serde(rename = "type")]
         kind: Option<String>,
         #[serde(default, borrow, deserialize_with = "wire_json::raw")]
@@ -171,10 +171,10 @@ pub async fn publish(
     let channel = channel(desk, Some(name))?;
     check_may_publish(desk, &channel, identity)?;
     let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
-    let wish: Wish<'_> = body::borrowed(&text)?;
+    let fields: RequestBody<'_> = body::borrowed(&text)?;
     let publication =
-        Publication::new(wish.kind.as_deref(), wish.payload, wish.event, wish.metadata)?;
-    let aim = body::aim(wish.only_to, wish.exclude);
+        Publication::new(fields.kind.as_deref(), fields.payload, fields.event, fields.metadata)?;
+    let aim = body::aim(fields.only_to, fields.exclude);
     publish_to(desk, channel, publication, identity, aim).await
 }
 
@@ -220,16 +220,16 @@ pub async fn live(
     (entity, id): (String, String),
 ) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
-    struct Wish<'a> {
+    struct RequestBody<'a> {
         action: Option<String>,
         #[serde(default, borrow, deserialize_with = "wire_json::raw")]
         data: Option<&'a RawValue>,
     }
     let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
-    let wish: Wish<'_> = body::borrowed(&text)?;
-    let action = wish.action.unwrap_or_default();
+    let fields: RequestBody<'_> = body::borrowed(&text)?;
+    let action = fields.action.unwrap_or_default();
     let bytes_max = desk.app.limits.topic_bytes_max;
-    let update = talk::live_update(&entity, &id, &action, wish.data, bytes_max)?;
+    let update = talk::live_update(&entity, &id, &action, fields.data, bytes_max)?;
     publish_event(desk, update, identity).await
 }
 

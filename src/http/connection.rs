@@ -1,4 +1,4 @@
-//! One HTTP connection: hyper's machine, run to its end or to an upgrade.
+//! One HTTP connection: runs hyper to the connection's end or to an upgrade.
 //!
 //! Imports `http::guard`, `http::idle` and `http::router`. Imported by `server`.
 

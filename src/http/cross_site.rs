@@ -1,8 +1,8 @@
-//! What pages of other origins may do and see: CORS (Fetch, 3.2), and writes without it.
+//! Cross-site requests: CORS (Fetch, 3.2), and the refusal of writes from foreign pages.
 //!
-//! A browser lets any page send some requests anywhere, and only hides the answers (a form's POST is
-//! one). So a write from a page that may not call is refused here, whatever its content type; the
-//! doors' content types are a second lock. To pages that may call, answers are shown.
+//! A browser lets any page send some requests anywhere, a form's POST among them, and hides only the answer.
+//! So this module refuses a write from a foreign page, whatever its content type. The content types that the
+//! endpoints require are a second lock. Pages of allowed origins may read answers.
 //!
 //! # Promises
 //!

@@ -26,13 +26,13 @@ use crate::wire::instance::check_service_id;
 use crate::wire::refusal::Refusal;
 
 #[derive(Deserialize)]
-struct ServiceWish {
+struct ServiceRequest {
     #[serde(default, rename = "discoveryConfig", alias = "discovery_config")]
     config: Option<Config>,
 }
 
 #[derive(Deserialize)]
-struct LookupWish {
+struct LookupRequest {
     #[serde(default, rename = "discoveryConfigs", alias = "discovery_configs")]
     configs: Option<Vec<Config>>,
 }
@@ -60,11 +60,11 @@ pub async fn service(desk: &RequestContext, request: Request<Incoming>) -> Resul
         Query::of(request.uri()).service_id()
     } else {
         let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
-        let wish: ServiceWish = match body::artemis_object(&text)? {
-            Ok(wish) => wish,
+        let fields: ServiceRequest = match body::artemis_object(&text)? {
+            Ok(fields) => fields,
             Err(reply) => return Ok(reply),
         };
-        wish.config.and_then(|config| config.service_id)
+        fields.config.and_then(|config| config.service_id)
     };
     let Some(service_id) = service_id else {
         return Ok(reply::bad_request("serviceId is missing"));
@@ -116,7 +116,7 @@ pub async fn services(desk: &RequestContext, request: Request<Incoming>) -> Resu
 /// Reads the services that a `lookup` asks for.
 #[cfg(any(test, fuzzing))]
 pub(super) fn decode_lookup(text: &[u8]) {
-    if let Ok(LookupWish { configs: Some(configs) }) = body::object(text) {
+    if let Ok(LookupRequest { configs: Some(configs) }) = body::object(text) {
         assert!(configs.len() <= text.len());
     }
 }
@@ -124,11 +124,11 @@ pub(super) fn decode_lookup(text: &[u8]) {
 /// `lookup`
 pub async fn lookup(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
-    let wish: LookupWish = match body::artemis_object(&text)? {
-        Ok(wish) => wish,
+    let fields: LookupRequest = match body::artemis_object(&text)? {
+        Ok(fields) => fields,
         Err(reply) => return Ok(reply),
     };
-    let Some(configs) = wish.configs else {
+    let Some(configs) = fields.configs else {
         return Ok(reply::bad_request("discoveryConfigs is missing"));
     };
     // A service is answered once, however often it is named: a kilobyte of names must not become a
@@ -155,15 +155,15 @@ pub async fn lookup(desk: &RequestContext, request: Request<Incoming>) -> Result
 /// `services-delta`
 pub async fn delta(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
-    struct Wish {
+    struct RequestBody {
         version: Option<u64>,
     }
     let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
-    let wish: Wish = match body::artemis_object(&text)? {
-        Ok(wish) => wish,
+    let fields: RequestBody = match body::artemis_object(&text)? {
+        Ok(fields) => fields,
         Err(reply) => return Ok(reply),
     };
-    let Some(version) = wish.version else {
+    let Some(version) = fields.version else {
         return Ok(reply::bad_request("version is missing"));
     };
     let Answer::Delta(delta) = desk.ask(Order::Delta { version }).await? else {

@@ -6,15 +6,15 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::chunks::{Chunks, Verdict};
+use super::chunked_body::{ChunkedBody, Verdict};
 use super::{body, discovery, registry};
 
 /// Reads a chunked body in steps. Returns what it passed on, how many bytes were its own, and
 /// whether it ended well; none where it did not end.
 pub fn chunks_passed(bytes: &[u8], step: usize) -> (BytesMut, usize, Option<bool>) {
-    let (mut chunks, mut passed, mut at) = (Chunks::new(), BytesMut::new(), 0);
+    let (mut chunked_body, mut passed, mut at) = (ChunkedBody::new(), BytesMut::new(), 0);
     for part in bytes.chunks(step.max(1)) {
-        let (used, verdict) = chunks.walk(part, &mut passed);
+        let (used, verdict) = chunked_body.walk(part, &mut passed);
         at += used;
         match verdict {
             Verdict::More => assert_eq!(used, part.len(), "a body that goes on takes everything"),

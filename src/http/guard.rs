@@ -1,17 +1,17 @@
-//! Stands between a socket and hyper, and lets only unambiguous requests through.
+//! The guard between a socket and hyper: only unambiguous requests pass.
 //!
-//! hyper repairs some heads that two parsers could read differently: it drops a `Content-Length`
-//! beside a `Transfer-Encoding`, and one of two equal lengths. Behind a proxy that reads them the
-//! other way this is how requests are smuggled. So each head is looked at here by the same rules as
-//! a connection's first one, before hyper sees a byte of it. A head that fails is replaced by a
-//! request for the refusal itself, and nothing after it is read: hyper answers, and closes. What
-//! follows a request to upgrade is held back too: hyper shall answer before it looks further.
+//! hyper repairs some heads that two parsers may read differently: it drops a `Content-Length` beside a
+//! `Transfer-Encoding`, and one of two equal lengths. Behind a proxy that reads them the other way this
+//! enables request smuggling. So the guard checks each head by the rules of a connection's first head, before
+//! hyper sees a byte of it. It replaces a bad head by a request for the refusal itself and reads nothing after
+//! it: hyper answers, and closes. It also holds back what follows a request to upgrade, until hyper has
+//! answered.
 //!
 //! The guard also keeps time: a head has to be complete within the handshake timeout, and a
 //! connection may idle between requests for [`limits::KEEP_ALIVE_MS`]. A client that takes nothing of
 //! its answer for the write timeout is gone: the connection is reset.
 //!
-//! Imports `http::chunks`, `http::idle`, `limits`, `shard::socket` and `ws::head`. Imported by
+//! Imports `http::chunked_body`, `http::idle`, `limits`, `shard::socket` and `ws::head`. Imported by
 //! `http::connection`.
 
 use std::future::Future;
@@ -25,7 +25,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::chunks::{Chunks, Verdict};
+use super::chunked_body::{ChunkedBody, Verdict};
 use super::idle::Kept;
 use crate::limits::{self, Limits};
 use crate::shard::socket::Stream;
@@ -61,7 +61,7 @@ pub struct Guard {
 enum Scan {
     Head,
     Body(u64),
-    Chunks(Chunks),
+    ChunkedBody(ChunkedBody),
     /// The last head asks to leave HTTP. What follows it waits here, for whoever speaks next.
     Upgrade,
     /// A head or a chunk was refused: no byte passes any more.
@@ -129,8 +129,8 @@ impl Guard {
                     }
                     used
                 }
-                Scan::Chunks(chunks) => {
-                    let (used, verdict) = chunks.walk(bytes, &mut self.passed);
+                Scan::ChunkedBody(chunked_body) => {
+                    let (used, verdict) = chunked_body.walk(bytes, &mut self.passed);
                     match verdict {
                         Verdict::More => {}
                         Verdict::Over => self.expect_head(),
@@ -201,7 +201,7 @@ impl Guard {
             Body::None if is_upgrade => self.scan = Scan::Upgrade,
             Body::None => self.expect_head(),
             Body::Length(length) => self.scan = Scan::Body(length),
-            Body::Chunked => self.scan = Scan::Chunks(Chunks::new()),
+            Body::Chunked => self.scan = Scan::ChunkedBody(ChunkedBody::new()),
         }
         length - before
     }

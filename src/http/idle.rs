@@ -1,4 +1,4 @@
-//! Kept connections between two requests, and which of them gives way when there is no room left.
+//! Idle keep-alive connections, and eviction of the one that is idle for longest.
 //!
 //! ```text
 //! head read --> busy --> answered, all written --> idle --> evicted: ends as if the peer had gone
@@ -6,9 +6,9 @@
 //!                +----------- next head ------------+
 //! ```
 //!
-//! A kept connection is a convenience of one client, and a descriptor that another one needs. Where
-//! the last descriptor is taken, the connection that has been idle for longest ends, on whatever
-//! shard it is, and the new one takes its place at once.
+//! A kept connection is a convenience for one client and takes a descriptor that another client needs. When
+//! the last descriptor is taken, the connection that has been idle for longest ends, on any shard, and the
+//! new one takes its place at once.
 //!
 //! # Promises
 //!

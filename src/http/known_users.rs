@@ -1,4 +1,4 @@
-//! Users whose tokens this node has seen lately, so that control is told of each only once.
+//! Users whose tokens this node has seen lately. Control is told of each user once.
 //!
 //! Imports `id` and `limits`. Imported by `http::router`.
 

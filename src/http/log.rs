@@ -1,4 +1,4 @@
-//! What the log says of requests: refusals, the access log, operators' actions, accounts.
+//! Log lines of requests: refusals, the access log, operators' actions, accounts.
 //!
 //! Each refusal is one line with its request id, at `info`, or at `warn` where the fault is ours; the log
 //! folds storms of equal ones (`logging::fold`). Lines have the path without its query, and no header

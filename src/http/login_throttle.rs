@@ -1,16 +1,16 @@
-//! How often a login may fail before the next attempt is refused unread.
+//! The login throttle: after too many failures the next attempt is refused before the password is compared.
 //!
-//! Counted by name and by address, whichever comes first: one password tried on many names is as
-//! much of an attack as many passwords on one name. Each door counts for itself: programs with an
-//! old password at Eureka's lock nobody out of the other.
+//! Failures count by name and by address: one password tried on many names is as much of an attack as many
+//! passwords on one name. The API and Eureka count apart: a program with an old password for Eureka
+//! locks nobody out of the API.
 //!
 //! # Promises
 //!
-//! * What counts is the verdict "wrong". An attempt that ends without one, because the server could
-//!   not look or the client went away, has not been.
-//! * Verdicts under way cannot add up to more failures than are allowed: beyond that an attempt
-//!   waits for one of them to end. So a burst of good passwords is answered, and a burst of bad ones
-//!   is worth no more guesses than a row of them.
+//! * Only a wrong password counts. An attempt that ends without a comparison, because the database did not
+//!   answer or the client disconnected, does not.
+//! * Attempts in flight cannot exceed the failures that are left: a further attempt waits for one of them to
+//!   end. So a burst of correct passwords passes, and a burst of wrong ones gets no more guesses than a
+//!   sequence of them.
 //!
 //! Imports `address`, `auth`, `clock` and `limits`. Imported by `http::users` and `doors::eureka`.
 

@@ -1,5 +1,5 @@
-//! Direct and group messages: stored before they are acknowledged, pushed to who is there, pulled by
-//! who was not.
+//! Direct and group messages: stored before they are acknowledged, pushed to receivers that are connected,
+//! pulled by the others.
 //!
 //! Imports its siblings, `state`, `store` and `wire`. Imported by `http::router`.
 
@@ -24,7 +24,7 @@ use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk;
 
 #[derive(Deserialize)]
-struct MessageWish {
+struct MessageRequest {
     to_user_id: Option<String>,
     content: Option<String>,
 }
@@ -95,10 +95,10 @@ pub async fn send(
     request: Request<Incoming>,
     from: &UserId,
 ) -> Result<Reply, Problem> {
-    let wish: MessageWish =
+    let fields: MessageRequest =
         body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
-    let to = talk::user("to_user_id", wish.to_user_id)?;
-    let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
+    let to = talk::user("to_user_id", fields.to_user_id)?;
+    let content = talk::content(fields.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     let send = || {
         let (from, to, content) = (from.clone(), to.clone(), content.clone());
         Talk::SendPrivate { from, to, content }
@@ -113,9 +113,9 @@ pub async fn send_to_group(
     from: &UserId,
     group_id: String,
 ) -> Result<Reply, Problem> {
-    let wish: MessageWish =
+    let fields: MessageRequest =
         body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
-    let content = talk::content(wish.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
+    let content = talk::content(fields.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     stored(&desk.tell(Talk::SendToGroup { from: from.clone(), group_id, content }).await?)
 }
 
@@ -198,17 +198,17 @@ pub async fn create_group(
     owner: &UserId,
 ) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
-    struct GroupWish {
+    struct GroupRequest {
         name: Option<String>,
         members: Option<Vec<String>>,
     }
-    let wish: GroupWish =
+    let fields: GroupRequest =
         body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let invalid = |what: String| Problem::invalid(what);
-    let name = wish.name.ok_or_else(|| invalid("name is missing".to_owned()))?;
+    let name = fields.name.ok_or_else(|| invalid("name is missing".to_owned()))?;
     check_name("name", &name).map_err(invalid)?;
     let mut members = vec![owner.clone()];
-    for member in wish.members.unwrap_or_default() {
+    for member in fields.members.unwrap_or_default() {
         let member = talk::user("members", Some(member))?;
         if !members.contains(&member) {
             members.push(member);
@@ -301,12 +301,12 @@ pub async fn add_member(
     group_id: String,
 ) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
-    struct MemberWish {
+    struct MemberRequest {
         user_id: Option<String>,
     }
-    let wish: MemberWish =
+    let fields: MemberRequest =
         body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
-    let user_id = resolved(desk, talk::user("user_id", wish.user_id)?).await?;
+    let user_id = resolved(desk, talk::user("user_id", fields.user_id)?).await?;
     let mut value = json!({"group_id": group_id, "user_id": user_id.as_str()});
     let by = by.clone();
     let write = if desk.app.group_invitations && user_id != by {

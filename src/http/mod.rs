@@ -1,4 +1,4 @@
-//! The HTTP door: hyper in front, the same orders behind as on a WebSocket.
+//! HTTP: hyper in front, the same commands behind as on a WebSocket.
 //!
 //! ```text
 //! shard's first look --> guard --> hyper --> router --> order --> control
@@ -16,7 +16,7 @@ pub mod bodies;
 pub mod body;
 pub mod budget;
 pub mod channels;
-mod chunks;
+mod chunked_body;
 pub mod connection;
 mod cross_site;
 pub mod dialect;
@@ -33,7 +33,7 @@ pub mod metrics;
 pub mod openapi;
 pub mod pages;
 pub mod passwords;
-pub mod rates;
+pub mod rate_limiter;
 pub mod registry;
 pub mod reply;
 pub mod router;
@@ -78,7 +78,7 @@ use idle::IdleTable;
 use known_users::KnownUsers;
 use login_throttle::LoginThrottle;
 use passwords::Passwords;
-use rates::Rates;
+use rate_limiter::RateLimiter;
 use reply::Problem;
 
 /// What requests are answered from. One a shard.
@@ -139,9 +139,9 @@ pub struct AppState {
     /// Whether adding a user to a group only invites the user.
     pub group_invitations: bool,
     /// How often accounts are registered from an address.
-    pub registrations: Rates,
+    pub registrations: RateLimiter,
     /// How often names are asked for from an address that nobody has.
-    pub unknown_names: Rates,
+    pub unknown_names: RateLimiter,
     /// Kept connections between two requests.
     pub idle: Arc<IdleTable>,
     /// Users seen lately.

@@ -1,4 +1,4 @@
-//! The pages that are in the binary: console, demo, reference, and the JavaScript client.
+//! The pages in the binary: console, demo, reference, and the JavaScript client.
 //!
 //! Packed at build time; nothing is compressed while the server runs. Browsers may keep them, and
 //! ask each time whether they are still right (RFC 9111, `no-cache`).

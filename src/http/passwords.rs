@@ -1,11 +1,11 @@
-//! Where passwords are hashed: threads of their own, of low priority.
+//! Password hashing, on threads of its own with low priority.
 //!
 //! A hash takes tens of milliseconds of a core. On a shard's thread it would hold up thousands of
 //! sockets; on threads of equal priority a storm of logins would take half of the machine. These
 //! get what the shards leave. Figures: PERF.md, logins.
 //!
-//! Each door has a queue of its own, and a thread that is free takes from one of those in which
-//! somebody waits, by chance: a flood at one door makes the others slower and refuses nobody there.
+//! Logins, registrations and Eureka's clients have a queue each. A free thread takes from a random queue that
+//! is not empty: a flood in one queue slows the others down and fills none of them.
 //!
 //! Imports `auth::accounts` and `limits`. Imported by `http::users` and `doors::eureka`.
 
@@ -21,14 +21,14 @@ use crate::wire::refusal::Refusal;
 /// How much lower the priority is (`nice`): a tenth of the processor under full load.
 const NICE: i32 = 10;
 
-/// Where somebody comes with a password.
+/// The queue that a password waits in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PasswordQueue {
-    /// Users who have an account: they log in, or change their password.
+    /// Logins and changes of a password.
     Login,
-    /// Who wants an account.
+    /// Registrations.
     Registration,
-    /// Eureka's clients, with every call.
+    /// Eureka's clients, which send a password with every call.
     Eureka,
 }
 
@@ -86,10 +86,10 @@ impl Passwords {
     ///
     /// # Errors
     ///
-    /// `unavailable` where too many wait at the door.
-    pub async fn hash(&self, door: PasswordQueue, password: String) -> Result<String, Refusal> {
+    /// `unavailable` where the queue is full.
+    pub async fn hash(&self, queue: PasswordQueue, password: String) -> Result<String, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.send(door, Job::Hash(password, reply))?;
+        self.send(queue, Job::Hash(password, reply))?;
         answer.await.ok().flatten().ok_or_else(Refusal::internal)
     }
 
@@ -97,20 +97,20 @@ impl Passwords {
     ///
     /// # Errors
     ///
-    /// `unavailable` where too many wait at the door.
+    /// `unavailable` where the queue is full.
     pub async fn verify(
         &self,
-        door: PasswordQueue,
+        queue: PasswordQueue,
         password: String,
         hash: Option<String>,
     ) -> Result<bool, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.send(door, Job::Verify(password, hash, reply))?;
+        self.send(queue, Job::Verify(password, hash, reply))?;
         answer.await.map_err(|_| Refusal::internal())
     }
 
-    fn send(&self, door: PasswordQueue, job: Job) -> Result<(), Refusal> {
-        self.0[door as usize].try_send(job).map_err(|_| Refusal::unavailable())
+    fn send(&self, queue: PasswordQueue, job: Job) -> Result<(), Refusal> {
+        self.0[queue as usize].try_send(job).map_err(|_| Refusal::unavailable())
     }
 }
 
@@ -144,8 +144,8 @@ mod tests {
         let queues = [(); QUEUES].map(|()| bounded::<Job>(limits::PASSWORDS_WAITING_MAX));
         let passwords = Passwords(queues.each_ref().map(|(jobs, _)| jobs.clone()));
         let mut context = Context::from_waker(Waker::noop());
-        let mut is_refused = |door| {
-            let mut asked = pin!(passwords.hash(door, String::from("password")));
+        let mut is_refused = |queue| {
+            let mut asked = pin!(passwords.hash(queue, String::from("password")));
             matches!(asked.as_mut().poll(&mut context), Poll::Ready(Err(_)))
         };
         let refused = (0..=limits::PASSWORDS_WAITING_MAX)

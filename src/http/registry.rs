@@ -348,7 +348,7 @@ fn bad_request(fault: &BadRequest, lists: &[&str]) -> Reply {
 pub async fn operate(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Wish {
+    struct RequestBody {
         #[serde(default, alias = "instance_key", deserialize_with = "json::object")]
         instance_key: Option<InstanceKey>,
         operation: Option<String>,
@@ -358,22 +358,22 @@ pub async fn operate(desk: &RequestContext, request: Request<Incoming>) -> Resul
         operator_id: Option<String>,
     }
     let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
-    let wish: Wish = match body::artemis_object(&text)? {
-        Ok(wish) => wish,
+    let fields: RequestBody = match body::artemis_object(&text)? {
+        Ok(fields) => fields,
         Err(reply) => return Ok(reply),
     };
     let fail = |message: &str| Ok(reply::bad_request(message));
-    let Some(key) = wish.instance_key else { return fail("instanceKey is missing") };
+    let Some(key) = fields.instance_key else { return fail("instanceKey is missing") };
     let identity = match key.identity() {
         Ok(identity) => identity,
         Err(fault) => return fail(&fault),
     };
-    let said = wish.operator_id.unwrap_or_default();
+    let said = fields.operator_id.unwrap_or_default();
     if let Err(fault) = check_optional_name("operatorId", &said) {
         return fail(&fault);
     }
-    let is_complete = wish.operation_complete.unwrap_or(false);
-    let operation = match wish.operation.as_deref() {
+    let is_complete = fields.operation_complete.unwrap_or(false);
+    let operation = match fields.operation.as_deref() {
         Some("pull-in" | "pullin" | "pull_in") => Operation::PullIn,
         Some("pull-out" | "pullout" | "pull_out") if is_complete => Operation::PullIn,
         Some("pull-out" | "pullout" | "pull_out") => {
@@ -409,12 +409,12 @@ pub async fn protect(
     encoded: &str,
 ) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
-    struct Wish {
+    struct RequestBody {
         enabled: Option<bool>,
     }
     let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
-    let wish: Wish = body::object(&text)?;
-    let Some(enabled) = wish.enabled else {
+    let fields: RequestBody = body::object(&text)?;
+    let Some(enabled) = fields.enabled else {
         return Err(Problem::invalid("enabled is missing"));
     };
     let name = super::decoded(encoded);

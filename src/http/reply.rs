@@ -1,4 +1,4 @@
-//! Answers: JSON, text, and problem documents (RFC 9457).
+//! Responses: JSON, text, and problem documents (RFC 9457).
 //!
 //! Imports `wire`. Imported by `http`.
 

@@ -1,4 +1,4 @@
-//! The sockets, seen from outside: who is online, what is sent to them, and their end.
+//! Connections over HTTP: list them, send to them, change their subscriptions, close them.
 //!
 //! Imports its siblings, `state` and `wire`. Imported by `http::router`.
 
@@ -22,7 +22,7 @@ use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::{self, Envelope};
 
 #[derive(Deserialize)]
-struct Wish<'a> {
+struct RequestBody<'a> {
     message_type: Option<String>,
     #[serde(default, borrow, deserialize_with = "wire_json::raw")]
     data: Option<&'a RawValue>,
@@ -36,14 +36,14 @@ async fn send(
     desk: &RequestContext,
     request: Request<Incoming>,
     from: Option<&Identity>,
-    to: impl FnOnce(&mut Wish<'_>) -> Result<To, Problem>,
+    to: impl FnOnce(&mut RequestBody<'_>) -> Result<To, Problem>,
 ) -> Result<Reply, Problem> {
     let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
-    let mut wish: Wish<'_> = body::borrowed(&text)?;
-    let to = to(&mut wish)?;
-    let envelope = Envelope::new(wish.message_type, wish.data)?;
+    let mut fields: RequestBody<'_> = body::borrowed(&text)?;
+    let to = to(&mut fields)?;
+    let envelope = Envelope::new(fields.message_type, fields.data)?;
     let from = from.map(|identity| identity.user_id.clone());
-    let aim = body::aim(wish.only_to, wish.exclude);
+    let aim = body::aim(fields.only_to, fields.exclude);
     let talk = || {
         let (envelope, from) = (envelope.clone(), from.clone());
         Talk::Broadcast { envelope, from, to: to.clone(), aim: aim.clone() }
@@ -68,7 +68,7 @@ pub async fn broadcast(
     from: Option<&Identity>,
 ) -> Result<Reply, Problem> {
     let bytes_max = desk.app.limits.topic_bytes_max;
-    send(desk, request, from, |wish| match wish.to_channel.take() {
+    send(desk, request, from, |fields| match fields.to_channel.take() {
         Some(channel) => {
             let channel = talk::channel(Some(channel), bytes_max)?;
             channels::check_may_publish(desk, &channel, from)?;
@@ -85,8 +85,8 @@ pub async fn send_to_user(
     request: Request<Incoming>,
     from: Option<&Identity>,
 ) -> Result<Reply, Problem> {
-    send(desk, request, from, |wish| {
-        Ok(To::User(talk::user("to_user_id", wish.to_user_id.take())?))
+    send(desk, request, from, |fields| {
+        Ok(To::User(talk::user("to_user_id", fields.to_user_id.take())?))
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! How the server is: for operators and for the programs that watch it.
+//! Status documents, for operators and monitoring.
 //!
 //! Imports its siblings, `state` and `stats`. Imported by `http::router`.
 

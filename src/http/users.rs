@@ -24,7 +24,7 @@ use crate::wire::refusal::Code;
 use crate::ws::authorizer;
 
 #[derive(Deserialize)]
-struct Wish {
+struct RequestBody {
     username: Option<String>,
     password: Option<String>,
     email: Option<String>,
@@ -55,12 +55,13 @@ pub async fn register(
     identity: Option<&Identity>,
 ) -> Result<Reply, Problem> {
     check_registration(desk, identity)?;
-    let wish: Wish = body::read_object(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
-    let username = wish.username.ok_or_else(missing("username"))?;
-    let password = wish.password.ok_or_else(missing("password"))?;
+    let fields: RequestBody =
+        body::read_object(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
+    let username = fields.username.ok_or_else(missing("username"))?;
+    let password = fields.password.ok_or_else(missing("password"))?;
     let username = names::new_name(&username).map_err(Problem::invalid)?;
     accounts::check_password(&password).map_err(Problem::invalid)?;
-    wish.email.as_deref().map_or(Ok(()), accounts::check_email).map_err(Problem::invalid)?;
+    fields.email.as_deref().map_or(Ok(()), accounts::check_email).map_err(Problem::invalid)?;
     count_registration(desk)?;
     if desk.app.read_pool.account(&username).await?.is_some() {
         // The last word is the database's; this one spares the hash.
@@ -71,7 +72,7 @@ pub async fn register(
     let write = Write::Account {
         user_id: user_id.clone(),
         username: username.clone(),
-        email: wish.email,
+        email: fields.email,
         password_hash,
         at_ms: desk.clock.now().wall_ms,
     };
@@ -116,9 +117,10 @@ pub(crate) async fn begin_login<'a>(
 
 /// `POST /api/v1/users/login`
 pub async fn login(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
-    let wish: Wish = body::read_object(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
-    let username = wish.username.ok_or_else(missing("username"))?;
-    let password = wish.password.ok_or_else(missing("password"))?;
+    let fields: RequestBody =
+        body::read_object(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
+    let username = fields.username.ok_or_else(missing("username"))?;
+    let password = fields.password.ok_or_else(missing("password"))?;
     let app = &desk.app;
     let attempt = begin_login(desk, Purpose::Login, &username).await?;
     // A name or password that no account can have takes as long as any other wrong one.
@@ -141,12 +143,12 @@ pub async fn login(desk: &RequestContext, request: Request<Incoming>) -> Result<
 pub(crate) async fn finish_login(
     desk: &RequestContext,
     attempt: Attempt<'_>,
-    door: PasswordQueue,
+    queue: PasswordQueue,
     account: Option<Account>,
     password: String,
 ) -> Result<Result<Account, &'static str>, Problem> {
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-    let is_right = desk.app.passwords.verify(door, password, hash).await?;
+    let is_right = desk.app.passwords.verify(queue, password, hash).await?;
     let cause = match account {
         None => "no such account",
         Some(account) => {
@@ -233,7 +235,7 @@ pub async fn renew(desk: &RequestContext, identity: &Identity) -> Result<Reply, 
 }
 
 #[derive(Deserialize)]
-struct PasswordWish {
+struct PasswordChange {
     old: Option<String>,
     new: Option<String>,
 }
@@ -244,10 +246,10 @@ pub async fn set_password(
     request: Request<Incoming>,
     identity: &Identity,
 ) -> Result<Reply, Problem> {
-    let wish: PasswordWish =
+    let fields: PasswordChange =
         body::read_object(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?;
-    let old = wish.old.ok_or_else(missing("old"))?;
-    let new = wish.new.ok_or_else(missing("new"))?;
+    let old = fields.old.ok_or_else(missing("old"))?;
+    let new = fields.new.ok_or_else(missing("new"))?;
     accounts::check_password(&new).map_err(|fault| Problem::invalid(format!("new: {fault}")))?;
     let forbidden = |detail: &'static str| Problem::new(403, Code::Forbidden, detail);
     let found = account_behind(desk, identity).await?;
@@ -296,7 +298,7 @@ async fn check_password(
 }
 
 #[derive(Default, Deserialize)]
-struct LogoutWish {
+struct LogoutRequest {
     #[serde(default)]
     all: bool,
 }
@@ -307,8 +309,8 @@ pub async fn logout(
     request: Request<Incoming>,
     identity: &Identity,
 ) -> Result<Reply, Problem> {
-    let LogoutWish { all } = if request.body().is_end_stream() {
-        LogoutWish::default()
+    let LogoutRequest { all } = if request.body().is_end_stream() {
+        LogoutRequest::default()
     } else {
         body::read_object(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
     };
@@ -337,7 +339,7 @@ pub async fn logout(
 }
 
 #[derive(Default, Deserialize)]
-struct RemovalWish {
+struct RemovalRequest {
     password: Option<String>,
 }
 
@@ -347,8 +349,8 @@ pub async fn remove(
     request: Request<Incoming>,
     identity: &Identity,
 ) -> Result<Reply, Problem> {
-    let RemovalWish { password } = if request.body().is_end_stream() {
-        RemovalWish::default()
+    let RemovalRequest { password } = if request.body().is_end_stream() {
+        RemovalRequest::default()
     } else {
         body::read_object(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
     };

@@ -1,4 +1,4 @@
-//! How many lines of a kind are written: a storm of equal ones is a few, and one with a count.
+//! Folding: a storm of equal lines becomes a few lines, and one with a count.
 //!
 //! Lines are equal where they come from one place in the program and agree in every field but those that
 //! name the one case: `connection`, `request_id`, and the port of `client`. Of equal lines the first

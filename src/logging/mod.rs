@@ -1,4 +1,4 @@
-//! The log of the process, on standard error: what is shown, in which form, and how much of it.
+//! The log of the process, on standard error: filters, formats, and limits.
 //!
 //! ```text
 //! event --> RUST_LOG --> only this crate below `info` --> Folding --> text or JSON --> Queue

@@ -1,7 +1,7 @@
-//! The queue between those who write lines and standard error, and the thread that empties it.
+//! The queue of log lines, and the thread that writes them to standard error.
 //!
-//! A pipe or a journal that does not keep up would otherwise hold whoever writes a line: a shard with
-//! thousands of connections.
+//! Without it, a pipe or a journal that does not keep up would stall the thread that logs: a shard with thousands
+//! of connections.
 //!
 //! Imports its sibling, `clock` and `limits`. Part of `logging`.
 

@@ -1,8 +1,8 @@
-//! What a program that embeds the server can do with it.
+//! The handle: the interface for a program that embeds the server.
 //!
-//! A handle is a few pointers: clone it into every task. Its calls are the orders that clients send,
-//! and come back when they are done. What it sends passes the checks of the other doors and has their
-//! bounds; only scopes and the rules of namespaces do not bind it.
+//! A handle is a few pointers: clone it into every task. Its calls are the commands that clients send, and return
+//! when the command is done. They pass the same checks and bounds as a client's; only scopes and the rules
+//! of namespaces do not apply.
 //!
 //! Imports `mailbox`, `state` and `wire`. Part of `server`.
 

@@ -7,8 +7,8 @@
 //!
 //! Imports everything. Imported by the binary, tests and embedders.
 
+mod acceptor;
 mod control_thread;
-mod entrance;
 mod handle;
 mod listener;
 mod monitor;
@@ -40,7 +40,7 @@ use crate::http::idle::IdleTable;
 use crate::http::known_users::KnownUsers;
 use crate::http::login_throttle::LoginThrottle;
 use crate::http::passwords::Passwords;
-use crate::http::rates::Rates;
+use crate::http::rate_limiter::RateLimiter;
 use crate::http::status;
 use crate::id::{Epoch, ShardId};
 use crate::limits::{self, Limits};
@@ -232,8 +232,8 @@ impl Server {
             registration: config.registration,
             default_scopes: config.default_scopes,
             group_invitations: config.group_invitations,
-            registrations: Rates::a_minute(limits.registrations_per_minute_max),
-            unknown_names: Rates::a_minute(limits.unknown_names_per_minute_max),
+            registrations: RateLimiter::a_minute(limits.registrations_per_minute_max),
+            unknown_names: RateLimiter::a_minute(limits.unknown_names_per_minute_max),
             idle: Arc::new(IdleTable::new(clock.started())),
             known_users: KnownUsers::default(),
             dialects: doors::open(config.eureka),

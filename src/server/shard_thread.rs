@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::spawn_local;
 
 use super::Common;
-use super::entrance::{Arrivals, Counted, Entrance, Tasks, Ticket};
+use super::acceptor::{Arrivals, Counted, Entrance, Tasks, Ticket};
 use crate::http::RequestContext;
 use crate::http::connection::{self, Ending, Upgraded};
 use crate::limits;
@@ -63,13 +63,13 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
     let arrivals: Rc<RefCell<Arrivals>> = Rc::default();
     let (end, ending) = watch::channel(Ending::No);
     let tasks = Tasks::default();
-    let entrance = Entrance {
+    let acceptor = Entrance {
         arrivals: Rc::clone(&arrivals),
         notify: Arc::clone(&notify),
         common: common.clone(),
         tasks: tasks.clone(),
     };
-    spawn_local(entrance.run(listener, ending));
+    spawn_local(acceptor.run(listener, ending));
     let desk = RequestContext {
         shard: settings.id,
         control: control.clone(),

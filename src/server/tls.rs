@@ -3,7 +3,7 @@
 //! rustls does the work (TLS 1.2 and 1.3). A connection keeps the certificate it was opened with;
 //! one that is read again is for those that come after.
 //!
-//! What is no TLS is told so at once, in words that a person who forgot the `s` of `https` can read.
+//! A client that speaks plain HTTP gets an error text at once, which helps a person who forgot the `s` of `https`.
 //!
 //! Imports `http::connection` and `shard::socket`. Part of `server`.
 

@@ -1,7 +1,7 @@
-//! One connection: what its shard keeps of it.
+//! One connection, as its shard keeps it.
 //!
-//! An idle connection owns these few hundred bytes, its socket and its waker. Everything that is not
-//! needed at rest hangs off an `Option` and is gone at rest.
+//! An idle connection owns these few hundred bytes, its socket and its waker. Fields that an idle connection
+//! does not need are an `Option`, and empty.
 //!
 //! Imports `auth`, `id`, `wire` and `ws`. Imported by `shard`.
 

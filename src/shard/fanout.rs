@@ -1,4 +1,4 @@
-//! From an event to the outboxes of everyone who follows it.
+//! Fan-out: from an event to the outboxes of its subscribers.
 //!
 //! The events of one topic that came in during one turn form a run. All its followers wait for the
 //! same bytes, so a run of several frames is joined once and every outbox gets a handle to the one

@@ -1,7 +1,7 @@
-//! What the log says of sockets, under the target `fanfare::ws`.
+//! Log lines of sockets, under the target `fanfare::ws`.
 //!
-//! The life of a socket is told at `debug`; at `info` what an operator wants to know of: who was closed for
-//! not reading, for sending too much, for having too many connections, or by an operator. A line that
+//! At `debug` a line for each step of a socket's life; at `info` the closes that an operator looks for: a slow
+//! reader, a client that sends too much or has too many connections, an operator's disconnect. A line that
 //! is not wanted costs one load of a number that never changes.
 //!
 //! Part of `shard`.

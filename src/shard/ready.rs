@@ -1,4 +1,4 @@
-//! Which sockets have something to read or room to write.
+//! The ready list: sockets that may be read or written.
 //!
 //! Instead of a task a connection, each connection has a waker of a few words: the reactor calls it,
 //! and the slot joins this list. The shard's one task then visits the slots of the list, in turn.

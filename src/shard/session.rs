@@ -1,10 +1,10 @@
-//! What a client says, and what it is answered.
+//! Requests of a client, and their answers in order.
 //!
-//! Answers leave in the order of the requests. What control has to decide waits in the connection's
-//! `pending` queue, and what the shard can answer by itself takes its place behind it.
+//! Requests for control wait in the connection's `pending` queue. A request that the shard answers by itself
+//! takes its place behind them, so answers leave in the order of the requests.
 //!
-//! Reading pauses while a connection has too many requests open, awaits an answer of unknown size,
-//! or does not take what it was answered: TCP then slows the client down, and nothing piles up here.
+//! Reading pauses while a connection has too many requests open, waits for an answer of unknown size, or does
+//! not read its answers. TCP then slows the client down, and nothing accumulates in the shard.
 //!
 //! Part of `shard`.
 

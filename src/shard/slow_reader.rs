@@ -1,9 +1,9 @@
-//! What happens to a client that does not keep up.
+//! Slow readers: resync by snapshots, or close.
 //!
-//! Its outbox is bounded. At the bound, service frames are dropped from it and the connection is
-//! resynchronised: it gets one snapshot of each service that it thereby lost track of. Once the outbox has emptied, the
-//! snapshots are asked for and sent one after the other, so what a slow reader costs is bounded by
-//! the outbox and a list of names, and its picture is right again whenever it chooses to look.
+//! A client that does not read fills its outbox, which is bounded. At the bound the shard drops the outbox's
+//! service frames and notes a resync of each service they belong to. Once the outbox is empty, the shard requests
+//! the snapshots and sends them one after the other. So a slow reader costs its outbox and a list of
+//! names, and it has the current state when it reads again.
 //!
 //! # Promises
 //!

@@ -1,4 +1,4 @@
-//! The seam between the engine and the kernel.
+//! The socket interface between the shard and the kernel.
 //!
 //! A socket is asked for bytes and given bytes, and says `WouldBlock` where it cannot; having said
 //! so, it puts itself on the shard's ready list once it can again. The real one stands on tokio's

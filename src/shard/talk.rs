@@ -1,8 +1,7 @@
-//! What a client says to other people, and to channels, and what it is answered.
+//! Requests about channels, rooms and users.
 //!
-//! The shard asks whether the client may; control knows the rest. Its answer stands in the shard's
-//! mailbox exactly between the messages before it and those after, so a subscription begins where
-//! its answer says.
+//! The shard checks permissions, control does the rest. Control's answer lies in the shard's mailbox exactly
+//! between the messages before it and those after it, so a subscription begins where its answer says.
 //!
 //! Part of `shard`.
 

@@ -1,5 +1,4 @@
-//! What happens to connections by time alone: handshakes that never come, pings, tokens that expire,
-//! readers that take nothing, lingering ends, and the drain.
+//! Timers of connections: handshake timeout, pings, token expiry, write timeout, lingering close, and the drain.
 //!
 //! Part of `shard`.
 

@@ -1,4 +1,4 @@
-//! What the connections of one shard follow.
+//! Subscriptions of one shard: which connections follow which topic.
 //!
 //! Imports `id`, `mailbox` and `shard::subscribers`. Imported by `shard`.
 

@@ -1,4 +1,4 @@
-//! What is counted, and how it is read.
+//! Counters: one writer each, any number of readers.
 //!
 //! Each counter has one writer, its shard or the control thread, and any number of readers. A
 //! counter therefore costs the writer a plain load, add and store: no locked instruction and no

@@ -1,8 +1,8 @@
-//! Figures of the last seconds: how long fan-outs took lately, and how full outboxes were.
+//! Sliding figures: fan-out latency and outbox peaks of the last 10 and 60 seconds.
 //!
-//! Counters and histograms only grow, and what a histogram has held since some moment is the difference
-//! of two readings. So the writers do nothing for this; once a second somebody takes a sample, and
-//! whoever asks compares the present with the sample of 10 or 60 seconds ago.
+//! Counters and histograms only grow, so the content of a histogram since some moment is the difference of two
+//! readings. The writers do nothing for this: the monitor takes a sample once a second, and a reader
+//! compares the present with the sample of 10 or 60 seconds ago.
 //!
 //! # Promises
 //!

@@ -1,7 +1,7 @@
-//! What others do to accounts and tokens: the command line, and the other nodes.
+//! Polls the database for accounts and tokens that others changed: the command line and the other nodes.
 //!
-//! Every change of an account gets a stamp above all before it (`people::stamp`), so what came since
-//! the last look can be asked for, whatever the clocks say.
+//! Every change of an account gets a stamp above all earlier ones (`people::stamp`), so the poller asks for the
+//! changes since its last stamp, independent of clocks.
 //!
 //! Imports `id`, `limits` and `state`. Part of `store`.
 

@@ -1,5 +1,5 @@
-//! What the command line does to accounts: straight in the database, beside a running server, which
-//! sees it within a second.
+//! Accounts as the command line changes them: directly in the database. A running server sees the change within
+//! a second.
 //!
 //! An id is looked up among ids and a name among names. A text that may be either is taken where it
 //! fits one account, and refused where it fits two.

@@ -1,7 +1,7 @@
 //! Accounts in the database: names, passwords, and which tokens count.
 //!
-//! Every check that decides stands in the statement that writes, so it holds whoever else writes at
-//! the same time: other nodes, or the command line beside the server.
+//! The statement that writes also makes the deciding check, so the check holds while other nodes or the command
+//! line write at the same time.
 //!
 //! Imports `auth`, `id`, `limits`, `state` and `wire`. Part of `store`.
 

@@ -1,5 +1,5 @@
-//! Runs of the journal in the database: among several nodes messages are accepted there, and come
-//! here behind that.
+//! Writes runs of the journal to the database. In a cluster, messages are accepted by the journal and written
+//! here behind it.
 //!
 //! A run is one transaction with all its rows of inboxes and the mark of how far the journal has
 //! come, so whoever pulls sees the journal up to some message and nothing of what is after. Two

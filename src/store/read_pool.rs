@@ -1,7 +1,7 @@
-//! Reading what is stored, beside the one connection that writes.
+//! Read queries, on connections of their own beside the one that writes.
 //!
-//! A thread of its own drives a few connections. Whoever asks waits for the answer on their own
-//! thread, so a slow query keeps nobody else waiting.
+//! A thread drives a few connections. The caller awaits the answer on its own thread, so a slow query delays
+//! nobody else.
 //!
 //! Imports `auth`, `limits`, `state` and `wire`. Imported by `http`.
 

@@ -1,8 +1,8 @@
-//! The thread that writes.
+//! The writing thread.
 //!
-//! It carries out one job at a time and never waits for anything that a stop cannot cut short: what
-//! fails is reported, and whoever gave it decides when to try again. What the database refuses for
-//! its content alone is found by halving, and put aside, so that it holds up nothing else.
+//! It carries out one job at a time, and a stop cuts every wait short. It reports a failed job to control, which
+//! decides when to try again. Rows that the database refuses for their content are found by bisection
+//! and set aside, so that they hold up nothing else.
 //!
 //! Imports `limits`, `state` and its siblings. Part of `store`.
 

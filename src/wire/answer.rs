@@ -1,4 +1,4 @@
-//! What the server says to one client: welcomes, answers, refusals, farewells.
+//! Messages to one client: welcome, answers, refusals.
 //!
 //! Imports `id` and its siblings. Imported by `shard`.
 

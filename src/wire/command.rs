@@ -1,8 +1,7 @@
-//! What a client says on a WebSocket, read from the payload of one text message.
+//! Messages of a client, decoded from the payload of one text frame.
 //!
-//! Reading has two speeds. The first parses straight into the fields of every message there is. Only
-//! where that fails is the text looked at again, slowly, to find out what is wrong with it and which
-//! `id` the answer has to carry.
+//! The decoder parses straight into the fields of all messages. Only if that fails does it read the text
+//! again, slowly, to find the fault and the `id` that the answer has to carry.
 //!
 //! Imports `id`, `limits` and its siblings. Imported by `shard`.
 

@@ -1,4 +1,4 @@
-//! What the server tells subscribers, framed once for all of them.
+//! Messages to subscribers of services, framed once for all of them.
 //!
 //! An instance travels as the canonical JSON it was stored with: these functions splice bytes and
 //! serialize nothing twice.

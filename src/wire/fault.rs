@@ -1,8 +1,8 @@
-//! What is wrong with a JSON text, in words for the one who sent it.
+//! Error messages about JSON, for its sender.
 //!
 //! A text that is no JSON is answered with line and column, a value of a wrong type with the path of
-//! its field: `instances[3].port: expected an integer 0..65535, got a string`. A text that was refused
-//! is read again for that, slowly; an accepted text never comes here.
+//! its field: `instances[3].port: expected an integer 0..65535, got a string`. A refused text
+//! is read again for that, slowly; an accepted text is not.
 //!
 //! # Promises
 //!

@@ -1,4 +1,4 @@
-//! JSON in: which parser reads which size.
+//! JSON decoding: a parser for each size.
 //!
 //! `serde_json` reads everything short. From [`SIMD_BYTES_MIN`] on simd-json is tried, where the
 //! `command_decode` bench found it faster; the cut-over and its figures stand in PERF.md. simd-json

@@ -1,4 +1,4 @@
-//! What the server tells people of each other, framed once for all of them.
+//! Messages between users, framed once for all receivers.
 //!
 //! Payloads are spliced as the JSON text they came in.
 //!

@@ -1,7 +1,7 @@
-//! What people send each other: channel messages, chat, envelopes, and the checks on them.
+//! Channel messages, chat and envelopes: their fields, and the checks on them.
 //!
-//! A payload travels as the JSON text it came in. It is checked here once, so that whoever receives
-//! it can read it, and spliced into frames unread after that.
+//! A payload keeps the JSON text it came in. It is checked here once, so that every receiver can read it, and
+//! spliced into frames without being parsed again.
 //!
 //! Imports `id`, `limits`, `wire::json` and `wire::refusal`. Imported by `wire`, `state`, `shard`
 //! and `http`.

@@ -1,12 +1,11 @@
-//! How many connections each client address holds on this node, over all shards.
+//! The limit on connections of a client address on this node, over all shards.
 //!
-//! Counted where a connection is accepted; behind a trusted proxy, which carries many clients, where
-//! the head has said whose connection it is. The table's lock is taken when a connection comes and
-//! when it ends.
+//! A connection counts when it is accepted. Behind a trusted proxy, which carries many clients, it counts once
+//! its head has named the client. The table's lock is taken when a connection opens and when it ends.
 //!
 //! # Promises
 //!
-//! * An [`AddressPermit`] gives itself back, however its connection ends.
+//! * An [`AddressPermit`] is returned however its connection ends.
 //! * An address without a connection takes no room.
 //! * An IPv6 client counts by its /64, however many addresses it uses.
 //!

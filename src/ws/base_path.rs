@@ -1,7 +1,6 @@
-//! The path below which the server answers: `/push`, where a site has other things beside it.
+//! The base path below which the server answers, such as `/push` on a site with other content.
 //!
-//! A request's path is stripped of it once, at the door; every router, page and socket behind that
-//! knows paths without it.
+//! It is stripped from a request's path once, before routing; routers, pages and sockets know paths without it.
 //!
 //! # Promises
 //!

@@ -1,9 +1,9 @@
-//! Where the frames in a stream of bytes begin and end, and nothing else about them.
+//! A scanner for the boundaries of frames in a stream of bytes.
 //!
-//! A connection between two messages needs no reader: the shard lends it one when bytes arrive. This
-//! scanner says when that is the case, in sixteen bytes of memory, without looking at payloads. The
-//! frames themselves are judged by tungstenite; a stream that breaks the protocol merely makes the
-//! scanner's answer irrelevant.
+//! A connection between two messages needs no reader: the shard lends it one when bytes arrive. The scanner
+//! tells when a connection is between two messages, with sixteen bytes of state and without reading payloads.
+//! tungstenite checks the frames themselves; for a stream that breaks the protocol the scanner's answer does
+//! not matter.
 //!
 //! Imports `limits`. Part of `ws`.
 

@@ -1,17 +1,16 @@
-//! Where a client is, behind proxies: the hops that a trusted proxy wrote into `Forwarded`
-//! (RFC 7239) or `X-Forwarded-For`.
+//! A client's address behind proxies, from `Forwarded` (RFC 7239) or `X-Forwarded-For`.
 //!
-//! Each proxy appends the address of whoever it was called by. So the walk goes from the last entry
-//! to the first, for as long as the one who wrote the entry is trusted; the first address that is
-//! no trusted proxy is the client's, and what stands left of it may be anybody's invention.
+//! Each proxy appends the address of its caller. So the walk goes from the last entry to the first, while the
+//! writer of the entry is trusted. The first address that is not a trusted proxy is the client's; a
+//! client may have invented every entry left of it.
 //!
 //! # Promises
 //!
 //! * From a peer that is not trusted neither header is looked at.
-//! * What cannot be read ends the walk at the last address that could: a client that writes
-//!   rubbish is counted as the proxy it comes through, and as nobody else.
-//! * Where both headers are there and name different addresses, one of them was brought by the
-//!   client, through a proxy that writes only the other. Nobody can tell which: the peer is taken.
+//! * An unreadable entry ends the walk at the last readable address: a client that sends rubbish counts as
+//!   the proxy it comes through.
+//! * If both headers are present and name different addresses, the client sent one of them, through a proxy
+//!   that writes only the other. Which one is unknown, so the peer's address is used.
 //!
 //! Imports `address`. Imported by `ws::authorizer`, `http` and `config`.
 

@@ -1,4 +1,4 @@
-//! The head of an HTTP/1 request, looked at before anyone acts on it.
+//! The head of an HTTP/1 request, parsed and checked before anything acts on it.
 //!
 //! A proxy in front of us and the parser behind us must agree where a request ends, or one client's
 //! bytes become another client's request (request smuggling, RFC 9112, 11.2). hyper follows the RFC

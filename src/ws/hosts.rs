@@ -1,14 +1,14 @@
-//! Which names are this server's own: in `Host`, and behind a page's `Origin`.
+//! The server's own names, in `Host` and in a page's `Origin`.
 //!
-//! A page whose name is made to point at this server (DNS rebinding) sends that name in `Host`, and a
-//! matching `Origin`. So neither is compared with the other. Both are compared with what the server
-//! knows: loopback, the address it is bound to, and `--allowed-hosts`.
+//! A page whose name is made to point at this server (DNS rebinding) sends that name in `Host`, and a matching
+//! `Origin`. So the two are not compared with each other, but with the names that the server knows:
+//! loopback, the address it is bound to, and `--allowed-hosts`.
 //!
 //! # Promises
 //!
 //! * An IP address counts as written and as mapped into IPv6; a name counts without case, and with
 //!   or without the dot at its end.
-//! * What is no host with an optional port (RFC 9110, 7.2) is nobody's name.
+//! * A value that is not a host with an optional port (RFC 9110, 7.2) matches no name.
 //!
 //! # Not here
 //!

@@ -1,16 +1,15 @@
-//! Which connections each signed-in user holds on this node, over all shards.
+//! The limit on connections of a signed-in user on this node, over all shards.
 //!
-//! The one table that shards share by a lock. It is taken for nobody who is not signed in: when a
-//! socket opens, when it ends, and for the few seconds in which a user has more than one may.
+//! The one table that shards share by a lock. The lock is taken when a signed-in user's socket opens and ends,
+//! and during the few seconds in which a user is above the limit.
 //!
-//! A user's connections may be dead without a word: the lid of a laptop, a change of network. So a
-//! connection above the limit is let in for as long as those before it have to answer a ping, which
-//! is sent to all of them at once. If one ends meanwhile, the newcomer gets its place. Once all have
-//! answered, the newcomer is the one that goes.
+//! A connection may be dead without a sign: the lid of a laptop, a change of network. So a connection above the
+//! limit is admitted while the older ones have time to answer a ping, which is sent to all of them at once.
+//! If one of them ends, the newcomer takes its place. Once all have answered, the newcomer is closed.
 //!
 //! # Promises
 //!
-//! * A [`UserPermit`] gives itself back, however its connection ends.
+//! * A [`UserPermit`] is returned however its connection ends.
 //! * A user without a connection takes no room.
 //! * A user holds at most twice the limit, and more than the limit only while a ping is unanswered.
 //!
@@ -25,7 +24,7 @@ use crate::id::{ConnId, UserId};
 use crate::limits;
 use crate::storm;
 
-/// The table.
+/// The table of users and their connections.
 #[derive(Debug, Default)]
 pub struct UserConnectionLimit(Mutex<HashMap<UserId, Holder>>);
 

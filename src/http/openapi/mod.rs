@@ -1,8 +1,7 @@
 //! `/openapi.json`: the HTTP API, described for programs (`OpenAPI` 3.1).
 //!
-//! What an operation is for and what it takes stands in `operations` and `schemas`. What the router
-//! decides it is asked for: whether the path leads anywhere, who may take it, and so which answers
-//! are possible. A description of something that is not there does not build.
+//! `operations` and `schemas` have the texts and the bodies. Paths, methods, scopes and so the possible
+//! refusals come from the table of routes. A test fails on an operation without a route.
 //!
 //! Imports its siblings and `http::router`. Part of `http`.
 

@@ -116,7 +116,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "The instances of a service",
         &[(200, Some("ServiceAnswer"))],
     )
-    .takes("ServiceWish"),
+    .takes("ServiceRequest"),
     Operation::new(
         "GET",
         "/api/discovery/services.json",
@@ -139,7 +139,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "The instances of some services",
         &[(200, Some("LookupAnswer"))],
     )
-    .takes("LookupWish"),
+    .takes("LookupRequest"),
     Operation::new(
         "POST",
         "/api/discovery/services-delta.json",
@@ -293,7 +293,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Revoke the token at hand, or all of the user's",
         &[(204, None)],
     )
-    .takes("LogoutWish")
+    .takes("LogoutRequest")
     .note("Their sockets close with 4401. Without a body it is the one token."),
     Operation::new(
         "PUT",
@@ -302,7 +302,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Change one's password",
         &[(204, None), (403, Some("Problem")), (409, Some("Problem")), (429, Some("Problem"))],
     )
-    .takes("PasswordWish")
+    .takes("PasswordChange")
     .note("Ends the user's other tokens; the one at hand stays. 403: the old password is wrong."),
     Operation::new(
         "DELETE",
@@ -311,7 +311,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Remove one's account",
         &[(204, None), (403, Some("Problem")), (429, Some("Problem"))],
     )
-    .takes("RemovalWish")
+    .takes("RemovalRequest")
     .note(
         "Ends the user's tokens and frees the name; messages stay with those they were written to. \
          An account with a password wants it: 403 where it is wrong. Without one a body may be left \
@@ -490,7 +490,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Send a direct message; the answer means that it is on disk",
         &[(201, Some("Stored")), (404, Some("Problem")), (429, Some("Problem"))],
     )
-    .takes("MessageWish"),
+    .takes("MessageRequest"),
     Operation::new(
         "GET",
         "/api/v1/messages",
@@ -511,7 +511,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "Make a group",
         &[(201, Some("GroupId")), (404, Some("Problem")), (429, Some("Problem"))],
     )
-    .takes("GroupWish"),
+    .takes("GroupRequest"),
     Operation::new(
         "GET",
         "/api/v1/groups",
@@ -547,7 +547,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             (429, Some("Problem")),
         ],
     )
-    .takes("MemberWish"),
+    .takes("MemberRequest"),
     Operation::new(
         "DELETE",
         "/api/v1/groups/{id}/members/{user_id}",

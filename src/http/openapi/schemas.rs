@@ -1,4 +1,4 @@
-//! What the bodies look like (JSON Schema 2020-12, as `OpenAPI` 3.1 has it).
+//! Schemas of the bodies (JSON Schema 2020-12, as in `OpenAPI` 3.1).
 //!
 //! Objects may grow fields: clients ignore those they do not know.
 //!
@@ -146,8 +146,8 @@ fn registry() -> Value {
             "responseStatus": one("ResponseStatus"),
         })),
         "Where": with_optional(&[], place()),
-        "ServiceWish": with_optional(&["discoveryConfig"], service_wish),
-        "LookupWish": with_optional(&["discoveryConfigs"], lookup_wish),
+        "ServiceRequest": with_optional(&["discoveryConfig"], service_wish),
+        "LookupRequest": with_optional(&["discoveryConfigs"], lookup_wish),
         "DeltaWish": object(json!({"version": count()})),
         "Service": object(json!({
             "serviceId": text(),
@@ -322,9 +322,9 @@ fn people() -> Value {
             "email": {"type": ["string", "null"], "format": "email"},
         })),
         "Account": object(json!({"user_id": text(), "username": text()})),
-        "LogoutWish": with_optional(&["all"], json!({"all": flag()})),
-        "RemovalWish": with_optional(&[], json!({"password": text()})),
-        "PasswordWish": object(json!({
+        "LogoutRequest": with_optional(&["all"], json!({"all": flag()})),
+        "RemovalRequest": with_optional(&[], json!({"password": text()})),
+        "PasswordChange": object(json!({
             "old": text(),
             "new": {"type": "string", "minLength": 8, "maxLength": 1024},
         })),
@@ -410,7 +410,7 @@ fn messages() -> Value {
     }));
     let required = ["type", "id", "from_user_id", "content", "created_at"];
     json!({
-        "MessageWish": object(json!({"to_user_id": name(), "content": content()})),
+        "MessageRequest": object(json!({"to_user_id": name(), "content": content()})),
         "ContentWish": object(json!({"content": content()})),
         "Stored": object(json!({"id": text(), "created_at": seconds()})),
         "Message": with_optional(&required, json!({
@@ -419,13 +419,13 @@ fn messages() -> Value {
             "content": text(), "created_at": seconds(),
         })),
         "Messages": object(json!({"messages": many(one("Message")), "next": or_null("string")})),
-        "GroupWish": with_optional(&["name"], json!({"name": name(), "members": many(name())})),
+        "GroupRequest": with_optional(&["name"], json!({"name": name(), "members": many(name())})),
         "GroupId": object(json!({"group_id": text()})),
         "Groups": object(json!({
             "groups": many(object(group())), "invitations": many(invitation),
         })),
         "Group": object(whole),
-        "MemberWish": object(json!({"user_id": name()})),
+        "MemberRequest": object(json!({"user_id": name()})),
         "Membership": object(json!({
             "group_id": text(), "user_id": text(),
             "state": {"type": "string", "enum": ["member", "invited"]},

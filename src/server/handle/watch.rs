@@ -1,9 +1,8 @@
-//! One service, followed by the program around the server: every change, with the instances after it.
+//! A watch of one service, for the embedding program: every change, and the instances after it.
 //!
-//! A watch keeps no queue. An event only says that there is something to read; then the watch asks for
-//! all changes since the revision it stands at, as a client does that comes back. So nothing is lost
-//! where the program is slow, and what is held does not grow: where the changes are no longer kept, the
-//! watch gets the instances and says so.
+//! A watch has no queue. An event only wakes it; then it reads all changes since its revision, like a client that
+//! reconnects. So a slow program loses nothing and holds no growing queue: if the changes are no
+//! longer kept, the watch gets the instances and says so.
 //!
 //! Part of `server::handle`.
 

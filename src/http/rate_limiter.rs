@@ -1,4 +1,4 @@
-//! How often something may be done from one address within a time.
+//! A rate limiter: how many calls an address may make within a time.
 //!
 //! Imports `address` and `limits`. Part of `http`.
 
@@ -11,21 +11,21 @@ use crate::limits;
 
 /// The times at which something was done, by where it came from.
 #[derive(Debug)]
-pub struct Rates {
+pub struct RateLimiter {
     table: Mutex<HashMap<AddressBlock, VecDeque<u64>>>,
     count_max: usize,
     window_ms: u64,
 }
 
-impl Rates {
+impl RateLimiter {
     /// Nothing was done yet. `count_max` of zero is no limit.
-    pub fn new(count_max: usize, window_ms: u64) -> Rates {
-        Rates { table: Mutex::default(), count_max, window_ms }
+    pub fn new(count_max: usize, window_ms: u64) -> RateLimiter {
+        RateLimiter { table: Mutex::default(), count_max, window_ms }
     }
 
     /// The same for what may be done so often a minute.
-    pub fn a_minute(count_max: usize) -> Rates {
-        Rates::new(count_max, 60_000)
+    pub fn a_minute(count_max: usize) -> RateLimiter {
+        RateLimiter::new(count_max, 60_000)
     }
 
     /// The milliseconds to wait, where it was done too often. Notes nothing.
@@ -78,19 +78,22 @@ mod tests {
 
     #[test]
     fn so_many_within_the_window_and_then_one_for_each_that_leaves_it() {
-        let rates = Rates::new(3, 1_000);
+        let rate_limiter = RateLimiter::new(3, 1_000);
         let here = AddressBlock::of([192, 0, 2, 1].into());
         let there = AddressBlock::of([192, 0, 2, 2].into());
         for at_ms in [0, 100, 200] {
-            assert_eq!(rates.take(here, at_ms), Ok(()));
+            assert_eq!(rate_limiter.take(here, at_ms), Ok(()));
         }
-        assert_eq!(rates.take(here, 300), Err(700));
-        assert_eq!((rates.wait_ms(here, 300), rates.wait_ms(there, 300)), (Some(700), None));
-        assert_eq!(rates.wait_ms(here, 1_000), None);
-        assert_eq!(rates.take(there, 300), Ok(()), "another address");
-        assert_eq!(rates.take(here, 1_000), Ok(()));
-        assert_eq!(rates.take(here, 1_050), Err(50));
-        let free = Rates::new(0, 1_000);
+        assert_eq!(rate_limiter.take(here, 300), Err(700));
+        assert_eq!(
+            (rate_limiter.wait_ms(here, 300), rate_limiter.wait_ms(there, 300)),
+            (Some(700), None)
+        );
+        assert_eq!(rate_limiter.wait_ms(here, 1_000), None);
+        assert_eq!(rate_limiter.take(there, 300), Ok(()), "another address");
+        assert_eq!(rate_limiter.take(here, 1_000), Ok(()));
+        assert_eq!(rate_limiter.take(here, 1_050), Err(50));
+        let free = RateLimiter::new(0, 1_000);
         assert!((0..100).all(|_| free.take(here, 0).is_ok() && free.wait_ms(here, 0).is_none()));
     }
 }

@@ -1,9 +1,9 @@
-//! Finds the end of a chunked body (RFC 9112, 7.1) in a stream that hyper reads behind it.
+//! A scanner that finds the end of a chunked body (RFC 9112, 7.1) before hyper reads it.
 //!
-//! Lines are held back until they are whole and right: sizes, the ends of chunks, trailers. hyper
-//! therefore stands at the start of a line whenever something is wrong, and is given a few bytes
-//! that it refuses there. Left to itself it would either wait for the rest, or go on with the bytes
-//! behind the fault as if they were a request and drop the answer to this one.
+//! It passes a line (a size, the end of a chunk, a trailer) only when the line is complete and correct. So at a
+//! fault hyper stands at the start of a line, and the scanner gives it a few bytes that it refuses there.
+//! Without that, hyper would wait for the rest, or take the bytes after the fault for a request and drop
+//! the answer to this one.
 //!
 //! Imports `limits`. Part of `http::guard`.
 
@@ -13,7 +13,7 @@ use crate::limits;
 
 /// Where a chunked body stands.
 #[derive(Debug)]
-pub(super) struct Chunks {
+pub(super) struct ChunkedBody {
     place: Place,
     /// The line so far, not given to hyper yet.
     line: Vec<u8>,
@@ -44,10 +44,10 @@ pub(super) enum Verdict {
     Wrong,
 }
 
-impl Chunks {
+impl ChunkedBody {
     /// At the start of a body.
-    pub(super) fn new() -> Chunks {
-        Chunks { place: Place::Size, line: Vec::new(), overhead: 0 }
+    pub(super) fn new() -> ChunkedBody {
+        ChunkedBody { place: Place::Size, line: Vec::new(), overhead: 0 }
     }
 
     /// Walks over bytes of the body and adds to `passed` what hyper may see. Returns how many of
@@ -141,12 +141,12 @@ mod tests {
         let body = b"5\r\nhello\r\nA;x=y\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\nGET /";
         let end = body.len() - 5;
         for cut in 1..body.len() {
-            let (mut chunks, mut passed) = (Chunks::new(), BytesMut::new());
+            let (mut chunked_body, mut passed) = (ChunkedBody::new(), BytesMut::new());
             let (mut at, mut verdict) = (0, Verdict::More);
             while verdict == Verdict::More {
                 let next = (at + cut).min(body.len());
                 let used;
-                (used, verdict) = chunks.walk(&body[at..next], &mut passed);
+                (used, verdict) = chunked_body.walk(&body[at..next], &mut passed);
                 at += used;
             }
             assert_eq!((at, verdict), (end, Verdict::Over), "cut {cut}");
@@ -172,10 +172,10 @@ mod tests {
             (&long, "!"),
         ] {
             for cut in [1, 2, wrong.len()] {
-                let (mut chunks, mut passed) = (Chunks::new(), BytesMut::new());
+                let (mut chunked_body, mut passed) = (ChunkedBody::new(), BytesMut::new());
                 let pieces = wrong.as_bytes().chunks(cut);
                 let verdicts: Vec<Verdict> =
-                    pieces.map(|piece| chunks.walk(piece, &mut passed).1).collect();
+                    pieces.map(|piece| chunked_body.walk(piece, &mut passed).1).collect();
                 let first = verdicts.iter().position(|one| *one != Verdict::More);
                 let first = first.unwrap_or_else(|| panic!("{wrong:?} passes"));
                 assert_eq!(verdicts[first], Verdict::Wrong, "{wrong:?}");

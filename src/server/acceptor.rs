@@ -1,7 +1,7 @@
-//! Where a shard's connections come in: accepting, the handshake of TLS, and how many there may be.
+//! Accepts a shard's connections: limits, and the TLS handshake.
 //!
-//! An address may hold so many of them. Where all places are taken, the plain connection that has been
-//! idle for longest gives way.
+//! Each address has a limit. When the server is at its limit, the HTTP connection that has been idle for
+//! longest is evicted.
 //!
 //! Imports `http`, `limits`, `shard` and `ws::address_connections`. Part of `server`.
 
