@@ -18,6 +18,53 @@ const WITHOUT_CIRCLES: &[&str] = &[
     "store", "wire", "ws",
 ];
 
+/// The rooms whose modules say in their heads which rooms they import.
+const WITH_TRUE_HEADS: &[&str] = &[
+    "auth", "config", "doors", "http", "logging", "server", "shard", "stats", "store", "wire", "ws",
+];
+
+/// The rooms that a head names behind "Imports", up to the end of that sentence. None if it has no such
+/// sentence, or says "everything".
+fn imports_in_head(text: &str) -> Option<BTreeSet<String>> {
+    let head = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
+    let head = head.collect::<Vec<_>>().join(" ");
+    let at = head.rfind("Imports ")? + "Imports ".len();
+    let sentence = head[at..].split(". ").next().unwrap_or_default();
+    if sentence.starts_with("every") {
+        return None;
+    }
+    let names = sentence.split('`').skip(1).step_by(2);
+    Some(names.map(|name| name.split("::").next().unwrap_or_default().to_owned()).collect())
+}
+
+#[test]
+fn heads_name_the_rooms_that_are_imported() {
+    let all = sources("src");
+    let rooms: BTreeSet<String> = all.iter().map(|source| source.room().to_owned()).collect();
+    let (mut faults, mut checked) = (Vec::new(), 0);
+    for source in all.iter().filter(|source| WITH_TRUE_HEADS.contains(&source.room())) {
+        let text = std::fs::read_to_string(&source.path).expect("UTF-8");
+        let Some(mut said) = imports_in_head(&text) else { continue };
+        said.retain(|name| rooms.contains(name) && name != source.room());
+        let is_room = source.path.iter().count() == 3 && source.path.ends_with("mod.rs");
+        // The head of a room's `mod.rs` speaks for the room.
+        let speaks_for = |other: &&Source| {
+            other.path == source.path || (is_room && other.room() == source.room())
+        };
+        let named = all.iter().filter(speaks_for).flat_map(Source::imports);
+        let named: BTreeSet<String> = named
+            .map(|(_, name)| name)
+            .filter(|name| rooms.contains(name) && name != source.room())
+            .collect();
+        checked += 1;
+        if said != named {
+            faults.push(format!("{}: says {said:?}, imports {named:?}", source.path.display()));
+        }
+    }
+    assert!(checked > 80, "only {checked} heads were read");
+    assert!(faults.is_empty(), "heads that are wrong:\n{}", faults.join("\n"));
+}
+
 /// The file right below a room: `http/users` for `src/http/users.rs` and what lies below it.
 fn file_of(source: &Source) -> Option<String> {
     let mut parts = source.path.iter().skip(2);

@@ -14,7 +14,7 @@
 //! Whether a token was revoked (`auth::revoked`), accounts and passwords. The `aud` and `iss` claims are not looked at: whoever holds
 //! the secret is the issuer.
 //!
-//! Imports `auth::permission`, `id` and `limits`. Imported by `http`, `ws`, `shard` and `server`.
+//! Imports its siblings and `id`. Imported by `http`, `ws`, `shard` and `server`.
 
 use std::fmt;
 

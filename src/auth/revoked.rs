@@ -10,7 +10,7 @@
 //! * A revoked token is kept until its own end, and no longer.
 //! * An end of a user's tokens is never taken back by older news.
 //!
-//! Imports `id`, `limits` and its siblings. Imported by `ws::authorizer`, `http`, `shard` and `control`.
+//! Imports its siblings and `limits`. Imported by `ws::authorizer`, `http`, `shard` and `control`.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

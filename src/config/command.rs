@@ -1,6 +1,6 @@
 //! The command line: its definition for `clap`, and its error messages.
 //!
-//! Imports `auth`, `limits` and its siblings. Part of `config`.
+//! Imports its siblings, `auth`, `limits` and `store`. Part of `config`.
 
 use std::ffi::OsString;
 

@@ -1,6 +1,6 @@
 //! The table of keys: everything that can be set, one row each.
 //!
-//! Imports `limits`, `ws` and its siblings. Part of `config`.
+//! Imports its siblings, `auth`, `limits`, `logging`, `redacted` and `ws`. Part of `config`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! The layers: file, environment and flags, each over the one before, with every fault kept.
 //!
-//! Imports its siblings. Part of `config`.
+//! Imports its siblings and `auth`. Part of `config`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -26,7 +26,8 @@
 //! A variable that starts with `FANFARE_` and is no key is a fault like an unknown flag, but for those
 //! of `hints`: what other programs read, and what Kubernetes adds to pods.
 //!
-//! Imports `limits`, `auth` and `ws`. Imported by `server` and `main`; `http` shows the entries.
+//! Imports `auth`, `limits`, `logging`, `redacted`, `store` and `ws`. Imported by `server` and `main`; `http`
+//! shows the entries.
 
 mod command;
 mod hints;

@@ -3,7 +3,7 @@
 //! How large a body may be is decided by what its call needs; `http::bodies` counts what has arrived
 //! of all of them.
 //!
-//! Imports its siblings, `state` and `wire`. Imported by `http` and `doors`.
+//! Imports its siblings, `id`, `limits`, `state` and `wire`. Imported by `http` and `doors`.
 
 use std::borrow::Cow;
 use std::time::Duration;

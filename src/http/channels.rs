@@ -1,6 +1,6 @@
 //! Channels over HTTP, and what is published through them: live updates and dashboards.
 //!
-//! Imports its siblings, `auth`, `state` and `wire`. Imported by `http::router`.
+//! Imports its siblings, `auth`, `id`, `limits`, `state`, `wire` and `ws`. Imported by `http::router`.
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};

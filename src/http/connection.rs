@@ -1,6 +1,6 @@
 //! One HTTP connection: runs hyper to the connection's end or to an upgrade.
 //!
-//! Imports `http::guard`, `http::idle` and `http::router`. Imported by `server`.
+//! Imports its siblings, `limits`, `shard` and `ws`. Imported by `server`.
 
 use std::cell::RefCell;
 use std::convert::Infallible;

@@ -13,7 +13,7 @@
 //!
 //! Which page that is: `ws::authorizer` judges it, for sockets by the same rule.
 //!
-//! Imports `http::reply`, `wire` and `ws::authorizer`. Imported by `http::router`.
+//! Imports its siblings, `limits`, `wire` and `ws`. Imported by `http::router`.
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,

@@ -3,7 +3,7 @@
 //! Instances travel as the JSON they were stored with; a service's part of an answer is spliced,
 //! never serialized again.
 //!
-//! Imports its siblings, `state` and `wire`. Imported by `http::router`.
+//! Imports its siblings, `id`, `limits`, `state` and `wire`. Imported by `http::router`.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Direct and group messages: stored before they are acknowledged, pushed to receivers that are connected,
 //! pulled by the others.
 //!
-//! Imports its siblings, `state`, `store` and `wire`. Imported by `http::router`.
+//! Imports its siblings, `auth`, `clock`, `id`, `limits`, `state`, `store` and `wire`. Imported by
+//! `http::router`.
 
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};

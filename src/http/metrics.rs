@@ -1,6 +1,6 @@
 //! `/metrics`, in the Prometheus text format. `docs/operations.md` says what each means.
 //!
-//! Imports `stats` and `wire`. Imported by `http::router`.
+//! Imports its siblings, `limits`, `stats` and `wire`. Imported by `http::router`.
 
 use super::RequestContext;
 use super::reply::{self, Reply};

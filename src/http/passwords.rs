@@ -7,7 +7,7 @@
 //! Logins, registrations and Eureka's clients have a queue each. A free thread takes from a random queue that
 //! is not empty: a flood in one queue slows the others down and fills none of them.
 //!
-//! Imports `auth::accounts` and `limits`. Imported by `http::users` and `doors::eureka`.
+//! Imports `auth`, `limits` and `wire`. Imported by `http::users` and `doors::eureka`.
 
 use std::io;
 

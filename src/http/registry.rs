@@ -4,7 +4,7 @@
 //! [`limits::COMMAND_ENTRIES_MAX`], each after the answer to the one before: ten thousand instances
 //! in one request then share control with everybody else's orders instead of holding it.
 //!
-//! Imports its siblings, `state` and `wire`. Imported by `http::router`.
+//! Imports its siblings, `id`, `limits`, `state` and `wire`. Imported by `http::router`.
 
 use std::fmt::Write as _;
 

@@ -1,6 +1,6 @@
 //! Responses: JSON, text, and problem documents (RFC 9457).
 //!
-//! Imports `wire`. Imported by `http`.
+//! Imports its siblings, `wire` and `ws`. Imported by `http`.
 
 use std::borrow::Cow;
 

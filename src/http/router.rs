@@ -1,6 +1,7 @@
 //! The router: checks that hold for every request, then the call that answers it.
 //!
-//! `http::routes` has the table of paths. Imports its siblings. Imported by `http::connection`.
+//! `http::routes` has the table of paths. Imports its siblings, `auth`, `wire` and `ws`. Imported by
+//! `http::connection`.
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;

@@ -1,6 +1,6 @@
 //! Connections over HTTP: list them, send to them, change their subscriptions, close them.
 //!
-//! Imports its siblings, `state` and `wire`. Imported by `http::router`.
+//! Imports its siblings, `auth`, `clock`, `id`, `limits`, `state` and `wire`. Imported by `http::router`.
 
 use hyper::Request;
 use hyper::body::Incoming;

@@ -1,6 +1,7 @@
 //! Status documents, for operators and monitoring.
 //!
-//! Imports its siblings, `state` and `stats`. Imported by `http::router`.
+//! Imports its siblings, `clock`, `cluster`, `id`, `limits`, `state`, `stats` and `wire`. Imported by
+//! `http::router`.
 
 use std::sync::atomic::Ordering;
 

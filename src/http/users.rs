@@ -1,6 +1,7 @@
 //! Accounts: register, sign in and out, renew a token, change the password, look up a name.
 //!
-//! Imports its siblings, `auth`, `state` and `store`. Imported by `http::router`.
+//! Imports its siblings, `auth`, `clock`, `id`, `limits`, `state`, `store`, `wire` and `ws`. Imported by
+//! `http::router`.
 
 use hyper::body::{Body as _, Incoming};
 use hyper::{Request, StatusCode};

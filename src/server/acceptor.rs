@@ -3,7 +3,7 @@
 //! Each address has a limit. When the server is at its limit, the HTTP connection that has been idle for
 //! longest is evicted.
 //!
-//! Imports `http`, `limits`, `shard` and `ws::address_connections`. Part of `server`.
+//! Imports its siblings, `address`, `http`, `limits`, `shard`, `wire` and `ws`. Part of `server`.
 
 use std::cell::RefCell;
 use std::io::{self, Write as _};

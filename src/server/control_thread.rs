@@ -1,6 +1,6 @@
 //! The thread that drives control: turns, and rest until the bell or the next lease.
 //!
-//! Imports `control`. Part of `server`.
+//! Imports its siblings, `clock`, `control`, `mailbox` and `stats`. Part of `server`.
 
 use std::io;
 use std::sync::Arc;

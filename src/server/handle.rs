@@ -4,7 +4,7 @@
 //! when the command is done. They pass the same checks and bounds as a client's; only scopes and the rules
 //! of namespaces do not apply.
 //!
-//! Imports `mailbox`, `state` and `wire`. Part of `server`.
+//! Imports `clock`, `id`, `limits`, `mailbox`, `state`, `stats` and `wire`. Part of `server`.
 
 mod message;
 mod watch;

@@ -2,7 +2,7 @@
 //!
 //! Consoles then cost one JSON object a second, however many are open, and nothing when none is.
 //!
-//! Imports `http::status` and its siblings. Part of `server`.
+//! Imports its siblings, `http` and `limits`. Part of `server`.
 
 use std::io;
 use std::sync::Arc;

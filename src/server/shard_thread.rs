@@ -3,7 +3,7 @@
 //! Three kinds of task share the thread and nothing else: one that accepts, one that takes the
 //! shard's turns, and one for each plain HTTP connection. Only the second touches the shard.
 //!
-//! Imports `http` and `shard`. Part of `server`.
+//! Imports its siblings, `http`, `limits`, `mailbox` and `shard`. Part of `server`.
 
 use std::cell::{OnceCell, RefCell};
 use std::io;

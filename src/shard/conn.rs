@@ -3,7 +3,7 @@
 //! An idle connection owns these few hundred bytes, its socket and its waker. Fields that an idle connection
 //! does not need are an `Option`, and empty.
 //!
-//! Imports `auth`, `id`, `wire` and `ws`. Imported by `shard`.
+//! Imports its siblings, `address`, `auth`, `id`, `limits`, `wire` and `ws`. Imported by `shard`.
 
 use std::collections::VecDeque;
 

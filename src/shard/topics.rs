@@ -1,6 +1,6 @@
 //! Subscriptions of one shard: which connections follow which topic.
 //!
-//! Imports `id`, `mailbox` and `shard::subscribers`. Imported by `shard`.
+//! Imports `id`, `mailbox`, `storm` and `subscribers`. Imported by `shard`.
 
 use std::collections::HashMap;
 

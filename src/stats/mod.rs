@@ -4,7 +4,7 @@
 //! counter therefore costs the writer a plain load, add and store: no locked instruction and no
 //! shared cache line. Readers see every value a moment late and never a torn one.
 //!
-//! Imports `wire` for the names of codes. Imported by `shard`, `control`, `http` and `server`.
+//! Imports `limits` and `wire`. Imported by `shard`, `control`, `http` and `server`.
 
 mod histogram;
 pub mod prometheus;

@@ -4,7 +4,7 @@
 //! An id is looked up among ids and a name among names. A text that may be either is taken where it
 //! fits one account, and refused where it fits two.
 //!
-//! Imports `auth`, `id`, `limits` and `state`. Imported by the binary.
+//! Imports its siblings, `auth`, `id`, `limits`, `state` and `wire`. Imported by the binary.
 
 use std::fmt;
 use std::time::Duration;

@@ -4,7 +4,7 @@
 //! database unpack it, which costs a microsecond or two a row instead of a round trip through the
 //! driver. Where the two dialects differ, [`Address::rows`] has both.
 //!
-//! Imports `limits`, `private_file`, `redacted` and `state`. Part of `store`.
+//! Imports its siblings, `id`, `limits`, `private_file` and `state`. Part of `store`.
 
 use std::io;
 use std::path::Path;

@@ -23,8 +23,8 @@
 //! registry and the channels are in their log, and messages in their journal before they are here.
 //! One node at a time writes, so the last check of a write is as good as with one server.
 //!
-//! Imports `limits`, `private_file` and `state`. Imported by `control`, `http`, `server` and the
-//! binary.
+//! Imports `auth`, `id`, `limits`, `private_file`, `redacted`, `state` and `wire`. Imported by `control`,
+//! `http`, `server` and the binary.
 
 mod account_poller;
 pub mod accounts;

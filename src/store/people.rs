@@ -3,7 +3,7 @@
 //! The last check of a write happens here, inside its transaction: whether a name is taken, who is a
 //! member, who manages a group.
 //!
-//! Imports `auth`, `limits`, `state` and `wire`. Part of `store`.
+//! Imports its siblings, `auth`, `id`, `limits`, `state` and `wire`. Part of `store`.
 
 use std::collections::HashMap;
 

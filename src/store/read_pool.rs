@@ -3,7 +3,7 @@
 //! A thread drives a few connections. The caller awaits the answer on its own thread, so a slow query delays
 //! nobody else.
 //!
-//! Imports `auth`, `limits`, `state` and `wire`. Imported by `http`.
+//! Imports its siblings, `auth`, `id`, `limits`, `state` and `wire`. Imported by `http`.
 
 use std::future::Future;
 use std::pin::Pin;

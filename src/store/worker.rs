@@ -4,7 +4,7 @@
 //! decides when to try again. Rows that the database refuses for their content are found by bisection
 //! and set aside, so that they hold up nothing else.
 //!
-//! Imports `limits`, `state` and its siblings. Part of `store`.
+//! Imports its siblings, `limits`, `state` and `wire`. Part of `store`.
 
 use std::collections::HashSet;
 use std::sync::Arc;

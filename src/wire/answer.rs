@@ -1,6 +1,6 @@
 //! Messages to one client: welcome, answers, refusals.
 //!
-//! Imports `id` and its siblings. Imported by `shard`.
+//! Imports its siblings, `clock` and `id`. Imported by `shard`.
 
 use std::sync::Arc;
 

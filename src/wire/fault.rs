@@ -10,7 +10,7 @@
 //!   the wrong field is not shown.
 //! * A message has at most [`limits::FAULT_BYTES_MAX`] bytes.
 //!
-//! Imports `wire::json`. Imported by `wire::command` and `http`.
+//! Imports its siblings and `limits`. Imported by `wire::command` and `http`.
 
 use serde::Deserialize;
 use serde_json::Value;

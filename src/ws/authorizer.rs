@@ -3,7 +3,7 @@
 //! The answer to a handshake is an [`Upgrade`], with everything that the 101 and the connection need, or a
 //! [`Rejection`], with the status that names the fault.
 //!
-//! Imports `address`, `auth`, `wire` and its siblings. Imported by `shard` and `http`.
+//! Imports its siblings, `address`, `auth`, `id`, `limits` and `wire`. Imported by `shard` and `http`.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -7,7 +7,7 @@
 //!
 //! Nothing here owns a socket. The shard brings bytes and takes what they mean.
 //!
-//! Imports `address`, `auth`, `limits` and `wire`. Imported by `shard`, `http` and `config`.
+//! Imports `address`, `auth`, `id`, `limits`, `storm` and `wire`. Imported by `shard`, `http` and `config`.
 
 pub mod address_connections;
 pub mod authorizer;

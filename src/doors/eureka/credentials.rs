@@ -3,7 +3,7 @@
 //! A correct password is cached for some minutes (`auth::CredentialCache`): a client sends it with every
 //! heartbeat, and comparing it takes tens of milliseconds.
 //!
-//! Imports its siblings, `auth` and `limits`. Part of `doors::eureka`.
+//! Imports `auth`, `http`, `limits`, `wire` and `ws`. Part of `doors::eureka`.
 
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;

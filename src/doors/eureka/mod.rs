@@ -15,7 +15,7 @@
 //! * A registration never replaces a later one of the same client.
 //! * A refusal is a plain text: Eureka's clients write it to their log and read its status only.
 //!
-//! Imports its siblings, `http` and everything below it. Imported by `doors` and `fuzzing`.
+//! Imports `auth`, `http`, `id`, `limits`, `state` and `wire`. Imported by `doors` and `fuzzing`.
 
 mod credentials;
 mod gzip;

@@ -3,7 +3,7 @@
 //! `operations` and `schemas` have the texts and the bodies. Paths, methods, scopes and so the possible
 //! refusals come from the table of routes. A test fails on an operation without a route.
 //!
-//! Imports its siblings and `http::router`. Part of `http`.
+//! Imports its siblings, `wire` and `ws`. Part of `http`.
 
 mod operations;
 mod schemas;
