@@ -2,14 +2,14 @@
 //! thousand.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use fanfare::clock::Moment;
-use fanfare::id::{ChannelName, ConnId, Epoch, ShardId, Slot, UserId};
-use fanfare::state::durable::PeopleImage;
-use fanfare::state::people::{Opened, Person};
-use fanfare::state::registry::{self, Registry};
-use fanfare::state::talk::{Aimed, Publisher, Talk};
-use fanfare::state::{Settings, State};
-use fanfare::wire::talk::Publication;
+use fanfare::internals::clock::Moment;
+use fanfare::internals::id::{ChannelName, ConnId, Epoch, ShardId, Slot, UserId};
+use fanfare::internals::state::durable::PeopleImage;
+use fanfare::internals::state::people::{Opened, Person};
+use fanfare::internals::state::registry::{self, Registry};
+use fanfare::internals::state::talk::{Aimed, Publisher, Talk};
+use fanfare::internals::state::{Settings, State};
+use fanfare::internals::wire::talk::Publication;
 use serde_json::value::RawValue;
 use std::hint::black_box;
 

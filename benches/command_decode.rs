@@ -1,8 +1,8 @@
 //! Reading a client's message: `serde_json` beside simd-json at three sizes, and the decoder whole.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fanfare::wire::command;
-use fanfare::wire::instance::Instance;
+use fanfare::internals::wire::command;
+use fanfare::internals::wire::instance::Instance;
 use serde::Deserialize;
 use std::hint::black_box;
 

@@ -2,9 +2,12 @@
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use fanfare::id::{Epoch, ServiceName};
-use fanfare::wire::answer;
-use fanfare::wire::event::{Change, ChangeReason, ChangeType, Position, TimeText, service_change};
+use fanfare::internals::id::{Epoch, ServiceName};
+use fanfare::internals::wire::answer;
+use fanfare::internals::wire::event::{
+    Change, ChangeReason, ChangeType, Position, TimeText, service_change,
+};
+use fanfare::internals::wire::instance_list::InstanceList;
 use std::hint::black_box;
 
 fn encode(c: &mut Criterion) {
@@ -27,7 +30,8 @@ fn encode(c: &mut Criterion) {
             },
         );
     }
-    let instances = Bytes::from(vec![b'x'; 300_000]);
+    let json = Bytes::from(vec![b'x'; 300_000]);
+    let instances = InstanceList::encode(json.len(), 1, std::iter::once(&json));
     group.bench_function("snapshot head over a shared tail of 300 kB", |b| {
         b.iter(|| black_box(answer::service_snapshot(at, instances.clone())));
     });

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fanfare::id::{ServiceName, Topic};
-use fanfare::mailbox::to_shard::Event;
-use fanfare::shard::fanout::chunks;
-use fanfare::shard::outbox::{Budget, Outbox};
+use fanfare::internals::id::{ServiceName, Topic};
+use fanfare::internals::mailbox::to_shard::Event;
+use fanfare::internals::shard::fanout::chunks;
+use fanfare::internals::shard::outbox::{Budget, Outbox};
 use std::hint::black_box;
 use std::rc::Rc;
 

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fanfare::shard::outbox::{Chunk, Outbox};
-use fanfare::shard::socket::Socket;
+use fanfare::internals::shard::outbox::{Chunk, Outbox};
+use fanfare::internals::shard::socket::Socket;
 use std::hint::black_box;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

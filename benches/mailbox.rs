@@ -1,7 +1,7 @@
 //! Handing messages from one thread to another: a batch, one ring, and the way back.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fanfare::mailbox::{Bell, mailbox};
+use fanfare::internals::mailbox::{Bell, mailbox};
 
 fn hand_over(c: &mut Criterion) {
     let mut group = c.benchmark_group("mailbox");

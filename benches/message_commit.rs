@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fanfare::id::{MessageIds, UserId};
-use fanfare::state::durable::{Message, Write};
-use fanfare::store::{Listeners, Store};
+use fanfare::internals::id::{MessageIds, UserId};
+use fanfare::internals::state::durable::{Message, Write};
+use fanfare::internals::store::{Listeners, Store};
 
 const USERS: u64 = 1_000;
 

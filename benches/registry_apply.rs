@@ -3,13 +3,13 @@
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use fanfare::clock::Moment;
-use fanfare::id::{Epoch, InstanceIdentity, ServiceName};
-use fanfare::state::durable::PeopleImage;
-use fanfare::state::order::Order;
-use fanfare::state::registry::{Registry, Settings};
-use fanfare::state::{self, State};
-use fanfare::wire::instance::Registration;
+use fanfare::internals::clock::Moment;
+use fanfare::internals::id::{Epoch, InstanceIdentity, ServiceName};
+use fanfare::internals::state::durable::PeopleImage;
+use fanfare::internals::state::order::Order;
+use fanfare::internals::state::registry::{Registry, Settings};
+use fanfare::internals::state::{self, State};
+use fanfare::internals::wire::instance::Registration;
 use std::hint::black_box;
 
 /// Instances of one service: small enough that snapshots are not what is measured.

@@ -1,8 +1,8 @@
 //! Sets of followers: the adapting set beside a plain sorted list and a plain bitset.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fanfare::id::Slot;
-use fanfare::subscribers::Subscribers;
+use fanfare::internals::id::Slot;
+use fanfare::internals::subscribers::Subscribers;
 use std::hint::black_box;
 
 /// Connections of the shard in which the members lie: all of them, or one in a hundred.

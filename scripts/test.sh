@@ -95,9 +95,11 @@ benches() {
         cargo bench -p fanfare --benches -- --test
 }
 
-# The client alone, with and without TLS: with the workspace it is built with what others turn on.
-client_alone() {
-    cargo clippy -p fanfare-client --all-targets -- -D warnings &&
+# Each package as its users build it: with the workspace it is built with what others turn on. The server is checked
+# without the feature `internals`, which its tests turn on and which hides code that nothing uses.
+packages_alone() {
+    cargo clippy -p fanfare --lib --bins -- -D warnings &&
+        cargo clippy -p fanfare-client --all-targets -- -D warnings &&
         cargo clippy -p fanfare-client --all-targets --all-features -- -D warnings
 }
 
@@ -183,7 +185,7 @@ fi
 
 stage 'format' cargo fmt --all --check
 stage 'lints' cargo clippy --workspace --all-targets -- -D warnings
-stage 'client alone' client_alone
+stage 'packages alone' packages_alone
 stage 'documentation' docs
 stage 'features' features
 stage 'oldest compiler' oldest_compiler

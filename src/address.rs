@@ -27,7 +27,7 @@ impl ClientAddress {
     }
 
     /// What a bound per address counts it by.
-    pub fn block(self) -> AddressBlock {
+    pub(crate) fn block(self) -> AddressBlock {
         AddressBlock::of(self.ip)
     }
 }
@@ -63,7 +63,7 @@ pub struct AddressBlock(IpAddr);
 
 impl AddressBlock {
     /// The block of an address. An IPv4 address mapped into IPv6 counts as the IPv4 address.
-    pub fn of(address: IpAddr) -> AddressBlock {
+    pub(crate) fn of(address: IpAddr) -> AddressBlock {
         match address.to_canonical() {
             IpAddr::V6(address) => {
                 let [a, b, c, d, ..] = address.segments();

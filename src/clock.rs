@@ -27,6 +27,7 @@ pub struct Moment {
 
 impl Moment {
     /// A moment at which both scales agree, as they do until the system's time is corrected.
+    #[cfg(any(test, fuzzing, feature = "internals"))]
     pub const fn new(unix_ms: u64, ns: u64) -> Moment {
         Moment { unix_ms, wall_ms: unix_ms, ns }
     }

@@ -3,72 +3,85 @@
 //! Instances register over HTTP or a WebSocket, and every subscribed socket gets the change: in
 //! order, with revisions, encoded and framed once, from shards that own their sockets.
 //!
-//! # Layout
+//! This crate is the server: the program `fanfare`, and a library for programs that run a server inside. The Rust
+//! client is the crate `fanfare-client`.
 //!
-//! In the order in which an event travels; a module imports only what stands above it here.
-//!
-//! * [`limits`], [`id`], [`clock`], [`rng`]: bounds, names, time and chance.
-//! * [`wire`]: bytes and their meaning.
-//! * [`address`], [`private_file`], [`auth`], [`stats`]: who may, and what is counted.
-//! * [`ws`]: handshake and reading side of a WebSocket.
-//! * [`state`]: the facts, and what each order makes of them.
-//! * [`mailbox`]: where shards and control meet.
-//! * [`store`]: what outlives the process.
-//! * [`shard`], [`control`]: the two planes.
-//! * [`http`]: the same commands over HTTP.
-//! * [`doors`]: foreign protocols, translated into the same commands.
-//! * [`logging`]: the log of the process.
-//! * [`config`], [`server`]: settings, threads, start and stop.
-//!
-//! What clients know as well, names, instances, refusals and close codes, is the crate [`fanfare_protocol`]; the
-//! client itself is the crate `fanfare-client`.
-//!
-//! # Example
+//! # A server inside a program
 //!
 //! ```no_run
 //! use fanfare::config::{Config, Sources};
-//! use fanfare::server::Server;
+//! use fanfare::server::{DomainEvent, Server};
+//! use serde_json::json;
 //!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let server = Server::start(&Config::default(), &Sources::default())?;
 //! println!("listening on {}", server.local_addr());
+//!
+//! let handle = server.handle();
+//! handle.send_to_channel("news", json!({"headline": "It works"})).await?;
+//! let mut events = handle.events();
+//! while let Some(Ok(event)) = events.next().await {
+//!     if let DomainEvent::UserOnline(user) = event {
+//!         handle.send_to_user(user.user_id.as_str(), "text", json!({"content": "hello"})).await?;
+//!     }
+//! }
 //! server.stop();
-//! # Ok::<(), fanfare::server::StartError>(())
+//! # Ok(())
+//! # }
 //! ```
+//!
+//! # Where to go on
+//!
+//! * [`config::Config`] has every setting, [`server::Server`] starts and stops, [`server::Handle`] sends, registers,
+//!   follows and administers.
+//! * `docs/embedding.md` in the repository shows more, `docs/protocol.md` and `docs/http.md` what clients speak,
+//!   `docs/operations.md` every setting and metric.
+//! * `ARCHITECTURE.md` tells how it works inside, module by module. The modules are private: what benches and
+//!   simulations need of them stands behind the feature `internals`, which promises nothing.
 
+#![cfg_attr(not(feature = "internals"), warn(unnameable_types))]
 #![cfg_attr(
     test,
     allow(clippy::cast_possible_truncation, reason = "seeds and spans in tests are small")
 )]
 
-pub mod clock;
-pub mod id;
-pub mod limits;
-pub mod rng;
-pub mod wire;
-
-pub mod address;
-pub mod auth;
-pub mod cluster;
 pub mod config;
-pub mod control;
-pub mod doors;
-#[cfg(any(test, fuzzing))]
-pub mod fuzzing;
-pub mod http;
-pub mod logging;
-pub mod mailbox;
-pub mod private_file;
 pub mod server;
-pub mod shard;
-pub mod state;
-pub mod stats;
-pub mod store;
-pub mod subscribers;
-pub mod ws;
 
+/// The program, for `main.rs`.
+#[doc(hidden)]
+pub mod cli;
+/// What a fuzzer drives.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
+
+mod address;
+mod auth;
+mod clock;
+mod cluster;
+mod control;
+mod doors;
+mod http;
+mod id;
+mod limits;
+mod logging;
+mod mailbox;
+mod private_file;
 mod redacted;
+mod rng;
+mod shard;
+mod state;
+mod stats;
+mod store;
 mod storm;
+mod subscribers;
 mod wheel;
+mod wire;
+mod ws;
 
 /// The examples in Rust of the documents, compiled as documentation tests.
 #[cfg(doctest)]

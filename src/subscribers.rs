@@ -155,6 +155,7 @@ impl Subscribers {
     }
 
     /// Bytes of memory the set holds beside itself.
+    #[cfg(any(test, feature = "internals"))]
     pub fn heap_bytes(&self) -> usize {
         match &self.0 {
             Form::List(list) => list.capacity() * size_of::<u32>(),

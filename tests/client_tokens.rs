@@ -106,7 +106,7 @@ async fn a_login_is_renewed_without_another_look_at_the_password() {
     let client = builder(&node.url()).login("ann", "correct horse").connect().await;
     let client = client.expect("it is there");
     let first = connection_id(&client).expect("connected");
-    let clock = fanfare::clock::Clock::start();
+    let clock = fanfare::internals::clock::Clock::start();
     let over_ms = clock.now().unix_ms + 8_000;
     // From here on a login of that name is refused unread, for a minute.
     let wrong = json!({"username": "ann", "password": "wrong horse!"});

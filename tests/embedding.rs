@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fanfare::config::{Config, Sources};
-use fanfare::id::ConnName;
+use fanfare::server::Code;
+use fanfare::server::ConnName;
+use fanfare::server::DomainEvent;
 use fanfare::server::{Delivery, Server};
-use fanfare::state::event::DomainEvent;
-use fanfare::wire::refusal::Code;
 use fanfare_test_support::SECRET;
 use serde_json::{Value, json};
 use tungstenite::client::IntoClientRequest as _;
@@ -207,7 +207,7 @@ fn a_program_hears_what_happens() {
 }
 
 /// What the server says of a connection.
-fn describe(server: &Server, id: &ConnName) -> fanfare::state::people::ConnectionView {
+fn describe(server: &Server, id: &ConnName) -> fanfare::server::ConnectionView {
     let view = block_on(server.handle().connection(id.clone())).expect("answered");
     view.expect("it is open")
 }
@@ -231,7 +231,7 @@ fn a_program_subscribes_connections_and_notes_what_they_are() {
     assert_eq!((&message["payload"], &message["offset"]), (&json!("after"), &json!(2)));
     let channels = describe(&server, &id).channels;
     assert_eq!(
-        channels.iter().map(fanfare::id::ChannelName::as_str).collect::<Vec<_>>(),
+        channels.iter().map(fanfare::server::ChannelName::as_str).collect::<Vec<_>>(),
         ["tenant:a"]
     );
 
@@ -346,7 +346,7 @@ fn messages_of_a_program_have_a_type_metadata_and_an_author() {
     server.stop();
 }
 
-fn described(name: &str, port: u16) -> fanfare::wire::instance::Instance {
+fn described(name: &str, port: u16) -> fanfare::server::Instance {
     let mut instance = support::instance("orders", name);
     instance["port"] = port.into();
     instance["leaseTtlMs"] = 600_000.into();
@@ -379,7 +379,7 @@ fn a_watch_tells_every_change_with_the_instances_after_it() {
         handle.register(&[described("a", 9)]).await.expect("registered");
         let changed = next_update("a change", &mut watch).await;
         assert_eq!((ports(&changed), changed.changes.len()), (vec![Some(9), Some(2)], 1));
-        assert_eq!(changed.changes[0].reason, fanfare::wire::event::ChangeReason::Update);
+        assert_eq!(changed.changes[0].reason, fanfare::server::ChangeReason::Update);
         // Who does not look for a while gets what happened meanwhile, in order and in one piece.
         for port in 10..40 {
             handle.register(&[described("a", port)]).await.expect("registered");
@@ -389,7 +389,7 @@ fn a_watch_tells_every_change_with_the_instances_after_it() {
         let late = next_update("all of it", &mut watch).await;
         assert_eq!((late.revision, late.changes.len()), (34, 31));
         assert_eq!(ports(&late), [Some(39)]);
-        assert_eq!(late.changes[30].change_type, fanfare::wire::event::ChangeType::Delete);
+        assert_eq!(late.changes[30].change_type, fanfare::server::ChangeType::Delete);
         // More than is kept of a service.
         for round in 0..12_u16 {
             let batch: Vec<_> =
@@ -466,7 +466,8 @@ fn what_a_program_sends_has_the_bounds_of_the_other_doors() {
         handle.unregister(identities).await.expect("done");
         let services = handle.services().await.expect("answered");
         assert_eq!((services.len(), services[0].revision), (1, 5_000));
-        let far_too_many = vec![described("a", 1); fanfare::limits::BATCH_ENTRIES_MAX + 1];
+        let far_too_many =
+            vec![described("a", 1); fanfare::internals::limits::BATCH_ENTRIES_MAX + 1];
         assert_eq!(code(handle.register(&far_too_many).await), Code::TooLarge);
     });
     server.stop();

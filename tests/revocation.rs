@@ -205,11 +205,11 @@ fn revoked_tokens_have_a_bound() {
             &json!({"sub": user_id, "exp": now_s() + 600, "iat": now_s() - 5, "jti": format!("{n}")}),
         )
     };
-    for n in 0..fanfare::limits::REVOKED_TOKENS_PER_USER_MAX {
+    for n in 0..fanfare::internals::limits::REVOKED_TOKENS_PER_USER_MAX {
         logout(&server, &made(n), &Value::Null);
     }
     assert!(is_good(&server, &spare));
-    logout(&server, &made(fanfare::limits::REVOKED_TOKENS_PER_USER_MAX), &Value::Null);
+    logout(&server, &made(fanfare::internals::limits::REVOKED_TOKENS_PER_USER_MAX), &Value::Null);
     assert!(!is_good(&server, &spare), "all of them, for want of room for one");
     assert!(!is_good(&server, &made(0)), "and none comes back");
     assert!(is_good(&server, &login(&server)));

@@ -10,16 +10,18 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use fanfare::auth::TokenId;
-use fanfare::id::{ChannelName, MessageId, UserId};
-use fanfare::state::durable::{AccountChange, EndedToken, Message, Write, WriteResult, Written};
-use fanfare::state::image::RegistryDelta;
-use fanfare::state::people::Person;
-use fanfare::state::posted::{Addressee, Post, Posted};
-use fanfare::store::accounts::{Accounts, Who};
-use fanfare::store::read_pool::ReadPool;
-use fanfare::store::{Address, Image, Listeners, Store, StoreError};
-use fanfare::wire::refusal::Code;
+use fanfare::internals::auth::TokenId;
+use fanfare::internals::id::{ChannelName, MessageId, UserId};
+use fanfare::internals::state::durable::{
+    AccountChange, EndedToken, Message, Write, WriteResult, Written,
+};
+use fanfare::internals::state::image::RegistryDelta;
+use fanfare::internals::state::people::Person;
+use fanfare::internals::state::posted::{Addressee, Post, Posted};
+use fanfare::internals::store::accounts::{Accounts, Who};
+use fanfare::internals::store::read_pool::ReadPool;
+use fanfare::internals::store::{Address, Image, Listeners, Store, StoreError};
+use fanfare_protocol::refusal::Code;
 use fanfare_test_support::eventually;
 use fanfare_test_support::postgres::{block_on, fresh, number};
 

@@ -10,16 +10,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
-use fanfare::auth::TokenId;
-use fanfare::id::{ChannelName, MessageId, UserId};
-use fanfare::limits;
-use fanfare::state::durable::{EndedToken, Message, Write, WriteResult, Written};
-use fanfare::state::image::{InstanceRecord, PullOutRecord, RegistryDelta, ServiceRecord};
-use fanfare::state::people::Person;
-use fanfare::store::accounts::{Accounts, Who};
-use fanfare::store::read_pool::ReadPool;
-use fanfare::store::{Address, Image, Listeners, Store, StoreError};
-use fanfare::wire::refusal::Code;
+use fanfare::internals::auth::TokenId;
+use fanfare::internals::id::{ChannelName, MessageId, UserId};
+use fanfare::internals::limits;
+use fanfare::internals::state::durable::{EndedToken, Message, Write, WriteResult, Written};
+use fanfare::internals::state::image::{
+    InstanceRecord, PullOutRecord, RegistryDelta, ServiceRecord,
+};
+use fanfare::internals::state::people::Person;
+use fanfare::internals::store::accounts::{Accounts, Who};
+use fanfare::internals::store::read_pool::ReadPool;
+use fanfare::internals::store::{Address, Image, Listeners, Store, StoreError};
+use fanfare_protocol::refusal::Code;
 use fanfare_test_support::postgres::block_on;
 use fanfare_test_support::{Server, eventually, token};
 use serde_json::{Value, json};
@@ -518,15 +520,15 @@ fn nobody_is_a_member_before_accepting(backend: &Backend) {
     assert_eq!((group.members, group.invited), (vec![user("ann"), user("bob")], vec![user("eve")]));
     // Strangers send invitations: one user holds so many, and each group is full with those invited.
     let many = |number: usize| format!("h{number}");
-    let groups = (0..fanfare::limits::INVITATIONS_PER_USER_MAX - 1).map(|number| {
+    let groups = (0..fanfare::internals::limits::INVITATIONS_PER_USER_MAX - 1).map(|number| {
         let owner = format!("o{}", number % 50);
         create(&many(number), &[&*owner])
     });
     assert!(suite.execute(groups.collect()).iter().all(Result::is_ok));
-    let invites = (0..fanfare::limits::INVITATIONS_PER_USER_MAX - 1)
+    let invites = (0..fanfare::internals::limits::INVITATIONS_PER_USER_MAX - 1)
         .map(|number| invite(&many(number), &format!("o{}", number % 50), "eve", 8));
     assert!(suite.execute(invites.collect()).iter().all(Result::is_ok));
-    assert_eq!(open("eve").len(), fanfare::limits::INVITATIONS_PER_USER_MAX);
+    assert_eq!(open("eve").len(), fanfare::internals::limits::INVITATIONS_PER_USER_MAX);
     assert!(suite.one(create("late", &["ann"])).is_ok());
     assert_eq!(code(suite.one(invite("late", "ann", "eve", 9))), Code::RateLimited);
     assert_eq!(answer("eve", true), Ok(Written::Done));
@@ -534,7 +536,7 @@ fn nobody_is_a_member_before_accepting(backend: &Backend) {
     // Deleting a group takes its invitations along.
     let delete = Write::DeleteGroup { group_id: "late".into(), by: user("ann") };
     assert_eq!(suite.one(delete), Ok(Written::Done));
-    assert_eq!(open("eve").len(), fanfare::limits::INVITATIONS_PER_USER_MAX - 1);
+    assert_eq!(open("eve").len(), fanfare::internals::limits::INVITATIONS_PER_USER_MAX - 1);
 }
 
 fn a_group_that_cannot_be_costs_nobody_else(backend: &Backend) {

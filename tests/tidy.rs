@@ -261,11 +261,11 @@ fn skipped_tests_do_not_count_as_passed() {
 #[test]
 fn the_documents_list_every_code() {
     let protocol = fs::read_to_string("docs/protocol.md").expect("the document is there");
-    for code in fanfare::wire::refusal::Code::ALL {
+    for code in fanfare_protocol::refusal::Code::ALL {
         let row = format!("| `{}` |", code.as_str());
         assert_eq!(protocol.matches(&row).count(), 1, "{row}");
     }
-    for reason in fanfare::wire::close::Reason::ALL {
+    for reason in fanfare_protocol::close::Reason::ALL {
         let row = format!("\n| {} |", reason.code());
         assert_eq!(protocol.matches(&row).count(), 1, "{row}");
     }

@@ -66,6 +66,7 @@ impl Identity {
     }
 
     /// Whether the token behind this identity has run out.
+    #[cfg(test)]
     #[must_use]
     pub const fn is_expired(&self, now_s: u64) -> bool {
         self.expires_at_s <= now_s
@@ -125,17 +126,6 @@ pub enum AuthError {
     TokenExpired,
     /// It will never be accepted, for the reason given.
     Invalid(&'static str),
-}
-
-impl AuthError {
-    /// The word a client program may branch on.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        match self {
-            AuthError::TokenExpired => "token_expired",
-            AuthError::Invalid(_) => "unauthorized",
-        }
-    }
 }
 
 impl fmt::Display for AuthError {

@@ -49,7 +49,7 @@ impl Who {
     }
 
     /// Whether a caller is one of them. None is a caller without a token.
-    pub fn includes(self, identity: Option<&Identity>, is_auth_required: bool) -> bool {
+    pub(crate) fn includes(self, identity: Option<&Identity>, is_auth_required: bool) -> bool {
         match self {
             Who::Anyone => true,
             Who::Users => identity.is_some(),
@@ -226,7 +226,7 @@ impl Namespaces {
     /// # Errors
     ///
     /// Why not.
-    pub fn may_follow(
+    pub(crate) fn may_follow(
         &self,
         channel: &str,
         identity: Option<&Identity>,
@@ -250,7 +250,7 @@ impl Namespaces {
     /// # Errors
     ///
     /// Why not. That a channel is reserved comes first: no token helps there.
-    pub fn may_publish(
+    pub(crate) fn may_publish(
         &self,
         channel: &str,
         identity: Option<&Identity>,
@@ -267,7 +267,7 @@ impl Namespaces {
     /// # Errors
     ///
     /// Why not.
-    pub fn may_take_door(
+    pub(crate) fn may_take_door(
         &self,
         channel: &str,
         identity: Option<&Identity>,

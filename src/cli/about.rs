@@ -5,9 +5,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use fanfare::auth::SECRET_FILE;
-use fanfare::config::{Config, Loaded};
-use fanfare::server::{self, authenticator};
+use crate::auth::SECRET_FILE;
+use crate::config::{Config, Loaded};
+use crate::server::{self, authenticator};
 use serde_json::{Map, Value, json};
 
 /// `fanfare info`

@@ -5,14 +5,14 @@
 use std::io::{self, IsTerminal as _};
 use std::path::{self, Path};
 
-use fanfare::auth::{Authenticator, Claims, SECRET_FILE, TokenId, accounts};
-use fanfare::clock::{Clock, rfc3339};
-use fanfare::config::Config;
-use fanfare::limits;
-use fanfare::private_file;
-use fanfare::server::authenticator;
-use fanfare::store::Address;
-use fanfare::store::accounts::{Accounts, Who};
+use crate::auth::{Authenticator, Claims, SECRET_FILE, TokenId, accounts};
+use crate::clock::{Clock, rfc3339};
+use crate::config::Config;
+use crate::limits;
+use crate::private_file;
+use crate::server::authenticator;
+use crate::store::Address;
+use crate::store::accounts::{Accounts, Who};
 
 use super::Fault;
 
@@ -32,7 +32,7 @@ impl Data<'_> {
             Address::Sqlite(path) => absolute(path),
             Address::Postgres(_) => address.shown(),
         };
-        crate::complain(&format!("using the database {shown}"));
+        super::complain(&format!("using the database {shown}"));
         if !self.may_make && Accounts::is_empty(&address)? {
             return Err(Fault::setting(format!(
                 "there is no database of a server in {shown}: name the server's own with --data-dir \
@@ -50,7 +50,7 @@ impl Data<'_> {
         let config = self.config;
         if config.jwt_secret.is_none() && config.jwt_public_key.is_none() {
             let shown = absolute(&config.data_dir);
-            crate::complain(&format!("using the secret in the data directory {shown}"));
+            super::complain(&format!("using the secret in the data directory {shown}"));
             if !self.may_make && !config.data_dir.join(SECRET_FILE).exists() {
                 return Err(Fault::setting(format!(
                     "there is no secret in {shown}, so no server has been started there: name the \

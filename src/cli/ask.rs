@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use fanfare::config::{Ask, Config, Question};
+use crate::config::{Ask, Config, Question};
 use fanfare_client::{
     Api, ChangeType, Client, Code, Error, Instance, InstanceChange, ServiceChange, ServiceEvent,
     ServiceState,

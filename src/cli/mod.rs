@@ -1,21 +1,65 @@
-//! The subcommands of the binary: information, configuration, accounts, and calls to a running server.
+//! The program: runs the server, or a subcommand for information, configuration, accounts, or a call to a running server.
 //!
-//! Part of the binary; imports the library.
+//! Imports `config`, `server`, `store` and what they stand on. Imported by `main.rs` only.
 
 mod about;
 mod accounts;
 mod ask;
+mod serve;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use fanfare::auth::Claims;
-use fanfare::clock::Clock;
-use fanfare::config::{Action, Config, Loaded};
-use fanfare::server::StartError;
+use crate::auth::Claims;
+use crate::clock::Clock;
+use crate::config::{Action, Config, LoadError, Loaded};
+use crate::logging;
+use crate::server::StartError;
+
+/// Wrong settings, as the shell's custom has it.
+const EXIT_USAGE: u8 = 2;
+
+/// Runs the program with the arguments and the environment of the process.
+#[must_use]
+#[allow(clippy::disallowed_methods, reason = "the environment is handed to `config` from here")]
+pub fn main() -> ExitCode {
+    // A variable that is no text is none of ours.
+    let variables = std::env::vars_os()
+        .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    let loaded = match Config::load(std::env::args(), variables) {
+        Ok(loaded) => loaded,
+        Err(LoadError::Usage(fault)) => fault.exit(),
+        Err(fault) => {
+            complain(&fault.to_string());
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let filter = std::env::var("RUST_LOG").unwrap_or_default();
+    let guard = logging::start(logging::Settings {
+        format: loaded.config.log_format,
+        filter: &filter,
+        access_log: loaded.config.access_log,
+        may_be_colourful: std::env::var("NO_COLOR").map_or(true, |no| no.is_empty()),
+    });
+    for warning in &loaded.warnings {
+        tracing::warn!(target: "fanfare", "{warning}");
+    }
+    let code = match &loaded.action {
+        Action::Serve => serve::serve(&loaded, guard.as_ref().ok()),
+        _ => run(&loaded),
+    };
+    // The last lines leave with it.
+    drop(guard);
+    code
+}
+
+fn complain(fault: &str) {
+    // Without standard error there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "fanfare: {fault}");
+}
 
 /// Carries out what the command line asks for.
-pub(crate) fn run(loaded: &Loaded) -> ExitCode {
+fn run(loaded: &Loaded) -> ExitCode {
     let config = &loaded.config;
     let data = accounts::Data { config, may_make: loaded.init };
     let result = match &loaded.action {
@@ -45,7 +89,7 @@ pub(crate) fn run(loaded: &Loaded) -> ExitCode {
             return match ask::run(config, question) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(fault) => {
-                    crate::complain(&fault);
+                    complain(&fault);
                     ExitCode::FAILURE
                 }
             };
@@ -62,7 +106,7 @@ pub(crate) fn run(loaded: &Loaded) -> ExitCode {
     match result {
         Ok(text) => bytes(format!("{text}\n").as_bytes()),
         Err(fault) => {
-            crate::complain(&fault.text);
+            complain(&fault.text);
             fault.code
         }
     }
@@ -77,7 +121,7 @@ pub(crate) struct Fault {
 impl Fault {
     /// A setting that leads nowhere.
     pub(crate) fn setting(text: String) -> Fault {
-        Fault { text, code: ExitCode::from(crate::EXIT_USAGE) }
+        Fault { text, code: ExitCode::from(EXIT_USAGE) }
     }
 }
 
@@ -90,8 +134,7 @@ impl From<String> for Fault {
 /// A key or secret that cannot be used is a wrong setting, as at the start of the server.
 impl From<StartError> for Fault {
     fn from(fault: StartError) -> Fault {
-        let code =
-            if fault.is_setting() { ExitCode::from(crate::EXIT_USAGE) } else { ExitCode::FAILURE };
+        let code = if fault.is_setting() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE };
         Fault { text: fault.to_string(), code }
     }
 }

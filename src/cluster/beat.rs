@@ -85,7 +85,7 @@ async fn once(shared: &Shared, connection: &mut Option<Link>) -> RedisResult<New
         about,
     });
     let newest = newest.parse().unwrap_or(0);
-    Ok(News::Nodes { nodes: nodes.collect(), contact_ms, newest, posted, written })
+    Ok(News::Nodes { nodes: nodes.collect(), contact_ms, newest, written })
 }
 
 /// Tells the others that this node goes, so that its leases are taken over at once.

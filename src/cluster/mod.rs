@@ -119,8 +119,6 @@ pub enum News {
         contact_ms: u64,
         /// The number of the newest entry.
         newest: u64,
-        /// The number of the journal's newest entry.
-        posted: u64,
         /// An id between the newest message that the database has of the journal and the next;
         /// none where nobody said.
         written: Option<MessageId>,

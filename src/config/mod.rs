@@ -26,7 +26,7 @@
 //! A variable that starts with `FANFARE_` and is no key is a fault like an unknown flag, but for those
 //! of `hints`: what other programs read, and what Kubernetes adds to pods.
 //!
-//! Imports `auth`, `limits`, `logging`, `redacted`, `store` and `ws`. Imported by `server` and `main`; `http`
+//! Imports `auth`, `limits`, `logging`, `redacted`, `store` and `ws`. Imported by `server` and `cli`; `http`
 //! shows the entries.
 
 mod command;
@@ -47,16 +47,17 @@ use std::thread;
 
 use serde_json::{Map, Value};
 
-use crate::auth::Scopes;
-use crate::auth::accounts::Registration;
-use crate::auth::namespace::Namespaces;
-use crate::limits::{self, Limits};
-use crate::logging::LogFormat;
+pub use crate::auth::Scopes;
+pub use crate::auth::accounts::Registration;
+pub use crate::auth::namespace::{Namespace, Namespaces, Who as Audience};
+use crate::limits;
+pub use crate::limits::Limits;
+pub use crate::logging::LogFormat;
 
 use crate::store::accounts::Who;
-use crate::ws::base_path::BasePath;
-use crate::ws::forwarded::TrustedProxies;
-use crate::ws::hosts::AllowedHosts;
+pub use crate::ws::base_path::{BadBasePath, BasePath};
+pub use crate::ws::forwarded::{BadProxy, TrustedProxies};
+pub use crate::ws::hosts::{AllowedHosts, BadHost};
 use keys::KEYS;
 
 /// The port of a server that was told nothing.
@@ -262,7 +263,7 @@ impl Default for Sources {
 
 /// What the command line asks the program to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Run the server. What the program does without a subcommand.
     Serve,
     /// Print what the program is and how it is set up.
@@ -344,7 +345,7 @@ pub enum Action {
 
 /// Something asked of a running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
+pub(crate) struct Ask {
     /// Where the server is. `None`: at the configured address.
     pub url: Option<String>,
     /// Who asks.
@@ -357,7 +358,7 @@ pub struct Ask {
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Question {
+pub(crate) enum Question {
     /// How it does.
     Stats {
         /// Again each second.
@@ -393,7 +394,7 @@ pub enum Question {
 
 /// A configuration without faults.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// The values.
     pub config: Config,
     /// Where they came from.
@@ -408,7 +409,7 @@ pub struct Loaded {
 
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// The flag, the variable, or the file and its key.
     pub place: String,
     /// What is wrong there, and what would be right.
@@ -423,7 +424,7 @@ impl fmt::Display for Fault {
 
 /// Why there is no configuration to start with.
 #[derive(Debug)]
-pub enum LoadError {
+pub(crate) enum LoadError {
     /// The command line does not parse, or asked for the help or the version. `clap` prints it.
     Usage(clap::Error),
     /// Everything that is wrong, never empty.
@@ -432,8 +433,8 @@ pub enum LoadError {
 
 impl LoadError {
     /// The exit status that goes with it: 0 for help and version, else 2.
-    #[must_use]
-    pub fn exit_code(&self) -> i32 {
+    #[cfg(test)]
+    pub(crate) fn exit_code(&self) -> i32 {
         match self {
             LoadError::Usage(error) => error.exit_code(),
             LoadError::Faults(_) => 2,
@@ -474,7 +475,7 @@ impl Config {
     ///
     /// `Usage` if the command line does not parse at all or asks for help or version, else
     /// `Faults` with everything that is wrong in any layer.
-    pub fn load<A, E>(args: A, env: E) -> Result<Loaded, LoadError>
+    pub(crate) fn load<A, E>(args: A, env: E) -> Result<Loaded, LoadError>
     where
         A: IntoIterator,
         A::Item: Into<OsString>,
@@ -489,7 +490,7 @@ impl Config {
 
     /// Says who is served and why, in one line for the log: `required: jwt-secret is given`.
     #[must_use]
-    pub fn auth_reason(&self, sources: &Sources) -> String {
+    pub(crate) fn auth_reason(&self, sources: &Sources) -> String {
         let auth = self.auth.as_str();
         let said = sources.0[keys::index_of("auth")];
         if said != Source::Default {
@@ -519,12 +520,13 @@ impl Config {
 
     /// A configuration file with every key and its default, each in a comment.
     #[must_use]
-    pub fn template() -> String {
+    pub(crate) fn template() -> String {
         layers::template()
     }
 
     /// The command line as `clap` knows it: for completions and the manual page.
     #[must_use]
+    #[doc(hidden)]
     pub fn command() -> clap::Command {
         command::command()
     }
@@ -532,7 +534,7 @@ impl Config {
     /// What the nodes of a cluster have to agree about beside the key of the tokens: who may do what, and
     /// the bounds of what they keep together. By the names of `config.json`.
     #[must_use]
-    pub fn shared(&self) -> Map<String, Value> {
+    pub(crate) fn shared(&self) -> Map<String, Value> {
         let rows = KEYS.iter().filter(|key| keys::SHARED.contains(&key.name));
         let mut shared: Map<String, Value> =
             rows.map(|key| (key.snake_case(), (key.show)(self))).collect();
@@ -543,7 +545,7 @@ impl Config {
     /// The document of `/api/status/config.json`: every setting by its name, secrets as `"***"`, and
     /// under `sources` where each came from.
     #[must_use]
-    pub fn document(&self, sources: &Sources) -> Map<String, Value> {
+    pub(crate) fn document(&self, sources: &Sources) -> Map<String, Value> {
         let (mut settings, mut origins) = (Map::new(), Map::new());
         for (key, value, source) in self.entries(sources) {
             origins.insert(key.clone(), source.as_str().into());
@@ -556,7 +558,7 @@ impl Config {
 
     /// Lists every key in snake case with its value, secrets as `"***"`, and its source.
     #[must_use]
-    pub fn entries(&self, sources: &Sources) -> Vec<(String, Value, Source)> {
+    pub(crate) fn entries(&self, sources: &Sources) -> Vec<(String, Value, Source)> {
         let rows = KEYS.iter().zip(&sources.0);
         rows.map(|(key, source)| (key.snake_case(), (key.show)(self), *source)).collect()
     }

@@ -174,6 +174,7 @@ impl Control {
     }
 
     /// The state, for checks at quiet moments.
+    #[cfg(any(test, feature = "internals"))]
     pub fn state(&self) -> &State {
         &self.state
     }

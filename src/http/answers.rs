@@ -63,11 +63,6 @@ impl Answers {
         self.budget.held()
     }
 
-    /// The bytes that one answer may have.
-    pub fn answer_bytes_max(&self) -> usize {
-        self.answer_bytes_max
-    }
-
     /// Whether an answer may be as large as that.
     ///
     /// # Errors

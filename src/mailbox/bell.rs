@@ -14,6 +14,7 @@ pub struct Bell(Kind);
 #[derive(Debug, Clone)]
 enum Kind {
     /// Simulations and benches, whose receiver looks without being told.
+    #[cfg(any(test, feature = "internals"))]
     Silent,
     /// Control, which parks its thread.
     Thread(Arc<OnceLock<Thread>>),
@@ -23,6 +24,7 @@ enum Kind {
 
 impl Bell {
     /// A bell that nobody hears.
+    #[cfg(any(test, feature = "internals"))]
     pub fn silent() -> Bell {
         Bell(Kind::Silent)
     }
@@ -48,6 +50,7 @@ impl Bell {
 
     pub(crate) fn ring(&self) {
         match &self.0 {
+            #[cfg(any(test, feature = "internals"))]
             Kind::Silent => {}
             Kind::Thread(thread) => {
                 if let Some(thread) = thread.get() {

@@ -10,13 +10,18 @@ mod message;
 mod watch;
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use futures_core::Stream;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, oneshot};
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
 use crate::clock::Clock;
 use crate::id::{ChannelName, ConnName, InstanceIdentity, MessageId, ServiceName, UserId};
@@ -94,7 +99,7 @@ pub struct Delivery {
 ///
 /// ```no_run
 /// # async fn example(handle: fanfare::server::Handle) {
-/// use fanfare::state::event::DomainEvent;
+/// use fanfare::server::DomainEvent;
 ///
 /// let mut events = handle.events();
 /// while let Some(event) = events.next().await {
@@ -104,22 +109,31 @@ pub struct Delivery {
 /// }
 /// # }
 /// ```
+///
+/// It is a [`Stream`] as well, for combinators and `select!`.
 #[derive(Debug)]
-pub struct Events(broadcast::Receiver<DomainEvent>);
+pub struct Events(BroadcastStream<DomainEvent>);
 
 impl Events {
     /// The next event; none once the server has stopped. Whoever is too slow is told how many were
-    /// missed: at most [`crate::limits::LISTENER_MESSAGES_MAX`] are kept.
+    /// missed: at most 4,096 are kept.
     pub async fn next(&mut self) -> Option<Result<DomainEvent, u64>> {
-        match self.0.recv().await {
-            Ok(event) => Some(Ok(event)),
-            Err(RecvError::Lagged(missed)) => Some(Err(missed)),
-            Err(RecvError::Closed) => None,
-        }
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 }
 
-/// The messages of one channel.
+impl Stream for Events {
+    type Item = Result<DomainEvent, u64>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let event = ready!(Pin::new(&mut self.0).poll_next(cx));
+        Poll::Ready(
+            event.map(|event| event.map_err(|BroadcastStreamRecvError::Lagged(missed)| missed)),
+        )
+    }
+}
+
+/// The messages of one channel, as a [`Stream`] too. See [`Handle::subscribe_channel`].
 #[derive(Debug)]
 pub struct ChannelMessages {
     events: Events,
@@ -130,13 +144,25 @@ impl ChannelMessages {
     /// The next message, as its followers get it; none once the server has stopped. Whoever is too
     /// slow is told how many events were missed, this channel's among them.
     pub async fn next(&mut self) -> Option<Result<Value, u64>> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Stream for ChannelMessages {
+    type Item = Result<Value, u64>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            match self.events.next().await? {
-                Ok(DomainEvent::ChannelMessage { channel, message }) if channel == self.channel => {
-                    return Some(Ok(serde_json::from_slice(&message).unwrap_or_default()));
+            match ready!(Pin::new(&mut self.events).poll_next(cx)) {
+                None => return Poll::Ready(None),
+                Some(Err(missed)) => return Poll::Ready(Some(Err(missed))),
+                Some(Ok(DomainEvent::ChannelMessage { channel, message }))
+                    if channel == self.channel =>
+                {
+                    let message = serde_json::from_slice(&message).unwrap_or_default();
+                    return Poll::Ready(Some(Ok(message)));
                 }
-                Ok(_) => {}
-                Err(missed) => return Some(Err(missed)),
+                Some(Ok(_)) => {}
             }
         }
     }
@@ -253,6 +279,15 @@ impl Handle {
     /// # Errors
     ///
     /// As [`Handle::broadcast`].
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// let (id, reached) = handle.send_event("orders", "order.paid", serde_json::json!({"order": 7})).await?;
+    /// println!("{id} went to {reached} connections");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn send_event(
         &self,
         channel_name: &str,
@@ -399,6 +434,14 @@ impl Handle {
     /// # Errors
     ///
     /// `not_found` where it has ended, and as [`Handle::broadcast`].
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// handle.send_to_connection(connection, "text", serde_json::json!({"content": "hello"})).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn send_to_connection(
         &self,
         connection: impl Into<ConnName>,
@@ -415,6 +458,15 @@ impl Handle {
     /// # Errors
     ///
     /// `not_found` where there never was such a user, and as [`Handle::broadcast`].
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// let reached = handle.send_to_user("ann", "text", serde_json::json!({"content": "hello"})).await?;
+    /// println!("{reached} connections of ann are open");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn send_to_user(
         &self,
         user_id: &str,
@@ -426,16 +478,38 @@ impl Handle {
     }
 
     /// How many WebSocket connections are open, as of a moment ago.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// println!("{} sockets are open", handle.connection_count());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn connection_count(&self) -> usize {
         usize::try_from(self.stats.sum(|shard| &shard.connections)).unwrap_or(usize::MAX)
     }
 
-    /// The connections after an id, at most `limit`, and at most [`limits::LISTED_MAX`]. Without their
+    /// The connections after an id, at most `limit`, and at most 10,000. Without their
     /// metadata.
     ///
     /// # Errors
     ///
     /// `unavailable` where the server is too busy or stops.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// let mut after = None;
+    /// loop {
+    ///     let page = handle.connections(after, 100).await?;
+    ///     let Some(last) = page.last() else { break };
+    ///     after = Some(last.id.clone());
+    ///     println!("{} connections", page.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn connections(
         &self,
         after: Option<ConnName>,
@@ -453,6 +527,16 @@ impl Handle {
     /// # Errors
     ///
     /// `unavailable` where the server is too busy or stops.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// if let Some(view) = handle.connection(connection).await? {
+    ///     println!("{} follows {} channels", view.id, view.channels.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn connection(
         &self,
         connection: impl Into<ConnName>,
@@ -463,11 +547,20 @@ impl Handle {
         }
     }
 
-    /// Who is online, on any node: how many, and the first [`limits::LISTED_MAX`] of them.
+    /// Who is online, on any node: how many, and the first 10,000 of them.
     ///
     /// # Errors
     ///
     /// `unavailable` where the server is too busy or stops.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// let (count, users) = handle.online().await?;
+    /// println!("{count} users are online, {} are listed", users.len());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn online(&self) -> Result<(usize, Vec<OnlineUser>), CallError> {
         match self.tell(Talk::Online).await? {
             Told::Online { count, users } => Ok((count, users)),
@@ -480,6 +573,16 @@ impl Handle {
     /// # Errors
     ///
     /// `unavailable` where the server is too busy or stops.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// if let Some(metadata) = handle.metadata(connection).await? {
+    ///     println!("{}", metadata["tenant"]);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn metadata(
         &self,
         connection: impl Into<ConnName>,
@@ -490,7 +593,7 @@ impl Handle {
     }
 
     /// Notes something of a connection, until its end: a JSON object of at most
-    /// [`limits::CONNECTION_METADATA_BYTES_MAX`] bytes in place of what was noted before. An empty one,
+    /// 4,096 bytes in place of what was noted before. An empty one,
     /// and null, take it away. Clients do not see it.
     ///
     /// # Errors
@@ -499,7 +602,7 @@ impl Handle {
     /// the bound.
     ///
     /// ```no_run
-    /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::id::ConnName)
+    /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
     /// # -> Result<(), fanfare::server::CallError> {
     /// handle.set_metadata(connection.clone(), serde_json::json!({"tenant": "acme"})).await?;
     /// assert_eq!(handle.metadata(connection).await?, Some(serde_json::json!({"tenant": "acme"})));
@@ -526,7 +629,7 @@ impl Handle {
     /// `rate_limited` where there are too many channels.
     ///
     /// ```no_run
-    /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::id::ConnName)
+    /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
     /// # -> Result<(), fanfare::server::CallError> {
     /// handle.subscribe(connection.clone(), "tenant:acme").await?;
     /// handle.unsubscribe(connection, "tenant:acme").await?;
@@ -547,6 +650,14 @@ impl Handle {
     /// # Errors
     ///
     /// `not_found` where the connection has ended.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// handle.unsubscribe(connection, "tenant:acme").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn unsubscribe(
         &self,
         connection: impl Into<ConnName>,
@@ -571,6 +682,14 @@ impl Handle {
     /// # Errors
     ///
     /// `not_found` where it has ended already.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// handle.disconnect(connection).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn disconnect(&self, connection: impl Into<ConnName>) -> Result<(), CallError> {
         let name = connection.into();
         let on = name.to_string();
@@ -585,6 +704,14 @@ impl Handle {
     ///
     /// `conflict` where it is defined, `invalid_argument` where the description is over 1,024 bytes
     /// or holds a NUL character.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// handle.create_channel("news", "What is new").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn create_channel(&self, name: &str, description: &str) -> Result<(), CallError> {
         let description = talk::description(description.to_owned())?;
         let talk = Talk::Define { channel: self.channel(name)?, description };
@@ -598,6 +725,14 @@ impl Handle {
     /// # Errors
     ///
     /// `not_found` where there is none.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// handle.delete_channel("news").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn delete_channel(&self, name: &str) -> Result<(), CallError> {
         self.tell(Talk::Delete(self.channel(name)?)).await?;
         note_action("delete channel", name);
@@ -609,6 +744,16 @@ impl Handle {
     /// # Errors
     ///
     /// `unavailable` where the server is too busy or stops.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// for channel in handle.channels().await? {
+    ///     println!("{}: {} subscribers", channel.name, channel.subscribers);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn channels(&self) -> Result<Vec<ChannelView>, CallError> {
         match self.tell(Talk::Channels).await? {
             Told::Channels(channels) => Ok(channels),
@@ -621,6 +766,16 @@ impl Handle {
     /// # Errors
     ///
     /// `unavailable` where the server is too busy or stops.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// if let Some(count) = handle.channel_count("news").await? {
+    ///     println!("{count} connections follow the news");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn channel_count(&self, name: &str) -> Result<Option<usize>, CallError> {
         match self.tell(Talk::Channel(self.channel(name)?)).await? {
             Told::Channel(view) => Ok(view.map(|view| view.subscribers)),
@@ -648,12 +803,27 @@ impl Handle {
     }
 
     /// Listens to everything that happens from here on.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// let mut events = handle.events();
+    /// while let Some(event) = events.next().await {
+    ///     match event {
+    ///         Ok(event) => println!("{event:?}"),
+    ///         Err(missed) => println!("too slow: {missed} events are lost"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn events(&self) -> Events {
-        Events(match self.events.upgrade() {
+        let receiver = match self.events.upgrade() {
             Some(events) => events.subscribe(),
             // The server has stopped: nothing happens any more.
             None => broadcast::channel(1).1,
-        })
+        };
+        Events(BroadcastStream::new(receiver))
     }
 
     /// Sends a protocol ping to every connection; whoever does not answer in time is closed.
@@ -661,17 +831,25 @@ impl Handle {
     /// # Errors
     ///
     /// `unavailable` where the server is too busy or stops.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// handle.ping_all().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn ping_all(&self) -> Result<(), CallError> {
         self.tell(Talk::PingAll).await.map(|_| ())
     }
 
     /// Registers instances, or renews their leases, with the checks and bounds of the other doors.
-    /// Control gets them in pieces of [`limits::COMMAND_ENTRIES_MAX`].
+    /// They are applied in pieces of 1,000.
     ///
     /// # Errors
     ///
     /// `invalid_argument` naming the first that is wrong, `too_large` where one has more bytes than
-    /// `instance-bytes-max` or there are more than [`limits::BATCH_ENTRIES_MAX`]: then none is registered.
+    /// `instance-bytes-max` or there are more than 100,000: then none is registered.
     /// `rate_limited` where the registry is full, `unavailable` where the server is too busy or stops:
     /// then some may be.
     ///
@@ -706,8 +884,20 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `too_large` for more than [`limits::BATCH_ENTRIES_MAX`], `unavailable` where the server is too busy
+    /// `too_large` for more than 100,000, `unavailable` where the server is too busy
     /// or stops.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// use fanfare::server::InstanceIdentity;
+    ///
+    /// let ours = InstanceIdentity::of("r1", "orders", "a");
+    /// let forgotten = handle.heartbeat(vec![ours]).await?;
+    /// println!("{} have to register again", forgotten.len());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn heartbeat(
         &self,
         instances: Vec<InstanceIdentity>,
@@ -723,6 +913,16 @@ impl Handle {
     /// # Errors
     ///
     /// As [`Handle::heartbeat`].
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// use fanfare::server::InstanceIdentity;
+    ///
+    /// handle.unregister(vec![InstanceIdentity::of("r1", "orders", "a")]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn unregister(&self, instances: Vec<InstanceIdentity>) -> Result<(), CallError> {
         check_count(instances.len())?;
         self.in_pieces(identities_once(instances), Order::Unregister).await.map(|_| ())
@@ -753,11 +953,21 @@ impl Handle {
         }
     }
 
-    /// A service as it is; none where it was never seen. [`View::list`] gives its instances.
+    /// A service as it is; none where it was never seen. [`InstanceList::decode`](super::InstanceList::decode) gives its instances.
     ///
     /// # Errors
     ///
     /// `invalid_argument` where the id is none, `unavailable` where the server is too busy or stops.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// if let Some(view) = handle.service("orders").await? {
+    ///     println!("revision {}: {:?}", view.revision, view.instances.decode());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn service(&self, service_id: &str) -> Result<Option<Arc<View>>, CallError> {
         let views = self.lookup(&[service_id]).await?;
         Ok(views.into_iter().find(|view| view.revision > 0))
@@ -767,7 +977,17 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// As [`Handle::service`]; `too_large` for more than [`limits::BATCH_ENTRIES_MAX`].
+    /// As [`Handle::service`]; `too_large` for more than 100,000.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// for view in handle.lookup(&["orders", "payments"]).await? {
+    ///     println!("{} is at revision {}", view.service, view.revision);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn lookup(&self, service_ids: &[&str]) -> Result<Vec<Arc<View>>, CallError> {
         check_count(service_ids.len())?;
         let mut services = Vec::with_capacity(service_ids.len());
@@ -786,6 +1006,14 @@ impl Handle {
     /// # Errors
     ///
     /// `unavailable` where the server is too busy or stops.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: fanfare::server::Handle)
+    /// # -> Result<(), fanfare::server::CallError> {
+    /// println!("{} services", handle.services().await?.len());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn services(&self) -> Result<Vec<Arc<View>>, CallError> {
         match self.ask(Order::AllViews).await? {
             Answer::AllViews { views, .. } => Ok(views),

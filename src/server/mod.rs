@@ -29,7 +29,7 @@ use tokio::sync::Notify;
 use crate::auth::{self, Authenticator, Revoked};
 use crate::clock::{Clock, Moment};
 use crate::cluster::agreement::{Difference, Shared, TOKEN_KEY};
-use crate::cluster::{self, Cluster, ClusterError, News, NodeView};
+use crate::cluster::{self, Cluster, News, NodeView};
 use crate::config::{AuthMode, Config, Sources};
 use crate::control::Control;
 use crate::doors;
@@ -42,8 +42,7 @@ use crate::http::login_throttle::LoginThrottle;
 use crate::http::passwords::Passwords;
 use crate::http::rate_limiter::RateLimiter;
 use crate::http::status;
-use crate::id::{Epoch, ShardId};
-use crate::limits::{self, Limits};
+use crate::limits;
 use crate::mailbox::published::Published;
 use crate::mailbox::to_control::{Command, Origin, Task};
 use crate::mailbox::to_shard::Parcel;
@@ -59,13 +58,30 @@ use crate::state::talk::Talk;
 use crate::state::{self, State};
 use crate::stats::Stats;
 use crate::store::read_pool::ReadPool;
-use crate::store::{self, Address, Image, Listeners, Store, StoreError, StoreHealth};
+use crate::store::{self, Address, Image, Listeners, Store, StoreHealth};
 use crate::ws::address_connections::AddressConnectionLimit;
 use crate::ws::authorizer::Authorizer;
 use crate::ws::hosts::Hosts;
 
 use tls::Tls;
 
+pub use crate::address::ClientAddress;
+pub use crate::auth::Claims;
+pub use crate::cluster::ClusterError;
+pub use crate::id::{
+    ChannelName, ConnId, ConnName, Epoch, InstanceIdentity, MessageId, ServiceName, ShardId, Slot,
+    UserId,
+};
+pub use crate::limits::Limits;
+pub use crate::state::channels::ChannelView;
+pub use crate::state::event::DomainEvent;
+pub use crate::state::order::View;
+pub use crate::state::people::{ConnectionView, OnlineUser, Person};
+pub use crate::store::StoreError;
+pub use crate::wire::event::{ChangeReason, ChangeType};
+pub use crate::wire::instance_list::InstanceList;
+pub use fanfare_protocol::instance::Instance;
+pub use fanfare_protocol::refusal::{Code, Refusal};
 pub use handle::{
     CallError, ChannelMessages, Delivery, Events, Handle, InstanceChange, Message,
     PublishedMessage, ServiceUpdate, ServiceWatch,
@@ -354,13 +370,8 @@ impl Server {
         self.handle.clone()
     }
 
-    /// Its counters.
-    pub fn stats(&self) -> &Stats {
-        &self.stats
-    }
-
     /// Sends every client away, writes what is not on disk, and ends all threads. Returns when that
-    /// is done, and after [`limits::DRAIN_MS_MAX`] at the latest: what the database or Redis keep
+    /// is done, and after 30 s at the latest: what the database or Redis keep
     /// waiting by then is given up, and the log names what is lost.
     pub fn stop(self) {
         let (clock, signals) = (self.clock, self.signals);
@@ -593,12 +604,34 @@ fn say_where_data_is(config: &Config) {
     tracing::info!("data directory {}{state}; database: {database}; {secret}", dir.display());
 }
 
+/// Signs a token with the secret of a configuration, as the server does at a login. None where the configuration has a
+/// public key only: then the tokens come from whoever has the private one.
+///
+/// # Errors
+///
+/// Where the public key or the data directory cannot be used.
+///
+/// ```no_run
+/// use std::time::UNIX_EPOCH;
+///
+/// use fanfare::config::Config;
+/// use fanfare::server::{Claims, sign_token};
+///
+/// let exp = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs() + 3_600;
+/// let claims = Claims { sub: "ann".into(), username: Some("Ann".into()), exp, ..Claims::default() };
+/// let token = sign_token(&Config::default(), &claims)?;
+/// # Ok::<(), fanfare::server::StartError>(())
+/// ```
+pub fn sign_token(config: &Config, claims: &Claims) -> Result<Option<String>, StartError> {
+    Ok(authenticator(config)?.sign(claims))
+}
+
 /// Who checks the tokens, and signs them where the secret is here.
 ///
 /// # Errors
 ///
 /// Where the public key or the data directory cannot be used.
-pub fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
+pub(crate) fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
     if let Some(path) = &config.jwt_public_key {
         let fault = |fault: String| StartError::Key(path.clone(), fault);
         let pem = std::fs::read(path).map_err(|unread| fault(unread.to_string()))?;
@@ -631,12 +664,12 @@ fn encryption(config: &Config) -> Result<Option<Tls>, StartError> {
 /// # Errors
 ///
 /// [`StartError::Tls`].
-pub fn check_certificate(config: &Config) -> Result<(), StartError> {
+pub(crate) fn check_certificate(config: &Config) -> Result<(), StartError> {
     encryption(config).map(|_| ())
 }
 
 /// How many sockets a server with this configuration holds on this machine.
-pub fn connections_max(config: &Config) -> usize {
+pub(crate) fn connections_max(config: &Config) -> usize {
     listener::sockets_max(config.limits.connections_max)
 }
 

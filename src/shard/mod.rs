@@ -391,6 +391,7 @@ impl<S: Socket> Shard<S> {
     }
 
     /// How many connections there are, in whatever stage.
+    #[cfg(any(test, feature = "internals"))]
     pub fn len(&self) -> usize {
         self.conns.len()
     }

@@ -206,6 +206,7 @@ impl Outbox {
     }
 
     /// Drops everything, for a connection that is gone.
+    #[cfg(any(test, feature = "internals"))]
     pub fn clear(&mut self) {
         *self = Outbox::default();
     }

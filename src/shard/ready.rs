@@ -79,9 +79,4 @@ impl ReadyList {
         waker.is_listed.store(false, Ordering::Release);
         Some((waker.slot, waker.generation))
     }
-
-    /// Whether a slot waits.
-    pub fn is_empty(&self) -> bool {
-        self.receiver.is_empty()
-    }
 }

@@ -109,6 +109,7 @@ pub enum Reply {
         /// Its id.
         id: MessageId,
         /// Its number in the journal.
+        #[cfg_attr(not(any(test, feature = "internals")), expect(dead_code, reason = "for tests"))]
         sequence: u64,
     },
     /// The number of the journal's newest entry; 0 where there is none.

@@ -359,6 +359,7 @@ impl Channels {
     }
 
     /// Whether none is.
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.channels.is_empty()
     }

@@ -204,6 +204,7 @@ pub struct Subscribed {
 
 impl Subscribed {
     /// Whether the answer has to hold the instances.
+    #[cfg(any(test, feature = "internals"))]
     pub fn needs_instances(&self) -> bool {
         matches!(self.instances, Instances::Needed(_))
     }
@@ -247,7 +248,7 @@ pub struct View {
 
 impl View {
     /// Where the service stands in it.
-    pub fn position(&self) -> Position<'_> {
+    pub(crate) fn position(&self) -> Position<'_> {
         Position {
             service: &self.service,
             epoch: &self.epoch,

@@ -32,7 +32,7 @@ pub struct Person {
 
 impl Person {
     /// The user of an identity.
-    pub fn of(identity: &Identity) -> Person {
+    pub(crate) fn of(identity: &Identity) -> Person {
         Person { user_id: identity.user_id.clone(), username: identity.display_name().into() }
     }
 }

@@ -389,6 +389,7 @@ impl Store {
 
     /// Writes the last set, marks the database as complete, and waits for that. A shared one has
     /// neither, and is only closed.
+    #[cfg(any(test, feature = "internals"))]
     pub fn close(self, delta: RegistryDelta) {
         self.close_within(delta, Duration::MAX);
     }

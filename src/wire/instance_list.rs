@@ -17,7 +17,7 @@ const END: u8 = b'}';
 ///
 /// # Invariants
 ///
-/// 1. Empty for a list that was left out, else a JSON array and [`END`].
+/// 1. Empty for a list that was left out, else a JSON array and a closing brace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InstanceList(Bytes);
 

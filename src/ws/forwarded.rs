@@ -80,7 +80,7 @@ impl TrustedProxies {
 
     /// Where the client of a request is that `peer` brought. Costs a comparison with each network
     /// where the peer is not trusted.
-    pub fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddress {
+    pub(crate) fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddress {
         let peer = ClientAddress::from(peer);
         if !self.contains(peer.ip) {
             return peer;

@@ -157,6 +157,7 @@ impl Reader {
     }
 
     /// Whether the connection holds a context of its own: a message is incomplete.
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_mid_message(&self) -> bool {
         self.context.is_some()
     }

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use fanfare::clock::Moment;
-use fanfare::mailbox::{Bell, mailbox};
-use fanfare::rng::Rng;
-use fanfare::shard::Shard;
-use fanfare::stats::Stats;
+use fanfare::internals::clock::Moment;
+use fanfare::internals::mailbox::{Bell, mailbox};
+use fanfare::internals::rng::Rng;
+use fanfare::internals::shard::Shard;
+use fanfare::internals::stats::Stats;
 use serde_json::json;
 
 use super::pipe::{FakeSocket, Link, Ready};
@@ -67,7 +67,7 @@ impl Desk {
     fn set_wall(&mut self, ms: u64) {
         self.now.wall_ms = ms;
         self.turn();
-        self.pass(2 * fanfare::limits::SHARD_TICK_MS);
+        self.pass(2 * fanfare::internals::limits::SHARD_TICK_MS);
     }
 
     /// Opens a WebSocket with the token. Returns what the server answers.

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use fanfare::clock::Moment;
-use fanfare::mailbox::to_control::{Command, Origin};
-use fanfare::mailbox::to_shard::Parcel;
-use fanfare::mailbox::{Bell, mailbox};
-use fanfare::rng::Rng;
-use fanfare::shard::Shard;
-use fanfare::state::order::Answer;
-use fanfare::stats::Stats;
+use fanfare::internals::clock::Moment;
+use fanfare::internals::mailbox::to_control::{Command, Origin};
+use fanfare::internals::mailbox::to_shard::Parcel;
+use fanfare::internals::mailbox::{Bell, mailbox};
+use fanfare::internals::rng::Rng;
+use fanfare::internals::shard::Shard;
+use fanfare::internals::state::order::Answer;
+use fanfare::internals::stats::Stats;
 
 use super::client::Client;
 use super::pipe::{Link, Ready};

@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::rc::Rc;
 
-use fanfare::id::Slot;
-use fanfare::rng::Rng;
-use fanfare::shard::socket::Socket;
+use fanfare::internals::id::Slot;
+use fanfare::internals::rng::Rng;
+use fanfare::internals::shard::socket::Socket;
 
 /// The sockets of a shard that have something to tell it.
 pub type Ready = Rc<RefCell<VecDeque<(Slot, u32)>>>;

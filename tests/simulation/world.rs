@@ -3,25 +3,25 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use fanfare::auth::Authenticator;
-use fanfare::clock::Moment;
-use fanfare::control::Control;
-use fanfare::id::{ConnId, Epoch, InstanceIdentity, ServiceName, ShardId, Slot};
-use fanfare::limits::Limits;
-use fanfare::mailbox::published::Published;
-use fanfare::mailbox::to_control::{Command, Origin, Task};
-use fanfare::mailbox::to_shard::Parcel;
-use fanfare::mailbox::{Bell, Inlet, Outlet, mailbox};
-use fanfare::rng::Rng;
-use fanfare::shard::{self, Shard};
-use fanfare::state::order::{Answer, Operation, Order};
-use fanfare::state::registry::{self, Registry};
-use fanfare::state::{self, State};
-use fanfare::stats::Stats;
-use fanfare::wire::instance::{Instance, Registration};
-use fanfare::ws::authorizer::Authorizer;
-use fanfare::ws::forwarded::TrustedProxies;
-use fanfare::ws::hosts::{AllowedHosts, Hosts};
+use fanfare::internals::auth::Authenticator;
+use fanfare::internals::clock::Moment;
+use fanfare::internals::control::Control;
+use fanfare::internals::id::{ConnId, Epoch, InstanceIdentity, ServiceName, ShardId, Slot};
+use fanfare::internals::limits::Limits;
+use fanfare::internals::mailbox::published::Published;
+use fanfare::internals::mailbox::to_control::{Command, Origin, Task};
+use fanfare::internals::mailbox::to_shard::Parcel;
+use fanfare::internals::mailbox::{Bell, Inlet, Outlet, mailbox};
+use fanfare::internals::rng::Rng;
+use fanfare::internals::shard::{self, Shard};
+use fanfare::internals::state::order::{Answer, Operation, Order};
+use fanfare::internals::state::registry::{self, Registry};
+use fanfare::internals::state::{self, State};
+use fanfare::internals::stats::Stats;
+use fanfare::internals::wire::instance::{Instance, Registration};
+use fanfare::internals::ws::authorizer::Authorizer;
+use fanfare::internals::ws::forwarded::TrustedProxies;
+use fanfare::internals::ws::hosts::{AllowedHosts, Hosts};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
@@ -117,7 +117,7 @@ impl World {
         let timeouts = Timeouts {
             pong_ms: limits.pong_timeout_ms,
             write_ms: limits.write_timeout_ms,
-            shortest_ms: fanfare::limits::CLOSE_LINGER_MS,
+            shortest_ms: fanfare::internals::limits::CLOSE_LINGER_MS,
         };
         let shards = 1 + index(&mut rng, 3);
         let stats = Arc::new(Stats::new(shards + 1));
@@ -560,7 +560,7 @@ impl World {
         self.come_to_rest();
         // The longest that a connection waits: until it counts as slow, and then for its reader to
         // take the close frame.
-        let linger_ms = fanfare::limits::CLOSE_LINGER_MS;
+        let linger_ms = fanfare::internals::limits::CLOSE_LINGER_MS;
         self.let_time_pass(self.timeouts.write_ms + linger_ms + SLACK_MS);
         self.come_to_rest();
         for (index, SimShard { shard, .. }) in self.shards.iter().enumerate() {
@@ -584,7 +584,7 @@ fn moment(unix_ms: u64) -> Moment {
 /// An authorizer that is open to everyone.
 pub fn open_gate() -> Authorizer {
     Authorizer {
-        base_path: fanfare::ws::base_path::BasePath::default(),
+        base_path: fanfare::internals::ws::base_path::BasePath::default(),
         authenticator: Authenticator::hs256(&[7; 32]),
         is_auth_required: false,
         hosts: Hosts::new(([127, 0, 0, 1], 8080).into(), AllowedHosts::default(), true),

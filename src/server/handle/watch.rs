@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use tokio::sync::broadcast::error::RecvError;
 
 use super::{CallError, Events, Handle};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
@@ -111,15 +110,14 @@ impl ServiceWatch {
                     Err(fault) => tracing::debug!(%fault, service = %self.service, "a watch waits"),
                 }
             }
-            match self.events.0.recv().await {
+            match self.events.next().await? {
                 // Also where the revision is the one it stands at: the epoch may be another.
                 Ok(DomainEvent::ServiceChanged { service, .. }) => {
                     self.is_behind |= service == self.service;
                 }
                 // One of those missed may have been this service's.
-                Err(RecvError::Lagged(_)) => self.is_behind = true,
+                Err(_) => self.is_behind = true,
                 Ok(_) => {}
-                Err(RecvError::Closed) => return None,
             }
         }
     }

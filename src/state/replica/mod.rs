@@ -267,11 +267,6 @@ impl Replica {
         self.sequence
     }
 
-    /// The place of the last entry applied.
-    pub fn position(&self) -> &str {
-        &self.position
-    }
-
     /// Whether the log has not been heard of, or not been followed, for too long.
     pub fn is_cut_off(&self) -> bool {
         self.is_cut_off
