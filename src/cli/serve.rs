@@ -65,7 +65,7 @@ pub(super) fn serve(loaded: &Loaded, log: Option<&LogGuard>) -> ExitCode {
             }
         }
     }
-    tracing::info!(target: "fanfare", "a signal: stopping");
+    tracing::info!(target: "fanfare", "signal received: stopping");
     #[allow(clippy::disallowed_methods, reason = "the operator does not want to wait")]
     std::thread::spawn(move || {
         runtime.block_on(any([&mut terminate, &mut interrupt]));

@@ -28,14 +28,20 @@ const SHARD_COUNTERS: [(&str, &str, Of); 11] = [
         &shard.connections_opened
     }),
     ("fanfare_shard_events_total", "Events that reached a shard.", |shard| &shard.events),
-    ("fanfare_deliveries_total", "Event frames given to connections.", |shard| &shard.deliveries),
-    ("fanfare_delivered_bytes_total", "Bytes of those frames.", |shard| &shard.delivered_bytes),
-    ("fanfare_writes_total", "Writes that the kernel took.", |shard| &shard.writes),
-    ("fanfare_written_bytes_total", "Bytes of those writes.", |shard| &shard.written_bytes),
-    ("fanfare_written_frames_total", "Frames that left; by writes: frames per write.", |shard| {
-        &shard.written_frames
-    }),
-    ("fanfare_blocked_writes_total", "Writes that met a full socket.", |shard| {
+    ("fanfare_deliveries_total", "Event frames queued for connections.", |shard| &shard.deliveries),
+    (
+        "fanfare_delivered_bytes_total",
+        "Bytes of the event frames queued for connections.",
+        |shard| &shard.delivered_bytes,
+    ),
+    ("fanfare_writes_total", "Successful calls of write.", |shard| &shard.writes),
+    ("fanfare_written_bytes_total", "Bytes written to sockets.", |shard| &shard.written_bytes),
+    (
+        "fanfare_written_frames_total",
+        "Frames written; divided by writes: frames per write.",
+        |shard| &shard.written_frames,
+    ),
+    ("fanfare_blocked_writes_total", "Calls of write on a full socket.", |shard| {
         &shard.blocked_writes
     }),
     ("fanfare_messages_total", "Messages received on sockets.", |shard| &shard.messages),
@@ -75,7 +81,7 @@ fn shards(page: &mut Page, desk: &RequestContext) {
     page.single(
         "fanfare_outbox_bytes_peak",
         "gauge",
-        "The most bytes that were unsent for one connection within the last 60 s.",
+        "Peak of one connection's unsent bytes in the last 60 s.",
         desk.app.recent.read().outbox_bytes_peak_of_all(
             stats,
             desk.clock.now().unix_ms,
@@ -89,22 +95,22 @@ fn shards(page: &mut Page, desk: &RequestContext) {
     page.single(
         "fanfare_mailbox_depth",
         "gauge",
-        "Commands that wait for control.",
+        "Commands in control's mailbox.",
         desk.control.depth() as u64,
     );
     page.histogram(
         "fanfare_turn_seconds",
-        "How long a shard's turn took.",
+        "Duration of a shard's turn.",
         &stats.merged(|shard| &shard.turn_us),
     );
     page.histogram(
         "fanfare_fanout_latency_seconds",
-        "From the accepted change to the last subscriber's write, by event and shard.",
+        "Time from accepting a change to the last subscriber's write, per event and shard.",
         &stats.merged(|shard| &shard.fanout_us),
     );
     page.single("fanfare_memory_rss_bytes", "gauge", "Resident memory.", memory_rss_bytes());
     let name = "fanfare_http_unsent_answer_bytes";
-    page.metric(name, "gauge", "Bytes of HTTP answers that clients have not taken, by shard.");
+    page.metric(name, "gauge", "Unsent bytes of HTTP responses, by shard.");
     for (index, answers) in desk.app.answers.iter().enumerate() {
         page.sample(name, &format!("shard=\"{index}\""), answers.held() as u64);
     }
@@ -123,16 +129,16 @@ fn registry(page: &mut Page, desk: &RequestContext) {
     let control = &desk.app.stats.control;
     let mut control_turns = crate::stats::Reading::default();
     control_turns.add(&control.turn_us);
-    page.histogram("fanfare_control_turn_seconds", "How long control's turn took.", &control_turns);
+    page.histogram("fanfare_control_turn_seconds", "Duration of control's turn.", &control_turns);
     for (name, kind, help, counter) in [
-        ("fanfare_orders_total", "counter", "Orders carried out.", &control.orders),
-        ("fanfare_events_total", "counter", "Events with a follower.", &control.events),
-        ("fanfare_registry_services", "gauge", "Services seen.", &control.services),
+        ("fanfare_orders_total", "counter", "Commands executed.", &control.orders),
+        ("fanfare_events_total", "counter", "Events with a subscriber.", &control.events),
+        ("fanfare_registry_services", "gauge", "Services known.", &control.services),
         ("fanfare_registry_instances", "gauge", "Instances registered.", &control.instances),
         ("fanfare_registry_leases", "gauge", "Leases held, one an instance.", &control.instances),
         ("fanfare_registry_changes_total", "counter", "Changes of services.", &control.changes),
         ("fanfare_registry_renewals_total", "counter", "Leases renewed.", &control.renewals),
-        ("fanfare_registry_expired_total", "counter", "Leases that ran out.", &control.expired),
+        ("fanfare_registry_expired_total", "counter", "Leases expired.", &control.expired),
         (
             "fanfare_registry_degraded_services",
             "gauge",
@@ -148,7 +154,7 @@ fn registry(page: &mut Page, desk: &RequestContext) {
         (
             "fanfare_service_history_bytes",
             "gauge",
-            "Bytes of changes kept for those who come back.",
+            "Bytes of changes kept for clients that reconnect.",
             &control.service_history_bytes,
         ),
         (
@@ -160,28 +166,28 @@ fn registry(page: &mut Page, desk: &RequestContext) {
         (
             "fanfare_channels_forgotten_total",
             "counter",
-            "Channels without followers that gave way to others.",
+            "Channels without subscribers that were evicted.",
             &control.channels_forgotten,
         ),
-        ("fanfare_users_known", "gauge", "Users ever seen.", &control.users_known),
+        ("fanfare_users_known", "gauge", "Users known.", &control.users_known),
         ("fanfare_channels", "gauge", "Channels in use.", &control.channels),
         (
             "fanfare_channel_history_bytes",
             "gauge",
-            "Bytes of messages kept for those who come back.",
+            "Bytes of messages kept for clients that reconnect.",
             &control.history_bytes,
         ),
         ("fanfare_store_commits_total", "counter", "Commits to the store.", &control.commits),
         (
             "fanfare_store_writes_total",
             "counter",
-            "Writes that somebody waited for; by commits: writes per transaction.",
+            "Writes with a waiting caller; divided by commits: writes per transaction.",
             &control.writes,
         ),
         (
             "fanfare_store_healthy",
             "gauge",
-            "1 while the store takes what it is given.",
+            "1 while the store accepts writes.",
             &control.store_healthy,
         ),
         (
@@ -219,19 +225,19 @@ fn cluster(page: &mut Page, desk: &RequestContext) {
         (
             "fanfare_cluster_log_lost_total",
             "counter",
-            "Proposals that got no place in the log.",
+            "Proposals that were not appended to the log.",
             cluster.lost.value(),
         ),
         (
             "fanfare_cluster_log_resets_total",
             "counter",
-            "Times the registry began anew from an image.",
+            "Times the registry was replaced by an image.",
             cluster.replaced.value(),
         ),
         (
             "fanfare_cluster_leases_owned",
             "gauge",
-            "Leases that this node watches.",
+            "Leases that this node owns.",
             cluster.leases_owned.value(),
         ),
         (
@@ -260,7 +266,7 @@ fn topics(page: &mut Page, desk: &RequestContext) {
         (
             "fanfare_cluster_topics",
             "gauge",
-            "Channels whose topic is followed here.",
+            "Channels whose topic this node subscribes to.",
             cluster.topics.value(),
         ),
         (
@@ -284,19 +290,19 @@ fn topics(page: &mut Page, desk: &RequestContext) {
         (
             "fanfare_cluster_probe_failures_total",
             "counter",
-            "Times that a silent connection turned out to be deaf.",
+            "Probes that found a dead subscription.",
             cluster.probe_failures.value(),
         ),
         (
             "fanfare_cluster_dropped_total",
             "counter",
-            "Messages of channels dropped because the node did not keep up.",
+            "Channel messages dropped because the node did not keep up.",
             cluster.dropped.value(),
         ),
         (
             "fanfare_cluster_healed_total",
             "counter",
-            "Messages of channels that were missed and made good.",
+            "Channel messages that were missed and recovered.",
             cluster.healed.value(),
         ),
         (

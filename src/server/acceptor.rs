@@ -186,7 +186,7 @@ impl Entrance {
             }
         }
         if let Err(fault) = self.close(listener) {
-            tracing::warn!(%fault, "connections that waited are lost");
+            tracing::warn!(%fault, "connections in the accept queue are lost");
         }
         self.notify.notify_one();
     }

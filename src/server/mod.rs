@@ -543,7 +543,7 @@ fn await_registry(clock: Clock, stats: &Stats) {
             // Where Redis never answered, that has been said.
             if stats.cluster.contact_ms.value() != 0 {
                 tracing::warn!(
-                    "the registry of the other nodes is not to be had: listening without it"
+                    "the registry of the other nodes is not available: listening without it"
                 );
             }
             return;

@@ -89,7 +89,7 @@ pub(super) async fn accounts(
                 tokens.note(tokens_ms);
             }
             Err(fault) => {
-                tracing::warn!(%fault, "accounts cannot be looked at");
+                tracing::warn!(%fault, "polling accounts failed");
                 // What it would have told of is looked for again, whatever the version says.
                 (connection, version) = (None, -1);
             }

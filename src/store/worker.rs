@@ -440,7 +440,7 @@ impl Running {
             );
         }
         if is_complete && let Err(fault) = self.mark_complete(delta.version) {
-            tracing::error!(%fault, "the store was not closed as it should be");
+            tracing::error!(%fault, "the store was not closed cleanly");
         }
         *self.worker.outcome.lock() = Some(outcome);
     }
