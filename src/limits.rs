@@ -271,7 +271,7 @@ pub const CONTEXT_READ_BYTES: usize = 4 * KIB;
 /// Reader contexts a shard keeps for the next connection whose bytes arrive.
 pub const RESTING_CONTEXTS_MAX: usize = 64;
 
-/// Empty fragments one message may have. RFC 6455 allows any number; nobody needs many.
+/// Empty fragments one message may have. RFC 6455 allows any number; no client needs many.
 pub const EMPTY_FRAGMENTS_MAX: u16 = 1_024;
 
 /// Sustained continuation frames a second of one JSON socket. A message counts once, however many
@@ -360,7 +360,7 @@ pub const TURNED_AWAY_MAX: usize = RESERVED_DESCRIPTORS / 2;
 /// Idle connections that are found in one look for those that may give way.
 pub const IDLE_CANDIDATES: usize = 64;
 
-/// Time between two such looks where the first found nobody, in milliseconds.
+/// Time between two such searches if the first found none, in milliseconds.
 pub const IDLE_LOOK_MS: u64 = 20;
 
 /// Largest answer that is put together on the shard's own thread, in bytes. At several GB/s this too
@@ -552,11 +552,11 @@ pub const RECENT_GONE_BYTES_MAX: usize = 32 * MIB;
 /// Longest user id and user name, in bytes.
 pub const USER_BYTES_MAX: usize = 255;
 
-/// Users online above which nobody is told any more who comes and goes, in a room or in all: the
+/// Users online above which presence is no longer announced, in a room or in all: the
 /// announcements grow with the square of the number.
 pub const PRESENCE_USERS_MAX: usize = 1_000;
 
-/// The channel on which the server publishes its own counters while somebody follows it.
+/// The channel on which the server publishes its own counters while it has a subscriber.
 pub const STATS_CHANNEL: &str = "$stats";
 
 /// How often the counters are sampled, for figures of the last seconds and for that channel.
@@ -642,10 +642,10 @@ pub const CHANNEL_HISTORY_MS_DEFAULT: u64 = 3_600_000;
 /// Most messages a namespace may keep for each of its channels.
 pub const NAMESPACE_HISTORY_MAX: usize = 65_536;
 
-/// Time between two looks for channels that nobody needs any more, in milliseconds.
+/// Time between two searches for unused channels, in milliseconds.
 pub const CHANNEL_SWEEP_MS: u64 = 1_000;
 
-/// Channels that nobody follows which are passed over for being defined where one has to give way.
+/// Channels without subscribers that a search for one to evict skips because they are defined.
 pub const ABANDONED_LOOK_MAX: usize = 256;
 
 /// Channels looked at each time.
@@ -750,7 +750,7 @@ pub const CLUSTER_FORGET_MS: u64 = 60_000;
 pub const CLUSTER_BEAT_MS: u64 = 1_000;
 
 /// Time for Redis to answer a sign of life, in milliseconds. An engine that stands still for less,
-/// for the sake of its disk for instance, cuts nobody off.
+/// for the sake of its disk for instance, cuts no node off.
 pub const CLUSTER_BEAT_PATIENCE_MS: u64 = 2_000;
 
 /// How often the pause after a sign of life that failed doubles, beginning with 0.2 s at most.

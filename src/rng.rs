@@ -1,6 +1,6 @@
 //! A small seeded generator for spreading work and for replaying simulations.
 //!
-//! `SplitMix64` (Steele, Lea and Flood 2014): not for secrets. Whoever needs chance is given one of
+//! `SplitMix64` (Steele, Lea and Flood 2014): not for secrets. Code that needs chance is given one of
 //! these, seeded by the server from the operating system and by tests from a number.
 //!
 //! Imports nothing of the crate.

@@ -1,7 +1,8 @@
 //! Password hashes of accounts. [`super::names`] has the rules for usernames.
 //!
-//! argon2id (RFC 9106) with a salt for each password, in the PHC string format, so that the costs can rise while
-//! old hashes stay valid. Hashing takes tens of milliseconds on purpose: call it on a thread of its own.
+//! argon2id (RFC 9106) with a salt for each password, in the PHC string format, so that the costs can rise
+//! while old hashes stay valid. Hashing takes tens of milliseconds on purpose: call it on a thread of its
+//! own.
 //!
 //! Imports `limits`. Imported by `http`, `config` and the binary.
 
@@ -18,7 +19,7 @@ use crate::limits;
 pub enum Registration {
     /// Anybody who can reach the server.
     Open,
-    /// Nobody over HTTP. Operators make accounts with `fanfare user add`.
+    /// No account is made over HTTP. Operators make accounts with `fanfare user add`.
     Closed,
     /// Who has a token with the scope `admin`, in every mode.
     Token,
@@ -105,7 +106,7 @@ pub fn hash(password: &str) -> Option<String> {
 
 /// Whether a password is the one behind a hash. Without a hash it takes as long, and is not.
 pub fn verify(password: &str, hash: Option<&str>) -> bool {
-    // The hash of nobody's password: comparing with it takes the time of comparing with another.
+    // A hash of no password: comparing with it takes as long as with a real one.
     const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IG5vYm9keQ$\
         rdTXkvj6HDpr1bDo7fCBB3Dl8NIDTWsaQcyuMgkXzQk";
     let Ok(parsed) = PasswordHash::new(hash.unwrap_or(NOBODY)) else { return false };

@@ -9,7 +9,7 @@ use super::accounts;
 /// What fingerprints are made with besides the key, so that they are good for nothing else.
 const DOMAIN: &[u8] = b"fanfare token key fingerprint v1";
 
-/// The fingerprint of a secret. As slow as a password's hash: whoever reads it in Redis learns nothing
+/// The fingerprint of a secret. As slow as a password's hash: a reader of Redis learns nothing
 /// of a weak secret in a hurry. None where the hash cannot be made.
 pub fn of_secret(secret: &[u8]) -> Option<String> {
     let mut hash = [0; 16];

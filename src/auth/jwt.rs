@@ -11,8 +11,8 @@
 //!
 //! # Not here
 //!
-//! Whether a token was revoked (`auth::revoked`), accounts and passwords. The `aud` and `iss` claims are not looked at: whoever holds
-//! the secret is the issuer.
+//! Whether a token was revoked (`auth::revoked`), accounts and passwords. The `aud` and `iss` claims are
+//! ignored: the holder of the secret is the issuer.
 //!
 //! Imports its siblings and `id`. Imported by `http`, `ws`, `shard` and `server`.
 
@@ -159,7 +159,7 @@ struct ForeignClaims {
 pub struct Authenticator {
     algorithm: Algorithm,
     decoding_key: DecodingKey,
-    /// None where somebody else makes the tokens.
+    /// None if another issuer makes the tokens.
     encoding_key: Option<EncodingKey>,
     validation: Validation,
 }
@@ -172,7 +172,7 @@ impl Authenticator {
         Self::new(Algorithm::HS256, keys)
     }
 
-    /// Makes an authenticator for tokens that somebody else signs, from the public key in PEM:
+    /// Makes an authenticator for tokens of another issuer, from the public key in PEM:
     /// RSA of at least 2,048 bits for RS256 (RFC 7518, 3.3), P-256 for ES256 (3.4), Ed25519 for
     /// `EdDSA` (RFC 8037). The kind of key decides the algorithm; no token does.
     ///
@@ -255,7 +255,7 @@ fn identify(claims: &ForeignClaims, token: &str, now_s: u64) -> Result<Identity,
         Some(Value::String(sub)) if sub.is_empty() => {
             return Err(AuthError::Invalid("sub is empty"));
         }
-        // `name:bob` stands for whoever signs in as bob, and so for no id.
+        // `name:bob` names the account with the username bob, so it is not an id.
         Some(Value::String(sub)) if !names::is_user_id(sub) || names::named(sub).is_some() => {
             return Err(AuthError::Invalid("sub is no user id"));
         }
@@ -281,7 +281,7 @@ fn identify(claims: &ForeignClaims, token: &str, now_s: u64) -> Result<Identity,
     let text = |claim: &Option<Value>| claim.as_ref().and_then(Value::as_str).map(str::to_owned);
     Ok(Identity {
         user_id,
-        // For display only, so a name that cannot be shown costs nobody the token.
+        // For display only, so a name that cannot be shown does not invalidate the token.
         username: text(&claims.username).filter(|name| names::is_showable(name)),
         email: text(&claims.email).filter(|address| names::is_showable(address)),
         scopes: claims

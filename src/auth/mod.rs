@@ -90,7 +90,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-/// Checks a secret that somebody chose.
+/// Checks a secret from the configuration.
 ///
 /// # Errors
 ///

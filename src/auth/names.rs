@@ -2,7 +2,7 @@
 //!
 //! A name is stored and shown in Unicode's compatibility form (NFKC, UAX #15). Two names are the same
 //! where their [`key`]s are, and look the same where their [`skeleton`]s are (UTS #39, section 4):
-//! neither kind of pair may exist twice. A name also looks like no user id: whoever names a user by
+//! neither kind of pair may exist twice. A name also looks like no user id: a caller that names a user by
 //! id means the id.
 //!
 //! # Promises

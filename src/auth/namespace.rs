@@ -1,7 +1,7 @@
 //! Namespaces: rules for all channels with a common prefix.
 //!
-//! A namespace says who may subscribe and publish, how much history is kept, and whether presence is announced.
-//! The longest prefix that matches a channel decides.
+//! A namespace says who may subscribe and publish, how much history is kept, and whether presence is
+//! announced. The longest prefix that matches a channel decides.
 //!
 //! # Promises
 //!
@@ -23,9 +23,9 @@ use crate::limits;
 pub enum Who {
     /// Everyone who is connected.
     Anyone,
-    /// Whoever is signed in.
+    /// Every signed-in user.
     Users,
-    /// Whoever has the scope, where tokens are required; else everyone.
+    /// Holders of the scope, where tokens are required; else everyone.
     With(Scopes),
     /// No client. The server's own program still may.
     Nobody,
@@ -159,7 +159,7 @@ impl Reserved {
 /// Why a caller may not follow a channel or publish to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Barred {
-    /// Whether the caller is nobody yet, and a token may help.
+    /// Whether the caller is anonymous, so that a token may help.
     pub needs_token: bool,
     /// What to say.
     pub reason: &'static str,

@@ -67,7 +67,7 @@ fn absolute(path: &Path) -> String {
     path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-/// The password that was given, else what somebody types twice at a terminal, else the first line of
+/// The given password, else the one that is typed twice at a terminal, else the first line of
 /// standard input.
 fn password_of(text: Option<String>) -> Result<String, String> {
     if text.is_some() || !io::stdin().is_terminal() {
@@ -120,7 +120,7 @@ pub(crate) fn list(data: &Data) -> Result<String, Fault> {
         let state = match (account.standing.is_disabled, account.password_hash) {
             (true, _) => "disabled",
             (false, Some(_)) => "active",
-            // Known by a token that somebody else signed.
+            // Known by a token of another issuer.
             (false, None) => "token only",
         };
         lines.push(format!(

@@ -139,7 +139,7 @@ impl From<StartError> for Fault {
     }
 }
 
-/// Prints. Whoever closes the pipe early (`| head`) has seen enough.
+/// Prints. A reader that closes the pipe early (`| head`) has seen enough.
 fn bytes(text: &[u8]) -> ExitCode {
     let mut out = io::stdout();
     match out.write_all(text).and_then(|()| out.flush()) {

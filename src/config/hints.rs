@@ -1,7 +1,8 @@
 //! Hints for unknown names: the key that was probably meant, and variables that belong to other programs.
 //!
-//! A user of another server writes `--port`, a fast typist writes `bnd`. Both are told which key to use. Kubernetes adds `FANFARE_SERVICE_HOST` and the like to every pod beside a Service
-//! called `fanfare`; those stop no start.
+//! A user of another server writes `--port`, a fast typist writes `bnd`. Both are told which key to use.
+//! Kubernetes adds `FANFARE_SERVICE_HOST` and the like to every pod beside a Service called `fanfare`;
+//! those stop no start.
 //!
 //! Imports its siblings. Part of `config`.
 
@@ -192,7 +193,7 @@ fn is_injected(rest: &str, value: &str) -> bool {
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     let has = |part: &str| rest.starts_with(part) || rest.contains(&format!("_{part}"));
     let is_service = rest.ends_with("SERVICE_HOST") || has("SERVICE_PORT");
-    // `PORT` alone may be somebody's wish for a port; Kubernetes writes a URL there.
+    // `PORT` may be meant as a port; Kubernetes writes a URL there.
     let is_port = (rest == "PORT" || rest.ends_with("_PORT")) && is_url;
     let protocols = ["TCP", "UDP", "SCTP"];
     let is_protocol = protocols.iter().any(|protocol| {

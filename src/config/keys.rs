@@ -18,7 +18,7 @@ use crate::ws::base_path::BadBasePath;
 use crate::ws::forwarded::BadProxy;
 use crate::ws::hosts::BadHost;
 
-/// What a key is when nobody sets it.
+/// The value of a key that is not set.
 pub(super) enum Unset {
     /// This text, read like any other.
     Is(&'static str),

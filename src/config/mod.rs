@@ -69,7 +69,7 @@ const CONFIG_ENV: &str = "FANFARE_CONFIG";
 /// The variable that names the server to ask.
 const URL_ENV: &str = "FANFARE_URL";
 
-/// The variable that holds the token of whoever asks.
+/// The variable that holds the caller's token.
 const TOKEN_ENV: &str = "FANFARE_TOKEN";
 
 /// Whether callers without a token are served.
@@ -101,11 +101,11 @@ pub struct Config {
     /// Shard threads, 1 to `limits::SHARDS_MAX`.
     pub shards: usize,
     /// Whether a token is needed. `Config::load` makes it `Required` where a secret, a public key or
-    /// Redis is given and nobody says otherwise; a program that fills this in by itself says it here.
+    /// Redis is given and `auth` is not set; a program that fills this in by itself says it here.
     pub auth: AuthMode,
     /// The secret of HS256 tokens. `None`: generated, and kept in `data_dir`.
     pub jwt_secret: Option<String>,
-    /// The public key of whoever signs the tokens, as a PEM file. `None`: the secret signs them.
+    /// The public key of the issuer of the tokens, as a PEM file. `None`: the secret signs them.
     pub jwt_public_key: Option<PathBuf>,
     /// Lifetime of a token from a login, in milliseconds.
     pub login_token_ttl_ms: u64,
@@ -130,14 +130,14 @@ pub struct Config {
     /// Whether this node is ready beside nodes with other shared settings.
     pub differing_settings: bool,
     /// The names by which clients may call the server, besides loopback and `bind`. Empty: none
-    /// where nobody needs a token, else any.
+    /// where no token is needed, else any.
     pub allowed_hosts: AllowedHosts,
     /// Origins a browser's page may call from, besides the server's own names, as
     /// `scheme://host[:port]` in lower case; `null` is pages without an origin, `*` is any.
     pub allowed_origins: Vec<String>,
     /// The path below which the server answers.
     pub base_path: BasePath,
-    /// The proxies whose word about a client's address is taken. Empty: nobody's.
+    /// The proxies that are trusted to name a client's address. Empty: none.
     pub trusted_proxies: TrustedProxies,
     /// Lease of an instance that asks for none, in milliseconds.
     pub lease_ttl_ms: u64,
@@ -214,7 +214,7 @@ impl fmt::Debug for Config {
 /// The layer a value came from. A later one wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
-    /// Nobody said anything.
+    /// Not set anywhere.
     Default,
     /// The file given by `--config`.
     File,
@@ -247,7 +247,7 @@ impl Source {
     }
 }
 
-/// Where each value of a `Config` came from. `Sources::default()`: nobody said anything.
+/// The source of each value of a `Config`. `Sources::default()`: all are defaults.
 ///
 /// # Invariants
 ///
@@ -469,7 +469,7 @@ impl Config {
     /// Loads the configuration from the arguments, program name first, and all variables of the
     /// environment.
     ///
-    /// An empty variable counts as unset: that is how compose files pass on what nobody set.
+    /// An empty variable counts as unset: compose files pass on unset variables like that.
     ///
     /// # Errors
     ///

@@ -64,7 +64,7 @@ pub(super) mod duration {
     const UNITS: [(&str, u64); 5] =
         [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-    /// Reads a duration. A bare number is refused, except 0: nobody can tell what unit was meant.
+    /// Reads a duration. A bare number is refused, except 0: its unit is unknown.
     pub(in crate::config) fn parse(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
         let wrong = || format!("{} is not a duration like 20s", quote(text));
         let (number, unit) = split_unit(text);

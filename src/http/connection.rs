@@ -40,7 +40,7 @@ pub enum Ending {
     /// It has not begun.
     No,
     /// No connection is accepted any more. Those there are get a moment for one more request, which
-    /// is answered with the word that it was the last: whoever keeps connections cannot know better.
+    /// is answered with `Connection: close`, because a client that keeps connections cannot know.
     Closed,
     /// Idle connections are ended; what is under way is still answered.
     Idle,
@@ -99,7 +99,7 @@ pub async fn serve(
     let parts = connection.into_parts();
     let (stream, left) = parts.io.into_parts();
     let Some(upgrade) = agreed.take() else {
-        // Who gives way has taken its last answer, and somebody needs the place now.
+        // An evicted connection has taken its last answer, and another one needs the place now.
         if !kept.is_evicted() {
             linger(stream).await;
         }

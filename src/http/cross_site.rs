@@ -86,7 +86,7 @@ pub(super) fn preflight(
 }
 
 /// Whether a request may go on that a page has caused. Reads always may: nothing changes by them,
-/// and the browser shows the answer to nobody.
+/// and the browser shows the answer to no page.
 ///
 /// # Errors
 ///

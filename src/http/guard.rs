@@ -2,10 +2,10 @@
 //!
 //! hyper repairs some heads that two parsers may read differently: it drops a `Content-Length` beside a
 //! `Transfer-Encoding`, and one of two equal lengths. Behind a proxy that reads them the other way this
-//! enables request smuggling. So the guard checks each head by the rules of a connection's first head, before
-//! hyper sees a byte of it. It replaces a bad head by a request for the refusal itself and reads nothing after
-//! it: hyper answers, and closes. It also holds back what follows a request to upgrade, until hyper has
-//! answered.
+//! enables request smuggling. So the guard checks each head by the rules of a connection's first head,
+//! before hyper sees a byte of it. It replaces a bad head by a request for the refusal itself and reads
+//! nothing after it: hyper answers, and closes. It also holds back what follows a request to upgrade, until
+//! hyper has answered.
 //!
 //! The guard also keeps time: a head has to be complete within the handshake timeout, and a
 //! connection may idle between requests for [`limits::KEEP_ALIVE_MS`]. A client that takes nothing of
@@ -34,7 +34,7 @@ use crate::ws::head::{self, Body, HeadFault, HeadLimits};
 /// The path that asks for a refusal: `/.refused/400` and `/.refused/431`.
 pub const REFUSED: &str = "/.refused/";
 
-/// The `Host` of such a request. It is nobody's name: a client that sends it gets the refusal too.
+/// The `Host` of such a request. No server has this name; a client that sends it gets the refusal too.
 pub const NOBODY: &str = "-";
 
 /// A guarded connection.
@@ -62,7 +62,7 @@ enum Scan {
     Head,
     Body(u64),
     ChunkedBody(ChunkedBody),
-    /// The last head asks to leave HTTP. What follows it waits here, for whoever speaks next.
+    /// The last head asks for an upgrade. The bytes behind it wait here for the next protocol.
     Upgrade,
     /// A head or a chunk was refused: no byte passes any more.
     Shut,

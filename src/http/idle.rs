@@ -44,12 +44,12 @@ pub struct IdleTable {
     candidates: Mutex<Candidates>,
 }
 
-/// The connections that were idle for longest when somebody looked, the oldest first, each with
+/// The connections that were idle for longest at the last search, the oldest first, each with
 /// since when.
 #[derive(Debug, Default)]
 struct Candidates {
     oldest: VecDeque<(u64, Arc<Place>)>,
-    /// When a look found nobody, in milliseconds since the table's start.
+    /// When a search found no idle connection, in milliseconds since the table's start.
     looked_in_vain_ms: Option<u64>,
 }
 
@@ -218,7 +218,7 @@ mod tests {
         for (index, ms) in [(2, 1_000), (0, 1_005), (3, 1_010)] {
             assert!(!all[index].rest(&context(), at(ms)));
         }
-        // The oldest one has a request again, and rests anew: it is the youngest now.
+        // The oldest one has had a request and is idle again: it is the youngest now.
         all[2].work();
         assert!(!all[2].rest(&context(), at(1_015)));
         for index in [0, 3, 2] {

@@ -38,7 +38,7 @@ impl LoggedRequest {
     }
 }
 
-/// The beginning of a path or another text: nobody looks for more of it, and a head may be long.
+/// The beginning of a path or another text: a head may be long.
 pub fn shown_path(path: &str) -> &str {
     &path[..path.floor_char_boundary(limits::LOG_PATH_BYTES_MAX)]
 }

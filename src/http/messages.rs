@@ -56,7 +56,7 @@ fn stored(told: &Told) -> Result<Reply, Problem> {
 ///
 /// # Errors
 ///
-/// What control refuses it with, and 429 where too many names of nobody were asked for.
+/// Control's refusal, or 429 if the address asked for too many unknown names.
 pub(super) async fn tell_to(
     desk: &RequestContext,
     user: &UserId,
@@ -221,7 +221,7 @@ pub async fn create_group(
     let group_id = (desk.app.new_id)();
     let at_ms = desk.clock.now().wall_ms;
     let owner = owner.clone();
-    // The creator stands first, and asks nobody to be in it.
+    // The creator is the first member and needs no invitation.
     let invited = if desk.app.group_invitations { members.split_off(1) } else { Vec::new() };
     let write =
         Write::CreateGroup { group_id: group_id.clone(), name, owner, members, invited, at_ms };

@@ -140,7 +140,7 @@ pub struct AppState {
     pub group_invitations: bool,
     /// How often accounts are registered from an address.
     pub registrations: RateLimiter,
-    /// How often names are asked for from an address that nobody has.
+    /// How often an address asks for unknown names.
     pub unknown_names: RateLimiter,
     /// Kept connections between two requests.
     pub idle: Arc<IdleTable>,

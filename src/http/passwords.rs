@@ -41,7 +41,7 @@ enum Job {
 
 impl Job {
     fn run(self) {
-        // Whoever asked may have gone.
+        // The caller may have gone.
         match self {
             Job::Hash(password, reply) => {
                 if !reply.is_closed() {

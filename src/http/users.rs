@@ -139,7 +139,7 @@ pub async fn login(desk: &RequestContext, request: Request<Incoming>) -> Result<
 }
 
 /// Compares a password with an account's, and ends the attempt. Without an account it takes as long, and
-/// fails. Gives the account, or the cause of the failure in words for the log. A name that nobody has is
+/// fails. Gives the account, or the cause of the failure in words for the log. An unknown name is
 /// not logged: it may be a password.
 pub(crate) async fn finish_login(
     desk: &RequestContext,
@@ -275,7 +275,7 @@ pub async fn set_password(
     Ok(reply::no_content())
 }
 
-/// Checks the password of an account that somebody has a token of. Whoever finds a token shall not find
+/// Checks the password of the account behind a token. A thief of the token shall not find
 /// the password with it, nor keep the user from the login.
 ///
 /// # Errors
@@ -380,12 +380,12 @@ async fn revoke_now(desk: &RequestContext, identity: &Identity) -> Result<(), Pr
     Ok(())
 }
 
-/// Refuses to look up another name from an address that has asked for too many names of nobody: names
+/// Refuses to look up another name from an address that has asked for too many unknown names: names
 /// are what a guesser of passwords begins with.
 ///
 /// # Errors
 ///
-/// 429, whether somebody has the next name or not.
+/// 429, whether the next name exists or not.
 pub(super) fn check_name_lookup(desk: &RequestContext) -> Result<(), Problem> {
     let now_ms = desk.clock.now().unix_ms;
     let wait_ms = desk.block().and_then(|block| desk.app.unknown_names.wait_ms(block, now_ms));
@@ -394,7 +394,7 @@ pub(super) fn check_name_lookup(desk: &RequestContext) -> Result<(), Problem> {
     Err(Problem::new(429, Code::RateLimited, detail).retry_after_s(wait_ms.div_ceil(1_000)))
 }
 
-/// Counts a name that nobody has, and gives the answer to it.
+/// Counts a request for an unknown name, and gives the answer to it.
 pub(super) fn unknown_name(desk: &RequestContext) -> Problem {
     if let Some(block) = desk.block() {
         // One too many is refused by the next look-up.

@@ -96,7 +96,7 @@ pub fn start(settings: Settings<'_>) -> Result<LogGuard, TryInitError> {
     {
         asked = asked.add_directive(shown);
     }
-    // Whoever looks that closely wants each line.
+    // A reader of `debug` lines wants each of them.
     let is_close = asked.max_level_hint().is_none_or(|level| level > LevelFilter::INFO);
     let fold = Arc::new(Fold::new(!is_close));
     let (queue, guard) = Queue::start(Arc::clone(&fold));

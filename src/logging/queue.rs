@@ -1,7 +1,7 @@
 //! The queue of log lines, and the thread that writes them to standard error.
 //!
-//! Without it, a pipe or a journal that does not keep up would stall the thread that logs: a shard with thousands
-//! of connections.
+//! Without it, a pipe or a journal that does not keep up would stall the thread that logs: a shard with
+//! thousands of connections.
 //!
 //! Imports its sibling, `clock` and `limits`. Part of `logging`.
 
@@ -51,7 +51,7 @@ impl Queue {
         let (sender, receiver) = crossbeam_channel::bounded(limits::LOG_QUEUE_LINES_MAX);
         let load = Arc::<Load>::default();
         let writer = Writer { receiver, load: Arc::clone(&load), fold, clock: Clock::start() };
-        // Nobody could be told.
+        // There is no other place to report it.
         let _ = std::thread::Builder::new().name(String::from("log")).spawn(move || writer.run());
         (Queue { sender: sender.clone(), load }, LogGuard(sender))
     }
@@ -150,7 +150,7 @@ impl Writer {
 
     fn write(&self, line: &[u8]) {
         self.load.bytes.fetch_sub(line.len(), Ordering::Relaxed);
-        // Without standard error there is nobody to tell.
+        // Without standard error there is no place to report it.
         let _ = io::stderr().write_all(line);
     }
 

@@ -68,8 +68,8 @@ pub(super) struct Permit {
 }
 
 impl Permit {
-    /// None where the address has as many as it may, or where there is no room and nobody gives way.
-    /// Such a connection is counted and logged as a refused request, though nobody reads what it asks.
+    /// None if the address is at its limit, or the server is and no connection can be evicted.
+    /// Such a connection is counted and logged as a refused request, though its request is not read.
     fn take(common: &Common, peer: SocketAddr) -> Option<Permit> {
         let taken = Permit::take_for(common, peer.ip());
         if let Err(reason) = taken {

@@ -1,8 +1,8 @@
 //! The handle: the interface for a program that embeds the server.
 //!
-//! A handle is a few pointers: clone it into every task. Its calls are the commands that clients send, and return
-//! when the command is done. They pass the same checks and bounds as a client's; only scopes and the rules
-//! of namespaces do not apply.
+//! A handle is a few pointers: clone it into every task. Its calls are the commands that clients send, and
+//! return when the command is done. They pass the same checks and bounds as a client's; only scopes and the
+//! rules of namespaces do not apply.
 //!
 //! Imports `clock`, `id`, `limits`, `mailbox`, `state`, `stats` and `wire`. Part of `server`.
 
@@ -115,7 +115,7 @@ pub struct Delivery {
 pub struct Events(BroadcastStream<DomainEvent>);
 
 impl Events {
-    /// The next event; none once the server has stopped. Whoever is too slow is told how many were
+    /// The next event; none once the server has stopped. A slow listener is told how many were
     /// missed: at most 4,096 are kept.
     pub async fn next(&mut self) -> Option<Result<DomainEvent, u64>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
@@ -141,7 +141,7 @@ pub struct ChannelMessages {
 }
 
 impl ChannelMessages {
-    /// The next message, as its followers get it; none once the server has stopped. Whoever is too
+    /// The next message, as its followers get it; none once the server has stopped. A listener that is too
     /// slow is told how many events were missed, this channel's among them.
     pub async fn next(&mut self) -> Option<Result<Value, u64>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
@@ -826,7 +826,7 @@ impl Handle {
         Events(BroadcastStream::new(receiver))
     }
 
-    /// Sends a protocol ping to every connection; whoever does not answer in time is closed.
+    /// Sends a protocol ping to every connection. A connection that does not answer in time is closed.
     ///
     /// # Errors
     ///

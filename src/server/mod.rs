@@ -640,7 +640,7 @@ pub(crate) fn authenticator(config: &Config) -> Result<Authenticator, StartError
     let secret = match &config.jwt_secret {
         Some(secret) => secret.clone().into_bytes(),
         None => auth::secret_from_data_dir(&config.data_dir).map_err(|fault| {
-            // What the file holds is chosen by somebody; whether it can be read is not.
+            // The content of the file is a setting; whether it can be read is a fact of the machine.
             if fault.kind() == io::ErrorKind::InvalidData {
                 StartError::Secret(fault)
             } else {

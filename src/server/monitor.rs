@@ -1,4 +1,4 @@
-//! Samples the server's counters once a second, and publishes them as long as somebody follows them.
+//! Samples the server's counters once a second, and publishes them while they have a subscriber.
 //!
 //! Consoles then cost one JSON object a second, however many are open, and nothing when none is.
 //!

@@ -145,7 +145,7 @@ impl Driver {
         }
     }
 
-    /// Whether somebody may still wait for an answer.
+    /// Whether a client may still wait for an answer.
     fn has_anything_left(&self) -> bool {
         self.tasks.any() || !self.arrivals.borrow().is_empty() || !self.shard.is_empty()
     }

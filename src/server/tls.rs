@@ -3,7 +3,8 @@
 //! rustls does the work (TLS 1.2 and 1.3). A connection keeps the certificate it was opened with;
 //! one that is read again is for those that come after.
 //!
-//! A client that speaks plain HTTP gets an error text at once, which helps a person who forgot the `s` of `https`.
+//! A client that speaks plain HTTP gets an error text at once, which helps a person who forgot the `s` of
+//! `https`.
 //!
 //! Imports `http::connection` and `shard::socket`. Part of `server`.
 
@@ -88,7 +89,7 @@ impl Tls {
         match tokio::time::timeout(patience, greet).await?? {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err((what, mut stream, words)) => {
-                // A few bytes into an empty socket: this waits for nobody.
+                // A few bytes into an empty socket: this does not block.
                 stream.write_all(&words).await?;
                 connection::linger(Stream::Plain(stream)).await;
                 Err(io::Error::new(io::ErrorKind::InvalidData, what))

@@ -176,7 +176,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Tells control where nobody here follows any more; no service is every service.
+    /// Tells control which services have no subscriber here any more; no service is every service.
     pub(super) fn release(&mut self, service: Option<&ServiceName>) {
         if self.topics.is_followed(service) {
             return;
@@ -186,7 +186,7 @@ impl<S: Socket> Shard<S> {
             None => Task::UnfollowAll,
         };
         let origin = Origin::Shard(self.settings.id);
-        // A full mailbox loses nothing but a hint: control then sends events nobody here follows,
+        // A full mailbox loses only a hint: control then sends events without a subscriber here,
         // and the shard drops them.
         self.command(Command { origin, accepted_ns: self.now.ns, task });
     }

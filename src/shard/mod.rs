@@ -146,7 +146,7 @@ pub struct Shard<S> {
     /// Sockets that had more to read than one turn takes.
     unread: VecDeque<(Slot, u32)>,
     /// Sockets on their way out whose last input is to be read and dropped. Thousands may end at
-    /// once, and nobody's next message waits behind them.
+    /// once, and no other message waits behind them.
     leaving: VecDeque<(Slot, u32)>,
     flush: flush::FlushQueues,
     /// Time for the first request of a connection, in milliseconds.
@@ -234,7 +234,7 @@ impl<S: Socket> Shard<S> {
         Outcome { has_more, wake_at_ms: by_time.into_iter().flatten().min() }
     }
 
-    /// Reads what sockets have. One read a socket; whoever has more comes again next turn. Those who
+    /// Reads the ready sockets, each once; a socket with more input is read again next turn. Those who
     /// come again take at most half of a turn: thousands of them must not keep out who is new.
     fn gather(&mut self, ready: &impl Fn() -> Option<(Slot, u32)>) {
         let leaving = self.leaving.len().min(limits::READS_PER_TURN_MAX / 2);
@@ -284,7 +284,7 @@ impl<S: Socket> Shard<S> {
                 Some(Parcel::Probe(conn)) => self.probe(conn),
                 Some(Parcel::Answer(conn, answer)) => self.on_answer(conn, answer),
                 Some(Parcel::HttpAnswer(reply, answer)) => {
-                    // The request may have gone with its connection. Then nobody waits.
+                    // The request may have gone with its connection. Then there is no receiver.
                     let _ = reply.send(answer);
                 }
                 Some(Parcel::Drain { window_ms }) => self.begin_drain(window_ms),

@@ -166,7 +166,7 @@ impl<S: Socket> Shard<S> {
         if !asked.is_empty() {
             let origin = Origin::Shard(self.settings.id);
             let command = Command { origin, accepted_ns: self.now.ns, task: Task::Probe(asked) };
-            // Where control has too much to do, nobody is asked and the newcomer goes in the end.
+            // If control's mailbox is full, no connection is probed and the newcomer is closed in the end.
             self.command(command);
         }
         if is_refused {

@@ -84,7 +84,7 @@ impl<S: Socket> Shard<S> {
             // The peer has said its last word; ours is still on its way.
             conn.has_ended = true;
         } else {
-            // Half-open WebSockets serve nobody.
+            // A half-open WebSocket is of no use.
             drop(self.remove(slot));
         }
     }

@@ -236,7 +236,7 @@ impl Socket for TcpSocket {
 
     fn shut_down(&mut self) {
         let mut context = Context::from_waker(&self.waker);
-        // The peer may have gone already; then there is nobody to tell.
+        // The peer may have gone already.
         let _ = Pin::new(&mut self.stream).poll_shutdown(&mut context);
     }
 

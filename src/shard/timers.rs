@@ -1,4 +1,5 @@
-//! Timers of connections: handshake timeout, pings, token expiry, write timeout, lingering close, and the drain.
+//! Timers of connections: handshake timeout, pings, token expiry, write timeout, lingering close, and the
+//! drain.
 //!
 //! Part of `shard`.
 
@@ -284,12 +285,12 @@ impl<S: Socket> Shard<S> {
         self.stats().closes[reason.index()].add(1);
         self.note_close(slot, reason);
         let conn = &mut self.conns[slot.index()];
-        // Whoever does not take what is queued would never come to the close frame behind it.
+        // A peer that does not read would never reach the close frame behind its queue.
         conn.outbox.drop_replaceable();
         conn.outbox.push(Chunk::frame(frame::close(reason)));
         self.end(slot);
         if matches!(reason, Reason::TokenExpired | Reason::Draining) {
-            // These come by the thousand. Nobody else's answer waits behind them.
+            // These come by the thousand. No other answer waits behind them.
             self.queue_bulk(slot);
         } else {
             self.queue_urgent(slot);

@@ -42,7 +42,7 @@ pub(super) struct Topics {
     pub(super) everything: Subscribers,
     touched: Vec<TopicId>,
     /// Subscriptions that control has not answered yet, by service. Control must not be told that
-    /// nobody follows while one is under way.
+    /// has no subscriber while one is under way.
     joining: HashMap<ServiceName, u32>,
     joining_everything: u32,
 }
@@ -157,7 +157,7 @@ impl Topics {
         }
     }
 
-    /// Adds an event to its topic's run. Returns false where nobody here follows it.
+    /// Adds an event to its topic's run. Returns false if the topic has no subscriber here.
     pub(super) fn add_event(&mut self, event: Event) -> bool {
         let id = match self.find(&event.topic) {
             Some(id) => id,
@@ -196,7 +196,7 @@ impl Topics {
         std::mem::take(&mut topic.run)
     }
 
-    /// Gives the run's memory back, and forgets the topic where nobody follows it by name.
+    /// Gives the run's memory back, and forgets a topic without subscribers.
     pub(super) fn end_run(&mut self, id: TopicId, mut run: Vec<Event>) {
         run.clear();
         let topic = &mut self.topics[id.0 as usize];

@@ -215,7 +215,7 @@ pub struct ClusterStats {
     pub applied: Counter,
     /// Proposals that got no place in the log.
     pub lost: Counter,
-    /// Times the registry began anew from an image.
+    /// Times the registry was replaced by an image.
     pub replaced: Counter,
     /// Users online on any node (gauge).
     pub users_online: Counter,

@@ -1,7 +1,7 @@
 //! Polls the database for accounts and tokens that others changed: the command line and the other nodes.
 //!
-//! Every change of an account gets a stamp above all earlier ones (`people::stamp`), so the poller asks for the
-//! changes since its last stamp, independent of clocks.
+//! Every change of an account gets a stamp above all earlier ones (`people::stamp`), so the poller asks for
+//! the changes since its last stamp, independent of clocks.
 //!
 //! Imports `id`, `limits` and `state`. Part of `store`.
 
@@ -56,7 +56,7 @@ impl Reach {
     }
 }
 
-/// Looks for accounts that somebody else changed, and for tokens that somebody else revoked, after
+/// Polls for accounts that others changed, and for tokens that others revoked, after
 /// what is known, for as long as it is let.
 pub(super) async fn accounts(
     pool: AnyPool,

@@ -1,5 +1,5 @@
-//! Accounts as the command line changes them: directly in the database. A running server sees the change within
-//! a second.
+//! Accounts as the command line changes them: directly in the database. A running server sees the change
+//! within a second.
 //!
 //! An id is looked up among ids and a name among names. A text that may be either is taken where it
 //! fits one account, and refused where it fits two.
@@ -32,7 +32,7 @@ pub struct Accounts {
     address: Address,
 }
 
-/// Why something cannot be done to an account, in words for whoever asked.
+/// Why something cannot be done to an account, in words for the operator.
 pub type AccountError = String;
 
 impl Accounts {

@@ -62,7 +62,7 @@ pub(super) async fn connect(
                 set(&mut connection, pragma).await?;
             }
         }
-        // Before the tables are touched: whoever is turned away has changed nothing.
+        // Before the tables are touched: a server that is refused has changed nothing.
         (Address::Postgres(_), Some(mode)) => lock(&mut connection, mode).await?,
         (Address::Postgres(_), None) => {}
     }
@@ -196,7 +196,7 @@ impl Database {
         self.connection.as_mut().ok_or(sqlx::Error::WorkerCrashed)
     }
 
-    /// Forgets a connection that has failed: what state it is in nobody knows.
+    /// Drops a connection that has failed: its state is unknown.
     pub(super) async fn reset(&mut self) {
         if let Some(connection) = self.connection.take() {
             // It has failed already, and may take its time to go.

@@ -1,7 +1,7 @@
 //! Accounts in the database: names, passwords, and which tokens count.
 //!
-//! The statement that writes also makes the deciding check, so the check holds while other nodes or the command
-//! line write at the same time.
+//! The statement that writes also makes the deciding check, so the check holds while other nodes or the
+//! command line write at the same time.
 //!
 //! Imports `auth`, `id`, `limits`, `state` and `wire`. Part of `store`.
 
@@ -19,7 +19,7 @@ use crate::state::people::Person;
 use crate::wire::refusal::{Code, Refusal};
 
 /// When an account was changed: not before any change so far, whatever the clocks of those who
-/// write say. So whoever remembers the newest change finds all that came after it.
+/// write say. So a poller that knows the newest change finds all later ones.
 pub(super) fn stamp(at_ms: &str) -> String {
     let next = "COALESCE((SELECT MAX(changed_ms) FROM account), 0) + 1";
     format!("CASE WHEN {at_ms} >= {next} THEN {at_ms} ELSE {next} END")
@@ -167,7 +167,7 @@ async fn come_back(
 }
 
 /// Removes an account. A row without a name stays, so that its tokens count no more anywhere: for good
-/// where it had a password, because nobody else is ever given its id; else until its issuer makes the
+/// where it had a password, because its id is never given to another account; else until its issuer makes the
 /// user a newer one.
 pub(super) async fn remove(
     connection: &mut AnyConnection,

@@ -106,7 +106,7 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// What a fault means for whoever starts the server.
+/// What a fault means for the operator who starts the server.
 fn advice(fault: &sqlx::Error) -> String {
     match fault {
         sqlx::Error::Migrate(migrate) => match **migrate {
@@ -169,7 +169,7 @@ fn claim(path: &Path) -> Result<File, StoreError> {
     }
 }
 
-/// How the store does, for whoever asks.
+/// The health of the store.
 #[derive(Debug, Clone)]
 pub struct StoreHealth {
     is_ok: Arc<AtomicBool>,
@@ -362,7 +362,7 @@ impl Store {
         self.outcome.lock().take()
     }
 
-    /// Hands over writes that somebody waits for. Only while the store is idle.
+    /// Hands over writes with a waiting caller. Only while the store is idle.
     pub fn execute(&self, writes: Arc<Vec<Write>>) {
         self.give(Job::Execute(writes));
     }

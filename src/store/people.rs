@@ -45,7 +45,7 @@ pub(super) fn change_of(row: &AnyRow) -> Result<AccountChange, sqlx::Error> {
 pub(super) const ENDED_TOKEN: &str =
     "SELECT token_id, user_id, expires_s, changed_ms FROM revoked_token";
 
-/// None where somebody else wrote what is no token's id.
+/// None if another program wrote a value that is no token's id.
 pub(super) fn ended_token(row: &AnyRow) -> Result<Option<EndedToken>, sqlx::Error> {
     let (id, user_id): (String, String) = (row.try_get("token_id")?, row.try_get("user_id")?);
     let Ok(id) = id.parse() else { return Ok(None) };
@@ -352,7 +352,7 @@ async fn remove_member(
         return Ok(Err(no_group()));
     };
     if !members.contains(user_id) {
-        // Whoever manages the group takes an invitation back, and the invited user declines it.
+        // A manager of the group takes an invitation back, and the invited user declines it.
         if withdraw_invitation(connection, group_id, user_id).await? {
             return Ok(Ok(Written::Done));
         }

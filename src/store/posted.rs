@@ -2,7 +2,7 @@
 //! here behind it.
 //!
 //! A run is one transaction with all its rows of inboxes and the mark of how far the journal has
-//! come, so whoever pulls sees the journal up to some message and nothing of what is after. Two
+//! come, so a client that pulls sees the journal up to some message and nothing after it. Two
 //! nodes may write the same run, where one takes over from another: each row is there once.
 //!
 //! Imports `id`, `limits` and `state`. Part of `store`.

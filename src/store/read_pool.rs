@@ -212,7 +212,7 @@ impl ReadPool {
                         Err(Refusal::unavailable())
                     }
                 };
-                // Whoever asked may have gone.
+                // The caller may have gone.
                 let _ = reply.send(result);
             })
         });

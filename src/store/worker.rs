@@ -1,7 +1,7 @@
 //! The writing thread.
 //!
-//! It carries out one job at a time, and a stop cuts every wait short. It reports a failed job to control, which
-//! decides when to try again. Rows that the database refuses for their content are found by bisection
+//! It carries out one job at a time, and a stop cuts every wait short. It reports a failed job to control,
+//! which decides when to try again. Rows that the database refuses for their content are found by bisection
 //! and set aside, so that they hold up nothing else.
 //!
 //! Imports its siblings, `limits`, `state` and `wire`. Part of `store`.
@@ -188,7 +188,7 @@ impl Running {
         self.runtime.block_on(self.database.reset());
     }
 
-    /// Sorts new messages into the inboxes. Nobody waits for it; where it fails, the store is ill.
+    /// Sorts new messages into the inboxes. No caller waits for it; a failure marks the store unhealthy.
     fn merge(&mut self) {
         if self.fresh == 0 || !self.worker.health.is_ok() {
             return;
@@ -297,7 +297,7 @@ impl Running {
         }
     }
 
-    /// Carries out writes, once: whoever waits is told that it failed, rather than kept waiting.
+    /// Carries out writes, once: a caller is told of a failure at once and is not kept waiting.
     fn execute(&mut self, writes: &[Write]) -> Vec<WriteResult> {
         let fault = match ask!(self.execute(writes)) {
             Ok(results) => {
@@ -369,7 +369,7 @@ impl Running {
                 Ok(Written::Done)
             }
             Write::Seen { .. } => {
-                // Nobody waits for it, and it would come again.
+                // No caller waits for it, and it would come again.
                 self.refuse(write, fault);
                 Ok(Written::Done)
             }

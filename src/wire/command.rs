@@ -212,7 +212,7 @@ impl Fields<'_> {
 
 /// Reads one text message.
 pub fn decode(payload: &[u8], topic_bytes_max: usize) -> Message {
-    // A field that nobody reads is skipped without looking at its depth, so that is done here; a
+    // A field that is not read is skipped without a check of its depth, so that is done here; a
     // short text cannot be deep enough to matter.
     if payload.len() > SHORT_BYTES && !json::is_shallow(payload) {
         let message = format!("the message nests deeper than {JSON_DEPTH_MAX} levels");

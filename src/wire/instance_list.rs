@@ -4,7 +4,7 @@
 //! memory are the array and the brace that ends a message: a WebSocket frame is a small head and these
 //! bytes, uncopied. Only `wire::answer` knows that; everyone else gets the array.
 //!
-//! Imports its siblings. Imported by `wire::answer`, `state`, and whoever reads a view.
+//! Imports its siblings. Imported by `wire::answer`, `state`, `http` and `server`.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -57,7 +57,7 @@ impl InstanceList {
         self.0.len()
     }
 
-    /// Whether nobody else holds these bytes.
+    /// Whether these bytes have no other holder.
     pub fn is_unique(&self) -> bool {
         self.0.is_unique()
     }

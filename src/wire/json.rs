@@ -35,7 +35,7 @@ pub fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> 
 }
 
 /// A value that is written as a JSON object. What derives `Deserialize` would take an array of its
-/// fields in their order as well, which nobody means.
+/// fields in their order as well, which no client means.
 struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {

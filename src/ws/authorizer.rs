@@ -443,7 +443,7 @@ fn offers_protocol(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 ///
-/// 400 where there are several that differ: nobody knows which of them was meant.
+/// 400 if several are presented and differ: which one is meant is unknown.
 pub fn presented_token(
     headers: &HeaderMap,
     query: Option<&str>,

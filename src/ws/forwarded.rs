@@ -136,7 +136,7 @@ fn x_forwarded_hops<'a>(
 }
 
 /// The hops of `Forwarded`, the last one first. A line that cannot be taken apart is one hop that
-/// cannot be read: nobody knows where its elements begin.
+/// cannot be read: the boundaries of its elements are unknown.
 fn forwarded_hops(headers: &HeaderMap) -> Vec<Option<ClientAddress>> {
     let lines = headers.get_all(FORWARDED).iter().rev();
     lines

@@ -60,7 +60,7 @@ pub struct HeadLimits {
 ///
 /// # Errors
 ///
-/// What is wrong with it. The connection cannot be used after that: nobody knows where the next
+/// The fault. The connection cannot be used after it: it is unknown where the next
 /// request would begin.
 pub fn parse(bytes: &[u8], limits: HeadLimits) -> Result<Option<Head>, HeadFault> {
     let mut headers = [httparse::EMPTY_HEADER; limits::HEAD_HEADERS_MAX];

@@ -63,7 +63,7 @@ impl Message {
         Message { metadata: Some(json(metadata)), ..self }
     }
 
-    /// Names the user who sends it. Nobody is looked up.
+    /// Names the user who sends it. The user is not looked up.
     #[must_use]
     pub fn from_user(self, user_id: impl Into<String>) -> Message {
         Message { from: Some(user_id.into()), ..self }
