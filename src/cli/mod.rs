@@ -54,7 +54,7 @@ pub fn main() -> ExitCode {
 }
 
 fn complain(fault: &str) {
-    // Without standard error there is nobody to tell.
+    // Without standard error there is no place to report it.
     let _ = writeln!(std::io::stderr(), "fanfare: {fault}");
 }
 
