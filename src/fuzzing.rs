@@ -20,8 +20,8 @@ use crate::doors::eureka;
 use crate::http::fuzzing as http;
 use crate::http::fuzzing::chunks_passed;
 use crate::limits::{self, Limits};
-use crate::state::log::{self, Bounds, Entry, LogItem};
-use crate::state::replica::ReplicaImage;
+use crate::state::entry::{self, Bounds, Entry, LogItem};
+use crate::state::snapshot::Snapshot;
 use crate::state::{empty_image, new_node};
 use crate::wire::command::{self, Family};
 use crate::wire::instance::Instance;
@@ -151,9 +151,9 @@ pub fn log_entry(bytes: &[u8]) {
     node.begin_anew(empty_image(now), Vec::new(), now);
     // One entry a line: what one leaves behind meets the next.
     for (number, line) in (1..).zip(text.lines().take(32)) {
-        let Ok(entry) = log::decode(line) else { continue };
-        let encoded = log::encode(&entry).expect("what was read can be written");
-        assert_eq!(log::decode(&encoded).as_ref(), Ok(&entry), "{encoded}");
+        let Ok(entry) = entry::decode(line) else { continue };
+        let encoded = entry::encode(&entry).expect("what was read can be written");
+        assert_eq!(entry::decode(&encoded).as_ref(), Ok(&entry), "{encoded}");
         let (position, at_ms) = (format!("{number}-0"), now.unix_ms);
         let item = LogItem { position, node: "there".into(), number, at_ms, entry };
         node.apply_logged(item, now);
@@ -161,13 +161,13 @@ pub fn log_entry(bytes: &[u8]) {
         node.take_outgoing();
     }
     node.tick(Moment::new(2_000_000, 1_000_000_000_000));
-    assert_image_is_readable(node.registry.image());
+    assert_image_is_readable(node.registry.snapshot());
 }
 
 /// Reads an image of the registry, begins from it, and goes on with a change of each of its first
 /// services and of one that it does not have.
 pub fn image(bytes: &[u8]) {
-    let Ok(image) = ReplicaImage::read(bytes) else { return };
+    let Ok(image) = Snapshot::read(bytes) else { return };
     let now = Moment::new(1_000_000, 0);
     let mut node = new_node("here", None, now);
     let (number, at_ms) = (image.sequence + 1, now.unix_ms);
@@ -181,17 +181,17 @@ pub fn image(bytes: &[u8]) {
         instance.register().ok()
     });
     let bounds = Bounds { instances_max: 1_000, services_max: 1_000, instances_bytes_max: 1 << 20 };
-    let entry = Entry::Register(registrations.collect(), bounds);
+    let entry = Entry::Register { list: registrations.collect(), bounds };
     let (position, other) = (format!("{number}-0"), "there".into());
     let item = LogItem { position, node: other, number, at_ms, entry };
     node.begin_anew(image, vec![item], now);
     node.tick(Moment::new(2_000_000, 1_000_000_000_000));
-    assert_image_is_readable(node.registry.image());
+    assert_image_is_readable(node.registry.snapshot());
 }
 
-fn assert_image_is_readable(image: ReplicaImage) {
+fn assert_image_is_readable(image: Snapshot) {
     let text = serde_json::to_string(&image).expect("an image can be written");
-    assert_eq!(serde_json::from_str::<ReplicaImage>(&text).ok(), Some(image));
+    assert_eq!(serde_json::from_str::<Snapshot>(&text).ok(), Some(image));
 }
 
 #[cfg(test)]

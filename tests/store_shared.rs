@@ -15,9 +15,9 @@ use fanfare::internals::id::{ChannelName, MessageId, UserId};
 use fanfare::internals::state::durable::{
     AccountChange, EndedToken, Message, Write, WriteResult, Written,
 };
-use fanfare::internals::state::image::RegistryDelta;
 use fanfare::internals::state::people::Person;
 use fanfare::internals::state::posted::{Addressee, Post, Posted};
+use fanfare::internals::state::registry::unsaved::RegistryDelta;
 use fanfare::internals::store::accounts::{Accounts, Who};
 use fanfare::internals::store::read_pool::ReadPool;
 use fanfare::internals::store::{Address, Image, Listeners, Store, StoreError};
@@ -153,7 +153,7 @@ fn nodes_start_together_on_an_empty_database() {
     });
     for (node, image) in nodes {
         assert_eq!((image.people.last_message, image.people.written), (None, None));
-        assert_eq!(image.registry.epoch, None);
+        assert_eq!(image.registry.epoch, "");
         node.post(&[direct(1, "a", "b")]);
         node.store.close(RegistryDelta { version: 42, ..RegistryDelta::default() });
     }

@@ -14,10 +14,9 @@ use fanfare::internals::auth::TokenId;
 use fanfare::internals::id::{ChannelName, MessageId, UserId};
 use fanfare::internals::limits;
 use fanfare::internals::state::durable::{EndedToken, Message, Write, WriteResult, Written};
-use fanfare::internals::state::image::{
-    InstanceRecord, PullOutRecord, RegistryDelta, ServiceRecord,
-};
 use fanfare::internals::state::people::Person;
+use fanfare::internals::state::registry::unsaved::RegistryDelta;
+use fanfare::internals::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
 use fanfare::internals::store::accounts::{Accounts, Who};
 use fanfare::internals::store::read_pool::ReadPool;
 use fanfare::internals::store::{Address, Image, Listeners, Store, StoreError};
@@ -143,12 +142,12 @@ fn code(result: WriteResult) -> Code {
 
 fn registry_survives_a_clean_stop(backend: &Backend) {
     let (suite, image) = backend.open().expect("opens");
-    assert_eq!(image.registry.epoch, None);
+    assert_eq!(image.registry.epoch, "");
     let delta = RegistryDelta {
         epoch: String::from("e1"),
         version: 42,
         services: vec![ServiceRecord {
-            service_id: String::from("s"),
+            service: String::from("s"),
             revision: 7,
             protection_enabled: false,
             degraded_since_ms: Some(5),
@@ -157,9 +156,10 @@ fn registry_survives_a_clean_stop(backend: &Backend) {
         upserts: (0..2_000)
             .map(|n| InstanceRecord {
                 identity: format!("r\u{1f}s\u{1f}i{n:05}"),
-                service_id: String::from("s"),
+                service: String::from("s"),
                 json: Bytes::from(format!("{{\"instanceId\":\"i{n} \\u0000 \u{e9}\"}}")),
-                lease_ttl_ms: 20_000,
+                ttl_ms: 20_000,
+                ..InstanceRecord::default()
             })
             .collect(),
         pull_outs: vec![PullOutRecord {
@@ -172,8 +172,7 @@ fn registry_survives_a_clean_stop(backend: &Backend) {
     suite.store.close(delta.clone());
     let (suite, mut image) = backend.open().expect("opens again");
     image.registry.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
-    assert!(image.registry.is_clean && image.registry.version == 42);
-    assert_eq!(image.registry.epoch.as_deref(), Some("e1"));
+    assert_eq!((&*image.registry.epoch, image.registry.version), ("e1", 42));
     assert_eq!(image.registry.services, delta.services);
     assert_eq!(image.registry.instances, delta.upserts);
     assert_eq!(image.registry.pull_outs, delta.pull_outs);

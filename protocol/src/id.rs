@@ -7,8 +7,11 @@
 //!
 //! Imports nothing. Imported by `instance`, the server and the client.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The text is no identifier of the expected form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +187,28 @@ impl Epoch {
         &self.0
     }
 }
+
+/// Names are strings in JSON.
+macro_rules! serde_as_text {
+    ($name:ident, $read:path) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(self.as_str())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<$name, D::Error> {
+                Ok($read(&Cow::<str>::deserialize(from)?))
+            }
+        }
+    };
+}
+
+serde_as_text!(ServiceName, ServiceName::of);
+serde_as_text!(InstanceIdentity, InstanceIdentity::from_canonical);
+serde_as_text!(UserId, UserId::new);
+serde_as_text!(ChannelName, ChannelName::new);
 
 #[cfg(test)]
 mod tests {

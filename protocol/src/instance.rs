@@ -95,16 +95,39 @@ pub struct InstanceKey {
 }
 
 /// An instance that passed every check, ready for the registry.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// Its JSON is what servers write into the log that they share.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Registration {
     /// What makes it the same instance next time.
+    #[serde(rename = "id")]
     pub identity: InstanceIdentity,
     /// Its service, canonical.
     pub service: ServiceName,
     /// The lease it asks for; none = the server's default.
+    #[serde(rename = "ttl_ms")]
     pub lease_ttl_ms: Option<u64>,
     /// Its canonical JSON: fields in a fixed order, metadata sorted. Equal text = no difference.
+    #[serde(rename = "instance", with = "spliced")]
     pub json: Bytes,
+}
+
+/// A JSON text as the value that it is, and not as a string.
+mod spliced {
+    use bytes::Bytes;
+    use serde::ser::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use serde_json::value::RawValue;
+
+    pub(super) fn serialize<S: Serializer>(json: &Bytes, to: S) -> Result<S::Ok, S::Error> {
+        let value: &RawValue = serde_json::from_slice(json).map_err(Error::custom)?;
+        value.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
+        let value = <&RawValue>::deserialize(from)?;
+        Ok(Bytes::copy_from_slice(value.get().as_bytes()))
+    }
 }
 
 impl Registration {

@@ -23,8 +23,8 @@ use super::links::Link;
 use super::log::{Broken, Fresh, Place};
 use super::{News, Shared, scripts};
 use crate::limits;
-use crate::state::log::FORMAT;
-use crate::state::replica::ReplicaImage;
+use crate::state::entry::FORMAT;
+use crate::state::snapshot::Snapshot;
 
 /// Bytes at the head of an image's text that tell it from another.
 const HEAD_BYTES: usize = 128;
@@ -35,7 +35,7 @@ pub(super) struct Unusable {
     /// Why.
     pub(super) fault: String,
     /// The image, where it can be read.
-    image: Option<Box<ReplicaImage>>,
+    image: Option<Box<Snapshot>>,
     /// Whether there is one that cannot be read: the length of its text and the text's head.
     unreadable: Option<(usize, Vec<u8>)>,
 }
@@ -56,7 +56,7 @@ impl Unusable {
     }
 
     /// The log does not go on from the image.
-    pub(super) fn gap(fault: String, image: Box<ReplicaImage>) -> Unusable {
+    pub(super) fn gap(fault: String, image: Box<Snapshot>) -> Unusable {
         Unusable { fault, image: Some(image), unreadable: None }
     }
 }
@@ -146,7 +146,7 @@ impl From<RedisError> for Fault {
 
 impl Seed<'_> {
     /// Begins a log with an image, under a new epoch.
-    async fn plant(&self, shared: &Shared, mut image: ReplicaImage) -> Result<(), Fault> {
+    async fn plant(&self, shared: &Shared, mut image: Snapshot) -> Result<(), Fault> {
         // Revisions count on under another name: nobody resumes across what was lost.
         image.epoch = uuid::Uuid::new_v4().simple().to_string();
         image.epoch.truncate(limits::EPOCH_CHARS);
@@ -246,21 +246,21 @@ async fn connect(shared: &Shared) -> RedisResult<Link> {
 }
 
 /// Images are read and written beside this thread: what beats and hears must not stand still for that.
-async fn parse(text: Vec<u8>) -> Result<ReplicaImage, Unusable> {
+async fn parse(text: Vec<u8>) -> Result<Snapshot, Unusable> {
     let parsed = tokio::task::spawn_blocking(move || {
-        ReplicaImage::read(&text).map_err(|fault| {
+        Snapshot::read(&text).map_err(|fault| {
             Unusable::unreadable(&format!("the image cannot be read: {fault}"), &text)
         })
     });
     parsed.await.map_err(|fault| Unusable::missing(&fault.to_string()))?
 }
 
-async fn write_down(image: ReplicaImage) -> Result<String, String> {
+async fn write_down(image: Snapshot) -> Result<String, String> {
     let written = tokio::task::spawn_blocking(move || serde_json::to_string(&image)).await;
     written.map_err(|fault| fault.to_string())?.map_err(|fault| fault.to_string())
 }
 
-async fn of_this_node(shared: &Shared) -> Option<ReplicaImage> {
+async fn of_this_node(shared: &Shared) -> Option<Snapshot> {
     let (reply, image) = oneshot::channel();
     shared.tell(News::Image(reply));
     image.await.ok().flatten()

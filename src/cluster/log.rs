@@ -14,8 +14,8 @@ use super::image::{self, Unusable};
 use super::links::{self, Link};
 use super::{News, Proposal, Shared, chance, rest, scripts};
 use crate::limits;
-use crate::state::log::{LogItem, decode};
-use crate::state::replica::ReplicaImage;
+use crate::state::entry::{LogItem, decode};
+use crate::state::snapshot::Snapshot;
 use crate::stats::RedisPath;
 
 /// Why reading ends and begins anew.
@@ -65,7 +65,7 @@ pub(super) struct Place {
 /// gathers here.
 #[derive(Debug)]
 pub(super) struct Fresh {
-    pub(super) image: Box<ReplicaImage>,
+    pub(super) image: Box<Snapshot>,
     pub(super) items: Vec<LogItem>,
     /// The number of the newest entry when the image was read.
     pub(super) newest: u64,

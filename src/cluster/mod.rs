@@ -57,9 +57,9 @@ use crate::id::{ChannelName, MessageId};
 use crate::limits;
 use crate::redacted;
 use crate::rng::Rng;
-use crate::state::log::LogItem;
+use crate::state::entry::LogItem;
 use crate::state::posted::Posted;
-use crate::state::replica::ReplicaImage;
+use crate::state::snapshot::Snapshot;
 use crate::stats::{RedisPath, Stats};
 
 use asking::Asking;
@@ -81,7 +81,7 @@ pub enum News {
     /// The log cannot be followed from where control stands: begin anew from this.
     Begin {
         /// Everything that the nodes share, at some place of the log.
-        image: Box<ReplicaImage>,
+        image: Box<Snapshot>,
         /// All entries behind it that were there when it was read.
         items: Vec<LogItem>,
     },
@@ -126,7 +126,7 @@ pub enum News {
     /// Proposals that got no place in the log.
     Lost(Vec<u64>),
     /// The registry as it is now is wanted, for nodes that join.
-    Image(oneshot::Sender<Option<ReplicaImage>>),
+    Image(oneshot::Sender<Option<Snapshot>>),
 }
 
 /// A node, as Redis last heard of it.

@@ -49,9 +49,9 @@ use crate::mailbox::to_shard::{Event, Parcel};
 use crate::mailbox::{Inlet, Outlet};
 use crate::state::durable::{AccountChange, Write, WriteResult};
 use crate::state::event::DomainEvent;
-use crate::state::image::SetBound;
 use crate::state::order::{Answer, Order};
 use crate::state::registry::Announcement;
+use crate::state::registry::unsaved::SetBound;
 use crate::state::talk::{Outgoing, Talk, Told};
 use crate::state::{self, State};
 use crate::stats::Stats;
@@ -394,7 +394,7 @@ impl Control {
         self.publisher.count(self.state.registry.counts().0);
         self.publisher.set_edition(self.state.registry.edition());
         self.send_messages(accepted_ns);
-        self.state.registry.announce_turn(self.followers.services());
+        self.state.registry.announce_contact_change(self.followers.services());
         for service in self.state.registry.take_forgotten() {
             self.publisher.take_back(&service);
         }
@@ -645,12 +645,12 @@ impl Control {
         stats.channels.set(self.state.channels.len() as u64);
         stats.history_bytes.set(self.state.channels.history_bytes() as u64);
         if self.cluster.is_some() {
-            let (replica, stats) = (self.state.registry.replica(), &self.stats.cluster);
+            let (replica, stats) = (self.state.registry.log(), &self.stats.cluster);
             stats.sequence.set(replica.sequence());
             stats.leases_owned.set(replica.leases_owned() as u64);
             // In this order: nobody shall take the one for true before the other is known.
             stats.cut_off.set(u64::from(replica.is_cut_off()));
-            stats.caught_up.set(u64::from(replica.is_begun()));
+            stats.caught_up.set(u64::from(replica.is_loaded()));
         }
     }
 }

@@ -13,10 +13,10 @@ use crate::mailbox::to_shard::{Event, Parcel};
 use crate::state::abroad::{Errand, Release};
 use crate::state::begin::Begun;
 use crate::state::call::{Call, Reply};
+use crate::state::entry::{Entry, LogItem, encode};
 use crate::state::event::DomainEvent;
-use crate::state::log::{Entry, LogItem, encode};
 use crate::state::order::Answer;
-use crate::state::replica::ReplicaImage;
+use crate::state::snapshot::Snapshot;
 use crate::state::talk::Told;
 use crate::state::then::Then;
 use crate::wire::answer;
@@ -317,7 +317,7 @@ impl Control {
     }
 
     /// Begins anew: every follower gets a snapshot, for what it has may be of another history.
-    fn begin(&mut self, image: ReplicaImage, items: Vec<LogItem>, now: Moment) {
+    fn begin(&mut self, image: Snapshot, items: Vec<LogItem>, now: Moment) {
         let entries = items.len();
         tracing::info!(sequence = image.sequence, entries, "the registry begins from an image");
         let stats = &self.stats.cluster;
@@ -329,7 +329,7 @@ impl Control {
         for service in services {
             self.publisher.take_back(&service);
             if self.state.is_watched {
-                let view = self.state.registry.present_view(&service);
+                let view = self.state.registry.view(&service);
                 // Fails only where the last listener has just gone.
                 let _ = self.events.send(DomainEvent::ServiceChanged {
                     service: service.clone(),
@@ -352,7 +352,7 @@ impl Control {
         if following.is_empty() {
             return;
         }
-        let view = self.state.registry.present_view(&service);
+        let view = self.state.registry.view(&service);
         let frame = answer::service_snapshot(view.position(), view.instances.clone()).joined();
         let event = Event { topic: Topic::Service(service), frame, accepted_ns: now.ns, aim: None };
         for shard in following.iter() {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use crate::id::ConnId;
 use crate::limits;
 use crate::mailbox::to_control::{Command, Origin};
-use crate::state::log::Entry;
+use crate::state::entry::Entry;
 use crate::state::talk::{Talk, Told};
 use crate::state::then::Then;
 

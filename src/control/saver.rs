@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use crate::limits;
-use crate::state::image::{RegistryDelta, SetBound};
 use crate::state::registry::Registry;
+use crate::state::registry::unsaved::{RegistryDelta, SetBound};
 use crate::store::{SetOutcome, Store, retry_pause_ms};
 
 /// The sets of registry changes on their way to the store.

@@ -18,7 +18,7 @@ use super::{RequestContext, body, log};
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::state::order::{Answer, Operation, Order, RefusedEntry};
-use crate::state::pull_outs::Operator;
+use crate::state::registry::pull_outs::Operator;
 use crate::wire::command::{Entries, Rejected, check_all, check_each};
 use crate::wire::fault;
 use crate::wire::instance::{

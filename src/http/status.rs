@@ -16,7 +16,7 @@ use crate::cluster::agreement;
 use crate::id::{ServiceName, UserId};
 use crate::limits;
 use crate::state::order::{Answer, InstanceLease, Order, ServiceLeases};
-use crate::state::pull_outs::PulledOutBy;
+use crate::state::registry::pull_outs::PulledOutBy;
 use crate::stats::{ClusterStats, Reading, RedisPath, Stats};
 use crate::wire::instance::check_service_id;
 use crate::wire::refusal::Refusal;

@@ -52,8 +52,9 @@ use crate::redacted;
 use crate::shard;
 use crate::state::abroad::Tail;
 use crate::state::durable::PeopleImage;
-use crate::state::image::{RegistryImage, SetBound};
+use crate::state::registry::unsaved::SetBound;
 use crate::state::registry::{self, Registry};
+use crate::state::snapshot::Snapshot;
 use crate::state::talk::Talk;
 use crate::state::{self, State};
 use crate::stats::Stats;
@@ -487,12 +488,12 @@ fn state_of(config: &Config, image: Image, node: &str, now: Moment) -> State {
 }
 
 /// The registry at the start: what the store held; among several nodes what the log will tell.
-fn registry_of(config: &Config, image: RegistryImage, node: &str, now: Moment) -> Registry {
+fn registry_of(config: &Config, image: Snapshot, node: &str, now: Moment) -> Registry {
     let (settings, epoch) = (registry_settings(config), Epoch::new(&random_hex(16)));
     let mut registry = if config.redis_url.is_some() {
         Registry::new(settings, epoch, 0, now).replicated(node)
     } else {
-        Registry::restore(settings, image, epoch, now)
+        Registry::new(settings, epoch, 0, now).restore(image, now)
     };
     if config.eureka {
         registry.keep_recent(limits::EUREKA_DELTA_MS, now);

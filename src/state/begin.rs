@@ -17,10 +17,9 @@
 use std::collections::HashSet;
 
 use super::durable::PeopleImage;
-use super::log::LogItem;
+use super::entry::LogItem;
 use super::order::Answer;
-use super::registry::Registry;
-use super::replica::ReplicaImage;
+use super::snapshot::Snapshot;
 use super::{Settings, State};
 use crate::clock::Moment;
 use crate::id::ServiceName;
@@ -38,15 +37,10 @@ pub struct Begun {
 
 impl State {
     /// Begins anew from an image and all entries behind it.
-    pub fn begin_anew(
-        &mut self,
-        mut image: ReplicaImage,
-        items: Vec<LogItem>,
-        now: Moment,
-    ) -> Begun {
+    pub fn begin_anew(&mut self, mut image: Snapshot, items: Vec<LogItem>, now: Moment) -> Begun {
         let people = std::mem::take(&mut image.people);
-        let mut registry = Registry::from_image(self.registry.settings(), &self.node, image, now);
-        registry.inherit(&self.registry);
+        let mut registry = self.registry.successor(now).restore(image, now);
+        registry.carry_over(&self.registry);
         // It only carries the users over: the bound is that of the state that they come to.
         let (node, users_max) = (self.node.to_string(), usize::MAX);
         let settings = Settings { users_max, node, ..Settings::default() };
@@ -60,11 +54,11 @@ impl State {
         }
         self.replace_shared(fresh.commons_image().unwrap_or_default(), now);
         let before = std::mem::replace(&mut self.registry, fresh.registry);
-        let services = self.registry.succeed(&before, now);
+        let services = self.registry.replace(&before, now);
         // Whoever gets a snapshot now gets the mark with it.
         self.registry.check_contact(now);
         self.registry.settle(now);
-        self.registry.announce_turn(std::iter::empty());
+        self.registry.announce_contact_change(std::iter::empty());
         self.registry.announcements.clear();
         Begun { services, answers }
     }
@@ -76,7 +70,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::id::{ConnId, ShardId, Slot, UserId};
     use crate::state::commons::Facts;
-    use crate::state::log::{Bounds, Entry};
+    use crate::state::entry::{Bounds, Entry};
     use crate::state::order::{Order, Snapshot};
     use crate::state::people::{Opened, Person};
     use crate::state::talk::Talk;
@@ -95,7 +89,8 @@ mod tests {
     fn registration(number: u64) -> LogItem {
         let text = format!(r#"{{"serviceId":"s","instanceId":"i{number}"}}"#);
         let instance: Instance = serde_json::from_str(&text).expect("an instance");
-        item(number, Entry::Register(vec![instance.register().expect("valid")], BOUNDS))
+        let list = vec![instance.register().expect("valid")];
+        item(number, Entry::Register { list, bounds: BOUNDS })
     }
 
     fn subscribe(state: &mut State, since: Option<Since>, now: Moment) -> Answer {
@@ -134,7 +129,7 @@ mod tests {
         let old = empty_image(now);
         let user = |name: &str, connections| {
             let facts = vec![(name.to_owned(), name.to_owned(), connections, 1)];
-            Entry::Present(Facts { users: facts, ..Facts::default() })
+            Entry::PresenceUpdate(Facts { users: facts, ..Facts::default() })
         };
         let items = [
             item(1, user("ann", 1)),

@@ -170,10 +170,10 @@ impl Commons {
 
     /// Takes in who is alive. Returns the nodes whose end has to be proposed, where that falls to
     /// this node.
-    pub(super) fn on_nodes(&mut self, alive: &[String], is_deputy: bool) -> Vec<String> {
+    pub(super) fn on_nodes(&mut self, alive: &[String], is_leader: bool) -> Vec<String> {
         let others = alive.iter().filter(|node| **node != *self.node);
         self.alive = others.map(|node| node.as_str().into()).collect();
-        if !is_deputy {
+        if !is_leader {
             return Vec::new();
         }
         let gone: Vec<Box<str>> = self

@@ -22,26 +22,20 @@ pub mod call;
 pub mod channels;
 pub mod commons;
 pub mod durable;
+pub mod entry;
 pub mod event;
-pub mod image;
-pub mod log;
 pub mod order;
 pub mod people;
 pub mod posted;
-pub mod pull_outs;
 pub mod registry;
-pub mod replica;
-pub mod roster;
+pub mod snapshot;
 pub mod talk;
 pub mod then;
 
 mod ages;
-mod forgetting;
 mod link;
-mod pictures;
-mod protection;
-mod service;
 mod shared;
+mod text;
 
 use std::sync::Arc;
 
@@ -52,12 +46,12 @@ use abroad::{Abroad, Tail};
 use call::Call;
 use channels::Channels;
 use durable::{PeopleImage, Write};
+use entry::{Entry, LogItem};
 use event::DomainEvent;
-use log::{Entry, LogItem};
-use order::{Answer, Order, View};
+use order::{Answer, Operation, Order, View};
 use people::People;
+use registry::lease::Decision;
 use registry::{Announcement, Registry};
-use replica::Decision;
 use talk::{Outgoing, Talk, Told};
 use then::Then;
 
@@ -210,7 +204,13 @@ impl State {
                 return self.settle(|one| one.decide(Entry::Unregister(list), now), now);
             }
             Order::Operate { identity, operation } => {
-                let entry = Entry::Operate { identity, operation };
+                let operator = match operation {
+                    Operation::PullOut { operator } => Some(operator),
+                    Operation::PullIn => None,
+                };
+                let user = operator.as_ref().and_then(|operator| operator.user.clone());
+                let operator = operator.map(|operator| operator.name);
+                let entry = Entry::Operate { identity, operator, user };
                 return self.settle(|one| one.decide(entry, now), now);
             }
             Order::Protect { service, enabled } => {
@@ -222,7 +222,7 @@ impl State {
                 return self.settle(|one| one.decide_beat(&service, &instance, now), now);
             }
             // Whoever has a picture keeps it, and comes again.
-            Order::Subscribe { service, since: Some(_), .. } if !registry.replica().is_begun() => {
+            Order::Subscribe { service, since: Some(_), .. } if !registry.log().is_loaded() => {
                 Answer::NotSubscribed(service)
             }
             Order::Subscribe { service, snapshot, since } => {
@@ -261,13 +261,13 @@ impl State {
 
     /// Appends an entry to the log. A node that is alone applies it at once.
     fn append(&mut self, entry: Entry, now: Moment) -> Outcome {
-        if self.registry.replica().is_shared() {
+        if self.registry.log().is_shared() {
             return Outcome::Propose(Box::new(entry));
         }
         self.appended += 1;
         let item = LogItem {
             position: String::new(),
-            node: Arc::clone(self.registry.replica().own_name()),
+            node: Arc::clone(self.registry.log().own_name()),
             number: self.appended,
             at_ms: now.wall_ms,
             entry,
@@ -277,11 +277,14 @@ impl State {
 
     /// Applies an entry of the log of all nodes. The answer is for who proposed it here, if anyone.
     pub fn apply_logged(&mut self, item: LogItem, now: Moment) -> Option<Answer> {
-        self.registry.place(&item)?;
+        if !self.registry.record(&item) {
+            return None;
+        }
         let answer = match item.entry {
-            Entry::Present(_) | Entry::Farewell(_) | Entry::Define { .. } | Entry::Drop(_) => {
-                self.apply_shared(&item.node, item.entry, now)
-            }
+            Entry::PresenceUpdate(_)
+            | Entry::NodeLeft(_)
+            | Entry::DefineChannel { .. }
+            | Entry::DeleteChannel(_) => self.apply_shared(&item.node, item.entry, now),
             _ => self.registry.apply(item, now),
         };
         self.registry.settle(now);
@@ -332,7 +335,7 @@ impl State {
         if self.registry.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.registry.tick(now);
             self.registry.settle(now);
-            if !self.registry.replica().is_shared() {
+            if !self.registry.log().is_shared() {
                 for entry in self.registry.take_proposals() {
                     let _ = self.append(entry, now);
                 }
@@ -405,7 +408,7 @@ pub(crate) fn lone_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
 
 /// What such a node begins with.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn empty_image(now: Moment) -> replica::ReplicaImage {
+pub(crate) fn empty_image(now: Moment) -> snapshot::Snapshot {
     new_node("nobody", None, now).image().expect("it is one of several")
 }
 

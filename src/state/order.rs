@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::pull_outs::{Operator, PulledOutBy};
-use super::roster::{Called, Put, Roll};
+use super::registry::listing::{Called, Put, Roll};
+use super::registry::pull_outs::{Operator, PulledOutBy};
 use super::talk::{Talk, Told};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::wire::command::Since;

@@ -6,10 +6,10 @@
 use super::abroad::{Errand, Release};
 use super::call::Reply;
 use super::commons::{CommonsImage, Facts, Turn, UntoldBatch};
-use super::log::Entry;
+use super::entry::Entry;
 use super::order::Answer;
 use super::people::Person;
-use super::replica::ReplicaImage;
+use super::snapshot::Snapshot;
 use super::talk::{Talk, Told};
 use super::then::Then;
 use super::{Outcome, State};
@@ -33,7 +33,7 @@ impl State {
             let commons = &mut self.abroad.as_mut()?.commons;
             commons.keep_news(&mut facts);
             if !facts.is_empty() || commons.is_new() {
-                return Some(Entry::Present(facts));
+                return Some(Entry::PresenceUpdate(facts));
             }
             commons.told_nothing();
         }
@@ -96,20 +96,20 @@ impl State {
     pub(super) fn on_shared_lost(&mut self, entry: &Entry) {
         let Some(abroad) = &mut self.abroad else { return };
         match entry {
-            Entry::Present(facts) => abroad.commons.on_facts_lost(facts),
-            Entry::Farewell(node) => abroad.commons.on_farewell_lost(node),
+            Entry::PresenceUpdate(facts) => abroad.commons.on_facts_lost(facts),
+            Entry::NodeLeft(node) => abroad.commons.on_farewell_lost(node),
             _ => {}
         }
     }
 
     /// Which nodes are alive: the people of those that are not are gone, once the log says so.
     pub(super) fn on_alive(&mut self, alive: &[String]) {
-        let is_deputy = self.registry.replica().is_deputy();
+        let is_leader = self.registry.log().is_leader();
         let is_cut_off = self.registry.is_cut_off();
         let Some(abroad) = &mut self.abroad else { return };
-        let gone = abroad.commons.on_nodes(alive, is_deputy && !is_cut_off);
+        let gone = abroad.commons.on_nodes(alive, is_leader && !is_cut_off);
         for node in gone {
-            self.registry.propose(Entry::Farewell(node));
+            self.registry.propose(Entry::NodeLeft(node));
         }
     }
 
@@ -117,7 +117,7 @@ impl State {
     pub(super) fn apply_shared(&mut self, node: &str, entry: Entry, now: Moment) -> Answer {
         let Some(abroad) = &mut self.abroad else { return Answer::Unavailable };
         let told = match entry {
-            Entry::Present(facts) => {
+            Entry::PresenceUpdate(facts) => {
                 let known = facts.known.iter().chain(facts.users.iter().map(|fact| &fact.0));
                 known.for_each(|user| self.people.note_known(UserId::new(user)));
                 abroad.commons.saw(node);
@@ -126,7 +126,7 @@ impl State {
                 self.release_heard();
                 Told::Done
             }
-            Entry::Farewell(gone) => {
+            Entry::NodeLeft(gone) => {
                 let turns = abroad.commons.forget(&gone);
                 if *gone == *self.node {
                     // The others counted this node as gone. It is not.
@@ -135,14 +135,14 @@ impl State {
                 self.take_turns(turns, now);
                 Told::Done
             }
-            Entry::Define { channel, .. } if self.channels.is_defined(&channel) => {
+            Entry::DefineChannel { channel, .. } if self.channels.is_defined(&channel) => {
                 Told::Refused(Refusal::new(Code::Conflict, "there is such a channel already"))
             }
-            Entry::Define { channel, description } => {
+            Entry::DefineChannel { channel, description } => {
                 self.channels.define(channel.clone(), &description);
                 Told::Channel(self.channels.view(&channel))
             }
-            Entry::Drop(channel) => {
+            Entry::DeleteChannel(channel) => {
                 self.channels.undefine(&channel);
                 self.dissolve(&channel);
                 Told::Done
@@ -225,9 +225,9 @@ impl State {
     }
 
     /// Everything that all nodes share, at the present place of the log.
-    pub fn image(&self) -> Option<ReplicaImage> {
+    pub fn image(&self) -> Option<Snapshot> {
         let people = self.commons_image()?;
-        Some(ReplicaImage { people, ..self.registry.image() })
+        Some(Snapshot { people, ..self.registry.snapshot() })
     }
 
     /// What of that is of people.

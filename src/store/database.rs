@@ -21,9 +21,8 @@ use crate::id::MessageId;
 use crate::limits;
 use crate::private_file;
 use crate::state::durable::{Write, WriteResult};
-use crate::state::image::{
-    InstanceRecord, PullOutRecord, RegistryDelta, RegistryImage, ServiceRecord,
-};
+use crate::state::registry::unsaved::RegistryDelta;
+use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord, Snapshot};
 
 /// "fanfare" in ASCII: the advisory lock that the one server of a `PostgreSQL` database holds, or
 /// all nodes that share it hold together.
@@ -159,7 +158,7 @@ impl Database {
         people::merge_inboxes(connection, mode).await.map_err(fault)?;
         let people = people::read(connection, mode).await.map_err(fault)?;
         if mode == Mode::Shared {
-            return Ok((database, Image { registry: RegistryImage::default(), people }));
+            return Ok((database, Image { registry: Snapshot::default(), people }));
         }
         let registry = read(connection).await.map_err(fault)?;
         // From here on a kill is seen: the mark is gone, and the version lies ahead of every one
@@ -372,7 +371,7 @@ fn is_postgres_data(code: &str) -> bool {
 fn services(records: &[ServiceRecord]) -> Vec<Value> {
     let row = |one: &ServiceRecord| {
         json!([
-            one.service_id,
+            one.service,
             one.revision,
             u8::from(one.protection_enabled),
             one.degraded_since_ms,
@@ -385,22 +384,22 @@ fn services(records: &[ServiceRecord]) -> Vec<Value> {
 fn instances(records: &[InstanceRecord]) -> Vec<Value> {
     let row = |one: &InstanceRecord| {
         let text = String::from_utf8_lossy(&one.json);
-        json!([one.identity, one.service_id, text, one.lease_ttl_ms])
+        json!([one.identity, one.service, text, one.ttl_ms])
     };
     records.iter().map(row).collect()
 }
 
-async fn read(connection: &mut AnyConnection) -> Result<RegistryImage, sqlx::Error> {
-    let mut image = RegistryImage::default();
+async fn read(connection: &mut AnyConnection) -> Result<Snapshot, sqlx::Error> {
+    let mut image = Snapshot::default();
     let state = "SELECT epoch, version, revision_floor, CAST(is_clean AS INTEGER) AS is_clean
         FROM registry";
     let row = sqlx::query(state).fetch_optional(&mut *connection).await?;
     if let Some(row) = row {
         let epoch: String = row.try_get("epoch")?;
-        image.epoch = Some(epoch).filter(|epoch| !epoch.is_empty());
+        // A history with holes does not go on.
+        image.epoch = if flag(&row, "is_clean")? { epoch } else { String::new() };
         image.version = unsigned(&row, "version")?;
         image.revision_floor = unsigned(&row, "revision_floor")?;
-        image.is_clean = flag(&row, "is_clean")?;
     }
     let services = "SELECT service_id, revision,
         CAST(protection_enabled AS INTEGER) AS protection_enabled, degraded_since_ms,
@@ -409,20 +408,23 @@ async fn read(connection: &mut AnyConnection) -> Result<RegistryImage, sqlx::Err
         let since: Option<i64> = row.try_get("degraded_since_ms")?;
         let empty: Option<i64> = row.try_get("empty_since_ms")?;
         image.services.push(ServiceRecord {
-            service_id: row.try_get("service_id")?,
+            service: row.try_get("service_id")?,
             revision: unsigned(&row, "revision")?,
             protection_enabled: flag(&row, "protection_enabled")?,
             degraded_since_ms: since.map(i64::cast_unsigned),
             empty_since_ms: empty.map(i64::cast_unsigned),
+            watch: None,
         });
     }
+    image.services.sort_by_key(|service| service.empty_since_ms);
     for row in sqlx::query("SELECT * FROM instance").fetch_all(&mut *connection).await? {
         let json: String = row.try_get("json")?;
         image.instances.push(InstanceRecord {
             identity: row.try_get("identity")?,
-            service_id: row.try_get("service_id")?,
+            service: row.try_get("service_id")?,
             json: Bytes::from(json),
-            lease_ttl_ms: unsigned(&row, "lease_ttl_ms")?,
+            ttl_ms: unsigned(&row, "lease_ttl_ms")?,
+            ..InstanceRecord::default()
         });
     }
     let pull_outs =

@@ -52,7 +52,8 @@ use tokio::sync::watch as signal;
 
 use crate::private_file;
 use crate::state::durable::{AccountChange, EndedToken, PeopleImage, Write, WriteResult};
-use crate::state::image::{RegistryDelta, RegistryImage};
+use crate::state::registry::unsaved::RegistryDelta;
+use crate::state::snapshot::Snapshot;
 use address::Mode;
 use read_pool::ReadPool;
 use worker::{Job, Worker};
@@ -219,7 +220,7 @@ pub fn retry_pause_ms(failures: u32) -> u64 {
 #[derive(Debug, Default)]
 pub struct Image {
     /// Of the registry.
-    pub registry: RegistryImage,
+    pub registry: Snapshot,
     /// Of people and channels.
     pub people: PeopleImage,
 }
@@ -413,7 +414,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::image::{InstanceRecord, PullOutRecord, ServiceRecord};
+    use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
     use bytes::Bytes;
     use sqlx::{ConnectOptions, Connection};
     use std::path::PathBuf;
@@ -437,9 +438,10 @@ mod tests {
     fn instance(n: usize) -> InstanceRecord {
         InstanceRecord {
             identity: format!("r\u{1f}s\u{1f}i{n:05}"),
-            service_id: String::from("s"),
+            service: String::from("s"),
             json: Bytes::from(format!("{{\"instanceId\":\"i{n} \\\" \u{e9}\"}}")),
-            lease_ttl_ms: 20_000,
+            ttl_ms: 20_000,
+            ..InstanceRecord::default()
         }
     }
 
@@ -448,7 +450,7 @@ mod tests {
             epoch: String::from("e1"),
             version: 42,
             services: vec![ServiceRecord {
-                service_id: String::from("s"),
+                service: String::from("s"),
                 revision: 7,
                 protection_enabled: false,
                 degraded_since_ms: Some(5),
@@ -470,14 +472,13 @@ mod tests {
         let dir = Dir::new();
         let (store, Image { registry: image, .. }) =
             Store::open(None, &dir.0, Listeners::default()).expect("opens");
-        assert_eq!((image.epoch, image.instances.len()), (None, 0));
+        assert_eq!((&*image.epoch, image.instances.len()), ("", 0));
         store.close(delta());
         let (store, Image { registry: mut image, .. }) =
             Store::open(None, &dir.0, Listeners::default()).expect("opens again");
         image.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
         let delta = delta();
-        assert!(image.is_clean);
-        assert_eq!((image.epoch.as_deref(), image.version), (Some("e1"), 42));
+        assert_eq!((&*image.epoch, image.version), ("e1", 42));
         assert_eq!(image.services, delta.services);
         assert_eq!(image.instances, delta.upserts);
         assert_eq!(image.pull_outs, delta.pull_outs);
@@ -506,7 +507,7 @@ mod tests {
         drop(store);
         let (_store, Image { registry: image, .. }) =
             Store::open(None, &dir.0, Listeners::default()).expect("opens again");
-        assert!(!image.is_clean);
+        assert_eq!(image.epoch, "", "the history does not go on");
         assert!(image.version > 42);
         assert_eq!(image.instances.len(), 10_000);
     }

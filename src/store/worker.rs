@@ -21,8 +21,8 @@ use super::database::{Database, timed_out};
 use super::{Image, SetOutcome, StoreError, StoreHealth};
 use crate::limits;
 use crate::state::durable::{Write, WriteResult, Written};
-use crate::state::image::RegistryDelta;
 use crate::state::posted::Posted;
+use crate::state::registry::unsaved::RegistryDelta;
 use crate::wire::refusal::Refusal;
 
 /// Something to be done.

@@ -39,7 +39,7 @@ use crate::http::{Query, RequestContext, body, decoded, log, pages, registry};
 use crate::id::ServiceName;
 use crate::limits;
 use crate::state::order::{Answer, Operation, Order};
-use crate::state::roster::{Called, Found, Pull, Put, Roll, Step};
+use crate::state::registry::listing::{Called, Found, Pull, Put, Roll, Step};
 use crate::wire::instance::{Instance, Registration};
 use crate::wire::refusal::{Code, Refusal};
 use credentials::LoginLocks;

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::limits;
-use crate::state::roster::{Entry, Step};
+use crate::state::registry::listing::{Entry, Step};
 use crate::wire::instance::{Instance, Status};
 
 /// The metadata key of the hidden fields. XML cannot carry such a name, so no client has a key of its

@@ -34,7 +34,7 @@ use crate::http::reply::Problem;
 use crate::http::{RequestContext, body};
 use crate::limits;
 use crate::state::order::{Answer, Order};
-use crate::state::roster::{Called, Entry, Recent, Roll, Rolls, Roster, Step};
+use crate::state::registry::listing::{Called, Entry, Recent, Roll, Rolls, Roster, Step};
 use crate::wire::refusal::Refusal;
 
 /// How a response is encoded.

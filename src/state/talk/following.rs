@@ -9,8 +9,8 @@ use crate::state::abroad::Errand;
 use crate::state::call::Call;
 use crate::state::channels::{Creator, TooMany};
 use crate::state::durable::Write;
+use crate::state::entry::Entry;
 use crate::state::event::DomainEvent;
-use crate::state::log::Entry;
 use crate::state::people::{Membership, Person};
 use crate::state::then::Then;
 use crate::state::{Outcome, State};
@@ -211,7 +211,7 @@ impl State {
             return Told::refuse(Code::RateLimited, "there are too many channels").into();
         }
         if self.is_linked(&channel) {
-            return Outcome::Propose(Box::new(Entry::Define { channel, description }));
+            return Outcome::Propose(Box::new(Entry::DefineChannel { channel, description }));
         }
         self.channels.reserved.push(channel.clone());
         Outcome::Write(Box::new(Write::DefineChannel { channel, description, at_ms: now.wall_ms }))

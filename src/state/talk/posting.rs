@@ -127,8 +127,8 @@ impl State {
 
     /// The next messages for the database, where it falls to this node to write them.
     pub fn take_posted(&mut self) -> Option<Write> {
-        let is_deputy = self.registry.replica().is_deputy();
-        if !is_deputy || self.registry.is_cut_off() {
+        let is_leader = self.registry.log().is_leader();
+        if !is_leader || self.registry.is_cut_off() {
             return None;
         }
         let tail = self.abroad.as_mut()?.tail.as_mut()?;

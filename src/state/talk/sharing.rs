@@ -11,7 +11,7 @@ use crate::id::{ChannelName, ConnId, ConnName, Epoch, UserId};
 use crate::limits;
 use crate::state::call::{Call, ChannelMessage, ChannelState, Reply};
 use crate::state::channels::ChannelView;
-use crate::state::log::Entry;
+use crate::state::entry::Entry;
 use crate::state::then::Then;
 use crate::state::{Outcome, State};
 use crate::wire::message;
@@ -180,7 +180,7 @@ impl State {
         let is_followed =
             self.channels.find(&channel).is_some() || self.followers_elsewhere(&channel) > 0;
         if *was_there || is_followed || self.channels.is_defined(&channel) {
-            return Outcome::Propose(Box::new(Entry::Drop(channel)));
+            return Outcome::Propose(Box::new(Entry::DeleteChannel(channel)));
         }
         no_channel().into()
     }

@@ -14,7 +14,7 @@
 //!
 //! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
 
-use super::registry::Registry;
+use super::Registry;
 use crate::clock::Moment;
 use crate::id::ServiceName;
 use crate::limits;
@@ -23,7 +23,7 @@ use crate::wire::event::ChangeReason;
 impl Registry {
     /// Has a service looked at when its time comes.
     pub(super) fn watch(&mut self, service: usize, now: Moment) {
-        let watch = self.replica.sequence();
+        let watch = self.log.sequence();
         let one = &mut self.services[service];
         if one.watched_since_ms.is_none() {
             (one.watched_since_ms, one.watch) = (Some(now.unix_ms), watch);

@@ -6,13 +6,15 @@
 //! the world's own time, with nodes whose clocks differ. In the end all are of one mind, and whoever
 //! is silent is gone.
 //!
-//! Part of `state::replica`.
+//! Part of `state::registry::lease`.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
 use crate::rng::Rng;
-use crate::state::order::Order;
+use crate::state::entry::{Bounds, Entry, LogItem};
+use crate::state::order::{Answer, Order};
+use crate::state::snapshot::Snapshot;
 use crate::state::{Outcome, State, empty_image, lone_node, new_node};
 use crate::wire::instance::{Instance, Registration};
 
@@ -57,7 +59,7 @@ struct Node {
     skew_ms: u64,
     read: usize,
     /// The image that it begins from, once it has read so many entries.
-    fresh: Option<(ReplicaImage, usize)>,
+    fresh: Option<(Snapshot, usize)>,
     numbers: u64,
     pending: BTreeMap<u64, Pending>,
     queue: VecDeque<LogItem>,
@@ -130,7 +132,7 @@ struct World {
     loyalty: u64,
     /// By how much the pauses of clients differ.
     pause_ms: u64,
-    images: Vec<ReplicaImage>,
+    images: Vec<Snapshot>,
     starts: u64,
     story: Vec<String>,
     expired: u64,
@@ -596,7 +598,7 @@ impl Alone {
     }
 
     /// Begins anew from an image and the entries behind it.
-    fn begin_anew(&mut self, image: &ReplicaImage) {
+    fn begin_anew(&mut self, image: &Snapshot) {
         let items = self.log[image.sequence as usize..].to_vec();
         self.state.begin_anew(image.clone(), items, self.now);
     }
@@ -613,7 +615,7 @@ impl Alone {
     fn register(&mut self, node: &str) -> InstanceIdentity {
         let sent = registration(0);
         let bounds = Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
-        self.read(node, 0, Entry::Register(vec![sent.clone()], bounds));
+        self.read(node, 0, Entry::Register { list: vec![sent.clone()], bounds });
         sent.identity
     }
 
@@ -649,13 +651,13 @@ fn the_owner_before_has_its_time_whatever_comes_after_the_takeover() {
     node.read("a", 3_000, Entry::Beat(identity.clone()));
     node.read("a", 3_000, {
         let bounds = Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
-        Entry::Register(vec![registration(0)], bounds)
+        Entry::Register { list: vec![registration(0)], bounds }
     });
     assert!(!node.ends_within(more_ms - STEP_MS) && node.ends_within(1_000));
 
     let mut node = Alone::start();
     let identity = node.register("b");
-    node.read("a", 0, Entry::Adopt(vec![identity]));
+    node.read("a", 0, Entry::TakeOverLeases(vec![identity]));
     assert!(!node.ends_within(more_ms - STEP_MS) && node.ends_within(1_000));
 }
 

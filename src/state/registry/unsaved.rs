@@ -1,74 +1,12 @@
-//! The registry as the store keeps it: what to write after changes, and how to begin from it.
+//! What changed in the registry since the store was last told.
 //!
-//! Part of `state::registry`, in a file of its own. Imported by `store` and `control`.
+//! Marks and no copies: a set holds what is true when it is taken, and one that failed puts its marks back.
+//!
+//! Imports `state::snapshot` and its siblings. Part of `state::registry`. Imported by `store` and `control`.
 
-use bytes::Bytes;
-
-use super::pull_outs::{Operator, PulledOutBy};
-use super::registry::{Registry, Settings};
-use crate::clock::Moment;
-use crate::id::{Epoch, InstanceIdentity, ServiceName, UserId};
-
-/// A service, as stored.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServiceRecord {
-    /// Its canonical name.
-    pub service_id: String,
-    /// Its revision.
-    pub revision: u64,
-    /// Whether its expiry may be held.
-    pub protection_enabled: bool,
-    /// Since when it is held, in milliseconds since the Unix epoch.
-    pub degraded_since_ms: Option<u64>,
-    /// Since when it has no instances, in milliseconds since the Unix epoch; none where it has some,
-    /// or where an earlier release wrote it.
-    pub empty_since_ms: Option<u64>,
-}
-
-/// An instance, as stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InstanceRecord {
-    /// Its identity's canonical text.
-    pub identity: String,
-    /// Its service's canonical name.
-    pub service_id: String,
-    /// Its canonical JSON.
-    pub json: Bytes,
-    /// Its lease.
-    pub lease_ttl_ms: u64,
-}
-
-/// A decision to take an instance out of discovery, as stored.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PullOutRecord {
-    /// The instance's identity.
-    pub identity: String,
-    /// What the operator who decided it was called; empty where the instance did.
-    pub operator: String,
-    /// The user who that is, where a token said so.
-    pub user_id: Option<String>,
-    /// Whether the instance took itself out.
-    pub by_itself: bool,
-}
-
-/// What the store holds at a start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RegistryImage {
-    /// The epoch before; none where there was no registry yet.
-    pub epoch: Option<String>,
-    /// The version before. After an unclean stop, one that is certainly above every used one.
-    pub version: u64,
-    /// The revision at which new services begin.
-    pub revision_floor: u64,
-    /// Whether the last server wrote everything before it ended.
-    pub is_clean: bool,
-    /// The services seen.
-    pub services: Vec<ServiceRecord>,
-    /// The instances registered.
-    pub instances: Vec<InstanceRecord>,
-    /// The instances pulled out, registered or not.
-    pub pull_outs: Vec<PullOutRecord>,
-}
+use super::Registry;
+use crate::id::{InstanceIdentity, ServiceName};
+use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
 
 /// What changed since the last time the store was told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -125,7 +63,7 @@ impl RegistryDelta {
     /// The key of each row: its table, and what it is found by there.
     pub fn keys(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let forgotten = self.forgotten.iter().map(|name| ("service", &**name));
-        let services = self.services.iter().map(|one| ("service", &*one.service_id));
+        let services = self.services.iter().map(|one| ("service", &*one.service));
         let upserts = self.upserts.iter().map(|one| ("instance", &*one.identity));
         let deletes = self.deletes.iter().map(|identity| ("instance", &**identity));
         let pull_outs = self.pull_outs.iter().map(|one| ("pull_out", &*one.identity));
@@ -166,59 +104,6 @@ pub(super) enum Unsaved {
 }
 
 impl Registry {
-    /// Begins from what the store holds. Every lease gets one full period. The history goes on
-    /// where it is certain that nothing is missing; else it begins anew under `fresh_epoch`.
-    pub fn restore(
-        settings: Settings,
-        image: RegistryImage,
-        fresh_epoch: Epoch,
-        now: Moment,
-    ) -> Registry {
-        let epoch = match &image.epoch {
-            Some(epoch) if image.is_clean => Epoch::new(epoch),
-            _ => fresh_epoch,
-        };
-        let mut registry = Registry::new(settings, epoch, image.version, now);
-        registry.revision_floor = image.revision_floor;
-        for record in image.pull_outs {
-            let identity = InstanceIdentity::from_canonical(&record.identity);
-            let by = if record.by_itself {
-                PulledOutBy::Itself
-            } else {
-                let user = record.user_id.as_deref().map(UserId::new);
-                PulledOutBy::Operator(Operator { user, name: record.operator.into() })
-            };
-            registry.pulled_out.insert(&identity, by, false);
-        }
-        let mut services = image.services;
-        // In the order in which they became empty.
-        services.sort_by_key(|record| record.empty_since_ms);
-        for record in &services {
-            let name = ServiceName::of(&record.service_id);
-            let since_ms = record.empty_since_ms.unwrap_or(now.unix_ms).min(now.unix_ms);
-            let index = registry.restore_service(&name, since_ms);
-            let service = &mut registry.services[index];
-            service.revision = record.revision;
-            service.protection_enabled = record.protection_enabled;
-            if record.degraded_since_ms.is_some() {
-                service.degraded_since_ms = record.degraded_since_ms;
-                service.told_degraded = true;
-                registry.totals.degraded_services += 1;
-                registry.watch(index, now);
-            }
-        }
-        for record in image.instances {
-            let service =
-                registry.restore_service(&ServiceName::of(&record.service_id), now.unix_ms);
-            let identity = InstanceIdentity::from_canonical(&record.identity);
-            let member = registry.admit(service, identity, record.json, record.lease_ttl_ms, now);
-            registry.members[member as usize].is_unproven = true;
-            registry.services[service].unproven += 1;
-        }
-        registry.trim_pull_outs();
-        registry
-    }
-
     /// Whether the store has something to be told.
     pub fn is_dirty(&self) -> bool {
         !self.dirty_services.is_empty()
@@ -278,7 +163,7 @@ impl Registry {
             }
         }
         for record in &delta.services {
-            if let Some(index) = self.find_service(&ServiceName::of(&record.service_id)) {
+            if let Some(index) = self.find_service(&ServiceName::of(&record.service)) {
                 self.dirty_services.insert(index);
             }
         }
@@ -307,13 +192,7 @@ impl Registry {
             return 0;
         }
         let Some(service) = self.services.get(index) else { return 0 };
-        delta.services.push(ServiceRecord {
-            service_id: service.name.as_str().to_owned(),
-            revision: service.revision,
-            protection_enabled: service.protection_enabled,
-            degraded_since_ms: service.degraded_since_ms,
-            empty_since_ms: service.empty.map(|empty| empty.since_ms),
-        });
+        delta.services.push(service.record());
         service.name.as_str().len() + ROW_BYTES
     }
 
@@ -325,14 +204,9 @@ impl Registry {
             bytes += text.len() + ROW_BYTES;
             match self.find_member(identity) {
                 Some(member) => {
-                    let service_id = self.services[member.service].name.as_str().to_owned();
-                    bytes += service_id.len() + member.json.len();
-                    delta.upserts.push(InstanceRecord {
-                        identity: text.to_owned(),
-                        service_id,
-                        json: member.json.clone(),
-                        lease_ttl_ms: member.ttl_ms,
-                    });
+                    let record = self.record_of(member);
+                    bytes += record.service.len() + record.json.len();
+                    delta.upserts.push(record);
                 }
                 None => delta.deletes.push(text.to_owned()),
             }
@@ -342,12 +216,7 @@ impl Registry {
             match self.pulled_out.by(identity) {
                 Some(by) => {
                     bytes += by.bytes();
-                    delta.pull_outs.push(PullOutRecord {
-                        identity: text.to_owned(),
-                        operator: by.name().to_owned(),
-                        user_id: by.user().map(ToString::to_string),
-                        by_itself: *by == PulledOutBy::Itself,
-                    });
+                    delta.pull_outs.push(PullOutRecord::new(identity, by));
                 }
                 None => delta.pull_ins.push(text.to_owned()),
             }
@@ -362,8 +231,10 @@ const ROW_BYTES: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Moment;
+    use crate::id::Epoch;
     use crate::rng::Rng;
-    use crate::state::order::Operation;
+    use crate::state::registry::Settings;
     use crate::wire::instance::Instance;
     use std::collections::BTreeMap;
 
@@ -397,7 +268,7 @@ mod tests {
     impl Tables {
         fn write(&mut self, delta: &RegistryDelta) {
             for one in &delta.services {
-                self.0.insert(("service", one.service_id.clone()), one.revision.to_string());
+                self.0.insert(("service", one.service.clone()), one.revision.to_string());
             }
             for one in &delta.upserts {
                 let json = String::from_utf8(one.json.to_vec()).unwrap();
@@ -432,10 +303,9 @@ mod tests {
                 match rng.below(6) {
                     0 => registry.unregister(&identity, NOW),
                     1 => {
-                        let operation = Operation::PullOut { operator: "ops".into() };
-                        registry.operate(&identity, &operation, NOW);
+                        registry.operate(&identity, Some("ops".into()), NOW);
                     }
-                    2 => _ = registry.operate(&identity, &Operation::PullIn, NOW),
+                    2 => _ = registry.operate(&identity, None, NOW),
                     3 => {
                         let bound = SetBound {
                             rows: 1 + usize::try_from(rng.below(8)).unwrap(),

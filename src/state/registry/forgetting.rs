@@ -15,12 +15,12 @@
 //!
 //! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
 
-use super::log::Entry;
-use super::registry::Registry;
+use super::Registry;
 use super::service::Emptiness;
 use crate::clock::Moment;
 use crate::id::ServiceName;
 use crate::limits;
+use crate::state::entry::Entry;
 
 impl Registry {
     /// Notes that a service has no members.
@@ -44,7 +44,7 @@ impl Registry {
     }
 
     /// Takes over whom connections of this node follow.
-    pub(super) fn inherit_followed(&mut self, before: &Registry) {
+    pub(super) fn carry_over_followed(&mut self, before: &Registry) {
         self.followed.clone_from(&before.followed);
     }
 
@@ -52,7 +52,7 @@ impl Registry {
     /// node, one that is followed by name is passed over, but not for ever.
     pub(super) fn next_to_forget(&self) -> Option<usize> {
         let mut services = self.empties.values().copied().filter(|&one| self.may_forget(one));
-        if self.replica.is_shared() {
+        if self.log.is_shared() {
             return services.next();
         }
         let first = services.clone().next();
@@ -88,7 +88,7 @@ impl Registry {
     }
 
     /// Applies an entry that forgets services; void where one has changed since.
-    pub(super) fn forget_named(&mut self, services: &[(ServiceName, u64)]) {
+    pub(super) fn forget_services(&mut self, services: &[(ServiceName, u64)]) {
         for (name, revision) in services {
             if let Some(service) = self.find_service(name)
                 && self.services[service].revision == *revision
@@ -108,7 +108,7 @@ impl Registry {
         let pause_ms =
             (forget_ms / 8).clamp(limits::FORGET_PAUSE_MS_MIN, limits::FORGET_PAUSE_MS_MAX);
         self.next_forget_ms = now.unix_ms + pause_ms;
-        if !self.replica.decides() {
+        if !self.log.decides() {
             return;
         }
         let due = self.empties.values().copied().filter(|&service| {
@@ -166,9 +166,9 @@ mod tests {
     use super::*;
     use crate::id::Epoch;
     use crate::rng::Rng;
-    use crate::state::image::SetBound;
-    use crate::state::order::{Operation, Snapshot};
+    use crate::state::order::Snapshot;
     use crate::state::registry::Settings;
+    use crate::state::registry::unsaved::SetBound;
     use crate::wire::command::Since;
     use crate::wire::frame;
     use crate::wire::instance::{Instance, Registration};
@@ -281,7 +281,7 @@ mod tests {
         register(&mut registry, "b", "i", at(1_003));
         let delta = registry.take_delta(SetBound::NONE);
         let stored: Vec<_> =
-            delta.services.iter().map(|one| (&*one.service_id, one.revision)).collect();
+            delta.services.iter().map(|one| (&*one.service, one.revision)).collect();
         assert_eq!((&*delta.forgotten, stored), (&[String::from("a")][..], vec![("b", 7)]));
     }
 
@@ -290,8 +290,7 @@ mod tests {
         let mut registry = registry(3);
         register(&mut registry, "s", "i", at(1_000));
         let identity = sent("s", "i", "").identity;
-        let operation = Operation::PullOut { operator: "itself".into() };
-        assert!(registry.operate(&identity, &operation, at(1_001)));
+        assert!(registry.operate(&identity, Some("itself".into()), at(1_001)));
         unregister(&mut registry, "s", "i", at(1_002));
         register(&mut registry, "s", "i", at(1_003));
         assert_eq!(registry.leases(None, at(1_003))[0].pulled_out, 1, "the decision holds");

@@ -13,20 +13,31 @@
 //!
 //! Imports `id`, `limits`, `wheel` and `wire`. Imported by `state` and `control`.
 
+pub mod lease;
+pub mod listing;
+pub mod pull_outs;
+pub mod unsaved;
+
+mod forgetting;
+mod log_position;
+mod protection;
+mod restore;
+mod service;
+mod subscribe;
+
+#[cfg(test)]
+mod contact_model;
+#[cfg(test)]
+mod lease_model;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use slab::Slab;
 
 use super::ages::{Age, Ages};
-use super::image::Unsaved;
-use super::log::Bounds;
-use super::order::{Delta, InstanceLease, Operation, ServiceLeases, View};
-use super::pictures::Pictures;
-use super::pull_outs::{PullOuts, PulledOutBy};
-use super::replica::{Commit, Replica, SELF};
-use super::roster::{Recents, Step};
-use super::service::{Service, is_shared};
+use super::entry::Bounds;
+use super::order::{Delta, InstanceLease, ServiceLeases, View};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::limits::{self, Limits};
@@ -35,6 +46,13 @@ use crate::wire::event::{Change, ChangeReason, ChangeType, TimeText};
 use crate::wire::instance::Registration;
 use crate::wire::instance_list::InstanceList;
 use crate::wire::refusal::Code;
+use lease::Commit;
+use listing::{Recents, Step};
+use log_position::{LogPosition, SELF};
+use pull_outs::{Operator, PullOuts, PulledOutBy};
+use service::{Service, is_shared};
+use subscribe::Pictures;
+use unsaved::Unsaved;
 
 /// What can be set about the registry.
 #[derive(Debug, Clone)]
@@ -102,27 +120,27 @@ pub struct Announcement {
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Member {
-    pub(super) identity: InstanceIdentity,
-    pub(super) service: usize,
-    pub(super) json: Bytes,
-    pub(super) ttl_ms: u64,
-    pub(super) deadline_ms: u64,
+    identity: InstanceIdentity,
+    service: usize,
+    json: Bytes,
+    ttl_ms: u64,
+    deadline_ms: u64,
     /// The lease's one entry on the wheel carries the same number; older entries are void.
     generation: u32,
     /// Its place in its service's `members`.
     place: u32,
-    pub(super) is_overdue: bool,
+    is_overdue: bool,
     /// Restored from the store and not heard of since.
-    pub(super) is_unproven: bool,
-    pub(super) is_pulled_out: bool,
+    is_unproven: bool,
+    is_pulled_out: bool,
     /// Which node watches the lease; where there is one node, that one.
-    pub(super) owner: u32,
+    owner: u32,
     /// The lease's number among several nodes: the place in the log of what last gave it an owner.
-    pub(super) lease: u64,
+    lease: u64,
     /// Its end is proposed, and not applied yet.
-    pub(super) is_proposed: bool,
-    pub(super) registered_ms: u64,
-    pub(super) changed_ms: u64,
+    is_proposed: bool,
+    registered_ms: u64,
+    changed_ms: u64,
 }
 
 /// A change in the order of all services, for `services-delta`.
@@ -154,7 +172,7 @@ pub struct Totals {
 /// 1. `by_identity` names exactly the members, `by_name` exactly the services.
 /// 2. Each member that is not overdue has exactly one entry of its present generation in `leases`,
 ///    at or before its deadline.
-/// 3. `log` holds the last changes; its newest is the step to `version`.
+/// 3. `recent_changes` holds the last changes; its newest is the step to `version`.
 /// 4. `touched` names each service with pending steps or an untold mark, once.
 /// 5. `regions` counts the members of each region.
 /// 6. `empties` names each service without members, in the order in which they became so.
@@ -163,54 +181,54 @@ pub struct Totals {
 /// 8. `history_bytes` and `json_bytes` are the sums over all services.
 #[derive(Debug)]
 pub struct Registry {
-    pub(super) settings: Settings,
-    pub(super) epoch: Epoch,
+    settings: Settings,
+    epoch: Epoch,
     version: u64,
-    pub(super) services: Slab<Service>,
-    pub(super) by_name: HashMap<ServiceName, usize>,
-    pub(super) members: Slab<Member>,
-    pub(super) by_identity: HashMap<InstanceIdentity, u32>,
-    pub(super) regions: BTreeMap<Box<str>, usize>,
-    /// Rises with every difference in what is registered; see `state::roster`.
-    pub(super) edition: u64,
-    pub(super) recents: Option<Recents>,
+    services: Slab<Service>,
+    by_name: HashMap<ServiceName, usize>,
+    members: Slab<Member>,
+    by_identity: HashMap<InstanceIdentity, u32>,
+    regions: BTreeMap<Box<str>, usize>,
+    /// Rises with every difference in what is registered; see `state::registry::listing`.
+    edition: u64,
+    recents: Option<Recents>,
     /// Instances taken out of discovery, registered or not.
-    pub(super) pulled_out: PullOuts,
+    pulled_out: PullOuts,
     leases: Wheel<(u32, u32)>,
     generation: u32,
     /// Services with overdue leases or held expiry.
-    pub(super) watched: Vec<usize>,
+    watched: Vec<usize>,
     /// Degraded services of which the present order renewed or removed a lease.
-    pub(super) healed: Vec<usize>,
-    pub(super) touched: Vec<usize>,
-    log: VecDeque<Logged>,
-    log_bytes: usize,
-    pub(super) history_bytes: usize,
+    healed: Vec<usize>,
+    touched: Vec<usize>,
+    recent_changes: VecDeque<Logged>,
+    recent_changes_bytes: usize,
+    history_bytes: usize,
     ages: Ages,
-    pub(super) json_bytes: usize,
+    json_bytes: usize,
     incarnation: u32,
     /// Services without members, by the order in which they became so.
-    pub(super) empties: BTreeMap<u64, usize>,
-    pub(super) empty_stamp: u64,
-    pub(super) next_forget_ms: u64,
-    pub(super) revision_floor: u64,
+    empties: BTreeMap<u64, usize>,
+    empty_stamp: u64,
+    next_forget_ms: u64,
+    revision_floor: u64,
     /// Services that connections of this node follow by name.
-    pub(super) followed: HashSet<ServiceName>,
-    pub(super) pictures: Pictures,
+    followed: HashSet<ServiceName>,
+    pictures: Pictures,
     /// Services that were forgotten since control last asked.
-    pub(super) forgotten: Vec<ServiceName>,
-    pub(super) totals: Totals,
-    pub(super) dirty_services: HashSet<usize>,
-    pub(super) dirty_instances: HashSet<InstanceIdentity>,
-    pub(super) dirty_pull_outs: HashSet<InstanceIdentity>,
-    /// The order in which these go to the store; see `state::image`.
-    pub(super) unsaved: VecDeque<Unsaved>,
+    forgotten: Vec<ServiceName>,
+    totals: Totals,
+    dirty_services: HashSet<usize>,
+    dirty_instances: HashSet<InstanceIdentity>,
+    dirty_pull_outs: HashSet<InstanceIdentity>,
+    /// The order in which these go to the store; see `state::registry::unsaved`.
+    unsaved: VecDeque<Unsaved>,
     /// Services that the store has to forget as well.
-    pub(super) dirty_forgotten: HashSet<ServiceName>,
+    dirty_forgotten: HashSet<ServiceName>,
     /// Where this node is in the log.
-    pub(super) replica: Box<Replica>,
+    log: Box<LogPosition>,
     /// The leases that a heartbeat is about, while it is looked at.
-    pub(super) renewing: Vec<u32>,
+    renewing: Vec<u32>,
     /// The text of the present moment, formatted once a millisecond.
     time: (u64, TimeText),
     /// What followers have to hear; the control thread takes it after each order.
@@ -238,8 +256,8 @@ impl Registry {
             watched: Vec::new(),
             healed: Vec::new(),
             touched: Vec::new(),
-            log: VecDeque::new(),
-            log_bytes: 0,
+            recent_changes: VecDeque::new(),
+            recent_changes_bytes: 0,
             history_bytes: 0,
             ages: Ages::default(),
             json_bytes: 0,
@@ -257,7 +275,7 @@ impl Registry {
             dirty_pull_outs: HashSet::new(),
             unsaved: VecDeque::new(),
             dirty_forgotten: HashSet::new(),
-            replica: Box::new(Replica::alone()),
+            log: Box::new(LogPosition::alone()),
             renewing: Vec::new(),
             time: (now.wall_ms, TimeText::of(now.wall_ms)),
             announcements: Vec::new(),
@@ -286,7 +304,7 @@ impl Registry {
 
     /// Registers an instance or renews its lease; a real difference is a change. The lease is the
     /// deciding node's from here on.
-    pub(super) fn register(
+    fn register(
         &mut self,
         sent: Registration,
         bounds: &Bounds,
@@ -398,14 +416,14 @@ impl Registry {
             None => _ = self.regions.insert(region(&identity).into(), 1),
         }
         self.by_identity.insert(identity, index);
-        self.replica.count(SELF, true);
+        self.log.count(SELF, true);
         self.arm(index);
         index
     }
 
     /// The service of that name, seen now where it never was. Where there are too many, the one that
     /// has been empty for longest gives way.
-    pub(super) fn service_or_new(
+    fn service_or_new(
         &mut self,
         name: &ServiceName,
         bounds: &Bounds,
@@ -508,7 +526,7 @@ impl Registry {
             reason = reason.as_str(),
             "instance removed"
         );
-        self.replica.count(member.owner, false);
+        self.log.count(member.owner, false);
         let service = &mut self.services[member.service];
         service.overdue -= usize::from(member.is_overdue);
         service.unproven -= usize::from(member.is_unproven);
@@ -547,22 +565,18 @@ impl Registry {
         self.dirty_instances.insert(member.identity);
     }
 
-    /// Carries out an operator's decision. Returns false where nothing of that name was ever
+    /// Takes an instance out of discovery in the name of an operator; without one, puts it back. Returns false where nothing of that name was ever
     /// registered or pulled out.
     pub(super) fn operate(
         &mut self,
         identity: &InstanceIdentity,
-        operation: &Operation,
+        operator: Option<Operator>,
         now: Moment,
     ) -> bool {
         if !self.by_identity.contains_key(identity) && !self.pulled_out.contains(identity) {
             return false;
         }
-        let by = match operation {
-            Operation::PullOut { operator } => Some(PulledOutBy::Operator(operator.clone())),
-            Operation::PullIn => None,
-        };
-        self.pull(identity, by, now);
+        self.pull(identity, operator.map(PulledOutBy::Operator), now);
         true
     }
 
@@ -620,15 +634,15 @@ impl Registry {
         let change = Change { instance, kind, reason, time: self.time.1 };
         self.version += 1;
         self.totals.changes += 1;
-        self.log_bytes += change.instance.len();
-        while self.log.len() >= limits::DELTA_CHANGES_MAX
-            || self.log_bytes > limits::DELTA_BYTES_MAX
+        self.recent_changes_bytes += change.instance.len();
+        while self.recent_changes.len() >= limits::DELTA_CHANGES_MAX
+            || self.recent_changes_bytes > limits::DELTA_BYTES_MAX
         {
-            let Some(oldest) = self.log.pop_front() else { break };
-            self.log_bytes -= oldest.change.instance.len();
+            let Some(oldest) = self.recent_changes.pop_front() else { break };
+            self.recent_changes_bytes -= oldest.change.instance.len();
         }
         let name = self.services[service].name.clone();
-        self.log.push_back(Logged { service: name, change: change.clone() });
+        self.recent_changes.push_back(Logged { service: name, change: change.clone() });
         self.touch(service);
         self.services[service].push(change);
         self.dirty_services.insert(service);
@@ -717,7 +731,7 @@ impl Registry {
             ended.push(index);
         }
         self.check_contact(now);
-        self.propose_by_time(ended, now);
+        self.propose_due(ended, now);
     }
 
     /// Counts a lease as overdue, proven or not before.
@@ -761,7 +775,7 @@ impl Registry {
     }
 
     /// A service as it stands; empty at revision 0 where it was never seen.
-    pub(super) fn view(&mut self, name: &ServiceName) -> View {
+    pub fn view(&mut self, name: &ServiceName) -> View {
         match self.by_name.get(name) {
             Some(&service) => self.view_of(service),
             None => self.unseen(name.clone()),
@@ -802,10 +816,10 @@ impl Registry {
     /// What changed after `version`; none where that is no longer, or not yet, known.
     pub(super) fn delta(&self, version: u64) -> Option<Delta> {
         let missed = usize::try_from(self.version.checked_sub(version)?).ok()?;
-        let start = self.log.len().checked_sub(missed)?;
+        let start = self.recent_changes.len().checked_sub(missed)?;
         let mut changes: Vec<(ServiceName, Vec<Change>)> = Vec::new();
         let mut places: HashMap<&ServiceName, usize> = HashMap::new();
-        for logged in self.log.range(start..) {
+        for logged in self.recent_changes.range(start..) {
             let place = *places.entry(&logged.service).or_insert_with(|| {
                 changes.push((logged.service.clone(), Vec::new()));
                 changes.len() - 1

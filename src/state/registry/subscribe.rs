@@ -15,17 +15,17 @@
 //!
 //! Imports `id`, `limits` and `wire`. Part of `state`.
 //!
-//! [`Settings::snapshots_bytes_max`]: super::registry::Settings::snapshots_bytes_max
+//! [`Settings::snapshots_bytes_max`]: super::Settings::snapshots_bytes_max
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::order::{Instances, Picture, Snapshot, Subscribed};
-use super::registry::Registry;
+use super::Registry;
 use super::service::{self, Replay, is_shared};
 use crate::id::ServiceName;
 use crate::limits;
+use crate::state::order::{Instances, Picture, Snapshot, Subscribed};
 use crate::wire::command::Since;
 use crate::wire::instance_list::InstanceList;
 
@@ -89,7 +89,7 @@ impl Pictures {
 impl Registry {
     /// Answers a subscription: where the service stands, and how the client gets there. None where
     /// it needs a snapshot for which there is no room now.
-    pub(super) fn subscribe(
+    pub(in crate::state) fn subscribe(
         &mut self,
         name: &ServiceName,
         snapshot: Snapshot,
@@ -149,7 +149,7 @@ impl Registry {
 
     /// A service for one who may have been sent any revision of it up to the present one. None where
     /// that takes a snapshot more than there is room for.
-    pub(super) fn newest(&mut self, name: &ServiceName) -> Option<Picture> {
+    pub(in crate::state) fn newest(&mut self, name: &ServiceName) -> Option<Picture> {
         if let Some((_, outdated)) = self.outdated_snapshot(name) {
             let bytes = outdated.instances.bytes();
             if self.pictures.retired_bytes() + bytes > self.settings.snapshots_bytes_max {

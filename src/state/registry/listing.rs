@@ -19,14 +19,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use super::log::Bounds;
+use super::lease::Commit;
 use super::pull_outs::PulledOutBy;
-use super::registry::{Member, Registry};
-use super::replica::Commit;
+use super::{Member, Registry};
 use crate::clock::Moment;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
+use crate::state::entry::Bounds;
 use crate::wire::instance::Registration;
 use crate::wire::refusal::Code;
 
@@ -130,7 +131,8 @@ pub struct Put {
 }
 
 /// What a registration does about an instance's being pulled out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Pull {
     /// Nothing.
     Keep,
@@ -140,25 +142,6 @@ pub enum Pull {
     In,
     /// It comes back where it had taken itself out.
     InIfItself,
-}
-
-impl Pull {
-    const ALL: [(Pull, &'static str); 4] = [
-        (Pull::Keep, "keep"),
-        (Pull::OutItself, "out_itself"),
-        (Pull::In, "in"),
-        (Pull::InIfItself, "in_if_itself"),
-    ];
-
-    /// Its word among nodes.
-    pub fn as_str(&self) -> &'static str {
-        Pull::ALL.iter().find(|(pull, _)| pull == self).map_or("keep", |(_, word)| *word)
-    }
-
-    /// Reads the word.
-    pub fn parse(word: &str) -> Option<Pull> {
-        Pull::ALL.into_iter().find(|(_, known)| *known == word).map(|(pull, _)| pull)
-    }
 }
 
 /// What came of a [`Roll`].
@@ -304,7 +287,7 @@ impl Registry {
     }
 
     /// Answers what is asked about everyone.
-    pub(super) fn call(&mut self, roll: Roll, now: Moment) -> Called {
+    pub(in crate::state) fn call(&mut self, roll: Roll, now: Moment) -> Called {
         match roll {
             Roll::All => Called::All(self.rolls(now)),
             Roll::Instance { service, instance } => {
@@ -440,7 +423,7 @@ mod tests {
     use crate::id::Epoch;
     use crate::state::order::Answer;
     use crate::state::registry::Settings;
-    use crate::state::replica::Decision;
+    use crate::state::registry::lease::Decision;
     use crate::wire::instance::Instance;
 
     const WINDOW_MS: u64 = 180_000;

@@ -1,13 +1,15 @@
 //! What followers are told of services, and of their marks, while contact comes and goes and a node
 //! begins anew from images.
 //!
-//! Part of `state::replica`.
+//! Part of `state::registry::lease`.
 
 use std::collections::BTreeMap;
 
 use super::*;
 use crate::clock::Clock;
 use crate::rng::Rng;
+use crate::state::entry::{Bounds, Entry, LogItem};
+use crate::state::snapshot::Snapshot;
 use crate::state::{State, empty_image, lone_node};
 use crate::wire::instance::{Instance, Registration};
 
@@ -24,7 +26,7 @@ struct Node {
 impl Node {
     /// What control does after each order.
     fn announce(&mut self, what: &str) {
-        self.state.registry.announce_turn(self.told.keys());
+        self.state.registry.announce_contact_change(self.told.keys());
         for one in self.state.take_announcements() {
             let Some(told) = self.told.get_mut(&one.service) else { continue };
             assert_eq!(one.from, told.0, "{what}: a gap or a double: {one:?}");
@@ -37,7 +39,7 @@ impl Node {
     }
 
     /// What control does when it begins anew.
-    fn begin_anew(&mut self, image: ReplicaImage, log: &[LogItem], now: Moment) {
+    fn begin_anew(&mut self, image: Snapshot, log: &[LogItem], now: Moment) {
         let items = log[image.sequence as usize..].to_vec();
         self.state.begin_anew(image, items, now);
         self.read = log.len();
@@ -58,10 +60,10 @@ fn some_entry(rng: &mut Rng, registry: &Registry) -> Entry {
     };
     let all = || (0..4).map(sent).collect::<Vec<_>>();
     match rng.below(5) {
-        0 | 1 => Entry::Register(
-            all(),
-            Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX },
-        ),
+        0 | 1 => Entry::Register {
+            list: all(),
+            bounds: Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX },
+        },
         2 => Entry::Unregister(vec![sent(rng.below(4)).identity]),
         3 => {
             let lease = |identity: &InstanceIdentity| {

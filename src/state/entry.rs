@@ -1,0 +1,241 @@
+//! Entries of the log: what one node decides and every node applies.
+//!
+//! Every node applies the same entries in the same order, and so comes to the same services, the
+//! same revisions and the same epoch. What an entry does must therefore follow from the entry and
+//! the state alone: never from the node's own clock or settings.
+//!
+//! The JSON of an entry is a format: nodes of the release before read it.
+//!
+//! Imports `id`, `limits` and `wire`. Imported by `state`, `cluster` and `control`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::commons::Facts;
+use super::registry::listing::Pull;
+use crate::id::{ChannelName, InstanceIdentity, ServiceName, UserId};
+use crate::limits;
+use crate::wire::instance::Registration;
+
+/// The form of entries and snapshots. A node that reads a newer one stops rather than guess.
+pub const FORMAT: u32 = 1;
+
+/// How much the registry may hold. The deciding node's settings travel in the entry, so that nodes with
+/// other settings come to the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Instances.
+    pub instances_max: usize,
+    /// Services.
+    pub services_max: usize,
+    /// Bytes of all instances' JSON.
+    #[serde(default = "unbounded")]
+    pub instances_bytes_max: usize,
+}
+
+/// What entries of earlier releases let the registry hold, in bytes.
+const fn unbounded() -> usize {
+    usize::MAX
+}
+
+/// Something that one node decided and all apply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// Register instances, or renew their leases. Each has its lease set.
+    Register {
+        /// The instances.
+        list: Vec<Registration>,
+        /// How much the registry may hold.
+        bounds: Bounds,
+    },
+    /// Renew leases that are not the node's own, or overdue: they are its own from here on.
+    Renew(Vec<InstanceIdentity>),
+    /// Register an instance, unless it is not what the asker believes.
+    Put {
+        /// What to register.
+        registration: Registration,
+        /// The JSON of the instance that it replaces; none where there should be none yet.
+        #[serde(with = "super::text::optional")]
+        expected: Option<Bytes>,
+        /// What to do about its being pulled out.
+        pull: Pull,
+        /// How much the registry may hold.
+        bounds: Bounds,
+    },
+    /// Renew one lease, and tell what the instance is.
+    Beat(InstanceIdentity),
+    /// Take over the leases of a node that is gone. Nothing is renewed by that.
+    #[serde(rename = "adopt")]
+    TakeOverLeases(Vec<InstanceIdentity>),
+    /// Remove instances.
+    Unregister(Vec<InstanceIdentity>),
+    /// Leases that ran out, each with the number it had; void where it has another by now.
+    Overdue(Vec<(InstanceIdentity, u64)>),
+    /// Decide on the overdue leases of services.
+    Judge {
+        /// The services, each with the number of its watch; void where it has another by now.
+        services: Vec<(ServiceName, u64)>,
+        /// How long expiry may be held, as the deciding node is set.
+        self_protection_max_ms: u64,
+    },
+    /// Forget services without instances, each with the revision it had; void where it has another
+    /// by now. New services begin above all of these revisions.
+    Forget(Vec<(ServiceName, u64)>),
+    /// An operator's decision.
+    Operate {
+        /// The instance.
+        identity: InstanceIdentity,
+        /// What the operator is called who takes it out of discovery; none puts it back.
+        operator: Option<Box<str>>,
+        /// The operator's user. Earlier releases know none, and read over it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<UserId>,
+    },
+    /// Allow self-protection, or lift it.
+    Protect {
+        /// The service.
+        service: ServiceName,
+        /// Whether it may be held.
+        enabled: bool,
+    },
+    /// What changed of a node's people.
+    #[serde(rename = "present")]
+    PresenceUpdate(Facts),
+    /// A node is gone, and its people with it.
+    #[serde(rename = "farewell")]
+    NodeLeft(String),
+    /// Define a channel.
+    #[serde(rename = "define")]
+    DefineChannel {
+        /// Its name.
+        channel: ChannelName,
+        /// What it is for.
+        description: String,
+    },
+    /// Delete a channel.
+    #[serde(rename = "drop")]
+    DeleteChannel(ChannelName),
+}
+
+/// An entry at its position in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogItem {
+    /// The position, as the log's engine names it.
+    pub position: String,
+    /// The node that decided the entry.
+    pub node: Arc<str>,
+    /// The entry's number at that node, since its start.
+    pub number: u64,
+    /// When the node decided, in milliseconds since the Unix epoch, by that node's clock.
+    pub at_ms: u64,
+    /// The entry.
+    pub entry: Entry,
+}
+
+/// An entry as the log carries it. None where an instance's text is no JSON, which cannot be.
+pub fn encode(entry: &Entry) -> Option<String> {
+    serde_json::to_string(entry).ok()
+}
+
+/// Reads what [`encode`] wrote.
+///
+/// # Errors
+///
+/// What is wrong with it: the form, or a count out of range.
+pub fn decode(text: &str) -> Result<Entry, String> {
+    let entry: Entry = serde_json::from_str(text).map_err(|fault| fault.to_string())?;
+    let check = limits::check_counter;
+    match &entry {
+        Entry::Register { list, .. } => {
+            let ttls = list.iter().filter_map(|one| one.lease_ttl_ms);
+            ttls.clone().try_for_each(|ttl_ms| check("ttl_ms", ttl_ms))?;
+        }
+        Entry::Put { registration, .. } => {
+            check("ttl_ms", registration.lease_ttl_ms.unwrap_or(0))?;
+        }
+        Entry::Judge { self_protection_max_ms, .. } => {
+            check("self_protection_max_ms", *self_protection_max_ms)?;
+        }
+        Entry::Forget(services) => {
+            services.iter().try_for_each(|(_, revision)| check("revision", *revision))?;
+        }
+        _ => {}
+    }
+    Ok(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::instance::Instance;
+
+    #[test]
+    fn entries_survive_the_round_trip() {
+        let mut instance: Instance =
+            serde_json::from_str(r#"{"serviceId":"Pay","instanceId":"a","metadata":{"k":[1]}}"#)
+                .expect("an instance");
+        instance.lease_ttl_ms = Some(5_000);
+        let sent = instance.register().expect("valid");
+        let identity = sent.identity.clone();
+        let bounds = Bounds { instances_max: 9, services_max: 3, instances_bytes_max: 900 };
+        for entry in [
+            Entry::Register { list: vec![sent.clone()], bounds },
+            Entry::Put {
+                registration: sent,
+                expected: Some(Bytes::from_static(b"{\"a\":1}")),
+                pull: Pull::InIfItself,
+                bounds,
+            },
+            Entry::Beat(identity.clone()),
+            Entry::Renew(vec![identity.clone()]),
+            Entry::TakeOverLeases(vec![identity.clone(), identity.clone()]),
+            Entry::Unregister(Vec::new()),
+            Entry::Overdue(vec![(identity.clone(), 7)]),
+            Entry::Judge { services: vec![(ServiceName::of("pay"), 5)], self_protection_max_ms: 9 },
+            Entry::Forget(vec![(ServiceName::of("pay"), 12)]),
+            Entry::Operate { identity: identity.clone(), operator: Some("ops".into()), user: None },
+            Entry::Operate {
+                identity: identity.clone(),
+                operator: Some("ops".into()),
+                user: Some(UserId::new("u")),
+            },
+            Entry::Operate { identity, operator: None, user: None },
+            Entry::Protect { service: ServiceName::of("pay"), enabled: false },
+            Entry::PresenceUpdate(Facts {
+                users: vec![("u".into(), "Ann".into(), 2, 5)],
+                channels: vec![("c".into(), 3)],
+                rooms: vec![("chat:r".into(), "u".into(), "Ann".into(), None)],
+                known: vec!["v".into()],
+            }),
+            Entry::NodeLeft("n".into()),
+            Entry::DefineChannel { channel: ChannelName::new("c"), description: "x".into() },
+            Entry::DeleteChannel(ChannelName::new("c")),
+        ] {
+            let text = encode(&entry).expect("it can be written");
+            assert_eq!(decode(&text), Ok(entry), "{text}");
+        }
+        let earlier = r#"{"register":{"list":[],"bounds":{"instances_max":1,"services_max":2}}}"#;
+        let Ok(Entry::Register { bounds, .. }) = decode(earlier) else {
+            panic!("of no earlier release")
+        };
+        assert_eq!(bounds.instances_bytes_max, usize::MAX);
+        assert!(decode("{\"future\":1}").is_err() && decode("").is_err());
+    }
+
+    #[test]
+    fn counts_from_which_nobody_could_go_on_are_refused() {
+        for text in [
+            r#"{"forget":[["s",18446744073709551615]]}"#,
+            r#"{"judge":{"services":[],"self_protection_max_ms":18446744073709551615}}"#,
+            r#"{"register":{"list":[{"id":"i","service":"s","ttl_ms":9007199254740993,
+                "instance":{}}],"bounds":{"instances_max":1,"services_max":2}}}"#,
+        ] {
+            let refused = decode(text).expect_err(text);
+            assert!(refused.contains("out of range"), "{refused}");
+        }
+        assert!(decode(r#"{"forget":[["s",9007199254740992]]}"#).is_ok());
+    }
+}

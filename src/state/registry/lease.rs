@@ -1,0 +1,549 @@
+//! Leases, and the path that every write takes: decide, append, apply.
+//!
+//! ```text
+//! command --> decide --> renewed at once, where each lease is this node's
+//!                   \--> Entry --> log --> apply, here and on every other node --> reply
+//! ```
+//!
+//! A lease belongs to the node that appended its last registration or heartbeat. That node's wheel watches the
+//! lease, so later heartbeats at the same node need no entry. When the lease runs out, the owner appends that
+//! together with the lease's number; a heartbeat accepted elsewhere changed the number, and the entry is void.
+//! The leader takes over the leases of a node that is gone, for one full period.
+//!
+//! Entries may be delayed. One that was reported lost may still be appended. Therefore a lease counts from
+//! where its entry is applied; a takeover adds [`limits::CLUSTER_CONTACT_MS`], for which the previous owner may
+//! still renew the lease; and a lease that was ever proposed as overdue is renewed through the log, which
+//! changes its number.
+//!
+//! # Promises
+//!
+//! * Every node applies the same entries in one order, and comes to the same revisions under the same epoch.
+//! * No lease expires while some node accepts its heartbeats.
+//! * A node that is cut off accepts no write, lets nothing expire, and shows every service as degraded.
+//!
+//! Imports `limits` and its siblings. Part of `state::registry`.
+
+use super::listing::{Called, Put};
+use super::log_position::{LogPosition, SELF};
+use super::pull_outs::Operator;
+use super::{Announcement, Registry, Settings};
+use crate::clock::Moment;
+use crate::id::{InstanceIdentity, ServiceName};
+use crate::limits;
+use crate::state::entry::{Bounds, Entry, LogItem};
+use crate::state::order::{Answer, RefusedEntry};
+use crate::wire::instance::Registration;
+use crate::wire::refusal::Code;
+
+/// What the registry decides about a write.
+pub(in crate::state) enum Decision {
+    /// It is done, or cannot be done.
+    Answer(Answer),
+    /// It goes through the log.
+    Append(Entry),
+}
+
+/// An entry's place in the log, as the registry applies it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Commit {
+    /// The node that decided the entry.
+    pub(super) owner: u32,
+    /// The entry's number in the log; a lease that it gives an owner has this number.
+    pub(super) lease: u64,
+    /// Now, with the wall clock of the deciding node: all nodes show the same time of a change.
+    pub(super) at: Moment,
+}
+
+impl Registry {
+    /// Makes an empty registry one of several; `node` is its own name.
+    #[must_use]
+    pub fn replicated(mut self, node: &str) -> Registry {
+        self.log = Box::new(LogPosition::joining(node));
+        self
+    }
+
+    /// This node's place in the log, and what it knows of the other nodes.
+    pub fn log(&self) -> &LogPosition {
+        &self.log
+    }
+
+    /// Decides on a write that the log has to order: it is refused where the log is out of reach.
+    pub(in crate::state) fn decide(&self, entry: Entry, now: Moment) -> Decision {
+        match self.check_reach(now) {
+            Ok(()) => Decision::Append(entry),
+            Err(answer) => Decision::Answer(answer),
+        }
+    }
+
+    /// Decides on registrations.
+    pub(in crate::state) fn decide_register(
+        &self,
+        mut list: Vec<Registration>,
+        now: Moment,
+    ) -> Decision {
+        for sent in &mut list {
+            sent.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
+        }
+        self.decide(Entry::Register { list, bounds: self.bounds() }, now)
+    }
+
+    /// Decides on a registration that was made with the one before in mind.
+    pub(in crate::state) fn decide_put(&self, put: Put, now: Moment) -> Decision {
+        let Put { mut registration, expected, pull } = put;
+        registration.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
+        let bounds = self.bounds();
+        self.decide(Entry::Put { registration, expected, pull, bounds }, now)
+    }
+
+    /// Decides on heartbeats: those of leases that are all this node's need no entry.
+    pub(in crate::state) fn decide_heartbeat(
+        &mut self,
+        identities: Vec<InstanceIdentity>,
+        now: Moment,
+    ) -> Decision {
+        if let Err(answer) = self.check_reach(now) {
+            return Decision::Answer(answer);
+        }
+        if self.renew_at_once(&identities, now) {
+            return Decision::Answer(Answer::Batch(Vec::new()));
+        }
+        Decision::Append(Entry::Renew(identities))
+    }
+
+    /// Decides on the heartbeat of an instance in whatever region. This node finds the region, for
+    /// nodes may know of different ones.
+    pub(in crate::state) fn decide_beat(
+        &mut self,
+        service: &ServiceName,
+        instance: &str,
+        now: Moment,
+    ) -> Decision {
+        if let Err(answer) = self.check_reach(now) {
+            return Decision::Answer(answer);
+        }
+        let Some(index) = self.find_anywhere(service.as_str(), instance) else {
+            return Decision::Answer(Answer::Called(Box::new(Called::Instance(None))));
+        };
+        let identity = self.members[index as usize].identity.clone();
+        if !self.renew_at_once(std::slice::from_ref(&identity), now) {
+            return Decision::Append(Entry::Beat(identity));
+        }
+        let found = Called::Instance(Some(self.found(index)));
+        Decision::Answer(Answer::Called(Box::new(found)))
+    }
+
+    /// Whether the log can be written to. Not by the mark alone: what is accepted while nobody looks
+    /// at the clock would be lost.
+    fn check_reach(&self, now: Moment) -> Result<(), Answer> {
+        if self.log.is_cut_off || self.log.is_silent(now) {
+            return Err(Answer::Unavailable);
+        }
+        Ok(())
+    }
+
+    /// Renews leases that are all this node's and in good standing. Else nothing is done.
+    ///
+    /// Somebody may have taken one over, in an entry that is not applied here yet; then this renewal
+    /// counts for nothing. It can be so for [`limits::CLUSTER_CONTACT_MS`] at most, because whatever
+    /// was in the log at the last contact is applied, and whoever takes over waits for as long.
+    fn renew_at_once(&mut self, identities: &[InstanceIdentity], now: Moment) -> bool {
+        if !self.log.contacts.is_empty() {
+            return false;
+        }
+        let mut renewing = std::mem::take(&mut self.renewing);
+        let simple = identities.iter().map_while(|identity| {
+            let index = self.find_index(identity)?;
+            let member = &self.members[index as usize];
+            let is_simple = member.owner == SELF && !member.is_overdue && !member.is_proposed;
+            is_simple.then_some(index)
+        });
+        renewing.extend(simple);
+        let is_done = renewing.len() == identities.len();
+        for index in renewing.drain(..) {
+            if is_done {
+                self.renew(index, now);
+            }
+        }
+        self.renewing = renewing;
+        is_done
+    }
+
+    /// How much this node lets the registry hold.
+    fn bounds(&self) -> Bounds {
+        let Settings { instances_max, instances_bytes_max, services_max, .. } = self.settings;
+        Bounds { instances_max, services_max, instances_bytes_max }
+    }
+
+    /// Counts an entry. Returns false where the entry was written twice and is applied.
+    pub(in crate::state) fn record(&mut self, item: &LogItem) -> bool {
+        self.log.record(item)
+    }
+
+    /// Applies one entry, here as on every node, and gives the answer for the one who asked.
+    pub(in crate::state) fn apply(&mut self, item: LogItem, now: Moment) -> Answer {
+        // Followers are shown the deciding node's time, on every node. A lease counts from here.
+        let at = Moment { wall_ms: item.at_ms, ..now };
+        let (owner, lease) = (self.log.node(&item.node), self.log.sequence);
+        let commit = Commit { owner, lease, at };
+        match item.entry {
+            Entry::Register { list, bounds } => {
+                let mut refused = Vec::new();
+                for (index, sent) in list.into_iter().enumerate() {
+                    if let Err(code) = self.register(sent, &bounds, &commit) {
+                        refused.push(RefusedEntry { index, code });
+                    }
+                }
+                Answer::Batch(refused)
+            }
+            Entry::Renew(identities) => Answer::Batch(self.renew_all(&identities, &commit)),
+            Entry::Put { registration, expected, pull, bounds } => {
+                let put = Put { registration, expected, pull };
+                Answer::Called(Box::new(self.put(put, &bounds, &commit)))
+            }
+            Entry::Beat(identity) => {
+                self.renew_all(std::slice::from_ref(&identity), &commit);
+                let found = self.find_index(&identity).map(|index| self.found(index));
+                Answer::Called(Box::new(Called::Instance(found)))
+            }
+            Entry::TakeOverLeases(identities) => {
+                self.take_over_leases(&identities, &commit);
+                Answer::Batch(Vec::new())
+            }
+            Entry::Unregister(identities) => {
+                for identity in &identities {
+                    self.unregister(identity, at);
+                }
+                Answer::Batch(Vec::new())
+            }
+            Entry::Overdue(leases) => {
+                for (identity, lease) in leases {
+                    self.mark_lease_overdue(&identity, lease, now);
+                }
+                Answer::Batch(Vec::new())
+            }
+            Entry::Forget(services) => {
+                self.forget_services(&services);
+                Answer::Batch(Vec::new())
+            }
+            Entry::Judge { services, self_protection_max_ms } => {
+                self.judge_services(&services, self_protection_max_ms, at);
+                Answer::Batch(Vec::new())
+            }
+            Entry::Operate { identity, operator, user } => {
+                let operator = operator.map(|name| Operator { user, name });
+                Answer::Found(self.operate(&identity, operator, at))
+            }
+            Entry::Protect { service, enabled } => {
+                Answer::Found(self.protect(&service, enabled, at))
+            }
+            // These are of people.
+            Entry::PresenceUpdate(_)
+            | Entry::NodeLeft(_)
+            | Entry::DefineChannel { .. }
+            | Entry::DeleteChannel(_) => Answer::Unavailable,
+        }
+    }
+
+    /// Renews leases, which are the deciding node's from here on. Returns the places of those that
+    /// are not there.
+    fn renew_all(&mut self, identities: &[InstanceIdentity], commit: &Commit) -> Vec<RefusedEntry> {
+        let mut refused = Vec::new();
+        for (place, identity) in identities.iter().enumerate() {
+            match self.find_index(identity) {
+                Some(index) => {
+                    let since_ms = self.members[index as usize].renewed_ms();
+                    self.renew(index, commit.at);
+                    self.take_over(index, since_ms, commit);
+                }
+                None => refused.push(RefusedEntry { index: place, code: Code::NotFound }),
+            }
+        }
+        refused
+    }
+
+    /// Gives a renewed lease to a node, under a new number. It counted from `since_ms`, and does not
+    /// count from any earlier; nor from when the entry was written: it may have been on its way for
+    /// long, and another node's clock says nothing here. The owner before may not know of it yet,
+    /// and renew the lease for as long as it is in contact.
+    pub(super) fn take_over(&mut self, index: u32, since_ms: u64, commit: &Commit) {
+        let member = &mut self.members[index as usize];
+        let more_ms = if member.owner == commit.owner { 0 } else { limits::CLUSTER_CONTACT_MS };
+        member.deadline_ms = since_ms.max(commit.at.unix_ms + more_ms) + member.ttl_ms;
+        self.assign_lease(index, commit.owner, commit.lease);
+    }
+
+    /// Gives a lease to a node, under a new number.
+    pub(super) fn assign_lease(&mut self, index: u32, owner: u32, lease: u64) {
+        let member = &mut self.members[index as usize];
+        let before = std::mem::replace(&mut member.owner, owner);
+        member.lease = lease;
+        let was_proposed = std::mem::take(&mut member.is_proposed);
+        member.is_proposed = owner == SELF && lease <= self.log.doubtful_until;
+        if before != owner {
+            self.log.count(before, false);
+            self.log.count(owner, true);
+        }
+        // What is proposed as overdue has left the wheel.
+        if owner == SELF && (before != SELF || was_proposed) {
+            self.arm(index);
+        }
+    }
+
+    fn take_over_leases(&mut self, identities: &[InstanceIdentity], commit: &Commit) {
+        for identity in identities {
+            let Some(index) = self.find_index(identity) else { continue };
+            let member = &mut self.members[index as usize];
+            // A full period, and the time for which an owner that is back may not know of this.
+            member.deadline_ms = commit.at.unix_ms + member.ttl_ms + limits::CLUSTER_CONTACT_MS;
+            self.assign_lease(index, commit.owner, commit.lease);
+        }
+        if commit.owner == SELF {
+            self.log.takeovers_pending = self.log.takeovers_pending.saturating_sub(1);
+        }
+    }
+
+    /// Counts a lease as run out, where it still is the one that ran out.
+    fn mark_lease_overdue(&mut self, identity: &InstanceIdentity, lease: u64, now: Moment) {
+        let Some(index) = self.find_index(identity) else { return };
+        let member = &mut self.members[index as usize];
+        if member.lease != lease || member.is_overdue {
+            return;
+        }
+        member.is_proposed = false;
+        self.mark_overdue(index, now);
+    }
+
+    fn judge_services(&mut self, services: &[(ServiceName, u64)], max_ms: u64, at: Moment) {
+        for (name, watch) in services {
+            self.log.judgements_pending.remove(name);
+            if let Some(service) = self.find_service(name)
+                && self.services[service].watched_since_ms.is_some()
+                && self.services[service].watch == *watch
+            {
+                // The entry's bound and not this node's: all come to the same judgement.
+                self.judge(service, max_ms, at);
+            }
+        }
+        self.unwatch();
+    }
+
+    /// Time passed: proposes what it has made of leases, services and nodes.
+    pub(super) fn propose_due(&mut self, due: Vec<u32>, now: Moment) {
+        let mut overdue = Vec::new();
+        let is_cut_off = self.is_cut_off();
+        for index in due {
+            if is_cut_off {
+                // Nobody can be told. It is looked at again, and by then it may be another's.
+                self.arm_at(index, now.unix_ms + limits::CLUSTER_RETRY_MS);
+                continue;
+            }
+            let member = &mut self.members[index as usize];
+            member.is_proposed = true;
+            overdue.push((member.identity.clone(), member.lease));
+        }
+        let mut services = Vec::new();
+        if self.log.decides() {
+            for &service in &self.watched {
+                let name = &self.services[service].name;
+                let is_due = self.judge_at_ms(service).is_some_and(|at_ms| at_ms <= now.unix_ms);
+                if is_due && !self.log.judgements_pending.contains(name) {
+                    services.push((name.clone(), self.services[service].watch));
+                }
+            }
+        }
+        let self_protection_max_ms = self.settings.self_protection_max_ms;
+        let log = &mut self.log;
+        for piece in overdue.chunks(limits::COMMAND_ENTRIES_MAX) {
+            log.proposals.push(Entry::Overdue(piece.to_vec()));
+        }
+        if !services.is_empty() {
+            log.judgements_pending.extend(services.iter().map(|(name, _)| name.clone()));
+            log.proposals.push(Entry::Judge { services, self_protection_max_ms });
+        }
+    }
+
+    /// When services have to be judged by this node, in milliseconds since the Unix epoch.
+    pub(super) fn next_judgement_ms(&self) -> Option<u64> {
+        if !self.log.decides() {
+            return None;
+        }
+        let is_open =
+            |service: usize| !self.log.judgements_pending.contains(&self.services[service].name);
+        let watched = self.watched.iter().copied().filter(|&service| is_open(service));
+        watched.filter_map(|service| self.judge_at_ms(service)).min()
+    }
+
+    /// Has something go into the log.
+    pub(in crate::state) fn propose(&mut self, entry: Entry) {
+        self.log.proposals.push(entry);
+    }
+
+    /// Takes what has to go into the log.
+    pub(in crate::state) fn take_proposals(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.log.proposals)
+    }
+
+    /// A proposal did not reach the log: what it was about is looked at again.
+    pub(in crate::state) fn on_proposal_lost(&mut self, entry: &Entry, now: Moment) {
+        match entry {
+            Entry::Overdue(leases) => {
+                for (identity, lease) in leases {
+                    let Some(index) = self.find_index(identity) else { continue };
+                    let member = &mut self.members[index as usize];
+                    if member.owner == SELF && member.lease == *lease && member.is_proposed {
+                        // Still proposed: it may yet come into the log, and a renewal that stays
+                        // here would not void it.
+                        self.arm_at(index, now.unix_ms + limits::CLUSTER_RETRY_MS);
+                    }
+                }
+            }
+            Entry::Judge { services, .. } => {
+                for (name, _) in services {
+                    self.log.judgements_pending.remove(name);
+                }
+            }
+            Entry::TakeOverLeases(_) => {
+                self.log.takeovers_pending = self.log.takeovers_pending.saturating_sub(1);
+            }
+            _ => {}
+        }
+    }
+
+    /// News of the log's engine: when it last answered, which nodes are alive.
+    pub(in crate::state) fn on_nodes(
+        &mut self,
+        alive: &[String],
+        (contact_ms, newest): (u64, u64),
+    ) {
+        let log = &mut self.log;
+        log.note_contact(contact_ms, newest);
+        let first = alive.iter().min();
+        log.is_leader = first.is_some_and(|first| **first == **log.own_name());
+        if !log.is_leader || log.is_cut_off || log.takeovers_pending > 0 {
+            return;
+        }
+        let orphaning: Vec<u32> = (1..)
+            .zip(&log.nodes[1..])
+            .filter(|(node, name)| {
+                let is_alive = alive.iter().any(|alive| **alive == ***name);
+                log.leases_owned[*node as usize] > 0 && !is_alive
+            })
+            .map(|(node, _)| node)
+            .collect();
+        if orphaning.is_empty() {
+            return;
+        }
+        let orphans: Vec<InstanceIdentity> = self
+            .members
+            .iter()
+            .filter(|(_, member)| orphaning.contains(&member.owner))
+            .map(|(_, member)| member.identity.clone())
+            .collect();
+        let nodes: Vec<&str> = orphaning.iter().map(|&node| &*log.nodes[node as usize]).collect();
+        tracing::info!(
+            target: "fanfare::cluster",
+            leases = orphans.len(),
+            of = nodes.join(", "),
+            "leases of nodes that are gone are taken over"
+        );
+        for piece in orphans.chunks(limits::COMMAND_ENTRIES_MAX) {
+            log.proposals.push(Entry::TakeOverLeases(piece.to_vec()));
+            log.takeovers_pending += 1;
+        }
+    }
+
+    /// Marks or unmarks all services as cut off, where that is news.
+    pub(in crate::state) fn check_contact(&mut self, now: Moment) {
+        let log = &mut self.log;
+        let is_cut_off = log.is_silent(now);
+        if std::mem::replace(&mut log.is_cut_off, is_cut_off) == is_cut_off {
+            return;
+        }
+        log.contact_changed = true;
+        let services: Vec<usize> = self.services.iter().map(|(service, _)| service).collect();
+        for service in services {
+            self.services[service].is_cut_off = is_cut_off;
+            self.touch(service);
+        }
+        if is_cut_off {
+            tracing::info!("contact with the other nodes is lost: registry writes are refused");
+        } else {
+            tracing::info!("in contact with the other nodes: registry writes are taken");
+        }
+    }
+
+    /// Whether the log has not been heard of, or not been followed, for too long.
+    pub fn is_cut_off(&self) -> bool {
+        self.log.is_cut_off
+    }
+
+    /// Tells followers of services that were never seen where contact was lost or found since this
+    /// was last called. The registry knows of no followers; it is given all that are followed.
+    pub fn announce_contact_change<'a>(&mut self, followed: impl Iterator<Item = &'a ServiceName>) {
+        let log = &mut self.log;
+        if !std::mem::take(&mut log.contact_changed) {
+            return;
+        }
+        let degraded = log.is_cut_off;
+        let mut announcements = Vec::new();
+        for service in followed.filter(|name| self.find_service(name).is_none()) {
+            announcements.push(Announcement {
+                service: service.clone(),
+                begins: false,
+                from: 0,
+                revision: 0,
+                degraded,
+                changes: Vec::new(),
+            });
+        }
+        self.announcements.extend(announcements);
+    }
+
+    /// When contact has to be looked at by time alone.
+    pub(super) fn next_contact_check_ms(&self) -> Option<u64> {
+        let contact_ms = self.log.contact_ms.filter(|_| !self.log.is_cut_off)?;
+        Some(contact_ms + limits::CLUSTER_CONTACT_MS + 1)
+    }
+}
+
+/// What a node that is alone does with its log, for tests of the registry without a state.
+#[cfg(test)]
+impl Registry {
+    /// Appends an entry to the node's own log, and applies it.
+    pub(super) fn append_alone(&mut self, entry: Entry, now: Moment) -> Answer {
+        let item = LogItem {
+            position: String::new(),
+            node: self.log.own_name().clone(),
+            number: self.log.sequence + 1,
+            at_ms: now.wall_ms,
+            entry,
+        };
+        assert!(self.record(&item), "each number is new");
+        self.apply(item, now)
+    }
+
+    /// Registers an instance.
+    pub(super) fn register_alone(&mut self, sent: Registration, now: Moment) -> Result<(), Code> {
+        match self.append_alone(Entry::Register { list: vec![sent], bounds: self.bounds() }, now) {
+            Answer::Batch(refused) => refused.first().map_or(Ok(()), |one| Err(one.code)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Registers an instance with the one before in mind.
+    pub(super) fn put_alone(&mut self, put: Put, now: Moment) -> Called {
+        let (Put { registration, expected, pull }, bounds) = (put, self.bounds());
+        match self.append_alone(Entry::Put { registration, expected, pull, bounds }, now) {
+            Answer::Called(called) => *called,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Lets time pass, and does what it proposes.
+    pub(super) fn tick_alone(&mut self, now: Moment) {
+        self.tick(now);
+        for entry in self.take_proposals() {
+            self.append_alone(entry, now);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Where this node is in the log, and what it knows there of the other nodes.
+//!
+//! A node that is alone has a log of its own: it leads, and it is in contact with that log for ever. A node
+//! of several reads a shared log; it starts with no position, and has one once it installed a snapshot.
+//!
+//! # Promises
+//!
+//! * The node counts as cut off where it lacks entries that were in the log
+//!   [`limits::CLUSTER_CONTACT_MS`] ago, or cannot know whether it does.
+//! * An entry that was written twice counts once.
+//!
+//! Imports `clock`, `id`, `limits` and `state::entry`. Part of `state::registry`.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use crate::clock::Moment;
+use crate::id::ServiceName;
+use crate::limits;
+use crate::state::entry::{Entry, LogItem};
+
+/// This node's index in the table of nodes.
+pub(super) const SELF: u32 = 0;
+
+/// A node's position in the log.
+///
+/// # Invariants
+///
+/// 1. `nodes`, `leases_owned` and `last_numbers` have the same length; `by_name` is the inverse of `nodes`.
+/// 2. `contacts` is empty exactly while every entry that was in the log at the last contact is applied.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct LogPosition {
+    /// Every node that ever owned a lease; this one first.
+    pub(super) nodes: Vec<Arc<str>>,
+    by_name: HashMap<Arc<str>, u32>,
+    /// How many leases each node owns.
+    pub(super) leases_owned: Vec<usize>,
+    /// The number of each node's last entry.
+    pub(super) last_numbers: Vec<u64>,
+    /// How many entries were applied since the log began.
+    pub(super) sequence: u64,
+    /// The name of the last applied entry, as the log's engine gives it.
+    pub(super) entry_id: String,
+    /// Entries that time calls for and that are not appended yet.
+    pub(super) proposals: Vec<Entry>,
+    /// Services whose judgement is appended and not applied.
+    pub(super) judgements_pending: HashSet<ServiceName>,
+    /// This node may have proposed leases up to this number as overdue before it installed a snapshot.
+    pub(super) doubtful_until: u64,
+    /// Appended takeovers of leases that are not applied.
+    pub(super) takeovers_pending: usize,
+    /// Whether this node decides what belongs to no node in particular.
+    pub(super) is_leader: bool,
+    /// Whether this node has installed a snapshot. Before, it knows nothing.
+    pub(super) is_loaded: bool,
+    /// Answers of the log's engine: when, and the number of the newest entry at that time.
+    pub(super) contacts: VecDeque<(u64, u64)>,
+    /// When the log's engine last gave an answer that is applied here by now; none where the log is this
+    /// process's own.
+    pub(super) contact_ms: Option<u64>,
+    pub(super) is_cut_off: bool,
+    /// Whether `is_cut_off` changed and followers of unknown services have yet to be told.
+    pub(super) contact_changed: bool,
+}
+
+impl LogPosition {
+    /// The place in the log of a node that is alone: it decides everything, and is in contact with
+    /// its own log for ever.
+    pub(super) fn alone() -> LogPosition {
+        LogPosition {
+            is_leader: true,
+            is_loaded: true,
+            contact_ms: None,
+            is_cut_off: false,
+            ..LogPosition::joining("")
+        }
+    }
+
+    /// The place of a node that has read nothing of the log yet.
+    pub(super) fn joining(node: &str) -> LogPosition {
+        let node: Arc<str> = node.into();
+        LogPosition {
+            nodes: vec![Arc::clone(&node)],
+            by_name: HashMap::from([(node, SELF)]),
+            leases_owned: vec![0],
+            last_numbers: vec![0],
+            sequence: 0,
+            entry_id: String::from("0-0"),
+            proposals: Vec::new(),
+            judgements_pending: HashSet::new(),
+            doubtful_until: 0,
+            takeovers_pending: 0,
+            is_leader: false,
+            is_loaded: false,
+            contacts: VecDeque::new(),
+            contact_ms: Some(0),
+            is_cut_off: true,
+            contact_changed: false,
+        }
+    }
+
+    pub(super) fn node(&mut self, name: &Arc<str>) -> u32 {
+        if Arc::ptr_eq(name, &self.nodes[SELF as usize]) {
+            return SELF;
+        }
+        if let Some(&node) = self.by_name.get(name) {
+            return node;
+        }
+        let node = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        self.nodes.push(Arc::clone(name));
+        self.by_name.insert(Arc::clone(name), node);
+        self.leases_owned.push(0);
+        self.last_numbers.push(0);
+        node
+    }
+
+    /// Counts a lease that a node has, or has no more.
+    pub(super) fn count(&mut self, owner: u32, is_more: bool) {
+        let owned = &mut self.leases_owned[owner as usize];
+        *owned = if is_more { *owned + 1 } else { owned.saturating_sub(1) };
+    }
+
+    /// How many entries were applied, since the log began.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether the log has not been heard of, or not been followed, for too long.
+    pub fn is_cut_off(&self) -> bool {
+        self.is_cut_off
+    }
+
+    /// Whether it has begun from an image, and all entries behind it.
+    pub fn is_loaded(&self) -> bool {
+        self.is_loaded
+    }
+
+    /// The last answer of the log's engine that told nothing new counts as contact.
+    pub(super) fn confirm_contact(&mut self) {
+        let is_applied = |(_, newest): &(u64, u64)| self.is_loaded && *newest <= self.sequence;
+        if let Some(last) = self.contacts.iter().rposition(is_applied) {
+            self.contact_ms = self.contact_ms.max(Some(self.contacts[last].0));
+            self.contacts.drain(..=last);
+        }
+    }
+
+    /// Whether it falls to this node to decide what belongs to no node in particular.
+    pub fn is_leader(&self) -> bool {
+        self.is_leader
+    }
+
+    /// Whether other nodes may read the log, and write to it.
+    pub(in crate::state) fn is_shared(&self) -> bool {
+        self.contact_ms.is_some()
+    }
+
+    /// Whether this node may decide now what belongs to no node in particular.
+    pub(super) fn decides(&self) -> bool {
+        self.is_leader && !self.is_cut_off
+    }
+
+    /// Whether the log has been silent for too long.
+    pub(super) fn is_silent(&self, now: Moment) -> bool {
+        let silent_ms = self.contact_ms.map(|contact_ms| now.unix_ms.saturating_sub(contact_ms));
+        silent_ms.is_some_and(|silent_ms| silent_ms > limits::CLUSTER_CONTACT_MS)
+    }
+
+    /// The node's own name.
+    pub(in crate::state) fn own_name(&self) -> &Arc<str> {
+        &self.nodes[SELF as usize]
+    }
+
+    /// How many leases this node owns.
+    pub fn leases_owned(&self) -> usize {
+        self.leases_owned[SELF as usize]
+    }
+
+    /// Begins at the position of a snapshot.
+    pub(super) fn install(&mut self, sequence: u64, entry_id: String) {
+        (self.sequence, self.entry_id) = (sequence, entry_id);
+        self.is_loaded = true;
+    }
+
+    /// Counts an entry. Returns false where the entry was written twice and is applied.
+    pub(super) fn record(&mut self, item: &LogItem) -> bool {
+        self.sequence += 1;
+        self.entry_id.clone_from(&item.position);
+        self.confirm_contact();
+        let node = self.node(&item.node);
+        let last = &mut self.last_numbers[node as usize];
+        let is_new = item.number > *last;
+        *last = item.number.max(*last);
+        is_new
+    }
+
+    /// Takes in an answer of the log's engine: when, and the number of the newest entry.
+    pub(super) fn note_contact(&mut self, at_ms: u64, newest: u64) {
+        if self.contacts.len() == limits::CLUSTER_BEATS_KEPT {
+            self.contacts.pop_front();
+        }
+        self.contacts.push_back((at_ms, newest));
+        self.confirm_contact();
+    }
+
+    /// Takes over contact and leadership from the position before a snapshot was installed.
+    pub(super) fn carry_over(&mut self, before: &LogPosition, is_same_log: bool) {
+        self.contact_ms = before.contact_ms;
+        self.contacts.clone_from(&before.contacts);
+        self.is_leader = before.is_leader;
+        if is_same_log {
+            self.doubtful_until = before.doubtful_until.max(before.sequence);
+        }
+        self.confirm_contact();
+    }
+}

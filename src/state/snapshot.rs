@@ -1,0 +1,259 @@
+//! A snapshot: the whole registry, and who is where, at one position of the log.
+//!
+//! The store reads one at the start, and a node that joins others reads one from Redis. Both end in
+//! `Registry::restore`. The JSON is a format: nodes of other releases read it.
+//!
+//! Imports `id`, `limits` and its siblings. Imported by `state`, `store`, `cluster` and `control`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::commons::CommonsImage;
+use super::registry::pull_outs::{Operator, PulledOutBy};
+use crate::id::{InstanceIdentity, UserId};
+use crate::limits;
+
+/// The operator of an instance that pulled itself out, in snapshots of earlier releases.
+const OWN: &str = "itself";
+
+/// The whole registry at one position of the log.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The form, [`super::entry::FORMAT`].
+    pub format: u32,
+    /// The last entry in it, as the log's engine names it.
+    pub position: String,
+    /// How many entries it holds.
+    pub sequence: u64,
+    /// The epoch of all revisions. Empty where the history does not go on: a store that was never
+    /// written, or that lacks changes.
+    pub epoch: String,
+    /// How many changes there were. A store that lacks changes says more than there can have been.
+    pub version: u64,
+    /// The services seen. Those without instances stand last, in the order in which they became empty.
+    pub services: Vec<ServiceRecord>,
+    /// The registered instances.
+    pub instances: Vec<InstanceRecord>,
+    /// The revision at which new services begin.
+    #[serde(default)]
+    pub revision_floor: u64,
+    /// The instances pulled out, registered or not; those of instances that are gone last, the oldest
+    /// first.
+    #[serde(flatten, with = "pull_out_fields")]
+    pub pull_outs: Vec<PullOutRecord>,
+    /// The nodes that wrote entries, and the number of each one's last.
+    pub nodes: Vec<(String, u64)>,
+    /// The people of all nodes.
+    #[serde(default)]
+    pub people: CommonsImage,
+}
+
+impl Snapshot {
+    /// Reads what another node wrote.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it: the form, or a count out of range.
+    pub fn read(text: &[u8]) -> Result<Snapshot, String> {
+        let snapshot: Snapshot = serde_json::from_slice(text).map_err(|fault| fault.to_string())?;
+        snapshot.check()?;
+        Ok(snapshot)
+    }
+
+    /// Checks that no count or time in it is beyond [`limits::COUNTER_MAX`]: a node that counts on
+    /// from there never overflows.
+    ///
+    /// # Errors
+    ///
+    /// Which count is out of range.
+    fn check(&self) -> Result<(), String> {
+        let counts = [
+            ("sequence", self.sequence),
+            ("version", self.version),
+            ("revision_floor", self.revision_floor),
+        ];
+        let services = self.services.iter().flat_map(|service| {
+            [
+                ("revision", service.revision),
+                ("degraded_since_ms", service.degraded_since_ms.unwrap_or_default()),
+                ("watch", service.watch.unwrap_or_default()),
+                ("empty_since_ms", service.empty_since_ms.unwrap_or_default()),
+            ]
+        });
+        let instances = self
+            .instances
+            .iter()
+            .flat_map(|instance| [("ttl_ms", instance.ttl_ms), ("lease", instance.lease)]);
+        let nodes = self.nodes.iter().map(|(_, number)| ("number", *number));
+        let all = counts.into_iter().chain(services).chain(instances).chain(nodes);
+        for (what, count) in all {
+            limits::check_counter(what, count)?;
+        }
+        Ok(())
+    }
+}
+
+/// A service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRecord {
+    /// Its canonical name.
+    pub service: String,
+    /// Its revision.
+    pub revision: u64,
+    /// Whether its expiry may be held.
+    pub protection_enabled: bool,
+    /// Since when expiry is held, in milliseconds since the Unix epoch.
+    pub degraded_since_ms: Option<u64>,
+    /// The number of the entry since which it has overdue leases. The store keeps none.
+    pub watch: Option<u64>,
+    /// Since when it has no instances, in milliseconds since the Unix epoch; none where it has some,
+    /// or where an earlier release wrote it.
+    #[serde(default)]
+    pub empty_since_ms: Option<u64>,
+}
+
+/// An instance and its lease.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    /// Its identity's canonical text.
+    #[serde(rename = "id")]
+    pub identity: String,
+    /// Its service's canonical name.
+    pub service: String,
+    /// Its canonical JSON.
+    #[serde(with = "super::text")]
+    pub json: Bytes,
+    /// How long its lease lasts without a heartbeat.
+    pub ttl_ms: u64,
+    /// The node that owns its lease. Empty out of a store: that knows no nodes, and nobody has heard of
+    /// the instance since.
+    pub owner: String,
+    /// The lease's number; 0 out of a store.
+    pub lease: u64,
+    /// Whether the lease ran out.
+    pub is_overdue: bool,
+}
+
+/// A decision to take an instance out of discovery.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PullOutRecord {
+    /// The instance's identity.
+    pub identity: String,
+    /// What the operator who decided it was called; empty where the instance did.
+    pub operator: String,
+    /// The operator's user, where a token said so.
+    pub user_id: Option<String>,
+    /// Whether the instance took itself out.
+    pub by_itself: bool,
+}
+
+impl PullOutRecord {
+    pub(super) fn new(identity: &InstanceIdentity, by: &PulledOutBy) -> PullOutRecord {
+        PullOutRecord {
+            identity: identity.as_str().to_owned(),
+            operator: by.name().to_owned(),
+            user_id: by.user().map(ToString::to_string),
+            by_itself: *by == PulledOutBy::Itself,
+        }
+    }
+
+    pub(super) fn pulled_out_by(self) -> PulledOutBy {
+        if self.by_itself {
+            return PulledOutBy::Itself;
+        }
+        let user = self.user_id.as_deref().map(UserId::new);
+        PulledOutBy::Operator(Operator { user, name: self.operator.into() })
+    }
+}
+
+/// Pull-outs as three fields: releases before the last knew operators' names alone.
+mod pull_out_fields {
+    use serde::{Deserializer, Serializer};
+
+    use super::{BTreeMap, Deserialize, HashSet, OWN, PullOutRecord, Serialize};
+
+    #[derive(Serialize, Deserialize)]
+    struct Fields {
+        /// Identities, with the operators' names.
+        pull_outs: Vec<(String, String)>,
+        /// Instances that took themselves out. Earlier releases said so by the operator's name.
+        #[serde(default)]
+        own_pull_outs: Option<HashSet<String>>,
+        /// The operators' users, by identity. Earlier releases know none.
+        #[serde(default)]
+        pull_out_users: BTreeMap<String, String>,
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        records: &[PullOutRecord],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let named = |one: &PullOutRecord| {
+            let operator = if one.by_itself { OWN } else { &*one.operator };
+            (one.identity.clone(), operator.to_owned())
+        };
+        let own = records.iter().filter(|one| one.by_itself).map(|one| one.identity.clone());
+        let users =
+            records.iter().filter_map(|one| Some((one.identity.clone(), one.user_id.clone()?)));
+        let fields = Fields {
+            pull_outs: records.iter().map(named).collect(),
+            own_pull_outs: Some(own.collect()),
+            pull_out_users: users.collect(),
+        };
+        fields.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<PullOutRecord>, D::Error> {
+        let Fields { pull_outs, own_pull_outs, mut pull_out_users } = Fields::deserialize(from)?;
+        let record = |(identity, operator): (String, String)| {
+            let by_itself = match &own_pull_outs {
+                Some(own) => own.contains(&identity),
+                None => operator == OWN,
+            };
+            let user_id = pull_out_users.remove(&identity).filter(|_| !by_itself);
+            let operator = if by_itself { String::new() } else { operator };
+            PullOutRecord { identity, operator, user_id, by_itself }
+        };
+        Ok(pull_outs.into_iter().map(record).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A snapshot of the first release, as its nodes wrote it, and one of the second.
+    #[test]
+    fn snapshots_of_earlier_releases_are_read() {
+        let first = br#"{"format":1,"position":"5-0","sequence":5,"epoch":"e","version":7,
+            "services":[{"service":"s","revision":3,"protection_enabled":true,
+            "degraded_since_ms":null,"watch":4}],"instances":[{"id":"\u001fs\u001fi","service":"s",
+            "json":"{\"serviceId\":\"s\"}","ttl_ms":20000,"owner":"n","lease":5,"is_overdue":false}],
+            "pull_outs":[["a","itself"],["b","ann"]],"nodes":[["n",5]]}"#;
+        let snapshot = Snapshot::read(first).expect("it is read");
+        let by_itself = |record: &PullOutRecord| (record.by_itself, record.operator.clone());
+        let pull_outs: Vec<_> = snapshot.pull_outs.iter().map(by_itself).collect();
+        assert_eq!(pull_outs, [(true, String::new()), (false, String::from("ann"))]);
+        assert_eq!((snapshot.revision_floor, snapshot.services[0].watch), (0, Some(4)));
+        assert_eq!(snapshot.instances[0].json, r#"{"serviceId":"s"}"#);
+
+        let second = r#"{"format":1,"position":"5-0","sequence":5,"epoch":"e","version":7,"services":[{"service":"s","revision":3,"protection_enabled":true,"degraded_since_ms":null,"watch":4,"empty_since_ms":9}],"instances":[{"id":"\u001fs\u001fi","service":"s","json":"{\"serviceId\":\"s\"}","ttl_ms":20000,"owner":"n","lease":5,"is_overdue":true}],"revision_floor":2,"pull_outs":[["a","itself"],["b","itself"]],"own_pull_outs":["a"],"pull_out_users":{"b":"u"},"nodes":[["n",5]],"people":{"nodes":[],"channels":[],"known":[]}}"#;
+        let snapshot = Snapshot::read(second.as_bytes()).expect("it is read");
+        assert_eq!(by_itself(&snapshot.pull_outs[1]), (false, String::from("itself")));
+        assert_eq!(snapshot.pull_outs[1].user_id.as_deref(), Some("u"));
+        let written = serde_json::to_string(&snapshot).expect("it is written");
+        assert_eq!(written, second, "nodes of the release before read it");
+    }
+
+    #[test]
+    fn counts_beyond_the_bound_are_refused() {
+        let text = r#"{"format":1,"position":"5-0","sequence":9007199254740993,"epoch":"e",
+            "version":7,"services":[],"instances":[],"pull_outs":[],"nodes":[]}"#;
+        let refused = Snapshot::read(text.as_bytes()).expect_err("out of range");
+        assert!(refused.contains("sequence"), "{refused}");
+    }
+}
