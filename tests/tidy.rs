@@ -6,8 +6,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use circles::circles;
 use source::{Source, blank, sources, without_tests};
 
+#[path = "tidy/circles.rs"]
+mod circles;
 #[path = "tidy/source.rs"]
 mod source;
 
@@ -133,6 +136,26 @@ fn only_what_is_for_tests_is_left_out() {
     let source = Source { path: "src/here/mod.rs".into(), code };
     let imports: Vec<_> = source.imports().into_iter().map(|(_, name)| name).collect();
     assert_eq!(imports, ["state", "kept", "http", "wire", "config"]);
+}
+
+/// Rooms of the server whose files may still import each other in a circle.
+const ROOMS_WITH_CIRCLES: &[&str] = &["cluster", "state"];
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let mut faults = Vec::new();
+    for dir in ["src", "protocol/src", "clients/rust/src", "loadtest/src", "terminal/src"] {
+        for circle in circles(dir) {
+            let is_excused = |module: &String| {
+                let room = module.split("::").next().unwrap_or_default();
+                dir == "src" && ROOMS_WITH_CIRCLES.contains(&room)
+            };
+            if !circle.iter().all(is_excused) {
+                faults.push(format!("{dir}: {}", circle.join(", ")));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "circles of imports:\n{}", faults.join("\n"));
 }
 
 /// The client is built without the server: it depends on what both share, and on nothing above that.
