@@ -151,7 +151,7 @@ fn the_description_has_every_path() {
     let reply = server.get("/openapi.json");
     assert_eq!(reply.status, 200);
     let paths = reply.body["paths"].as_object().expect("paths");
-    let source = include_str!("../src/http/router.rs");
+    let source = include_str!("../src/http/routes.rs");
     let mut described: Vec<&str> = Vec::new();
     for path in paths.keys() {
         described.extend(path.split('/').filter(|part| !part.is_empty() && !part.starts_with('{')));

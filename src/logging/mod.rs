@@ -113,7 +113,7 @@ pub fn start(settings: Settings<'_>) -> Result<LogGuard, TryInitError> {
     };
     tracing_subscriber::registry().with(asked).with(filter_fn(is_shown)).with(lines).try_init()?;
     if let Some(fault) = fault {
-        tracing::warn!(target: OWN, %fault, "RUST_LOG cannot be parsed: logging at info");
+        tracing::warn!(target: OWN, %fault, "RUST_LOG cannot be parsed: info is shown");
     }
     Ok(guard)
 }
