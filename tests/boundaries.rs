@@ -1,8 +1,7 @@
-//! Keeps three sentences of ARCHITECTURE.md true: no circle of imports inside a room, nothing below `server`
+//! Keeps three sentences of ARCHITECTURE.md true: heads name the rooms that are imported, nothing below `server`
 //! reads the clock or a random source by itself, and every bound is in `limits`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeSet;
 
 use source::{Source, sources};
 
@@ -10,13 +9,6 @@ use source::{Source, sources};
 #[allow(dead_code)]
 #[path = "tidy/source.rs"]
 mod source;
-
-/// The rooms whose files import each other without a circle. A room's `mod.rs` is left out: it holds the type that the
-/// files of the room implement, so it and they know each other.
-const WITHOUT_CIRCLES: &[&str] = &[
-    "auth", "cli", "config", "doors", "http", "logging", "mailbox", "server", "shard", "stats",
-    "store", "wire", "ws",
-];
 
 /// The rooms whose modules say in their heads which rooms they import.
 const WITH_TRUE_HEADS: &[&str] = &[
@@ -63,103 +55,6 @@ fn heads_name_the_rooms_that_are_imported() {
     }
     assert!(checked > 80, "only {checked} heads were read");
     assert!(faults.is_empty(), "heads that are wrong:\n{}", faults.join("\n"));
-}
-
-/// The file right below a room: `http/users` for `src/http/users.rs` and what lies below it.
-fn file_of(source: &Source) -> Option<String> {
-    let mut parts = source.path.iter().skip(2);
-    let name = parts.next()?.to_str()?.trim_end_matches(".rs").to_owned();
-    (name != "mod" && name != "tests").then_some(name)
-}
-
-/// The files of a room that a source names, by `super::` or `crate::room::`.
-fn siblings(source: &Source, room: &str, files: &BTreeSet<String>) -> BTreeSet<String> {
-    let depth = source.path.iter().count() - 2;
-    let is_module = source.path.ends_with("mod.rs");
-    let up = "super::".repeat(if is_module { depth - 1 } else { depth });
-    let mut found = BTreeSet::new();
-    for start in [up, format!("crate::{room}::")].iter().filter(|start| !start.is_empty()) {
-        for (at, _) in source.code.match_indices(start.as_str()) {
-            let before = source.code[..at].chars().next_back();
-            if before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':') {
-                continue;
-            }
-            let rest = &source.code[at + start.len()..];
-            let names = match rest.strip_prefix('{') {
-                None => rest,
-                Some(group) => &group[..group.find('}').unwrap_or(0)],
-            };
-            let is_group = rest.starts_with('{');
-            for part in names.split(',').take(if is_group { usize::MAX } else { 1 }) {
-                let part = part.trim_start();
-                let end = part.find(|c: char| !c.is_alphanumeric() && c != '_');
-                let name = &part[..end.unwrap_or(part.len())];
-                if files.contains(name) {
-                    found.insert(name.to_owned());
-                }
-            }
-        }
-    }
-    found
-}
-
-/// Files that lie on a circle: those from which a path of imports leads back.
-fn circles(edges: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
-    let reaches = |start: &String| {
-        let (mut seen, mut open) = (BTreeSet::new(), vec![start]);
-        while let Some(file) = open.pop() {
-            for next in edges.get(file).into_iter().flatten() {
-                if next == start {
-                    return true;
-                }
-                if seen.insert(next) {
-                    open.push(next);
-                }
-            }
-        }
-        false
-    };
-    edges.keys().filter(|file| reaches(file)).cloned().collect()
-}
-
-#[test]
-fn files_of_a_room_import_each_other_without_circles() {
-    let (mut faults, mut drawn) = (Vec::new(), 0);
-    for room in WITHOUT_CIRCLES {
-        let dir = format!("src/{room}");
-        assert!(Path::new(&dir).is_dir(), "{dir} is a room");
-        let all = sources(&dir);
-        let files: BTreeSet<String> = all.iter().filter_map(file_of).collect();
-        let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for source in &all {
-            let Some(file) = file_of(source) else { continue };
-            let mut named = siblings(source, room, &files);
-            named.remove(&file);
-            edges.entry(file).or_default().extend(named);
-        }
-        drawn += edges.values().map(BTreeSet::len).sum::<usize>();
-        let found = circles(&edges);
-        if !found.is_empty() {
-            let list: Vec<_> =
-                found.iter().map(|file| format!("{file} -> {:?}", edges[file])).collect();
-            faults.push(format!("{room}:\n  {}", list.join("\n  ")));
-        }
-    }
-    assert!(drawn > 100, "only {drawn} imports were found");
-    assert!(faults.is_empty(), "circles of imports:\n{}", faults.join("\n"));
-}
-
-#[test]
-fn a_circle_is_found() {
-    let edges = |pairs: &[(&str, &str)]| {
-        let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for (from, to) in pairs {
-            edges.entry((*from).to_owned()).or_default().insert((*to).to_owned());
-        }
-        edges
-    };
-    assert!(circles(&edges(&[("a", "b"), ("b", "c"), ("a", "c")])).is_empty());
-    assert_eq!(circles(&edges(&[("a", "b"), ("b", "c"), ("c", "b"), ("d", "a")])), ["b", "c"]);
 }
 
 /// What below `server` reads the time or a random source by itself, and why.
