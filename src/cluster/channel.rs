@@ -136,7 +136,7 @@ fn placed_of(channel: &ChannelName, epoch: &str, entry: Value) -> Option<Placed>
 }
 
 /// What a topic says, where it is a channel's.
-pub(super) fn heard(topic: &[u8], said: Vec<u8>) -> Option<Placed> {
+pub(super) fn decode(topic: &[u8], said: Vec<u8>) -> Option<Placed> {
     let channel = channel_of(topic)?;
     let end = said.iter().position(|&byte| byte == b'\n')?;
     let head = std::str::from_utf8(&said[..end]).ok()?;
@@ -168,15 +168,15 @@ mod tests {
 
     #[test]
     fn what_topics_say_is_taken_as_bytes() {
-        let placed = heard(b"fanfare:channel:{a}", b"e1 7 99 n/0-1-2\n{\"x\":\n\xff}".to_vec());
+        let placed = decode(b"fanfare:channel:{a}", b"e1 7 99 n/0-1-2\n{\"x\":\n\xff}".to_vec());
         let placed = placed.expect("it is well formed");
         assert_eq!((placed.epoch.as_str(), placed.offset, placed.at_ms), ("e1", 7, 99));
         assert_eq!(placed.message.except.as_deref(), Some("n/0-1-2"));
         assert_eq!(&placed.message.text[..], b"{\"x\":\n\xff}");
-        let placed = heard(b"fanfare:channel:{a}", b"e1 7 99 \n".to_vec()).expect("well formed");
+        let placed = decode(b"fanfare:channel:{a}", b"e1 7 99 \n".to_vec()).expect("well formed");
         assert_eq!((placed.message.except, placed.message.text.len()), (None, 0));
         for wrong in [&b""[..], b"e1 7 99 ", b"e1 x 99 \n", b"e1\n", b"\n"] {
-            assert_eq!(heard(b"fanfare:channel:{a}", wrong.to_vec()), None);
+            assert_eq!(decode(b"fanfare:channel:{a}", wrong.to_vec()), None);
         }
     }
 }

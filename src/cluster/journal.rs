@@ -15,8 +15,8 @@ use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamId, StreamRangeReply, StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, Cmd, RedisError, RedisResult, Value, from_redis_value};
 
-use super::links::Link;
-use super::{News, Reply, Shared, chance, channel, rest, scripts};
+use super::connections::PrimaryConnection;
+use super::{News, Reply, Shared, back_off, channel, fresh_rng, scripts};
 use crate::id::MessageId;
 use crate::limits;
 use crate::state::posted::{Post, Posted};
@@ -27,27 +27,27 @@ const KEPT_MS: u64 = if cfg!(test) { 1_500 } else { limits::JOURNAL_KEPT_MS };
 
 /// What the journal's next ids must be above: everything that is known to be stored.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Floor(Arc<Mutex<Option<MessageId>>>);
+pub(super) struct MinIdFence(Arc<Mutex<Option<MessageId>>>);
 
-impl Floor {
-    pub(super) fn new(id: Option<MessageId>) -> Floor {
-        Floor(Arc::new(Mutex::new(id)))
+impl MinIdFence {
+    pub(super) fn new(id: Option<MessageId>) -> MinIdFence {
+        MinIdFence(Arc::new(Mutex::new(id)))
     }
 
     /// Notes an id.
     pub(super) fn raise(&self, id: MessageId) {
-        let mut floor = self.0.lock();
-        *floor = (*floor).max(Some(id));
+        let mut fence = self.0.lock();
+        *fence = (*fence).max(Some(id));
     }
 
     /// Sees to it that ids are above. A Redis that lost its data, or whose clock is behind, would
     /// give out ids that nobody looks for. Returns the entry that this took, and its number.
-    pub(super) async fn lay(
+    pub(super) async fn enforce(
         &self,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<Option<(MessageId, u64)>> {
-        let floor = *self.0.lock();
-        let Some(id) = floor else { return Ok(None) };
+        let fence = *self.0.lock();
+        let Some(id) = fence else { return Ok(None) };
         let number: u64 = scripts::FLOOR
             .key(scripts::JOURNAL)
             .key(scripts::JOURNAL_SEQUENCE)
@@ -62,18 +62,18 @@ impl Floor {
     }
 }
 
-/// Puts a message into the journal. 48 bits of `chance` go into its id.
-pub(super) fn post(chance: u64, text: &str) -> Cmd {
+/// Puts a message into the journal. 48 bits of `random_bits` go into its id.
+pub(super) fn post(random_bits: u64, text: &str) -> Cmd {
     let keys = [scripts::JOURNAL, scripts::JOURNAL_SEQUENCE];
     let mut command = channel::run(&scripts::POST, &keys);
-    command.arg(format!("{:012x}", chance >> 16)).arg(text);
+    command.arg(format!("{:012x}", random_bits >> 16)).arg(text);
     command
 }
 
 /// What [`post`] is answered.
 pub(super) fn posted(answer: Value) -> RedisResult<Reply> {
-    let (id, sequence, chance): (String, u64, String) = from_redis_value(answer)?;
-    Ok(match id_of(&id, &chance) {
+    let (id, sequence, random_bits): (String, u64, String) = from_redis_value(answer)?;
+    Ok(match id_of(&id, &random_bits) {
         Some(id) => Reply::Posted { id, sequence },
         None => Reply::Failed,
     })
@@ -109,49 +109,49 @@ pub(super) async fn standing(
 }
 
 /// The id of an entry's message: its place, and 48 bits of chance in hexadecimal digits.
-fn id_of(place: &str, chance: &str) -> Option<MessageId> {
-    let chance = u64::from_str_radix(chance, 16).ok()?;
-    MessageId::from_stream_id(place, chance << 16)
+fn id_of(place: &str, random_bits: &str) -> Option<MessageId> {
+    let random_bits = u64::from_str_radix(random_bits, 16).ok()?;
+    MessageId::from_stream_id(place, random_bits << 16)
 }
 
 /// Where the reader stands.
-struct Place {
+struct ReadPosition {
     position: String,
     /// The number of the last entry; none where that is not known.
     sequence: Option<u64>,
 }
 
-impl Place {
+impl ReadPosition {
     /// Goes to the start of another journal than the one that was read. Its ids say nothing of
     /// what was read of it: Redis' clock may be behind, or still in the same millisecond.
     fn begin_again(&mut self, shared: &Shared) {
         tracing::error!(read = self.sequence, "another journal was begun");
         shared.tell(News::JournalGap);
-        *self = Place { position: String::from("0-0"), sequence: Some(0) };
+        *self = ReadPosition { position: String::from("0-0"), sequence: Some(0) };
     }
 }
 
 /// Reads the journal for ever, from behind a message.
-pub(super) async fn read(shared: Shared, after: Option<MessageId>, floor: Floor) {
-    let mut rng = chance();
+pub(super) async fn read(shared: Shared, after: Option<MessageId>, fence: MinIdFence) {
+    let mut rng = fresh_rng();
     let position = after.map_or_else(|| String::from("0-0"), MessageId::stream_id);
-    let mut place = Place { position, sequence: None };
+    let mut place = ReadPosition { position, sequence: None };
     let mut failures = 0_u32;
     loop {
         let mut link = None;
-        let Err(fault) = follow(&shared, &floor, &mut place, (&mut link, &mut failures)).await;
+        let Err(fault) = follow(&shared, &fence, &mut place, (&mut link, &mut failures)).await;
         shared.fails(RedisPath::Journal, link.as_ref(), &fault);
         shared.trouble(&fault);
         failures += 1;
-        rest(&mut rng, failures).await;
+        back_off(&mut rng, failures).await;
     }
 }
 
 async fn follow(
     shared: &Shared,
-    floor: &Floor,
-    place: &mut Place,
-    (link, failures): (&mut Option<Link>, &mut u32),
+    fence: &MinIdFence,
+    place: &mut ReadPosition,
+    (link, failures): (&mut Option<PrimaryConnection>, &mut u32),
 ) -> Result<Infallible, RedisError> {
     let block_ms = limits::REDIS_BLOCK_MS;
     let patience = Duration::from_millis(block_ms + limits::REDIS_RESPONSE_MS);
@@ -160,7 +160,7 @@ async fn follow(
         shared.stats.cluster.reconnects.add(1);
     }
     let mut newest = look(shared, connection, place).await?;
-    lay(shared, floor, connection, place).await?;
+    enforce(shared, fence, connection, place).await?;
     let mut probed = None;
     let block_ms = usize::try_from(block_ms).unwrap_or(usize::MAX);
     let options = StreamReadOptions::default().count(limits::CLUSTER_READ_ENTRIES).block(block_ms);
@@ -175,13 +175,13 @@ async fn follow(
             // All that was there when the number was asked for has been read.
             place.sequence = place.sequence.max(Some(newest));
         } else {
-            take(shared, floor, place, entries);
+            take(shared, fence, place, entries);
         }
         if is_quiet || place.sequence == Some(0) {
             newest = look(shared, connection, place).await?;
         }
         if place.sequence == Some(0) {
-            lay(shared, floor, connection, place).await?;
+            enforce(shared, fence, connection, place).await?;
         }
         shared.probe_reader(RedisPath::Journal, connection, &mut probed).await?;
         shared.stats.cluster.read.set(place.sequence.unwrap_or(0));
@@ -189,13 +189,13 @@ async fn follow(
 }
 
 /// Lifts the journal's ids above the floor.
-async fn lay(
+async fn enforce(
     shared: &Shared,
-    floor: &Floor,
+    fence: &MinIdFence,
     connection: &mut MultiplexedConnection,
-    place: &mut Place,
+    place: &mut ReadPosition,
 ) -> RedisResult<()> {
-    if let Some((id, number)) = floor.lay(connection).await?
+    if let Some((id, number)) = fence.enforce(connection).await?
         && order_of(&id.stream_id()) <= order_of(&place.position)
         && place.sequence == Some(number - 1)
     {
@@ -210,7 +210,7 @@ async fn lay(
 async fn look(
     shared: &Shared,
     connection: &mut MultiplexedConnection,
-    place: &mut Place,
+    place: &mut ReadPosition,
 ) -> RedisResult<u64> {
     let (newest, last): (Option<u64>, StreamRangeReply) = redis::pipe()
         .get(scripts::JOURNAL_SEQUENCE)
@@ -237,7 +237,7 @@ fn order_of(id: &str) -> Option<(u64, u64)> {
 }
 
 /// Hands on what was read, and says where something is missing.
-fn take(shared: &Shared, floor: &Floor, place: &mut Place, entries: Vec<StreamId>) {
+fn take(shared: &Shared, fence: &MinIdFence, place: &mut ReadPosition, entries: Vec<StreamId>) {
     let mut messages = Vec::new();
     for entry in entries {
         let sequence: Option<u64> = entry.get("s");
@@ -256,7 +256,7 @@ fn take(shared: &Shared, floor: &Floor, place: &mut Place, entries: Vec<StreamId
         place.sequence = sequence.or(place.sequence);
         match message_of(&entry, sequence) {
             Ok(Some(message)) => {
-                floor.raise(message.id);
+                fence.raise(message.id);
                 messages.push(message);
             }
             Ok(None) => {}
@@ -282,7 +282,7 @@ fn hand_over(shared: &Shared, messages: &mut Vec<Posted>) {
 fn message_of(entry: &StreamId, sequence: Option<u64>) -> Result<Option<Posted>, String> {
     let sequence = sequence.ok_or_else(|| String::from("it has no number"))?;
     let Some(text) = entry.get::<String>("m") else { return Ok(None) };
-    let chance: String = entry.get("r").ok_or_else(|| String::from("it has no chance"))?;
-    let id = id_of(&entry.id, &chance).ok_or_else(|| String::from("it makes no id"))?;
+    let random_bits: String = entry.get("r").ok_or_else(|| String::from("it has no chance"))?;
+    let id = id_of(&entry.id, &random_bits).ok_or_else(|| String::from("it makes no id"))?;
     Ok(Some(Posted { sequence, id, post: Post::decode(&text)? }))
 }

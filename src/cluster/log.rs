@@ -1,4 +1,4 @@
-//! The log: entries in, entries out, and what to do where they do not follow each other.
+//! The log: appends entries, reads entries, and starts over from a snapshot where a sequence number is missing.
 //!
 //! Part of `cluster`.
 
@@ -10,87 +10,89 @@ use redis::{AsyncCommands, RedisError};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::image::{self, Unusable};
-use super::links::{self, Link};
-use super::{News, Proposal, Shared, chance, rest, scripts};
+use super::connections::{self, PrimaryConnection};
+use super::snapshots::{self, UnusableSnapshot};
+use super::{News, Proposal, Shared, back_off, fresh_rng, scripts};
 use crate::limits;
 use crate::state::entry::{LogItem, decode};
 use crate::state::snapshot::Snapshot;
 use crate::stats::RedisPath;
 
-/// Why reading ends and begins anew.
+/// Why reading ends and installs a snapshot.
 #[derive(Debug)]
-pub(super) enum Broken {
+pub(super) enum LogFault {
     /// The connection.
     Redis(RedisError),
     /// What is read does not follow what was read before, or cannot be read.
     Log(String),
-    /// There is no image that a node can begin from.
-    Image(Box<Unusable>),
+    /// There is no snapshot that a node can begin from.
+    Image(Box<UnusableSnapshot>),
 }
 
-impl From<RedisError> for Broken {
-    fn from(fault: RedisError) -> Broken {
-        Broken::Redis(fault)
+impl From<RedisError> for LogFault {
+    fn from(fault: RedisError) -> LogFault {
+        LogFault::Redis(fault)
     }
 }
 
 /// How reading goes.
 #[derive(Debug, Default)]
-struct Reading {
-    /// Where the reader stands; none where it has to begin anew.
-    place: Option<Place>,
+struct ReaderState {
+    /// Where the reader stands; none where it has to install a snapshot.
+    place: Option<ReadPosition>,
     /// The epoch of the registry that control has; none where it has none yet.
     known: Option<String>,
     /// Failures in a row.
     failures: u32,
-    /// Since when this node has asked for an image other than that of this number, or than none.
-    asking: Option<(Option<u64>, Instant)>,
+    /// Since when this node has asked for a snapshot other than that of this number, or than none.
+    wanted_since: Option<(Option<u64>, Instant)>,
 }
 
 /// A place in the log.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ReadPosition {
     pub(super) epoch: String,
     pub(super) position: String,
     pub(super) sequence: u64,
     /// None once control has it.
-    pub(super) fresh: Option<Fresh>,
+    pub(super) pending_install: Option<PendingInstall>,
 }
 
 /// What is read since the reader began anew, until that is all there was when it began. Control gets
-/// it whole: what lies between an old image and the present is a picture that is long out of date.
+/// it whole: what lies between an old snapshot and the present is a picture that is long out of date.
 ///
-/// An image lies behind every [`limits::CLUSTER_IMAGE_ENTRIES`] entries or so, which bounds what
+/// A snapshot lies behind every [`limits::CLUSTER_IMAGE_ENTRIES`] entries or so, which bounds what
 /// gathers here.
 #[derive(Debug)]
-pub(super) struct Fresh {
+pub(super) struct PendingInstall {
     pub(super) image: Box<Snapshot>,
     pub(super) items: Vec<LogItem>,
-    /// The number of the newest entry when the image was read.
+    /// The number of the newest entry when the snapshot was read.
     pub(super) newest: u64,
 }
 
-impl Place {
-    /// What a gap behind this place means: whoever has just begun from an image needs another one.
-    fn broken(&mut self, fault: String) -> Broken {
-        match self.fresh.take() {
-            Some(fresh) => Broken::Image(Box::new(Unusable::gap(fault, fresh.image))),
-            None => Broken::Log(fault),
+impl ReadPosition {
+    /// What a gap behind this place means: whoever has just begun from a snapshot needs another one.
+    fn broken(&mut self, fault: String) -> LogFault {
+        match self.pending_install.take() {
+            Some(pending_install) => {
+                LogFault::Image(Box::new(UnusableSnapshot::gap(fault, pending_install.image)))
+            }
+            None => LogFault::Log(fault),
         }
     }
 
     /// Hands entries over, in their order.
     fn hand_over(&mut self, shared: &Shared, items: Vec<LogItem>) {
-        let Some(fresh) = &mut self.fresh else {
+        let Some(pending_install) = &mut self.pending_install else {
             if !items.is_empty() {
                 shared.tell(News::Log(items));
             }
             return;
         };
-        fresh.items.extend(items);
-        if self.sequence >= fresh.newest
-            && let Some(Fresh { image, items, .. }) = self.fresh.take()
+        pending_install.items.extend(items);
+        if self.sequence >= pending_install.newest
+            && let Some(PendingInstall { image, items, .. }) = self.pending_install.take()
         {
             shared.tell(News::Begin { image, items });
         }
@@ -99,9 +101,9 @@ impl Place {
 
 /// Puts proposals into the log, in their order.
 pub(super) async fn write(shared: Shared, mut queue: mpsc::UnboundedReceiver<Proposal>) {
-    let mut link: Option<Link> = None;
+    let mut link: Option<PrimaryConnection> = None;
     let mut batch = Vec::new();
-    let mut probes = tokio::time::interval(Duration::from_millis(links::PROBE_MS));
+    let mut probes = tokio::time::interval(Duration::from_millis(connections::PROBE_MS));
     probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -121,7 +123,7 @@ pub(super) async fn write(shared: Shared, mut queue: mpsc::UnboundedReceiver<Pro
 }
 
 /// Sees whether the log can be written. A log that is not there yet is no fault of the path.
-async fn probe_writer(shared: &Shared, link: &mut Option<Link>) {
+async fn probe_writer(shared: &Shared, link: &mut Option<PrimaryConnection>) {
     let probed = match open_writer(shared, link).await {
         Ok(open) => shared.probe(RedisPath::LogWriter, open, Some(scripts::LOG_PROBE)).await,
         Err(fault) => {
@@ -136,8 +138,8 @@ async fn probe_writer(shared: &Shared, link: &mut Option<Link>) {
 
 async fn open_writer<'a>(
     shared: &Shared,
-    link: &'a mut Option<Link>,
-) -> Result<&'a mut Link, RedisError> {
+    link: &'a mut Option<PrimaryConnection>,
+) -> Result<&'a mut PrimaryConnection, RedisError> {
     link.take_if(|link| !shared.links.is_current(link));
     match link {
         Some(open) => Ok(open),
@@ -152,7 +154,7 @@ async fn open_writer<'a>(
 ///
 /// What was written twice is applied once, so a connection that has died meanwhile, with nobody
 /// knowing how far it came, costs a new one and not the proposals.
-async fn append(shared: &Shared, link: &mut Option<Link>, batch: &[Proposal]) -> bool {
+async fn append(shared: &Shared, link: &mut Option<PrimaryConnection>, batch: &[Proposal]) -> bool {
     for _ in 0..limits::CLUSTER_WRITE_TRIES {
         let Ok(open) = open_writer(shared, link).await else { continue };
         let mut call = scripts::APPEND.prepare_invoke();
@@ -174,28 +176,29 @@ async fn append(shared: &Shared, link: &mut Option<Link>, batch: &[Proposal]) ->
 
 /// Follows the log for ever.
 pub(super) async fn read(shared: Shared) {
-    let mut rng = chance();
-    let mut reading = Reading::default();
+    let mut rng = fresh_rng();
+    let mut reading = ReaderState::default();
     loop {
         let mut link = None;
         let Err(broken) = follow(&shared, &mut reading, &mut link).await;
         match broken {
-            Broken::Redis(fault) => {
+            LogFault::Redis(fault) => {
                 shared.fails(RedisPath::LogReader, link.as_ref(), &fault);
                 shared.trouble(&fault);
             }
-            Broken::Log(fault) => {
+            LogFault::Log(fault) => {
                 tracing::error!(fault, "the log cannot be followed: beginning anew");
                 reading.place = None;
             }
-            Broken::Image(unusable) => {
+            LogFault::Image(unusable) => {
                 tracing::error!(fault = unusable.fault, "no image to begin from: asking for one");
                 reading.place = None;
                 let seen = unusable.sequence();
-                let asking = reading.asking.filter(|(asked, _)| *asked == seen);
-                let (_, since) = *reading.asking.insert(asking.unwrap_or((seen, Instant::now())));
+                let wanted_since = reading.wanted_since.filter(|(asked, _)| *asked == seen);
+                let (_, since) =
+                    *reading.wanted_since.insert(wanted_since.unwrap_or((seen, Instant::now())));
                 let known = reading.known.as_deref();
-                if let Err(fault) = image::ask(&shared, *unusable, known, since).await {
+                if let Err(fault) = snapshots::request(&shared, *unusable, known, since).await {
                     shared.fails(RedisPath::LogReader, None, &fault);
                 }
                 // Somebody may answer within a second.
@@ -203,16 +206,16 @@ pub(super) async fn read(shared: Shared) {
             }
         }
         reading.failures += 1;
-        rest(&mut rng, reading.failures).await;
+        back_off(&mut rng, reading.failures).await;
     }
 }
 
 /// Follows the log until that fails, and forgets earlier failures once it has read on.
 async fn follow(
     shared: &Shared,
-    reading: &mut Reading,
-    link: &mut Option<Link>,
-) -> Result<Infallible, Broken> {
+    reading: &mut ReaderState,
+    link: &mut Option<PrimaryConnection>,
+) -> Result<Infallible, LogFault> {
     let block_ms = limits::REDIS_BLOCK_MS;
     let patience = Duration::from_millis(block_ms + limits::REDIS_RESPONSE_MS);
     let connection = link.insert(shared.connect(patience).await?);
@@ -227,17 +230,17 @@ async fn follow(
             check_history(connection, place).await?;
             place
         }
-        none => none.insert(image::begin(shared, known).await?),
+        none => none.insert(snapshots::load(shared, known).await?),
     };
     place.hand_over(shared, Vec::new());
     let block_ms = usize::try_from(block_ms).unwrap_or(usize::MAX);
     let options = StreamReadOptions::default().count(limits::CLUSTER_READ_ENTRIES).block(block_ms);
     loop {
-        if place.fresh.is_none() && reading.known.as_ref() != Some(&place.epoch) {
+        if place.pending_install.is_none() && reading.known.as_ref() != Some(&place.epoch) {
             reading.known = Some(place.epoch.clone());
         }
-        if place.fresh.is_none() {
-            reading.asking = None;
+        if place.pending_install.is_none() {
+            reading.wanted_since = None;
         }
         let positions = [&place.position];
         let reply: Option<StreamReadReply> =
@@ -245,7 +248,7 @@ async fn follow(
         let entries = reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
         let mut items = Vec::new();
         for entry in entries {
-            let (sequence, item) = item_of(&entry).map_err(Broken::Log)?;
+            let (sequence, item) = item_of(&entry).map_err(LogFault::Log)?;
             if sequence != place.sequence + 1 {
                 place.hand_over(shared, items);
                 return Err(place.broken(format!("{sequence} follows {}", place.sequence)));
@@ -254,16 +257,17 @@ async fn follow(
             place.position.clone_from(&entry.id);
             let is_mine = *item.node == *shared.node;
             items.push(item);
-            if is_mine && place.fresh.is_none() && sequence % image_entries(shared) == 0 {
-                tokio::spawn(image::keep(shared.clone()));
+            if is_mine && place.pending_install.is_none() && sequence % image_entries(shared) == 0 {
+                tokio::spawn(snapshots::publish(shared.clone()));
             }
         }
         let is_quiet = items.is_empty();
         place.hand_over(shared, items);
         reading.failures = 0;
-        if is_quiet && let Some(fresh) = &place.fresh {
+        if is_quiet && let Some(pending_install) = &place.pending_install {
             // They were in the log before this read began.
-            let fault = format!("it has nothing from {} to {}", place.sequence, fresh.newest);
+            let fault =
+                format!("it has nothing from {} to {}", place.sequence, pending_install.newest);
             return Err(place.broken(fault));
         }
         if is_quiet {
@@ -278,31 +282,38 @@ async fn follow(
 /// A Redis that came back without its last entries would give their numbers to others, under the
 /// same epoch. The first node that knows more than the log does teaches it all it knows, under
 /// another.
-async fn check(shared: &Shared, connection: &mut Link, place: &Place) -> Result<(), Broken> {
+async fn check(
+    shared: &Shared,
+    connection: &mut PrimaryConnection,
+    place: &ReadPosition,
+) -> Result<(), LogFault> {
     let (epoch, newest): (Option<String>, Option<u64>) = redis::pipe()
         .get(scripts::EPOCH)
         .get(scripts::SEQUENCE)
         .query_async(&mut **connection)
         .await?;
     if epoch.as_ref() != Some(&place.epoch) {
-        return Err(Broken::Log(String::from("another log was begun")));
+        return Err(LogFault::Log(String::from("another log was begun")));
     }
     let newest = newest.unwrap_or(0);
     if newest >= place.sequence {
         return Ok(());
     }
-    if place.fresh.is_none() {
-        image::teach(shared, Some(&place.epoch), place.sequence).await?;
+    if place.pending_install.is_none() {
+        snapshots::seed_log(shared, Some(&place.epoch), place.sequence).await?;
     }
-    Err(Broken::Log(format!("it ends at {newest}, before {}", place.sequence)))
+    Err(LogFault::Log(format!("it ends at {newest}, before {}", place.sequence)))
 }
 
 /// Whether the server of a new connection has the entry that was read last.
 ///
 /// A replica that was promoted may lack it and have others under its number. Where that shows in the
 /// numbers [`check`] finds out; where as many were written since, only this does.
-async fn check_history(connection: &mut Link, place: &Place) -> Result<(), Broken> {
-    if place.fresh.is_some() {
+async fn check_history(
+    connection: &mut PrimaryConnection,
+    place: &ReadPosition,
+) -> Result<(), LogFault> {
+    if place.pending_install.is_some() {
         return Ok(());
     }
     let has_entry: bool = scripts::HAS_ENTRY
@@ -313,11 +324,11 @@ async fn check_history(connection: &mut Link, place: &Place) -> Result<(), Broke
     if has_entry {
         return Ok(());
     }
-    Err(Broken::Log(format!("entry {} is not in it", place.sequence)))
+    Err(LogFault::Log(format!("entry {} is not in it", place.sequence)))
 }
 
-/// After how many entries some node writes an image: at least as many as there are instances in it,
-/// so that a change costs the same share of an image whatever the size of the registry.
+/// After how many entries some node writes a snapshot: at least as many as there are instances in it,
+/// so that a change costs the same share of a snapshot whatever the size of the registry.
 fn image_entries(shared: &Shared) -> u64 {
     let instances = shared.stats.control.instances.value();
     limits::CLUSTER_IMAGE_ENTRIES.max(instances.next_power_of_two())

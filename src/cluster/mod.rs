@@ -12,12 +12,12 @@
 //! ```
 //!
 //! Redis orders, stores and hands out; it decides nothing. Each entry of the log has a number without
-//! gaps, so a reader knows when entries were trimmed or lost, and begins anew from the image. The keys
+//! gaps, so a reader knows when entries were trimmed or lost, and installs a snapshot from the snapshot. The keys
 //! of one script share a hash tag, and every command works on Redis 7, Redis Cluster and Valkey alike.
 //!
 //! # Promises
 //!
-//! * Control hears every entry once and in order, or is told to begin anew.
+//! * Control hears every entry once and in order, or is told to install a snapshot.
 //! * A proposal either gets its place in the log or is reported as lost; a lost one may still turn
 //!   up, and is then as good as a new one.
 //! * Every call is answered, within a few seconds even where Redis is not.
@@ -28,20 +28,20 @@
 //! Imports `limits`, `stats` and `state`. Imported by `mailbox`, `control`, `http` and `server`.
 
 pub mod agreement;
-mod asking;
-mod beat;
-mod calls;
 mod channel;
-mod image;
+mod connections;
+mod heartbeat;
 mod journal;
-mod links;
 mod log;
+mod node_rpc;
 mod outage;
+mod requests;
 mod scripts;
+mod snapshots;
+mod subscriber;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod topics;
 
 use std::fmt;
 use std::io;
@@ -62,12 +62,12 @@ use crate::state::posted::Posted;
 use crate::state::snapshot::Snapshot;
 use crate::stats::{RedisPath, Stats};
 
-use asking::Asking;
-use calls::{Calls, Job};
-use journal::Floor;
-use links::Links;
+use connections::PrimaryConnections;
+use journal::MinIdFence;
+use node_rpc::OpenRequests;
+use requests::{Job, RequestRunner};
+use subscriber::SubscriberQueue;
 use tls::Tls;
-use topics::Ears;
 
 pub use tls::TlsFiles;
 
@@ -78,7 +78,7 @@ pub use crate::state::call::{Call, ChannelMessage, ChannelState, Placed, Reply};
 pub enum News {
     /// The next entries of the log.
     Log(Vec<LogItem>),
-    /// The log cannot be followed from where control stands: begin anew from this.
+    /// The log cannot be followed from where control stands: install a snapshot from this.
     Begin {
         /// Everything that the nodes share, at some place of the log.
         image: Box<Snapshot>,
@@ -232,7 +232,7 @@ struct Shared {
     client: Client,
     /// The same Redis, for connections that hear what nobody asked for.
     hearing: Client,
-    links: Links,
+    links: PrimaryConnections,
     node: Arc<str>,
     /// The node's own topic.
     topic: Arc<str>,
@@ -262,7 +262,8 @@ impl Cluster {
         let client = tls.client(info.clone()).map_err(url_fault)?;
         let settings = settings.set_protocol(ProtocolVersion::RESP3);
         let hearing = tls.client(info.set_redis_settings(settings)).map_err(url_fault)?;
-        let (links, topic) = (Links::new(shown.clone()), asking::topic(&node).into());
+        let (links, topic) =
+            (PrimaryConnections::new(shown.clone()), node_rpc::topic(&node).into());
         let reads_journal = journal != Journal::Closed;
         if !reads_journal {
             // A path that is not there does not fail.
@@ -294,13 +295,13 @@ impl Cluster {
                 runtime.block_on(async move {
                     tokio::spawn(log::write(shared.clone(), queue));
                     let reader = tokio::spawn(log::read(shared.clone()));
-                    tokio::spawn(beat::beat(shared.clone()));
+                    tokio::spawn(heartbeat::run(shared.clone()));
                     tokio::spawn(shared.clone().watch_paths());
-                    shared.start_calls(job_queue, journal);
+                    shared.start_requests(job_queue, journal);
                     // Either way it is over.
                     let _ = stopped.await;
                     reader.abort();
-                    beat::leave(&shared).await;
+                    heartbeat::leave(&shared).await;
                 });
                 // A name server that does not answer must not hold up the end.
                 runtime.shutdown_background();
@@ -353,13 +354,13 @@ impl Drop for Cluster {
 }
 
 /// Chance for such waits: nodes that lost Redis together do not come back together.
-fn chance() -> Rng {
+fn fresh_rng() -> Rng {
     Rng::seeded(uuid::Uuid::new_v4().as_u64_pair().0)
 }
 
 /// Waits before the next try to reach Redis, after so many that failed. Full jitter (Brooker, 2015), so
 /// that a Redis that comes back is not run over.
-async fn rest(rng: &mut Rng, failures: u32) {
+async fn back_off(rng: &mut Rng, failures: u32) {
     let ceiling_ms = limits::REDIS_RETRY_MS_MAX.min(100 << failures.min(10));
     tokio::time::sleep(Duration::from_millis(rng.below(ceiling_ms) + 1)).await;
 }
@@ -370,21 +371,21 @@ impl Shared {
     }
 
     /// Starts what carries out calls, hears topics and reads the journal.
-    fn start_calls(&self, jobs: mpsc::UnboundedReceiver<Job>, journal: Journal) {
+    fn start_requests(&self, jobs: mpsc::UnboundedReceiver<Job>, journal: Journal) {
         let (orders, order_queue) = mpsc::unbounded_channel();
-        let (ears, heard) = Ears::new();
-        let (ears, asking) = (Arc::new(ears), Asking::default());
-        tokio::spawn(topics::follow(self.clone(), Arc::clone(&ears), order_queue));
-        tokio::spawn(topics::hand_on(self.clone(), ears, heard, asking.clone()));
-        let floor = match journal {
+        let (subscriber_queue, heard) = SubscriberQueue::new();
+        let (subscriber_queue, asking) = (Arc::new(subscriber_queue), OpenRequests::default());
+        tokio::spawn(subscriber::follow(self.clone(), Arc::clone(&subscriber_queue), order_queue));
+        tokio::spawn(subscriber::forward(self.clone(), subscriber_queue, heard, asking.clone()));
+        let fence = match journal {
             Journal::Closed => None,
             Journal::After(id) => {
-                let floor = Floor::new(id);
-                tokio::spawn(journal::read(self.clone(), id, floor.clone()));
-                Some(floor)
+                let fence = MinIdFence::new(id);
+                tokio::spawn(journal::read(self.clone(), id, fence.clone()));
+                Some(fence)
             }
         };
-        tokio::spawn(Calls::new(self.clone(), orders, asking, floor).carry_out(jobs));
+        tokio::spawn(RequestRunner::new(self.clone(), orders, asking, fence).carry_out(jobs));
     }
 }
 

@@ -23,9 +23,9 @@ pub(super) const EPOCH: &str = key!("epoch");
 pub(super) const IMAGE: &str = key!("image");
 /// The epoch of a log that was begun a moment ago by a node that knew nothing.
 pub(super) const BARE: &str = key!("bare");
-/// The node that waits for an image, while there is none that it can begin from.
+/// The node that waits for a snapshot, while there is none that it can begin from.
 pub(super) const WANTED: &str = key!("wanted");
-/// There while a node writes an image because one was asked for.
+/// There while a node writes a snapshot because one was asked for.
 pub(super) const IMAGE_TURN: &str = key!("image-turn");
 /// When each node was last heard of, by Redis' own clock.
 pub(super) const NODES: &str = key!("nodes");
@@ -61,12 +61,12 @@ pub(super) static APPEND: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Notes that a node is alive, forgets those that are long gone, and tells who is, what time it is by
-/// Redis' clock, and whether an image is asked for. `KEYS`: nodes, sequence, about, wanted. `ARGV`: node, milliseconds after which a node counts as gone, what the
+/// Redis' clock, and whether a snapshot is asked for. `KEYS`: nodes, sequence, about, wanted. `ARGV`: node, milliseconds after which a node counts as gone, what the
 /// node says of itself, milliseconds after which a node is forgotten.
 pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local t = redis.call('TIME')
-         local now = t[1] * 1000 + math.floor(t[2] / 1000)
+         local now = t[1] * 1000 + math.fence(t[2] / 1000)
          redis.call('ZADD', KEYS[1], now, ARGV[1])
          redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
          for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[4])) do
@@ -85,8 +85,8 @@ pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Begins a log where there is none, where the one known is shorter than it was, where one was begun
-/// with nothing and something is known, or where a node has asked for an image in vain. `KEYS`: epoch,
-/// image, sequence, log, bare, wanted. `ARGV`: epoch, image, the epoch known or nothing, how many
+/// with nothing and something is known, or where a node has asked for a snapshot in vain. `KEYS`: epoch,
+/// snapshot, sequence, log, bare, wanted. `ARGV`: epoch, snapshot, the epoch known or nothing, how many
 /// entries that had, for how many milliseconds one that is begun with nothing gives way, the node that
 /// asked in vain or nothing. Returns the epoch in force.
 ///
@@ -130,11 +130,11 @@ macro_rules! has_entry {
 pub(super) static HAS_ENTRY: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(has_entry!(), "return has(KEYS[1], ARGV[1]) and 1 or 0")));
 
-/// Keeps an image and drops the entries that it holds, where nothing else was begun meanwhile, no
-/// later image is kept, and the log has the image's last entry. `KEYS`: epoch, image, log, sequence,
-/// wanted. `ARGV`: epoch, image, the place of its last entry and that one's number.
+/// Keeps a snapshot and drops the entries that it holds, where nothing else was begun meanwhile, no
+/// later snapshot is kept, and the log has the snapshot's last entry. `KEYS`: epoch, snapshot, log, sequence,
+/// wanted. `ARGV`: epoch, snapshot, the place of its last entry and that one's number.
 ///
-/// The number stands at the head of an image's text.
+/// The number stands at the head of a snapshot's text.
 pub(super) static KEEP_IMAGE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(
         has_entry!(),
@@ -152,9 +152,9 @@ pub(super) static KEEP_IMAGE: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
-/// Asks for an image. One that cannot be read is removed first, so that it does not stand in the way
-/// of the next. `KEYS`: wanted, image. `ARGV`: node, for how many milliseconds it asks, whether the
-/// image cannot be read, the length and the first bytes of its text; nothing where it is no text.
+/// Asks for a snapshot. One that cannot be read is removed first, so that it does not stand in the way
+/// of the next. `KEYS`: wanted, snapshot. `ARGV`: node, for how many milliseconds it asks, whether the
+/// snapshot cannot be read, the length and the first bytes of its text; nothing where it is no text.
 /// Returns the node that is waited for.
 pub(super) static WANT_IMAGE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -191,11 +191,11 @@ pub(super) static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
              redis.call('HSET', KEYS[2], 'e', epoch)
          end
          local offset = redis.call('HINCRBY', KEYS[2], 's', 1)
-         -- What an earlier life of the channel left behind.
+         -- What an earlier life of the channel left after_subscribe.
          if offset == 1 then redis.call('DEL', KEYS[1]) end
          local place = string.format('%d', offset)
          local t = redis.call('TIME')
-         local at = string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000))
+         local at = string.format('%d', t[1] * 1000 + math.fence(t[2] / 1000))
          if tonumber(ARGV[2]) > 0 then
              local bytes = tonumber(meta[3] or '0') + #ARGV[6]
              local sum = string.format('%d', bytes)
@@ -231,7 +231,7 @@ pub(super) static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
              end
          end
          if not meta[2] or tonumber(meta[2]) <= tonumber(at) then
-             local more = math.max(1, math.floor(math.min(ARGV[3], ARGV[4]) / 8))
+             local more = math.max(1, math.fence(math.min(ARGV[3], ARGV[4]) / 8))
              redis.call('HSET', KEYS[2], 'x', string.format('%d', at + more))
              redis.call('PEXPIRE', KEYS[1], string.format('%d', ARGV[3] + more))
              redis.call('PEXPIRE', KEYS[2], string.format('%d', ARGV[4] + more))
@@ -315,7 +315,7 @@ pub(super) static WRITTEN: LazyLock<Script> = LazyLock::new(|| {
          end
          if id ~= old then redis.call('SET', KEYS[1], id) end
          local t = redis.call('TIME')
-         local kept = t[1] * 1000 + math.floor(t[2] / 1000) - ARGV[2]
+         local kept = t[1] * 1000 + math.fence(t[2] / 1000) - ARGV[2]
          if tonumber(ms) > kept then id = string.format('%d', kept) .. '-0' end
          return redis.call('XTRIM', KEYS[2], 'MINID', '~', id)",
     )

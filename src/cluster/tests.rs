@@ -57,7 +57,7 @@ impl Node {
             about: Arc::new(|| String::from("{}")),
         };
         let cluster = Cluster::start(setup).expect("it starts");
-        let topic = asking::topic(name);
+        let topic = node_rpc::topic(name);
         eventually("it is heard", PATIENCE, || redis.ask(&["PUBLISH", &topic, "probe"]) == 1);
         Node {
             cluster,
@@ -454,7 +454,7 @@ fn another_journal_is_read_from_its_start_whatever_its_ids() {
     assert_eq!(one.gaps, 2);
 }
 
-/// The nodes that write images do not know of each other, and one may be slow.
+/// The nodes that write snapshots do not know of each other, and one may be slow.
 #[test]
 fn a_later_image_is_not_overwritten_by_an_earlier_one() {
     let redis = Redis::start();
@@ -590,14 +590,14 @@ fn scripts_that_redis_forgot_are_loaded_again() {
 #[test]
 fn what_is_dropped_is_told_once_the_rest_is_handed_on() {
     let (sender, news) = channel();
-    let (ears, queue) = Ears::new();
+    let (subscriber_queue, queue) = SubscriberQueue::new();
     let client = Client::open("redis://127.0.0.1:1").expect("it is a URL");
     let shared = Shared {
         hearing: client.clone(),
         client,
-        links: Links::new(String::from("redis://test")),
+        links: PrimaryConnections::new(String::from("redis://test")),
         node: "one".into(),
-        topic: asking::topic("one").into(),
+        topic: node_rpc::topic("one").into(),
         clock: Clock::start(),
         stats: Arc::new(Stats::new(1)),
         reads_journal: false,
@@ -607,11 +607,16 @@ fn what_is_dropped_is_told_once_the_rest_is_handed_on() {
     for offset in 1..=limits::CLUSTER_TOPIC_QUEUE_MAX + 5 {
         let said = format!("e {offset} 1 \n{{}}").into_bytes();
         let topic = b"fanfare:channel:{a}".to_vec();
-        ears.take(&shared, vec![Value::BulkString(topic), Value::BulkString(said)]);
+        subscriber_queue.take(&shared, vec![Value::BulkString(topic), Value::BulkString(said)]);
     }
     assert_eq!(shared.stats.cluster.dropped.value(), 5);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it starts");
-    runtime.spawn(topics::hand_on(shared, Arc::new(ears), queue, Asking::default()));
+    runtime.spawn(subscriber::forward(
+        shared,
+        Arc::new(subscriber_queue),
+        queue,
+        OpenRequests::default(),
+    ));
     let mut offset = 0;
     loop {
         runtime.block_on(tokio::task::yield_now());

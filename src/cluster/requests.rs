@@ -1,8 +1,8 @@
-//! Carries out what control asks for: all that waits in one go, and the next meanwhile gathers.
+//! Runs the requests of control against Redis, a batch at a time; the next batch gathers meanwhile.
 //!
-//! What names one channel is done in the order of the calls, and so is what names none. A channel
-//! is heard before it is read, so nothing between the two is missed. What may have been done is
-//! never done again: a call fails where its connection did, unless it only reads.
+//! Requests about one channel run in the order in which control made them, and so do requests about none. A
+//! channel's topic is subscribed before the channel is read, so no message falls between the two. A request
+//! that Redis may have carried out is never sent again: it fails with its connection, unless it only reads.
 //!
 //! Part of `cluster`.
 
@@ -18,11 +18,11 @@ use redis::{ServerErrorKind, Value, from_redis_value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use super::asking::{self, Asking};
-use super::journal::{self, Floor};
-use super::links::{self, Link};
-use super::topics::Order;
-use super::{Call, News, Reply, Shared, chance, channel, scripts};
+use super::connections::{self, PrimaryConnection};
+use super::journal::{self, MinIdFence};
+use super::node_rpc::{self, OpenRequests};
+use super::subscriber::SubscriberCommand;
+use super::{Call, News, Reply, Shared, channel, fresh_rng, scripts};
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
 use crate::rng::Rng;
@@ -47,7 +47,7 @@ pub(super) enum Job {
 }
 
 /// A job that goes to Redis.
-enum Work {
+enum RedisJob {
     Call(u64, Call),
     Respond { node: String, number: u64, answer: String },
     Written(MessageId),
@@ -55,32 +55,32 @@ enum Work {
 
 /// What one turn does.
 #[derive(Default)]
-struct Turn {
+struct Batch {
     /// Channels to be heard before `behind` is done.
     attached: HashSet<ChannelName>,
     /// Channels, and whether they are to be heard at the end.
     wanted: HashMap<ChannelName, bool>,
-    at_once: Vec<Work>,
-    behind: Vec<Work>,
+    immediate: Vec<RedisJob>,
+    after_subscribe: Vec<RedisJob>,
 }
 
 /// An open connection.
 #[derive(Clone)]
-struct Line {
-    link: Link,
+struct OpenConnection {
+    link: PrimaryConnection,
     /// Raised when it is lost, so that nothing is sent into the void.
     is_lost: Arc<AtomicBool>,
 }
 
 /// Carries out calls.
-pub(super) struct Calls {
+pub(super) struct RequestRunner {
     pub(super) shared: Shared,
-    pub(super) topics: mpsc::UnboundedSender<Order>,
-    pub(super) asking: Asking,
+    pub(super) topics: mpsc::UnboundedSender<SubscriberCommand>,
+    pub(super) open_requests: OpenRequests,
     /// Below what the journal's ids may not be; none where there is no journal.
-    pub(super) floor: Option<Floor>,
+    pub(super) fence: Option<MinIdFence>,
     pub(super) rng: Rng,
-    line: Option<Line>,
+    line: Option<OpenConnection>,
     /// Whether there ever was a line.
     was_open: bool,
     /// Whether the last try to open a line failed.
@@ -89,22 +89,32 @@ pub(super) struct Calls {
     written: Option<MessageId>,
 }
 
-impl Calls {
+impl RequestRunner {
     pub(super) fn new(
         shared: Shared,
-        topics: mpsc::UnboundedSender<Order>,
-        asking: Asking,
-        floor: Option<Floor>,
-    ) -> Calls {
-        let rng = chance();
+        topics: mpsc::UnboundedSender<SubscriberCommand>,
+        open_requests: OpenRequests,
+        fence: Option<MinIdFence>,
+    ) -> RequestRunner {
+        let rng = fresh_rng();
         let (line, was_open, is_unreachable, written) = (None, false, false, None);
-        Calls { shared, topics, asking, floor, rng, line, was_open, is_unreachable, written }
+        RequestRunner {
+            shared,
+            topics,
+            open_requests,
+            fence,
+            rng,
+            line,
+            was_open,
+            is_unreachable,
+            written,
+        }
     }
 
     /// Carries out jobs until there will be no more.
     pub(super) async fn carry_out(mut self, mut queue: mpsc::UnboundedReceiver<Job>) {
         let mut batch = Vec::new();
-        let mut probes = tokio::time::interval(Duration::from_millis(links::PROBE_MS));
+        let mut probes = tokio::time::interval(Duration::from_millis(connections::PROBE_MS));
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -132,7 +142,7 @@ impl Calls {
                     left.push(job);
                 }
                 let (turn, _) = self.sort(left.into_iter());
-                self.fail(turn.at_once.into_iter().chain(turn.behind));
+                self.fail(turn.immediate.into_iter().chain(turn.after_subscribe));
                 self.unfollow(turn.wanted);
             }
         }
@@ -161,54 +171,55 @@ impl Calls {
         let (mut turn, stale) = self.sort(jobs);
         self.fail(stale);
         if let Some(id) = self.written {
-            turn.at_once.push(Work::Written(id));
+            turn.immediate.push(RedisJob::Written(id));
         }
         let attached = turn.attached.into_iter().collect::<Vec<_>>();
         let followed = follow(self.topics.clone(), attached);
-        let (is_followed, ()) = tokio::join!(followed, self.send(turn.at_once));
-        let mut behind = turn.behind;
+        let (is_followed, ()) = tokio::join!(followed, self.send(turn.immediate));
+        let mut after_subscribe = turn.after_subscribe;
         if !is_followed {
-            let is_attach = |work: &Work| matches!(work, Work::Call(_, Call::Attach { .. }));
-            let (lost, others): (Vec<_>, Vec<_>) = behind.into_iter().partition(is_attach);
+            let is_attach =
+                |work: &RedisJob| matches!(work, RedisJob::Call(_, Call::Attach { .. }));
+            let (lost, others): (Vec<_>, Vec<_>) = after_subscribe.into_iter().partition(is_attach);
             self.fail(lost);
-            behind = others;
+            after_subscribe = others;
         }
-        self.send(behind).await;
+        self.send(after_subscribe).await;
         self.unfollow(turn.wanted);
     }
 
     /// Sorts jobs, and finds those that waited for too long.
-    fn sort(&mut self, jobs: impl Iterator<Item = Job>) -> (Turn, Vec<Work>) {
-        let (mut turn, mut stale) = (Turn::default(), Vec::new());
+    fn sort(&mut self, jobs: impl Iterator<Item = Job>) -> (Batch, Vec<RedisJob>) {
+        let (mut turn, mut stale) = (Batch::default(), Vec::new());
         let now_ns = self.shared.clock.now().ns;
         for job in jobs {
             let work = match job {
                 Job::Call { number, call, asked_ns } => {
                     if now_ns.saturating_sub(asked_ns) > limits::CLUSTER_PROPOSAL_MS * 1_000_000 {
-                        stale.push(Work::Call(number, call));
+                        stale.push(RedisJob::Call(number, call));
                         continue;
                     }
                     if let Call::Attach { channel, .. } = &call {
                         turn.attached.insert(channel.clone());
                         turn.wanted.insert(channel.clone(), true);
                     }
-                    Work::Call(number, call)
+                    RedisJob::Call(number, call)
                 }
                 Job::Detach(channel) => {
                     turn.wanted.insert(channel, false);
                     continue;
                 }
-                Job::Respond { node, number, answer } => Work::Respond { node, number, answer },
+                Job::Respond { node, number, answer } => RedisJob::Respond { node, number, answer },
                 Job::Written(id) => {
-                    if let Some(floor) = &self.floor {
-                        floor.raise(id);
+                    if let Some(fence) = &self.fence {
+                        fence.raise(id);
                         self.written = self.written.max(Some(id));
                     }
                     continue;
                 }
             };
             let is_behind = work.channel().is_some_and(|name| turn.attached.contains(name));
-            if is_behind { &mut turn.behind } else { &mut turn.at_once }.push(work);
+            if is_behind { &mut turn.after_subscribe } else { &mut turn.immediate }.push(work);
         }
         (turn, stale)
     }
@@ -218,12 +229,12 @@ impl Calls {
             wanted.into_iter().filter(|(_, is_wanted)| !is_wanted).map(|(name, _)| name).collect();
         if !gone.is_empty() {
             // Fails only where everything ends.
-            let _ = self.topics.send(Order::Unfollow(gone));
+            let _ = self.topics.send(SubscriberCommand::Unfollow(gone));
         }
     }
 
     /// Has work done, and tells what came of it.
-    async fn send(&mut self, mut work: Vec<Work>) {
+    async fn send(&mut self, mut work: Vec<RedisJob>) {
         // Once more for what only reads, where the connection has gone and not Redis.
         for is_last in [false, true] {
             if work.is_empty() {
@@ -240,7 +251,7 @@ impl Calls {
                         return self.fail(work);
                     }
                     let is_tried_again = !is_last && !fault.is_timeout();
-                    let only_reads = |work: &Work| is_tried_again && work.only_reads();
+                    let only_reads = |work: &RedisJob| is_tried_again && work.only_reads();
                     let (again, lost): (Vec<_>, Vec<_>) = work.into_iter().partition(only_reads);
                     self.lose(lost);
                     work = again;
@@ -250,7 +261,7 @@ impl Calls {
     }
 
     /// Sends the commands of all in one go, and returns the answers to each.
-    async fn query(&mut self, work: &[Work]) -> RedisResult<Vec<Vec<RedisResult<Value>>>> {
+    async fn query(&mut self, work: &[RedisJob]) -> RedisResult<Vec<Vec<RedisResult<Value>>>> {
         let commands: Vec<_> = work.iter().map(|work| self.commands(work)).collect();
         let counts: Vec<_> = commands.iter().map(Vec::len).collect();
         let mut pipeline = Pipeline::with_capacity(counts.iter().sum());
@@ -262,7 +273,7 @@ impl Calls {
         }
         let mut line = self.open().await?;
         for one in work {
-            if let Work::Call(number, Call::Ask { nodes, .. }) = one
+            if let RedisJob::Call(number, Call::Ask { nodes, .. }) = one
                 && !nodes.is_empty()
             {
                 self.ask(*number, nodes);
@@ -290,7 +301,7 @@ impl Calls {
             }
         }
         let faults = answers.iter().filter_map(|answer| answer.as_ref().err());
-        if let Some(fault) = faults.into_iter().find(|fault| links::ends_connection(fault)) {
+        if let Some(fault) = faults.into_iter().find(|fault| connections::ends_connection(fault)) {
             self.shared.fails(RedisPath::Calls, Some(&line.link), fault);
             self.line = None;
         }
@@ -299,7 +310,7 @@ impl Calls {
     }
 
     /// The connection, made where there is none.
-    async fn open(&mut self) -> RedisResult<Line> {
+    async fn open(&mut self) -> RedisResult<OpenConnection> {
         if let Some(line) = &self.line
             && !line.is_lost.load(Ordering::Relaxed)
             && self.shared.links.is_current(&line.link)
@@ -317,7 +328,7 @@ impl Calls {
         Ok(self.line.insert(line).clone())
     }
 
-    async fn connect(&self) -> RedisResult<Line> {
+    async fn connect(&self) -> RedisResult<OpenConnection> {
         let is_lost = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&is_lost);
         let hear = move |info: PushInfo| -> Result<(), Infallible> {
@@ -330,8 +341,8 @@ impl Calls {
         let mut link = self.shared.connect_hearing(patience, hear).await?;
         let made = async {
             load(&mut link).await?;
-            if let Some(floor) = &self.floor {
-                floor.lay(&mut link).await?;
+            if let Some(fence) = &self.fence {
+                fence.enforce(&mut link).await?;
             }
             Ok(())
         };
@@ -339,17 +350,17 @@ impl Calls {
             self.shared.judge(&link, &fault);
             return Err(fault);
         }
-        Ok(Line { link, is_lost })
+        Ok(OpenConnection { link, is_lost })
     }
 
-    fn commands(&mut self, work: &Work) -> Vec<Cmd> {
+    fn commands(&mut self, work: &RedisJob) -> Vec<Cmd> {
         let node = &*self.shared.node;
         let call = match work {
-            Work::Call(_, call) => call,
-            Work::Respond { node: to, number, answer } => {
-                return vec![asking::answer(to, node, *number, answer)];
+            RedisJob::Call(_, call) => call,
+            RedisJob::Respond { node: to, number, answer } => {
+                return vec![node_rpc::answer(to, node, *number, answer)];
             }
-            Work::Written(id) => return vec![journal::written(*id)],
+            RedisJob::Written(id) => return vec![journal::written(*id)],
         };
         let command = match call {
             Call::Attach { channel, epoch } => {
@@ -362,12 +373,12 @@ impl Calls {
                 channel::publish(message, epoch, *history_max, *history_bytes_max, *history_ms)
             }
             Call::Delete { channel } => channel::delete(channel),
-            Call::Post { .. } if self.floor.is_none() => return Vec::new(),
+            Call::Post { .. } if self.fence.is_none() => return Vec::new(),
             Call::Post { text } => journal::post(self.rng.next(), text),
             Call::Newest => journal::newest(),
             Call::Ask { nodes, question } => {
-                let Work::Call(number, _) = work else { return Vec::new() };
-                let ask = |to: &String| asking::question(to, node, *number, question);
+                let RedisJob::Call(number, _) = work else { return Vec::new() };
+                let ask = |to: &String| node_rpc::question(to, node, *number, question);
                 return nodes.iter().map(ask).collect();
             }
         };
@@ -376,19 +387,21 @@ impl Calls {
 
     /// Waits for answers of nodes from here on.
     fn ask(&self, number: u64, nodes: &[String]) {
-        self.asking.open(number, nodes);
-        let (asking, shared) = (self.asking.clone(), self.shared.clone());
+        self.open_requests.open(number, nodes);
+        let (open_requests, shared) = (self.open_requests.clone(), self.shared.clone());
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(limits::CLUSTER_ASK_MS)).await;
-            asking.finish(&shared, number);
+            open_requests.finish(&shared, number);
         });
     }
 
-    fn settle(&mut self, work: Vec<Work>, answers: Vec<Vec<RedisResult<Value>>>) {
+    fn settle(&mut self, work: Vec<RedisJob>, answers: Vec<Vec<RedisResult<Value>>>) {
         for (work, answers) in work.into_iter().zip(answers) {
             match work {
-                Work::Call(number, Call::Ask { nodes, .. }) => self.asked(number, &nodes, &answers),
-                Work::Call(number, call) => {
+                RedisJob::Call(number, Call::Ask { nodes, .. }) => {
+                    self.asked(number, &nodes, &answers)
+                }
+                RedisJob::Call(number, call) => {
                     let reply = answers.into_iter().next().map(|answer| reply_to(&call, answer?));
                     let reply = reply.unwrap_or(Ok(Reply::Failed)).unwrap_or_else(|fault| {
                         tracing::warn!(%fault, "a call to Redis failed");
@@ -396,8 +409,8 @@ impl Calls {
                     });
                     self.tell(number, reply);
                 }
-                Work::Respond { .. } => {}
-                Work::Written(id) => {
+                RedisJob::Respond { .. } => {}
+                RedisJob::Written(id) => {
                     if let Some(Err(fault)) = answers.first() {
                         tracing::warn!(%fault, "the journal was not trimmed");
                     }
@@ -416,22 +429,22 @@ impl Calls {
         }
         let is_absent = |answer: &RedisResult<Value>| !matches!(answer, Ok(Value::Int(1..)));
         let absent = nodes.iter().zip(answers).filter(|(_, answer)| is_absent(answer));
-        self.asking.absent(&self.shared, number, absent.map(|(node, _)| node));
+        self.open_requests.absent(&self.shared, number, absent.map(|(node, _)| node));
     }
 
-    fn fail(&self, work: impl IntoIterator<Item = Work>) {
+    fn fail(&self, work: impl IntoIterator<Item = RedisJob>) {
         for work in work {
-            if let Work::Call(number, _) = work {
+            if let RedisJob::Call(number, _) = work {
                 self.tell(number, Reply::Failed);
             }
         }
     }
 
     /// Fails what was sent.
-    fn lose(&self, work: Vec<Work>) {
+    fn lose(&self, work: Vec<RedisJob>) {
         // What had come in time has been told.
-        let is_told = |work: &Work| match work {
-            Work::Call(number, Call::Ask { .. }) => !self.asking.forget(*number),
+        let is_told = |work: &RedisJob| match work {
+            RedisJob::Call(number, Call::Ask { .. }) => !self.open_requests.forget(*number),
             _ => false,
         };
         self.fail(work.into_iter().filter(|work| !is_told(work)));
@@ -443,34 +456,37 @@ impl Calls {
     }
 }
 
-impl Work {
+impl RedisJob {
     /// The channel it is about.
     fn channel(&self) -> Option<&ChannelName> {
         match self {
-            Work::Call(
+            RedisJob::Call(
                 _,
                 Call::Attach { channel, .. }
                 | Call::Read { channel, .. }
                 | Call::Delete { channel },
             ) => Some(channel),
-            Work::Call(_, Call::Publish { message, .. }) => Some(&message.channel),
+            RedisJob::Call(_, Call::Publish { message, .. }) => Some(&message.channel),
             _ => None,
         }
     }
 
     /// Whether it may be done twice.
     fn only_reads(&self) -> bool {
-        matches!(self, Work::Call(_, Call::Attach { .. } | Call::Read { .. } | Call::Newest))
+        matches!(self, RedisJob::Call(_, Call::Attach { .. } | Call::Read { .. } | Call::Newest))
     }
 }
 
 /// Has channels followed. Returns whether they are.
-async fn follow(topics: mpsc::UnboundedSender<Order>, channels: Vec<ChannelName>) -> bool {
+async fn follow(
+    topics: mpsc::UnboundedSender<SubscriberCommand>,
+    channels: Vec<ChannelName>,
+) -> bool {
     if channels.is_empty() {
         return true;
     }
     let (done, is_done) = oneshot::channel();
-    if topics.send(Order::Follow(channels, done)).is_err() {
+    if topics.send(SubscriberCommand::Follow(channels, done)).is_err() {
         return false;
     }
     let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);

@@ -1,7 +1,7 @@
-//! Questions between nodes: who was asked what, and what came back so far.
+//! Requests between nodes over publish and subscribe.
 //!
-//! Each node hears a topic of its own. A question says who asks, and the answer goes to that node's
-//! topic. Nobody waits for a node whose topic nobody hears.
+//! Each node subscribes to a topic of its own. A request names the node that sends it, and the response goes
+//! to that node's topic. A node whose topic has no subscriber counts as absent, so nobody waits for it.
 //!
 //! Part of `cluster`.
 
@@ -15,7 +15,7 @@ use super::{News, Reply, Shared};
 
 /// The questions of this node that are not settled. Control bounds how many.
 #[derive(Clone, Default)]
-pub(super) struct Asking(Arc<Mutex<HashMap<u64, Open>>>);
+pub(super) struct OpenRequests(Arc<Mutex<HashMap<u64, Open>>>);
 
 #[derive(Default)]
 struct Open {
@@ -25,10 +25,10 @@ struct Open {
 
 /// What a node's topic says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum NodeMessage {
     /// A question, or the answer to one.
-    Words {
-        is_question: bool,
+    Text {
+        is_request: bool,
         /// Who says it.
         node: String,
         /// The question's number at the one who asked.
@@ -69,23 +69,23 @@ pub(super) fn probe(node: &str) -> Cmd {
 }
 
 /// Reads what a node's topic says.
-pub(super) fn heard(said: &[u8]) -> Option<Said> {
+pub(super) fn decode(said: &[u8]) -> Option<NodeMessage> {
     let said = std::str::from_utf8(said).ok()?;
     if said == "probe" {
-        return Some(Said::Probe);
+        return Some(NodeMessage::Probe);
     }
     let (head, text) = said.split_once('\n')?;
     let mut head = head.splitn(3, ' ');
-    let is_question = match head.next()? {
+    let is_request = match head.next()? {
         "question" => true,
         "answer" => false,
         _ => return None,
     };
     let (number, node) = (head.next()?.parse().ok()?, head.next()?.to_owned());
-    Some(Said::Words { is_question, node, number, text: text.to_owned() })
+    Some(NodeMessage::Text { is_request, node, number, text: text.to_owned() })
 }
 
-impl Asking {
+impl OpenRequests {
     /// Waits for answers to a question.
     pub(super) fn open(&self, number: u64, nodes: &[String]) {
         let missing = nodes.iter().cloned().collect();
@@ -144,16 +144,16 @@ mod tests {
 
     #[test]
     fn what_nodes_say_is_read() {
-        let said = heard(b"question 7 ab\n{\"a\":\n 1}");
-        let words = |is_question, number, text: &str| {
+        let said = decode(b"question 7 ab\n{\"a\":\n 1}");
+        let words = |is_request, number, text: &str| {
             let (node, text) = (String::from("ab"), text.to_owned());
-            Some(Said::Words { is_question, node, number, text })
+            Some(NodeMessage::Text { is_request, node, number, text })
         };
         assert_eq!(said, words(true, 7, "{\"a\":\n 1}"));
-        assert_eq!(heard(b"answer 8 ab\n"), words(false, 8, ""));
-        assert_eq!(heard(b"probe"), Some(Said::Probe));
+        assert_eq!(decode(b"answer 8 ab\n"), words(false, 8, ""));
+        assert_eq!(decode(b"probe"), Some(NodeMessage::Probe));
         for wrong in [&b""[..], b"question 7 ab", b"question x ab\n", b"other 7 ab\n", b"\xff"] {
-            assert_eq!(heard(wrong), None);
+            assert_eq!(decode(wrong), None);
         }
     }
 }

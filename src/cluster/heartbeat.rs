@@ -1,4 +1,4 @@
-//! Signs of life: this node's to the others, and Redis' to this node.
+//! Heartbeats: this node's to the other nodes, and Redis' to this node.
 //!
 //! Part of `cluster`.
 
@@ -7,24 +7,24 @@ use std::time::Duration;
 use redis::RedisResult;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::links::Link;
-use super::{News, NodeView, Shared, chance, image, journal, rest, scripts};
+use super::connections::PrimaryConnection;
+use super::{News, NodeView, Shared, back_off, fresh_rng, journal, scripts, snapshots};
 use crate::limits;
 
 /// What a beat tells: the number of the newest entry, each node's name, age and words, the time by
-/// Redis' clock, and whether an image is asked for.
-type Answer = (String, Vec<(String, u64, String)>, u64, bool);
+/// Redis' clock, and whether a snapshot is asked for.
+type HeartbeatReply = (String, Vec<(String, u64, String)>, u64, bool);
 
 /// Beats once a second, for ever. What fails is tried again sooner: between a beat that was answered
 /// and being cut off there is time for one that waits for long.
-pub(super) async fn beat(shared: Shared) {
-    let mut rng = chance();
+pub(super) async fn run(shared: Shared) {
+    let mut rng = fresh_rng();
     let (mut connection, mut failures) = (None, 0_u32);
     let pause = Duration::from_millis(limits::CLUSTER_BEAT_MS);
     let mut ticks = tokio::time::interval_at(Instant::now() + pause, pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        match once(&shared, &mut connection).await {
+        match send(&shared, &mut connection).await {
             Ok(news) => {
                 if std::mem::take(&mut failures) > 0 {
                     shared.stats.cluster.reconnects.add(1);
@@ -39,14 +39,14 @@ pub(super) async fn beat(shared: Shared) {
                     shared.judge(link, &fault);
                 }
                 (connection, failures) = (None, failures + 1);
-                rest(&mut rng, failures.min(limits::CLUSTER_BEAT_DOUBLINGS_MAX)).await;
+                back_off(&mut rng, failures.min(limits::CLUSTER_BEAT_DOUBLINGS_MAX)).await;
             }
         }
     }
 }
 
 /// One sign of life, and what Redis answers.
-async fn once(shared: &Shared, connection: &mut Option<Link>) -> RedisResult<News> {
+async fn send(shared: &Shared, connection: &mut Option<PrimaryConnection>) -> RedisResult<News> {
     connection.take_if(|link| !shared.links.is_current(link));
     let open = match connection {
         Some(open) => open,
@@ -56,7 +56,7 @@ async fn once(shared: &Shared, connection: &mut Option<Link>) -> RedisResult<New
         }
     };
     let contact_ms = shared.clock.now().unix_ms;
-    let (newest, nodes, at_ms, is_image_wanted): Answer = scripts::BEAT
+    let (newest, nodes, at_ms, is_image_wanted): HeartbeatReply = scripts::BEAT
         .key(scripts::NODES)
         .key(scripts::SEQUENCE)
         .key(scripts::ABOUT)
@@ -72,7 +72,7 @@ async fn once(shared: &Shared, connection: &mut Option<Link>) -> RedisResult<New
         shared.stats.cluster.joined_ms.set(at_ms);
     }
     if is_image_wanted && shared.stats.cluster.caught_up.value() == 1 {
-        tokio::spawn(image::answer(shared.clone()));
+        tokio::spawn(snapshots::answer_request(shared.clone()));
     }
     let (posted, written) = journal::standing(open).await?;
     if shared.reads_journal {

@@ -1,14 +1,14 @@
-//! Images of the registry: how a node begins from one, and how one is written.
+//! Snapshots on Redis: how a node loads one, and how a node publishes one.
 //!
-//! Some node writes an image every so many entries of the log. A node that joins begins from it and
-//! reads the entries behind it. Where that cannot be done - the log was trimmed or lost, the image is
-//! gone or cannot be read - the node asks in Redis for another one. Nodes see that with their next
-//! sign of life, and one of those that know the registry writes it.
+//! A node publishes a snapshot every so many entries of the log. A node that joins loads the snapshot and
+//! reads the entries after it. Where the log was trimmed or lost, or the snapshot is missing or cannot be read,
+//! the node requests another one in Redis. The other nodes see the request with their next heartbeat, and one
+//! that has the registry publishes a snapshot.
 //!
 //! # Promises
 //!
-//! * However many ask, one image is written in [`limits::CLUSTER_IMAGE_PAUSE_MS`].
-//! * Where nobody answers within [`limits::CLUSTER_IMAGE_WAIT_MS`], the node that asked begins a new
+//! * However many nodes request one, one snapshot is published in [`limits::CLUSTER_IMAGE_PAUSE_MS`].
+//! * Where no node answers within [`limits::CLUSTER_IMAGE_WAIT_MS`], the node that requested it begins a new
 //!   log, under a new epoch, with the best that is left.
 //!
 //! Part of `cluster`.
@@ -19,65 +19,69 @@ use redis::{RedisError, RedisResult};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::links::Link;
-use super::log::{Broken, Fresh, Place};
+use super::connections::PrimaryConnection;
+use super::log::{LogFault, PendingInstall, ReadPosition};
 use super::{News, Shared, scripts};
 use crate::limits;
 use crate::state::entry::FORMAT;
 use crate::state::snapshot::Snapshot;
 
-/// Bytes at the head of an image's text that tell it from another.
+/// Bytes at the head of a snapshot's text that tell it from another.
 const HEAD_BYTES: usize = 128;
 
-/// An image that a node cannot begin from.
+/// A snapshot that a node cannot begin from.
 #[derive(Debug)]
-pub(super) struct Unusable {
+pub(super) struct UnusableSnapshot {
     /// Why.
     pub(super) fault: String,
-    /// The image, where it can be read.
+    /// The snapshot, where it can be read.
     image: Option<Box<Snapshot>>,
     /// Whether there is one that cannot be read: the length of its text and the text's head.
     unreadable: Option<(usize, Vec<u8>)>,
 }
 
-impl Unusable {
-    fn missing(fault: &str) -> Unusable {
-        Unusable { fault: fault.to_owned(), image: None, unreadable: None }
+impl UnusableSnapshot {
+    fn missing(fault: &str) -> UnusableSnapshot {
+        UnusableSnapshot { fault: fault.to_owned(), image: None, unreadable: None }
     }
 
-    fn unreadable(fault: &str, text: &[u8]) -> Unusable {
+    fn unreadable(fault: &str, text: &[u8]) -> UnusableSnapshot {
         let head = text[..text.len().min(HEAD_BYTES)].to_vec();
-        Unusable { fault: fault.to_owned(), image: None, unreadable: Some((text.len(), head)) }
+        UnusableSnapshot {
+            fault: fault.to_owned(),
+            image: None,
+            unreadable: Some((text.len(), head)),
+        }
     }
 
-    /// The number of the image's last entry, where it can be read.
+    /// The number of the snapshot's last entry, where it can be read.
     pub(super) fn sequence(&self) -> Option<u64> {
         self.image.as_ref().map(|image| image.sequence)
     }
 
-    /// The log does not go on from the image.
-    pub(super) fn gap(fault: String, image: Box<Snapshot>) -> Unusable {
-        Unusable { fault, image: Some(image), unreadable: None }
+    /// The log does not go on from the snapshot.
+    pub(super) fn gap(fault: String, image: Box<Snapshot>) -> UnusableSnapshot {
+        UnusableSnapshot { fault, image: Some(image), unreadable: None }
     }
 }
 
-impl From<Unusable> for Broken {
-    fn from(unusable: Unusable) -> Broken {
-        Broken::Image(Box::new(unusable))
+impl From<UnusableSnapshot> for LogFault {
+    fn from(unusable: UnusableSnapshot) -> LogFault {
+        LogFault::Image(Box::new(unusable))
     }
 }
 
-/// Begins from the image; where there is no log, with one of this node's own registry. Also where
+/// Begins from the snapshot; where there is no log, with one of this node's own registry. Also where
 /// somebody has just begun one who knew nothing, and this node does.
-pub(super) async fn begin(shared: &Shared, known: Option<&str>) -> Result<Place, Broken> {
+pub(super) async fn load(shared: &Shared, known: Option<&str>) -> Result<ReadPosition, LogFault> {
     let mut connection = connect(shared).await?;
     let (epoch, bare): (Option<String>, Option<String>) =
         redis::pipe().get(scripts::EPOCH).get(scripts::BARE).query_async(&mut *connection).await?;
     let is_bare = epoch == bare && known.is_some() && epoch.as_deref() != known;
     if epoch.is_none() || is_bare {
-        teach(shared, known, 0).await?;
+        seed_log(shared, known, 0).await?;
     }
-    // In this order: the image is of a place that the log has reached by then.
+    // In this order: the snapshot is of a place that the log has reached by then.
     let read: RedisResult<(Option<Vec<u8>>, Option<u64>)> = redis::pipe()
         .get(scripts::IMAGE)
         .get(scripts::SEQUENCE)
@@ -86,39 +90,41 @@ pub(super) async fn begin(shared: &Shared, known: Option<&str>) -> Result<Place,
     let (text, newest) = match read {
         Ok((text, newest)) => (text, newest.unwrap_or(0)),
         Err(fault) if fault.to_string().contains("WRONGTYPE") => {
-            return Err(Unusable::unreadable("its key holds no text", b"").into());
+            return Err(UnusableSnapshot::unreadable("its key holds no text", b"").into());
         }
         Err(fault) => return Err(fault.into()),
     };
-    let Some(text) = text else { return Err(Unusable::missing("there is no image").into()) };
-    let image = parse(text).await?;
+    let Some(text) = text else {
+        return Err(UnusableSnapshot::missing("there is no image").into());
+    };
+    let image = decode(text).await?;
     if image.format > FORMAT {
-        return Err(Broken::Log(String::from("the image is of a newer server")));
+        return Err(LogFault::Log(String::from("the image is of a newer server")));
     }
     if newest < image.sequence {
         let fault = format!("the log ends at {newest}, before the image");
-        return Err(Unusable::gap(fault, Box::new(image)).into());
+        return Err(UnusableSnapshot::gap(fault, Box::new(image)).into());
     }
     let (epoch, position) = (image.epoch.clone(), image.position.clone());
     let sequence = image.sequence;
-    let fresh = Fresh { image: Box::new(image), items: Vec::new(), newest };
-    Ok(Place { epoch, position, sequence, fresh: Some(fresh) })
+    let pending_install = PendingInstall { image: Box::new(image), items: Vec::new(), newest };
+    Ok(ReadPosition { epoch, position, sequence, pending_install: Some(pending_install) })
 }
 
 /// Begins a log with this node's own registry, where there is none, or the one there is does not have
 /// as many entries as are known, or was begun with nothing. Somebody else may have been faster.
-pub(super) async fn teach(
+pub(super) async fn seed_log(
     shared: &Shared,
     known: Option<&str>,
     entries: u64,
-) -> Result<(), Broken> {
-    let Some(image) = of_this_node(shared).await else {
-        return Err(Broken::Log(String::from("there is no registry to begin with")));
+) -> Result<(), LogFault> {
+    let Some(image) = own_snapshot(shared).await else {
+        return Err(LogFault::Log(String::from("there is no registry to begin with")));
     };
     let seed = Seed { known: known.unwrap_or_default(), entries, asked: "" };
-    seed.plant(shared, image).await.map_err(|fault| match fault {
-        Fault::Redis(fault) => Broken::Redis(fault),
-        Fault::Text(fault) => Broken::Log(fault),
+    seed.write(shared, image).await.map_err(|fault| match fault {
+        Fault::Redis(fault) => LogFault::Redis(fault),
+        Fault::Text(fault) => LogFault::Log(fault),
     })
 }
 
@@ -128,11 +134,11 @@ struct Seed<'a> {
     known: &'a str,
     /// How many entries that one had.
     entries: u64,
-    /// This node, where it has asked for an image in vain.
+    /// This node, where it has asked for a snapshot in vain.
     asked: &'a str,
 }
 
-/// Why an image is not written.
+/// Why a snapshot is not written.
 enum Fault {
     Redis(RedisError),
     Text(String),
@@ -145,15 +151,15 @@ impl From<RedisError> for Fault {
 }
 
 impl Seed<'_> {
-    /// Begins a log with an image, under a new epoch.
-    async fn plant(&self, shared: &Shared, mut image: Snapshot) -> Result<(), Fault> {
+    /// Begins a log with a snapshot, under a new epoch.
+    async fn write(&self, shared: &Shared, mut image: Snapshot) -> Result<(), Fault> {
         // Revisions count on under another name: nobody resumes across what was lost.
         image.epoch = uuid::Uuid::new_v4().simple().to_string();
         image.epoch.truncate(limits::EPOCH_CHARS);
         "0-0".clone_into(&mut image.position);
         image.sequence = 0;
         let (new, instances) = (image.epoch.clone(), image.instances.len());
-        let text = write_down(image).await.map_err(Fault::Text)?;
+        let text = encode_snapshot(image).await.map_err(Fault::Text)?;
         let mut connection = connect(shared).await?;
         let epoch: String = scripts::SEED
             .key(scripts::EPOCH)
@@ -175,11 +181,11 @@ impl Seed<'_> {
     }
 }
 
-/// Asks for an image. Where that was done for long enough and nobody answered, begins a log with what
-/// is left: what this node knows, or the last image that can be read, or nothing.
-pub(super) async fn ask(
+/// Asks for a snapshot. Where that was done for long enough and nobody answered, begins a log with what
+/// is left: what this node knows, or the last snapshot that can be read, or nothing.
+pub(super) async fn request(
     shared: &Shared,
-    unusable: Unusable,
+    unusable: UnusableSnapshot,
     known: Option<&str>,
     since: Instant,
 ) -> RedisResult<()> {
@@ -201,17 +207,17 @@ pub(super) async fn ask(
     }
     let epoch: Option<String> =
         redis::cmd("GET").arg(scripts::EPOCH).query_async(&mut *connection).await?;
-    let own = if known.is_some() { of_this_node(shared).await } else { None };
+    let own = if known.is_some() { own_snapshot(shared).await } else { None };
     let left = match (own, unusable.image) {
         (Some(own), _) => Some(own),
         (None, Some(image)) => Some(*image),
-        (None, None) => of_this_node(shared).await,
+        (None, None) => own_snapshot(shared).await,
     };
     let Some(image) = left else { return Ok(()) };
     tracing::error!("no node has the registry: a new log is begun with what is left of it");
     let epoch = epoch.unwrap_or_default();
     let seed = Seed { known: &epoch, entries: 0, asked: &shared.node };
-    match seed.plant(shared, image).await {
+    match seed.write(shared, image).await {
         Err(Fault::Redis(fault)) => Err(fault),
         Err(Fault::Text(fault)) => {
             tracing::error!(fault, "the registry cannot be written down");
@@ -221,8 +227,8 @@ pub(super) async fn ask(
     }
 }
 
-/// Writes an image for a node that asks, where it is this node's turn.
-pub(super) async fn answer(shared: Shared) {
+/// Writes a snapshot for a node that asks, where it is this node's turn.
+pub(super) async fn answer_request(shared: Shared) {
     let turn = async {
         let mut connection = connect(&shared).await?;
         let mut take = redis::cmd("SET");
@@ -233,44 +239,44 @@ pub(super) async fn answer(shared: Shared) {
     match turn.await {
         Ok(Some(_)) => {
             tracing::info!("another node asks for an image");
-            keep(shared).await;
+            publish(shared).await;
         }
         Ok(None) => {}
         Err(fault) => tracing::warn!(%fault, "the image that is asked for is not written"),
     }
 }
 
-/// An image may be large, and take its time.
-async fn connect(shared: &Shared) -> RedisResult<Link> {
+/// A snapshot may be large, and take its time.
+async fn connect(shared: &Shared) -> RedisResult<PrimaryConnection> {
     shared.connect(Duration::from_millis(limits::REDIS_IMAGE_MS)).await
 }
 
-/// Images are read and written beside this thread: what beats and hears must not stand still for that.
-async fn parse(text: Vec<u8>) -> Result<Snapshot, Unusable> {
+/// Snapshots are read and written beside this thread: what beats and hears must not stand still for that.
+async fn decode(text: Vec<u8>) -> Result<Snapshot, UnusableSnapshot> {
     let parsed = tokio::task::spawn_blocking(move || {
         Snapshot::read(&text).map_err(|fault| {
-            Unusable::unreadable(&format!("the image cannot be read: {fault}"), &text)
+            UnusableSnapshot::unreadable(&format!("the image cannot be read: {fault}"), &text)
         })
     });
-    parsed.await.map_err(|fault| Unusable::missing(&fault.to_string()))?
+    parsed.await.map_err(|fault| UnusableSnapshot::missing(&fault.to_string()))?
 }
 
-async fn write_down(image: Snapshot) -> Result<String, String> {
+async fn encode_snapshot(image: Snapshot) -> Result<String, String> {
     let written = tokio::task::spawn_blocking(move || serde_json::to_string(&image)).await;
     written.map_err(|fault| fault.to_string())?.map_err(|fault| fault.to_string())
 }
 
-async fn of_this_node(shared: &Shared) -> Option<Snapshot> {
+async fn own_snapshot(shared: &Shared) -> Option<Snapshot> {
     let (reply, image) = oneshot::channel();
     shared.tell(News::Image(reply));
     image.await.ok().flatten()
 }
 
 /// Keeps the registry as it is now, for nodes that join; the entries before it can go.
-pub(super) async fn keep(shared: Shared) {
-    let Some(image) = of_this_node(&shared).await else { return };
+pub(super) async fn publish(shared: Shared) {
+    let Some(image) = own_snapshot(&shared).await else { return };
     let (epoch, position, sequence) = (image.epoch.clone(), image.position.clone(), image.sequence);
-    let Ok(text) = write_down(image).await else { return };
+    let Ok(text) = encode_snapshot(image).await else { return };
     let kept = async {
         let mut connection = connect(&shared).await?;
         scripts::KEEP_IMAGE

@@ -53,7 +53,7 @@ const UNFIT: &[&str] = &["TRYAGAIN", "NOREPLICAS", "MISCONF"];
 
 /// The state that all connections of a node share.
 #[derive(Debug, Clone)]
-pub(super) struct Links(Arc<Inner>);
+pub(super) struct PrimaryConnections(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -72,12 +72,12 @@ struct Inner {
 
 /// A connection and the generation that it belongs to.
 #[derive(Debug, Clone)]
-pub(super) struct Link {
+pub(super) struct PrimaryConnection {
     connection: MultiplexedConnection,
     generation: u64,
 }
 
-impl Deref for Link {
+impl Deref for PrimaryConnection {
     type Target = MultiplexedConnection;
 
     fn deref(&self) -> &MultiplexedConnection {
@@ -85,16 +85,16 @@ impl Deref for Link {
     }
 }
 
-impl DerefMut for Link {
+impl DerefMut for PrimaryConnection {
     fn deref_mut(&mut self) -> &mut MultiplexedConnection {
         &mut self.connection
     }
 }
 
-impl Links {
+impl PrimaryConnections {
     /// No connections yet to the Redis that is `shown` to people.
-    pub(super) fn new(shown: String) -> Links {
-        Links(Arc::new(Inner {
+    pub(super) fn new(shown: String) -> PrimaryConnections {
+        PrimaryConnections(Arc::new(Inner {
             generation: watch::Sender::new(0),
             signed_ms: AtomicU64::new(0),
             faults: Default::default(),
@@ -109,7 +109,7 @@ impl Links {
     }
 
     /// Whether a connection still is in force.
-    pub(super) fn is_current(&self, link: &Link) -> bool {
+    pub(super) fn is_current(&self, link: &PrimaryConnection) -> bool {
         self.generation() == link.generation
     }
 
@@ -129,7 +129,7 @@ impl Links {
     }
 
     /// Notes when Redis took a sign of life.
-    pub(super) fn signed(&self, link: &Link, at_ms: u64) {
+    pub(super) fn signed(&self, link: &PrimaryConnection, at_ms: u64) {
         // An answer of the server before says nothing about the present one.
         if self.is_current(link) {
             self.0.signed_ms.store(at_ms, Ordering::Relaxed);
@@ -137,7 +137,7 @@ impl Links {
     }
 }
 
-impl Link {
+impl PrimaryConnection {
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
@@ -145,26 +145,26 @@ impl Link {
 
 impl Shared {
     /// A connection whose commands wait for `patience` at most.
-    pub(super) async fn connect(&self, patience: Duration) -> RedisResult<Link> {
+    pub(super) async fn connect(&self, patience: Duration) -> RedisResult<PrimaryConnection> {
         let generation = self.links.generation();
         let config = waiting(patience);
         let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        self.at_primary(Link { connection, generation }).await
+        self.at_primary(PrimaryConnection { connection, generation }).await
     }
 
     /// One that also hears what nobody asked for: what topics say, and that it is lost.
     pub(super) async fn connect_hearing(
         &self,
         patience: Duration,
-        ears: impl AsyncPushSender,
-    ) -> RedisResult<Link> {
+        subscriber_queue: impl AsyncPushSender,
+    ) -> RedisResult<PrimaryConnection> {
         let generation = self.links.generation();
-        let config = waiting(patience).set_push_sender(ears);
+        let config = waiting(patience).set_push_sender(subscriber_queue);
         let connection = self.hearing.get_multiplexed_async_connection_with_config(&config).await?;
-        self.at_primary(Link { connection, generation }).await
+        self.at_primary(PrimaryConnection { connection, generation }).await
     }
 
-    async fn at_primary(&self, mut link: Link) -> RedisResult<Link> {
+    async fn at_primary(&self, mut link: PrimaryConnection) -> RedisResult<PrimaryConnection> {
         let about: Value = redis::cmd("HELLO").query_async(&mut *link).await?;
         check_role(about)?;
         Ok(link)
@@ -175,7 +175,7 @@ impl Shared {
     pub(super) async fn probe(
         &self,
         path: RedisPath,
-        link: &mut Link,
+        link: &mut PrimaryConnection,
         key: Option<&str>,
     ) -> RedisResult<()> {
         let probed = self.see(link, key).await;
@@ -191,7 +191,7 @@ impl Shared {
     pub(super) async fn probe_reader(
         &self,
         path: RedisPath,
-        link: &mut Link,
+        link: &mut PrimaryConnection,
         probed: &mut Option<Instant>,
     ) -> RedisResult<()> {
         if !self.links.is_current(link) {
@@ -206,11 +206,11 @@ impl Shared {
     }
 
     /// Sees whether a connection leads to the right server, and no more.
-    pub(super) async fn check_server(&self, link: &mut Link) -> RedisResult<()> {
+    pub(super) async fn check_server(&self, link: &mut PrimaryConnection) -> RedisResult<()> {
         self.see(link, None).await
     }
 
-    async fn see(&self, link: &mut Link, key: Option<&str>) -> RedisResult<()> {
+    async fn see(&self, link: &mut PrimaryConnection, key: Option<&str>) -> RedisResult<()> {
         let signed_ms = self.links.0.signed_ms.load(Ordering::Relaxed);
         let mut pipeline = redis::pipe();
         pipeline.cmd("HELLO");
@@ -237,7 +237,12 @@ impl Shared {
     }
 
     /// Notes a fault of a path. Ends the generation where the fault says that Redis is elsewhere.
-    pub(super) fn fails(&self, path: RedisPath, link: Option<&Link>, fault: &RedisError) {
+    pub(super) fn fails(
+        &self,
+        path: RedisPath,
+        link: Option<&PrimaryConnection>,
+        fault: &RedisError,
+    ) {
         *self.links.0.faults[path.index()].lock() = describe(fault);
         if let Some(link) = link {
             self.judge(link, fault);
@@ -245,7 +250,7 @@ impl Shared {
     }
 
     /// Ends a connection's generation where a fault says that Redis is elsewhere.
-    pub(super) fn judge(&self, link: &Link, fault: &RedisError) {
+    pub(super) fn judge(&self, link: &PrimaryConnection, fault: &RedisError) {
         if has_code(fault, ELSEWHERE) {
             self.trouble(fault);
             self.links.renew(link.generation);

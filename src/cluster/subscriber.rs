@@ -1,13 +1,13 @@
-//! What is said to everyone: the connection that hears topics, and who hands on what it heard.
+//! The subscribed connection: topics of channels, and the node's own topic.
 //!
 //! ```text
-//! calls --orders--> the connection <-- Redis
-//!                     |  a queue with a bound
-//!                     v
-//!                   hand_on --> control
+//! requests --commands--> the connection <-- Redis
+//!                           |  a bounded queue
+//!                           v
+//!                        forward --> control
 //! ```
 //!
-//! Topics keep nothing. Whenever something may have been missed control is told, and reads again.
+//! A topic keeps no message. Whenever one may have been missed, control is told and reads again.
 //!
 //! Part of `cluster`.
 
@@ -23,39 +23,39 @@ use redis::{PushInfo, PushKind, RedisError, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use super::asking::{self, Asking, Said};
-use super::links::{self, Link};
-use super::{News, Shared, chance, channel, rest};
+use super::connections::{self, PrimaryConnection};
+use super::node_rpc::{self, NodeMessage, OpenRequests};
+use super::{News, Shared, back_off, channel, fresh_rng};
 use crate::id::ChannelName;
 use crate::limits;
 use crate::stats::RedisPath;
 
 /// What is wanted of the connection.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum SubscriberCommand {
     /// Follow channels, and say when all are.
     Follow(Vec<ChannelName>, oneshot::Sender<()>),
     /// Follow channels no more.
     Unfollow(Vec<ChannelName>),
 }
 
-/// Something that a topic said.
+/// Something that a topic payload.
 #[derive(Debug)]
-pub(super) struct Heard {
+pub(super) struct PubSubMessage {
     topic: Vec<u8>,
-    said: Vec<u8>,
+    payload: Vec<u8>,
 }
 
-impl Heard {
+impl PubSubMessage {
     fn len(&self) -> usize {
-        self.topic.len() + self.said.len()
+        self.topic.len() + self.payload.len()
     }
 }
 
 /// Takes what the connection hears, as far as there is room.
 #[derive(Debug)]
-pub(super) struct Ears {
-    queue: mpsc::Sender<Heard>,
+pub(super) struct SubscriberQueue {
+    queue: mpsc::Sender<PubSubMessage>,
     /// Bytes in the queue.
     bytes: AtomicUsize,
     /// Messages ever heard.
@@ -64,23 +64,23 @@ pub(super) struct Ears {
     has_dropped: AtomicBool,
 }
 
-impl Ears {
+impl SubscriberQueue {
     /// Ears, and what they heard.
-    pub(super) fn new() -> (Ears, mpsc::Receiver<Heard>) {
+    pub(super) fn new() -> (SubscriberQueue, mpsc::Receiver<PubSubMessage>) {
         let (queue, heard) = mpsc::channel(limits::CLUSTER_TOPIC_QUEUE_MAX);
         let (bytes, count) = (AtomicUsize::new(0), AtomicU64::new(0));
-        (Ears { queue, bytes, count, has_dropped: AtomicBool::new(false) }, heard)
+        (SubscriberQueue { queue, bytes, count, has_dropped: AtomicBool::new(false) }, heard)
     }
 
     pub(super) fn take(&self, shared: &Shared, data: Vec<Value>) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let mut data = data.into_iter();
-        let (Some(Value::BulkString(topic)), Some(Value::BulkString(said))) =
+        let (Some(Value::BulkString(topic)), Some(Value::BulkString(payload))) =
             (data.next(), data.next())
         else {
             return;
         };
-        let heard = Heard { topic, said };
+        let heard = PubSubMessage { topic, payload };
         let bytes = heard.len();
         // A message that is larger than all room is taken where there is no other.
         let held = self.bytes.load(Ordering::Relaxed);
@@ -95,28 +95,28 @@ impl Ears {
 }
 
 /// Hands on what was heard, in its order.
-pub(super) async fn hand_on(
+pub(super) async fn forward(
     shared: Shared,
-    ears: Arc<Ears>,
-    mut queue: mpsc::Receiver<Heard>,
-    asking: Asking,
+    subscriber_queue: Arc<SubscriberQueue>,
+    mut queue: mpsc::Receiver<PubSubMessage>,
+    open_requests: OpenRequests,
 ) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, limits::CLUSTER_TOPIC_MESSAGES).await > 0 {
         let mut placed = Vec::new();
         for heard in batch.drain(..) {
-            ears.bytes.fetch_sub(heard.len(), Ordering::Relaxed);
+            subscriber_queue.bytes.fetch_sub(heard.len(), Ordering::Relaxed);
             if heard.topic == shared.topic.as_bytes() {
-                // Behind what was said before it.
+                // Behind what was payload before it.
                 tell_placed(&shared, &mut placed);
-                hear_node(&shared, &asking, &heard.said);
-            } else if let Some(message) = channel::heard(&heard.topic, heard.said) {
+                on_node_message(&shared, &open_requests, &heard.payload);
+            } else if let Some(message) = channel::decode(&heard.topic, heard.payload) {
                 placed.push(message);
             }
         }
         tell_placed(&shared, &mut placed);
         // There are messages in the queue whenever one is dropped, so this is reached.
-        if queue.is_empty() && ears.has_dropped.swap(false, Ordering::Relaxed) {
+        if queue.is_empty() && subscriber_queue.has_dropped.swap(false, Ordering::Relaxed) {
             tracing::warn!("messages of channels were dropped: this node does not keep up");
             shared.tell(News::Relinked);
         }
@@ -129,15 +129,15 @@ fn tell_placed(shared: &Shared, placed: &mut Vec<super::Placed>) {
     }
 }
 
-fn hear_node(shared: &Shared, asking: &Asking, said: &[u8]) {
-    match asking::heard(said) {
-        Some(Said::Words { is_question: true, node, number, text }) => {
+fn on_node_message(shared: &Shared, open_requests: &OpenRequests, payload: &[u8]) {
+    match node_rpc::decode(payload) {
+        Some(NodeMessage::Text { is_request: true, node, number, text }) => {
             shared.tell(News::Asked { node, number, question: text });
         }
-        Some(Said::Words { is_question: false, node, number, text }) => {
-            asking.take(shared, number, node, text);
+        Some(NodeMessage::Text { is_request: false, node, number, text }) => {
+            open_requests.take(shared, number, node, text);
         }
-        Some(Said::Probe) => {}
+        Some(NodeMessage::Probe) => {}
         None => tracing::error!("another node says what this one does not understand"),
     }
 }
@@ -145,17 +145,18 @@ fn hear_node(shared: &Shared, asking: &Asking, said: &[u8]) {
 /// Follows topics for ever.
 pub(super) async fn follow(
     shared: Shared,
-    ears: Arc<Ears>,
-    orders: mpsc::UnboundedReceiver<Order>,
+    subscriber_queue: Arc<SubscriberQueue>,
+    orders: mpsc::UnboundedReceiver<SubscriberCommand>,
 ) {
-    let mut rng = chance();
+    let mut rng = fresh_rng();
     let followed = HashSet::new();
-    let mut topics = Topics { shared, ears, orders, followed, late: None, links: 0, failures: 0 };
+    let mut topics =
+        Topics { shared, subscriber_queue, orders, followed, late: None, links: 0, failures: 0 };
     loop {
         let Err(fault) = topics.link().await;
         topics.shared.trouble(&fault);
         topics.failures += 1;
-        rest(&mut rng, topics.failures).await;
+        back_off(&mut rng, topics.failures).await;
     }
 }
 
@@ -184,12 +185,12 @@ impl Silence {
 
 struct Topics {
     shared: Shared,
-    ears: Arc<Ears>,
-    orders: mpsc::UnboundedReceiver<Order>,
+    subscriber_queue: Arc<SubscriberQueue>,
+    orders: mpsc::UnboundedReceiver<SubscriberCommand>,
     /// The channels that are to be heard.
     followed: HashSet<ChannelName>,
     /// What the last connection failed to do.
-    late: Option<Order>,
+    late: Option<SubscriberCommand>,
     /// How often all topics were subscribed to.
     links: u64,
     /// Tries since the last success.
@@ -208,7 +209,7 @@ impl Topics {
 
     async fn hear(
         &mut self,
-        connection: &mut Link,
+        connection: &mut PrimaryConnection,
         lost: &Notify,
     ) -> Result<Infallible, RedisError> {
         connection.subscribe(&*self.shared.topic).await?;
@@ -226,8 +227,8 @@ impl Topics {
         let shared = self.shared.clone();
         shared.works(RedisPath::Topics);
         let mut ended = pin!(shared.links.ended(connection.generation()));
-        let mut silence = Silence::from(self.ears.count.load(Ordering::Relaxed));
-        let mut probes = tokio::time::interval(Duration::from_millis(links::PROBE_MS));
+        let mut silence = Silence::from(self.subscriber_queue.count.load(Ordering::Relaxed));
+        let mut probes = tokio::time::interval(Duration::from_millis(connections::PROBE_MS));
         probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -243,12 +244,13 @@ impl Topics {
         }
     }
 
-    async fn connect(&self, lost: &Arc<Notify>) -> Result<Link, RedisError> {
-        let (shared, ears, lost) = (self.shared.clone(), Arc::clone(&self.ears), Arc::clone(lost));
+    async fn connect(&self, lost: &Arc<Notify>) -> Result<PrimaryConnection, RedisError> {
+        let (shared, subscriber_queue, lost) =
+            (self.shared.clone(), Arc::clone(&self.subscriber_queue), Arc::clone(lost));
         let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
         let hear = move |info: PushInfo| -> Result<(), Infallible> {
             match info.kind {
-                PushKind::Message => ears.take(&shared, info.data),
+                PushKind::Message => subscriber_queue.take(&shared, info.data),
                 PushKind::Disconnection => lost.notify_one(),
                 _ => {}
             }
@@ -258,7 +260,11 @@ impl Topics {
     }
 
     /// Sees whether topics can be heard, and counts where not.
-    async fn probe(&self, connection: &mut Link, silence: &mut Silence) -> Result<(), RedisError> {
+    async fn probe(
+        &self,
+        connection: &mut PrimaryConnection,
+        silence: &mut Silence,
+    ) -> Result<(), RedisError> {
         let probed = self.try_probe(connection, silence).await;
         if probed.is_err() {
             self.shared.stats.cluster.probe_failures.add(1);
@@ -270,24 +276,28 @@ impl Topics {
     /// Then sends this node a message, so that something will be.
     async fn try_probe(
         &self,
-        connection: &mut Link,
+        connection: &mut PrimaryConnection,
         silence: &mut Silence,
     ) -> Result<(), RedisError> {
         self.shared.check_server(connection).await?;
-        if silence.is_broken(self.ears.count.load(Ordering::Relaxed)) {
+        if silence.is_broken(self.subscriber_queue.count.load(Ordering::Relaxed)) {
             self.shared.works(RedisPath::Topics);
         }
         if silence.probes >= limits::CLUSTER_SILENT_PROBES {
             return Err(closed("messages of this node to itself did not come"));
         }
         silence.probes += 1;
-        asking::probe(&self.shared.node).query_async(&mut **connection).await
+        node_rpc::probe(&self.shared.node).query_async(&mut **connection).await
     }
 
-    async fn carry_out(&mut self, connection: &mut Link, order: Order) -> Result<(), RedisError> {
+    async fn carry_out(
+        &mut self,
+        connection: &mut PrimaryConnection,
+        order: SubscriberCommand,
+    ) -> Result<(), RedisError> {
         let done = match order {
-            Order::Follow(channels, done) => self.add(connection, channels, done).await,
-            Order::Unfollow(channels) => {
+            SubscriberCommand::Follow(channels, done) => self.add(connection, channels, done).await,
+            SubscriberCommand::Unfollow(channels) => {
                 // First of all: a connection made anew does not hear them either.
                 let gone: Vec<_> =
                     channels.into_iter().filter(|channel| self.followed.remove(channel)).collect();
@@ -300,7 +310,7 @@ impl Topics {
 
     async fn add(
         &mut self,
-        connection: &mut Link,
+        connection: &mut PrimaryConnection,
         channels: Vec<ChannelName>,
         done: oneshot::Sender<()>,
     ) -> Result<(), RedisError> {
@@ -312,7 +322,7 @@ impl Topics {
         let new: Vec<_> = channels.iter().filter(new).cloned().collect();
         if let Err(fault) = subscribe(connection, &new).await {
             // The next connection may be in time.
-            self.late = Some(Order::Follow(channels, done));
+            self.late = Some(SubscriberCommand::Follow(channels, done));
             return Err(fault);
         }
         if done.send(()).is_err() {
