@@ -399,7 +399,7 @@ impl RequestRunner {
         for (work, answers) in work.into_iter().zip(answers) {
             match work {
                 RedisJob::Call(number, Call::Ask { nodes, .. }) => {
-                    self.asked(number, &nodes, &answers)
+                    self.asked(number, &nodes, &answers);
                 }
                 RedisJob::Call(number, call) => {
                     let reply = answers.into_iter().next().map(|answer| reply_to(&call, answer?));
