@@ -14,14 +14,14 @@ use super::names;
 use super::names::is_user_id;
 use crate::limits;
 
-/// Who may make an account.
+/// The policy for making accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registration {
     /// Anybody who can reach the server.
     Open,
     /// No account is made over HTTP. Operators make accounts with `fanfare user add`.
     Closed,
-    /// Who has a token with the scope `admin`, in every mode.
+    /// Holders of a token with the scope `admin`, in every mode.
     Token,
 }
 
@@ -30,7 +30,7 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// What would be right.
+    /// The correct form.
     pub fn parse(word: &str) -> Result<Registration, String> {
         match word {
             "open" => Ok(Registration::Open),
@@ -62,7 +62,7 @@ pub fn is_possible_name(name: &str) -> bool {
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// The fault.
 pub fn check_email(address: &str) -> Result<(), &'static str> {
     let has_parts = address
         .split_once('@')
@@ -78,7 +78,7 @@ pub fn check_email(address: &str) -> Result<(), &'static str> {
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// The fault.
 pub fn check_password(password: &str) -> Result<(), &'static str> {
     if password.chars().count() < limits::PASSWORD_CHARS_MIN {
         return Err("password has fewer than 8 characters");

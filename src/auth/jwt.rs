@@ -29,7 +29,7 @@ use super::permission::Scopes;
 use super::revoked::TokenId;
 use crate::id::UserId;
 
-/// Who a token says its bearer is, and until when.
+/// The identity that a token asserts, and its expiry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The `sub` claim, never empty.
@@ -38,7 +38,7 @@ pub struct Identity {
     pub username: Option<String>,
     /// The `email` claim, for display only.
     pub email: Option<String>,
-    /// What the token allows beyond being that user.
+    /// The scopes of the token.
     pub scopes: Scopes,
     /// The `exp` claim, in seconds since 1970. The token is void from this second on.
     pub expires_at_s: u64,
@@ -46,7 +46,7 @@ pub struct Identity {
     pub token: Option<TokenMark>,
 }
 
-/// What a token is known by once its text is gone: enough to find it revoked, and to renew it.
+/// A token's marks without its text: enough to find it revoked, and to renew it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenMark {
     /// Stands for this token alone.
@@ -73,7 +73,7 @@ impl Identity {
     }
 }
 
-/// What a token made here states.
+/// The claims of a token that this server makes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Claims {
     /// The user id.
@@ -91,7 +91,7 @@ pub struct Claims {
     /// Scopes between spaces.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
-    /// What the token is revoked by (RFC 7519, section 4.1.7).
+    /// The id by which the token is revoked (RFC 7519, section 4.1.7).
     pub jti: String,
     /// The moment of the last end of all tokens that this one outlives, in milliseconds since 1970.
     /// `iat` has seconds only, and the clocks of several nodes differ; this is the account's own

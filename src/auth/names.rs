@@ -94,7 +94,7 @@ pub fn normal(name: &str) -> String {
     name.nfkc().collect()
 }
 
-/// What names are compared by: no case, no compatibility variants.
+/// The key by which names are compared: without case and compatibility variants.
 ///
 /// Case goes the way of Unicode's full case folding: up, then down, character by character, so that
 /// a capital sharp s, a final sigma and a ligature all meet their plain forms.
@@ -109,7 +109,7 @@ fn fold(text: &str) -> String {
     folded.nfkc().collect()
 }
 
-/// What names look like: two with one skeleton cannot be told apart by a reader.
+/// The look of a name: a reader cannot tell two names with one skeleton apart.
 #[must_use]
 pub fn skeleton(name: &str) -> String {
     let normal = normal(name);
@@ -134,7 +134,7 @@ pub fn id_skeleton(user_id: &str) -> String {
 ///
 /// # Errors
 ///
-/// What is wrong with it.
+/// The fault.
 pub fn new_name(name: &str) -> Result<String, &'static str> {
     // Before it is normalised, which may make a text eighteen times as long.
     if !is_user_id(name) {

@@ -18,7 +18,7 @@ use super::jwt::Identity;
 use super::permission::Scopes;
 use crate::limits;
 
-/// Who may do something in a channel.
+/// A rule: who may do something in a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     /// Everyone who is connected.
@@ -36,7 +36,7 @@ impl Who {
     ///
     /// # Errors
     ///
-    /// What would be right.
+    /// The correct form.
     pub fn parse(word: &str) -> Result<Who, String> {
         match word {
             "anyone" => Ok(Who::Anyone),
@@ -76,11 +76,11 @@ impl fmt::Display for Who {
 /// The rules of the channels under one prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
-    /// How their names begin; empty = all of them.
+    /// The prefix of their names; empty = all channels.
     pub prefix: String,
-    /// Who may follow them, and read what is kept.
+    /// The rule for subscribing, and for reading the history.
     pub subscribe: Who,
-    /// Who may publish to them.
+    /// The rule for publishing.
     pub publish: Who,
     /// Messages kept for each. None: the server's limit.
     pub history_max: Option<usize>,
@@ -161,7 +161,7 @@ impl Reserved {
 pub struct Barred {
     /// Whether the caller is anonymous, so that a token may help.
     pub needs_token: bool,
-    /// What to say.
+    /// The text.
     pub reason: &'static str,
 }
 

@@ -1,4 +1,5 @@
-//! Revoked tokens: those of disabled accounts, those issued before a user's tokens were ended, and single ones.
+//! Revoked tokens: those of disabled accounts, those issued before a user's tokens were ended, and single
+//! ones.
 //!
 //! The database has the same lists and outlives the process; every request and every handshake is checked
 //! against this copy. It never lags behind what this server did itself, and is at most
@@ -85,7 +86,7 @@ struct Ended {
     kept: Option<TokenId>,
 }
 
-/// What is known of one account.
+/// The revocations of one account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
     /// Whether it may not be used at all.

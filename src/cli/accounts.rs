@@ -16,7 +16,7 @@ use crate::store::accounts::{Accounts, Who};
 
 use super::Fault;
 
-/// Where accounts and the secret are.
+/// The database of accounts, and the secret.
 pub(crate) struct Data<'a> {
     pub(crate) config: &'a Config,
     /// Whether they may be made where they are missing.

@@ -47,7 +47,7 @@ impl From<io::Error> for Failed {
     }
 }
 
-/// Where the server is that these settings would start.
+/// The address of the server that these settings would start.
 fn url_of(config: &Config) -> String {
     let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
     let mut address = config.bind;

@@ -32,7 +32,7 @@ pub(super) struct Key {
     pub(super) name: &'static str,
     /// The variable, if it is not `FANFARE_` and the name in upper case.
     pub(super) env: Option<&'static str>,
-    /// What the help puts after the flag.
+    /// The placeholder after the flag, in the help.
     pub(super) placeholder: &'static str,
     /// The default, for the help. A test reads it and compares with `Config::default()`.
     pub(super) unset: Unset,

@@ -92,7 +92,7 @@ impl AuthMode {
     }
 }
 
-/// What the server was told. `Config::default()` is a server on loopback for this machine alone.
+/// The settings of a server. `Config::default()` is a server on loopback for this machine alone.
 #[derive(Clone, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Config {
@@ -115,11 +115,11 @@ pub struct Config {
     pub tls_cert: Option<PathBuf>,
     /// The certificate's private key, as a PEM file. There if and only if the certificate is.
     pub tls_key: Option<PathBuf>,
-    /// Where the embedded database and the generated secret live.
+    /// The directory of the embedded database and the generated secret.
     pub data_dir: PathBuf,
     /// The database. `None`: an embedded one in `data_dir`.
     pub database_url: Option<String>,
-    /// What joins several nodes. `None`: a single node.
+    /// The backplane of several nodes. `None`: a single node.
     pub redis_url: Option<String>,
     /// The authorities that may sign the certificate of Redis, as a PEM file. `None`: the system's.
     pub redis_ca: Option<PathBuf>,
@@ -151,9 +151,9 @@ pub struct Config {
     pub access_log: bool,
     /// Whether `/ws/echo` is there.
     pub echo: bool,
-    /// Who may make an account.
+    /// The policy for making accounts.
     pub registration: Registration,
-    /// What a token of a login carries, beside the account's own scopes.
+    /// Scopes of a login's token, beside the account's own.
     pub default_scopes: Scopes,
     /// Whether adding a user to a group only invites the user.
     pub group_invitations: bool,
@@ -261,7 +261,7 @@ impl Default for Sources {
     }
 }
 
-/// What the command line asks the program to do.
+/// The command that the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Run the server. What the program does without a subcommand.
@@ -300,7 +300,7 @@ pub(crate) enum Action {
         email: Option<String>,
         /// Its password. None: the first line of standard input.
         password: Option<String>,
-        /// What it may do with name and password: scopes between spaces, all of them known.
+        /// Its scopes with name and password, between spaces, all of them known.
         scope: Option<String>,
     },
     /// Revoke one token and exit.
@@ -346,9 +346,9 @@ pub(crate) enum Action {
 /// Something asked of a running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ask {
-    /// Where the server is. `None`: at the configured address.
+    /// The server's URL. `None`: the configured address.
     pub url: Option<String>,
-    /// Who asks.
+    /// The caller's token.
     pub token: Option<String>,
     /// Whether answers are shown as JSON, one value a line.
     pub json: bool,
@@ -356,10 +356,10 @@ pub(crate) struct Ask {
     pub what: Question,
 }
 
-/// What is asked.
+/// A call to a running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Question {
-    /// How it does.
+    /// Its statistics.
     Stats {
         /// Again each second.
         watch: bool,
@@ -368,7 +368,7 @@ pub(crate) enum Question {
     Services,
     /// The instances of a service.
     Instances(String),
-    /// What happens to a service, until interrupted.
+    /// The changes of a service, until interrupted.
     Watch(String),
     /// Publish to a channel.
     Publish {
@@ -397,13 +397,13 @@ pub(crate) enum Question {
 pub(crate) struct Loaded {
     /// The values.
     pub config: Config,
-    /// Where they came from.
+    /// The source of each value.
     pub sources: Sources,
-    /// What to do with them.
+    /// The command to run with them.
     pub action: Action,
     /// Whether a command may make the secret or the database that it does not find.
     pub init: bool,
-    /// What is allowed but unwise, for the log.
+    /// Warnings for the log: settings that are allowed but unwise.
     pub warnings: Vec<String>,
 }
 
@@ -412,7 +412,7 @@ pub(crate) struct Loaded {
 pub(crate) struct Fault {
     /// The flag, the variable, or the file and its key.
     pub place: String,
-    /// What is wrong there, and what would be right.
+    /// The fault, and what would be right.
     pub message: String,
 }
 

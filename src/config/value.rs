@@ -58,7 +58,7 @@ pub(super) mod duration {
     use super::{RangeInclusive, in_largest_unit, in_range, quote, split_unit};
     use serde_json::Value;
 
-    /// What the help puts after the flag.
+    /// The placeholder after the flag, in the help.
     pub(in crate::config) const PLACEHOLDER: &str = "TIME";
 
     const UNITS: [(&str, u64); 5] =
@@ -95,7 +95,7 @@ pub(super) mod size {
     use super::{RangeInclusive, in_largest_unit, in_range, quote, split_unit};
     use serde_json::Value;
 
-    /// What the help puts after the flag.
+    /// The placeholder after the flag, in the help.
     pub(in crate::config) const PLACEHOLDER: &str = "SIZE";
 
     /// The binary units come first: they are how bounds are written in messages.
@@ -145,7 +145,7 @@ pub(super) mod count {
     use serde_json::Value;
     use std::str::FromStr;
 
-    /// What the help puts after the flag.
+    /// The placeholder after the flag, in the help.
     pub(in crate::config) const PLACEHOLDER: &str = "N";
 
     /// Reads a whole number.

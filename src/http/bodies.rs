@@ -1,7 +1,7 @@
 //! Budgets for request bodies in transit: bytes per address and bytes per shard.
 //!
-//! A body that its sender holds back costs the sender nothing and the server its size. So bytes are counted as
-//! they arrive: against the client's address block until the body is complete, and against the shard
+//! A body that its sender holds back costs the sender nothing and the server its size. So bytes are counted
+//! as they arrive: against the client's address block until the body is complete, and against the shard
 //! until it has been read.
 //!
 //! # Promises
@@ -153,7 +153,7 @@ impl AsRef<[u8]> for Whole {
     }
 }
 
-/// What one body has of its address.
+/// One body's share of its address's budget.
 #[derive(Debug)]
 struct Share {
     addresses: Arc<AddressBodies>,

@@ -27,7 +27,7 @@ fn channel(desk: &RequestContext, name: Option<String>) -> Result<ChannelName, P
     Ok(talk::channel(name, desk.app.limits.topic_bytes_max)?)
 }
 
-/// What a caller is told that may not follow or publish.
+/// The refusal for a caller that may not subscribe or publish.
 pub(super) fn refused(barred: Barred) -> Problem {
     if barred.needs_token {
         return authorizer::token_required().into();

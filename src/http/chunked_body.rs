@@ -1,9 +1,9 @@
 //! A scanner that finds the end of a chunked body (RFC 9112, 7.1) before hyper reads it.
 //!
-//! It passes a line (a size, the end of a chunk, a trailer) only when the line is complete and correct. So at a
-//! fault hyper stands at the start of a line, and the scanner gives it a few bytes that it refuses there.
-//! Without that, hyper would wait for the rest, or take the bytes after the fault for a request and drop
-//! the answer to this one.
+//! It passes a line (a size, the end of a chunk, a trailer) only when the line is complete and correct. So
+//! at a fault hyper stands at the start of a line, and the scanner gives it a few bytes that it refuses
+//! there. Without that, hyper would wait for the rest, or take the bytes after the fault for a request and
+//! drop the answer to this one.
 //!
 //! Imports `limits`. Part of `http::guard`.
 
@@ -11,7 +11,7 @@ use bytes::BytesMut;
 
 use crate::limits;
 
-/// Where a chunked body stands.
+/// The scanner's place in a chunked body.
 #[derive(Debug)]
 pub(super) struct ChunkedBody {
     place: Place,
@@ -33,7 +33,7 @@ enum Place {
     Trailer,
 }
 
-/// What some bytes came to.
+/// The result of scanning some bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The body goes on.

@@ -28,13 +28,13 @@ use crate::ws::authorizer::Upgrade;
 pub struct Upgraded {
     /// The socket.
     pub stream: Stream,
-    /// What was agreed.
+    /// The authorized handshake.
     pub upgrade: Upgrade,
     /// Bytes that the client sent behind its request.
     pub early: Bytes,
 }
 
-/// How far the server's end has come.
+/// The phase of the server's shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ending {
     /// It has not begun.

@@ -33,12 +33,12 @@ const HEADERS: &str = "Authorization, Content-Type, Content-Encoding, Last-Event
 /// What a page may read of an answer's head besides what it always may.
 const EXPOSED: &str = "Retry-After";
 
-/// Whom an answer is shown to.
+/// The pages that may read a response.
 #[derive(Debug)]
 pub(super) struct Shares(Option<HeaderValue>);
 
 impl Shares {
-    /// What a request's page may see.
+    /// The CORS headers for a request's page.
     pub(super) fn of(page: Page, headers: &HeaderMap) -> Shares {
         Shares(headers.get(ORIGIN).filter(|_| page == Page::Allowed).cloned())
     }

@@ -56,7 +56,7 @@ pub struct Guard {
     kept: Option<Arc<Kept>>,
 }
 
-/// Where the stream stands.
+/// The guard's place in the stream.
 #[derive(Debug)]
 enum Scan {
     Head,

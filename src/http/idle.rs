@@ -53,7 +53,7 @@ struct Candidates {
     looked_in_vain_ms: Option<u64>,
 }
 
-/// What others see of a connection.
+/// The state of a connection that other threads read.
 #[derive(Debug)]
 struct Place {
     /// Since when it is idle, in milliseconds since the table's start and one; or [`BUSY`], or

@@ -26,7 +26,7 @@ use crate::auth::names;
 use crate::clock::Clock;
 use crate::limits;
 
-/// What a password is shown for. Each has counters of its own.
+/// The use of a password. Each use has counters of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// `POST /api/v1/users/login`.
@@ -37,7 +37,7 @@ pub enum Purpose {
     Eureka,
 }
 
-/// What failures are counted by.
+/// The key that failures count for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     /// The name, as names are compared: other spellings of it are no other tries.

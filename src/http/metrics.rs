@@ -258,7 +258,7 @@ fn cluster(page: &mut Page, desk: &RequestContext) {
     topics(page, desk);
 }
 
-/// What goes between nodes beside the log.
+/// Traffic between nodes beside the log.
 fn topics(page: &mut Page, desk: &RequestContext) {
     let cluster = &desk.app.stats.cluster;
     let unread = cluster.posted.value().saturating_sub(cluster.read.value());

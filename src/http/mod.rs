@@ -81,60 +81,60 @@ use passwords::Passwords;
 use rate_limiter::RateLimiter;
 use reply::Problem;
 
-/// What requests are answered from. One a shard.
+/// The context that a request is answered in. One a shard, cloned for each request.
 #[derive(Debug, Clone)]
 pub struct RequestContext {
     /// The shard whose thread serves the requests.
     pub shard: ShardId,
-    /// Where orders go.
+    /// Control's mailbox.
     pub control: Outlet<Command>,
     /// The clock.
     pub clock: Clock,
-    /// What all desks share.
+    /// The state that all shards' HTTP shares.
     pub app: Arc<AppState>,
-    /// Who is at the other end of the connection that the desk serves.
+    /// The peer of the request's connection.
     pub peer: Option<SocketAddr>,
     /// The address at which that connection arrived.
     pub local: Option<SocketAddr>,
-    /// Where the client of the request is that the desk serves: the peer, or whom a trusted proxy
-    /// names. What is counted or shown by address goes by this one.
+    /// The client's address: the peer's, or the one that a trusted proxy names. Limits and the log use
+    /// this one.
     pub client: Option<ClientAddress>,
     /// The shard's unsent answers.
     pub answers: Arc<Answers>,
     /// The shard's bodies that are still arriving.
     pub bodies: Arc<Bodies>,
-    /// Those of the connection that the desk serves.
+    /// The unsent answers of the request's connection.
     pub unsent: Arc<Unsent>,
-    /// The number of the request that the desk serves.
+    /// The number of the request.
     pub number: u64,
-    /// Who asks, once a token or a password has said so.
+    /// The user of the request, once a token or a password is verified.
     pub user: OnceCell<UserId>,
 }
 
-/// What all desks share.
+/// The state that all shards' HTTP shares.
 #[derive(Debug)]
 pub struct AppState {
     /// The node's id.
     pub node_id: Arc<str>,
     /// The bounds.
     pub limits: Arc<Limits>,
-    /// Who may do what.
+    /// The rules for requests.
     pub authorizer: Arc<Authorizer>,
     /// The newest views, for reading without control.
     pub published: Arc<Published>,
     /// The counters.
     pub stats: Arc<Stats>,
-    /// How the store does.
+    /// The health of the store.
     pub store: StoreHealth,
-    /// Where what is stored is read.
+    /// Read access to the store.
     pub read_pool: ReadPool,
     /// Failed logins.
     pub login_throttle: LoginThrottle,
-    /// Where passwords are hashed.
+    /// The threads that hash passwords.
     pub passwords: Passwords,
-    /// Who may make an account.
+    /// The policy for making accounts.
     pub registration: Registration,
-    /// What a token of a login carries, beside the account's own scopes.
+    /// Scopes of a login's token, beside the account's own.
     pub default_scopes: Scopes,
     /// Whether adding a user to a group only invites the user.
     pub group_invitations: bool,
@@ -152,7 +152,7 @@ pub struct AppState {
     pub is_draining: Arc<AtomicBool>,
     /// The nodes that were heard of lately; none where there is no other.
     pub nodes: parking_lot::RwLock<Vec<NodeView>>,
-    /// What this node has to agree about with the others.
+    /// The settings that all nodes share.
     pub shared: Shared,
     /// The living nodes that it does not agree with.
     pub differences: parking_lot::RwLock<Vec<Difference>>,
@@ -226,28 +226,28 @@ impl RequestContext {
         self.ask(talk.into()).await?.told()
     }
 
-    /// The id of the request that the desk serves, as answers and log have it.
+    /// The request's id, as answers and the log have it.
     pub fn request_id(&self) -> String {
         format!("{}-{}-{}", self.app.node_id, self.shard.0, self.number)
     }
 
-    /// Where the client is, for the log.
+    /// The client's address, for the log.
     pub fn client_text(&self) -> Option<String> {
         self.client.map(|client| client.to_string())
     }
 
-    /// Who asks, where that is known.
+    /// The user's id, if known.
     pub fn user_id(&self) -> Option<&str> {
         self.user.get().map(UserId::as_str)
     }
 
-    /// Notes who asks.
+    /// Notes the user of the request.
     pub fn note_user(&self, user_id: &UserId) {
         // The first word counts: it is that of the request's own credentials.
         let _ = self.user.set(user_id.clone());
     }
 
-    /// Notes who asks, and that there is such a user, where that is news.
+    /// Notes the user of the request, and tells control of a user that it may not know yet.
     pub fn see(&self, identity: &Identity) {
         self.note_user(&identity.user_id);
         let known_users = &self.app.known_users;

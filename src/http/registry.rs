@@ -266,7 +266,7 @@ struct Failures {
 }
 
 impl Failures {
-    /// What was refused before control was asked.
+    /// The entries that were refused before control was asked.
     fn of(name: &str, rejected: &[Rejected]) -> Failures {
         let mut failures = Failures::default();
         for one in rejected {
@@ -389,7 +389,7 @@ pub async fn operate(desk: &RequestContext, request: Request<Incoming>) -> Resul
     Ok(found(&answer, "no such instance"))
 }
 
-/// Who acts: the user of the request's token, with the name that the caller gives beside it.
+/// The operator: the user of the request's token, and the name that the caller gives beside it.
 pub(crate) fn operator(desk: &RequestContext, said: &str) -> Operator {
     Operator { user: desk.user.get().cloned(), name: said.into() }
 }

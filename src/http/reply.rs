@@ -23,9 +23,9 @@ pub type Reply = Response<AnswerBody>;
 pub struct Problem {
     /// The HTTP status.
     pub status: u16,
-    /// What a program branches on.
+    /// The code that a program branches on.
     pub code: Code,
-    /// What a person reads.
+    /// The text for a person.
     pub detail: String,
     /// A header that goes with the status.
     pub header: Option<(&'static str, String)>,
@@ -58,7 +58,7 @@ impl Problem {
         self
     }
 
-    /// What the log says of it.
+    /// The reason for the log.
     pub fn logged_reason(&self) -> Option<&str> {
         // What these say is put together here, of scopes, methods and faults of ours.
         let is_own = matches!(self.status, 401 | 403 | 405) || self.status >= 500;

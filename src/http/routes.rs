@@ -10,7 +10,7 @@ use hyper::Method;
 use super::pages::{self, Page};
 use crate::auth::Scopes;
 
-/// What the paths lead to. What a path names is still percent-encoded.
+/// The resource at a path. Names in it are still percent-encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route<'a> {
     Register,
@@ -63,16 +63,16 @@ pub(super) enum Route<'a> {
     Page(&'static Page),
 }
 
-/// Who may take a route.
+/// The access that a route requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     /// Everyone; a token is not even looked at.
     Unasked,
     /// Everyone; a wrong token is refused.
     Anyone,
-    /// Who has a token, where that is required.
+    /// A token, if the server requires tokens.
     SignedIn,
-    /// Who has a token with the scope, where that is required.
+    /// A token with the scope, if the server requires tokens.
     With(Scopes),
     /// Who has a token, everywhere, because the call acts as a user; with the scope, where tokens
     /// are required.
@@ -213,7 +213,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Who may take it. Every route is named, so that a new one cannot be open by oversight.
+    /// The access it requires. Every route is listed, so that a new one cannot be open by oversight.
     pub(super) fn access(self, method: &Method) -> Access {
         let is_read = matches!(*method, Method::GET | Method::HEAD);
         match self {
@@ -268,7 +268,7 @@ impl<'a> Route<'a> {
     }
 }
 
-/// What a call needs, as the description of the API says it.
+/// The access of a call, in the terms of the API's description.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Needs {
     /// Nothing: a token is not even looked at.
@@ -280,7 +280,7 @@ pub(super) enum Needs {
     Token(String),
 }
 
-/// What a call needs; none where there is no such call.
+/// The access of a call. None if there is no such call.
 pub(super) fn needs(method: &str, path: &str) -> Option<Needs> {
     let route = Route::at(path)?;
     if !route.methods().split(", ").any(|allowed| allowed == method) {

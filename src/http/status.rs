@@ -118,7 +118,7 @@ fn uptime_s(app: &AppState, now: Moment) -> u64 {
     now.unix_ms.saturating_sub(app.started_ms) / 1_000
 }
 
-/// What a node says of itself.
+/// A node's own status.
 pub fn node_value(app: &AppState, now: Moment) -> Value {
     let stats = &app.stats;
     let is_draining = app.is_draining.load(Ordering::Relaxed);
@@ -234,7 +234,7 @@ fn leases_body(services: &[ServiceLeases], bytes: usize) -> Vec<u8> {
     out
 }
 
-/// Who took an instance out, as JSON.
+/// The operator that pulled an instance out, as JSON.
 fn pulled_out_by_value(by: Option<&PulledOutBy>) -> Value {
     match by {
         None => Value::Null,
@@ -346,7 +346,7 @@ fn cluster_stats(app: &AppState, mut own: Value) -> Value {
     Value::Object(all)
 }
 
-/// What a node tells the others of itself.
+/// The status that a node sends to the others.
 pub fn about(app: &AppState, now: Moment) -> Value {
     let mut sockets = socket_stats(app, now);
     sockets.as_object_mut().map(|fields| fields.remove("shards"));

@@ -185,7 +185,7 @@ fn say(left_out: LeftOut) {
     }
 }
 
-/// What a line says, as far as it tells its kind.
+/// The fields of a line that identify its kind.
 #[derive(Default)]
 struct Said {
     hash: DefaultHasher,

@@ -66,7 +66,7 @@ impl LogFormat {
     }
 }
 
-/// What the log is told at its start.
+/// The settings of the log.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Settings<'a> {
     /// The form of the lines.

@@ -33,7 +33,7 @@ pub(super) struct Queue {
     load: Arc<Load>,
 }
 
-/// What is in the queue, and what did not get in.
+/// Lines in the queue, and lines that were dropped.
 #[derive(Debug, Default)]
 struct Load {
     bytes: AtomicUsize,

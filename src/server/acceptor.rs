@@ -46,7 +46,7 @@ pub(super) struct Ticket {
     pub(super) place: Place,
 }
 
-/// What a socket holds while it is open.
+/// The permits of an open socket.
 #[derive(Default)]
 pub(super) struct Place {
     /// None where there is no room.
@@ -159,7 +159,7 @@ impl Socket for Counted {
     }
 }
 
-/// Where connections come in.
+/// The listeners.
 pub(super) struct Entrance {
     pub(super) arrivals: Rc<RefCell<Arrivals>>,
     pub(super) notify: Arc<Notify>,

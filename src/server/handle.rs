@@ -76,7 +76,7 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// How a broadcast is aimed.
+/// The receivers of a broadcast.
 ///
 /// ```
 /// use fanfare::server::Delivery;
@@ -953,7 +953,8 @@ impl Handle {
         }
     }
 
-    /// A service as it is; none where it was never seen. [`InstanceList::decode`](super::InstanceList::decode) gives its instances.
+    /// A service as it is; none where it was never seen.
+    /// [`InstanceList::decode`](super::InstanceList::decode) gives its instances.
     ///
     /// # Errors
     ///

@@ -168,7 +168,7 @@ pub struct Server {
     drain_window_ms: u64,
 }
 
-/// What the threads tell each other at the end.
+/// Signals between threads at shutdown.
 #[derive(Debug, Default)]
 struct Signals {
     is_draining: Arc<AtomicBool>,
@@ -184,7 +184,7 @@ struct Signals {
     monitor_stop: Arc<Notify>,
 }
 
-/// What every shard thread is given.
+/// The state that all shard threads share.
 #[derive(Clone)]
 struct Common {
     clock: Clock,
@@ -605,8 +605,8 @@ fn say_where_data_is(config: &Config) {
     tracing::info!("data directory {}{state}; database: {database}; {secret}", dir.display());
 }
 
-/// Signs a token with the secret of a configuration, as the server does at a login. None where the configuration has a
-/// public key only: then the tokens come from whoever has the private one.
+/// Signs a token with the secret of a configuration, as the server does at a login. None where the
+/// configuration has a public key only: then the tokens come from whoever has the private one.
 ///
 /// # Errors
 ///
@@ -627,7 +627,7 @@ pub fn sign_token(config: &Config, claims: &Claims) -> Result<Option<String>, St
     Ok(authenticator(config)?.sign(claims))
 }
 
-/// Who checks the tokens, and signs them where the secret is here.
+/// The authenticator: it checks tokens, and signs them if the secret is here.
 ///
 /// # Errors
 ///
@@ -674,7 +674,7 @@ pub(crate) fn connections_max(config: &Config) -> usize {
     listener::sockets_max(config.limits.connections_max)
 }
 
-/// Who may come in.
+/// The rules for requests and connections.
 fn authorizer(
     config: &Config,
     authenticator: Authenticator,
@@ -744,7 +744,7 @@ fn agree(app: &AppState, nodes: &[NodeView]) {
     }
 }
 
-/// What this node has to agree about with the others.
+/// The settings that all nodes share.
 ///
 /// # Errors
 ///
@@ -771,7 +771,7 @@ fn shared_settings(config: &Config, node: &str) -> Result<Shared, StartError> {
     Ok(shared)
 }
 
-/// What the other nodes' status pages show of this one.
+/// This node's status, as other nodes show it.
 fn about(clock: Clock, app: Arc<AppState>) -> cluster::About {
     Arc::new(move || status::about(&app, clock.now()).to_string())
 }

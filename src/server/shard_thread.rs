@@ -30,7 +30,7 @@ use crate::shard::ready::ReadyList;
 use crate::shard::socket::TcpSocket;
 use crate::shard::{Outcome, Settings, Shard};
 
-/// What a shard's thread is given.
+/// The arguments of a shard's thread.
 pub(super) struct Start {
     pub(super) settings: Settings,
     pub(super) notify: Arc<Notify>,

@@ -66,7 +66,7 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// What the client or the network did wrong.
+    /// The fault of the client or the network.
     pub(super) async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<Stream> {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.config.read()));
         let greet = async {

@@ -21,7 +21,7 @@ use crate::ws::authorizer::Endpoint;
 use crate::ws::reader::Reader;
 use crate::ws::user_connections::UserPermit;
 
-/// Where a connection stands in its life.
+/// The stage of a connection's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Its first request head is awaited.
@@ -71,7 +71,7 @@ pub(super) struct Conn<S> {
     pub(super) is_probed: bool,
     /// Its place among its user's connections, until it ends.
     pub(super) user_permit: Option<Box<UserPermit>>,
-    /// Where its client is, where a proxy carries it.
+    /// The client's address, if a proxy carries the connection.
     pub(super) client: Option<Box<ClientAddress>>,
     /// Its place among its client's connections, where a proxy carries it.
     pub(super) address_permit: Option<Box<AddressPermit>>,
@@ -86,9 +86,9 @@ pub(super) struct Conn<S> {
     /// Services that wait for a snapshot, because frames of theirs were dropped.
     pub(super) resync_pending: Option<Box<PendingResync>>,
     pub(super) pace: Pace,
-    /// What its pings and pongs draw on.
+    /// The token bucket of its pings and pongs.
     pub(super) control_frames: Bucket,
-    /// What its continuation frames draw on.
+    /// The token bucket of its continuation frames.
     pub(super) continuations: Bucket,
     pub(super) opened_ms: u64,
     pub(super) heard_ms: u64,
@@ -179,7 +179,7 @@ pub(super) enum Pending {
     Local(Option<RequestId>, Local),
 }
 
-/// What control was asked, with what the answer has to repeat.
+/// A request that control answers, with the fields that the answer repeats.
 #[derive(Debug)]
 pub(super) enum Waiting {
     Subscribe,
@@ -212,7 +212,7 @@ impl Waiting {
     }
 }
 
-/// What the shard answers by itself.
+/// An answer of the shard itself.
 #[derive(Debug)]
 pub(super) enum Local {
     Pong,
@@ -285,7 +285,7 @@ pub(super) struct Pace {
     limited_last_ms: u64,
 }
 
-/// What to do with a message.
+/// The verdict on a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Pass,

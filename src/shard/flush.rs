@@ -13,7 +13,7 @@ use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::limits;
 
-/// Who waits to be written to.
+/// The connections that wait to be written to.
 #[derive(Debug, Default)]
 pub(super) struct FlushQueues {
     urgent: Queue,

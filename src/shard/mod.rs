@@ -71,7 +71,7 @@ use outbox::{Budget, Chunk};
 use socket::Socket;
 use topics::Topics;
 
-/// What a shard is told at its start.
+/// The settings of a shard.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Its number.
@@ -80,19 +80,19 @@ pub struct Settings {
     pub node_id: Arc<str>,
     /// The bounds.
     pub limits: Arc<Limits>,
-    /// Who may come in.
+    /// The rules for requests and connections.
     pub authorizer: Arc<Authorizer>,
     /// Raised when the server is about to stop.
     pub is_draining: Arc<AtomicBool>,
     /// Whether the log has a line for each request.
     pub access_log: bool,
-    /// Where it counts.
+    /// The counters.
     pub stats: Arc<Stats>,
     /// Seeds the spreading of pings.
     pub seed: u64,
 }
 
-/// What a turn leaves to the thread that drives it.
+/// The work that a turn leaves to the thread that drives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// Whether there is more to do at once.
@@ -119,7 +119,7 @@ pub struct Shard<S> {
     subscription_count: usize,
     topics: Topics,
     control: Outlet<Command>,
-    /// What control has to hear and had no room for. Nothing else is said before it.
+    /// Notices for control that its full mailbox did not take. They go before any other command.
     notices: VecDeque<Command>,
     has_rung: bool,
     mailbox: Inlet<Parcel>,
@@ -137,7 +137,7 @@ pub struct Shard<S> {
     buffer: Vec<u8>,
     /// What tungstenite has to say to the bytes of one read.
     replies: Vec<u8>,
-    /// Where small chunks are joined for one write.
+    /// The buffer in which small chunks are joined for one write.
     scratch: Vec<u8>,
     slots: Vec<Slot>,
     /// Connections to close for want of room.

@@ -257,7 +257,7 @@ fn response(status: StatusCode, headers: &str, document: ProblemDocument<'_>) ->
     )
 }
 
-/// What a connection is told for which there is no room.
+/// The answer to a connection above the server's limit.
 pub fn surplus_answer() -> String {
     let (status, detail) = (StatusCode::SERVICE_UNAVAILABLE, "too many connections");
     let document = ProblemDocument::new(status, Code::Unavailable, detail, "-");

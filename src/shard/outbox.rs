@@ -43,7 +43,7 @@ pub struct Chunk {
     pub tail: Bytes,
     /// How many frames end in this chunk.
     pub frames: u32,
-    /// What it is, for when there is no room.
+    /// The source, which decides whether the chunk may be dropped.
     pub source: Source,
 }
 
@@ -91,7 +91,7 @@ impl Chunk {
     }
 }
 
-/// How much a connection may keep unsent.
+/// The bound of a connection's unsent data.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
     /// Bytes of all chunks.
@@ -100,7 +100,7 @@ pub struct Budget {
     pub frames_max: usize,
 }
 
-/// What a round of writing came to.
+/// The result of a round of writing.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Written {
     /// Bytes the kernel took.

@@ -47,7 +47,7 @@ pub trait Socket {
     /// for the peer, instead of offering it for half a minute more.
     fn reset(&mut self) {}
 
-    /// Who is at the other end, where that can be told.
+    /// The peer's address, if known.
     fn peer(&self) -> Option<SocketAddr> {
         None
     }
@@ -71,7 +71,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Who is at the other end.
+    /// The peer's address.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ use crate::wire::command::{Family, Request};
 use crate::wire::event::TimeText;
 use crate::wire::refusal::{Code, Refusal};
 
-/// What a client is told that may not follow or publish.
+/// The refusal for a client that may not subscribe or publish.
 fn refused(barred: Barred) -> Refusal {
     let code = if barred.needs_token { Code::Unauthorized } else { Code::Forbidden };
     Refusal::new(code, barred.reason)
@@ -165,7 +165,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// What came of it.
+    /// The result.
     pub(super) fn on_told(
         &mut self,
         slot: Slot,

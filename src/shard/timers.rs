@@ -19,7 +19,7 @@ use crate::ws::user_connections::LimitStatus;
 /// A drain under way.
 #[derive(Debug)]
 pub(super) struct Drain {
-    /// Who has not been told yet, last first.
+    /// Connections that have not been told yet, last first.
     left: Vec<(Slot, u32)>,
     next_ms: u64,
     per_step: usize,

@@ -57,7 +57,7 @@ impl Topics {
         self.by_name.get(topic).copied()
     }
 
-    /// What a topic is.
+    /// The topic.
     pub(super) fn name(&self, id: TopicId) -> &Topic {
         &self.topics[id.0 as usize].topic
     }

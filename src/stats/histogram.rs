@@ -59,7 +59,7 @@ fn upper(bucket: usize) -> u64 {
     ((16 + step + 1) << (power - 4)) - 1
 }
 
-/// What histograms held at one moment, added up.
+/// The sum of histograms at one moment.
 #[derive(Debug, Clone)]
 pub struct Reading {
     counts: Vec<u64>,

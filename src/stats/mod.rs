@@ -53,7 +53,7 @@ impl Counter {
     }
 }
 
-/// What one shard counts. Aligned so that two shards never write one cache line.
+/// The counters of one shard. Aligned so that two shards never write one cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ShardStats {
@@ -103,7 +103,7 @@ pub struct ShardStats {
     pub closes: [Counter; Reason::ALL.len()],
 }
 
-/// What the control thread counts.
+/// The counters of the control thread.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ControlStats {
@@ -318,7 +318,7 @@ pub struct Stats {
     pub control: ControlStats,
     /// The HTTP doors'.
     pub http: HttpStats,
-    /// What control knows of other nodes.
+    /// Control's figures about other nodes.
     pub cluster: ClusterStats,
 }
 

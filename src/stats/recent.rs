@@ -1,7 +1,7 @@
 //! Sliding figures: fan-out latency and outbox peaks of the last 10 and 60 seconds.
 //!
-//! Counters and histograms only grow, so the content of a histogram since some moment is the difference of two
-//! readings. The writers do nothing for this: the monitor takes a sample once a second, and a reader
+//! Counters and histograms only grow, so the content of a histogram since some moment is the difference of
+//! two readings. The writers do nothing for this: the monitor takes a sample once a second, and a reader
 //! compares the present with the sample of 10 or 60 seconds ago.
 //!
 //! # Promises
@@ -25,7 +25,7 @@ pub struct Recent(VecDeque<Sample>);
 struct Sample {
     /// When it was taken, in milliseconds of the steady clock.
     at_ms: u64,
-    /// What all shards' histograms of fan-out held then.
+    /// The sum of all shards' fan-out histograms at that time.
     fanout_us: Reading,
     /// The most bytes of an outbox since the sample before, by shard.
     outbox_bytes_peak: Vec<u64>,

@@ -26,13 +26,13 @@ pub(super) struct Known {
     pub(super) tokens_ms: i64,
 }
 
-/// Who hears what was found.
+/// The listeners for changes that are found.
 pub(super) struct Tell {
     pub(super) on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
     pub(super) on_tokens: Box<dyn Fn(Vec<EndedToken>) + Send>,
 }
 
-/// How far one table is known.
+/// The newest stamp that is known of one table.
 struct Reach {
     newest_ms: i64,
     /// The newest change that was known at each of the last looks.

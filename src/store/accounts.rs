@@ -40,7 +40,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// Where it cannot be opened.
+    /// If it cannot be opened.
     pub fn open(address: &Address) -> Result<Accounts, AccountError> {
         let (runtime, address) = (runtime()?, address.clone());
         let connection =
@@ -52,7 +52,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// Where it cannot be opened.
+    /// If it cannot be opened.
     pub fn is_empty(address: &Address) -> Result<bool, AccountError> {
         let is_empty = runtime()?.block_on(is_without_tables(address));
         is_empty.map_err(|fault| explain(address, fault))
@@ -62,7 +62,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// Where the name is taken.
+    /// If the name is taken.
     pub fn add(
         &mut self,
         username: &str,
@@ -124,7 +124,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// Where `who` is not exactly one account.
+    /// If `who` is not exactly one account.
     pub fn set_scope(
         &mut self,
         who: &Who,
@@ -149,7 +149,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// Where `who` is not exactly one account.
+    /// If `who` is not exactly one account.
     pub fn remove(&mut self, who: &Who, at_ms: u64) -> Result<UserId, AccountError> {
         let account = self.find(who)?;
         let person = Person { user_id: account.user_id.clone(), username: account.username.into() };
@@ -170,7 +170,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// Where `who` is not exactly one account.
+    /// If `who` is not exactly one account.
     pub fn set_disabled(
         &mut self,
         who: &Who,
@@ -214,7 +214,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// Where `who` is not exactly one account.
+    /// If `who` is not exactly one account.
     pub fn end_tokens(&mut self, who: &Who, at_ms: u64) -> Result<UserId, AccountError> {
         let account = self.find(who)?;
         let person = Person { user_id: account.user_id.clone(), username: account.username.into() };

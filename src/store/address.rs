@@ -22,10 +22,10 @@ pub enum Address {
 /// The name of the embedded database in the data directory.
 pub const DATABASE_FILE: &str = "fanfare.db";
 
-/// What stays as it is in the path of a database URL.
+/// The characters that are not encoded in the path of a database URL.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_');
 
-/// Who writes to a database.
+/// The writers of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     /// One server, and the command line beside it.
@@ -65,11 +65,11 @@ impl Address {
         }
     }
 
-    /// What the driver connects by.
+    /// The driver's options.
     ///
     /// # Errors
     ///
-    /// Where the URL is none.
+    /// If the URL is invalid.
     pub(super) fn options(&self) -> Result<AnyConnectOptions, sqlx::Error> {
         match self {
             Address::Sqlite(path) => {

@@ -348,7 +348,7 @@ impl Database {
     }
 }
 
-/// What is said of a database that does not answer.
+/// The error for a database that does not answer.
 pub(super) fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "the database does not answer"))
 }

@@ -69,7 +69,7 @@ pub enum StoreError {
     Open {
         /// Which one, without a password.
         path: String,
-        /// What it said.
+        /// Its message.
         fault: sqlx::Error,
     },
     /// Another server has it open.
@@ -202,7 +202,7 @@ impl StoreHealth {
     }
 }
 
-/// What came of a set of changes.
+/// The result of a set of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetOutcome {
     /// It is on disk, but for rows that were set aside.
@@ -216,7 +216,7 @@ pub fn retry_pause_ms(failures: u32) -> u64 {
     u64::try_from(worker::pause(failures).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What the store held when it was opened.
+/// The content of the store at its opening.
 #[derive(Debug, Default)]
 pub struct Image {
     /// Of the registry.
@@ -225,7 +225,7 @@ pub struct Image {
     pub people: PeopleImage,
 }
 
-/// What the store says by itself.
+/// Callbacks for the store's own events.
 pub struct Listeners {
     /// It has done what it was given, and takes more: one result for each write, none after a set
     /// of the registry's changes.
@@ -342,7 +342,7 @@ impl Store {
         Ok((store, image))
     }
 
-    /// Where what is stored can be read.
+    /// The pool for reading.
     pub fn read_pool(&self) -> ReadPool {
         self.read_pool.clone()
     }
@@ -358,7 +358,7 @@ impl Store {
         self.give(Job::Write(delta.into()));
     }
 
-    /// What came of the last set, once after each.
+    /// The result of the last set, once after each.
     pub fn take_outcome(&self) -> Option<SetOutcome> {
         self.outcome.lock().take()
     }
@@ -375,7 +375,7 @@ impl Store {
         let _ = self.jobs.send(job);
     }
 
-    /// How the store does.
+    /// The health of the store.
     pub fn health(&self) -> StoreHealth {
         self.health.clone()
     }

@@ -57,7 +57,7 @@ pub(super) fn ended_token(row: &AnyRow) -> Result<Option<EndedToken>, sqlx::Erro
     }))
 }
 
-/// What the database knows of people and channels.
+/// Accounts, groups and channels in the database.
 pub(super) async fn read(
     connection: &mut AnyConnection,
     mode: Mode,
@@ -251,7 +251,7 @@ async fn one(
     }
 }
 
-/// Whom a message to a group is for, if its sender may write there.
+/// The receivers of a message to a group, if its sender may write there.
 async fn check_member(
     connection: &mut AnyConnection,
     batch: &mut Batch,

@@ -31,7 +31,7 @@ const LIBPQ_ONLY: &[&str] = &[
 ///
 /// # Errors
 ///
-/// Where it is no URL.
+/// If it is not a URL.
 pub(super) fn options(url: &str) -> Result<AnyConnectOptions, sqlx::Error> {
     read(url, std::env::var_os("PGUSER").as_deref(), process_user)
 }

@@ -43,11 +43,11 @@ pub struct Account {
     pub email: Option<String>,
     /// argon2id, in the PHC string format; none where only a token was seen.
     pub password_hash: Option<String>,
-    /// What its name is looked up by; none where it has none to sign in with.
+    /// The key of its name; none if it has no name to sign in with.
     pub name_key: Option<Box<str>>,
     /// Whether it may sign in, and which of its tokens count.
     pub standing: Standing,
-    /// What it may do with its name and password in place of a token: scopes between spaces.
+    /// Its scopes with name and password in place of a token, between spaces.
     pub scope: Option<String>,
     /// When it came to be, in milliseconds since the Unix epoch.
     pub created_ms: u64,
@@ -61,7 +61,7 @@ impl Account {
         self.username.is_empty()
     }
 
-    /// What control has to know of it.
+    /// The part of it that control has to know.
     fn change(self) -> AccountChange {
         let is_removed = self.is_removed();
         let Account { user_id, name_key, standing, changed_ms, .. } = self;
@@ -74,13 +74,13 @@ impl Account {
 pub struct StoredMessage {
     /// Its id.
     pub id: String,
-    /// Who wrote it.
+    /// Its author.
     pub from_user_id: String,
-    /// Whom it is for, if it is direct.
+    /// Its receiver, if it is direct.
     pub to_user_id: Option<String>,
     /// Which group it is for, if it is for one.
     pub group_id: Option<String>,
-    /// What it says.
+    /// Its content.
     pub content: String,
     /// When, in seconds since the Unix epoch.
     pub created_at: u64,
@@ -111,11 +111,11 @@ pub struct Group {
     pub group_id: String,
     /// Its name.
     pub name: String,
-    /// Who manages it.
+    /// Its owner.
     pub owner: UserId,
     /// Its members in the order in which they came, the owner among them. Empty in a list.
     pub members: Vec<UserId>,
-    /// Who is invited, in the order in which they were. Empty in a list.
+    /// The invited users, in the order of their invitations. Empty in a list.
     pub invited: Vec<UserId>,
     /// When it came to be, in milliseconds since the Unix epoch.
     pub created_ms: u64,
@@ -128,9 +128,9 @@ pub struct Invitation {
     pub group_id: String,
     /// The group's name.
     pub name: String,
-    /// Who manages the group.
+    /// The group's owner.
     pub owner: UserId,
-    /// Who invites.
+    /// The user who invites.
     pub invited_by: UserId,
     /// When, in milliseconds since the Unix epoch.
     pub invited_ms: u64,

@@ -33,7 +33,7 @@ pub(super) enum Job {
     Close(RegistryDelta),
 }
 
-/// What the thread is given.
+/// The arguments of the thread.
 pub(super) struct Worker {
     pub(super) mode: Mode,
     pub(super) is_idle: Arc<AtomicBool>,

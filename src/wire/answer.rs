@@ -31,16 +31,16 @@ fn end(mut out: FrameBuilder) -> Bytes {
     out.text()
 }
 
-/// What `welcome` tells a client.
+/// The fields of `welcome`.
 #[derive(Debug, Clone, Copy)]
 pub struct Welcome<'a> {
     /// The connection's id, as text.
     pub connection_id: &'a str,
     /// The node's id.
     pub node_id: &'a str,
-    /// Who is signed in.
+    /// The signed-in user.
     pub user_id: Option<&'a str>,
-    /// How often the server pings.
+    /// The interval of the server's pings.
     pub ping_interval_ms: u64,
 }
 
@@ -152,7 +152,7 @@ pub fn channel_taken(channel: &ChannelName) -> Bytes {
     end(out)
 }
 
-/// Where a channel stands, for a subscriber.
+/// A channel's position, for a subscriber.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelPlace<'a> {
     /// The channel.

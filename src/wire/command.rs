@@ -36,13 +36,13 @@ pub enum Family {
 pub struct Message {
     /// The request's own `id`.
     pub id: Option<RequestId>,
-    /// How it wants to be answered.
+    /// The family in which it is answered.
     pub family: Family,
-    /// What it asks for, or why that cannot be told.
+    /// The request, or the refusal if it cannot be decoded.
     pub request: Result<Request, Refusal>,
 }
 
-/// What a client may ask for.
+/// A request of a client.
 #[derive(Debug)]
 pub enum Request {
     /// Follow a service.
@@ -66,7 +66,7 @@ pub enum Request {
     SubscribeChannel {
         /// The channel.
         channel: ChannelName,
-        /// Where the client stands already.
+        /// The client's position.
         since: Option<SinceOffset>,
     },
     /// Stop following a channel.
@@ -77,7 +77,7 @@ pub enum Request {
     Publish {
         /// The channel.
         channel: ChannelName,
-        /// What to publish.
+        /// The publication.
         publication: Publication,
         /// Whether the publisher gets it too.
         echo: bool,
@@ -90,12 +90,12 @@ pub enum Request {
     Chat {
         /// The room's channel. None: the one joined last.
         room: Option<ChannelName>,
-        /// What to say.
+        /// The text.
         content: String,
     },
     /// Send an envelope.
     Envelope {
-        /// What to send.
+        /// The envelope.
         envelope: Envelope,
         /// For whom. None: every other user online.
         to: Option<UserId>,
@@ -116,11 +116,11 @@ pub enum Target {
 /// A wish to follow a service.
 #[derive(Debug)]
 pub struct Subscribe {
-    /// What to follow.
+    /// The subscription's target.
     pub target: Target,
     /// Whether the answer shall hold the instances.
     pub snapshot: bool,
-    /// Where the client stands already.
+    /// The client's position.
     pub since: Option<Since>,
 }
 
@@ -153,9 +153,9 @@ struct Place {
 /// The entries of a batch: those that passed the checks, and those that did not, with the reason.
 #[derive(Debug)]
 pub struct Entries<Sent, Checked> {
-    /// What was sent and what it came to.
+    /// Each entry as sent, and its checked form.
     pub accepted: Vec<(Sent, Checked)>,
-    /// What cannot be done, as sent.
+    /// The rejected entries, as sent.
     pub rejected: Vec<Rejected>,
 }
 
@@ -164,7 +164,7 @@ pub struct Entries<Sent, Checked> {
 pub struct Rejected {
     /// The entry as it was sent.
     pub entry: Value,
-    /// What is wrong with it.
+    /// The fault.
     pub message: String,
 }
 

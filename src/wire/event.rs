@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::frame::FrameBuilder;
 use crate::id::{Epoch, ServiceName};
 
-/// How an instance changed.
+/// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeType {
     /// It was not there before.
@@ -108,7 +108,7 @@ impl TimeText {
 pub struct Change {
     /// The instance's canonical JSON after the change, or before it where it is gone.
     pub instance: Bytes,
-    /// How it changed.
+    /// The kind of the change.
     pub kind: ChangeType,
     /// Why.
     pub reason: ChangeReason,

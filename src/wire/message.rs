@@ -54,7 +54,7 @@ fn end(mut out: FrameBuilder) -> Bytes {
     out.text()
 }
 
-/// What identifies a message, whatever it holds.
+/// The identity of a message.
 #[derive(Debug, Clone, Copy)]
 pub struct Stamp {
     /// Its id.

@@ -15,7 +15,7 @@ use super::refusal::{Code, Refusal};
 use crate::id::{ChannelName, UserId};
 use crate::limits::{self, NESTED_DEPTH_MAX};
 
-/// How a channel message is labelled.
+/// The type of a channel message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A string.
@@ -50,7 +50,7 @@ impl Kind {
 /// A message for a channel, as a client or a program gives it.
 #[derive(Debug, Clone)]
 pub struct Publication {
-    /// How it is labelled.
+    /// Its type.
     pub kind: Kind,
     /// Its JSON text, checked.
     pub payload: Box<RawValue>,
@@ -93,7 +93,7 @@ impl Publication {
 /// A message from person to person, or from a program to people.
 #[derive(Debug, Clone)]
 pub struct Envelope {
-    /// What it is, in words that sender and receiver agree on.
+    /// Its type, in words that sender and receiver agree on.
     pub message_type: String,
     /// Its JSON text, checked.
     pub data: Box<RawValue>,

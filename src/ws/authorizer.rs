@@ -46,7 +46,7 @@ pub struct Authorizer {
     pub echo: bool,
     /// Longest name of a channel, in bytes.
     pub topic_bytes_max: usize,
-    /// Who is connected how often.
+    /// The limit on connections of a user.
     pub user_connections: Arc<UserConnectionLimit>,
     /// The connections of each address.
     pub address_connections: Arc<AddressConnectionLimit>,
@@ -72,13 +72,13 @@ pub struct Upgrade {
     pub endpoint: Endpoint,
     /// The channel that it follows from the start.
     pub channel: Option<ChannelName>,
-    /// Who is there, where a token said so.
+    /// The identity of a verified token.
     pub identity: Option<Identity>,
     /// The answer to the client's key.
     pub accept: String,
-    /// Where the client is, as far as that can be told.
+    /// The client's address, if known.
     pub client: Option<ClientAddress>,
-    /// What the connection counts by where a proxy carries it, and so its own socket is not counted.
+    /// The address's permit, if a proxy carries the connection and its own socket is not counted.
     pub address_permit: Option<AddressPermit>,
     /// Whether the client offered the subprotocol `fanfare` and is to be told it was taken.
     pub with_protocol: bool,
@@ -91,11 +91,11 @@ pub struct Rejection {
     pub status: u16,
     /// The code of the problem document.
     pub code: Code,
-    /// What is wrong.
+    /// The fault.
     pub detail: Cow<'static, str>,
     /// A header that goes with the status.
     pub header: Option<(&'static str, &'static str)>,
-    /// What the log says of it, where that is more than the client may know.
+    /// The cause for the log, if it is more than the client may know.
     pub cause: Option<&'static str>,
 }
 
@@ -136,9 +136,9 @@ pub struct HandshakeRequest<'a> {
     pub is_http_11: bool,
     /// The request's headers.
     pub headers: &'a HeaderMap,
-    /// How its body is delimited.
+    /// The framing of its body.
     pub body: Body,
-    /// Who is at the other end of the connection.
+    /// The peer of the connection.
     pub peer: Option<SocketAddr>,
     /// The address at which the connection arrived.
     pub local: Option<SocketAddr>,
@@ -222,7 +222,7 @@ impl Authorizer {
         Ok(Some(user_permit))
     }
 
-    /// Where the client of a request is: the peer, or whom a trusted proxy names.
+    /// The client's address: the peer's, or the one that a trusted proxy names.
     pub fn client(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<ClientAddress> {
         peer.map(|peer| self.trusted_proxies.client(peer, headers))
     }
@@ -236,7 +236,7 @@ impl Authorizer {
     ///
     /// # Errors
     ///
-    /// What is wrong with the token.
+    /// The fault of the token.
     pub fn identify(&self, token: Option<&str>, now_s: u64) -> Result<Option<Identity>, AuthError> {
         let Some(token) = token else { return Ok(None) };
         let identity = self.authenticator.authenticate(token, now_s)?;
@@ -330,7 +330,7 @@ impl Authorizer {
 /// Why a page's request is refused, for the log, which has the origin beside it.
 pub const FOREIGN_PAGE: &str = "pages of this origin may not call";
 
-/// What stands under `/ws/` and is no channel.
+/// Names under `/ws/` that are not channels.
 const RESERVED: [&str; 5] = ["echo", "online", "stats", "broadcast", "send"];
 
 /// The channel in a socket's path, still percent-encoded.

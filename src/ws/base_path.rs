@@ -1,6 +1,7 @@
 //! The base path below which the server answers, such as `/push` on a site with other content.
 //!
-//! It is stripped from a request's path once, before routing; routers, pages and sockets know paths without it.
+//! It is stripped from a request's path once, before routing; routers, pages and sockets know paths without
+//! it.
 //!
 //! # Promises
 //!
@@ -16,7 +17,7 @@ use std::str::FromStr;
 
 use crate::limits;
 
-/// What answers at the root, whatever the base path is.
+/// The paths that answer at the root, whatever the base path is.
 const AT_ROOT: [&str; 3] = ["/health", "/ready", "/metrics"];
 
 /// A base path: empty, or `/push` without a slash at its end.

@@ -210,7 +210,7 @@ fn value(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// What a token is made of (RFC 9110, 5.6.2).
+/// A character of a token (RFC 9110, 5.6.2).
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

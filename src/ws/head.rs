@@ -10,7 +10,7 @@ use hyper::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::limits;
 
-/// What can be wrong with a head.
+/// The fault of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadFault {
     /// Not HTTP/1, or ambiguous. The text says what.
@@ -19,7 +19,7 @@ pub enum HeadFault {
     TooLarge,
 }
 
-/// How the request's body is delimited.
+/// The framing of the request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body {
     /// There is none.
@@ -41,7 +41,7 @@ pub struct Head {
     pub is_http_11: bool,
     /// The headers.
     pub headers: HeaderMap,
-    /// How the body is delimited.
+    /// The framing of the body.
     pub body: Body,
     /// Bytes of the head, its empty line included.
     pub bytes: usize,

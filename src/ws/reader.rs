@@ -23,7 +23,7 @@ use super::boundary::Boundary;
 use crate::limits;
 use crate::wire::close::Reason;
 
-/// What a client sent.
+/// A message of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming {
     /// A text message.
@@ -70,7 +70,7 @@ impl Pool {
 /// The bytes of one read, and what tungstenite has to say to them.
 #[derive(Debug)]
 pub struct Wire<'a> {
-    /// What has not been read yet.
+    /// Bytes that have not been read yet.
     pub input: &'a [u8],
     /// Frames that answer, in order.
     pub replies: &'a mut Vec<u8>,

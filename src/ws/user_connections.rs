@@ -1,11 +1,11 @@
 //! The limit on connections of a signed-in user on this node, over all shards.
 //!
-//! The one table that shards share by a lock. The lock is taken when a signed-in user's socket opens and ends,
-//! and during the few seconds in which a user is above the limit.
+//! The one table that shards share by a lock. The lock is taken when a signed-in user's socket opens and
+//! ends, and during the few seconds in which a user is above the limit.
 //!
-//! A connection may be dead without a sign: the lid of a laptop, a change of network. So a connection above the
-//! limit is admitted while the older ones have time to answer a ping, which is sent to all of them at once.
-//! If one of them ends, the newcomer takes its place. Once all have answered, the newcomer is closed.
+//! A connection may be dead without a sign: the lid of a laptop, a change of network. So a connection above
+//! the limit is admitted while the older ones have time to answer a ping, which is sent to all of them at
+//! once. If one of them ends, the newcomer takes its place. Once all have answered, the newcomer is closed.
 //!
 //! # Promises
 //!
@@ -72,14 +72,14 @@ pub struct UserPermit {
 pub enum Acquired {
     /// It has one.
     Granted(UserPermit),
-    /// The connection is above the limit, and may wait for the place of one that does not answer. These are to be
-    /// pinged now; none where they just were.
+    /// The connection is above the limit, and may wait for the place of one that does not answer. These are
+    /// to be pinged now; none where they just were.
     OverLimit(UserPermit, Vec<ConnId>),
     /// There are too many that wait already.
     Full,
 }
 
-/// How a connection above the limit stands.
+/// The standing of a connection above the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitStatus {
     /// It is no longer above the limit.
@@ -91,7 +91,7 @@ pub enum LimitStatus {
 }
 
 impl UserConnectionLimit {
-    /// How many users have a connection.
+    /// Number of users with a connection.
     pub fn users(&self) -> usize {
         self.0.lock().len()
     }
@@ -149,7 +149,7 @@ impl UserPermit {
         }
     }
 
-    /// How the connection stands among its user's.
+    /// The connection's standing among its user's.
     pub fn standing(&self, connections_max: usize) -> LimitStatus {
         let mut table = self.user_connections.0.lock();
         let Some(holder) = table.get_mut(&self.user_id) else { return LimitStatus::Refused };

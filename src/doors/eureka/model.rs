@@ -102,7 +102,7 @@ pub(super) struct Port {
     pub(super) enabled: bool,
 }
 
-/// Where an instance runs.
+/// The data center of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct DataCenter {

@@ -21,7 +21,7 @@ use crate::wire::json;
 ///
 /// # Errors
 ///
-/// What is wrong with it, in words.
+/// The fault, in words.
 pub(super) fn registration(
     text: &[u8],
     is_xml: bool,

@@ -78,7 +78,7 @@ pub(super) fn close_applications(out: &mut String, format: Format) {
     });
 }
 
-/// What stands between two of a list.
+/// The separator of a list.
 pub(super) const fn separator(format: Format) -> &'static str {
     match format {
         Format::Json => ",",

@@ -116,7 +116,7 @@ pub(super) fn check_bytes(bytes: usize, limits: &Limits) -> Result<(), CallError
     Ok(())
 }
 
-/// Where a published message stands.
+/// A published message's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishedMessage {
     /// Its id.

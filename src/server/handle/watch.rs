@@ -1,8 +1,8 @@
 //! A watch of one service, for the embedding program: every change, and the instances after it.
 //!
-//! A watch has no queue. An event only wakes it; then it reads all changes since its revision, like a client that
-//! reconnects. So a slow program loses nothing and holds no growing queue: if the changes are no
-//! longer kept, the watch gets the instances and says so.
+//! A watch has no queue. An event only wakes it; then it reads all changes since its revision, like a
+//! client that reconnects. So a slow program loses nothing and holds no growing queue: if the changes are
+//! no longer kept, the watch gets the instances and says so.
 //!
 //! Part of `server::handle`.
 
@@ -28,7 +28,7 @@ use crate::wire::refusal::{Code, Refusal};
 pub struct InstanceChange {
     /// The instance after the change, or before it where it is gone.
     pub instance: Arc<Instance>,
-    /// How it changed.
+    /// The kind of the change.
     pub change_type: ChangeType,
     /// Why.
     pub reason: ChangeReason,
@@ -62,7 +62,7 @@ pub struct ServiceWatch {
     handle: Handle,
     events: Events,
     service: ServiceName,
-    /// Where it stands; none before the first reading.
+    /// Its position; none before the first reading.
     position: Option<(Epoch, u64)>,
     degraded: bool,
     instances: BTreeMap<InstanceIdentity, Arc<Instance>>,
