@@ -10,8 +10,8 @@
 //! recent    frames that were scanned for one subscriber are recognised for the next
 //! layout, tally, timeline  lost, duplicated, misordered, collapsed; latencies
 //! connection, fleet   many sockets on one thread
-//! line, publisher, pace   events, and the moments at which they are sent
-//! people    signed-in sockets, for chat and direct messages
+//! client_socket, publisher, schedule   events, and the moments at which they are sent
+//! users     signed-in sockets, for chat and direct messages
 //! process, spawn      CPU and memory of the server; a server of our own
 //! scenario  one module per kind of test
 //! outcome   the figures of a test --> table, report
@@ -22,27 +22,27 @@
 //! reached, 2 when a flag is wrong.
 
 mod args;
+mod client_socket;
 mod clock;
 mod connection;
 mod fleet;
 mod frame;
 mod layout;
-mod line;
 mod message;
 mod outcome;
-mod pace;
-mod people;
 mod process;
 mod progress;
 mod publisher;
 mod recent;
 mod report;
 mod scenario;
+mod schedule;
 mod spawn;
 mod table;
 mod tally;
 mod target;
 mod timeline;
+mod users;
 
 use std::net::TcpStream;
 use std::process::ExitCode;
@@ -168,7 +168,7 @@ fn bench(args: &Args, target: Target, server: Option<&Server>) -> Bench {
 /// Leaves no user behind on a server that goes on without us.
 fn remove_users(bench: &Bench) {
     let Some(secret) = bench.secret.as_deref().filter(|_| bench.users > 0) else { return };
-    let left = people::remove(&bench.target, secret, &bench.run_id, bench.users);
+    let left = users::remove(&bench.target, secret, &bench.run_id, bench.users);
     if let Err((count, fault)) = left {
         println!("{count} users load-{}-N are left on the server: {fault}", bench.run_id);
     }

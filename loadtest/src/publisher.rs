@@ -3,11 +3,11 @@
 //! Event `e` changes service `e % services`, and there instance `e / services % INSTANCES`. Its
 //! send time goes into the instance's metadata, so that every event is a real change and every
 //! subscriber can tell how old it is. A server with a limit of client messages per connection is
-//! served through several lines, each staying below it.
+//! served through several sockets, each staying below it.
 //!
-//! Does not decide when to send: that is `pace`.
+//! Does not decide when to send: that is `schedule`.
 //!
-//! Imports `line`, `frame`, `message`, `target`, `clock`. Imported by `pace` and the scenarios.
+//! Imports `client_socket`, `frame`, `message`, `target`, `clock`. Imported by `schedule` and the scenarios.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::client_socket::{self, ClientSocket};
 use crate::clock::Clock;
 use crate::frame::{self, Opcode};
-use crate::line::{self, Line};
 use crate::message;
 use crate::target::Target;
 
@@ -28,7 +28,7 @@ pub(crate) const INSTANCES: u64 = 16;
 /// The lease of an instance of ours: longer than any test.
 const LEASE_TTL_MS: u64 = 3_600_000;
 
-/// Bytes that may wait in a line before no further event is taken.
+/// Bytes that may wait in a socket before no further event is taken.
 const OUTGOING_BYTES_MAX: usize = 128 * 1024;
 
 /// The longest frame that the server accepts.
@@ -50,8 +50,8 @@ pub(crate) struct Publisher {
     pub(crate) refused: u64,
     /// The first refusal in the server's words.
     pub(crate) refusal: Option<String>,
-    lines: Vec<Line>,
-    next_line: usize,
+    sockets: Vec<ClientSocket>,
+    next_socket: usize,
     services: u64,
     prefix: String,
     padding: String,
@@ -61,10 +61,10 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Connects `lines` times.
+    /// Connects `sockets` times.
     pub(crate) fn connect(
         target: &Target,
-        lines: usize,
+        sockets: usize,
         prefix: &str,
         services: usize,
         payload_bytes: usize,
@@ -76,8 +76,10 @@ impl Publisher {
             rate_limited: 0,
             refused: 0,
             refusal: None,
-            lines: (0..lines.max(1)).map(|_| Line::open(target)).collect::<io::Result<_>>()?,
-            next_line: 0,
+            sockets: (0..sockets.max(1))
+                .map(|_| ClientSocket::open(target))
+                .collect::<io::Result<_>>()?,
+            next_socket: 0,
             services: services as u64,
             prefix: prefix.to_owned(),
             padding: "x".repeat(payload_bytes),
@@ -96,17 +98,17 @@ impl Publisher {
 
     /// How many events have no answer yet.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.lines.iter().flat_map(|line| &line.in_flight).map(|(_, _, count)| count).sum()
+        self.sockets.iter().flat_map(|socket| &socket.in_flight).map(|(_, _, count)| count).sum()
     }
 
-    /// How many lines there are.
+    /// How many sockets there are.
     pub(crate) fn line_count(&self) -> usize {
-        self.lines.len()
+        self.sockets.len()
     }
 
-    /// Whether the next line can take a frame.
+    /// Whether the next socket can take a frame.
     pub(crate) fn can_send(&self) -> bool {
-        self.lines[self.next_line].outgoing.len() < OUTGOING_BYTES_MAX
+        self.sockets[self.next_socket].outgoing.len() < OUTGOING_BYTES_MAX
     }
 
     /// Sends the next `count` events in one frame; `stamp_ns` gives the send time of each.
@@ -130,11 +132,11 @@ impl Publisher {
             );
         }
         self.payload.push_str("]}");
-        let line = &mut self.lines[self.next_line];
-        frame::encode(Opcode::Text, self.payload.as_bytes(), id as u32, &mut line.outgoing);
-        line.in_flight.push_back((id, self.sent, count));
+        let socket = &mut self.sockets[self.next_socket];
+        frame::encode(Opcode::Text, self.payload.as_bytes(), id as u32, &mut socket.outgoing);
+        socket.in_flight.push_back((id, self.sent, count));
         self.sent += count;
-        self.next_line = (self.next_line + 1) % self.lines.len();
+        self.next_socket = (self.next_socket + 1) % self.sockets.len();
     }
 
     /// Writes what the kernel takes, reads the answers that are there. Waits for either at most
@@ -142,10 +144,10 @@ impl Publisher {
     pub(crate) fn turn(&mut self, timeout: Duration) -> io::Result<()> {
         self.flush()?;
         if !timeout.is_zero() {
-            line::wait(&self.lines, timeout)?;
+            client_socket::wait(&self.sockets, timeout)?;
             self.flush()?;
         }
-        for index in 0..self.lines.len() {
+        for index in 0..self.sockets.len() {
             self.read(index)?;
         }
         Ok(())
@@ -182,17 +184,17 @@ impl Publisher {
                 })
                 .collect();
             let text = format!(r#"{{"type":"unregister","instance_keys":[{}]}}"#, keys.join(","));
-            let index = service as usize % self.lines.len();
-            frame::encode(Opcode::Text, text.as_bytes(), 3, &mut self.lines[index].outgoing);
+            let index = service as usize % self.sockets.len();
+            frame::encode(Opcode::Text, text.as_bytes(), 3, &mut self.sockets[index].outgoing);
         }
-        for line in &mut self.lines {
-            frame::encode(Opcode::Close, &1000u16.to_be_bytes(), 3, &mut line.outgoing);
+        for socket in &mut self.sockets {
+            frame::encode(Opcode::Close, &1000u16.to_be_bytes(), 3, &mut socket.outgoing);
             // The answers are of no interest, but reading to the end lets the server close first.
-            let _ = line.stream.set_nonblocking(false);
-            let _ = line.stream.set_read_timeout(Some(Duration::from_secs(2)));
-            let _ = line.stream.set_write_timeout(Some(Duration::from_secs(2)));
-            if line.stream.write_all(&line.outgoing).is_ok() {
-                let _ = io::copy(&mut line.stream, &mut io::sink());
+            let _ = socket.stream.set_nonblocking(false);
+            let _ = socket.stream.set_read_timeout(Some(Duration::from_secs(2)));
+            let _ = socket.stream.set_write_timeout(Some(Duration::from_secs(2)));
+            if socket.stream.write_all(&socket.outgoing).is_ok() {
+                let _ = io::copy(&mut socket.stream, &mut io::sink());
             }
         }
     }
@@ -202,22 +204,22 @@ impl Publisher {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.lines.iter_mut().try_for_each(Line::flush)
+        self.sockets.iter_mut().try_for_each(ClientSocket::flush)
     }
 
     fn read(&mut self, index: usize) -> io::Result<()> {
-        let line = &mut self.lines[index];
-        if line.fill()? == 0 {
+        let socket = &mut self.sockets[index];
+        if socket.fill()? == 0 {
             return Ok(());
         }
-        let incoming = std::mem::take(&mut line.incoming);
+        let incoming = std::mem::take(&mut socket.incoming);
         let mut used = 0;
         while let Some(frame) = frame::decode(&incoming, used).map_err(io::Error::other)? {
             used = frame.payload.end;
             let payload = &incoming[frame.payload.clone()];
             match frame.opcode {
                 Opcode::Ping => {
-                    frame::encode(Opcode::Pong, payload, 5, &mut self.lines[index].outgoing);
+                    frame::encode(Opcode::Pong, payload, 5, &mut self.sockets[index].outgoing);
                 }
                 Opcode::Close => {
                     let code = payload.first_chunk().map_or(1005, |c| u16::from_be_bytes(*c));
@@ -229,8 +231,8 @@ impl Publisher {
                 _ => {}
             }
         }
-        self.lines[index].incoming = incoming;
-        self.lines[index].incoming.drain(..used);
+        self.sockets[index].incoming = incoming;
+        self.sockets[index].incoming.drain(..used);
         Ok(())
     }
 
@@ -241,7 +243,7 @@ impl Publisher {
         if message.kind != "registered" && message.kind != "error" {
             return;
         }
-        let in_flight = &mut self.lines[index].in_flight;
+        let in_flight = &mut self.sockets[index].in_flight;
         // Answers come in order as a rule. One without an id is taken for the oldest request.
         let position = message.id.map_or(Some(0), |id| in_flight.iter().position(|r| r.0 == id));
         let Some((_, first, count)) = position.and_then(|at| in_flight.remove(at)) else {

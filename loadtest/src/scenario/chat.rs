@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::meter::Meter;
+use super::cpu_meter::CpuMeter;
 use super::{Bench, TURN};
 use crate::args::Plan;
 use crate::outcome::{Cost, Outcome, Percentiles, duration_ns, per_second};
-use crate::pace::STALL_NS;
-use crate::people::People;
 use crate::process::Process;
+use crate::schedule::STALL_NS;
 use crate::tally;
+use crate::users::UserSockets;
 
 /// Messages a second, when the plan names no rate.
 const RATE: f64 = 200.0;
@@ -74,7 +74,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     bench.progress.begin("chat: signing in", users as u64);
     let secret = bench.secret()?;
     bench.users = bench.users.max(users);
-    let mut people = People::connect(&bench.target, &secret, &bench.run_id, users)?;
+    let mut people = UserSockets::connect(&bench.target, &secret, &bench.run_id, users)?;
     let (clock, room_of) = (bench.clock, |user: usize| user % rooms);
     let room = |index: usize| format!("load-{}-{index}", bench.run_id);
     let mut hearing = Hearing::new(users);
@@ -92,7 +92,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
         .collect();
     let (mut said, mut expected) = (0_u64, 0_u64);
     bench.progress.begin("chat: talking", plan.messages.unwrap_or_default());
-    let meter = Meter::start(bench);
+    let meter = CpuMeter::start(bench);
     let start_ns = meter.start_ns;
     let end_ns = start_ns + duration_ns(plan, 3_600);
     while said < plan.messages.unwrap_or(u64::MAX) && clock.now_ns() < end_ns {

@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::meter::Meter;
+use super::cpu_meter::CpuMeter;
 use super::{Bench, TURN};
 use crate::args::Plan;
 use crate::clock::Clock;
 use crate::outcome::{Cost, Outcome, Percentiles, duration_ns, per_second};
-use crate::pace::STALL_NS;
-use crate::people::{self, People};
 use crate::process::Process;
+use crate::schedule::STALL_NS;
 use crate::tally;
 use crate::target::Target;
+use crate::users::{self, UserSockets};
 
 /// Seconds of writing, when the plan names neither a time nor a number.
 const DURATION_S: u64 = 10;
@@ -98,11 +98,11 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let (secret, clock) = (bench.secret()?, bench.clock);
     bench.users = bench.users.max(2 * pairs);
     bench.progress.begin("direct: signing in", 2 * pairs as u64);
-    let name = |n: usize| people::user(&bench.run_id, n);
+    let name = |n: usize| users::user(&bench.run_id, n);
     // The first half listens, the second writes.
-    let mut listeners = People::connect(&bench.target, &secret, &bench.run_id, pairs)?;
+    let mut listeners = UserSockets::connect(&bench.target, &secret, &bench.run_id, pairs)?;
     let writers = (0..pairs).map(|n| {
-        let token = people::token(&secret, &name(pairs + n))?;
+        let token = users::token(&secret, &name(pairs + n))?;
         Writer::connect(&bench.target, &token, name(n), "x".repeat(plan.payload))
     });
     let writers = writers.collect::<io::Result<Vec<_>>>()?;
@@ -111,7 +111,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let (left, is_over) =
         (AtomicU64::new(plan.messages.unwrap_or(u64::MAX)), AtomicBool::new(false));
     bench.progress.begin("direct: writing", plan.messages.unwrap_or_default());
-    let meter = Meter::start(bench);
+    let meter = CpuMeter::start(bench);
     let end_ns = meter.start_ns + duration_ns(plan, DURATION_S);
     let mut acknowledged: Vec<Acknowledged> = Vec::new();
     let mut faults = Vec::new();

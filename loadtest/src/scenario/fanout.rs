@@ -3,14 +3,14 @@
 use std::io;
 use std::time::Duration;
 
-use super::meter::Meter;
+use super::cpu_meter::CpuMeter;
 use super::{Bench, TURN, UNDER_WAY_MAX, flow};
 use crate::args::Plan;
 use crate::fleet::Fleet;
 use crate::outcome::{Cost, Outcome, Percentiles, duration_ns, per_second};
-use crate::pace::Pace;
 use crate::process::Process;
 use crate::publisher::Publisher;
+use crate::schedule::Schedule;
 use crate::tally;
 
 /// Events a second, when the plan names no rate.
@@ -22,13 +22,13 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let mut fleet = bench.fleet(plan)?;
     bench.progress.begin("fanout: connecting", plan.connections as u64);
     bench.open(&mut fleet, UNDER_WAY_MAX, 0)?;
-    let mut publisher = bench.publisher(plan, Pace::Rate(rate))?;
+    let mut publisher = bench.publisher(plan, Schedule::Rate(rate))?;
     let (mut first, mut last) = (tally::histogram(), tally::histogram());
     let end_ns = bench.clock.now_ns() + duration_ns(plan, 3_600);
     let events = plan.messages.unwrap_or(u64::MAX);
     bench.progress.begin("fanout: publishing", plan.messages.unwrap_or_default());
 
-    let meter = Meter::start(bench);
+    let meter = CpuMeter::start(bench);
     let start_ns = meter.start_ns;
     fleet.tally.mark(start_ns);
     while publisher.sent < events && bench.clock.now_ns() < end_ns {
@@ -79,7 +79,7 @@ fn one_event(bench: &mut Bench, fleet: &mut Fleet, publisher: &mut Publisher) ->
     owed[service] += 1;
     let goal = fleet.tally.expected(&owed);
     let sent_ns = publisher.send_now()?;
-    let end_ns = sent_ns + crate::pace::STALL_NS;
+    let end_ns = sent_ns + crate::schedule::STALL_NS;
     while !flow::is_delivered(fleet, goal) || publisher.in_flight() > 0 {
         fleet.turn(TURN)?;
         publisher.turn(Duration::ZERO)?;

@@ -1,6 +1,6 @@
 //! The flow: events are published on one thread while this one reads, until all are accounted for.
 //!
-//! Imports `pace`, `fleet`, `process`. Used by every scenario that publishes more than one event
+//! Imports `schedule`, `fleet`, `process`. Used by every scenario that publishes more than one event
 //! at a time.
 
 use std::io;
@@ -9,12 +9,12 @@ use std::sync::atomic::Ordering;
 
 use hdrhistogram::Histogram;
 
-use super::meter::Meter;
+use super::cpu_meter::CpuMeter;
 use super::{Bench, TURN};
 use crate::fleet::Fleet;
 use crate::outcome::{Measured, Outcome};
-use crate::pace::{self, Gauge, Load, STALL_NS};
 use crate::publisher::Publisher;
+use crate::schedule::{self, Gauge, Load, STALL_NS};
 
 /// What a flow has to report.
 #[derive(Debug)]
@@ -50,12 +50,12 @@ pub(super) fn run(
 ) -> io::Result<Flow> {
     let before = publisher.accepted.clone();
     let gauge = Arc::new(Gauge::default());
-    let meter = Meter::start(bench);
+    let meter = CpuMeter::start(bench);
     let start_ns = meter.start_ns;
     let base = delivered(fleet);
     fleet.tally.mark(start_ns);
     let first_event = publisher.sent;
-    let sender = pace::start(publisher, load.clone(), Arc::clone(&gauge), bench.clock);
+    let sender = schedule::start(publisher, load.clone(), Arc::clone(&gauge), bench.clock);
     while !gauge.is_finished.load(Ordering::Acquire) {
         fleet.turn(TURN)?;
         gauge.delivered.store(delivered(fleet) - base, Ordering::Relaxed);

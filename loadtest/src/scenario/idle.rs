@@ -3,19 +3,19 @@
 use std::io;
 use std::time::Duration;
 
-use super::meter::Meter;
+use super::cpu_meter::CpuMeter;
 use super::{Bench, UNDER_WAY_MAX, storm};
 use crate::args::Plan;
 use crate::outcome::{Cost, Outcome, duration_ns, per_second};
-use crate::pace::Pace;
 use crate::process::Process;
+use crate::schedule::Schedule;
 
 /// Seconds of idling, when the plan names none. Long enough for a ping to every connection.
 const IDLE_S: u64 = 30;
 
 /// Runs the test.
 pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
-    let mut publisher = bench.publisher(plan, Pace::Rate(10.0))?;
+    let mut publisher = bench.publisher(plan, Schedule::Rate(10.0))?;
     let rss_before = bench.process.and_then(Process::rss_bytes);
     let mut fleet = bench.fleet(plan)?;
     bench.progress.begin("idle: connecting", plan.connections as u64);
@@ -23,7 +23,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let idle_ns = duration_ns(plan, IDLE_S);
     bench.progress.begin("idle: waiting", idle_ns / 1_000_000_000);
 
-    let meter = Meter::start(bench);
+    let meter = CpuMeter::start(bench);
     let start_ns = meter.start_ns;
     while bench.clock.now_ns() - start_ns < idle_ns {
         fleet.turn(Duration::from_millis(50))?;

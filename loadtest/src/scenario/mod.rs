@@ -1,17 +1,17 @@
 //! The scenarios: one module per kind of test, and the steps that they share.
 //!
 //! ```text
-//! open the fleet --> subscribe --> publish (pace, own thread) while reading --> wait for the rest
+//! open the fleet --> subscribe --> publish (schedule, own thread) while reading --> wait for the rest
 //! ```
 //!
 //! Imports everything but the reports. Imported by `main`.
 
 mod chat;
+mod cpu_meter;
 mod direct;
 mod fanout;
 mod flow;
 mod idle;
-mod meter;
 mod slow;
 mod storm;
 mod stream;
@@ -24,10 +24,10 @@ use crate::clock::Clock;
 use crate::fleet::{ASKED_AT_ONCE_MAX, Fleet};
 use crate::layout::Layout;
 use crate::outcome::Outcome;
-use crate::pace::{self, Pace};
 use crate::process::Process;
 use crate::progress::Progress;
 use crate::publisher::Publisher;
+use crate::schedule::{self, Schedule};
 use crate::tally::Tally;
 use crate::target::Target;
 
@@ -109,11 +109,11 @@ impl Bench {
 
     /// A publisher with as many connections as the pace needs below the server's limit, and as our
     /// user may hold beside those that subscribe.
-    fn publisher(&self, plan: &Plan, pace: Pace) -> io::Result<Publisher> {
+    fn publisher(&self, plan: &Plan, schedule: Schedule) -> io::Result<Publisher> {
         let left = self.seats.map_or(usize::MAX, |seats| seats.saturating_sub(plan.connections));
-        let lines = pace::lines_for(pace, self.messages_per_s_max).min(left);
+        let sockets = schedule::sockets_for(schedule, self.messages_per_s_max).min(left);
         let prefix = self.prefix(plan);
-        Publisher::connect(&self.target, lines, &prefix, plan.services, plan.payload, self.clock)
+        Publisher::connect(&self.target, sockets, &prefix, plan.services, plan.payload, self.clock)
             .map_err(|error| io::Error::new(error.kind(), format!("the publisher: {error}")))
     }
 

@@ -7,8 +7,8 @@ use super::{Bench, SETTLE_NS, TURN, UNDER_WAY_MAX, flow};
 use crate::args::Plan;
 use crate::fleet::Fleet;
 use crate::outcome::{Cost, Outcome, Percentiles, per_second};
-use crate::pace::{Load, Pace};
 use crate::process::Process;
+use crate::schedule::{Load, Schedule};
 
 /// One connection in so many stalls.
 const STALLED_EVERY: usize = 10;
@@ -22,15 +22,15 @@ const RETURNS_MAX: u32 = 5;
 /// Runs the test.
 pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let stalled = plan.connections.div_ceil(STALLED_EVERY).min(plan.connections);
-    let pace = Pace::Rate(plan.rate.unwrap_or(RATE));
+    let schedule = Schedule::Rate(plan.rate.unwrap_or(RATE));
     let mut fleet = bench.fleet(plan)?;
     bench.progress.begin("slow: connecting", plan.connections as u64);
     bench.open(&mut fleet, UNDER_WAY_MAX, stalled)?;
-    let publisher = bench.publisher(plan, pace)?;
+    let publisher = bench.publisher(plan, schedule)?;
     let rss_before = bench.process.and_then(Process::rss_bytes);
     (0..stalled).for_each(|index| fleet.stall(index));
     let load = Load {
-        pace,
+        schedule,
         events_max: plan.messages.unwrap_or(u64::MAX),
         duration: plan.duration,
         messages_per_s_max: bench.messages_per_s_max,

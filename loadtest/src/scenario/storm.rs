@@ -4,15 +4,15 @@
 use std::io;
 use std::time::Duration;
 
-use super::meter::Meter;
+use super::cpu_meter::CpuMeter;
 use super::{Bench, flow};
 use crate::args::Plan;
 use crate::clock::seconds;
 use crate::fleet::Fleet;
 use crate::outcome::{Cost, Measured, Outcome, per_second};
-use crate::pace::Pace;
 use crate::process::Process;
 use crate::publisher::Publisher;
+use crate::schedule::Schedule;
 use crate::tally;
 
 /// Rounds, when the plan names no number.
@@ -25,13 +25,13 @@ const ABORT_EVERY: usize = 4;
 pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let rounds = plan.messages.unwrap_or(ROUNDS);
     // One event per service and round: no more than the server's limit allows.
-    let mut publisher = bench.publisher(plan, Pace::Rate(10.0))?;
+    let mut publisher = bench.publisher(plan, Schedule::Rate(10.0))?;
     let mut outcome = Outcome::of(plan);
     let (mut connect, mut subscribe) = (tally::histogram(), tally::histogram());
     let mut latency = tally::histogram();
     let (mut connecting_ns, mut slowest_ns, mut left) = (0, 0, 0);
     let mut last = None;
-    let meter = Meter::start(bench);
+    let meter = CpuMeter::start(bench);
     for round in 1..=rounds {
         let connections = plan.connections as u64;
         bench.progress.begin(&format!("storm: round {round} of {rounds}"), connections);

@@ -5,18 +5,18 @@ use std::io;
 use super::{Bench, UNDER_WAY_MAX, flow};
 use crate::args::Plan;
 use crate::outcome::{Cost, Outcome, Percentiles, per_second};
-use crate::pace::{Load, Pace};
 use crate::process::Process;
+use crate::schedule::{Load, Schedule};
 
 /// Runs the test: a flood when the plan has no rate.
 pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
-    let pace = plan.rate.map_or(Pace::Flood { window: plan.window }, Pace::Rate);
+    let schedule = plan.rate.map_or(Schedule::Flood { window: plan.window }, Schedule::Rate);
     let mut fleet = bench.fleet(plan)?;
     bench.progress.begin(&format!("{}: connecting", plan.test), plan.connections as u64);
     bench.open(&mut fleet, UNDER_WAY_MAX, 0)?;
-    let publisher = bench.publisher(plan, pace)?;
+    let publisher = bench.publisher(plan, schedule)?;
     let load = Load {
-        pace,
+        schedule,
         events_max: plan.messages.unwrap_or(u64::MAX),
         duration: plan.duration,
         messages_per_s_max: bench.messages_per_s_max,

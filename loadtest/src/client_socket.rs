@@ -1,6 +1,6 @@
-//! A line: one connection of the publisher, or of a user.
+//! One connection of the publisher, or of a user, with what waits to be written and read.
 //!
-//! Imports `target`. Imported by `publisher` and `people`.
+//! Imports `target`. Imported by `publisher` and `users`.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -14,15 +14,15 @@ use crate::target::{self, Target};
 /// How long the handshake and the clean-up may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Waits at most `timeout` until lines can be read, or written to where something is owed. Returns
+/// Waits at most `timeout` until sockets can be read, or written to where something is owed. Returns
 /// which.
-pub(crate) fn wait(lines: &[Line], timeout: Duration) -> io::Result<Vec<usize>> {
-    let mut descriptors: Vec<PollFd<'_>> = lines
+pub(crate) fn wait(sockets: &[ClientSocket], timeout: Duration) -> io::Result<Vec<usize>> {
+    let mut descriptors: Vec<PollFd<'_>> = sockets
         .iter()
-        .map(|line| {
-            let wants_out = !line.outgoing.is_empty();
+        .map(|socket| {
+            let wants_out = !socket.outgoing.is_empty();
             let out = if wants_out { PollFlags::OUT } else { PollFlags::empty() };
-            PollFd::new(&line.stream, PollFlags::IN | out)
+            PollFd::new(&socket.stream, PollFlags::IN | out)
         })
         .collect();
     let timeout = Timespec {
@@ -40,7 +40,7 @@ pub(crate) fn wait(lines: &[Line], timeout: Duration) -> io::Result<Vec<usize>> 
 
 /// One connection of the publisher, or of a user.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct ClientSocket {
     /// The socket, not blocking.
     pub(crate) stream: TcpStream,
     /// What the kernel did not take yet.
@@ -51,9 +51,9 @@ pub(crate) struct Line {
     pub(crate) in_flight: VecDeque<(u64, u64, u64)>,
 }
 
-impl Line {
+impl ClientSocket {
     /// Connects and shakes hands, waiting for both.
-    pub(crate) fn open(target: &Target) -> io::Result<Line> {
+    pub(crate) fn open(target: &Target) -> io::Result<ClientSocket> {
         let mut stream = TcpStream::connect_timeout(&target.address, ANSWER_TIMEOUT)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
@@ -73,7 +73,7 @@ impl Line {
         };
         incoming.drain(..head);
         stream.set_nonblocking(true)?;
-        Ok(Line { stream, outgoing: Vec::new(), incoming, in_flight: VecDeque::new() })
+        Ok(ClientSocket { stream, outgoing: Vec::new(), incoming, in_flight: VecDeque::new() })
     }
 
     /// Writes what the kernel takes.

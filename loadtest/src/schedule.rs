@@ -1,4 +1,4 @@
-//! The pace: decides when each event is sent, on a thread of its own.
+//! The schedule: decides when each event is sent, on a thread of its own.
 //!
 //! At a rate, event `e` is due at `start + e / rate` whatever happened to the events before it, and
 //! carries that moment as its send time. A server, or a load test, that falls behind therefore
@@ -33,7 +33,7 @@ const LIMIT_SHARE: f64 = 0.8;
 
 /// When events are sent.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Pace {
+pub(crate) enum Schedule {
     /// As fast as the window allows, in events.
     Flood {
         /// How many events may be under way.
@@ -47,7 +47,7 @@ pub(crate) enum Pace {
 #[derive(Debug, Clone)]
 pub(crate) struct Load {
     /// When.
-    pub(crate) pace: Pace,
+    pub(crate) schedule: Schedule,
     /// How many events at most.
     pub(crate) events_max: u64,
     /// For how long at most.
@@ -61,11 +61,11 @@ pub(crate) struct Load {
 /// What the two threads tell each other while events flow.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge {
-    /// Events sent so far. Written by the pace.
+    /// Events sent so far. Written by the schedule.
     pub(crate) sent: AtomicU64,
     /// Deliveries that came. Written by the reading side.
     pub(crate) delivered: AtomicU64,
-    /// Whether every event is sent and answered. Written by the pace.
+    /// Whether every event is sent and answered. Written by the schedule.
     pub(crate) is_finished: AtomicBool,
 }
 
@@ -91,15 +91,15 @@ pub(crate) fn thread_cpu_ns() -> u64 {
 }
 
 /// How many publisher connections a rate needs below a message limit.
-pub(crate) fn lines_for(pace: Pace, messages_per_s_max: Option<u64>) -> usize {
-    const LINES_MAX: f64 = 16.0;
+pub(crate) fn sockets_for(schedule: Schedule, messages_per_s_max: Option<u64>) -> usize {
+    const SOCKETS_MAX: f64 = 16.0;
     let Some(limit) = messages_per_s_max else {
         return 1;
     };
-    match pace {
-        Pace::Flood { .. } => LINES_MAX as usize,
-        Pace::Rate(rate) => {
-            (rate / (limit as f64 * LIMIT_SHARE)).ceil().clamp(1.0, LINES_MAX) as usize
+    match schedule {
+        Schedule::Flood { .. } => SOCKETS_MAX as usize,
+        Schedule::Rate(rate) => {
+            (rate / (limit as f64 * LIMIT_SHARE)).ceil().clamp(1.0, SOCKETS_MAX) as usize
         }
     }
 }
@@ -183,7 +183,9 @@ impl Runner {
             let delivered = gauge.delivered.load(Ordering::Relaxed);
             if delivered + self.publisher.sent > moved.1 {
                 moved = (now_ns, delivered + self.publisher.sent);
-            } else if now_ns - moved.0 > STALL_NS && matches!(self.load.pace, Pace::Flood { .. }) {
+            } else if now_ns - moved.0 > STALL_NS
+                && matches!(self.load.schedule, Schedule::Flood { .. })
+            {
                 return Ok(false);
             }
             let due = self.due(now_ns, delivered);
@@ -211,30 +213,30 @@ impl Runner {
             return false;
         };
         let end_ns = self.start_ns + nanos(duration);
-        match self.load.pace {
+        match self.load.schedule {
             // Every event whose moment lies within the time is sent, however late.
-            Pace::Rate(_) => self.intended_ns(self.sent()) >= end_ns,
-            Pace::Flood { .. } => self.clock.now_ns() >= end_ns,
+            Schedule::Rate(_) => self.intended_ns(self.sent()) >= end_ns,
+            Schedule::Flood { .. } => self.clock.now_ns() >= end_ns,
         }
     }
 
     fn intended_ns(&self, index: u64) -> u64 {
-        match self.load.pace {
-            Pace::Rate(rate) => self.start_ns + (index as f64 * 1e9 / rate) as u64,
-            Pace::Flood { .. } => self.start_ns,
+        match self.load.schedule {
+            Schedule::Rate(rate) => self.start_ns + (index as f64 * 1e9 / rate) as u64,
+            Schedule::Flood { .. } => self.start_ns,
         }
     }
 
     /// How many events may be sent now.
     fn due(&self, now_ns: u64, delivered: u64) -> u64 {
         let left = self.load.events_max - self.sent();
-        let due = match self.load.pace {
-            Pace::Rate(rate) => {
+        let due = match self.load.schedule {
+            Schedule::Rate(rate) => {
                 let elapsed_ns = now_ns - self.start_ns;
                 let by_now = (elapsed_ns as f64 * rate / 1e9) as u64 + 1;
                 by_now.saturating_sub(self.sent())
             }
-            Pace::Flood { window } => {
+            Schedule::Flood { window } => {
                 let total: u64 = self.load.subscribers.iter().sum();
                 let per_event = total.div_ceil(self.load.subscribers.len() as u64).max(1);
                 let undelivered = self.owed.saturating_sub(delivered) / per_event;
@@ -269,15 +271,15 @@ impl Runner {
             let service = event as usize % self.load.subscribers.len();
             self.owed += self.load.subscribers[service];
         }
-        match self.load.pace {
-            Pace::Rate(rate) => {
+        match self.load.schedule {
+            Schedule::Rate(rate) => {
                 let stamp = move |e: u64| start_ns + ((e - first) as f64 * 1e9 / rate) as u64;
                 for event in self.publisher.sent..self.publisher.sent + batch {
                     self.lateness.saturating_record(now_ns.saturating_sub(stamp(event)));
                 }
                 self.publisher.send(batch, stamp);
             }
-            Pace::Flood { .. } => self.publisher.send(batch, |_| now_ns),
+            Schedule::Flood { .. } => self.publisher.send(batch, |_| now_ns),
         }
         // Several events of a flood share a write; an event at its moment does not wait.
         if due <= batch || !self.publisher.can_send() {

@@ -4,22 +4,22 @@
 
 use super::Bench;
 use crate::outcome::Measured;
-use crate::pace::thread_cpu_ns;
 use crate::process::{CpuSample, Process};
+use crate::schedule::thread_cpu_ns;
 
 /// A measurement that has begun.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct CpuMeter {
     server: Option<CpuSample>,
     reader_ns: u64,
     /// When it began.
     pub(super) start_ns: u64,
 }
 
-impl Meter {
+impl CpuMeter {
     /// Begins to measure. Call it on the reading thread, and `stop` there too.
     pub(super) fn start(bench: &Bench) -> Self {
-        Meter {
+        CpuMeter {
             server: bench.process.and_then(Process::sample),
             reader_ns: thread_cpu_ns(),
             start_ns: bench.clock.now_ns(),

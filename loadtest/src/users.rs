@@ -3,7 +3,7 @@
 //! Fewer and slower than the fleet, because every message is looked at as JSON: chat and direct
 //! messages are about users, not about how many sockets one thread can read.
 //!
-//! Imports `frame`, `line`, `target`. Imported by the scenarios.
+//! Imports `frame`, `client_socket`, `target`. Imported by the scenarios.
 
 use std::io;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use std::time::Duration;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
+use crate::client_socket::{self, ClientSocket};
 use crate::frame::{self, Opcode};
-use crate::line::{self, Line};
 use crate::target::Target;
 
 /// How long a token of ours lasts, in seconds: longer than any test.
@@ -20,8 +20,8 @@ const TOKEN_S: u64 = 24 * 3_600;
 
 /// Signed-in users with a socket each.
 #[derive(Debug)]
-pub(crate) struct People {
-    lines: Vec<Line>,
+pub(crate) struct UserSockets {
+    sockets: Vec<ClientSocket>,
     mask_key: u32,
     /// Connections that the server ended.
     pub(crate) closed: u64,
@@ -62,25 +62,25 @@ pub(crate) fn remove(
     last.map_or(Ok(()), |fault| Err((left, fault)))
 }
 
-impl People {
+impl UserSockets {
     /// Connects `count` users, one after the other.
     pub(crate) fn connect(
         target: &Target,
         secret: &str,
         run_id: &str,
         count: usize,
-    ) -> io::Result<People> {
-        let lines = (0..count).map(|n| {
+    ) -> io::Result<UserSockets> {
+        let sockets = (0..count).map(|n| {
             let token = token(secret, &user(run_id, n))?;
-            Line::open(&target.signed_in(&token))
+            ClientSocket::open(&target.signed_in(&token))
         });
-        Ok(People { lines: lines.collect::<io::Result<_>>()?, mask_key: 1, closed: 0 })
+        Ok(UserSockets { sockets: sockets.collect::<io::Result<_>>()?, mask_key: 1, closed: 0 })
     }
 
     /// Has a user send a message with the next turn.
     pub(crate) fn say(&mut self, user: usize, text: &str) {
         self.mask_key = self.mask_key.wrapping_add(0x9e37_79b9);
-        let out = &mut self.lines[user].outgoing;
+        let out = &mut self.sockets[user].outgoing;
         frame::encode(Opcode::Text, text.as_bytes(), self.mask_key, out);
     }
 
@@ -91,8 +91,8 @@ impl People {
         timeout: Duration,
         hear: &mut impl FnMut(usize, &Value),
     ) -> io::Result<()> {
-        self.lines.iter_mut().try_for_each(Line::flush)?;
-        for user in line::wait(&self.lines, timeout)? {
+        self.sockets.iter_mut().try_for_each(ClientSocket::flush)?;
+        for user in client_socket::wait(&self.sockets, timeout)? {
             if let Err(fault) = self.read(user, hear) {
                 self.closed += 1;
                 return Err(io::Error::new(fault.kind(), format!("user {user}: {fault}")));
@@ -102,15 +102,15 @@ impl People {
     }
 
     fn read(&mut self, user: usize, hear: &mut impl FnMut(usize, &Value)) -> io::Result<()> {
-        let line = &mut self.lines[user];
-        line.fill()?;
-        let incoming = std::mem::take(&mut line.incoming);
+        let socket = &mut self.sockets[user];
+        socket.fill()?;
+        let incoming = std::mem::take(&mut socket.incoming);
         let mut end = 0;
         while let Some(frame) = frame::decode(&incoming, end).map_err(io::Error::other)? {
             end = frame.payload.end;
             let payload = &incoming[frame.payload.clone()];
             match frame.opcode {
-                Opcode::Ping => frame::encode(Opcode::Pong, payload, 5, &mut line.outgoing),
+                Opcode::Ping => frame::encode(Opcode::Pong, payload, 5, &mut socket.outgoing),
                 Opcode::Close => {
                     let code = payload.first_chunk().map_or(1005, |c| u16::from_be_bytes(*c));
                     return Err(io::Error::other(format!("closed by the server with {code}")));
@@ -122,8 +122,8 @@ impl People {
                 _ => {}
             }
         }
-        line.incoming = incoming;
-        line.incoming.drain(..end);
+        socket.incoming = incoming;
+        socket.incoming.drain(..end);
         Ok(())
     }
 }
