@@ -66,7 +66,7 @@ pub(super) static APPEND: LazyLock<Script> = LazyLock::new(|| {
 pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local t = redis.call('TIME')
-         local now = t[1] * 1000 + math.fence(t[2] / 1000)
+         local now = t[1] * 1000 + math.floor(t[2] / 1000)
          redis.call('ZADD', KEYS[1], now, ARGV[1])
          redis.call('HSET', KEYS[3], ARGV[1], ARGV[3])
          for _, node in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[4])) do
@@ -191,11 +191,11 @@ pub(super) static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
              redis.call('HSET', KEYS[2], 'e', epoch)
          end
          local offset = redis.call('HINCRBY', KEYS[2], 's', 1)
-         -- What an earlier life of the channel left after_subscribe.
+         -- What an earlier life of the channel left behind.
          if offset == 1 then redis.call('DEL', KEYS[1]) end
          local place = string.format('%d', offset)
          local t = redis.call('TIME')
-         local at = string.format('%d', t[1] * 1000 + math.fence(t[2] / 1000))
+         local at = string.format('%d', t[1] * 1000 + math.floor(t[2] / 1000))
          if tonumber(ARGV[2]) > 0 then
              local bytes = tonumber(meta[3] or '0') + #ARGV[6]
              local sum = string.format('%d', bytes)
@@ -231,7 +231,7 @@ pub(super) static PUBLISH: LazyLock<Script> = LazyLock::new(|| {
              end
          end
          if not meta[2] or tonumber(meta[2]) <= tonumber(at) then
-             local more = math.max(1, math.fence(math.min(ARGV[3], ARGV[4]) / 8))
+             local more = math.max(1, math.floor(math.min(ARGV[3], ARGV[4]) / 8))
              redis.call('HSET', KEYS[2], 'x', string.format('%d', at + more))
              redis.call('PEXPIRE', KEYS[1], string.format('%d', ARGV[3] + more))
              redis.call('PEXPIRE', KEYS[2], string.format('%d', ARGV[4] + more))
@@ -315,7 +315,7 @@ pub(super) static WRITTEN: LazyLock<Script> = LazyLock::new(|| {
          end
          if id ~= old then redis.call('SET', KEYS[1], id) end
          local t = redis.call('TIME')
-         local kept = t[1] * 1000 + math.fence(t[2] / 1000) - ARGV[2]
+         local kept = t[1] * 1000 + math.floor(t[2] / 1000) - ARGV[2]
          if tonumber(ms) > kept then id = string.format('%d', kept) .. '-0' end
          return redis.call('XTRIM', KEYS[2], 'MINID', '~', id)",
     )
