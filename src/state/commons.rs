@@ -284,6 +284,11 @@ impl Commons {
     pub(super) fn on_facts_lost(&mut self, facts: &Facts) {
         self.is_telling = false;
         self.untold.waiting.append(&mut self.carried);
+        self.look_again(facts);
+    }
+
+    /// Has facts looked at again: what is true of them by now may not be what is told.
+    pub(super) fn look_again(&mut self, facts: &Facts) {
         self.untold.users.extend(facts.users.iter().map(|fact| UserId::new(&fact.0)));
         self.untold.channels.extend(facts.channels.iter().map(|fact| ChannelName::new(&fact.0)));
         let room = |fact: &(String, String, String, Option<u64>)| {
@@ -573,6 +578,21 @@ pub(super) struct UntoldBatch {
     pub(super) channels: Vec<ChannelName>,
     pub(super) rooms: Vec<(ChannelName, UserId)>,
     pub(super) known: Vec<UserId>,
+}
+
+impl UntoldBatch {
+    /// What facts are about: users, channels and places in rooms.
+    pub(super) fn of(facts: &Facts) -> UntoldBatch {
+        let room = |fact: &(String, String, String, Option<u64>)| {
+            (ChannelName::new(&fact.0), UserId::new(&fact.1))
+        };
+        UntoldBatch {
+            users: facts.users.iter().map(|fact| UserId::new(&fact.0)).collect(),
+            channels: facts.channels.iter().map(|fact| ChannelName::new(&fact.0)).collect(),
+            rooms: facts.rooms.iter().map(room).collect(),
+            known: Vec::new(),
+        }
+    }
 }
 
 fn take_some<T: Ord>(from: &mut BTreeSet<T>, to: &mut Vec<T>, room: &mut usize) {

@@ -122,6 +122,9 @@ impl State {
                 known.for_each(|user| self.people.note_known(UserId::new(user)));
                 abroad.commons.saw(node);
                 let turns = abroad.commons.apply(node, &facts);
+                if *node == *self.node {
+                    self.correct(&facts, now);
+                }
                 self.take_turns(turns, now);
                 self.release_heard();
                 Told::Done
@@ -150,6 +153,16 @@ impl State {
             _ => return Answer::Unavailable,
         };
         Answer::Told(Box::new(told))
+    }
+
+    /// Has own facts that are out of date told again: an entry that was reported lost may still be
+    /// appended, after later ones were told.
+    fn correct(&mut self, told: &Facts, now: Moment) {
+        let mut facts = self.facts(&UntoldBatch::of(told), now);
+        if let Some(abroad) = &mut self.abroad {
+            abroad.commons.keep_news(&mut facts);
+            abroad.commons.look_again(&facts);
+        }
     }
 
     /// Has everything told anew.
@@ -295,5 +308,41 @@ impl State {
             Then::Nothing => Told::Done.into(),
             asked => self.on_given(asked, reply).into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::id::{ConnId, ShardId, Slot};
+    use crate::state::lone_node;
+    use crate::state::people::Opened;
+
+    #[test]
+    fn an_own_entry_that_comes_late_is_corrected() {
+        let now = Clock::start().now();
+        let mut node = lone_node("a", None, now);
+        node.on_nodes(&[String::from("a")], (now.unix_ms, 0), now);
+        let person = Person { user_id: UserId::new("bob"), username: "bob".into() };
+        let conn = ConnId { shard: ShardId(0), slot: Slot(0), generation: 0 };
+        let opened = Opened { conn, person: Some(person), remote: None };
+        let _ = node.apply(Talk::Opened(opened).into(), now);
+        let tells = |node: &mut State| -> Vec<Facts> {
+            let entries = node.take_proposals(now).into_iter();
+            let facts = entries.filter_map(|entry| match entry {
+                Entry::PresenceUpdate(facts) if !facts.users.is_empty() => Some(facts),
+                _ => None,
+            });
+            facts.collect()
+        };
+        let told = tells(&mut node);
+        assert_eq!(told.len(), 1);
+        node.apply_shared("a", Entry::PresenceUpdate(told[0].clone()), now);
+        assert!(tells(&mut node).is_empty(), "all is told");
+        // From before the connection was opened; it was reported lost.
+        let old = Facts { users: vec![("bob".into(), String::new(), 0, 0)], ..Facts::default() };
+        node.apply_shared("a", Entry::PresenceUpdate(old), now);
+        assert_eq!(tells(&mut node)[0].users, told[0].users);
     }
 }
