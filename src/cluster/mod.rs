@@ -37,6 +37,8 @@ mod node_rpc;
 mod outage;
 mod requests;
 mod scripts;
+#[doc(hidden)]
+pub mod simulated;
 mod snapshots;
 mod subscriber;
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! A strict client: it believes nothing that it cannot check against the truth.
+//! A strict client: it believes nothing that it cannot check against the oracle.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::{Value, json};
 
+use super::oracle::{self, Oracle, Picture};
 use super::pipe::{ClientEnd, Link};
-use super::truth::{self, Picture, Truth};
 use super::{EPOCH, HISTORY_MAX, Timeouts};
 
 /// What a request was about.
@@ -195,7 +195,7 @@ impl Client {
     }
 
     /// Reads some bytes and judges them. Returns whether there were any.
-    pub fn receive(&mut self, bytes_max: usize, truth: &Truth) -> bool {
+    pub fn receive(&mut self, bytes_max: usize, oracle: &Oracle) -> bool {
         if self.has_left {
             return false;
         }
@@ -217,7 +217,7 @@ impl Client {
             match opcode {
                 1 => {
                     let text: Value = serde_json::from_slice(&payload).expect("JSON");
-                    self.judge(&text, truth);
+                    self.judge(&text, oracle);
                 }
                 8 => self.close = Some(u16::from_be_bytes([payload[0], payload[1]])),
                 9 => self.frame(0x8a, &payload),
@@ -253,31 +253,31 @@ impl Client {
         self.everything.is_some() || self.named.contains(service)
     }
 
-    fn judge(&mut self, text: &Value, truth: &Truth) {
+    fn judge(&mut self, text: &Value, oracle: &Oracle) {
         let kind = text["type"].as_str().expect("a type");
         assert_eq!(kind == "welcome", !self.has_welcome, "first and once: {text}");
         match kind {
             "welcome" => self.has_welcome = true,
-            "service_change" => self.on_change(text, truth),
+            "service_change" => self.on_change(text, oracle),
             "service_snapshot" => {
                 let service = text["service_id"].as_str().expect("a name");
                 assert!(self.follows(service), "not followed: {text}");
                 assert_eq!(self.replay, None, "a snapshot in place of a promised replay");
                 self.snapshots += 1;
-                self.on_instances(service, text, truth);
+                self.on_instances(service, text, oracle);
             }
             "reconnect" => assert!(text["after_ms"].is_u64(), "{text}"),
-            _ => self.on_answer(kind, text, truth),
+            _ => self.on_answer(kind, text, oracle),
         }
     }
 
-    fn on_change(&mut self, text: &Value, truth: &Truth) {
+    fn on_change(&mut self, text: &Value, oracle: &Oracle) {
         let service = text["service_id"].as_str().expect("a name");
         assert!(self.follows(service), "not followed: {text}");
         assert_eq!(text["epoch"], EPOCH);
         let from = text["from"].as_u64().expect("a revision");
         let revision = text["revision"].as_u64().expect("a revision");
-        let base = || Picture::clone(&truth.picture(service, from));
+        let base = || Picture::clone(&oracle.picture(service, from));
         if let Some((resumed, since, until)) = self.replay.take() {
             assert_eq!((service, from, revision), (&*resumed, since, until), "not the replay");
             // Asked for by the client, who says where it stands.
@@ -294,18 +294,18 @@ impl Client {
         let changes = text["changes"].as_array().expect("changes");
         assert_eq!(revision - from, changes.len() as u64, "{text}");
         for change in changes {
-            truth::apply(&mut position.picture, change);
+            oracle::apply(&mut position.picture, change);
         }
         position.revision = revision;
         position.degraded = text["degraded"].as_bool().expect("the mark");
-        assert_eq!(position.picture, *truth.picture(service, revision), "{text}");
+        assert_eq!(position.picture, *oracle.picture(service, revision), "{text}");
     }
 
-    fn on_instances(&mut self, service: &str, text: &Value, truth: &Truth) {
+    fn on_instances(&mut self, service: &str, text: &Value, oracle: &Oracle) {
         assert_eq!(text["epoch"], EPOCH);
         let revision = text["revision"].as_u64().expect("a revision");
-        let picture = truth::picture_of(&text["instances"]);
-        assert_eq!(picture, *truth.picture(service, revision), "{text}");
+        let picture = oracle::picture_of(&text["instances"]);
+        assert_eq!(picture, *oracle.picture(service, revision), "{text}");
         if let Some(position) = self.positions.get(service) {
             assert!(revision >= position.revision, "back in time: {text}");
         }
@@ -313,7 +313,7 @@ impl Client {
         self.positions.insert(String::from(service), Position { revision, picture, degraded });
     }
 
-    fn on_answer(&mut self, kind: &str, text: &Value, truth: &Truth) {
+    fn on_answer(&mut self, kind: &str, text: &Value, oracle: &Oracle) {
         let (id, asked) = self.asked.pop_front().unwrap_or_else(|| panic!("unasked: {text}"));
         if asked == Asked::Garbage {
             assert!(kind == "error" && text.get("id").is_none(), "{text}");
@@ -329,11 +329,11 @@ impl Client {
         match asked {
             Asked::Subscribe { service, snapshot, since } => {
                 assert_eq!((kind, &text["service_id"]), ("subscribed", &json!(service)));
-                self.on_subscribed(service, snapshot, since, text, truth);
+                self.on_subscribed(service, snapshot, since, text, oracle);
             }
             Asked::SubscribeAll => {
                 assert_eq!((kind, &text["service_id"]), ("subscribed", &json!("*")));
-                self.everything.get_or_insert_with(|| truth.revisions());
+                self.everything.get_or_insert_with(|| oracle.revisions());
             }
             Asked::Unsubscribe(service) => {
                 assert_eq!((kind, &text["service_id"]), ("unsubscribed", &json!(service)));
@@ -363,7 +363,7 @@ impl Client {
         snapshot: bool,
         since: Option<(String, u64)>,
         text: &Value,
-        truth: &Truth,
+        oracle: &Oracle,
     ) {
         assert_eq!(text["epoch"], EPOCH);
         let revision = text["revision"].as_u64().expect("a revision");
@@ -376,14 +376,14 @@ impl Client {
         assert!(has_instances || (!snapshot && recovers != Some(false)), "{text}");
         self.named.insert(service.clone());
         if has_instances {
-            return self.on_instances(&service, text, truth);
+            return self.on_instances(&service, text, oracle);
         }
         if let Some((_, since)) = since.filter(|(_, since)| *since < revision) {
             self.replay = Some((service, since, revision));
             return;
         }
         // Nothing missed, so nothing may have changed meanwhile for one who followed before.
-        let picture = Picture::clone(&truth.picture(&service, revision));
+        let picture = Picture::clone(&oracle.picture(&service, revision));
         if let Some(position) = self.positions.get(&service) {
             assert_eq!(revision, position.revision, "an untrue claim: {text}");
         }
@@ -428,7 +428,7 @@ impl Client {
     }
 
     /// Judges the picture at a quiet moment.
-    pub fn judge_quiet(&self, truth: &Truth) {
+    pub fn judge_quiet(&self, oracle: &Oracle) {
         assert!(self.asked.is_empty(), "never answered: {:?}", self.asked);
         assert_eq!(self.replay, None, "a promised replay that never came");
         assert!(self.input.is_empty() && self.outgoing.is_empty(), "half a frame");
@@ -436,15 +436,15 @@ impl Client {
             assert!(self.positions.contains_key(service), "no picture of {service}");
         }
         for (service, position) in &self.positions {
-            let revision = truth.revision(service);
+            let revision = oracle.revision(service);
             assert_eq!(position.revision, revision, "{service}: left behind");
-            assert_eq!(position.picture, *truth.picture(service, revision), "{service}");
+            assert_eq!(position.picture, *oracle.picture(service, revision), "{service}");
             if revision > 0 {
-                assert_eq!(position.degraded, truth.degraded(service), "{service}: the mark");
+                assert_eq!(position.degraded, oracle.degraded(service), "{service}: the mark");
             }
         }
         let Some(seen) = &self.everything else { return };
-        for (service, revision) in truth.revisions() {
+        for (service, revision) in oracle.revisions() {
             let has_changed = revision > seen.get(&service).copied().unwrap_or_default();
             let is_known = self.positions.contains_key(&service);
             assert!(is_known || !has_changed, "{service}: unheard of");

@@ -35,7 +35,7 @@ impl Desk {
         let now = Moment::new(START_MS, 0);
         let shard = Shard::new(settings, orders, inlet, now);
         let claims = json!({"sub": "ann", "exp": (START_MS + TOKEN_MS) / 1_000});
-        let key = jsonwebtoken::EncodingKey::from_secret(&[7; 32]);
+        let key = jsonwebtoken::EncodingKey::from_secret(fanfare_test_support::SECRET.as_bytes());
         let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key);
         Desk { shard, ready: Ready::default(), now, token: token.expect("a token") }
     }

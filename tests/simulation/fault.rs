@@ -12,8 +12,8 @@ use fanfare::internals::state::order::Answer;
 use fanfare::internals::stats::Stats;
 
 use super::client::Client;
+use super::oracle::Oracle;
 use super::pipe::{Link, Ready};
-use super::truth::Truth;
 use super::world::{open_gate, shard_settings};
 
 #[test]
@@ -39,6 +39,6 @@ fn an_answer_that_does_not_fit_closes_with_1011() {
     };
     outlet.send(Parcel::Answer(conn, Answer::Batch(Vec::new()))).expect("room");
     turn();
-    client.receive(usize::MAX, &Truth::default());
+    client.receive(usize::MAX, &Oracle::default());
     assert_eq!(client.close_code(), Some(1011));
 }

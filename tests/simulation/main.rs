@@ -12,14 +12,15 @@
 
 mod client;
 mod clock;
+mod cluster;
 mod fault;
+mod oracle;
 mod pipe;
-mod truth;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use world::World;
+use world::SimWorld;
 
 /// The epoch of all revisions.
 const EPOCH: &str = "epoch";
@@ -48,7 +49,7 @@ struct Seen {
 }
 
 fn play(seed: u64) -> Seen {
-    catch_unwind(AssertUnwindSafe(|| World::new(seed).play())).unwrap_or_else(|fault| {
+    catch_unwind(AssertUnwindSafe(|| SimWorld::new(seed).play())).unwrap_or_else(|fault| {
         eprintln!("replay with: FANFARE_SEED={seed} cargo test --test simulation -- one_seed");
         resume_unwind(fault)
     })

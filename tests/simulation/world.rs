@@ -26,8 +26,8 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::client::{Asked, Client};
+use super::oracle::{self, Oracle};
 use super::pipe::{ClientEnd, FakeSocket, Link, Ready};
-use super::truth::{self, Truth};
 use super::{EPOCH, HISTORY_MAX, Seen, Timeouts};
 
 const STARTED_MS: u64 = 1_800_000_000_000;
@@ -41,7 +41,7 @@ const SLACK_MS: u64 = 4 * STEP_MS;
 /// Far more than a world ever needs to come to rest.
 const ROUNDS_MAX: usize = 100_000;
 
-fn people_settings() -> state::Settings {
+pub fn people_settings() -> state::Settings {
     state::Settings {
         channels: state::channels::Settings {
             namespaces: Arc::default(),
@@ -80,7 +80,7 @@ impl SimShard {
     }
 }
 
-pub struct World {
+pub struct SimWorld {
     rng: Rng,
     now_ms: u64,
     limits: Arc<Limits>,
@@ -90,8 +90,8 @@ pub struct World {
     orders: Outlet<Command>,
     shards: Vec<SimShard>,
     /// Follows everything beside the clients, straight from control.
-    witness: Inlet<Parcel>,
-    truth: Truth,
+    observer: Inlet<Parcel>,
+    oracle: Oracle,
     published: Arc<Published>,
     clients: Vec<Client>,
     /// Positions of clients that have gone, for those that come back.
@@ -100,8 +100,8 @@ pub struct World {
     seen: Seen,
 }
 
-impl World {
-    pub fn new(seed: u64) -> World {
+impl SimWorld {
+    pub fn new(seed: u64) -> SimWorld {
         let mut rng = Rng::seeded(seed);
         let limits = Arc::new(Limits {
             outbox_bytes_max: pick(&mut rng, &[2_048, 4_096, 16_384]),
@@ -134,8 +134,8 @@ impl World {
                 SimShard { shard, ready: Ready::default(), outlet, outcome }
             })
             .collect();
-        let (witness_outlet, witness) = mailbox(65_536, Bell::silent());
-        outlets.push(witness_outlet);
+        let (observer_outlet, observer) = mailbox(65_536, Bell::silent());
+        outlets.push(observer_outlet);
         let settings = registry::Settings {
             lease_ttl_ms: 20_000,
             self_protection_max_ms: 30_000,
@@ -157,7 +157,7 @@ impl World {
             None,
         );
         let conn = ConnId { shard: shard_id(shards), slot: Slot(0), generation: 0 };
-        let mut world = World {
+        let mut world = SimWorld {
             rng,
             now_ms: STARTED_MS,
             limits,
@@ -166,8 +166,8 @@ impl World {
             control,
             orders,
             shards: sim_shards,
-            witness,
-            truth: Truth::default(),
+            observer,
+            oracle: Oracle::default(),
             published,
             clients: Vec::new(),
             memories: Vec::new(),
@@ -228,19 +228,19 @@ impl World {
     fn turn_control(&mut self) -> bool {
         let had_work = !self.control.mailbox().is_empty();
         let outcome = self.control.turn(self.moment());
-        self.hear_the_witness();
+        self.hear_the_observer();
         had_work || outcome.has_more
     }
 
     /// Takes what control has just announced, before any client can.
-    fn hear_the_witness(&mut self) {
-        while let Some(parcel) = self.witness.take() {
+    fn hear_the_observer(&mut self) {
+        while let Some(parcel) = self.observer.take() {
             match parcel {
                 Parcel::Event(event) => {
                     let start = event.frame.windows(2).position(|two| two == b"{\"");
                     let json = &event.frame[start.expect("an object")..];
                     let frame = serde_json::from_slice(json).expect("JSON");
-                    self.truth.take(&frame);
+                    self.oracle.take(&frame);
                 }
                 Parcel::HttpAnswer(_, Answer::Views(views)) => {
                     for view in views {
@@ -248,11 +248,11 @@ impl World {
                             serde_json::from_slice(view.instances.json()).expect("an array");
                         self.largest_picture = self.largest_picture.max(view.instances.bytes());
                         let service = view.service.as_str();
-                        assert_eq!(view.revision, self.truth.revision(service));
-                        assert_eq!(view.degraded, self.truth.degraded(service));
+                        assert_eq!(view.revision, self.oracle.revision(service));
+                        assert_eq!(view.degraded, self.oracle.degraded(service));
                         assert_eq!(
-                            truth::picture_of(&instances),
-                            *self.truth.picture(service, view.revision)
+                            oracle::picture_of(&instances),
+                            *self.oracle.picture(service, view.revision)
                         );
                     }
                 }
@@ -260,11 +260,11 @@ impl World {
             }
         }
         // What any shard may read by itself is never older than what anyone has heard.
-        for (service, revision) in self.truth.revisions() {
+        for (service, revision) in self.oracle.revisions() {
             if let Some(view) = self.published.view(&ServiceName::of(&service)) {
                 self.seen.shown += 1;
                 assert_eq!(view.revision, revision, "{service}: an old view is shown");
-                assert_eq!(view.degraded, self.truth.degraded(&service), "{service}: the mark");
+                assert_eq!(view.degraded, self.oracle.degraded(&service), "{service}: the mark");
             }
         }
     }
@@ -399,7 +399,7 @@ impl World {
         let is_over = self.clients[at].link.is_over();
         if is_over && !self.clients[at].link.has_bytes() {
             let mut client = self.clients.swap_remove(at);
-            client.receive(usize::MAX, &self.truth);
+            client.receive(usize::MAX, &self.oracle);
             return self.bury(&client);
         }
         match self.rng.below(100) {
@@ -410,7 +410,7 @@ impl World {
             30..62 => {
                 let bytes_max = pick(&mut self.rng, &[1, 50, 500, 100_000]);
                 if !self.clients[at].is_stalled {
-                    self.clients[at].receive(bytes_max, &self.truth);
+                    self.clients[at].receive(bytes_max, &self.oracle);
                 }
             }
             62..66 => self.clients[at].is_stalled ^= true,
@@ -432,7 +432,7 @@ impl World {
                 self.clients[at].subscribe(&spelling, snapshot, None);
             }
             6..9 => {
-                let now = self.truth.revision(&spelling.to_ascii_lowercase());
+                let now = self.oracle.revision(&spelling.to_ascii_lowercase());
                 let revision = match self.rng.below(4) {
                     0 => now,
                     1 => now + 1,
@@ -500,7 +500,7 @@ impl World {
                 is_busy |= self.turn_shard_if_awake(shard);
             }
             for at in (0..self.clients.len()).rev() {
-                is_busy |= self.clients[at].receive(usize::MAX, &self.truth);
+                is_busy |= self.clients[at].receive(usize::MAX, &self.oracle);
                 if self.clients[at].link.is_over() && !self.clients[at].link.has_bytes() {
                     let client = self.clients.swap_remove(at);
                     self.bury(&client);
@@ -521,9 +521,10 @@ impl World {
 
     fn judge_quiet(&mut self) {
         for client in self.clients.iter().filter(|client| !client.has_left) {
-            client.judge_quiet(&self.truth);
+            client.judge_quiet(&self.oracle);
         }
-        let names = self.truth.revisions().into_keys().map(|name| ServiceName::of(&name)).collect();
+        let names =
+            self.oracle.revisions().into_keys().map(|name| ServiceName::of(&name)).collect();
         let (reply, _) = oneshot::channel();
         let origin = Origin::Http(shard_id(self.shards.len()), reply);
         assert!(self.order(origin, Order::Views(names)));
@@ -585,7 +586,7 @@ fn moment(unix_ms: u64) -> Moment {
 pub fn open_gate() -> Authorizer {
     Authorizer {
         base_path: fanfare::internals::ws::base_path::BasePath::default(),
-        authenticator: Authenticator::hs256(&[7; 32]),
+        authenticator: Authenticator::hs256(fanfare_test_support::SECRET.as_bytes()),
         is_auth_required: false,
         hosts: Hosts::new(([127, 0, 0, 1], 8080).into(), AllowedHosts::default(), true),
         allowed_origins: Vec::new(),

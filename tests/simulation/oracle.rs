@@ -30,11 +30,11 @@ impl Service {
 
 /// All services.
 #[derive(Default)]
-pub struct Truth {
+pub struct Oracle {
     services: BTreeMap<String, Service>,
 }
 
-impl Truth {
+impl Oracle {
     pub fn revision(&self, service: &str) -> u64 {
         self.services.get(service).map_or(0, Service::revision)
     }
