@@ -38,6 +38,7 @@ mod outage;
 mod requests;
 mod scripts;
 #[doc(hidden)]
+#[cfg(any(test, feature = "internals"))]
 pub mod simulated;
 mod snapshots;
 mod subscriber;
