@@ -5,10 +5,11 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use fanfare::internals::clock::Moment;
 use fanfare::internals::id::{ChannelName, ConnId, Epoch, ShardId, Slot, UserId};
 use fanfare::internals::state::durable::PeopleImage;
+use fanfare::internals::state::effect::Effect;
+use fanfare::internals::state::messaging::{Aimed, Closed, Follow, Publish, Publisher};
 use fanfare::internals::state::people::{Opened, Person};
 use fanfare::internals::state::registry::{self, Registry};
-use fanfare::internals::state::talk::{Aimed, Publisher, Talk};
-use fanfare::internals::state::{Settings, State};
+use fanfare::internals::state::{Ask, Settings, State};
 use fanfare::internals::wire::talk::Publication;
 use serde_json::value::RawValue;
 use std::hint::black_box;
@@ -26,15 +27,18 @@ fn conn(n: u32) -> ConnId {
     ConnId { shard: ShardId(0), slot: Slot(n), generation: n }
 }
 
-fn opened(n: u32) -> Talk {
+fn opened(n: u32) -> Opened {
     let name = format!("user-{n}");
     let person = Person { user_id: UserId::new(&name), username: name.into() };
-    Talk::Opened(Opened { conn: conn(n), person: Some(person), remote: None })
+    Opened { conn: conn(n), person: Some(person), remote: None }
 }
 
-fn tell(state: &mut State, talk: Talk) {
-    black_box(state.apply(talk.into(), at(1)));
-    black_box(state.take_outgoing());
+/// Carries out a command, and takes the effects as control does.
+fn tell(state: &mut State, effects: &mut Vec<Effect>, ask: impl Ask) {
+    state.apply(ask.unanswered(), at(1));
+    state.swap_effects(effects);
+    black_box(&effects);
+    effects.clear();
 }
 
 fn publish(c: &mut Criterion) {
@@ -43,16 +47,16 @@ fn publish(c: &mut Criterion) {
     let payload = payload.expect("JSON");
     let publication = Publication::new(None, Some(&payload), None, None).expect("good");
     for followers in [1, 1_000] {
-        let mut state = state();
+        let (mut state, mut effects) = (state(), Vec::new());
         let channel = ChannelName::new("news");
         for n in 0..followers {
-            tell(&mut state, opened(n));
+            tell(&mut state, &mut effects, opened(n));
             let (conn, channel) = (conn(n), channel.clone());
-            tell(&mut state, Talk::Follow { conn, channel, since: None });
+            tell(&mut state, &mut effects, Follow { conn, channel, since: None });
         }
         group.bench_function(BenchmarkId::new("followers", followers), |b| {
             b.iter(|| {
-                let talk = Talk::Publish {
+                let publish = Publish {
                     channel: channel.clone(),
                     publication: publication.clone(),
                     from: Some(UserId::new("user-0")),
@@ -60,7 +64,7 @@ fn publish(c: &mut Criterion) {
                     without: None,
                     by: Publisher::Request(None),
                 };
-                tell(&mut state, talk);
+                tell(&mut state, &mut effects, publish);
             });
         });
     }
@@ -70,12 +74,12 @@ fn publish(c: &mut Criterion) {
 fn presence(c: &mut Criterion) {
     let mut group = c.benchmark_group("presence");
     for users in [500, 10_000] {
-        let mut state = state();
-        (0..users).for_each(|n| tell(&mut state, opened(n)));
+        let (mut state, mut effects) = (state(), Vec::new());
+        (0..users).for_each(|n| tell(&mut state, &mut effects, opened(n)));
         group.bench_function(BenchmarkId::new("comes and goes among", users), |b| {
             b.iter(|| {
-                tell(&mut state, opened(users));
-                tell(&mut state, Talk::Closed(conn(users)));
+                tell(&mut state, &mut effects, opened(users));
+                tell(&mut state, &mut effects, Closed(conn(users)));
             });
         });
     }

@@ -24,13 +24,13 @@ fn commit(c: &mut Criterion) {
     let mut batch = |size: usize| -> Arc<Vec<Write>> {
         let message = |_| {
             count += 1;
-            Write::Private(Message {
+            Write::Private(Arc::new(Message {
                 id: ids.next(1_800_000_000_000 + count / 10),
                 from: UserId::new(&format!("user-{}", count % USERS)),
                 to: UserId::new(&format!("user-{}", (count * 7 + 1) % USERS)),
                 content: String::from("a message of some fifty bytes, as people write them"),
                 at_s: 1_800_000_000,
-            })
+            }))
         };
         Arc::new((0..size).map(message).collect())
     };

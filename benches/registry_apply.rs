@@ -5,10 +5,11 @@ use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use fanfare::internals::clock::Moment;
 use fanfare::internals::id::{Epoch, InstanceIdentity, ServiceName};
+use fanfare::internals::state::command::{Heartbeat, Protect, Register};
 use fanfare::internals::state::durable::PeopleImage;
-use fanfare::internals::state::order::Order;
+use fanfare::internals::state::effect::Effect;
 use fanfare::internals::state::registry::{Registry, Settings};
-use fanfare::internals::state::{self, State};
+use fanfare::internals::state::{self, Ask as _, State};
 use fanfare::internals::wire::instance::Registration;
 use std::hint::black_box;
 
@@ -31,6 +32,12 @@ fn registration(n: usize, version: u64) -> Registration {
     }
 }
 
+/// Takes the effects as control does. Returns how many there are.
+fn take(state: &mut State, effects: &mut Vec<Effect>) -> usize {
+    state.swap_effects(effects);
+    effects.drain(..).count()
+}
+
 fn filled(leases: usize) -> State {
     let settings = Settings {
         lease_ttl_ms: 20_000,
@@ -43,8 +50,8 @@ fn filled(leases: usize) -> State {
     let registry = Registry::new(settings, Epoch::new("e"), 0, at(0));
     let mut state = State::new(registry, state::Settings::default(), PeopleImage::default());
     for n in 0..leases {
-        state.apply(Order::Register(vec![registration(n, 0)]), at(0));
-        state.take_announcements();
+        state.apply(Register(vec![registration(n, 0)]).unanswered(), at(0));
+        state.take_effects();
     }
     state
 }
@@ -54,7 +61,7 @@ fn apply(c: &mut Criterion) {
     let is_test = std::env::args().any(|arg| arg == "--test");
     let sizes = if is_test { vec![1, 10_000] } else { vec![1, 10_000, 1_000_000] };
     for leases in sizes {
-        let mut state = filled(leases);
+        let (mut state, mut effects) = (filled(leases), Vec::new());
         let mut version = 1;
         group.bench_function(BenchmarkId::new("register a change", leases), |b| {
             b.iter_batched(
@@ -63,8 +70,8 @@ fn apply(c: &mut Criterion) {
                     registration(usize::try_from(version).unwrap_or(0) % leases, version)
                 },
                 |registration| {
-                    black_box(state.apply(Order::Register(vec![registration]), at(1)));
-                    state.take_announcements().len()
+                    state.apply(Register(vec![registration]).unanswered(), at(1));
+                    take(&mut state, &mut effects)
                 },
                 BatchSize::SmallInput,
             );
@@ -74,7 +81,10 @@ fn apply(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("heartbeat, 100 keys at most", leases), |b| {
             b.iter_batched(
                 || keys.clone(),
-                |keys| black_box(state.apply(Order::Heartbeat(keys), at(2))),
+                |keys| {
+                    state.apply(Heartbeat(keys).unanswered(), at(2));
+                    take(&mut state, &mut effects)
+                },
                 BatchSize::SmallInput,
             );
         });
@@ -93,14 +103,14 @@ fn apply(c: &mut Criterion) {
                 let services = 10_000 / PER_SERVICE;
                 for n in 0..services {
                     let service = ServiceName::of(&format!("s{n}"));
-                    state.apply(Order::Protect { service, enabled: false }, at(1));
+                    state.apply(Protect { service, enabled: false }.unanswered(), at(1));
                 }
                 state
             },
             |mut state| {
                 state.tick(at(20_100));
                 state.tick(at(20_700));
-                black_box(state.take_announcements().len())
+                black_box(state.take_effects().len())
             },
             BatchSize::PerIteration,
         );

@@ -157,8 +157,7 @@ pub fn log_entry(bytes: &[u8]) {
         let (position, at_ms) = (format!("{number}-0"), now.unix_ms);
         let item = LogItem { position, node: "there".into(), number, at_ms, entry };
         node.apply_logged(item, now);
-        node.take_announcements();
-        node.take_outgoing();
+        node.take_effects();
     }
     node.tick(Moment::new(2_000_000, 1_000_000_000_000));
     assert_image_is_readable(node.registry.snapshot());

@@ -137,7 +137,7 @@ fn create(group: &str, members: &[&str]) -> Write {
 
 fn say(from: &str, group: &str) -> Write {
     let (from, to) = (user(from), group.to_owned());
-    Write::ToGroup(Message { id: id(1), from, to, content: "x".into(), at_s: 7 })
+    Write::ToGroup(Arc::new(Message { id: id(1), from, to, content: "x".into(), at_s: 7 }))
 }
 
 fn code(result: WriteResult) -> Code {
@@ -321,13 +321,13 @@ fn what_the_log_or_the_journal_keeps_is_refused() {
     });
     let (node, image) = Node::open(&url);
     assert_eq!(image.people.channels, [("news".into(), "about".into())], "they begin a log");
-    let private = Write::Private(Message {
+    let private = Write::Private(Arc::new(Message {
         id: id(1),
         from: user("a"),
         to: user("b"),
         content: "x".into(),
         at_s: 7,
-    });
+    }));
     let results = node.execute(vec![
         private,
         define("other"),
@@ -508,7 +508,7 @@ fn what_one_server_left_unsorted_is_pulled() {
     let (alone, _) = Node::alone(&url).expect("opens");
     let private = |n: u64, from: &str, to: &str| {
         let (from, to) = (user(from), user(to));
-        Write::Private(Message { id: id(n), from, to, content: format!("m{n}"), at_s: 7 })
+        Write::Private(Arc::new(Message { id: id(n), from, to, content: format!("m{n}"), at_s: 7 }))
     };
     let writes = vec![private(1, "a", "b"), private(2, "b", "a"), private(3, "a", "a")];
     assert!(alone.execute(writes).iter().all(Result::is_ok));

@@ -96,23 +96,23 @@ fn user(id: &str) -> UserId {
 }
 
 fn private(n: u32, from: &str, to: &str) -> Write {
-    Write::Private(Message {
+    Write::Private(Arc::new(Message {
         id: MessageId::from_parts(1_000 + u64::from(n), n, 0),
         from: user(from),
         to: user(to),
         content: format!("m{n} \u{1F600} ' \" \\"),
         at_s: 7,
-    })
+    }))
 }
 
 fn to_group(n: u32, from: &str, group: &str) -> Write {
-    Write::ToGroup(Message {
+    Write::ToGroup(Arc::new(Message {
         id: MessageId::from_parts(1_000 + u64::from(n), n, 0),
         from: user(from),
         to: group.to_owned(),
         content: format!("g{n}"),
         at_s: 7,
-    })
+    }))
 }
 
 fn create(group: &str, members: &[&str]) -> Write {

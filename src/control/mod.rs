@@ -1,20 +1,21 @@
 //! Control: the one thread that owns the state.
 //!
 //! ```text
-//! mailbox --> order --> state --> announcements --> one frame --> the shards that follow
-//!                         |   \-> answer -----------------------> the shard that asked
-//!                         |-----> changes, twice a second ------> store
-//!                         |-----> write, at once ---------------> store --> answer, message
-//!                         \-----> entry, call ------------------> other nodes --> answer, message
+//! mailbox --> command --> state --> effects --> frames ------------------> the shards that follow
+//!                           ^               |-> replies -----------------> the callers
+//!                           |               |-> writes ------------------> commit queue --> store
+//!                           |               \-> entries, requests, waits --> pending table, backplane
+//!                           \--- result, wake or time-out of what waits ----------------/
 //! ```
 //!
 //! # Promises
 //!
-//! * What an order changed is on its way to every shard before its answer is: who hears the answer
-//!   finds the change done. A subscriber's answer stands in its shard's mailbox exactly between the
-//!   events it covers and those that follow it.
+//! * Effects are carried out in the order in which the state decided them. So what a command changed is
+//!   on its way to every shard before its reply is: who hears the reply finds the change done. A
+//!   subscriber's reply stands in its shard's mailbox exactly between the events it covers and those
+//!   that follow it.
 //! * An event is encoded and framed once, and only where a shard follows the service.
-//! * A view that the shards can read is taken back before anything that its service's change causes
+//! * A view that the shards can read is invalidated before anything that its service's change causes
 //!   is sent; see `mailbox::published`.
 //! * What has to be on disk first is answered and announced after the store has said that it is.
 //!   All that gathers while the store is busy goes as one transaction.
@@ -27,10 +28,10 @@
 //!
 //! Imports `mailbox`, `state`, `stats`, `store` and `wire`. Imported by `server`.
 
+mod cluster;
+mod commit_queue;
 mod followers;
-mod ledger;
-mod nodes;
-mod proposals;
+mod pending;
 mod saver;
 
 use std::sync::Arc;
@@ -41,29 +42,32 @@ use tokio::sync::broadcast;
 use crate::auth::Revoked;
 use crate::clock::Moment;
 use crate::cluster::Cluster;
-use crate::id::{ConnId, Topic, UserId};
+use crate::id::{ConnId, ShardSet, Topic, UserId};
 use crate::limits::{self, STORE_CLOSE_ATTEMPTS_MAX};
 use crate::mailbox::published::{Published, Publisher};
-use crate::mailbox::to_control::{Command, Origin, Task};
-use crate::mailbox::to_shard::{Event, Parcel};
+use crate::mailbox::to_control::{ControlMessage, Task};
+use crate::mailbox::to_shard::{Event, ShardMessage};
 use crate::mailbox::{Inlet, Outlet};
-use crate::state::durable::{AccountChange, Write, WriteResult};
+use crate::state::State;
+use crate::state::command::{Command, RegistryCommand};
+use crate::state::durable::{AccountChange, WriteResult};
+use crate::state::effect::{Effect, Message};
 use crate::state::event::DomainEvent;
-use crate::state::order::{Answer, Order};
+use crate::state::messaging::{ApplyAccounts, EndTokens, MessagingCommand};
 use crate::state::registry::Announcement;
 use crate::state::registry::unsaved::SetBound;
-use crate::state::talk::{Outgoing, Talk, Told};
-use crate::state::{self, State};
+use crate::state::reply::Delivery;
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::storm::Storm;
 use crate::wire::answer;
 use crate::wire::event::{Position, service_change};
+use crate::wire::frame;
 use crate::wire::instance_list::InstanceList;
 use crate::wire::refusal::Refusal;
+use commit_queue::{CommitQueue, Waiting};
 use followers::Followers;
-use ledger::{Ledger, Waiting};
-use proposals::{Proposals, What};
+use pending::{Held, PendingTable, Ready, Step, What};
 use saver::Saver;
 
 /// What a turn leaves to the thread that drives it.
@@ -79,24 +83,24 @@ pub struct Outcome {
 #[derive(Debug)]
 pub struct Control {
     state: State,
-    mailbox: Inlet<Command>,
-    shards: Vec<Outlet<Parcel>>,
+    mailbox: Inlet<ControlMessage>,
+    shards: Vec<Outlet<ShardMessage>>,
     followers: Followers,
     publisher: Publisher,
     stats: Arc<Stats>,
     store: Option<Store>,
     saver: Saver,
-    /// When messages of the journal may be written again, after the store refused some.
-    next_posted_ms: u64,
-    ledger: Ledger,
+    commit_queue: CommitQueue,
     /// None where there is one node.
     cluster: Option<Cluster>,
     node: String,
     /// The nodes that were alive when they were last heard of.
     alive: Vec<String>,
-    proposals: Proposals,
-    /// Connections that were answered, and whose next orders may wait.
-    to_go_on: Vec<ConnId>,
+    pending: PendingTable,
+    /// The effects of the last call of the state; empty between two calls.
+    effects: Vec<Effect>,
+    /// The connection whose command is being carried out, until its reply is sent.
+    unanswered: Option<ConnId>,
     revoked: Arc<Revoked>,
     events: broadcast::Sender<DomainEvent>,
     /// Shards that have got something this turn.
@@ -108,8 +112,8 @@ impl Control {
     /// A control plane over `state`. Without a store nothing outlives the process.
     pub fn new(
         state: State,
-        mailbox: Inlet<Command>,
-        shards: Vec<Outlet<Parcel>>,
+        mailbox: Inlet<ControlMessage>,
+        shards: Vec<Outlet<ShardMessage>>,
         published: Arc<Published>,
         stats: Arc<Stats>,
         store: Option<Store>,
@@ -127,13 +131,13 @@ impl Control {
             stats,
             store,
             saver: Saver::new(SetBound { rows: usize::MAX, bytes: usize::MAX }),
-            next_posted_ms: 0,
-            ledger: Ledger::default(),
+            commit_queue: CommitQueue::default(),
             cluster: None,
             node: String::new(),
             alive: Vec::new(),
-            proposals: Proposals::default(),
-            to_go_on: Vec::new(),
+            pending: PendingTable::default(),
+            effects: Vec::new(),
+            unanswered: None,
             revoked: Arc::default(),
             events,
             to_ring,
@@ -169,7 +173,7 @@ impl Control {
     }
 
     /// The mailbox, for the thread that rests on it.
-    pub fn mailbox(&self) -> &Inlet<Command> {
+    pub fn mailbox(&self) -> &Inlet<ControlMessage> {
         &self.mailbox
     }
 
@@ -183,18 +187,17 @@ impl Control {
     pub fn turn(&mut self, now: Moment) -> Outcome {
         let connections = self.state.people.connections();
         for _ in 0..limits::COMMANDS_PER_TURN_MAX {
-            let Some(command) = self.mailbox.take() else { break };
-            self.carry_out(command, now);
+            let Some(message) = self.mailbox.take() else { break };
+            self.take(message, now);
         }
         let ended = connections.saturating_sub(self.state.people.connections());
         self.storm.note_ends(ended, now.unix_ms);
         self.storm.let_time_pass(now.unix_ms);
         if self.state.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.state.tick(now);
-            self.announce(now.ns);
+            self.settle(now.ns, now);
         }
-        self.propose_by_time(now);
-        self.run_errands(now);
+        self.append_by_time(now);
         self.commit(now);
         for (shard, ring) in self.shards.iter().zip(&mut self.to_ring) {
             if std::mem::take(ring) {
@@ -209,68 +212,103 @@ impl Control {
         // A store that is busy says when it is done.
         let is_idle = self.store.as_ref().is_some_and(Store::is_idle);
         let commit = (is_idle && self.state.registry.is_dirty()).then_some(self.saver.next_ms());
-        let late = self.proposals.next_late_ms();
+        let late = self.pending.next_late_ms();
         let by_time = [self.state.next_tick_ms(), commit, late, self.storm.due_ms()];
         by_time.into_iter().flatten().min()
     }
 
-    fn carry_out(&mut self, command: Command, now: Moment) {
-        let Some(command) = self.proposals.hold(command) else { return };
-        self.carry_out_now(command, now);
-    }
-
-    fn carry_out_now(&mut self, command: Command, now: Moment) {
-        let Command { origin, accepted_ns, task } = command;
-        let shard = origin.shard();
-        let order = match (task, shard) {
-            (Task::Order(order), _) => order,
-            (Task::Unfollow(service), Some(shard)) => {
+    fn take(&mut self, message: ControlMessage, now: Moment) {
+        let ControlMessage { accepted_ns, task } = message;
+        match task {
+            Task::Command(command) => {
+                self.start(Held { accepted_ns, command }, now);
+                self.go_on(now);
+            }
+            Task::Unfollow(shard, service) => {
                 if self.followers.remove(&service, shard) {
                     self.state.registry.set_followed(&service, false);
                 }
-                return;
             }
-            (Task::UnfollowAll, Some(shard)) => return self.followers.remove_from_all(shard),
-            (Task::Probe(conns), _) => {
+            Task::UnfollowAll(shard) => self.followers.remove_from_all(shard),
+            Task::Probe(conns) => {
                 for conn in conns {
-                    self.send(usize::from(conn.shard.0), Parcel::Probe(conn));
+                    self.send(usize::from(conn.shard.0), ShardMessage::Probe(conn));
                 }
-                return;
             }
-            (Task::Stored(results), _) => return self.on_stored(results, now),
-            (Task::Cluster(news), _) => return self.on_news(news, now),
-            (Task::Unfollow(_) | Task::UnfollowAll, None) => return,
+            Task::Stored(results) => self.on_stored(results, now),
+            Task::Cluster(news) => self.on_news(news, now),
+        }
+    }
+
+    /// Carries out a command, unless one of its connection waits.
+    fn start(&mut self, held: Held, now: Moment) {
+        let conn = held.command.conn();
+        let Some(Held { accepted_ns, command }) = (match conn {
+            Some(conn) => self.pending.hold(conn, held),
+            None => Some(held),
+        }) else {
+            return;
         };
-        match &order {
-            Order::Subscribe { service, .. } => {
-                if let Origin::Conn(conn) = &origin
-                    && self.followers.add(service, conn.shard)
+        match &command {
+            Command::Registry(RegistryCommand::Subscribe(subscribe, _)) => {
+                if let Some(conn) = conn
+                    && self.followers.add(&subscribe.service, conn.shard)
                 {
-                    self.state.registry.set_followed(service, true);
+                    self.state.registry.set_followed(&subscribe.service, true);
                 }
             }
-            Order::SubscribeAll => {
-                if let Origin::Conn(conn) = &origin {
+            Command::Registry(RegistryCommand::SubscribeAll(..)) => {
+                if let Some(conn) = conn {
                     self.followers.add_to_all(conn.shard);
                 }
             }
-            Order::Talk(talk) => self.revoke(talk, now),
-            _ => {}
+            Command::Registry(_) => {}
+            Command::Messaging(command) => self.revoke(command, now),
         }
         self.stats.control.orders.add(1);
-        // For each order anew: who listened before the call hears of what the call did.
-        self.state.is_watched = self.events.receiver_count() > 0;
-        self.state.ticket = self.proposals.next();
-        let outcome = self.state.apply(order, now);
-        self.settle(origin, accepted_ns, outcome, now);
+        self.unanswered = conn;
+        self.state.apply(command, now);
+        self.carry_out(accepted_ns, now);
+        if let Some(conn) = self.unanswered.take() {
+            self.pending.begin_hold(conn);
+        }
+    }
+
+    /// Carries out the commands that waited behind one of their connection, once that is answered. The
+    /// first of them that has to wait holds the others again.
+    fn go_on(&mut self, now: Moment) {
+        while let Some(released) = self.pending.take_released() {
+            for held in released {
+                self.start(held, now);
+            }
+        }
+    }
+
+    /// Carries out what the state has decided, and whatever can go on with that.
+    fn settle(&mut self, accepted_ns: u64, now: Moment) {
+        self.carry_out(accepted_ns, now);
+        self.go_on(now);
+    }
+
+    fn carry_out(&mut self, accepted_ns: u64, now: Moment) {
+        self.carry_out_effects(accepted_ns, now);
+        while let Some(Ready { accepted_ns, step }) = self.pending.take_ready() {
+            match step {
+                Step::Lost(lost) => self.state.on_append_lost(lost.entry.as_ref(), lost.reply, now),
+                Step::Response(rest, response) => self.state.resume(rest, response, now),
+                Step::Stored(rest, result) => self.state.resume(rest, result, now),
+                Step::Waited(rest, how) => self.state.resume(rest, how, now),
+            }
+            self.carry_out_effects(accepted_ns, now);
+        }
     }
 
     /// Has tokens count no more, and the shards close the sockets that were opened with them.
-    fn revoke(&mut self, talk: &Talk, now: Moment) {
+    fn revoke(&mut self, command: &MessagingCommand, now: Moment) {
         // The table first: a socket that opens meanwhile is judged by it, or looked at after it.
         let mut to_check = Vec::new();
-        match talk {
-            Talk::Accounts(changes) => {
+        match command {
+            MessagingCommand::ApplyAccounts(ApplyAccounts(changes), _) => {
                 for change in changes {
                     let user_id = change.user_id.as_str();
                     let was_disabled = self.revoked.is_disabled(user_id);
@@ -282,7 +320,7 @@ impl Control {
                     self.revoked.credential_cache.forget_older(user_id, change.changed_ms);
                 }
             }
-            Talk::TokensEnded(tokens) => {
+            MessagingCommand::EndTokens(EndTokens(tokens), _) => {
                 for token in tokens {
                     if self.revoked.revoke(token.id, token.expires_s, now.unix_s()) {
                         let user = token.user_id.as_ref().map(UserId::as_str);
@@ -298,177 +336,191 @@ impl Control {
         }
         for user_id in to_check {
             for shard in 0..self.shards.len() {
-                self.send(shard, Parcel::CheckTokens(user_id.clone()));
+                self.send(shard, ShardMessage::CheckTokens(user_id.clone()));
             }
-        }
-    }
-
-    /// Answers an order, or has it wait.
-    fn settle(&mut self, origin: Origin, accepted_ns: u64, outcome: state::Outcome, now: Moment) {
-        let what = match outcome {
-            state::Outcome::Answer(answer) => {
-                self.announce(accepted_ns);
-                return self.answer(origin, answer, now);
-            }
-            state::Outcome::Propose(entry) => {
-                return self.propose(origin, accepted_ns, *entry, now);
-            }
-            state::Outcome::Write(write) => {
-                let waiting = Waiting { origin, accepted_ns, write: *write };
-                if let Some(waiting) = self.enter(waiting) {
-                    self.finish(waiting, Err(Refusal::unavailable()), now);
-                }
-                return;
-            }
-            state::Outcome::Call(asked) => {
-                let (call, then) = *asked;
-                return self.call(origin, accepted_ns, (call, then), now);
-            }
-            state::Outcome::Await(talk) => What::Again(*talk),
-            state::Outcome::Hold(told) => What::Turn(*told),
-        };
-        self.proposals.enter(origin, accepted_ns, what, now.unix_ms);
-        self.announce(accepted_ns);
-    }
-
-    /// Has a write wait for the store. Gives it back where there is none, or no room.
-    fn enter(&mut self, waiting: Waiting) -> Option<Waiting> {
-        match &self.store {
-            Some(store) if store.health().is_ok() => self.ledger.enter(waiting),
-            _ => Some(waiting),
         }
     }
 
     fn on_stored(&mut self, results: Vec<WriteResult>, now: Moment) {
-        for (waiting, result) in self.ledger.settle(results) {
-            self.finish(waiting, result, now);
+        for (waiting, result) in self.commit_queue.settle(results) {
+            self.finish(waiting, result);
         }
+        self.settle(now.ns, now);
     }
 
-    /// Tells everyone concerned what came of a write.
-    fn finish(&mut self, waiting: Waiting, result: WriteResult, now: Moment) {
-        let Waiting { origin, accepted_ns, write } = waiting;
-        if matches!(write, Write::Posted(_)) && result.is_err() {
-            self.next_posted_ms = now.unix_ms + limits::STORE_RETRY_MS_MAX;
-        }
-        self.state.ticket = self.proposals.next();
-        let outcome = self.state.after_write(write, result);
-        self.settle(origin, accepted_ns, outcome, now);
+    /// Has a command go on with what came of its write.
+    fn finish(&mut self, waiting: Waiting, result: WriteResult) {
+        let Waiting { accepted_ns, continuation } = waiting;
+        self.pending.make_ready(accepted_ns, Step::Stored(continuation, result));
     }
 
-    fn reply(&mut self, origin: Origin, answer: Answer) {
-        if let Answer::Views(views) = &answer {
-            // Whoever asks for invented names must not have us keep them.
-            let seen = views.iter().filter(|view| view.revision > 0);
-            seen.for_each(|view| self.publisher.show(view));
-        }
-        let (shard, parcel) = match origin {
-            Origin::Conn(conn) => (conn.shard, Parcel::Answer(conn, answer)),
-            Origin::Http(shard, reply) => (shard, Parcel::HttpAnswer(reply, answer)),
-            Origin::Program(reply) => {
-                // Whoever asked may have stopped waiting.
-                let _ = reply.send(answer);
-                return;
-            }
-            Origin::Shard(_) | Origin::Server => {
-                if let Answer::Told(told) = answer
-                    && let Told::Refused(refusal) = *told
-                {
-                    tracing::debug!(%refusal, "an order that nobody waits for was refused");
-                }
-                return;
-            }
-        };
-        self.send(usize::from(shard.0), parcel);
-    }
-
-    fn send(&mut self, shard: usize, parcel: Parcel) {
+    fn send(&mut self, shard: usize, message: ShardMessage) {
         self.to_ring[shard] = true;
         // Fails only when the shard has stopped, and its connections with it.
-        let _ = self.shards[shard].push_waiting(parcel);
+        let _ = self.shards[shard].push_waiting(message);
     }
 
-    /// Takes back the views that are out of date, frames each announcement once and sends it to the
-    /// shards that follow its service.
-    fn announce(&mut self, accepted_ns: u64) {
+    /// Invalidates the views that are out of date, then carries out the effects of the last call of the
+    /// state, in their order.
+    fn carry_out_effects(&mut self, accepted_ns: u64, now: Moment) {
         self.publisher.count(self.state.registry.counts().0);
         self.publisher.set_edition(self.state.registry.edition());
-        self.send_messages(accepted_ns);
-        self.state.registry.announce_contact_change(self.followers.services());
+        self.state.announce_turn(self.followers.services());
         for service in self.state.registry.take_forgotten() {
             self.publisher.take_back(&service);
         }
-        for announcement in self.state.take_announcements() {
-            self.publisher.take_back(&announcement.service);
-            if self.state.is_watched {
-                // Fails only where the last listener has just gone.
-                let _ = self.events.send(DomainEvent::ServiceChanged {
-                    service: announcement.service.clone(),
-                    revision: announcement.revision,
-                    degraded: announcement.degraded,
-                });
+        let mut effects = std::mem::take(&mut self.effects);
+        self.state.swap_effects(&mut effects);
+        // For each call anew: who listened before it hears of what it did.
+        let is_watched = !effects.is_empty() && self.events.receiver_count() > 0;
+        for effect in effects.drain(..) {
+            self.carry_out_effect(effect, is_watched, accepted_ns, now);
+        }
+        self.effects = effects;
+    }
+
+    fn carry_out_effect(
+        &mut self,
+        effect: Effect,
+        is_watched: bool,
+        accepted_ns: u64,
+        now: Moment,
+    ) {
+        match effect {
+            Effect::Announce(announcement) => {
+                self.announce(announcement, is_watched, accepted_ns);
             }
-            let following = self.followers.shards(&announcement.service);
-            if following.is_empty() {
-                continue;
-            }
-            if announcement.begins {
-                let event = self.frame_beginning(&announcement, accepted_ns);
-                for shard in following.iter() {
-                    self.send(shard, Parcel::Event(event.clone()));
+            Effect::Message(message) => self.send_message(message, accepted_ns),
+            Effect::ChannelMessage(message) => {
+                if is_watched && let Topic::Channel(channel) = &message.topic {
+                    let (channel, message) = (channel.clone(), frame::payload(&message.frame));
+                    self.tell_program(DomainEvent::ChannelMessage { channel, message });
                 }
-                if announcement.changes.is_empty() {
-                    continue;
+                if message.shards.is_none_or(|shards| !shards.is_empty()) {
+                    self.send_message(message, accepted_ns);
                 }
             }
-            self.stats.control.events.add(1);
-            let event = self.frame(announcement, accepted_ns);
-            for shard in following.iter() {
-                self.send(shard, Parcel::Event(event.clone()));
+            Effect::Dissolve { channel, shards, frame } => {
+                let topic = Topic::Channel(channel);
+                let event = Event { topic, frame, accepted_ns, aim: None };
+                for shard in shards.iter() {
+                    self.send(shard, ShardMessage::Dissolve(event.clone()));
+                }
+            }
+            Effect::Enter(conn) => self.send_to(conn, ShardMessage::Enter(conn)),
+            Effect::Close(conn, reason) => self.send_to(conn, ShardMessage::Close(conn, reason)),
+            Effect::Subscription(conn, set) => {
+                self.send_to(conn, ShardMessage::Subscription(conn, set));
+            }
+            Effect::PingAll => {
+                (0..self.shards.len()).for_each(|shard| self.send(shard, ShardMessage::PingAll));
+            }
+            Effect::PublishView(view) => self.publisher.show(&view),
+            Effect::Reply(delivery) => self.deliver(delivery),
+            Effect::Event(event) => {
+                if is_watched {
+                    self.tell_program(event);
+                }
+            }
+            Effect::Store(write) => match &self.store {
+                Some(store) if store.health().is_ok() => {
+                    if let Some(waiting) = self.commit_queue.enter(accepted_ns, *write) {
+                        self.finish(waiting, Err(Refusal::unavailable()));
+                    }
+                }
+                _ => {
+                    let step = Step::Stored(write.continuation, Err(Refusal::unavailable()));
+                    self.pending.make_ready(accepted_ns, step);
+                }
+            },
+            Effect::Wait(condition, rest) => {
+                self.pending.enter(What::Wait(condition, rest), accepted_ns, now.unix_ms);
+            }
+            Effect::Wake(condition, how) => self.pending.wake(&condition, how),
+            Effect::Append(append) => self.append(*append, accepted_ns, now),
+            Effect::Request(request) => self.request(*request, accepted_ns, now),
+            Effect::LeaveTopic(channel) => {
+                if let Some(cluster) = &self.cluster {
+                    cluster.detach(channel);
+                }
+            }
+            Effect::JournalStored(up_to) => {
+                if let Some(cluster) = &self.cluster {
+                    cluster.written(up_to);
+                }
             }
         }
     }
 
-    /// Sends what people are told to the shards where it concerns someone.
-    fn send_messages(&mut self, accepted_ns: u64) {
-        for outgoing in self.state.take_outgoing() {
-            match outgoing {
-                Outgoing::Message { topic, shards, frame, aim } => {
-                    self.stats.control.events.add(1);
-                    let aim = (!aim.is_everyone()).then(|| Arc::new(aim));
-                    let event = Event { topic, frame, accepted_ns, aim };
-                    match shards {
-                        Some(shards) => shards
-                            .iter()
-                            .for_each(|shard| self.send(shard, Parcel::Event(event.clone()))),
-                        None => (0..self.shards.len())
-                            .for_each(|shard| self.send(shard, Parcel::Event(event.clone()))),
-                    }
-                }
-                Outgoing::Dissolve { channel, shards, frame } => {
-                    let topic = Topic::Channel(channel);
-                    let event = Event { topic, frame, accepted_ns, aim: None };
-                    for shard in shards.iter() {
-                        self.send(shard, Parcel::Dissolve(event.clone()));
-                    }
-                }
-                Outgoing::Enter(conn) => {
-                    self.send(usize::from(conn.shard.0), Parcel::Enter(conn));
-                }
-                Outgoing::Close(conn, reason) => {
-                    self.send(usize::from(conn.shard.0), Parcel::Close(conn, reason));
-                }
-                Outgoing::Subscription(conn, told) => {
-                    self.send(usize::from(conn.shard.0), Parcel::Subscription(conn, told));
-                }
-                Outgoing::Answer(number, told) => self.answer_in_turn(number, *told),
-                Outgoing::PingAll => {
-                    (0..self.shards.len()).for_each(|shard| self.send(shard, Parcel::PingAll));
+    fn send_to(&mut self, conn: ConnId, message: ShardMessage) {
+        self.send(usize::from(conn.shard.0), message);
+    }
+
+    /// Hands a reply to its caller.
+    fn deliver(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Socket(conn, reply) => {
+                self.send_to(conn, ShardMessage::Reply(conn, reply));
+                if self.unanswered == Some(conn) {
+                    self.unanswered = None;
+                } else {
+                    self.pending.release(conn);
                 }
             }
+            Delivery::Http(shard, callback) => {
+                self.send(usize::from(shard.0), ShardMessage::HttpReply(callback));
+            }
+            Delivery::Program(callback) => callback.call(),
         }
-        for event in self.state.take_events() {
-            let _ = self.events.send(event);
+    }
+
+    fn tell_program(&self, event: DomainEvent) {
+        // Fails only where the last listener has just gone.
+        let _ = self.events.send(event);
+    }
+
+    /// Frames an announcement once and sends it to the shards that follow its service.
+    fn announce(&mut self, announcement: Announcement, is_watched: bool, accepted_ns: u64) {
+        self.publisher.take_back(&announcement.service);
+        if is_watched {
+            self.tell_program(DomainEvent::ServiceChanged {
+                service: announcement.service.clone(),
+                revision: announcement.revision,
+                degraded: announcement.degraded,
+            });
+        }
+        let following = self.followers.shards(&announcement.service);
+        if following.is_empty() {
+            return;
+        }
+        if announcement.begins {
+            let event = self.frame_beginning(&announcement, accepted_ns);
+            self.send_event(&event, following);
+            if announcement.changes.is_empty() {
+                return;
+            }
+        }
+        self.stats.control.events.add(1);
+        let event = self.frame(announcement, accepted_ns);
+        self.send_event(&event, following);
+    }
+
+    fn send_event(&mut self, event: &Event, shards: ShardSet) {
+        for shard in shards.iter() {
+            self.send(shard, ShardMessage::Event(event.clone()));
+        }
+    }
+
+    /// Sends a message to the shards that have followers of its topic.
+    fn send_message(&mut self, message: Message, accepted_ns: u64) {
+        let Message { topic, shards, frame, aim } = message;
+        self.stats.control.events.add(1);
+        let aim = (!aim.is_everyone()).then(|| Arc::new(aim));
+        let event = Event { topic, frame, accepted_ns, aim };
+        match shards {
+            Some(shards) => self.send_event(&event, shards),
+            None => (0..self.shards.len())
+                .for_each(|shard| self.send(shard, ShardMessage::Event(event.clone()))),
         }
     }
 
@@ -504,25 +556,25 @@ impl Control {
             self.state.registry.discard_changes();
         }
         let Some(store) = &self.store else {
-            return drop(self.state.take_newly_known(now));
+            return self.state.forget_newly_known();
         };
         let health = store.health();
         let stats = &self.stats.control;
         stats.store_healthy.set(u64::from(health.is_ok()));
         stats.store_set_aside.set(health.set_aside_total());
-        if !health.is_ok() {
-            // Better a word at once than a wait for nobody knows how long.
-            for waiting in self.ledger.give_up() {
-                self.finish(waiting, Err(Refusal::unavailable()), now);
+        if health.is_ok() {
+            // Nobody waits for these.
+            if !self.commit_queue.is_waiting() {
+                self.state.store_newly_known(now);
             }
-        } else if !self.ledger.is_waiting()
-            && let Some(write) = self.state.take_newly_known(now)
-        {
-            // Nobody waits for it, so there is always room for it.
-            let waiting = Waiting { origin: Origin::Server, accepted_ns: now.ns, write };
-            let _ = self.ledger.enter(waiting);
+            self.state.store_journal(now);
+        } else {
+            // Better a word at once than a wait for nobody knows how long.
+            for waiting in self.commit_queue.give_up() {
+                self.finish(waiting, Err(Refusal::unavailable()));
+            }
         }
-        self.write_posted(now);
+        self.settle(now.ns, now);
         let Some(store) = &self.store else { return };
         if !store.is_idle() {
             return;
@@ -530,11 +582,11 @@ impl Control {
         self.saver.settle(store, &mut self.state.registry, now.unix_ms);
         // Long sets and writes take turns.
         if self.saver.is_due(&self.state.registry, now.unix_ms)
-            && !(self.saver.is_continued() && self.ledger.has_next())
+            && !(self.saver.is_continued() && self.commit_queue.has_next())
         {
             self.saver.commit(store, &mut self.state.registry, now.unix_ms);
             self.stats.control.commits.add(1);
-        } else if let Some(batch) = self.ledger.dispatch() {
+        } else if let Some(batch) = self.commit_queue.dispatch() {
             self.saver.give_way();
             self.stats.control.commits.add(1);
             self.stats.control.writes.add(batch.len() as u64);
@@ -589,7 +641,7 @@ impl Control {
 
     /// Whether there is nothing left for the store.
     fn is_all_stored(&self) -> bool {
-        !self.ledger.is_waiting()
+        !self.commit_queue.is_waiting()
             && self.state.people.newly_known_is_empty()
             && !self.saver.is_busy()
             && !self.state.registry.is_dirty()
@@ -615,7 +667,7 @@ impl Control {
             services = lost.services.len(),
             instances = lost.upserts.len() + lost.deletes.len(),
             pull_outs = lost.pull_outs.len() + lost.pull_ins.len(),
-            unanswered_writes = self.ledger.len(),
+            unanswered_writes = self.commit_queue.len(),
             users_seen = self.state.people.newly_known_len(),
             first = names.join(", "),
             "not stored before the end: the database does not take it"

@@ -16,10 +16,13 @@ use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, UserId};
 use crate::limits;
 use crate::state::channels::ChannelView;
-use crate::state::talk::{Aimed, Publisher, Talk, Told};
+use crate::state::messaging::{
+    Aimed, DefineChannel, DeleteChannel, DescribeChannel, History, ListChannels, Publish,
+    Published, Publisher, ReadHistory,
+};
 use crate::wire::frame;
 use crate::wire::json as wire_json;
-use crate::wire::refusal::{Code, Refusal};
+use crate::wire::refusal::Code;
 use crate::wire::talk::{self, Publication};
 use crate::ws::authorizer;
 
@@ -78,9 +81,7 @@ fn channel_bytes(view: &ChannelView) -> usize {
 
 /// `GET /api/v1/channels`
 pub async fn list(desk: &RequestContext) -> Result<Reply, Problem> {
-    let Told::Channels(channels) = desk.tell(Talk::Channels).await? else {
-        return Err(Refusal::internal().into());
-    };
+    let channels = desk.ask(ListChannels).await?;
     let permit = desk.answers.reserve(channels.iter().map(channel_bytes).sum::<usize>() + 64)?;
     let channels: Vec<Value> = channels.iter().map(channel_value).collect();
     Ok(reply::holding(reply::json_value(&json!({"channels": channels})), permit))
@@ -99,28 +100,24 @@ pub async fn define(desk: &RequestContext, request: Request<Incoming>) -> Result
     let name = fields.name.ok_or_else(|| invalid("name is missing"))?;
     let channel = channel(desk, Some(name))?;
     let description = talk::description(fields.description.unwrap_or_default())?;
-    match desk.tell(Talk::Define { channel, description }).await? {
-        Told::Channel(Some(view)) => {
-            log::operator(desk, "create channel", view.name.as_str(), None);
-            Ok(reply::with_status(StatusCode::CREATED, &channel_value(&view)))
-        }
-        _ => Err(Refusal::internal().into()),
-    }
+    let view = desk.ask(DefineChannel { channel, description }).await?;
+    log::operator(desk, "create channel", view.name.as_str(), None);
+    Ok(reply::with_status(StatusCode::CREATED, &channel_value(&view)))
 }
 
 /// `GET /api/v1/channels/{name}`
 pub async fn describe(desk: &RequestContext, name: String) -> Result<Reply, Problem> {
     let channel = channel(desk, Some(name))?;
-    match desk.tell(Talk::Channel(channel)).await? {
-        Told::Channel(Some(view)) => Ok(reply::json_value(&channel_value(&view))),
-        _ => Err(Problem::new(404, Code::NotFound, "there is no such channel")),
+    match desk.ask(DescribeChannel(channel)).await? {
+        Some(view) => Ok(reply::json_value(&channel_value(&view))),
+        None => Err(Problem::new(404, Code::NotFound, "there is no such channel")),
     }
 }
 
 /// `DELETE /api/v1/channels/{name}`
 pub async fn delete(desk: &RequestContext, name: String) -> Result<Reply, Problem> {
     let channel = channel(desk, Some(name))?;
-    desk.tell(Talk::Delete(channel.clone())).await?;
+    desk.ask(DeleteChannel(channel.clone())).await?;
     log::operator(desk, "delete channel", channel.as_str(), None);
     Ok(reply::no_content())
 }
@@ -134,19 +131,15 @@ async fn publish_to(
 ) -> Result<Reply, Problem> {
     let from: Option<UserId> = identity.map(|identity| identity.user_id.clone());
     let by = Publisher::Request(desk.block());
-    let talk = Talk::Publish { channel, publication, from, aim, without: None, by };
-    match desk.tell(talk).await? {
-        Told::Published { channel, epoch, offset, message_id, delivered_to } => {
-            Ok(reply::json_value(&json!({
-                "channel": channel.as_str(),
-                "epoch": epoch.as_str(),
-                "offset": offset,
-                "message_id": message_id.to_string(),
-                "delivered_to": delivered_to,
-            })))
-        }
-        _ => Err(Refusal::internal().into()),
-    }
+    let publish = Publish { channel, publication, from, aim, without: None, by };
+    let Published { channel, epoch, offset, message_id, delivered_to } = desk.ask(publish).await?;
+    Ok(reply::json_value(&json!({
+        "channel": channel.as_str(),
+        "epoch": epoch.as_str(),
+        "offset": offset,
+        "message_id": message_id.to_string(),
+        "delivered_to": delivered_to,
+    })))
 }
 
 /// `POST /api/v1/channels/{name}/messages`
@@ -192,24 +185,20 @@ pub async fn history(
     may.map_err(refused)?;
     let after = query.number("after", 0, usize::MAX)?.unwrap_or(0) as u64;
     let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_MAX);
-    match desk.tell(Talk::History { channel, after, limit }).await? {
-        Told::History { epoch, frames } => {
-            let bytes = frames.iter().map(|frame| frame.len() + 1).sum::<usize>() + 256;
-            let permit = desk.answers.reserve(bytes)?;
-            let mut out = Vec::with_capacity(bytes);
-            let head = format!("{{\"epoch\":{},\"messages\":[", json!(epoch.as_str()));
-            out.extend_from_slice(head.as_bytes());
-            for (index, message) in frames.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                out.extend_from_slice(&frame::payload(message));
-            }
-            out.extend_from_slice(b"]}");
-            Ok(reply::reserved("application/json", out.into(), permit))
+    let History { epoch, frames } = desk.ask(ReadHistory { channel, after, limit }).await?;
+    let bytes = frames.iter().map(|frame| frame.len() + 1).sum::<usize>() + 256;
+    let permit = desk.answers.reserve(bytes)?;
+    let mut out = Vec::with_capacity(bytes);
+    let head = format!("{{\"epoch\":{},\"messages\":[", json!(epoch.as_str()));
+    out.extend_from_slice(head.as_bytes());
+    for (index, message) in frames.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
         }
-        _ => Err(Refusal::internal().into()),
+        out.extend_from_slice(&frame::payload(message));
     }
+    out.extend_from_slice(b"]}");
+    Ok(reply::reserved("application/json", out.into(), permit))
 }
 
 /// `POST /api/v1/live/{entity}/{id}`

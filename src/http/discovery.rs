@@ -19,11 +19,10 @@ use super::reply::{self, Problem, Reply};
 use super::{Query, RequestContext, body};
 use crate::id::ServiceName;
 use crate::limits;
-use crate::state::order::{Answer, Delta, Order, View};
+use crate::state::command::{Delta, ReadAllViews, ReadDelta, ServiceViews, View};
 use crate::wire::event::{Change, put_change};
 use crate::wire::frame::FrameBuilder;
 use crate::wire::instance::check_service_id;
-use crate::wire::refusal::Refusal;
 
 #[derive(Deserialize)]
 struct ServiceRequest {
@@ -99,9 +98,7 @@ pub async fn services(desk: &RequestContext, request: Request<Incoming>) -> Resu
         return Ok(reply::cached(JSON, listing));
     }
     let generation = published.generation();
-    let Answer::AllViews { version, views } = desk.ask(Order::AllViews).await? else {
-        return Err(Refusal::internal().into());
-    };
+    let ServiceViews { version, views } = desk.ask(ReadAllViews).await?;
     let (listing, permit) = put_together(desk, views, move |out, views| {
         put_views(out, views);
         out.extend_from_slice(format!(",\"version\":{version}").as_bytes());
@@ -166,10 +163,7 @@ pub async fn delta(desk: &RequestContext, request: Request<Incoming>) -> Result<
     let Some(version) = fields.version else {
         return Ok(reply::bad_request("version is missing"));
     };
-    let Answer::Delta(delta) = desk.ask(Order::Delta { version }).await? else {
-        return Err(Refusal::internal().into());
-    };
-    let Some(delta) = delta else {
+    let Some(delta) = desk.ask(ReadDelta { version }).await? else {
         let message = "what changed since that version is not known here";
         return Ok(reply::json_value(&reply::failure("data-not-found", message)));
     };

@@ -16,9 +16,11 @@ use crate::auth::names;
 use crate::clock::rfc3339;
 use crate::id::UserId;
 use crate::limits;
-use crate::state::durable::Write;
-use crate::state::talk::{Talk, Told};
-use crate::state::then::Page;
+use crate::state::Ask;
+use crate::state::durable::{Write, Written};
+use crate::state::messaging::{
+    ApplyAccounts, Page, ReadUnwritten, SendPrivate, SendToGroup, StoreChange, Stored,
+};
 use crate::store::read_pool::{Group, Invitation, StoredMessage};
 use crate::wire::instance::check_name;
 use crate::wire::refusal::{Code, Refusal};
@@ -42,38 +44,33 @@ pub fn group_id(text: &str) -> Result<String, Problem> {
     }
 }
 
-fn stored(told: &Told) -> Result<Reply, Problem> {
-    match told {
-        Told::Stored { id, at_s } => {
-            let value = json!({"id": id.to_string(), "created_at": at_s});
-            Ok(reply::with_status(StatusCode::CREATED, &value))
-        }
-        _ => Err(Refusal::internal().into()),
-    }
+fn stored(stored: &Stored) -> Reply {
+    let value = json!({"id": stored.id.to_string(), "created_at": stored.at_s});
+    reply::with_status(StatusCode::CREATED, &value)
 }
 
-/// Tells control something that is for a user, who may be named (`name:bob`).
+/// Sends a command that is for a user, who may be named (`name:bob`).
 ///
 /// # Errors
 ///
 /// Control's refusal, or 429 if the address asked for too many unknown names.
-pub(super) async fn tell_to(
+pub(super) async fn ask_for<A: Ask>(
     desk: &RequestContext,
     user: &UserId,
-    talk: impl Fn() -> Talk,
-) -> Result<Told, Problem> {
+    command: impl Fn() -> A,
+) -> Result<A::Reply, Problem> {
     let is_named = names::named(user.as_str()).is_some();
     if is_named {
         users::check_name_lookup(desk)?;
     }
-    let told = match desk.tell(talk()).await {
+    let result = match desk.ask(command()).await {
         // Another node may have seen them, or given them their name, a moment ago.
         Err(refusal) if refusal.code == Code::NotFound && learn(desk, user).await? => {
-            desk.tell(talk()).await
+            desk.ask(command()).await
         }
-        told => told,
+        result => result,
     };
-    told.map_err(|refusal| match refusal.code {
+    result.map_err(|refusal| match refusal.code {
         Code::NotFound if is_named => users::unknown_name(desk),
         _ => refusal.into(),
     })
@@ -86,7 +83,7 @@ async fn learn(desk: &RequestContext, user: &UserId) -> Result<bool, Problem> {
         return Ok(false);
     }
     let Some(change) = desk.app.read_pool.change_of(user).await? else { return Ok(false) };
-    desk.tell(Talk::Accounts(vec![change])).await?;
+    desk.ask(ApplyAccounts(vec![change])).await?;
     Ok(true)
 }
 
@@ -102,9 +99,9 @@ pub async fn send(
     let content = talk::content(fields.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     let send = || {
         let (from, to, content) = (from.clone(), to.clone(), content.clone());
-        Talk::SendPrivate { from, to, content }
+        SendPrivate { from, to, content }
     };
-    stored(&tell_to(desk, &to, send).await?)
+    Ok(stored(&ask_for(desk, &to, send).await?))
 }
 
 /// `POST /api/v1/groups/{id}/messages`
@@ -117,7 +114,8 @@ pub async fn send_to_group(
     let fields: MessageRequest =
         body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let content = talk::content(fields.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
-    stored(&desk.tell(Talk::SendToGroup { from: from.clone(), group_id, content }).await?)
+    let send = SendToGroup { from: from.clone(), group_id, content };
+    Ok(stored(&desk.ask(send).await?))
 }
 
 /// The user that is meant where the database is asked and not control: a user id, or `name:` and a
@@ -145,18 +143,13 @@ pub async fn pull(desk: &RequestContext, query: &Query, user: &UserId) -> Result
     let after = after.transpose()?;
     // First what is accepted, then what is written: nothing is lost between the two.
     let page = Page { user: user.clone(), after, with: with.clone(), limit: limit + 1 };
-    let unwritten = if desk.app.is_clustered {
-        desk.tell(Talk::Unwritten(page)).await?
-    } else {
-        Told::Unwritten(Vec::new())
-    };
+    let unwritten =
+        if desk.app.is_clustered { desk.ask(ReadUnwritten(page)).await? } else { Vec::new() };
     let mut messages = read_pool.messages(user, after, limit + 1, with).await?;
-    if let Told::Unwritten(posted) = unwritten {
-        let last = messages.last().map(|last| last.id.clone());
-        let fresh = posted.iter().map(|one| StoredMessage::of(one));
-        // The database has a beginning of all there is, so what it has not comes after.
-        messages.extend(fresh.filter(|one| last.as_ref().is_none_or(|last| one.id > *last)));
-    }
+    let last = messages.last().map(|last| last.id.clone());
+    let fresh = unwritten.iter().map(|one| StoredMessage::of(one));
+    // The database has a beginning of all there is, so what it has not comes after.
+    messages.extend(fresh.filter(|one| last.as_ref().is_none_or(|last| one.id > *last)));
     let has_more = messages.len() > limit;
     messages.truncate(limit);
     let next = messages.last().filter(|_| has_more).map(|last| last.id.clone());
@@ -225,7 +218,7 @@ pub async fn create_group(
     let invited = if desk.app.group_invitations { members.split_off(1) } else { Vec::new() };
     let write =
         Write::CreateGroup { group_id: group_id.clone(), name, owner, members, invited, at_ms };
-    desk.tell(Talk::Write(write)).await?;
+    desk.ask(StoreChange(write)).await?;
     Ok(reply::with_status(StatusCode::CREATED, &json!({"group_id": group_id})))
 }
 
@@ -290,7 +283,7 @@ pub async fn delete_group(
     by: &UserId,
     group_id: String,
 ) -> Result<Reply, Problem> {
-    desk.tell(Talk::Write(Write::DeleteGroup { group_id, by: by.clone() })).await?;
+    desk.ask(StoreChange(Write::DeleteGroup { group_id, by: by.clone() })).await?;
     Ok(reply::no_content())
 }
 
@@ -316,10 +309,10 @@ pub async fn add_member(
     } else {
         Write::AddMember { group_id, user_id, by }
     };
-    let (status, state) = match desk.tell(Talk::Write(write)).await? {
-        Told::Unchanged => (StatusCode::OK, "member"),
-        Told::Invited => (StatusCode::ACCEPTED, "invited"),
-        _ => (StatusCode::CREATED, "member"),
+    let (status, state) = match desk.ask(StoreChange(write)).await? {
+        Written::Unchanged => (StatusCode::OK, "member"),
+        Written::Invited => (StatusCode::ACCEPTED, "invited"),
+        Written::Done | Written::For(_) => (StatusCode::CREATED, "member"),
     };
     value["state"] = state.into();
     Ok(reply::with_status(status, &value))
@@ -333,7 +326,7 @@ pub async fn answer_invitation(
     accepts: bool,
 ) -> Result<Reply, Problem> {
     let write = Write::AnswerInvitation { group_id, user_id: user.clone(), accepts };
-    desk.tell(Talk::Write(write)).await?;
+    desk.ask(StoreChange(write)).await?;
     Ok(reply::no_content())
 }
 
@@ -345,6 +338,7 @@ pub async fn remove_member(
     user_id: &str,
 ) -> Result<Reply, Problem> {
     let user_id = resolved(desk, talk::user("user_id", Some(user_id.to_owned()))?).await?;
-    desk.tell(Talk::Write(Write::RemoveMember { group_id, user_id, by: by.clone() })).await?;
+    let remove = Write::RemoveMember { group_id, user_id, by: by.clone() };
+    desk.ask(StoreChange(remove)).await?;
     Ok(reply::no_content())
 }

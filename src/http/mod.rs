@@ -1,7 +1,7 @@
 //! HTTP: hyper in front, the same commands behind as on a WebSocket.
 //!
 //! ```text
-//! shard's first look --> guard --> hyper --> router --> order --> control
+//! shard's first look --> guard --> hyper --> router --> command --> control
 //!                                              \--> answers from stats and settings
 //! ```
 //!
@@ -49,7 +49,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
-use tokio::sync::oneshot;
 
 use crate::address::{AddressBlock, ClientAddress};
 use crate::auth::accounts::Registration;
@@ -61,10 +60,12 @@ use crate::id::{ServiceName, ShardId, UserId};
 use crate::limits::Limits;
 use crate::mailbox::Outlet;
 use crate::mailbox::published::Published;
-use crate::mailbox::to_control::{Command, Origin, Task};
-use crate::state::order::{Answer, Order, View};
+use crate::mailbox::to_control::{self, ControlMessage, Task};
+use crate::state::Ask;
+use crate::state::command::{ReadViews, View};
+use crate::state::messaging::SeeUser;
 use crate::state::people::Person;
-use crate::state::talk::{Talk, Told};
+use crate::state::reply::ReplyTo;
 use crate::stats::{Recent, Stats};
 use crate::store::StoreHealth;
 use crate::store::read_pool::{Account, ReadPool};
@@ -87,7 +88,7 @@ pub struct RequestContext {
     /// The shard whose thread serves the requests.
     pub shard: ShardId,
     /// Control's mailbox.
-    pub control: Outlet<Command>,
+    pub control: Outlet<ControlMessage>,
     /// The clock.
     pub clock: Clock,
     /// The state that all shards' HTTP shares.
@@ -201,29 +202,15 @@ impl RequestContext {
         self.client.map(ClientAddress::block)
     }
 
-    /// Sends an order and waits for its answer.
+    /// Sends a command and waits for its reply.
     ///
     /// # Errors
     ///
-    /// `unavailable` where control has too much to do or the server stops.
-    pub async fn ask(&self, order: Order) -> Result<Answer, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command {
-            origin: Origin::Http(self.shard, reply),
-            accepted_ns: self.clock.now().ns,
-            task: Task::Order(order),
-        };
-        self.control.send(command).map_err(|_| Refusal::unavailable())?;
-        answer.await.map_err(|_| Refusal::unavailable())?.given()
-    }
-
-    /// Sends an order among people and waits for what comes of it.
-    ///
-    /// # Errors
-    ///
-    /// As [`RequestContext::ask`], and whatever the order itself is refused with.
-    pub async fn tell(&self, talk: Talk) -> Result<Told, Refusal> {
-        self.ask(talk.into()).await?.told()
+    /// `unavailable` where control has too much to do or the server stops, and whatever the command is
+    /// refused with.
+    pub async fn ask<A: Ask>(&self, ask: A) -> Result<A::Reply, Refusal> {
+        let address = |sender| ReplyTo::Http(self.shard, sender);
+        to_control::ask(&self.control, self.clock.now().ns, ask, address).await
     }
 
     /// The request's id, as answers and the log have it.
@@ -254,10 +241,9 @@ impl RequestContext {
         if !known_users.is_new(&identity.user_id) {
             return;
         }
-        let task = Task::Order(Talk::See(Person::of(identity)).into());
-        let accepted_ns = self.clock.now().ns;
-        let command = Command { origin: Origin::Server, accepted_ns, task };
-        if self.control.send(command).is_err() {
+        let task = Task::Command(SeeUser(Person::of(identity)).unanswered());
+        let message = ControlMessage { accepted_ns: self.clock.now().ns, task };
+        if self.control.send(message).is_err() {
             known_users.forget(&identity.user_id);
         }
     }
@@ -274,10 +260,7 @@ impl RequestContext {
         if shown.len() == services.len() {
             return Ok(shown);
         }
-        match self.ask(Order::Views(services)).await? {
-            Answer::Views(views) => Ok(views),
-            _ => Err(Refusal::internal()),
-        }
+        self.ask(ReadViews(services)).await
     }
 
     /// Whether the server is about to stop.

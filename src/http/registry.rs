@@ -17,7 +17,10 @@ use super::reply::{self, Problem, Reply};
 use super::{RequestContext, body, log};
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
-use crate::state::order::{Answer, Operation, Order, RefusedEntry};
+use crate::state::Ask;
+use crate::state::command::{
+    Heartbeat, Operate, Operation, Protect, RefusedEntry, Register, Unregister,
+};
 use crate::state::registry::pull_outs::Operator;
 use crate::wire::command::{Entries, Rejected, check_all, check_each};
 use crate::wire::fault;
@@ -164,7 +167,7 @@ pub async fn register(desk: &RequestContext, request: Request<Incoming>) -> Resu
         Err(fault) => return Ok(bad_request(&fault, &["failedInstances"])),
     };
     let (sent, registrations): (Vec<_>, Vec<_>) = entries.accepted.into_iter().unzip();
-    let refused = in_pieces(desk, registrations, Order::Register).await?;
+    let refused = in_pieces(desk, registrations, Register).await?;
     let total = sent.len() + entries.rejected.len();
     let mut failed = Failures::of("instance", &entries.rejected);
     for entry in &refused {
@@ -183,7 +186,7 @@ pub async fn heartbeat(
     desk: &RequestContext,
     request: Request<Incoming>,
 ) -> Result<Reply, Problem> {
-    keys_call(desk, request, Order::Heartbeat).await
+    keys_call(desk, request, Heartbeat).await
 }
 
 /// `unregister`
@@ -191,13 +194,13 @@ pub async fn unregister(
     desk: &RequestContext,
     request: Request<Incoming>,
 ) -> Result<Reply, Problem> {
-    keys_call(desk, request, Order::Unregister).await
+    keys_call(desk, request, Unregister).await
 }
 
-async fn keys_call(
+async fn keys_call<Batch: Ask<Reply = Vec<RefusedEntry>>>(
     desk: &RequestContext,
     request: Request<Incoming>,
-    order: fn(Vec<InstanceIdentity>) -> Order,
+    batch: fn(Vec<InstanceIdentity>) -> Batch,
 ) -> Result<Reply, Problem> {
     let max = desk.app.limits.http_registry_body_bytes_max;
     let text = body::read(desk, request, max).await?;
@@ -212,20 +215,20 @@ async fn keys_call(
         + instances.rejected.len()
         + keys.accepted.len()
         + keys.rejected.len();
-    let failed_instances = keys_part(desk, "instance", instances, order).await?;
-    let failed_keys = keys_part(desk, "instanceKey", keys, order).await?;
+    let failed_instances = keys_part(desk, "instance", instances, batch).await?;
+    let failed_keys = keys_part(desk, "instanceKey", keys, batch).await?;
     let lists = [("failedInstances", failed_instances), ("failedInstanceKeys", failed_keys)];
     answer(desk, total, &lists)
 }
 
-async fn keys_part<Sent: serde::Serialize>(
+async fn keys_part<Sent: serde::Serialize, Batch: Ask<Reply = Vec<RefusedEntry>>>(
     desk: &RequestContext,
     entry: &str,
     entries: Keys<Sent>,
-    order: fn(Vec<InstanceIdentity>) -> Order,
+    batch: fn(Vec<InstanceIdentity>) -> Batch,
 ) -> Result<Failures, Problem> {
     let (sent, identities): (Vec<_>, Vec<_>) = entries.accepted.into_iter().unzip();
-    let refused = in_pieces(desk, identities, order).await?;
+    let refused = in_pieces(desk, identities, batch).await?;
     let mut failed = Failures::of(entry, &entries.rejected);
     for one in &refused {
         failed.add(entry, &sent[one.index], artemis_code(one.code), "no such instance");
@@ -234,22 +237,20 @@ async fn keys_part<Sent: serde::Serialize>(
 }
 
 /// Hands a batch to control piece by piece. The places of what it refused count over all pieces.
-async fn in_pieces<Entry>(
+async fn in_pieces<Entry, Batch: Ask<Reply = Vec<RefusedEntry>>>(
     desk: &RequestContext,
     mut entries: Vec<Entry>,
-    order: fn(Vec<Entry>) -> Order,
+    batch: fn(Vec<Entry>) -> Batch,
 ) -> Result<Vec<RefusedEntry>, Problem> {
     let (mut refused, mut start) = (Vec::new(), 0);
     while !entries.is_empty() {
         let rest = entries.split_off(entries.len().min(limits::COMMAND_ENTRIES_MAX));
         let piece = std::mem::replace(&mut entries, rest);
         let count = piece.len();
-        if let Answer::Batch(mut part) = desk.ask(order(piece)).await? {
-            for entry in &mut part {
-                entry.index += start;
-            }
-            refused.append(&mut part);
-        }
+        let part = desk.ask(batch(piece)).await?;
+        refused.extend(
+            part.into_iter().map(|entry| RefusedEntry { index: start + entry.index, ..entry }),
+        );
         start += count;
     }
     Ok(refused)
@@ -382,11 +383,11 @@ pub async fn operate(desk: &RequestContext, request: Request<Incoming>) -> Resul
         _ => return fail("operation is not pull-out or pull-in"),
     };
     let (action, on) = (action(&operation), identity.to_string());
-    let answer = desk.ask(Order::Operate { identity, operation }).await?;
-    if matches!(answer, Answer::Found(true)) {
+    let is_found = desk.ask(Operate { identity, operation }).await?;
+    if is_found {
         log::operator(desk, action, &on, Some(&said));
     }
-    Ok(found(&answer, "no such instance"))
+    Ok(found(is_found, "no such instance"))
 }
 
 /// The operator: the user of the request's token, and the name that the caller gives beside it.
@@ -422,17 +423,18 @@ pub async fn protect(
         return Err(Problem::invalid(fault));
     }
     let service = ServiceName::of(&name);
-    let answer = desk.ask(Order::Protect { service: service.clone(), enabled }).await?;
-    if matches!(answer, Answer::Found(true)) {
+    let is_found = desk.ask(Protect { service: service.clone(), enabled }).await?;
+    if is_found {
         let action = if enabled { "allow self-protection" } else { "lift self-protection" };
         log::operator(desk, action, service.as_str(), None);
     }
-    Ok(found(&answer, "no such service"))
+    Ok(found(is_found, "no such service"))
 }
 
-fn found(answer: &Answer, otherwise: &str) -> Reply {
-    match answer {
-        Answer::Found(true) => reply::json_value(&json!({"responseStatus": reply::success()})),
-        _ => reply::json_value(&reply::failure("data-not-found", otherwise)),
+fn found(is_found: bool, otherwise: &str) -> Reply {
+    if is_found {
+        reply::json_value(&json!({"responseStatus": reply::success()}))
+    } else {
+        reply::json_value(&reply::failure("data-not-found", otherwise))
     }
 }

@@ -15,10 +15,13 @@ use crate::auth::Identity;
 use crate::clock::rfc3339;
 use crate::id::{ChannelName, ConnName};
 use crate::limits;
+use crate::state::messaging::{
+    Broadcast, Connections, Delivered, DescribeConnection, Disconnect, ListConnections, ListOnline,
+    Online, SetMetadata, SetSubscription, To,
+};
 use crate::state::people::{ConnectionView, OnlineUser};
-use crate::state::talk::{Talk, To, Told};
 use crate::wire::json as wire_json;
-use crate::wire::refusal::{Code, Refusal};
+use crate::wire::refusal::Code;
 use crate::wire::talk::{self, Envelope};
 
 #[derive(Deserialize)]
@@ -44,21 +47,15 @@ async fn send(
     let envelope = Envelope::new(fields.message_type, fields.data)?;
     let from = from.map(|identity| identity.user_id.clone());
     let aim = body::aim(fields.only_to, fields.exclude);
-    let talk = || {
+    let broadcast = || {
         let (envelope, from) = (envelope.clone(), from.clone());
-        Talk::Broadcast { envelope, from, to: to.clone(), aim: aim.clone() }
+        Broadcast { envelope, from, to: to.clone(), aim: aim.clone() }
     };
-    let told = match &to {
-        To::User(user) => messages::tell_to(desk, user, talk).await?,
-        _ => desk.tell(talk()).await?,
+    let Delivered { count, id } = match &to {
+        To::User(user) => messages::ask_for(desk, user, broadcast).await?,
+        _ => desk.ask(broadcast()).await?,
     };
-    match told {
-        Told::Delivered { count, id } => {
-            let body = format!("{{\"delivered_to\":{count},\"id\":{id}}}");
-            Ok(reply::json_bytes(body))
-        }
-        _ => Err(Refusal::internal().into()),
-    }
+    Ok(reply::json_bytes(format!("{{\"delivered_to\":{count},\"id\":{id}}}")))
 }
 
 /// `POST /ws/broadcast`
@@ -104,9 +101,7 @@ pub async fn send_to_connection(
 
 /// `GET /ws/online`
 pub async fn online(desk: &RequestContext) -> Result<Reply, Problem> {
-    let Told::Online { count, users } = desk.tell(Talk::Online).await? else {
-        return Err(Refusal::internal().into());
-    };
+    let Online { count, users } = desk.ask(ListOnline).await?;
     let of = |user: &OnlineUser| {
         let person = &user.person;
         quoted_bytes(person.user_id.as_str()) + quoted_bytes(&person.username) + ROW_BYTES
@@ -171,10 +166,8 @@ pub async fn connections(desk: &RequestContext, query: &Query) -> Result<Reply, 
         None => None,
         Some(text) => Some(text.parse().map_err(|_| Problem::invalid("after is no connection"))?),
     };
-    let told = desk.tell(Talk::Connections { after, limit }).await?;
-    let Told::Connections { total, connections } = told else {
-        return Err(Refusal::internal().into());
-    };
+    let list = ListConnections { after, limit };
+    let Connections { total, connections } = desk.ask(list).await?;
     let bytes = connections.iter().map(connection_bytes).sum::<usize>() + ROW_BYTES;
     let permit = desk.answers.reserve(bytes)?;
     let next = (connections.len() == limit).then(|| connections.last()).flatten();
@@ -188,9 +181,9 @@ pub async fn connections(desk: &RequestContext, query: &Query) -> Result<Reply, 
 
 /// `GET /api/v1/connections/{id}`
 pub async fn connection(desk: &RequestContext, id: &str) -> Result<Reply, Problem> {
-    match desk.tell(Talk::Connection(connection_id(id)?)).await? {
-        Told::Connection(Some(connection)) => Ok(reply::json_value(&connection_value(&connection))),
-        _ => Err(Problem::new(404, Code::NotFound, "there is no such connection")),
+    match desk.ask(DescribeConnection(connection_id(id)?)).await? {
+        Some(connection) => Ok(reply::json_value(&connection_value(&connection))),
+        None => Err(Problem::new(404, Code::NotFound, "there is no such connection")),
     }
 }
 
@@ -198,7 +191,7 @@ pub async fn connection(desk: &RequestContext, id: &str) -> Result<Reply, Proble
 pub async fn disconnect(desk: &RequestContext, id: &str) -> Result<Reply, Problem> {
     let name = connection_id(id)?;
     let on = name.to_string();
-    desk.tell(Talk::Disconnect(name)).await?;
+    desk.ask(Disconnect(name)).await?;
     log::operator(desk, "disconnect", &on, None);
     Ok(reply::no_content())
 }
@@ -213,7 +206,7 @@ pub async fn set_subscription(
     let connection = connection_id(id)?;
     let channel = talk::channel(Some(channel), desk.app.limits.topic_bytes_max)?;
     let on = format!("{connection} {channel}");
-    desk.tell(Talk::SetSubscription { connection, channel, is_subscribed }).await?;
+    desk.ask(SetSubscription { connection, channel, is_subscribed }).await?;
     let action = if is_subscribed { "subscribe connection" } else { "unsubscribe connection" };
     log::operator(desk, action, &on, None);
     Ok(reply::no_content())
@@ -229,7 +222,7 @@ pub async fn set_metadata(
     let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
     let metadata = talk::connection_metadata(body::borrowed(&text)?)?;
     let on = connection.to_string();
-    desk.tell(Talk::SetMetadata { connection, metadata }).await?;
+    desk.ask(SetMetadata { connection, metadata }).await?;
     log::operator(desk, "set metadata", &on, None);
     Ok(reply::no_content())
 }

@@ -15,7 +15,7 @@ use crate::clock::Moment;
 use crate::cluster::agreement;
 use crate::id::{ServiceName, UserId};
 use crate::limits;
-use crate::state::order::{Answer, InstanceLease, Order, ServiceLeases};
+use crate::state::command::{InstanceLease, ReadLeases, ServiceLeases};
 use crate::state::registry::pull_outs::PulledOutBy;
 use crate::stats::{ClusterStats, Reading, RedisPath, Stats};
 use crate::wire::instance::check_service_id;
@@ -187,9 +187,7 @@ pub async fn leases(desk: &RequestContext, query: &Query) -> Result<Reply, Probl
         return Err(Refusal::invalid(fault).into());
     }
     let only = only.map(|service_id| ServiceName::of(&service_id));
-    let Answer::Leases(services) = desk.ask(Order::Leases(only.clone())).await? else {
-        return Err(Refusal::internal().into());
-    };
+    let services = desk.ask(ReadLeases(only.clone())).await?;
     if only.is_some() && services.is_empty() {
         return Ok(reply::json_value(&reply::failure("data-not-found", "no such service")));
     }

@@ -18,8 +18,8 @@ use crate::clock::rfc3339;
 use crate::id::UserId;
 use crate::limits;
 use crate::state::durable::{EndedToken, Write};
+use crate::state::messaging::{ApplyAccounts, EndTokens, StoreChange};
 use crate::state::people::Person;
-use crate::state::talk::Talk;
 use crate::store::read_pool::Account;
 use crate::wire::refusal::Code;
 use crate::ws::authorizer;
@@ -77,7 +77,7 @@ pub async fn register(
         password_hash,
         at_ms: desk.clock.now().wall_ms,
     };
-    desk.tell(Talk::Write(write)).await?;
+    desk.ask(StoreChange(write)).await?;
     log::account(desk, user_id.as_str(), "created");
     let account = json!({"user_id": user_id.as_str(), "username": username});
     Ok(reply::with_status(StatusCode::CREATED, &account))
@@ -269,7 +269,7 @@ pub async fn set_password(
         kept_token: Some(token.id),
         at_ms: desk.clock.now().wall_ms,
     };
-    desk.tell(Talk::Write(write)).await?;
+    desk.ask(StoreChange(write)).await?;
     log::account(desk, identity.user_id.as_str(), "password changed");
     revoke_now(desk, identity).await?;
     Ok(reply::no_content())
@@ -324,7 +324,7 @@ pub async fn logout(
         }
         _ => Write::EndTokens { person, at_ms },
     };
-    desk.tell(Talk::Write(write)).await?;
+    desk.ask(StoreChange(write)).await?;
     log::account(desk, identity.user_id.as_str(), "signed out");
     if let Some(token) = identity.token.filter(|_| !all) {
         let ended = EndedToken {
@@ -333,7 +333,7 @@ pub async fn logout(
             expires_s: identity.expires_at_s,
             changed_ms: at_ms,
         };
-        desk.tell(Talk::TokensEnded(vec![ended])).await?;
+        desk.ask(EndTokens(vec![ended])).await?;
     }
     revoke_now(desk, identity).await?;
     Ok(reply::no_content())
@@ -365,7 +365,7 @@ pub async fn remove(
     }
     let person = Person::of(identity);
     let at_ms = desk.clock.now().wall_ms;
-    desk.tell(Talk::Write(Write::RemoveAccount { person, at_ms })).await?;
+    desk.ask(StoreChange(Write::RemoveAccount { person, at_ms })).await?;
     log::account(desk, identity.user_id.as_str(), "removed");
     revoke_now(desk, identity).await?;
     Ok(reply::no_content())
@@ -375,7 +375,7 @@ pub async fn remove(
 async fn revoke_now(desk: &RequestContext, identity: &Identity) -> Result<(), Problem> {
     desk.app.authorizer.revoked.credential_cache.forget(identity.user_id.as_str());
     if let Some(change) = desk.app.read_pool.change_of(&identity.user_id).await? {
-        desk.tell(Talk::Accounts(vec![change])).await?;
+        desk.ask(ApplyAccounts(vec![change])).await?;
     }
     Ok(())
 }

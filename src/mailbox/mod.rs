@@ -1,8 +1,8 @@
 //! Where the two planes meet: a bounded queue and one wake-up.
 //!
 //! ```text
-//! shards, HTTP --> Command --> [ control's mailbox ] --> control
-//! control      --> Parcel  --> [ a shard's mailbox ] --> that shard
+//! shards, HTTP --> ControlMessage --> [ control's mailbox ] --> control
+//! control      --> ShardMessage   --> [ a shard's mailbox ] --> that shard
 //! ```
 //!
 //! Any number of senders, one receiver that takes whatever has gathered in one go. The bell is rung

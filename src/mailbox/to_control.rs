@@ -1,34 +1,35 @@
-//! What shards and HTTP send to control.
+//! What shards, HTTP, the store and the backplane send to control.
 //!
-//! Imports `cluster`, `id` and `state`. Imported by `shard`, `control` and `http`.
+//! Imports `cluster`, `id` and `state`. Imported by `shard`, `control`, `http` and `server`.
 
 use tokio::sync::oneshot;
 
+use super::Outlet;
 use crate::cluster::News;
-use crate::id::{ConnId, ShardId};
+use crate::id::{ConnId, ServiceName, ShardId};
 use crate::state::durable::WriteResult;
-use crate::state::order::{Answer, Order};
+use crate::state::reply::ReplyTo;
+use crate::state::{Ask, Command};
+use crate::wire::refusal::Refusal;
 
-/// An order, and where its answer goes.
+/// One thing for control to do.
 #[derive(Debug)]
-pub struct Command {
-    /// Who waits for the answer.
-    pub origin: Origin,
+pub struct ControlMessage {
     /// When the server accepted it, in the clock's nanoseconds. Fan-out latency counts from here.
     pub accepted_ns: u64,
     /// What to do.
     pub task: Task,
 }
 
-/// What control does: carry out an order, or note who follows what.
+/// What control does: carry out a command, note who follows what, or take a result.
 #[derive(Debug)]
 pub enum Task {
     /// For the state.
-    Order(Order),
-    /// The origin's shard has no follower of this service left.
-    Unfollow(crate::id::ServiceName),
-    /// The origin's shard has nobody left who follows every service.
-    UnfollowAll,
+    Command(Command),
+    /// A shard has no follower of this service left.
+    Unfollow(ShardId, ServiceName),
+    /// A shard has nobody left who follows every service.
+    UnfollowAll(ShardId),
     /// These connections are to be pinged, wherever they are.
     Probe(Vec<ConnId>),
     /// The store has done what it was given, and takes more: one result for each write.
@@ -37,29 +38,20 @@ pub enum Task {
     Cluster(News),
 }
 
-/// Who gets an answer.
-#[derive(Debug)]
-pub enum Origin {
-    /// A connection, through its shard.
-    Conn(ConnId),
-    /// An HTTP request, through the shard that serves it: the answer then wakes a task of the
-    /// shard's own thread, and no answer travels by two ways.
-    Http(ShardId, oneshot::Sender<Answer>),
-    /// The program that embeds the server, on a thread of its own.
-    Program(oneshot::Sender<Answer>),
-    /// Nobody. The shard itself speaks.
-    Shard(ShardId),
-    /// Nobody. The store, or the server itself, speaks.
-    Server,
-}
-
-impl Origin {
-    /// The shard that the command came from, if one did.
-    pub fn shard(&self) -> Option<ShardId> {
-        match self {
-            Origin::Conn(conn) => Some(conn.shard),
-            Origin::Http(shard, _) | Origin::Shard(shard) => Some(*shard),
-            Origin::Program(_) | Origin::Server => None,
-        }
-    }
+/// Sends a command to control and waits for its reply. `address` makes the reply's address.
+///
+/// # Errors
+///
+/// `unavailable` where control has too much to do or the server stops, and whatever the command is
+/// refused with.
+pub async fn ask<A: Ask>(
+    control: &Outlet<ControlMessage>,
+    accepted_ns: u64,
+    ask: A,
+    address: impl FnOnce(oneshot::Sender<Result<A::Reply, Refusal>>) -> ReplyTo<A::Reply>,
+) -> Result<A::Reply, Refusal> {
+    let (sender, reply) = oneshot::channel();
+    let task = Task::Command(ask.reply_to(address(sender)));
+    control.send(ControlMessage { accepted_ns, task }).map_err(|_| Refusal::unavailable())?;
+    reply.await.map_err(|_| Refusal::unavailable())?
 }

@@ -5,16 +5,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use crate::id::{ConnId, Topic, UserId};
-use crate::state::order::Answer;
-use crate::state::talk::{Aim, Told};
+use crate::state::effect::SubscriptionSet;
+use crate::state::messaging::Aim;
+use crate::state::reply::{Callback, SocketReply};
 use crate::wire::close::Reason;
 
 /// One thing for a shard to do.
 #[derive(Debug)]
-pub enum Parcel {
+pub enum ShardMessage {
     /// A framed event for those on the shard who follow its topic.
     Event(Event),
     /// A framed event for those on the shard who follow a channel, and who follow it no more
@@ -25,7 +25,7 @@ pub enum Parcel {
     /// The end of a connection.
     Close(ConnId, Reason),
     /// A subscription of a connection that begins or ends without its asking.
-    Subscription(ConnId, Box<Told>),
+    Subscription(ConnId, Box<SubscriptionSet>),
     /// Tokens of a user count no more: close the sockets that were opened with one of them. None:
     /// whose they are is not known.
     CheckTokens(Option<UserId>),
@@ -33,10 +33,10 @@ pub enum Parcel {
     PingAll,
     /// A protocol ping for one connection, whose user waits for a seat.
     Probe(ConnId),
-    /// The answer to a connection's oldest open order.
-    Answer(ConnId, Answer),
-    /// The answer to an HTTP request served on the shard's thread.
-    HttpAnswer(oneshot::Sender<Answer>, Answer),
+    /// The reply to a connection's oldest open command.
+    Reply(ConnId, SocketReply),
+    /// The reply to an HTTP request served on the shard's thread.
+    HttpReply(Callback),
     /// The server stops: send everyone away, spread over so many milliseconds.
     Drain {
         /// The time to spread over.
@@ -51,7 +51,7 @@ pub struct Event {
     pub topic: Topic,
     /// The whole WebSocket frame.
     pub frame: Bytes,
-    /// When the order that caused it was accepted, in the clock's nanoseconds.
+    /// When the command that caused it was accepted, in the clock's nanoseconds.
     pub accepted_ns: u64,
     /// Which of the followers get it; none = all.
     pub aim: Option<Arc<Aim>>,

@@ -19,7 +19,7 @@ use futures_core::Stream;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
@@ -27,12 +27,20 @@ use crate::clock::Clock;
 use crate::id::{ChannelName, ConnName, InstanceIdentity, MessageId, ServiceName, UserId};
 use crate::limits::{self, Limits};
 use crate::mailbox::Outlet;
-use crate::mailbox::to_control::{Command, Origin, Task};
+use crate::mailbox::to_control::{self, ControlMessage};
+use crate::state::Ask;
 use crate::state::channels::ChannelView;
+use crate::state::command::{
+    Heartbeat, ReadAllViews, ReadViews, RefusedEntry, Register, Unregister, View,
+};
 use crate::state::event::DomainEvent;
-use crate::state::order::{Answer, Order, RefusedEntry, View};
+use crate::state::messaging::{
+    Aimed, Broadcast, ChatAs, DefineChannel, DeleteChannel, DescribeChannel, DescribeConnection,
+    Disconnect, ListChannels, ListConnections, ListOnline, Online, PingAll, Publish, Publisher,
+    SetMetadata, SetSubscription, To,
+};
 use crate::state::people::{ConnectionView, OnlineUser, Person};
-use crate::state::talk::{Aimed, Publisher, Talk, To, Told};
+use crate::state::reply::ReplyTo;
 use crate::stats::Stats;
 use crate::wire::command::Entries;
 use crate::wire::instance::{Instance, check_name, check_service_id};
@@ -62,7 +70,7 @@ pub type CallError = Refusal;
 /// ```
 #[derive(Clone)]
 pub struct Handle {
-    control: Outlet<Command>,
+    control: Outlet<ControlMessage>,
     clock: Clock,
     /// Weak, so that listeners hear the server's end though handles live on.
     events: broadcast::WeakSender<DomainEvent>,
@@ -180,7 +188,7 @@ fn json(value: impl Serialize) -> Result<Box<RawValue>, CallError> {
 
 impl Handle {
     pub(super) fn new(
-        control: Outlet<Command>,
+        control: Outlet<ControlMessage>,
         clock: Clock,
         events: &broadcast::Sender<DomainEvent>,
         stats: Arc<Stats>,
@@ -193,17 +201,8 @@ impl Handle {
         talk::channel(Some(name.to_owned()), self.limits.topic_bytes_max)
     }
 
-    async fn ask(&self, order: Order) -> Result<Answer, CallError> {
-        let (reply, answer) = oneshot::channel();
-        let accepted_ns = self.clock.now().ns;
-        let origin = Origin::Program(reply);
-        let command = Command { origin, accepted_ns, task: Task::Order(order) };
-        self.control.send(command).map_err(|_| Refusal::unavailable())?;
-        answer.await.map_err(|_| Refusal::unavailable())?.given()
-    }
-
-    async fn tell(&self, talk: Talk) -> Result<Told, CallError> {
-        self.ask(talk.into()).await?.told()
+    async fn ask<A: Ask>(&self, ask: A) -> Result<A::Reply, CallError> {
+        to_control::ask(&self.control, self.clock.now().ns, ask, ReplyTo::Program).await
     }
 
     async fn send(
@@ -216,10 +215,8 @@ impl Handle {
         let data = json(data)?;
         check_bytes(data.get().len(), &self.limits)?;
         let envelope = Envelope::new(Some(message_type.to_owned()), Some(&*data))?;
-        match self.tell(Talk::Broadcast { envelope, from: None, to, aim }).await? {
-            Told::Delivered { count, .. } => Ok(count),
-            _ => Err(Refusal::internal()),
-        }
+        let delivered = self.ask(Broadcast { envelope, from: None, to, aim }).await?;
+        Ok(delivered.count)
     }
 
     /// Sends an envelope to every JSON socket, or to those that `delivery` names. Returns how many
@@ -335,16 +332,8 @@ impl Handle {
         aim: Aimed,
     ) -> Result<PublishedMessage, CallError> {
         let by = Publisher::Program;
-        self.published(Talk::Publish { channel, publication, from, aim, without: None, by }).await
-    }
-
-    async fn published(&self, talk: Talk) -> Result<PublishedMessage, CallError> {
-        match self.tell(talk).await? {
-            Told::Published { message_id, epoch, offset, delivered_to, .. } => {
-                Ok(PublishedMessage { message_id, epoch, offset, delivered_to })
-            }
-            _ => Err(Refusal::internal()),
-        }
+        let publish = Publish { channel, publication, from, aim, without: None, by };
+        Ok(PublishedMessage::of(self.ask(publish).await?))
     }
 
     /// Says something in a room in the name of a user, who need not be in it nor online. The user is
@@ -374,7 +363,7 @@ impl Handle {
         let bytes_max = self.limits.client_message_bytes_max;
         let content = talk::content(Some(content.to_owned()), bytes_max)?;
         let person = Person { user_id, username: username.into() };
-        self.published(Talk::ChatAs { person, channel, content }).await
+        Ok(PublishedMessage::of(self.ask(ChatAs { person, channel, content }).await?))
     }
 
     /// Tells the subscribers of `live:{entity}` that one of these was `created`, `updated` or
@@ -516,10 +505,7 @@ impl Handle {
         limit: usize,
     ) -> Result<Vec<ConnectionView>, CallError> {
         let limit = limit.min(limits::LISTED_MAX);
-        match self.tell(Talk::Connections { after, limit }).await? {
-            Told::Connections { connections, .. } => Ok(connections),
-            _ => Err(Refusal::internal()),
-        }
+        Ok(self.ask(ListConnections { after, limit }).await?.connections)
     }
 
     /// One connection, with its channels, rooms and metadata; none where it has ended.
@@ -541,10 +527,7 @@ impl Handle {
         &self,
         connection: impl Into<ConnName>,
     ) -> Result<Option<ConnectionView>, CallError> {
-        match self.tell(Talk::Connection(connection.into())).await? {
-            Told::Connection(view) => Ok(view.map(|view| *view)),
-            _ => Err(Refusal::internal()),
-        }
+        Ok(self.ask(DescribeConnection(connection.into())).await?.map(|view| *view))
     }
 
     /// Who is online, on any node: how many, and the first 10,000 of them.
@@ -562,10 +545,8 @@ impl Handle {
     /// # }
     /// ```
     pub async fn online(&self) -> Result<(usize, Vec<OnlineUser>), CallError> {
-        match self.tell(Talk::Online).await? {
-            Told::Online { count, users } => Ok((count, users)),
-            _ => Err(Refusal::internal()),
-        }
+        let Online { count, users } = self.ask(ListOnline).await?;
+        Ok((count, users))
     }
 
     /// What was noted of a connection: a JSON object; none where nothing was, or it has ended.
@@ -616,7 +597,7 @@ impl Handle {
     ) -> Result<(), CallError> {
         let metadata = talk::connection_metadata(&json(metadata)?)?;
         let connection = connection.into();
-        self.tell(Talk::SetMetadata { connection, metadata }).await.map(|_| ())
+        self.ask(SetMetadata { connection, metadata }).await
     }
 
     /// Subscribes a connection to a channel, whatever the channel's rules say. The client gets
@@ -673,8 +654,7 @@ impl Handle {
         is_subscribed: bool,
     ) -> Result<(), CallError> {
         let channel = self.channel(channel)?;
-        let talk = Talk::SetSubscription { connection, channel, is_subscribed };
-        self.tell(talk).await.map(|_| ())
+        self.ask(SetSubscription { connection, channel, is_subscribed }).await
     }
 
     /// Ends a connection for good, with 4403.
@@ -693,7 +673,7 @@ impl Handle {
     pub async fn disconnect(&self, connection: impl Into<ConnName>) -> Result<(), CallError> {
         let name = connection.into();
         let on = name.to_string();
-        self.tell(Talk::Disconnect(name)).await?;
+        self.ask(Disconnect(name)).await?;
         note_action("disconnect", &on);
         Ok(())
     }
@@ -714,8 +694,7 @@ impl Handle {
     /// ```
     pub async fn create_channel(&self, name: &str, description: &str) -> Result<(), CallError> {
         let description = talk::description(description.to_owned())?;
-        let talk = Talk::Define { channel: self.channel(name)?, description };
-        self.tell(talk).await?;
+        self.ask(DefineChannel { channel: self.channel(name)?, description }).await?;
         note_action("create channel", name);
         Ok(())
     }
@@ -734,7 +713,7 @@ impl Handle {
     /// # }
     /// ```
     pub async fn delete_channel(&self, name: &str) -> Result<(), CallError> {
-        self.tell(Talk::Delete(self.channel(name)?)).await?;
+        self.ask(DeleteChannel(self.channel(name)?)).await?;
         note_action("delete channel", name);
         Ok(())
     }
@@ -755,10 +734,7 @@ impl Handle {
     /// # }
     /// ```
     pub async fn channels(&self) -> Result<Vec<ChannelView>, CallError> {
-        match self.tell(Talk::Channels).await? {
-            Told::Channels(channels) => Ok(channels),
-            _ => Err(Refusal::internal()),
-        }
+        self.ask(ListChannels).await
     }
 
     /// How many connections follow a channel; none where there is no such channel.
@@ -777,10 +753,8 @@ impl Handle {
     /// # }
     /// ```
     pub async fn channel_count(&self, name: &str) -> Result<Option<usize>, CallError> {
-        match self.tell(Talk::Channel(self.channel(name)?)).await? {
-            Told::Channel(view) => Ok(view.map(|view| view.subscribers)),
-            _ => Err(Refusal::internal()),
-        }
+        let view = self.ask(DescribeChannel(self.channel(name)?)).await?;
+        Ok(view.map(|view| view.subscribers))
     }
 
     /// Listens to a channel from here on.
@@ -840,7 +814,7 @@ impl Handle {
     /// # }
     /// ```
     pub async fn ping_all(&self) -> Result<(), CallError> {
-        self.tell(Talk::PingAll).await.map(|_| ())
+        self.ask(PingAll).await
     }
 
     /// Registers instances, or renews their leases, with the checks and bounds of the other doors.
@@ -873,7 +847,7 @@ impl Handle {
         }
         let entries = Entries { accepted, rejected: Vec::new() }.said_once();
         let registrations = entries.accepted.into_iter().map(|(_, registration)| registration);
-        let refused = self.in_pieces(registrations.collect(), Order::Register).await?;
+        let refused = self.in_pieces(registrations.collect(), Register).await?;
         match refused.first() {
             None => Ok(()),
             Some(first) => Err(Refusal::new(first.code, "the registry is full")),
@@ -904,7 +878,7 @@ impl Handle {
     ) -> Result<Vec<InstanceIdentity>, CallError> {
         check_count(instances.len())?;
         let instances = identities_once(instances);
-        let refused = self.in_pieces(instances.clone(), Order::Heartbeat).await?;
+        let refused = self.in_pieces(instances.clone(), Heartbeat).await?;
         Ok(refused.iter().filter_map(|entry| instances.get(entry.index).cloned()).collect())
     }
 
@@ -925,30 +899,28 @@ impl Handle {
     /// ```
     pub async fn unregister(&self, instances: Vec<InstanceIdentity>) -> Result<(), CallError> {
         check_count(instances.len())?;
-        self.in_pieces(identities_once(instances), Order::Unregister).await.map(|_| ())
+        self.in_pieces(identities_once(instances), Unregister).await.map(|_| ())
     }
 
     /// Hands a batch to control in pieces, each after the answer to the one before. Returns what was
     /// refused, by its place in the whole batch.
-    async fn in_pieces<T>(
+    async fn in_pieces<T, Batch: Ask<Reply = Vec<RefusedEntry>>>(
         &self,
-        batch: Vec<T>,
-        order: fn(Vec<T>) -> Order,
+        entries: Vec<T>,
+        batch: fn(Vec<T>) -> Batch,
     ) -> Result<Vec<RefusedEntry>, CallError> {
         let mut refused = Vec::new();
-        let mut batch = batch.into_iter();
+        let mut entries = entries.into_iter();
         let mut done = 0;
         loop {
-            let piece: Vec<T> = batch.by_ref().take(limits::COMMAND_ENTRIES_MAX).collect();
+            let piece: Vec<T> = entries.by_ref().take(limits::COMMAND_ENTRIES_MAX).collect();
             let count = piece.len();
             if count == 0 {
                 return Ok(refused);
             }
-            let Answer::Batch(entries) = self.ask(order(piece)).await? else {
-                return Err(Refusal::internal());
-            };
+            let part = self.ask(batch(piece)).await?;
             let placed = |entry: RefusedEntry| RefusedEntry { index: done + entry.index, ..entry };
-            refused.extend(entries.into_iter().map(placed));
+            refused.extend(part.into_iter().map(placed));
             done += count;
         }
     }
@@ -996,10 +968,7 @@ impl Handle {
             check_service_id(id).map_err(Refusal::invalid)?;
             services.push(ServiceName::of(id));
         }
-        match self.ask(Order::Views(services)).await? {
-            Answer::Views(views) => Ok(views),
-            _ => Err(Refusal::internal()),
-        }
+        self.ask(ReadViews(services)).await
     }
 
     /// Every service.
@@ -1016,10 +985,7 @@ impl Handle {
     /// # }
     /// ```
     pub async fn services(&self) -> Result<Vec<Arc<View>>, CallError> {
-        match self.ask(Order::AllViews).await? {
-            Answer::AllViews { views, .. } => Ok(views),
-            _ => Err(Refusal::internal()),
-        }
+        Ok(self.ask(ReadAllViews).await?.views)
     }
 
     /// Follows a service: its instances first, then every change with the instances after it, in order

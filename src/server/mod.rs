@@ -44,18 +44,19 @@ use crate::http::rate_limiter::RateLimiter;
 use crate::http::status;
 use crate::limits;
 use crate::mailbox::published::Published;
-use crate::mailbox::to_control::{Command, Origin, Task};
-use crate::mailbox::to_shard::Parcel;
+use crate::mailbox::to_control::{ControlMessage, Task};
+use crate::mailbox::to_shard::ShardMessage;
 use crate::mailbox::{Bell, Outlet, mailbox};
 use crate::private_file;
 use crate::redacted;
 use crate::shard;
+use crate::state::Ask as _;
 use crate::state::abroad::Tail;
 use crate::state::durable::PeopleImage;
+use crate::state::messaging::{ApplyAccounts, EndTokens};
 use crate::state::registry::unsaved::SetBound;
 use crate::state::registry::{self, Registry};
 use crate::state::snapshot::Snapshot;
-use crate::state::talk::Talk;
 use crate::state::{self, State};
 use crate::stats::Stats;
 use crate::store::read_pool::ReadPool;
@@ -75,8 +76,8 @@ pub use crate::id::{
 };
 pub use crate::limits::Limits;
 pub use crate::state::channels::ChannelView;
+pub use crate::state::command::View;
 pub use crate::state::event::DomainEvent;
-pub use crate::state::order::View;
 pub use crate::state::people::{ConnectionView, OnlineUser, Person};
 pub use crate::store::StoreError;
 pub use crate::wire::event::{ChangeReason, ChangeType};
@@ -159,7 +160,7 @@ pub struct Server {
     handle: Handle,
     address: SocketAddr,
     stats: Arc<Stats>,
-    shards: Vec<Outlet<Parcel>>,
+    shards: Vec<Outlet<ShardMessage>>,
     shard_threads: Vec<JoinHandle<()>>,
     control_thread: JoinHandle<()>,
     monitor_thread: JoinHandle<()>,
@@ -388,7 +389,7 @@ impl Server {
         );
         for shard in &self.shards {
             // Fails only where the shard has stopped already.
-            let _ = shard.push_waiting(Parcel::Drain { window_ms });
+            let _ = shard.push_waiting(ShardMessage::Drain { window_ms });
             shard.ring();
         }
         // Control needs a moment of its own for the last changes.
@@ -438,7 +439,7 @@ fn end_control(signals: &Signals, control: JoinHandle<()>, clock: Clock, deadlin
 fn open_store(
     config: &Config,
     clock: Clock,
-    to_control: &Outlet<Command>,
+    to_control: &Outlet<ControlMessage>,
 ) -> Result<(Option<Store>, Image), StartError> {
     if config.redis_url.is_some() {
         let url = config.database_url.as_deref().filter(|url| is_shareable(url));
@@ -506,7 +507,7 @@ fn joined(
     control: Control,
     config: &Config,
     app: &Arc<AppState>,
-    (clock, to_control): (Clock, &Outlet<Command>),
+    (clock, to_control): (Clock, &Outlet<ControlMessage>),
     journal: cluster::Journal,
 ) -> Result<Control, StartError> {
     let Some(url) = &config.redis_url else { return Ok(control) };
@@ -557,9 +558,9 @@ fn await_registry(clock: Clock, stats: &Stats) {
 fn shard_starts(
     shards: usize,
     messages_max: usize,
-    to_control: &Outlet<Command>,
+    to_control: &Outlet<ControlMessage>,
     common: &Common,
-) -> (Vec<Outlet<Parcel>>, Vec<shard_thread::Start>) {
+) -> (Vec<Outlet<ShardMessage>>, Vec<shard_thread::Start>) {
     let one = |index| {
         let notify = Arc::new(Notify::new());
         let (outlet, inlet) = mailbox(messages_max, Bell::task(Arc::clone(&notify)));
@@ -710,7 +711,11 @@ fn authorizer(
 }
 
 /// What the backplane says goes to control as everything does; who is there, to the status pages.
-fn news_to(clock: Clock, to_control: &Outlet<Command>, app: Arc<AppState>) -> cluster::Listener {
+fn news_to(
+    clock: Clock,
+    to_control: &Outlet<ControlMessage>,
+    app: Arc<AppState>,
+) -> cluster::Listener {
     let to_control = to_control.clone();
     Arc::new(move |news| {
         if let News::Nodes { nodes, .. } = &news {
@@ -720,7 +725,7 @@ fn news_to(clock: Clock, to_control: &Outlet<Command>, app: Arc<AppState>) -> cl
         let accepted_ns = clock.now().ns;
         let task = Task::Cluster(news);
         // Fails only where control has stopped, and the server with it.
-        let _ = to_control.push_waiting(Command { origin: Origin::Server, accepted_ns, task });
+        let _ = to_control.push_waiting(ControlMessage { accepted_ns, task });
         to_control.ring();
     })
 }
@@ -777,22 +782,21 @@ fn about(clock: Clock, app: Arc<AppState>) -> cluster::About {
 }
 
 /// What the store says goes to control as everything does.
-fn listeners(clock: Clock, to_control: &Outlet<Command>) -> Listeners {
-    let say = move |to_control: Outlet<Command>, task: Task| {
+fn listeners(clock: Clock, to_control: &Outlet<ControlMessage>) -> Listeners {
+    let say = move |to_control: Outlet<ControlMessage>, task: Task| {
         let accepted_ns = clock.now().ns;
-        let command = Command { origin: Origin::Server, accepted_ns, task };
         // Fails only where control has stopped, and the server with it.
-        let _ = to_control.push_waiting(command);
+        let _ = to_control.push_waiting(ControlMessage { accepted_ns, task });
         to_control.ring();
     };
     let [stored, accounts, tokens] = [(); 3].map(|()| to_control.clone());
     Listeners {
         on_stored: Box::new(move |results| say(stored.clone(), Task::Stored(results))),
         on_accounts: Box::new(move |changes| {
-            say(accounts.clone(), Task::Order(Talk::Accounts(changes).into()));
+            say(accounts.clone(), Task::Command(ApplyAccounts(changes).unanswered()));
         }),
         on_tokens: Box::new(move |ended| {
-            say(tokens.clone(), Task::Order(Talk::TokensEnded(ended).into()));
+            say(tokens.clone(), Task::Command(EndTokens(ended).unanswered()));
         }),
     }
 }

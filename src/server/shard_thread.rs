@@ -23,8 +23,8 @@ use super::acceptor::{Arrivals, Counted, Entrance, Tasks, Ticket};
 use crate::http::RequestContext;
 use crate::http::connection::{self, Ending, Upgraded};
 use crate::limits;
-use crate::mailbox::to_control::Command;
-use crate::mailbox::to_shard::Parcel;
+use crate::mailbox::to_control::ControlMessage;
+use crate::mailbox::to_shard::ShardMessage;
 use crate::mailbox::{Inlet, Outlet};
 use crate::shard::ready::ReadyList;
 use crate::shard::socket::TcpSocket;
@@ -34,8 +34,8 @@ use crate::shard::{Outcome, Settings, Shard};
 pub(super) struct Start {
     pub(super) settings: Settings,
     pub(super) notify: Arc<Notify>,
-    pub(super) inlet: Inlet<Parcel>,
-    pub(super) control: Outlet<Command>,
+    pub(super) inlet: Inlet<ShardMessage>,
+    pub(super) control: Outlet<ControlMessage>,
     pub(super) common: Common,
 }
 

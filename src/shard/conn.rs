@@ -14,7 +14,6 @@ use crate::auth::Identity;
 use crate::id::{ConnId, InstanceIdentity, RequestId, ServiceName};
 use crate::limits;
 use crate::wire::command::{Family, Rejected, Target};
-use crate::wire::instance::{Instance, InstanceKey};
 use crate::wire::refusal::Refusal;
 use crate::ws::address_connections::AddressPermit;
 use crate::ws::authorizer::Endpoint;
@@ -75,7 +74,7 @@ pub(super) struct Conn<S> {
     pub(super) client: Option<Box<ClientAddress>>,
     /// Its place among its client's connections, where a proxy carries it.
     pub(super) address_permit: Option<Box<AddressPermit>>,
-    /// Requests whose answers have to leave in this order.
+    /// Requests whose replies have to leave in this order.
     pub(super) pending: Option<Box<VecDeque<Pending>>>,
     /// How many of them wait for control.
     pub(super) outstanding: u16,
@@ -170,46 +169,13 @@ impl<S> Conn<S> {
     }
 }
 
-/// A request whose answer has its place in the order of answers.
+/// A request whose reply has its place in the order of replies.
 #[derive(Debug)]
 pub(super) enum Pending {
-    /// Control answers it.
-    Waiting(Option<RequestId>, Waiting),
-    /// The shard can answer it, once it is its turn.
+    /// Control replies.
+    Waiting(Option<RequestId>),
+    /// The shard can reply, once it is its turn.
     Local(Option<RequestId>, Local),
-}
-
-/// A request that control answers, with the fields that the answer repeats.
-#[derive(Debug)]
-pub(super) enum Waiting {
-    Subscribe,
-    Register {
-        sent: Vec<Instance>,
-        rejected: Vec<Rejected>,
-    },
-    Heartbeat {
-        sent: Vec<InstanceKey>,
-        rejected: Vec<Rejected>,
-    },
-    Unregister {
-        rejected: Vec<Rejected>,
-    },
-    /// Something among people. `joins` where it is a subscription that counts until answered;
-    /// `is_heavy` where reading waits for it.
-    Talk {
-        family: Family,
-        joins: bool,
-        is_heavy: bool,
-    },
-    /// The end of a subscription that the connection's new token does not allow.
-    Withdrawal,
-}
-
-impl Waiting {
-    /// Whether it is a subscription that counts until answered.
-    pub(super) fn joins(&self) -> bool {
-        matches!(self, Waiting::Subscribe | Waiting::Talk { joins: true, .. })
-    }
 }
 
 /// An answer of the shard itself.
@@ -224,7 +190,7 @@ pub(super) enum Local {
     Refreshed(u64),
 }
 
-/// Which batch an answer belongs to.
+/// Which batch a reply belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Batch {
     Register,

@@ -17,9 +17,9 @@ use super::topics::TopicId;
 use super::{Shard, Slot};
 use crate::id::{ChannelName, ServiceName, Topic};
 use crate::limits;
-use crate::mailbox::to_control::{Command, Origin, Task};
+use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::mailbox::to_shard::Event;
-use crate::state::talk::Aim;
+use crate::state::messaging::Aim;
 
 impl<S: Socket> Shard<S> {
     /// Hands out every run.
@@ -181,14 +181,14 @@ impl<S: Socket> Shard<S> {
         if self.topics.is_followed(service) {
             return;
         }
+        let shard = self.settings.id;
         let task = match service {
-            Some(service) => Task::Unfollow(service.clone()),
-            None => Task::UnfollowAll,
+            Some(service) => Task::Unfollow(shard, service.clone()),
+            None => Task::UnfollowAll(shard),
         };
-        let origin = Origin::Shard(self.settings.id);
         // A full mailbox loses only a hint: control then sends events without a subscriber here,
         // and the shard drops them.
-        self.command(Command { origin, accepted_ns: self.now.ns, task });
+        self.send_control(ControlMessage { accepted_ns: self.now.ns, task });
     }
 
     pub(super) fn follows(&self, slot: Slot, service: &ServiceName) -> bool {

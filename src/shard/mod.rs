@@ -54,11 +54,12 @@ use slab::Slab;
 use crate::clock::Moment;
 use crate::id::{ConnId, ShardId, Slot};
 use crate::limits::{self, Limits};
-use crate::mailbox::to_control::{Command, Origin, Task};
-use crate::mailbox::to_shard::Parcel;
+use crate::mailbox::to_control::{ControlMessage, Task};
+use crate::mailbox::to_shard::ShardMessage;
 use crate::mailbox::{Inlet, Outlet, Undelivered};
 use crate::rng::Rng;
-use crate::state::talk::Talk;
+use crate::state::Ask;
+use crate::state::messaging::Closed;
 use crate::stats::Stats;
 use crate::storm::Storm;
 use crate::wheel::Wheel;
@@ -118,11 +119,11 @@ pub struct Shard<S> {
     head_count: usize,
     subscription_count: usize,
     topics: Topics,
-    control: Outlet<Command>,
+    control: Outlet<ControlMessage>,
     /// Notices for control that its full mailbox did not take. They go before any other command.
-    notices: VecDeque<Command>,
+    notices: VecDeque<ControlMessage>,
     has_rung: bool,
-    mailbox: Inlet<Parcel>,
+    mailbox: Inlet<ShardMessage>,
     wheel: Wheel<(Slot, u32)>,
     stamp: u32,
     /// Deadlines that have passed and wait for their turn.
@@ -162,8 +163,8 @@ impl<S: Socket> Shard<S> {
     /// A shard without connections.
     pub fn new(
         settings: Settings,
-        control: Outlet<Command>,
-        mailbox: Inlet<Parcel>,
+        control: Outlet<ControlMessage>,
+        mailbox: Inlet<ShardMessage>,
         now: Moment,
     ) -> Shard<S> {
         let limits = &settings.limits;
@@ -210,7 +211,7 @@ impl<S: Socket> Shard<S> {
         self.follow_wall_clock();
         self.send_notices();
         self.gather(&ready);
-        self.take_parcels();
+        self.take_messages();
         self.let_time_pass();
         self.hand_out_runs();
         self.close_marked();
@@ -264,10 +265,10 @@ impl<S: Socket> Shard<S> {
         self.read(slot, generation);
     }
 
-    fn take_parcels(&mut self) {
+    fn take_messages(&mut self) {
         for _ in 0..limits::PARCELS_PER_TURN_MAX {
             match self.mailbox.take() {
-                Some(Parcel::Event(event)) => {
+                Some(ShardMessage::Event(event)) => {
                     let stats = &self.settings.stats.shards[usize::from(self.settings.id.0)];
                     stats.events.add(1);
                     match event.aim.clone() {
@@ -275,19 +276,16 @@ impl<S: Socket> Shard<S> {
                         Some(aim) => self.hand_out_aimed(&event, &aim),
                     }
                 }
-                Some(Parcel::Dissolve(event)) => self.dissolve(&event),
-                Some(Parcel::Enter(conn)) => self.enter(conn),
-                Some(Parcel::Close(conn, reason)) => self.on_close_order(conn, reason),
-                Some(Parcel::Subscription(conn, told)) => self.on_subscription_set(conn, *told),
-                Some(Parcel::CheckTokens(user)) => self.check_tokens(user.as_ref()),
-                Some(Parcel::PingAll) => self.ping_all(),
-                Some(Parcel::Probe(conn)) => self.probe(conn),
-                Some(Parcel::Answer(conn, answer)) => self.on_answer(conn, answer),
-                Some(Parcel::HttpAnswer(reply, answer)) => {
-                    // The request may have gone with its connection. Then there is no receiver.
-                    let _ = reply.send(answer);
-                }
-                Some(Parcel::Drain { window_ms }) => self.begin_drain(window_ms),
+                Some(ShardMessage::Dissolve(event)) => self.dissolve(&event),
+                Some(ShardMessage::Enter(conn)) => self.enter(conn),
+                Some(ShardMessage::Close(conn, reason)) => self.on_close_order(conn, reason),
+                Some(ShardMessage::Subscription(conn, set)) => self.on_subscription_set(conn, *set),
+                Some(ShardMessage::CheckTokens(user)) => self.check_tokens(user.as_ref()),
+                Some(ShardMessage::PingAll) => self.ping_all(),
+                Some(ShardMessage::Probe(conn)) => self.probe(conn),
+                Some(ShardMessage::Reply(conn, reply)) => self.on_reply(conn, reply),
+                Some(ShardMessage::HttpReply(callback)) => callback.call(),
+                Some(ShardMessage::Drain { window_ms }) => self.begin_drain(window_ms),
                 None => return,
             }
         }
@@ -313,22 +311,21 @@ impl<S: Socket> Shard<S> {
         self.settings.is_draining.load(Ordering::Relaxed)
     }
 
-    /// Sends a command to control. Returns false where control has too much to do.
-    fn command(&mut self, command: Command) -> bool {
+    /// Sends something to control. Returns false where control has too much to do.
+    fn send_control(&mut self, message: ControlMessage) -> bool {
         self.send_notices();
         if !self.notices.is_empty() {
             return false;
         }
         self.has_rung = false;
-        self.control.push(command).is_ok()
+        self.control.push(message).is_ok()
     }
 
     /// Tells control what it must not miss: now, or as soon as it has room. Two a connection at
     /// most, so the connections bound them.
-    fn notify(&mut self, talk: Talk) {
-        let origin = Origin::Shard(self.settings.id);
-        let task = Task::Order(talk.into());
-        self.notices.push_back(Command { origin, accepted_ns: self.now.ns, task });
+    fn notify(&mut self, ask: impl Ask) {
+        let task = Task::Command(ask.unanswered());
+        self.notices.push_back(ControlMessage { accepted_ns: self.now.ns, task });
         self.send_notices();
     }
 
@@ -350,7 +347,7 @@ impl<S: Socket> Shard<S> {
         let conn = &mut self.conns[slot.index()];
         if std::mem::take(&mut conn.is_announced) {
             let id = conn.id;
-            self.notify(Talk::Closed(id));
+            self.notify(Closed(id));
         }
     }
 

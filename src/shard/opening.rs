@@ -16,9 +16,8 @@ use super::{Shard, Slot};
 use crate::address::ClientAddress;
 use crate::id::{ConnId, ConnName, Topic};
 use crate::limits;
-use crate::mailbox::to_control::{Command, Origin, Task};
+use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::state::people::{Opened, Person};
-use crate::state::talk::Talk;
 use crate::wire::answer::{self, Welcome};
 use crate::wire::close::Reason;
 use crate::wire::command::Request;
@@ -164,10 +163,9 @@ impl<S: Socket> Shard<S> {
         self.arm(slot);
         self.note_open(slot, upgrade.endpoint);
         if !asked.is_empty() {
-            let origin = Origin::Shard(self.settings.id);
-            let command = Command { origin, accepted_ns: self.now.ns, task: Task::Probe(asked) };
+            let message = ControlMessage { accepted_ns: self.now.ns, task: Task::Probe(asked) };
             // If control's mailbox is full, no connection is probed and the newcomer is closed in the end.
-            self.command(command);
+            self.send_control(message);
         }
         if is_refused {
             self.close(slot, Reason::TooManyConnections);
@@ -187,7 +185,7 @@ impl<S: Socket> Shard<S> {
         conn.is_announced = true;
         let person = conn.identity.as_deref().map(Person::of);
         let opened = Opened { conn: conn.id, person, remote };
-        self.notify(Talk::Opened(opened));
+        self.notify(opened);
     }
 
     /// Control knows the connection: from here on it gets what is for everyone, and for its user.

@@ -13,15 +13,21 @@ use std::rc::Rc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::conn::{Batch, Local, Pending, Rate, Stage, Verdict, Waiting};
+use super::conn::{Batch, Local, Pending, Rate, Stage, Verdict};
 use super::outbox::{Chunk, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::auth::Scopes;
 use crate::id::{ConnId, RequestId, Topic};
 use crate::limits;
-use crate::mailbox::to_control::{Command, Origin, Task};
-use crate::state::order::{Answer, Instances, Order, Picture, RefusedEntry, Snapshot, Subscribed};
+use crate::mailbox::to_control::{ControlMessage, Task};
+use crate::state::Ask;
+use crate::state::command::{
+    self as commands, Instances, Picture, RefusedEntry, Snapshot, Subscribed,
+};
+use crate::state::reply::{
+    BatchContext, EndedBy, Reply, ReplyTo, SocketReply, SubscribeAllContext, SubscribeContext,
+};
 use crate::wire::answer;
 use crate::wire::close::Reason;
 use crate::wire::command::{self, Entries, Family, Rejected, Request, Subscribe, Target};
@@ -287,7 +293,7 @@ impl<S: Socket> Shard<S> {
             | Request::Leave(_)
             | Request::Chat { .. }
             | Request::Envelope { .. }
-            | Request::EnvelopePing => self.on_talk_request(slot, id, request),
+            | Request::EnvelopePing => self.on_messaging_request(slot, id, request),
             Request::Register(_) | Request::Heartbeat(_) | Request::Unregister(_)
                 if let Err(refusal) = self.check_scope(slot, Scopes::REGISTRY_WRITE) =>
             {
@@ -312,8 +318,8 @@ impl<S: Socket> Shard<S> {
                     let local = Local::Rejected(Batch::Register, rejected);
                     return self.answer_locally(slot, id, local);
                 }
-                let waiting = Waiting::Register { sent, rejected };
-                self.ask(slot, id, waiting, Order::Register(registrations));
+                let context = BatchContext::Register { sent, rejected };
+                self.ask(slot, id, commands::Register(registrations), context);
             }
             Request::Heartbeat(Entries { accepted, rejected }) => {
                 let (sent, keys): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
@@ -321,8 +327,8 @@ impl<S: Socket> Shard<S> {
                     let local = Local::Rejected(Batch::Heartbeat, rejected);
                     return self.answer_locally(slot, id, local);
                 }
-                let waiting = Waiting::Heartbeat { sent, rejected };
-                self.ask(slot, id, waiting, Order::Heartbeat(keys));
+                let context = BatchContext::Heartbeat { sent, rejected };
+                self.ask(slot, id, commands::Heartbeat(keys), context);
             }
             Request::Unregister(Entries { accepted, rejected }) => {
                 let keys: super::conn::Identities =
@@ -331,7 +337,8 @@ impl<S: Socket> Shard<S> {
                     let local = Local::Rejected(Batch::Unregister, rejected);
                     return self.answer_locally(slot, id, local);
                 }
-                self.ask(slot, id, Waiting::Unregister { rejected }, Order::Unregister(keys));
+                let context = BatchContext::Unregister { rejected };
+                self.ask(slot, id, commands::Unregister(keys), context);
             }
         }
     }
@@ -349,12 +356,11 @@ impl<S: Socket> Shard<S> {
             return self.answer_locally(slot, id, Local::Refuse(Family::Typed, refusal));
         }
         let is_heavy = subscribe.snapshot || subscribe.since.is_some();
-        let joined = match &subscribe.target {
-            Target::AllServices => None,
-            Target::Service(service) => Some(service.clone()),
-        };
-        let order = match subscribe.target {
-            Target::AllServices => Order::SubscribeAll,
+        let (joined, is_sent) = match subscribe.target {
+            Target::AllServices => {
+                let context = SubscribeAllContext { is_heavy };
+                (None, self.ask(slot, id, commands::SubscribeAll, context))
+            }
             Target::Service(service) => {
                 let follows = self.follows(slot, &service) || self.topics.is_joining(&service);
                 let snapshot = match (subscribe.snapshot, follows) {
@@ -363,10 +369,13 @@ impl<S: Socket> Shard<S> {
                     (false, true) => Snapshot::AtHand,
                     (false, false) => Snapshot::No,
                 };
-                Order::Subscribe { service, snapshot, since: subscribe.since }
+                let context = SubscribeContext { service: service.clone(), is_heavy };
+                let joined = Some(service.clone());
+                let command = commands::Subscribe { service, snapshot, since: subscribe.since };
+                (joined, self.ask(slot, id, command, context))
             }
         };
-        if self.ask(slot, id, Waiting::Subscribe, order) {
+        if is_sent {
             let conn = &mut self.conns[slot.index()];
             conn.subscribing += 1;
             conn.awaits_heavy |= is_heavy;
@@ -407,28 +416,25 @@ impl<S: Socket> Shard<S> {
         self.arm(slot);
     }
 
-    /// Sends an order to control and keeps the place of its answer. Returns false where control has
+    /// Sends a command to control and keeps the place of its reply. Returns false where control has
     /// too much to do; the client has then been told.
-    pub(super) fn ask(
+    pub(super) fn ask<A: Ask>(
         &mut self,
         slot: Slot,
         id: Option<RequestId>,
-        waiting: Waiting,
-        order: Order,
+        ask: A,
+        context: <A::Reply as Reply>::SocketContext,
     ) -> bool {
-        let origin = Origin::Conn(self.conns[slot.index()].id);
+        let command = ask.reply_to(ReplyTo::Socket(self.conns[slot.index()].id, context));
         let accepted_ns = self.now.ns;
-        if !self.command(Command { origin, accepted_ns, task: Task::Order(order) }) {
-            let family = match waiting {
-                Waiting::Talk { family, .. } => family,
-                _ => Family::Typed,
-            };
-            self.answer_locally(slot, id, Local::Refuse(family, Refusal::unavailable()));
+        if !self.send_control(ControlMessage { accepted_ns, task: Task::Command(command) }) {
+            let local = Local::Refuse(A::Reply::FAMILY, Refusal::unavailable());
+            self.answer_locally(slot, id, local);
             return false;
         }
         let conn = &mut self.conns[slot.index()];
         conn.outstanding += 1;
-        conn.pending.get_or_insert_default().push_back(Pending::Waiting(id, waiting));
+        conn.pending.get_or_insert_default().push_back(Pending::Waiting(id));
         true
     }
 
@@ -464,13 +470,12 @@ impl<S: Socket> Shard<S> {
         self.push_direct(slot, bytes.into());
     }
 
-    /// An answer of control: it belongs to the connection's oldest open order.
-    pub(super) fn on_answer(&mut self, conn: ConnId, answer: Answer) {
+    /// A reply of control: it belongs to the connection's oldest open command.
+    pub(super) fn on_reply(&mut self, conn: ConnId, reply: SocketReply) {
         let slot = conn.slot;
-        let joined = match &answer {
-            Answer::Subscribed(subscribed) => Some(Some(subscribed.view.service.clone())),
-            Answer::NotSubscribed(service) => Some(Some(service.clone())),
-            Answer::SubscribedToAll => Some(None),
+        let joined = match &reply {
+            SocketReply::Subscribed(context, _) => Some(Some(context.service.clone())),
+            SocketReply::SubscribedToAll(..) => Some(None),
             _ => None,
         };
         if let Some(service) = &joined {
@@ -483,16 +488,18 @@ impl<S: Socket> Shard<S> {
             }
             return;
         }
-        let answer = match answer {
-            Answer::Snapshot(picture) => return self.on_resync_snapshot(slot, picture),
-            answer => answer,
+        let reply = match reply {
+            SocketReply::Snapshot(picture) => return self.on_resync_snapshot(slot, picture),
+            reply => reply,
         };
         let conn = &mut self.conns[slot.index()];
+        let Some(Pending::Waiting(id)) = conn.pending.as_mut().and_then(|all| all.pop_front())
+        else {
+            tracing::error!(?reply, "a reply that nobody waits for");
+            return self.close(slot, Reason::Internal);
+        };
         conn.outstanding -= 1;
-        let first = conn.pending.as_mut().and_then(|pending| pending.pop_front());
-        if let Some(Pending::Waiting(id, waiting)) = first {
-            self.on_awaited(slot, id.as_ref(), waiting, answer);
-        }
+        self.on_awaited(slot, id.as_ref(), reply);
         loop {
             let conn = &mut self.conns[slot.index()];
             let Some(pending) = &mut conn.pending else { break };
@@ -508,66 +515,83 @@ impl<S: Socket> Shard<S> {
         self.resume(slot);
     }
 
-    fn on_awaited(&mut self, slot: Slot, id: Option<&RequestId>, waiting: Waiting, answer: Answer) {
-        let bytes = match (waiting, answer) {
-            (Waiting::Subscribe, Answer::Subscribed(subscribed)) => {
-                return self.on_subscribed(slot, id, *subscribed);
-            }
-            (Waiting::Subscribe, Answer::SubscribedToAll) => {
-                self.hand_out_runs();
-                let conn = &mut self.conns[slot.index()];
-                conn.subscribing -= 1;
-                conn.follows_everything = true;
-                if self.topics.everything.insert(slot) {
-                    self.subscription_count += 1;
-                    self.note_subscribed(slot, None);
+    fn on_awaited(&mut self, slot: Slot, id: Option<&RequestId>, reply: SocketReply) {
+        match reply {
+            SocketReply::Batch(context, result) => self.on_batch(slot, id, context, result),
+            SocketReply::Subscribed(SubscribeContext { service, is_heavy }, result) => {
+                self.end_subscribing(slot, is_heavy);
+                match result {
+                    Ok(subscribed) => self.on_subscribed(slot, id, *subscribed),
+                    Err(refusal) => {
+                        self.release(Some(&service));
+                        self.push_direct(slot, answer::error(id, &refusal).into());
+                    }
                 }
-                answer::subscribed_to_all(id)
             }
-            (Waiting::Subscribe, Answer::NotSubscribed(service)) => {
-                let conn = &mut self.conns[slot.index()];
-                conn.subscribing -= 1;
-                conn.awaits_heavy = false;
-                self.release(Some(&service));
-                answer::error(id, &Refusal::unavailable())
+            SocketReply::SubscribedToAll(SubscribeAllContext { is_heavy }, result) => {
+                self.end_subscribing(slot, is_heavy);
+                match result {
+                    Ok(_) => self.on_subscribed_to_all(slot, id),
+                    Err(refusal) => {
+                        self.release(None);
+                        self.push_direct(slot, answer::error(id, &refusal).into());
+                    }
+                }
             }
-            (Waiting::Talk { family, joins, is_heavy }, Answer::Told(told)) => {
-                let conn = &mut self.conns[slot.index()];
-                conn.subscribing -= u16::from(joins);
-                conn.awaits_heavy &= !is_heavy;
-                return self.on_told(slot, id, family, *told);
+            SocketReply::Unfollowed(EndedBy::Token, result) => {
+                self.on_withdrawn(slot, result.map(|unfollowed| Some(unfollowed.channel)));
             }
-            (Waiting::Withdrawal, Answer::Told(told)) => return self.on_withdrawn(slot, *told),
-            (Waiting::Withdrawal, Answer::Unavailable) => {
-                return self.close(slot, Reason::TokenExpired);
+            // The other half of the withdrawal comes after it.
+            SocketReply::Left(EndedBy::Token, result) => {
+                self.on_withdrawn(slot, result.map(|_| None));
             }
-            (Waiting::Register { sent, rejected }, Answer::Batch(refused)) => {
+            reply => self.on_messaging_reply(slot, id, reply),
+        }
+    }
+
+    /// A subscription is answered. `is_heavy` where reading waited for that.
+    pub(super) fn end_subscribing(&mut self, slot: Slot, is_heavy: bool) {
+        let conn = &mut self.conns[slot.index()];
+        conn.subscribing -= 1;
+        conn.awaits_heavy &= !is_heavy;
+    }
+
+    fn on_batch(
+        &mut self,
+        slot: Slot,
+        id: Option<&RequestId>,
+        context: BatchContext,
+        result: Result<Vec<RefusedEntry>, Refusal>,
+    ) {
+        let frame = match (context, result) {
+            (_, Err(refusal)) => answer::error(id, &refusal),
+            (BatchContext::Register { sent, rejected }, Ok(refused)) => {
                 let failed: Vec<Value> =
                     refused.iter().map(|entry| refused_instance(&sent, entry)).collect();
                 batch_answer(Batch::Register, id, &failed, &rejected)
             }
-            (Waiting::Heartbeat { sent, rejected }, Answer::Batch(refused)) => {
+            (BatchContext::Heartbeat { sent, rejected }, Ok(refused)) => {
                 let failed: Vec<Value> = refused
                     .iter()
                     .map(|entry| json!({"instanceKey": sent[entry.index], "errorCode": "data-not-found"}))
                     .collect();
                 batch_answer(Batch::Heartbeat, id, &failed, &rejected)
             }
-            (Waiting::Unregister { rejected }, Answer::Batch(_)) => {
+            (BatchContext::Unregister { rejected }, Ok(_)) => {
                 batch_answer(Batch::Unregister, id, &[], &rejected)
             }
-            (waiting, Answer::Unavailable) => {
-                let conn = &mut self.conns[slot.index()];
-                conn.subscribing -= u16::from(waiting.joins());
-                conn.awaits_heavy = false;
-                answer::error(id, &Refusal::unavailable())
-            }
-            (waiting, answer) => {
-                tracing::error!(?waiting, ?answer, "an answer does not fit its order");
-                return self.close(slot, Reason::Internal);
-            }
         };
-        self.push_direct(slot, bytes.into());
+        self.push_direct(slot, frame.into());
+    }
+
+    fn on_subscribed_to_all(&mut self, slot: Slot, id: Option<&RequestId>) {
+        self.hand_out_runs();
+        self.conns[slot.index()].follows_everything = true;
+        if self.topics.everything.insert(slot) {
+            self.subscription_count += 1;
+            self.note_subscribed(slot, None);
+        }
+        self.push_direct(slot, answer::subscribed_to_all(id).into());
     }
 
     fn on_subscribed(&mut self, slot: Slot, id: Option<&RequestId>, subscribed: Subscribed) {
@@ -575,9 +599,6 @@ impl<S: Socket> Shard<S> {
         // Everything up to the answer's revision is in the topic's run by now, because control
         // sends in one order; it is for those who followed before, and is handed out first.
         let topic = Topic::Service(view.service.clone());
-        let conn = &mut self.conns[slot.index()];
-        conn.subscribing -= 1;
-        conn.awaits_heavy = false;
         self.start_following(slot, &topic);
         // A bare revision may claim no more than the client will have seen. Where frames before it
         // are lost, or wait and may be dropped yet, the instances go with it.

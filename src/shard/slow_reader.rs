@@ -21,8 +21,10 @@ use super::outbox::{Chunk, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::id::{ServiceName, Topic};
-use crate::mailbox::to_control::{Command, Origin, Task};
-use crate::state::order::{Order, Picture};
+use crate::mailbox::to_control::{ControlMessage, Task};
+use crate::state::Ask as _;
+use crate::state::command::{Picture, ReadSnapshot};
+use crate::state::reply::ReplyTo;
 use crate::wire::answer;
 use crate::wire::close::Reason;
 use crate::wire::frame::Split;
@@ -108,9 +110,8 @@ impl<S: Socket> Shard<S> {
             return;
         };
         resync_pending.asked = Some(service.clone());
-        let origin = Origin::Conn(conn.id);
-        let task = Task::Order(Order::Snapshot(service));
-        if !self.command(Command { origin, accepted_ns: self.now.ns, task }) {
+        let task = Task::Command(ReadSnapshot(service).reply_to(ReplyTo::Socket(conn.id, ())));
+        if !self.send_control(ControlMessage { accepted_ns: self.now.ns, task }) {
             // Control has too much to do. The wheel brings the connection up again.
             if let Some(resync_pending) = &mut self.conns[slot.index()].resync_pending {
                 resync_pending.asked = None;

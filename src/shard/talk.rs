@@ -5,13 +5,21 @@
 //!
 //! Part of `shard`.
 
-use super::conn::{Local, Waiting};
+use bytes::Bytes;
+
+use super::conn::Local;
 use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::auth::Scopes;
 use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, ConnId, RequestId, Topic};
-use crate::state::talk::{Aimed, Publisher, Talk, Told};
+use crate::state::channels::ChannelView;
+use crate::state::effect::SubscriptionSet;
+use crate::state::messaging::{
+    Aimed, Chat, Delivered, Follow, Followed, JoinRoom, Joined, LeaveRoom, Left, ListChannels,
+    Publish, Publisher, SendEnvelope, Unfollow, Unfollowed,
+};
+use crate::state::reply::{EndedBy, FollowContext, SocketReply};
 use crate::wire::answer::{self, ChannelPlace};
 use crate::wire::command::{Family, Request};
 use crate::wire::event::TimeText;
@@ -24,50 +32,47 @@ fn refused(barred: Barred) -> Refusal {
 }
 
 impl<S: Socket> Shard<S> {
-    pub(super) fn on_talk_request(&mut self, slot: Slot, id: Option<RequestId>, request: Request) {
+    pub(super) fn on_messaging_request(
+        &mut self,
+        slot: Slot,
+        id: Option<RequestId>,
+        request: Request,
+    ) {
         let family = match request {
             Request::Envelope { .. } | Request::EnvelopePing => Family::Envelope,
             _ => Family::Typed,
         };
-        match self.talk_of(slot, id.as_ref(), request) {
-            Ok(Some((talk, joins))) => {
-                // Lists and replays come one at a time: hundreds of them could be asked for in one
-                // read, and would all be built before the first has left.
-                let is_heavy = match &talk {
-                    Talk::Follow { since, .. } => since.is_some(),
-                    Talk::Channels | Talk::Join { .. } => true,
-                    _ => false,
-                };
-                if self.ask(slot, id, Waiting::Talk { family, joins, is_heavy }, talk.into()) {
-                    let conn = &mut self.conns[slot.index()];
-                    conn.subscribing += u16::from(joins);
-                    conn.awaits_heavy |= is_heavy;
-                }
-            }
-            Ok(None) => self.answer_locally(slot, id, Local::EnvelopePong),
-            Err(refusal) => self.answer_locally(slot, id, Local::Refuse(family, refusal)),
+        if let Err(refusal) = self.ask_messaging(slot, id.clone(), request) {
+            self.answer_locally(slot, id, Local::Refuse(family, refusal));
         }
     }
 
-    /// What control is to be asked, and whether it makes one subscription more. None where the shard
-    /// has the answer.
-    fn talk_of(
-        &self,
+    /// Asks control, where the client may.
+    fn ask_messaging(
+        &mut self,
         slot: Slot,
-        id: Option<&RequestId>,
+        id: Option<RequestId>,
         request: Request,
-    ) -> Result<Option<(Talk, bool)>, Refusal> {
+    ) -> Result<(), Refusal> {
         let conn = self.conns[slot.index()].id;
-        let (talk, joins) = match request {
+        match request {
             Request::SubscribeChannel { channel, since } => {
                 self.check_may_follow(slot, &channel)?;
                 self.check_room_for(slot, &channel)?;
-                (Talk::Follow { conn, channel, since }, true)
+                // Replays come one at a time: hundreds of them could be asked for in one read, and
+                // would all be built before the first has left.
+                let is_heavy = since.is_some();
+                let follow = Follow { conn, channel, since };
+                let is_sent = self.ask(slot, id, follow, FollowContext { is_heavy });
+                self.begin_subscribing(slot, is_sent, is_heavy);
             }
-            Request::UnsubscribeChannel(channel) => (Talk::Unfollow { conn, channel }, false),
+            Request::UnsubscribeChannel(channel) => {
+                self.ask(slot, id, Unfollow { conn, channel }, EndedBy::Client);
+            }
             Request::ListChannels => {
                 self.check_scope(slot, Scopes::CHANNELS_READ)?;
-                (Talk::Channels, false)
+                let is_sent = self.ask(slot, id, ListChannels, ());
+                self.conns[slot.index()].awaits_heavy |= is_sent;
             }
             Request::Publish { channel, publication, echo } => {
                 let authorizer = &self.settings.authorizer;
@@ -81,35 +86,46 @@ impl<S: Socket> Shard<S> {
                 let without = (!echo).then_some(conn);
                 let aim = Aimed::default();
                 let by = Publisher::Connection(conn);
-                (Talk::Publish { channel, publication, from, aim, without, by }, false)
+                self.ask(slot, id, Publish { channel, publication, from, aim, without, by }, ());
             }
             Request::Join(channel) => {
                 self.check_user(slot, "rooms are for users: a token is needed")?;
                 self.check_scope(slot, Scopes::MESSAGE)?;
                 self.check_may_follow(slot, &channel)?;
                 self.check_room_for(slot, &channel)?;
-                (Talk::Join { conn, channel }, true)
+                let is_sent = self.ask(slot, id, JoinRoom { conn, channel }, ());
+                self.begin_subscribing(slot, is_sent, true);
             }
             Request::Leave(channel) => {
                 self.check_user(slot, "rooms are for users: a token is needed")?;
-                (Talk::Leave { conn, channel }, false)
+                self.ask(slot, id, LeaveRoom { conn, channel }, EndedBy::Client);
             }
             Request::Chat { room, content } => {
                 self.check_user(slot, "rooms are for users: a token is needed")?;
                 self.check_scope(slot, Scopes::MESSAGE)?;
-                let id = id.cloned();
-                (Talk::Chat { conn, channel: room, content, id, is_first: false }, false)
+                let chat = Chat { conn, channel: room, content, id: id.clone() };
+                self.ask(slot, id, chat, ());
             }
             Request::Envelope { envelope, to } => {
                 self.check_user(slot, "envelopes are from users: a token is needed")?;
                 self.check_scope(slot, Scopes::MESSAGE)?;
-                let Some(identity) = &self.conns[slot.index()].identity else { return Ok(None) };
-                let from = identity.user_id.clone();
-                (Talk::Envelope { envelope, id: id.cloned(), from, to }, false)
+                if let Some(identity) = &self.conns[slot.index()].identity {
+                    let from = identity.user_id.clone();
+                    let send = SendEnvelope { envelope, id: id.clone(), from, to };
+                    self.ask(slot, id, send, ());
+                }
             }
-            _ => return Ok(None),
-        };
-        Ok(Some((talk, joins)))
+            // The registry's requests have been taken before.
+            _ => self.answer_locally(slot, id, Local::EnvelopePong),
+        }
+        Ok(())
+    }
+
+    /// A subscription to a channel, or joining a room, is on its way where it was sent.
+    fn begin_subscribing(&mut self, slot: Slot, is_sent: bool, is_heavy: bool) {
+        let conn = &mut self.conns[slot.index()];
+        conn.subscribing += u16::from(is_sent);
+        conn.awaits_heavy |= is_sent && is_heavy;
     }
 
     fn check_may_follow(&self, slot: Slot, channel: &ChannelName) -> Result<(), Refusal> {
@@ -149,93 +165,120 @@ impl<S: Socket> Shard<S> {
 
     /// A subscription to a channel that begins or ends without the client's asking. The client gets
     /// the frame that would answer it, without an `id`.
-    pub(super) fn on_subscription_set(&mut self, conn: ConnId, told: Told) {
+    pub(super) fn on_subscription_set(&mut self, conn: ConnId, set: SubscriptionSet) {
         let slot = conn.slot;
         if self.find(slot, conn.generation).is_none_or(|conn| !conn.is_open()) {
             return;
         }
-        match told {
-            Told::Unfollowed { channel, still_follows } => {
-                if !still_follows {
-                    self.unfollow_channel(slot, channel.clone());
-                }
+        match set {
+            SubscriptionSet::Unfollowed(unfollowed) => {
+                let channel = self.end_following(slot, unfollowed);
                 self.push_direct(slot, answer::channel_taken(&channel).into());
             }
-            told => self.on_told(slot, None, Family::Typed, told),
+            SubscriptionSet::Followed(followed) => self.on_followed(slot, None, followed),
         }
     }
 
-    /// The result.
-    pub(super) fn on_told(
+    fn on_followed(&mut self, slot: Slot, id: Option<&RequestId>, followed: Followed) {
+        let Followed { channel, epoch, offset, recovered, replay } = followed;
+        self.start_following(slot, &Topic::Channel(channel.clone()));
+        let at = ChannelPlace { channel: &channel, epoch: &epoch, offset };
+        let frame = answer::subscribed_to_channel(id, at, recovered);
+        self.push_direct(slot, frame.into());
+        for frame in replay {
+            // Part of the reply, and shared with the channel's history.
+            self.push_direct(slot, frame.into());
+        }
+    }
+
+    fn end_following(&mut self, slot: Slot, unfollowed: Unfollowed) -> ChannelName {
+        let Unfollowed { channel, still_follows } = unfollowed;
+        if !still_follows {
+            self.unfollow_channel(slot, channel.clone());
+        }
+        channel
+    }
+
+    /// A reply about channels, rooms or envelopes.
+    pub(super) fn on_messaging_reply(
         &mut self,
         slot: Slot,
         id: Option<&RequestId>,
-        family: Family,
-        told: Told,
+        reply: SocketReply,
     ) {
-        let frame = match told {
-            Told::Refused(refusal) => return self.refuse(slot, id, family, &refusal),
-            Told::Followed { channel, epoch, offset, recovered, replay } => {
-                self.start_following(slot, &Topic::Channel(channel.clone()));
-                let at = ChannelPlace { channel: &channel, epoch: &epoch, offset };
-                let frame = answer::subscribed_to_channel(id, at, recovered);
-                self.push_direct(slot, frame.into());
-                for frame in replay {
-                    // Part of the answer, and shared with the channel's history.
-                    self.push_direct(slot, frame.into());
-                }
-                return;
+        let framed = match reply {
+            SocketReply::Followed(FollowContext { is_heavy }, result) => {
+                self.end_subscribing(slot, is_heavy);
+                result.map(|followed| {
+                    self.on_followed(slot, id, followed);
+                    None
+                })
             }
-            Told::Unfollowed { channel, still_follows } => {
-                if !still_follows {
-                    self.unfollow_channel(slot, channel.clone());
-                }
-                answer::unsubscribed_from_channel(id, &channel)
+            SocketReply::Unfollowed(_, result) => result.map(|unfollowed| {
+                let channel = self.end_following(slot, unfollowed);
+                Some(answer::unsubscribed_from_channel(id, &channel))
+            }),
+            SocketReply::Published(result) => result.map(|published| {
+                let offset = published.offset.unwrap_or_default();
+                let (channel, epoch) = (&published.channel, &published.epoch);
+                let at = ChannelPlace { channel, epoch, offset };
+                Some(answer::published(id, at, published.message_id))
+            }),
+            SocketReply::Channels(result) => {
+                self.conns[slot.index()].awaits_heavy = false;
+                result.map(|channels| Some(self.channel_list(id, &channels)))
             }
-            Told::Published { channel, epoch, offset, message_id, .. } => {
-                let offset = offset.unwrap_or_default();
-                let at = ChannelPlace { channel: &channel, epoch: &epoch, offset };
-                answer::published(id, at, message_id)
+            SocketReply::Joined(result) => {
+                self.end_subscribing(slot, true);
+                result.map(|joined| {
+                    let Joined { channel, epoch, offset, users, count } = joined;
+                    self.start_following(slot, &Topic::Channel(channel.clone()));
+                    let at = ChannelPlace { channel: &channel, epoch: &epoch, offset };
+                    Some(answer::joined(id, at, users.iter(), count))
+                })
             }
-            Told::Channels(channels) => {
-                // As many as fit an outbox: who wants all of them asks over HTTP.
-                let mut room = self.settings.limits.outbox_bytes_max / 2;
-                let rows = channels
-                    .iter()
-                    .map(|one| (&one.name, &*one.description, one.subscribers))
-                    .take_while(|(name, description, _)| {
-                        let bytes = name.as_str().len() + description.len() + 64;
-                        room = room.saturating_sub(bytes);
-                        room > 0
-                    });
-                answer::channels(id, rows)
+            SocketReply::Left(_, result) => result.map(|left| {
+                let Left { channel, still_follows } = left;
+                let channel = self.end_following(slot, Unfollowed { channel, still_follows });
+                Some(answer::left(id, &channel))
+            }),
+            SocketReply::Chatted(result) => result.map(|chatted| {
+                self.start_following(slot, &Topic::Channel(chatted.channel));
+                chatted.copy
+            }),
+            SocketReply::Delivered(result) => {
+                let framed = result.map(|Delivered { count, id }| {
+                    answer::ack(&id, count, TimeText::of(self.now.wall_ms))
+                });
+                return match framed {
+                    Ok(frame) => self.push_direct(slot, frame.into()),
+                    Err(refusal) => self.refuse(slot, id, Family::Envelope, &refusal),
+                };
             }
-            Told::Joined { channel, epoch, offset, users, count } => {
-                self.start_following(slot, &Topic::Channel(channel.clone()));
-                let at = ChannelPlace { channel: &channel, epoch: &epoch, offset };
-                answer::joined(id, at, users.iter(), count)
-            }
-            Told::Left { channel, still_follows } => {
-                if !still_follows {
-                    self.unfollow_channel(slot, channel.clone());
-                }
-                answer::left(id, &channel)
-            }
-            Told::Chatted { channel, copy } => {
-                self.start_following(slot, &Topic::Channel(channel));
-                match copy {
-                    Some(frame) => frame,
-                    None => return,
-                }
-            }
-            Told::Delivered { count, id } => {
-                answer::ack(&id, count, TimeText::of(self.now.wall_ms))
-            }
-            other => {
-                tracing::error!(?other, "an answer that no socket asks for");
-                return self.close(slot, crate::wire::close::Reason::Internal);
-            }
+            // Taken before.
+            SocketReply::Batch(..)
+            | SocketReply::Subscribed(..)
+            | SocketReply::SubscribedToAll(..)
+            | SocketReply::Snapshot(_) => return,
         };
-        self.push_direct(slot, frame.into());
+        match framed {
+            Ok(Some(frame)) => self.push_direct(slot, frame.into()),
+            Ok(None) => {}
+            Err(refusal) => self.refuse(slot, id, Family::Typed, &refusal),
+        }
+    }
+
+    fn channel_list(&self, id: Option<&RequestId>, channels: &[ChannelView]) -> Bytes {
+        // As many as fit an outbox: who wants all of them asks over HTTP.
+        let mut room = self.settings.limits.outbox_bytes_max / 2;
+        let rows = channels
+            .iter()
+            .map(|one| (&one.name, &*one.description, one.subscribers))
+            .take_while(|(name, description, _)| {
+                let bytes = name.as_str().len() + description.len() + 64;
+                room = room.saturating_sub(bytes);
+                room > 0
+            });
+        answer::channels(id, rows)
     }
 }

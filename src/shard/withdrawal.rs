@@ -7,14 +7,15 @@
 //!
 //! Part of `shard`.
 
-use super::conn::Waiting;
 use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::auth::Scopes;
 use crate::id::{ChannelName, Topic};
-use crate::state::talk::{Talk, Told};
+use crate::state::messaging::{LeaveRoom, Unfollow};
+use crate::state::reply::EndedBy;
 use crate::wire::answer;
 use crate::wire::close::Reason;
+use crate::wire::refusal::Refusal;
 
 impl<S: Socket> Shard<S> {
     /// Ends what the connection's token does not allow. Linear in what it follows.
@@ -60,26 +61,26 @@ impl<S: Socket> Shard<S> {
     /// Control keeps who follows a channel, and who is in a room.
     fn withdraw_channel(&mut self, slot: Slot, channel: ChannelName) -> bool {
         let conn = self.conns[slot.index()].id;
-        let leave = Talk::Leave { conn, channel: channel.clone() };
         let is_room = channel.room().is_some();
-        let unfollow = Talk::Unfollow { conn, channel };
-        (!is_room || self.ask(slot, None, Waiting::Withdrawal, leave.into()))
-            && self.ask(slot, None, Waiting::Withdrawal, unfollow.into())
+        let leave = LeaveRoom { conn, channel: channel.clone() };
+        (!is_room || self.ask(slot, None, leave, EndedBy::Token))
+            && self.ask(slot, None, Unfollow { conn, channel }, EndedBy::Token)
     }
 
-    /// Control has taken the connection out.
-    pub(super) fn on_withdrawn(&mut self, slot: Slot, told: Told) {
-        match told {
-            // The other half of the withdrawal comes after it.
-            Told::Left { .. } => {}
-            Told::Unfollowed { channel, .. } => {
+    /// Control has taken the connection out of a channel, or first out of its room.
+    pub(super) fn on_withdrawn(
+        &mut self,
+        slot: Slot,
+        withdrawn: Result<Option<ChannelName>, Refusal>,
+    ) {
+        match withdrawn {
+            Ok(None) => {}
+            Ok(Some(channel)) => {
                 self.unfollow_channel(slot, channel.clone());
                 self.push_direct(slot, answer::channel_withdrawn(&channel).into());
             }
-            told => {
-                tracing::error!(?told, "a subscription could not be withdrawn");
-                self.close(slot, Reason::Internal);
-            }
+            // The connection may not go on as it is.
+            Err(_) => self.close(slot, Reason::TokenExpired),
         }
     }
 }

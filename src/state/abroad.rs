@@ -1,51 +1,29 @@
-//! What a state that is one of several has beside its own: the other nodes' people, what is to be
-//! asked of others, and who waits for that.
+//! Cluster-only state: presence of other nodes, channels about to be left or read again, and what the
+//! journal has beyond the database.
 //!
 //! Imports `id` and its siblings. Part of `state`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::call::Call;
+use bytes::Bytes;
+
 use super::commons::Commons;
+use super::messaging::{Page, PlacedReply};
 use super::posted::Posted;
-use super::talk::Talk;
-use super::then::{Page, Then};
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
-
-/// Something for the backplane.
-#[derive(Debug)]
-pub enum Errand {
-    /// To be asked; the answer goes to [`super::State::after_call`].
-    Call(Box<(Call, Then)>),
-    /// A channel is followed no more.
-    Detach(ChannelName),
-    /// The database has the journal up to here.
-    Written(MessageId),
-    /// Something that another node wants done here, and does not wait for.
-    Talk(Box<Talk>),
-}
-
-/// What becomes of an order that waited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Release {
-    /// It is carried out again, from the start.
-    Again,
-    /// What it waited for did not come.
-    Fail,
-}
 
 /// The other nodes, as this one's state sees them.
 #[derive(Debug)]
 pub(super) struct Abroad {
     pub(super) commons: Commons,
-    pub(super) errands: Vec<Errand>,
-    pub(super) released: Vec<(u64, Release)>,
     /// Channels that lost their last follower, and when they are left.
     pub(super) leaving: VecDeque<(u64, ChannelName)>,
     /// Channels that something was missed of, and that could not be read.
     pub(super) unhealed: Vec<ChannelName>,
+    /// Messages of this node that have no place yet, by what they say, and who waits for that.
+    pub(super) own_messages: HashMap<Bytes, PlacedReply>,
     /// None where there is no database that all nodes share.
     pub(super) tail: Option<Tail>,
 }
@@ -54,20 +32,11 @@ impl Abroad {
     pub(super) fn new(node: &str, tail: Option<Tail>) -> Abroad {
         Abroad {
             commons: Commons::new(node),
-            errands: Vec::new(),
-            released: Vec::new(),
             leaving: VecDeque::new(),
             unhealed: Vec::new(),
+            own_messages: HashMap::new(),
             tail,
         }
-    }
-
-    pub(super) fn call(&mut self, call: Call, then: Then) {
-        self.errands.push(Errand::Call(Box::new((call, then))));
-    }
-
-    pub(super) fn release(&mut self, tickets: impl IntoIterator<Item = u64>, how: Release) {
-        self.released.extend(tickets.into_iter().map(|ticket| (ticket, how)));
     }
 }
 
@@ -83,8 +52,10 @@ pub struct Tail {
     bytes: usize,
     read: u64,
     written: Option<MessageId>,
-    waiting: BTreeMap<u64, Vec<u64>>,
     is_writing: bool,
+    /// When the next messages may be written, after the store refused some; in milliseconds since the
+    /// Unix epoch.
+    next_write_ms: u64,
 }
 
 impl Tail {
@@ -95,8 +66,8 @@ impl Tail {
             bytes: 0,
             read: 0,
             written,
-            waiting: BTreeMap::new(),
             is_writing: false,
+            next_write_ms: 0,
         }
     }
 
@@ -111,26 +82,20 @@ impl Tail {
         self.read >= sequence
     }
 
-    pub(super) fn wait(&mut self, sequence: u64, ticket: u64) {
-        self.waiting.entry(sequence).or_default().push(ticket);
-    }
-
-    /// Takes in the next message. Returns who waited for it.
-    pub(super) fn push(&mut self, posted: Posted) -> Vec<u64> {
+    /// Takes in the next message.
+    pub(super) fn push(&mut self, posted: Posted) {
         let sequence = posted.sequence;
         if self.written.is_none_or(|written| posted.id > written) {
             self.bytes += posted.post.bytes();
             self.entries.push_back(Arc::new(posted));
         }
-        self.on_read(sequence)
+        self.on_read(sequence);
     }
 
-    /// Everything up to a number has been read. Returns who waited for it.
-    pub(super) fn on_read(&mut self, sequence: u64) -> Vec<u64> {
+    /// Everything up to a number has been read.
+    pub(super) fn on_read(&mut self, sequence: u64) {
         // A journal that was begun anew counts from the start.
         self.read = sequence;
-        let later = self.waiting.split_off(&(self.read + 1));
-        std::mem::replace(&mut self.waiting, later).into_values().flatten().collect()
     }
 
     /// The database has it up to a message.
@@ -146,9 +111,9 @@ impl Tail {
         }
     }
 
-    /// The next messages for the database, unless some are on their way.
-    pub(super) fn take_batch(&mut self) -> Option<Vec<Arc<Posted>>> {
-        if self.is_writing || self.entries.is_empty() {
+    /// The next messages for the database, unless some are on their way or were refused just now.
+    pub(super) fn take_batch(&mut self, now_ms: u64) -> Option<Vec<Arc<Posted>>> {
+        if self.is_writing || self.entries.is_empty() || now_ms < self.next_write_ms {
             return None;
         }
         self.is_writing = true;
@@ -161,9 +126,10 @@ impl Tail {
         Some(batch.cloned().collect())
     }
 
-    /// Those on their way are there, or not.
-    pub(super) fn end_batch(&mut self) {
+    /// Those on their way are there; or they were refused, and go again from `retry_ms` on.
+    pub(super) fn end_batch(&mut self, retry_ms: Option<u64>) {
         self.is_writing = false;
+        self.next_write_ms = retry_ms.unwrap_or(self.next_write_ms);
     }
 
     /// Messages of a user, oldest first.
@@ -200,18 +166,21 @@ mod tests {
     fn what_is_written_leaves_and_what_is_not_can_be_pulled() {
         let id = |sequence| posted(sequence).id;
         let mut tail = Tail::after(Some(id(2)));
-        tail.wait(4, 77);
-        let woken: Vec<u64> = (1..=6).flat_map(|one| tail.push(posted(one))).collect();
-        assert_eq!((woken, tail.len()), (vec![77], 4), "two were there before");
+        (1..=3).for_each(|one| tail.push(posted(one)));
+        assert!(tail.has_read(3) && !tail.has_read(4));
+        (4..=6).for_each(|one| tail.push(posted(one)));
+        assert_eq!((tail.has_read(6), tail.len()), (true, 4), "two were there before");
         let numbers = |tail: &Tail, after| -> Vec<u64> {
             let page = Page { user: UserId::new("even"), after, with: None, limit: 9 };
             tail.page(&page).iter().map(|one| one.sequence).collect()
         };
         assert_eq!(numbers(&tail, None), [4, 6]);
         assert_eq!(numbers(&tail, Some(id(4))), [6]);
-        let batch = tail.take_batch().expect("a batch");
-        assert_eq!((batch.len(), tail.take_batch().is_none()), (4, true));
-        tail.end_batch();
+        let batch = tail.take_batch(1_000).expect("a batch");
+        assert_eq!((batch.len(), tail.take_batch(1_000).is_none()), (4, true));
+        tail.end_batch(Some(2_000));
+        assert!(tail.take_batch(1_999).is_none() && tail.take_batch(2_000).is_some());
+        tail.end_batch(None);
         tail.on_written(id(5));
         assert_eq!((tail.len(), numbers(&tail, None)), (1, vec![6]));
         assert_eq!(tail.bytes, posted(6).post.bytes());

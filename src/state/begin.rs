@@ -17,8 +17,8 @@
 use std::collections::HashSet;
 
 use super::durable::PeopleImage;
+use super::effect::Applied;
 use super::entry::LogItem;
-use super::order::Answer;
 use super::snapshot::Snapshot;
 use super::{Settings, State};
 use crate::clock::Moment;
@@ -30,9 +30,9 @@ pub struct Begun {
     /// The services whose followers need a snapshot: what they have led to here may be another
     /// history.
     pub services: HashSet<ServiceName>,
-    /// What this node's own entries among those read are answered, by their numbers; nothing where
-    /// one came behind a later one.
-    pub answers: Vec<(u64, Option<Answer>)>,
+    /// What this node's own entries among those read come to, by their numbers; nothing where one came
+    /// behind a later one.
+    pub applied: Vec<(u64, Option<Applied>)>,
 }
 
 impl State {
@@ -46,11 +46,11 @@ impl State {
         let settings = Settings { users_max, node, ..Settings::default() };
         let mut fresh = State::new(registry, settings, PeopleImage::default()).joined(None);
         fresh.replace_shared(people, now);
-        let mut answers = Vec::new();
+        let mut applied = Vec::new();
         for item in items {
             let number = (*item.node == *self.node).then_some(item.number);
-            let answer = fresh.apply_logged(item, now);
-            answers.extend(number.map(|number| (number, answer)));
+            let result = fresh.apply_logged(item, now);
+            applied.extend(number.map(|number| (number, result)));
         }
         self.replace_shared(fresh.commons_image().unwrap_or_default(), now);
         let before = std::mem::replace(&mut self.registry, fresh.registry);
@@ -60,7 +60,7 @@ impl State {
         self.registry.settle(now);
         self.registry.announce_contact_change(std::iter::empty());
         self.registry.announcements.clear();
-        Begun { services, answers }
+        Begun { services, applied }
     }
 }
 
@@ -69,14 +69,14 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::id::{ConnId, ShardId, Slot, UserId};
+    use crate::state::command::{Ask as _, Snapshot, Subscribe, Subscribed};
     use crate::state::commons::Facts;
     use crate::state::entry::{Bounds, Entry};
-    use crate::state::order::{Order, Snapshot};
     use crate::state::people::{Opened, Person};
-    use crate::state::talk::Talk;
-    use crate::state::{Outcome, empty_image, lone_node, new_node};
+    use crate::state::{empty_image, lone_node, new_node};
     use crate::wire::command::Since;
     use crate::wire::instance::Instance;
+    use crate::wire::refusal::Refusal;
 
     const BOUNDS: Bounds =
         Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
@@ -93,12 +93,14 @@ mod tests {
         item(number, Entry::Register { list, bounds: BOUNDS })
     }
 
-    fn subscribe(state: &mut State, since: Option<Since>, now: Moment) -> Answer {
+    fn subscribe(
+        state: &mut State,
+        since: Option<Since>,
+        now: Moment,
+    ) -> Result<Box<Subscribed>, Refusal> {
         let service = ServiceName::of("s");
-        match state.apply(Order::Subscribe { service, snapshot: Snapshot::Yes, since }, now) {
-            Outcome::Answer(answer) => answer,
-            other => panic!("{other:?}"),
-        }
+        let subscribe = Subscribe { service, snapshot: Snapshot::Yes, since };
+        state.ask(subscribe, now).expect("it is answered at once")
     }
 
     #[test]
@@ -107,18 +109,14 @@ mod tests {
         let mut state = new_node("a", None, now);
         let image = empty_image(now);
         let since = || Some(Since { epoch: "e".into(), revision: 1 });
-        let Answer::Subscribed(nothing) = subscribe(&mut state, None, now) else {
-            panic!("it is followed");
-        };
+        let nothing = subscribe(&mut state, None, now).expect("it is followed");
         assert_eq!((nothing.view.revision, nothing.view.degraded), (0, true));
-        let answer = subscribe(&mut state, since(), now);
-        assert!(matches!(answer, Answer::NotSubscribed(service) if service.as_str() == "s"));
+        let refusal = subscribe(&mut state, since(), now).expect_err("it keeps its picture");
+        assert_eq!(refusal, Refusal::unavailable());
         let begun = state.begin_anew(image, vec![registration(1), registration(2)], now);
-        assert!(begun.services.contains(&ServiceName::of("s")) && begun.answers.is_empty());
+        assert!(begun.services.contains(&ServiceName::of("s")) && begun.applied.is_empty());
         // Whoever was there for the first of them misses one.
-        let Answer::Subscribed(resumed) = subscribe(&mut state, since(), now) else {
-            panic!("it is followed");
-        };
+        let resumed = subscribe(&mut state, since(), now).expect("it is followed");
         assert_eq!((resumed.recovered, resumed.view.revision), (Some(true), 2));
     }
 
@@ -143,14 +141,12 @@ mod tests {
         let conn = ConnId { shard: ShardId(0), slot: Slot(0), generation: 0 };
         let person = Person { user_id: UserId::new("eve"), username: "eve".into() };
         let opened = Opened { conn, person: Some(person), remote: None };
-        let _ = state.apply(Talk::Opened(opened).into(), now);
-        state.take_outgoing();
-        state.take_announcements();
+        state.apply(opened.unanswered(), now);
+        state.take_effects();
         let begun = state.begin_anew(old, items.to_vec(), now);
         assert!(begun.services.contains(&ServiceName::of("s")));
-        assert!(state.take_announcements().is_empty(), "the snapshot says it all");
-        let said = state.take_outgoing();
-        assert!(said.is_empty(), "nobody came or went: {said:?}");
+        let said = state.take_effects();
+        assert!(said.is_empty(), "the snapshot says it all, and nobody came or went: {said:?}");
         assert_eq!(state.users_anywhere(), 1);
     }
 }

@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 
+use super::channels::Channels;
 use crate::id::{ChannelName, MessageId};
+use crate::limits;
 
 /// Something to be done, with an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,4 +131,134 @@ pub struct ChannelState {
     pub offset: u64,
     /// Kept messages, oldest first; those too old may be among them.
     pub kept: Vec<Placed>,
+}
+
+/// A message's place in its channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The channel's epoch.
+    pub epoch: String,
+    /// The message's offset.
+    pub offset: u64,
+    /// When Redis took it, in milliseconds since the Unix epoch by its clock.
+    pub at_ms: u64,
+}
+
+/// Redis did not answer, or not in time, or not what was asked. It may have been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoResponse;
+
+impl Reply {
+    fn channel(self) -> Result<Option<ChannelState>, NoResponse> {
+        match self {
+            Reply::Channel(found) => Ok(found),
+            _ => Err(NoResponse),
+        }
+    }
+
+    fn place(self) -> Result<Place, NoResponse> {
+        match self {
+            Reply::Published { epoch, offset, at_ms } => Ok(Place { epoch, offset, at_ms }),
+            _ => Err(NoResponse),
+        }
+    }
+
+    fn deleted(&self) -> Result<bool, NoResponse> {
+        match self {
+            Reply::Deleted(was_there) => Ok(*was_there),
+            _ => Err(NoResponse),
+        }
+    }
+
+    fn posted(&self) -> Result<MessageId, NoResponse> {
+        match self {
+            Reply::Posted { id, .. } => Ok(*id),
+            _ => Err(NoResponse),
+        }
+    }
+
+    fn newest(&self) -> Result<u64, NoResponse> {
+        match self {
+            Reply::Newest(newest) => Ok(*newest),
+            _ => Err(NoResponse),
+        }
+    }
+
+    fn nodes(self) -> Result<Vec<(String, String)>, NoResponse> {
+        match self {
+            Reply::Nodes(answers) => Ok(answers),
+            _ => Err(NoResponse),
+        }
+    }
+}
+
+/// A request with the type of its response.
+#[derive(Debug)]
+pub(super) struct TypedRequest<T> {
+    pub(super) call: Call,
+    /// Reads the response. One of another kind counts as none.
+    pub(super) read: fn(Reply) -> Result<T, NoResponse>,
+    /// Whether the state asks for itself; see [`super::effect::Request::is_own`].
+    pub(super) is_own: bool,
+}
+
+impl TypedRequest<Option<ChannelState>> {
+    /// Follow a channel's topic, then read what it keeps.
+    pub(super) fn attach(channel: ChannelName, epoch: String) -> Self {
+        let call = Call::Attach { channel, epoch };
+        TypedRequest { call, read: Reply::channel, is_own: true }
+    }
+
+    /// Read what was missed of a channel; begin it under `epoch` where Redis has lost it.
+    pub(super) fn read_missed(channel: ChannelName, after: u64, epoch: String) -> Self {
+        let (limit, epoch) = (limits::CHANNEL_HEAL_MAX, Some(epoch));
+        let call = Call::Read { channel, after, limit, epoch };
+        TypedRequest { call, read: Reply::channel, is_own: true }
+    }
+
+    /// Read what a channel keeps.
+    pub(super) fn read(channel: ChannelName, after: u64, limit: usize) -> Self {
+        let call = Call::Read { channel, after, limit, epoch: None };
+        TypedRequest { call, read: Reply::channel, is_own: false }
+    }
+}
+
+impl TypedRequest<Place> {
+    /// Give a message its place in its channel.
+    pub(super) fn publish(message: ChannelMessage, channels: &mut Channels) -> Self {
+        let (history_max, history_ms) = channels.keeping(&message.channel);
+        let history_bytes_max = channels.keeping_bytes();
+        let epoch = channels.fresh_epoch();
+        let call = Call::Publish { message, epoch, history_max, history_bytes_max, history_ms };
+        TypedRequest { call, read: Reply::place, is_own: false }
+    }
+}
+
+impl TypedRequest<bool> {
+    /// Delete what Redis keeps of a channel. The response says whether there was such a channel.
+    pub(super) fn delete(channel: ChannelName, is_own: bool) -> Self {
+        TypedRequest { call: Call::Delete { channel }, read: |reply| reply.deleted(), is_own }
+    }
+}
+
+impl TypedRequest<MessageId> {
+    /// Put a message into the journal. The response is its id.
+    pub(super) fn post(text: String) -> Self {
+        TypedRequest { call: Call::Post { text }, read: |reply| reply.posted(), is_own: false }
+    }
+}
+
+impl TypedRequest<u64> {
+    /// Read the number of the journal's newest entry.
+    pub(super) fn newest() -> Self {
+        TypedRequest { call: Call::Newest, read: |reply| reply.newest(), is_own: false }
+    }
+}
+
+impl TypedRequest<Vec<(String, String)>> {
+    /// Ask other nodes. The response has each node that answered, with its answer.
+    pub(super) fn ask_nodes(nodes: Vec<String>, question: String) -> Self {
+        let call = Call::Ask { nodes, question };
+        TypedRequest { call, read: Reply::nodes, is_own: false }
+    }
 }

@@ -108,8 +108,10 @@ struct Untold {
     channels: BTreeSet<ChannelName>,
     rooms: BTreeSet<(ChannelName, UserId)>,
     known: BTreeSet<UserId>,
-    /// Orders that wait until all of it is told.
-    waiting: Vec<u64>,
+    /// The number of the round of announcements that will tell of it.
+    round: u64,
+    /// Whether a command waits for that round.
+    is_awaited: bool,
 }
 
 impl Untold {
@@ -134,8 +136,8 @@ pub(super) struct Commons {
     untold: Untold,
     /// Whether an entry is on its way.
     is_telling: bool,
-    /// Orders that wait for that entry.
-    carried: Vec<u64>,
+    /// The round that is told of with that entry, where a command waits for it.
+    carried: Option<u64>,
     /// Whether the others have yet to hear that this node is there.
     is_new: bool,
     /// Nodes whose end is proposed.
@@ -152,7 +154,7 @@ impl Commons {
             room_counts: HashMap::new(),
             untold: Untold::default(),
             is_telling: false,
-            carried: Vec::new(),
+            carried: None,
             is_new: true,
             leaving: HashSet::new(),
         }
@@ -236,14 +238,23 @@ impl Commons {
         }
         self.is_telling = true;
         if self.untold.is_empty() {
-            self.carried.append(&mut self.untold.waiting);
+            self.carried = self.end_round().or(self.carried);
         }
         Some(batch)
     }
 
-    /// Has an order wait until everything is told that is true now.
-    pub(super) fn wait(&mut self, ticket: u64) {
-        self.untold.waiting.push(ticket);
+    /// The round of announcements that tells of everything that is true now, for a command that
+    /// waits for it.
+    pub(super) fn await_announcement(&mut self) -> u64 {
+        self.untold.is_awaited = true;
+        self.untold.round
+    }
+
+    /// Ends the round. Returns its number where a command waits for it.
+    fn end_round(&mut self) -> Option<u64> {
+        let round = self.untold.round;
+        self.untold.round += 1;
+        std::mem::take(&mut self.untold.is_awaited).then_some(round)
     }
 
     /// Whether everything is told.
@@ -256,16 +267,13 @@ impl Commons {
         self.is_new
     }
 
-    /// Takes the orders for which everything is told.
-    pub(super) fn take_heard(&mut self) -> Vec<u64> {
+    /// Takes the last round that is told by now, where a command waits for it or one before.
+    pub(super) fn take_announced(&mut self) -> Option<u64> {
         if self.is_telling {
-            return Vec::new();
+            return None;
         }
-        let mut heard = std::mem::take(&mut self.carried);
-        if self.untold.is_empty() {
-            heard.append(&mut self.untold.waiting);
-        }
-        heard
+        let carried = self.carried.take();
+        if self.untold.is_empty() { self.end_round().or(carried) } else { carried }
     }
 
     /// Another node has written an entry: it is there.
@@ -283,7 +291,8 @@ impl Commons {
     /// The entry did not reach the log: its facts are looked at again.
     pub(super) fn on_facts_lost(&mut self, facts: &Facts) {
         self.is_telling = false;
-        self.untold.waiting.append(&mut self.carried);
+        // Whoever waits for that round goes on with the present one.
+        self.untold.is_awaited |= self.carried.take().is_some();
         self.look_again(facts);
     }
 
@@ -455,7 +464,7 @@ impl Commons {
         gone(&mut turns, &fresh, self, false);
         fresh.alive = std::mem::take(&mut self.alive);
         fresh.untold = std::mem::take(&mut self.untold);
-        fresh.untold.waiting.append(&mut self.carried);
+        fresh.untold.is_awaited |= self.carried.take().is_some();
         *self = fresh;
         turns
     }
@@ -651,18 +660,18 @@ mod tests {
         commons.apply("a", &Facts::default());
         assert!(commons.take_untold().is_none());
         commons.note_user(&UserId::new("u"));
-        commons.wait(7);
+        let round = commons.await_announcement();
         let first = commons.take_untold().expect("a batch");
         assert_eq!(first.users, [UserId::new("u")]);
         commons.note_user(&UserId::new("v"));
         assert!(commons.take_untold().is_none(), "the first is on its way");
-        assert!(commons.take_heard().is_empty());
+        assert_eq!(commons.take_announced(), None);
         commons.on_facts_lost(&online("u", 1));
         let again = commons.take_untold().expect("a batch");
         assert_eq!(again.users, [UserId::new("u"), UserId::new("v")]);
         commons.apply("a", &online("u", 1));
         assert!(commons.take_untold().is_none() && commons.has_told_all());
-        assert_eq!(commons.take_heard(), [7]);
+        assert!(commons.take_announced().is_some_and(|announced| announced >= round));
     }
 
     /// Random facts of three nodes: whoever follows the turns has the users of the union; whoever

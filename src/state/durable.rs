@@ -77,10 +77,10 @@ pub enum Write {
         at_ms: u64,
     },
     /// A message from one user to another.
-    Private(Message<UserId>),
+    Private(Arc<Message<UserId>>),
     /// A message to a group that its sender is a member of. Among several nodes it is only checked:
     /// the journal keeps it.
-    ToGroup(Message<String>),
+    ToGroup(Arc<Message<String>>),
     /// A run of the journal, in its order. Only among several nodes, and two of them may write the
     /// same run.
     Posted(Vec<Arc<Posted>>),

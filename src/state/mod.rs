@@ -1,17 +1,17 @@
-//! The facts, and what each order makes of them. Pure: no socket, no clock, no database.
+//! The facts, and what each command makes of them. Pure: no socket, no clock, no database.
 //!
 //! ```text
-//! Order --> State::apply(order, now) --> Answer         to the one who asked
-//!                                    \-> Announcements, Outgoing  to everyone who follows
-//!                                    \-> changes kept for the store
-//!                                    \-> Write          to be on disk before anyone hears of it
-//!                                    \-> Propose, Call  for the log, or for others to answer first
-//!                                    \-> Await, Hold    something else has to come first
+//! Command --> State::apply(command, now) --> effects, in order:
+//!                                              messages, announcements   to everyone who follows
+//!                                              replies                   to the callers
+//!                                              Append, Request, Store    to the log, to others, to disk
+//!                                              Wait, Wake                what has to come first
+//! result  --> State::resume(continuation, result, now) --> more effects
 //! ```
 //!
 //! The control thread owns the one [`State`] and is the only caller. Whatever happens to it arrives
-//! through [`State::apply`], [`State::tick`] and what other nodes are heard to say, so a test can play
-//! a whole day in a millisecond.
+//! through [`State::apply`], [`State::resume`], [`State::tick`] and what other nodes are heard to say,
+//! so a test can play a whole day in a millisecond.
 //!
 //! Imports `auth`, `id`, `limits`, `subscribers`, `wheel` and `wire`. Imported by `mailbox`, `store`,
 //! `shard`, `control` and `http`.
@@ -20,17 +20,18 @@ pub mod abroad;
 pub mod begin;
 pub mod call;
 pub mod channels;
+pub mod command;
 pub mod commons;
 pub mod durable;
+pub mod effect;
 pub mod entry;
 pub mod event;
-pub mod order;
+pub mod messaging;
 pub mod people;
 pub mod posted;
 pub mod registry;
+pub mod reply;
 pub mod snapshot;
-pub mod talk;
-pub mod then;
 
 mod ages;
 mod link;
@@ -40,20 +41,25 @@ mod text;
 use std::sync::Arc;
 
 use crate::clock::Moment;
-use crate::id::MessageIds;
+use crate::id::{MessageIds, ServiceName};
 use crate::limits::Limits;
+use crate::wire::refusal::Refusal;
 use abroad::{Abroad, Tail};
-use call::Call;
 use channels::Channels;
-use durable::{PeopleImage, Write};
+use command::{
+    FindInstance, Heartbeat, ListInstances, Operate, Operation, Protect, PutInstance, ReadAllViews,
+    ReadDelta, ReadLeases, ReadSnapshot, ReadViews, Register, RegistryCommand, RenewInstance,
+    ServiceViews, Subscribe, SubscribeAll, SubscribedToAll, Unregister, View,
+};
+use durable::PeopleImage;
+use effect::{Append, AppendReply, Applied, Effect};
 use entry::{Entry, LogItem};
-use event::DomainEvent;
-use order::{Answer, Operation, Order, View};
 use people::People;
+use registry::Registry;
 use registry::lease::Decision;
-use registry::{Announcement, Registry};
-use talk::{Outgoing, Talk, Told};
-use then::Then;
+use reply::{Reply, ReplyTo};
+
+pub use command::{Ask, Command};
 
 /// Everything the server knows that outlives a connection.
 #[derive(Debug)]
@@ -65,44 +71,19 @@ pub struct State {
     /// Channels and rooms.
     pub channels: Channels,
     ids: MessageIds,
-    /// Messages that have to go out; control takes them after each order.
-    outgoing: Vec<Outgoing>,
-    /// Whether anyone wants to know what happens.
-    pub is_watched: bool,
-    events: Vec<DomainEvent>,
+    /// What control has to carry out; it takes them after each call.
+    effects: Vec<Effect>,
     /// This node's name.
     node: Box<str>,
     /// The number of the last entry of this node's own log, where it is alone.
     appended: u64,
     /// None where there is one node.
     abroad: Option<Abroad>,
-    /// Under which number the next order waits, if it has to.
-    pub ticket: u64,
-    /// Whether the next order has waited before.
-    pub is_rerun: bool,
     /// Messages of channels that were missed and made good.
     pub healed_total: u64,
     history_bytes_max: usize,
     /// How many channels a connection may be subscribed to by others.
     subscriptions_max: usize,
-}
-
-/// What an order comes to.
-#[derive(Debug)]
-pub enum Outcome {
-    /// It is done, and this is its answer.
-    Answer(Answer),
-    /// It has to be on disk first; [`State::after_write`] then gives the answer.
-    Write(Box<Write>),
-    /// It has to go through the log of all nodes first; [`State::apply_logged`] then gives the
-    /// answer.
-    Propose(Box<Entry>),
-    /// Others have to be asked first; [`State::after_call`] then goes on.
-    Call(Box<(Call, Then)>),
-    /// It has to wait, under the state's ticket, until [`State::take_released`] names that.
-    Await(Box<Talk>),
-    /// It is done, and its answer waits, under the state's ticket, for its turn among what goes out.
-    Hold(Box<Told>),
 }
 
 /// What a state is made with, beside its registry.
@@ -163,14 +144,10 @@ impl State {
             people,
             channels: Channels::new(settings.channels, &settings.epoch, image.channels.into_iter()),
             ids: MessageIds::after(image.last_message, settings.seed),
-            outgoing: Vec::new(),
-            is_watched: false,
-            events: Vec::new(),
+            effects: Vec::new(),
             node: settings.node.into(),
             appended: 0,
             abroad: None,
-            ticket: 0,
-            is_rerun: false,
             healed_total: 0,
             history_bytes_max: settings.history_bytes_max,
             subscriptions_max: settings.subscriptions_max,
@@ -185,84 +162,117 @@ impl State {
         self
     }
 
-    /// Carries out one order. What others have to hear of it is left to be taken.
-    pub fn apply(&mut self, order: Order, now: Moment) -> Outcome {
-        let outcome = self.carry_out(order, now);
+    /// Carries out one command. What control has to do is left among the effects.
+    pub fn apply(&mut self, command: Command, now: Moment) {
+        match command {
+            Command::Registry(command) => self.apply_registry(command, now),
+            Command::Messaging(command) => self.apply_messaging(*command, now),
+        }
         self.bound_histories();
-        outcome
     }
 
-    fn carry_out(&mut self, order: Order, now: Moment) -> Outcome {
+    fn apply_registry(&mut self, command: RegistryCommand, now: Moment) {
+        use RegistryCommand as C;
         let registry = &mut self.registry;
-        let answer = match order {
-            Order::Talk(talk) => return self.talk(*talk, now),
-            Order::Register(list) => return self.settle(|one| one.decide_register(list, now), now),
-            Order::Heartbeat(list) => {
-                return self.settle(|one| one.decide_heartbeat(list, now), now);
+        match command {
+            C::Register(Register(sent), reply) => {
+                let decision = registry.decide_register(sent, now);
+                self.carry_out(decision, reply, AppendReply::Batch, now);
             }
-            Order::Unregister(list) => {
-                return self.settle(|one| one.decide(Entry::Unregister(list), now), now);
+            C::Heartbeat(Heartbeat(identities), reply) => {
+                let decision = registry.decide_heartbeat(identities, now);
+                self.carry_out(decision, reply, AppendReply::Batch, now);
             }
-            Order::Operate { identity, operation } => {
+            C::Unregister(Unregister(identities), reply) => {
+                let decision = registry.decide(Entry::Unregister(identities), now);
+                self.carry_out(decision, reply, AppendReply::Batch, now);
+            }
+            C::Operate(Operate { identity, operation }, reply) => {
                 let operator = match operation {
                     Operation::PullOut { operator } => Some(operator),
                     Operation::PullIn => None,
                 };
                 let user = operator.as_ref().and_then(|operator| operator.user.clone());
                 let operator = operator.map(|operator| operator.name);
-                let entry = Entry::Operate { identity, operator, user };
-                return self.settle(|one| one.decide(entry, now), now);
+                let decision = registry.decide(Entry::Operate { identity, operator, user }, now);
+                self.carry_out(decision, reply, AppendReply::Found, now);
             }
-            Order::Protect { service, enabled } => {
-                let entry = Entry::Protect { service, enabled };
-                return self.settle(|one| one.decide(entry, now), now);
+            C::Protect(Protect { service, enabled }, reply) => {
+                let decision = registry.decide(Entry::Protect { service, enabled }, now);
+                self.carry_out(decision, reply, AppendReply::Found, now);
             }
-            Order::Put(put) => return self.settle(|one| one.decide_put(*put, now), now),
-            Order::Beat { service, instance } => {
-                return self.settle(|one| one.decide_beat(&service, &instance, now), now);
+            C::PutInstance(PutInstance(put), reply) => {
+                let decision = registry.decide_put(put, now);
+                self.carry_out(decision, reply, AppendReply::Put, now);
+            }
+            C::RenewInstance(RenewInstance(find), reply) => {
+                let decision = registry.decide_beat(&find, now);
+                self.carry_out(decision, reply, AppendReply::Instance, now);
             }
             // Whoever has a picture keeps it, and comes again.
-            Order::Subscribe { service, since: Some(_), .. } if !registry.log().is_loaded() => {
-                Answer::NotSubscribed(service)
+            C::Subscribe(Subscribe { since: Some(_), .. }, reply)
+                if !registry.log().is_loaded() =>
+            {
+                self.reply(reply, Err(Refusal::unavailable()));
             }
-            Order::Subscribe { service, snapshot, since } => {
-                match registry.subscribe(&service, snapshot, since) {
-                    Some(subscribed) => Answer::Subscribed(Box::new(subscribed)),
-                    None => Answer::NotSubscribed(service),
-                }
+            C::Subscribe(Subscribe { service, snapshot, since }, reply) => {
+                let subscribed = registry.subscribe(&service, snapshot, since).map(Box::new);
+                self.reply(reply, subscribed.ok_or_else(Refusal::unavailable));
             }
-            Order::SubscribeAll => Answer::SubscribedToAll,
-            Order::Snapshot(service) => Answer::Snapshot(registry.newest(&service)),
-            Order::Views(services) => {
-                Answer::Views(services.iter().map(|name| Arc::new(registry.view(name))).collect())
+            C::SubscribeAll(SubscribeAll, reply) => self.reply(reply, Ok(SubscribedToAll)),
+            C::ReadSnapshot(ReadSnapshot(service), reply) => {
+                let picture = registry.newest(&service);
+                self.reply(reply, Ok(picture));
             }
-            Order::AllViews => {
+            C::ReadViews(ReadViews(services), reply) => self.read_views(&services, reply),
+            C::ReadAllViews(ReadAllViews, reply) => {
                 let views: Vec<Arc<View>> = registry.all_views().map(Arc::new).collect();
-                Answer::AllViews { version: registry.version(), views }
+                let version = registry.version();
+                self.reply(reply, Ok(ServiceViews { version, views }));
             }
-            Order::Delta { version } => Answer::Delta(registry.delta(version)),
-            Order::Leases(service) => Answer::Leases(registry.leases(service.as_ref(), now)),
-            Order::Roll(roll) => Answer::Called(Box::new(registry.call(*roll, now))),
-        };
-        Outcome::Answer(answer)
-    }
-
-    /// Carries out what the registry decides about a write.
-    fn settle(&mut self, decide: impl FnOnce(&mut Registry) -> Decision, now: Moment) -> Outcome {
-        match decide(&mut self.registry) {
-            Decision::Append(entry) => self.append(entry, now),
-            Decision::Answer(answer) => {
-                // A renewal may have ended a service's protection.
-                self.registry.settle(now);
-                Outcome::Answer(answer)
+            C::ReadDelta(ReadDelta { version }, reply) => {
+                let delta = registry.delta(version);
+                self.reply(reply, Ok(delta));
+            }
+            C::ReadLeases(ReadLeases(service), reply) => {
+                let leases = registry.leases(service.as_ref(), now);
+                self.reply(reply, Ok(leases));
+            }
+            C::ListInstances(ListInstances, reply) => {
+                let rolls = registry.rolls(now);
+                self.reply(reply, Ok(rolls));
+            }
+            C::FindInstance(FindInstance { service, instance }, reply) => {
+                let found = registry.find_instance(&service, &instance);
+                self.reply(reply, Ok(found));
             }
         }
     }
 
-    /// Appends an entry to the log. A node that is alone applies it at once.
-    fn append(&mut self, entry: Entry, now: Moment) -> Outcome {
+    /// Carries out what the registry has decided about a write.
+    fn carry_out<T: Reply>(
+        &mut self,
+        decision: Decision<T>,
+        reply: ReplyTo<T>,
+        appended: fn(ReplyTo<T>) -> AppendReply,
+        now: Moment,
+    ) {
+        match decision {
+            Decision::Append(entry) => self.append(entry, appended(reply), now),
+            Decision::Reply(result) => {
+                // A renewal may have ended a service's protection.
+                self.registry.settle(now);
+                self.announce();
+                self.reply(reply, result);
+            }
+        }
+    }
+
+    /// Appends an entry to the log; `reply` gets what it comes to. A node that is alone applies it at
+    /// once.
+    fn append(&mut self, entry: Entry, reply: AppendReply, now: Moment) {
         if self.registry.log().is_shared() {
-            return Outcome::Propose(Box::new(entry));
+            return self.push(Effect::Append(Box::new(Append { entry, reply })));
         }
         self.appended += 1;
         let item = LogItem {
@@ -272,15 +282,40 @@ impl State {
             at_ms: now.wall_ms,
             entry,
         };
-        Outcome::Answer(self.apply_logged(item, now).unwrap_or(Answer::Unavailable))
+        if let Some(applied) = self.apply_logged(item, now) {
+            self.reply_applied(reply, applied);
+        }
     }
 
-    /// Applies an entry of the log of all nodes. The answer is for who proposed it here, if anyone.
-    pub fn apply_logged(&mut self, item: LogItem, now: Moment) -> Option<Answer> {
+    /// Announces what the registry has changed.
+    fn announce(&mut self) {
+        let announcements = self.registry.announcements.drain(..).map(Effect::Announce);
+        self.effects.extend(announcements);
+    }
+
+    /// Announces to the followers of services that are not registered that contact with the other nodes
+    /// is lost, or is back.
+    pub fn announce_turn<'a>(&mut self, followed: impl Iterator<Item = &'a ServiceName>) {
+        self.registry.announce_contact_change(followed);
+        self.announce();
+    }
+
+    fn read_views(&mut self, services: &[ServiceName], reply: ReplyTo<Vec<Arc<View>>>) {
+        let views: Vec<Arc<View>> =
+            services.iter().map(|name| Arc::new(self.registry.view(name))).collect();
+        // Views of invented names are not kept.
+        let seen = views.iter().filter(|view| view.revision > 0);
+        self.effects.extend(seen.map(|view| Effect::PublishView(Arc::clone(view))));
+        self.reply(reply, Ok(views));
+    }
+
+    /// Applies an entry of the log of all nodes. Returns what it comes to; nothing where it came
+    /// behind a later one of its node, and counts for nothing.
+    pub fn apply_logged(&mut self, item: LogItem, now: Moment) -> Option<Applied> {
         if !self.registry.record(&item) {
             return None;
         }
-        let answer = match item.entry {
+        let applied = match item.entry {
             Entry::PresenceUpdate(_)
             | Entry::NodeLeft(_)
             | Entry::DefineChannel { .. }
@@ -288,8 +323,23 @@ impl State {
             _ => self.registry.apply(item, now),
         };
         self.registry.settle(now);
+        self.announce();
         self.bound_histories();
-        Some(answer)
+        Some(applied)
+    }
+
+    /// Replies to the command whose entry was applied.
+    pub fn reply_applied(&mut self, reply: AppendReply, applied: Applied) {
+        self.deliver(reply.with(applied));
+    }
+
+    /// An entry of this node did not reach the log.
+    pub fn on_append_lost(&mut self, entry: Option<&Entry>, reply: AppendReply, now: Moment) {
+        if let Some(entry) = entry {
+            self.on_shared_lost(entry);
+            self.registry.on_proposal_lost(entry, now);
+        }
+        self.deliver(reply.refuse());
     }
 
     /// Drops the oldest changes and messages of all services and channels until the rest fits. Called
@@ -314,10 +364,11 @@ impl State {
         entries
     }
 
-    /// An entry did not reach the log.
-    pub fn on_proposal_lost(&mut self, entry: &Entry, now: Moment) {
-        self.on_shared_lost(entry);
-        self.registry.on_proposal_lost(entry, now);
+    /// Appends what time, or this node's presence, has made.
+    pub fn append_own(&mut self, now: Moment) {
+        for entry in self.take_proposals(now) {
+            self.append(entry, AppendReply::Nobody, now);
+        }
     }
 
     /// Which nodes are alive, and the number of the newest entry, as of a time in milliseconds since
@@ -326,6 +377,7 @@ impl State {
         self.registry.on_nodes(alive, (at_ms, newest));
         self.registry.check_contact(now);
         self.registry.settle(now);
+        self.announce();
         self.on_alive(alive);
         self.heal_again();
     }
@@ -335,10 +387,9 @@ impl State {
         if self.registry.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.registry.tick(now);
             self.registry.settle(now);
+            self.announce();
             if !self.registry.log().is_shared() {
-                for entry in self.registry.take_proposals() {
-                    let _ = self.append(entry, now);
-                }
+                self.append_own(now);
             }
         }
         self.channels.sweep(now.unix_ms);
@@ -352,32 +403,21 @@ impl State {
         let all = [self.registry.next_tick_ms(), self.channels.next_sweep_ms(), leaving];
         all.into_iter().flatten().min()
     }
+}
 
-    /// Takes what subscribers have to hear since the last call.
-    pub fn take_announcements(&mut self) -> Vec<Announcement> {
-        std::mem::take(&mut self.registry.announcements)
-    }
-
-    /// Takes the messages that have to go out since the last call.
-    pub fn take_outgoing(&mut self) -> Vec<Outgoing> {
-        std::mem::take(&mut self.outgoing)
-    }
-
-    /// Takes what happened since the last call, where anyone wants to know.
-    pub fn take_events(&mut self) -> Vec<DomainEvent> {
-        std::mem::take(&mut self.events)
-    }
-
-    /// Takes the users that were seen for the first time, to be stored.
-    pub fn take_newly_known(&mut self, now: Moment) -> Option<Write> {
-        let people = std::mem::take(&mut self.people.newly_known);
-        (!people.is_empty()).then_some(Write::Seen { people, at_ms: now.wall_ms })
-    }
-
-    fn note(&mut self, event: impl FnOnce() -> DomainEvent) {
-        if self.is_watched {
-            self.events.push(event());
+#[cfg(any(test, fuzzing))]
+impl State {
+    /// Carries out a command and takes its reply, where it comes at once.
+    pub(crate) fn ask<A: Ask>(&mut self, ask: A, now: Moment) -> Option<Result<A::Reply, Refusal>> {
+        let (sender, mut reply) = tokio::sync::oneshot::channel();
+        self.apply(ask.reply_to(ReplyTo::Program(sender)), now);
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                Effect::Reply(reply::Delivery::Program(callback)) => callback.call(),
+                effect => self.effects.push(effect),
+            }
         }
+        reply.try_recv().ok()
     }
 }
 
@@ -421,7 +461,7 @@ mod tests {
     use super::*;
     use crate::id::{ChannelName, Epoch, ServiceName};
     use crate::rng::Rng;
-    use crate::state::order::Snapshot;
+    use crate::state::command::Snapshot;
     use crate::wire::command::Since;
     use crate::wire::instance::Instance;
 
@@ -469,7 +509,7 @@ mod tests {
                     };
                     let sent = instance.register().expect("valid");
                     let bytes = sent.json.len() + 96;
-                    let _ = state.apply(Order::Register(vec![sent]), now);
+                    state.apply(Register(vec![sent]).unanswered(), now);
                     bytes
                 } else {
                     let name = ChannelName::new(&format!("c{which}"));
@@ -515,17 +555,14 @@ mod tests {
                 url: Some(url.into()),
                 ..Instance::default()
             };
-            let order = Order::Register(vec![instance.register().expect("valid")]);
-            let _ = state.apply(order, now);
+            let register = Register(vec![instance.register().expect("valid")]);
+            state.apply(register.unanswered(), now);
         };
         let subscribe = |state: &mut State, revision| {
             let since = Some(Since { epoch: "e".into(), revision });
-            let order =
-                Order::Subscribe { service: ServiceName::of("s"), snapshot: Snapshot::No, since };
-            match state.apply(order, now) {
-                Outcome::Answer(Answer::Subscribed(subscribed)) => subscribed,
-                other => panic!("{other:?}"),
-            }
+            let service = ServiceName::of("s");
+            let subscribe = Subscribe { service, snapshot: Snapshot::No, since };
+            state.ask(subscribe, now).expect("at once").expect("it is followed")
         };
         for change in 0..40 {
             register(&mut state, "a", format!("{change}{}", "x".repeat(20_000)));

@@ -3,19 +3,16 @@
 //!
 //! Part of `state`.
 
-use super::abroad::{Errand, Release};
-use super::call::Reply;
+use super::State;
 use super::commons::{CommonsImage, Facts, Turn, UntoldBatch};
+use super::effect::{Applied, Condition, Effect, Waited};
 use super::entry::Entry;
-use super::order::Answer;
+use super::event::DomainEvent;
+use super::messaging::is_defined;
 use super::people::Person;
 use super::snapshot::Snapshot;
-use super::talk::{Talk, Told};
-use super::then::Then;
-use super::{Outcome, State};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, UserId};
-use crate::wire::refusal::{Code, Refusal};
 
 impl State {
     /// What is true here and not told to the other nodes yet.
@@ -37,26 +34,15 @@ impl State {
             }
             commons.told_nothing();
         }
-        self.release_heard();
+        self.wake_announced();
         None
     }
 
-    /// Orders that waited until others were told go on.
-    fn release_heard(&mut self) {
-        if let Some(abroad) = &mut self.abroad {
-            let heard = abroad.commons.take_heard();
-            abroad.release(heard, Release::Again);
-        }
-    }
-
-    /// An order has waited for too long: what it has begun is undone.
-    pub fn on_given_up(&mut self, talk: &Talk, now: Moment) {
-        match talk {
-            Talk::Join { conn, channel }
-            | Talk::Chat { conn, channel: Some(channel), is_first: true, .. } => {
-                let _ = self.leave(*conn, channel.clone(), now);
-            }
-            _ => {}
+    /// Commands that waited until this node's presence was announced go on.
+    fn wake_announced(&mut self) {
+        let announced = self.abroad.as_mut().and_then(|abroad| abroad.commons.take_announced());
+        if let Some(round) = announced {
+            self.wake(Condition::PresenceAnnounced(round), Waited::Met);
         }
     }
 
@@ -114,9 +100,9 @@ impl State {
     }
 
     /// Applies an entry about people, here as on every node.
-    pub(super) fn apply_shared(&mut self, node: &str, entry: Entry, now: Moment) -> Answer {
-        let Some(abroad) = &mut self.abroad else { return Answer::Unavailable };
-        let told = match entry {
+    pub(super) fn apply_shared(&mut self, node: &str, entry: Entry, now: Moment) -> Applied {
+        let Some(abroad) = &mut self.abroad else { return Applied::Done };
+        match entry {
             Entry::PresenceUpdate(facts) => {
                 let known = facts.known.iter().chain(facts.users.iter().map(|fact| &fact.0));
                 known.for_each(|user| self.people.note_known(UserId::new(user)));
@@ -126,8 +112,7 @@ impl State {
                     self.correct(&facts, now);
                 }
                 self.take_turns(turns, now);
-                self.release_heard();
-                Told::Done
+                self.wake_announced();
             }
             Entry::NodeLeft(gone) => {
                 let turns = abroad.commons.forget(&gone);
@@ -136,23 +121,20 @@ impl State {
                     self.tell_all();
                 }
                 self.take_turns(turns, now);
-                Told::Done
             }
             Entry::DefineChannel { channel, .. } if self.channels.is_defined(&channel) => {
-                Told::Refused(Refusal::new(Code::Conflict, "there is such a channel already"))
+                return Applied::Defined(Err(is_defined()));
             }
             Entry::DefineChannel { channel, description } => {
-                self.channels.define(channel.clone(), &description);
-                Told::Channel(self.channels.view(&channel))
+                return Applied::Defined(Ok(self.set_definition(channel, &description)));
             }
             Entry::DeleteChannel(channel) => {
                 self.channels.undefine(&channel);
                 self.dissolve(&channel);
-                Told::Done
             }
-            _ => return Answer::Unavailable,
-        };
-        Answer::Told(Box::new(told))
+            _ => {}
+        }
+        Applied::Done
     }
 
     /// Has own facts that are out of date told again: an entry that was reported lost may still be
@@ -189,19 +171,19 @@ impl State {
                 Turn::Online(person) => {
                     let own: Vec<ConnId> = self.people.of_user(&person.user_id).collect();
                     self.tell_presence("user_joined", &person, online, own, now);
-                    self.note(|| super::event::DomainEvent::UserOnline(person));
+                    self.push(Effect::Event(DomainEvent::UserOnline(person)));
                 }
                 Turn::Offline(person) => {
                     self.tell_presence("user_left", &person, online + 1, Vec::new(), now);
-                    self.note(|| super::event::DomainEvent::UserOffline(person));
+                    self.push(Effect::Event(DomainEvent::UserOffline(person)));
                 }
                 Turn::Joined(channel, user) => {
                     self.tell_of_room(&channel, "user.joined", &user, now);
-                    self.note(|| super::event::DomainEvent::UserJoined { channel, user });
+                    self.push(Effect::Event(DomainEvent::UserJoined { channel, user }));
                 }
                 Turn::Left(channel, user) => {
                     self.tell_of_room(&channel, "user.left", &user, now);
-                    self.note(|| super::event::DomainEvent::UserLeft { channel, user });
+                    self.push(Effect::Event(DomainEvent::UserLeft { channel, user }));
                 }
             }
         }
@@ -255,58 +237,11 @@ impl State {
         Some(CommonsImage { nodes: abroad.commons.image(), channels, known })
     }
 
-    /// Takes what has to be asked of others.
-    pub fn take_errands(&mut self) -> Vec<Errand> {
-        match &mut self.abroad {
-            Some(abroad) => std::mem::take(&mut abroad.errands),
-            None => Vec::new(),
-        }
-    }
-
-    /// Takes the numbers of orders that need not wait any more.
-    pub fn take_released(&mut self) -> Vec<(u64, Release)> {
-        match &mut self.abroad {
-            Some(abroad) => std::mem::take(&mut abroad.released),
-            None => Vec::new(),
-        }
-    }
-
     /// How many users are online on any node.
     pub fn users_anywhere(&self) -> usize {
         match &self.abroad {
             Some(abroad) => abroad.commons.users_online(),
             None => self.people.users_online(),
-        }
-    }
-
-    /// Goes on with what was asked of others.
-    pub fn after_call(&mut self, then: Then, reply: Reply, now: Moment) -> Outcome {
-        let outcome = self.go_on(then, reply, now);
-        self.bound_histories();
-        outcome
-    }
-
-    fn go_on(&mut self, then: Then, reply: Reply, now: Moment) -> Outcome {
-        match then {
-            Then::Published { ref message, .. } | Then::Chatted { ref message, .. } => {
-                let message = message.clone();
-                self.on_place(message, then, reply, now)
-            }
-            Then::History { channel } => self.shared_history(&channel, reply, now).into(),
-            Then::View { channel } => self.shared_view(&channel, reply).into(),
-            Then::Deleted { channel } => self.deleted(channel, &reply),
-            Then::Posted { post } => self.posted(post, &reply).into(),
-            Then::Unwritten(page) => self.on_newest(page, &reply),
-            Then::Attached { channel, epoch } => {
-                self.attached((&channel, &epoch), reply, now);
-                Told::Done.into()
-            }
-            Then::Healed { channel, epoch, after } => {
-                self.healed((&channel, &epoch, after), reply, now);
-                Told::Done.into()
-            }
-            Then::Nothing => Told::Done.into(),
-            asked => self.on_given(asked, reply).into(),
         }
     }
 }

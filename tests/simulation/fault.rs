@@ -1,14 +1,19 @@
-//! Our own fault: an answer that does not fit its order closes that one connection with 1011.
+//! Our own fault: a reply that nobody waits for closes that one connection with 1011.
+//!
+//! A reply to another kind of command cannot be written: its address has another type.
 
 use std::sync::Arc;
 
 use fanfare::internals::clock::Moment;
-use fanfare::internals::mailbox::to_control::{Command, Origin};
-use fanfare::internals::mailbox::to_shard::Parcel;
+use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
+use fanfare::internals::mailbox::to_shard::ShardMessage;
 use fanfare::internals::mailbox::{Bell, mailbox};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::shard::Shard;
-use fanfare::internals::state::order::Answer;
+use fanfare::internals::state::Command;
+use fanfare::internals::state::command::RefusedEntry;
+use fanfare::internals::state::messaging::MessagingCommand;
+use fanfare::internals::state::reply::{BatchContext, Reply as _};
 use fanfare::internals::stats::Stats;
 
 use super::client::Client;
@@ -17,7 +22,7 @@ use super::pipe::{Link, Ready};
 use super::world::{open_gate, shard_settings};
 
 #[test]
-fn an_answer_that_does_not_fit_closes_with_1011() {
+fn a_reply_that_nobody_waits_for_closes_with_1011() {
     let now = Moment::new(1_800_000_000_000, 0);
     let (orders, inbox) = mailbox(16, Bell::silent());
     let (outlet, inlet) = mailbox(16, Bell::silent());
@@ -28,16 +33,18 @@ fn an_answer_that_does_not_fit_closes_with_1011() {
     let link = Link::new(&ready, 4_096, Rng::seeded(1));
     shard.accept(now, |slot, generation| link.accept(slot, generation));
     let mut client = Client::new(link);
-    client.subscribe("s", false, None);
     client.send(usize::MAX);
     let mut turn = || while shard.turn(now, || ready.borrow_mut().pop_front()).has_more {};
     turn();
-    // The connection's announcement comes before what it asks for.
-    assert!(matches!(inbox.take(), Some(Command { origin: Origin::Shard(_), .. })));
-    let Some(Command { origin: Origin::Conn(conn), .. }) = inbox.take() else {
-        panic!("the subscription did not reach control");
+    let Some(ControlMessage { task: Task::Command(Command::Messaging(command)), .. }) =
+        inbox.take()
+    else {
+        panic!("the connection was not announced");
     };
-    outlet.send(Parcel::Answer(conn, Answer::Batch(Vec::new()))).expect("room");
+    let MessagingCommand::Opened(opened, _) = *command else { panic!("{command:?}") };
+    let context = BatchContext::Unregister { rejected: Vec::new() };
+    let reply = Vec::<RefusedEntry>::to_socket(context, Ok(Vec::new()));
+    outlet.send(ShardMessage::Reply(opened.conn, reply)).expect("room");
     turn();
     client.receive(usize::MAX, &Oracle::default());
     assert_eq!(client.close_code(), Some(1011));

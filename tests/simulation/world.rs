@@ -9,16 +9,20 @@ use fanfare::internals::control::Control;
 use fanfare::internals::id::{ConnId, Epoch, InstanceIdentity, ServiceName, ShardId, Slot};
 use fanfare::internals::limits::Limits;
 use fanfare::internals::mailbox::published::Published;
-use fanfare::internals::mailbox::to_control::{Command, Origin, Task};
-use fanfare::internals::mailbox::to_shard::Parcel;
+use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
+use fanfare::internals::mailbox::to_shard::ShardMessage;
 use fanfare::internals::mailbox::{Bell, Inlet, Outlet, mailbox};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::shard::{self, Shard};
-use fanfare::internals::state::order::{Answer, Operation, Order};
+use fanfare::internals::state::command::{
+    Heartbeat, Operate, Operation, Protect, ReadViews, Register, SubscribeAll, Unregister, View,
+};
 use fanfare::internals::state::registry::{self, Registry};
-use fanfare::internals::state::{self, State};
+use fanfare::internals::state::reply::{ReplyTo, SubscribeAllContext};
+use fanfare::internals::state::{self, Ask, Command, State};
 use fanfare::internals::stats::Stats;
 use fanfare::internals::wire::instance::{Instance, Registration};
+use fanfare::internals::wire::refusal::Refusal;
 use fanfare::internals::ws::authorizer::Authorizer;
 use fanfare::internals::ws::forwarded::TrustedProxies;
 use fanfare::internals::ws::hosts::{AllowedHosts, Hosts};
@@ -63,7 +67,7 @@ pub fn people_settings() -> state::Settings {
 struct SimShard {
     shard: Shard<FakeSocket>,
     ready: Ready,
-    outlet: Outlet<Parcel>,
+    outlet: Outlet<ShardMessage>,
     outcome: shard::Outcome,
 }
 
@@ -87,10 +91,12 @@ pub struct SimWorld {
     timeouts: Timeouts,
     stats: Arc<Stats>,
     control: Control,
-    orders: Outlet<Command>,
+    orders: Outlet<ControlMessage>,
     shards: Vec<SimShard>,
     /// Follows everything beside the clients, straight from control.
-    observer: Inlet<Parcel>,
+    observer: Inlet<ShardMessage>,
+    /// Views that the observer has asked for.
+    questions: Vec<oneshot::Receiver<Result<Vec<Arc<View>>, Refusal>>>,
     oracle: Oracle,
     published: Arc<Published>,
     clients: Vec<Client>,
@@ -167,6 +173,7 @@ impl SimWorld {
             orders,
             shards: sim_shards,
             observer,
+            questions: Vec::new(),
             oracle: Oracle::default(),
             published,
             clients: Vec::new(),
@@ -174,7 +181,9 @@ impl SimWorld {
             largest_picture: 0,
             seen: Seen::default(),
         };
-        assert!(world.order(Origin::Conn(conn), Order::SubscribeAll));
+        let context = SubscribeAllContext { is_heavy: false };
+        let address = ReplyTo::Socket(conn, context);
+        assert!(world.send(SubscribeAll.reply_to(address)));
         world.turn_control();
         world
     }
@@ -236,14 +245,15 @@ impl SimWorld {
     fn hear_the_observer(&mut self) {
         while let Some(parcel) = self.observer.take() {
             match parcel {
-                Parcel::Event(event) => {
+                ShardMessage::Event(event) => {
                     let start = event.frame.windows(2).position(|two| two == b"{\"");
                     let json = &event.frame[start.expect("an object")..];
                     let frame = serde_json::from_slice(json).expect("JSON");
                     self.oracle.take(&frame);
                 }
-                Parcel::HttpAnswer(_, Answer::Views(views)) => {
-                    for view in views {
+                ShardMessage::HttpReply(callback) => {
+                    callback.call();
+                    for view in self.read_views() {
                         let instances =
                             serde_json::from_slice(view.instances.json()).expect("an array");
                         self.largest_picture = self.largest_picture.max(view.instances.bytes());
@@ -305,33 +315,76 @@ impl SimWorld {
         }
     }
 
-    fn order(&mut self, origin: Origin, order: Order) -> bool {
-        let command = Command { origin, accepted_ns: self.moment().ns, task: Task::Order(order) };
-        self.orders.push(command).is_ok()
+    fn send(&mut self, command: Command) -> bool {
+        let task = Task::Command(command);
+        self.orders.push(ControlMessage { accepted_ns: self.moment().ns, task }).is_ok()
+    }
+
+    /// Sends a command as an HTTP request of the observer. Returns whether control had room for it.
+    fn ask_by_http<A: Ask>(
+        &mut self,
+        ask: A,
+    ) -> Option<oneshot::Receiver<Result<A::Reply, Refusal>>> {
+        let (sender, reply) = oneshot::channel();
+        let address = ReplyTo::Http(shard_id(self.shards.len()), sender);
+        self.send(ask.reply_to(address)).then_some(reply)
+    }
+
+    fn ask_for_views(&mut self, names: Vec<ServiceName>) -> bool {
+        let reply = self.ask_by_http(ReadViews(names));
+        let has_room = reply.is_some();
+        self.questions.extend(reply);
+        has_room
+    }
+
+    /// The views that the observer has been handed and has not read.
+    fn read_views(&mut self) -> Vec<Arc<View>> {
+        let mut views = Vec::new();
+        self.questions.retain_mut(|reply| match reply.try_recv() {
+            Ok(result) => {
+                views.extend(result.expect("views are never refused"));
+                false
+            }
+            Err(fault) => fault == oneshot::error::TryRecvError::Empty,
+        });
+        views
     }
 
     fn order_by_http(&mut self) {
-        let order = match self.rng.below(12) {
+        // Of all but views nobody reads the reply.
+        match self.rng.below(12) {
             0..6 => {
                 let count = 1 + self.rng.below(4);
-                Order::Register((0..count).map(|_| self.registration()).collect())
+                let registrations = (0..count).map(|_| self.registration()).collect();
+                drop(self.ask_by_http(Register(registrations)));
             }
-            6 => Order::Heartbeat(vec![self.identity()]),
-            7 => Order::Unregister(vec![self.identity(), self.identity()]),
-            8 => Order::Operate {
-                identity: self.identity(),
-                operation: Operation::PullOut { operator: "someone".into() },
-            },
-            9 => Order::Operate { identity: self.identity(), operation: Operation::PullIn },
-            10 => Order::Protect {
-                service: ServiceName::of(&self.service()),
-                enabled: self.rng.below(2) == 0,
-            },
-            _ => Order::Views(vec![ServiceName::of(&self.service())]),
-        };
-        let (reply, _) = oneshot::channel();
-        let origin = Origin::Http(shard_id(self.shards.len()), reply);
-        self.order(origin, order);
+            6 => {
+                let heartbeat = Heartbeat(vec![self.identity()]);
+                drop(self.ask_by_http(heartbeat));
+            }
+            7 => {
+                let unregister = Unregister(vec![self.identity(), self.identity()]);
+                drop(self.ask_by_http(unregister));
+            }
+            8 => {
+                let operation = Operation::PullOut { operator: "someone".into() };
+                let operate = Operate { identity: self.identity(), operation };
+                drop(self.ask_by_http(operate));
+            }
+            9 => {
+                let operate = Operate { identity: self.identity(), operation: Operation::PullIn };
+                drop(self.ask_by_http(operate));
+            }
+            10 => {
+                let service = ServiceName::of(&self.service());
+                let protect = Protect { service, enabled: self.rng.below(2) == 0 };
+                drop(self.ask_by_http(protect));
+            }
+            _ => {
+                let names = vec![ServiceName::of(&self.service())];
+                self.ask_for_views(names);
+            }
+        }
     }
 
     fn service(&mut self) -> String {
@@ -525,9 +578,7 @@ impl SimWorld {
         }
         let names =
             self.oracle.revisions().into_keys().map(|name| ServiceName::of(&name)).collect();
-        let (reply, _) = oneshot::channel();
-        let origin = Origin::Http(shard_id(self.shards.len()), reply);
-        assert!(self.order(origin, Order::Views(names)));
+        assert!(self.ask_for_views(names));
         self.turn_control();
         // The bound, one frame that found the outbox empty, and answers that keep their reserve.
         let largest = self.largest_picture.max(8 * 1_024) + 1_024;
@@ -544,7 +595,7 @@ impl SimWorld {
         if drains {
             self.come_to_rest();
             for shard in &self.shards {
-                shard.outlet.push(Parcel::Drain { window_ms: 500 }).expect("room");
+                shard.outlet.push(ShardMessage::Drain { window_ms: 500 }).expect("room");
             }
             if self.rng.below(2) == 0 {
                 self.let_time_pass(1_000);

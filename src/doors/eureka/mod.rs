@@ -38,8 +38,10 @@ use crate::http::reply::{self, Problem, Reply};
 use crate::http::{Query, RequestContext, body, decoded, log, pages, registry};
 use crate::id::ServiceName;
 use crate::limits;
-use crate::state::order::{Answer, Operation, Order};
-use crate::state::registry::listing::{Called, Found, Pull, Put, Roll, Step};
+use crate::state::command::{
+    FindInstance, Heartbeat, Operate, Operation, PutInstance, PutReply, RenewInstance, Unregister,
+};
+use crate::state::registry::listing::{Found, Pull, Put, Step};
 use crate::wire::instance::{Instance, Registration};
 use crate::wire::refusal::{Code, Refusal};
 use credentials::LoginLocks;
@@ -265,23 +267,9 @@ async fn find(
     if app.len() > limits::NAME_BYTES_MAX || id.len() > limits::NAME_BYTES_MAX {
         return Ok(None);
     }
-    let (service, instance) = (ServiceName::of(app), id.into());
-    let order = if renews {
-        Order::Beat { service, instance }
-    } else {
-        Order::Roll(Box::new(Roll::Instance { service, instance }))
-    };
-    match call(desk, order).await? {
-        Called::Instance(found) => Ok(found),
-        _ => Err(Refusal::internal().into()),
-    }
-}
-
-async fn call(desk: &RequestContext, order: Order) -> Result<Called, Problem> {
-    match desk.ask(order).await? {
-        Answer::Called(called) => Ok(*called),
-        _ => Err(Refusal::internal().into()),
-    }
+    let find = FindInstance { service: ServiceName::of(app), instance: id.into() };
+    let found = if renews { desk.ask(RenewInstance(find)).await } else { desk.ask(find).await };
+    Ok(found?)
 }
 
 // --- Writing -------------------------------------------------------------------------------------
@@ -411,10 +399,8 @@ async fn change(
             Some(Change::Replace(instance, pull)) => (instance, pull),
             Some(Change::Keep) => match before {
                 Some(found) => {
-                    return match desk.ask(Order::Heartbeat(vec![found.identity])).await? {
-                        Answer::Batch(_) => Ok(()),
-                        _ => Err(Refusal::internal().into()),
-                    };
+                    desk.ask(Heartbeat(vec![found.identity])).await?;
+                    return Ok(());
                 }
                 None => return Err(not_found()),
             },
@@ -427,15 +413,13 @@ async fn change(
         let bytes_max = desk.app.limits.instance_bytes_max.max(stands);
         let too_large = |fault| Problem::new(413, Code::TooLarge, fault);
         let registration = registration.within(bytes_max).map_err(too_large)?;
-        let put = Box::new(Put { registration, expected, pull });
-        match call(desk, Order::Put(put)).await? {
-            Called::Put => return Ok(()),
-            Called::Refused(code) => {
+        match desk.ask(PutInstance(Put { registration, expected, pull })).await? {
+            PutReply::Done => return Ok(()),
+            PutReply::Refused(code) => {
                 let problem = Problem::new(code.http_status(), code, "there is no room for more");
                 return Err(problem);
             }
-            Called::Instance(found) => before = found,
-            Called::All(_) => return Err(Refusal::internal().into()),
+            PutReply::Conflict(found) => before = found,
         }
     }
     // Other writers were faster each time.
@@ -465,10 +449,8 @@ async fn renew(
 /// `DELETE /apps/{app}/{id}`
 async fn cancel(desk: &RequestContext, app: &str, id: &str) -> Result<Reply, Problem> {
     let found = find(desk, app, id, false).await?.ok_or_else(not_found)?;
-    match desk.ask(Order::Unregister(vec![found.identity])).await? {
-        Answer::Batch(_) => Ok(done()),
-        _ => Err(Refusal::internal().into()),
-    }
+    desk.ask(Unregister(vec![found.identity])).await?;
+    Ok(done())
 }
 
 /// `PUT /apps/{app}/{id}/status`
@@ -523,15 +505,11 @@ async fn end_override(desk: &RequestContext, app: &str, id: &str) -> Result<Repl
 /// Pulls an instance out of discovery, or in.
 async fn operate(desk: &RequestContext, found: Found, operation: Operation) -> Result<(), Problem> {
     let (action, on) = (registry::action(&operation), found.identity.to_string());
-    let order = Order::Operate { identity: found.identity, operation };
-    match desk.ask(order).await? {
-        Answer::Found(true) => {
-            log::operator(desk, action, &on, Some("eureka"));
-            Ok(())
-        }
-        Answer::Found(false) => Err(not_found()),
-        _ => Err(Refusal::internal().into()),
+    if !desk.ask(Operate { identity: found.identity, operation }).await? {
+        return Err(not_found());
     }
+    log::operator(desk, action, &on, Some("eureka"));
+    Ok(())
 }
 
 /// `PUT /apps/{app}/{id}/metadata`

@@ -33,9 +33,8 @@ use crate::http::budget::Permit;
 use crate::http::reply::Problem;
 use crate::http::{RequestContext, body};
 use crate::limits;
-use crate::state::order::{Answer, Order};
-use crate::state::registry::listing::{Called, Entry, Recent, Roll, Rolls, Roster, Step};
-use crate::wire::refusal::Refusal;
+use crate::state::command::ListInstances;
+use crate::state::registry::listing::{Entry, Recent, Rolls, Roster, Step};
 
 /// How a response is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -460,11 +459,7 @@ impl ResponseCache {
         if let Some(document) = newest() {
             return Ok(document);
         }
-        let order = Order::Roll(Box::new(Roll::All));
-        let Answer::Called(called) = desk.ask(order).await? else {
-            return Err(Refusal::internal().into());
-        };
-        let Called::All(rolls) = *called else { return Err(Refusal::internal().into()) };
+        let rolls = desk.ask(ListInstances).await?;
         let before = self.document.read().clone();
         let is_old =
             |roster: &Roster| before.as_ref().is_some_and(|it| it.edition >= roster.edition);

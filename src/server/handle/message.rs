@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::{CallError, json};
 use crate::id::{ConnName, Epoch, MessageId, UserId};
 use crate::limits::Limits;
-use crate::state::talk::Aimed;
+use crate::state::messaging::{Aimed, Published};
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::{self, Kind, Publication};
 
@@ -127,4 +127,11 @@ pub struct PublishedMessage {
     pub offset: Option<u64>,
     /// How many connections it goes to.
     pub delivered_to: usize,
+}
+
+impl PublishedMessage {
+    pub(super) fn of(published: Published) -> PublishedMessage {
+        let Published { epoch, offset, message_id, delivered_to, .. } = published;
+        PublishedMessage { message_id, epoch, offset, delivered_to }
+    }
 }

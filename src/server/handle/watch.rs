@@ -14,8 +14,8 @@ use serde::Deserialize;
 use super::{CallError, Events, Handle};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::limits;
+use crate::state::command::{Instances, Snapshot, Subscribe, Subscribed, View};
 use crate::state::event::DomainEvent;
-use crate::state::order::{Answer, Instances, Order, Snapshot, Subscribed, View};
 use crate::wire::command::Since;
 use crate::wire::event::{ChangeReason, ChangeType};
 use crate::wire::frame;
@@ -162,9 +162,8 @@ impl ServiceWatch {
             });
             let snapshot = if since.is_none() { Snapshot::Yes } else { Snapshot::No };
             let service = self.service.clone();
-            match self.handle.ask(Order::Subscribe { service, snapshot, since }).await {
-                Ok(Answer::Subscribed(subscribed)) => return Ok(*subscribed),
-                Ok(_) => return Err(Refusal::internal()),
+            match self.handle.ask(Subscribe { service, snapshot, since }).await {
+                Ok(subscribed) => return Ok(*subscribed),
                 Err(fault) if fault.code != Code::Unavailable => return Err(fault),
                 Err(_) => tokio::task::yield_now().await,
             }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::clock::Clock;
 use crate::rng::Rng;
+use crate::state::effect::Effect;
 use crate::state::entry::{Bounds, Entry, LogItem};
 use crate::state::snapshot::Snapshot;
 use crate::state::{State, empty_image, lone_node};
@@ -26,8 +27,9 @@ struct Node {
 impl Node {
     /// What control does after each order.
     fn announce(&mut self, what: &str) {
-        self.state.registry.announce_contact_change(self.told.keys());
-        for one in self.state.take_announcements() {
+        self.state.announce_turn(self.told.keys());
+        for effect in self.state.take_effects() {
+            let Effect::Announce(one) = effect else { continue };
             let Some(told) = self.told.get_mut(&one.service) else { continue };
             assert_eq!(one.from, told.0, "{what}: a gap or a double: {one:?}");
             *told = (one.revision, one.degraded);

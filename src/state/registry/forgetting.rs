@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use crate::id::Epoch;
     use crate::rng::Rng;
-    use crate::state::order::Snapshot;
+    use crate::state::command::Snapshot;
     use crate::state::registry::Settings;
     use crate::state::registry::unsaved::SetBound;
     use crate::wire::command::Since;

@@ -23,22 +23,23 @@
 //!
 //! Imports `limits` and its siblings. Part of `state::registry`.
 
-use super::listing::{Called, Put};
+use super::listing::{Found, Put};
 use super::log_position::{LogPosition, SELF};
 use super::pull_outs::Operator;
 use super::{Announcement, Registry, Settings};
 use crate::clock::Moment;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
+use crate::state::command::{FindInstance, PutReply, RefusedEntry};
+use crate::state::effect::Applied;
 use crate::state::entry::{Bounds, Entry, LogItem};
-use crate::state::order::{Answer, RefusedEntry};
 use crate::wire::instance::Registration;
-use crate::wire::refusal::Code;
+use crate::wire::refusal::{Code, Refusal};
 
 /// What the registry decides about a write.
-pub(in crate::state) enum Decision {
+pub(in crate::state) enum Decision<T> {
     /// It is done, or cannot be done.
-    Answer(Answer),
+    Reply(Result<T, Refusal>),
     /// It goes through the log.
     Append(Entry),
 }
@@ -68,10 +69,10 @@ impl Registry {
     }
 
     /// Decides on a write that the log has to order: it is refused where the log is out of reach.
-    pub(in crate::state) fn decide(&self, entry: Entry, now: Moment) -> Decision {
+    pub(in crate::state) fn decide<T>(&self, entry: Entry, now: Moment) -> Decision<T> {
         match self.check_reach(now) {
             Ok(()) => Decision::Append(entry),
-            Err(answer) => Decision::Answer(answer),
+            Err(refusal) => Decision::Reply(Err(refusal)),
         }
     }
 
@@ -80,7 +81,7 @@ impl Registry {
         &self,
         mut list: Vec<Registration>,
         now: Moment,
-    ) -> Decision {
+    ) -> Decision<Vec<RefusedEntry>> {
         for sent in &mut list {
             sent.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
         }
@@ -88,7 +89,7 @@ impl Registry {
     }
 
     /// Decides on a registration that was made with the one before in mind.
-    pub(in crate::state) fn decide_put(&self, put: Put, now: Moment) -> Decision {
+    pub(in crate::state) fn decide_put(&self, put: Put, now: Moment) -> Decision<PutReply> {
         let Put { mut registration, expected, pull } = put;
         registration.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
         let bounds = self.bounds();
@@ -100,12 +101,12 @@ impl Registry {
         &mut self,
         identities: Vec<InstanceIdentity>,
         now: Moment,
-    ) -> Decision {
-        if let Err(answer) = self.check_reach(now) {
-            return Decision::Answer(answer);
+    ) -> Decision<Vec<RefusedEntry>> {
+        if let Err(refusal) = self.check_reach(now) {
+            return Decision::Reply(Err(refusal));
         }
         if self.renew_at_once(&identities, now) {
-            return Decision::Answer(Answer::Batch(Vec::new()));
+            return Decision::Reply(Ok(Vec::new()));
         }
         Decision::Append(Entry::Renew(identities))
     }
@@ -114,29 +115,27 @@ impl Registry {
     /// nodes may know of different ones.
     pub(in crate::state) fn decide_beat(
         &mut self,
-        service: &ServiceName,
-        instance: &str,
+        find: &FindInstance,
         now: Moment,
-    ) -> Decision {
-        if let Err(answer) = self.check_reach(now) {
-            return Decision::Answer(answer);
+    ) -> Decision<Option<Found>> {
+        if let Err(refusal) = self.check_reach(now) {
+            return Decision::Reply(Err(refusal));
         }
-        let Some(index) = self.find_anywhere(service.as_str(), instance) else {
-            return Decision::Answer(Answer::Called(Box::new(Called::Instance(None))));
+        let Some(index) = self.find_anywhere(find.service.as_str(), &find.instance) else {
+            return Decision::Reply(Ok(None));
         };
         let identity = self.members[index as usize].identity.clone();
         if !self.renew_at_once(std::slice::from_ref(&identity), now) {
             return Decision::Append(Entry::Beat(identity));
         }
-        let found = Called::Instance(Some(self.found(index)));
-        Decision::Answer(Answer::Called(Box::new(found)))
+        Decision::Reply(Ok(Some(self.found(index))))
     }
 
     /// Whether the log can be written to. Not by the mark alone: what is accepted while nobody looks
     /// at the clock would be lost.
-    fn check_reach(&self, now: Moment) -> Result<(), Answer> {
+    fn check_reach(&self, now: Moment) -> Result<(), Refusal> {
         if self.log.is_cut_off || self.log.is_silent(now) {
-            return Err(Answer::Unavailable);
+            return Err(Refusal::unavailable());
         }
         Ok(())
     }
@@ -180,7 +179,7 @@ impl Registry {
     }
 
     /// Applies one entry, here as on every node, and gives the answer for the one who asked.
-    pub(in crate::state) fn apply(&mut self, item: LogItem, now: Moment) -> Answer {
+    pub(in crate::state) fn apply(&mut self, item: LogItem, now: Moment) -> Applied {
         // Followers are shown the deciding node's time, on every node. A lease counts from here.
         let at = Moment { wall_ms: item.at_ms, ..now };
         let (owner, lease) = (self.log.node(&item.node), self.log.sequence);
@@ -193,54 +192,54 @@ impl Registry {
                         refused.push(RefusedEntry { index, code });
                     }
                 }
-                Answer::Batch(refused)
+                Applied::Batch(refused)
             }
-            Entry::Renew(identities) => Answer::Batch(self.renew_all(&identities, &commit)),
+            Entry::Renew(identities) => Applied::Batch(self.renew_all(&identities, &commit)),
             Entry::Put { registration, expected, pull, bounds } => {
                 let put = Put { registration, expected, pull };
-                Answer::Called(Box::new(self.put(put, &bounds, &commit)))
+                Applied::Put(self.put(put, &bounds, &commit))
             }
             Entry::Beat(identity) => {
                 self.renew_all(std::slice::from_ref(&identity), &commit);
                 let found = self.find_index(&identity).map(|index| self.found(index));
-                Answer::Called(Box::new(Called::Instance(found)))
+                Applied::Instance(found)
             }
             Entry::TakeOverLeases(identities) => {
                 self.take_over_leases(&identities, &commit);
-                Answer::Batch(Vec::new())
+                Applied::Done
             }
             Entry::Unregister(identities) => {
                 for identity in &identities {
                     self.unregister(identity, at);
                 }
-                Answer::Batch(Vec::new())
+                Applied::Batch(Vec::new())
             }
             Entry::Overdue(leases) => {
                 for (identity, lease) in leases {
                     self.mark_lease_overdue(&identity, lease, now);
                 }
-                Answer::Batch(Vec::new())
+                Applied::Done
             }
             Entry::Forget(services) => {
                 self.forget_services(&services);
-                Answer::Batch(Vec::new())
+                Applied::Done
             }
             Entry::Judge { services, self_protection_max_ms } => {
                 self.judge_services(&services, self_protection_max_ms, at);
-                Answer::Batch(Vec::new())
+                Applied::Done
             }
             Entry::Operate { identity, operator, user } => {
                 let operator = operator.map(|name| Operator { user, name });
-                Answer::Found(self.operate(&identity, operator, at))
+                Applied::Found(self.operate(&identity, operator, at))
             }
             Entry::Protect { service, enabled } => {
-                Answer::Found(self.protect(&service, enabled, at))
+                Applied::Found(self.protect(&service, enabled, at))
             }
             // These are of people.
             Entry::PresenceUpdate(_)
             | Entry::NodeLeft(_)
             | Entry::DefineChannel { .. }
-            | Entry::DeleteChannel(_) => Answer::Unavailable,
+            | Entry::DeleteChannel(_) => Applied::Done,
         }
     }
 
@@ -510,7 +509,7 @@ impl Registry {
 #[cfg(test)]
 impl Registry {
     /// Appends an entry to the node's own log, and applies it.
-    pub(super) fn append_alone(&mut self, entry: Entry, now: Moment) -> Answer {
+    pub(super) fn append_alone(&mut self, entry: Entry, now: Moment) -> Applied {
         let item = LogItem {
             position: String::new(),
             node: self.log.own_name().clone(),
@@ -525,16 +524,16 @@ impl Registry {
     /// Registers an instance.
     pub(super) fn register_alone(&mut self, sent: Registration, now: Moment) -> Result<(), Code> {
         match self.append_alone(Entry::Register { list: vec![sent], bounds: self.bounds() }, now) {
-            Answer::Batch(refused) => refused.first().map_or(Ok(()), |one| Err(one.code)),
+            Applied::Batch(refused) => refused.first().map_or(Ok(()), |one| Err(one.code)),
             other => panic!("{other:?}"),
         }
     }
 
     /// Registers an instance with the one before in mind.
-    pub(super) fn put_alone(&mut self, put: Put, now: Moment) -> Called {
+    pub(super) fn put_alone(&mut self, put: Put, now: Moment) -> PutReply {
         let (Put { registration, expected, pull }, bounds) = (put, self.bounds());
         match self.append_alone(Entry::Put { registration, expected, pull, bounds }, now) {
-            Answer::Called(called) => *called,
+            Applied::Put(reply) => reply,
             other => panic!("{other:?}"),
         }
     }

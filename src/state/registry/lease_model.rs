@@ -10,13 +10,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use tokio::sync::oneshot;
+
 use super::*;
 use crate::rng::Rng;
+use crate::state::command::{Ask as _, Heartbeat, RefusedEntry, Register};
+use crate::state::effect::{AppendReply, Applied, Effect};
 use crate::state::entry::{Bounds, Entry, LogItem};
-use crate::state::order::{Answer, Order};
+use crate::state::reply::{Delivery, ReplyTo};
 use crate::state::snapshot::Snapshot;
-use crate::state::{Outcome, State, empty_image, lone_node, new_node};
+use crate::state::{State, empty_image, lone_node, new_node};
 use crate::wire::instance::{Instance, Registration};
+use crate::wire::refusal::Refusal;
 
 const NODES: usize = 3;
 const MEMBERS: usize = 6;
@@ -381,8 +386,8 @@ impl World {
             let node = &mut self.nodes[index];
             node.read = upto;
             let now = node.moment(self.now_ms);
-            for (number, answer) in node.state.begin_anew(image, items, now).answers {
-                self.on_place(index, number, answer);
+            for (number, applied) in node.state.begin_anew(image, items, now).applied {
+                self.on_place(index, number, applied);
             }
             return;
         }
@@ -391,10 +396,10 @@ impl World {
             let node = &mut self.nodes[index];
             let own = (*item.node == *node.name).then_some(item.number);
             let now = node.moment(self.now_ms);
-            let answer = node.state.apply_logged(item, now);
+            let applied = node.state.apply_logged(item, now);
             node.read = place + 1;
             if let Some(number) = own {
-                self.on_place(index, number, answer);
+                self.on_place(index, number, applied);
             }
         }
     }
@@ -404,16 +409,18 @@ impl World {
     }
 
     /// A node's own entry is read, and has its answer.
-    fn on_place(&mut self, index: usize, number: u64, answer: Option<Answer>) {
+    fn on_place(&mut self, index: usize, number: u64, applied: Option<Applied>) {
         let (now_ms, node) = (self.now_ms, &mut self.nodes[index]);
-        match (node.pending.remove(&number), answer) {
-            (Some(Pending { member: Some(member), since_ms, .. }), Some(answer))
-                if now_ms - since_ms <= CALL_MS =>
-            {
-                self.answer(member, index, &answer);
+        match (node.pending.remove(&number), applied) {
+            (
+                Some(Pending { member: Some(member), since_ms, .. }),
+                Some(Applied::Batch(refused)),
+            ) if now_ms - since_ms <= CALL_MS => {
+                self.answer(member, index, Ok(refused));
             }
             (Some(Pending { member: None, entry, .. }), None) => {
-                node.state.on_proposal_lost(&entry, node.moment(now_ms));
+                let now = node.moment(now_ms);
+                node.state.on_append_lost(Some(&entry), AppendReply::Nobody, now);
             }
             _ => {}
         }
@@ -479,7 +486,7 @@ impl World {
             let Some(pending) = node.pending.remove(&number) else { continue };
             let now = node.moment(now_ms);
             if pending.member.is_none() {
-                node.state.on_proposal_lost(&pending.entry, now);
+                node.state.on_append_lost(Some(&pending.entry), AppendReply::Nobody, now);
             }
             self.story.push(format!("{now_ms}: n{index} gives {number} up"));
         }
@@ -524,23 +531,33 @@ impl World {
             self.members[member].node = (index + 1) % NODES;
             return;
         }
-        let order = if one.is_registered {
-            Order::Heartbeat(vec![one.identity.clone()])
+        let (sender, mut reply) = oneshot::channel();
+        let address = ReplyTo::Program(sender);
+        let command = if one.is_registered {
+            Heartbeat(vec![one.identity.clone()]).reply_to(address)
         } else {
-            Order::Register(vec![one.registration.clone()])
+            Register(vec![one.registration.clone()]).reply_to(address)
         };
         let now = node.moment(self.now_ms);
-        match node.state.apply(order, now) {
-            Outcome::Answer(answer) => self.answer(member, index, &answer),
-            Outcome::Propose(entry) => self.propose(index, *entry, Some(member)),
-            other => panic!("{other:?}"),
+        node.state.apply(command, now);
+        for effect in node.state.take_effects() {
+            match effect {
+                Effect::Reply(Delivery::Program(callback)) => {
+                    callback.call();
+                    let result = reply.try_recv().expect("a reply");
+                    return self.answer(member, index, result);
+                }
+                Effect::Append(append) => return self.propose(index, append.entry, Some(member)),
+                _ => {}
+            }
         }
+        panic!("neither answered nor appended");
     }
 
-    fn answer(&mut self, member: usize, node: usize, answer: &Answer) {
+    fn answer(&mut self, member: usize, node: usize, result: Result<Vec<RefusedEntry>, Refusal>) {
         let now_ms = self.now_ms;
-        match answer {
-            Answer::Batch(refused) if refused.is_empty() => {
+        match result {
+            Ok(refused) if refused.is_empty() => {
                 self.note(&format!("n{node} accepts m{member}"));
                 let one = &mut self.members[member];
                 (one.is_registered, one.accepted_ms) = (true, Some(now_ms));
@@ -548,11 +565,11 @@ impl World {
                     self.fail(&format!("m{member} is accepted and not there"));
                 }
             }
-            Answer::Batch(_) => {
+            Ok(_) => {
                 let one = &mut self.members[member];
                 (one.is_registered, one.next_ms) = (false, now_ms);
             }
-            _ => {
+            Err(_) => {
                 let one = &mut self.members[member];
                 (one.next_ms, one.node) = (now_ms + 40, (node + 1) % NODES);
             }
@@ -621,8 +638,7 @@ impl Alone {
 
     /// Whether a heartbeat is answered without the log.
     fn renews(&mut self, identity: &InstanceIdentity) -> bool {
-        let order = Order::Heartbeat(vec![identity.clone()]);
-        matches!(self.state.apply(order, self.now), Outcome::Answer(Answer::Batch(_)))
+        matches!(self.state.ask(Heartbeat(vec![identity.clone()]), self.now), Some(Ok(_)))
     }
 
     /// Lets time pass in contact. Returns whether the lease is proposed as overdue meanwhile.
@@ -697,9 +713,8 @@ fn a_node_that_is_behind_for_long_is_cut_off() {
         node.contact(node.entries() + 1);
     }
     assert!(is_degraded(&mut node));
-    let order = Order::Heartbeat(vec![identity]);
-    let answer = node.state.apply(order, node.now);
-    assert!(matches!(answer, Outcome::Answer(Answer::Unavailable)), "{answer:?}");
+    let refused = node.state.ask(Heartbeat(vec![identity]), node.now);
+    assert!(matches!(refused, Some(Err(_))), "{refused:?}");
     // It has read what was there a second ago, which there is more behind by now.
     node.read("b", 0, Entry::Renew(Vec::new()));
     node.contact(node.entries() + 1);

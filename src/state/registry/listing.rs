@@ -27,9 +27,9 @@ use super::{Member, Registry};
 use crate::clock::Moment;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
+use crate::state::command::PutReply;
 use crate::state::entry::Bounds;
 use crate::wire::instance::Registration;
-use crate::wire::refusal::Code;
 
 /// An instance, as lists of everyone show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,20 +105,6 @@ pub struct Found {
     pub entry: Entry,
 }
 
-/// What can be asked about everyone.
-#[derive(Debug)]
-pub enum Roll {
-    /// Everyone.
-    All,
-    /// One instance, in whatever region.
-    Instance {
-        /// Its service.
-        service: ServiceName,
-        /// Its id.
-        instance: Box<str>,
-    },
-}
-
 /// A registration that was made with the one before in mind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Put {
@@ -142,20 +128,6 @@ pub enum Pull {
     In,
     /// It comes back where it had taken itself out.
     InIfItself,
-}
-
-/// What came of a [`Roll`].
-#[derive(Debug)]
-pub enum Called {
-    /// Everyone.
-    All(Rolls),
-    /// One instance; none where there is none. Also the answer to a [`Put`] that found another one
-    /// than it expected.
-    Instance(Option<Found>),
-    /// It is registered.
-    Put,
-    /// It cannot be registered.
-    Refused(Code),
 }
 
 /// What changed lately.
@@ -286,17 +258,8 @@ impl Registry {
         }
     }
 
-    /// Answers what is asked about everyone.
-    pub(in crate::state) fn call(&mut self, roll: Roll, now: Moment) -> Called {
-        match roll {
-            Roll::All => Called::All(self.rolls(now)),
-            Roll::Instance { service, instance } => {
-                Called::Instance(self.find_instance(&service, &instance))
-            }
-        }
-    }
-
-    fn rolls(&mut self, now: Moment) -> Rolls {
+    /// Lists everyone, and what changed lately.
+    pub(in crate::state) fn rolls(&mut self, now: Moment) -> Rolls {
         let services: Vec<usize> = self.services.iter().map(|(service, _)| service).collect();
         let mut rosters: Vec<Arc<Roster>> = services
             .into_iter()
@@ -352,7 +315,11 @@ impl Registry {
     }
 
     /// An instance of a service, whatever its region.
-    pub(super) fn find_instance(&self, service: &ServiceName, instance: &str) -> Option<Found> {
+    pub(in crate::state) fn find_instance(
+        &self,
+        service: &ServiceName,
+        instance: &str,
+    ) -> Option<Found> {
         self.find_anywhere(service.as_str(), instance).map(|index| self.found(index))
     }
 
@@ -362,14 +329,14 @@ impl Registry {
     }
 
     /// Registers an instance, unless it is not what the asker believes.
-    pub(super) fn put(&mut self, put: Put, bounds: &Bounds, commit: &Commit) -> Called {
+    pub(super) fn put(&mut self, put: Put, bounds: &Bounds, commit: &Commit) -> PutReply {
         let now = commit.at;
         let Put { registration, expected, pull } = put;
         let identity = registration.identity.clone();
         let index = self.by_identity.get(&identity).copied();
         let present = index.map(|index| &self.members[index as usize].json);
         if present != expected.as_ref() {
-            return Called::Instance(index.map(|index| self.found(index)));
+            return PutReply::Conflict(index.map(|index| self.found(index)));
         }
         let was_pulled_out = self.pulled_out.contains(&identity);
         let is_own = self.pulled_out.by(&identity) == Some(&PulledOutBy::Itself);
@@ -390,12 +357,12 @@ impl Registry {
                 // There is no instance that could take it back.
                 self.pull(&identity, None, now);
             }
-            return Called::Refused(code);
+            return PutReply::Refused(code);
         }
         if pull_in {
             self.pull(&identity, None, now);
         }
-        Called::Put
+        PutReply::Done
     }
 }
 
@@ -421,7 +388,7 @@ impl Member {
 mod tests {
     use super::*;
     use crate::id::Epoch;
-    use crate::state::order::Answer;
+    use crate::state::command::FindInstance;
     use crate::state::registry::Settings;
     use crate::state::registry::lease::Decision;
     use crate::wire::instance::Instance;
@@ -458,17 +425,14 @@ mod tests {
     }
 
     fn all(registry: &mut Registry, ms: u64) -> Rolls {
-        match registry.call(Roll::All, at(ms)) {
-            Called::All(rolls) => rolls,
-            other => panic!("{other:?}"),
-        }
+        registry.rolls(at(ms))
     }
 
     fn steps(registry: &mut Registry, ms: u64) -> Vec<Step> {
         all(registry, ms).recent.iter().map(|one| one.step).collect()
     }
 
-    fn put(registry: &mut Registry, sent: &Registration, pull: Pull, ms: u64) -> Called {
+    fn put(registry: &mut Registry, sent: &Registration, pull: Pull, ms: u64) -> PutReply {
         let expected = registry.find_member(&sent.identity).map(|member| member.json.clone());
         let put = Put { registration: sent.clone(), expected, pull };
         let called = registry.put_alone(put, at(ms));
@@ -503,19 +467,22 @@ mod tests {
         let mut registry = registry();
         let sent = one(None, "a", "1");
         registry.pulled_out.insert(&sent.identity, PulledOutBy::Operator("ann".into()), false);
-        assert!(matches!(put(&mut registry, &sent, Pull::OutItself, 2_000), Called::Put));
+        assert!(matches!(put(&mut registry, &sent, Pull::OutItself, 2_000), PutReply::Done));
         assert!(registry.announcements.is_empty(), "nobody has to hear of it");
         let before = registry.edition();
         assert!(matches!(
             put(&mut registry, &one(None, "a", "2"), Pull::InIfItself, 3_000),
-            Called::Put
+            PutReply::Done
         ));
         assert!(
             all(&mut registry, 3_000).rosters[0].entries[0].is_pulled_out,
             "not its own to end"
         );
         assert_eq!(registry.edition(), before + 1);
-        assert!(matches!(put(&mut registry, &one(None, "a", "2"), Pull::In, 4_000), Called::Put));
+        assert!(matches!(
+            put(&mut registry, &one(None, "a", "2"), Pull::In, 4_000),
+            PutReply::Done
+        ));
         assert!(!all(&mut registry, 4_000).rosters[0].entries[0].is_pulled_out);
         assert_eq!(registry.announcements.len(), 1, "it comes, as it is now");
     }
@@ -540,7 +507,7 @@ mod tests {
         for expected in [None, Some(second.json.clone())] {
             let put = Put { registration: second.clone(), expected, pull: Pull::InIfItself };
             match registry.put_alone(put, at(3_000)) {
-                Called::Instance(Some(found)) => assert_eq!(found.entry.json, first.json),
+                PutReply::Conflict(Some(found)) => assert_eq!(found.entry.json, first.json),
                 other => panic!("{other:?}"),
             }
         }
@@ -551,12 +518,9 @@ mod tests {
         let mut registry = registry();
         registry.register_alone(one(Some("R1"), "a", "1"), at(2_000)).expect("room");
         let find = |registry: &mut Registry| {
-            let (service, instance) = (ServiceName::of("S"), "A");
-            match registry.decide_beat(&service, instance, at(3_000)) {
-                Decision::Answer(Answer::Called(called)) => match *called {
-                    Called::Instance(found) => found,
-                    other => panic!("{other:?}"),
-                },
+            let find = FindInstance { service: ServiceName::of("S"), instance: "A".into() };
+            match registry.decide_beat(&find, at(3_000)) {
+                Decision::Reply(Ok(found)) => found,
                 _ => panic!("the lease is the node's own"),
             }
         };

@@ -36,8 +36,8 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::ages::{Age, Ages};
+use super::command::{Delta, InstanceLease, ServiceLeases, View};
 use super::entry::Bounds;
-use super::order::{Delta, InstanceLease, ServiceLeases, View};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::limits::{self, Limits};

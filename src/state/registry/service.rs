@@ -11,7 +11,7 @@ use super::Settings;
 use super::listing::Roster;
 use crate::id::{Epoch, ServiceName};
 use crate::limits;
-use crate::state::order::View;
+use crate::state::command::View;
 use crate::wire::event::{Change, Position, service_change};
 use crate::wire::instance_list::InstanceList;
 

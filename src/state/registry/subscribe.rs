@@ -25,7 +25,7 @@ use super::Registry;
 use super::service::{self, Replay, is_shared};
 use crate::id::ServiceName;
 use crate::limits;
-use crate::state::order::{Instances, Picture, Snapshot, Subscribed};
+use crate::state::command::{Instances, Picture, Snapshot, Subscribed};
 use crate::wire::command::Since;
 use crate::wire::instance_list::InstanceList;
 

@@ -26,16 +26,17 @@ use fanfare::internals::cluster::Cluster;
 use fanfare::internals::control::Control;
 use fanfare::internals::id::{Epoch, UserId};
 use fanfare::internals::limits::Limits;
-use fanfare::internals::mailbox::to_control::{Command, Origin, Task};
+use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
 use fanfare::internals::mailbox::{Bell, Outlet, mailbox};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::shard::{self, Shard};
 use fanfare::internals::state::abroad::Tail;
-use fanfare::internals::state::order::{Answer, Order};
+use fanfare::internals::state::messaging::{SendPrivate, Stored};
 use fanfare::internals::state::registry::{self, Registry};
-use fanfare::internals::state::talk::{Talk, Told};
-use fanfare::internals::state::{self, State};
+use fanfare::internals::state::reply::ReplyTo;
+use fanfare::internals::state::{self, Ask as _, State};
 use fanfare::internals::stats::Stats;
+use fanfare::internals::wire::refusal::Refusal;
 use fanfare_test_support::SECRET;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -66,7 +67,7 @@ struct SimShard {
 struct SimNode {
     name: String,
     control: Control,
-    commands: Outlet<Command>,
+    commands: Outlet<ControlMessage>,
     shards: Vec<SimShard>,
     /// Whether other nodes may be there.
     is_joined: bool,
@@ -77,7 +78,7 @@ struct Sent {
     to: String,
     /// The receiver's connections that were open.
     receivers: Vec<String>,
-    reply: oneshot::Receiver<Answer>,
+    reply: oneshot::Receiver<Result<Stored, Refusal>>,
 }
 
 /// What worlds went through, each with how often, to know that they went through enough.
@@ -295,15 +296,11 @@ impl SimWorld {
         let mut open = Vec::new();
         for mut sent in std::mem::take(&mut self.sent) {
             match sent.reply.try_recv() {
-                Ok(Answer::Told(told)) => match *told {
-                    Told::Stored { id, .. } => {
-                        self.count("direct messages");
-                        self.accepted.insert(id.to_string(), (sent.to, sent.receivers));
-                    }
-                    Told::Refused(_) => {}
-                    other => panic!("a direct message is answered by {other:?}"),
-                },
-                Ok(_) | Err(oneshot::error::TryRecvError::Closed) => {}
+                Ok(Ok(Stored { id, .. })) => {
+                    self.count("direct messages");
+                    self.accepted.insert(id.to_string(), (sent.to, sent.receivers));
+                }
+                Ok(Err(_)) | Err(oneshot::error::TryRecvError::Closed) => {}
                 Err(oneshot::error::TryRecvError::Empty) => open.push(sent),
             }
         }
@@ -497,10 +494,10 @@ impl SimWorld {
         }
         let (reply, answer) = oneshot::channel();
         let (from, to_user) = (UserId::new(&from), UserId::new(to));
-        let talk = Talk::SendPrivate { from, to: to_user, content: String::from("hello") };
-        let task = Task::Order(Order::from(talk));
-        let command = Command { origin: Origin::Program(reply), accepted_ns: now.ns, task };
-        node.commands.push(command).expect("room");
+        let send = SendPrivate { from, to: to_user, content: String::from("hello") };
+        let task = Task::Command(send.reply_to(ReplyTo::Program(reply)));
+        let message = ControlMessage { accepted_ns: now.ns, task };
+        node.commands.push(message).expect("room");
         self.sent.push(Sent { to: to.to_owned(), receivers, reply: answer });
     }
 

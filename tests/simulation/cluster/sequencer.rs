@@ -14,7 +14,7 @@ use fanfare::internals::cluster::{
 use fanfare::internals::id::{ChannelName, MessageId};
 use fanfare::internals::limits;
 use fanfare::internals::mailbox::Outlet;
-use fanfare::internals::mailbox::to_control::{Command, Origin, Task};
+use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::state::entry::{LogItem, decode};
 use fanfare::internals::state::posted::{Post, Posted};
@@ -53,7 +53,7 @@ struct Channel {
 /// The way between a node and the sequencer.
 struct Link {
     node: String,
-    control: Outlet<Command>,
+    control: Outlet<ControlMessage>,
     requests: Requests,
     proposals: Delayed<Proposal>,
     jobs: Delayed<Request>,
@@ -133,7 +133,7 @@ impl SimSequencer {
         self.image.is_some()
     }
 
-    pub fn join(&mut self, node: &str, control: Outlet<Command>, requests: Requests) {
+    pub fn join(&mut self, node: &str, control: Outlet<ControlMessage>, requests: Requests) {
         self.links.push(Link {
             node: node.to_owned(),
             control,
@@ -567,8 +567,7 @@ impl SimSequencer {
             }
         }
         for one in news {
-            let command =
-                Command { origin: Origin::Server, accepted_ns: 0, task: Task::Cluster(one) };
+            let command = ControlMessage { accepted_ns: 0, task: Task::Cluster(one) };
             link.control.push(command).expect("room");
         }
     }
@@ -592,8 +591,7 @@ impl SimSequencer {
     pub fn hurry(&mut self, node: &str) {
         let link = self.link(node);
         while let Some((_, news)) = link.entries.0.pop_front() {
-            let command =
-                Command { origin: Origin::Server, accepted_ns: 0, task: Task::Cluster(news) };
+            let command = ControlMessage { accepted_ns: 0, task: Task::Cluster(news) };
             link.control.push(command).expect("room");
         }
     }

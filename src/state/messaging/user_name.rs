@@ -3,36 +3,33 @@
 //! The one place where a name becomes a user. Everything behind it, the log and the other nodes
 //! included, deals with ids.
 //!
-//! Part of `state::talk`.
+//! Part of `state::messaging`.
 
 use std::collections::HashSet;
 
-use super::{Talk, To};
 use crate::auth::names;
 use crate::id::UserId;
 use crate::state::State;
 use crate::state::durable::Write;
-use crate::wire::refusal::{Code, Refusal};
+use crate::wire::refusal::Refusal;
 
 impl State {
-    /// Puts a user id in place of each name that an order holds.
+    /// Puts a user id in place of each name in a write.
     ///
     /// # Errors
     ///
     /// `not_found` where nobody signs in by it.
-    pub(super) fn resolve_names(&self, talk: &mut Talk) -> Result<(), Refusal> {
-        match talk {
-            Talk::Envelope { to: Some(user), .. }
-            | Talk::Broadcast { to: To::User(user), .. }
-            | Talk::SendPrivate { to: user, .. }
-            | Talk::Write(
-                Write::AddMember { user_id: user, .. }
-                | Write::Invite { user_id: user, .. }
-                | Write::RemoveMember { user_id: user, .. },
-            ) => self.resolve_name(user),
-            Talk::Write(Write::CreateGroup { members, invited, .. }) => {
-                let mut all = members.iter_mut().chain(&mut *invited);
-                all.try_for_each(|user| self.resolve_name(user))?;
+    pub(super) fn resolve_names(&self, write: &mut Write) -> Result<(), Refusal> {
+        let resolve = |user: &mut UserId| -> Result<(), Refusal> {
+            *user = self.resolve_name(user.clone())?;
+            Ok(())
+        };
+        match write {
+            Write::AddMember { user_id, .. }
+            | Write::Invite { user_id, .. }
+            | Write::RemoveMember { user_id, .. } => resolve(user_id),
+            Write::CreateGroup { members, invited, .. } => {
+                members.iter_mut().chain(&mut *invited).try_for_each(resolve)?;
                 // One who is named in two ways is one.
                 let mut seen = HashSet::new();
                 members.retain(|user| seen.insert(user.clone()));
@@ -43,12 +40,16 @@ impl State {
         }
     }
 
-    fn resolve_name(&self, user: &mut UserId) -> Result<(), Refusal> {
-        if let Some(name) = names::named(user.as_str()) {
-            let found = self.people.named(name).cloned();
-            *user = found.ok_or_else(|| Refusal::new(Code::NotFound, "there is no such user"))?;
+    /// The user that a text means.
+    ///
+    /// # Errors
+    ///
+    /// As [`State::resolve_names`].
+    pub(super) fn resolve_name(&self, user: UserId) -> Result<UserId, Refusal> {
+        match names::named(user.as_str()) {
+            Some(name) => self.people.named(name).cloned().ok_or_else(super::no_user),
+            None => Ok(user),
         }
-        Ok(())
     }
 }
 
@@ -57,8 +58,10 @@ mod tests {
     use super::*;
     use crate::auth::Standing;
     use crate::clock::Moment;
+    use crate::state::command::Ask as _;
     use crate::state::durable::AccountChange;
     use crate::state::lone_node;
+    use crate::state::messaging::ApplyAccounts;
 
     const NOW: Moment = Moment::new(1_000, 1);
 
@@ -73,7 +76,7 @@ mod tests {
             changed_ms: 1,
         };
         let changes = vec![change("u1", Some("Ann")), change("ann", None), change("u2", None)];
-        let _ = state.apply(Talk::Accounts(changes).into(), NOW);
+        state.apply(ApplyAccounts(changes).unanswered(), NOW);
         state
     }
 
@@ -88,8 +91,8 @@ mod tests {
             ("name:", None),
             ("nobody", Some("nobody")),
         ] {
-            let mut user = UserId::new(text);
-            let found = state.resolve_name(&mut user).ok().map(|()| user.as_str().to_owned());
+            let found = state.resolve_name(UserId::new(text)).ok();
+            let found = found.map(|user| user.as_str().to_owned());
             assert_eq!(found.as_deref(), expected, "{text}");
         }
     }
@@ -105,15 +108,15 @@ mod tests {
             changed_ms: 2,
         };
         let find = |state: &State, text: &str| {
-            let mut user = UserId::new(text);
-            state.resolve_name(&mut user).ok().map(|()| user.as_str().to_owned())
+            let found = state.resolve_name(UserId::new(text)).ok();
+            found.map(|user| user.as_str().to_owned())
         };
         for _ in 0..2 {
-            let _ = state.apply(Talk::Accounts(vec![change("u1", None, true)]).into(), NOW);
+            state.apply(ApplyAccounts(vec![change("u1", None, true)]).unanswered(), NOW);
             assert_eq!(find(&state, "name:ann"), None, "a change may be told of often");
             assert!(!state.people.is_known(&UserId::new("u1")));
         }
-        let _ = state.apply(Talk::Accounts(vec![change("u3", Some("Ann"), false)]).into(), NOW);
+        state.apply(ApplyAccounts(vec![change("u3", Some("Ann"), false)]).unanswered(), NOW);
         assert_eq!(find(&state, "name:ann").as_deref(), Some("u3"));
     }
 
@@ -122,12 +125,9 @@ mod tests {
         let members = ["u2", "name:ann", "u1"].map(UserId::new).to_vec();
         let invited = ["ann", "name:Ann", "ann"].map(UserId::new).to_vec();
         let (group_id, name, owner) = (String::from("g"), String::from("G"), UserId::new("u2"));
-        let write = Write::CreateGroup { group_id, name, owner, members, invited, at_ms: 1 };
-        let mut talk = Talk::Write(write);
-        state().resolve_names(&mut talk).expect("all are there");
-        let Talk::Write(Write::CreateGroup { members, invited, .. }) = talk else {
-            panic!("{talk:?}")
-        };
+        let mut write = Write::CreateGroup { group_id, name, owner, members, invited, at_ms: 1 };
+        state().resolve_names(&mut write).expect("all are there");
+        let Write::CreateGroup { members, invited, .. } = write else { panic!("{write:?}") };
         assert_eq!(members, ["u2", "u1"].map(UserId::new));
         assert_eq!(invited, ["ann"].map(UserId::new));
     }

@@ -1,20 +1,23 @@
 //! Rooms: who is in one, and what is said there.
 //!
-//! Part of `state::talk`.
+//! Part of `state::messaging`.
 
 use std::sync::Arc;
 
-use super::{Aim, Publisher, Talk, Told};
+use super::replicated::PlacedReply;
+use super::{Aim, Attempt, Chat, Chatted, JoinRoom, Joined, Left, Publisher};
 use crate::clock::Moment;
-use crate::id::{ChannelName, ConnId, RequestId, Topic, UserId};
+use crate::id::{ChannelName, ConnId, ConnName, Topic, UserId};
 use crate::limits;
+use crate::state::State;
 use crate::state::abroad::Abroad;
+use crate::state::call::ChannelMessage;
 use crate::state::channels::Channel;
+use crate::state::effect::{Condition, Effect, Waited};
 use crate::state::event::DomainEvent;
 use crate::state::people::{Membership, Person};
-use crate::state::then::Then;
-use crate::state::{Outcome, State};
-use crate::wire::refusal::Code;
+use crate::state::reply::ReplyTo;
+use crate::wire::refusal::{Code, Refusal};
 use crate::wire::{frame, message};
 
 /// The room of those who speak before they have joined one.
@@ -28,11 +31,12 @@ impl State {
             if let Some(abroad) =
                 self.abroad.as_mut().filter(|_| !channel.as_str().starts_with('$'))
             {
-                // Whether it is the first anywhere, the log will tell.
+                // Announced on commit, if first in the cluster.
                 return abroad.commons.note_room(&channel, &person.user_id);
             }
             self.tell_room(key, "user.joined", person, vec![conn], now);
-            self.note(|| DomainEvent::UserJoined { channel, user: person.clone() });
+            let user = person.clone();
+            self.push(Effect::Event(DomainEvent::UserJoined { channel, user }));
         }
     }
 
@@ -59,7 +63,8 @@ impl State {
                 return abroad.commons.note_room(&channel, &person.user_id);
             }
             self.tell_room(key, "user.left", person, conn.into_iter().collect(), now);
-            self.note(|| DomainEvent::UserLeft { channel, user: person.clone() });
+            let user = person.clone();
+            self.push(Effect::Event(DomainEvent::UserLeft { channel, user }));
         }
     }
 
@@ -86,32 +91,47 @@ impl State {
         self.send(Topic::Channel(name), Some(shards), frame, Aim::new(None, except));
     }
 
-    pub(super) fn join(&mut self, conn: ConnId, channel: &ChannelName, now: Moment) -> Outcome {
-        let again = || Talk::Join { conn, channel: channel.clone() };
-        if self.person_of(conn).is_some()
-            && let Some(first) = self.link(channel, None, conn, again)
-        {
-            return first;
+    /// Joins a room, once its channel is known here and the other nodes know of it.
+    pub(super) fn join(
+        &mut self,
+        join: JoinRoom,
+        reply: ReplyTo<Joined>,
+        attempt: Attempt,
+        now: Moment,
+    ) {
+        let (conn, channel) = (join.conn, &join.channel);
+        if self.person_of(conn).is_some() {
+            match self.attach(channel, None, conn, attempt) {
+                Ok(None) => {}
+                Ok(Some(condition)) => return self.join_after(condition, join, reply),
+                Err(refusal) => return self.reply(reply, Err(refusal)),
+            }
         }
-        let key = match self.join_room(conn, channel, now) {
-            Ok(key) => key,
-            Err(told) => return told.into(),
-        };
+        if let Err(refusal) = self.join_room(conn, channel, now) {
+            return self.reply(reply, Err(refusal));
+        }
         if let Some(person) = self.person_of(conn)
-            && self.waits_to_be_told(channel, &person)
+            && let Some(condition) = self.announcing(channel, &person, attempt)
         {
-            return Outcome::Await(Box::new(Talk::Join { conn, channel: channel.clone() }));
+            return self.join_after(condition, join, reply);
         }
         let (users, count) = self.room_users(channel, self.person_of(conn).as_ref());
-        let state = self.channels.get(key);
-        Told::Joined {
-            channel: channel.clone(),
-            epoch: state.epoch.clone(),
-            offset: state.offset,
-            users,
-            count,
-        }
-        .into()
+        let Some(key) = self.channels.find(channel) else {
+            return self.reply(reply, Err(Refusal::unavailable()));
+        };
+        let (epoch, offset) = (self.channels.get(key).epoch.clone(), self.channels.get(key).offset);
+        let channel = join.channel;
+        self.reply(reply, Ok(Joined { channel, epoch, offset, users, count }));
+    }
+
+    fn join_after(&mut self, condition: Condition, join: JoinRoom, reply: ReplyTo<Joined>) {
+        self.wait(condition, move |state, waited, now| match waited {
+            Waited::Met => state.join(join, reply, Attempt::AfterWait, now),
+            Waited::Failed | Waited::TimedOut => {
+                let _ = state.leave(join.conn, join.channel, now);
+                state.reply(reply, Err(Refusal::unavailable()));
+            }
+        });
     }
 
     /// The users in a room, up to a bound, in the order of coming, and how many there are. Among
@@ -152,14 +172,9 @@ impl State {
         conn: ConnId,
         channel: &ChannelName,
         now: Moment,
-    ) -> Result<u32, Told> {
-        let Some(person) = self.person_of(conn) else {
-            return Err(Told::refuse(Code::Unauthorized, "rooms are for users: a token is needed"));
-        };
-        let key = match self.channel_for(channel, Publisher::Connection(conn)) {
-            Ok(key) => key,
-            Err(fault) => return Err(Told::refuse(Code::RateLimited, fault.message())),
-        };
+    ) -> Result<u32, Refusal> {
+        let person = self.person_of(conn).ok_or_else(no_person)?;
+        let key = self.channel_for(channel, Publisher::Connection(conn))?;
         let before = self.set_membership(conn, key, |one| one.is_joined = true, now);
         if before.is_some_and(|before| !before.is_joined) {
             self.enter_channel(key, &person, conn, now);
@@ -172,7 +187,7 @@ impl State {
         conn: ConnId,
         channel: ChannelName,
         now: Moment,
-    ) -> Told {
+    ) -> Left {
         let mut still_follows = false;
         if let (Some(key), Some(person)) = (self.channels.find(&channel), self.person_of(conn)) {
             let before = self.set_membership(conn, key, |one| one.is_joined = false, now);
@@ -182,46 +197,41 @@ impl State {
                 self.exit_channel(key, left, &person, Some(conn), now);
             }
         }
-        Told::Left { channel, still_follows }
+        Left { channel, still_follows }
     }
 
-    pub(super) fn chat(
-        &mut self,
-        (conn, is_first): (ConnId, bool),
-        channel: Option<ChannelName>,
-        content: String,
-        id: Option<RequestId>,
-        now: Moment,
-    ) -> Outcome {
+    pub(super) fn chat(&mut self, chat: Chat, reply: ReplyTo<Chatted>, now: Moment) {
+        let conn = chat.conn;
         let Some(person) = self.person_of(conn) else {
-            let message = "rooms are for users: a token is needed";
-            return Told::refuse(Code::Unauthorized, message).into();
+            return self.reply(reply, Err(no_person()));
         };
+        let channel = chat.channel.clone();
         let channel = channel
             .or_else(|| self.latest_room(conn))
             .unwrap_or_else(|| ChannelName::of_room(LOBBY));
         let is_member = self.is_in_room(conn, &channel);
         if !is_member && channel.room() != Some(LOBBY) {
-            return Told::refuse(Code::Forbidden, "join the room first").into();
+            return self.refuse(reply, Code::Forbidden, "join the room first");
         }
-        if self.is_linked(&channel) {
-            return self.chat_with_all((conn, is_first), channel, person, (content, id), now);
+        if self.is_replicated(&channel) {
+            let saying = Saying { chat, channel, person, is_first: false };
+            return self.chat_in_cluster(saying, reply, Attempt::First, now);
         }
         let key = match self.channels.find(&channel).filter(|_| is_member) {
             Some(key) => key,
             None => match self.join_room(conn, &channel, now) {
                 Ok(key) => key,
-                Err(told) => return told.into(),
+                Err(refusal) => return self.reply(reply, Err(refusal)),
             },
         };
-        let (content, id) = (&*content, id.as_ref());
+        let (content, id) = (&*chat.content, chat.id.as_ref());
         let stamp = self.stamp(now);
         let offset = self.channels.advance(key);
         let from = (&person.user_id, &*person.username);
         let frame = message::chat(&channel, stamp, Some(offset), from, content, None);
         self.channels.keep(key, &frame, now.unix_ms);
         // Who joins by speaking is no follower yet when the frame arrives, and who gave an id wants
-        // it back: these get a copy with the answer, in its place among all others.
+        // it back: these get a copy with the reply, in its place among all others.
         let copy = match id {
             Some(_) => Some(message::chat(&channel, stamp, Some(offset), from, content, id)),
             None if !is_member => Some(frame.clone()),
@@ -229,68 +239,77 @@ impl State {
         };
         let aim = if copy.is_some() { Aim::past(conn) } else { Aim::default() };
         self.send_to_channel(key, frame, aim);
-        Told::Chatted { channel, copy }.into()
+        self.reply(reply, Ok(Chatted { channel, copy }));
     }
 
-    /// The same where the room is that of all nodes.
-    fn chat_with_all(
+    /// The same where several nodes share the room.
+    fn chat_in_cluster(
         &mut self,
-        (conn, is_first): (ConnId, bool),
-        channel: ChannelName,
-        person: Person,
-        (content, id): (String, Option<RequestId>),
+        mut saying: Saying,
+        reply: ReplyTo<Chatted>,
+        attempt: Attempt,
         now: Moment,
-    ) -> Outcome {
-        let again = |is_first: bool| {
-            let (channel, content, id) = (Some(channel.clone()), content.clone(), id.clone());
-            Talk::Chat { conn, channel, content, id, is_first }
-        };
-        if let Some(first) = self.link(&channel, None, conn, || again(is_first)) {
-            return first;
+    ) {
+        let (conn, channel) = (saying.chat.conn, &saying.channel);
+        match self.attach(channel, None, conn, attempt) {
+            Ok(None) => {}
+            Ok(Some(condition)) => return self.chat_after(condition, saying, reply),
+            Err(refusal) => return self.reply(reply, Err(refusal)),
         }
-        let mut is_first = is_first;
-        if !self.is_in_room(conn, &channel) {
-            if let Err(told) = self.join_room(conn, &channel, now) {
-                return told.into();
+        if !self.is_in_room(conn, channel) {
+            if let Err(refusal) = self.join_room(conn, channel, now) {
+                return self.reply(reply, Err(refusal));
             }
-            is_first = true;
             // Others hear first that they came, then what they say.
-            if self.waits_to_be_told(&channel, &person) {
-                return Outcome::Await(Box::new(again(true)));
+            let condition = self.announcing(channel, &saying.person, attempt);
+            saying.is_first = true;
+            if let Some(condition) = condition {
+                return self.chat_after(condition, saying, reply);
             }
         }
+        let Saying { chat: Chat { content, id, .. }, channel, person, is_first } = saying;
         // Who joins by speaking is no follower yet when the message comes, and who gave an id wants
-        // it back: these get a copy with the answer, in its place among all others.
+        // it back: these get a copy with the reply, in its place among all others.
         let has_copy = id.is_some() || is_first;
         let stamp = self.stamp(now);
         let from = (&person.user_id, &*person.username);
         let text = frame::payload(&message::chat(&channel, stamp, None, from, &content, None));
-        let message = self.message_for_all(channel, text, has_copy.then_some(conn));
-        let said = message.clone();
-        let then = Then::Chatted { message, conn, person, content, id, stamp, has_copy, is_first };
-        self.publish_to_all(said, then)
+        let except = has_copy.then(|| ConnName::new(&self.node, conn).to_string());
+        let message = ChannelMessage { channel, text, except };
+        let reply =
+            PlacedReply::Chatted { conn, person, content, id, stamp, has_copy, is_first, reply };
+        self.publish_to_all(message, reply, now);
     }
 
-    /// What was to be said was not: who would have joined by it did not.
-    pub(super) fn was_not_said(&mut self, then: Then, now: Moment) {
-        if let Then::Chatted { message, conn, is_first: true, .. } = then {
-            let _ = self.leave(conn, message.channel, now);
-        }
+    fn chat_after(&mut self, condition: Condition, saying: Saying, reply: ReplyTo<Chatted>) {
+        self.wait(condition, move |state, waited, now| match waited {
+            Waited::Met => state.chat_in_cluster(saying, reply, Attempt::AfterWait, now),
+            Waited::Failed | Waited::TimedOut => {
+                if saying.is_first {
+                    // What was to be said was not, so they did not join by it.
+                    let _ = state.leave(saying.chat.conn, saying.channel, now);
+                }
+                state.reply(reply, Err(Refusal::unavailable()));
+            }
+        });
     }
 
-    /// Whether others have yet to be told that somebody is in a room. If so, the order waits for
-    /// that.
-    fn waits_to_be_told(&mut self, channel: &ChannelName, person: &Person) -> bool {
-        let (ticket, is_cut_off) = (self.ticket, self.registry.is_cut_off());
-        let Some(abroad) = self.abroad.as_mut().filter(|_| !is_cut_off) else { return false };
+    /// What has to be announced to the other nodes before a command of somebody in a room goes on.
+    fn announcing(
+        &mut self,
+        channel: &ChannelName,
+        person: &Person,
+        attempt: Attempt,
+    ) -> Option<Condition> {
+        let is_cut_off = self.registry.is_cut_off();
+        let abroad = self.abroad.as_mut().filter(|_| !is_cut_off)?;
         if !self.channels.tells(channel)
-            || (self.is_rerun && abroad.commons.has_told_all())
+            || (attempt == Attempt::AfterWait && abroad.commons.has_told_all())
             || abroad.commons.own_place(channel, &person.user_id).is_some()
         {
-            return false;
+            return None;
         }
-        abroad.commons.wait(ticket);
-        true
+        Some(Condition::PresenceAnnounced(abroad.commons.await_announcement()))
     }
 
     pub(super) fn latest_room(&self, conn: ConnId) -> Option<ChannelName> {
@@ -308,10 +327,27 @@ impl State {
     }
 }
 
+/// A message to a room that several nodes share, on its way.
+#[derive(Debug)]
+struct Saying {
+    chat: Chat,
+    /// The room's channel.
+    channel: ChannelName,
+    /// Who speaks.
+    person: Person,
+    /// Whether it is their first word in a room that they have just joined by it.
+    is_first: bool,
+}
+
+fn no_person() -> Refusal {
+    Refusal::new(Code::Unauthorized, "rooms are for users: a token is needed")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::id::{ShardId, Slot};
+    use crate::state::command::Ask as _;
     use crate::state::commons::Facts;
     use crate::state::lone_node;
     use crate::state::people::Opened;
@@ -326,7 +362,7 @@ mod tests {
             let conn = ConnId { shard: ShardId(0), slot: Slot(slot), generation: 0 };
             let person = Person { user_id: UserId::new(name), username: name.into() };
             let opened = Opened { conn, person: Some(person.clone()), remote: None };
-            let _ = state.apply(Talk::Opened(opened).into(), now);
+            state.apply(opened.unanswered(), now);
             state.join_room(conn, &room, now).expect("there is room");
             (conn, person)
         };

@@ -1,42 +1,45 @@
 //! Connections that come and go, and what others hear of it.
 //!
-//! Part of `state::talk`.
+//! Part of `state::messaging`.
 
 use std::collections::HashMap;
 
-use super::{Aim, Outgoing, Told};
+use super::node_request::no_connection;
+use super::{Aim, Online};
 use crate::clock::Moment;
 use crate::id::{ConnId, Topic, UserId};
 use crate::limits;
 use crate::state::State;
 use crate::state::durable::AccountChange;
+use crate::state::effect::Effect;
 use crate::state::event::DomainEvent;
 use crate::state::people::{ConnectionView, Departure, OnlineUser, Opened, Person};
 use crate::wire::close::Reason;
 use crate::wire::message;
+use crate::wire::refusal::Refusal;
 
 impl State {
-    pub(super) fn opened(&mut self, opened: Opened, now: Moment) -> Told {
+    pub(super) fn opened(&mut self, opened: Opened, now: Moment) {
         let (conn, person) = (opened.conn, opened.person.clone());
         let is_first = self.people.open(opened, now.wall_ms);
-        self.note(|| DomainEvent::ConnectionOpened { connection: conn, user: person.clone() });
+        let user = person.clone();
+        self.push(Effect::Event(DomainEvent::ConnectionOpened { connection: conn, user }));
         if let (Some(abroad), Some(person)) = (&mut self.abroad, &person) {
             // Whether it is the first anywhere, the log will tell.
             abroad.commons.note_user(&person.user_id);
         } else if let Some(person) = person.filter(|_| is_first) {
             let online = self.people.users_online();
             self.tell_presence("user_joined", &person, online, vec![conn], now);
-            self.note(|| DomainEvent::UserOnline(person));
+            self.push(Effect::Event(DomainEvent::UserOnline(person)));
         }
         // After it, so that nobody hears of themselves, on whatever connection.
-        self.outgoing.push(Outgoing::Enter(conn));
-        Told::Done
+        self.push(Effect::Enter(conn));
     }
 
-    pub(super) fn closed(&mut self, conn: ConnId, now: Moment) -> Told {
+    pub(super) fn closed(&mut self, conn: ConnId, now: Moment) {
         let online_before = self.people.users_online();
         let Some(Departure { key, connection, is_last }) = self.people.close(conn) else {
-            return Told::Done;
+            return;
         };
         let person = connection.person;
         for membership in connection.memberships {
@@ -50,10 +53,10 @@ impl State {
             abroad.commons.note_user(&person.user_id);
         } else if let Some(person) = person.clone().filter(|_| is_last) {
             self.tell_presence("user_left", &person, online_before, Vec::new(), now);
-            self.note(|| DomainEvent::UserOffline(person));
+            self.push(Effect::Event(DomainEvent::UserOffline(person)));
         }
-        self.note(|| DomainEvent::ConnectionClosed { connection: conn, user: person });
-        Told::Done
+        let event = DomainEvent::ConnectionClosed { connection: conn, user: person };
+        self.push(Effect::Event(event));
     }
 
     /// Tells everyone else who is signed in, unless too many are: the number of announcements
@@ -76,7 +79,7 @@ impl State {
     }
 
     /// Who is online on any node, in the order of their ids, and how many there are in all.
-    pub(super) fn list_online(&self) -> (usize, Vec<OnlineUser>) {
+    pub(super) fn list_online(&self) -> Online {
         let mut users: HashMap<UserId, OnlineUser> =
             self.people.list_online().map(|user| (user.person.user_id.clone(), user)).collect();
         if let Some(abroad) = &self.abroad {
@@ -86,10 +89,10 @@ impl State {
         let count = users.len();
         users.sort_by(|a, b| a.person.user_id.cmp(&b.person.user_id));
         users.truncate(limits::LISTED_MAX);
-        (count, users)
+        Online { count, users }
     }
 
-    pub(super) fn accounts(&mut self, changes: Vec<AccountChange>) -> Told {
+    pub(super) fn apply_accounts(&mut self, changes: Vec<AccountChange>) {
         // Control closes the sockets of those whose tokens count no more.
         for AccountChange { user_id, name_key, is_removed, .. } in changes {
             if is_removed {
@@ -101,15 +104,14 @@ impl State {
                 self.people.note_name(key, &user_id);
             }
         }
-        Told::Done
     }
 
-    pub(super) fn disconnect(&mut self, conn: ConnId) -> Told {
+    pub(super) fn disconnect(&mut self, conn: ConnId) -> Result<(), Refusal> {
         if self.people.find(conn).is_none() {
-            return super::asking::no_connection();
+            return Err(no_connection());
         }
-        self.outgoing.push(Outgoing::Close(conn, Reason::Removed));
-        Told::Done
+        self.push(Effect::Close(conn, Reason::Removed));
+        Ok(())
     }
 
     pub(super) fn connection(&self, key: u32) -> ConnectionView {

@@ -1,7 +1,7 @@
 //! Channels of several nodes, against a Redis that a test makes: topics that lose messages, answers
 //! that come late or not at all, data that is lost.
 //!
-//! Part of `state::talk::linked`.
+//! Part of `state::messaging::replicated`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -11,11 +11,13 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::id::{ConnId, ShardId, Slot};
 use crate::rng::Rng;
-use crate::state::call::ChannelMessage;
-use crate::state::order::{Answer, Order};
+use crate::state::call::{Call, ChannelMessage, Reply};
+use crate::state::command::Ask as _;
+use crate::state::effect::{Continuation, Message};
+use crate::state::lone_node;
+use crate::state::messaging::{Aimed, Follow, Followed, Publish, Unfollow};
 use crate::state::people::Opened;
-use crate::state::talk::{Aimed, Publisher, Talk};
-use crate::state::{self, lone_node};
+use crate::state::reply::{Delivery, EndedBy, FollowContext, SocketReply};
 use crate::wire::frame;
 use crate::wire::talk::Publication;
 
@@ -119,8 +121,6 @@ impl Follower {
     }
 }
 
-use bytes::Bytes;
-
 struct World {
     rng: Rng,
     redis: Redis,
@@ -129,15 +129,12 @@ struct World {
     /// Calls on their way to Redis, and answers on their way back.
     calls: Vec<VecDeque<(u64, Call)>>,
     replies: Vec<VecDeque<(u64, Reply)>>,
-    pending: Vec<HashMap<u64, Waits>>,
+    /// What goes on with the response to each call.
+    pending: Vec<HashMap<u64, Continuation<Reply>>>,
+    /// What waits for each condition at each node.
+    waiting: Vec<Vec<(Condition, Continuation<Waited>)>>,
     number: u64,
     published: Vec<(String, u64)>,
-}
-
-enum Waits {
-    Call(Then),
-    Again(Talk),
-    Turn,
 }
 
 fn now() -> Moment {
@@ -159,8 +156,8 @@ impl World {
             let mut state = lone_node(&node, None, now());
             state.on_nodes(&[node], (now().unix_ms, 0), now());
             let opened = Opened { conn: conn(), person: None, remote: None };
-            let _ = state.apply(Talk::Opened(opened).into(), now());
-            state.take_outgoing();
+            state.apply(opened.unanswered(), now());
+            state.take_effects();
             state
         };
         World {
@@ -171,115 +168,89 @@ impl World {
             calls: (0..NODES).map(|_| VecDeque::new()).collect(),
             replies: (0..NODES).map(|_| VecDeque::new()).collect(),
             pending: (0..NODES).map(|_| HashMap::new()).collect(),
+            waiting: (0..NODES).map(|_| Vec::new()).collect(),
             number: 0,
             published: Vec::new(),
         }
     }
 
-    fn order(&mut self, node: usize, talk: Talk, is_rerun: bool) {
-        self.nodes[node].ticket = self.number + 1;
-        self.nodes[node].is_rerun = is_rerun;
-        let outcome = self.nodes[node].apply(Order::from(talk), now());
-        self.nodes[node].is_rerun = false;
-        self.settle(node, outcome);
+    /// Carries out the effects of a node in their order, as control does.
+    fn carry_out(&mut self, node: usize) {
+        let mut ready = VecDeque::new();
+        loop {
+            for effect in self.nodes[node].take_effects() {
+                self.carry_out_effect(node, effect, &mut ready);
+            }
+            let Some((rest, how)) = ready.pop_front() else { return };
+            self.nodes[node].resume(rest, how, now());
+        }
     }
 
-    fn settle(&mut self, node: usize, outcome: state::Outcome) {
-        let waits = match outcome {
-            state::Outcome::Answer(answer) => {
-                // As control does: events first, then the answer.
-                self.push(node);
-                if let Answer::Told(told) = answer {
-                    self.told(node, *told);
+    fn carry_out_effect(
+        &mut self,
+        node: usize,
+        effect: Effect,
+        ready: &mut VecDeque<(Continuation<Waited>, Waited)>,
+    ) {
+        match effect {
+            Effect::ChannelMessage(Message { frame, .. })
+            | Effect::Message(Message { topic: Topic::Channel(_), frame, .. }) => {
+                if let Some(follower) = &mut self.followers[node] {
+                    follower.hear(&frame, &format!("pushed at {node}"));
                 }
-                return self.deliver(node);
             }
-            state::Outcome::Call(asked) => {
-                let (call, then) = *asked;
-                self.calls[node].push_back((self.number + 1, call));
-                Waits::Call(then)
+            Effect::Reply(Delivery::Socket(_, reply)) => self.on_reply(node, reply),
+            Effect::Request(request) => {
+                self.number += 1;
+                self.pending[node].insert(self.number, request.continuation);
+                self.calls[node].push_back((self.number, request.call));
             }
-            state::Outcome::Await(talk) => Waits::Again(*talk),
-            state::Outcome::Hold(_) => Waits::Turn,
-            other => panic!("{other:?}"),
-        };
-        self.number += 1;
-        self.pending[node].insert(self.number, waits);
-        self.deliver(node);
-    }
-
-    fn told(&mut self, node: usize, told: Told) {
-        match told {
-            Told::Followed { epoch, offset, recovered, replay, .. } => {
-                let follower = self.followers[node].get_or_insert_default();
-                if recovered == Some(true) {
-                    assert_eq!(follower.epoch, epoch.as_str());
-                    for frame in replay {
-                        follower.hear(&frame, "replayed");
+            Effect::Wait(condition, rest) => self.waiting[node].push((condition, rest)),
+            Effect::Wake(condition, how) => {
+                let waiting = std::mem::take(&mut self.waiting[node]);
+                for (one, rest) in waiting {
+                    if (condition.first()..=condition.clone()).contains(&one) {
+                        ready.push_back((rest, how));
+                    } else {
+                        self.waiting[node].push((one, rest));
                     }
-                    assert_eq!(follower.offset, offset, "the replay ends where it says");
-                } else {
-                    (follower.epoch, follower.offset) = (epoch.as_str().to_owned(), offset);
                 }
             }
-            Told::Published { epoch, offset, .. } => {
-                let offset = offset.expect("kept");
-                self.published.push((epoch.as_str().to_owned(), offset));
+            Effect::LeaveTopic(_) => self.redis.topics[node] = None,
+            _ => {}
+        }
+    }
+
+    fn on_reply(&mut self, node: usize, reply: SocketReply) {
+        match reply {
+            SocketReply::Followed(_, Ok(followed)) => self.on_followed(node, followed),
+            SocketReply::Published(Ok(published)) => {
+                let offset = published.offset.expect("kept");
+                let place = (published.epoch.as_str().to_owned(), offset);
+                // In its place among the messages; it stands before those that are read again.
+                if let Some(follower) = &self.followers[node]
+                    && follower.epoch == place.0
+                    && follower.seen.contains_key(&place)
+                {
+                    assert_eq!(follower.offset, offset, "answered in its place");
+                }
+                self.published.push(place);
             }
             _ => {}
         }
     }
 
-    fn push(&mut self, node: usize) {
-        for outgoing in self.nodes[node].take_outgoing() {
-            match outgoing {
-                Outgoing::Message { topic: Topic::Channel(_), frame, .. } => {
-                    if let Some(follower) = &mut self.followers[node] {
-                        follower.hear(&frame, &format!("pushed at {node}"));
-                    }
-                }
-                Outgoing::Answer(number, told) => {
-                    assert!(self.pending[node].remove(&number).is_some(), "nobody asked");
-                    if let (Some(follower), Told::Published { offset, .. }) =
-                        (&self.followers[node], &*told)
-                    {
-                        assert_eq!(Some(follower.offset), *offset, "answered in its place");
-                    }
-                    self.told(node, *told);
-                }
-                _ => {}
+    fn on_followed(&mut self, node: usize, followed: Followed) {
+        let Followed { epoch, offset, recovered, replay, .. } = followed;
+        let follower = self.followers[node].get_or_insert_default();
+        if recovered == Some(true) {
+            assert_eq!(follower.epoch, epoch.as_str());
+            for frame in replay {
+                follower.hear(&frame, "replayed");
             }
-        }
-    }
-
-    fn deliver(&mut self, node: usize) {
-        self.push(node);
-        loop {
-            let errands = self.nodes[node].take_errands();
-            let released = self.nodes[node].take_released();
-            if errands.is_empty() && released.is_empty() {
-                return;
-            }
-            for errand in errands {
-                match errand {
-                    Errand::Call(asked) => {
-                        let (call, then) = *asked;
-                        self.number += 1;
-                        self.pending[node].insert(self.number, Waits::Call(then));
-                        self.calls[node].push_back((self.number, call));
-                    }
-                    Errand::Detach(_) => self.redis.topics[node] = None,
-                    Errand::Talk(talk) => self.order(node, *talk, false),
-                    Errand::Written(_) => {}
-                }
-            }
-            for (number, how) in released {
-                if let (Some(Waits::Again(talk)), Release::Again) =
-                    (self.pending[node].remove(&number), how)
-                {
-                    self.order(node, talk, true);
-                }
-            }
+            assert_eq!(follower.offset, offset, "the replay ends where it says");
+        } else {
+            (follower.epoch, follower.offset) = (epoch.as_str().to_owned(), offset);
         }
     }
 
@@ -288,8 +259,9 @@ impl World {
         let publication = Publication::new(None, Some(&payload), None, None).expect("good");
         let (channel, aim) = (name(), Aimed::default());
         let by = Publisher::Program;
-        let talk = Talk::Publish { channel, publication, from: None, aim, without: None, by };
-        self.order(node, talk, false);
+        let publish = Publish { channel, publication, from: None, aim, without: None, by };
+        self.nodes[node].apply(publish.reply_to(ReplyTo::Socket(conn(), ())), now());
+        self.carry_out(node);
     }
 
     fn follow(&mut self, node: usize) {
@@ -297,7 +269,17 @@ impl World {
             epoch: follower.epoch.as_str().into(),
             offset: follower.offset,
         });
-        self.order(node, Talk::Follow { conn: conn(), channel: name(), since }, false);
+        let follow = Follow { conn: conn(), channel: name(), since };
+        let context = FollowContext { is_heavy: false };
+        self.nodes[node].apply(follow.reply_to(ReplyTo::Socket(conn(), context)), now());
+        self.carry_out(node);
+    }
+
+    fn unfollow(&mut self, node: usize) {
+        let unfollow = Unfollow { conn: conn(), channel: name() };
+        let address = ReplyTo::Socket(conn(), EndedBy::Client);
+        self.nodes[node].apply(unfollow.reply_to(address), now());
+        self.carry_out(node);
     }
 
     /// One of all that can happen next.
@@ -321,25 +303,23 @@ impl World {
             }
             3 | 4 => {
                 if let Some((number, reply)) = self.replies[node].pop_front()
-                    && let Some(Waits::Call(then)) = self.pending[node].remove(&number)
+                    && let Some(rest) = self.pending[node].remove(&number)
                 {
-                    self.nodes[node].ticket = self.number + 1;
-                    let outcome = self.nodes[node].after_call(then, reply, now());
-                    self.settle(node, outcome);
+                    self.nodes[node].resume(rest, reply, now());
+                    self.carry_out(node);
                 }
             }
             5..=7 => {
                 let placed = self.redis.topics[node].as_mut().and_then(VecDeque::pop_front);
                 if let Some(placed) = placed {
                     self.nodes[node].on_placed(vec![placed], now());
-                    self.deliver(node);
+                    self.carry_out(node);
                 }
             }
             8 | 9 => self.publish(node, step),
             10 => {
                 // It leaves and comes back, knowing what it knows.
-                let talk = Talk::Unfollow { conn: conn(), channel: name() };
-                self.order(node, talk, false);
+                self.unfollow(node);
                 self.follow(node);
             }
             _ => match self.rng.below(40) {
@@ -349,7 +329,7 @@ impl World {
                     if let Some(topic) = &mut self.redis.topics[node] {
                         topic.clear();
                         self.nodes[node].on_relinked();
-                        self.deliver(node);
+                        self.carry_out(node);
                     }
                 }
                 _ => {}
@@ -380,7 +360,7 @@ fn followers_have_no_gap_that_they_are_not_told_of() {
             for node in 0..NODES {
                 world.nodes[node].heal_again();
                 world.nodes[node].on_relinked();
-                world.deliver(node);
+                world.carry_out(node);
                 if round == 1 {
                     world.publish(node, 9_999);
                 }
@@ -415,14 +395,13 @@ fn a_topic_is_left_a_second_after_its_last_follower() {
         world.step(0, true);
     }
     assert!(world.redis.topics[0].is_some() && world.followers[0].is_some());
-    let talk = Talk::Unfollow { conn: conn(), channel: name() };
-    world.order(0, talk, false);
+    world.unfollow(0);
     let at = |ms: u64| Moment::new(ms, ms * 1_000_000);
     world.nodes[0].tick(at(now().unix_ms + limits::CHANNEL_LEAVE_MS - 1));
-    world.deliver(0);
+    world.carry_out(0);
     assert!(world.redis.topics[0].is_some(), "not yet");
     world.nodes[0].tick(at(now().unix_ms + limits::CHANNEL_LEAVE_MS));
-    world.deliver(0);
+    world.carry_out(0);
     assert!(world.redis.topics[0].is_none());
     assert!(world.nodes[0].channels.is_empty());
 }
@@ -452,10 +431,9 @@ fn an_older_answer_sets_nothing_back() {
     }
     // As of the first time that it was read, for somebody who had left by then.
     let (epoch, kept) = (world.redis.epoch.clone(), Vec::new());
-    let reply = Reply::Channel(Some(ChannelState { epoch: epoch.clone(), offset: 0, kept }));
-    let then = Then::Attached { channel: name(), epoch };
-    let outcome = world.nodes[0].after_call(then, reply, now());
-    world.settle(0, outcome);
+    let found = ChannelState { epoch: epoch.clone(), offset: 0, kept };
+    world.nodes[0].attached((&name(), &Epoch::new(&epoch)), Ok(Some(found)), now());
+    world.carry_out(0);
     world.publish(0, 3);
     settle(&mut world);
     let follower = world.followers[0].as_ref().expect("it follows");

@@ -16,81 +16,107 @@
 //! * A publisher's answer stands among a channel's messages exactly where its own message does.
 //! * A channel without followers here costs this node nothing.
 //!
-//! Part of `state::talk`.
+//! Part of `state::messaging`.
 
 #[cfg(test)]
 mod tests;
 
-use super::{Aim, Outgoing, Publisher, Told};
+use bytes::Bytes;
+
+use super::{Aim, Attempt, Chatted, Published, Publisher};
 use crate::clock::Moment;
-use crate::id::{ChannelName, ConnId, ConnName, Epoch, Topic};
+use crate::id::{ChannelName, ConnId, ConnName, Epoch, MessageId, RequestId, Topic};
 use crate::limits;
-use crate::state::abroad::{Errand, Release};
-use crate::state::call::{Call, ChannelMessage, ChannelState, Placed, Reply};
+use crate::state::State;
+use crate::state::call::{ChannelMessage, ChannelState, NoResponse, Place, Placed, TypedRequest};
+use crate::state::effect::{Condition, Effect, Waited};
 use crate::state::link::Link;
-use crate::state::then::Then;
-use crate::state::{Outcome, State};
+use crate::state::people::Person;
+use crate::state::reply::ReplyTo;
 use crate::wire::answer::{self, ChannelPlace};
 use crate::wire::command::SinceOffset;
-use crate::wire::message;
-use crate::wire::refusal::{Code, Refusal};
+use crate::wire::message::{self, Stamp};
+use crate::wire::refusal::Refusal;
+
+/// Who hears that a message has its place, and what the reply repeats.
+#[derive(Debug)]
+pub(in crate::state) enum PlacedReply {
+    /// The publisher.
+    Published {
+        /// The message's id.
+        id: MessageId,
+        /// The publisher's connection, where it wants no echo.
+        without: Option<ConnId>,
+        reply: ReplyTo<Published>,
+    },
+    /// Somebody who speaks in a room.
+    Chatted {
+        conn: ConnId,
+        person: Person,
+        content: String,
+        /// The request's own id.
+        id: Option<RequestId>,
+        stamp: Stamp,
+        /// Whether the speaker's copy comes with the reply.
+        has_copy: bool,
+        /// Whether they have joined the room by it.
+        is_first: bool,
+        reply: ReplyTo<Chatted>,
+    },
+}
 
 impl State {
-    /// Whether a channel is that of all nodes.
-    pub(super) fn is_linked(&self, channel: &ChannelName) -> bool {
+    /// Whether all nodes share a channel.
+    pub(super) fn is_replicated(&self, channel: &ChannelName) -> bool {
         self.abroad.is_some() && !channel.as_str().starts_with('$')
     }
 
-    /// Sees to it that a channel can be followed here. What is returned instead of nothing has to
-    /// come first.
-    pub(super) fn link(
+    /// Sees to it that a channel can be followed here. Returns the condition that has to become true
+    /// first, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Where there are too many channels, or what the channel keeps cannot be read.
+    pub(super) fn attach(
         &mut self,
         channel: &ChannelName,
         since: Option<&SinceOffset>,
         conn: ConnId,
-        wait: impl FnOnce() -> super::Talk,
-    ) -> Option<Outcome> {
-        if !self.is_linked(channel) {
-            return None;
+        attempt: Attempt,
+    ) -> Result<Option<Condition>, Refusal> {
+        if !self.is_replicated(channel) {
+            return Ok(None);
         }
         let is_cut_off = self.registry.is_cut_off();
-        let key = match self.channel_for(channel, Publisher::Connection(conn)) {
-            Ok(key) => key,
-            Err(fault) => return Some(Told::refuse(Code::RateLimited, fault.message()).into()),
-        };
-        let epoch = self.channels.get(key).epoch.as_str().to_owned();
-        let is_new = self.channels.get(key).link.is_none();
-        if is_new {
+        let key = self.channel_for(channel, Publisher::Connection(conn))?;
+        if self.channels.get(key).link.is_none() {
             let link = Link { is_reading: true, ..Link::default() };
             self.channels.get_mut(key).link = Some(Box::new(link));
             self.channels.note_use(key);
+            let (channel, epoch) = (channel.clone(), self.channels.get(key).epoch.clone());
+            let request = TypedRequest::attach(channel.clone(), epoch.as_str().to_owned());
+            self.request(request, move |state, found, now| {
+                state.attached((&channel, &epoch), found, now);
+            });
         }
-        let state = self.channels.get_mut(key);
-        let is_ahead = since
-            .is_some_and(|since| *since.epoch == *epoch && since.offset > state.offset)
-            && !self.is_rerun;
-        let abroad = self.abroad.as_mut()?;
-        if is_new {
-            let channel = channel.clone();
-            abroad.call(
-                Call::Attach { channel: channel.clone(), epoch: epoch.clone() },
-                Then::Attached { channel, epoch },
-            );
-        }
-        let link = state.link.as_mut()?;
-        if link.is_live && !is_ahead {
-            return None;
+        let state = self.channels.get(key);
+        let is_ahead = attempt == Attempt::First
+            && since.is_some_and(|since| {
+                *since.epoch == *state.epoch.as_str() && since.offset > state.offset
+            });
+        let is_live = state.link.as_ref().is_some_and(|link| link.is_live);
+        if is_live && !is_ahead {
+            return Ok(None);
         }
         // What it waited for came, or will not.
-        if is_cut_off || (self.is_rerun && !link.is_live) {
-            if !link.is_live {
+        if is_cut_off || (attempt == Attempt::AfterWait && !is_live) {
+            if !is_live {
                 self.forget_unused(channel);
             }
-            return Some(Told::Refused(Refusal::unavailable()).into());
+            return Err(Refusal::unavailable());
         }
-        link.waiting.push(self.ticket);
         self.heal(key);
-        Some(Outcome::Await(Box::new(wait())))
+        Ok(Some(Condition::ChannelRead(channel.clone())))
     }
 
     /// Drops a channel that could not be followed and that nobody follows.
@@ -99,10 +125,9 @@ impl State {
         if !self.channels.get(key).members.is_empty() {
             return;
         }
-        let mut state = self.channels.delete(key);
-        if let (Some(abroad), Some(link)) = (&mut self.abroad, state.link.take()) {
-            abroad.errands.push(Errand::Detach(channel.clone()));
-            link.end(abroad);
+        if self.channels.delete(key).link.is_some() {
+            self.push(Effect::LeaveTopic(channel.clone()));
+            self.wake(Condition::ChannelRead(channel.clone()), Waited::Failed);
         }
     }
 
@@ -126,10 +151,10 @@ impl State {
             && abroad.leaving.front().is_some_and(|(at_ms, _)| *at_ms <= now.unix_ms)
             && let Some((_, channel)) = abroad.leaving.pop_front()
         {
-            // Somebody may have come meanwhile; who waits for it will follow.
+            // Somebody may have come meanwhile, or may wait for what is being read.
             let is_idle = self.channels.find(&channel).is_some_and(|key| {
                 let state = self.channels.get(key);
-                let is_read = state.link.as_ref().is_some_and(|link| link.waiting.is_empty());
+                let is_read = state.link.as_ref().is_some_and(|link| !link.is_reading);
                 state.members.is_empty() && is_read
             });
             if is_idle {
@@ -139,23 +164,23 @@ impl State {
     }
 
     /// A channel has been read for the first time.
-    pub(in crate::state) fn attached(
+    fn attached(
         &mut self,
-        (channel, epoch): (&ChannelName, &str),
-        reply: Reply,
+        (channel, epoch): (&ChannelName, &Epoch),
+        found: Result<Option<ChannelState>, NoResponse>,
         now: Moment,
     ) {
         let is_awaited = self.channels.find(channel).is_some_and(|key| {
             let state = self.channels.get(key);
             let is_new = state.link.as_ref().is_some_and(|link| !link.is_live);
-            is_new && state.epoch.as_str() == epoch
+            is_new && state.epoch == *epoch
         });
         if !is_awaited {
             // It was left meanwhile. Who came to it again has asked again, and an older answer would
             // set back what they have.
             return;
         }
-        let Reply::Channel(Some(found)) = reply else {
+        let Ok(Some(found)) = found else {
             // With followers it would have been live: they cannot be here yet.
             return self.forget_unused(channel);
         };
@@ -163,18 +188,22 @@ impl State {
         self.begin(key, found);
         let stashed = match &mut self.channels.get_mut(key).link {
             Some(link) => {
-                (link.is_live, link.is_reading) = (true, false);
+                link.is_live = true;
                 std::mem::take(&mut link.stash)
             }
             None => return,
         };
-        self.read_done(key, Release::Again);
+        self.end_reading(key, Waited::Met);
         let epoch = self.channels.get(key).epoch.clone();
         for placed in stashed.into_values().filter(|placed| placed.epoch == epoch.as_str()) {
             self.offer(placed, true, now);
         }
+        self.leave_unless_followed(key, now);
+    }
+
+    /// Whoever waited for what was read may have gone.
+    fn leave_unless_followed(&mut self, key: u32, now: Moment) {
         if self.channels.get(key).members.is_empty() {
-            // Whoever waited may have gone.
             self.note_followers(key, now);
         }
     }
@@ -201,13 +230,12 @@ impl State {
         self.channels.get_mut(key).offset = found.offset;
     }
 
-    fn read_done(&mut self, key: u32, how: Release) {
-        let Some(link) = &mut self.channels.get_mut(key).link else { return };
+    fn end_reading(&mut self, key: u32, how: Waited) {
+        let state = self.channels.get_mut(key);
+        let Some(link) = &mut state.link else { return };
         link.is_reading = false;
-        let waiting = std::mem::take(&mut link.waiting);
-        if let Some(abroad) = &mut self.abroad {
-            abroad.release(waiting, how);
-        }
+        let condition = Condition::ChannelRead(state.name.clone());
+        self.wake(condition, how);
     }
 
     /// Messages from topics.
@@ -287,65 +315,119 @@ impl State {
             let aim = except.map_or_else(Aim::default, |name| Aim::past(name.conn));
             self.send_to_channel(key, frame, aim);
         }
-        let Some(link) = &mut self.channels.get_mut(key).link else { return };
-        if let Some((ticket, then)) = link.own.remove(&placed.message.text) {
-            // Its answer stands exactly here among the channel's messages.
-            let told = self.told_of_place(then, &placed.epoch, offset);
-            self.outgoing.push(Outgoing::Answer(ticket, Box::new(told)));
+        let own = self.abroad.as_mut().map(|abroad| &mut abroad.own_messages);
+        if let Some(reply) = own.and_then(|own| own.remove(&placed.message.text)) {
+            // The reply stands exactly here among the channel's messages.
+            let channel = &placed.message.channel;
+            self.reply_placed(channel, reply, &placed.epoch, offset);
+            self.wake(Condition::ChannelAt(channel.clone(), offset), Waited::Met);
         }
     }
 
-    /// Notes that a message of this node is on its way, where it will come back here.
-    pub(super) fn note_own(&mut self, message: &ChannelMessage, then: &Then) {
-        let ticket = self.ticket;
-        let key = self.channels.find(&message.channel);
-        let link = key.and_then(|key| self.channels.get_mut(key).link.as_mut());
-        if let Some(link) = link.filter(|link| link.is_live) {
-            link.own.insert(message.text.clone(), (ticket, then.clone()));
-        }
-    }
-
-    /// A message of this node has its place, or has none. Its answer goes out where the message
-    /// does, unless nobody follows it here.
-    pub(in crate::state) fn on_place(
+    /// Publishes a message to the followers on all nodes. The reply goes out where the message does,
+    /// unless nobody follows it here.
+    pub(super) fn publish_to_all(
         &mut self,
         message: ChannelMessage,
-        then: Then,
-        reply: Reply,
+        reply: PlacedReply,
         now: Moment,
-    ) -> Outcome {
-        let Reply::Published { epoch, offset, at_ms } = reply else {
-            let key = self.channels.find(&message.channel);
-            if let Some(link) = key.and_then(|key| self.channels.get_mut(key).link.as_mut()) {
-                link.own.remove(&message.text);
-            }
-            self.was_not_said(then, now);
-            return Told::Refused(Refusal::unavailable()).into();
+    ) {
+        let is_cut_off = self.registry.is_cut_off();
+        let Some(abroad) = self.abroad.as_mut().filter(|_| !is_cut_off) else {
+            return self.refuse_placed(&message.channel, reply, now);
         };
-        let ticket = self.ticket;
-        let key = self.channels.find(&message.channel);
-        let link = key.and_then(|key| self.channels.get_mut(key).link.as_mut());
-        let own = link.and_then(|link| link.own.get_mut(&message.text));
-        let is_waiting = own.map(|own| own.0 = ticket).is_some();
-        let told = self.told_of_place(then, &epoch, offset);
-        self.offer(Placed { epoch, offset, at_ms, message }, false, now);
-        if is_waiting { Outcome::Hold(Box::new(told)) } else { told.into() }
+        abroad.own_messages.insert(message.text.clone(), reply);
+        let request = TypedRequest::publish(message.clone(), &mut self.channels);
+        self.request(request, move |state, place, now| state.on_place(message, place, now));
+    }
+
+    fn take_own(&mut self, text: &Bytes) -> Option<PlacedReply> {
+        self.abroad.as_mut()?.own_messages.remove(text)
+    }
+
+    /// A message of this node has its place, or has none.
+    fn on_place(&mut self, message: ChannelMessage, place: Result<Place, NoResponse>, now: Moment) {
+        let (channel, text) = (message.channel.clone(), message.text.clone());
+        let Ok(Place { epoch, offset, at_ms }) = place else {
+            if let Some(reply) = self.take_own(&text) {
+                self.refuse_placed(&channel, reply, now);
+            }
+            return;
+        };
+        self.offer(Placed { epoch: epoch.clone(), offset, at_ms, message }, false, now);
+        let finish = move |state: &mut State, channel: &ChannelName| {
+            if let Some(reply) = state.take_own(&text) {
+                state.reply_placed(channel, reply, &epoch, offset);
+            }
+        };
+        // It goes out here behind messages that are still missing.
+        let is_behind = self.channels.find(&channel).is_some_and(|key| {
+            let state = self.channels.get(key);
+            state.link.as_ref().is_some_and(|link| link.is_live && link.stash.contains_key(&offset))
+        });
+        if is_behind {
+            let condition = Condition::ChannelAt(channel.clone(), offset);
+            return self.wait(condition, move |state, _, _| finish(state, &channel));
+        }
+        finish(self, &channel);
+    }
+
+    /// Replies that a message has its place.
+    fn reply_placed(
+        &mut self,
+        channel: &ChannelName,
+        reply: PlacedReply,
+        epoch: &str,
+        offset: u64,
+    ) {
+        match reply {
+            PlacedReply::Published { id, without, reply } => {
+                let aim = without.map_or_else(Aim::default, Aim::past);
+                let delivered_to = self.count_in_cluster(channel, &aim);
+                let (channel, epoch) = (channel.clone(), Epoch::new(epoch));
+                let (offset, message_id) = (Some(offset), id);
+                let published = Published { channel, epoch, offset, message_id, delivered_to };
+                self.reply(reply, Ok(published));
+            }
+            PlacedReply::Chatted { person, content, id, stamp, has_copy, reply, .. } => {
+                let from = (&person.user_id, &*person.username);
+                let copy =
+                    || message::chat(channel, stamp, Some(offset), from, &content, id.as_ref());
+                let (channel, copy) = (channel.clone(), has_copy.then(copy));
+                self.reply(reply, Ok(Chatted { channel, copy }));
+            }
+        }
+    }
+
+    /// Replies that a message has no place. Whoever would have joined a room by it did not.
+    fn refuse_placed(&mut self, channel: &ChannelName, reply: PlacedReply, now: Moment) {
+        match reply {
+            PlacedReply::Published { reply, .. } => {
+                self.reply(reply, Err(Refusal::unavailable()));
+            }
+            PlacedReply::Chatted { conn, is_first, reply, .. } => {
+                if is_first {
+                    let _ = self.leave(conn, channel.clone(), now);
+                }
+                self.reply(reply, Err(Refusal::unavailable()));
+            }
+        }
     }
 
     /// Reads what was missed.
     fn heal(&mut self, key: u32) {
         // Where Redis has lost the channel it begins anew, and its followers hear of it now.
-        let fresh = Some(self.channels.fresh_epoch());
+        let fresh = self.channels.fresh_epoch();
         let state = self.channels.get_mut(key);
-        let (channel, after) = (state.name.clone(), state.offset);
-        let epoch = state.epoch.as_str().to_owned();
-        let (Some(link), Some(abroad)) = (&mut state.link, &mut self.abroad) else { return };
+        let (channel, epoch, after) = (state.name.clone(), state.epoch.clone(), state.offset);
+        let Some(link) = &mut state.link else { return };
         if !link.is_live || std::mem::replace(&mut link.is_reading, true) {
             return;
         }
-        let limit = limits::CHANNEL_HEAL_MAX;
-        let call = Call::Read { channel: channel.clone(), after, limit, epoch: fresh };
-        abroad.call(call, Then::Healed { channel, epoch, after });
+        let request = TypedRequest::read_missed(channel.clone(), after, fresh);
+        self.request(request, move |state, found, now| {
+            state.healed((&channel, &epoch, after), found, now);
+        });
     }
 
     /// Topics were not heard for a while: looks at every channel.
@@ -357,18 +439,19 @@ impl State {
     }
 
     /// What was missed has been read.
-    pub(in crate::state) fn healed(
+    fn healed(
         &mut self,
-        (channel, epoch, after): (&ChannelName, &str, u64),
-        reply: Reply,
+        (channel, epoch, after): (&ChannelName, &Epoch, u64),
+        found: Result<Option<ChannelState>, NoResponse>,
         now: Moment,
     ) {
         let Some(key) = self.channels.find(channel) else { return };
-        let Reply::Channel(found) = reply else {
+        let Ok(found) = found else {
             if let Some(abroad) = &mut self.abroad {
                 abroad.unhealed.push(channel.clone());
             }
-            return self.read_done(key, Release::Fail);
+            self.end_reading(key, Waited::Failed);
+            return self.leave_unless_followed(key, now);
         };
         let state = self.channels.get(key);
         match found {
@@ -381,18 +464,17 @@ impl State {
                 self.tell_place(key);
                 self.catch_up(key, found, now);
             }
-            Some(found) if found.epoch == epoch && found.offset < after => {
+            Some(found) if found.epoch == epoch.as_str() && found.offset < after => {
                 // Redis lost its newest: those offsets must not be given to other messages under
                 // the same epoch.
                 tracing::warn!(%channel, "Redis knows less of a channel than its followers");
-                if let Some(abroad) = &mut self.abroad {
-                    abroad.call(Call::Delete { channel: channel.clone() }, Then::Nothing);
-                }
+                self.request(TypedRequest::delete(channel.clone(), true), |_, _, _| {});
             }
             Some(found) => self.catch_up(key, found, now),
         }
         self.unstash(key, now);
-        self.read_done(key, Release::Again);
+        self.end_reading(key, Waited::Met);
+        self.leave_unless_followed(key, now);
     }
 
     fn catch_up(&mut self, key: u32, found: ChannelState, now: Moment) {

@@ -1,0 +1,189 @@
+//! Control as one of several: what goes into the log, and what comes out of it.
+//!
+//! Imports `cluster`, `mailbox`, `state` and `wire`. Part of `control`.
+
+use super::Control;
+use super::pending::{Appended, Step, What};
+use crate::clock::Moment;
+use crate::cluster::{News, NodeView, Proposal};
+use crate::id::{ServiceName, Topic};
+use crate::mailbox::to_shard::Event;
+use crate::state::begin::Begun;
+use crate::state::call::Reply as Response;
+use crate::state::effect::{Append, Request};
+use crate::state::entry::{LogItem, encode};
+use crate::state::event::DomainEvent;
+use crate::state::snapshot::Snapshot;
+use crate::wire::answer;
+
+impl Control {
+    /// Sends an entry on its way into the log.
+    pub(super) fn append(&mut self, append: Append, accepted_ns: u64, now: Moment) {
+        let is_own = append.reply.is_nobody();
+        let (entry, appended) = Appended::of(append);
+        let has_room = is_own || self.pending.has_room();
+        let (Some(cluster), Some(text)) =
+            (self.cluster.as_ref().filter(|_| has_room), encode(&entry))
+        else {
+            return self.pending.make_ready(accepted_ns, Step::Lost(appended));
+        };
+        let number = self.pending.enter(What::Append(appended), accepted_ns, now.unix_ms);
+        if !cluster.propose(Proposal { number, at_ms: now.wall_ms, entry: text }) {
+            self.pending.lose(number);
+        }
+    }
+
+    /// Asks the backplane. The response comes as news.
+    pub(super) fn request(&mut self, request: Request, accepted_ns: u64, now: Moment) {
+        let Request { call, continuation, is_own } = request;
+        let has_room = is_own || self.pending.has_room();
+        let Some(cluster) = self.cluster.as_ref().filter(|_| has_room) else {
+            let step = Step::Response(continuation, Response::Failed);
+            return self.pending.make_ready(accepted_ns, step);
+        };
+        let number = self.pending.enter(What::Request(continuation), accepted_ns, now.unix_ms);
+        if !cluster.call(number, call) {
+            self.pending.respond(number, Response::Failed);
+        }
+    }
+
+    /// Appends what time has made of leases, nodes and presence, and gives up what has waited for too
+    /// long.
+    pub(super) fn append_by_time(&mut self, now: Moment) {
+        if self.cluster.is_none() {
+            return;
+        }
+        self.state.append_own(now);
+        self.pending.give_up_late(now.unix_ms);
+        self.settle(now.ns, now);
+    }
+
+    pub(super) fn on_news(&mut self, news: News, now: Moment) {
+        match news {
+            News::Log(items) => {
+                for item in items {
+                    self.on_logged(item, now);
+                }
+            }
+            News::Begin { image, items } => self.install_snapshot(*image, items, now),
+            News::Nodes { nodes, contact_ms, newest, written, .. } => {
+                self.note_nodes(&nodes);
+                let alive: Vec<String> =
+                    nodes.into_iter().filter(|node| node.is_alive).map(|node| node.id).collect();
+                self.alive.clone_from(&alive);
+                let stats = &self.stats.cluster;
+                stats.nodes.set(alive.len() as u64);
+                stats.contact_ms.set(contact_ms);
+                stats.newest.set(newest);
+                self.state.on_nodes(&alive, (contact_ms, newest), now);
+                if let Some(written) = written {
+                    self.state.on_written(written);
+                }
+            }
+            News::Lost(numbers) => {
+                self.stats.cluster.lost.add(numbers.len() as u64);
+                for number in numbers {
+                    self.pending.lose(number);
+                }
+            }
+            News::Called { number, reply } => self.pending.respond(number, reply),
+            News::Placed(messages) => self.state.on_placed(messages, now),
+            News::Relinked => self.state.on_relinked(),
+            News::Asked { node, number, question } => {
+                let answer = self.state.on_asked(&question, now);
+                self.settle(now.ns, now);
+                if let Some(cluster) = &self.cluster {
+                    cluster.respond(node, number, answer);
+                }
+            }
+            News::Posted(messages) => self.state.on_posted(messages),
+            News::JournalRead(sequence) => self.state.on_journal_read(sequence),
+            News::JournalGap => self.state.on_journal_gap(),
+            // Whoever asked may have stopped waiting.
+            News::Image(reply) => _ = reply.send(self.state.image()),
+        }
+        self.settle(now.ns, now);
+    }
+
+    /// Says which nodes came and went since the last look.
+    fn note_nodes(&self, nodes: &[NodeView]) {
+        for node in nodes.iter().filter(|node| node.is_alive && node.id != self.node) {
+            if !self.alive.contains(&node.id) {
+                tracing::info!(target: "fanfare::cluster", node = node.id, "another node is there");
+            }
+        }
+        for id in self.alive.iter().filter(|id| **id != self.node) {
+            match nodes.iter().find(|node| node.id == *id) {
+                Some(node) if node.is_alive => {}
+                Some(NodeView { age_ms, .. }) => tracing::warn!(
+                    target: "fanfare::cluster",
+                    node = id,
+                    silent_ms = age_ms,
+                    "another node is gone: it gives no sign of life"
+                ),
+                None => {
+                    tracing::info!(target: "fanfare::cluster", node = id, "another node has left");
+                }
+            }
+        }
+    }
+
+    fn on_logged(&mut self, item: LogItem, now: Moment) {
+        let own = (*item.node == *self.node).then(|| self.pending.take_appended(item.number));
+        let applied = self.state.apply_logged(item, now);
+        self.stats.cluster.applied.add(1);
+        let (accepted_ns, own) = own.flatten().unzip();
+        let accepted_ns = accepted_ns.unwrap_or(now.ns);
+        match (own, applied) {
+            (Some(own), Some(applied)) => self.state.reply_applied(own.reply, applied),
+            // It came behind a later one of this node and counts for nothing.
+            (Some(own), None) => self.pending.make_ready(accepted_ns, Step::Lost(own)),
+            (None, _) => {}
+        }
+        self.settle(accepted_ns, now);
+    }
+
+    /// Begins anew: every follower gets a snapshot, for what it has may be of another history.
+    fn install_snapshot(&mut self, image: Snapshot, items: Vec<LogItem>, now: Moment) {
+        let entries = items.len();
+        tracing::info!(sequence = image.sequence, entries, "the registry begins from an image");
+        let stats = &self.stats.cluster;
+        stats.replaced.add(1);
+        stats.applied.add(entries as u64);
+        let is_watched = self.events.receiver_count() > 0;
+        let Begun { mut services, applied } = self.state.begin_anew(image, items, now);
+        services.extend(self.followers.services().cloned());
+        for service in services {
+            self.publisher.take_back(&service);
+            if is_watched {
+                let view = self.state.registry.view(&service);
+                self.tell_program(DomainEvent::ServiceChanged {
+                    service: service.clone(),
+                    revision: view.revision,
+                    degraded: view.degraded,
+                });
+            }
+            self.send_snapshot(service, now);
+        }
+        for (number, applied) in applied {
+            match (self.pending.take_appended(number), applied) {
+                (Some((_, own)), Some(applied)) => self.state.reply_applied(own.reply, applied),
+                (Some((accepted_ns, own)), None) => {
+                    self.pending.make_ready(accepted_ns, Step::Lost(own));
+                }
+                (None, _) => {}
+            }
+        }
+    }
+
+    fn send_snapshot(&mut self, service: ServiceName, now: Moment) {
+        let following = self.followers.shards(&service);
+        if following.is_empty() {
+            return;
+        }
+        let view = self.state.registry.view(&service);
+        let frame = answer::service_snapshot(view.position(), view.instances.clone()).joined();
+        let event = Event { topic: Topic::Service(service), frame, accepted_ns: now.ns, aim: None };
+        self.send_event(&event, following);
+    }
+}
