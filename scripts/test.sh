@@ -83,7 +83,8 @@ finish() {
 if [ "$quick" = 1 ]; then
     stage 'format' cargo fmt --all --check
     stage 'lints of libraries and programs' cargo clippy --workspace --lib --bins -- -D warnings
-    stage 'tests' cargo test --no-fail-fast -p fanfare -p fanfare-protocol -p fanfare-client --lib \
+    # The whole workspace, so that what it builds is what the whole run builds.
+    stage 'tests' cargo test --no-fail-fast --workspace --lib \
         --test tidy --test simulation --test channels --test registry_push --test leases --test rfc6455
     finish
 fi
