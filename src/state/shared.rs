@@ -251,8 +251,8 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::id::{ConnId, ShardId, Slot};
-    use crate::state::lone_node;
     use crate::state::people::Opened;
+    use crate::state::{Ask as _, lone_node};
 
     #[test]
     fn an_own_entry_that_comes_late_is_corrected() {
@@ -262,7 +262,7 @@ mod tests {
         let person = Person { user_id: UserId::new("bob"), username: "bob".into() };
         let conn = ConnId { shard: ShardId(0), slot: Slot(0), generation: 0 };
         let opened = Opened { conn, person: Some(person), remote: None };
-        let _ = node.apply(Talk::Opened(opened).into(), now);
+        node.apply(opened.unanswered(), now);
         let tells = |node: &mut State| -> Vec<Facts> {
             let entries = node.take_proposals(now).into_iter();
             let facts = entries.filter_map(|entry| match entry {
