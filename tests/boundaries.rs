@@ -2,6 +2,8 @@
 //! reads the clock or a random source by itself, and every bound is in `limits`.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use source::{Source, sources};
 
@@ -141,4 +143,25 @@ fn every_bound_is_in_limits() {
         }
     }
     assert!(faults.is_empty(), "move these to src/limits.rs:\n{}", faults.join("\n"));
+}
+
+/// The walks of ARCHITECTURE.md: each row names a file, and a function that is in it.
+#[test]
+fn walks_lead_through_functions_that_are_there() {
+    let document = fs::read_to_string("ARCHITECTURE.md").expect("the document");
+    let mut steps = 0;
+    for line in document.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [_, file, function, _, _] = cells[..] else { continue };
+        let Some(file) = file.strip_prefix("`src/").and_then(|file| file.strip_suffix('`')) else {
+            continue;
+        };
+        let text = fs::read_to_string(Path::new("src").join(file))
+            .unwrap_or_else(|fault| panic!("{file}: {fault}"));
+        let name = function.trim_matches('`');
+        let is_there = [format!("fn {name}("), format!("fn {name}<")];
+        assert!(is_there.iter().any(|one| text.contains(one)), "{file} has no function {name}");
+        steps += 1;
+    }
+    assert!(steps >= 20, "the walks are read: {steps} steps");
 }

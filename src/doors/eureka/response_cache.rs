@@ -15,7 +15,7 @@
 //! * A response over the bound is refused before it is built: its parts are summed first.
 //! * Hash code, version and instances of a response describe one state of the registry.
 //!
-//! Imports its siblings, `http`, `limits`, `state` and `wire`. Part of `doors::eureka`.
+//! Imports its siblings, `http`, `limits` and `state`. Part of `doors::eureka`.
 
 use std::sync::{Arc, OnceLock};
 
