@@ -78,8 +78,12 @@ pub enum Entry {
     Judge {
         /// The services, each with the number of its watch; void where it has another by now.
         services: Vec<(ServiceName, u64)>,
-        /// How long expiry may be held, as the deciding node is set.
+        /// How long expiry may be held, as the deciding node is set. Counts where `over` is empty.
         self_protection_max_ms: u64,
+        /// Of each service, whether expiry was held for as long by the deciding node's clock. Empty in
+        /// entries of earlier releases.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        over: Vec<bool>,
     },
     /// Forget services without instances, each with the revision it had; void where it has another
     /// by now. New services begin above all of these revisions.
@@ -194,7 +198,11 @@ mod tests {
             Entry::TakeOverLeases(vec![identity.clone(), identity.clone()]),
             Entry::Unregister(Vec::new()),
             Entry::Overdue(vec![(identity.clone(), 7)]),
-            Entry::Judge { services: vec![(ServiceName::of("pay"), 5)], self_protection_max_ms: 9 },
+            Entry::Judge {
+                services: vec![(ServiceName::of("pay"), 5)],
+                self_protection_max_ms: 9,
+                over: vec![true],
+            },
             Entry::Forget(vec![(ServiceName::of("pay"), 12)]),
             Entry::Operate { identity: identity.clone(), operator: Some("ops".into()), user: None },
             Entry::Operate {

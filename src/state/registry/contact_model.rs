@@ -78,7 +78,8 @@ fn some_entry(rng: &mut Rng, registry: &Registry) -> Entry {
             let name = ServiceName::of(service);
             let index = registry.find_service(&name);
             let watch = index.map_or(0, |index| registry.services[index].watch);
-            Entry::Judge { services: vec![(name, watch)], self_protection_max_ms: 60_000 }
+            let services = vec![(name, watch)];
+            Entry::Judge { services, self_protection_max_ms: 60_000, over: vec![false] }
         }
     }
 }

@@ -224,8 +224,8 @@ impl Registry {
                 self.forget_services(&services);
                 Applied::Done
             }
-            Entry::Judge { services, self_protection_max_ms } => {
-                self.judge_services(&services, self_protection_max_ms, at);
+            Entry::Judge { services, self_protection_max_ms, over } => {
+                self.judge_services(&services, &over, self_protection_max_ms, at);
                 Applied::Done
             }
             Entry::Operate { identity, operator, user } => {
@@ -312,15 +312,27 @@ impl Registry {
         self.mark_overdue(index, now);
     }
 
-    fn judge_services(&mut self, services: &[(ServiceName, u64)], max_ms: u64, at: Moment) {
-        for (name, watch) in services {
+    /// Decides on overdue leases. Whether expiry was held for long enough is the deciding node's word: a
+    /// node that reads the entry late, or two entries at once, comes to the same.
+    fn judge_services(
+        &mut self,
+        services: &[(ServiceName, u64)],
+        over: &[bool],
+        max_ms: u64,
+        at: Moment,
+    ) {
+        for (index, (name, watch)) in services.iter().enumerate() {
             self.log.judgements_pending.remove(name);
             if let Some(service) = self.find_service(name)
                 && self.services[service].watched_since_ms.is_some()
                 && self.services[service].watch == *watch
             {
-                // The entry's bound and not this node's: all come to the same judgement.
-                self.judge(service, max_ms, at);
+                let by_own_clock = || {
+                    let since_ms = self.services[service].degraded_since_ms;
+                    since_ms.is_some_and(|since_ms| since_ms + max_ms <= at.unix_ms)
+                };
+                let is_over = over.get(index).copied().unwrap_or_else(by_own_clock);
+                self.judge(service, is_over, at);
             }
         }
         self.unwatch();
@@ -340,13 +352,15 @@ impl Registry {
             member.is_proposed = true;
             overdue.push((member.identity.clone(), member.lease));
         }
-        let mut services = Vec::new();
+        let (mut services, mut over) = (Vec::new(), Vec::new());
         if self.log.decides() {
             for &service in &self.watched {
                 let name = &self.services[service].name;
                 let is_due = self.judge_at_ms(service).is_some_and(|at_ms| at_ms <= now.unix_ms);
                 if is_due && !self.log.judgements_pending.contains(name) {
                     services.push((name.clone(), self.services[service].watch));
+                    // Of a degraded service the bound is what is due.
+                    over.push(self.services[service].is_degraded());
                 }
             }
         }
@@ -357,7 +371,7 @@ impl Registry {
         }
         if !services.is_empty() {
             log.judgements_pending.extend(services.iter().map(|(name, _)| name.clone()));
-            log.proposals.push(Entry::Judge { services, self_protection_max_ms });
+            log.proposals.push(Entry::Judge { services, self_protection_max_ms, over });
         }
     }
 

@@ -47,7 +47,7 @@ impl Registry {
         }
         for service in std::mem::take(&mut self.healed) {
             if self.services[service].is_degraded() && !self.is_suspicious(service) {
-                self.judge(service, self.settings.self_protection_max_ms, now);
+                self.judge(service, false, now);
             }
         }
         self.unwatch();
@@ -65,14 +65,14 @@ impl Registry {
         });
     }
 
-    /// Decides on a service's overdue leases: hold them, for `max_ms` at most, or let them expire.
-    pub(super) fn judge(&mut self, service: usize, max_ms: u64, now: Moment) {
+    /// Decides on a service's overdue leases: hold them, until that `is_over`, or let them expire.
+    pub(super) fn judge(&mut self, service: usize, is_over: bool, now: Moment) {
         let is_suspicious = self.is_suspicious(service);
         match self.services[service].degraded_since_ms {
             None if is_suspicious && self.services[service].protection_enabled => {
                 self.set_degraded(service, Some(now.unix_ms));
             }
-            Some(since) if is_suspicious && now.unix_ms < since + max_ms => {}
+            Some(_) if is_suspicious && !is_over => {}
             _ => {
                 self.set_degraded(service, None);
                 self.expire(service, now);

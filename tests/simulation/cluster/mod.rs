@@ -149,7 +149,7 @@ impl SimWorld {
         let (name, now) = (format!("n{}", self.names), self.moment());
         let settings = registry::Settings {
             lease_ttl_ms: 20_000,
-            self_protection_max_ms: 0,
+            self_protection_max_ms: 1,
             history_max: 8,
             instances_max: 1_000,
             services_max: 1_000,
