@@ -4,6 +4,7 @@
 #
 #   scripts/test.sh            everything
 #   scripts/test.sh --quick    what a change needs before the next one: a minute or two, once built
+#   scripts/test.sh --night    everything, each set of features, and Miri
 #
 # Needs the Rust toolchain. What else a stage needs it installs, or skips.
 
@@ -11,11 +12,13 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 quick=0
+night=0
 case ${1:-} in
     '') ;;
     --quick) quick=1 ;;
+    --night) night=1 ;;
     *)
-        sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+        sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
         exit 2
         ;;
 esac
@@ -188,11 +191,16 @@ stage 'format' cargo fmt --all --check
 stage 'lints' cargo clippy --workspace --all-targets -- -D warnings
 stage 'packages alone' packages_alone
 stage 'documentation' docs
-stage 'features' features
+if [ "$night" = 1 ]; then
+    # The lints and the packages alone have built each set that there is.
+    stage 'features' features
+fi
 stage 'oldest compiler' oldest_compiler
 stage 'dependencies' deny
 stage 'tests' scripts/with_postgres.sh cargo test --workspace --no-fail-fast
-stage 'undefined behaviour' scripts/miri.sh
+if [ "$night" = 1 ]; then
+    stage 'undefined behaviour' scripts/miri.sh
+fi
 stage 'benches, once each' benches
 stage 'Autobahn' scripts/autobahn.sh
 # These meet the program as it was built for the tests.
