@@ -214,9 +214,8 @@ impl SimSequencer {
         self.count("lost channels");
         let name = &names[self.rng.below(names.len() as u64) as usize];
         self.channels.remove(name);
-        // Whoever lost it has not sent what was on its way either.
+        // Connections end with it. What they had read before is still on its way to the node.
         for link in &mut self.links {
-            link.topics.0.retain(|(_, placed)| placed.message.channel != *name);
             link.was_cut = true;
         }
         Some(name.clone())

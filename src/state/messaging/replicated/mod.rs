@@ -215,6 +215,7 @@ impl State {
             && state.epoch.as_str() != found.epoch
         {
             link.stash.retain(|_, placed| placed.epoch == found.epoch);
+            link.past.retain(|epoch| epoch.as_str() != found.epoch);
             link.past.push_back(state.epoch.clone());
             if link.past.len() > limits::CHANNEL_EPOCHS_MAX {
                 link.past.pop_front();
@@ -263,8 +264,14 @@ impl State {
         }
         if !is_same {
             let is_past = link.past.iter().any(|epoch| epoch.as_str() == placed.epoch);
-            if is_heard && !is_past {
-                // Redis lost the channel, or it was deleted: it goes on under another name.
+            if is_heard && is_past {
+                // Of an epoch that was left, or that this node was led away from: what is being read
+                // tells which.
+                if link.is_reading && link.stash.len() < limits::CHANNEL_STASH_MAX {
+                    link.stash.entry(placed.offset).or_insert(placed);
+                }
+            } else if is_heard {
+                // Redis lost the channel, or it was deleted: it goes on under another epoch.
                 let found = ChannelState {
                     epoch: placed.epoch.clone(),
                     offset: placed.offset - 1,
@@ -273,6 +280,8 @@ impl State {
                 self.begin(key, found);
                 self.tell_place(key);
                 self.pass_on(key, &placed, now);
+                // Or the message was on its way for long, and the channel has another epoch by now.
+                self.heal(key);
             }
             return;
         }
@@ -296,10 +305,13 @@ impl State {
     fn unstash(&mut self, key: u32, now: Moment) {
         loop {
             let state = self.channels.get_mut(key);
-            let next = state.offset + 1;
+            let (next, epoch) = (state.offset + 1, state.epoch.clone());
             let Some(link) = &mut state.link else { return };
             link.stash = link.stash.split_off(&next);
             let Some(placed) = link.stash.remove(&next) else { return };
+            if placed.epoch != epoch.as_str() {
+                return;
+            }
             self.pass_on(key, &placed, now);
         }
     }

@@ -439,3 +439,35 @@ fn an_older_answer_sets_nothing_back() {
     let follower = world.followers[0].as_ref().expect("it follows");
     assert_eq!((follower.offset, follower.seen.len()), (4, 4));
 }
+
+/// The node never followed the channel under its old epoch, so it cannot know that the epoch is over.
+#[test]
+fn a_message_of_an_epoch_that_is_over_leads_nobody_away() {
+    let mut world = World::new(1);
+    world.follow(0);
+    let settle = |world: &mut World| {
+        while !world.is_quiet() {
+            world.step(0, true);
+        }
+    };
+    settle(&mut world);
+    world.publish(0, 0);
+    settle(&mut world);
+    let message = ChannelMessage {
+        channel: name(),
+        text: Bytes::from_static(b"{\"type\":\"json\",\"payload\":{\"late\":1}}"),
+        except: None,
+    };
+    let late = Placed { epoch: String::from("before"), offset: 9, at_ms: 1, message };
+    world.nodes[0].on_placed(vec![late], now());
+    world.carry_out(0);
+    // What comes while the node reads where the channel stands is not lost.
+    world.publish(0, 1);
+    settle(&mut world);
+    world.publish(0, 2);
+    settle(&mut world);
+    let follower = world.followers[0].as_ref().expect("it follows");
+    assert_eq!((&*follower.epoch, follower.offset), (&*world.redis.epoch, 3));
+    let of_epoch = follower.seen.keys().filter(|(epoch, _)| *epoch == world.redis.epoch);
+    assert_eq!(of_epoch.count(), 3);
+}
