@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FAULTS = [
     (
         "a node that begins from a snapshot misses the first entry behind it",
-        "src/state/begin.rs",
+        "src/state/install.rs",
         "for item in items {",
         "for item in items.into_iter().skip(1) {",
     ),
@@ -43,14 +43,14 @@ FAULTS = [
     (
         "a message of a channel that is known already goes out again",
         "src/state/messaging/replicated/mod.rs",
-        "        if placed.offset <= offset {\n            return;\n        }\n        if placed.offset > offset + 1 {\n            if link",
-        "        if placed.offset < offset {\n            return;\n        }\n        if placed.offset > offset + 1 {\n            if link",
+        "        if placed.offset <= offset {\n            return;\n        }\n        if placed.offset > offset + 1 {\n            if replication",
+        "        if placed.offset < offset {\n            return;\n        }\n        if placed.offset > offset + 1 {\n            if replication",
     ),
     (
         "a message ahead of its turn goes out at once",
         "src/state/messaging/replicated/mod.rs",
-        "        if placed.offset > offset + 1 {\n            if link",
-        "        if placed.offset > offset + 3 {\n            if link",
+        "        if placed.offset > offset + 1 {\n            if replication",
+        "        if placed.offset > offset + 3 {\n            if replication",
     ),
     (
         "what other nodes ask is not answered",
@@ -60,15 +60,15 @@ FAULTS = [
     ),
     (
         "the people of a node that is gone stay",
-        "src/state/shared.rs",
-        "let turns = abroad.commons.forget(&gone);",
-        "let turns = if gone.is_empty() { abroad.commons.forget(&gone) } else { Vec::new() };",
+        "src/state/cluster_events.rs",
+        "let transitions = cluster_state.cluster_presence.forget(&gone);",
+        "let transitions = if gone.is_empty() { cluster_state.cluster_presence.forget(&gone) } else { Vec::new() };",
     ),
     (
         "facts of an entry that was lost are not told again",
-        "src/state/commons.rs",
-        "        self.untold.is_awaited |= self.carried.take().is_some();\n        self.look_again(facts);",
-        "        self.untold.is_awaited |= self.carried.take().is_some();\n        let _ = facts;",
+        "src/state/cluster_presence.rs",
+        "        self.dirty.is_awaited |= self.carried.take().is_some();\n        self.look_again(facts);",
+        "        self.dirty.is_awaited |= self.carried.take().is_some();\n        let _ = facts;",
     ),
     (
         "a direct message is pushed twice",

@@ -148,7 +148,7 @@ pub fn log_entry(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let now = Moment::new(1_000_000, 0);
     let mut node = new_node("here", None, now);
-    node.begin_anew(empty_image(now), Vec::new(), now);
+    node.install_snapshot(empty_image(now), Vec::new(), now);
     // One entry a line: what one leaves behind meets the next.
     for (number, line) in (1..).zip(text.lines().take(32)) {
         let Ok(entry) = entry::decode(line) else { continue };
@@ -183,7 +183,7 @@ pub fn image(bytes: &[u8]) {
     let entry = Entry::Register { list: registrations.collect(), bounds };
     let (position, other) = (format!("{number}-0"), "there".into());
     let item = LogItem { position, node: other, number, at_ms, entry };
-    node.begin_anew(image, vec![item], now);
+    node.install_snapshot(image, vec![item], now);
     node.tick(Moment::new(2_000_000, 1_000_000_000_000));
     assert_image_is_readable(node.registry.snapshot());
 }

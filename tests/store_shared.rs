@@ -15,8 +15,8 @@ use fanfare::internals::id::{ChannelName, MessageId, UserId};
 use fanfare::internals::state::durable::{
     AccountChange, EndedToken, Message, Write, WriteResult, Written,
 };
+use fanfare::internals::state::journal::{Addressee, DirectMessage, JournalEntry};
 use fanfare::internals::state::people::Person;
-use fanfare::internals::state::posted::{Addressee, Post, Posted};
 use fanfare::internals::state::registry::unsaved::RegistryDelta;
 use fanfare::internals::store::accounts::{Accounts, Who};
 use fanfare::internals::store::read_pool::ReadPool;
@@ -66,8 +66,8 @@ impl Node {
         self.execute(vec![write]).pop().expect("one result")
     }
 
-    fn post(&self, run: &[Arc<Posted>]) {
-        assert_eq!(self.one(Write::Posted(run.to_vec())), Ok(Written::Done));
+    fn post(&self, run: &[Arc<JournalEntry>]) {
+        assert_eq!(self.one(Write::JournalEntry(run.to_vec())), Ok(Written::Done));
     }
 
     fn pulled(&self, user_id: &str, with: Option<&str>) -> Vec<String> {
@@ -95,16 +95,16 @@ fn id(sequence: u64) -> MessageId {
     MessageId::from_parts(1_000_000 + sequence / 10, u32::try_from(sequence).expect("few"), 0)
 }
 
-fn posted(sequence: u64, from: &str, to: Addressee) -> Arc<Posted> {
-    let post = Post { from: user(from), to, content: format!("m{sequence}") };
-    Arc::new(Posted { sequence, id: id(sequence), post })
+fn posted(sequence: u64, from: &str, to: Addressee) -> Arc<JournalEntry> {
+    let post = DirectMessage { from: user(from), to, content: format!("m{sequence}") };
+    Arc::new(JournalEntry { sequence, id: id(sequence), post })
 }
 
-fn direct(sequence: u64, from: &str, to: &str) -> Arc<Posted> {
+fn direct(sequence: u64, from: &str, to: &str) -> Arc<JournalEntry> {
     posted(sequence, from, Addressee::User(user(to)))
 }
 
-fn to_group(sequence: u64, from: &str, members: &[&str]) -> Arc<Posted> {
+fn to_group(sequence: u64, from: &str, members: &[&str]) -> Arc<JournalEntry> {
     let members = members.iter().map(|member| user(member)).collect();
     posted(sequence, from, Addressee::Group { group_id: "g".into(), members })
 }
@@ -356,7 +356,7 @@ fn groups_are_those_of_all_nodes() {
         Write::RemoveMember { group_id: "g".into(), user_id: user("bob"), by: user("ann") },
         say("bob", "g"),
         say("cid", "g"),
-        Write::Posted(vec![to_group(1, "cid", &["ann", "cid"])]),
+        Write::JournalEntry(vec![to_group(1, "cid", &["ann", "cid"])]),
     ]);
     assert_eq!(code(results[1].clone()), Code::Forbidden);
     assert_eq!(results[2], Ok(Written::For(vec![user("ann"), user("cid")])));
@@ -540,7 +540,7 @@ fn a_lost_connection_is_opened_and_claimed_again() {
     node.post(&[direct(1, "a", "b")]);
     postgres::cut(&url);
     let run = vec![direct(2, "a", "b")];
-    let lost = node.one(Write::Posted(run.clone()));
+    let lost = node.one(Write::JournalEntry(run.clone()));
     assert_eq!(code(lost), Code::Unavailable);
     let health = node.store.health();
     eventually("the store takes writes again", Duration::from_secs(10), || health.is_ok());
@@ -567,7 +567,7 @@ fn a_lock_is_not_waited_for_without_end() {
         let mut held = holder.begin().await.expect("begins");
         held.execute("SELECT up_to FROM inbox_state FOR UPDATE").await.expect("locked");
         assert!(node.one(account("1", "ann", 5)).is_ok(), "accounts do not wait for messages");
-        assert_eq!(code(node.one(Write::Posted(run.clone()))), Code::Unavailable);
+        assert_eq!(code(node.one(Write::JournalEntry(run.clone()))), Code::Unavailable);
         held.rollback().await.expect("let go");
     });
     let health = node.store.health();

@@ -16,10 +16,10 @@ use redis::streams::{StreamId, StreamRangeReply, StreamReadOptions, StreamReadRe
 use redis::{AsyncCommands, Cmd, RedisError, RedisResult, Value, from_redis_value};
 
 use super::connections::PrimaryConnection;
-use super::{News, Reply, Shared, back_off, channel, fresh_rng, scripts};
+use super::{BackplaneResponse, News, Shared, back_off, channel, fresh_rng, scripts};
 use crate::id::MessageId;
 use crate::limits;
-use crate::state::posted::{Post, Posted};
+use crate::state::journal::{DirectMessage, JournalEntry};
 use crate::stats::RedisPath;
 
 /// For how long the journal keeps what the database has. A test has no two minutes.
@@ -71,11 +71,11 @@ pub(super) fn post(random_bits: u64, text: &str) -> Cmd {
 }
 
 /// What [`post`] is answered.
-pub(super) fn posted(answer: Value) -> RedisResult<Reply> {
+pub(super) fn posted(answer: Value) -> RedisResult<BackplaneResponse> {
     let (id, sequence, random_bits): (String, u64, String) = from_redis_value(answer)?;
     Ok(match id_of(&id, &random_bits) {
-        Some(id) => Reply::Posted { id, sequence },
-        None => Reply::Failed,
+        Some(id) => BackplaneResponse::JournalEntry { id, sequence },
+        None => BackplaneResponse::Failed,
     })
 }
 
@@ -272,17 +272,17 @@ fn take(shared: &Shared, fence: &MinIdFence, place: &mut ReadPosition, entries: 
     }
 }
 
-fn hand_over(shared: &Shared, messages: &mut Vec<Posted>) {
+fn hand_over(shared: &Shared, messages: &mut Vec<JournalEntry>) {
     if !messages.is_empty() {
-        shared.tell(News::Posted(std::mem::take(messages)));
+        shared.tell(News::JournalEntry(std::mem::take(messages)));
     }
 }
 
 /// The message of an entry, where it has one.
-fn message_of(entry: &StreamId, sequence: Option<u64>) -> Result<Option<Posted>, String> {
+fn message_of(entry: &StreamId, sequence: Option<u64>) -> Result<Option<JournalEntry>, String> {
     let sequence = sequence.ok_or_else(|| String::from("it has no number"))?;
     let Some(text) = entry.get::<String>("m") else { return Ok(None) };
     let random_bits: String = entry.get("r").ok_or_else(|| String::from("it has no chance"))?;
     let id = id_of(&entry.id, &random_bits).ok_or_else(|| String::from("it makes no id"))?;
-    Ok(Some(Posted { sequence, id, post: Post::decode(&text)? }))
+    Ok(Some(JournalEntry { sequence, id, post: DirectMessage::decode(&text)? }))
 }

@@ -61,7 +61,7 @@ use crate::limits;
 use crate::redacted;
 use crate::rng::Rng;
 use crate::state::entry::LogItem;
-use crate::state::posted::Posted;
+use crate::state::journal::JournalEntry;
 use crate::state::snapshot::Snapshot;
 use crate::stats::{RedisPath, Stats};
 
@@ -74,7 +74,9 @@ use tls::Tls;
 
 pub use tls::TlsFiles;
 
-pub use crate::state::call::{Call, ChannelMessage, ChannelState, Placed, Reply};
+pub use crate::state::backplane::{
+    BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, Placed,
+};
 
 /// What control is told.
 #[derive(Debug)]
@@ -93,7 +95,7 @@ pub enum News {
         /// The call's number.
         number: u64,
         /// What it is answered.
-        reply: Reply,
+        reply: BackplaneResponse,
     },
     /// Messages of channels that are followed here, in the order of their topic.
     Placed(Vec<Placed>),
@@ -109,7 +111,7 @@ pub enum News {
         question: String,
     },
     /// The next messages of the journal.
-    Posted(Vec<Posted>),
+    JournalEntry(Vec<JournalEntry>),
     /// Every entry of the journal up to this number has been handed over, or has no message.
     JournalRead(u64),
     /// Entries of the journal are gone that were not read here.
@@ -316,9 +318,9 @@ impl Cluster {
 
     /// Has something done. Its answer is [`News::Called`] with the number. Returns false where the
     /// backplane has ended.
-    pub fn call(&self, number: u64, call: Call) -> bool {
+    pub fn call(&self, number: u64, call: BackplaneRequest) -> bool {
         let asked_ns = self.clock.now().ns;
-        self.jobs.send(Job::Call { number, call, asked_ns }).is_ok()
+        self.jobs.send(Job::BackplaneRequest { number, call, asked_ns }).is_ok()
     }
 
     /// Follows a channel's topic no more.

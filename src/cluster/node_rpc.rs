@@ -11,7 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use redis::Cmd;
 
-use super::{News, Reply, Shared};
+use super::{BackplaneResponse, News, Shared};
 
 /// The questions of this node that are not settled. Control bounds how many.
 #[derive(Clone, Default)]
@@ -128,7 +128,7 @@ impl OpenRequests {
     pub(super) fn finish(&self, shared: &Shared, number: u64) {
         let open = self.0.lock().remove(&number);
         if let Some(open) = open {
-            shared.tell(News::Called { number, reply: Reply::Nodes(open.answers) });
+            shared.tell(News::Called { number, reply: BackplaneResponse::Nodes(open.answers) });
         }
     }
 

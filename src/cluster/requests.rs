@@ -22,7 +22,7 @@ use super::connections::{self, PrimaryConnection};
 use super::journal::{self, MinIdFence};
 use super::node_rpc::{self, OpenRequests};
 use super::subscriber::SubscriberCommand;
-use super::{Call, News, Reply, Shared, channel, fresh_rng, scripts};
+use super::{BackplaneRequest, BackplaneResponse, News, Shared, channel, fresh_rng, scripts};
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
 use crate::rng::Rng;
@@ -32,9 +32,9 @@ use crate::stats::RedisPath;
 #[derive(Debug)]
 pub(super) enum Job {
     /// An answer.
-    Call {
+    BackplaneRequest {
         number: u64,
-        call: Call,
+        call: BackplaneRequest,
         /// When it was asked for, by the server's clock.
         asked_ns: u64,
     },
@@ -48,7 +48,7 @@ pub(super) enum Job {
 
 /// A job that goes to Redis.
 enum RedisJob {
-    Call(u64, Call),
+    BackplaneRequest(u64, BackplaneRequest),
     Respond { node: String, number: u64, answer: String },
     Written(MessageId),
 }
@@ -178,8 +178,9 @@ impl RequestRunner {
         let (is_followed, ()) = tokio::join!(followed, self.send(turn.immediate));
         let mut after_subscribe = turn.after_subscribe;
         if !is_followed {
-            let is_attach =
-                |work: &RedisJob| matches!(work, RedisJob::Call(_, Call::Attach { .. }));
+            let is_attach = |work: &RedisJob| {
+                matches!(work, RedisJob::BackplaneRequest(_, BackplaneRequest::Attach { .. }))
+            };
             let (lost, others): (Vec<_>, Vec<_>) = after_subscribe.into_iter().partition(is_attach);
             self.fail(lost);
             after_subscribe = others;
@@ -194,16 +195,16 @@ impl RequestRunner {
         let now_ns = self.shared.clock.now().ns;
         for job in jobs {
             let work = match job {
-                Job::Call { number, call, asked_ns } => {
+                Job::BackplaneRequest { number, call, asked_ns } => {
                     if now_ns.saturating_sub(asked_ns) > limits::CLUSTER_PROPOSAL_MS * 1_000_000 {
-                        stale.push(RedisJob::Call(number, call));
+                        stale.push(RedisJob::BackplaneRequest(number, call));
                         continue;
                     }
-                    if let Call::Attach { channel, .. } = &call {
+                    if let BackplaneRequest::Attach { channel, .. } = &call {
                         turn.attached.insert(channel.clone());
                         turn.wanted.insert(channel.clone(), true);
                     }
-                    RedisJob::Call(number, call)
+                    RedisJob::BackplaneRequest(number, call)
                 }
                 Job::Detach(channel) => {
                     turn.wanted.insert(channel, false);
@@ -273,7 +274,7 @@ impl RequestRunner {
         }
         let mut line = self.open().await?;
         for one in work {
-            if let RedisJob::Call(number, Call::Ask { nodes, .. }) = one
+            if let RedisJob::BackplaneRequest(number, BackplaneRequest::Ask { nodes, .. }) = one
                 && !nodes.is_empty()
             {
                 self.ask(*number, nodes);
@@ -356,28 +357,32 @@ impl RequestRunner {
     fn commands(&mut self, work: &RedisJob) -> Vec<Cmd> {
         let node = &*self.shared.node;
         let call = match work {
-            RedisJob::Call(_, call) => call,
+            RedisJob::BackplaneRequest(_, call) => call,
             RedisJob::Respond { node: to, number, answer } => {
                 return vec![node_rpc::answer(to, node, *number, answer)];
             }
             RedisJob::Written(id) => return vec![journal::written(*id)],
         };
         let command = match call {
-            Call::Attach { channel, epoch } => {
+            BackplaneRequest::Attach { channel, epoch } => {
                 channel::read(channel, 0, limits::CLUSTER_ATTACH_MESSAGES, Some(epoch))
             }
-            Call::Read { channel, after, limit, epoch } => {
+            BackplaneRequest::Read { channel, after, limit, epoch } => {
                 channel::read(channel, *after, *limit, epoch.as_deref())
             }
-            Call::Publish { message, epoch, history_max, history_bytes_max, history_ms } => {
-                channel::publish(message, epoch, *history_max, *history_bytes_max, *history_ms)
-            }
-            Call::Delete { channel } => channel::delete(channel),
-            Call::Post { .. } if self.fence.is_none() => return Vec::new(),
-            Call::Post { text } => journal::post(self.rng.next(), text),
-            Call::Newest => journal::newest(),
-            Call::Ask { nodes, question } => {
-                let RedisJob::Call(number, _) = work else { return Vec::new() };
+            BackplaneRequest::Publish {
+                message,
+                epoch,
+                history_max,
+                history_bytes_max,
+                history_ms,
+            } => channel::publish(message, epoch, *history_max, *history_bytes_max, *history_ms),
+            BackplaneRequest::Delete { channel } => channel::delete(channel),
+            BackplaneRequest::DirectMessage { .. } if self.fence.is_none() => return Vec::new(),
+            BackplaneRequest::DirectMessage { text } => journal::post(self.rng.next(), text),
+            BackplaneRequest::Newest => journal::newest(),
+            BackplaneRequest::Ask { nodes, question } => {
+                let RedisJob::BackplaneRequest(number, _) = work else { return Vec::new() };
                 let ask = |to: &String| node_rpc::question(to, node, *number, question);
                 return nodes.iter().map(ask).collect();
             }
@@ -398,15 +403,16 @@ impl RequestRunner {
     fn settle(&mut self, work: Vec<RedisJob>, answers: Vec<Vec<RedisResult<Value>>>) {
         for (work, answers) in work.into_iter().zip(answers) {
             match work {
-                RedisJob::Call(number, Call::Ask { nodes, .. }) => {
+                RedisJob::BackplaneRequest(number, BackplaneRequest::Ask { nodes, .. }) => {
                     self.asked(number, &nodes, &answers);
                 }
-                RedisJob::Call(number, call) => {
+                RedisJob::BackplaneRequest(number, call) => {
                     let reply = answers.into_iter().next().map(|answer| reply_to(&call, answer?));
-                    let reply = reply.unwrap_or(Ok(Reply::Failed)).unwrap_or_else(|fault| {
-                        tracing::warn!(%fault, "a call to Redis failed");
-                        Reply::Failed
-                    });
+                    let reply =
+                        reply.unwrap_or(Ok(BackplaneResponse::Failed)).unwrap_or_else(|fault| {
+                            tracing::warn!(%fault, "a call to Redis failed");
+                            BackplaneResponse::Failed
+                        });
                     self.tell(number, reply);
                 }
                 RedisJob::Respond { .. } => {}
@@ -425,7 +431,9 @@ impl RequestRunner {
     fn asked(&self, number: u64, nodes: &[String], answers: &[RedisResult<Value>]) {
         self.shared.stats.cluster.called.add(1);
         if nodes.is_empty() {
-            return self.shared.tell(News::Called { number, reply: Reply::Nodes(Vec::new()) });
+            return self
+                .shared
+                .tell(News::Called { number, reply: BackplaneResponse::Nodes(Vec::new()) });
         }
         let is_absent = |answer: &RedisResult<Value>| !matches!(answer, Ok(Value::Int(1..)));
         let absent = nodes.iter().zip(answers).filter(|(_, answer)| is_absent(answer));
@@ -434,8 +442,8 @@ impl RequestRunner {
 
     fn fail(&self, work: impl IntoIterator<Item = RedisJob>) {
         for work in work {
-            if let RedisJob::Call(number, _) = work {
-                self.tell(number, Reply::Failed);
+            if let RedisJob::BackplaneRequest(number, _) = work {
+                self.tell(number, BackplaneResponse::Failed);
             }
         }
     }
@@ -444,13 +452,15 @@ impl RequestRunner {
     fn lose(&self, work: Vec<RedisJob>) {
         // What had come in time has been told.
         let is_told = |work: &RedisJob| match work {
-            RedisJob::Call(number, Call::Ask { .. }) => !self.open_requests.forget(*number),
+            RedisJob::BackplaneRequest(number, BackplaneRequest::Ask { .. }) => {
+                !self.open_requests.forget(*number)
+            }
             _ => false,
         };
         self.fail(work.into_iter().filter(|work| !is_told(work)));
     }
 
-    fn tell(&self, number: u64, reply: Reply) {
+    fn tell(&self, number: u64, reply: BackplaneResponse) {
         self.shared.stats.cluster.called.add(1);
         self.shared.tell(News::Called { number, reply });
     }
@@ -460,20 +470,30 @@ impl RedisJob {
     /// The channel it is about.
     fn channel(&self) -> Option<&ChannelName> {
         match self {
-            RedisJob::Call(
+            RedisJob::BackplaneRequest(
                 _,
-                Call::Attach { channel, .. }
-                | Call::Read { channel, .. }
-                | Call::Delete { channel },
+                BackplaneRequest::Attach { channel, .. }
+                | BackplaneRequest::Read { channel, .. }
+                | BackplaneRequest::Delete { channel },
             ) => Some(channel),
-            RedisJob::Call(_, Call::Publish { message, .. }) => Some(&message.channel),
+            RedisJob::BackplaneRequest(_, BackplaneRequest::Publish { message, .. }) => {
+                Some(&message.channel)
+            }
             _ => None,
         }
     }
 
     /// Whether it may be done twice.
     fn only_reads(&self) -> bool {
-        matches!(self, RedisJob::Call(_, Call::Attach { .. } | Call::Read { .. } | Call::Newest))
+        matches!(
+            self,
+            RedisJob::BackplaneRequest(
+                _,
+                BackplaneRequest::Attach { .. }
+                    | BackplaneRequest::Read { .. }
+                    | BackplaneRequest::Newest
+            )
+        )
     }
 }
 
@@ -508,18 +528,20 @@ async fn load(connection: &mut MultiplexedConnection) -> RedisResult<()> {
     Ok(())
 }
 
-fn reply_to(call: &Call, answer: Value) -> RedisResult<Reply> {
+fn reply_to(call: &BackplaneRequest, answer: Value) -> RedisResult<BackplaneResponse> {
     Ok(match call {
-        Call::Attach { channel, .. } | Call::Read { channel, .. } => {
-            Reply::Channel(channel::state(channel, answer)?)
+        BackplaneRequest::Attach { channel, .. } | BackplaneRequest::Read { channel, .. } => {
+            BackplaneResponse::Channel(channel::state(channel, answer)?)
         }
-        Call::Publish { .. } => {
+        BackplaneRequest::Publish { .. } => {
             let (epoch, offset, at_ms) = from_redis_value(answer)?;
-            Reply::Published { epoch, offset, at_ms }
+            BackplaneResponse::Published { epoch, offset, at_ms }
         }
-        Call::Delete { .. } => Reply::Deleted(from_redis_value(answer)?),
-        Call::Newest => Reply::Newest(from_redis_value::<Option<u64>>(answer)?.unwrap_or(0)),
-        Call::Post { .. } => journal::posted(answer)?,
-        Call::Ask { .. } => Reply::Failed,
+        BackplaneRequest::Delete { .. } => BackplaneResponse::Deleted(from_redis_value(answer)?),
+        BackplaneRequest::Newest => {
+            BackplaneResponse::Newest(from_redis_value::<Option<u64>>(answer)?.unwrap_or(0))
+        }
+        BackplaneRequest::DirectMessage { .. } => journal::posted(answer)?,
+        BackplaneRequest::Ask { .. } => BackplaneResponse::Failed,
     })
 }

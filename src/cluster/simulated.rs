@@ -8,7 +8,7 @@
 use tokio::sync::mpsc;
 
 use super::requests::Job;
-use super::{Call, Cluster, Proposal};
+use super::{BackplaneRequest, Cluster, Proposal};
 use crate::clock::Clock;
 use crate::id::{ChannelName, MessageId};
 
@@ -21,11 +21,11 @@ pub enum Request {
     /// Append an entry to the log. It comes back with it, or as [`News::Lost`].
     Propose(Proposal),
     /// Answer with [`News::Called`].
-    Call {
+    BackplaneRequest {
         /// The call's number at this node.
         number: u64,
         /// What is asked.
-        call: Call,
+        call: BackplaneRequest,
     },
     /// Deliver nothing more of a channel.
     Detach(ChannelName),
@@ -56,7 +56,9 @@ impl Requests {
             return Some(Request::Propose(proposal));
         }
         Some(match self.jobs.try_recv().ok()? {
-            Job::Call { number, call, .. } => Request::Call { number, call },
+            Job::BackplaneRequest { number, call, .. } => {
+                Request::BackplaneRequest { number, call }
+            }
             Job::Detach(channel) => Request::Detach(channel),
             Job::Respond { node, number, answer } => Request::Respond { node, number, answer },
             Job::Written(up_to) => Request::Written(up_to),

@@ -13,7 +13,7 @@ use redis::Value;
 
 use super::*;
 use crate::id::UserId;
-use crate::state::posted::{Addressee, Post};
+use crate::state::journal::{Addressee, DirectMessage};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,9 +23,9 @@ struct Node {
     stats: Arc<Stats>,
     news: Receiver<News>,
     calls: u64,
-    replies: HashMap<u64, Reply>,
+    replies: HashMap<u64, BackplaneResponse>,
     placed: Vec<Placed>,
-    posted: Vec<Posted>,
+    posted: Vec<JournalEntry>,
     asked: Vec<(String, u64, String)>,
     relinks: usize,
     gaps: usize,
@@ -93,7 +93,7 @@ impl Node {
                 assert!(self.replies.insert(number, reply).is_none(), "{number} is told twice");
             }
             News::Placed(placed) => self.placed.extend(placed),
-            News::Posted(posted) => self.posted.extend(posted),
+            News::JournalEntry(posted) => self.posted.extend(posted),
             News::Asked { node, number, question } => self.asked.push((node, number, question)),
             News::Relinked => self.relinks += 1,
             News::JournalGap => self.gaps += 1,
@@ -102,34 +102,34 @@ impl Node {
         }
     }
 
-    fn call(&mut self, call: Call) -> u64 {
+    fn call(&mut self, call: BackplaneRequest) -> u64 {
         self.calls += 1;
         assert!(self.cluster.call(self.calls, call));
         self.calls
     }
 
-    fn reply(&mut self, number: u64) -> Reply {
+    fn reply(&mut self, number: u64) -> BackplaneResponse {
         self.until("there is a reply", |node| node.replies.contains_key(&number));
         self.replies.remove(&number).expect("it was seen")
     }
 
-    fn ask(&mut self, call: Call) -> Reply {
+    fn ask(&mut self, call: BackplaneRequest) -> BackplaneResponse {
         let number = self.call(call);
         self.reply(number)
     }
 
     fn attach(&mut self, name: &str) -> ChannelState {
         let channel = ChannelName::new(name);
-        match self.ask(Call::Attach { channel, epoch: String::from("first") }) {
-            Reply::Channel(Some(state)) => state,
+        match self.ask(BackplaneRequest::Attach { channel, epoch: String::from("first") }) {
+            BackplaneResponse::Channel(Some(state)) => state,
             other => panic!("{other:?}"),
         }
     }
 
     fn read(&mut self, name: &str, after: u64, limit: usize) -> Option<ChannelState> {
         let channel = ChannelName::new(name);
-        match self.ask(Call::Read { channel, after, limit, epoch: None }) {
-            Reply::Channel(state) => state,
+        match self.ask(BackplaneRequest::Read { channel, after, limit, epoch: None }) {
+            BackplaneResponse::Channel(state) => state,
             other => panic!("{other:?}"),
         }
     }
@@ -137,36 +137,36 @@ impl Node {
     /// Publishes, and returns epoch and offset where that succeeds.
     fn publish(&mut self, name: &str, text: &str, history_max: usize) -> Option<(String, u64)> {
         match self.ask(publish(name, text, history_max)) {
-            Reply::Published { epoch, offset, at_ms } => {
+            BackplaneResponse::Published { epoch, offset, at_ms } => {
                 assert!(at_ms > 1_600_000_000_000);
                 Some((epoch, offset))
             }
-            Reply::Failed => None,
+            BackplaneResponse::Failed => None,
             other => panic!("{other:?}"),
         }
     }
 
     fn post(&mut self, content: &str) -> (MessageId, u64) {
-        match self.ask(Call::Post { text: post(content).encode() }) {
-            Reply::Posted { id, sequence } => (id, sequence),
+        match self.ask(BackplaneRequest::DirectMessage { text: post(content).encode() }) {
+            BackplaneResponse::JournalEntry { id, sequence } => (id, sequence),
             other => panic!("{other:?}"),
         }
     }
 }
 
-fn publish(name: &str, text: &str, history_max: usize) -> Call {
+fn publish(name: &str, text: &str, history_max: usize) -> BackplaneRequest {
     let message = ChannelMessage {
         channel: ChannelName::new(name),
         text: Bytes::copy_from_slice(text.as_bytes()),
         except: None,
     };
     let (epoch, history_bytes_max) = (String::from("second"), 10_000);
-    Call::Publish { message, epoch, history_max, history_bytes_max, history_ms: 60_000 }
+    BackplaneRequest::Publish { message, epoch, history_max, history_bytes_max, history_ms: 60_000 }
 }
 
-fn post(content: &str) -> Post {
+fn post(content: &str) -> DirectMessage {
     let to = Addressee::User(UserId::new("b"));
-    Post { from: UserId::new("a"), to, content: content.to_owned() }
+    DirectMessage { from: UserId::new("a"), to, content: content.to_owned() }
 }
 
 fn offsets(placed: &[Placed]) -> Vec<u64> {
@@ -198,17 +198,23 @@ fn messages_have_places_and_are_kept_and_heard() {
     assert_eq!(offsets(&other.read(name, 4, 9).expect("it is there").kept), [5]);
 
     let mut call = publish(name, "{}", 3);
-    if let Call::Publish { message, .. } = &mut call {
+    if let BackplaneRequest::Publish { message, .. } = &mut call {
         message.except = Some(String::from("other/0-1-2"));
     }
-    assert!(matches!(other.ask(call), Reply::Published { offset: 6, .. }));
+    assert!(matches!(other.ask(call), BackplaneResponse::Published { offset: 6, .. }));
     one.until("it is heard", |node| node.placed.len() == 6);
     assert_eq!(one.placed[5].message.except.as_deref(), Some("other/0-1-2"));
     assert_eq!(other.attach(name).kept[2], one.placed[5]);
 
     let channel = ChannelName::new(name);
-    assert!(matches!(other.ask(Call::Delete { channel: channel.clone() }), Reply::Deleted(true)));
-    assert!(matches!(other.ask(Call::Delete { channel }), Reply::Deleted(false)));
+    assert!(matches!(
+        other.ask(BackplaneRequest::Delete { channel: channel.clone() }),
+        BackplaneResponse::Deleted(true)
+    ));
+    assert!(matches!(
+        other.ask(BackplaneRequest::Delete { channel }),
+        BackplaneResponse::Deleted(false)
+    ));
     assert_eq!(other.publish(name, "{}", 3), Some((String::from("second"), 1)));
     assert_eq!(offsets(&other.attach(name).kept), [1]);
 
@@ -256,7 +262,12 @@ fn nothing_is_missed_between_hearing_and_reading() {
             let last = (0..32).map(|_| writer.call(publish("busy", "{}", 20))).last();
             let last = last.expect("there was one");
             writer.until("they have places", |node| node.replies.contains_key(&last));
-            assert!(writer.replies.values().all(|reply| matches!(reply, Reply::Published { .. })));
+            assert!(
+                writer
+                    .replies
+                    .values()
+                    .all(|reply| matches!(reply, BackplaneResponse::Published { .. }))
+            );
             writer.replies.clear();
         }
     });
@@ -285,7 +296,7 @@ fn nodes_ask_each_other_in_order() {
     let redis = Redis::start();
     let mut one = Node::start(&redis, "one");
     let (mut two, mut three) = (Node::start(&redis, "two"), Node::start(&redis, "three"));
-    let ask = |nodes: &[&str], question: &str| Call::Ask {
+    let ask = |nodes: &[&str], question: &str| BackplaneRequest::Ask {
         nodes: nodes.iter().map(|&node| node.to_owned()).collect(),
         question: question.to_owned(),
     };
@@ -295,19 +306,21 @@ fn nodes_ask_each_other_in_order() {
         assert_eq!(node.asked, [(String::from("one"), number, String::from("{\"q\":\n1}"))]);
         node.cluster.respond(String::from("one"), number, answer.to_owned());
     }
-    let Reply::Nodes(mut answers) = one.reply(number) else { panic!("it is answered") };
+    let BackplaneResponse::Nodes(mut answers) = one.reply(number) else { panic!("it is answered") };
     answers.sort();
     let answer = |node: &str, text: &str| (node.to_owned(), text.to_owned());
     assert_eq!(answers, [answer("three", "[\n3]"), answer("two", "2")]);
 
-    assert!(matches!(one.ask(ask(&["nobody"], "{}")), Reply::Nodes(none) if none.is_empty()));
-    assert!(matches!(one.ask(ask(&[], "{}")), Reply::Nodes(none) if none.is_empty()));
+    assert!(
+        matches!(one.ask(ask(&["nobody"], "{}")), BackplaneResponse::Nodes(none) if none.is_empty())
+    );
+    assert!(matches!(one.ask(ask(&[], "{}")), BackplaneResponse::Nodes(none) if none.is_empty()));
 
     // One answers, one is silent.
     let clock = Clock::start();
     let number = one.call(ask(&["two", "three"], "{}"));
     two.cluster.respond(String::from("one"), number, String::from("soon"));
-    let Reply::Nodes(answers) = one.reply(number) else { panic!("it is answered") };
+    let BackplaneResponse::Nodes(answers) = one.reply(number) else { panic!("it is answered") };
     assert_eq!(answers, [answer("two", "soon")]);
     let waited_ms = clock.now().ns / 1_000_000;
     assert!((limits::CLUSTER_ASK_MS - 100..4_000).contains(&waited_ms), "{waited_ms}");
@@ -332,8 +345,11 @@ fn the_journal_orders_messages_of_all_nodes() {
         ids.push(id);
     }
     assert!(ids.is_sorted() && ids.windows(2).all(|two| two[0] < two[1]));
-    assert!(matches!(one.ask(Call::Newest), Reply::Newest(40)));
-    assert!(matches!(closed.ask(Call::Post { text: post("x").encode() }), Reply::Failed));
+    assert!(matches!(one.ask(BackplaneRequest::Newest), BackplaneResponse::Newest(40)));
+    assert!(matches!(
+        closed.ask(BackplaneRequest::DirectMessage { text: post("x").encode() }),
+        BackplaneResponse::Failed
+    ));
     for node in [&mut one, &mut two] {
         node.until("all are read", |node| node.posted.len() == 40);
         assert_eq!(node.posted.iter().map(|posted| posted.id).collect::<Vec<_>>(), ids);
@@ -342,7 +358,10 @@ fn the_journal_orders_messages_of_all_nodes() {
     }
     // From a position on, and over what cannot be read.
     let text = String::from("no message");
-    assert!(matches!(one.ask(Call::Post { text }), Reply::Posted { sequence: 41, .. }));
+    assert!(matches!(
+        one.ask(BackplaneRequest::DirectMessage { text }),
+        BackplaneResponse::JournalEntry { sequence: 41, .. }
+    ));
     one.post("42");
     let mut late = Node::with_journal(&redis, "late", Journal::After(Some(ids[29])));
     late.until("the rest is read", |node| node.posted.len() == 11);
@@ -374,10 +393,14 @@ fn what_the_database_has_goes_after_a_while() {
     let redis = Redis::start();
     let mut one = Node::with_journal(&redis, "one", Journal::After(None));
     let text = post("a").encode();
-    let calls: Vec<_> = (0..500).map(|_| one.call(Call::Post { text: text.clone() })).collect();
+    let calls: Vec<_> = (0..500)
+        .map(|_| one.call(BackplaneRequest::DirectMessage { text: text.clone() }))
+        .collect();
     let mut ids = Vec::new();
     for call in calls {
-        let Reply::Posted { id, .. } = one.reply(call) else { panic!("it has a place") };
+        let BackplaneResponse::JournalEntry { id, .. } = one.reply(call) else {
+            panic!("it has a place")
+        };
         ids.push(id);
     }
     one.cluster.written(ids[249]);
@@ -391,7 +414,7 @@ fn what_the_database_has_goes_after_a_while() {
         one.cluster.written(ids[100]);
         len() < 500
     });
-    one.ask(Call::Newest);
+    one.ask(BackplaneRequest::Newest);
     assert!(len() >= 250, "what the database does not have stays");
     one.until("a beat tells", |node| node.written == Some(written));
 }
@@ -496,7 +519,7 @@ fn calls_fail_while_redis_is_away_and_topics_come_back() {
     let names: Vec<_> = (0..700).map(|number| format!("channel-{number}")).collect();
     for name in &names {
         let channel = ChannelName::new(name);
-        one.call(Call::Attach { channel, epoch: String::from("e") });
+        one.call(BackplaneRequest::Attach { channel, epoch: String::from("e") });
     }
     one.until("all are followed", |node| node.replies.len() == names.len());
     assert_eq!(one.stats.cluster.topics.value(), names.len() as u64);
@@ -507,12 +530,15 @@ fn calls_fail_while_redis_is_away_and_topics_come_back() {
     let channel = ChannelName::new("new");
     let calls = [
         one.call(publish("channel-0", "{}", 5)),
-        one.call(Call::Attach { channel, epoch: String::from("e") }),
-        one.call(Call::Newest),
-        one.call(Call::Ask { nodes: vec![String::from("two")], question: String::from("{}") }),
+        one.call(BackplaneRequest::Attach { channel, epoch: String::from("e") }),
+        one.call(BackplaneRequest::Newest),
+        one.call(BackplaneRequest::Ask {
+            nodes: vec![String::from("two")],
+            question: String::from("{}"),
+        }),
     ];
     for call in calls {
-        assert!(matches!(one.reply(call), Reply::Failed));
+        assert!(matches!(one.reply(call), BackplaneResponse::Failed));
     }
     assert!(clock.now().ns < 4_000_000_000, "{:?}", clock.now());
 
@@ -535,10 +561,10 @@ fn a_redis_that_is_silent_is_noticed() {
     redis.signal("STOP");
     let clock = Clock::start();
     let failing = one.call(publish("a", "{}", 5));
-    assert!(matches!(one.reply(failing), Reply::Failed));
+    assert!(matches!(one.reply(failing), BackplaneResponse::Failed));
     let channel = ChannelName::new("b");
-    let failing = one.call(Call::Attach { channel, epoch: String::from("e") });
-    assert!(matches!(one.reply(failing), Reply::Failed));
+    let failing = one.call(BackplaneRequest::Attach { channel, epoch: String::from("e") });
+    assert!(matches!(one.reply(failing), BackplaneResponse::Failed));
     assert!(clock.now().ns < 7_000_000_000, "{:?}", clock.now());
     eventually("it is noticed", PATIENCE, || one.stats.cluster.probe_failures.value() > 0);
     redis.signal("CONT");
@@ -581,7 +607,9 @@ fn scripts_that_redis_forgot_are_loaded_again() {
         let _: Value = redis::cmd("SCRIPT").arg("FLUSH").query(&mut connection).expect("it does");
         let calls = [one.call(publish("a", "{}", 5)), one.call(publish("a", "{}", 5))];
         for (call, offset) in calls.into_iter().zip(offset..) {
-            let Reply::Published { offset: is, .. } = one.reply(call) else { panic!("{offset}") };
+            let BackplaneResponse::Published { offset: is, .. } = one.reply(call) else {
+                panic!("{offset}")
+            };
             assert_eq!(is, offset);
         }
     }

@@ -8,11 +8,11 @@ use crate::clock::Moment;
 use crate::cluster::{News, NodeView, Proposal};
 use crate::id::{ServiceName, Topic};
 use crate::mailbox::to_shard::Event;
-use crate::state::begin::Begun;
-use crate::state::call::Reply as Response;
+use crate::state::backplane::BackplaneResponse;
 use crate::state::effect::{Append, Request};
 use crate::state::entry::{LogItem, encode};
 use crate::state::event::DomainEvent;
+use crate::state::install::Installed;
 use crate::state::snapshot::Snapshot;
 use crate::wire::answer;
 
@@ -38,12 +38,12 @@ impl Control {
         let Request { call, continuation, is_own } = request;
         let has_room = is_own || self.pending.has_room();
         let Some(cluster) = self.cluster.as_ref().filter(|_| has_room) else {
-            let step = Step::Response(continuation, Response::Failed);
+            let step = Step::Response(continuation, BackplaneResponse::Failed);
             return self.pending.make_ready(accepted_ns, step);
         };
         let number = self.pending.enter(What::Request(continuation), accepted_ns, now.unix_ms);
         if !cluster.call(number, call) {
-            self.pending.respond(number, Response::Failed);
+            self.pending.respond(number, BackplaneResponse::Failed);
         }
     }
 
@@ -96,7 +96,7 @@ impl Control {
                     cluster.respond(node, number, answer);
                 }
             }
-            News::Posted(messages) => self.state.on_posted(messages),
+            News::JournalEntry(messages) => self.state.on_posted(messages),
             News::JournalRead(sequence) => self.state.on_journal_read(sequence),
             News::JournalGap => self.state.on_journal_gap(),
             // Whoever asked may have stopped waiting.
@@ -151,7 +151,7 @@ impl Control {
         stats.replaced.add(1);
         stats.applied.add(entries as u64);
         let is_watched = self.events.receiver_count() > 0;
-        let Begun { mut services, applied } = self.state.begin_anew(image, items, now);
+        let Installed { mut services, applied } = self.state.install_snapshot(image, items, now);
         services.extend(self.followers.services().cloned());
         for service in services {
             self.publisher.take_back(&service);

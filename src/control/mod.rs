@@ -47,7 +47,7 @@ use crate::limits::{self, STORE_CLOSE_ATTEMPTS_MAX};
 use crate::mailbox::published::{Published, Publisher};
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::mailbox::to_shard::{Event, ShardMessage};
-use crate::mailbox::{Inlet, Outlet};
+use crate::mailbox::{MailboxReceiver, MailboxSender};
 use crate::state::State;
 use crate::state::command::{Command, RegistryCommand};
 use crate::state::durable::{AccountChange, WriteResult};
@@ -83,8 +83,8 @@ pub struct Outcome {
 #[derive(Debug)]
 pub struct Control {
     state: State,
-    mailbox: Inlet<ControlMessage>,
-    shards: Vec<Outlet<ShardMessage>>,
+    mailbox: MailboxReceiver<ControlMessage>,
+    shards: Vec<MailboxSender<ShardMessage>>,
     followers: Followers,
     publisher: Publisher,
     stats: Arc<Stats>,
@@ -112,8 +112,8 @@ impl Control {
     /// A control plane over `state`. Without a store nothing outlives the process.
     pub fn new(
         state: State,
-        mailbox: Inlet<ControlMessage>,
-        shards: Vec<Outlet<ShardMessage>>,
+        mailbox: MailboxReceiver<ControlMessage>,
+        shards: Vec<MailboxSender<ShardMessage>>,
         published: Arc<Published>,
         stats: Arc<Stats>,
         store: Option<Store>,
@@ -121,7 +121,7 @@ impl Control {
         let (events, _) = broadcast::channel(limits::LISTENER_MESSAGES_MAX);
         let to_ring = vec![false; shards.len()];
         let publisher = Publisher::new(published);
-        publisher.set_edition(state.registry.edition());
+        publisher.set_listing_version(state.registry.listing_version());
         Control {
             state,
             mailbox,
@@ -173,7 +173,7 @@ impl Control {
     }
 
     /// The mailbox, for the thread that rests on it.
-    pub fn mailbox(&self) -> &Inlet<ControlMessage> {
+    pub fn mailbox(&self) -> &MailboxReceiver<ControlMessage> {
         &self.mailbox
     }
 
@@ -364,7 +364,7 @@ impl Control {
     /// state, in their order.
     fn carry_out_effects(&mut self, accepted_ns: u64, now: Moment) {
         self.publisher.count(self.state.registry.counts().0);
-        self.publisher.set_edition(self.state.registry.edition());
+        self.publisher.set_listing_version(self.state.registry.listing_version());
         self.state.announce_turn(self.followers.services());
         for service in self.state.registry.take_forgotten() {
             self.publisher.take_back(&service);

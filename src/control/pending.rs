@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::id::ConnId;
 use crate::limits;
-use crate::state::call::Reply as Response;
+use crate::state::backplane::BackplaneResponse;
 use crate::state::command::Command;
 use crate::state::durable::WriteResult;
 use crate::state::effect::{Append, AppendReply, Condition, Continuation, Waited};
@@ -36,7 +36,7 @@ pub(super) enum What {
     /// Its entry comes back from the log.
     Append(Appended),
     /// The backplane, or other nodes, respond.
-    Request(Continuation<Response>),
+    Request(Continuation<BackplaneResponse>),
     /// A condition becomes true.
     Wait(Condition, Continuation<Waited>),
 }
@@ -71,7 +71,7 @@ pub(super) enum Step {
     /// Its entry did not reach the log.
     Lost(Appended),
     /// There is a response.
-    Response(Continuation<Response>, Response),
+    Response(Continuation<BackplaneResponse>, BackplaneResponse),
     /// The store has done, or refused, its write.
     Stored(Continuation<WriteResult>, WriteResult),
     /// Its condition is true, or will not be.
@@ -131,7 +131,7 @@ impl PendingTable {
     }
 
     /// A request is answered.
-    pub(super) fn respond(&mut self, number: u64, response: Response) {
+    pub(super) fn respond(&mut self, number: u64, response: BackplaneResponse) {
         match self.pending.remove(&number) {
             Some(Pending { accepted_ns, what: What::Request(continuation), .. }) => {
                 self.make_ready(accepted_ns, Step::Response(continuation, response));
@@ -179,7 +179,9 @@ impl PendingTable {
             let Pending { accepted_ns, what, .. } = first.remove();
             let step = match what {
                 What::Append(appended) => Step::Lost(appended),
-                What::Request(continuation) => Step::Response(continuation, Response::Failed),
+                What::Request(continuation) => {
+                    Step::Response(continuation, BackplaneResponse::Failed)
+                }
                 What::Wait(condition, continuation) => {
                     if let Some(numbers) = self.by_condition.get_mut(&condition) {
                         numbers.retain(|one| *one != number);

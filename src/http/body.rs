@@ -31,7 +31,7 @@ use crate::wire::refusal::{Code, Refusal};
 ///
 /// 415, 413, 408 where it does not arrive in time, or 429 and 503 where too much is on its way.
 pub async fn read(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     bytes_max: usize,
 ) -> Result<Bytes, Problem> {
@@ -43,7 +43,7 @@ pub async fn read(
         )
         .closing());
     }
-    checked(read_any(desk, request, bytes_max).await?)
+    checked(read_any(context, request, bytes_max).await?)
 }
 
 /// Reads a body of at most `bytes_max` bytes, whatever it is.
@@ -52,7 +52,7 @@ pub async fn read(
 ///
 /// 413, 408 where it does not arrive in time, or 429 and 503 where too much is on its way.
 pub async fn read_any(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     bytes_max: usize,
 ) -> Result<Bytes, Problem> {
@@ -63,8 +63,8 @@ pub async fn read_any(
     if declared > bytes_max as u64 {
         return Err(too_large());
     }
-    let read = arrive(desk, request.into_body(), bytes_max);
-    let patience = Duration::from_millis(desk.app.limits.body_timeout_ms);
+    let read = arrive(context, request.into_body(), bytes_max);
+    let patience = Duration::from_millis(context.app.limits.body_timeout_ms);
     match tokio::time::timeout(patience, read).await {
         Ok(Ok(Some(body))) => Ok(body),
         Ok(Ok(None)) => Err(too_large()),
@@ -77,7 +77,7 @@ pub async fn read_any(
 
 /// Takes a body in as it comes. None where it has more than `bytes_max` bytes.
 async fn arrive(
-    desk: &RequestContext,
+    context: &RequestContext,
     mut body: Incoming,
     bytes_max: usize,
 ) -> Result<Option<Bytes>, Problem> {
@@ -94,7 +94,7 @@ async fn arrive(
             // It was there at once, as bodies of most requests are.
             return Ok(Some(data).filter(|data| data.len() <= bytes_max));
         }
-        let arriving = arriving.get_or_insert_with(|| desk.bodies.begin(desk.block()));
+        let arriving = arriving.get_or_insert_with(|| context.bodies.begin(context.block()));
         let bytes = arriving.bytes() + data.len();
         if bytes > bytes_max {
             return Ok(None);
@@ -204,12 +204,12 @@ pub fn borrowed<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Prob
 ///
 /// As [`read`] and [`object`].
 pub async fn read_object<T: DeserializeOwned>(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     bytes_max: usize,
 ) -> Result<T, Problem> {
-    let bytes_max = bytes_max.min(desk.app.limits.http_body_bytes_max);
-    object(&read(desk, request, bytes_max).await?)
+    let bytes_max = bytes_max.min(context.app.limits.http_body_bytes_max);
+    object(&read(context, request, bytes_max).await?)
 }
 
 /// The connections that a body names by their ids. An id of no connection is ignored.

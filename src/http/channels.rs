@@ -26,8 +26,8 @@ use crate::wire::refusal::Code;
 use crate::wire::talk::{self, Publication};
 use crate::ws::authorizer;
 
-fn channel(desk: &RequestContext, name: Option<String>) -> Result<ChannelName, Problem> {
-    Ok(talk::channel(name, desk.app.limits.topic_bytes_max)?)
+fn channel(context: &RequestContext, name: Option<String>) -> Result<ChannelName, Problem> {
+    Ok(talk::channel(name, context.app.limits.topic_bytes_max)?)
 }
 
 /// The refusal for a caller that may not subscribe or publish.
@@ -40,11 +40,11 @@ pub(super) fn refused(barred: Barred) -> Problem {
 
 /// Whether a caller may publish any message of its own to a channel.
 pub(super) fn check_may_publish(
-    desk: &RequestContext,
+    context: &RequestContext,
     channel: &ChannelName,
     identity: Option<&Identity>,
 ) -> Result<(), Problem> {
-    let authorizer = &desk.app.authorizer;
+    let authorizer = &context.app.authorizer;
     let may =
         authorizer.namespaces.may_publish(channel.as_str(), identity, authorizer.is_auth_required);
     may.map_err(refused)
@@ -80,59 +80,63 @@ fn channel_bytes(view: &ChannelView) -> usize {
 }
 
 /// `GET /api/v1/channels`
-pub async fn list(desk: &RequestContext) -> Result<Reply, Problem> {
-    let channels = desk.ask(ListChannels).await?;
-    let permit = desk.answers.reserve(channels.iter().map(channel_bytes).sum::<usize>() + 64)?;
+pub async fn list(context: &RequestContext) -> Result<Reply, Problem> {
+    let channels = context.ask(ListChannels).await?;
+    let permit = context.answers.reserve(channels.iter().map(channel_bytes).sum::<usize>() + 64)?;
     let channels: Vec<Value> = channels.iter().map(channel_value).collect();
     Ok(reply::holding(reply::json_value(&json!({"channels": channels})), permit))
 }
 
 /// `POST /api/v1/channels`
-pub async fn define(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn define(
+    context: &RequestContext,
+    request: Request<Incoming>,
+) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
     struct RequestBody {
         name: Option<String>,
         description: Option<String>,
     }
-    let bytes_max = desk.app.limits.http_body_bytes_max;
-    let fields: RequestBody = body::read_object(desk, request, bytes_max).await?;
+    let bytes_max = context.app.limits.http_body_bytes_max;
+    let fields: RequestBody = body::read_object(context, request, bytes_max).await?;
     let invalid = |what| Problem::invalid(what);
     let name = fields.name.ok_or_else(|| invalid("name is missing"))?;
-    let channel = channel(desk, Some(name))?;
+    let channel = channel(context, Some(name))?;
     let description = talk::description(fields.description.unwrap_or_default())?;
-    let view = desk.ask(DefineChannel { channel, description }).await?;
-    log::operator(desk, "create channel", view.name.as_str(), None);
+    let view = context.ask(DefineChannel { channel, description }).await?;
+    log::operator(context, "create channel", view.name.as_str(), None);
     Ok(reply::with_status(StatusCode::CREATED, &channel_value(&view)))
 }
 
 /// `GET /api/v1/channels/{name}`
-pub async fn describe(desk: &RequestContext, name: String) -> Result<Reply, Problem> {
-    let channel = channel(desk, Some(name))?;
-    match desk.ask(DescribeChannel(channel)).await? {
+pub async fn describe(context: &RequestContext, name: String) -> Result<Reply, Problem> {
+    let channel = channel(context, Some(name))?;
+    match context.ask(DescribeChannel(channel)).await? {
         Some(view) => Ok(reply::json_value(&channel_value(&view))),
         None => Err(Problem::new(404, Code::NotFound, "there is no such channel")),
     }
 }
 
 /// `DELETE /api/v1/channels/{name}`
-pub async fn delete(desk: &RequestContext, name: String) -> Result<Reply, Problem> {
-    let channel = channel(desk, Some(name))?;
-    desk.ask(DeleteChannel(channel.clone())).await?;
-    log::operator(desk, "delete channel", channel.as_str(), None);
+pub async fn delete(context: &RequestContext, name: String) -> Result<Reply, Problem> {
+    let channel = channel(context, Some(name))?;
+    context.ask(DeleteChannel(channel.clone())).await?;
+    log::operator(context, "delete channel", channel.as_str(), None);
     Ok(reply::no_content())
 }
 
 async fn publish_to(
-    desk: &RequestContext,
+    context: &RequestContext,
     channel: ChannelName,
     publication: Publication,
     identity: Option<&Identity>,
     aim: Aimed,
 ) -> Result<Reply, Problem> {
     let from: Option<UserId> = identity.map(|identity| identity.user_id.clone());
-    let by = Publisher::Request(desk.block());
+    let by = Publisher::Request(context.block());
     let publish = Publish { channel, publication, from, aim, without: None, by };
-    let Published { channel, epoch, offset, message_id, delivered_to } = desk.ask(publish).await?;
+    let Published { channel, epoch, offset, message_id, delivered_to } =
+        context.ask(publish).await?;
     Ok(reply::json_value(&json!({
         "channel": channel.as_str(),
         "epoch": epoch.as_str(),
@@ -144,7 +148,7 @@ async fn publish_to(
 
 /// `POST /api/v1/channels/{name}/messages`
 pub async fn publish(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     identity: Option<&Identity>,
     name: String,
@@ -161,33 +165,33 @@ pub async fn publish(
         only_to: Option<Vec<String>>,
         exclude: Option<Vec<String>>,
     }
-    let channel = channel(desk, Some(name))?;
-    check_may_publish(desk, &channel, identity)?;
-    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
+    let channel = channel(context, Some(name))?;
+    check_may_publish(context, &channel, identity)?;
+    let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
     let fields: RequestBody<'_> = body::borrowed(&text)?;
     let publication =
         Publication::new(fields.kind.as_deref(), fields.payload, fields.event, fields.metadata)?;
     let aim = body::aim(fields.only_to, fields.exclude);
-    publish_to(desk, channel, publication, identity, aim).await
+    publish_to(context, channel, publication, identity, aim).await
 }
 
 /// `GET /api/v1/channels/{name}/history`
 pub async fn history(
-    desk: &RequestContext,
+    context: &RequestContext,
     query: &Query,
     identity: Option<&Identity>,
     name: String,
 ) -> Result<Reply, Problem> {
-    let channel = channel(desk, Some(name))?;
-    let authorizer = &desk.app.authorizer;
+    let channel = channel(context, Some(name))?;
+    let authorizer = &context.app.authorizer;
     let may =
         authorizer.namespaces.may_follow(channel.as_str(), identity, authorizer.is_auth_required);
     may.map_err(refused)?;
     let after = query.number("after", 0, usize::MAX)?.unwrap_or(0) as u64;
     let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_MAX);
-    let History { epoch, frames } = desk.ask(ReadHistory { channel, after, limit }).await?;
+    let History { epoch, frames } = context.ask(ReadHistory { channel, after, limit }).await?;
     let bytes = frames.iter().map(|frame| frame.len() + 1).sum::<usize>() + 256;
-    let permit = desk.answers.reserve(bytes)?;
+    let permit = context.answers.reserve(bytes)?;
     let mut out = Vec::with_capacity(bytes);
     let head = format!("{{\"epoch\":{},\"messages\":[", json!(epoch.as_str()));
     out.extend_from_slice(head.as_bytes());
@@ -203,7 +207,7 @@ pub async fn history(
 
 /// `POST /api/v1/live/{entity}/{id}`
 pub async fn live(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     identity: Option<&Identity>,
     (entity, id): (String, String),
@@ -214,38 +218,38 @@ pub async fn live(
         #[serde(default, borrow, deserialize_with = "wire_json::raw")]
         data: Option<&'a RawValue>,
     }
-    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
+    let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
     let fields: RequestBody<'_> = body::borrowed(&text)?;
     let action = fields.action.unwrap_or_default();
-    let bytes_max = desk.app.limits.topic_bytes_max;
+    let bytes_max = context.app.limits.topic_bytes_max;
     let update = talk::live_update(&entity, &id, &action, fields.data, bytes_max)?;
-    publish_event(desk, update, identity).await
+    publish_event(context, update, identity).await
 }
 
 /// `POST /api/v1/dashboards/{name}/metrics`
 pub async fn metrics(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     identity: Option<&Identity>,
     name: String,
 ) -> Result<Reply, Problem> {
-    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
+    let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
     let metrics: &RawValue = body::borrowed(&text)?;
-    let update = talk::dashboard(&name, metrics, desk.app.limits.topic_bytes_max)?;
-    publish_event(desk, update, identity).await
+    let update = talk::dashboard(&name, metrics, context.app.limits.topic_bytes_max)?;
+    publish_event(context, update, identity).await
 }
 
 async fn publish_event(
-    desk: &RequestContext,
+    context: &RequestContext,
     (channel, publication): (ChannelName, Publication),
     identity: Option<&Identity>,
 ) -> Result<Reply, Problem> {
-    let authorizer = &desk.app.authorizer;
+    let authorizer = &context.app.authorizer;
     let may = authorizer.namespaces.may_take_door(
         channel.as_str(),
         identity,
         authorizer.is_auth_required,
     );
     may.map_err(refused)?;
-    publish_to(desk, channel, publication, identity, Aimed::default()).await
+    publish_to(context, channel, publication, identity, Aimed::default()).await
 }

@@ -48,29 +48,29 @@ pub enum Ending {
 
 /// Serves a connection until it ends. Returns it where it was upgraded.
 pub async fn serve(
-    mut desk: RequestContext,
+    mut context: RequestContext,
     stream: Stream,
     early: Bytes,
     mut ending: watch::Receiver<Ending>,
 ) -> Option<Upgraded> {
-    (desk.peer, desk.local) = (stream.peer_addr().ok(), stream.local_addr().ok());
-    desk.unsent = Arc::default();
-    desk.app.stats.http.enter();
-    let app = Arc::clone(&desk.app);
-    let kept = app.idle.enter(&desk.unsent);
+    (context.peer, context.local) = (stream.peer_addr().ok(), stream.local_addr().ok());
+    context.unsent = Arc::default();
+    context.app.stats.http.enter();
+    let app = Arc::clone(&context.app);
+    let kept = app.idle.enter(&context.unsent);
     let guard = Guard::new(stream, &early, &app.limits).kept(Arc::clone(&kept));
     let agreed: Rc<RefCell<Option<Upgrade>>> = Rc::default();
     let service = {
         let (agreed, kept) = (Rc::clone(&agreed), Arc::clone(&kept));
         service_fn(move |request| {
-            let (desk, agreed) = (desk.clone(), Rc::clone(&agreed));
+            let (context, agreed) = (context.clone(), Rc::clone(&agreed));
             let kept = Arc::clone(&kept);
             // Boxed for hyper, which lets only what can be moved be asked to end.
             Box::pin(async move {
                 kept.serve(true);
                 // Who pipelines without reading gets one answer, and then waits.
-                desk.unsent.wait().await;
-                let answer = router::answer(desk, request, &agreed).await;
+                context.unsent.wait().await;
+                let answer = router::answer(context, request, &agreed).await;
                 kept.serve(false);
                 Ok::<_, Infallible>(answer)
             })

@@ -29,7 +29,7 @@ pub trait Dialect: Debug + Send + Sync {
     /// Answers a request for the resource at `rest`.
     fn answer<'a>(
         &'a self,
-        desk: &'a RequestContext,
+        context: &'a RequestContext,
         request: Request<Incoming>,
         rest: &'a str,
     ) -> Answering<'a>;

@@ -54,11 +54,14 @@ const VIEW_BYTES: usize = 256;
 const CHANGE_BYTES: usize = 128;
 
 /// `service`
-pub async fn service(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn service(
+    context: &RequestContext,
+    request: Request<Incoming>,
+) -> Result<Reply, Problem> {
     let service_id = if request.method() == Method::GET {
         Query::of(request.uri()).service_id()
     } else {
-        let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
+        let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
         let fields: ServiceRequest = match body::artemis_object(&text)? {
             Ok(fields) => fields,
             Err(reply) => return Ok(reply),
@@ -71,8 +74,8 @@ pub async fn service(desk: &RequestContext, request: Request<Incoming>) -> Resul
     if let Err(fault) = check_service_id(&service_id) {
         return Ok(reply::bad_request(&fault));
     }
-    let views = desk.views(vec![ServiceName::of(&service_id)]).await?;
-    let answer = put_together(desk, views, |out, views| {
+    let views = context.views(vec![ServiceName::of(&service_id)]).await?;
+    let answer = put_together(context, views, |out, views| {
         out.extend_from_slice(b"{\"service\":");
         for view in views {
             put_view(out, view);
@@ -83,23 +86,26 @@ pub async fn service(desk: &RequestContext, request: Request<Incoming>) -> Resul
 }
 
 /// `services`
-pub async fn services(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn services(
+    context: &RequestContext,
+    request: Request<Incoming>,
+) -> Result<Reply, Problem> {
     if request.method() == Method::POST {
-        let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
+        let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
         let _: serde_json::Map<String, serde_json::Value> = body::object(&text)?;
     }
-    let published = &desk.app.published;
+    let published = &context.app.published;
     if let Some(listing) = published.listing() {
         return Ok(reply::cached(JSON, listing));
     }
     // After a change many ask at once. One of a shard builds, the others find what it built.
-    let _turn = desk.answers.listing.lock().await;
+    let _turn = context.answers.listing.lock().await;
     if let Some(listing) = published.listing() {
         return Ok(reply::cached(JSON, listing));
     }
     let generation = published.generation();
-    let ServiceViews { version, views } = desk.ask(ReadAllViews).await?;
-    let (listing, permit) = put_together(desk, views, move |out, views| {
+    let ServiceViews { version, views } = context.ask(ReadAllViews).await?;
+    let (listing, permit) = put_together(context, views, move |out, views| {
         put_views(out, views);
         out.extend_from_slice(format!(",\"version\":{version}").as_bytes());
     })
@@ -119,8 +125,11 @@ pub(super) fn decode_lookup(text: &[u8]) {
 }
 
 /// `lookup`
-pub async fn lookup(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
-    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
+pub async fn lookup(
+    context: &RequestContext,
+    request: Request<Incoming>,
+) -> Result<Reply, Problem> {
+    let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
     let fields: LookupRequest = match body::artemis_object(&text)? {
         Ok(fields) => fields,
         Err(reply) => return Ok(reply),
@@ -144,18 +153,18 @@ pub async fn lookup(desk: &RequestContext, request: Request<Incoming>) -> Result
             return Ok(reply::bad_request("discoveryConfigs names too many services"));
         }
     }
-    let views = desk.views(names).await?;
-    let (answer, permit) = put_together(desk, views, put_views).await?;
+    let views = context.views(names).await?;
+    let (answer, permit) = put_together(context, views, put_views).await?;
     Ok(reply::reserved(JSON, answer, permit))
 }
 
 /// `services-delta`
-pub async fn delta(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn delta(context: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
     struct RequestBody {
         version: Option<u64>,
     }
-    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
+    let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
     let fields: RequestBody = match body::artemis_object(&text)? {
         Ok(fields) => fields,
         Err(reply) => return Ok(reply),
@@ -163,12 +172,12 @@ pub async fn delta(desk: &RequestContext, request: Request<Incoming>) -> Result<
     let Some(version) = fields.version else {
         return Ok(reply::bad_request("version is missing"));
     };
-    let Some(delta) = desk.ask(ReadDelta { version }).await? else {
+    let Some(delta) = context.ask(ReadDelta { version }).await? else {
         let message = "what changed since that version is not known here";
         return Ok(reply::json_value(&reply::failure("data-not-found", message)));
     };
     let bytes = delta_bytes(&delta);
-    let permit = desk.answers.reserve(bytes)?;
+    let permit = context.answers.reserve(bytes)?;
     let is_long = bytes > limits::COPY_INLINE_BYTES_MAX;
     let body = body::beside(is_long, move || delta_body(&delta, bytes)).await?;
     Ok(reply::reserved(JSON, body, permit))
@@ -209,7 +218,7 @@ fn delta_body(delta: &Delta, bytes: usize) -> Bytes {
 /// Builds a successful answer around what `put` writes of the views, once there is room for it:
 /// beside the shard's own thread where many bytes have to be copied.
 async fn put_together(
-    desk: &RequestContext,
+    context: &RequestContext,
     views: Vec<Arc<View>>,
     put: impl FnOnce(&mut BytesMut, &[Arc<View>]) + Send + 'static,
 ) -> Result<(Bytes, Permit), Problem> {
@@ -217,7 +226,7 @@ async fn put_together(
         view.instances.bytes() + quoted_bytes(view.service.as_str()) + VIEW_BYTES
     };
     let bytes = views.iter().map(of).sum::<usize>() + ANSWER_BYTES;
-    let permit = desk.answers.reserve(bytes)?;
+    let permit = context.answers.reserve(bytes)?;
     let answer = body::beside(bytes > limits::COPY_INLINE_BYTES_MAX, move || {
         let mut out = BytesMut::with_capacity(bytes);
         put(&mut out, &views);

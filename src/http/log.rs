@@ -26,14 +26,14 @@ pub(super) struct LoggedRequest {
 impl LoggedRequest {
     /// A request that is looked at now.
     pub(super) fn new(
-        desk: &RequestContext,
+        context: &RequestContext,
         method: &Method,
         headers: &HeaderMap,
     ) -> LoggedRequest {
         LoggedRequest {
             method: method.clone(),
             origin: headers.get(ORIGIN).cloned(),
-            begun_ns: desk.app.access_log.then(|| desk.clock.now().ns),
+            begun_ns: context.app.access_log.then(|| context.clock.now().ns),
         }
     }
 }
@@ -45,7 +45,7 @@ pub fn shown_path(path: &str) -> &str {
 
 /// A request was refused. `path` is none where its head could not be used.
 pub(super) fn refused(
-    desk: &RequestContext,
+    context: &RequestContext,
     asked: &LoggedRequest,
     path: Option<&str>,
     problem: &Problem,
@@ -56,8 +56,8 @@ pub(super) fn refused(
     let path = path.map(shown_path);
     let origin = asked.origin.as_ref().map(|origin| String::from_utf8_lossy(origin.as_bytes()));
     let origin = origin.as_deref().map(shown_path);
-    let (client, user) = (desk.client_text(), desk.user_id());
-    let request_id = desk.request_id();
+    let (client, user) = (context.client_text(), context.user_id());
+    let request_id = context.request_id();
     if status >= 500 {
         tracing::warn!(
             target: "fanfare::http",
@@ -75,13 +75,13 @@ pub(super) fn refused(
 
 /// A line of the access log, where there is one.
 pub(super) fn access(
-    desk: &RequestContext,
+    context: &RequestContext,
     asked: &LoggedRequest,
     path: Option<&str>,
     (status, bytes): (StatusCode, usize),
 ) {
     let Some(begun_ns) = asked.begun_ns else { return };
-    let duration_us = desk.clock.now().ns.saturating_sub(begun_ns) / 1_000;
+    let duration_us = context.clock.now().ns.saturating_sub(begun_ns) / 1_000;
     tracing::info!(
         target: ACCESS,
         method = path.map(|_| asked.method.as_str()),
@@ -89,34 +89,39 @@ pub(super) fn access(
         status = status.as_u16(),
         bytes,
         duration_us,
-        client = desk.client_text(),
-        user = desk.user_id(),
-        request_id = desk.request_id(),
+        client = context.client_text(),
+        user = context.user_id(),
+        request_id = context.request_id(),
         "request"
     );
 }
 
 /// An operator did something: `said` is the name that the caller gave, where the call takes one.
-pub(crate) fn operator(desk: &RequestContext, action: &'static str, on: &str, said: Option<&str>) {
+pub(crate) fn operator(
+    context: &RequestContext,
+    action: &'static str,
+    on: &str,
+    said: Option<&str>,
+) {
     tracing::info!(
         target: "fanfare::operator",
         action,
         on,
-        user = desk.user_id(),
+        user = context.user_id(),
         operator_id = said.filter(|said| !said.is_empty()),
-        client = desk.client_text(),
-        request_id = desk.request_id(),
+        client = context.client_text(),
+        request_id = context.request_id(),
         "operator action"
     );
 }
 
 /// Something became of an account by its user's own call.
-pub(super) fn account(desk: &RequestContext, user: &str, what: &'static str) {
+pub(super) fn account(context: &RequestContext, user: &str, what: &'static str) {
     tracing::info!(
         target: "fanfare::accounts",
         user,
-        client = desk.client_text(),
-        request_id = desk.request_id(),
+        client = context.client_text(),
+        request_id = context.request_id(),
         "account: {what}"
     );
 }

@@ -55,96 +55,100 @@ fn stored(stored: &Stored) -> Reply {
 ///
 /// Control's refusal, or 429 if the address asked for too many unknown names.
 pub(super) async fn ask_for<A: Ask>(
-    desk: &RequestContext,
+    context: &RequestContext,
     user: &UserId,
     command: impl Fn() -> A,
 ) -> Result<A::Reply, Problem> {
     let is_named = names::named(user.as_str()).is_some();
     if is_named {
-        users::check_name_lookup(desk)?;
+        users::check_name_lookup(context)?;
     }
-    let result = match desk.ask(command()).await {
+    let result = match context.ask(command()).await {
         // Another node may have seen them, or given them their name, a moment ago.
-        Err(refusal) if refusal.code == Code::NotFound && learn(desk, user).await? => {
-            desk.ask(command()).await
+        Err(refusal) if refusal.code == Code::NotFound && learn(context, user).await? => {
+            context.ask(command()).await
         }
         result => result,
     };
     result.map_err(|refusal| match refusal.code {
-        Code::NotFound if is_named => users::unknown_name(desk),
+        Code::NotFound if is_named => users::unknown_name(context),
         _ => refusal.into(),
     })
 }
 
 /// Has control know of a user whom another node saw first. Returns whether there is one.
-async fn learn(desk: &RequestContext, user: &UserId) -> Result<bool, Problem> {
+async fn learn(context: &RequestContext, user: &UserId) -> Result<bool, Problem> {
     // Without a database that nodes share there is nowhere to look.
-    if !desk.app.is_clustered || !desk.app.read_pool.is_open() {
+    if !context.app.is_clustered || !context.app.read_pool.is_open() {
         return Ok(false);
     }
-    let Some(change) = desk.app.read_pool.change_of(user).await? else { return Ok(false) };
-    desk.ask(ApplyAccounts(vec![change])).await?;
+    let Some(change) = context.app.read_pool.change_of(user).await? else { return Ok(false) };
+    context.ask(ApplyAccounts(vec![change])).await?;
     Ok(true)
 }
 
 /// `POST /api/v1/messages`
 pub async fn send(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     from: &UserId,
 ) -> Result<Reply, Problem> {
     let fields: MessageRequest =
-        body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
+        body::read_object(context, request, context.app.limits.http_body_bytes_max).await?;
     let to = talk::user("to_user_id", fields.to_user_id)?;
     let content = talk::content(fields.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     let send = || {
         let (from, to, content) = (from.clone(), to.clone(), content.clone());
         SendPrivate { from, to, content }
     };
-    Ok(stored(&ask_for(desk, &to, send).await?))
+    Ok(stored(&ask_for(context, &to, send).await?))
 }
 
 /// `POST /api/v1/groups/{id}/messages`
 pub async fn send_to_group(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     from: &UserId,
     group_id: String,
 ) -> Result<Reply, Problem> {
     let fields: MessageRequest =
-        body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
+        body::read_object(context, request, context.app.limits.http_body_bytes_max).await?;
     let content = talk::content(fields.content, limits::MESSAGE_CONTENT_BYTES_MAX)?;
     let send = SendToGroup { from: from.clone(), group_id, content };
-    Ok(stored(&desk.ask(send).await?))
+    Ok(stored(&context.ask(send).await?))
 }
 
 /// The user that is meant where the database is asked and not control: a user id, or `name:` and a
 /// name.
-async fn resolved(desk: &RequestContext, user: UserId) -> Result<UserId, Problem> {
+async fn resolved(context: &RequestContext, user: UserId) -> Result<UserId, Problem> {
     if names::named(user.as_str()).is_none() {
         return Ok(user);
     }
-    users::check_name_lookup(desk)?;
-    let found = desk.app.read_pool.change_of(&user).await?;
-    found.map(|change| change.user_id).ok_or_else(|| users::unknown_name(desk))
+    users::check_name_lookup(context)?;
+    let found = context.app.read_pool.change_of(&user).await?;
+    found.map(|change| change.user_id).ok_or_else(|| users::unknown_name(context))
 }
 
 /// `GET /api/v1/messages`
-pub async fn pull(desk: &RequestContext, query: &Query, user: &UserId) -> Result<Reply, Problem> {
+pub async fn pull(
+    context: &RequestContext,
+    query: &Query,
+    user: &UserId,
+) -> Result<Reply, Problem> {
     let limit = query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_DEFAULT);
     let invalid = |what: &'static str| Problem::invalid(what);
     let after = query.get("after").filter(|after| !after.is_empty());
     let after = after.map(|text| text.parse().map_err(|_| invalid("after is no message's id")));
     let with = match query.get("with") {
         None => None,
-        Some(with) => Some(resolved(desk, talk::user("with", Some(with))?).await?),
+        Some(with) => Some(resolved(context, talk::user("with", Some(with))?).await?),
     };
-    let read_pool = &desk.app.read_pool;
+    let read_pool = &context.app.read_pool;
     let after = after.transpose()?;
     // First what is accepted, then what is written: nothing is lost between the two.
     let page = Page { user: user.clone(), after, with: with.clone(), limit: limit + 1 };
     let unwritten =
-        if desk.app.is_clustered { desk.ask(ReadUnwritten(page)).await? } else { Vec::new() };
+        if context.app.is_clustered { context.ask(ReadUnwritten(page)).await? } else { Vec::new() };
     let mut messages = read_pool.messages(user, after, limit + 1, with).await?;
     let last = messages.last().map(|last| last.id.clone());
     let fresh = unwritten.iter().map(|one| StoredMessage::of(one));
@@ -154,7 +158,7 @@ pub async fn pull(desk: &RequestContext, query: &Query, user: &UserId) -> Result
     messages.truncate(limit);
     let next = messages.last().filter(|_| has_more).map(|last| last.id.clone());
     let bytes = messages.iter().map(message_bytes).sum::<usize>() + 256;
-    let permit = desk.answers.reserve(bytes)?;
+    let permit = context.answers.reserve(bytes)?;
     let reply = reply::json_value(&json!({
         "messages": messages.iter().map(message_value).collect::<Vec<_>>(),
         "next": next,
@@ -187,7 +191,7 @@ fn message_value(message: &StoredMessage) -> Value {
 
 /// `POST /api/v1/groups`
 pub async fn create_group(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     owner: &UserId,
 ) -> Result<Reply, Problem> {
@@ -197,7 +201,7 @@ pub async fn create_group(
         members: Option<Vec<String>>,
     }
     let fields: GroupRequest =
-        body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
+        body::read_object(context, request, context.app.limits.http_body_bytes_max).await?;
     let invalid = |what: String| Problem::invalid(what);
     let name = fields.name.ok_or_else(|| invalid("name is missing".to_owned()))?;
     check_name("name", &name).map_err(invalid)?;
@@ -211,14 +215,14 @@ pub async fn create_group(
             return Err(invalid(format!("more than {} members", limits::GROUP_MEMBERS_MAX)));
         }
     }
-    let group_id = (desk.app.new_id)();
-    let at_ms = desk.clock.now().wall_ms;
+    let group_id = (context.app.new_id)();
+    let at_ms = context.clock.now().wall_ms;
     let owner = owner.clone();
     // The creator is the first member and needs no invitation.
-    let invited = if desk.app.group_invitations { members.split_off(1) } else { Vec::new() };
+    let invited = if context.app.group_invitations { members.split_off(1) } else { Vec::new() };
     let write =
         Write::CreateGroup { group_id: group_id.clone(), name, owner, members, invited, at_ms };
-    desk.ask(StoreChange(write)).await?;
+    context.ask(StoreChange(write)).await?;
     Ok(reply::with_status(StatusCode::CREATED, &json!({"group_id": group_id})))
 }
 
@@ -255,12 +259,12 @@ fn invitation_bytes(invitation: &Invitation) -> usize {
 }
 
 /// `GET /api/v1/groups`
-pub async fn groups(desk: &RequestContext, user: &UserId) -> Result<Reply, Problem> {
-    let groups = desk.app.read_pool.groups(user).await?;
-    let invitations = desk.app.read_pool.invitations(user).await?;
+pub async fn groups(context: &RequestContext, user: &UserId) -> Result<Reply, Problem> {
+    let groups = context.app.read_pool.groups(user).await?;
+    let invitations = context.app.read_pool.invitations(user).await?;
     let bytes = groups.iter().map(group_bytes).sum::<usize>();
     let more = invitations.iter().map(invitation_bytes).sum::<usize>();
-    let permit = desk.answers.reserve(bytes + more + 64)?;
+    let permit = context.answers.reserve(bytes + more + 64)?;
     let groups: Vec<Value> = groups.iter().map(group_value).collect();
     let invitations: Vec<Value> = invitations.iter().map(invitation_value).collect();
     let value = json!({"groups": groups, "invitations": invitations});
@@ -268,9 +272,13 @@ pub async fn groups(desk: &RequestContext, user: &UserId) -> Result<Reply, Probl
 }
 
 /// `GET /api/v1/groups/{id}`
-pub async fn group(desk: &RequestContext, user: &UserId, group_id: &str) -> Result<Reply, Problem> {
-    let group = desk.app.read_pool.group(group_id, user).await?;
-    let permit = desk.answers.reserve(group_bytes(&group))?;
+pub async fn group(
+    context: &RequestContext,
+    user: &UserId,
+    group_id: &str,
+) -> Result<Reply, Problem> {
+    let group = context.app.read_pool.group(group_id, user).await?;
+    let permit = context.answers.reserve(group_bytes(&group))?;
     let mut value = group_value(&group);
     value["members"] = group.members.iter().map(UserId::as_str).collect();
     value["invited"] = group.invited.iter().map(UserId::as_str).collect();
@@ -279,17 +287,17 @@ pub async fn group(desk: &RequestContext, user: &UserId, group_id: &str) -> Resu
 
 /// `DELETE /api/v1/groups/{id}`
 pub async fn delete_group(
-    desk: &RequestContext,
+    context: &RequestContext,
     by: &UserId,
     group_id: String,
 ) -> Result<Reply, Problem> {
-    desk.ask(StoreChange(Write::DeleteGroup { group_id, by: by.clone() })).await?;
+    context.ask(StoreChange(Write::DeleteGroup { group_id, by: by.clone() })).await?;
     Ok(reply::no_content())
 }
 
 /// `POST /api/v1/groups/{id}/members`
 pub async fn add_member(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     by: &UserId,
     group_id: String,
@@ -299,17 +307,17 @@ pub async fn add_member(
         user_id: Option<String>,
     }
     let fields: MemberRequest =
-        body::read_object(desk, request, desk.app.limits.http_body_bytes_max).await?;
-    let user_id = resolved(desk, talk::user("user_id", fields.user_id)?).await?;
+        body::read_object(context, request, context.app.limits.http_body_bytes_max).await?;
+    let user_id = resolved(context, talk::user("user_id", fields.user_id)?).await?;
     let mut value = json!({"group_id": group_id, "user_id": user_id.as_str()});
     let by = by.clone();
-    let write = if desk.app.group_invitations && user_id != by {
-        let at_ms = desk.clock.now().unix_ms;
+    let write = if context.app.group_invitations && user_id != by {
+        let at_ms = context.clock.now().unix_ms;
         Write::Invite { group_id, user_id, by, at_ms }
     } else {
         Write::AddMember { group_id, user_id, by }
     };
-    let (status, state) = match desk.ask(StoreChange(write)).await? {
+    let (status, state) = match context.ask(StoreChange(write)).await? {
         Written::Unchanged => (StatusCode::OK, "member"),
         Written::Invited => (StatusCode::ACCEPTED, "invited"),
         Written::Done | Written::For(_) => (StatusCode::CREATED, "member"),
@@ -320,25 +328,25 @@ pub async fn add_member(
 
 /// `POST /api/v1/groups/{id}/accept` and `/decline`
 pub async fn answer_invitation(
-    desk: &RequestContext,
+    context: &RequestContext,
     user: &UserId,
     group_id: String,
     accepts: bool,
 ) -> Result<Reply, Problem> {
     let write = Write::AnswerInvitation { group_id, user_id: user.clone(), accepts };
-    desk.ask(StoreChange(write)).await?;
+    context.ask(StoreChange(write)).await?;
     Ok(reply::no_content())
 }
 
 /// `DELETE /api/v1/groups/{id}/members/{user_id}`
 pub async fn remove_member(
-    desk: &RequestContext,
+    context: &RequestContext,
     by: &UserId,
     group_id: String,
     user_id: &str,
 ) -> Result<Reply, Problem> {
-    let user_id = resolved(desk, talk::user("user_id", Some(user_id.to_owned()))?).await?;
+    let user_id = resolved(context, talk::user("user_id", Some(user_id.to_owned()))?).await?;
     let remove = Write::RemoveMember { group_id, user_id, by: by.clone() };
-    desk.ask(StoreChange(remove)).await?;
+    context.ask(StoreChange(remove)).await?;
     Ok(reply::no_content())
 }

@@ -52,18 +52,18 @@ const SHARD_COUNTERS: [(&str, &str, Of); 11] = [
 ];
 
 /// The page.
-pub fn page(desk: &RequestContext) -> Reply {
+pub fn page(context: &RequestContext) -> Reply {
     let mut page = Page::default();
-    shards(&mut page, desk);
-    registry(&mut page, desk);
-    cluster(&mut page, desk);
-    codes(&mut page, desk);
+    shards(&mut page, context);
+    registry(&mut page, context);
+    cluster(&mut page, context);
+    codes(&mut page, context);
     let text = page.finish();
     reply::with_type("text/plain; version=0.0.4; charset=utf-8", text.into())
 }
 
-fn shards(page: &mut Page, desk: &RequestContext) {
-    let stats = &desk.app.stats;
+fn shards(page: &mut Page, context: &RequestContext) {
+    let stats = &context.app.stats;
     for (kind, metrics) in [("gauge", &SHARD_GAUGES[..]), ("counter", &SHARD_COUNTERS[..])] {
         for (name, help, of) in metrics {
             page.metric(name, kind, help);
@@ -76,15 +76,15 @@ fn shards(page: &mut Page, desk: &RequestContext) {
         "fanfare_users_online",
         "gauge",
         "Signed-in users with a connection.",
-        desk.app.authorizer.user_connections.users() as u64,
+        context.app.authorizer.user_connections.users() as u64,
     );
     page.single(
         "fanfare_outbox_bytes_peak",
         "gauge",
         "Peak of one connection's unsent bytes in the last 60 s.",
-        desk.app.recent.read().outbox_bytes_peak_of_all(
+        context.app.recent.read().outbox_bytes_peak_of_all(
             stats,
-            desk.clock.now().unix_ms,
+            context.clock.now().unix_ms,
             limits::RECENT_LONG_MS,
         ),
     );
@@ -96,7 +96,7 @@ fn shards(page: &mut Page, desk: &RequestContext) {
         "fanfare_mailbox_depth",
         "gauge",
         "Commands in control's mailbox.",
-        desk.control.depth() as u64,
+        context.control.depth() as u64,
     );
     page.histogram(
         "fanfare_turn_seconds",
@@ -111,7 +111,7 @@ fn shards(page: &mut Page, desk: &RequestContext) {
     page.single("fanfare_memory_rss_bytes", "gauge", "Resident memory.", memory_rss_bytes());
     let name = "fanfare_http_unsent_answer_bytes";
     page.metric(name, "gauge", "Unsent bytes of HTTP responses, by shard.");
-    for (index, answers) in desk.app.answers.iter().enumerate() {
+    for (index, answers) in context.app.answers.iter().enumerate() {
         page.sample(name, &format!("shard=\"{index}\""), answers.held() as u64);
     }
     let name = "fanfare_http_unfinished_body_bytes";
@@ -120,13 +120,13 @@ fn shards(page: &mut Page, desk: &RequestContext) {
         "gauge",
         "Bytes of request bodies that are arriving or being read, by shard.",
     );
-    for (index, bodies) in desk.app.bodies.iter().enumerate() {
+    for (index, bodies) in context.app.bodies.iter().enumerate() {
         page.sample(name, &format!("shard=\"{index}\""), bodies.held() as u64);
     }
 }
 
-fn registry(page: &mut Page, desk: &RequestContext) {
-    let control = &desk.app.stats.control;
+fn registry(page: &mut Page, context: &RequestContext) {
+    let control = &context.app.stats.control;
     let mut control_turns = crate::stats::Reading::default();
     control_turns.add(&control.turn_us);
     page.histogram("fanfare_control_turn_seconds", "Duration of control's turn.", &control_turns);
@@ -201,13 +201,13 @@ fn registry(page: &mut Page, desk: &RequestContext) {
     }
 }
 
-fn cluster(page: &mut Page, desk: &RequestContext) {
-    if !desk.app.is_clustered {
+fn cluster(page: &mut Page, context: &RequestContext) {
+    if !context.app.is_clustered {
         return;
     }
-    let cluster = &desk.app.stats.cluster;
+    let cluster = &context.app.stats.cluster;
     let lag = cluster.newest.value().saturating_sub(cluster.sequence.value());
-    let silent_ms = desk.clock.now().unix_ms.saturating_sub(cluster.contact_ms.value());
+    let silent_ms = context.clock.now().unix_ms.saturating_sub(cluster.contact_ms.value());
     for (name, kind, help, value) in [
         (
             "fanfare_cluster_nodes",
@@ -255,12 +255,12 @@ fn cluster(page: &mut Page, desk: &RequestContext) {
     ] {
         page.single(name, kind, help, value);
     }
-    topics(page, desk);
+    topics(page, context);
 }
 
 /// Traffic between nodes beside the log.
-fn topics(page: &mut Page, desk: &RequestContext) {
-    let cluster = &desk.app.stats.cluster;
+fn topics(page: &mut Page, context: &RequestContext) {
+    let cluster = &context.app.stats.cluster;
     let unread = cluster.posted.value().saturating_sub(cluster.read.value());
     for (name, kind, help, value) in [
         (
@@ -322,13 +322,13 @@ fn topics(page: &mut Page, desk: &RequestContext) {
     }
     let name = "fanfare_cluster_path_up";
     page.metric(name, "gauge", "1 while a path to Redis works, by path.");
-    for (path, word) in paths(cluster, desk.clock.now().ns) {
+    for (path, word) in paths(cluster, context.clock.now().ns) {
         page.sample(name, &format!("path=\"{path}\""), u64::from(word == "up"));
     }
 }
 
-fn codes(page: &mut Page, desk: &RequestContext) {
-    let stats = &desk.app.stats;
+fn codes(page: &mut Page, context: &RequestContext) {
+    let stats = &context.app.stats;
     let name = "fanfare_refusals_total";
     page.metric(name, "counter", "Requests refused, by code and door.");
     for code in Code::ALL {

@@ -58,7 +58,7 @@ use crate::cluster::NodeView;
 use crate::cluster::agreement::{Difference, Shared};
 use crate::id::{ServiceName, ShardId, UserId};
 use crate::limits::Limits;
-use crate::mailbox::Outlet;
+use crate::mailbox::MailboxSender;
 use crate::mailbox::published::Published;
 use crate::mailbox::to_control::{self, ControlMessage, Task};
 use crate::state::Ask;
@@ -88,7 +88,7 @@ pub struct RequestContext {
     /// The shard whose thread serves the requests.
     pub shard: ShardId,
     /// Control's mailbox.
-    pub control: Outlet<ControlMessage>,
+    pub control: MailboxSender<ControlMessage>,
     /// The clock.
     pub clock: Clock,
     /// The state that all shards' HTTP shares.

@@ -157,17 +157,20 @@ pub(super) fn decode_keys(text: &[u8]) {
 }
 
 /// `register`
-pub async fn register(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
-    let max = desk.app.limits.http_registry_body_bytes_max;
-    let instance_bytes_max = desk.app.limits.instance_bytes_max;
-    let text = body::read(desk, request, max).await?;
+pub async fn register(
+    context: &RequestContext,
+    request: Request<Incoming>,
+) -> Result<Reply, Problem> {
+    let max = context.app.limits.http_registry_body_bytes_max;
+    let instance_bytes_max = context.app.limits.instance_bytes_max;
+    let text = body::read(context, request, max).await?;
     let read = move |text: &[u8]| read_registrations(text, instance_bytes_max);
     let entries = match body::decode_with(text, read).await? {
         Ok(entries) => entries,
         Err(fault) => return Ok(bad_request(&fault, &["failedInstances"])),
     };
     let (sent, registrations): (Vec<_>, Vec<_>) = entries.accepted.into_iter().unzip();
-    let refused = in_pieces(desk, registrations, Register).await?;
+    let refused = in_pieces(context, registrations, Register).await?;
     let total = sent.len() + entries.rejected.len();
     let mut failed = Failures::of("instance", &entries.rejected);
     for entry in &refused {
@@ -178,32 +181,32 @@ pub async fn register(desk: &RequestContext, request: Request<Incoming>) -> Resu
             "the registry is full",
         );
     }
-    answer(desk, total, &[("failedInstances", failed)])
+    answer(context, total, &[("failedInstances", failed)])
 }
 
 /// `heartbeat`
 pub async fn heartbeat(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
 ) -> Result<Reply, Problem> {
-    keys_call(desk, request, Heartbeat).await
+    keys_call(context, request, Heartbeat).await
 }
 
 /// `unregister`
 pub async fn unregister(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
 ) -> Result<Reply, Problem> {
-    keys_call(desk, request, Unregister).await
+    keys_call(context, request, Unregister).await
 }
 
 async fn keys_call<Batch: Ask<Reply = Vec<RefusedEntry>>>(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     batch: fn(Vec<InstanceIdentity>) -> Batch,
 ) -> Result<Reply, Problem> {
-    let max = desk.app.limits.http_registry_body_bytes_max;
-    let text = body::read(desk, request, max).await?;
+    let max = context.app.limits.http_registry_body_bytes_max;
+    let text = body::read(context, request, max).await?;
     let renewals = match body::decode_with(text, read_keys).await? {
         Ok(renewals) => renewals,
         Err(fault) => {
@@ -215,20 +218,20 @@ async fn keys_call<Batch: Ask<Reply = Vec<RefusedEntry>>>(
         + instances.rejected.len()
         + keys.accepted.len()
         + keys.rejected.len();
-    let failed_instances = keys_part(desk, "instance", instances, batch).await?;
-    let failed_keys = keys_part(desk, "instanceKey", keys, batch).await?;
+    let failed_instances = keys_part(context, "instance", instances, batch).await?;
+    let failed_keys = keys_part(context, "instanceKey", keys, batch).await?;
     let lists = [("failedInstances", failed_instances), ("failedInstanceKeys", failed_keys)];
-    answer(desk, total, &lists)
+    answer(context, total, &lists)
 }
 
 async fn keys_part<Sent: serde::Serialize, Batch: Ask<Reply = Vec<RefusedEntry>>>(
-    desk: &RequestContext,
+    context: &RequestContext,
     entry: &str,
     entries: Keys<Sent>,
     batch: fn(Vec<InstanceIdentity>) -> Batch,
 ) -> Result<Failures, Problem> {
     let (sent, identities): (Vec<_>, Vec<_>) = entries.accepted.into_iter().unzip();
-    let refused = in_pieces(desk, identities, batch).await?;
+    let refused = in_pieces(context, identities, batch).await?;
     let mut failed = Failures::of(entry, &entries.rejected);
     for one in &refused {
         failed.add(entry, &sent[one.index], artemis_code(one.code), "no such instance");
@@ -238,7 +241,7 @@ async fn keys_part<Sent: serde::Serialize, Batch: Ask<Reply = Vec<RefusedEntry>>
 
 /// Hands a batch to control piece by piece. The places of what it refused count over all pieces.
 async fn in_pieces<Entry, Batch: Ask<Reply = Vec<RefusedEntry>>>(
-    desk: &RequestContext,
+    context: &RequestContext,
     mut entries: Vec<Entry>,
     batch: fn(Vec<Entry>) -> Batch,
 ) -> Result<Vec<RefusedEntry>, Problem> {
@@ -247,7 +250,7 @@ async fn in_pieces<Entry, Batch: Ask<Reply = Vec<RefusedEntry>>>(
         let rest = entries.split_off(entries.len().min(limits::COMMAND_ENTRIES_MAX));
         let piece = std::mem::replace(&mut entries, rest);
         let count = piece.len();
-        let part = desk.ask(batch(piece)).await?;
+        let part = context.ask(batch(piece)).await?;
         refused.extend(
             part.into_iter().map(|entry| RefusedEntry { index: start + entry.index, ..entry }),
         );
@@ -308,14 +311,14 @@ const fn artemis_code(code: Code) -> &'static str {
 
 /// The answer to a batch: its lists of what failed, and how it went.
 fn answer(
-    desk: &RequestContext,
+    context: &RequestContext,
     total: usize,
     lists: &[(&str, Failures)],
 ) -> Result<Reply, Problem> {
     let status = outcome(total, lists).to_string();
     let parts = lists.iter().map(|(name, failed)| name.len() + failed.text.len() + 8);
     let bytes = parts.sum::<usize>() + status.len() + 32;
-    let permit = desk.answers.reserve(bytes)?;
+    let permit = context.answers.reserve(bytes)?;
     let mut out = String::with_capacity(bytes);
     for (index, (name, failed)) in lists.iter().enumerate() {
         let before = if index > 0 { ',' } else { '{' };
@@ -346,7 +349,10 @@ fn bad_request(fault: &BadRequest, lists: &[&str]) -> Reply {
 }
 
 /// `operate-instance`
-pub async fn operate(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn operate(
+    context: &RequestContext,
+    request: Request<Incoming>,
+) -> Result<Reply, Problem> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct RequestBody {
@@ -358,7 +364,7 @@ pub async fn operate(desk: &RequestContext, request: Request<Incoming>) -> Resul
         #[serde(alias = "operator_id")]
         operator_id: Option<String>,
     }
-    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
+    let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
     let fields: RequestBody = match body::artemis_object(&text)? {
         Ok(fields) => fields,
         Err(reply) => return Ok(reply),
@@ -378,21 +384,21 @@ pub async fn operate(desk: &RequestContext, request: Request<Incoming>) -> Resul
         Some("pull-in" | "pullin" | "pull_in") => Operation::PullIn,
         Some("pull-out" | "pullout" | "pull_out") if is_complete => Operation::PullIn,
         Some("pull-out" | "pullout" | "pull_out") => {
-            Operation::PullOut { operator: operator(desk, &said) }
+            Operation::PullOut { operator: operator(context, &said) }
         }
         _ => return fail("operation is not pull-out or pull-in"),
     };
     let (action, on) = (action(&operation), identity.to_string());
-    let is_found = desk.ask(Operate { identity, operation }).await?;
+    let is_found = context.ask(Operate { identity, operation }).await?;
     if is_found {
-        log::operator(desk, action, &on, Some(&said));
+        log::operator(context, action, &on, Some(&said));
     }
     Ok(found(is_found, "no such instance"))
 }
 
 /// The operator: the user of the request's token, and the name that the caller gives beside it.
-pub(crate) fn operator(desk: &RequestContext, said: &str) -> Operator {
-    Operator { user: desk.user.get().cloned(), name: said.into() }
+pub(crate) fn operator(context: &RequestContext, said: &str) -> Operator {
+    Operator { user: context.user.get().cloned(), name: said.into() }
 }
 
 /// The word for an operation in the log.
@@ -405,7 +411,7 @@ pub(crate) const fn action(operation: &Operation) -> &'static str {
 
 /// `self-protection` of a service
 pub async fn protect(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     encoded: &str,
 ) -> Result<Reply, Problem> {
@@ -413,7 +419,7 @@ pub async fn protect(
     struct RequestBody {
         enabled: Option<bool>,
     }
-    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
+    let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
     let fields: RequestBody = body::object(&text)?;
     let Some(enabled) = fields.enabled else {
         return Err(Problem::invalid("enabled is missing"));
@@ -423,10 +429,10 @@ pub async fn protect(
         return Err(Problem::invalid(fault));
     }
     let service = ServiceName::of(&name);
-    let is_found = desk.ask(Protect { service: service.clone(), enabled }).await?;
+    let is_found = context.ask(Protect { service: service.clone(), enabled }).await?;
     if is_found {
         let action = if enabled { "allow self-protection" } else { "lift self-protection" };
-        log::operator(desk, action, service.as_str(), None);
+        log::operator(context, action, service.as_str(), None);
     }
     Ok(found(is_found, "no such service"))
 }

@@ -36,12 +36,12 @@ struct RequestBody<'a> {
 }
 
 async fn send(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     from: Option<&Identity>,
     to: impl FnOnce(&mut RequestBody<'_>) -> Result<To, Problem>,
 ) -> Result<Reply, Problem> {
-    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
+    let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
     let mut fields: RequestBody<'_> = body::borrowed(&text)?;
     let to = to(&mut fields)?;
     let envelope = Envelope::new(fields.message_type, fields.data)?;
@@ -52,23 +52,23 @@ async fn send(
         Broadcast { envelope, from, to: to.clone(), aim: aim.clone() }
     };
     let Delivered { count, id } = match &to {
-        To::User(user) => messages::ask_for(desk, user, broadcast).await?,
-        _ => desk.ask(broadcast()).await?,
+        To::User(user) => messages::ask_for(context, user, broadcast).await?,
+        _ => context.ask(broadcast()).await?,
     };
     Ok(reply::json_bytes(format!("{{\"delivered_to\":{count},\"id\":{id}}}")))
 }
 
 /// `POST /ws/broadcast`
 pub async fn broadcast(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     from: Option<&Identity>,
 ) -> Result<Reply, Problem> {
-    let bytes_max = desk.app.limits.topic_bytes_max;
-    send(desk, request, from, |fields| match fields.to_channel.take() {
+    let bytes_max = context.app.limits.topic_bytes_max;
+    send(context, request, from, |fields| match fields.to_channel.take() {
         Some(channel) => {
             let channel = talk::channel(Some(channel), bytes_max)?;
-            channels::check_may_publish(desk, &channel, from)?;
+            channels::check_may_publish(context, &channel, from)?;
             Ok(To::Channel(channel))
         }
         None => Ok(To::Everyone),
@@ -78,11 +78,11 @@ pub async fn broadcast(
 
 /// `POST /ws/send`
 pub async fn send_to_user(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     from: Option<&Identity>,
 ) -> Result<Reply, Problem> {
-    send(desk, request, from, |fields| {
+    send(context, request, from, |fields| {
         Ok(To::User(talk::user("to_user_id", fields.to_user_id.take())?))
     })
     .await
@@ -90,23 +90,23 @@ pub async fn send_to_user(
 
 /// `POST /api/v1/connections/{id}/messages`
 pub async fn send_to_connection(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     from: Option<&Identity>,
     id: &str,
 ) -> Result<Reply, Problem> {
     let name = connection_id(id)?;
-    send(desk, request, from, |_| Ok(To::Connection(name))).await
+    send(context, request, from, |_| Ok(To::Connection(name))).await
 }
 
 /// `GET /ws/online`
-pub async fn online(desk: &RequestContext) -> Result<Reply, Problem> {
-    let Online { count, users } = desk.ask(ListOnline).await?;
+pub async fn online(context: &RequestContext) -> Result<Reply, Problem> {
+    let Online { count, users } = context.ask(ListOnline).await?;
     let of = |user: &OnlineUser| {
         let person = &user.person;
         quoted_bytes(person.user_id.as_str()) + quoted_bytes(&person.username) + ROW_BYTES
     };
-    let permit = desk.answers.reserve(users.iter().map(of).sum::<usize>() + ROW_BYTES)?;
+    let permit = context.answers.reserve(users.iter().map(of).sum::<usize>() + ROW_BYTES)?;
     let users: Vec<Value> = users
         .iter()
         .map(|user| {
@@ -159,7 +159,7 @@ fn connection_value(connection: &ConnectionView) -> Value {
 }
 
 /// `GET /api/v1/connections`
-pub async fn connections(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
+pub async fn connections(context: &RequestContext, query: &Query) -> Result<Reply, Problem> {
     let limit =
         query.number("limit", 1, limits::LISTED_MAX)?.unwrap_or(limits::CONNECTIONS_LISTED_DEFAULT);
     let after = match query.get("after") {
@@ -167,9 +167,9 @@ pub async fn connections(desk: &RequestContext, query: &Query) -> Result<Reply, 
         Some(text) => Some(text.parse().map_err(|_| Problem::invalid("after is no connection"))?),
     };
     let list = ListConnections { after, limit };
-    let Connections { total, connections } = desk.ask(list).await?;
+    let Connections { total, connections } = context.ask(list).await?;
     let bytes = connections.iter().map(connection_bytes).sum::<usize>() + ROW_BYTES;
-    let permit = desk.answers.reserve(bytes)?;
+    let permit = context.answers.reserve(bytes)?;
     let next = (connections.len() == limit).then(|| connections.last()).flatten();
     let reply = reply::json_value(&json!({
         "connections": connections.iter().map(connection_value).collect::<Vec<_>>(),
@@ -180,49 +180,49 @@ pub async fn connections(desk: &RequestContext, query: &Query) -> Result<Reply, 
 }
 
 /// `GET /api/v1/connections/{id}`
-pub async fn connection(desk: &RequestContext, id: &str) -> Result<Reply, Problem> {
-    match desk.ask(DescribeConnection(connection_id(id)?)).await? {
+pub async fn connection(context: &RequestContext, id: &str) -> Result<Reply, Problem> {
+    match context.ask(DescribeConnection(connection_id(id)?)).await? {
         Some(connection) => Ok(reply::json_value(&connection_value(&connection))),
         None => Err(Problem::new(404, Code::NotFound, "there is no such connection")),
     }
 }
 
 /// `DELETE /api/v1/connections/{id}`
-pub async fn disconnect(desk: &RequestContext, id: &str) -> Result<Reply, Problem> {
+pub async fn disconnect(context: &RequestContext, id: &str) -> Result<Reply, Problem> {
     let name = connection_id(id)?;
     let on = name.to_string();
-    desk.ask(Disconnect(name)).await?;
-    log::operator(desk, "disconnect", &on, None);
+    context.ask(Disconnect(name)).await?;
+    log::operator(context, "disconnect", &on, None);
     Ok(reply::no_content())
 }
 
 /// `PUT` and `DELETE /api/v1/connections/{id}/channels/{name}`
 pub async fn set_subscription(
-    desk: &RequestContext,
+    context: &RequestContext,
     id: &str,
     channel: String,
     is_subscribed: bool,
 ) -> Result<Reply, Problem> {
     let connection = connection_id(id)?;
-    let channel = talk::channel(Some(channel), desk.app.limits.topic_bytes_max)?;
+    let channel = talk::channel(Some(channel), context.app.limits.topic_bytes_max)?;
     let on = format!("{connection} {channel}");
-    desk.ask(SetSubscription { connection, channel, is_subscribed }).await?;
+    context.ask(SetSubscription { connection, channel, is_subscribed }).await?;
     let action = if is_subscribed { "subscribe connection" } else { "unsubscribe connection" };
-    log::operator(desk, action, &on, None);
+    log::operator(context, action, &on, None);
     Ok(reply::no_content())
 }
 
 /// `PUT /api/v1/connections/{id}/metadata`
 pub async fn set_metadata(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     id: &str,
 ) -> Result<Reply, Problem> {
     let connection = connection_id(id)?;
-    let text = body::read(desk, request, desk.app.limits.http_body_bytes_max).await?;
+    let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
     let metadata = talk::connection_metadata(body::borrowed(&text)?)?;
     let on = connection.to_string();
-    desk.ask(SetMetadata { connection, metadata }).await?;
-    log::operator(desk, "set metadata", &on, None);
+    context.ask(SetMetadata { connection, metadata }).await?;
+    log::operator(context, "set metadata", &on, None);
     Ok(reply::no_content())
 }

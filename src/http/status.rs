@@ -57,27 +57,27 @@ impl Part {
 /// # Errors
 ///
 /// `invalid_argument` for another part.
-pub fn ready(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
+pub fn ready(context: &RequestContext, query: &Query) -> Result<Reply, Problem> {
     let part = Part::of(query)?;
-    let storage = desk.app.store.is_ok();
-    let is_agreed = is_agreed(&desk.app);
-    let is_joined = is_joined(desk) && is_agreed;
+    let storage = context.app.store.is_ok();
+    let is_agreed = is_agreed(&context.app);
+    let is_joined = is_joined(context) && is_agreed;
     let is_well = match part {
-        Part::Discovery => knows_registry(desk) && is_agreed,
+        Part::Discovery => knows_registry(context) && is_agreed,
         Part::Sockets => is_joined,
         Part::Writes | Part::Everything => storage && is_joined,
     };
     let word = |is_well: bool| if is_well { "up" } else { "down" };
-    let status = match (desk.is_draining(), is_well) {
+    let status = match (context.is_draining(), is_well) {
         (true, _) => "draining",
         (false, true) => "ready",
         (false, false) => "not_ready",
     };
     let mut reply = reply::json_value(&json!({
         "status": status,
-        "checks": {"storage": word(storage), "cluster": word(is_joined), "shards": word(!desk.is_draining())},
+        "checks": {"storage": word(storage), "cluster": word(is_joined), "shards": word(!context.is_draining())},
     }));
-    if !is_well || desk.is_draining() {
+    if !is_well || context.is_draining() {
         *reply.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     Ok(reply)
@@ -85,10 +85,10 @@ pub fn ready(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
 
 /// Whether the registry here is that of all nodes, as far as this node can know, and every path to the
 /// others works.
-fn is_joined(desk: &RequestContext) -> bool {
-    let cluster = &desk.app.stats.cluster;
-    let now_ns = desk.clock.now().ns;
-    !desk.app.is_clustered || (cluster.is_joined() && cluster.are_paths_up(now_ns))
+fn is_joined(context: &RequestContext) -> bool {
+    let cluster = &context.app.stats.cluster;
+    let now_ns = context.clock.now().ns;
+    !context.app.is_clustered || (cluster.is_joined() && cluster.are_paths_up(now_ns))
 }
 
 /// Whether this node has the settings that it has to share with the others.
@@ -110,8 +110,8 @@ pub(super) fn paths(cluster: &ClusterStats, now_ns: u64) -> Map<String, Value> {
 }
 
 /// Whether there is a registry to read. A node that is cut off goes on with the one it has.
-fn knows_registry(desk: &RequestContext) -> bool {
-    !desk.app.is_clustered || desk.app.stats.cluster.caught_up.value() == 1
+fn knows_registry(context: &RequestContext) -> bool {
+    !context.app.is_clustered || context.app.stats.cluster.caught_up.value() == 1
 }
 
 fn uptime_s(app: &AppState, now: Moment) -> u64 {
@@ -144,16 +144,16 @@ pub fn node_value(app: &AppState, now: Moment) -> Value {
 }
 
 /// `node`
-pub fn node(desk: &RequestContext) -> Reply {
-    let mut node = node_value(&desk.app, desk.clock.now());
+pub fn node(context: &RequestContext) -> Reply {
+    let mut node = node_value(&context.app, context.clock.now());
     node["responseStatus"] = reply::success();
     reply::json_value(&node)
 }
 
 /// `cluster`: every node that was heard of lately, with its age. A single node is a cluster of one.
-pub fn cluster(desk: &RequestContext) -> Reply {
-    let app = &desk.app;
-    let mut own = node_value(app, desk.clock.now());
+pub fn cluster(context: &RequestContext) -> Reply {
+    let app = &context.app;
+    let mut own = node_value(app, context.clock.now());
     own["age_ms"] = 0.into();
     let mut nodes = vec![own];
     for node in app.nodes.read().iter().filter(|node| *node.id != *app.node_id) {
@@ -179,7 +179,7 @@ pub fn cluster(desk: &RequestContext) -> Reply {
 }
 
 /// `leases`: of every service how many there are, of one service each of them.
-pub async fn leases(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
+pub async fn leases(context: &RequestContext, query: &Query) -> Result<Reply, Problem> {
     let only = query.service_id();
     if let Some(service_id) = &only
         && let Err(fault) = check_service_id(service_id)
@@ -187,12 +187,12 @@ pub async fn leases(desk: &RequestContext, query: &Query) -> Result<Reply, Probl
         return Err(Refusal::invalid(fault).into());
     }
     let only = only.map(|service_id| ServiceName::of(&service_id));
-    let services = desk.ask(ReadLeases(only.clone())).await?;
+    let services = context.ask(ReadLeases(only.clone())).await?;
     if only.is_some() && services.is_empty() {
         return Ok(reply::json_value(&reply::failure("data-not-found", "no such service")));
     }
     let bytes = services.iter().map(leases_bytes).sum::<usize>() + LEASES_ANSWER_BYTES;
-    let permit = desk.answers.reserve(bytes)?;
+    let permit = context.answers.reserve(bytes)?;
     let is_long = bytes > limits::COPY_INLINE_BYTES_MAX;
     let body = body::beside(is_long, move || leases_body(&services, bytes)).await?;
     Ok(reply::reserved("application/json", body.into(), permit))
@@ -277,8 +277,8 @@ fn put_service_leases(out: &mut Vec<u8>, service: &ServiceLeases) {
 }
 
 /// `config`: every key by its flag's name.
-pub fn config(desk: &RequestContext) -> Reply {
-    reply::json_value(&Value::Object(desk.app.settings.clone()))
+pub fn config(context: &RequestContext) -> Reply {
+    reply::json_value(&Value::Object(context.app.settings.clone()))
 }
 
 /// `/ws/stats`: of this node, or with `scope=cluster` of all that are alive.
@@ -286,11 +286,11 @@ pub fn config(desk: &RequestContext) -> Reply {
 /// # Errors
 ///
 /// `invalid_argument` for another scope.
-pub fn sockets(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
-    let own = socket_stats(&desk.app, desk.clock.now());
+pub fn sockets(context: &RequestContext, query: &Query) -> Result<Reply, Problem> {
+    let own = socket_stats(&context.app, context.clock.now());
     match query.get("scope").as_deref() {
         None | Some("node") => Ok(reply::json_value(&own)),
-        Some("cluster") => Ok(reply::json_value(&cluster_stats(&desk.app, own))),
+        Some("cluster") => Ok(reply::json_value(&cluster_stats(&context.app, own))),
         Some(_) => Err(Refusal::invalid("scope is not node or cluster").into()),
     }
 }

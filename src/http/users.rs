@@ -36,8 +36,11 @@ fn missing(field: &'static str) -> impl Fn() -> Problem {
 }
 
 /// Whether a caller may make an account.
-fn check_registration(desk: &RequestContext, identity: Option<&Identity>) -> Result<(), Problem> {
-    let detail = match (desk.app.registration, identity) {
+fn check_registration(
+    context: &RequestContext,
+    identity: Option<&Identity>,
+) -> Result<(), Problem> {
+    let detail = match (context.app.registration, identity) {
         (Registration::Open, _) => return Ok(()),
         (Registration::Closed, _) => "registration is closed: operators make accounts here",
         (Registration::Token, None) => {
@@ -51,43 +54,43 @@ fn check_registration(desk: &RequestContext, identity: Option<&Identity>) -> Res
 
 /// `POST /api/v1/users/register`
 pub async fn register(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     identity: Option<&Identity>,
 ) -> Result<Reply, Problem> {
-    check_registration(desk, identity)?;
+    check_registration(context, identity)?;
     let fields: RequestBody =
-        body::read_object(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
+        body::read_object(context, request, limits::LOGIN_BODY_BYTES_MAX).await?;
     let username = fields.username.ok_or_else(missing("username"))?;
     let password = fields.password.ok_or_else(missing("password"))?;
     let username = names::new_name(&username).map_err(Problem::invalid)?;
     accounts::check_password(&password).map_err(Problem::invalid)?;
     fields.email.as_deref().map_or(Ok(()), accounts::check_email).map_err(Problem::invalid)?;
-    count_registration(desk)?;
-    if desk.app.read_pool.account(&username).await?.is_some() {
+    count_registration(context)?;
+    if context.app.read_pool.account(&username).await?.is_some() {
         // The last word is the database's; this one spares the hash.
         return Err(Problem::new(409, Code::Conflict, "the username is taken"));
     }
-    let password_hash = desk.app.passwords.hash(PasswordQueue::Registration, password).await?;
-    let user_id = UserId::new(&(desk.app.new_id)());
+    let password_hash = context.app.passwords.hash(PasswordQueue::Registration, password).await?;
+    let user_id = UserId::new(&(context.app.new_id)());
     let write = Write::Account {
         user_id: user_id.clone(),
         username: username.clone(),
         email: fields.email,
         password_hash,
-        at_ms: desk.clock.now().wall_ms,
+        at_ms: context.clock.now().wall_ms,
     };
-    desk.ask(StoreChange(write)).await?;
-    log::account(desk, user_id.as_str(), "created");
+    context.ask(StoreChange(write)).await?;
+    log::account(context, user_id.as_str(), "created");
     let account = json!({"user_id": user_id.as_str(), "username": username});
     Ok(reply::with_status(StatusCode::CREATED, &account))
 }
 
 /// Counts a registration by where it comes from. A hash and a row of the database cost more than
 /// the request, and names cannot be had back.
-fn count_registration(desk: &RequestContext) -> Result<(), Problem> {
-    let Some(block) = desk.block() else { return Ok(()) };
-    let taken = desk.app.registrations.take(block, desk.clock.now().unix_ms);
+fn count_registration(context: &RequestContext) -> Result<(), Problem> {
+    let Some(block) = context.block() else { return Ok(()) };
+    let taken = context.app.registrations.take(block, context.clock.now().unix_ms);
     taken.map_err(|wait_ms| {
         Problem::new(429, Code::RateLimited, "too many registrations from this address")
             .retry_after_s(wait_ms.div_ceil(1_000))
@@ -100,11 +103,12 @@ fn count_registration(desk: &RequestContext) -> Result<(), Problem> {
 ///
 /// `rate_limited` where too many failed lately, `unavailable` where too many are under way.
 pub(crate) async fn begin_login<'a>(
-    desk: &'a RequestContext,
+    context: &'a RequestContext,
     purpose: Purpose,
     username: &str,
 ) -> Result<Attempt<'a>, Problem> {
-    let begun = desk.app.login_throttle.begin(purpose, username, desk.client, desk.clock).await;
+    let begun =
+        context.app.login_throttle.begin(purpose, username, context.client, context.clock).await;
     begun.map_err(|refused| {
         let (status, code, detail, wait_ms) = match refused {
             Refused::TooMany(wait_ms) => {
@@ -117,20 +121,20 @@ pub(crate) async fn begin_login<'a>(
 }
 
 /// `POST /api/v1/users/login`
-pub async fn login(desk: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
+pub async fn login(context: &RequestContext, request: Request<Incoming>) -> Result<Reply, Problem> {
     let fields: RequestBody =
-        body::read_object(desk, request, limits::LOGIN_BODY_BYTES_MAX).await?;
+        body::read_object(context, request, limits::LOGIN_BODY_BYTES_MAX).await?;
     let username = fields.username.ok_or_else(missing("username"))?;
     let password = fields.password.ok_or_else(missing("password"))?;
-    let app = &desk.app;
-    let attempt = begin_login(desk, Purpose::Login, &username).await?;
+    let app = &context.app;
+    let attempt = begin_login(context, Purpose::Login, &username).await?;
     // A name or password that no account can have takes as long as any other wrong one.
     let is_possible =
         accounts::is_possible_name(&username) && password.len() <= limits::PASSWORD_BYTES_MAX;
     let account = if is_possible { app.read_pool.account(&username).await? } else { None };
     let password: String = password.chars().take(limits::PASSWORD_BYTES_MAX).collect();
-    match finish_login(desk, attempt, PasswordQueue::Login, account, password).await? {
-        Ok(account) => issue(desk, account, None),
+    match finish_login(context, attempt, PasswordQueue::Login, account, password).await? {
+        Ok(account) => issue(context, account, None),
         Err(cause) => {
             let problem = Problem::new(401, Code::Unauthorized, "wrong username or password");
             Err(problem.because(cause))
@@ -142,37 +146,37 @@ pub async fn login(desk: &RequestContext, request: Request<Incoming>) -> Result<
 /// fails. Gives the account, or the cause of the failure in words for the log. An unknown name is
 /// not logged: it may be a password.
 pub(crate) async fn finish_login(
-    desk: &RequestContext,
+    context: &RequestContext,
     attempt: Attempt<'_>,
     queue: PasswordQueue,
     account: Option<Account>,
     password: String,
 ) -> Result<Result<Account, &'static str>, Problem> {
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-    let is_right = desk.app.passwords.verify(queue, password, hash).await?;
+    let is_right = context.app.passwords.verify(queue, password, hash).await?;
     let cause = match account {
         None => "no such account",
         Some(account) => {
-            desk.note_user(&account.user_id);
+            context.note_user(&account.user_id);
             if is_right && !account.standing.is_disabled {
                 return Ok(Ok(account));
             }
             if is_right { "the account is disabled" } else { "wrong password" }
         }
     };
-    attempt.fail(desk.clock.now().unix_ms);
+    attempt.fail(context.clock.now().unix_ms);
     Ok(Err(cause))
 }
 
 /// A token for an account whose password was right, or whose token is to be renewed: then
 /// `signed_in_s` says since when it is signed in, in seconds since 1970.
 fn issue(
-    desk: &RequestContext,
+    context: &RequestContext,
     account: Account,
     signed_in_s: Option<u64>,
 ) -> Result<Reply, Problem> {
-    let app = &desk.app;
-    let now = desk.clock.now();
+    let app = &context.app;
+    let now = context.clock.now();
     let signed_in_s = signed_in_s.unwrap_or_else(|| now.unix_s());
     let ends_s = signed_in_s.saturating_add(app.session_max_ms / 1_000);
     let ttl_s = (app.login_token_ttl_ms / 1_000).min(ends_s.saturating_sub(now.unix_s()));
@@ -197,7 +201,7 @@ fn issue(
     tracing::debug!(
         target: "fanfare::accounts",
         user = claims.sub,
-        client = desk.client_text(),
+        client = context.client_text(),
         "signed in"
     );
     Ok(reply::json_value(&json!({
@@ -209,11 +213,11 @@ fn issue(
 
 /// The account behind a token, as the database has it now, where the token still counts there.
 async fn account_behind(
-    desk: &RequestContext,
+    context: &RequestContext,
     identity: &Identity,
 ) -> Result<Option<(Account, TokenMark)>, Problem> {
     let Some(token) = identity.token else { return Ok(None) };
-    let Some(account) = desk.app.read_pool.account_of(&identity.user_id).await? else {
+    let Some(account) = context.app.read_pool.account_of(&identity.user_id).await? else {
         return Ok(None);
     };
     if !account.standing.covers(token) {
@@ -224,15 +228,15 @@ async fn account_behind(
 }
 
 /// `POST /api/v1/users/renew`
-pub async fn renew(desk: &RequestContext, identity: &Identity) -> Result<Reply, Problem> {
+pub async fn renew(context: &RequestContext, identity: &Identity) -> Result<Reply, Problem> {
     let detail = "only a token from a login can be renewed";
     let refusal = || Problem::new(403, Code::Forbidden, detail);
-    let (account, token) = account_behind(desk, identity).await?.ok_or_else(refusal)?;
+    let (account, token) = account_behind(context, identity).await?.ok_or_else(refusal)?;
     let signed_in_s = token.signed_in_s.ok_or_else(refusal)?;
     if account.password_hash.is_none() {
         return Err(refusal());
     }
-    issue(desk, account, Some(signed_in_s))
+    issue(context, account, Some(signed_in_s))
 }
 
 #[derive(Deserialize)]
@@ -243,17 +247,17 @@ struct PasswordChange {
 
 /// `PUT /api/v1/users/me/password`
 pub async fn set_password(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     identity: &Identity,
 ) -> Result<Reply, Problem> {
     let fields: PasswordChange =
-        body::read_object(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?;
+        body::read_object(context, request, limits::ACCOUNT_BODY_BYTES_MAX).await?;
     let old = fields.old.ok_or_else(missing("old"))?;
     let new = fields.new.ok_or_else(missing("new"))?;
     accounts::check_password(&new).map_err(|fault| Problem::invalid(format!("new: {fault}")))?;
     let forbidden = |detail: &'static str| Problem::new(403, Code::Forbidden, detail);
-    let found = account_behind(desk, identity).await?;
+    let found = account_behind(context, identity).await?;
     let Some((account, token)) = found else {
         return Err(forbidden("the user has no password here"));
     };
@@ -261,17 +265,17 @@ pub async fn set_password(
         return Err(forbidden("the user has no password here"));
     };
     let wrong = "the old password is wrong";
-    check_password(desk, &account.username, old, old_hash.clone(), wrong).await?;
+    check_password(context, &account.username, old, old_hash.clone(), wrong).await?;
     let write = Write::SetPassword {
         user_id: identity.user_id.clone(),
         old_hash,
-        password_hash: desk.app.passwords.hash(PasswordQueue::Login, new).await?,
+        password_hash: context.app.passwords.hash(PasswordQueue::Login, new).await?,
         kept_token: Some(token.id),
-        at_ms: desk.clock.now().wall_ms,
+        at_ms: context.clock.now().wall_ms,
     };
-    desk.ask(StoreChange(write)).await?;
-    log::account(desk, identity.user_id.as_str(), "password changed");
-    revoke_now(desk, identity).await?;
+    context.ask(StoreChange(write)).await?;
+    log::account(context, identity.user_id.as_str(), "password changed");
+    revoke_now(context, identity).await?;
     Ok(reply::no_content())
 }
 
@@ -282,19 +286,19 @@ pub async fn set_password(
 ///
 /// 403 with `wrong`, and what refuses an attempt to log in.
 async fn check_password(
-    desk: &RequestContext,
+    context: &RequestContext,
     username: &str,
     password: String,
     hash: String,
     wrong: &'static str,
 ) -> Result<(), Problem> {
-    let attempt = begin_login(desk, Purpose::Change, username).await?;
+    let attempt = begin_login(context, Purpose::Change, username).await?;
     let is_possible = password.len() <= limits::PASSWORD_BYTES_MAX;
-    let passwords = &desk.app.passwords;
+    let passwords = &context.app.passwords;
     if is_possible && passwords.verify(PasswordQueue::Login, password, Some(hash)).await? {
         return Ok(());
     }
-    attempt.fail(desk.clock.now().unix_ms);
+    attempt.fail(context.clock.now().unix_ms);
     Err(Problem::new(403, Code::Forbidden, wrong))
 }
 
@@ -306,17 +310,17 @@ struct LogoutRequest {
 
 /// `POST /api/v1/users/logout`
 pub async fn logout(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     identity: &Identity,
 ) -> Result<Reply, Problem> {
     let LogoutRequest { all } = if request.body().is_end_stream() {
         LogoutRequest::default()
     } else {
-        body::read_object(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
+        body::read_object(context, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
     };
     let person = Person::of(identity);
-    let at_ms = desk.clock.now().wall_ms;
+    let at_ms = context.clock.now().wall_ms;
     let write = match identity.token {
         Some(token) if !all => {
             let expires_s = identity.expires_at_s;
@@ -324,8 +328,8 @@ pub async fn logout(
         }
         _ => Write::EndTokens { person, at_ms },
     };
-    desk.ask(StoreChange(write)).await?;
-    log::account(desk, identity.user_id.as_str(), "signed out");
+    context.ask(StoreChange(write)).await?;
+    log::account(context, identity.user_id.as_str(), "signed out");
     if let Some(token) = identity.token.filter(|_| !all) {
         let ended = EndedToken {
             id: token.id,
@@ -333,9 +337,9 @@ pub async fn logout(
             expires_s: identity.expires_at_s,
             changed_ms: at_ms,
         };
-        desk.ask(EndTokens(vec![ended])).await?;
+        context.ask(EndTokens(vec![ended])).await?;
     }
-    revoke_now(desk, identity).await?;
+    revoke_now(context, identity).await?;
     Ok(reply::no_content())
 }
 
@@ -346,36 +350,36 @@ struct RemovalRequest {
 
 /// `DELETE /api/v1/users/me`
 pub async fn remove(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     identity: &Identity,
 ) -> Result<Reply, Problem> {
     let RemovalRequest { password } = if request.body().is_end_stream() {
         RemovalRequest::default()
     } else {
-        body::read_object(desk, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
+        body::read_object(context, request, limits::ACCOUNT_BODY_BYTES_MAX).await?
     };
-    if let Some((account, _)) = account_behind(desk, identity).await?
+    if let Some((account, _)) = account_behind(context, identity).await?
         && let Some(hash) = account.password_hash
     {
         // A token that was found somewhere shall not end what only the password began.
         let password = password.ok_or_else(missing("password"))?;
         let wrong = "the password is wrong";
-        check_password(desk, &account.username, password, hash, wrong).await?;
+        check_password(context, &account.username, password, hash, wrong).await?;
     }
     let person = Person::of(identity);
-    let at_ms = desk.clock.now().wall_ms;
-    desk.ask(StoreChange(Write::RemoveAccount { person, at_ms })).await?;
-    log::account(desk, identity.user_id.as_str(), "removed");
-    revoke_now(desk, identity).await?;
+    let at_ms = context.clock.now().wall_ms;
+    context.ask(StoreChange(Write::RemoveAccount { person, at_ms })).await?;
+    log::account(context, identity.user_id.as_str(), "removed");
+    revoke_now(context, identity).await?;
     Ok(reply::no_content())
 }
 
 /// Has control know of an account what the database does, without waiting for the next look.
-async fn revoke_now(desk: &RequestContext, identity: &Identity) -> Result<(), Problem> {
-    desk.app.authorizer.revoked.credential_cache.forget(identity.user_id.as_str());
-    if let Some(change) = desk.app.read_pool.change_of(&identity.user_id).await? {
-        desk.ask(ApplyAccounts(vec![change])).await?;
+async fn revoke_now(context: &RequestContext, identity: &Identity) -> Result<(), Problem> {
+    context.app.authorizer.revoked.credential_cache.forget(identity.user_id.as_str());
+    if let Some(change) = context.app.read_pool.change_of(&identity.user_id).await? {
+        context.ask(ApplyAccounts(vec![change])).await?;
     }
     Ok(())
 }
@@ -386,32 +390,33 @@ async fn revoke_now(desk: &RequestContext, identity: &Identity) -> Result<(), Pr
 /// # Errors
 ///
 /// 429, whether the next name exists or not.
-pub(super) fn check_name_lookup(desk: &RequestContext) -> Result<(), Problem> {
-    let now_ms = desk.clock.now().unix_ms;
-    let wait_ms = desk.block().and_then(|block| desk.app.unknown_names.wait_ms(block, now_ms));
+pub(super) fn check_name_lookup(context: &RequestContext) -> Result<(), Problem> {
+    let now_ms = context.clock.now().unix_ms;
+    let wait_ms =
+        context.block().and_then(|block| context.app.unknown_names.wait_ms(block, now_ms));
     let Some(wait_ms) = wait_ms else { return Ok(()) };
     let detail = "too many names of nobody were asked for from this address";
     Err(Problem::new(429, Code::RateLimited, detail).retry_after_s(wait_ms.div_ceil(1_000)))
 }
 
 /// Counts a request for an unknown name, and gives the answer to it.
-pub(super) fn unknown_name(desk: &RequestContext) -> Problem {
-    if let Some(block) = desk.block() {
+pub(super) fn unknown_name(context: &RequestContext) -> Problem {
+    if let Some(block) = context.block() {
         // One too many is refused by the next look-up.
-        let _ = desk.app.unknown_names.take(block, desk.clock.now().unix_ms);
+        let _ = context.app.unknown_names.take(block, context.clock.now().unix_ms);
     }
     Problem::new(404, Code::NotFound, "there is no such user")
 }
 
 /// `GET /api/v1/users`
-pub async fn find(desk: &RequestContext, query: &Query) -> Result<Reply, Problem> {
+pub async fn find(context: &RequestContext, query: &Query) -> Result<Reply, Problem> {
     let name = query.get("name").ok_or_else(missing("name"))?;
-    check_name_lookup(desk)?;
+    check_name_lookup(context)?;
     // As in `to_user_id`, where a name says that it is one.
     let name = names::named(&name).unwrap_or(&name);
     let is_possible = accounts::is_possible_name(name);
-    let account = if is_possible { desk.app.read_pool.account(name).await? } else { None };
-    let account = account.ok_or_else(|| unknown_name(desk))?;
+    let account = if is_possible { context.app.read_pool.account(name).await? } else { None };
+    let account = account.ok_or_else(|| unknown_name(context))?;
     Ok(reply::json_value(&json!({
         "user_id": account.user_id.as_str(),
         "username": account.username,

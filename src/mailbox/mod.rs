@@ -36,12 +36,12 @@ use crate::limits;
 use parking::Parking;
 
 /// Makes a mailbox of at most `messages_max` messages whose receiver is woken by `bell`.
-pub fn mailbox<T>(messages_max: usize, bell: Bell) -> (Outlet<T>, Inlet<T>) {
+pub fn mailbox<T>(messages_max: usize, bell: Bell) -> (MailboxSender<T>, MailboxReceiver<T>) {
     // crossbeam's bounded channel allocates and touches all of its slots at once: 13 MB a shard at
     // the default bound. The unbounded one grows by blocks, and the bound is kept here.
     let (sender, receiver) = crossbeam_channel::unbounded();
     let door = Arc::new(Door { bell, parking: Parking::new(), messages_max });
-    (Outlet { sender, door: Arc::clone(&door) }, Inlet { receiver, door })
+    (MailboxSender { sender, door: Arc::clone(&door) }, MailboxReceiver { receiver, door })
 }
 
 #[derive(Debug)]
@@ -61,14 +61,14 @@ impl Door {
 
 /// The sending end. Cloned by every sender.
 #[derive(Debug)]
-pub struct Outlet<T> {
+pub struct MailboxSender<T> {
     sender: Sender<T>,
     door: Arc<Door>,
 }
 
-impl<T> Clone for Outlet<T> {
-    fn clone(&self) -> Outlet<T> {
-        Outlet { sender: self.sender.clone(), door: Arc::clone(&self.door) }
+impl<T> Clone for MailboxSender<T> {
+    fn clone(&self) -> MailboxSender<T> {
+        MailboxSender { sender: self.sender.clone(), door: Arc::clone(&self.door) }
     }
 }
 
@@ -76,8 +76,8 @@ impl<T> Clone for Outlet<T> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Undelivered<T>(pub T);
 
-impl<T> Outlet<T> {
-    /// Sends without waking the receiver. [`Outlet::ring`] has to follow once the batch is out.
+impl<T> MailboxSender<T> {
+    /// Sends without waking the receiver. [`MailboxSender::ring`] has to follow once the batch is out.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl<T> Outlet<T> {
     ///
     /// # Errors
     ///
-    /// As [`Outlet::push`].
+    /// As [`MailboxSender::push`].
     pub fn send(&self, message: T) -> Result<(), Undelivered<T>> {
         self.push(message)?;
         self.ring();
@@ -137,12 +137,12 @@ impl<T> Outlet<T> {
 
 /// The receiving end. There is one.
 #[derive(Debug)]
-pub struct Inlet<T> {
+pub struct MailboxReceiver<T> {
     receiver: Receiver<T>,
     door: Arc<Door>,
 }
 
-impl<T> Inlet<T> {
+impl<T> MailboxReceiver<T> {
     /// The next message, where one waits.
     pub fn take(&self) -> Option<T> {
         self.receiver.try_recv().ok()

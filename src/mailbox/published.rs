@@ -35,7 +35,7 @@ pub struct Published {
     /// Rises with every change of any view.
     generation: AtomicU64,
     /// The registry's edition: rises with every difference in what is registered.
-    edition: AtomicU64,
+    listing_version: AtomicU64,
     /// The answer that lists all services, and the generation it was made in.
     listing: RwLock<(u64, Bytes)>,
 }
@@ -53,8 +53,8 @@ impl Published {
     }
 
     /// The registry's edition. Whoever has heard that something is done reads one in which it is.
-    pub fn edition(&self) -> u64 {
-        self.edition.load(Ordering::Acquire)
+    pub fn listing_version(&self) -> u64 {
+        self.listing_version.load(Ordering::Acquire)
     }
 
     /// The listing of all services, where nothing has changed since it was made.
@@ -106,8 +106,8 @@ impl Publisher {
     }
 
     /// Says in which edition the registry is.
-    pub fn set_edition(&self, edition: u64) {
-        self.shared.edition.store(edition, Ordering::Release);
+    pub fn set_listing_version(&self, listing_version: u64) {
+        self.shared.listing_version.store(listing_version, Ordering::Release);
     }
 
     /// Notes how many services there are. A service can come to be without any change that its

@@ -4,7 +4,7 @@
 
 use tokio::sync::oneshot;
 
-use super::Outlet;
+use super::MailboxSender;
 use crate::cluster::News;
 use crate::id::{ConnId, ServiceName, ShardId};
 use crate::state::durable::WriteResult;
@@ -45,7 +45,7 @@ pub enum Task {
 /// `unavailable` where control has too much to do or the server stops, and whatever the command is
 /// refused with.
 pub async fn ask<A: Ask>(
-    control: &Outlet<ControlMessage>,
+    control: &MailboxSender<ControlMessage>,
     accepted_ns: u64,
     ask: A,
     address: impl FnOnce(oneshot::Sender<Result<A::Reply, Refusal>>) -> ReplyTo<A::Reply>,

@@ -26,7 +26,7 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use crate::clock::Clock;
 use crate::id::{ChannelName, ConnName, InstanceIdentity, MessageId, ServiceName, UserId};
 use crate::limits::{self, Limits};
-use crate::mailbox::Outlet;
+use crate::mailbox::MailboxSender;
 use crate::mailbox::to_control::{self, ControlMessage};
 use crate::state::Ask;
 use crate::state::channels::ChannelView;
@@ -70,7 +70,7 @@ pub type CallError = Refusal;
 /// ```
 #[derive(Clone)]
 pub struct Handle {
-    control: Outlet<ControlMessage>,
+    control: MailboxSender<ControlMessage>,
     clock: Clock,
     /// Weak, so that listeners hear the server's end though handles live on.
     events: broadcast::WeakSender<DomainEvent>,
@@ -188,7 +188,7 @@ fn json(value: impl Serialize) -> Result<Box<RawValue>, CallError> {
 
 impl Handle {
     pub(super) fn new(
-        control: Outlet<ControlMessage>,
+        control: MailboxSender<ControlMessage>,
         clock: Clock,
         events: &broadcast::Sender<DomainEvent>,
         stats: Arc<Stats>,

@@ -46,12 +46,12 @@ use crate::limits;
 use crate::mailbox::published::Published;
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::mailbox::to_shard::ShardMessage;
-use crate::mailbox::{Bell, Outlet, mailbox};
+use crate::mailbox::{Bell, MailboxSender, mailbox};
 use crate::private_file;
 use crate::redacted;
 use crate::shard;
 use crate::state::Ask as _;
-use crate::state::abroad::Tail;
+use crate::state::cluster_state::JournalTail;
 use crate::state::durable::PeopleImage;
 use crate::state::messaging::{ApplyAccounts, EndTokens};
 use crate::state::registry::unsaved::SetBound;
@@ -160,7 +160,7 @@ pub struct Server {
     handle: Handle,
     address: SocketAddr,
     stats: Arc<Stats>,
-    shards: Vec<Outlet<ShardMessage>>,
+    shards: Vec<MailboxSender<ShardMessage>>,
     shard_threads: Vec<JoinHandle<()>>,
     control_thread: JoinHandle<()>,
     monitor_thread: JoinHandle<()>,
@@ -439,7 +439,7 @@ fn end_control(signals: &Signals, control: JoinHandle<()>, clock: Clock, deadlin
 fn open_store(
     config: &Config,
     clock: Clock,
-    to_control: &Outlet<ControlMessage>,
+    to_control: &MailboxSender<ControlMessage>,
 ) -> Result<(Option<Store>, Image), StartError> {
     if config.redis_url.is_some() {
         let url = config.database_url.as_deref().filter(|url| is_shareable(url));
@@ -485,7 +485,7 @@ fn state_of(config: &Config, image: Image, node: &str, now: Moment) -> State {
         return state;
     }
     let is_shared = config.database_url.as_deref().is_some_and(is_shareable);
-    state.joined(is_shared.then(|| Tail::after(written)))
+    state.joined(is_shared.then(|| JournalTail::after(written)))
 }
 
 /// The registry at the start: what the store held; among several nodes what the log will tell.
@@ -507,7 +507,7 @@ fn joined(
     control: Control,
     config: &Config,
     app: &Arc<AppState>,
-    (clock, to_control): (Clock, &Outlet<ControlMessage>),
+    (clock, to_control): (Clock, &MailboxSender<ControlMessage>),
     journal: cluster::Journal,
 ) -> Result<Control, StartError> {
     let Some(url) = &config.redis_url else { return Ok(control) };
@@ -558,9 +558,9 @@ fn await_registry(clock: Clock, stats: &Stats) {
 fn shard_starts(
     shards: usize,
     messages_max: usize,
-    to_control: &Outlet<ControlMessage>,
+    to_control: &MailboxSender<ControlMessage>,
     common: &Common,
-) -> (Vec<Outlet<ShardMessage>>, Vec<shard_thread::Start>) {
+) -> (Vec<MailboxSender<ShardMessage>>, Vec<shard_thread::Start>) {
     let one = |index| {
         let notify = Arc::new(Notify::new());
         let (outlet, inlet) = mailbox(messages_max, Bell::task(Arc::clone(&notify)));
@@ -713,7 +713,7 @@ fn authorizer(
 /// What the backplane says goes to control as everything does; who is there, to the status pages.
 fn news_to(
     clock: Clock,
-    to_control: &Outlet<ControlMessage>,
+    to_control: &MailboxSender<ControlMessage>,
     app: Arc<AppState>,
 ) -> cluster::Listener {
     let to_control = to_control.clone();
@@ -782,8 +782,8 @@ fn about(clock: Clock, app: Arc<AppState>) -> cluster::About {
 }
 
 /// What the store says goes to control as everything does.
-fn listeners(clock: Clock, to_control: &Outlet<ControlMessage>) -> Listeners {
-    let say = move |to_control: Outlet<ControlMessage>, task: Task| {
+fn listeners(clock: Clock, to_control: &MailboxSender<ControlMessage>) -> Listeners {
+    let say = move |to_control: MailboxSender<ControlMessage>, task: Task| {
         let accepted_ns = clock.now().ns;
         // Fails only where control has stopped, and the server with it.
         let _ = to_control.push_waiting(ControlMessage { accepted_ns, task });

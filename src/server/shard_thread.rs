@@ -25,7 +25,7 @@ use crate::http::connection::{self, Ending, Upgraded};
 use crate::limits;
 use crate::mailbox::to_control::ControlMessage;
 use crate::mailbox::to_shard::ShardMessage;
-use crate::mailbox::{Inlet, Outlet};
+use crate::mailbox::{MailboxReceiver, MailboxSender};
 use crate::shard::ready::ReadyList;
 use crate::shard::socket::TcpSocket;
 use crate::shard::{Outcome, Settings, Shard};
@@ -34,8 +34,8 @@ use crate::shard::{Outcome, Settings, Shard};
 pub(super) struct Start {
     pub(super) settings: Settings,
     pub(super) notify: Arc<Notify>,
-    pub(super) inlet: Inlet<ShardMessage>,
-    pub(super) control: Outlet<ControlMessage>,
+    pub(super) inlet: MailboxReceiver<ShardMessage>,
+    pub(super) control: MailboxSender<ControlMessage>,
     pub(super) common: Common,
 }
 
@@ -70,7 +70,7 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         tasks: tasks.clone(),
     };
     spawn_local(acceptor.run(listener, ending));
-    let desk = RequestContext {
+    let context = RequestContext {
         shard: settings.id,
         control: control.clone(),
         clock: common.clock,
@@ -86,7 +86,7 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
     };
     let shard = Shard::new(settings, control, inlet, common.clock.now());
     let ready = ReadyList::new(Arc::clone(&notify));
-    let driver = Driver { shard, desk, ready, arrivals, notify, common, tasks, end };
+    let driver = Driver { shard, context, ready, arrivals, notify, common, tasks, end };
     // A turn bounds its own work. tokio's budget would have every socket after the first hundred of
     // a fan-out claim to be full.
     tokio::task::unconstrained(driver.run()).await;
@@ -96,7 +96,7 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
 /// The one owner of the shard.
 struct Driver {
     shard: Shard<Counted>,
-    desk: RequestContext,
+    context: RequestContext,
     ready: ReadyList,
     arrivals: Rc<RefCell<Arrivals>>,
     notify: Arc<Notify>,
@@ -164,7 +164,7 @@ impl Driver {
         let outcome = self.shard.turn(start, || ready.take());
         let end_ns = clock.now().ns;
         self.shard.record_latencies(end_ns);
-        let stats = &self.common.app.stats.shards[usize::from(self.desk.shard.0)];
+        let stats = &self.common.app.stats.shards[usize::from(self.context.shard.0)];
         stats.turn_us.record((end_ns - start.ns) / 1_000);
         outcome
     }
@@ -219,12 +219,12 @@ impl Driver {
     /// Gives plain HTTP connections to tasks of their own.
     fn hand_over(&mut self) {
         for (Counted { socket, place }, early) in self.shard.take_handed_over() {
-            let (desk, arrivals) = (self.desk.clone(), Rc::clone(&self.arrivals));
+            let (context, arrivals) = (self.context.clone(), Rc::clone(&self.arrivals));
             let notify = Arc::clone(&self.notify);
             let (task, ending) = (self.tasks.clone(), self.end.subscribe());
             spawn_local(async move {
                 let stream = socket.into_stream();
-                let upgraded = connection::serve(desk, stream, early, ending).await;
+                let upgraded = connection::serve(context, stream, early, ending).await;
                 if let (Some(upgraded), Some(permit)) = (upgraded, place.permit) {
                     arrivals.borrow_mut().upgraded.push((upgraded, permit));
                     notify.notify_one();

@@ -56,7 +56,7 @@ use crate::id::{ConnId, ShardId, Slot};
 use crate::limits::{self, Limits};
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::mailbox::to_shard::ShardMessage;
-use crate::mailbox::{Inlet, Outlet, Undelivered};
+use crate::mailbox::{MailboxReceiver, MailboxSender, Undelivered};
 use crate::rng::Rng;
 use crate::state::Ask;
 use crate::state::messaging::Closed;
@@ -119,11 +119,11 @@ pub struct Shard<S> {
     head_count: usize,
     subscription_count: usize,
     topics: Topics,
-    control: Outlet<ControlMessage>,
+    control: MailboxSender<ControlMessage>,
     /// Notices for control that its full mailbox did not take. They go before any other command.
     notices: VecDeque<ControlMessage>,
     has_rung: bool,
-    mailbox: Inlet<ShardMessage>,
+    mailbox: MailboxReceiver<ShardMessage>,
     wheel: Wheel<(Slot, u32)>,
     stamp: u32,
     /// Deadlines that have passed and wait for their turn.
@@ -163,8 +163,8 @@ impl<S: Socket> Shard<S> {
     /// A shard without connections.
     pub fn new(
         settings: Settings,
-        control: Outlet<ControlMessage>,
-        mailbox: Inlet<ShardMessage>,
+        control: MailboxSender<ControlMessage>,
+        mailbox: MailboxReceiver<ShardMessage>,
         now: Moment,
     ) -> Shard<S> {
         let limits = &settings.limits;

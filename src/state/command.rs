@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::messaging::MessagingCommand;
-use super::registry::listing::{Found, Put, Rolls};
+use super::registry::listing::{FoundInstance, InstanceListing, Put};
 use super::registry::pull_outs::{Operator, PulledOutBy};
 use super::reply::{Reply, ReplyTo};
 use crate::id::{ConnId, Epoch, InstanceIdentity, ServiceName};
@@ -109,9 +109,9 @@ commands! {
     ReadAllViews => ServiceViews,
     ReadDelta => Option<Delta>,
     ReadLeases => Vec<ServiceLeases>,
-    ListInstances => Rolls,
-    FindInstance => Option<Found>,
-    RenewInstance => Option<Found>,
+    ListInstances => InstanceListing,
+    FindInstance => Option<FoundInstance>,
+    RenewInstance => Option<FoundInstance>,
     PutInstance => PutReply,
 }
 
@@ -215,7 +215,7 @@ pub enum PutReply {
     /// It is registered.
     Done,
     /// There is another one than the caller believed, or none.
-    Conflict(Option<Found>),
+    Conflict(Option<FoundInstance>),
     /// There is no room for it.
     Refused(Code),
 }

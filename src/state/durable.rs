@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
+use super::journal::JournalEntry;
 use super::people::Person;
-use super::posted::Posted;
 use crate::auth::{Standing, TokenId};
 use crate::id::{ChannelName, MessageId, UserId};
 use crate::wire::refusal::Refusal;
@@ -83,7 +83,7 @@ pub enum Write {
     ToGroup(Arc<Message<String>>),
     /// A run of the journal, in its order. Only among several nodes, and two of them may write the
     /// same run.
-    Posted(Vec<Arc<Posted>>),
+    JournalEntry(Vec<Arc<JournalEntry>>),
     /// A new group.
     CreateGroup {
         /// Its id.
@@ -175,7 +175,9 @@ impl Write {
                 .sum(),
             Write::Private(message) => message.content.len(),
             Write::ToGroup(message) => message.content.len(),
-            Write::Posted(run) => run.iter().map(|one| one.post.content.len() + ROW_BYTES).sum(),
+            Write::JournalEntry(run) => {
+                run.iter().map(|one| one.post.content.len() + ROW_BYTES).sum()
+            }
             Write::CreateGroup { members, .. } => users(members),
             Write::DefineChannel { description, .. } => description.len(),
             // Ids alone.

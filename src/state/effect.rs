@@ -21,7 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::State;
-use super::call::{Call, NoResponse, Reply as Response, TypedRequest};
+use super::backplane::{BackplaneRequest, BackplaneResponse, NoResponse, TypedRequest};
 use super::channels::ChannelView;
 use super::command::{PutReply, RefusedEntry, View};
 use super::durable::{Write, WriteResult};
@@ -29,7 +29,7 @@ use super::entry::Entry;
 use super::event::DomainEvent;
 use super::messaging::{Aim, Followed, Unfollowed};
 use super::registry::Announcement;
-use super::registry::listing::Found;
+use super::registry::listing::FoundInstance;
 use super::reply::{Delivery, Reply, ReplyTo};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, MessageId, ShardSet, Topic};
@@ -123,11 +123,11 @@ pub enum AppendReply {
     /// To a batch of registrations, renewals or removals.
     Batch(ReplyTo<Vec<RefusedEntry>>),
     /// To an operator's decision.
-    Found(ReplyTo<bool>),
+    FoundInstance(ReplyTo<bool>),
     /// To a conditional registration.
     Put(ReplyTo<PutReply>),
     /// To a renewal that also reads the instance.
-    Instance(ReplyTo<Option<Found>>),
+    Instance(ReplyTo<Option<FoundInstance>>),
     /// To the definition of a channel.
     Defined(ReplyTo<ChannelView>),
     /// To the deletion of a channel.
@@ -142,11 +142,11 @@ pub enum Applied {
     /// A batch was applied, but for these entries.
     Batch(Vec<RefusedEntry>),
     /// Whether what it is about was there.
-    Found(bool),
+    FoundInstance(bool),
     /// What came of a conditional registration.
     Put(PutReply),
     /// The instance that was renewed.
-    Instance(Option<Found>),
+    Instance(Option<FoundInstance>),
     /// The channel is defined, or was before.
     Defined(Result<ChannelView, Refusal>),
 }
@@ -162,7 +162,9 @@ impl AppendReply {
         match (self, applied) {
             (AppendReply::Nobody, _) => None,
             (AppendReply::Batch(reply), Applied::Batch(refused)) => reply.with(Ok(refused)),
-            (AppendReply::Found(reply), Applied::Found(is_found)) => reply.with(Ok(is_found)),
+            (AppendReply::FoundInstance(reply), Applied::FoundInstance(is_found)) => {
+                reply.with(Ok(is_found))
+            }
             (AppendReply::Put(reply), Applied::Put(result)) => reply.with(Ok(result)),
             (AppendReply::Instance(reply), Applied::Instance(found)) => reply.with(Ok(found)),
             (AppendReply::Defined(reply), Applied::Defined(result)) => reply.with(result),
@@ -181,7 +183,7 @@ impl AppendReply {
         match self {
             AppendReply::Nobody => None,
             AppendReply::Batch(reply) => reply.with(Err(refusal)),
-            AppendReply::Found(reply) => reply.with(Err(refusal)),
+            AppendReply::FoundInstance(reply) => reply.with(Err(refusal)),
             AppendReply::Put(reply) => reply.with(Err(refusal)),
             AppendReply::Instance(reply) => reply.with(Err(refusal)),
             AppendReply::Defined(reply) => reply.with(Err(refusal)),
@@ -194,9 +196,9 @@ impl AppendReply {
 #[derive(Debug)]
 pub struct Request {
     /// What is asked.
-    pub call: Call,
+    pub call: BackplaneRequest,
     /// What goes on with the response.
-    pub continuation: Continuation<Response>,
+    pub continuation: Continuation<BackplaneResponse>,
     /// Whether the state asks for itself: such requests have room whatever else is under way.
     pub is_own: bool,
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::commons::Facts;
+use super::cluster_presence::PresenceUpdate;
 use super::registry::listing::Pull;
 use crate::id::{ChannelName, InstanceIdentity, ServiceName, UserId};
 use crate::limits;
@@ -107,7 +107,7 @@ pub enum Entry {
     },
     /// What changed of a node's people.
     #[serde(rename = "present")]
-    PresenceUpdate(Facts),
+    PresenceUpdate(PresenceUpdate),
     /// A node is gone, and its people with it.
     #[serde(rename = "farewell")]
     NodeLeft(String),
@@ -212,7 +212,7 @@ mod tests {
             },
             Entry::Operate { identity, operator: None, user: None },
             Entry::Protect { service: ServiceName::of("pay"), enabled: false },
-            Entry::PresenceUpdate(Facts {
+            Entry::PresenceUpdate(PresenceUpdate {
                 users: vec![("u".into(), "Ann".into(), 2, 5)],
                 channels: vec![("c".into(), 3)],
                 rooms: vec![("chat:r".into(), "u".into(), "Ann".into(), None)],

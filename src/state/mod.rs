@@ -16,26 +16,26 @@
 //! Imports `auth`, `id`, `limits`, `subscribers`, `wheel` and `wire`. Imported by `mailbox`, `store`,
 //! `shard`, `control` and `http`.
 
-pub mod abroad;
-pub mod begin;
-pub mod call;
+pub mod backplane;
 pub mod channels;
+pub mod cluster_presence;
+pub mod cluster_state;
 pub mod command;
-pub mod commons;
 pub mod durable;
 pub mod effect;
 pub mod entry;
 pub mod event;
+pub mod install;
+pub mod journal;
 pub mod messaging;
 pub mod people;
-pub mod posted;
 pub mod registry;
 pub mod reply;
 pub mod snapshot;
 
 mod ages;
-mod link;
-mod shared;
+mod cluster_events;
+mod replication;
 mod text;
 
 use std::sync::Arc;
@@ -44,8 +44,8 @@ use crate::clock::Moment;
 use crate::id::{MessageIds, ServiceName};
 use crate::limits::Limits;
 use crate::wire::refusal::Refusal;
-use abroad::{Abroad, Tail};
 use channels::Channels;
+use cluster_state::{ClusterState, JournalTail};
 use command::{
     FindInstance, Heartbeat, ListInstances, Operate, Operation, Protect, PutInstance, ReadAllViews,
     ReadDelta, ReadLeases, ReadSnapshot, ReadViews, Register, RegistryCommand, RenewInstance,
@@ -78,7 +78,7 @@ pub struct State {
     /// The number of the last entry of this node's own log, where it is alone.
     appended: u64,
     /// None where there is one node.
-    abroad: Option<Abroad>,
+    cluster_state: Option<ClusterState>,
     /// Messages of channels that were missed and made good.
     pub healed_total: u64,
     history_bytes_max: usize,
@@ -147,7 +147,7 @@ impl State {
             effects: Vec::new(),
             node: settings.node.into(),
             appended: 0,
-            abroad: None,
+            cluster_state: None,
             healed_total: 0,
             history_bytes_max: settings.history_bytes_max,
             subscriptions_max: settings.subscriptions_max,
@@ -156,8 +156,8 @@ impl State {
 
     /// The same as one of several nodes. `tail` is there where all of them share a database.
     #[must_use]
-    pub fn joined(mut self, tail: Option<Tail>) -> State {
-        self.abroad = Some(Abroad::new(&self.node, tail));
+    pub fn joined(mut self, tail: Option<JournalTail>) -> State {
+        self.cluster_state = Some(ClusterState::new(&self.node, tail));
         self.people.unannounced = Some(Vec::new());
         self
     }
@@ -195,11 +195,11 @@ impl State {
                 let user = operator.as_ref().and_then(|operator| operator.user.clone());
                 let operator = operator.map(|operator| operator.name);
                 let decision = registry.decide(Entry::Operate { identity, operator, user }, now);
-                self.carry_out(decision, reply, AppendReply::Found, now);
+                self.carry_out(decision, reply, AppendReply::FoundInstance, now);
             }
             C::Protect(Protect { service, enabled }, reply) => {
                 let decision = registry.decide(Entry::Protect { service, enabled }, now);
-                self.carry_out(decision, reply, AppendReply::Found, now);
+                self.carry_out(decision, reply, AppendReply::FoundInstance, now);
             }
             C::PutInstance(PutInstance(put), reply) => {
                 let decision = registry.decide_put(put, now);
@@ -398,7 +398,8 @@ impl State {
 
     /// When time alone changes something next, in milliseconds since the Unix epoch.
     pub fn next_tick_ms(&self) -> Option<u64> {
-        let leaving = self.abroad.as_ref().and_then(|abroad| abroad.leaving.front());
+        let leaving =
+            self.cluster_state.as_ref().and_then(|cluster_state| cluster_state.leaving.front());
         let leaving = leaving.map(|(at_ms, _)| *at_ms);
         let all = [self.registry.next_tick_ms(), self.channels.next_sweep_ms(), leaving];
         all.into_iter().flatten().min()
@@ -423,7 +424,7 @@ impl State {
 
 /// A node of several with nobody at it, which has not begun: for tests of what it makes of the others.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn new_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
+pub(crate) fn new_node(name: &str, tail: Option<JournalTail>, now: Moment) -> State {
     let registry = registry::Settings {
         lease_ttl_ms: 20_000,
         self_protection_max_ms: 1,
@@ -440,9 +441,9 @@ pub(crate) fn new_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
 
 /// The same, begun with nothing.
 #[cfg(test)]
-pub(crate) fn lone_node(name: &str, tail: Option<Tail>, now: Moment) -> State {
+pub(crate) fn lone_node(name: &str, tail: Option<JournalTail>, now: Moment) -> State {
     let mut node = new_node(name, tail, now);
-    node.begin_anew(empty_image(now), Vec::new(), now);
+    node.install_snapshot(empty_image(now), Vec::new(), now);
     node
 }
 

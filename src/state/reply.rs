@@ -23,13 +23,13 @@ use super::command::{
     SubscribedToAll, View,
 };
 use super::durable::Written;
+use super::journal::JournalEntry;
 use super::messaging::{
     Chatted, Connections, Delivered, Followed, History, Joined, Left, Online, Published, Stored,
     Unfollowed,
 };
 use super::people::ConnectionView;
-use super::posted::Posted;
-use super::registry::listing::{Found, Rolls};
+use super::registry::listing::{FoundInstance, InstanceListing};
 use crate::id::{ConnId, ServiceName, ShardId};
 use crate::wire::command::{Family, Rejected};
 use crate::wire::instance::{Instance, InstanceKey};
@@ -315,8 +315,8 @@ replies_beside_sockets! {
     ServiceViews,
     Option<Delta>,
     Vec<ServiceLeases>,
-    Rolls,
-    Option<Found>,
+    InstanceListing,
+    Option<FoundInstance>,
     PutReply,
     ChannelView,
     Option<ChannelView>,
@@ -324,7 +324,7 @@ replies_beside_sockets! {
     Online,
     Connections,
     Option<Box<ConnectionView>>,
-    Vec<Arc<Posted>>,
+    Vec<Arc<JournalEntry>>,
     Written,
     Stored,
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::commons::CommonsImage;
+use super::cluster_presence::PresenceSnapshot;
 use super::registry::pull_outs::{Operator, PulledOutBy};
 use crate::id::{InstanceIdentity, UserId};
 use crate::limits;
@@ -47,7 +47,7 @@ pub struct Snapshot {
     pub nodes: Vec<(String, u64)>,
     /// The people of all nodes.
     #[serde(default)]
-    pub people: CommonsImage,
+    pub people: PresenceSnapshot,
 }
 
 impl Snapshot {

@@ -14,7 +14,7 @@ use super::address::Address;
 use super::statement::insert;
 use crate::id::MessageId;
 use crate::limits;
-use crate::state::posted::{Addressee, Posted};
+use crate::state::journal::{Addressee, JournalEntry};
 
 /// Has one node at a time bring the inboxes further, until the end of its transaction.
 pub(super) async fn take_turn(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
@@ -29,7 +29,7 @@ type Row<'a> = (&'a str, &'a str, Option<&'a str>);
 pub(super) async fn write(
     connection: &mut AnyConnection,
     address: &Address,
-    run: &[&Posted],
+    run: &[&JournalEntry],
 ) -> Result<(), sqlx::Error> {
     let Some(newest) = run.iter().map(|posted| posted.id).max() else { return Ok(()) };
     let ids: Vec<String> = run.iter().map(|posted| posted.id.to_string()).collect();
@@ -49,7 +49,7 @@ pub(super) async fn write(
     // In the order of the index, many rows share a page.
     rows.sort_unstable();
     rows.dedup();
-    let message = |(posted, id): (&&Posted, &String)| {
+    let message = |(posted, id): (&&JournalEntry, &String)| {
         let (to, group) = match &posted.post.to {
             Addressee::User(to) => (Some(to.as_str()), None),
             Addressee::Group { group_id, .. } => (None, Some(group_id)),

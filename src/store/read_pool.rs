@@ -21,7 +21,7 @@ use crate::auth::{Standing, names};
 use crate::id::{MessageId, UserId};
 use crate::limits;
 use crate::state::durable::AccountChange;
-use crate::state::posted::{Addressee, Posted};
+use crate::state::journal::{Addressee, JournalEntry};
 use crate::wire::refusal::{Code, Refusal};
 
 type Work = Box<dyn FnOnce(AnyPool) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
@@ -29,7 +29,7 @@ type Work = Box<dyn FnOnce(AnyPool) -> Pin<Box<dyn Future<Output = ()> + Send>> 
 /// The reading room. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ReadPool {
-    desk: Option<mpsc::Sender<Work>>,
+    queue: Option<mpsc::Sender<Work>>,
 }
 
 /// An account, as a login needs it.
@@ -88,7 +88,7 @@ pub struct StoredMessage {
 
 impl StoredMessage {
     /// A message that is accepted and not written yet.
-    pub fn of(posted: &Posted) -> StoredMessage {
+    pub fn of(posted: &JournalEntry) -> StoredMessage {
         let (to_user_id, group_id) = match &posted.post.to {
             Addressee::User(to) => (Some(to.as_str().to_owned()), None),
             Addressee::Group { group_id, .. } => (None, Some(group_id.clone())),
@@ -139,12 +139,12 @@ pub struct Invitation {
 impl ReadPool {
     /// A pool without a database: every question is `unavailable`.
     pub fn closed() -> ReadPool {
-        ReadPool { desk: None }
+        ReadPool { queue: None }
     }
 
     /// Whether there is a database behind it, well or not.
     pub fn is_open(&self) -> bool {
-        self.desk.is_some()
+        self.queue.is_some()
     }
 
     /// Opens the database for reading. `tell_watch` hears what others did to accounts and tokens
@@ -154,7 +154,7 @@ impl ReadPool {
         known: account_poller::Known,
         tell_watch: account_poller::Tell,
     ) -> std::io::Result<(ReadPool, JoinHandle<()>)> {
-        let (desk, mut questions) = mpsc::channel::<Work>(limits::QUERIES_WAITING_MAX);
+        let (queue, mut questions) = mpsc::channel::<Work>(limits::QUERIES_WAITING_MAX);
         let (tell, opened) = crossbeam_channel::bounded(1);
         let thread =
             std::thread::Builder::new().name(String::from("store-reads")).spawn(move || {
@@ -187,7 +187,7 @@ impl ReadPool {
             })?;
         // Without an answer it has logged why, and every question is unavailable.
         let _ = opened.recv();
-        Ok((ReadPool { desk: Some(desk) }, thread))
+        Ok((ReadPool { queue: Some(queue) }, thread))
     }
 
     async fn ask<T, F, Answer>(&self, question: F) -> Result<T, Refusal>
@@ -196,7 +196,7 @@ impl ReadPool {
         F: FnOnce(AnyPool) -> Answer + Send + 'static,
         Answer: Future<Output = Result<T, sqlx::Error>> + Send + 'static,
     {
-        let desk = self.desk.as_ref().ok_or_else(Refusal::unavailable)?;
+        let queue = self.queue.as_ref().ok_or_else(Refusal::unavailable)?;
         let (reply, answer) = oneshot::channel();
         let work: Work = Box::new(move |pool| {
             Box::pin(async move {
@@ -216,7 +216,7 @@ impl ReadPool {
                 let _ = reply.send(result);
             })
         });
-        desk.try_send(work).map_err(|_| Refusal::unavailable())?;
+        queue.try_send(work).map_err(|_| Refusal::unavailable())?;
         answer.await.map_err(|_| Refusal::unavailable())?
     }
 

@@ -21,7 +21,7 @@ use super::database::{Database, timed_out};
 use super::{Image, SetOutcome, StoreError, StoreHealth};
 use crate::limits;
 use crate::state::durable::{Write, WriteResult, Written};
-use crate::state::posted::Posted;
+use crate::state::journal::JournalEntry;
 use crate::state::registry::unsaved::RegistryDelta;
 use crate::wire::refusal::Refusal;
 
@@ -353,7 +353,7 @@ impl Running {
     /// can.
     fn execute_pieces(&mut self, write: &Write, fault: &sqlx::Error) -> WriteResult {
         match write {
-            Write::Posted(run) => self.post_pieces(run, fault),
+            Write::JournalEntry(run) => self.post_pieces(run, fault),
             Write::Seen { people, at_ms } if people.len() > 1 => {
                 for person in people {
                     let one = Write::Seen { people: vec![person.clone()], at_ms: *at_ms };
@@ -382,16 +382,16 @@ impl Running {
 
     /// Writes a run of the journal message by message, and passes over those that are refused: what
     /// stands behind them would never be written else.
-    fn post_pieces(&mut self, run: &[Arc<Posted>], fault: &sqlx::Error) -> WriteResult {
+    fn post_pieces(&mut self, run: &[Arc<JournalEntry>], fault: &sqlx::Error) -> WriteResult {
         if let [only] = run {
-            self.refuse(&Write::Posted(run.to_vec()), fault);
+            self.refuse(&Write::JournalEntry(run.to_vec()), fault);
             return match ask!(self.pass_posted(only.id)) {
                 Ok(()) => Ok(Written::Done),
                 Err(fault) => self.unavailable(&fault),
             };
         }
         for posted in run {
-            let one = Write::Posted(vec![Arc::clone(posted)]);
+            let one = Write::JournalEntry(vec![Arc::clone(posted)]);
             match ask!(self.execute(std::slice::from_ref(&one))) {
                 Ok(_) => {}
                 Err(fault) if self.database.refuses_data(&fault) => {

@@ -11,7 +11,7 @@ use fanfare::internals::limits::Limits;
 use fanfare::internals::mailbox::published::Published;
 use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
 use fanfare::internals::mailbox::to_shard::ShardMessage;
-use fanfare::internals::mailbox::{Bell, Inlet, Outlet, mailbox};
+use fanfare::internals::mailbox::{Bell, MailboxReceiver, MailboxSender, mailbox};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::shard::{self, Shard};
 use fanfare::internals::state::command::{
@@ -67,7 +67,7 @@ pub fn people_settings() -> state::Settings {
 struct SimShard {
     shard: Shard<FakeSocket>,
     ready: Ready,
-    outlet: Outlet<ShardMessage>,
+    outlet: MailboxSender<ShardMessage>,
     outcome: shard::Outcome,
 }
 
@@ -91,10 +91,10 @@ pub struct SimWorld {
     timeouts: Timeouts,
     stats: Arc<Stats>,
     control: Control,
-    orders: Outlet<ControlMessage>,
+    orders: MailboxSender<ControlMessage>,
     shards: Vec<SimShard>,
     /// Follows everything beside the clients, straight from control.
-    observer: Inlet<ShardMessage>,
+    observer: MailboxReceiver<ShardMessage>,
     /// Views that the observer has asked for.
     questions: Vec<oneshot::Receiver<Result<Vec<Arc<View>>, Refusal>>>,
     oracle: Oracle,

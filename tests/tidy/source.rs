@@ -15,7 +15,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// The module right below the crate's root that the file belongs to: `state` for `src/state/call.rs`.
+    /// The module right below the crate's root that the file belongs to: `state` for `src/state/effect.rs`.
     pub fn room(&self) -> &str {
         let first = self.path.iter().nth(1).and_then(|part| part.to_str()).unwrap_or_default();
         first.trim_end_matches(".rs")

@@ -46,7 +46,7 @@ fn unauthorized(problem: Problem) -> Problem {
 /// The identity behind a request, where it may do what it asks. Wrong credentials are refused even
 /// where none are required.
 pub(super) async fn authorize(
-    desk: &RequestContext,
+    context: &RequestContext,
     locks: &LoginLocks,
     headers: &HeaderMap,
     is_write: bool,
@@ -56,9 +56,9 @@ pub(super) async fn authorize(
         Some(header) => {
             let header = header.to_str().unwrap_or_default();
             match (auth::bearer(header), basic(header)) {
-                (Some(token), _) => by_token(desk, token)?,
+                (Some(token), _) => by_token(context, token)?,
                 (None, Some((name, password))) => {
-                    Some(by_password(desk, locks, name, password).await?)
+                    Some(by_password(context, locks, name, password).await?)
                 }
                 (None, None) => {
                     let detail = "neither Bearer nor Basic";
@@ -68,10 +68,10 @@ pub(super) async fn authorize(
         }
     };
     if let Some(identity) = &identity {
-        desk.see(identity);
+        context.see(identity);
     }
     let needed = if is_write { Scopes::REGISTRY_WRITE } else { Scopes::REGISTRY_READ };
-    if desk.app.authorizer.allows(identity.as_ref(), needed) {
+    if context.app.authorizer.allows(identity.as_ref(), needed) {
         return Ok(identity);
     }
     Err(match identity {
@@ -83,9 +83,9 @@ pub(super) async fn authorize(
     })
 }
 
-fn by_token(desk: &RequestContext, token: &str) -> Result<Option<Identity>, Problem> {
-    let now_s = desk.clock.now().unix_s();
-    let identified = desk.app.authorizer.identify(Some(token), now_s);
+fn by_token(context: &RequestContext, token: &str) -> Result<Option<Identity>, Problem> {
+    let now_s = context.clock.now().unix_s();
+    let identified = context.app.authorizer.identify(Some(token), now_s);
     identified.map_err(|fault| unauthorized(authorizer::bad_token(fault).into()))
 }
 
@@ -101,7 +101,7 @@ fn basic(header: &str) -> Option<(String, String)> {
 }
 
 async fn by_password(
-    desk: &RequestContext,
+    context: &RequestContext,
     locks: &LoginLocks,
     name: String,
     password: String,
@@ -111,10 +111,10 @@ async fn by_password(
     if !accounts::is_possible_name(&name) || password.len() > limits::PASSWORD_BYTES_MAX {
         return Err(wrong());
     }
-    let (app, revoked) = (&desk.app, &desk.app.authorizer.revoked);
+    let (app, revoked) = (&context.app, &context.app.authorizer.revoked);
     let digest = revoked.credential_cache.digest(&name, &password);
     let known = || {
-        let identity = revoked.credential_cache.find(&digest, desk.clock.now().unix_ms)?;
+        let identity = revoked.credential_cache.find(&digest, context.clock.now().unix_ms)?;
         revoked.of(&identity).is_none().then_some(identity)
     };
     if let Some(identity) = known() {
@@ -128,20 +128,20 @@ async fn by_password(
     if let Some(identity) = known() {
         return Ok(identity);
     }
-    let attempt = begin_login(desk, Purpose::Eureka, &name).await?;
+    let attempt = begin_login(context, Purpose::Eureka, &name).await?;
     let forgotten = revoked.credential_cache.forgotten();
     let account = app.read_pool.account(&name).await?;
-    let account = finish_login(desk, attempt, PasswordQueue::Eureka, account, password)
+    let account = finish_login(context, attempt, PasswordQueue::Eureka, account, password)
         .await?
         .map_err(|cause| wrong().because(cause))?;
-    let now_ms = desk.clock.now().unix_ms;
+    let now_ms = context.clock.now().unix_ms;
     let scopes = app.scopes_of(&account);
     let identity = Identity {
         user_id: account.user_id,
         username: Some(account.username),
         email: None,
         scopes,
-        expires_at_s: desk.clock.now().unix_s() + limits::CREDENTIAL_CACHE_MS / 1_000,
+        expires_at_s: context.clock.now().unix_s() + limits::CREDENTIAL_CACHE_MS / 1_000,
         token: None,
     };
     revoked.credential_cache.keep(digest, &identity, (account.changed_ms, forgotten), now_ms);

@@ -41,7 +41,7 @@ use crate::limits;
 use crate::state::command::{
     FindInstance, Heartbeat, Operate, Operation, PutInstance, PutReply, RenewInstance, Unregister,
 };
-use crate::state::registry::listing::{Found, Pull, Put, Step};
+use crate::state::registry::listing::{FoundInstance, Pull, Put, Step};
 use crate::wire::instance::{Instance, Registration};
 use crate::wire::refusal::{Code, Refusal};
 use credentials::LoginLocks;
@@ -81,12 +81,12 @@ impl Dialect for Eureka {
 
     fn answer<'a>(
         &'a self,
-        desk: &'a RequestContext,
+        context: &'a RequestContext,
         request: Request<Incoming>,
         rest: &'a str,
     ) -> Answering<'a> {
         Box::pin(async move {
-            let answered = dispatch(desk, self, request, rest).await;
+            let answered = dispatch(context, self, request, rest).await;
             answered.map_err(|problem| Problem { is_text: true, ..problem })
         })
     }
@@ -149,7 +149,7 @@ fn wrong(detail: impl Into<Cow<'static, str>>) -> Problem {
 }
 
 async fn dispatch(
-    desk: &RequestContext,
+    context: &RequestContext,
     eureka: &Eureka,
     request: Request<Incoming>,
     rest: &str,
@@ -161,29 +161,29 @@ async fn dispatch(
     }
     let is_read = matches!(method, Method::GET | Method::HEAD);
     let who =
-        credentials::authorize(desk, &eureka.login_locks, request.headers(), !is_read).await?;
+        credentials::authorize(context, &eureka.login_locks, request.headers(), !is_read).await?;
     if is_read {
-        return read(desk, eureka, resource, encoding_of(request.headers())).await;
+        return read(context, eureka, resource, encoding_of(request.headers())).await;
     }
     let query = Query::of(request.uri());
     match resource {
-        Resource::Delta => register(desk, request, "delta").await,
-        Resource::App(app) => register(desk, request, &app).await,
+        Resource::Delta => register(context, request, "delta").await,
+        Resource::App(app) => register(context, request, &app).await,
         Resource::Instance(app, id) if method == Method::PUT => {
-            renew(desk, &app, &id, &query).await
+            renew(context, &app, &id, &query).await
         }
-        Resource::Instance(app, id) => cancel(desk, &app, &id).await,
+        Resource::Instance(app, id) => cancel(context, &app, &id).await,
         Resource::Status(app, id) => {
             let status = query
                 .get("value")
                 .map(|value| EurekaStatus::read(&value).ok_or_else(|| wrong("value is no status")));
             match (status.transpose()?, method == Method::PUT) {
-                (Some(status), true) => set_status(desk, &app, &id, status, who.as_ref()).await,
+                (Some(status), true) => set_status(context, &app, &id, status, who.as_ref()).await,
                 (None, true) => Err(wrong("value is missing")),
-                (_, false) => end_override(desk, &app, &id).await,
+                (_, false) => end_override(context, &app, &id).await,
             }
         }
-        Resource::Metadata(app, id) => add_metadata(desk, &app, &id, query.pairs()).await,
+        Resource::Metadata(app, id) => add_metadata(context, &app, &id, query.pairs()).await,
         _ => Err(not_found()),
     }
 }
@@ -219,31 +219,33 @@ fn found(encoding: Encoding, (bytes, permit): Encoded) -> Reply {
 // --- Reading -------------------------------------------------------------------------------------
 
 async fn read(
-    desk: &RequestContext,
+    context: &RequestContext,
     eureka: &Eureka,
     resource: Resource,
     encoding: Encoding,
 ) -> Result<Reply, Problem> {
-    if desk.is_draining() && matches!(resource, Resource::All | Resource::Delta) {
+    if context.is_draining() && matches!(resource, Resource::All | Resource::Delta) {
         // Eureka's own word for it: the client keeps what it has and asks again.
         return Err(Problem::new(403, Code::Unavailable, "the server is stopping"));
     }
     let cache = &eureka.response_cache;
     let alone = |bytes: Bytes| -> Result<Encoded, Problem> {
-        let permit = desk.answers.reserve(bytes.len())?;
+        let permit = context.answers.reserve(bytes.len())?;
         Ok((bytes, Some(permit)))
     };
     let made = match resource {
-        Resource::All => Some(cache.whole(desk, encoding).await?),
-        Resource::Delta => Some(cache.delta(desk, encoding).await?),
-        Resource::App(app) => cache.application(desk, encoding, app.to_ascii_lowercase()).await?,
-        Resource::Anywhere(id) => {
-            cache.instance(desk, encoding, id).await?.map(alone).transpose()?
+        Resource::All => Some(cache.whole(context, encoding).await?),
+        Resource::Delta => Some(cache.delta(context, encoding).await?),
+        Resource::App(app) => {
+            cache.application(context, encoding, app.to_ascii_lowercase()).await?
         }
-        Resource::Vip(vip) => cache.vip(desk, encoding, vip, false).await?,
-        Resource::SecureVip(vip) => cache.vip(desk, encoding, vip, true).await?,
+        Resource::Anywhere(id) => {
+            cache.instance(context, encoding, id).await?.map(alone).transpose()?
+        }
+        Resource::Vip(vip) => cache.vip(context, encoding, vip, false).await?,
+        Resource::SecureVip(vip) => cache.vip(context, encoding, vip, true).await?,
         Resource::Instance(app, id) => {
-            let found = find(desk, &app, &id, false).await?.map(|found| {
+            let found = find(context, &app, &id, false).await?.map(|found| {
                 let mut text = String::new();
                 let instance = EurekaInstance::of(&found.entry);
                 let action = model::action(Step::Added);
@@ -259,16 +261,17 @@ async fn read(
 
 /// An instance of any region. Renews its lease if `renews` says so.
 async fn find(
-    desk: &RequestContext,
+    context: &RequestContext,
     app: &str,
     id: &str,
     renews: bool,
-) -> Result<Option<Found>, Problem> {
+) -> Result<Option<FoundInstance>, Problem> {
     if app.len() > limits::NAME_BYTES_MAX || id.len() > limits::NAME_BYTES_MAX {
         return Ok(None);
     }
     let find = FindInstance { service: ServiceName::of(app), instance: id.into() };
-    let found = if renews { desk.ask(RenewInstance(find)).await } else { desk.ask(find).await };
+    let found =
+        if renews { context.ask(RenewInstance(find)).await } else { context.ask(find).await };
     Ok(found?)
 }
 
@@ -297,7 +300,7 @@ fn language_of(headers: &HeaderMap) -> Option<Format> {
 
 /// `POST /apps/{app}`
 async fn register(
-    desk: &RequestContext,
+    context: &RequestContext,
     request: Request<Incoming>,
     app: &str,
 ) -> Result<Reply, Problem> {
@@ -311,8 +314,8 @@ async fn register(
         let detail = "there is more than one Content-Encoding";
         return Err(Problem::new(415, Code::InvalidArgument, detail).closing());
     }
-    let bytes_max = desk.app.limits.http_body_bytes_max;
-    let mut text = body::read_any(desk, request, bytes_max).await?;
+    let bytes_max = context.app.limits.http_body_bytes_max;
+    let mut text = body::read_any(context, request, bytes_max).await?;
     match coding.as_ref().map(|coding| coding.to_str().unwrap_or_default().to_ascii_lowercase()) {
         None => {}
         Some(coding) if coding.is_empty() || coding == "identity" => {}
@@ -327,8 +330,8 @@ async fn register(
     let is_long = text.len() > limits::DECODE_INLINE_BYTES_MAX;
     let sent = body::beside(is_long, move || read::registration(&text, is_xml, &app)).await?;
     let sent = sent.map_err(wrong)?;
-    let before = find(desk, &sent.app, &sent.instance_id, false).await?;
-    change(desk, before, |before| Ok(Some(step(&sent, before)))).await?;
+    let before = find(context, &sent.app, &sent.instance_id, false).await?;
+    change(context, before, |before| Ok(Some(step(&sent, before)))).await?;
     Ok(reply::no_content())
 }
 
@@ -372,7 +375,7 @@ enum Change {
 }
 
 /// What a registration makes of the instance that is registered already.
-fn step(sent: &EurekaRegistration, before: Option<&Found>) -> Change {
+fn step(sent: &EurekaRegistration, before: Option<&FoundInstance>) -> Change {
     let newest_ms = before.and_then(|found| model::dirty_ms(&found.entry.json));
     if let (Some(newest_ms), Some(dirty_ms)) = (newest_ms, sent.dirty_ms)
         && newest_ms > dirty_ms
@@ -389,9 +392,9 @@ fn step(sent: &EurekaRegistration, before: Option<&Found>) -> Change {
 
 /// Changes an instance by compare and swap: `decide` is called again if the instance changed meanwhile.
 async fn change(
-    desk: &RequestContext,
-    mut before: Option<Found>,
-    decide: impl Fn(Option<&Found>) -> Result<Option<Change>, Problem>,
+    context: &RequestContext,
+    mut before: Option<FoundInstance>,
+    decide: impl Fn(Option<&FoundInstance>) -> Result<Option<Change>, Problem>,
 ) -> Result<(), Problem> {
     for _ in 0..limits::EUREKA_ATTEMPTS_MAX {
         let (instance, pull) = match decide(before.as_ref())? {
@@ -399,7 +402,7 @@ async fn change(
             Some(Change::Replace(instance, pull)) => (instance, pull),
             Some(Change::Keep) => match before {
                 Some(found) => {
-                    desk.ask(Heartbeat(vec![found.identity])).await?;
+                    context.ask(Heartbeat(vec![found.identity])).await?;
                     return Ok(());
                 }
                 None => return Err(not_found()),
@@ -410,10 +413,10 @@ async fn change(
         // The bound also holds for metadata that is added bit by bit. An instance that was registered
         // before the bound was lowered may keep its size.
         let stands = expected.as_ref().map_or(0, Bytes::len);
-        let bytes_max = desk.app.limits.instance_bytes_max.max(stands);
+        let bytes_max = context.app.limits.instance_bytes_max.max(stands);
         let too_large = |fault| Problem::new(413, Code::TooLarge, fault);
         let registration = registration.within(bytes_max).map_err(too_large)?;
-        match desk.ask(PutInstance(Put { registration, expected, pull })).await? {
+        match context.ask(PutInstance(Put { registration, expected, pull })).await? {
             PutReply::Done => return Ok(()),
             PutReply::Refused(code) => {
                 let problem = Problem::new(code.http_status(), code, "there is no room for more");
@@ -428,12 +431,12 @@ async fn change(
 
 /// `PUT /apps/{app}/{id}`
 async fn renew(
-    desk: &RequestContext,
+    context: &RequestContext,
     app: &str,
     id: &str,
     query: &Query,
 ) -> Result<Reply, Problem> {
-    let found = find(desk, app, id, true).await?.ok_or_else(not_found)?;
+    let found = find(context, app, id, true).await?.ok_or_else(not_found)?;
     let theirs_ms = query.get("lastDirtyTimestamp").and_then(|text| text.parse::<u64>().ok());
     if let Some(theirs_ms) = theirs_ms {
         let entry = &found.entry;
@@ -447,49 +450,49 @@ async fn renew(
 }
 
 /// `DELETE /apps/{app}/{id}`
-async fn cancel(desk: &RequestContext, app: &str, id: &str) -> Result<Reply, Problem> {
-    let found = find(desk, app, id, false).await?.ok_or_else(not_found)?;
-    desk.ask(Unregister(vec![found.identity])).await?;
+async fn cancel(context: &RequestContext, app: &str, id: &str) -> Result<Reply, Problem> {
+    let found = find(context, app, id, false).await?.ok_or_else(not_found)?;
+    context.ask(Unregister(vec![found.identity])).await?;
     Ok(done())
 }
 
 /// `PUT /apps/{app}/{id}/status`
 async fn set_status(
-    desk: &RequestContext,
+    context: &RequestContext,
     app: &str,
     id: &str,
     status: EurekaStatus,
     who: Option<&Identity>,
 ) -> Result<Reply, Problem> {
-    let before = find(desk, app, id, true).await?.ok_or_else(not_found)?;
+    let before = find(context, app, id, true).await?.ok_or_else(not_found)?;
     if status == EurekaStatus::OutOfService {
         let said = who.map_or("eureka", Identity::display_name);
-        let operator = registry::operator(desk, said);
-        operate(desk, before, Operation::PullOut { operator }).await?;
+        let operator = registry::operator(context, said);
+        operate(context, before, Operation::PullOut { operator }).await?;
     } else {
-        change(desk, Some(before), |found| {
+        change(context, Some(before), |found| {
             let instance = instance_of(found)?;
             Ok(instance
                 .map(|one| Change::Replace(Box::new(model::with_override(one, status)), Pull::In)))
         })
         .await?;
-        log::operator(desk, "override status", &format!("{app}/{id}"), Some("eureka"));
+        log::operator(context, "override status", &format!("{app}/{id}"), Some("eureka"));
     }
     Ok(done())
 }
 
 /// `DELETE /apps/{app}/{id}/status`: ends an override, so that the status that the instance reports
 /// holds again. The status in the query is ignored: it is for servers that forget the reported one.
-async fn end_override(desk: &RequestContext, app: &str, id: &str) -> Result<Reply, Problem> {
-    let mut before = find(desk, app, id, true).await?.ok_or_else(not_found)?;
+async fn end_override(context: &RequestContext, app: &str, id: &str) -> Result<Reply, Problem> {
+    let mut before = find(context, app, id, true).await?.ok_or_else(not_found)?;
     let reported = instance_of(Some(&before))?.map(model::without_override);
     if before.entry.is_pulled_out && !matches!(reported, Some(AfterOverride::Status(_))) {
         // An operator pulled it out. The instance may have reported itself as out, too.
-        operate(desk, before, Operation::PullIn).await?;
-        before = find(desk, app, id, false).await?.ok_or_else(not_found)?;
+        operate(context, before, Operation::PullIn).await?;
+        before = find(context, app, id, false).await?.ok_or_else(not_found)?;
     }
     if !matches!(reported, Some(AfterOverride::Same)) {
-        change(desk, Some(before), |found| {
+        change(context, Some(before), |found| {
             Ok(instance_of(found)?.map(|one| match model::without_override(one) {
                 AfterOverride::Same => Change::Keep,
                 AfterOverride::Status(instance) => Change::Replace(instance, Pull::In),
@@ -497,30 +500,34 @@ async fn end_override(desk: &RequestContext, app: &str, id: &str) -> Result<Repl
             }))
         })
         .await?;
-        log::operator(desk, "end status override", &format!("{app}/{id}"), Some("eureka"));
+        log::operator(context, "end status override", &format!("{app}/{id}"), Some("eureka"));
     }
     Ok(done())
 }
 
 /// Pulls an instance out of discovery, or in.
-async fn operate(desk: &RequestContext, found: Found, operation: Operation) -> Result<(), Problem> {
+async fn operate(
+    context: &RequestContext,
+    found: FoundInstance,
+    operation: Operation,
+) -> Result<(), Problem> {
     let (action, on) = (registry::action(&operation), found.identity.to_string());
-    if !desk.ask(Operate { identity: found.identity, operation }).await? {
+    if !context.ask(Operate { identity: found.identity, operation }).await? {
         return Err(not_found());
     }
-    log::operator(desk, action, &on, Some("eureka"));
+    log::operator(context, action, &on, Some("eureka"));
     Ok(())
 }
 
 /// `PUT /apps/{app}/{id}/metadata`
 async fn add_metadata(
-    desk: &RequestContext,
+    context: &RequestContext,
     app: &str,
     id: &str,
     pairs: Vec<(String, String)>,
 ) -> Result<Reply, Problem> {
-    let before = find(desk, app, id, false).await?.ok_or_else(not_found)?;
-    change(desk, Some(before), |found| {
+    let before = find(context, app, id, false).await?.ok_or_else(not_found)?;
+    change(context, Some(before), |found| {
         let instance = instance_of(found)?;
         Ok(instance.map(|one| {
             Change::Replace(Box::new(model::with_metadata(one, pairs.clone())), Pull::Keep)
@@ -531,7 +538,7 @@ async fn add_metadata(
 }
 
 /// The decoded instance. None if it is gone.
-fn instance_of(found: Option<&Found>) -> Result<Option<Instance>, Problem> {
+fn instance_of(found: Option<&FoundInstance>) -> Result<Option<Instance>, Problem> {
     let Some(found) = found else { return Ok(None) };
     let instance = serde_json::from_slice(&found.entry.json);
     instance.map(Some).map_err(|_| Refusal::internal().into())

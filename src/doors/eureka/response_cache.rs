@@ -34,7 +34,7 @@ use crate::http::reply::Problem;
 use crate::http::{RequestContext, body};
 use crate::limits;
 use crate::state::command::ListInstances;
-use crate::state::registry::listing::{Entry, Recent, Rolls, Roster, Step};
+use crate::state::registry::listing::{Entry, InstanceListing, RecentChange, ServiceListing, Step};
 
 /// How a response is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,11 +70,11 @@ pub(super) type Encoded = (Bytes, Option<Permit>);
 /// All instances, as of one version of the registry.
 #[derive(Debug)]
 pub(super) struct Listing {
-    edition: u64,
+    listing_version: u64,
     hash: String,
     /// One a service, by name.
     parts: Vec<Arc<Part>>,
-    recent: Vec<Recent>,
+    recent: Vec<RecentChange>,
     complete_from_ms: u64,
     whole: [OnceLock<Bytes>; Encoding::COUNT],
     /// Each with the moment until which it is valid, in milliseconds since the Unix epoch.
@@ -84,7 +84,7 @@ pub(super) struct Listing {
 /// A service's part of a response.
 #[derive(Debug)]
 struct Part {
-    roster: Arc<Roster>,
+    roster: Arc<ServiceListing>,
     keys: Vec<LookupKeys>,
     counts: StatusCounts,
     texts: [OnceLock<ApplicationText>; 2],
@@ -140,7 +140,7 @@ impl StatusCounts {
 
 impl ApplicationText {
     fn of(
-        roster: &Roster,
+        roster: &ServiceListing,
         format: Format,
         mut visit: impl FnMut(&EurekaInstance),
     ) -> ApplicationText {
@@ -168,7 +168,7 @@ impl ApplicationText {
 }
 
 impl Part {
-    fn new(roster: Arc<Roster>, format: Format) -> Part {
+    fn new(roster: Arc<ServiceListing>, format: Format) -> Part {
         let (mut keys, mut counts) =
             (Vec::with_capacity(roster.entries.len()), StatusCounts::default());
         let text = ApplicationText::of(&roster, format, |instance| {
@@ -202,10 +202,10 @@ impl Part {
 }
 
 impl Listing {
-    fn new(rolls: Rolls, before: Option<&Listing>, format: Format) -> Listing {
+    fn new(rolls: InstanceListing, before: Option<&Listing>, format: Format) -> Listing {
         let mut counts = StatusCounts::default();
         let parts: Vec<Arc<Part>> = rolls
-            .rosters
+            .services
             .into_iter()
             .map(|roster| {
                 let same = before.and_then(|before| before.part(roster.service.as_str()));
@@ -219,7 +219,7 @@ impl Listing {
             counts.join(part.counts);
         }
         Listing {
-            edition: rolls.edition,
+            listing_version: rolls.listing_version,
             hash: counts.hash(),
             parts,
             recent: rolls.recent,
@@ -246,7 +246,7 @@ impl Listing {
     fn encode_whole(&self, encoding: Encoding, answers: &Answers) -> Result<Bytes, Problem> {
         let format = encoding.format;
         let (mut head, mut tail) = (String::new(), String::new());
-        open_applications(&mut head, format, self.edition, &self.hash);
+        open_applications(&mut head, format, self.listing_version, &self.hash);
         close_applications(&mut tail, format);
         if encoding.is_gzip {
             let bytes = self.parts.iter().map(|part| part.deflated(format).bytes() + 16).sum();
@@ -290,7 +290,7 @@ impl Listing {
         let format = encoding.format;
         let is_complete = now_ms >= self.complete_from_ms;
         let since_ms = now_ms.saturating_sub(limits::EUREKA_DELTA_MS);
-        let recent: Vec<&Recent> = self
+        let recent: Vec<&RecentChange> = self
             .recent
             .iter()
             .filter(|one| one.at_ms >= since_ms)
@@ -309,7 +309,7 @@ impl Listing {
         // A stable sort: within an application the order of the changes stays.
         named.sort_by_key(|(name, ..)| *name);
         let mut out = String::new();
-        open_applications(&mut out, format, self.edition, &self.hash);
+        open_applications(&mut out, format, self.listing_version, &self.hash);
         let mut applications = Applications::default();
         for (name, entry, step) in named {
             applications.begin(&mut out, format, name);
@@ -355,7 +355,7 @@ impl Listing {
         let bytes = found.iter().map(of).sum::<usize>() + 256;
         let permit = answers.reserve(bytes)?;
         let mut out = String::with_capacity(bytes);
-        open_applications(&mut out, format, self.edition, &counts.hash());
+        open_applications(&mut out, format, self.listing_version, &counts.hash());
         let mut applications = Applications::default();
         for (name, text) in found {
             applications.begin(&mut out, format, name);
@@ -444,13 +444,16 @@ impl ResponseCache {
     /// All instances, as of this moment or later.
     async fn document(
         &self,
-        desk: &RequestContext,
+        context: &RequestContext,
         format: Format,
     ) -> Result<Arc<Listing>, Problem> {
-        let edition = desk.app.published.edition();
+        let listing_version = context.app.published.listing_version();
         let newest = || {
             let document = self.document.read();
-            document.as_ref().filter(|document| document.edition >= edition).cloned()
+            document
+                .as_ref()
+                .filter(|document| document.listing_version >= listing_version)
+                .cloned()
         };
         if let Some(document) = newest() {
             return Ok(document);
@@ -459,11 +462,12 @@ impl ResponseCache {
         if let Some(document) = newest() {
             return Ok(document);
         }
-        let rolls = desk.ask(ListInstances).await?;
+        let rolls = context.ask(ListInstances).await?;
         let before = self.document.read().clone();
-        let is_old =
-            |roster: &Roster| before.as_ref().is_some_and(|it| it.edition >= roster.edition);
-        let fresh = rolls.rosters.iter().filter(|roster| !is_old(roster));
+        let is_old = |roster: &ServiceListing| {
+            before.as_ref().is_some_and(|it| it.listing_version >= roster.listing_version)
+        };
+        let fresh = rolls.services.iter().filter(|roster| !is_old(roster));
         let bytes: usize =
             fresh.flat_map(|roster| roster.entries.iter().map(|entry| entry.json.len())).sum();
         let document = body::beside(bytes > limits::DECODE_INLINE_BYTES_MAX, move || {
@@ -477,10 +481,10 @@ impl ResponseCache {
     /// All applications.
     pub(super) async fn whole(
         &self,
-        desk: &RequestContext,
+        context: &RequestContext,
         encoding: Encoding,
     ) -> Result<Encoded, Problem> {
-        let document = self.document(desk, encoding.format).await?;
+        let document = self.document(context, encoding.format).await?;
         let index = encoding.index();
         if let Some(bytes) = document.whole[index].get() {
             return Ok((bytes.clone(), None));
@@ -489,7 +493,7 @@ impl ResponseCache {
         if let Some(bytes) = document.whole[index].get() {
             return Ok((bytes.clone(), None));
         }
-        let (shared, answers) = (Arc::clone(&document), Arc::clone(&desk.answers));
+        let (shared, answers) = (Arc::clone(&document), Arc::clone(&context.answers));
         let bytes =
             body::beside(document.is_large(), move || shared.encode_whole(encoding, &answers));
         let bytes = bytes.await??;
@@ -503,12 +507,12 @@ impl ResponseCache {
     /// The recent changes.
     pub(super) async fn delta(
         &self,
-        desk: &RequestContext,
+        context: &RequestContext,
         encoding: Encoding,
     ) -> Result<Encoded, Problem> {
-        let document = self.document(desk, encoding.format).await?;
+        let document = self.document(context, encoding.format).await?;
         let index = encoding.index();
-        let now_ms = desk.clock.now().unix_ms;
+        let now_ms = context.clock.now().unix_ms;
         let kept = || {
             let kept = document.delta.lock();
             let (_, bytes) = kept[index].as_ref().filter(|(until_ms, _)| now_ms < *until_ms)?;
@@ -521,7 +525,7 @@ impl ResponseCache {
         if let Some(bytes) = kept() {
             return Ok((bytes, None));
         }
-        let (shared, answers) = (Arc::clone(&document), Arc::clone(&desk.answers));
+        let (shared, answers) = (Arc::clone(&document), Arc::clone(&context.answers));
         let changed: usize = document.recent.iter().map(|one| one.entry.json.len()).sum();
         let is_long = changed > limits::DECODE_INLINE_BYTES_MAX
             || now_ms < document.complete_from_ms && document.is_large();
@@ -537,13 +541,13 @@ impl ResponseCache {
     /// The instances behind a virtual address. None if there are none.
     pub(super) async fn vip(
         &self,
-        desk: &RequestContext,
+        context: &RequestContext,
         encoding: Encoding,
         vip: String,
         is_secure: bool,
     ) -> Result<Option<Encoded>, Problem> {
-        let document = self.document(desk, encoding.format).await?;
-        let (is_long, answers) = (document.is_large(), Arc::clone(&desk.answers));
+        let document = self.document(context, encoding.format).await?;
+        let (is_long, answers) = (document.is_large(), Arc::clone(&context.answers));
         let put = move || document.encode_vip(encoding, &vip, is_secure, &answers);
         body::beside(is_long, put).await?
     }
@@ -551,14 +555,14 @@ impl ResponseCache {
     /// One application. None if it has no instance.
     pub(super) async fn application(
         &self,
-        desk: &RequestContext,
+        context: &RequestContext,
         encoding: Encoding,
         service: String,
     ) -> Result<Option<Encoded>, Problem> {
-        let document = self.document(desk, encoding.format).await?;
+        let document = self.document(context, encoding.format).await?;
         let bytes = document.part(&service).map_or(0, |part| part.bytes());
         let is_long = bytes > limits::DECODE_INLINE_BYTES_MAX;
-        let answers = Arc::clone(&desk.answers);
+        let answers = Arc::clone(&context.answers);
         body::beside(is_long, move || document.encode_application(encoding, &service, &answers))
             .await?
     }
@@ -566,11 +570,11 @@ impl ResponseCache {
     /// One instance of any application.
     pub(super) async fn instance(
         &self,
-        desk: &RequestContext,
+        context: &RequestContext,
         encoding: Encoding,
         instance_id: String,
     ) -> Result<Option<Bytes>, Problem> {
-        let document = self.document(desk, encoding.format).await?;
+        let document = self.document(context, encoding.format).await?;
         body::beside(document.is_large(), move || document.encode_instance(encoding, &instance_id))
             .await
     }

@@ -56,15 +56,20 @@ pub(super) fn close_application(out: &mut String, format: Format) {
 }
 
 /// Writes what comes before the applications.
-pub(super) fn open_applications(out: &mut String, format: Format, edition: u64, hash: &str) {
+pub(super) fn open_applications(
+    out: &mut String,
+    format: Format,
+    listing_version: u64,
+    hash: &str,
+) {
     match format {
         Format::Json => {
-            _ = write!(out, "{{\"applications\":{{\"versions__delta\":\"{edition}\",");
+            _ = write!(out, "{{\"applications\":{{\"versions__delta\":\"{listing_version}\",");
             _ = write!(out, "\"apps__hashcode\":\"{hash}\",\"application\":[");
         }
         Format::Xml => {
             out.push_str("<applications>");
-            number(out, "versions__delta", edition);
+            number(out, "versions__delta", listing_version);
             element(out, "apps__hashcode", hash);
         }
     }

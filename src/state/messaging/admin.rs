@@ -13,7 +13,7 @@ use super::{Aim, Attempt, ChatAs, Follow, Published, Publisher, SetMetadata, Set
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId};
 use crate::state::State;
-use crate::state::call::ChannelMessage;
+use crate::state::backplane::ChannelMessage;
 use crate::state::effect::{Effect, SubscriptionSet};
 use crate::state::reply::ReplyTo;
 use crate::wire::refusal::{Code, Refusal};

@@ -9,7 +9,7 @@ use super::{
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, Slot};
 use crate::state::State;
-use crate::state::call::TypedRequest;
+use crate::state::backplane::TypedRequest;
 use crate::state::channels::{ChannelView, Creator, TooMany};
 use crate::state::durable::Write;
 use crate::state::effect::{AppendReply, Condition, Effect, Waited};
@@ -273,10 +273,11 @@ impl State {
             memberships.retain(|one| one.channel != key);
         }
         let mut state = self.channels.delete(key);
-        if let (Some(abroad), Some(_)) = (&mut self.abroad, state.link.take()) {
-            abroad.commons.note_channel(channel);
+        if let (Some(cluster_state), Some(_)) = (&mut self.cluster_state, state.replication.take())
+        {
+            cluster_state.cluster_presence.note_channel(channel);
             for (user_id, _) in &state.users() {
-                abroad.commons.note_room(channel, user_id);
+                cluster_state.cluster_presence.note_room(channel, user_id);
             }
             self.push(Effect::LeaveTopic(channel.clone()));
             self.wake(Condition::ChannelRead(channel.clone()), Waited::Failed);

@@ -12,7 +12,7 @@ use crate::clock::Moment;
 use crate::id::{ChannelName, ConnName, Epoch};
 use crate::limits;
 use crate::state::State;
-use crate::state::call::{ChannelMessage, ChannelState, TypedRequest};
+use crate::state::backplane::{ChannelMessage, ChannelState, TypedRequest};
 use crate::state::channels::ChannelView;
 use crate::state::effect::AppendReply;
 use crate::state::entry::Entry;
@@ -130,8 +130,8 @@ impl State {
     }
 
     pub(super) fn followers_elsewhere(&self, channel: &ChannelName) -> usize {
-        let Some(abroad) = &self.abroad else { return 0 };
-        abroad.commons.followers(channel).map(|(_, count)| count).sum()
+        let Some(cluster_state) = &self.cluster_state else { return 0 };
+        cluster_state.cluster_presence.followers(channel).map(|(_, count)| count).sum()
     }
 
     /// How many followers a published message goes to, on all nodes.
@@ -142,22 +142,25 @@ impl State {
 
     /// The other nodes with followers of a channel, of those that an aim leaves.
     pub(super) fn following_nodes(&self, channel: &ChannelName, aim: &Aimed) -> Vec<String> {
-        let Some(abroad) = self.abroad.as_ref().filter(|_| !self.registry.is_cut_off()) else {
+        let Some(cluster_state) =
+            self.cluster_state.as_ref().filter(|_| !self.registry.is_cut_off())
+        else {
             return Vec::new();
         };
         if !self.is_replicated(channel) {
             return Vec::new();
         }
-        let following = abroad.commons.followers(channel).map(|(node, _)| node.to_owned());
+        let following =
+            cluster_state.cluster_presence.followers(channel).map(|(node, _)| node.to_owned());
         aim.nodes(following.collect())
     }
 
     /// Defined and live channels of all nodes, by name.
     pub(super) fn list_channels(&self) -> Vec<ChannelView> {
         let mut views = self.channels.list();
-        let Some(abroad) = &self.abroad else { return views };
+        let Some(cluster_state) = &self.cluster_state else { return views };
         let mut known: HashSet<ChannelName> = views.iter().map(|view| view.name.clone()).collect();
-        for channel in abroad.commons.channels() {
+        for channel in cluster_state.cluster_presence.channels() {
             if known.insert(channel.clone()) {
                 views.push(ChannelView::unknown(channel.clone()));
             }

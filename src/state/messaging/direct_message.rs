@@ -10,12 +10,12 @@ use crate::clock::Moment;
 use crate::id::{MessageId, UserId};
 use crate::limits;
 use crate::state::State;
-use crate::state::abroad::Tail;
-use crate::state::call::TypedRequest;
+use crate::state::backplane::TypedRequest;
+use crate::state::cluster_state::JournalTail;
 use crate::state::durable::Write;
 use crate::state::effect::{Condition, Effect, Waited};
 use crate::state::event::DomainEvent;
-use crate::state::posted::{Addressee, Post, Posted};
+use crate::state::journal::{Addressee, DirectMessage, JournalEntry};
 use crate::state::reply::ReplyTo;
 use crate::wire::close::Reason;
 use crate::wire::message;
@@ -36,12 +36,12 @@ pub struct Page {
 
 impl State {
     /// What the journal has beyond the database.
-    fn tail(&self) -> Option<&Tail> {
-        self.abroad.as_ref()?.tail.as_ref()
+    fn tail(&self) -> Option<&JournalTail> {
+        self.cluster_state.as_ref()?.tail.as_ref()
     }
 
-    fn tail_mut(&mut self) -> Option<&mut Tail> {
-        self.abroad.as_mut()?.tail.as_mut()
+    fn tail_mut(&mut self) -> Option<&mut JournalTail> {
+        self.cluster_state.as_mut()?.tail.as_mut()
     }
 
     /// Whether there is a database that all nodes share.
@@ -50,8 +50,8 @@ impl State {
     }
 
     /// Puts a message into the journal. From there on it survives whatever node dies.
-    pub(super) fn post(&mut self, post: Post, reply: ReplyTo<Stored>) {
-        if self.registry.is_cut_off() || !self.tail().is_some_and(Tail::has_room) {
+    pub(super) fn post(&mut self, post: DirectMessage, reply: ReplyTo<Stored>) {
+        if self.registry.is_cut_off() || !self.tail().is_some_and(JournalTail::has_room) {
             return self.reply(reply, Err(Refusal::unavailable()));
         }
         self.request(TypedRequest::post(post.encode()), move |state, posted, _| {
@@ -65,9 +65,9 @@ impl State {
     }
 
     /// The next messages of the journal: their receivers here get them.
-    pub fn on_posted(&mut self, messages: Vec<Posted>) {
+    pub fn on_posted(&mut self, messages: Vec<JournalEntry>) {
         for posted in messages {
-            let Posted { id, post, .. } = &posted;
+            let JournalEntry { id, post, .. } = &posted;
             let at_s = posted.at_s();
             match &post.to {
                 Addressee::User(to) if *to != post.from => {
@@ -116,7 +116,7 @@ impl State {
 
     /// Reads what a user may pull that the database may not have. Waits for what is accepted anywhere
     /// by now.
-    pub(super) fn read_unwritten(&mut self, page: Page, reply: ReplyTo<Vec<Arc<Posted>>>) {
+    pub(super) fn read_unwritten(&mut self, page: Page, reply: ReplyTo<Vec<Arc<JournalEntry>>>) {
         if !self.has_journal() || self.registry.is_cut_off() {
             return self.reply_unwritten(&page, reply);
         }
@@ -134,7 +134,7 @@ impl State {
         });
     }
 
-    fn reply_unwritten(&mut self, page: &Page, reply: ReplyTo<Vec<Arc<Posted>>>) {
+    fn reply_unwritten(&mut self, page: &Page, reply: ReplyTo<Vec<Arc<JournalEntry>>>) {
         let unwritten = self.tail().map(|tail| tail.page(page)).unwrap_or_default();
         self.reply(reply, Ok(unwritten));
     }
@@ -149,7 +149,7 @@ impl State {
             return;
         };
         let last = batch.last().map(|last| last.id);
-        self.store(Write::Posted(batch), move |state, result, now| {
+        self.store(Write::JournalEntry(batch), move |state, result, now| {
             let retry_ms = now.unix_ms + limits::STORE_RETRY_MS_MAX;
             let Some(tail) = state.tail_mut() else { return };
             tail.end_batch(result.is_err().then_some(retry_ms));
@@ -169,7 +169,7 @@ impl State {
 
     /// How many messages wait for the database.
     pub fn messages_unwritten(&self) -> usize {
-        self.tail().map_or(0, Tail::len)
+        self.tail().map_or(0, JournalTail::len)
     }
 }
 
@@ -191,7 +191,7 @@ mod tests {
 
     /// A node at which ann and bob are, and somebody without a name.
     fn node() -> State {
-        let mut state = lone_node("n", Some(Tail::after(None)), NOW);
+        let mut state = lone_node("n", Some(JournalTail::after(None)), NOW);
         for (slot, user) in [(0, Some("ann")), (1, Some("bob")), (2, None)] {
             let person =
                 user.map(|user| Person { user_id: UserId::new(user), username: user.into() });
@@ -202,9 +202,9 @@ mod tests {
         state
     }
 
-    fn posted(sequence: u64, from: &str, to: Addressee) -> Posted {
-        let post = Post { from: UserId::new(from), to, content: "hi".into() };
-        Posted { sequence, id: MessageId::from_parts(sequence, 1, 1), post }
+    fn posted(sequence: u64, from: &str, to: Addressee) -> JournalEntry {
+        let post = DirectMessage { from: UserId::new(from), to, content: "hi".into() };
+        JournalEntry { sequence, id: MessageId::from_parts(sequence, 1, 1), post }
     }
 
     #[test]

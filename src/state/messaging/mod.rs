@@ -34,8 +34,8 @@ use super::channels::ChannelView;
 use super::command::{Ask, Command, commands};
 use super::durable::{AccountChange, EndedToken, Write, Written};
 use super::effect::{Effect, Message};
+use super::journal::JournalEntry;
 use super::people::{ConnectionView, OnlineUser, Opened, Person};
-use super::posted::Posted;
 use super::reply::{Reply, ReplyTo};
 use crate::address::AddressBlock;
 use crate::clock::Moment;
@@ -95,7 +95,7 @@ commands! {
     StoreChange => Written,
     SendPrivate => Stored,
     SendToGroup => Stored,
-    ReadUnwritten => Vec<Arc<Posted>>,
+    ReadUnwritten => Vec<Arc<JournalEntry>>,
 }
 
 /// A connection has ended.

@@ -12,7 +12,7 @@ use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, ConnName, UserId};
 use crate::limits;
 use crate::state::State;
-use crate::state::call::TypedRequest;
+use crate::state::backplane::TypedRequest;
 use crate::state::people::ConnectionView;
 use crate::state::reply::ReplyTo;
 use crate::wire::frame;
@@ -161,8 +161,10 @@ impl State {
 
     /// The other nodes that can be asked just now.
     pub(super) fn others(&self) -> Vec<String> {
-        match &self.abroad {
-            Some(abroad) if !self.registry.is_cut_off() => abroad.commons.others(),
+        match &self.cluster_state {
+            Some(cluster_state) if !self.registry.is_cut_off() => {
+                cluster_state.cluster_presence.others()
+            }
             _ => Vec::new(),
         }
     }
@@ -170,18 +172,20 @@ impl State {
     /// The other nodes that may have connections of a user. Where nobody knows of one and there is
     /// none here, every node is asked: the user may have come a moment ago.
     pub(super) fn nodes_of_user(&self, user: &UserId, here: usize) -> Vec<String> {
-        let Some(abroad) = self.abroad.as_ref().filter(|_| !self.registry.is_cut_off()) else {
+        let Some(cluster_state) =
+            self.cluster_state.as_ref().filter(|_| !self.registry.is_cut_off())
+        else {
             return Vec::new();
         };
-        let nodes = abroad.commons.nodes_of(user);
-        if nodes.is_empty() && here == 0 { abroad.commons.others() } else { nodes }
+        let nodes = cluster_state.cluster_presence.nodes_of(user);
+        if nodes.is_empty() && here == 0 { cluster_state.cluster_presence.others() } else { nodes }
     }
 
     /// The node of a connection that is not here, where it is alive.
     fn node_of(&self, name: &ConnName) -> Option<Vec<String>> {
         let node = name.node.as_deref()?;
-        let abroad = self.abroad.as_ref().filter(|_| !self.registry.is_cut_off())?;
-        abroad.commons.is_alive(node).then(|| vec![node.to_owned()])
+        let cluster_state = self.cluster_state.as_ref().filter(|_| !self.registry.is_cut_off())?;
+        cluster_state.cluster_presence.is_alive(node).then(|| vec![node.to_owned()])
     }
 
     /// Has another node deliver to one of its connections.

@@ -24,9 +24,9 @@ impl State {
         let is_first = self.people.open(opened, now.wall_ms);
         let user = person.clone();
         self.push(Effect::Event(DomainEvent::ConnectionOpened { connection: conn, user }));
-        if let (Some(abroad), Some(person)) = (&mut self.abroad, &person) {
+        if let (Some(cluster_state), Some(person)) = (&mut self.cluster_state, &person) {
             // Whether it is the first anywhere, the log will tell.
-            abroad.commons.note_user(&person.user_id);
+            cluster_state.cluster_presence.note_user(&person.user_id);
         } else if let Some(person) = person.filter(|_| is_first) {
             let online = self.people.users_online();
             self.tell_presence("user_joined", &person, online, vec![conn], now);
@@ -49,8 +49,8 @@ impl State {
                 self.exit_channel(membership.channel, membership, person, None, now);
             }
         }
-        if let (Some(abroad), Some(person)) = (&mut self.abroad, &person) {
-            abroad.commons.note_user(&person.user_id);
+        if let (Some(cluster_state), Some(person)) = (&mut self.cluster_state, &person) {
+            cluster_state.cluster_presence.note_user(&person.user_id);
         } else if let Some(person) = person.clone().filter(|_| is_last) {
             self.tell_presence("user_left", &person, online_before, Vec::new(), now);
             self.push(Effect::Event(DomainEvent::UserOffline(person)));
@@ -82,8 +82,8 @@ impl State {
     pub(super) fn list_online(&self) -> Online {
         let mut users: HashMap<UserId, OnlineUser> =
             self.people.list_online().map(|user| (user.person.user_id.clone(), user)).collect();
-        if let Some(abroad) = &self.abroad {
-            abroad.commons.add_online(&mut users);
+        if let Some(cluster_state) = &self.cluster_state {
+            cluster_state.cluster_presence.add_online(&mut users);
         }
         let mut users: Vec<OnlineUser> = users.into_values().collect();
         let count = users.len();

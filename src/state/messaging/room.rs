@@ -10,9 +10,9 @@ use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, ConnName, Topic, UserId};
 use crate::limits;
 use crate::state::State;
-use crate::state::abroad::Abroad;
-use crate::state::call::ChannelMessage;
+use crate::state::backplane::ChannelMessage;
 use crate::state::channels::Channel;
+use crate::state::cluster_state::ClusterState;
 use crate::state::effect::{Condition, Effect, Waited};
 use crate::state::event::DomainEvent;
 use crate::state::people::{Membership, Person};
@@ -28,11 +28,11 @@ impl State {
     pub(super) fn enter_channel(&mut self, key: u32, person: &Person, conn: ConnId, now: Moment) {
         if self.channels.get_mut(key).enter(person) {
             let channel = self.channels.get(key).name.clone();
-            if let Some(abroad) =
-                self.abroad.as_mut().filter(|_| !channel.as_str().starts_with('$'))
+            if let Some(cluster_state) =
+                self.cluster_state.as_mut().filter(|_| !channel.as_str().starts_with('$'))
             {
                 // Announced on commit, if first in the cluster.
-                return abroad.commons.note_room(&channel, &person.user_id);
+                return cluster_state.cluster_presence.note_room(&channel, &person.user_id);
             }
             self.tell_room(key, "user.joined", person, vec![conn], now);
             let user = person.clone();
@@ -57,10 +57,10 @@ impl State {
         };
         if was_in_it && channel.exit(&person.user_id) {
             let channel = self.channels.get(key).name.clone();
-            if let Some(abroad) =
-                self.abroad.as_mut().filter(|_| !channel.as_str().starts_with('$'))
+            if let Some(cluster_state) =
+                self.cluster_state.as_mut().filter(|_| !channel.as_str().starts_with('$'))
             {
-                return abroad.commons.note_room(&channel, &person.user_id);
+                return cluster_state.cluster_presence.note_room(&channel, &person.user_id);
             }
             self.tell_room(key, "user.left", person, conn.into_iter().collect(), now);
             let user = person.clone();
@@ -77,8 +77,8 @@ impl State {
         now: Moment,
     ) {
         let channel = self.channels.get(key);
-        let count = match &self.abroad {
-            Some(abroad) => abroad.commons.room_count(&channel.name),
+        let count = match &self.cluster_state {
+            Some(cluster_state) => cluster_state.cluster_presence.room_count(&channel.name),
             None => channel.user_count(),
         };
         if !channel.has_presence || count > limits::PRESENCE_USERS_MAX {
@@ -143,14 +143,16 @@ impl State {
         asking: Option<&Person>,
     ) -> (Vec<(UserId, Arc<str>)>, usize) {
         let own = self.channels.find(channel).map(|key| self.channels.get(key));
-        let Some(abroad) = self.shares(channel) else {
+        let Some(cluster_state) = self.shares(channel) else {
             return (
                 own.map(Channel::users).unwrap_or_default(),
                 own.map_or(0, Channel::user_count),
             );
         };
-        let (mut users, mut count) =
-            (abroad.commons.room_users(channel), abroad.commons.room_count(channel));
+        let (mut users, mut count) = (
+            cluster_state.cluster_presence.room_users(channel),
+            cluster_state.cluster_presence.room_count(channel),
+        );
         if let Some(asking) = asking
             && !users.iter().any(|(user, _)| *user == asking.user_id)
         {
@@ -162,8 +164,8 @@ impl State {
     }
 
     /// What nodes tell each other, where this channel is one of theirs.
-    fn shares(&self, channel: &ChannelName) -> Option<&Abroad> {
-        self.abroad.as_ref().filter(|_| !channel.as_str().starts_with('$'))
+    fn shares(&self, channel: &ChannelName) -> Option<&ClusterState> {
+        self.cluster_state.as_ref().filter(|_| !channel.as_str().starts_with('$'))
     }
 
     /// Makes the connection one of the room's, and the room its latest one.
@@ -302,14 +304,14 @@ impl State {
         attempt: Attempt,
     ) -> Option<Condition> {
         let is_cut_off = self.registry.is_cut_off();
-        let abroad = self.abroad.as_mut().filter(|_| !is_cut_off)?;
+        let cluster_state = self.cluster_state.as_mut().filter(|_| !is_cut_off)?;
         if !self.channels.tells(channel)
-            || (attempt == Attempt::AfterWait && abroad.commons.has_told_all())
-            || abroad.commons.own_place(channel, &person.user_id).is_some()
+            || (attempt == Attempt::AfterWait && cluster_state.cluster_presence.has_told_all())
+            || cluster_state.cluster_presence.own_place(channel, &person.user_id).is_some()
         {
             return None;
         }
-        Some(Condition::PresenceAnnounced(abroad.commons.await_announcement()))
+        Some(Condition::PresenceAnnounced(cluster_state.cluster_presence.await_announcement()))
     }
 
     pub(super) fn latest_room(&self, conn: ConnId) -> Option<ChannelName> {
@@ -347,8 +349,8 @@ fn no_person() -> Refusal {
 mod tests {
     use super::*;
     use crate::id::{ShardId, Slot};
+    use crate::state::cluster_presence::PresenceUpdate;
     use crate::state::command::Ask as _;
-    use crate::state::commons::Facts;
     use crate::state::lone_node;
     use crate::state::people::Opened;
 
@@ -368,9 +370,14 @@ mod tests {
         };
         let tell = |state: &mut State, name: &str, since_ms: Option<u64>| {
             let fact = (room.as_str().to_owned(), name.to_owned(), name.to_owned(), since_ms);
-            let facts = Facts { rooms: vec![fact], ..Facts::default() };
-            let turns = state.abroad.as_mut().expect("of several").commons.apply("a", &facts);
-            turns.len()
+            let facts = PresenceUpdate { rooms: vec![fact], ..PresenceUpdate::default() };
+            let transitions = state
+                .cluster_state
+                .as_mut()
+                .expect("of several")
+                .cluster_presence
+                .apply("a", &facts);
+            transitions.len()
         };
         let list = |state: &State, asking: &Person| {
             let (users, count) = state.room_users(&room, Some(asking));

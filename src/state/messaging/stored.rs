@@ -11,7 +11,7 @@ use crate::state::State;
 use crate::state::durable::{Message, Write, WriteResult, Written};
 use crate::state::effect::Effect;
 use crate::state::event::DomainEvent;
-use crate::state::posted::{Addressee, Post};
+use crate::state::journal::{Addressee, DirectMessage};
 use crate::state::reply::ReplyTo;
 use crate::wire::message;
 use crate::wire::refusal::{Code, Refusal};
@@ -63,14 +63,14 @@ impl State {
             Ok(to) => to,
             Err(refusal) => return self.reply(reply, Err(refusal)),
         };
-        if self.abroad.is_some() && !self.has_journal() {
+        if self.cluster_state.is_some() && !self.has_journal() {
             return self.reply(reply, Err(Refusal::unavailable()));
         }
         if !self.people.is_known(&to) {
             return self.reply(reply, Err(no_user()));
         }
-        if self.abroad.is_some() {
-            return self.post(Post { from, to: Addressee::User(to), content }, reply);
+        if self.cluster_state.is_some() {
+            return self.post(DirectMessage { from, to: Addressee::User(to), content }, reply);
         }
         let id = self.ids.next(now.wall_ms);
         let message = Arc::new(Message { id, from, to, content, at_s: now.unix_s() });
@@ -99,10 +99,10 @@ impl State {
                 Err(refusal) => return state.reply(reply, Err(refusal)),
             };
             let Message { id, from, to, content, at_s } = &*message;
-            if state.abroad.is_some() {
+            if state.cluster_state.is_some() {
                 let (from, content) = (from.clone(), content.clone());
                 let to = Addressee::Group { group_id: to.clone(), members };
-                return state.post(Post { from, to, content }, reply);
+                return state.post(DirectMessage { from, to, content }, reply);
             }
             let frame = message::group(*id, from, to, content, *at_s);
             for receiver in members.iter().filter(|receiver| *receiver != from) {

@@ -41,9 +41,9 @@ impl Node {
     }
 
     /// What control does when it begins anew.
-    fn begin_anew(&mut self, image: Snapshot, log: &[LogItem], now: Moment) {
+    fn install_snapshot(&mut self, image: Snapshot, log: &[LogItem], now: Moment) {
         let items = log[image.sequence as usize..].to_vec();
-        self.state.begin_anew(image, items, now);
+        self.state.install_snapshot(image, items, now);
         self.read = log.len();
         for (service, told) in &mut self.told {
             let view = self.state.registry.view(service);
@@ -135,7 +135,7 @@ fn followers_know_every_mark_whatever_becomes_of_contact() {
                 }
                 _ if rng.below(4) == 0 => {
                     let image = images[rng.below(images.len() as u64) as usize].clone();
-                    node.begin_anew(image, &log, now);
+                    node.install_snapshot(image, &log, now);
                     "it begins anew"
                 }
                 _ => continue,

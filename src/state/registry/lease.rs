@@ -23,7 +23,7 @@
 //!
 //! Imports `limits` and its siblings. Part of `state::registry`.
 
-use super::listing::{Found, Put};
+use super::listing::{FoundInstance, Put};
 use super::log_position::{LogPosition, SELF};
 use super::pull_outs::Operator;
 use super::{Announcement, Registry, Settings};
@@ -117,7 +117,7 @@ impl Registry {
         &mut self,
         find: &FindInstance,
         now: Moment,
-    ) -> Decision<Option<Found>> {
+    ) -> Decision<Option<FoundInstance>> {
         if let Err(refusal) = self.check_reach(now) {
             return Decision::Reply(Err(refusal));
         }
@@ -230,10 +230,10 @@ impl Registry {
             }
             Entry::Operate { identity, operator, user } => {
                 let operator = operator.map(|name| Operator { user, name });
-                Applied::Found(self.operate(&identity, operator, at))
+                Applied::FoundInstance(self.operate(&identity, operator, at))
             }
             Entry::Protect { service, enabled } => {
-                Applied::Found(self.protect(&service, enabled, at))
+                Applied::FoundInstance(self.protect(&service, enabled, at))
             }
             // These are of people.
             Entry::PresenceUpdate(_)

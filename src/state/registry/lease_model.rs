@@ -386,7 +386,7 @@ impl World {
             let node = &mut self.nodes[index];
             node.read = upto;
             let now = node.moment(self.now_ms);
-            for (number, applied) in node.state.begin_anew(image, items, now).applied {
+            for (number, applied) in node.state.install_snapshot(image, items, now).applied {
                 self.on_place(index, number, applied);
             }
             return;
@@ -615,9 +615,9 @@ impl Alone {
     }
 
     /// Begins anew from an image and the entries behind it.
-    fn begin_anew(&mut self, image: &Snapshot) {
+    fn install_snapshot(&mut self, image: &Snapshot) {
         let items = self.log[image.sequence as usize..].to_vec();
-        self.state.begin_anew(image.clone(), items, self.now);
+        self.state.install_snapshot(image.clone(), items, self.now);
     }
 
     /// Reads an entry of a node, written some time ago.
@@ -688,7 +688,7 @@ fn a_node_that_began_anew_renews_its_leases_through_the_log() {
         node.contact(node.entries());
         assert!(node.renews(&identity));
         let image = image.or_else(|| node.state.image()).expect("it is one of several");
-        node.begin_anew(&image);
+        node.install_snapshot(&image);
         assert!(!node.renews(&identity), "with {} entries in the image", image.sequence);
         node.read("a", 0, Entry::Renew(vec![identity.clone()]));
     }
@@ -730,7 +730,7 @@ fn a_node_that_is_behind_renews_nothing_by_itself() {
     node.contact(node.entries() + 2);
     assert!(!node.renews(&identity), "somebody may have taken it over");
     // Nor does one that begins from an image, until it has read what was there at its last contact.
-    node.state.begin_anew(image, Vec::new(), node.now);
+    node.state.install_snapshot(image, Vec::new(), node.now);
     node.read("a", 0, Entry::Renew(vec![identity.clone()]));
     assert!(!node.renews(&identity));
     node.read("b", 0, Entry::Renew(Vec::new()));

@@ -11,7 +11,7 @@
 //!   used twice, also not after a restart, as long as the clock goes forward and there is less than
 //!   one change a millisecond.
 //! * A service's list is built at most once an edition of that service, and shared.
-//! * From [`Rolls::complete_from_ms`] on each difference within the window is in [`Rolls::recent`].
+//! * From [`InstanceListing::complete_from_ms`] on each difference within the window is in [`InstanceListing::recent`].
 //!
 //! Part of `state::registry`, in a file of its own. Imported by `state`, `control` and `http`.
 
@@ -50,11 +50,11 @@ pub struct Entry {
 
 /// Everyone of a service. Immutable, shared.
 #[derive(Debug)]
-pub struct Roster {
+pub struct ServiceListing {
     /// The service.
     pub service: ServiceName,
     /// The registry's edition in which the service last changed.
-    pub edition: u64,
+    pub listing_version: u64,
     /// Its instances.
     pub entries: Vec<Entry>,
 }
@@ -72,7 +72,7 @@ pub enum Step {
 
 /// An instance that changed lately, once, as it is now.
 #[derive(Debug, Clone)]
-pub struct Recent {
+pub struct RecentChange {
     /// Its service.
     pub service: ServiceName,
     /// When it changed last, in milliseconds since the Unix epoch.
@@ -85,20 +85,20 @@ pub struct Recent {
 
 /// Everyone, and what changed lately, as of one edition.
 #[derive(Debug)]
-pub struct Rolls {
+pub struct InstanceListing {
     /// The edition.
-    pub edition: u64,
+    pub listing_version: u64,
     /// The services that have instances, by their names.
-    pub rosters: Vec<Arc<Roster>>,
+    pub services: Vec<Arc<ServiceListing>>,
     /// What changed within the window, oldest first.
-    pub recent: Vec<Recent>,
+    pub recent: Vec<RecentChange>,
     /// From when on `recent` is all that changed within the window.
     pub complete_from_ms: u64,
 }
 
 /// An instance that was found.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct FoundInstance {
     /// What names it.
     pub identity: InstanceIdentity,
     /// What it is.
@@ -138,7 +138,7 @@ pub enum Pull {
 ///    with the newest of its numbers.
 /// 2. `gone_bytes` counts the JSON in `latest`.
 #[derive(Debug)]
-pub(super) struct Recents {
+pub(super) struct RecentChanges {
     window_ms: u64,
     latest: HashMap<InstanceIdentity, Latest>,
     queue: VecDeque<(u64, u64, InstanceIdentity)>,
@@ -162,7 +162,7 @@ impl Latest {
     }
 }
 
-impl Recents {
+impl RecentChanges {
     fn note(
         &mut self,
         number: u64,
@@ -212,7 +212,7 @@ impl Registry {
     /// unless there was nothing.
     pub fn keep_recent(&mut self, window_ms: u64, now: Moment) {
         let is_new = self.version() == 0 && self.counts().1 == 0;
-        self.recents = Some(Recents {
+        self.recents = Some(RecentChanges {
             window_ms,
             latest: HashMap::new(),
             queue: VecDeque::new(),
@@ -224,10 +224,10 @@ impl Registry {
     /// Takes the place of another registry: its editions go on, and what changed lately is known from
     /// here on.
     pub(super) fn go_on_from(&mut self, before: &Registry, now: Moment) {
-        self.edition = self.edition.max(before.edition + 1);
-        let edition = self.edition;
+        self.listing_version = self.listing_version.max(before.listing_version + 1);
+        let listing_version = self.listing_version;
         for (_, service) in &mut self.services {
-            service.edition = edition;
+            service.listing_version = listing_version;
         }
         if let Some(recents) = &before.recents {
             self.keep_recent(recents.window_ms, now);
@@ -235,8 +235,8 @@ impl Registry {
     }
 
     /// Rises with every difference that a list of everyone can show.
-    pub fn edition(&self) -> u64 {
-        self.edition
+    pub fn listing_version(&self) -> u64 {
+        self.listing_version
     }
 
     /// Notes that an instance changed; of one that went, what it was.
@@ -248,30 +248,35 @@ impl Registry {
         gone: Option<Entry>,
         now: Moment,
     ) {
-        self.edition += 1;
-        let edition = self.edition;
-        self.services[service].edition = edition;
+        self.listing_version += 1;
+        let listing_version = self.listing_version;
+        self.services[service].listing_version = listing_version;
         self.services[service].roster = None;
         if let Some(recents) = &mut self.recents {
             let gone = gone.map(|entry| (self.services[service].name.clone(), entry));
-            recents.note(edition, identity.clone(), step, gone, now.unix_ms);
+            recents.note(listing_version, identity.clone(), step, gone, now.unix_ms);
         }
     }
 
     /// Lists everyone, and what changed lately.
-    pub(in crate::state) fn rolls(&mut self, now: Moment) -> Rolls {
+    pub(in crate::state) fn rolls(&mut self, now: Moment) -> InstanceListing {
         let services: Vec<usize> = self.services.iter().map(|(service, _)| service).collect();
-        let mut rosters: Vec<Arc<Roster>> = services
+        let mut services: Vec<Arc<ServiceListing>> = services
             .into_iter()
             .map(|service| self.roster(service))
             .filter(|roster| !roster.entries.is_empty())
             .collect();
-        rosters.sort_unstable_by(|a, b| a.service.cmp(&b.service));
+        services.sort_unstable_by(|a, b| a.service.cmp(&b.service));
         let (recent, complete_from_ms) = self.recent(now);
-        Rolls { edition: self.edition, rosters, recent, complete_from_ms }
+        InstanceListing {
+            listing_version: self.listing_version,
+            services,
+            recent,
+            complete_from_ms,
+        }
     }
 
-    fn recent(&mut self, now: Moment) -> (Vec<Recent>, u64) {
+    fn recent(&mut self, now: Moment) -> (Vec<RecentChange>, u64) {
         let Some(recents) = &mut self.recents else { return (Vec::new(), u64::MAX) };
         recents.trim(now.unix_ms);
         let complete_from_ms = match recents.unknown_until_ms {
@@ -288,19 +293,19 @@ impl Registry {
                 (self.services[member.service].name.clone(), member.entry())
             };
             debug_assert_eq!(latest.at_ms, *at_ms);
-            Some(Recent { service, at_ms: *at_ms, step: latest.step, entry })
+            Some(RecentChange { service, at_ms: *at_ms, step: latest.step, entry })
         });
         (recent.collect(), complete_from_ms)
     }
 
-    fn roster(&mut self, service: usize) -> Arc<Roster> {
+    fn roster(&mut self, service: usize) -> Arc<ServiceListing> {
         let members = &self.members;
         let service = &mut self.services[service];
-        let (name, edition) = (&service.name, service.edition);
+        let (name, listing_version) = (&service.name, service.listing_version);
         let indexes = &service.members;
         let build = || {
             let entries = indexes.iter().map(|&index| members[index as usize].entry()).collect();
-            Arc::new(Roster { service: name.clone(), edition, entries })
+            Arc::new(ServiceListing { service: name.clone(), listing_version, entries })
         };
         Arc::clone(service.roster.get_or_insert_with(build))
     }
@@ -319,13 +324,13 @@ impl Registry {
         &self,
         service: &ServiceName,
         instance: &str,
-    ) -> Option<Found> {
+    ) -> Option<FoundInstance> {
         self.find_anywhere(service.as_str(), instance).map(|index| self.found(index))
     }
 
-    pub(super) fn found(&self, index: u32) -> Found {
+    pub(super) fn found(&self, index: u32) -> FoundInstance {
         let member = &self.members[index as usize];
-        Found { identity: member.identity.clone(), entry: member.entry() }
+        FoundInstance { identity: member.identity.clone(), entry: member.entry() }
     }
 
     /// Registers an instance, unless it is not what the asker believes.
@@ -424,7 +429,7 @@ mod tests {
         instance.register().expect("valid")
     }
 
-    fn all(registry: &mut Registry, ms: u64) -> Rolls {
+    fn all(registry: &mut Registry, ms: u64) -> InstanceListing {
         registry.rolls(at(ms))
     }
 
@@ -443,23 +448,23 @@ mod tests {
     #[test]
     fn each_difference_is_an_edition_and_is_recent_once() {
         let mut registry = registry();
-        let start = registry.edition();
+        let start = registry.listing_version();
         registry.register_alone(one(None, "a", "1"), at(2_000)).expect("room");
         registry.register_alone(one(None, "a", "1"), at(3_000)).expect("room");
-        assert_eq!(registry.edition(), start + 1, "a renewal is no difference");
+        assert_eq!(registry.listing_version(), start + 1, "a renewal is no difference");
         assert_eq!(steps(&mut registry, 3_000), [Step::Added]);
         registry.register_alone(one(None, "a", "2"), at(4_000)).expect("room");
         assert_eq!(steps(&mut registry, 4_000), [Step::Modified]);
         let identity = one(None, "a", "2").identity;
         registry.unregister(&identity, at(5_000));
         let rolls = all(&mut registry, 5_000);
-        assert!(rolls.rosters.is_empty() && rolls.complete_from_ms == 0);
+        assert!(rolls.services.is_empty() && rolls.complete_from_ms == 0);
         assert_eq!(rolls.recent[0].step, Step::Deleted);
         registry.register_alone(one(None, "a", "3"), at(6_000)).expect("room");
         assert_eq!(steps(&mut registry, 6_000), [Step::Modified], "who missed its end has the old");
         assert_eq!(steps(&mut registry, 6_000 + WINDOW_MS), [Step::Modified]);
         assert_eq!(steps(&mut registry, 6_001 + WINDOW_MS), []);
-        assert_eq!(registry.edition(), start + 4);
+        assert_eq!(registry.listing_version(), start + 4);
     }
 
     #[test]
@@ -469,21 +474,21 @@ mod tests {
         registry.pulled_out.insert(&sent.identity, PulledOutBy::Operator("ann".into()), false);
         assert!(matches!(put(&mut registry, &sent, Pull::OutItself, 2_000), PutReply::Done));
         assert!(registry.announcements.is_empty(), "nobody has to hear of it");
-        let before = registry.edition();
+        let before = registry.listing_version();
         assert!(matches!(
             put(&mut registry, &one(None, "a", "2"), Pull::InIfItself, 3_000),
             PutReply::Done
         ));
         assert!(
-            all(&mut registry, 3_000).rosters[0].entries[0].is_pulled_out,
+            all(&mut registry, 3_000).services[0].entries[0].is_pulled_out,
             "not its own to end"
         );
-        assert_eq!(registry.edition(), before + 1);
+        assert_eq!(registry.listing_version(), before + 1);
         assert!(matches!(
             put(&mut registry, &one(None, "a", "2"), Pull::In, 4_000),
             PutReply::Done
         ));
-        assert!(!all(&mut registry, 4_000).rosters[0].entries[0].is_pulled_out);
+        assert!(!all(&mut registry, 4_000).services[0].entries[0].is_pulled_out);
         assert_eq!(registry.announcements.len(), 1, "it comes, as it is now");
     }
 
@@ -493,7 +498,7 @@ mod tests {
         let sent = one(None, "a", "1");
         put(&mut registry, &sent, Pull::OutItself, 2_000);
         put(&mut registry, &one(None, "a", "2"), Pull::InIfItself, 3_000);
-        assert!(!all(&mut registry, 3_000).rosters[0].entries[0].is_pulled_out);
+        assert!(!all(&mut registry, 3_000).services[0].entries[0].is_pulled_out);
         put(&mut registry, &sent, Pull::OutItself, 4_000);
         registry.unregister(&sent.identity, at(5_000));
         assert_eq!(registry.pulled_out.by(&sent.identity), None);

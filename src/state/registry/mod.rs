@@ -47,7 +47,7 @@ use crate::wire::instance::Registration;
 use crate::wire::instance_list::InstanceList;
 use crate::wire::refusal::Code;
 use lease::Commit;
-use listing::{Recents, Step};
+use listing::{RecentChanges, Step};
 use log_position::{LogPosition, SELF};
 use pull_outs::{Operator, PullOuts, PulledOutBy};
 use service::{Service, is_shared};
@@ -190,8 +190,8 @@ pub struct Registry {
     by_identity: HashMap<InstanceIdentity, u32>,
     regions: BTreeMap<Box<str>, usize>,
     /// Rises with every difference in what is registered; see `state::registry::listing`.
-    edition: u64,
-    recents: Option<Recents>,
+    listing_version: u64,
+    recents: Option<RecentChanges>,
     /// Instances taken out of discovery, registered or not.
     pulled_out: PullOuts,
     leases: Wheel<(u32, u32)>,
@@ -248,7 +248,7 @@ impl Registry {
             by_identity: HashMap::new(),
             regions: BTreeMap::new(),
             // Above all of the last start's: there is less than one change a millisecond.
-            edition: now.unix_ms,
+            listing_version: now.unix_ms,
             recents: None,
             pulled_out: PullOuts::default(),
             leases: Wheel::new(limits::LEASE_WHEEL_SLOTS, limits::LEASE_TICK_MS, now.unix_ms),

@@ -14,7 +14,7 @@ use super::service::Service;
 use super::{Member, Registry};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
-use crate::state::commons::CommonsImage;
+use crate::state::cluster_presence::PresenceSnapshot;
 use crate::state::entry::FORMAT;
 use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord, Snapshot};
 
@@ -44,7 +44,7 @@ impl Registry {
                 .map(ToString::to_string)
                 .zip(log.last_numbers.iter().copied())
                 .collect(),
-            people: CommonsImage::default(),
+            people: PresenceSnapshot::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Settings;
-use super::listing::Roster;
+use super::listing::ServiceListing;
 use crate::id::{Epoch, ServiceName};
 use crate::limits;
 use crate::state::command::View;
@@ -48,10 +48,10 @@ pub(super) struct Service {
     pub(super) history_bytes: usize,
     pub(super) pending: Vec<Change>,
     pub(super) snapshot: Option<Snapshot>,
-    /// Everyone of the service as of `edition`, once someone has asked.
-    pub(super) roster: Option<Arc<Roster>>,
+    /// Everyone of the service as of `listing_version`, once someone has asked.
+    pub(super) roster: Option<Arc<ServiceListing>>,
     /// The registry's edition in which a member last changed.
-    pub(super) edition: u64,
+    pub(super) listing_version: u64,
 
     /// Leases past their end that have not been expired.
     pub(super) overdue: usize,
@@ -87,7 +87,7 @@ impl Service {
             pending: Vec::new(),
             snapshot: None,
             roster: None,
-            edition: 0,
+            listing_version: 0,
             overdue: 0,
             unproven: 0,
             watched_since_ms: None,

@@ -27,10 +27,10 @@ use fanfare::internals::control::Control;
 use fanfare::internals::id::{Epoch, UserId};
 use fanfare::internals::limits::Limits;
 use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
-use fanfare::internals::mailbox::{Bell, Outlet, mailbox};
+use fanfare::internals::mailbox::{Bell, MailboxSender, mailbox};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::shard::{self, Shard};
-use fanfare::internals::state::abroad::Tail;
+use fanfare::internals::state::cluster_state::JournalTail;
 use fanfare::internals::state::messaging::{SendPrivate, Stored};
 use fanfare::internals::state::registry::{self, Registry};
 use fanfare::internals::state::reply::ReplyTo;
@@ -67,7 +67,7 @@ struct SimShard {
 struct SimNode {
     name: String,
     control: Control,
-    commands: Outlet<ControlMessage>,
+    commands: MailboxSender<ControlMessage>,
     shards: Vec<SimShard>,
     /// Whether other nodes may be there.
     is_joined: bool,
@@ -163,7 +163,7 @@ impl SimWorld {
         }
         let mut state = State::new(registry, people, state::durable::PeopleImage::default());
         if is_joined {
-            state = state.joined(Some(Tail::after(None)));
+            state = state.joined(Some(JournalTail::after(None)));
             if !self.sequencer.has_log() {
                 self.sequencer.seed(state.image().expect("it is one of several"));
             }

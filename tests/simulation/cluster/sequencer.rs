@@ -9,15 +9,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fanfare::internals::cluster::simulated::{Request, Requests};
 use fanfare::internals::cluster::{
-    Call, ChannelMessage, ChannelState, News, NodeView, Placed, Proposal, Reply,
+    BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, News, NodeView, Placed,
+    Proposal,
 };
 use fanfare::internals::id::{ChannelName, MessageId};
 use fanfare::internals::limits;
-use fanfare::internals::mailbox::Outlet;
+use fanfare::internals::mailbox::MailboxSender;
 use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::state::entry::{LogItem, decode};
-use fanfare::internals::state::posted::{Post, Posted};
+use fanfare::internals::state::journal::{DirectMessage, JournalEntry};
 use fanfare::internals::state::snapshot::Snapshot;
 
 /// How many messages a channel keeps.
@@ -53,7 +54,7 @@ struct Channel {
 /// The way between a node and the sequencer.
 struct Link {
     node: String,
-    control: Outlet<ControlMessage>,
+    control: MailboxSender<ControlMessage>,
     requests: Requests,
     proposals: Delayed<Proposal>,
     jobs: Delayed<Request>,
@@ -95,7 +96,7 @@ pub struct SimSequencer {
     generation: u32,
     channels: BTreeMap<ChannelName, Channel>,
     epochs: u32,
-    journal: Vec<Posted>,
+    journal: Vec<JournalEntry>,
     questions: Vec<Question>,
     links: Vec<Link>,
 }
@@ -133,7 +134,7 @@ impl SimSequencer {
         self.image.is_some()
     }
 
-    pub fn join(&mut self, node: &str, control: Outlet<ControlMessage>, requests: Requests) {
+    pub fn join(&mut self, node: &str, control: MailboxSender<ControlMessage>, requests: Requests) {
         self.links.push(Link {
             node: node.to_owned(),
             control,
@@ -348,14 +349,18 @@ impl SimSequencer {
         while let Some(request) = self.links[at].jobs.take(now_ms) {
             let is_cut = self.links[at].cut_until_ms > now_ms;
             match request {
-                Request::Call { number, call: Call::Ask { nodes, question } } => {
+                Request::BackplaneRequest {
+                    number,
+                    call: BackplaneRequest::Ask { nodes, question },
+                } => {
                     self.ask(at, number, &nodes, &question);
                 }
-                Request::Call { number, call } => {
+                Request::BackplaneRequest { number, call } => {
                     let is_failed = is_cut || self.one_in(40);
                     let is_done = !is_failed || self.rng.below(2) == 0;
-                    let done = if is_done { self.answer(at, call) } else { Reply::Failed };
-                    let reply = if is_failed { Reply::Failed } else { done };
+                    let done =
+                        if is_done { self.answer(at, call) } else { BackplaneResponse::Failed };
+                    let reply = if is_failed { BackplaneResponse::Failed } else { done };
                     if is_failed {
                         self.count("failed calls");
                     }
@@ -374,33 +379,35 @@ impl SimSequencer {
         }
     }
 
-    fn answer(&mut self, at: usize, call: Call) -> Reply {
+    fn answer(&mut self, at: usize, call: BackplaneRequest) -> BackplaneResponse {
         match call {
-            Call::Attach { channel, epoch } => {
+            BackplaneRequest::Attach { channel, epoch } => {
                 self.links[at].attached.insert(channel.clone());
                 self.begin_channel(&channel, &epoch);
-                Reply::Channel(self.state(&channel, 0, usize::MAX))
+                BackplaneResponse::Channel(self.state(&channel, 0, usize::MAX))
             }
-            Call::Read { channel, after, limit, epoch } => {
+            BackplaneRequest::Read { channel, after, limit, epoch } => {
                 if let Some(epoch) = epoch {
                     self.begin_channel(&channel, &epoch);
                 }
-                Reply::Channel(self.state(&channel, after, limit))
+                BackplaneResponse::Channel(self.state(&channel, after, limit))
             }
-            Call::Publish { message, epoch, history_max, .. } => {
+            BackplaneRequest::Publish { message, epoch, history_max, .. } => {
                 self.publish(message, &epoch, history_max)
             }
-            Call::Delete { channel } => Reply::Deleted(self.channels.remove(&channel).is_some()),
-            Call::Post { text } => {
+            BackplaneRequest::Delete { channel } => {
+                BackplaneResponse::Deleted(self.channels.remove(&channel).is_some())
+            }
+            BackplaneRequest::DirectMessage { text } => {
                 let sequence = self.journal.len() as u64 + 1;
                 let number = u32::try_from(sequence).expect("few");
                 let id = MessageId::from_parts(self.now_ms, number, 0);
-                let post = Post::decode(&text).expect("as it was encoded");
-                self.journal.push(Posted { sequence, id, post });
-                Reply::Posted { id, sequence }
+                let post = DirectMessage::decode(&text).expect("as it was encoded");
+                self.journal.push(JournalEntry { sequence, id, post });
+                BackplaneResponse::JournalEntry { id, sequence }
             }
-            Call::Newest => Reply::Newest(self.journal.len() as u64),
-            Call::Ask { .. } => Reply::Failed,
+            BackplaneRequest::Newest => BackplaneResponse::Newest(self.journal.len() as u64),
+            BackplaneRequest::Ask { .. } => BackplaneResponse::Failed,
         }
     }
 
@@ -420,7 +427,12 @@ impl SimSequencer {
         Some(ChannelState { epoch: there.epoch.clone(), offset: there.offset, kept })
     }
 
-    fn publish(&mut self, message: ChannelMessage, epoch: &str, history_max: usize) -> Reply {
+    fn publish(
+        &mut self,
+        message: ChannelMessage,
+        epoch: &str,
+        history_max: usize,
+    ) -> BackplaneResponse {
         self.begin_channel(&message.channel, epoch);
         let at_ms = self.now_ms;
         let channel = self.channels.get_mut(&message.channel).expect("it is begun");
@@ -439,7 +451,7 @@ impl SimSequencer {
                 self.links[at].topics.push(due_ms, placed.clone());
             }
         }
-        Reply::Published { epoch, offset, at_ms }
+        BackplaneResponse::Published { epoch, offset, at_ms }
     }
 
     fn ask(&mut self, at: usize, number: u64, nodes: &[String], question: &str) {
@@ -481,7 +493,7 @@ impl SimSequencer {
         self.questions = open;
         for Question { asker, number, answers, .. } in over {
             let due_ms = self.due_ms();
-            let reply = Reply::Nodes(answers);
+            let reply = BackplaneResponse::Nodes(answers);
             self.link(&asker).answers.push(due_ms, News::Called { number, reply });
         }
     }
@@ -515,7 +527,7 @@ impl SimSequencer {
         let read = self.links[at].journal_read;
         if read < self.journal.len() {
             let due_ms = self.due_ms();
-            let news = News::Posted(self.journal[read..].to_vec());
+            let news = News::JournalEntry(self.journal[read..].to_vec());
             self.links[at].answers.push(due_ms, news);
             self.links[at].answers.push(due_ms, News::JournalRead(self.journal.len() as u64));
             self.links[at].journal_read = self.journal.len();

@@ -28,10 +28,12 @@ use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, ConnName, Epoch, MessageId, RequestId, Topic};
 use crate::limits;
 use crate::state::State;
-use crate::state::call::{ChannelMessage, ChannelState, NoResponse, Place, Placed, TypedRequest};
+use crate::state::backplane::{
+    ChannelMessage, ChannelState, NoResponse, Place, Placed, TypedRequest,
+};
 use crate::state::effect::{Condition, Effect, Waited};
-use crate::state::link::Link;
 use crate::state::people::Person;
+use crate::state::replication::Replication;
 use crate::state::reply::ReplyTo;
 use crate::wire::answer::{self, ChannelPlace};
 use crate::wire::command::SinceOffset;
@@ -68,7 +70,7 @@ pub(in crate::state) enum PlacedReply {
 impl State {
     /// Whether all nodes share a channel.
     pub(super) fn is_replicated(&self, channel: &ChannelName) -> bool {
-        self.abroad.is_some() && !channel.as_str().starts_with('$')
+        self.cluster_state.is_some() && !channel.as_str().starts_with('$')
     }
 
     /// Sees to it that a channel can be followed here. Returns the condition that has to become true
@@ -89,9 +91,9 @@ impl State {
         }
         let is_cut_off = self.registry.is_cut_off();
         let key = self.channel_for(channel, Publisher::Connection(conn))?;
-        if self.channels.get(key).link.is_none() {
-            let link = Link { is_reading: true, ..Link::default() };
-            self.channels.get_mut(key).link = Some(Box::new(link));
+        if self.channels.get(key).replication.is_none() {
+            let replication = Replication { is_reading: true, ..Replication::default() };
+            self.channels.get_mut(key).replication = Some(Box::new(replication));
             self.channels.note_use(key);
             let (channel, epoch) = (channel.clone(), self.channels.get(key).epoch.clone());
             let request = TypedRequest::attach(channel.clone(), epoch.as_str().to_owned());
@@ -104,7 +106,7 @@ impl State {
             && since.is_some_and(|since| {
                 *since.epoch == *state.epoch.as_str() && since.offset > state.offset
             });
-        let is_live = state.link.as_ref().is_some_and(|link| link.is_live);
+        let is_live = state.replication.as_ref().is_some_and(|replication| replication.is_live);
         if is_live && !is_ahead {
             return Ok(None);
         }
@@ -125,7 +127,7 @@ impl State {
         if !self.channels.get(key).members.is_empty() {
             return;
         }
-        if self.channels.delete(key).link.is_some() {
+        if self.channels.delete(key).replication.is_some() {
             self.push(Effect::LeaveTopic(channel.clone()));
             self.wake(Condition::ChannelRead(channel.clone()), Waited::Failed);
         }
@@ -133,28 +135,29 @@ impl State {
 
     /// A channel's followers here have changed.
     pub(super) fn note_followers(&mut self, key: u32, now: Moment) {
-        let Some(abroad) = &mut self.abroad else { return };
+        let Some(cluster_state) = &mut self.cluster_state else { return };
         let state = self.channels.get(key);
-        if state.link.is_none() {
+        if state.replication.is_none() {
             return;
         }
-        abroad.commons.note_channel(&state.name);
+        cluster_state.cluster_presence.note_channel(&state.name);
         if state.members.is_empty() {
             let at_ms = now.unix_ms + limits::CHANNEL_LEAVE_MS;
-            abroad.leaving.push_back((at_ms, state.name.clone()));
+            cluster_state.leaving.push_back((at_ms, state.name.clone()));
         }
     }
 
     /// Leaves the topics that nobody has followed here for long enough.
     pub(in crate::state) fn leave_topics(&mut self, now: Moment) {
-        while let Some(abroad) = &mut self.abroad
-            && abroad.leaving.front().is_some_and(|(at_ms, _)| *at_ms <= now.unix_ms)
-            && let Some((_, channel)) = abroad.leaving.pop_front()
+        while let Some(cluster_state) = &mut self.cluster_state
+            && cluster_state.leaving.front().is_some_and(|(at_ms, _)| *at_ms <= now.unix_ms)
+            && let Some((_, channel)) = cluster_state.leaving.pop_front()
         {
             // Somebody may have come meanwhile, or may wait for what is being read.
             let is_idle = self.channels.find(&channel).is_some_and(|key| {
                 let state = self.channels.get(key);
-                let is_read = state.link.as_ref().is_some_and(|link| !link.is_reading);
+                let is_read =
+                    state.replication.as_ref().is_some_and(|replication| !replication.is_reading);
                 state.members.is_empty() && is_read
             });
             if is_idle {
@@ -172,7 +175,7 @@ impl State {
     ) {
         let is_awaited = self.channels.find(channel).is_some_and(|key| {
             let state = self.channels.get(key);
-            let is_new = state.link.as_ref().is_some_and(|link| !link.is_live);
+            let is_new = state.replication.as_ref().is_some_and(|replication| !replication.is_live);
             is_new && state.epoch == *epoch
         });
         if !is_awaited {
@@ -186,10 +189,10 @@ impl State {
         };
         let Some(key) = self.channels.find(channel) else { return };
         self.begin(key, found);
-        let stashed = match &mut self.channels.get_mut(key).link {
-            Some(link) => {
-                link.is_live = true;
-                std::mem::take(&mut link.stash)
+        let stashed = match &mut self.channels.get_mut(key).replication {
+            Some(replication) => {
+                replication.is_live = true;
+                std::mem::take(&mut replication.stash)
             }
             None => return,
         };
@@ -211,14 +214,14 @@ impl State {
     /// Takes a channel's place and history as they were read.
     fn begin(&mut self, key: u32, found: ChannelState) {
         let state = self.channels.get_mut(key);
-        if let Some(link) = &mut state.link
+        if let Some(replication) = &mut state.replication
             && state.epoch.as_str() != found.epoch
         {
-            link.stash.retain(|_, placed| placed.epoch == found.epoch);
-            link.past.retain(|epoch| epoch.as_str() != found.epoch);
-            link.past.push_back(state.epoch.clone());
-            if link.past.len() > limits::CHANNEL_EPOCHS_MAX {
-                link.past.pop_front();
+            replication.stash.retain(|_, placed| placed.epoch == found.epoch);
+            replication.past.retain(|epoch| epoch.as_str() != found.epoch);
+            replication.past.push_back(state.epoch.clone());
+            if replication.past.len() > limits::CHANNEL_EPOCHS_MAX {
+                replication.past.pop_front();
             }
         }
         self.channels.restart(key, Epoch::new(&found.epoch));
@@ -233,8 +236,8 @@ impl State {
 
     fn end_reading(&mut self, key: u32, how: Waited) {
         let state = self.channels.get_mut(key);
-        let Some(link) = &mut state.link else { return };
-        link.is_reading = false;
+        let Some(replication) = &mut state.replication else { return };
+        replication.is_reading = false;
         let condition = Condition::ChannelRead(state.name.clone());
         self.wake(condition, how);
     }
@@ -254,21 +257,21 @@ impl State {
         let state = self.channels.get_mut(key);
         let is_same = state.epoch.as_str() == placed.epoch;
         let offset = state.offset;
-        let Some(link) = &mut state.link else { return };
-        if !link.is_live {
+        let Some(replication) = &mut state.replication else { return };
+        if !replication.is_live {
             // Read first, then this. What does not fit is missed and read again.
-            if is_heard && link.stash.len() < limits::CHANNEL_STASH_MAX {
-                link.stash.insert(placed.offset, placed);
+            if is_heard && replication.stash.len() < limits::CHANNEL_STASH_MAX {
+                replication.stash.insert(placed.offset, placed);
             }
             return;
         }
         if !is_same {
-            let is_past = link.past.iter().any(|epoch| epoch.as_str() == placed.epoch);
+            let is_past = replication.past.iter().any(|epoch| epoch.as_str() == placed.epoch);
             if is_heard && is_past {
                 // Of an epoch that was left, or that this node was led away from: what is being read
                 // tells which.
-                if link.is_reading && link.stash.len() < limits::CHANNEL_STASH_MAX {
-                    link.stash.entry(placed.offset).or_insert(placed);
+                if replication.is_reading && replication.stash.len() < limits::CHANNEL_STASH_MAX {
+                    replication.stash.entry(placed.offset).or_insert(placed);
                 }
             } else if is_heard {
                 // Redis lost the channel, or it was deleted: it goes on under another epoch.
@@ -289,8 +292,8 @@ impl State {
             return;
         }
         if placed.offset > offset + 1 {
-            if link.stash.len() < limits::CHANNEL_STASH_MAX {
-                link.stash.insert(placed.offset, placed);
+            if replication.stash.len() < limits::CHANNEL_STASH_MAX {
+                replication.stash.insert(placed.offset, placed);
             }
             if is_heard {
                 self.heal(key);
@@ -306,9 +309,9 @@ impl State {
         loop {
             let state = self.channels.get_mut(key);
             let (next, epoch) = (state.offset + 1, state.epoch.clone());
-            let Some(link) = &mut state.link else { return };
-            link.stash = link.stash.split_off(&next);
-            let Some(placed) = link.stash.remove(&next) else { return };
+            let Some(replication) = &mut state.replication else { return };
+            replication.stash = replication.stash.split_off(&next);
+            let Some(placed) = replication.stash.remove(&next) else { return };
             if placed.epoch != epoch.as_str() {
                 return;
             }
@@ -327,7 +330,7 @@ impl State {
             let aim = except.map_or_else(Aim::default, |name| Aim::past(name.conn));
             self.send_to_channel(key, frame, aim);
         }
-        let own = self.abroad.as_mut().map(|abroad| &mut abroad.own_messages);
+        let own = self.cluster_state.as_mut().map(|cluster_state| &mut cluster_state.own_messages);
         if let Some(reply) = own.and_then(|own| own.remove(&placed.message.text)) {
             // The reply stands exactly here among the channel's messages.
             let channel = &placed.message.channel;
@@ -345,16 +348,16 @@ impl State {
         now: Moment,
     ) {
         let is_cut_off = self.registry.is_cut_off();
-        let Some(abroad) = self.abroad.as_mut().filter(|_| !is_cut_off) else {
+        let Some(cluster_state) = self.cluster_state.as_mut().filter(|_| !is_cut_off) else {
             return self.refuse_placed(&message.channel, reply, now);
         };
-        abroad.own_messages.insert(message.text.clone(), reply);
+        cluster_state.own_messages.insert(message.text.clone(), reply);
         let request = TypedRequest::publish(message.clone(), &mut self.channels);
         self.request(request, move |state, place, now| state.on_place(message, place, now));
     }
 
     fn take_own(&mut self, text: &Bytes) -> Option<PlacedReply> {
-        self.abroad.as_mut()?.own_messages.remove(text)
+        self.cluster_state.as_mut()?.own_messages.remove(text)
     }
 
     /// A message of this node has its place, or has none.
@@ -375,7 +378,9 @@ impl State {
         // It goes out here behind messages that are still missing.
         let is_behind = self.channels.find(&channel).is_some_and(|key| {
             let state = self.channels.get(key);
-            state.link.as_ref().is_some_and(|link| link.is_live && link.stash.contains_key(&offset))
+            state.replication.as_ref().is_some_and(|replication| {
+                replication.is_live && replication.stash.contains_key(&offset)
+            })
         });
         if is_behind {
             let condition = Condition::ChannelAt(channel.clone(), offset);
@@ -432,8 +437,8 @@ impl State {
         let fresh = self.channels.fresh_epoch();
         let state = self.channels.get_mut(key);
         let (channel, epoch, after) = (state.name.clone(), state.epoch.clone(), state.offset);
-        let Some(link) = &mut state.link else { return };
-        if !link.is_live || std::mem::replace(&mut link.is_reading, true) {
+        let Some(replication) = &mut state.replication else { return };
+        if !replication.is_live || std::mem::replace(&mut replication.is_reading, true) {
             return;
         }
         let request = TypedRequest::read_missed(channel.clone(), after, fresh);
@@ -459,8 +464,8 @@ impl State {
     ) {
         let Some(key) = self.channels.find(channel) else { return };
         let Ok(found) = found else {
-            if let Some(abroad) = &mut self.abroad {
-                abroad.unhealed.push(channel.clone());
+            if let Some(cluster_state) = &mut self.cluster_state {
+                cluster_state.unhealed.push(channel.clone());
             }
             self.end_reading(key, Waited::Failed);
             return self.leave_unless_followed(key, now);
@@ -528,8 +533,8 @@ impl State {
 
     /// Tries again what could not be read.
     pub(in crate::state) fn heal_again(&mut self) {
-        let Some(abroad) = &mut self.abroad else { return };
-        for channel in std::mem::take(&mut abroad.unhealed) {
+        let Some(cluster_state) = &mut self.cluster_state else { return };
+        for channel in std::mem::take(&mut cluster_state.unhealed) {
             if let Some(key) = self.channels.find(&channel) {
                 self.heal(key);
             }

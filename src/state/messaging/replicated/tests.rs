@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::id::{ConnId, ShardId, Slot};
 use crate::rng::Rng;
-use crate::state::call::{Call, ChannelMessage, Reply};
+use crate::state::backplane::{BackplaneRequest, BackplaneResponse, ChannelMessage};
 use crate::state::command::Ask as _;
 use crate::state::effect::{Continuation, Message};
 use crate::state::lone_node;
@@ -43,30 +43,30 @@ impl Redis {
         }
     }
 
-    fn answer(&mut self, node: usize, call: Call) -> Reply {
+    fn answer(&mut self, node: usize, call: BackplaneRequest) -> BackplaneResponse {
         let state = |redis: &Redis, after: u64, limit: usize| {
             let kept = redis.kept.iter().filter(|one| one.offset > after).take(limit).cloned();
             let (epoch, offset) = (redis.epoch.clone(), redis.offset);
             let kept = kept.collect();
-            Reply::Channel((!redis.epoch.is_empty()).then_some(ChannelState {
+            BackplaneResponse::Channel((!redis.epoch.is_empty()).then_some(ChannelState {
                 epoch,
                 offset,
                 kept,
             }))
         };
         match call {
-            Call::Attach { epoch, .. } => {
+            BackplaneRequest::Attach { epoch, .. } => {
                 self.topics[node].get_or_insert_default();
                 self.begin(&epoch);
                 state(self, 0, usize::MAX)
             }
-            Call::Read { after, limit, epoch, .. } => {
+            BackplaneRequest::Read { after, limit, epoch, .. } => {
                 if let Some(epoch) = epoch {
                     self.begin(&epoch);
                 }
                 state(self, after, limit)
             }
-            Call::Publish { message, epoch, .. } => {
+            BackplaneRequest::Publish { message, epoch, .. } => {
                 self.begin(&epoch);
                 self.offset += 1;
                 let (epoch, offset) = (self.epoch.clone(), self.offset);
@@ -78,14 +78,14 @@ impl Redis {
                 for topic in self.topics.iter_mut().flatten() {
                     topic.push_back(placed.clone());
                 }
-                Reply::Published { epoch, offset, at_ms: 1_000 }
+                BackplaneResponse::Published { epoch, offset, at_ms: 1_000 }
             }
-            Call::Delete { .. } => {
+            BackplaneRequest::Delete { .. } => {
                 let was_there = !self.epoch.is_empty();
                 self.lose();
-                Reply::Deleted(was_there)
+                BackplaneResponse::Deleted(was_there)
             }
-            _ => Reply::Failed,
+            _ => BackplaneResponse::Failed,
         }
     }
 
@@ -127,10 +127,10 @@ struct World {
     nodes: Vec<State>,
     followers: Vec<Option<Follower>>,
     /// Calls on their way to Redis, and answers on their way back.
-    calls: Vec<VecDeque<(u64, Call)>>,
-    replies: Vec<VecDeque<(u64, Reply)>>,
+    calls: Vec<VecDeque<(u64, BackplaneRequest)>>,
+    replies: Vec<VecDeque<(u64, BackplaneResponse)>>,
     /// What goes on with the response to each call.
-    pending: Vec<HashMap<u64, Continuation<Reply>>>,
+    pending: Vec<HashMap<u64, Continuation<BackplaneResponse>>>,
     /// What waits for each condition at each node.
     waiting: Vec<Vec<(Condition, Continuation<Waited>)>>,
     number: u64,
@@ -293,9 +293,9 @@ impl World {
                         // It may be done all the same.
                         true if self.rng.below(2) == 0 => {
                             self.redis.answer(node, call);
-                            Reply::Failed
+                            BackplaneResponse::Failed
                         }
-                        true => Reply::Failed,
+                        true => BackplaneResponse::Failed,
                         false => self.redis.answer(node, call),
                     };
                     self.replies[node].push_back((number, reply));

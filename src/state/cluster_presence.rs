@@ -29,7 +29,7 @@ use crate::limits;
 
 /// What a node tells of its people.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct PresenceUpdate {
     /// User, name, connections and since when in milliseconds since the Unix epoch. Without
     /// connections the user is offline there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -45,19 +45,19 @@ pub struct Facts {
     pub known: Vec<String>,
 }
 
-impl Facts {
+impl PresenceUpdate {
     /// Whether there is nothing to tell.
     pub fn is_empty(&self) -> bool {
-        *self == Facts::default()
+        *self == PresenceUpdate::default()
     }
 }
 
 /// What all nodes know of people, for one that joins.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommonsImage {
+pub struct PresenceSnapshot {
     /// Each node's facts.
     #[serde(default)]
-    pub nodes: Vec<(String, Facts)>,
+    pub nodes: Vec<(String, PresenceUpdate)>,
     /// The defined channels, with what they are for.
     #[serde(default)]
     pub channels: Vec<(String, String)>,
@@ -82,7 +82,7 @@ pub(super) struct Place {
 
 /// What one node has told.
 #[derive(Debug, Default)]
-struct Folk {
+struct NodePresence {
     users: HashMap<UserId, Presence>,
     channels: HashMap<ChannelName, u32>,
     rooms: HashMap<ChannelName, HashMap<UserId, Place>>,
@@ -90,7 +90,7 @@ struct Folk {
 
 /// What facts have changed for everyone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum PresenceTransition {
     /// A user has come online.
     Online(Person),
     /// A user is on no node any more.
@@ -103,7 +103,7 @@ pub(super) enum Turn {
 
 /// What is true here and not told yet.
 #[derive(Debug, Default)]
-struct Untold {
+struct DirtySet {
     users: BTreeSet<UserId>,
     channels: BTreeSet<ChannelName>,
     rooms: BTreeSet<(ChannelName, UserId)>,
@@ -114,7 +114,7 @@ struct Untold {
     is_awaited: bool,
 }
 
-impl Untold {
+impl DirtySet {
     fn is_empty(&self) -> bool {
         self.users.is_empty()
             && self.channels.is_empty()
@@ -125,15 +125,15 @@ impl Untold {
 
 /// The people of all nodes.
 #[derive(Debug)]
-pub(super) struct Commons {
+pub(super) struct ClusterPresence {
     node: Box<str>,
-    folks: BTreeMap<Box<str>, Folk>,
+    by_node: BTreeMap<Box<str>, NodePresence>,
     /// The other nodes that are alive.
     alive: Vec<Box<str>>,
     users_online: usize,
     /// How many users are in each room.
     room_counts: HashMap<ChannelName, usize>,
-    untold: Untold,
+    dirty: DirtySet,
     /// Whether an entry is on its way.
     is_telling: bool,
     /// The round that is told of with that entry, where a command waits for it.
@@ -144,15 +144,15 @@ pub(super) struct Commons {
     leaving: HashSet<Box<str>>,
 }
 
-impl Commons {
-    pub(super) fn new(node: &str) -> Commons {
-        Commons {
+impl ClusterPresence {
+    pub(super) fn new(node: &str) -> ClusterPresence {
+        ClusterPresence {
             node: node.into(),
-            folks: BTreeMap::new(),
+            by_node: BTreeMap::new(),
             alive: Vec::new(),
             users_online: 0,
             room_counts: HashMap::new(),
-            untold: Untold::default(),
+            dirty: DirtySet::default(),
             is_telling: false,
             carried: None,
             is_new: true,
@@ -179,7 +179,7 @@ impl Commons {
             return Vec::new();
         }
         let gone: Vec<Box<str>> = self
-            .folks
+            .by_node
             .keys()
             .filter(|node| **node != self.node && !self.alive.contains(node))
             .filter(|node| !self.leaving.contains(*node))
@@ -195,49 +195,49 @@ impl Commons {
     }
 
     pub(super) fn note_user(&mut self, user_id: &UserId) {
-        self.untold.users.insert(user_id.clone());
+        self.dirty.users.insert(user_id.clone());
     }
 
     pub(super) fn note_known(&mut self, user_id: UserId) {
-        self.untold.known.insert(user_id);
+        self.dirty.known.insert(user_id);
     }
 
     pub(super) fn note_channel(&mut self, channel: &ChannelName) {
-        self.untold.channels.insert(channel.clone());
+        self.dirty.channels.insert(channel.clone());
     }
 
     pub(super) fn note_room(&mut self, channel: &ChannelName, user_id: &UserId) {
-        self.untold.rooms.insert((channel.clone(), user_id.clone()));
+        self.dirty.rooms.insert((channel.clone(), user_id.clone()));
     }
 
     /// Has everything looked at again that this node has told.
     pub(super) fn note_all_told(&mut self) {
-        let Some(folk) = self.folks.get(&self.node) else { return };
-        self.untold.users.extend(folk.users.keys().cloned());
-        self.untold.channels.extend(folk.channels.keys().cloned());
+        let Some(folk) = self.by_node.get(&self.node) else { return };
+        self.dirty.users.extend(folk.users.keys().cloned());
+        self.dirty.channels.extend(folk.channels.keys().cloned());
         for (channel, room) in &folk.rooms {
             let users = room.keys().map(|user| (channel.clone(), user.clone()));
-            self.untold.rooms.extend(users);
+            self.dirty.rooms.extend(users);
         }
     }
 
     /// Takes what to look at for the next entry, up to a bound; nothing while one is on its way.
     /// The caller says what is true of each.
-    pub(super) fn take_untold(&mut self) -> Option<UntoldBatch> {
+    pub(super) fn take_dirty(&mut self) -> Option<DirtyBatch> {
         if self.is_telling {
             return None;
         }
         let mut room = limits::FACTS_PER_ENTRY_MAX;
-        let mut batch = UntoldBatch::default();
-        take_some(&mut self.untold.users, &mut batch.users, &mut room);
-        take_some(&mut self.untold.channels, &mut batch.channels, &mut room);
-        take_some(&mut self.untold.rooms, &mut batch.rooms, &mut room);
-        take_some(&mut self.untold.known, &mut batch.known, &mut room);
+        let mut batch = DirtyBatch::default();
+        take_some(&mut self.dirty.users, &mut batch.users, &mut room);
+        take_some(&mut self.dirty.channels, &mut batch.channels, &mut room);
+        take_some(&mut self.dirty.rooms, &mut batch.rooms, &mut room);
+        take_some(&mut self.dirty.known, &mut batch.known, &mut room);
         if room == limits::FACTS_PER_ENTRY_MAX && !self.is_new {
             return None;
         }
         self.is_telling = true;
-        if self.untold.is_empty() {
+        if self.dirty.is_empty() {
             self.carried = self.end_round().or(self.carried);
         }
         Some(batch)
@@ -246,20 +246,20 @@ impl Commons {
     /// The round of announcements that tells of everything that is true now, for a command that
     /// waits for it.
     pub(super) fn await_announcement(&mut self) -> u64 {
-        self.untold.is_awaited = true;
-        self.untold.round
+        self.dirty.is_awaited = true;
+        self.dirty.round
     }
 
     /// Ends the round. Returns its number where a command waits for it.
     fn end_round(&mut self) -> Option<u64> {
-        let round = self.untold.round;
-        self.untold.round += 1;
-        std::mem::take(&mut self.untold.is_awaited).then_some(round)
+        let round = self.dirty.round;
+        self.dirty.round += 1;
+        std::mem::take(&mut self.dirty.is_awaited).then_some(round)
     }
 
     /// Whether everything is told.
     pub(super) fn has_told_all(&self) -> bool {
-        !self.is_telling && self.untold.is_empty()
+        !self.is_telling && self.dirty.is_empty()
     }
 
     /// Whether the others have yet to hear that this node is there.
@@ -273,7 +273,7 @@ impl Commons {
             return None;
         }
         let carried = self.carried.take();
-        if self.untold.is_empty() { self.end_round().or(carried) } else { carried }
+        if self.dirty.is_empty() { self.end_round().or(carried) } else { carried }
     }
 
     /// Another node has written an entry: it is there.
@@ -289,28 +289,28 @@ impl Commons {
     }
 
     /// The entry did not reach the log: its facts are looked at again.
-    pub(super) fn on_facts_lost(&mut self, facts: &Facts) {
+    pub(super) fn on_facts_lost(&mut self, facts: &PresenceUpdate) {
         self.is_telling = false;
         // Whoever waits for that round goes on with the present one.
-        self.untold.is_awaited |= self.carried.take().is_some();
+        self.dirty.is_awaited |= self.carried.take().is_some();
         self.look_again(facts);
     }
 
     /// Has facts looked at again: what is true of them by now may not be what is told.
-    pub(super) fn look_again(&mut self, facts: &Facts) {
-        self.untold.users.extend(facts.users.iter().map(|fact| UserId::new(&fact.0)));
-        self.untold.channels.extend(facts.channels.iter().map(|fact| ChannelName::new(&fact.0)));
+    pub(super) fn look_again(&mut self, facts: &PresenceUpdate) {
+        self.dirty.users.extend(facts.users.iter().map(|fact| UserId::new(&fact.0)));
+        self.dirty.channels.extend(facts.channels.iter().map(|fact| ChannelName::new(&fact.0)));
         let room = |fact: &(String, String, String, Option<u64>)| {
             (ChannelName::new(&fact.0), UserId::new(&fact.1))
         };
-        self.untold.rooms.extend(facts.rooms.iter().map(room));
-        self.untold.known.extend(facts.known.iter().map(|user| UserId::new(user)));
+        self.dirty.rooms.extend(facts.rooms.iter().map(room));
+        self.dirty.known.extend(facts.known.iter().map(|user| UserId::new(user)));
     }
 
     /// Drops the facts that were told already.
-    pub(super) fn keep_news(&self, facts: &mut Facts) {
-        let nothing = Folk::default();
-        let told = self.folks.get(&self.node).unwrap_or(&nothing);
+    pub(super) fn keep_news(&self, facts: &mut PresenceUpdate) {
+        let nothing = NodePresence::default();
+        let told = self.by_node.get(&self.node).unwrap_or(&nothing);
         facts.users.retain(|(user, _, connections, _)| {
             told.users.get(user.as_str()).map_or(0, |one| one.connections) != *connections
         });
@@ -324,15 +324,15 @@ impl Commons {
     }
 
     /// Applies a node's facts.
-    pub(super) fn apply(&mut self, node: &str, facts: &Facts) -> Vec<Turn> {
+    pub(super) fn apply(&mut self, node: &str, facts: &PresenceUpdate) -> Vec<PresenceTransition> {
         if *node == *self.node {
             (self.is_telling, self.is_new) = (false, false);
         }
-        let mut turns = Vec::new();
+        let mut transitions = Vec::new();
         for (user, name, connections, since_ms) in &facts.users {
             let user_id = UserId::new(user);
             let was_online = self.is_online(&user_id);
-            let folk = self.folks.entry(node.into()).or_default();
+            let folk = self.by_node.entry(node.into()).or_default();
             let before = match *connections {
                 0 => folk.users.remove(&user_id),
                 connections => {
@@ -342,10 +342,10 @@ impl Commons {
                 }
             };
             let username = before.map_or_else(|| name.as_str().into(), |before| before.username);
-            self.turn(&mut turns, was_online, Person { user_id, username });
+            self.turn(&mut transitions, was_online, Person { user_id, username });
         }
         for (channel, followers) in &facts.channels {
-            let folk = self.folks.entry(node.into()).or_default();
+            let folk = self.by_node.entry(node.into()).or_default();
             match *followers {
                 0 => folk.channels.remove(channel.as_str()),
                 followers => folk.channels.insert(ChannelName::new(channel), followers),
@@ -354,7 +354,7 @@ impl Commons {
         for (channel, user, name, since_ms) in &facts.rooms {
             let (channel, user_id) = (ChannelName::new(channel), UserId::new(user));
             let was_in_it = self.is_in_room(&channel, &user_id);
-            let folk = self.folks.entry(node.into()).or_default();
+            let folk = self.by_node.entry(node.into()).or_default();
             let room = folk.rooms.entry(channel.clone()).or_default();
             match since_ms {
                 None => _ = room.remove(&user_id),
@@ -367,20 +367,25 @@ impl Commons {
                 folk.rooms.remove(&channel);
             }
             let person = Person { user_id, username: name.as_str().into() };
-            self.room_turn(&mut turns, was_in_it, channel, person);
+            self.room_turn(&mut transitions, was_in_it, channel, person);
         }
-        turns
+        transitions
     }
 
-    fn turn(&mut self, turns: &mut Vec<Turn>, was_online: bool, person: Person) {
+    fn turn(
+        &mut self,
+        transitions: &mut Vec<PresenceTransition>,
+        was_online: bool,
+        person: Person,
+    ) {
         match (was_online, self.is_online(&person.user_id)) {
             (false, true) => {
                 self.users_online += 1;
-                turns.push(Turn::Online(person));
+                transitions.push(PresenceTransition::Online(person));
             }
             (true, false) => {
                 self.users_online -= 1;
-                turns.push(Turn::Offline(person));
+                transitions.push(PresenceTransition::Offline(person));
             }
             _ => {}
         }
@@ -388,7 +393,7 @@ impl Commons {
 
     fn room_turn(
         &mut self,
-        turns: &mut Vec<Turn>,
+        transitions: &mut Vec<PresenceTransition>,
         was: bool,
         channel: ChannelName,
         person: Person,
@@ -396,7 +401,7 @@ impl Commons {
         match (was, self.is_in_room(&channel, &person.user_id)) {
             (false, true) => {
                 *self.room_counts.entry(channel.clone()).or_default() += 1;
-                turns.push(Turn::Joined(channel, person));
+                transitions.push(PresenceTransition::Joined(channel, person));
             }
             (true, false) => {
                 if let Some(count) = self.room_counts.get_mut(&channel) {
@@ -405,73 +410,80 @@ impl Commons {
                         self.room_counts.remove(&channel);
                     }
                 }
-                turns.push(Turn::Left(channel, person));
+                transitions.push(PresenceTransition::Left(channel, person));
             }
             _ => {}
         }
     }
 
     /// Applies a node's end. Where it is this one's own, everything has to be told anew.
-    pub(super) fn forget(&mut self, node: &str) -> Vec<Turn> {
+    pub(super) fn forget(&mut self, node: &str) -> Vec<PresenceTransition> {
         self.leaving.remove(node);
-        let Some(folk) = self.folks.remove(node) else { return Vec::new() };
-        let mut turns = Vec::new();
+        let Some(folk) = self.by_node.remove(node) else { return Vec::new() };
+        let mut transitions = Vec::new();
         for (user_id, presence) in folk.users {
-            self.turn(&mut turns, true, Person { user_id, username: presence.username });
+            self.turn(&mut transitions, true, Person { user_id, username: presence.username });
         }
         for (channel, room) in folk.rooms {
             for (user_id, place) in room {
                 let person = Person { user_id, username: place.username };
-                self.room_turn(&mut turns, true, channel.clone(), person);
+                self.room_turn(&mut transitions, true, channel.clone(), person);
             }
         }
-        turns
+        transitions
     }
 
     /// Begins anew with what an image says. Returns what that changes.
-    pub(super) fn replace(&mut self, image: &CommonsImage) -> Vec<Turn> {
-        let mut fresh = Commons::new(&self.node);
+    pub(super) fn replace(&mut self, image: &PresenceSnapshot) -> Vec<PresenceTransition> {
+        let mut fresh = ClusterPresence::new(&self.node);
         for (node, facts) in &image.nodes {
             fresh.apply(node, facts);
         }
-        let mut turns = Vec::new();
-        let gone = |turn: &mut Vec<Turn>, from: &Commons, to: &Commons, is_end: bool| {
+        let mut transitions = Vec::new();
+        let gone = |turn: &mut Vec<PresenceTransition>,
+                    from: &ClusterPresence,
+                    to: &ClusterPresence,
+                    is_end: bool| {
             let mut seen = HashSet::new();
-            for (user_id, presence) in from.folks.values().flat_map(|folk| &folk.users) {
+            for (user_id, presence) in from.by_node.values().flat_map(|folk| &folk.users) {
                 if !to.is_online(user_id) && seen.insert(user_id) {
                     let username = Arc::clone(&presence.username);
                     let person = Person { user_id: user_id.clone(), username };
-                    turn.push(if is_end { Turn::Offline(person) } else { Turn::Online(person) });
+                    turn.push(if is_end {
+                        PresenceTransition::Offline(person)
+                    } else {
+                        PresenceTransition::Online(person)
+                    });
                 }
             }
             let mut seen = HashSet::new();
-            for (channel, room) in from.folks.values().flat_map(|folk| &folk.rooms) {
+            for (channel, room) in from.by_node.values().flat_map(|folk| &folk.rooms) {
                 for (user_id, place) in room {
                     if !to.is_in_room(channel, user_id) && seen.insert((channel, user_id)) {
                         let username = Arc::clone(&place.username);
                         let person = Person { user_id: user_id.clone(), username };
                         let channel = channel.clone();
                         turn.push(if is_end {
-                            Turn::Left(channel, person)
+                            PresenceTransition::Left(channel, person)
                         } else {
-                            Turn::Joined(channel, person)
+                            PresenceTransition::Joined(channel, person)
                         });
                     }
                 }
             }
         };
-        gone(&mut turns, self, &fresh, true);
-        gone(&mut turns, &fresh, self, false);
+        gone(&mut transitions, self, &fresh, true);
+        gone(&mut transitions, &fresh, self, false);
         fresh.alive = std::mem::take(&mut self.alive);
-        fresh.untold = std::mem::take(&mut self.untold);
-        fresh.untold.is_awaited |= self.carried.take().is_some();
+        fresh.dirty = std::mem::take(&mut self.dirty);
+        fresh.dirty.is_awaited |= self.carried.take().is_some();
         *self = fresh;
-        turns
+        transitions
     }
 
     /// What the nodes have told, for one that joins.
-    pub(super) fn image(&self) -> Vec<(String, Facts)> {
-        let facts = |folk: &Folk| Facts {
+    pub(super) fn image(&self) -> Vec<(String, PresenceUpdate)> {
+        let facts = |folk: &NodePresence| PresenceUpdate {
             users: folk
                 .users
                 .iter()
@@ -498,20 +510,20 @@ impl Commons {
                 .collect(),
             known: Vec::new(),
         };
-        self.folks.iter().map(|(node, folk)| (node.to_string(), facts(folk))).collect()
+        self.by_node.iter().map(|(node, folk)| (node.to_string(), facts(folk))).collect()
     }
 
-    fn elsewhere(&self) -> impl Iterator<Item = (&str, &Folk)> {
-        let others = self.folks.iter().filter(|(node, _)| **node != self.node);
+    fn elsewhere(&self) -> impl Iterator<Item = (&str, &NodePresence)> {
+        let others = self.by_node.iter().filter(|(node, _)| **node != self.node);
         others.map(|(node, folk)| (&**node, folk))
     }
 
     fn is_online(&self, user_id: &UserId) -> bool {
-        self.folks.values().any(|folk| folk.users.contains_key(user_id))
+        self.by_node.values().any(|folk| folk.users.contains_key(user_id))
     }
 
     fn is_in_room(&self, channel: &ChannelName, user_id: &UserId) -> bool {
-        let mut rooms = self.folks.values().filter_map(|folk| folk.rooms.get(channel));
+        let mut rooms = self.by_node.values().filter_map(|folk| folk.rooms.get(channel));
         rooms.any(|room| room.contains_key(user_id))
     }
 
@@ -541,7 +553,8 @@ impl Commons {
     /// Who is in a room on any node, as far as told, in the order of coming.
     pub(super) fn room_users(&self, channel: &ChannelName) -> Vec<(UserId, Arc<str>)> {
         let mut first: HashMap<&UserId, &Place> = HashMap::new();
-        for (user, place) in self.folks.values().filter_map(|one| one.rooms.get(channel)).flatten()
+        for (user, place) in
+            self.by_node.values().filter_map(|one| one.rooms.get(channel)).flatten()
         {
             let known = first.entry(user).or_insert(place);
             if place.since_ms < known.since_ms {
@@ -560,7 +573,7 @@ impl Commons {
 
     /// What this node has told of somebody in a room.
     pub(super) fn own_place(&self, channel: &ChannelName, user_id: &UserId) -> Option<&Place> {
-        self.folks.get(&self.node)?.rooms.get(channel)?.get(user_id)
+        self.by_node.get(&self.node)?.rooms.get(channel)?.get(user_id)
     }
 
     /// Adds who is online on other nodes to who is online here.
@@ -582,20 +595,20 @@ impl Commons {
 
 /// What to tell of next.
 #[derive(Debug, Default)]
-pub(super) struct UntoldBatch {
+pub(super) struct DirtyBatch {
     pub(super) users: Vec<UserId>,
     pub(super) channels: Vec<ChannelName>,
     pub(super) rooms: Vec<(ChannelName, UserId)>,
     pub(super) known: Vec<UserId>,
 }
 
-impl UntoldBatch {
+impl DirtyBatch {
     /// What facts are about: users, channels and places in rooms.
-    pub(super) fn of(facts: &Facts) -> UntoldBatch {
+    pub(super) fn of(facts: &PresenceUpdate) -> DirtyBatch {
         let room = |fact: &(String, String, String, Option<u64>)| {
             (ChannelName::new(&fact.0), UserId::new(&fact.1))
         };
-        UntoldBatch {
+        DirtyBatch {
             users: facts.users.iter().map(|fact| UserId::new(&fact.0)).collect(),
             channels: facts.channels.iter().map(|fact| ChannelName::new(&fact.0)).collect(),
             rooms: facts.rooms.iter().map(room).collect(),
@@ -618,14 +631,14 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
-    fn online(user: &str, connections: u32) -> Facts {
+    fn online(user: &str, connections: u32) -> PresenceUpdate {
         let user = (user.to_owned(), user.to_uppercase(), connections, 5);
-        Facts { users: vec![user], ..Facts::default() }
+        PresenceUpdate { users: vec![user], ..PresenceUpdate::default() }
     }
 
-    fn in_room(user: &str, since_ms: Option<u64>) -> Facts {
+    fn in_room(user: &str, since_ms: Option<u64>) -> PresenceUpdate {
         let place = ("chat:r".to_owned(), user.to_owned(), user.to_uppercase(), since_ms);
-        Facts { rooms: vec![place], ..Facts::default() }
+        PresenceUpdate { rooms: vec![place], ..PresenceUpdate::default() }
     }
 
     fn person(user: &str) -> Person {
@@ -634,44 +647,50 @@ mod tests {
 
     #[test]
     fn a_user_on_two_nodes_comes_and_goes_once() {
-        let mut commons = Commons::new("a");
-        assert_eq!(commons.apply("a", &online("u", 1)), [Turn::Online(person("u"))]);
-        assert_eq!(commons.apply("b", &online("u", 2)), []);
+        let mut cluster_presence = ClusterPresence::new("a");
         assert_eq!(
-            (commons.users_online(), commons.nodes_of(&UserId::new("u"))),
+            cluster_presence.apply("a", &online("u", 1)),
+            [PresenceTransition::Online(person("u"))]
+        );
+        assert_eq!(cluster_presence.apply("b", &online("u", 2)), []);
+        assert_eq!(
+            (cluster_presence.users_online(), cluster_presence.nodes_of(&UserId::new("u"))),
             (1, vec!["b".into()])
         );
-        assert_eq!(commons.apply("a", &online("u", 0)), []);
-        assert_eq!(commons.apply("b", &online("u", 0)), [Turn::Offline(person("u"))]);
+        assert_eq!(cluster_presence.apply("a", &online("u", 0)), []);
+        assert_eq!(
+            cluster_presence.apply("b", &online("u", 0)),
+            [PresenceTransition::Offline(person("u"))]
+        );
         let room = ChannelName::of_room("r");
         assert_eq!(
-            commons.apply("b", &in_room("u", Some(1))),
-            [Turn::Joined(room.clone(), person("u"))]
+            cluster_presence.apply("b", &in_room("u", Some(1))),
+            [PresenceTransition::Joined(room.clone(), person("u"))]
         );
-        assert_eq!(commons.apply("a", &in_room("u", Some(2))), []);
-        assert_eq!(commons.forget("b"), []);
-        assert_eq!(commons.room_count(&room), 1);
-        assert_eq!(commons.forget("a"), [Turn::Left(room, person("u"))]);
+        assert_eq!(cluster_presence.apply("a", &in_room("u", Some(2))), []);
+        assert_eq!(cluster_presence.forget("b"), []);
+        assert_eq!(cluster_presence.room_count(&room), 1);
+        assert_eq!(cluster_presence.forget("a"), [PresenceTransition::Left(room, person("u"))]);
     }
 
     #[test]
     fn one_entry_is_on_its_way_at_a_time() {
-        let mut commons = Commons::new("a");
-        commons.apply("a", &Facts::default());
-        assert!(commons.take_untold().is_none());
-        commons.note_user(&UserId::new("u"));
-        let round = commons.await_announcement();
-        let first = commons.take_untold().expect("a batch");
+        let mut cluster_presence = ClusterPresence::new("a");
+        cluster_presence.apply("a", &PresenceUpdate::default());
+        assert!(cluster_presence.take_dirty().is_none());
+        cluster_presence.note_user(&UserId::new("u"));
+        let round = cluster_presence.await_announcement();
+        let first = cluster_presence.take_dirty().expect("a batch");
         assert_eq!(first.users, [UserId::new("u")]);
-        commons.note_user(&UserId::new("v"));
-        assert!(commons.take_untold().is_none(), "the first is on its way");
-        assert_eq!(commons.take_announced(), None);
-        commons.on_facts_lost(&online("u", 1));
-        let again = commons.take_untold().expect("a batch");
+        cluster_presence.note_user(&UserId::new("v"));
+        assert!(cluster_presence.take_dirty().is_none(), "the first is on its way");
+        assert_eq!(cluster_presence.take_announced(), None);
+        cluster_presence.on_facts_lost(&online("u", 1));
+        let again = cluster_presence.take_dirty().expect("a batch");
         assert_eq!(again.users, [UserId::new("u"), UserId::new("v")]);
-        commons.apply("a", &online("u", 1));
-        assert!(commons.take_untold().is_none() && commons.has_told_all());
-        assert!(commons.take_announced().is_some_and(|announced| announced >= round));
+        cluster_presence.apply("a", &online("u", 1));
+        assert!(cluster_presence.take_dirty().is_none() && cluster_presence.has_told_all());
+        assert!(cluster_presence.take_announced().is_some_and(|announced| announced >= round));
     }
 
     /// Random facts of three nodes: whoever follows the turns has the users of the union; whoever
@@ -680,13 +699,14 @@ mod tests {
     fn turns_add_up_to_the_picture() {
         for seed in 0..20 {
             let mut rng = Rng::seeded(seed);
-            let (mut commons, mut late) = (Commons::new("a"), Commons::new("z"));
+            let (mut cluster_presence, mut late) =
+                (ClusterPresence::new("a"), ClusterPresence::new("z"));
             let (mut heard, mut heard_late) = (BTreeSet::new(), BTreeSet::new());
-            let take = |heard: &mut BTreeSet<String>, turns: Vec<Turn>| {
-                for turn in turns {
+            let take = |heard: &mut BTreeSet<String>, transitions: Vec<PresenceTransition>| {
+                for turn in transitions {
                     let is_new = match turn {
-                        Turn::Online(one) => heard.insert(one.user_id.to_string()),
-                        Turn::Offline(one) => heard.remove(one.user_id.as_str()),
+                        PresenceTransition::Online(one) => heard.insert(one.user_id.to_string()),
+                        PresenceTransition::Offline(one) => heard.remove(one.user_id.as_str()),
                         _ => true,
                     };
                     assert!(is_new, "told twice, seed {seed}");
@@ -694,22 +714,25 @@ mod tests {
             };
             for step in 0..500 {
                 let node = ["a", "b", "c"][rng.below(3) as usize];
-                let turns = if rng.below(20) == 0 {
-                    commons.forget(node)
+                let transitions = if rng.below(20) == 0 {
+                    cluster_presence.forget(node)
                 } else {
                     let user = format!("u{}", rng.below(6));
                     let count = u32::try_from(rng.below(3)).expect("small");
-                    commons.apply(node, &online(&user, count))
+                    cluster_presence.apply(node, &online(&user, count))
                 };
-                take(&mut heard, turns);
+                take(&mut heard, transitions);
                 if step % 50 == 0 {
-                    let image = CommonsImage { nodes: commons.image(), ..CommonsImage::default() };
+                    let image = PresenceSnapshot {
+                        nodes: cluster_presence.image(),
+                        ..PresenceSnapshot::default()
+                    };
                     take(&mut heard_late, late.replace(&image));
                     assert_eq!(heard, heard_late, "seed {seed}");
                 }
                 let mut users = HashMap::new();
                 late.add_online(&mut users);
-                assert_eq!(commons.users_online(), heard.len(), "seed {seed}");
+                assert_eq!(cluster_presence.users_online(), heard.len(), "seed {seed}");
             }
         }
     }

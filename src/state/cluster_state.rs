@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::commons::Commons;
+use super::cluster_presence::ClusterPresence;
+use super::journal::JournalEntry;
 use super::messaging::{Page, PlacedReply};
-use super::posted::Posted;
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
 
 /// The other nodes, as this one's state sees them.
 #[derive(Debug)]
-pub(super) struct Abroad {
-    pub(super) commons: Commons,
+pub(super) struct ClusterState {
+    pub(super) cluster_presence: ClusterPresence,
     /// Channels that lost their last follower, and when they are left.
     pub(super) leaving: VecDeque<(u64, ChannelName)>,
     /// Channels that something was missed of, and that could not be read.
@@ -25,13 +25,13 @@ pub(super) struct Abroad {
     /// Messages of this node that have no place yet, by what they say, and who waits for that.
     pub(super) own_messages: HashMap<Bytes, PlacedReply>,
     /// None where there is no database that all nodes share.
-    pub(super) tail: Option<Tail>,
+    pub(super) tail: Option<JournalTail>,
 }
 
-impl Abroad {
-    pub(super) fn new(node: &str, tail: Option<Tail>) -> Abroad {
-        Abroad {
-            commons: Commons::new(node),
+impl ClusterState {
+    pub(super) fn new(node: &str, tail: Option<JournalTail>) -> ClusterState {
+        ClusterState {
+            cluster_presence: ClusterPresence::new(node),
             leaving: VecDeque::new(),
             unhealed: Vec::new(),
             own_messages: HashMap::new(),
@@ -47,8 +47,8 @@ impl Abroad {
 /// 1. `entries` holds every message read of the journal after `written`, in order.
 /// 2. `bytes` is about what they take.
 #[derive(Debug)]
-pub struct Tail {
-    entries: VecDeque<Arc<Posted>>,
+pub struct JournalTail {
+    entries: VecDeque<Arc<JournalEntry>>,
     bytes: usize,
     read: u64,
     written: Option<MessageId>,
@@ -58,10 +58,10 @@ pub struct Tail {
     next_write_ms: u64,
 }
 
-impl Tail {
+impl JournalTail {
     /// The tail after what the database has.
-    pub fn after(written: Option<MessageId>) -> Tail {
-        Tail {
+    pub fn after(written: Option<MessageId>) -> JournalTail {
+        JournalTail {
             entries: VecDeque::new(),
             bytes: 0,
             read: 0,
@@ -83,7 +83,7 @@ impl Tail {
     }
 
     /// Takes in the next message.
-    pub(super) fn push(&mut self, posted: Posted) {
+    pub(super) fn push(&mut self, posted: JournalEntry) {
         let sequence = posted.sequence;
         if self.written.is_none_or(|written| posted.id > written) {
             self.bytes += posted.post.bytes();
@@ -112,7 +112,7 @@ impl Tail {
     }
 
     /// The next messages for the database, unless some are on their way or were refused just now.
-    pub(super) fn take_batch(&mut self, now_ms: u64) -> Option<Vec<Arc<Posted>>> {
+    pub(super) fn take_batch(&mut self, now_ms: u64) -> Option<Vec<Arc<JournalEntry>>> {
         if self.is_writing || self.entries.is_empty() || now_ms < self.next_write_ms {
             return None;
         }
@@ -133,8 +133,8 @@ impl Tail {
     }
 
     /// Messages of a user, oldest first.
-    pub(super) fn page(&self, page: &Page) -> Vec<Arc<Posted>> {
-        let is_before = |one: &Arc<Posted>| page.after.is_some_and(|after| one.id <= after);
+    pub(super) fn page(&self, page: &Page) -> Vec<Arc<JournalEntry>> {
+        let is_before = |one: &Arc<JournalEntry>| page.after.is_some_and(|after| one.id <= after);
         let first = self.entries.partition_point(is_before);
         let of_user = self.entries.range(first..).filter(|one| match &page.with {
             None => one.post.is_of(&page.user),
@@ -153,24 +153,24 @@ impl Tail {
 mod tests {
     use super::*;
     use crate::id::UserId;
-    use crate::state::posted::{Addressee, Post};
+    use crate::state::journal::{Addressee, DirectMessage};
 
-    fn posted(sequence: u64) -> Posted {
+    fn posted(sequence: u64) -> JournalEntry {
         let to =
             Addressee::User(UserId::new(if sequence.is_multiple_of(2) { "even" } else { "odd" }));
-        let post = Post { from: UserId::new("a"), to, content: sequence.to_string() };
-        Posted { sequence, id: MessageId::from_parts(sequence, 1, 1), post }
+        let post = DirectMessage { from: UserId::new("a"), to, content: sequence.to_string() };
+        JournalEntry { sequence, id: MessageId::from_parts(sequence, 1, 1), post }
     }
 
     #[test]
     fn what_is_written_leaves_and_what_is_not_can_be_pulled() {
         let id = |sequence| posted(sequence).id;
-        let mut tail = Tail::after(Some(id(2)));
+        let mut tail = JournalTail::after(Some(id(2)));
         (1..=3).for_each(|one| tail.push(posted(one)));
         assert!(tail.has_read(3) && !tail.has_read(4));
         (4..=6).for_each(|one| tail.push(posted(one)));
         assert_eq!((tail.has_read(6), tail.len()), (true, 4), "two were there before");
-        let numbers = |tail: &Tail, after| -> Vec<u64> {
+        let numbers = |tail: &JournalTail, after| -> Vec<u64> {
             let page = Page { user: UserId::new("even"), after, with: None, limit: 9 };
             tail.page(&page).iter().map(|one| one.sequence).collect()
         };

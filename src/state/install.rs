@@ -26,7 +26,7 @@ use crate::id::ServiceName;
 
 /// What beginning anew has led to.
 #[derive(Debug)]
-pub struct Begun {
+pub struct Installed {
     /// The services whose followers need a snapshot: what they have led to here may be another
     /// history.
     pub services: HashSet<ServiceName>,
@@ -37,7 +37,12 @@ pub struct Begun {
 
 impl State {
     /// Begins anew from an image and all entries behind it.
-    pub fn begin_anew(&mut self, mut image: Snapshot, items: Vec<LogItem>, now: Moment) -> Begun {
+    pub fn install_snapshot(
+        &mut self,
+        mut image: Snapshot,
+        items: Vec<LogItem>,
+        now: Moment,
+    ) -> Installed {
         let people = std::mem::take(&mut image.people);
         let mut registry = self.registry.successor(now).restore(image, now);
         registry.carry_over(&self.registry);
@@ -52,7 +57,7 @@ impl State {
             let result = fresh.apply_logged(item, now);
             applied.extend(number.map(|number| (number, result)));
         }
-        self.replace_shared(fresh.commons_image().unwrap_or_default(), now);
+        self.replace_shared(fresh.presence_snapshot().unwrap_or_default(), now);
         let before = std::mem::replace(&mut self.registry, fresh.registry);
         let services = self.registry.replace(&before, now);
         // Whoever gets a snapshot now gets the mark with it.
@@ -60,7 +65,7 @@ impl State {
         self.registry.settle(now);
         self.registry.announce_contact_change(std::iter::empty());
         self.registry.announcements.clear();
-        Begun { services, applied }
+        Installed { services, applied }
     }
 }
 
@@ -69,8 +74,8 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::id::{ConnId, ShardId, Slot, UserId};
+    use crate::state::cluster_presence::PresenceUpdate;
     use crate::state::command::{Ask as _, Snapshot, Subscribe, Subscribed};
-    use crate::state::commons::Facts;
     use crate::state::entry::{Bounds, Entry};
     use crate::state::people::{Opened, Person};
     use crate::state::{empty_image, lone_node, new_node};
@@ -113,7 +118,7 @@ mod tests {
         assert_eq!((nothing.view.revision, nothing.view.degraded), (0, true));
         let refusal = subscribe(&mut state, since(), now).expect_err("it keeps its picture");
         assert_eq!(refusal, Refusal::unavailable());
-        let begun = state.begin_anew(image, vec![registration(1), registration(2)], now);
+        let begun = state.install_snapshot(image, vec![registration(1), registration(2)], now);
         assert!(begun.services.contains(&ServiceName::of("s")) && begun.applied.is_empty());
         // Whoever was there for the first of them misses one.
         let resumed = subscribe(&mut state, since(), now).expect("it is followed");
@@ -127,7 +132,7 @@ mod tests {
         let old = empty_image(now);
         let user = |name: &str, connections| {
             let facts = vec![(name.to_owned(), name.to_owned(), connections, 1)];
-            Entry::PresenceUpdate(Facts { users: facts, ..Facts::default() })
+            Entry::PresenceUpdate(PresenceUpdate { users: facts, ..PresenceUpdate::default() })
         };
         let items = [
             item(1, user("ann", 1)),
@@ -143,7 +148,7 @@ mod tests {
         let opened = Opened { conn, person: Some(person), remote: None };
         state.apply(opened.unanswered(), now);
         state.take_effects();
-        let begun = state.begin_anew(old, items.to_vec(), now);
+        let begun = state.install_snapshot(old, items.to_vec(), now);
         assert!(begun.services.contains(&ServiceName::of("s")));
         let said = state.take_effects();
         assert!(said.is_empty(), "the snapshot says it all, and nobody came or went: {said:?}");

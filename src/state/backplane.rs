@@ -10,16 +10,16 @@ use crate::limits;
 
 /// Something to be done, with an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Call {
+pub enum BackplaneRequest {
     /// Follow a channel's topic from here on, then read what it keeps. Answered with
-    /// [`Reply::Channel`].
+    /// [`BackplaneResponse::Channel`].
     Attach {
         /// The channel.
         channel: ChannelName,
         /// The epoch to begin with where it has none.
         epoch: String,
     },
-    /// Read where a channel stands, and what it keeps. Answered with [`Reply::Channel`].
+    /// Read where a channel stands, and what it keeps. Answered with [`BackplaneResponse::Channel`].
     Read {
         /// The channel.
         channel: ChannelName,
@@ -31,7 +31,7 @@ pub enum Call {
         epoch: Option<String>,
     },
     /// Give a message the channel's next offset, keep it, and tell all nodes that follow.
-    /// Answered with [`Reply::Published`].
+    /// Answered with [`BackplaneResponse::Published`].
     Publish {
         /// The message.
         message: ChannelMessage,
@@ -44,19 +44,19 @@ pub enum Call {
         /// For how long it keeps them, in milliseconds.
         history_ms: u64,
     },
-    /// Forget a channel. Answered with [`Reply::Deleted`].
+    /// Forget a channel. Answered with [`BackplaneResponse::Deleted`].
     Delete {
         /// The channel.
         channel: ChannelName,
     },
-    /// Put a direct or group message into the journal. Answered with [`Reply::Posted`].
-    Post {
-        /// The message, as `state::posted` writes it.
+    /// Put a direct or group message into the journal. Answered with [`BackplaneResponse::JournalEntry`].
+    DirectMessage {
+        /// The message, as `state::journal` writes it.
         text: String,
     },
-    /// Which entry of the journal is the newest. Answered with [`Reply::Newest`].
+    /// Which entry of the journal is the newest. Answered with [`BackplaneResponse::Newest`].
     Newest,
-    /// Ask other nodes. Answered with [`Reply::Nodes`], within
+    /// Ask other nodes. Answered with [`BackplaneResponse::Nodes`], within
     /// [`crate::limits::CLUSTER_ASK_MS`].
     Ask {
         /// Which.
@@ -90,9 +90,9 @@ pub struct Placed {
     pub message: ChannelMessage,
 }
 
-/// What came of a [`Call`].
+/// What came of a [`BackplaneRequest`].
 #[derive(Debug)]
-pub enum Reply {
+pub enum BackplaneResponse {
     /// Where a channel stands; none where Redis has no such channel and was not told to begin one.
     Channel(Option<ChannelState>),
     /// The message has its place.
@@ -107,7 +107,7 @@ pub enum Reply {
     /// Whether there was such a channel.
     Deleted(bool),
     /// The message is in the journal.
-    Posted {
+    JournalEntry {
         /// Its id.
         id: MessageId,
         /// Its number in the journal.
@@ -148,45 +148,47 @@ pub struct Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoResponse;
 
-impl Reply {
+impl BackplaneResponse {
     fn channel(self) -> Result<Option<ChannelState>, NoResponse> {
         match self {
-            Reply::Channel(found) => Ok(found),
+            BackplaneResponse::Channel(found) => Ok(found),
             _ => Err(NoResponse),
         }
     }
 
     fn place(self) -> Result<Place, NoResponse> {
         match self {
-            Reply::Published { epoch, offset, at_ms } => Ok(Place { epoch, offset, at_ms }),
+            BackplaneResponse::Published { epoch, offset, at_ms } => {
+                Ok(Place { epoch, offset, at_ms })
+            }
             _ => Err(NoResponse),
         }
     }
 
     fn deleted(&self) -> Result<bool, NoResponse> {
         match self {
-            Reply::Deleted(was_there) => Ok(*was_there),
+            BackplaneResponse::Deleted(was_there) => Ok(*was_there),
             _ => Err(NoResponse),
         }
     }
 
     fn posted(&self) -> Result<MessageId, NoResponse> {
         match self {
-            Reply::Posted { id, .. } => Ok(*id),
+            BackplaneResponse::JournalEntry { id, .. } => Ok(*id),
             _ => Err(NoResponse),
         }
     }
 
     fn newest(&self) -> Result<u64, NoResponse> {
         match self {
-            Reply::Newest(newest) => Ok(*newest),
+            BackplaneResponse::Newest(newest) => Ok(*newest),
             _ => Err(NoResponse),
         }
     }
 
     fn nodes(self) -> Result<Vec<(String, String)>, NoResponse> {
         match self {
-            Reply::Nodes(answers) => Ok(answers),
+            BackplaneResponse::Nodes(answers) => Ok(answers),
             _ => Err(NoResponse),
         }
     }
@@ -195,9 +197,9 @@ impl Reply {
 /// A request with the type of its response.
 #[derive(Debug)]
 pub(super) struct TypedRequest<T> {
-    pub(super) call: Call,
+    pub(super) call: BackplaneRequest,
     /// Reads the response. One of another kind counts as none.
-    pub(super) read: fn(Reply) -> Result<T, NoResponse>,
+    pub(super) read: fn(BackplaneResponse) -> Result<T, NoResponse>,
     /// Whether the state asks for itself; see [`super::effect::Request::is_own`].
     pub(super) is_own: bool,
 }
@@ -205,21 +207,21 @@ pub(super) struct TypedRequest<T> {
 impl TypedRequest<Option<ChannelState>> {
     /// Follow a channel's topic, then read what it keeps.
     pub(super) fn attach(channel: ChannelName, epoch: String) -> Self {
-        let call = Call::Attach { channel, epoch };
-        TypedRequest { call, read: Reply::channel, is_own: true }
+        let call = BackplaneRequest::Attach { channel, epoch };
+        TypedRequest { call, read: BackplaneResponse::channel, is_own: true }
     }
 
     /// Read what was missed of a channel; begin it under `epoch` where Redis has lost it.
     pub(super) fn read_missed(channel: ChannelName, after: u64, epoch: String) -> Self {
         let (limit, epoch) = (limits::CHANNEL_HEAL_MAX, Some(epoch));
-        let call = Call::Read { channel, after, limit, epoch };
-        TypedRequest { call, read: Reply::channel, is_own: true }
+        let call = BackplaneRequest::Read { channel, after, limit, epoch };
+        TypedRequest { call, read: BackplaneResponse::channel, is_own: true }
     }
 
     /// Read what a channel keeps.
     pub(super) fn read(channel: ChannelName, after: u64, limit: usize) -> Self {
-        let call = Call::Read { channel, after, limit, epoch: None };
-        TypedRequest { call, read: Reply::channel, is_own: false }
+        let call = BackplaneRequest::Read { channel, after, limit, epoch: None };
+        TypedRequest { call, read: BackplaneResponse::channel, is_own: false }
     }
 }
 
@@ -229,36 +231,50 @@ impl TypedRequest<Place> {
         let (history_max, history_ms) = channels.keeping(&message.channel);
         let history_bytes_max = channels.keeping_bytes();
         let epoch = channels.fresh_epoch();
-        let call = Call::Publish { message, epoch, history_max, history_bytes_max, history_ms };
-        TypedRequest { call, read: Reply::place, is_own: false }
+        let call = BackplaneRequest::Publish {
+            message,
+            epoch,
+            history_max,
+            history_bytes_max,
+            history_ms,
+        };
+        TypedRequest { call, read: BackplaneResponse::place, is_own: false }
     }
 }
 
 impl TypedRequest<bool> {
     /// Delete what Redis keeps of a channel. The response says whether there was such a channel.
     pub(super) fn delete(channel: ChannelName, is_own: bool) -> Self {
-        TypedRequest { call: Call::Delete { channel }, read: |reply| reply.deleted(), is_own }
+        TypedRequest {
+            call: BackplaneRequest::Delete { channel },
+            read: |reply| reply.deleted(),
+            is_own,
+        }
     }
 }
 
 impl TypedRequest<MessageId> {
     /// Put a message into the journal. The response is its id.
     pub(super) fn post(text: String) -> Self {
-        TypedRequest { call: Call::Post { text }, read: |reply| reply.posted(), is_own: false }
+        TypedRequest {
+            call: BackplaneRequest::DirectMessage { text },
+            read: |reply| reply.posted(),
+            is_own: false,
+        }
     }
 }
 
 impl TypedRequest<u64> {
     /// Read the number of the journal's newest entry.
     pub(super) fn newest() -> Self {
-        TypedRequest { call: Call::Newest, read: |reply| reply.newest(), is_own: false }
+        TypedRequest { call: BackplaneRequest::Newest, read: |reply| reply.newest(), is_own: false }
     }
 }
 
 impl TypedRequest<Vec<(String, String)>> {
     /// Ask other nodes. The response has each node that answered, with its answer.
     pub(super) fn ask_nodes(nodes: Vec<String>, question: String) -> Self {
-        let call = Call::Ask { nodes, question };
-        TypedRequest { call, read: Reply::nodes, is_own: false }
+        let call = BackplaneRequest::Ask { nodes, question };
+        TypedRequest { call, read: BackplaneResponse::nodes, is_own: false }
     }
 }

@@ -12,18 +12,18 @@ use crate::limits;
 
 /// A message in the journal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Posted {
+pub struct JournalEntry {
     /// Its number in the journal: rises by one a message.
     pub sequence: u64,
     /// Its id, made of its place in the journal: ids rise as numbers do.
     pub id: MessageId,
     /// What it is.
-    pub post: Post,
+    pub post: DirectMessage,
 }
 
 /// A message that has no place yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Post {
+pub struct DirectMessage {
     /// Who wrote it.
     pub from: UserId,
     /// Whom it is for.
@@ -58,14 +58,14 @@ struct Wire {
     content: String,
 }
 
-impl Posted {
+impl JournalEntry {
     /// When it was accepted, in seconds since the Unix epoch.
     pub fn at_s(&self) -> u64 {
         self.id.unix_ms() / 1_000
     }
 }
 
-impl Post {
+impl DirectMessage {
     /// Whether a user may pull it.
     pub fn is_of(&self, user: &UserId) -> bool {
         self.from == *user
@@ -116,12 +116,12 @@ impl Post {
         serde_json::to_string(&wire).unwrap_or_default()
     }
 
-    /// Reads what [`Post::encode`] wrote.
+    /// Reads what [`DirectMessage::encode`] wrote.
     ///
     /// # Errors
     ///
     /// What is wrong with it.
-    pub fn decode(text: &str) -> Result<Post, String> {
+    pub fn decode(text: &str) -> Result<DirectMessage, String> {
         let wire: Wire = serde_json::from_str(text).map_err(|fault| fault.to_string())?;
         let to = match (wire.to, wire.group) {
             (Some(to), None) => Addressee::User(UserId::new(&to)),
@@ -131,7 +131,7 @@ impl Post {
             }
             _ => return Err(String::from("a message is for a user or for a group")),
         };
-        Ok(Post { from: UserId::new(&wire.from), to, content: wire.content })
+        Ok(DirectMessage { from: UserId::new(&wire.from), to, content: wire.content })
     }
 }
 
@@ -146,10 +146,10 @@ mod tests {
             Addressee::User(user("b")),
             Addressee::Group { group_id: "g".into(), members: vec![user("a"), user("b")] },
         ] {
-            let post = Post { from: user("a"), to, content: "hi \u{1f600}\n".into() };
-            assert_eq!(Post::decode(&post.encode()), Ok(post.clone()));
+            let post = DirectMessage { from: user("a"), to, content: "hi \u{1f600}\n".into() };
+            assert_eq!(DirectMessage::decode(&post.encode()), Ok(post.clone()));
             assert!(post.is_of(&user("a")) && post.is_of(&user("b")) && !post.is_of(&user("c")));
         }
-        assert!(Post::decode("{}").is_err() && Post::decode("").is_err());
+        assert!(DirectMessage::decode("{}").is_err() && DirectMessage::decode("").is_err());
     }
 }

@@ -4,7 +4,7 @@
 //! Part of `state`.
 
 use super::State;
-use super::commons::{CommonsImage, Facts, Turn, UntoldBatch};
+use super::cluster_presence::{DirtyBatch, PresenceSnapshot, PresenceTransition, PresenceUpdate};
 use super::effect::{Applied, Condition, Effect, Waited};
 use super::entry::Entry;
 use super::event::DomainEvent;
@@ -20,19 +20,21 @@ impl State {
         if self.registry.is_cut_off() {
             return None;
         }
-        let abroad = self.abroad.as_mut()?;
+        let cluster_state = self.cluster_state.as_mut()?;
         if let Some(unannounced) = &mut self.people.unannounced {
-            unannounced.drain(..).for_each(|user_id| abroad.commons.note_known(user_id));
+            unannounced
+                .drain(..)
+                .for_each(|user_id| cluster_state.cluster_presence.note_known(user_id));
         }
         // What is told already leaves nothing to say; then there may be more behind it.
-        while let Some(batch) = self.abroad.as_mut()?.commons.take_untold() {
+        while let Some(batch) = self.cluster_state.as_mut()?.cluster_presence.take_dirty() {
             let mut facts = self.facts(&batch, now);
-            let commons = &mut self.abroad.as_mut()?.commons;
-            commons.keep_news(&mut facts);
-            if !facts.is_empty() || commons.is_new() {
+            let cluster_presence = &mut self.cluster_state.as_mut()?.cluster_presence;
+            cluster_presence.keep_news(&mut facts);
+            if !facts.is_empty() || cluster_presence.is_new() {
                 return Some(Entry::PresenceUpdate(facts));
             }
-            commons.told_nothing();
+            cluster_presence.told_nothing();
         }
         self.wake_announced();
         None
@@ -40,13 +42,16 @@ impl State {
 
     /// Commands that waited until this node's presence was announced go on.
     fn wake_announced(&mut self) {
-        let announced = self.abroad.as_mut().and_then(|abroad| abroad.commons.take_announced());
+        let announced = self
+            .cluster_state
+            .as_mut()
+            .and_then(|cluster_state| cluster_state.cluster_presence.take_announced());
         if let Some(round) = announced {
             self.wake(Condition::PresenceAnnounced(round), Waited::Met);
         }
     }
 
-    fn facts(&self, batch: &UntoldBatch, now: Moment) -> Facts {
+    fn facts(&self, batch: &DirtyBatch, now: Moment) -> PresenceUpdate {
         let user = |user_id: &UserId| match self.people.presence(user_id) {
             Some((name, connections, since_ms)) => {
                 let connections = u32::try_from(connections).unwrap_or(u32::MAX);
@@ -63,14 +68,17 @@ impl State {
         let room = |(channel, user_id): &(ChannelName, UserId)| {
             let place =
                 self.channels.find(channel).and_then(|key| self.channels.get(key).name_of(user_id));
-            let told = self.abroad.as_ref().and_then(|abroad| {
-                abroad.commons.own_place(channel, user_id).map(|place| place.username.to_string())
+            let told = self.cluster_state.as_ref().and_then(|cluster_state| {
+                cluster_state
+                    .cluster_presence
+                    .own_place(channel, user_id)
+                    .map(|place| place.username.to_string())
             });
             let name = place.map(str::to_owned).or(told).unwrap_or_default();
             let since_ms = place.map(|_| now.wall_ms);
             (channel.as_str().to_owned(), user_id.as_str().to_owned(), name, since_ms)
         };
-        Facts {
+        PresenceUpdate {
             users: batch.users.iter().map(user).collect(),
             channels: batch.channels.iter().map(channel).collect(),
             rooms: batch.rooms.iter().map(room).collect(),
@@ -80,10 +88,10 @@ impl State {
 
     /// An entry about people did not reach the log.
     pub(super) fn on_shared_lost(&mut self, entry: &Entry) {
-        let Some(abroad) = &mut self.abroad else { return };
+        let Some(cluster_state) = &mut self.cluster_state else { return };
         match entry {
-            Entry::PresenceUpdate(facts) => abroad.commons.on_facts_lost(facts),
-            Entry::NodeLeft(node) => abroad.commons.on_farewell_lost(node),
+            Entry::PresenceUpdate(facts) => cluster_state.cluster_presence.on_facts_lost(facts),
+            Entry::NodeLeft(node) => cluster_state.cluster_presence.on_farewell_lost(node),
             _ => {}
         }
     }
@@ -92,8 +100,8 @@ impl State {
     pub(super) fn on_alive(&mut self, alive: &[String]) {
         let is_leader = self.registry.log().is_leader();
         let is_cut_off = self.registry.is_cut_off();
-        let Some(abroad) = &mut self.abroad else { return };
-        let gone = abroad.commons.on_nodes(alive, is_leader && !is_cut_off);
+        let Some(cluster_state) = &mut self.cluster_state else { return };
+        let gone = cluster_state.cluster_presence.on_nodes(alive, is_leader && !is_cut_off);
         for node in gone {
             self.registry.propose(Entry::NodeLeft(node));
         }
@@ -101,26 +109,26 @@ impl State {
 
     /// Applies an entry about people, here as on every node.
     pub(super) fn apply_shared(&mut self, node: &str, entry: Entry, now: Moment) -> Applied {
-        let Some(abroad) = &mut self.abroad else { return Applied::Done };
+        let Some(cluster_state) = &mut self.cluster_state else { return Applied::Done };
         match entry {
             Entry::PresenceUpdate(facts) => {
                 let known = facts.known.iter().chain(facts.users.iter().map(|fact| &fact.0));
                 known.for_each(|user| self.people.note_known(UserId::new(user)));
-                abroad.commons.saw(node);
-                let turns = abroad.commons.apply(node, &facts);
+                cluster_state.cluster_presence.saw(node);
+                let transitions = cluster_state.cluster_presence.apply(node, &facts);
                 if *node == *self.node {
                     self.correct(&facts, now);
                 }
-                self.take_turns(turns, now);
+                self.tell_transitions(transitions, now);
                 self.wake_announced();
             }
             Entry::NodeLeft(gone) => {
-                let turns = abroad.commons.forget(&gone);
+                let transitions = cluster_state.cluster_presence.forget(&gone);
                 if *gone == *self.node {
                     // The others counted this node as gone. It is not.
                     self.tell_all();
                 }
-                self.take_turns(turns, now);
+                self.tell_transitions(transitions, now);
             }
             Entry::DefineChannel { channel, .. } if self.channels.is_defined(&channel) => {
                 return Applied::Defined(Err(is_defined()));
@@ -139,49 +147,54 @@ impl State {
 
     /// Has own facts that are out of date told again: an entry that was reported lost may still be
     /// appended, after later ones were told.
-    fn correct(&mut self, told: &Facts, now: Moment) {
-        let mut facts = self.facts(&UntoldBatch::of(told), now);
-        if let Some(abroad) = &mut self.abroad {
-            abroad.commons.keep_news(&mut facts);
-            abroad.commons.look_again(&facts);
+    fn correct(&mut self, told: &PresenceUpdate, now: Moment) {
+        let mut facts = self.facts(&DirtyBatch::of(told), now);
+        if let Some(cluster_state) = &mut self.cluster_state {
+            cluster_state.cluster_presence.keep_news(&mut facts);
+            cluster_state.cluster_presence.look_again(&facts);
         }
     }
 
     /// Has everything told anew.
     fn tell_all(&mut self) {
-        let Some(abroad) = &mut self.abroad else { return };
-        abroad.commons.note_all_told();
-        self.people.online_ids().for_each(|user_id| abroad.commons.note_user(user_id));
+        let Some(cluster_state) = &mut self.cluster_state else { return };
+        cluster_state.cluster_presence.note_all_told();
+        self.people
+            .online_ids()
+            .for_each(|user_id| cluster_state.cluster_presence.note_user(user_id));
         for key in self.channels.keys() {
             let channel = self.channels.get(key);
-            if channel.link.is_some() {
-                abroad.commons.note_channel(&channel.name);
+            if channel.replication.is_some() {
+                cluster_state.cluster_presence.note_channel(&channel.name);
                 for (user_id, _) in channel.users() {
-                    abroad.commons.note_room(&channel.name, &user_id);
+                    cluster_state.cluster_presence.note_room(&channel.name, &user_id);
                 }
             }
         }
     }
 
     /// Tells the people here what has changed for everyone.
-    fn take_turns(&mut self, turns: Vec<Turn>, now: Moment) {
-        for turn in turns {
-            let online = self.abroad.as_ref().map_or(0, |abroad| abroad.commons.users_online());
+    fn tell_transitions(&mut self, transitions: Vec<PresenceTransition>, now: Moment) {
+        for turn in transitions {
+            let online = self
+                .cluster_state
+                .as_ref()
+                .map_or(0, |cluster_state| cluster_state.cluster_presence.users_online());
             match turn {
-                Turn::Online(person) => {
+                PresenceTransition::Online(person) => {
                     let own: Vec<ConnId> = self.people.of_user(&person.user_id).collect();
                     self.tell_presence("user_joined", &person, online, own, now);
                     self.push(Effect::Event(DomainEvent::UserOnline(person)));
                 }
-                Turn::Offline(person) => {
+                PresenceTransition::Offline(person) => {
                     self.tell_presence("user_left", &person, online + 1, Vec::new(), now);
                     self.push(Effect::Event(DomainEvent::UserOffline(person)));
                 }
-                Turn::Joined(channel, user) => {
+                PresenceTransition::Joined(channel, user) => {
                     self.tell_of_room(&channel, "user.joined", &user, now);
                     self.push(Effect::Event(DomainEvent::UserJoined { channel, user }));
                 }
-                Turn::Left(channel, user) => {
+                PresenceTransition::Left(channel, user) => {
                     self.tell_of_room(&channel, "user.left", &user, now);
                     self.push(Effect::Event(DomainEvent::UserLeft { channel, user }));
                 }
@@ -204,8 +217,8 @@ impl State {
     }
 
     /// Begins anew with the people of an image.
-    pub(super) fn replace_shared(&mut self, image: CommonsImage, now: Moment) {
-        let Some(abroad) = &mut self.abroad else { return };
+    pub(super) fn replace_shared(&mut self, image: PresenceSnapshot, now: Moment) {
+        let Some(cluster_state) = &mut self.cluster_state else { return };
         for user in &image.known {
             self.people.note_known(UserId::new(user));
         }
@@ -213,34 +226,34 @@ impl State {
             let users = facts.users.iter().map(|fact| UserId::new(&fact.0));
             users.for_each(|user_id| self.people.note_known(user_id));
         }
-        let turns = abroad.commons.replace(&image);
+        let transitions = cluster_state.cluster_presence.replace(&image);
         self.channels.define_all(image.channels);
         self.tell_all();
-        self.take_turns(turns, now);
+        self.tell_transitions(transitions, now);
     }
 
     /// Everything that all nodes share, at the present place of the log.
     pub fn image(&self) -> Option<Snapshot> {
-        let people = self.commons_image()?;
+        let people = self.presence_snapshot()?;
         Some(Snapshot { people, ..self.registry.snapshot() })
     }
 
     /// What of that is of people.
-    pub(super) fn commons_image(&self) -> Option<CommonsImage> {
-        let abroad = self.abroad.as_ref()?;
-        let known = match &abroad.tail {
+    pub(super) fn presence_snapshot(&self) -> Option<PresenceSnapshot> {
+        let cluster_state = self.cluster_state.as_ref()?;
+        let known = match &cluster_state.tail {
             // There is no database that has them.
             None => self.people.known_ids().map(|user_id| user_id.as_str().to_owned()).collect(),
             Some(_) => Vec::new(),
         };
         let channels = self.channels.definitions();
-        Some(CommonsImage { nodes: abroad.commons.image(), channels, known })
+        Some(PresenceSnapshot { nodes: cluster_state.cluster_presence.image(), channels, known })
     }
 
     /// How many users are online on any node.
     pub fn users_anywhere(&self) -> usize {
-        match &self.abroad {
-            Some(abroad) => abroad.commons.users_online(),
+        match &self.cluster_state {
+            Some(cluster_state) => cluster_state.cluster_presence.users_online(),
             None => self.people.users_online(),
         }
     }
@@ -263,7 +276,7 @@ mod tests {
         let conn = ConnId { shard: ShardId(0), slot: Slot(0), generation: 0 };
         let opened = Opened { conn, person: Some(person), remote: None };
         node.apply(opened.unanswered(), now);
-        let tells = |node: &mut State| -> Vec<Facts> {
+        let tells = |node: &mut State| -> Vec<PresenceUpdate> {
             let entries = node.take_proposals(now).into_iter();
             let facts = entries.filter_map(|entry| match entry {
                 Entry::PresenceUpdate(facts) if !facts.users.is_empty() => Some(facts),
@@ -276,7 +289,10 @@ mod tests {
         node.apply_shared("a", Entry::PresenceUpdate(told[0].clone()), now);
         assert!(tells(&mut node).is_empty(), "all is told");
         // From before the connection was opened; it was reported lost.
-        let old = Facts { users: vec![("bob".into(), String::new(), 0, 0)], ..Facts::default() };
+        let old = PresenceUpdate {
+            users: vec![("bob".into(), String::new(), 0, 0)],
+            ..PresenceUpdate::default()
+        };
         node.apply_shared("a", Entry::PresenceUpdate(old), now);
         assert_eq!(tells(&mut node)[0].users, told[0].users);
     }

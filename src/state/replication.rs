@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::call::Placed;
+use super::backplane::Placed;
 use crate::id::Epoch;
 
 /// What a channel that several nodes share has beside its history.
 #[derive(Debug, Default)]
-pub(super) struct Link {
+pub(super) struct Replication {
     /// Whether what it keeps has been read.
     pub(super) is_live: bool,
     /// Whether something is being read.
