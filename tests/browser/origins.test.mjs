@@ -196,8 +196,10 @@ test("the console is shown to no other page, and stays out of frames", async () 
     return read;
   }, server.url);
   assert.equal(seen, "TypeError");
-  const frames = page.frames().map((frame) => frame.url());
-  assert.ok(frames.some((url) => url.startsWith("chrome-error:")), frames.join());
+  // The browser tells of the frame's page after the frame has loaded.
+  await until("the frame shows no page", () =>
+    page.frames().some((frame) => frame.url().startsWith("chrome-error:")),
+  );
   await context.close();
 });
 
