@@ -11,29 +11,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connections::{self, PrimaryConnection};
-use super::snapshots::{self, UnusableSnapshot};
+use super::read_position::{LogFault, ReadPosition};
+use super::snapshots;
 use super::{News, Proposal, Shared, back_off, fresh_rng, scripts};
 use crate::limits;
 use crate::state::entry::{LogItem, decode};
-use crate::state::snapshot::Snapshot;
 use crate::stats::RedisPath;
-
-/// Why reading ends and installs a snapshot.
-#[derive(Debug)]
-pub(super) enum LogFault {
-    /// The connection.
-    Redis(RedisError),
-    /// What is read does not follow what was read before, or cannot be read.
-    Log(String),
-    /// There is no snapshot that a node can begin from.
-    Image(Box<UnusableSnapshot>),
-}
-
-impl From<RedisError> for LogFault {
-    fn from(fault: RedisError) -> LogFault {
-        LogFault::Redis(fault)
-    }
-}
 
 /// How reading goes.
 #[derive(Debug, Default)]
@@ -46,57 +29,6 @@ struct ReaderState {
     failures: u32,
     /// Since when this node has asked for a snapshot other than that of this number, or than none.
     wanted_since: Option<(Option<u64>, Instant)>,
-}
-
-/// A place in the log.
-#[derive(Debug)]
-pub(super) struct ReadPosition {
-    pub(super) epoch: String,
-    pub(super) position: String,
-    pub(super) sequence: u64,
-    /// None once control has it.
-    pub(super) pending_install: Option<PendingInstall>,
-}
-
-/// What is read since the reader began anew, until that is all there was when it began. Control gets
-/// it whole: what lies between an old snapshot and the present is a picture that is long out of date.
-///
-/// A snapshot lies behind every [`limits::CLUSTER_IMAGE_ENTRIES`] entries or so, which bounds what
-/// gathers here.
-#[derive(Debug)]
-pub(super) struct PendingInstall {
-    pub(super) image: Box<Snapshot>,
-    pub(super) items: Vec<LogItem>,
-    /// The number of the newest entry when the snapshot was read.
-    pub(super) newest: u64,
-}
-
-impl ReadPosition {
-    /// What a gap behind this place means: whoever has just begun from a snapshot needs another one.
-    fn broken(&mut self, fault: String) -> LogFault {
-        match self.pending_install.take() {
-            Some(pending_install) => {
-                LogFault::Image(Box::new(UnusableSnapshot::gap(fault, pending_install.image)))
-            }
-            None => LogFault::Log(fault),
-        }
-    }
-
-    /// Hands entries over, in their order.
-    fn hand_over(&mut self, shared: &Shared, items: Vec<LogItem>) {
-        let Some(pending_install) = &mut self.pending_install else {
-            if !items.is_empty() {
-                shared.tell(News::Log(items));
-            }
-            return;
-        };
-        pending_install.items.extend(items);
-        if self.sequence >= pending_install.newest
-            && let Some(PendingInstall { image, items, .. }) = self.pending_install.take()
-        {
-            shared.tell(News::Begin { image, items });
-        }
-    }
 }
 
 /// Puts proposals into the log, in their order.

@@ -35,6 +35,7 @@ mod journal;
 mod log;
 mod node_rpc;
 mod outage;
+mod read_position;
 mod requests;
 mod scripts;
 #[doc(hidden)]

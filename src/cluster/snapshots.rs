@@ -20,56 +20,11 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::connections::PrimaryConnection;
-use super::log::{LogFault, PendingInstall, ReadPosition};
+use super::read_position::{LogFault, PendingInstall, ReadPosition, UnusableSnapshot};
 use super::{News, Shared, scripts};
 use crate::limits;
 use crate::state::entry::FORMAT;
 use crate::state::snapshot::Snapshot;
-
-/// Bytes at the head of a snapshot's text that tell it from another.
-const HEAD_BYTES: usize = 128;
-
-/// A snapshot that a node cannot begin from.
-#[derive(Debug)]
-pub(super) struct UnusableSnapshot {
-    /// Why.
-    pub(super) fault: String,
-    /// The snapshot, where it can be read.
-    image: Option<Box<Snapshot>>,
-    /// Whether there is one that cannot be read: the length of its text and the text's head.
-    unreadable: Option<(usize, Vec<u8>)>,
-}
-
-impl UnusableSnapshot {
-    fn missing(fault: &str) -> UnusableSnapshot {
-        UnusableSnapshot { fault: fault.to_owned(), image: None, unreadable: None }
-    }
-
-    fn unreadable(fault: &str, text: &[u8]) -> UnusableSnapshot {
-        let head = text[..text.len().min(HEAD_BYTES)].to_vec();
-        UnusableSnapshot {
-            fault: fault.to_owned(),
-            image: None,
-            unreadable: Some((text.len(), head)),
-        }
-    }
-
-    /// The number of the snapshot's last entry, where it can be read.
-    pub(super) fn sequence(&self) -> Option<u64> {
-        self.image.as_ref().map(|image| image.sequence)
-    }
-
-    /// The log does not go on from the snapshot.
-    pub(super) fn gap(fault: String, image: Box<Snapshot>) -> UnusableSnapshot {
-        UnusableSnapshot { fault, image: Some(image), unreadable: None }
-    }
-}
-
-impl From<UnusableSnapshot> for LogFault {
-    fn from(unusable: UnusableSnapshot) -> LogFault {
-        LogFault::Image(Box::new(unusable))
-    }
-}
 
 /// Begins from the snapshot; where there is no log, with one of this node's own registry. Also where
 /// somebody has just begun one who knew nothing, and this node does.

@@ -4,7 +4,6 @@
 
 use bytes::Bytes;
 
-use super::channels::Channels;
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
 
@@ -227,10 +226,13 @@ impl TypedRequest<Option<ChannelState>> {
 
 impl TypedRequest<Place> {
     /// Give a message its place in its channel.
-    pub(super) fn publish(message: ChannelMessage, channels: &mut Channels) -> Self {
-        let (history_max, history_ms) = channels.keeping(&message.channel);
-        let history_bytes_max = channels.keeping_bytes();
-        let epoch = channels.fresh_epoch();
+    /// `epoch` is for a channel that has none. `keeping` is how many messages the channel keeps, for how
+    /// many milliseconds, and how many bytes these take at most.
+    pub(super) fn publish(
+        message: ChannelMessage,
+        epoch: String,
+        (history_max, history_ms, history_bytes_max): (usize, u64, usize),
+    ) -> Self {
         let call = BackplaneRequest::Publish {
             message,
             epoch,

@@ -352,7 +352,10 @@ impl State {
             return self.refuse_placed(&message.channel, reply, now);
         };
         cluster_state.own_messages.insert(message.text.clone(), reply);
-        let request = TypedRequest::publish(message.clone(), &mut self.channels);
+        let (history_max, history_ms) = self.channels.keeping(&message.channel);
+        let keeping = (history_max, history_ms, self.channels.keeping_bytes());
+        let epoch = self.channels.fresh_epoch();
+        let request = TypedRequest::publish(message.clone(), epoch, keeping);
         self.request(request, move |state, place, now| state.on_place(message, place, now));
     }
 
