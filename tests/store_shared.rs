@@ -67,7 +67,7 @@ impl Node {
     }
 
     fn post(&self, run: &[Arc<JournalEntry>]) {
-        assert_eq!(self.one(Write::JournalEntry(run.to_vec())), Ok(Written::Done));
+        assert_eq!(self.one(Write::JournalRun(run.to_vec())), Ok(Written::Done));
     }
 
     fn pulled(&self, user_id: &str, with: Option<&str>) -> Vec<String> {
@@ -356,7 +356,7 @@ fn groups_are_those_of_all_nodes() {
         Write::RemoveMember { group_id: "g".into(), user_id: user("bob"), by: user("ann") },
         say("bob", "g"),
         say("cid", "g"),
-        Write::JournalEntry(vec![to_group(1, "cid", &["ann", "cid"])]),
+        Write::JournalRun(vec![to_group(1, "cid", &["ann", "cid"])]),
     ]);
     assert_eq!(code(results[1].clone()), Code::Forbidden);
     assert_eq!(results[2], Ok(Written::For(vec![user("ann"), user("cid")])));
@@ -540,7 +540,7 @@ fn a_lost_connection_is_opened_and_claimed_again() {
     node.post(&[direct(1, "a", "b")]);
     postgres::cut(&url);
     let run = vec![direct(2, "a", "b")];
-    let lost = node.one(Write::JournalEntry(run.clone()));
+    let lost = node.one(Write::JournalRun(run.clone()));
     assert_eq!(code(lost), Code::Unavailable);
     let health = node.store.health();
     eventually("the store takes writes again", Duration::from_secs(10), || health.is_ok());
@@ -567,7 +567,7 @@ fn a_lock_is_not_waited_for_without_end() {
         let mut held = holder.begin().await.expect("begins");
         held.execute("SELECT up_to FROM inbox_state FOR UPDATE").await.expect("locked");
         assert!(node.one(account("1", "ann", 5)).is_ok(), "accounts do not wait for messages");
-        assert_eq!(code(node.one(Write::JournalEntry(run.clone()))), Code::Unavailable);
+        assert_eq!(code(node.one(Write::JournalRun(run.clone()))), Code::Unavailable);
         held.rollback().await.expect("let go");
     });
     let health = node.store.health();

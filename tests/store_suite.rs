@@ -594,7 +594,7 @@ fn changes_of_accounts_are_heard_of(backend: &Backend) {
 
 fn a_journal_has_no_place_where_there_is_one_server(backend: &Backend) {
     let (suite, _) = backend.open().expect("opens");
-    assert_eq!(code(suite.one(Write::JournalEntry(Vec::new()))), Code::Internal);
+    assert_eq!(code(suite.one(Write::JournalRun(Vec::new()))), Code::Internal);
 }
 
 fn channels_are_remembered(backend: &Backend) {

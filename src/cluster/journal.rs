@@ -74,7 +74,7 @@ pub(super) fn post(random_bits: u64, text: &str) -> Cmd {
 pub(super) fn posted(answer: Value) -> RedisResult<BackplaneResponse> {
     let (id, sequence, random_bits): (String, u64, String) = from_redis_value(answer)?;
     Ok(match id_of(&id, &random_bits) {
-        Some(id) => BackplaneResponse::JournalEntry { id, sequence },
+        Some(id) => BackplaneResponse::Journaled { id, sequence },
         None => BackplaneResponse::Failed,
     })
 }
@@ -274,7 +274,7 @@ fn take(shared: &Shared, fence: &MinIdFence, place: &mut ReadPosition, entries: 
 
 fn hand_over(shared: &Shared, messages: &mut Vec<JournalEntry>) {
     if !messages.is_empty() {
-        shared.tell(News::JournalEntry(std::mem::take(messages)));
+        shared.tell(News::JournalEntries(std::mem::take(messages)));
     }
 }
 

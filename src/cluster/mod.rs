@@ -12,12 +12,12 @@
 //! ```
 //!
 //! Redis orders, stores and hands out; it decides nothing. Each entry of the log has a number without
-//! gaps, so a reader knows when entries were trimmed or lost, and installs a snapshot from the snapshot. The keys
+//! gaps, so a reader knows when entries were trimmed or lost, and starts over from a snapshot. The keys
 //! of one script share a hash tag, and every command works on Redis 7, Redis Cluster and Valkey alike.
 //!
 //! # Promises
 //!
-//! * Control hears every entry once and in order, or is told to install a snapshot.
+//! * Control hears every entry once and in order, or is given a snapshot to install.
 //! * A proposal either gets its place in the log or is reported as lost; a lost one may still turn
 //!   up, and is then as good as a new one.
 //! * Every call is answered, within a few seconds even where Redis is not.
@@ -84,7 +84,7 @@ pub use crate::state::backplane::{
 pub enum News {
     /// The next entries of the log.
     Log(Vec<LogItem>),
-    /// The log cannot be followed from where control stands: install a snapshot from this.
+    /// The log cannot be followed from where control stands: install this snapshot.
     Begin {
         /// Everything that the nodes share, at some place of the log.
         image: Box<Snapshot>,
@@ -112,7 +112,7 @@ pub enum News {
         question: String,
     },
     /// The next messages of the journal.
-    JournalEntry(Vec<JournalEntry>),
+    JournalEntries(Vec<JournalEntry>),
     /// Every entry of the journal up to this number has been handed over, or has no message.
     JournalRead(u64),
     /// Entries of the journal are gone that were not read here.

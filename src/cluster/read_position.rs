@@ -11,7 +11,7 @@ use crate::state::snapshot::Snapshot;
 /// Bytes at the head of a snapshot's text that tell it from another.
 const HEAD_BYTES: usize = 128;
 
-/// Why reading ends and installs a snapshot.
+/// Why the reader cannot go on, and starts over from a snapshot.
 #[derive(Debug)]
 pub(super) enum LogFault {
     /// The connection.

@@ -378,8 +378,8 @@ impl RequestRunner {
                 history_ms,
             } => channel::publish(message, epoch, *history_max, *history_bytes_max, *history_ms),
             BackplaneRequest::Delete { channel } => channel::delete(channel),
-            BackplaneRequest::DirectMessage { .. } if self.fence.is_none() => return Vec::new(),
-            BackplaneRequest::DirectMessage { text } => journal::post(self.rng.next(), text),
+            BackplaneRequest::AppendToJournal { .. } if self.fence.is_none() => return Vec::new(),
+            BackplaneRequest::AppendToJournal { text } => journal::post(self.rng.next(), text),
             BackplaneRequest::Newest => journal::newest(),
             BackplaneRequest::Ask { nodes, question } => {
                 let RedisJob::BackplaneRequest(number, _) = work else { return Vec::new() };
@@ -541,7 +541,7 @@ fn reply_to(call: &BackplaneRequest, answer: Value) -> RedisResult<BackplaneResp
         BackplaneRequest::Newest => {
             BackplaneResponse::Newest(from_redis_value::<Option<u64>>(answer)?.unwrap_or(0))
         }
-        BackplaneRequest::DirectMessage { .. } => journal::posted(answer)?,
+        BackplaneRequest::AppendToJournal { .. } => journal::posted(answer)?,
         BackplaneRequest::Ask { .. } => BackplaneResponse::Failed,
     })
 }

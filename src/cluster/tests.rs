@@ -93,7 +93,7 @@ impl Node {
                 assert!(self.replies.insert(number, reply).is_none(), "{number} is told twice");
             }
             News::Placed(placed) => self.placed.extend(placed),
-            News::JournalEntry(posted) => self.posted.extend(posted),
+            News::JournalEntries(posted) => self.posted.extend(posted),
             News::Asked { node, number, question } => self.asked.push((node, number, question)),
             News::Relinked => self.relinks += 1,
             News::JournalGap => self.gaps += 1,
@@ -147,8 +147,8 @@ impl Node {
     }
 
     fn post(&mut self, content: &str) -> (MessageId, u64) {
-        match self.ask(BackplaneRequest::DirectMessage { text: post(content).encode() }) {
-            BackplaneResponse::JournalEntry { id, sequence } => (id, sequence),
+        match self.ask(BackplaneRequest::AppendToJournal { text: post(content).encode() }) {
+            BackplaneResponse::Journaled { id, sequence } => (id, sequence),
             other => panic!("{other:?}"),
         }
     }
@@ -347,7 +347,7 @@ fn the_journal_orders_messages_of_all_nodes() {
     assert!(ids.is_sorted() && ids.windows(2).all(|two| two[0] < two[1]));
     assert!(matches!(one.ask(BackplaneRequest::Newest), BackplaneResponse::Newest(40)));
     assert!(matches!(
-        closed.ask(BackplaneRequest::DirectMessage { text: post("x").encode() }),
+        closed.ask(BackplaneRequest::AppendToJournal { text: post("x").encode() }),
         BackplaneResponse::Failed
     ));
     for node in [&mut one, &mut two] {
@@ -359,8 +359,8 @@ fn the_journal_orders_messages_of_all_nodes() {
     // From a position on, and over what cannot be read.
     let text = String::from("no message");
     assert!(matches!(
-        one.ask(BackplaneRequest::DirectMessage { text }),
-        BackplaneResponse::JournalEntry { sequence: 41, .. }
+        one.ask(BackplaneRequest::AppendToJournal { text }),
+        BackplaneResponse::Journaled { sequence: 41, .. }
     ));
     one.post("42");
     let mut late = Node::with_journal(&redis, "late", Journal::After(Some(ids[29])));
@@ -394,11 +394,11 @@ fn what_the_database_has_goes_after_a_while() {
     let mut one = Node::with_journal(&redis, "one", Journal::After(None));
     let text = post("a").encode();
     let calls: Vec<_> = (0..500)
-        .map(|_| one.call(BackplaneRequest::DirectMessage { text: text.clone() }))
+        .map(|_| one.call(BackplaneRequest::AppendToJournal { text: text.clone() }))
         .collect();
     let mut ids = Vec::new();
     for call in calls {
-        let BackplaneResponse::JournalEntry { id, .. } = one.reply(call) else {
+        let BackplaneResponse::Journaled { id, .. } = one.reply(call) else {
             panic!("it has a place")
         };
         ids.push(id);

@@ -96,7 +96,7 @@ impl Control {
                     cluster.respond(node, number, answer);
                 }
             }
-            News::JournalEntry(messages) => self.state.on_posted(messages),
+            News::JournalEntries(messages) => self.state.on_posted(messages),
             News::JournalRead(sequence) => self.state.on_journal_read(sequence),
             News::JournalGap => self.state.on_journal_gap(),
             // Whoever asked may have stopped waiting.

@@ -48,8 +48,8 @@ pub enum BackplaneRequest {
         /// The channel.
         channel: ChannelName,
     },
-    /// Put a direct or group message into the journal. Answered with [`BackplaneResponse::JournalEntry`].
-    DirectMessage {
+    /// Put a direct or group message into the journal. Answered with [`BackplaneResponse::Journaled`].
+    AppendToJournal {
         /// The message, as `state::journal` writes it.
         text: String,
     },
@@ -106,7 +106,7 @@ pub enum BackplaneResponse {
     /// Whether there was such a channel.
     Deleted(bool),
     /// The message is in the journal.
-    JournalEntry {
+    Journaled {
         /// Its id.
         id: MessageId,
         /// Its number in the journal.
@@ -173,7 +173,7 @@ impl BackplaneResponse {
 
     fn posted(&self) -> Result<MessageId, NoResponse> {
         match self {
-            BackplaneResponse::JournalEntry { id, .. } => Ok(*id),
+            BackplaneResponse::Journaled { id, .. } => Ok(*id),
             _ => Err(NoResponse),
         }
     }
@@ -259,7 +259,7 @@ impl TypedRequest<MessageId> {
     /// Put a message into the journal. The response is its id.
     pub(super) fn post(text: String) -> Self {
         TypedRequest {
-            call: BackplaneRequest::DirectMessage { text },
+            call: BackplaneRequest::AppendToJournal { text },
             read: |reply| reply.posted(),
             is_own: false,
         }

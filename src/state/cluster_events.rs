@@ -16,7 +16,7 @@ use crate::id::{ChannelName, ConnId, UserId};
 
 impl State {
     /// What is true here and not told to the other nodes yet.
-    pub(super) fn take_facts(&mut self, now: Moment) -> Option<Entry> {
+    pub(super) fn take_presence_update(&mut self, now: Moment) -> Option<Entry> {
         if self.registry.is_cut_off() {
             return None;
         }
@@ -28,7 +28,7 @@ impl State {
         }
         // What is told already leaves nothing to say; then there may be more behind it.
         while let Some(batch) = self.cluster_state.as_mut()?.cluster_presence.take_dirty() {
-            let mut facts = self.facts(&batch, now);
+            let mut facts = self.presence_update(&batch, now);
             let cluster_presence = &mut self.cluster_state.as_mut()?.cluster_presence;
             cluster_presence.keep_news(&mut facts);
             if !facts.is_empty() || cluster_presence.is_new() {
@@ -51,7 +51,7 @@ impl State {
         }
     }
 
-    fn facts(&self, batch: &DirtyBatch, now: Moment) -> PresenceUpdate {
+    fn presence_update(&self, batch: &DirtyBatch, now: Moment) -> PresenceUpdate {
         let user = |user_id: &UserId| match self.people.presence(user_id) {
             Some((name, connections, since_ms)) => {
                 let connections = u32::try_from(connections).unwrap_or(u32::MAX);
@@ -90,7 +90,7 @@ impl State {
     pub(super) fn on_shared_lost(&mut self, entry: &Entry) {
         let Some(cluster_state) = &mut self.cluster_state else { return };
         match entry {
-            Entry::PresenceUpdate(facts) => cluster_state.cluster_presence.on_facts_lost(facts),
+            Entry::PresenceUpdate(facts) => cluster_state.cluster_presence.on_update_lost(facts),
             Entry::NodeLeft(node) => cluster_state.cluster_presence.on_farewell_lost(node),
             _ => {}
         }
@@ -148,7 +148,7 @@ impl State {
     /// Has own facts that are out of date told again: an entry that was reported lost may still be
     /// appended, after later ones were told.
     fn correct(&mut self, told: &PresenceUpdate, now: Moment) {
-        let mut facts = self.facts(&DirtyBatch::of(told), now);
+        let mut facts = self.presence_update(&DirtyBatch::of(told), now);
         if let Some(cluster_state) = &mut self.cluster_state {
             cluster_state.cluster_presence.keep_news(&mut facts);
             cluster_state.cluster_presence.look_again(&facts);

@@ -289,7 +289,7 @@ impl ClusterPresence {
     }
 
     /// The entry did not reach the log: its facts are looked at again.
-    pub(super) fn on_facts_lost(&mut self, facts: &PresenceUpdate) {
+    pub(super) fn on_update_lost(&mut self, facts: &PresenceUpdate) {
         self.is_telling = false;
         // Whoever waits for that round goes on with the present one.
         self.dirty.is_awaited |= self.carried.take().is_some();
@@ -685,7 +685,7 @@ mod tests {
         cluster_presence.note_user(&UserId::new("v"));
         assert!(cluster_presence.take_dirty().is_none(), "the first is on its way");
         assert_eq!(cluster_presence.take_announced(), None);
-        cluster_presence.on_facts_lost(&online("u", 1));
+        cluster_presence.on_update_lost(&online("u", 1));
         let again = cluster_presence.take_dirty().expect("a batch");
         assert_eq!(again.users, [UserId::new("u"), UserId::new("v")]);
         cluster_presence.apply("a", &online("u", 1));

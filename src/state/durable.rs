@@ -83,7 +83,7 @@ pub enum Write {
     ToGroup(Arc<Message<String>>),
     /// A run of the journal, in its order. Only among several nodes, and two of them may write the
     /// same run.
-    JournalEntry(Vec<Arc<JournalEntry>>),
+    JournalRun(Vec<Arc<JournalEntry>>),
     /// A new group.
     CreateGroup {
         /// Its id.
@@ -175,7 +175,7 @@ impl Write {
                 .sum(),
             Write::Private(message) => message.content.len(),
             Write::ToGroup(message) => message.content.len(),
-            Write::JournalEntry(run) => {
+            Write::JournalRun(run) => {
                 run.iter().map(|one| one.post.content.len() + ROW_BYTES).sum()
             }
             Write::CreateGroup { members, .. } => users(members),

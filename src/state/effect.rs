@@ -123,7 +123,7 @@ pub enum AppendReply {
     /// To a batch of registrations, renewals or removals.
     Batch(ReplyTo<Vec<RefusedEntry>>),
     /// To an operator's decision.
-    FoundInstance(ReplyTo<bool>),
+    Found(ReplyTo<bool>),
     /// To a conditional registration.
     Put(ReplyTo<PutReply>),
     /// To a renewal that also reads the instance.
@@ -142,7 +142,7 @@ pub enum Applied {
     /// A batch was applied, but for these entries.
     Batch(Vec<RefusedEntry>),
     /// Whether what it is about was there.
-    FoundInstance(bool),
+    Found(bool),
     /// What came of a conditional registration.
     Put(PutReply),
     /// The instance that was renewed.
@@ -162,9 +162,7 @@ impl AppendReply {
         match (self, applied) {
             (AppendReply::Nobody, _) => None,
             (AppendReply::Batch(reply), Applied::Batch(refused)) => reply.with(Ok(refused)),
-            (AppendReply::FoundInstance(reply), Applied::FoundInstance(is_found)) => {
-                reply.with(Ok(is_found))
-            }
+            (AppendReply::Found(reply), Applied::Found(is_found)) => reply.with(Ok(is_found)),
             (AppendReply::Put(reply), Applied::Put(result)) => reply.with(Ok(result)),
             (AppendReply::Instance(reply), Applied::Instance(found)) => reply.with(Ok(found)),
             (AppendReply::Defined(reply), Applied::Defined(result)) => reply.with(result),
@@ -183,7 +181,7 @@ impl AppendReply {
         match self {
             AppendReply::Nobody => None,
             AppendReply::Batch(reply) => reply.with(Err(refusal)),
-            AppendReply::FoundInstance(reply) => reply.with(Err(refusal)),
+            AppendReply::Found(reply) => reply.with(Err(refusal)),
             AppendReply::Put(reply) => reply.with(Err(refusal)),
             AppendReply::Instance(reply) => reply.with(Err(refusal)),
             AppendReply::Defined(reply) => reply.with(Err(refusal)),

@@ -195,11 +195,11 @@ impl State {
                 let user = operator.as_ref().and_then(|operator| operator.user.clone());
                 let operator = operator.map(|operator| operator.name);
                 let decision = registry.decide(Entry::Operate { identity, operator, user }, now);
-                self.carry_out(decision, reply, AppendReply::FoundInstance, now);
+                self.carry_out(decision, reply, AppendReply::Found, now);
             }
             C::Protect(Protect { service, enabled }, reply) => {
                 let decision = registry.decide(Entry::Protect { service, enabled }, now);
-                self.carry_out(decision, reply, AppendReply::FoundInstance, now);
+                self.carry_out(decision, reply, AppendReply::Found, now);
             }
             C::PutInstance(PutInstance(put), reply) => {
                 let decision = registry.decide_put(put, now);
@@ -239,7 +239,7 @@ impl State {
                 self.reply(reply, Ok(leases));
             }
             C::ListInstances(ListInstances, reply) => {
-                let rolls = registry.rolls(now);
+                let rolls = registry.list_instances(now);
                 self.reply(reply, Ok(rolls));
             }
             C::FindInstance(FindInstance { service, instance }, reply) => {
@@ -360,7 +360,7 @@ impl State {
     /// Takes what has to go into the log though nobody asked for it.
     pub fn take_proposals(&mut self, now: Moment) -> Vec<Entry> {
         let mut entries = self.registry.take_proposals();
-        entries.extend(self.take_facts(now));
+        entries.extend(self.take_presence_update(now));
         entries
     }
 

@@ -155,7 +155,7 @@ fn is_shareable(write: &Write) -> bool {
 /// end, and no two nodes wait for each other's rows. Accounts and groups do not wait for messages.
 /// Both locks are taken before anything else, and always in this order.
 async fn take_turns(connection: &mut AnyConnection, writes: &[Write]) -> Result<(), sqlx::Error> {
-    let is_run = |write: &Write| matches!(write, Write::JournalEntry(_));
+    let is_run = |write: &Write| matches!(write, Write::JournalRun(_));
     if writes.iter().any(|write| !is_check(write) && !is_run(write)) {
         // The driver knows no VOID.
         let lock = "SELECT pg_advisory_xact_lock($1) IS NULL AS is_taken";
@@ -181,11 +181,11 @@ pub(super) async fn execute(
     let mut run: Vec<&JournalEntry> = Vec::new();
     for write in writes {
         results.push(match (mode, write) {
-            (Mode::Shared, Write::JournalEntry(posted)) => {
+            (Mode::Shared, Write::JournalRun(posted)) => {
                 run.extend(posted.iter().map(|posted| &**posted));
                 Ok(Written::Done)
             }
-            (Mode::Alone, Write::JournalEntry(_)) => Err(Refusal::internal()),
+            (Mode::Alone, Write::JournalRun(_)) => Err(Refusal::internal()),
             (Mode::Shared, write) if !is_shareable(write) => Err(Refusal::internal()),
             (Mode::Shared, Write::ToGroup(message)) => {
                 check_member(connection, &mut batch, &message.to, &message.from).await?

@@ -353,7 +353,7 @@ impl Running {
     /// can.
     fn execute_pieces(&mut self, write: &Write, fault: &sqlx::Error) -> WriteResult {
         match write {
-            Write::JournalEntry(run) => self.post_pieces(run, fault),
+            Write::JournalRun(run) => self.post_pieces(run, fault),
             Write::Seen { people, at_ms } if people.len() > 1 => {
                 for person in people {
                     let one = Write::Seen { people: vec![person.clone()], at_ms: *at_ms };
@@ -384,14 +384,14 @@ impl Running {
     /// stands behind them would never be written else.
     fn post_pieces(&mut self, run: &[Arc<JournalEntry>], fault: &sqlx::Error) -> WriteResult {
         if let [only] = run {
-            self.refuse(&Write::JournalEntry(run.to_vec()), fault);
+            self.refuse(&Write::JournalRun(run.to_vec()), fault);
             return match ask!(self.pass_posted(only.id)) {
                 Ok(()) => Ok(Written::Done),
                 Err(fault) => self.unavailable(&fault),
             };
         }
         for posted in run {
-            let one = Write::JournalEntry(vec![Arc::clone(posted)]);
+            let one = Write::JournalRun(vec![Arc::clone(posted)]);
             match ask!(self.execute(std::slice::from_ref(&one))) {
                 Ok(_) => {}
                 Err(fault) if self.database.refuses_data(&fault) => {

@@ -149,7 +149,7 @@ impl State {
             return;
         };
         let last = batch.last().map(|last| last.id);
-        self.store(Write::JournalEntry(batch), move |state, result, now| {
+        self.store(Write::JournalRun(batch), move |state, result, now| {
             let retry_ms = now.unix_ms + limits::STORE_RETRY_MS_MAX;
             let Some(tail) = state.tail_mut() else { return };
             tail.end_batch(result.is_err().then_some(retry_ms));

@@ -230,10 +230,10 @@ impl Registry {
             }
             Entry::Operate { identity, operator, user } => {
                 let operator = operator.map(|name| Operator { user, name });
-                Applied::FoundInstance(self.operate(&identity, operator, at))
+                Applied::Found(self.operate(&identity, operator, at))
             }
             Entry::Protect { service, enabled } => {
-                Applied::FoundInstance(self.protect(&service, enabled, at))
+                Applied::Found(self.protect(&service, enabled, at))
             }
             // These are of people.
             Entry::PresenceUpdate(_)

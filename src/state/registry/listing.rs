@@ -259,11 +259,11 @@ impl Registry {
     }
 
     /// Lists everyone, and what changed lately.
-    pub(in crate::state) fn rolls(&mut self, now: Moment) -> InstanceListing {
+    pub(in crate::state) fn list_instances(&mut self, now: Moment) -> InstanceListing {
         let services: Vec<usize> = self.services.iter().map(|(service, _)| service).collect();
         let mut services: Vec<Arc<ServiceListing>> = services
             .into_iter()
-            .map(|service| self.roster(service))
+            .map(|service| self.listing_of(service))
             .filter(|roster| !roster.entries.is_empty())
             .collect();
         services.sort_unstable_by(|a, b| a.service.cmp(&b.service));
@@ -298,7 +298,7 @@ impl Registry {
         (recent.collect(), complete_from_ms)
     }
 
-    fn roster(&mut self, service: usize) -> Arc<ServiceListing> {
+    fn listing_of(&mut self, service: usize) -> Arc<ServiceListing> {
         let members = &self.members;
         let service = &mut self.services[service];
         let (name, listing_version) = (&service.name, service.listing_version);
@@ -430,7 +430,7 @@ mod tests {
     }
 
     fn all(registry: &mut Registry, ms: u64) -> InstanceListing {
-        registry.rolls(at(ms))
+        registry.list_instances(at(ms))
     }
 
     fn steps(registry: &mut Registry, ms: u64) -> Vec<Step> {

@@ -398,13 +398,13 @@ impl SimSequencer {
             BackplaneRequest::Delete { channel } => {
                 BackplaneResponse::Deleted(self.channels.remove(&channel).is_some())
             }
-            BackplaneRequest::DirectMessage { text } => {
+            BackplaneRequest::AppendToJournal { text } => {
                 let sequence = self.journal.len() as u64 + 1;
                 let number = u32::try_from(sequence).expect("few");
                 let id = MessageId::from_parts(self.now_ms, number, 0);
                 let post = DirectMessage::decode(&text).expect("as it was encoded");
                 self.journal.push(JournalEntry { sequence, id, post });
-                BackplaneResponse::JournalEntry { id, sequence }
+                BackplaneResponse::Journaled { id, sequence }
             }
             BackplaneRequest::Newest => BackplaneResponse::Newest(self.journal.len() as u64),
             BackplaneRequest::Ask { .. } => BackplaneResponse::Failed,
@@ -527,7 +527,7 @@ impl SimSequencer {
         let read = self.links[at].journal_read;
         if read < self.journal.len() {
             let due_ms = self.due_ms();
-            let news = News::JournalEntry(self.journal[read..].to_vec());
+            let news = News::JournalEntries(self.journal[read..].to_vec());
             self.links[at].answers.push(due_ms, news);
             self.links[at].answers.push(due_ms, News::JournalRead(self.journal.len() as u64));
             self.links[at].journal_read = self.journal.len();
