@@ -9,7 +9,7 @@ use crate::cluster::{News, NodeView, Proposal};
 use crate::id::{ServiceName, Topic};
 use crate::mailbox::to_shard::Event;
 use crate::state::backplane::BackplaneResponse;
-use crate::state::effect::{Append, Request};
+use crate::state::effect::{Append, Applied, Request};
 use crate::state::entry::{LogItem, encode};
 use crate::state::event::DomainEvent;
 use crate::state::install::Installed;
@@ -134,13 +134,19 @@ impl Control {
         self.stats.cluster.applied.add(1);
         let (accepted_ns, own) = own.flatten().unzip();
         let accepted_ns = accepted_ns.unwrap_or(now.ns);
-        match (own, applied) {
-            (Some(own), Some(applied)) => self.state.reply_applied(own.reply, applied),
-            // It came behind a later one of this node and counts for nothing.
-            (Some(own), None) => self.pending.make_ready(accepted_ns, Step::Lost(own)),
-            (None, _) => {}
+        if let Some(own) = own {
+            self.end_append(accepted_ns, own, applied);
         }
         self.settle(accepted_ns, now);
+    }
+
+    /// An entry of this node came back from the log.
+    fn end_append(&mut self, accepted_ns: u64, own: Appended, applied: Option<Applied>) {
+        match applied {
+            Some(applied) => self.state.reply_applied(own.reply, applied),
+            // It came behind a later one of this node and counts for nothing.
+            None => self.pending.make_ready(accepted_ns, Step::Lost(own)),
+        }
     }
 
     /// Begins anew: every follower gets a snapshot, for what it has may be of another history.
@@ -166,12 +172,8 @@ impl Control {
             self.send_snapshot(service, now);
         }
         for (number, applied) in applied {
-            match (self.pending.take_appended(number), applied) {
-                (Some((_, own)), Some(applied)) => self.state.reply_applied(own.reply, applied),
-                (Some((accepted_ns, own)), None) => {
-                    self.pending.make_ready(accepted_ns, Step::Lost(own));
-                }
-                (None, _) => {}
+            if let Some((accepted_ns, own)) = self.pending.take_appended(number) {
+                self.end_append(accepted_ns, own, applied);
             }
         }
     }

@@ -75,8 +75,6 @@ pub struct State {
     effects: Vec<Effect>,
     /// This node's name.
     node: Box<str>,
-    /// The number of the last entry of this node's own log, where it is alone.
-    appended: u64,
     /// None where there is one node.
     cluster_state: Option<ClusterState>,
     /// Messages of channels that were missed and made good.
@@ -146,7 +144,6 @@ impl State {
             ids: MessageIds::after(image.last_message, settings.seed),
             effects: Vec::new(),
             node: settings.node.into(),
-            appended: 0,
             cluster_state: None,
             healed_total: 0,
             history_bytes_max: settings.history_bytes_max,
@@ -261,8 +258,7 @@ impl State {
             Decision::Append(entry) => self.append(entry, appended(reply), now),
             Decision::Reply(result) => {
                 // A renewal may have ended a service's protection.
-                self.registry.settle(now);
-                self.announce();
+                self.settle_registry(now);
                 self.reply(reply, result);
             }
         }
@@ -274,17 +270,16 @@ impl State {
         if self.registry.log().is_shared() {
             return self.push(Effect::Append(Box::new(Append { entry, reply })));
         }
-        self.appended += 1;
-        let item = LogItem {
-            position: String::new(),
-            node: Arc::clone(self.registry.log().own_name()),
-            number: self.appended,
-            at_ms: now.wall_ms,
-            entry,
-        };
+        let item = self.registry.log().own_item(entry, now);
         if let Some(applied) = self.apply_logged(item, now) {
             self.reply_applied(reply, applied);
         }
+    }
+
+    /// Ends a change of the registry, and announces it.
+    fn settle_registry(&mut self, now: Moment) {
+        self.registry.settle(now);
+        self.announce();
     }
 
     /// Announces what the registry has changed.
@@ -322,8 +317,7 @@ impl State {
             | Entry::DeleteChannel(_) => self.apply_shared(&item.node, item.entry, now),
             _ => self.registry.apply(item, now),
         };
-        self.registry.settle(now);
-        self.announce();
+        self.settle_registry(now);
         self.bound_histories();
         Some(applied)
     }
@@ -376,8 +370,7 @@ impl State {
     pub fn on_nodes(&mut self, alive: &[String], (at_ms, newest): (u64, u64), now: Moment) {
         self.registry.on_nodes(alive, (at_ms, newest));
         self.registry.check_contact(now);
-        self.registry.settle(now);
-        self.announce();
+        self.settle_registry(now);
         self.on_alive(alive);
         self.heal_again();
     }
@@ -386,8 +379,7 @@ impl State {
     pub fn tick(&mut self, now: Moment) {
         if self.registry.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.registry.tick(now);
-            self.registry.settle(now);
-            self.announce();
+            self.settle_registry(now);
             if !self.registry.log().is_shared() {
                 self.append_own(now);
             }

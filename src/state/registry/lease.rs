@@ -524,13 +524,7 @@ impl Registry {
 impl Registry {
     /// Appends an entry to the node's own log, and applies it.
     pub(super) fn append_alone(&mut self, entry: Entry, now: Moment) -> Applied {
-        let item = LogItem {
-            position: String::new(),
-            node: self.log.own_name().clone(),
-            number: self.log.sequence + 1,
-            at_ms: now.wall_ms,
-            entry,
-        };
+        let item = self.log.own_item(entry, now);
         assert!(self.record(&item), "each number is new");
         self.apply(item, now)
     }

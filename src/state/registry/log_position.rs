@@ -167,7 +167,7 @@ impl LogPosition {
     }
 
     /// The node's own name.
-    pub(in crate::state) fn own_name(&self) -> &Arc<str> {
+    pub(super) fn own_name(&self) -> &Arc<str> {
         &self.nodes[SELF as usize]
     }
 
@@ -192,6 +192,17 @@ impl LogPosition {
         let is_new = item.number > *last;
         *last = item.number.max(*last);
         is_new
+    }
+
+    /// The next entry of this node's own log: it is committed as soon as it is made.
+    pub(in crate::state) fn own_item(&self, entry: Entry, now: Moment) -> LogItem {
+        LogItem {
+            position: String::new(),
+            node: Arc::clone(self.own_name()),
+            number: self.last_numbers[SELF as usize] + 1,
+            at_ms: now.wall_ms,
+            entry,
+        }
     }
 
     /// Takes in an answer of the log's engine: when, and the number of the newest entry.
