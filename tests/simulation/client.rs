@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde_json::{Value, json};
 
 use super::oracle::{self, Oracle, Picture};
-use super::pipe::{ClientEnd, Link};
+use super::pipe::{ClientEnd, Link, push_frame};
 use super::{EPOCH, HISTORY_MAX, Timeouts};
 
 /// What a request was about.
@@ -126,17 +126,17 @@ impl Client {
         let text = request.to_string();
         if is_split {
             let middle = text.len() / 2;
-            self.frame(0x01, &text.as_bytes()[..middle]);
-            self.frame(0x80, &text.as_bytes()[middle..]);
+            push_frame(&mut self.outgoing, 0x01, &text.as_bytes()[..middle]);
+            push_frame(&mut self.outgoing, 0x80, &text.as_bytes()[middle..]);
         } else {
-            self.frame(0x81, text.as_bytes());
+            push_frame(&mut self.outgoing, 0x81, text.as_bytes());
         }
     }
 
     /// Says something that is not JSON.
     pub fn babble(&mut self) {
         self.asked.push_back((0, Asked::Garbage));
-        self.frame(0x81, b"{\"type\":");
+        push_frame(&mut self.outgoing, 0x81, b"{\"type\":");
     }
 
     pub fn subscribe(&mut self, spelling: &str, snapshot: bool, since: Option<(String, u64)>) {
@@ -161,29 +161,13 @@ impl Client {
     }
 
     pub fn close(&mut self) {
-        self.frame(0x88, &1000_u16.to_be_bytes());
+        push_frame(&mut self.outgoing, 0x88, &1000_u16.to_be_bytes());
         self.has_closed = true;
     }
 
     pub fn leave(&mut self, how: ClientEnd) {
         self.has_left = true;
         self.link.leave(how);
-    }
-
-    /// A masked frame.
-    fn frame(&mut self, first: u8, payload: &[u8]) {
-        self.outgoing.push_back(first);
-        match u8::try_from(payload.len()) {
-            Ok(short) if short < 126 => self.outgoing.push_back(0x80 | short),
-            _ => {
-                let length = u16::try_from(payload.len()).expect("below 64 KiB");
-                self.outgoing.push_back(0x80 | 0x7e);
-                self.outgoing.extend(length.to_be_bytes());
-            }
-        }
-        let mask = [0x1f, 0x2e, 0x3d, 0x4c];
-        self.outgoing.extend(mask);
-        self.outgoing.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
     }
 
     /// Lets some bytes go out. Returns whether there were any.
@@ -220,7 +204,7 @@ impl Client {
                     self.judge(&text, oracle);
                 }
                 8 => self.close = Some(u16::from_be_bytes([payload[0], payload[1]])),
-                9 => self.frame(0x8a, &payload),
+                9 => push_frame(&mut self.outgoing, 0x8a, &payload),
                 other => panic!("an unexpected opcode {other}"),
             }
         }

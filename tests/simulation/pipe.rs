@@ -176,3 +176,19 @@ impl Drop for FakeSocket {
         self.0.borrow_mut().is_dropped = true;
     }
 }
+
+/// Adds a client's masked frame to what it sends. The payload is below 64 KiB.
+pub fn push_frame(outgoing: &mut VecDeque<u8>, first: u8, payload: &[u8]) {
+    outgoing.push_back(first);
+    match u8::try_from(payload.len()) {
+        Ok(short) if short < 126 => outgoing.push_back(0x80 | short),
+        _ => {
+            let length = u16::try_from(payload.len()).expect("below 64 KiB");
+            outgoing.push_back(0x80 | 0x7e);
+            outgoing.extend(length.to_be_bytes());
+        }
+    }
+    let mask = [0x1f, 0x2e, 0x3d, 0x4c];
+    outgoing.extend(mask);
+    outgoing.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+}

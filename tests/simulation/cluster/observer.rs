@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde_json::{Value, json};
 
 use super::oracle::{Oracle, Picture};
-use crate::pipe::{ClientEnd, Link};
+use crate::pipe::{ClientEnd, Link, push_frame};
 
 /// What a request was about.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,7 +115,7 @@ impl Observer {
         };
         self.asked.push_back((self.next_id, asked));
         self.next_id += 1;
-        self.frame(0x81, request.to_string().as_bytes());
+        push_frame(&mut self.outgoing, 0x81, request.to_string().as_bytes());
     }
 
     pub fn follow(&mut self, service: &str) {
@@ -146,22 +146,6 @@ impl Observer {
         self.link.leave(how);
     }
 
-    /// A masked frame.
-    fn frame(&mut self, first: u8, payload: &[u8]) {
-        self.outgoing.push_back(first);
-        match u8::try_from(payload.len()) {
-            Ok(short) if short < 126 => self.outgoing.push_back(0x80 | short),
-            _ => {
-                let length = u16::try_from(payload.len()).expect("below 64 KiB");
-                self.outgoing.push_back(0x80 | 0x7e);
-                self.outgoing.extend(length.to_be_bytes());
-            }
-        }
-        let mask = [0x1f, 0x2e, 0x3d, 0x4c];
-        self.outgoing.extend(mask);
-        self.outgoing.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
-    }
-
     pub fn send(&mut self) {
         self.link.send(std::mem::take(&mut self.outgoing).into_iter());
     }
@@ -184,7 +168,7 @@ impl Observer {
                     let frame: Value = serde_json::from_slice(&payload).expect("JSON");
                     self.judge(&frame, oracle);
                 }
-                9 => self.frame(0x8a, &payload),
+                9 => push_frame(&mut self.outgoing, 0x8a, &payload),
                 other => panic!("{}: opcode {other}, {payload:?}", self.name),
             }
         }

@@ -337,6 +337,13 @@ impl World {
         }
     }
 
+    /// Steps without trouble until nothing is under way.
+    fn settle(&mut self) {
+        while !self.is_quiet() {
+            self.step(0, true);
+        }
+    }
+
     fn is_quiet(&self) -> bool {
         self.calls.iter().all(VecDeque::is_empty)
             && self.replies.iter().all(VecDeque::is_empty)
@@ -391,9 +398,7 @@ fn followers_have_no_gap_that_they_are_not_told_of() {
 fn a_topic_is_left_a_second_after_its_last_follower() {
     let mut world = World::new(1);
     world.follow(0);
-    while !world.is_quiet() {
-        world.step(0, true);
-    }
+    world.settle();
     assert!(world.redis.topics[0].is_some() && world.followers[0].is_some());
     world.unfollow(0);
     let at = |ms: u64| Moment::new(ms, ms * 1_000_000);
@@ -419,15 +424,10 @@ fn a_message_carries_its_offset_wherever_it_is_framed() {
 fn an_older_answer_sets_nothing_back() {
     let mut world = World::new(1);
     world.follow(0);
-    let settle = |world: &mut World| {
-        while !world.is_quiet() {
-            world.step(0, true);
-        }
-    };
-    settle(&mut world);
+    world.settle();
     for step in 0..3 {
         world.publish(0, step);
-        settle(&mut world);
+        world.settle();
     }
     // As of the first time that it was read, for somebody who had left by then.
     let (epoch, kept) = (world.redis.epoch.clone(), Vec::new());
@@ -435,7 +435,7 @@ fn an_older_answer_sets_nothing_back() {
     world.nodes[0].attached((&name(), &Epoch::new(&epoch)), Ok(Some(found)), now());
     world.carry_out(0);
     world.publish(0, 3);
-    settle(&mut world);
+    world.settle();
     let follower = world.followers[0].as_ref().expect("it follows");
     assert_eq!((follower.offset, follower.seen.len()), (4, 4));
 }
@@ -445,14 +445,9 @@ fn an_older_answer_sets_nothing_back() {
 fn a_message_of_an_epoch_that_is_over_leads_nobody_away() {
     let mut world = World::new(1);
     world.follow(0);
-    let settle = |world: &mut World| {
-        while !world.is_quiet() {
-            world.step(0, true);
-        }
-    };
-    settle(&mut world);
+    world.settle();
     world.publish(0, 0);
-    settle(&mut world);
+    world.settle();
     let message = ChannelMessage {
         channel: name(),
         text: Bytes::from_static(b"{\"type\":\"json\",\"payload\":{\"late\":1}}"),
@@ -463,9 +458,9 @@ fn a_message_of_an_epoch_that_is_over_leads_nobody_away() {
     world.carry_out(0);
     // What comes while the node reads where the channel stands is not lost.
     world.publish(0, 1);
-    settle(&mut world);
+    world.settle();
     world.publish(0, 2);
-    settle(&mut world);
+    world.settle();
     let follower = world.followers[0].as_ref().expect("it follows");
     assert_eq!((&*follower.epoch, follower.offset), (&*world.redis.epoch, 3));
     let of_epoch = follower.seen.keys().filter(|(epoch, _)| *epoch == world.redis.epoch);
