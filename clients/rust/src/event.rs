@@ -210,8 +210,8 @@ pub struct Envelope {
 pub enum EnvelopeEvent {
     /// The next message.
     Message(Box<Envelope>),
-    /// The reader was slow, and so many messages were not kept for it. Nobody keeps envelopes: they
-    /// are gone.
+    /// The reader was slow, and the client dropped so many messages. The server keeps no envelopes, so
+    /// they are lost.
     Missed(u64),
 }
 

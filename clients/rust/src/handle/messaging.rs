@@ -195,7 +195,7 @@ impl Room {
         self.channel.guard.0.wait(|state| state.rooms.outcome(&self.name)).await
     }
 
-    /// Who is in it, this client's user included, as last heard.
+    /// The users in the room, this client's included, as the server last said.
     pub fn users(&self) -> Vec<Person> {
         self.channel.guard.0.state.lock().rooms.users(&self.name)
     }

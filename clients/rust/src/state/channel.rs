@@ -225,7 +225,7 @@ impl ChannelTable {
         for key in &channel.value.feeds {
             let Some(feed) = self.feeds.get_mut(key).filter(|feed| !feed.is_full) else { continue };
             let Some(place) = feed.position.clone() else { continue };
-            // Who is behind in the same epoch learns from the answer what is left.
+            // A feed that is behind in the same epoch learns from the answer what the server still keeps.
             if place.epoch != now.epoch || !(feed.is_behind || place.reaches(&now)) {
                 feed.lose(&place, &now);
             }

@@ -1,6 +1,6 @@
-//! Chat rooms: who is in one, and the way back into it.
+//! Chat rooms: the users in each, and how the client joins again after a reconnect.
 //!
-//! What is said in room `r` comes over channel `chat:r`, with its history; here is only who is there.
+//! Messages of room `r` come over channel `chat:r`, with its history. This module keeps the users alone.
 //!
 //! Imports `error`, `event`, `frame` and `state::subscription`. Imported by `state`.
 

@@ -1,8 +1,8 @@
 //! Subscriptions by name: what is wanted, and where each one stands with the server.
 //!
 //! Services, channels and rooms recover by this one table. A subscription that is wanted stays wanted over
-//! reconnects. One that the server refused for now is asked for again. One that nobody wants any more is ended at the
-//! server and then forgotten.
+//! reconnects. The client asks again for one that the server refused for now. Once no handle wants a
+//! subscription, the client ends it at the server and drops its entry.
 //!
 //! ```text
 //! Idle --next--> Asked --confirmed--> Live
@@ -105,7 +105,7 @@ impl<K: Ord + Clone, V: Default> SubscriptionTable<K, V> {
         }
     }
 
-    /// One that is there, or a new one that nobody wants.
+    /// The entry of a key; a new one, which no handle wants yet, where there is none.
     pub(crate) fn entry(&mut self, key: K) -> &mut Subscription<V> {
         self.entries.entry(key).or_default()
     }
@@ -316,7 +316,7 @@ mod tests {
         table.refused("a", &Error::Stopped);
         assert_eq!((table.next(need), table.has_refused()), (None, false));
         assert!(matches!(table.outcome("a"), Some(Err(Error::Stopped))));
-        // One that nobody wants any more is forgotten with its refusal.
+        // A subscription that no handle wants is dropped together with its refusal.
         table.release("a");
         assert_eq!(table.next(need), None);
         assert!(table.get("a").is_none());
