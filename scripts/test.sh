@@ -66,8 +66,8 @@ stage() {
     return 0
 }
 
-# Prints what was skipped, what failed and how long each stage took, then the sum, and ends.
-finish() {
+# Prints what was skipped, what failed and how long each stage took, then the sum. Fails if anything failed.
+sum_up() {
     local line
     printf '\n'
     printf '%s\n' "${times[@]}"
@@ -79,18 +79,7 @@ finish() {
     done
     printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
     [ "$failed" -eq 0 ]
-    exit
 }
-
-# The lints of what is built into a program, the models and units, and a handful of promises on the wire.
-if [ "$quick" = 1 ]; then
-    stage 'format' cargo fmt --all --check
-    stage 'lints of libraries and programs' cargo clippy --workspace --lib --bins -- -D warnings
-    # The whole workspace, so that what it builds is what the whole run builds.
-    stage 'tests' cargo test --no-fail-fast --workspace --lib \
-        --test tidy --test simulation --test channels --test registry_push --test leases --test rfc6455
-    finish
-fi
 
 # Benches run once each, to see that they work. Nobody measures with this profile.
 benches() {
@@ -158,6 +147,17 @@ deny() {
     return 1
 }
 
+# The lints of what is built into a program, the models and units, and a handful of promises on the wire.
+if [ "$quick" = 1 ]; then
+    stage 'format' cargo fmt --all --check
+    stage 'lints of libraries and programs' cargo clippy --workspace --lib --bins -- -D warnings
+    # The whole workspace, so that what it builds is what the whole run builds.
+    stage 'tests' cargo test --no-fail-fast --workspace --lib \
+        --test tidy --test simulation --test channels --test registry_push --test leases --test rfc6455
+    sum_up
+    exit
+fi
+
 # Nodes are joined by a Redis that the tests start themselves.
 if ! command -v redis-server >/dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -210,4 +210,4 @@ stage 'pages in a browser' sh tests/browser/run.sh
 stage 'Eureka clients' scripts/eureka_clients.sh
 stage 'deployment' scripts/check_deploy.sh
 
-finish
+sum_up
