@@ -53,7 +53,7 @@ use crate::state::command::{Command, RegistryCommand};
 use crate::state::durable::{AccountChange, WriteResult};
 use crate::state::effect::{Effect, Message};
 use crate::state::event::DomainEvent;
-use crate::state::messaging::{ApplyAccounts, EndTokens, MessagingCommand};
+use crate::state::messaging::commands::{ApplyAccounts, EndTokens, MessagingCommand};
 use crate::state::registry::Announcement;
 use crate::state::registry::unsaved::SetBound;
 use crate::state::reply::Delivery;

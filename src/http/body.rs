@@ -20,7 +20,7 @@ use super::bodies::Arriving;
 use super::reply::{self, Problem, Reply};
 use crate::id::ConnName;
 use crate::limits;
-use crate::state::messaging::Aimed;
+use crate::state::messaging::aim::Aimed;
 use crate::wire::fault::{self, Fault};
 use crate::wire::json;
 use crate::wire::refusal::{Code, Refusal};

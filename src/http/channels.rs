@@ -16,10 +16,11 @@ use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, UserId};
 use crate::limits;
 use crate::state::channels::ChannelView;
-use crate::state::messaging::{
-    Aimed, DefineChannel, DeleteChannel, DescribeChannel, History, ListChannels, Publish,
-    Published, Publisher, ReadHistory,
+use crate::state::messaging::aim::Aimed;
+use crate::state::messaging::commands::{
+    DefineChannel, DeleteChannel, DescribeChannel, ListChannels, Publish, Publisher, ReadHistory,
 };
+use crate::state::messaging::replies::{History, Published};
 use crate::wire::frame;
 use crate::wire::json as wire_json;
 use crate::wire::refusal::Code;

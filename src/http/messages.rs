@@ -18,9 +18,11 @@ use crate::id::UserId;
 use crate::limits;
 use crate::state::Ask;
 use crate::state::durable::{Write, Written};
-use crate::state::messaging::{
-    ApplyAccounts, Page, ReadUnwritten, SendPrivate, SendToGroup, StoreChange, Stored,
+use crate::state::journal::Page;
+use crate::state::messaging::commands::{
+    ApplyAccounts, ReadUnwritten, SendPrivate, SendToGroup, StoreChange,
 };
+use crate::state::messaging::replies::Stored;
 use crate::store::read_pool::{Group, Invitation, StoredMessage};
 use crate::wire::instance::check_name;
 use crate::wire::refusal::{Code, Refusal};

@@ -63,7 +63,7 @@ use crate::mailbox::published::Published;
 use crate::mailbox::to_control::{self, ControlMessage, Task};
 use crate::state::Ask;
 use crate::state::command::{ReadViews, View};
-use crate::state::messaging::SeeUser;
+use crate::state::messaging::commands::SeeUser;
 use crate::state::people::Person;
 use crate::state::reply::ReplyTo;
 use crate::stats::{Recent, Stats};

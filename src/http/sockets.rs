@@ -15,10 +15,12 @@ use crate::auth::Identity;
 use crate::clock::rfc3339;
 use crate::id::{ChannelName, ConnName};
 use crate::limits;
-use crate::state::messaging::{
-    Broadcast, Connections, Delivered, DescribeConnection, Disconnect, ListConnections, ListOnline,
-    Online, SetMetadata, SetSubscription, To,
+use crate::state::messaging::aim::To;
+use crate::state::messaging::commands::{
+    Broadcast, DescribeConnection, Disconnect, ListConnections, ListOnline, SetMetadata,
+    SetSubscription,
 };
+use crate::state::messaging::replies::{Connections, Delivered, Online};
 use crate::state::people::{ConnectionView, OnlineUser};
 use crate::wire::json as wire_json;
 use crate::wire::refusal::Code;

@@ -18,7 +18,7 @@ use crate::clock::rfc3339;
 use crate::id::UserId;
 use crate::limits;
 use crate::state::durable::{EndedToken, Write};
-use crate::state::messaging::{ApplyAccounts, EndTokens, StoreChange};
+use crate::state::messaging::commands::{ApplyAccounts, EndTokens, StoreChange};
 use crate::state::people::Person;
 use crate::store::read_pool::Account;
 use crate::wire::refusal::Code;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::id::{ConnId, Topic, UserId};
 use crate::state::effect::SubscriptionSet;
-use crate::state::messaging::Aim;
+use crate::state::messaging::aim::Aim;
 use crate::state::reply::{Callback, SocketReply};
 use crate::wire::close::Reason;
 

@@ -34,11 +34,13 @@ use crate::state::command::{
     Heartbeat, ReadAllViews, ReadViews, RefusedEntry, Register, Unregister, View,
 };
 use crate::state::event::DomainEvent;
-use crate::state::messaging::{
-    Aimed, Broadcast, ChatAs, DefineChannel, DeleteChannel, DescribeChannel, DescribeConnection,
-    Disconnect, ListChannels, ListConnections, ListOnline, Online, PingAll, Publish, Publisher,
-    SetMetadata, SetSubscription, To,
+use crate::state::messaging::aim::{Aimed, To};
+use crate::state::messaging::commands::{
+    Broadcast, ChatAs, DefineChannel, DeleteChannel, DescribeChannel, DescribeConnection,
+    Disconnect, ListChannels, ListConnections, ListOnline, PingAll, Publish, Publisher,
+    SetMetadata, SetSubscription,
 };
+use crate::state::messaging::replies::Online;
 use crate::state::people::{ConnectionView, OnlineUser, Person};
 use crate::state::reply::ReplyTo;
 use crate::stats::Stats;

@@ -53,7 +53,7 @@ use crate::shard;
 use crate::state::Ask as _;
 use crate::state::cluster_state::JournalTail;
 use crate::state::durable::PeopleImage;
-use crate::state::messaging::{ApplyAccounts, EndTokens};
+use crate::state::messaging::commands::{ApplyAccounts, EndTokens};
 use crate::state::registry::unsaved::SetBound;
 use crate::state::registry::{self, Registry};
 use crate::state::snapshot::Snapshot;

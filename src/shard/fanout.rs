@@ -19,7 +19,7 @@ use crate::id::{ChannelName, ServiceName, Topic};
 use crate::limits;
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::mailbox::to_shard::Event;
-use crate::state::messaging::Aim;
+use crate::state::messaging::aim::Aim;
 
 impl<S: Socket> Shard<S> {
     /// Hands out every run.

@@ -59,7 +59,7 @@ use crate::mailbox::to_shard::ShardMessage;
 use crate::mailbox::{MailboxReceiver, MailboxSender, Undelivered};
 use crate::rng::Rng;
 use crate::state::Ask;
-use crate::state::messaging::Closed;
+use crate::state::messaging::commands::Closed;
 use crate::stats::Stats;
 use crate::storm::Storm;
 use crate::wheel::Wheel;

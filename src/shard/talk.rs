@@ -15,10 +15,11 @@ use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, ConnId, RequestId, Topic};
 use crate::state::channels::ChannelView;
 use crate::state::effect::SubscriptionSet;
-use crate::state::messaging::{
-    Aimed, Chat, Delivered, Follow, Followed, JoinRoom, Joined, LeaveRoom, Left, ListChannels,
-    Publish, Publisher, SendEnvelope, Unfollow, Unfollowed,
+use crate::state::messaging::aim::Aimed;
+use crate::state::messaging::commands::{
+    Chat, Follow, JoinRoom, LeaveRoom, ListChannels, Publish, Publisher, SendEnvelope, Unfollow,
 };
+use crate::state::messaging::replies::{Delivered, Followed, Joined, Left, Unfollowed};
 use crate::state::reply::{EndedBy, FollowContext, SocketReply};
 use crate::wire::answer::{self, ChannelPlace};
 use crate::wire::command::{Family, Request};

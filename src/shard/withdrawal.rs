@@ -11,7 +11,7 @@ use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::auth::Scopes;
 use crate::id::{ChannelName, Topic};
-use crate::state::messaging::{LeaveRoom, Unfollow};
+use crate::state::messaging::commands::{LeaveRoom, Unfollow};
 use crate::state::reply::EndedBy;
 use crate::wire::answer;
 use crate::wire::close::Reason;

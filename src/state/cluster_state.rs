@@ -10,7 +10,8 @@ use bytes::Bytes;
 
 use super::cluster_presence::ClusterPresence;
 use super::journal::JournalEntry;
-use super::messaging::{Page, PlacedReply};
+use super::journal::Page;
+use super::messaging::PlacedReply;
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
 

@@ -2,8 +2,8 @@
 //!
 //! HTTP, sockets and the embedding program send these commands; nothing else reaches the state.
 //! Each command is a type that names its reply ([`Ask`]). [`RegistryCommand`] and
-//! [`MessagingCommand`](super::messaging::MessagingCommand) list them, each with the address of its
-//! reply.
+//! [`MessagingCommand`](super::messaging::commands::MessagingCommand) list them, each with the
+//! address of its reply.
 //!
 //! Imports `id`, `wire` and its siblings. Imported by `state`, `mailbox`, `shard`, `control`, `http`
 //! and `server`.
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::messaging::MessagingCommand;
+use super::messaging::commands::MessagingCommand;
 use super::registry::listing::{FoundInstance, InstanceListing, Put};
 use super::registry::pull_outs::{Operator, PulledOutBy};
 use super::reply::{Reply, ReplyTo};

@@ -46,6 +46,19 @@ pub enum Addressee {
     },
 }
 
+/// Which of a user's messages are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Whose.
+    pub user: UserId,
+    /// The id before the first one wanted.
+    pub after: Option<MessageId>,
+    /// Only direct ones from and to this user.
+    pub with: Option<UserId>,
+    /// How many at most.
+    pub limit: usize,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Wire {
     from: String,

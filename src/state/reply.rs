@@ -24,7 +24,7 @@ use super::command::{
 };
 use super::durable::Written;
 use super::journal::JournalEntry;
-use super::messaging::{
+use super::messaging::replies::{
     Chatted, Connections, Delivered, Followed, History, Joined, Left, Online, Published, Stored,
     Unfollowed,
 };

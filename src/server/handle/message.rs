@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 use super::{CallError, json};
 use crate::id::{ConnName, Epoch, MessageId, UserId};
 use crate::limits::Limits;
-use crate::state::messaging::{Aimed, Published};
+use crate::state::messaging::aim::Aimed;
+use crate::state::messaging::replies::Published;
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::{self, Kind, Publication};
 

@@ -7,9 +7,12 @@
 
 use serde_json::value::RawValue;
 
+use super::Attempt;
+use super::aim::Aim;
+use super::commands::{ChatAs, Follow, Publisher, SetMetadata, SetSubscription};
 use super::node_request::{NodeRequest, no_connection};
 use super::replicated::PlacedReply;
-use super::{Aim, Attempt, ChatAs, Follow, Published, Publisher, SetMetadata, SetSubscription};
+use super::replies::Published;
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId};
 use crate::state::State;

@@ -2,10 +2,10 @@
 //!
 //! Part of `state::messaging`.
 
-use super::{
-    Aim, Attempt, DefineChannel, Follow, Followed, History, Publish, Published, Publisher,
-    ReadHistory, Unfollowed,
-};
+use super::Attempt;
+use super::aim::Aim;
+use super::commands::{DefineChannel, Follow, Publish, Publisher, ReadHistory};
+use super::replies::{Followed, History, Published, Unfollowed};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, Slot};
 use crate::state::State;

@@ -4,10 +4,12 @@
 
 use std::collections::HashSet;
 
+use super::aim::{Aim, Aimed};
 use super::channel::no_channel;
+use super::commands::Publish;
 use super::node_request::{Names, NodeRequest, delivery};
 use super::replicated::PlacedReply;
-use super::{Aim, Aimed, History, Publish, Published};
+use super::replies::{History, Published};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnName, Epoch};
 use crate::limits;

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::Stored;
+use super::replies::Stored;
 use crate::clock::Moment;
-use crate::id::{MessageId, UserId};
+use crate::id::MessageId;
 use crate::limits;
 use crate::state::State;
 use crate::state::backplane::TypedRequest;
@@ -15,24 +15,11 @@ use crate::state::cluster_state::JournalTail;
 use crate::state::durable::Write;
 use crate::state::effect::{Condition, Effect, Waited};
 use crate::state::event::DomainEvent;
-use crate::state::journal::{Addressee, DirectMessage, JournalEntry};
+use crate::state::journal::{Addressee, DirectMessage, JournalEntry, Page};
 use crate::state::reply::ReplyTo;
 use crate::wire::close::Reason;
 use crate::wire::message;
 use crate::wire::refusal::Refusal;
-
-/// Which of a user's messages are wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
-    /// Whose.
-    pub user: UserId,
-    /// The id before the first one wanted.
-    pub after: Option<MessageId>,
-    /// Only direct ones from and to this user.
-    pub with: Option<UserId>,
-    /// How many at most.
-    pub limit: usize,
-}
 
 impl State {
     /// What the journal has beyond the database.
@@ -176,8 +163,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Topic;
-    use crate::id::{ConnId, ShardId, Slot};
+    use crate::id::{ConnId, ShardId, Slot, Topic, UserId};
     use crate::state::command::Ask as _;
     use crate::state::effect::Message;
     use crate::state::lone_node;

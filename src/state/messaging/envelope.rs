@@ -4,8 +4,11 @@
 
 use bytes::Bytes;
 
+use super::aim::{Aim, To};
+use super::commands::{Broadcast, SendEnvelope};
+use super::no_user;
 use super::node_request::{Names, NodeRequest, delivery, no_connection};
-use super::{Aim, Broadcast, Delivered, SendEnvelope, To, no_user};
+use super::replies::Delivered;
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, RequestId, ShardSet, Topic, UserId};
 use crate::state::State;

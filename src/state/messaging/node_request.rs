@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Aimed, Connections, Delivered, ListConnections, SetSubscription};
+use super::aim::Aimed;
+use super::commands::{ListConnections, SetSubscription};
+use super::replies::{Connections, Delivered};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, ConnName, UserId};
 use crate::limits;

@@ -4,8 +4,9 @@
 
 use std::collections::HashMap;
 
+use super::aim::Aim;
 use super::node_request::no_connection;
-use super::{Aim, Online};
+use super::replies::Online;
 use crate::clock::Moment;
 use crate::id::{ConnId, Topic, UserId};
 use crate::limits;

@@ -4,8 +4,11 @@
 
 use std::sync::Arc;
 
+use super::Attempt;
+use super::aim::Aim;
+use super::commands::{Chat, JoinRoom, Publisher};
 use super::replicated::PlacedReply;
-use super::{Aim, Attempt, Chat, Chatted, JoinRoom, Joined, Left, Publisher};
+use super::replies::{Chatted, Joined, Left};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, ConnName, Topic, UserId};
 use crate::limits;

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use super::{SendPrivate, SendToGroup, Stored, no_user};
+use super::commands::{SendPrivate, SendToGroup};
+use super::no_user;
+use super::replies::Stored;
 use crate::auth::names;
 use crate::clock::Moment;
 use crate::state::State;

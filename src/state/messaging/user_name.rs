@@ -61,7 +61,7 @@ mod tests {
     use crate::state::command::Ask as _;
     use crate::state::durable::AccountChange;
     use crate::state::lone_node;
-    use crate::state::messaging::ApplyAccounts;
+    use crate::state::messaging::commands::ApplyAccounts;
 
     const NOW: Moment = Moment::new(1_000, 1);
 

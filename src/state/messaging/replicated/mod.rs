@@ -23,7 +23,10 @@ mod tests;
 
 use bytes::Bytes;
 
-use super::{Aim, Attempt, Chatted, Published, Publisher};
+use super::Attempt;
+use super::aim::Aim;
+use super::commands::Publisher;
+use super::replies::{Chatted, Published};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, ConnName, Epoch, MessageId, RequestId, Topic};
 use crate::limits;

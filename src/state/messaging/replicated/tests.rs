@@ -15,7 +15,9 @@ use crate::state::backplane::{BackplaneRequest, BackplaneResponse, ChannelMessag
 use crate::state::command::Ask as _;
 use crate::state::effect::{Continuation, Message};
 use crate::state::lone_node;
-use crate::state::messaging::{Aimed, Follow, Followed, Publish, Unfollow};
+use crate::state::messaging::aim::Aimed;
+use crate::state::messaging::commands::{Follow, Publish, Unfollow};
+use crate::state::messaging::replies::Followed;
 use crate::state::people::Opened;
 use crate::state::reply::{Delivery, EndedBy, FollowContext, SocketReply};
 use crate::wire::frame;
