@@ -138,22 +138,11 @@ fn only_what_is_for_tests_is_left_out() {
     assert_eq!(imports, ["state", "kept", "http", "wire", "config"]);
 }
 
-/// Rooms of the server whose files may still import each other in a circle.
-const ROOMS_WITH_CIRCLES: &[&str] = &["state"];
-
 #[test]
 fn no_files_import_each_other_in_a_circle() {
     let mut faults = Vec::new();
     for dir in ["src", "protocol/src", "clients/rust/src", "loadtest/src", "terminal/src"] {
-        for circle in circles(dir) {
-            let is_excused = |module: &String| {
-                let room = module.split("::").next().unwrap_or_default();
-                dir == "src" && ROOMS_WITH_CIRCLES.contains(&room)
-            };
-            if !circle.iter().all(is_excused) {
-                faults.push(format!("{dir}: {}", circle.join(", ")));
-            }
-        }
+        faults.extend(circles(dir).iter().map(|circle| format!("{dir}: {}", circle.join(", "))));
     }
     assert!(faults.is_empty(), "circles of imports:\n{}", faults.join("\n"));
 }

@@ -18,10 +18,11 @@ use super::{RequestContext, body, log};
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::state::Ask;
-use crate::state::command::{
-    Heartbeat, Operate, Operation, Protect, RefusedEntry, Register, Unregister,
+use crate::state::registry::commands::{
+    Heartbeat, Operate, Operation, Protect, Register, Unregister,
 };
 use crate::state::registry::pull_outs::Operator;
+use crate::state::registry::replies::RefusedEntry;
 use crate::wire::command::{Entries, Rejected, check_all, check_each};
 use crate::wire::fault;
 use crate::wire::instance::{

@@ -26,7 +26,7 @@ use parking_lot::RwLock;
 
 use crate::id::ServiceName;
 use crate::limits;
-use crate::state::command::View;
+use crate::state::registry::views::View;
 
 /// What any shard may read.
 #[derive(Debug, Default)]

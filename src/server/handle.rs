@@ -30,9 +30,6 @@ use crate::mailbox::MailboxSender;
 use crate::mailbox::to_control::{self, ControlMessage};
 use crate::state::Ask;
 use crate::state::channels::ChannelView;
-use crate::state::command::{
-    Heartbeat, ReadAllViews, ReadViews, RefusedEntry, Register, Unregister, View,
-};
 use crate::state::event::DomainEvent;
 use crate::state::messaging::aim::{Aimed, To};
 use crate::state::messaging::commands::{
@@ -42,6 +39,9 @@ use crate::state::messaging::commands::{
 };
 use crate::state::messaging::replies::Online;
 use crate::state::people::{ConnectionView, OnlineUser, Person};
+use crate::state::registry::commands::{Heartbeat, ReadAllViews, ReadViews, Register, Unregister};
+use crate::state::registry::replies::RefusedEntry;
+use crate::state::registry::views::View;
 use crate::state::reply::ReplyTo;
 use crate::stats::Stats;
 use crate::wire::command::Entries;

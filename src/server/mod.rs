@@ -76,9 +76,9 @@ pub use crate::id::{
 };
 pub use crate::limits::Limits;
 pub use crate::state::channels::ChannelView;
-pub use crate::state::command::View;
 pub use crate::state::event::DomainEvent;
 pub use crate::state::people::{ConnectionView, OnlineUser, Person};
+pub use crate::state::registry::views::View;
 pub use crate::store::StoreError;
 pub use crate::wire::event::{ChangeReason, ChangeType};
 pub use crate::wire::instance_list::InstanceList;

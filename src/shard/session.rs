@@ -22,9 +22,9 @@ use crate::id::{ConnId, RequestId, Topic};
 use crate::limits;
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::state::Ask;
-use crate::state::command::{
-    self as commands, Instances, Picture, RefusedEntry, Snapshot, Subscribed,
-};
+use crate::state::registry::commands::{self, Snapshot};
+use crate::state::registry::replies::RefusedEntry;
+use crate::state::registry::views::{Instances, Picture, Subscribed};
 use crate::state::reply::{
     BatchContext, EndedBy, Reply, ReplyTo, SocketReply, SubscribeAllContext, SubscribeContext,
 };

@@ -5,8 +5,8 @@
 
 use super::State;
 use super::cluster_presence::{DirtyBatch, PresenceSnapshot, PresenceTransition, PresenceUpdate};
-use super::effect::{Applied, Condition, Effect, Waited};
-use super::entry::Entry;
+use super::effect::{Condition, Effect, Waited};
+use super::entry::{Applied, Entry};
 use super::event::DomainEvent;
 use super::messaging::is_defined;
 use super::people::Person;

@@ -1,27 +1,38 @@
-//! Commands: what can be asked of the state, and what the registry replies.
+//! Commands: what can be asked of the state.
 //!
 //! HTTP, sockets and the embedding program send these commands; nothing else reaches the state.
-//! Each command is a type that names its reply ([`Ask`]). [`RegistryCommand`] and
-//! [`MessagingCommand`](super::messaging::commands::MessagingCommand) list them, each with the
-//! address of its reply.
+//! Each command is a type that names its reply ([`Ask`]). [`RegistryCommand`] and [`MessagingCommand`]
+//! list them, each with the address of its reply.
 //!
 //! Imports `id`, `wire` and its siblings. Imported by `state`, `mailbox`, `shard`, `control`, `http`
 //! and `server`.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::messaging::commands::MessagingCommand;
-use super::registry::listing::{FoundInstance, InstanceListing, Put};
-use super::registry::pull_outs::{Operator, PulledOutBy};
+use super::channels::ChannelView;
+use super::durable::Written;
+use super::journal::JournalEntry;
+use super::messaging::commands::{
+    ApplyAccounts, Broadcast, Chat, ChatAs, Closed, DefineChannel, DeleteChannel, DescribeChannel,
+    DescribeConnection, Disconnect, EndTokens, Follow, JoinRoom, LeaveRoom, ListChannels,
+    ListConnections, ListOnline, PingAll, Publish, ReadHistory, ReadUnwritten, SeeUser,
+    SendEnvelope, SendPrivate, SendToGroup, SetMetadata, SetSubscription, StoreChange, Unfollow,
+};
+use super::messaging::replies::{
+    Chatted, Connections, Delivered, Followed, History, Joined, Left, Online, Published, Stored,
+    Unfollowed,
+};
+use super::people::{ConnectionView, Opened};
+use super::registry::commands::{
+    FindInstance, Heartbeat, ListInstances, Operate, Protect, PutInstance, ReadAllViews, ReadDelta,
+    ReadLeases, ReadSnapshot, ReadViews, Register, RenewInstance, Subscribe, SubscribeAll,
+    Unregister,
+};
+use super::registry::listing::InstanceListing;
+use super::registry::replies::{FoundInstance, PutReply, RefusedEntry, ServiceLeases};
+use super::registry::views::{Delta, Picture, ServiceViews, Subscribed, SubscribedToAll, View};
 use super::reply::{Reply, ReplyTo};
-use crate::id::{ConnId, Epoch, InstanceIdentity, ServiceName};
-use crate::wire::command::Since;
-use crate::wire::event::{Change, Position};
-use crate::wire::instance::Registration;
-use crate::wire::instance_list::InstanceList;
-use crate::wire::refusal::Code;
+use crate::id::ConnId;
 
 /// One thing to do, with the address of its reply.
 #[derive(Debug)]
@@ -92,7 +103,6 @@ macro_rules! commands {
         )*
     };
 }
-pub(super) use commands;
 
 commands! {
     /// A command about services, instances and leases.
@@ -115,271 +125,37 @@ commands! {
     PutInstance => PutReply,
 }
 
-/// Register instances, or renew their leases.
-#[derive(Debug)]
-pub struct Register(pub Vec<Registration>);
-
-/// Renew leases.
-#[derive(Debug)]
-pub struct Heartbeat(pub Vec<InstanceIdentity>);
-
-/// Remove instances.
-#[derive(Debug)]
-pub struct Unregister(pub Vec<InstanceIdentity>);
-
-/// Say where a service stands, for a connection that will follow it from there. Refused with
-/// `unavailable` where the caller has a picture and nothing is known here yet, and where the snapshots
-/// that others are being sent leave no room for one more.
-#[derive(Debug)]
-pub struct Subscribe {
-    /// The service. It need not exist.
-    pub service: ServiceName,
-    /// Whether the reply needs the instances.
-    pub snapshot: Snapshot,
-    /// Where the client stands already.
-    pub since: Option<Since>,
-}
-
-/// The same for all services at once.
-#[derive(Debug)]
-pub struct SubscribeAll;
-
-/// Read the newest state of a service, for a connection that lost frames. The reply is none where there
-/// is no room for one more snapshot now.
-#[derive(Debug)]
-pub struct ReadSnapshot(pub ServiceName);
-
-/// Take an instance out of discovery, or put it back. The reply says whether it was ever registered or
-/// pulled out.
-#[derive(Debug)]
-pub struct Operate {
-    /// The instance.
-    pub identity: InstanceIdentity,
-    /// What to do with it.
-    pub operation: Operation,
-}
-
-/// Switch a service's self-protection on or off. The reply says whether there is such a service.
-#[derive(Debug)]
-pub struct Protect {
-    /// The service.
-    pub service: ServiceName,
-    /// Whether protection may hold its expiry.
-    pub enabled: bool,
-}
-
-/// Read the views of some services. The reply has their order.
-#[derive(Debug)]
-pub struct ReadViews(pub Vec<ServiceName>);
-
-/// Read the views of all services.
-#[derive(Debug)]
-pub struct ReadAllViews;
-
-/// Read what changed since a version of the whole registry. The reply is none where that is no longer,
-/// or not yet, known.
-#[derive(Debug)]
-pub struct ReadDelta {
-    /// The version that the caller has.
-    pub version: u64,
-}
-
-/// Read the leases, service by service; of one service with its instances.
-#[derive(Debug)]
-pub struct ReadLeases(pub Option<ServiceName>);
-
-/// List every instance, pulled out or not, and what changed lately.
-#[derive(Debug)]
-pub struct ListInstances;
-
-/// Find one instance, in whatever region.
-#[derive(Debug)]
-pub struct FindInstance {
-    /// Its service.
-    pub service: ServiceName,
-    /// Its id.
-    pub instance: Box<str>,
-}
-
-/// Renew the lease of an instance in whatever region, and say what the instance is.
-#[derive(Debug)]
-pub struct RenewInstance(pub FindInstance);
-
-/// Register an instance, unless the one before is not what the caller believes.
-#[derive(Debug)]
-pub struct PutInstance(pub Put);
-
-/// What came of a [`PutInstance`].
-#[derive(Debug)]
-pub enum PutReply {
-    /// It is registered.
-    Done,
-    /// There is another one than the caller believed, or none.
-    Conflict(Option<FoundInstance>),
-    /// There is no room for it.
-    Refused(Code),
-}
-
-/// From here on every service is followed.
-#[derive(Debug)]
-pub struct SubscribedToAll;
-
-/// The views of all services.
-#[derive(Debug)]
-pub struct ServiceViews {
-    /// The registry's version they show.
-    pub version: u64,
-    /// One view a service.
-    pub views: Vec<Arc<View>>,
-}
-
-/// Whether the reply to a subscription needs the service's instances.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Snapshot {
-    /// Only where a resume fails.
-    No,
-    /// They have to be there, and the shard judges once it has the answer: by then the connection
-    /// may be owed a snapshot that it is not owed yet.
-    AtHand,
-    /// The client asked for them.
-    Yes,
-    /// The client asked for them, and follows the service already: it may have been sent any
-    /// revision up to the present one, so none before that will do.
-    Newest,
-}
-
-/// An operator's decision on an instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Operation {
-    /// Not to be discovered, though registered. Holds until it is put back.
-    PullOut {
-        /// Who decided it.
-        operator: Operator,
-    },
-    /// To be discovered again.
-    PullIn,
-}
-
-/// An entry of a batch that the state refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RefusedEntry {
-    /// Its place in the command.
-    pub index: usize,
-    /// Why.
-    pub code: Code,
-}
-
-/// Where a service stands at the moment of a subscription, and what the subscriber needs to get
-/// there.
-#[derive(Debug)]
-pub struct Subscribed {
-    /// The service as it stands, without its instances.
-    pub view: View,
-    /// Whether a resume succeeded; none where none was asked for.
-    pub recovered: Option<bool>,
-    /// The frame that brings the subscriber from its revision to the present one.
-    pub replay: Option<Bytes>,
-    /// The instances, where they are asked for or may be.
-    pub instances: Instances,
-}
-
-impl Subscribed {
-    /// Whether the answer has to hold the instances.
-    #[cfg(any(test, feature = "internals"))]
-    pub fn needs_instances(&self) -> bool {
-        matches!(self.instances, Instances::Needed(_))
-    }
-}
-
-/// The instances that go with an answer to a subscription.
-#[derive(Debug)]
-pub enum Instances {
-    /// None do.
-    Omitted,
-    /// The answer holds them only where the subscriber may have lost track.
-    AtHand(Picture),
-    /// The answer holds them.
-    Needed(Picture),
-}
-
-/// A service as a follower is sent it: a snapshot, and where that is an older one which others are
-/// being sent as well, the changes since.
-#[derive(Debug)]
-pub struct Picture {
-    /// The snapshot.
-    pub view: View,
-    /// The frame from its revision to the present one; none where that is the same.
-    pub changes: Option<Bytes>,
-}
-
-/// A service at one revision. Immutable, shared.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// The service.
-    pub service: ServiceName,
-    /// The epoch of its revision.
-    pub epoch: Epoch,
-    /// Its revision; 0 where it was never seen.
-    pub revision: u64,
-    /// Whether expiry is held.
-    pub degraded: bool,
-    /// The instances to discover.
-    pub instances: InstanceList,
-}
-
-impl View {
-    /// Where the service stands in it.
-    pub(crate) fn position(&self) -> Position<'_> {
-        Position {
-            service: &self.service,
-            epoch: &self.epoch,
-            revision: self.revision,
-            degraded: self.degraded,
-        }
-    }
-}
-
-/// The changes between two versions of the registry, by service.
-#[derive(Debug)]
-pub struct Delta {
-    /// The version after them.
-    pub version: u64,
-    /// Each service's changes, oldest first.
-    pub changes: Vec<(ServiceName, Vec<Change>)>,
-}
-
-/// How the leases of one service stand.
-#[derive(Debug, Clone)]
-pub struct ServiceLeases {
-    /// The service.
-    pub service: ServiceName,
-    /// All its leases.
-    pub leases: usize,
-    /// Those past their end and held.
-    pub overdue: usize,
-    /// The instances an operator took out of discovery.
-    pub pulled_out: usize,
-    /// Whether expiry is held.
-    pub degraded: bool,
-    /// Whether expiry may be held.
-    pub protection_enabled: bool,
-    /// Milliseconds until the first lease ends; negative where it has.
-    pub next_expiry_ms: Option<i64>,
-    /// Each lease, at most [`crate::limits::LISTED_MAX`] of them, where one service was asked for.
-    pub instances: Option<Vec<InstanceLease>>,
-}
-
-/// How one lease stands.
-#[derive(Debug, Clone)]
-pub struct InstanceLease {
-    /// The instance, as it was registered.
-    pub json: Bytes,
-    /// How long the lease lasts without a heartbeat.
-    pub ttl_ms: u64,
-    /// Milliseconds since it was last renewed.
-    pub age_ms: u64,
-    /// Milliseconds until it ends; negative where it has, and its expiry is held.
-    pub expires_in_ms: i64,
-    /// Who took the instance out of discovery, where somebody did.
-    pub pulled_out_by: Option<PulledOutBy>,
+commands! {
+    /// A command about connections, users, channels, rooms and messages.
+    MessagingCommand wrapped by |command| Command::Messaging(Box::new(command));
+    Opened => (),
+    Closed => (),
+    SeeUser => (),
+    ApplyAccounts => (),
+    EndTokens => (),
+    Follow => Followed,
+    Unfollow => Unfollowed,
+    Publish => Published,
+    ListChannels => Vec<ChannelView>,
+    DescribeChannel => Option<ChannelView>,
+    ReadHistory => History,
+    DefineChannel => ChannelView,
+    DeleteChannel => (),
+    JoinRoom => Joined,
+    LeaveRoom => Left,
+    Chat => Chatted,
+    SendEnvelope => Delivered,
+    Broadcast => Delivered,
+    ListOnline => Online,
+    ListConnections => Connections,
+    DescribeConnection => Option<Box<ConnectionView>>,
+    Disconnect => (),
+    SetSubscription => (),
+    SetMetadata => (),
+    ChatAs => Published,
+    PingAll => (),
+    StoreChange => Written,
+    SendPrivate => Stored,
+    SendToGroup => Stored,
+    ReadUnwritten => Vec<Arc<JournalEntry>>,
 }

@@ -23,14 +23,13 @@ use bytes::Bytes;
 use super::State;
 use super::backplane::{BackplaneRequest, BackplaneResponse, NoResponse, TypedRequest};
 use super::channels::ChannelView;
-use super::command::{PutReply, RefusedEntry, View};
 use super::durable::{Write, WriteResult};
-use super::entry::Entry;
+use super::entry::{Applied, Entry};
 use super::event::DomainEvent;
 use super::messaging::aim::Aim;
 use super::messaging::replies::{Followed, Unfollowed};
-use super::registry::Announcement;
-use super::registry::listing::FoundInstance;
+use super::registry::replies::{FoundInstance, PutReply, RefusedEntry};
+use super::registry::views::{Announcement, View};
 use super::reply::{Delivery, Reply, ReplyTo};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, MessageId, ShardSet, Topic};
@@ -133,23 +132,6 @@ pub enum AppendReply {
     Defined(ReplyTo<ChannelView>),
     /// To the deletion of a channel.
     Deleted(ReplyTo<()>),
-}
-
-/// What an applied entry came to.
-#[derive(Debug)]
-pub enum Applied {
-    /// Nothing that anyone is told.
-    Done,
-    /// A batch was applied, but for these entries.
-    Batch(Vec<RefusedEntry>),
-    /// Whether what it is about was there.
-    Found(bool),
-    /// What came of a conditional registration.
-    Put(PutReply),
-    /// The instance that was renewed.
-    Instance(Option<FoundInstance>),
-    /// The channel is defined, or was before.
-    Defined(Result<ChannelView, Refusal>),
 }
 
 impl AppendReply {

@@ -13,11 +13,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::channels::ChannelView;
 use super::cluster_presence::PresenceUpdate;
-use super::registry::listing::Pull;
+use super::registry::pull_outs::Pull;
+use super::registry::replies::{FoundInstance, PutReply, RefusedEntry};
 use crate::id::{ChannelName, InstanceIdentity, ServiceName, UserId};
 use crate::limits;
 use crate::wire::instance::Registration;
+use crate::wire::refusal::Refusal;
 
 /// The form of entries and snapshots. A node that reads a newer one stops rather than guess.
 pub const FORMAT: u32 = 1;
@@ -137,6 +140,23 @@ pub struct LogItem {
     pub at_ms: u64,
     /// The entry.
     pub entry: Entry,
+}
+
+/// What an applied entry came to.
+#[derive(Debug)]
+pub enum Applied {
+    /// Nothing that anyone is told.
+    Done,
+    /// A batch was applied, but for these entries.
+    Batch(Vec<RefusedEntry>),
+    /// Whether what it is about was there.
+    Found(bool),
+    /// What came of a conditional registration.
+    Put(PutReply),
+    /// The instance that was renewed.
+    Instance(Option<FoundInstance>),
+    /// The channel is defined, or was before.
+    Defined(Result<ChannelView, Refusal>),
 }
 
 /// An entry as the log carries it. None where an instance's text is no JSON, which cannot be.

@@ -17,8 +17,7 @@
 use std::collections::HashSet;
 
 use super::durable::PeopleImage;
-use super::effect::Applied;
-use super::entry::LogItem;
+use super::entry::{Applied, LogItem};
 use super::snapshot::Snapshot;
 use super::{Settings, State};
 use crate::clock::Moment;
@@ -75,9 +74,11 @@ mod tests {
     use crate::clock::Clock;
     use crate::id::{ConnId, ShardId, Slot, UserId};
     use crate::state::cluster_presence::PresenceUpdate;
-    use crate::state::command::{Ask as _, Snapshot, Subscribe, Subscribed};
+    use crate::state::command::Ask as _;
     use crate::state::entry::{Bounds, Entry};
     use crate::state::people::{Opened, Person};
+    use crate::state::registry::commands::{Snapshot, Subscribe};
+    use crate::state::registry::views::Subscribed;
     use crate::state::{empty_image, lone_node, new_node};
     use crate::wire::command::Since;
     use crate::wire::instance::Instance;

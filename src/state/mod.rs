@@ -46,17 +46,19 @@ use crate::limits::Limits;
 use crate::wire::refusal::Refusal;
 use channels::Channels;
 use cluster_state::{ClusterState, JournalTail};
-use command::{
-    FindInstance, Heartbeat, ListInstances, Operate, Operation, Protect, PutInstance, ReadAllViews,
-    ReadDelta, ReadLeases, ReadSnapshot, ReadViews, Register, RegistryCommand, RenewInstance,
-    ServiceViews, Subscribe, SubscribeAll, SubscribedToAll, Unregister, View,
-};
+use command::RegistryCommand;
 use durable::PeopleImage;
-use effect::{Append, AppendReply, Applied, Effect};
-use entry::{Entry, LogItem};
+use effect::{Append, AppendReply, Effect};
+use entry::{Applied, Entry, LogItem};
 use people::People;
 use registry::Registry;
-use registry::lease::Decision;
+use registry::commands::{
+    FindInstance, Heartbeat, ListInstances, Operate, Operation, Protect, ReadAllViews, ReadDelta,
+    ReadLeases, ReadSnapshot, ReadViews, Register, RenewInstance, Subscribe, SubscribeAll,
+    Unregister,
+};
+use registry::decide::Decision;
+use registry::views::{ServiceViews, SubscribedToAll, View};
 use reply::{Reply, ReplyTo};
 
 pub use command::{Ask, Command};
@@ -198,7 +200,7 @@ impl State {
                 let decision = registry.decide(Entry::Protect { service, enabled }, now);
                 self.carry_out(decision, reply, AppendReply::Found, now);
             }
-            C::PutInstance(PutInstance(put), reply) => {
+            C::PutInstance(put, reply) => {
                 let decision = registry.decide_put(put, now);
                 self.carry_out(decision, reply, AppendReply::Put, now);
             }
@@ -236,8 +238,8 @@ impl State {
                 self.reply(reply, Ok(leases));
             }
             C::ListInstances(ListInstances, reply) => {
-                let rolls = registry.list_instances(now);
-                self.reply(reply, Ok(rolls));
+                let listing = registry.list_instances(now);
+                self.reply(reply, Ok(listing));
             }
             C::FindInstance(FindInstance { service, instance }, reply) => {
                 let found = registry.find_instance(&service, &instance);
@@ -454,7 +456,7 @@ mod tests {
     use super::*;
     use crate::id::{ChannelName, Epoch, ServiceName};
     use crate::rng::Rng;
-    use crate::state::command::Snapshot;
+    use crate::state::registry::commands::Snapshot;
     use crate::wire::command::Since;
     use crate::wire::instance::Instance;
 

@@ -18,10 +18,6 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::channels::ChannelView;
-use super::command::{
-    Delta, Picture, PutReply, RefusedEntry, ServiceLeases, ServiceViews, Subscribed,
-    SubscribedToAll, View,
-};
 use super::durable::Written;
 use super::journal::JournalEntry;
 use super::messaging::replies::{
@@ -29,7 +25,9 @@ use super::messaging::replies::{
     Unfollowed,
 };
 use super::people::ConnectionView;
-use super::registry::listing::{FoundInstance, InstanceListing};
+use super::registry::listing::InstanceListing;
+use super::registry::replies::{FoundInstance, PutReply, RefusedEntry, ServiceLeases};
+use super::registry::views::{Delta, Picture, ServiceViews, Subscribed, SubscribedToAll, View};
 use crate::id::{ConnId, ServiceName, ShardId};
 use crate::wire::command::{Family, Rejected};
 use crate::wire::instance::{Instance, InstanceKey};

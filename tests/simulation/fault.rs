@@ -11,8 +11,8 @@ use fanfare::internals::mailbox::{Bell, mailbox};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::shard::Shard;
 use fanfare::internals::state::Command;
-use fanfare::internals::state::command::RefusedEntry;
-use fanfare::internals::state::messaging::commands::MessagingCommand;
+use fanfare::internals::state::command::MessagingCommand;
+use fanfare::internals::state::registry::replies::RefusedEntry;
 use fanfare::internals::state::reply::{BatchContext, Reply as _};
 use fanfare::internals::stats::Stats;
 

@@ -14,9 +14,10 @@ use fanfare::internals::mailbox::to_shard::ShardMessage;
 use fanfare::internals::mailbox::{Bell, MailboxReceiver, MailboxSender, mailbox};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::shard::{self, Shard};
-use fanfare::internals::state::command::{
-    Heartbeat, Operate, Operation, Protect, ReadViews, Register, SubscribeAll, Unregister, View,
+use fanfare::internals::state::registry::commands::{
+    Heartbeat, Operate, Operation, Protect, ReadViews, Register, SubscribeAll, Unregister,
 };
+use fanfare::internals::state::registry::views::View;
 use fanfare::internals::state::registry::{self, Registry};
 use fanfare::internals::state::reply::{ReplyTo, SubscribeAllContext};
 use fanfare::internals::state::{self, Ask, Command, State};

@@ -38,10 +38,13 @@ use crate::http::reply::{self, Problem, Reply};
 use crate::http::{Query, RequestContext, body, decoded, log, pages, registry};
 use crate::id::ServiceName;
 use crate::limits;
-use crate::state::command::{
-    FindInstance, Heartbeat, Operate, Operation, PutInstance, PutReply, RenewInstance, Unregister,
+use crate::state::registry::commands::{
+    FindInstance, Heartbeat, Operate, Operation, PutInstance, RenewInstance, Unregister,
 };
-use crate::state::registry::listing::{FoundInstance, Pull, Put, Step};
+use crate::state::registry::listing::Step;
+use crate::state::registry::pull_outs::Pull;
+use crate::state::registry::replies::FoundInstance;
+use crate::state::registry::replies::PutReply;
 use crate::wire::instance::{Instance, Registration};
 use crate::wire::refusal::{Code, Refusal};
 use credentials::LoginLocks;
@@ -247,7 +250,7 @@ async fn read(
         Resource::Instance(app, id) => {
             let found = find(context, &app, &id, false).await?.map(|found| {
                 let mut text = String::new();
-                let instance = EurekaInstance::of(&found.entry);
+                let instance = EurekaInstance::of(&found.instance);
                 let action = model::action(Step::Added);
                 write::put_instance(&mut text, encoding.format, &instance, action);
                 encoding.of(response_cache::wrap_instance(encoding.format, &text))
@@ -376,14 +379,14 @@ enum Change {
 
 /// What a registration makes of the instance that is registered already.
 fn step(sent: &EurekaRegistration, before: Option<&FoundInstance>) -> Change {
-    let newest_ms = before.and_then(|found| model::dirty_ms(&found.entry.json));
+    let newest_ms = before.and_then(|found| model::dirty_ms(&found.instance.json));
     if let (Some(newest_ms), Some(dirty_ms)) = (newest_ms, sent.dirty_ms)
         && newest_ms > dirty_ms
     {
         return Change::Keep;
     }
     let region = before.and_then(|found| {
-        let before: Instance = serde_json::from_slice(&found.entry.json).ok()?;
+        let before: Instance = serde_json::from_slice(&found.instance.json).ok()?;
         before.region_id
     });
     let pull = if sent.is_out() { Pull::OutItself } else { Pull::InIfItself };
@@ -409,14 +412,14 @@ async fn change(
             },
         };
         let registration: Registration = instance.register().map_err(wrong)?;
-        let expected = before.map(|found| found.entry.json);
+        let expected = before.map(|found| found.instance.json);
         // The bound also holds for metadata that is added bit by bit. An instance that was registered
         // before the bound was lowered may keep its size.
         let stands = expected.as_ref().map_or(0, Bytes::len);
         let bytes_max = context.app.limits.instance_bytes_max.max(stands);
         let too_large = |fault| Problem::new(413, Code::TooLarge, fault);
         let registration = registration.within(bytes_max).map_err(too_large)?;
-        match context.ask(PutInstance(Put { registration, expected, pull })).await? {
+        match context.ask(PutInstance { registration, expected, pull }).await? {
             PutReply::Done => return Ok(()),
             PutReply::Refused(code) => {
                 let problem = Problem::new(code.http_status(), code, "there is no room for more");
@@ -439,7 +442,7 @@ async fn renew(
     let found = find(context, app, id, true).await?.ok_or_else(not_found)?;
     let theirs_ms = query.get("lastDirtyTimestamp").and_then(|text| text.parse::<u64>().ok());
     if let Some(theirs_ms) = theirs_ms {
-        let entry = &found.entry;
+        let entry = &found.instance;
         let ours_ms = model::dirty_ms(&entry.json).unwrap_or(entry.changed_ms);
         if theirs_ms > ours_ms {
             // The client's copy is newer. A 404 makes it register again.
@@ -486,7 +489,7 @@ async fn set_status(
 async fn end_override(context: &RequestContext, app: &str, id: &str) -> Result<Reply, Problem> {
     let mut before = find(context, app, id, true).await?.ok_or_else(not_found)?;
     let reported = instance_of(Some(&before))?.map(model::without_override);
-    if before.entry.is_pulled_out && !matches!(reported, Some(AfterOverride::Status(_))) {
+    if before.instance.is_pulled_out && !matches!(reported, Some(AfterOverride::Status(_))) {
         // An operator pulled it out. The instance may have reported itself as out, too.
         operate(context, before, Operation::PullIn).await?;
         before = find(context, app, id, false).await?.ok_or_else(not_found)?;
@@ -540,7 +543,7 @@ async fn add_metadata(
 /// The decoded instance. None if it is gone.
 fn instance_of(found: Option<&FoundInstance>) -> Result<Option<Instance>, Problem> {
     let Some(found) = found else { return Ok(None) };
-    let instance = serde_json::from_slice(&found.entry.json);
+    let instance = serde_json::from_slice(&found.instance.json);
     instance.map(Some).map_err(|_| Refusal::internal().into())
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::limits;
-use crate::state::registry::listing::{Entry, Step};
+use crate::state::registry::listing::{ListedInstance, Step};
 use crate::wire::instance::{Instance, Status};
 
 /// The metadata key of the hidden fields. XML cannot carry such a name, so no client has a key of its
@@ -328,7 +328,7 @@ pub(super) struct EurekaInstance {
 
 impl EurekaInstance {
     /// Describes an instance to Eureka's clients.
-    pub(super) fn of(entry: &Entry) -> EurekaInstance {
+    pub(super) fn of(entry: &ListedInstance) -> EurekaInstance {
         // The registry holds JSON that was written from the same type.
         let instance: Instance = serde_json::from_slice(&entry.json).unwrap_or_default();
         let kept = HiddenMetadata::of(&instance);
@@ -514,9 +514,9 @@ pub(super) fn is_own_key(key: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn entry(instance: &Instance) -> Entry {
+    fn entry(instance: &Instance) -> ListedInstance {
         let registration = instance.register().expect("valid");
-        Entry {
+        ListedInstance {
             ttl_ms: registration.lease_ttl_ms.unwrap_or(20_000),
             json: registration.json,
             registered_ms: 1,
@@ -645,7 +645,7 @@ mod tests {
                     .is_out()
         );
         assert!(!sent().is_out());
-        let entry = Entry { is_pulled_out: true, ..entry(&out.instance(None)) };
+        let entry = ListedInstance { is_pulled_out: true, ..entry(&out.instance(None)) };
         let described = EurekaInstance::of(&entry);
         assert_eq!(
             (described.status, described.overridden),

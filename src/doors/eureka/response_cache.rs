@@ -33,8 +33,10 @@ use crate::http::budget::Permit;
 use crate::http::reply::Problem;
 use crate::http::{RequestContext, body};
 use crate::limits;
-use crate::state::command::ListInstances;
-use crate::state::registry::listing::{Entry, InstanceListing, RecentChange, ServiceListing, Step};
+use crate::state::registry::commands::ListInstances;
+use crate::state::registry::listing::{
+    InstanceListing, ListedInstance, RecentChange, ServiceListing, Step,
+};
 
 /// How a response is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +86,7 @@ pub(super) struct Listing {
 /// A service's part of a response.
 #[derive(Debug)]
 struct Part {
-    roster: Arc<ServiceListing>,
+    listing: Arc<ServiceListing>,
     keys: Vec<LookupKeys>,
     counts: StatusCounts,
     texts: [OnceLock<ApplicationText>; 2],
@@ -140,14 +142,14 @@ impl StatusCounts {
 
 impl ApplicationText {
     fn of(
-        roster: &ServiceListing,
+        listing: &ServiceListing,
         format: Format,
         mut visit: impl FnMut(&EurekaInstance),
     ) -> ApplicationText {
-        let mut text = String::with_capacity(roster.entries.len() * 1_400 + 64);
-        let mut spans = Vec::with_capacity(roster.entries.len());
-        open_application(&mut text, format, &roster.service.as_str().to_ascii_uppercase());
-        for (index, entry) in roster.entries.iter().enumerate() {
+        let mut text = String::with_capacity(listing.instances.len() * 1_400 + 64);
+        let mut spans = Vec::with_capacity(listing.instances.len());
+        open_application(&mut text, format, &listing.service.as_str().to_ascii_uppercase());
+        for (index, entry) in listing.instances.iter().enumerate() {
             if index > 0 {
                 text.push_str(separator(format));
             }
@@ -168,10 +170,10 @@ impl ApplicationText {
 }
 
 impl Part {
-    fn new(roster: Arc<ServiceListing>, format: Format) -> Part {
+    fn new(listing: Arc<ServiceListing>, format: Format) -> Part {
         let (mut keys, mut counts) =
-            (Vec::with_capacity(roster.entries.len()), StatusCounts::default());
-        let text = ApplicationText::of(&roster, format, |instance| {
+            (Vec::with_capacity(listing.instances.len()), StatusCounts::default());
+        let text = ApplicationText::of(&listing, format, |instance| {
             counts.add(instance.status);
             keys.push(LookupKeys {
                 instance_id: instance.instance_id.clone(),
@@ -183,12 +185,12 @@ impl Part {
         let texts = [OnceLock::new(), OnceLock::new()];
         // Cannot fail: the cell is new.
         let _ = texts[format as usize].set(text);
-        Part { roster, keys, counts, texts, deflated: [OnceLock::new(), OnceLock::new()] }
+        Part { listing, keys, counts, texts, deflated: [OnceLock::new(), OnceLock::new()] }
     }
 
     fn text(&self, format: Format) -> &ApplicationText {
         self.texts[format as usize]
-            .get_or_init(|| ApplicationText::of(&self.roster, format, |_| ()))
+            .get_or_init(|| ApplicationText::of(&self.listing, format, |_| ()))
     }
 
     fn deflated(&self, format: Format) -> &DeflatedPart {
@@ -197,7 +199,7 @@ impl Part {
     }
 
     fn bytes(&self) -> usize {
-        self.roster.entries.iter().map(|entry| entry.json.len()).sum()
+        self.listing.instances.iter().map(|entry| entry.json.len()).sum()
     }
 }
 
@@ -207,11 +209,11 @@ impl Listing {
         let parts: Vec<Arc<Part>> = rolls
             .services
             .into_iter()
-            .map(|roster| {
-                let same = before.and_then(|before| before.part(roster.service.as_str()));
-                match same.filter(|part| Arc::ptr_eq(&part.roster, &roster)) {
+            .map(|listing| {
+                let same = before.and_then(|before| before.part(listing.service.as_str()));
+                match same.filter(|part| Arc::ptr_eq(&part.listing, &listing)) {
                     Some(part) => Arc::clone(part),
-                    None => Arc::new(Part::new(roster, format)),
+                    None => Arc::new(Part::new(listing, format)),
                 }
             })
             .collect();
@@ -230,7 +232,7 @@ impl Listing {
     }
 
     fn part(&self, service: &str) -> Option<&Arc<Part>> {
-        let found = self.parts.binary_search_by(|part| part.roster.service.as_str().cmp(service));
+        let found = self.parts.binary_search_by(|part| part.listing.service.as_str().cmp(service));
         found.ok().and_then(|index| self.parts.get(index))
     }
 
@@ -297,12 +299,12 @@ impl Listing {
             .filter(|one| is_complete || one.step == Step::Deleted)
             .collect();
         let oldest_ms = recent.iter().map(|one| one.at_ms).min();
-        let mut named: Vec<(&str, &Entry, Step)> =
-            recent.iter().map(|one| (one.service.as_str(), &one.entry, one.step)).collect();
+        let mut named: Vec<(&str, &ListedInstance, Step)> =
+            recent.iter().map(|one| (one.service.as_str(), &one.instance, one.step)).collect();
         if !is_complete {
             for part in &self.parts {
-                let name = part.roster.service.as_str();
-                let entries = part.roster.entries.iter();
+                let name = part.listing.service.as_str();
+                let entries = part.listing.instances.iter();
                 named.extend(entries.map(|entry| (name, entry, Step::Modified)));
             }
         }
@@ -344,7 +346,7 @@ impl Listing {
                 if vips.split(',').any(|one| one.trim().eq_ignore_ascii_case(vip)) {
                     counts.add(keys.status);
                     let text = part.text(format).instance_text(index);
-                    found.push((part.roster.service.as_str(), text));
+                    found.push((part.listing.service.as_str(), text));
                 }
             }
         }
@@ -464,12 +466,12 @@ impl ResponseCache {
         }
         let rolls = context.ask(ListInstances).await?;
         let before = self.document.read().clone();
-        let is_old = |roster: &ServiceListing| {
-            before.as_ref().is_some_and(|it| it.listing_version >= roster.listing_version)
+        let is_old = |listing: &ServiceListing| {
+            before.as_ref().is_some_and(|it| it.listing_version >= listing.listing_version)
         };
-        let fresh = rolls.services.iter().filter(|roster| !is_old(roster));
+        let fresh = rolls.services.iter().filter(|listing| !is_old(listing));
         let bytes: usize =
-            fresh.flat_map(|roster| roster.entries.iter().map(|entry| entry.json.len())).sum();
+            fresh.flat_map(|listing| listing.instances.iter().map(|entry| entry.json.len())).sum();
         let document = body::beside(bytes > limits::DECODE_INLINE_BYTES_MAX, move || {
             Arc::new(Listing::new(rolls, before.as_deref(), format))
         })
@@ -526,7 +528,7 @@ impl ResponseCache {
             return Ok((bytes, None));
         }
         let (shared, answers) = (Arc::clone(&document), Arc::clone(&context.answers));
-        let changed: usize = document.recent.iter().map(|one| one.entry.json.len()).sum();
+        let changed: usize = document.recent.iter().map(|one| one.instance.json.len()).sum();
         let is_long = changed > limits::DECODE_INLINE_BYTES_MAX
             || now_ms < document.complete_from_ms && document.is_large();
         let (until_ms, bytes) =

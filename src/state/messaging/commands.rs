@@ -1,25 +1,17 @@
-//! Commands about connections, users, channels, rooms and messages.
+//! Commands about connections, users, channels, rooms and messages. `state::command` lists them with
+//! their replies.
 //!
 //! Imports `address`, `id`, `wire` and its siblings. Imported by `state`, `shard`, `control`, `http` and
 //! `server`.
 
-use std::sync::Arc;
-
 use serde_json::value::RawValue;
 
 use super::aim::{Aimed, To};
-use super::replies::{
-    Chatted, Connections, Delivered, Followed, History, Joined, Left, Online, Published, Stored,
-    Unfollowed,
-};
 use crate::address::AddressBlock;
 use crate::id::{ChannelName, ConnId, ConnName, RequestId, UserId};
-use crate::state::channels::ChannelView;
-use crate::state::command::{Ask, Command, commands};
-use crate::state::durable::{AccountChange, EndedToken, Write, Written};
-use crate::state::journal::{JournalEntry, Page};
-use crate::state::people::{ConnectionView, Opened, Person};
-use crate::state::reply::ReplyTo;
+use crate::state::durable::{AccountChange, EndedToken, Write};
+use crate::state::journal::Page;
+use crate::state::people::Person;
 use crate::wire::command::SinceOffset;
 use crate::wire::talk::{Envelope, Publication};
 
@@ -32,41 +24,6 @@ pub enum Publisher {
     Connection(ConnId),
     /// A request from an address block; none where the address is unknown.
     Request(Option<AddressBlock>),
-}
-
-commands! {
-    /// A command about connections, users, channels, rooms and messages.
-    MessagingCommand wrapped by |command| Command::Messaging(Box::new(command));
-    Opened => (),
-    Closed => (),
-    SeeUser => (),
-    ApplyAccounts => (),
-    EndTokens => (),
-    Follow => Followed,
-    Unfollow => Unfollowed,
-    Publish => Published,
-    ListChannels => Vec<ChannelView>,
-    DescribeChannel => Option<ChannelView>,
-    ReadHistory => History,
-    DefineChannel => ChannelView,
-    DeleteChannel => (),
-    JoinRoom => Joined,
-    LeaveRoom => Left,
-    Chat => Chatted,
-    SendEnvelope => Delivered,
-    Broadcast => Delivered,
-    ListOnline => Online,
-    ListConnections => Connections,
-    DescribeConnection => Option<Box<ConnectionView>>,
-    Disconnect => (),
-    SetSubscription => (),
-    SetMetadata => (),
-    ChatAs => Published,
-    PingAll => (),
-    StoreChange => Written,
-    SendPrivate => Stored,
-    SendToGroup => Stored,
-    ReadUnwritten => Vec<Arc<JournalEntry>>,
 }
 
 /// A connection has ended.

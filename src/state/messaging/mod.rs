@@ -32,6 +32,7 @@ mod user_name;
 use bytes::Bytes;
 
 use super::State;
+use super::command::MessagingCommand;
 use super::effect::{Effect, Message};
 use super::reply::{Reply, ReplyTo};
 use crate::clock::Moment;
@@ -42,8 +43,8 @@ use crate::wire::refusal::{Code, Refusal};
 use aim::Aim;
 use commands::{
     ApplyAccounts, Closed, DeleteChannel, DescribeChannel, DescribeConnection, Disconnect,
-    EndTokens, LeaveRoom, ListChannels, ListOnline, MessagingCommand, PingAll, ReadUnwritten,
-    SeeUser, StoreChange, Unfollow,
+    EndTokens, LeaveRoom, ListChannels, ListOnline, PingAll, ReadUnwritten, SeeUser, StoreChange,
+    Unfollow,
 };
 
 pub(super) use channel::is_defined;

@@ -23,156 +23,18 @@
 //!
 //! Imports `limits` and its siblings. Part of `state::registry`.
 
-use super::listing::{FoundInstance, Put};
-use super::log_position::{LogPosition, SELF};
+use super::Registry;
+use super::commands::PutInstance;
+use super::log_position::{Commit, SELF};
 use super::pull_outs::Operator;
-use super::{Announcement, Registry, Settings};
+use super::replies::RefusedEntry;
 use crate::clock::Moment;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
-use crate::state::command::{FindInstance, PutReply, RefusedEntry};
-use crate::state::effect::Applied;
-use crate::state::entry::{Bounds, Entry, LogItem};
-use crate::wire::instance::Registration;
-use crate::wire::refusal::{Code, Refusal};
-
-/// What the registry decides about a write.
-pub(in crate::state) enum Decision<T> {
-    /// It is done, or cannot be done.
-    Reply(Result<T, Refusal>),
-    /// It goes through the log.
-    Append(Entry),
-}
-
-/// An entry's place in the log, as the registry applies it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Commit {
-    /// The node that decided the entry.
-    pub(super) owner: u32,
-    /// The entry's number in the log; a lease that it gives an owner has this number.
-    pub(super) lease: u64,
-    /// Now, with the wall clock of the deciding node: all nodes show the same time of a change.
-    pub(super) at: Moment,
-}
+use crate::state::entry::{Applied, Entry, LogItem};
+use crate::wire::refusal::Code;
 
 impl Registry {
-    /// Makes an empty registry one of several; `node` is its own name.
-    #[must_use]
-    pub fn replicated(mut self, node: &str) -> Registry {
-        self.log = Box::new(LogPosition::joining(node));
-        self
-    }
-
-    /// This node's place in the log, and what it knows of the other nodes.
-    pub fn log(&self) -> &LogPosition {
-        &self.log
-    }
-
-    /// Decides on a write that the log has to order: it is refused where the log is out of reach.
-    pub(in crate::state) fn decide<T>(&self, entry: Entry, now: Moment) -> Decision<T> {
-        match self.check_reach(now) {
-            Ok(()) => Decision::Append(entry),
-            Err(refusal) => Decision::Reply(Err(refusal)),
-        }
-    }
-
-    /// Decides on registrations.
-    pub(in crate::state) fn decide_register(
-        &self,
-        mut list: Vec<Registration>,
-        now: Moment,
-    ) -> Decision<Vec<RefusedEntry>> {
-        for sent in &mut list {
-            sent.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
-        }
-        self.decide(Entry::Register { list, bounds: self.bounds() }, now)
-    }
-
-    /// Decides on a registration that was made with the one before in mind.
-    pub(in crate::state) fn decide_put(&self, put: Put, now: Moment) -> Decision<PutReply> {
-        let Put { mut registration, expected, pull } = put;
-        registration.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
-        let bounds = self.bounds();
-        self.decide(Entry::Put { registration, expected, pull, bounds }, now)
-    }
-
-    /// Decides on heartbeats: those of leases that are all this node's need no entry.
-    pub(in crate::state) fn decide_heartbeat(
-        &mut self,
-        identities: Vec<InstanceIdentity>,
-        now: Moment,
-    ) -> Decision<Vec<RefusedEntry>> {
-        if let Err(refusal) = self.check_reach(now) {
-            return Decision::Reply(Err(refusal));
-        }
-        if self.renew_at_once(&identities, now) {
-            return Decision::Reply(Ok(Vec::new()));
-        }
-        Decision::Append(Entry::Renew(identities))
-    }
-
-    /// Decides on the heartbeat of an instance in whatever region. This node finds the region, for
-    /// nodes may know of different ones.
-    pub(in crate::state) fn decide_beat(
-        &mut self,
-        find: &FindInstance,
-        now: Moment,
-    ) -> Decision<Option<FoundInstance>> {
-        if let Err(refusal) = self.check_reach(now) {
-            return Decision::Reply(Err(refusal));
-        }
-        let Some(index) = self.find_anywhere(find.service.as_str(), &find.instance) else {
-            return Decision::Reply(Ok(None));
-        };
-        let identity = self.members[index as usize].identity.clone();
-        if !self.renew_at_once(std::slice::from_ref(&identity), now) {
-            return Decision::Append(Entry::Beat(identity));
-        }
-        Decision::Reply(Ok(Some(self.found(index))))
-    }
-
-    /// Whether the log can be written to. Not by the mark alone: what is accepted while nobody looks
-    /// at the clock would be lost.
-    fn check_reach(&self, now: Moment) -> Result<(), Refusal> {
-        if self.log.is_cut_off || self.log.is_silent(now) {
-            return Err(Refusal::unavailable());
-        }
-        Ok(())
-    }
-
-    /// Renews leases that are all this node's and in good standing. Else nothing is done.
-    ///
-    /// Somebody may have taken one over, in an entry that is not applied here yet; then this renewal
-    /// counts for nothing. It can be so for [`limits::CLUSTER_CONTACT_MS`] at most, because whatever
-    /// was in the log at the last contact is applied, and whoever takes over waits for as long.
-    fn renew_at_once(&mut self, identities: &[InstanceIdentity], now: Moment) -> bool {
-        if !self.log.contacts.is_empty() {
-            return false;
-        }
-        let mut renewing = std::mem::take(&mut self.renewing);
-        let simple = identities.iter().map_while(|identity| {
-            let index = self.find_index(identity)?;
-            let member = &self.members[index as usize];
-            let is_simple = member.owner == SELF && !member.is_overdue && !member.is_proposed;
-            is_simple.then_some(index)
-        });
-        renewing.extend(simple);
-        let is_done = renewing.len() == identities.len();
-        for index in renewing.drain(..) {
-            if is_done {
-                self.renew(index, now);
-            }
-        }
-        self.renewing = renewing;
-        is_done
-    }
-
-    /// How much this node lets the registry hold.
-    fn bounds(&self) -> Bounds {
-        let Settings { instances_max, instances_bytes_max, services_max, .. } = self.settings;
-        Bounds { instances_max, services_max, instances_bytes_max }
-    }
-
     /// Counts an entry. Returns false where the entry was written twice and is applied.
     pub(in crate::state) fn record(&mut self, item: &LogItem) -> bool {
         self.log.record(item)
@@ -196,7 +58,7 @@ impl Registry {
             }
             Entry::Renew(identities) => Applied::Batch(self.renew_all(&identities, &commit)),
             Entry::Put { registration, expected, pull, bounds } => {
-                let put = Put { registration, expected, pull };
+                let put = PutInstance { registration, expected, pull };
                 Applied::Put(self.put(put, &bounds, &commit))
             }
             Entry::Beat(identity) => {
@@ -421,102 +283,6 @@ impl Registry {
             _ => {}
         }
     }
-
-    /// News of the log's engine: when it last answered, which nodes are alive.
-    pub(in crate::state) fn on_nodes(
-        &mut self,
-        alive: &[String],
-        (contact_ms, newest): (u64, u64),
-    ) {
-        let log = &mut self.log;
-        log.note_contact(contact_ms, newest);
-        let first = alive.iter().min();
-        log.is_leader = first.is_some_and(|first| **first == **log.own_name());
-        if !log.is_leader || log.is_cut_off || log.takeovers_pending > 0 {
-            return;
-        }
-        let orphaning: Vec<u32> = (1..)
-            .zip(&log.nodes[1..])
-            .filter(|(node, name)| {
-                let is_alive = alive.iter().any(|alive| **alive == ***name);
-                log.leases_owned[*node as usize] > 0 && !is_alive
-            })
-            .map(|(node, _)| node)
-            .collect();
-        if orphaning.is_empty() {
-            return;
-        }
-        let orphans: Vec<InstanceIdentity> = self
-            .members
-            .iter()
-            .filter(|(_, member)| orphaning.contains(&member.owner))
-            .map(|(_, member)| member.identity.clone())
-            .collect();
-        let nodes: Vec<&str> = orphaning.iter().map(|&node| &*log.nodes[node as usize]).collect();
-        tracing::info!(
-            target: "fanfare::cluster",
-            leases = orphans.len(),
-            of = nodes.join(", "),
-            "leases of nodes that are gone are taken over"
-        );
-        for piece in orphans.chunks(limits::COMMAND_ENTRIES_MAX) {
-            log.proposals.push(Entry::TakeOverLeases(piece.to_vec()));
-            log.takeovers_pending += 1;
-        }
-    }
-
-    /// Marks or unmarks all services as cut off, where that is news.
-    pub(in crate::state) fn check_contact(&mut self, now: Moment) {
-        let log = &mut self.log;
-        let is_cut_off = log.is_silent(now);
-        if std::mem::replace(&mut log.is_cut_off, is_cut_off) == is_cut_off {
-            return;
-        }
-        log.contact_changed = true;
-        let services: Vec<usize> = self.services.iter().map(|(service, _)| service).collect();
-        for service in services {
-            self.services[service].is_cut_off = is_cut_off;
-            self.touch(service);
-        }
-        if is_cut_off {
-            tracing::info!("contact with the other nodes is lost: registry writes are refused");
-        } else {
-            tracing::info!("in contact with the other nodes: registry writes are taken");
-        }
-    }
-
-    /// Whether the log has not been heard of, or not been followed, for too long.
-    pub fn is_cut_off(&self) -> bool {
-        self.log.is_cut_off
-    }
-
-    /// Tells followers of services that were never seen where contact was lost or found since this
-    /// was last called. The registry knows of no followers; it is given all that are followed.
-    pub fn announce_contact_change<'a>(&mut self, followed: impl Iterator<Item = &'a ServiceName>) {
-        let log = &mut self.log;
-        if !std::mem::take(&mut log.contact_changed) {
-            return;
-        }
-        let degraded = log.is_cut_off;
-        let mut announcements = Vec::new();
-        for service in followed.filter(|name| self.find_service(name).is_none()) {
-            announcements.push(Announcement {
-                service: service.clone(),
-                begins: false,
-                from: 0,
-                revision: 0,
-                degraded,
-                changes: Vec::new(),
-            });
-        }
-        self.announcements.extend(announcements);
-    }
-
-    /// When contact has to be looked at by time alone.
-    pub(super) fn next_contact_check_ms(&self) -> Option<u64> {
-        let contact_ms = self.log.contact_ms.filter(|_| !self.log.is_cut_off)?;
-        Some(contact_ms + limits::CLUSTER_CONTACT_MS + 1)
-    }
 }
 
 /// What a node that is alone does with its log, for tests of the registry without a state.
@@ -530,7 +296,11 @@ impl Registry {
     }
 
     /// Registers an instance.
-    pub(super) fn register_alone(&mut self, sent: Registration, now: Moment) -> Result<(), Code> {
+    pub(super) fn register_alone(
+        &mut self,
+        sent: crate::wire::instance::Registration,
+        now: Moment,
+    ) -> Result<(), Code> {
         match self.append_alone(Entry::Register { list: vec![sent], bounds: self.bounds() }, now) {
             Applied::Batch(refused) => refused.first().map_or(Ok(()), |one| Err(one.code)),
             other => panic!("{other:?}"),
@@ -538,8 +308,8 @@ impl Registry {
     }
 
     /// Registers an instance with the one before in mind.
-    pub(super) fn put_alone(&mut self, put: Put, now: Moment) -> PutReply {
-        let (Put { registration, expected, pull }, bounds) = (put, self.bounds());
+    pub(super) fn put_alone(&mut self, put: PutInstance, now: Moment) -> super::replies::PutReply {
+        let (PutInstance { registration, expected, pull }, bounds) = (put, self.bounds());
         match self.append_alone(Entry::Put { registration, expected, pull, bounds }, now) {
             Applied::Put(reply) => reply,
             other => panic!("{other:?}"),

@@ -14,9 +14,12 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::rng::Rng;
-use crate::state::command::{Ask as _, Heartbeat, RefusedEntry, Register};
-use crate::state::effect::{AppendReply, Applied, Effect};
+use crate::state::command::Ask as _;
+use crate::state::effect::{AppendReply, Effect};
+use crate::state::entry::Applied;
 use crate::state::entry::{Bounds, Entry, LogItem};
+use crate::state::registry::commands::{Heartbeat, Register};
+use crate::state::registry::replies::RefusedEntry;
 use crate::state::reply::{Delivery, ReplyTo};
 use crate::state::snapshot::Snapshot;
 use crate::state::{State, empty_image, lone_node, new_node};

@@ -225,3 +225,14 @@ impl LogPosition {
         self.confirm_contact();
     }
 }
+
+/// An entry's place in the log, as the registry applies it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Commit {
+    /// The node that decided the entry.
+    pub(super) owner: u32,
+    /// The entry's number in the log; a lease that it gives an owner has this number.
+    pub(super) lease: u64,
+    /// Now, with the wall clock of the deciding node: all nodes show the same time of a change.
+    pub(super) at: Moment,
+}

@@ -31,6 +31,17 @@ impl Registry {
         }
     }
 
+    /// Counts a lease as overdue, proven or not before.
+    pub(super) fn mark_overdue(&mut self, index: u32, now: Moment) {
+        let member = &mut self.members[index as usize];
+        let was_unproven = std::mem::take(&mut member.is_unproven);
+        member.is_overdue = true;
+        let service = member.service;
+        self.services[service].overdue += 1;
+        self.services[service].unproven -= usize::from(was_unproven);
+        self.watch(service, now);
+    }
+
     /// When a watched service has to be judged by time alone.
     pub(super) fn judge_at_ms(&self, service: usize) -> Option<u64> {
         let service = &self.services[service];
@@ -131,7 +142,7 @@ impl Registry {
         }
         self.touch(service);
         self.services[service].degraded_since_ms = since_ms;
-        self.dirty_services.insert(service);
+        self.dirty.services.insert(service);
         let name = &self.services[service].name;
         if since_ms.is_some() {
             self.totals.degraded_services += 1;
@@ -158,7 +169,7 @@ impl Registry {
     pub(super) fn protect(&mut self, name: &ServiceName, enabled: bool, now: Moment) -> bool {
         let Some(service) = self.find_service(name) else { return false };
         self.services[service].protection_enabled = enabled;
-        self.dirty_services.insert(service);
+        self.dirty.services.insert(service);
         if !enabled {
             self.set_degraded(service, None);
             self.expire(service, now);

@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::{InstanceIdentity, UserId};
 use crate::limits;
 
@@ -56,6 +58,20 @@ impl PulledOutBy {
     pub(super) fn bytes(&self) -> usize {
         self.name().len() + self.user().map_or(0, |user| user.as_str().len())
     }
+}
+
+/// What a registration does about an instance's being pulled out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pull {
+    /// Nothing.
+    Keep,
+    /// It takes itself out, unless somebody else has.
+    OutItself,
+    /// It comes back, whoever took it out.
+    In,
+    /// It comes back where it had taken itself out.
+    InIfItself,
 }
 
 #[derive(Debug)]

@@ -1,17 +1,17 @@
 //! One service: its members, its revision, and the changes that led to it.
 //!
-//! Imports `id`, `limits` and `wire`. Imported by `state::registry` and `state::protection` only.
+//! Imports `id`, `limits`, `wire` and its siblings. Part of `state::registry`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Settings;
 use super::listing::ServiceListing;
+use super::settings::Settings;
+use super::views::View;
 use crate::id::{Epoch, ServiceName};
 use crate::limits;
-use crate::state::command::View;
 use crate::wire::event::{Change, Position, service_change};
 use crate::wire::instance_list::InstanceList;
 
@@ -49,8 +49,8 @@ pub(super) struct Service {
     pub(super) pending: Vec<Change>,
     pub(super) snapshot: Option<Snapshot>,
     /// Everyone of the service as of `listing_version`, once someone has asked.
-    pub(super) roster: Option<Arc<ServiceListing>>,
-    /// The registry's edition in which a member last changed.
+    pub(super) listing: Option<Arc<ServiceListing>>,
+    /// The registry's `listing_version` with the last change of a member.
     pub(super) listing_version: u64,
 
     /// Leases past their end that have not been expired.
@@ -86,7 +86,7 @@ impl Service {
             history_bytes: 0,
             pending: Vec::new(),
             snapshot: None,
-            roster: None,
+            listing: None,
             listing_version: 0,
             overdue: 0,
             unproven: 0,
@@ -107,11 +107,6 @@ impl Service {
     /// The mark as clients see it.
     pub(super) fn shows_degraded(&self) -> bool {
         self.is_degraded() || self.is_cut_off
-    }
-
-    /// Adds one step to what the present order has made.
-    pub(super) fn push(&mut self, change: Change) {
-        self.pending.push(change);
     }
 
     /// Ends the order: its steps become history. Returns the revision before them.

@@ -15,76 +15,18 @@
 //!
 //! Imports `id`, `limits` and `wire`. Part of `state`.
 //!
-//! [`Settings::snapshots_bytes_max`]: super::Settings::snapshots_bytes_max
-
-use std::collections::VecDeque;
+//! [`Settings::snapshots_bytes_max`]: super::settings::Settings::snapshots_bytes_max
 
 use bytes::Bytes;
 
 use super::Registry;
+use super::commands::Snapshot;
+use super::pictures::Replayed;
 use super::service::{self, Replay, is_shared};
+use super::views::{Instances, Picture, Subscribed};
 use crate::id::ServiceName;
 use crate::limits;
-use crate::state::command::{Instances, Picture, Snapshot, Subscribed};
 use crate::wire::command::Since;
-use crate::wire::instance_list::InstanceList;
-
-/// The answers to followers that are in memory once for several of them.
-#[derive(Debug, Default)]
-pub(super) struct Pictures {
-    /// Frames of changes, the oldest first.
-    replays: VecDeque<Replayed>,
-    replay_bytes: usize,
-    /// Snapshots that were replaced while somebody was being sent them.
-    retired: Vec<InstanceList>,
-}
-
-/// The changes of a service between two revisions.
-#[derive(Debug)]
-struct Replayed {
-    service: ServiceName,
-    since: u64,
-    revision: u64,
-    degraded: bool,
-    frame: Bytes,
-}
-
-impl Pictures {
-    /// Remembers a snapshot that was replaced for as long as it is being sent.
-    pub(super) fn retire(&mut self, snapshot: Option<InstanceList>) {
-        self.forget_sent();
-        self.retired.extend(snapshot);
-    }
-
-    /// Bytes of the replaced snapshots that are still being sent.
-    pub(super) fn retired_bytes(&mut self) -> usize {
-        self.forget_sent();
-        self.retired.iter().map(InstanceList::bytes).sum()
-    }
-
-    fn forget_sent(&mut self) {
-        self.retired.retain(|snapshot| !snapshot.is_unique());
-    }
-
-    fn find(&self, of: &ServiceName, since: u64, revision: u64, degraded: bool) -> Option<&Bytes> {
-        let is_it = |one: &&Replayed| {
-            (one.since, one.revision, one.degraded) == (since, revision, degraded)
-                && one.service == *of
-        };
-        self.replays.iter().find(is_it).map(|one| &one.frame)
-    }
-
-    fn keep(&mut self, replayed: Replayed) {
-        self.replay_bytes += replayed.frame.len();
-        self.replays.push_back(replayed);
-        while self.replays.len() > limits::REPLAYS_KEPT_MAX
-            || self.replay_bytes > limits::REPLAYS_KEPT_BYTES_MAX
-        {
-            let Some(oldest) = self.replays.pop_front() else { break };
-            self.replay_bytes -= oldest.frame.len();
-        }
-    }
-}
 
 impl Registry {
     /// Answers a subscription: where the service stands, and how the client gets there. None where

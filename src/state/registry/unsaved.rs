@@ -4,7 +4,8 @@
 //!
 //! Imports `state::snapshot` and its siblings. Part of `state::registry`. Imported by `store` and `control`.
 
-use super::Registry;
+use std::collections::{HashSet, VecDeque};
+
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
 
@@ -94,272 +95,51 @@ impl SetBound {
     pub const NONE: SetBound = SetBound { rows: usize::MAX, bytes: usize::MAX };
 }
 
-/// Something that changed and is not written yet, in the order in which it goes to the store.
+/// Marks of what changed and is not written yet.
+#[derive(Debug, Default)]
+pub(super) struct DirtySet {
+    pub(super) services: HashSet<usize>,
+    /// Services that the store has to forget as well.
+    pub(super) forgotten: HashSet<ServiceName>,
+    pub(super) instances: HashSet<InstanceIdentity>,
+    pub(super) pull_outs: HashSet<InstanceIdentity>,
+    /// The order in which these go to the store.
+    queue: VecDeque<Mark>,
+}
+
+/// One mark. That of an instance stands for its pull-out, too.
 #[derive(Debug)]
-pub(super) enum Unsaved {
+pub(super) enum Mark {
     Forgotten(ServiceName),
     Service(usize),
     Instance(InstanceIdentity),
-    PullOut(InstanceIdentity),
 }
 
-impl Registry {
-    /// Whether the store has something to be told.
-    pub fn is_dirty(&self) -> bool {
-        !self.dirty_services.is_empty()
-            || !self.dirty_forgotten.is_empty()
-            || !self.dirty_instances.is_empty()
-            || !self.dirty_pull_outs.is_empty()
+impl DirtySet {
+    pub(super) fn is_empty(&self) -> bool {
+        self.services.is_empty()
+            && self.forgotten.is_empty()
+            && self.instances.is_empty()
+            && self.pull_outs.is_empty()
     }
 
-    /// Forgets what changed, where nobody keeps it.
-    pub fn discard_changes(&mut self) {
-        self.dirty_services.clear();
-        self.dirty_forgotten.clear();
-        self.dirty_instances.clear();
-        self.dirty_pull_outs.clear();
-        self.unsaved.clear();
+    pub(super) fn clear(&mut self) {
+        self.services.clear();
+        self.forgotten.clear();
+        self.instances.clear();
+        self.pull_outs.clear();
+        self.queue.clear();
     }
 
-    /// Takes what changed and was not taken yet, up to a bound; what is beyond comes with the next
-    /// call, as it is then. A thing that changed more than once is named once. An instance goes with
-    /// its pull-out: what a kill between two sets leaves is true of each instance.
-    pub fn take_delta(&mut self, bound: SetBound) -> RegistryDelta {
-        let mut delta = RegistryDelta {
-            epoch: self.epoch().as_str().to_owned(),
-            version: self.version(),
-            revision_floor: self.revision_floor,
-            ..RegistryDelta::default()
-        };
-        let mut bytes = 0;
-        while delta.rows() < bound.rows.max(1) && bytes < bound.bytes {
-            if self.unsaved.is_empty() {
-                self.line_up_unsaved();
-            }
-            match self.unsaved.pop_front() {
-                None => break,
-                Some(Unsaved::Forgotten(name)) => {
-                    // It may have come again meanwhile.
-                    if self.dirty_forgotten.remove(&name) {
-                        bytes += name.as_str().len() + ROW_BYTES;
-                        delta.forgotten.push(name.as_str().to_owned());
-                    }
-                }
-                Some(Unsaved::Service(index)) => bytes += self.save_service(&mut delta, index),
-                Some(Unsaved::Instance(identity) | Unsaved::PullOut(identity)) => {
-                    bytes += self.save_instance(&mut delta, &identity);
-                }
-            }
+    /// The next in the order of writing. The mark itself stays: it says whether there is still
+    /// something to do.
+    pub(super) fn next(&mut self) -> Option<Mark> {
+        if self.queue.is_empty() {
+            let forgotten = self.forgotten.iter().cloned().map(Mark::Forgotten);
+            let services = self.services.iter().map(|&index| Mark::Service(index));
+            let instances = self.instances.iter().chain(&self.pull_outs).cloned();
+            self.queue = forgotten.chain(services).chain(instances.map(Mark::Instance)).collect();
         }
-        delta
-    }
-
-    /// Marks as changed again what a set holds: it was not written.
-    pub fn put_back(&mut self, delta: &RegistryDelta) {
-        for name in delta.forgotten.iter().map(|name| ServiceName::of(name)) {
-            match self.find_service(&name) {
-                Some(index) => _ = self.dirty_services.insert(index),
-                None => _ = self.dirty_forgotten.insert(name),
-            }
-        }
-        for record in &delta.services {
-            if let Some(index) = self.find_service(&ServiceName::of(&record.service)) {
-                self.dirty_services.insert(index);
-            }
-        }
-        let upserts = delta.upserts.iter().map(|one| &one.identity);
-        for identity in upserts.chain(&delta.deletes) {
-            self.dirty_instances.insert(InstanceIdentity::from_canonical(identity));
-        }
-        let pull_outs = delta.pull_outs.iter().map(|one| &one.identity);
-        for identity in pull_outs.chain(&delta.pull_ins) {
-            self.dirty_pull_outs.insert(InstanceIdentity::from_canonical(identity));
-        }
-    }
-
-    /// Puts into an order what is marked as changed. The marks stay: they say what is still to do.
-    fn line_up_unsaved(&mut self) {
-        let forgotten = self.dirty_forgotten.iter().cloned().map(Unsaved::Forgotten);
-        let services = self.dirty_services.iter().map(|&index| Unsaved::Service(index));
-        let instances = self.dirty_instances.iter().cloned().map(Unsaved::Instance);
-        let pull_outs = self.dirty_pull_outs.iter().cloned().map(Unsaved::PullOut);
-        self.unsaved = forgotten.chain(services).chain(instances).chain(pull_outs).collect();
-    }
-
-    /// Adds a service's row, if its mark still stands. Returns its bytes.
-    fn save_service(&mut self, delta: &mut RegistryDelta, index: usize) -> usize {
-        if !self.dirty_services.remove(&index) {
-            return 0;
-        }
-        let Some(service) = self.services.get(index) else { return 0 };
-        delta.services.push(service.record());
-        service.name.as_str().len() + ROW_BYTES
-    }
-
-    /// Adds the rows of an instance and of its pull-out, as far as their marks still stand. Returns
-    /// their bytes.
-    fn save_instance(&mut self, delta: &mut RegistryDelta, identity: &InstanceIdentity) -> usize {
-        let (text, mut bytes) = (identity.as_str(), 0);
-        if self.dirty_instances.remove(identity) {
-            bytes += text.len() + ROW_BYTES;
-            match self.find_member(identity) {
-                Some(member) => {
-                    let record = self.record_of(member);
-                    bytes += record.service.len() + record.json.len();
-                    delta.upserts.push(record);
-                }
-                None => delta.deletes.push(text.to_owned()),
-            }
-        }
-        if self.dirty_pull_outs.remove(identity) {
-            bytes += text.len() + ROW_BYTES;
-            match self.pulled_out.by(identity) {
-                Some(by) => {
-                    bytes += by.bytes();
-                    delta.pull_outs.push(PullOutRecord::new(identity, by));
-                }
-                None => delta.pull_ins.push(text.to_owned()),
-            }
-        }
-        bytes
-    }
-}
-
-/// What a row costs beside its texts, in bytes: numbers, quotes and commas.
-const ROW_BYTES: usize = 64;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Moment;
-    use crate::id::Epoch;
-    use crate::rng::Rng;
-    use crate::state::registry::Settings;
-    use crate::wire::instance::Instance;
-    use std::collections::BTreeMap;
-
-    const NOW: Moment = Moment::new(1_000, 0);
-
-    fn registry() -> Registry {
-        let settings = Settings {
-            lease_ttl_ms: 20_000,
-            self_protection_max_ms: 1,
-            history_max: 8,
-            instances_max: 10_000,
-            services_max: 10_000,
-            ..Settings::default()
-        };
-        Registry::new(settings, Epoch::new("e"), 0, NOW)
-    }
-
-    fn register(registry: &mut Registry, service: u64, instance: u64, chance: u64) {
-        let text = format!(
-            r#"{{"serviceId":"s{service}","instanceId":"i{instance}","metadata":{{"n":{chance}}}}}"#
-        );
-        let instance: Instance = serde_json::from_str(&text).unwrap();
-        registry.register_alone(instance.register().unwrap(), NOW).unwrap();
-        registry.settle(NOW);
-    }
-
-    /// What a database holds after sets, as texts.
-    #[derive(Debug, Default, PartialEq, Eq)]
-    struct Tables(BTreeMap<(&'static str, String), String>);
-
-    impl Tables {
-        fn write(&mut self, delta: &RegistryDelta) {
-            for one in &delta.services {
-                self.0.insert(("service", one.service.clone()), one.revision.to_string());
-            }
-            for one in &delta.upserts {
-                let json = String::from_utf8(one.json.to_vec()).unwrap();
-                self.0.insert(("instance", one.identity.clone()), json);
-            }
-            for one in &delta.pull_outs {
-                self.0.insert(("pull_out", one.identity.clone()), one.operator.clone());
-            }
-            for name in &delta.forgotten {
-                self.0.remove(&("service", name.clone()));
-            }
-            for identity in &delta.deletes {
-                self.0.remove(&("instance", identity.clone()));
-            }
-            for identity in &delta.pull_ins {
-                self.0.remove(&("pull_out", identity.clone()));
-            }
-        }
-    }
-
-    /// Sets of any size, some of which come back, some in halves, lead to the same tables as one set
-    /// of everything at the end.
-    #[test]
-    fn cut_sets_add_up_to_the_state() {
-        for seed in 0..40 {
-            let mut rng = Rng::seeded(seed);
-            let (mut registry, mut tables) = (registry(), Tables::default());
-            for _ in 0..300 {
-                let (service, instance) = (rng.below(4), rng.below(12));
-                let identity =
-                    InstanceIdentity::of("", &format!("s{service}"), &format!("i{instance}"));
-                match rng.below(6) {
-                    0 => registry.unregister(&identity, NOW),
-                    1 => {
-                        registry.operate(&identity, Some("ops".into()), NOW);
-                    }
-                    2 => _ = registry.operate(&identity, None, NOW),
-                    3 => {
-                        let bound = SetBound {
-                            rows: 1 + usize::try_from(rng.below(8)).unwrap(),
-                            bytes: 1 + usize::try_from(rng.below(2_000)).unwrap(),
-                        };
-                        let delta = registry.take_delta(bound);
-                        assert!(delta.rows() <= bound.rows + 1, "{delta:?}");
-                        match rng.below(3) {
-                            0 => registry.put_back(&delta),
-                            1 if delta.rows() > 1 => {
-                                let rows = delta.rows();
-                                let (first, second) = delta.halves();
-                                assert_eq!(first.rows() + second.rows(), rows);
-                                assert!(first.rows() > 0 && second.rows() > 0);
-                                tables.write(&first);
-                                registry.put_back(&second);
-                            }
-                            _ => tables.write(&delta),
-                        }
-                    }
-                    _ => register(&mut registry, service, instance, rng.below(3)),
-                }
-                registry.settle(NOW);
-            }
-            while registry.is_dirty() {
-                tables.write(&registry.take_delta(SetBound { rows: 5, bytes: usize::MAX }));
-            }
-            let mut expected = Tables::default();
-            let (services, instances) = registry.counts();
-            for index in 0..services {
-                registry.dirty_services.insert(index);
-            }
-            let members: Vec<_> =
-                registry.members.iter().map(|(_, one)| one.identity.clone()).collect();
-            assert_eq!(members.len(), instances);
-            registry.dirty_instances.extend(members);
-            registry
-                .dirty_pull_outs
-                .extend(registry.pulled_out.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>());
-            expected.write(&registry.take_delta(SetBound::NONE));
-            assert_eq!(tables, expected, "seed {seed}");
-        }
-    }
-
-    #[test]
-    fn a_large_row_goes_alone_and_nothing_is_left_out() {
-        let mut registry = registry();
-        for n in 0..10 {
-            register(&mut registry, 0, n, 0);
-        }
-        let bound = SetBound { rows: 100, bytes: 1 };
-        let sets: Vec<_> =
-            std::iter::from_fn(|| registry.is_dirty().then(|| registry.take_delta(bound).rows()))
-                .collect();
-        assert_eq!(sets, [1; 11]);
+        self.queue.pop_front()
     }
 }

@@ -1,4 +1,4 @@
-//! Services that are forgotten, so that their names come back.
+//! Services that come, and those that are forgotten so that their names come back.
 //!
 //! A service without instances is remembered for a while, for those who return to it with its
 //! revision. Then it is forgotten, and earlier where there are too many services and it is the one
@@ -16,13 +16,63 @@
 //! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
 
 use super::Registry;
-use super::service::Emptiness;
+use super::service::{Emptiness, Service};
 use crate::clock::Moment;
 use crate::id::ServiceName;
 use crate::limits;
-use crate::state::entry::Entry;
+use crate::state::entry::{Bounds, Entry};
+use crate::wire::refusal::Code;
 
 impl Registry {
+    /// The service of that name, seen now where it never was. Where there are too many, the one that
+    /// has been empty for longest gives way.
+    pub(super) fn service_or_new(
+        &mut self,
+        name: &ServiceName,
+        bounds: &Bounds,
+        now: Moment,
+    ) -> Result<usize, Code> {
+        if let Some(&service) = self.by_name.get(name) {
+            return Ok(service);
+        }
+        while self.services.len() >= bounds.services_max {
+            let Some(oldest) = self.next_to_forget() else { return Err(Code::RateLimited) };
+            self.forget(oldest);
+        }
+        let service = self.insert_service(name, now.unix_ms);
+        let one = &mut self.services[service];
+        one.begins = one.revision > 0;
+        if one.begins {
+            self.touch(service);
+        }
+        // Whatever the store has of a service that was forgotten counts no more.
+        self.dirty.forgotten.remove(name);
+        self.dirty.services.insert(service);
+        Ok(service)
+    }
+
+    /// The service of that name out of a snapshot, whatever the bound.
+    pub(super) fn restore_service(&mut self, name: &ServiceName, empty_since_ms: u64) -> usize {
+        match self.by_name.get(name) {
+            Some(&service) => service,
+            None => self.insert_service(name, empty_since_ms),
+        }
+    }
+
+    fn insert_service(&mut self, name: &ServiceName, empty_since_ms: u64) -> usize {
+        let mut service = Service::new(name.clone());
+        // Its followers were told so, as of every service that is not known.
+        service.is_cut_off = self.is_cut_off();
+        service.told_degraded = service.is_cut_off;
+        service.revision = self.revision_floor;
+        self.incarnation = self.incarnation.wrapping_add(1);
+        service.incarnation = self.incarnation;
+        let service = self.services.insert(service);
+        self.by_name.insert(name.clone(), service);
+        self.note_empty(service, empty_since_ms);
+        service
+    }
+
     /// Notes that a service has no members.
     pub(super) fn note_empty(&mut self, service: usize, since_ms: u64) {
         self.empty_stamp += 1;
@@ -81,8 +131,8 @@ impl Registry {
         self.by_name.remove(&one.name);
         self.revision_floor = self.revision_floor.max(one.revision);
         self.history_bytes -= one.history_bytes;
-        self.dirty_services.remove(&service);
-        self.dirty_forgotten.insert(one.name.clone());
+        self.dirty.services.remove(&service);
+        self.dirty.forgotten.insert(one.name.clone());
         self.forgotten.push(one.name);
         self.totals.forgotten += 1;
     }
@@ -137,7 +187,7 @@ impl Registry {
         (!self.empties.is_empty()).then_some(self.next_forget_ms)
     }
 
-    /// The services in the order of an image: those without members last, in the order in which they
+    /// The services in the order of a snapshot: those without members last, in the order in which they
     /// became so.
     pub(super) fn in_order_of_emptiness(&self) -> impl Iterator<Item = usize> {
         let with_members = self.services.iter().filter(|(_, one)| one.empty.is_none());
@@ -152,7 +202,7 @@ impl Registry {
     /// Drops the oldest pull-outs of instances that are gone, where there are too many.
     pub(super) fn trim_pull_outs(&mut self) {
         while let Some(identity) = self.pulled_out.pop_surplus() {
-            self.dirty_pull_outs.insert(identity);
+            self.dirty.pull_outs.insert(identity);
         }
     }
 }
@@ -166,8 +216,8 @@ mod tests {
     use super::*;
     use crate::id::Epoch;
     use crate::rng::Rng;
-    use crate::state::command::Snapshot;
     use crate::state::registry::Settings;
+    use crate::state::registry::commands::Snapshot;
     use crate::state::registry::unsaved::SetBound;
     use crate::wire::command::Since;
     use crate::wire::frame;

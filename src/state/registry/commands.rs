@@ -1,0 +1,138 @@
+//! Commands about services, instances and leases. `state::command` lists them with their replies.
+//!
+//! Imports `id`, `wire` and its siblings. Imported by `state`.
+
+use bytes::Bytes;
+
+use super::pull_outs::{Operator, Pull};
+use crate::id::{InstanceIdentity, ServiceName};
+use crate::wire::command::Since;
+use crate::wire::instance::Registration;
+
+/// Register instances, or renew their leases.
+#[derive(Debug)]
+pub struct Register(pub Vec<Registration>);
+
+/// Renew leases.
+#[derive(Debug)]
+pub struct Heartbeat(pub Vec<InstanceIdentity>);
+
+/// Remove instances.
+#[derive(Debug)]
+pub struct Unregister(pub Vec<InstanceIdentity>);
+
+/// Say where a service stands, for a connection that will follow it from there. Refused with
+/// `unavailable` where the caller has a picture and nothing is known here yet, and where the snapshots
+/// that others are being sent leave no room for one more.
+#[derive(Debug)]
+pub struct Subscribe {
+    /// The service. It need not exist.
+    pub service: ServiceName,
+    /// Whether the reply needs the instances.
+    pub snapshot: Snapshot,
+    /// Where the client stands already.
+    pub since: Option<Since>,
+}
+
+/// The same for all services at once.
+#[derive(Debug)]
+pub struct SubscribeAll;
+
+/// Read the newest state of a service, for a connection that lost frames. The reply is none where there
+/// is no room for one more snapshot now.
+#[derive(Debug)]
+pub struct ReadSnapshot(pub ServiceName);
+
+/// Take an instance out of discovery, or put it back. The reply says whether it was ever registered or
+/// pulled out.
+#[derive(Debug)]
+pub struct Operate {
+    /// The instance.
+    pub identity: InstanceIdentity,
+    /// What to do with it.
+    pub operation: Operation,
+}
+
+/// Switch a service's self-protection on or off. The reply says whether there is such a service.
+#[derive(Debug)]
+pub struct Protect {
+    /// The service.
+    pub service: ServiceName,
+    /// Whether protection may hold its expiry.
+    pub enabled: bool,
+}
+
+/// Read the views of some services. The reply has their order.
+#[derive(Debug)]
+pub struct ReadViews(pub Vec<ServiceName>);
+
+/// Read the views of all services.
+#[derive(Debug)]
+pub struct ReadAllViews;
+
+/// Read what changed since a version of the whole registry. The reply is none where that is no longer,
+/// or not yet, known.
+#[derive(Debug)]
+pub struct ReadDelta {
+    /// The version that the caller has.
+    pub version: u64,
+}
+
+/// Read the leases, service by service; of one service with its instances.
+#[derive(Debug)]
+pub struct ReadLeases(pub Option<ServiceName>);
+
+/// List every instance, pulled out or not, and what changed lately.
+#[derive(Debug)]
+pub struct ListInstances;
+
+/// Find one instance, in whatever region.
+#[derive(Debug)]
+pub struct FindInstance {
+    /// Its service.
+    pub service: ServiceName,
+    /// Its id.
+    pub instance: Box<str>,
+}
+
+/// Renew the lease of an instance in whatever region, and say what the instance is.
+#[derive(Debug)]
+pub struct RenewInstance(pub FindInstance);
+
+/// Register an instance, unless the one before is not what the caller believes.
+#[derive(Debug, Clone)]
+pub struct PutInstance {
+    /// What to register.
+    pub registration: Registration,
+    /// The JSON of the instance that it replaces; none where there should be none yet.
+    pub expected: Option<Bytes>,
+    /// What to do about its being pulled out. Its followers hear of both in one step.
+    pub pull: Pull,
+}
+
+/// Whether the reply to a subscription needs the service's instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Snapshot {
+    /// Only where a resume fails.
+    No,
+    /// They have to be there, and the shard judges once it has the answer: by then the connection
+    /// may be owed a snapshot that it is not owed yet.
+    AtHand,
+    /// The client asked for them.
+    Yes,
+    /// The client asked for them, and follows the service already: it may have been sent any
+    /// revision up to the present one, so none before that will do.
+    Newest,
+}
+
+/// An operator's decision on an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Not to be discovered, though registered. Holds until it is put back.
+    PullOut {
+        /// Who decided it.
+        operator: Operator,
+    },
+    /// To be discovered again.
+    PullIn,
+}

@@ -1,0 +1,111 @@
+//! Steps of services: how they become revisions, announcements and histories.
+//!
+//! Imports `clock`, `wire` and its siblings. Part of `state::registry`.
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::service::Service;
+use super::views::{Announcement, Delta};
+use super::{Registry, to_u32};
+use crate::clock::Moment;
+use crate::state::ages::Age;
+use crate::wire::event::{Change, ChangeReason, ChangeType, TimeText};
+
+impl Registry {
+    /// Makes one step in a service's history.
+    pub(super) fn change(
+        &mut self,
+        service: usize,
+        instance: Bytes,
+        kind: ChangeType,
+        reason: ChangeReason,
+        now: Moment,
+    ) {
+        if self.time.0 != now.wall_ms {
+            self.time = (now.wall_ms, TimeText::of(now.wall_ms));
+        }
+        let change = Change { instance, kind, reason, time: self.time.1 };
+        self.version += 1;
+        self.totals.changes += 1;
+        let name = self.services[service].name.clone();
+        self.change_log.push(name, change.clone());
+        self.touch(service);
+        self.services[service].pending.push(change);
+        self.dirty.services.insert(service);
+    }
+
+    /// Notes that a service's followers have something to hear.
+    pub(super) fn touch(&mut self, service: usize) {
+        if !std::mem::replace(&mut self.services[service].is_touched, true) {
+            self.touched.push(service);
+        }
+    }
+
+    /// Ends an order: judges what it renewed or removed, and turns its steps into announcements.
+    pub(in crate::state) fn settle(&mut self, now: Moment) {
+        self.rejudge(now);
+        for index in std::mem::take(&mut self.touched) {
+            let service = &mut self.services[index];
+            service.is_touched = false;
+            let degraded = service.shows_degraded();
+            let begins = std::mem::take(&mut service.begins);
+            let changes = service.pending.clone();
+            let bytes = service.history_bytes;
+            let from = service.seal(&self.settings);
+            self.history_bytes = self.history_bytes - bytes + service.history_bytes;
+            if changes.is_empty() && service.told_degraded == degraded && !begins {
+                continue;
+            }
+            service.told_degraded = degraded;
+            let (incarnation, revision) = (service.incarnation, service.revision);
+            self.announcements.push(Announcement {
+                service: service.name.clone(),
+                begins,
+                from,
+                revision,
+                degraded,
+                changes,
+            });
+            let is_kept = |age: &Age| keeps(&self.services, age);
+            for number in (from + 1..=revision).filter(|&number| self.services[index].keeps(number))
+            {
+                let age = Age { at_ms: now.unix_ms, place: to_u32(index), incarnation, number };
+                self.ages.push(age, is_kept);
+            }
+        }
+    }
+
+    /// Bytes of the changes that all services remember.
+    pub fn history_bytes(&self) -> usize {
+        self.history_bytes
+    }
+
+    /// When the oldest of them was made, in milliseconds since the Unix epoch.
+    pub(in crate::state) fn oldest_history_ms(&mut self) -> Option<u64> {
+        let services = &self.services;
+        self.ages.oldest(|age| keeps(services, age)).map(|age| age.at_ms)
+    }
+
+    /// Forgets the oldest of them.
+    pub(in crate::state) fn drop_oldest_history(&mut self) {
+        let services = &self.services;
+        if let Some(age) = self.ages.oldest(|age| keeps(services, age)) {
+            self.history_bytes -= self.services[age.place as usize].drop_oldest();
+        }
+    }
+
+    /// What changed after `version`; none where that is no longer, or not yet, known.
+    pub(in crate::state) fn delta(&self, version: u64) -> Option<Delta> {
+        let missed = usize::try_from(self.version.checked_sub(version)?).ok()?;
+        let changes = self.change_log.last(missed)?;
+        Some(Delta { version: self.version, changes })
+    }
+}
+
+/// Whether the change that an age stands for is still remembered.
+fn keeps(services: &Slab<Service>, age: &Age) -> bool {
+    services
+        .get(age.place as usize)
+        .is_some_and(|service| service.incarnation == age.incarnation && service.keeps(age.number))
+}
