@@ -407,7 +407,25 @@ impl Control {
                     self.send(shard, ShardMessage::Dissolve(event.clone()));
                 }
             }
-            Effect::Enter(conn) => self.send_to(conn, ShardMessage::Enter(conn)),
+            Effect::Opened { conn, person, is_online } => {
+                self.send_to(conn, ShardMessage::Enter(conn));
+                if is_watched {
+                    let user = person.clone();
+                    self.tell_program(DomainEvent::ConnectionOpened { connection: conn, user });
+                    if let Some(person) = person.filter(|_| is_online) {
+                        self.tell_program(DomainEvent::UserOnline(person));
+                    }
+                }
+            }
+            Effect::Closed { conn, person, is_offline } => {
+                if is_watched {
+                    if let Some(person) = person.clone().filter(|_| is_offline) {
+                        self.tell_program(DomainEvent::UserOffline(person));
+                    }
+                    let event = DomainEvent::ConnectionClosed { connection: conn, user: person };
+                    self.tell_program(event);
+                }
+            }
             Effect::Close(conn, reason) => self.send_to(conn, ShardMessage::Close(conn, reason)),
             Effect::Subscription(conn, set) => {
                 self.send_to(conn, ShardMessage::Subscription(conn, set));

@@ -28,6 +28,7 @@ use super::entry::{Applied, Entry};
 use super::event::DomainEvent;
 use super::messaging::aim::Aim;
 use super::messaging::replies::{Followed, Unfollowed};
+use super::people::Person;
 use super::registry::replies::{FoundInstance, PutReply, RefusedEntry};
 use super::registry::views::{Announcement, View};
 use super::reply::{Delivery, Reply, ReplyTo};
@@ -54,8 +55,24 @@ pub enum Effect {
         /// The whole frame.
         frame: Bytes,
     },
-    /// From here on a connection gets what is for everyone, and for its user.
-    Enter(ConnId),
+    /// A connection was opened. From here on it gets what is for everyone, and for its user.
+    Opened {
+        /// The connection.
+        conn: ConnId,
+        /// Who is signed in on it.
+        person: Option<Person>,
+        /// Whether its user has come online with it. Among several nodes an event of its own says so.
+        is_online: bool,
+    },
+    /// A connection has ended.
+    Closed {
+        /// The connection.
+        conn: ConnId,
+        /// Who was signed in on it.
+        person: Option<Person>,
+        /// Whether its user has gone offline with it. Among several nodes an event of its own says so.
+        is_offline: bool,
+    },
     /// A connection ends.
     Close(ConnId, Reason),
     /// A subscription of a connection begins or ends without its asking.

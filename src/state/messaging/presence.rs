@@ -13,7 +13,6 @@ use crate::limits;
 use crate::state::State;
 use crate::state::durable::AccountChange;
 use crate::state::effect::Effect;
-use crate::state::event::DomainEvent;
 use crate::state::people::{ConnectionView, Departure, OnlineUser, Opened, Person};
 use crate::wire::close::Reason;
 use crate::wire::message;
@@ -23,18 +22,17 @@ impl State {
     pub(super) fn opened(&mut self, opened: Opened, now: Moment) {
         let (conn, person) = (opened.conn, opened.person.clone());
         let is_first = self.people.open(opened, now.wall_ms);
-        let user = person.clone();
-        self.push(Effect::Event(DomainEvent::ConnectionOpened { connection: conn, user }));
+        let mut is_online = false;
         if let (Some(cluster_state), Some(person)) = (&mut self.cluster_state, &person) {
             // Whether it is the first anywhere, the log will tell.
             cluster_state.cluster_presence.note_user(&person.user_id);
-        } else if let Some(person) = person.filter(|_| is_first) {
+        } else if let Some(person) = person.as_ref().filter(|_| is_first) {
             let online = self.people.users_online();
-            self.tell_presence("user_joined", &person, online, vec![conn], now);
-            self.push(Effect::Event(DomainEvent::UserOnline(person)));
+            self.tell_presence("user_joined", person, online, vec![conn], now);
+            is_online = true;
         }
         // After it, so that nobody hears of themselves, on whatever connection.
-        self.push(Effect::Enter(conn));
+        self.push(Effect::Opened { conn, person, is_online });
     }
 
     pub(super) fn closed(&mut self, conn: ConnId, now: Moment) {
@@ -50,14 +48,14 @@ impl State {
                 self.exit_channel(membership.channel, membership, person, None, now);
             }
         }
+        let mut is_offline = false;
         if let (Some(cluster_state), Some(person)) = (&mut self.cluster_state, &person) {
             cluster_state.cluster_presence.note_user(&person.user_id);
-        } else if let Some(person) = person.clone().filter(|_| is_last) {
-            self.tell_presence("user_left", &person, online_before, Vec::new(), now);
-            self.push(Effect::Event(DomainEvent::UserOffline(person)));
+        } else if let Some(person) = person.as_ref().filter(|_| is_last) {
+            self.tell_presence("user_left", person, online_before, Vec::new(), now);
+            is_offline = true;
         }
-        let event = DomainEvent::ConnectionClosed { connection: conn, user: person };
-        self.push(Effect::Event(event));
+        self.push(Effect::Closed { conn, person, is_offline });
     }
 
     /// Tells everyone else who is signed in, unless too many are: the number of announcements
