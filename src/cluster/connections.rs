@@ -22,9 +22,13 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
-use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, from_redis_value};
+use redis::streams::{StreamId, StreamReadOptions, StreamReadReply};
+use redis::{
+    AsyncCommands as _, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
+    from_redis_value,
+};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::outage::Outage;
 use super::{Shared, scripts, tls, waiting};
@@ -152,6 +156,19 @@ impl Shared {
         self.at_primary(PrimaryConnection { connection, generation }).await
     }
 
+    /// The connection that is kept in `link`, made anew where none is in force.
+    pub(super) async fn reopen<'a>(
+        &self,
+        link: &'a mut Option<PrimaryConnection>,
+        patience: Duration,
+    ) -> RedisResult<&'a mut PrimaryConnection> {
+        link.take_if(|link| !self.links.is_current(link));
+        match link {
+            Some(open) => Ok(open),
+            none => Ok(none.insert(self.connect(patience).await?)),
+        }
+    }
+
     /// One that also hears what nobody asked for: what topics say, and that it is lost.
     pub(super) async fn connect_hearing(
         &self,
@@ -184,6 +201,27 @@ impl Shared {
             Err(fault) => self.fails(path, Some(link), fault),
         }
         probed
+    }
+
+    /// The same for a connection that is kept in `link`: made anew where none is in force, dropped where it
+    /// does not work.
+    pub(super) async fn probe_kept(
+        &self,
+        path: RedisPath,
+        link: &mut Option<PrimaryConnection>,
+        key: &str,
+    ) {
+        let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
+        let probed = match self.reopen(link, patience).await {
+            Ok(open) => self.probe(path, open, Some(key)).await,
+            Err(fault) => {
+                self.fails(path, None, &fault);
+                Err(fault)
+            }
+        };
+        if probed.is_err() {
+            *link = None;
+        }
     }
 
     /// The same for a reader between two reads, where a probe is due. Ends the connection where its
@@ -316,6 +354,31 @@ impl Shared {
             }
         }
     }
+}
+
+/// When a path is to be probed.
+pub(super) fn probe_ticks() -> Interval {
+    let mut ticks = tokio::time::interval(Duration::from_millis(PROBE_MS));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+/// For how long a connection waits that reads streams by [`read_stream`].
+pub(super) const READ_PATIENCE: Duration =
+    Duration::from_millis(limits::REDIS_BLOCK_MS + limits::REDIS_RESPONSE_MS);
+
+/// Reads what follows `position` in a stream. Where nothing does, waits for
+/// [`limits::REDIS_BLOCK_MS`].
+pub(super) async fn read_stream(
+    link: &mut PrimaryConnection,
+    stream: &str,
+    position: &str,
+) -> RedisResult<Vec<StreamId>> {
+    let block_ms = usize::try_from(limits::REDIS_BLOCK_MS).unwrap_or(usize::MAX);
+    let options = StreamReadOptions::default().count(limits::CLUSTER_READ_ENTRIES).block(block_ms);
+    let reply: Option<StreamReadReply> =
+        link.xread_options(&[stream], &[position], &options).await?;
+    Ok(reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect())
 }
 
 /// Whether a fault is silence: nobody answers, or the connection breaks.

@@ -47,14 +47,8 @@ pub(super) async fn run(shared: Shared) {
 
 /// One sign of life, and what Redis answers.
 async fn send(shared: &Shared, connection: &mut Option<PrimaryConnection>) -> RedisResult<News> {
-    connection.take_if(|link| !shared.links.is_current(link));
-    let open = match connection {
-        Some(open) => open,
-        none => {
-            let patience = Duration::from_millis(limits::CLUSTER_BEAT_PATIENCE_MS);
-            none.insert(shared.connect(patience).await?)
-        }
-    };
+    let patience = Duration::from_millis(limits::CLUSTER_BEAT_PATIENCE_MS);
+    let open = shared.reopen(connection, patience).await?;
     let contact_ms = shared.clock.now().unix_ms;
     let (newest, nodes, at_ms, is_image_wanted): HeartbeatReply = scripts::BEAT
         .key(scripts::NODES)

@@ -8,14 +8,13 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::streams::{StreamId, StreamRangeReply, StreamReadOptions, StreamReadReply};
-use redis::{AsyncCommands, Cmd, RedisError, RedisResult, Value, from_redis_value};
+use redis::streams::{StreamId, StreamRangeReply};
+use redis::{Cmd, RedisError, RedisResult, Value, from_redis_value};
 
-use super::connections::PrimaryConnection;
+use super::connections::{PrimaryConnection, READ_PATIENCE, read_stream};
 use super::{BackplaneResponse, News, Shared, back_off, channel, fresh_rng, scripts};
 use crate::id::MessageId;
 use crate::limits;
@@ -153,22 +152,15 @@ async fn follow(
     place: &mut ReadPosition,
     (link, failures): (&mut Option<PrimaryConnection>, &mut u32),
 ) -> Result<Infallible, RedisError> {
-    let block_ms = limits::REDIS_BLOCK_MS;
-    let patience = Duration::from_millis(block_ms + limits::REDIS_RESPONSE_MS);
-    let connection = link.insert(shared.connect(patience).await?);
+    let connection = link.insert(shared.connect(READ_PATIENCE).await?);
     if *failures > 0 {
         shared.stats.cluster.reconnects.add(1);
     }
     let mut newest = look(shared, connection, place).await?;
     enforce(shared, fence, connection, place).await?;
     let mut probed = None;
-    let block_ms = usize::try_from(block_ms).unwrap_or(usize::MAX);
-    let options = StreamReadOptions::default().count(limits::CLUSTER_READ_ENTRIES).block(block_ms);
     loop {
-        let reply: Option<StreamReadReply> =
-            connection.xread_options(&[scripts::JOURNAL], &[&place.position], &options).await?;
-        let entries: Vec<_> =
-            reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect();
+        let entries = read_stream(connection, scripts::JOURNAL, &place.position).await?;
         let is_quiet = entries.is_empty();
         *failures = 0;
         if is_quiet {

@@ -5,12 +5,11 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use redis::streams::{StreamId, StreamReadOptions, StreamReadReply};
-use redis::{AsyncCommands, RedisError};
+use redis::streams::StreamId;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
-use super::connections::{self, PrimaryConnection};
+use super::connections::{self, PrimaryConnection, READ_PATIENCE};
 use super::read_position::{LogFault, ReadPosition};
 use super::snapshots;
 use super::{News, Proposal, Shared, back_off, fresh_rng, scripts};
@@ -35,12 +34,14 @@ struct ReaderState {
 pub(super) async fn write(shared: Shared, mut queue: mpsc::UnboundedReceiver<Proposal>) {
     let mut link: Option<PrimaryConnection> = None;
     let mut batch = Vec::new();
-    let mut probes = tokio::time::interval(Duration::from_millis(connections::PROBE_MS));
-    probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut probes = connections::probe_ticks();
     loop {
         tokio::select! {
             biased;
-            _ = probes.tick() => probe_writer(&shared, &mut link).await,
+            // A log that is not there yet is no fault of the path.
+            _ = probes.tick() => {
+                shared.probe_kept(RedisPath::LogWriter, &mut link, scripts::LOG_PROBE).await;
+            }
             count = queue.recv_many(&mut batch, limits::CLUSTER_WRITE_ENTRIES) => {
                 if count == 0 {
                     return;
@@ -54,41 +55,14 @@ pub(super) async fn write(shared: Shared, mut queue: mpsc::UnboundedReceiver<Pro
     }
 }
 
-/// Sees whether the log can be written. A log that is not there yet is no fault of the path.
-async fn probe_writer(shared: &Shared, link: &mut Option<PrimaryConnection>) {
-    let probed = match open_writer(shared, link).await {
-        Ok(open) => shared.probe(RedisPath::LogWriter, open, Some(scripts::LOG_PROBE)).await,
-        Err(fault) => {
-            shared.fails(RedisPath::LogWriter, None, &fault);
-            Err(fault)
-        }
-    };
-    if probed.is_err() {
-        *link = None;
-    }
-}
-
-async fn open_writer<'a>(
-    shared: &Shared,
-    link: &'a mut Option<PrimaryConnection>,
-) -> Result<&'a mut PrimaryConnection, RedisError> {
-    link.take_if(|link| !shared.links.is_current(link));
-    match link {
-        Some(open) => Ok(open),
-        none => {
-            let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
-            Ok(none.insert(shared.connect(patience).await?))
-        }
-    }
-}
-
 /// Appends proposals. Returns whether they are in the log.
 ///
 /// What was written twice is applied once, so a connection that has died meanwhile, with nobody
 /// knowing how far it came, costs a new one and not the proposals.
 async fn append(shared: &Shared, link: &mut Option<PrimaryConnection>, batch: &[Proposal]) -> bool {
     for _ in 0..limits::CLUSTER_WRITE_TRIES {
-        let Ok(open) = open_writer(shared, link).await else { continue };
+        let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
+        let Ok(open) = shared.reopen(link, patience).await else { continue };
         let mut call = scripts::APPEND.prepare_invoke();
         call.key(scripts::LOG).key(scripts::SEQUENCE).key(scripts::EPOCH).arg(&*shared.node);
         for proposal in batch {
@@ -130,8 +104,12 @@ pub(super) async fn read(shared: Shared) {
                 let (_, since) =
                     *reading.wanted_since.insert(wanted_since.unwrap_or((seen, Instant::now())));
                 let known = reading.known.as_deref();
-                if let Err(fault) = snapshots::request(&shared, *unusable, known, since).await {
-                    shared.fails(RedisPath::LogReader, None, &fault);
+                match snapshots::request(&shared, *unusable, known, since).await {
+                    Err(LogFault::Redis(fault)) => shared.fails(RedisPath::LogReader, None, &fault),
+                    Err(LogFault::Log(fault)) => {
+                        tracing::error!(fault, "the registry cannot be written as a snapshot");
+                    }
+                    Ok(()) | Err(LogFault::Image(_)) => {}
                 }
                 // Somebody may answer within a second.
                 reading.failures = reading.failures.min(limits::CLUSTER_BEAT_DOUBLINGS_MAX);
@@ -148,9 +126,7 @@ async fn follow(
     reading: &mut ReaderState,
     link: &mut Option<PrimaryConnection>,
 ) -> Result<Infallible, LogFault> {
-    let block_ms = limits::REDIS_BLOCK_MS;
-    let patience = Duration::from_millis(block_ms + limits::REDIS_RESPONSE_MS);
-    let connection = link.insert(shared.connect(patience).await?);
+    let connection = link.insert(shared.connect(READ_PATIENCE).await?);
     let mut probed = None;
     if reading.failures > 0 {
         shared.stats.cluster.reconnects.add(1);
@@ -165,21 +141,15 @@ async fn follow(
         none => none.insert(snapshots::load(shared, known).await?),
     };
     place.hand_over(shared, Vec::new());
-    let block_ms = usize::try_from(block_ms).unwrap_or(usize::MAX);
-    let options = StreamReadOptions::default().count(limits::CLUSTER_READ_ENTRIES).block(block_ms);
     loop {
-        if place.pending_install.is_none() && reading.known.as_ref() != Some(&place.epoch) {
-            reading.known = Some(place.epoch.clone());
-        }
         if place.pending_install.is_none() {
             reading.wanted_since = None;
+            if reading.known.as_ref() != Some(&place.epoch) {
+                reading.known = Some(place.epoch.clone());
+            }
         }
-        let positions = [&place.position];
-        let reply: Option<StreamReadReply> =
-            connection.xread_options(&[scripts::LOG], &positions, &options).await?;
-        let entries = reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
         let mut items = Vec::new();
-        for entry in entries {
+        for entry in connections::read_stream(connection, scripts::LOG, &place.position).await? {
             let (sequence, item) = item_of(&entry).map_err(LogFault::Log)?;
             if sequence != place.sequence + 1 {
                 place.hand_over(shared, items);

@@ -321,7 +321,7 @@ impl Cluster {
     /// backplane has ended.
     pub fn call(&self, number: u64, call: BackplaneRequest) -> bool {
         let asked_ns = self.clock.now().ns;
-        self.jobs.send(Job::BackplaneRequest { number, call, asked_ns }).is_ok()
+        self.jobs.send(Job::Request { number, request: call, asked_ns }).is_ok()
     }
 
     /// Follows a channel's topic no more.

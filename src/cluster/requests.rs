@@ -16,7 +16,6 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisError, RedisResult};
 use redis::{ServerErrorKind, Value, from_redis_value};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
 
 use super::connections::{self, PrimaryConnection};
 use super::journal::{self, MinIdFence};
@@ -30,26 +29,28 @@ use crate::stats::RedisPath;
 
 /// What control wants, in its order.
 #[derive(Debug)]
-pub(super) enum Job {
-    /// An answer.
-    BackplaneRequest {
+pub enum Job {
+    /// Answer with [`News::Called`].
+    Request {
+        /// The request's number at this node.
         number: u64,
-        call: BackplaneRequest,
-        /// When it was asked for, by the server's clock.
+        /// What is asked.
+        request: BackplaneRequest,
+        /// When, in nanoseconds by the server's clock.
         asked_ns: u64,
     },
     /// Follow a channel no more.
     Detach(ChannelName),
-    /// Answer a node.
-    Respond { node: String, number: u64, answer: String },
-    /// The database has the journal up to here.
-    Written(MessageId),
-}
-
-/// A job that goes to Redis.
-enum RedisJob {
-    BackplaneRequest(u64, BackplaneRequest),
-    Respond { node: String, number: u64, answer: String },
+    /// Tell a node what its question is answered.
+    Respond {
+        /// The node that asked.
+        node: String,
+        /// The question's number there.
+        number: u64,
+        /// The answer: a JSON text.
+        answer: String,
+    },
+    /// The database has the journal up to this message.
     Written(MessageId),
 }
 
@@ -60,8 +61,8 @@ struct Batch {
     attached: HashSet<ChannelName>,
     /// Channels, and whether they are to be heard at the end.
     wanted: HashMap<ChannelName, bool>,
-    immediate: Vec<RedisJob>,
-    after_subscribe: Vec<RedisJob>,
+    immediate: Vec<Job>,
+    after_subscribe: Vec<Job>,
 }
 
 /// An open connection.
@@ -96,26 +97,23 @@ impl RequestRunner {
         open_requests: OpenRequests,
         fence: Option<MinIdFence>,
     ) -> RequestRunner {
-        let rng = fresh_rng();
-        let (line, was_open, is_unreachable, written) = (None, false, false, None);
         RequestRunner {
             shared,
             topics,
             open_requests,
             fence,
-            rng,
-            line,
-            was_open,
-            is_unreachable,
-            written,
+            rng: fresh_rng(),
+            line: None,
+            was_open: false,
+            is_unreachable: false,
+            written: None,
         }
     }
 
     /// Carries out jobs until there will be no more.
     pub(super) async fn carry_out(mut self, mut queue: mpsc::UnboundedReceiver<Job>) {
         let mut batch = Vec::new();
-        let mut probes = tokio::time::interval(Duration::from_millis(connections::PROBE_MS));
-        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probes = connections::probe_ticks();
         loop {
             tokio::select! {
                 // A probe is not put off by calls: they may all be about what still works.
@@ -171,15 +169,15 @@ impl RequestRunner {
         let (mut turn, stale) = self.sort(jobs);
         self.fail(stale);
         if let Some(id) = self.written {
-            turn.immediate.push(RedisJob::Written(id));
+            turn.immediate.push(Job::Written(id));
         }
         let attached = turn.attached.into_iter().collect::<Vec<_>>();
         let followed = follow(self.topics.clone(), attached);
         let (is_followed, ()) = tokio::join!(followed, self.send(turn.immediate));
         let mut after_subscribe = turn.after_subscribe;
         if !is_followed {
-            let is_attach = |work: &RedisJob| {
-                matches!(work, RedisJob::BackplaneRequest(_, BackplaneRequest::Attach { .. }))
+            let is_attach = |work: &Job| {
+                matches!(work, Job::Request { request: BackplaneRequest::Attach { .. }, .. })
             };
             let (lost, others): (Vec<_>, Vec<_>) = after_subscribe.into_iter().partition(is_attach);
             self.fail(lost);
@@ -190,37 +188,36 @@ impl RequestRunner {
     }
 
     /// Sorts jobs, and finds those that waited for too long.
-    fn sort(&mut self, jobs: impl Iterator<Item = Job>) -> (Batch, Vec<RedisJob>) {
+    fn sort(&mut self, jobs: impl Iterator<Item = Job>) -> (Batch, Vec<Job>) {
         let (mut turn, mut stale) = (Batch::default(), Vec::new());
         let now_ns = self.shared.clock.now().ns;
         for job in jobs {
-            let work = match job {
-                Job::BackplaneRequest { number, call, asked_ns } => {
-                    if now_ns.saturating_sub(asked_ns) > limits::CLUSTER_PROPOSAL_MS * 1_000_000 {
-                        stale.push(RedisJob::BackplaneRequest(number, call));
+            match &job {
+                Job::Request { request, asked_ns, .. } => {
+                    if now_ns.saturating_sub(*asked_ns) > limits::CLUSTER_PROPOSAL_MS * 1_000_000 {
+                        stale.push(job);
                         continue;
                     }
-                    if let BackplaneRequest::Attach { channel, .. } = &call {
+                    if let BackplaneRequest::Attach { channel, .. } = request {
                         turn.attached.insert(channel.clone());
                         turn.wanted.insert(channel.clone(), true);
                     }
-                    RedisJob::BackplaneRequest(number, call)
                 }
                 Job::Detach(channel) => {
-                    turn.wanted.insert(channel, false);
+                    turn.wanted.insert(channel.clone(), false);
                     continue;
                 }
-                Job::Respond { node, number, answer } => RedisJob::Respond { node, number, answer },
+                Job::Respond { .. } => {}
                 Job::Written(id) => {
                     if let Some(fence) = &self.fence {
-                        fence.raise(id);
-                        self.written = self.written.max(Some(id));
+                        fence.raise(*id);
+                        self.written = self.written.max(Some(*id));
                     }
                     continue;
                 }
-            };
-            let is_behind = work.channel().is_some_and(|name| turn.attached.contains(name));
-            if is_behind { &mut turn.after_subscribe } else { &mut turn.immediate }.push(work);
+            }
+            let is_behind = job.channel().is_some_and(|name| turn.attached.contains(name));
+            if is_behind { &mut turn.after_subscribe } else { &mut turn.immediate }.push(job);
         }
         (turn, stale)
     }
@@ -235,7 +232,7 @@ impl RequestRunner {
     }
 
     /// Has work done, and tells what came of it.
-    async fn send(&mut self, mut work: Vec<RedisJob>) {
+    async fn send(&mut self, mut work: Vec<Job>) {
         // Once more for what only reads, where the connection has gone and not Redis.
         for is_last in [false, true] {
             if work.is_empty() {
@@ -252,7 +249,7 @@ impl RequestRunner {
                         return self.fail(work);
                     }
                     let is_tried_again = !is_last && !fault.is_timeout();
-                    let only_reads = |work: &RedisJob| is_tried_again && work.only_reads();
+                    let only_reads = |work: &Job| is_tried_again && work.only_reads();
                     let (again, lost): (Vec<_>, Vec<_>) = work.into_iter().partition(only_reads);
                     self.lose(lost);
                     work = again;
@@ -262,7 +259,7 @@ impl RequestRunner {
     }
 
     /// Sends the commands of all in one go, and returns the answers to each.
-    async fn query(&mut self, work: &[RedisJob]) -> RedisResult<Vec<Vec<RedisResult<Value>>>> {
+    async fn query(&mut self, work: &[Job]) -> RedisResult<Vec<Vec<RedisResult<Value>>>> {
         let commands: Vec<_> = work.iter().map(|work| self.commands(work)).collect();
         let counts: Vec<_> = commands.iter().map(Vec::len).collect();
         let mut pipeline = Pipeline::with_capacity(counts.iter().sum());
@@ -274,7 +271,7 @@ impl RequestRunner {
         }
         let mut line = self.open().await?;
         for one in work {
-            if let RedisJob::BackplaneRequest(number, BackplaneRequest::Ask { nodes, .. }) = one
+            if let Job::Request { number, request: BackplaneRequest::Ask { nodes, .. }, .. } = one
                 && !nodes.is_empty()
             {
                 self.ask(*number, nodes);
@@ -285,16 +282,14 @@ impl RequestRunner {
             let kind = ErrorKind::Server(ServerErrorKind::NoScript);
             answer.as_ref().is_err_and(|fault| fault.kind() == kind)
         };
-        if answers.iter().any(is_unknown) {
+        let unknown: Vec<usize> =
+            (0..answers.len()).filter(|&at| is_unknown(&answers[at])).collect();
+        if !unknown.is_empty() {
             // Redis forgot its scripts. What it did not know it did not do.
-            let unknown: Vec<_> = (0..).zip(&answers).filter(|(_, one)| is_unknown(one)).collect();
-            let unknown: Vec<usize> = unknown.into_iter().map(|(at, _)| at).collect();
+            let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
             let mut again = Pipeline::with_capacity(unknown.len());
-            let mut commands = pipeline.cmd_iter().enumerate();
             for &at in &unknown {
-                if let Some((_, command)) = commands.find(|(index, _)| *index == at) {
-                    again.add_command(command.clone());
-                }
+                again.add_command(commands[at].clone());
             }
             load(&mut line.link).await?;
             for (at, answer) in unknown.into_iter().zip(run(&mut again, &mut line.link).await?) {
@@ -354,16 +349,17 @@ impl RequestRunner {
         Ok(OpenConnection { link, is_lost })
     }
 
-    fn commands(&mut self, work: &RedisJob) -> Vec<Cmd> {
+    fn commands(&mut self, work: &Job) -> Vec<Cmd> {
         let node = &*self.shared.node;
-        let call = match work {
-            RedisJob::BackplaneRequest(_, call) => call,
-            RedisJob::Respond { node: to, number, answer } => {
+        let (number, request) = match work {
+            Job::Request { number, request, .. } => (*number, request),
+            Job::Respond { node: to, number, answer } => {
                 return vec![node_rpc::answer(to, node, *number, answer)];
             }
-            RedisJob::Written(id) => return vec![journal::written(*id)],
+            Job::Written(id) => return vec![journal::written(*id)],
+            Job::Detach(_) => return Vec::new(),
         };
-        let command = match call {
+        let command = match request {
             BackplaneRequest::Attach { channel, epoch } => {
                 channel::read(channel, 0, limits::CLUSTER_ATTACH_MESSAGES, Some(epoch))
             }
@@ -382,8 +378,7 @@ impl RequestRunner {
             BackplaneRequest::AppendToJournal { text } => journal::post(self.rng.next(), text),
             BackplaneRequest::Newest => journal::newest(),
             BackplaneRequest::Ask { nodes, question } => {
-                let RedisJob::BackplaneRequest(number, _) = work else { return Vec::new() };
-                let ask = |to: &String| node_rpc::question(to, node, *number, question);
+                let ask = |to: &String| node_rpc::question(to, node, number, question);
                 return nodes.iter().map(ask).collect();
             }
         };
@@ -400,14 +395,15 @@ impl RequestRunner {
         });
     }
 
-    fn settle(&mut self, work: Vec<RedisJob>, answers: Vec<Vec<RedisResult<Value>>>) {
+    fn settle(&mut self, work: Vec<Job>, answers: Vec<Vec<RedisResult<Value>>>) {
         for (work, answers) in work.into_iter().zip(answers) {
             match work {
-                RedisJob::BackplaneRequest(number, BackplaneRequest::Ask { nodes, .. }) => {
+                Job::Request { number, request: BackplaneRequest::Ask { nodes, .. }, .. } => {
                     self.asked(number, &nodes, &answers);
                 }
-                RedisJob::BackplaneRequest(number, call) => {
-                    let reply = answers.into_iter().next().map(|answer| reply_to(&call, answer?));
+                Job::Request { number, request, .. } => {
+                    let reply =
+                        answers.into_iter().next().map(|answer| reply_to(&request, answer?));
                     let reply =
                         reply.unwrap_or(Ok(BackplaneResponse::Failed)).unwrap_or_else(|fault| {
                             tracing::warn!(%fault, "a call to Redis failed");
@@ -415,8 +411,8 @@ impl RequestRunner {
                         });
                     self.tell(number, reply);
                 }
-                RedisJob::Respond { .. } => {}
-                RedisJob::Written(id) => {
+                Job::Respond { .. } | Job::Detach(_) => {}
+                Job::Written(id) => {
                     if let Some(Err(fault)) = answers.first() {
                         tracing::warn!(%fault, "the journal was not trimmed");
                     }
@@ -440,19 +436,19 @@ impl RequestRunner {
         self.open_requests.absent(&self.shared, number, absent.map(|(node, _)| node));
     }
 
-    fn fail(&self, work: impl IntoIterator<Item = RedisJob>) {
+    fn fail(&self, work: impl IntoIterator<Item = Job>) {
         for work in work {
-            if let RedisJob::BackplaneRequest(number, _) = work {
+            if let Job::Request { number, .. } = work {
                 self.tell(number, BackplaneResponse::Failed);
             }
         }
     }
 
     /// Fails what was sent.
-    fn lose(&self, work: Vec<RedisJob>) {
+    fn lose(&self, work: Vec<Job>) {
         // What had come in time has been told.
-        let is_told = |work: &RedisJob| match work {
-            RedisJob::BackplaneRequest(number, BackplaneRequest::Ask { .. }) => {
+        let is_told = |work: &Job| match work {
+            Job::Request { number, request: BackplaneRequest::Ask { .. }, .. } => {
                 !self.open_requests.forget(*number)
             }
             _ => false,
@@ -466,34 +462,23 @@ impl RequestRunner {
     }
 }
 
-impl RedisJob {
+impl Job {
     /// The channel it is about.
     fn channel(&self) -> Option<&ChannelName> {
-        match self {
-            RedisJob::BackplaneRequest(
-                _,
-                BackplaneRequest::Attach { channel, .. }
-                | BackplaneRequest::Read { channel, .. }
-                | BackplaneRequest::Delete { channel },
-            ) => Some(channel),
-            RedisJob::BackplaneRequest(_, BackplaneRequest::Publish { message, .. }) => {
-                Some(&message.channel)
-            }
+        let Job::Request { request, .. } = self else { return None };
+        match request {
+            BackplaneRequest::Attach { channel, .. }
+            | BackplaneRequest::Read { channel, .. }
+            | BackplaneRequest::Delete { channel } => Some(channel),
+            BackplaneRequest::Publish { message, .. } => Some(&message.channel),
             _ => None,
         }
     }
 
     /// Whether it may be done twice.
     fn only_reads(&self) -> bool {
-        matches!(
-            self,
-            RedisJob::BackplaneRequest(
-                _,
-                BackplaneRequest::Attach { .. }
-                    | BackplaneRequest::Read { .. }
-                    | BackplaneRequest::Newest
-            )
-        )
+        use BackplaneRequest::{Attach, Newest, Read};
+        matches!(self, Job::Request { request: Attach { .. } | Read { .. } | Newest, .. })
     }
 }
 
@@ -528,8 +513,8 @@ async fn load(connection: &mut MultiplexedConnection) -> RedisResult<()> {
     Ok(())
 }
 
-fn reply_to(call: &BackplaneRequest, answer: Value) -> RedisResult<BackplaneResponse> {
-    Ok(match call {
+fn reply_to(request: &BackplaneRequest, answer: Value) -> RedisResult<BackplaneResponse> {
+    Ok(match request {
         BackplaneRequest::Attach { channel, .. } | BackplaneRequest::Read { channel, .. } => {
             BackplaneResponse::Channel(channel::state(channel, answer)?)
         }

@@ -1,48 +1,18 @@
 //! A backplane without Redis: what control asks for goes to whoever stands in for it.
 //!
-//! For simulations. They take the requests, decide what becomes of each, and answer with [`News`] through
+//! For simulations. They take the requests, decide what becomes of each, and answer with [`News`](super::News) through
 //! control's mailbox, as the threads of the real backplane do.
 //!
 //! Part of `cluster`.
 
 use tokio::sync::mpsc;
 
-use super::requests::Job;
-use super::{BackplaneRequest, Cluster, Proposal};
+use super::{Cluster, Proposal};
 use crate::clock::Clock;
-use crate::id::{ChannelName, MessageId};
 
-#[cfg(doc)]
-use super::News;
+pub use super::requests::Job;
 
-/// Something that control asks of the backplane.
-#[derive(Debug)]
-pub enum Request {
-    /// Append an entry to the log. It comes back with it, or as [`News::Lost`].
-    Propose(Proposal),
-    /// Answer with [`News::Called`].
-    BackplaneRequest {
-        /// The call's number at this node.
-        number: u64,
-        /// What is asked.
-        call: BackplaneRequest,
-    },
-    /// Deliver nothing more of a channel.
-    Detach(ChannelName),
-    /// Tell a node what its question is answered.
-    Respond {
-        /// The node that asked.
-        node: String,
-        /// The question's number there.
-        number: u64,
-        /// The answer: a JSON text.
-        answer: String,
-    },
-    /// The database has the journal up to this message.
-    Written(MessageId),
-}
-
-/// What control has asked for, in its order: the entries of the log first.
+/// What control has asked for, in its order.
 #[derive(Debug)]
 pub struct Requests {
     proposals: mpsc::UnboundedReceiver<Proposal>,
@@ -50,19 +20,15 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// The next request, where there is one.
-    pub fn take(&mut self) -> Option<Request> {
-        if let Ok(proposal) = self.proposals.try_recv() {
-            return Some(Request::Propose(proposal));
-        }
-        Some(match self.jobs.try_recv().ok()? {
-            Job::BackplaneRequest { number, call, .. } => {
-                Request::BackplaneRequest { number, call }
-            }
-            Job::Detach(channel) => Request::Detach(channel),
-            Job::Respond { node, number, answer } => Request::Respond { node, number, answer },
-            Job::Written(up_to) => Request::Written(up_to),
-        })
+    /// The next entry for the log, where there is one. It comes back with the log, or as
+    /// [`News::Lost`](super::News::Lost).
+    pub fn take_proposal(&mut self) -> Option<Proposal> {
+        self.proposals.try_recv().ok()
+    }
+
+    /// The next of everything else, where there is one.
+    pub fn take_job(&mut self) -> Option<Job> {
+        self.jobs.try_recv().ok()
     }
 }
 

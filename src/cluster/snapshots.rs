@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use redis::{RedisError, RedisResult};
+use redis::RedisResult;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -76,11 +76,7 @@ pub(super) async fn seed_log(
     let Some(image) = own_snapshot(shared).await else {
         return Err(LogFault::Log(String::from("there is no registry to begin with")));
     };
-    let seed = Seed { known: known.unwrap_or_default(), entries, asked: "" };
-    seed.write(shared, image).await.map_err(|fault| match fault {
-        Fault::Redis(fault) => LogFault::Redis(fault),
-        Fault::Text(fault) => LogFault::Log(fault),
-    })
+    Seed { known: known.unwrap_or_default(), entries, asked: "" }.write(shared, image).await
 }
 
 /// On what condition a log is begun.
@@ -93,28 +89,16 @@ struct Seed<'a> {
     asked: &'a str,
 }
 
-/// Why a snapshot is not written.
-enum Fault {
-    Redis(RedisError),
-    Text(String),
-}
-
-impl From<RedisError> for Fault {
-    fn from(fault: RedisError) -> Fault {
-        Fault::Redis(fault)
-    }
-}
-
 impl Seed<'_> {
     /// Begins a log with a snapshot, under a new epoch.
-    async fn write(&self, shared: &Shared, mut image: Snapshot) -> Result<(), Fault> {
+    async fn write(&self, shared: &Shared, mut image: Snapshot) -> Result<(), LogFault> {
         // Revisions count on under another name: nobody resumes across what was lost.
         image.epoch = uuid::Uuid::new_v4().simple().to_string();
         image.epoch.truncate(limits::EPOCH_CHARS);
         "0-0".clone_into(&mut image.position);
         image.sequence = 0;
         let (new, instances) = (image.epoch.clone(), image.instances.len());
-        let text = encode_snapshot(image).await.map_err(Fault::Text)?;
+        let text = encode_snapshot(image).await.map_err(LogFault::Log)?;
         let mut connection = connect(shared).await?;
         let epoch: String = scripts::SEED
             .key(scripts::EPOCH)
@@ -143,7 +127,7 @@ pub(super) async fn request(
     unusable: UnusableSnapshot,
     known: Option<&str>,
     since: Instant,
-) -> RedisResult<()> {
+) -> Result<(), LogFault> {
     let mut connection = connect(shared).await?;
     let (length, head) = unusable.unreadable.clone().unwrap_or_default();
     let waiting: String = scripts::WANT_IMAGE
@@ -172,14 +156,7 @@ pub(super) async fn request(
     tracing::error!("no node has the registry: a new log is begun with what is left of it");
     let epoch = epoch.unwrap_or_default();
     let seed = Seed { known: &epoch, entries: 0, asked: &shared.node };
-    match seed.write(shared, image).await {
-        Err(Fault::Redis(fault)) => Err(fault),
-        Err(Fault::Text(fault)) => {
-            tracing::error!(fault, "the registry cannot be written down");
-            Ok(())
-        }
-        Ok(()) => Ok(()),
-    }
+    seed.write(shared, image).await
 }
 
 /// Writes a snapshot for a node that asks, where it is this node's turn.

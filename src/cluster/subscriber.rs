@@ -21,7 +21,6 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, RedisError, Value};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
 
 use super::connections::{self, PrimaryConnection};
 use super::node_rpc::{self, NodeMessage, OpenRequests};
@@ -39,7 +38,7 @@ pub(super) enum SubscriberCommand {
     Unfollow(Vec<ChannelName>),
 }
 
-/// Something that a topic payload.
+/// A message of a topic.
 #[derive(Debug)]
 pub(super) struct PubSubMessage {
     topic: Vec<u8>,
@@ -65,7 +64,7 @@ pub(super) struct SubscriberQueue {
 }
 
 impl SubscriberQueue {
-    /// Ears, and what they heard.
+    /// The queue, and its end.
     pub(super) fn new() -> (SubscriberQueue, mpsc::Receiver<PubSubMessage>) {
         let (queue, heard) = mpsc::channel(limits::CLUSTER_TOPIC_QUEUE_MAX);
         let (bytes, count) = (AtomicUsize::new(0), AtomicU64::new(0));
@@ -107,7 +106,7 @@ pub(super) async fn forward(
         for heard in batch.drain(..) {
             subscriber_queue.bytes.fetch_sub(heard.len(), Ordering::Relaxed);
             if heard.topic == shared.topic.as_bytes() {
-                // Behind what was payload before it.
+                // Behind the messages before it.
                 tell_placed(&shared, &mut placed);
                 on_node_message(&shared, &open_requests, &heard.payload);
             } else if let Some(message) = channel::decode(&heard.topic, heard.payload) {
@@ -228,8 +227,7 @@ impl Topics {
         shared.works(RedisPath::Topics);
         let mut ended = pin!(shared.links.ended(connection.generation()));
         let mut silence = Silence::from(self.subscriber_queue.count.load(Ordering::Relaxed));
-        let mut probes = tokio::time::interval(Duration::from_millis(connections::PROBE_MS));
-        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probes = connections::probe_ticks();
         loop {
             tokio::select! {
                 () = lost.notified() => return Err(closed("the connection was lost")),
@@ -341,8 +339,8 @@ async fn subscribe(
     connection: &mut MultiplexedConnection,
     channels: &[ChannelName],
 ) -> Result<(), RedisError> {
-    for some in channels.chunks(limits::CLUSTER_SUBSCRIBE_TOPICS) {
-        connection.subscribe(some.iter().map(channel::topic).collect::<Vec<_>>()).await?;
+    for topics in topics(channels) {
+        connection.subscribe(topics).await?;
     }
     Ok(())
 }
@@ -351,8 +349,14 @@ async fn unsubscribe(
     connection: &mut MultiplexedConnection,
     channels: &[ChannelName],
 ) -> Result<(), RedisError> {
-    for some in channels.chunks(limits::CLUSTER_SUBSCRIBE_TOPICS) {
-        connection.unsubscribe(some.iter().map(channel::topic).collect::<Vec<_>>()).await?;
+    for topics in topics(channels) {
+        connection.unsubscribe(topics).await?;
     }
     Ok(())
+}
+
+/// The topics of channels, as many at a time as one command takes.
+fn topics(channels: &[ChannelName]) -> impl Iterator<Item = Vec<String>> {
+    let chunks = channels.chunks(limits::CLUSTER_SUBSCRIBE_TOPICS);
+    chunks.map(|some| some.iter().map(channel::topic).collect())
 }

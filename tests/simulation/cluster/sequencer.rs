@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use fanfare::internals::cluster::simulated::{Request, Requests};
+use fanfare::internals::cluster::simulated::{Job, Requests};
 use fanfare::internals::cluster::{
     BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, News, NodeView, Placed,
     Proposal,
@@ -57,7 +57,7 @@ struct Link {
     control: MailboxSender<ControlMessage>,
     requests: Requests,
     proposals: Delayed<Proposal>,
-    jobs: Delayed<Request>,
+    jobs: Delayed<Job>,
     /// Entries that were reported as lost and come all the same.
     late: Vec<(u64, LogItem)>,
     entries: Delayed<News>,
@@ -161,11 +161,8 @@ impl SimSequencer {
         let link = self.link(node);
         link.died_ms = Some(now_ms);
         let mut on_their_way: Vec<Proposal> = Vec::new();
-        while let Some(request) = link.requests.take() {
-            if let Request::Propose(proposal) = request {
-                on_their_way.push(proposal);
-            }
-        }
+        on_their_way.extend(std::iter::from_fn(|| link.requests.take_proposal()));
+        while link.requests.take_job().is_some() {}
         on_their_way.extend(link.proposals.0.drain(..).map(|(_, proposal)| proposal));
         on_their_way.sort_by_key(|proposal| proposal.number);
         for proposal in on_their_way {
@@ -294,12 +291,13 @@ impl SimSequencer {
     }
 
     fn collect(&mut self, at: usize) {
-        while let Some(request) = self.links[at].requests.take() {
+        while let Some(proposal) = self.links[at].requests.take_proposal() {
             let due_ms = self.due_ms();
-            match request {
-                Request::Propose(proposal) => self.links[at].proposals.push(due_ms, proposal),
-                other => self.links[at].jobs.push(due_ms, other),
-            }
+            self.links[at].proposals.push(due_ms, proposal);
+        }
+        while let Some(job) = self.links[at].requests.take_job() {
+            let due_ms = self.due_ms();
+            self.links[at].jobs.push(due_ms, job);
         }
     }
 
@@ -346,20 +344,19 @@ impl SimSequencer {
 
     fn carry_out(&mut self, at: usize) {
         let now_ms = self.now_ms;
-        while let Some(request) = self.links[at].jobs.take(now_ms) {
+        while let Some(job) = self.links[at].jobs.take(now_ms) {
             let is_cut = self.links[at].cut_until_ms > now_ms;
-            match request {
-                Request::BackplaneRequest {
-                    number,
-                    call: BackplaneRequest::Ask { nodes, question },
+            match job {
+                Job::Request {
+                    number, request: BackplaneRequest::Ask { nodes, question }, ..
                 } => {
                     self.ask(at, number, &nodes, &question);
                 }
-                Request::BackplaneRequest { number, call } => {
+                Job::Request { number, request, .. } => {
                     let is_failed = is_cut || self.one_in(40);
                     let is_done = !is_failed || self.rng.below(2) == 0;
                     let done =
-                        if is_done { self.answer(at, call) } else { BackplaneResponse::Failed };
+                        if is_done { self.answer(at, request) } else { BackplaneResponse::Failed };
                     let reply = if is_failed { BackplaneResponse::Failed } else { done };
                     if is_failed {
                         self.count("failed calls");
@@ -367,14 +364,14 @@ impl SimSequencer {
                     let due_ms = self.due_ms();
                     self.links[at].answers.push(due_ms, News::Called { number, reply });
                 }
-                Request::Detach(channel) => _ = self.links[at].attached.remove(&channel),
-                Request::Respond { node, number, answer } => {
+                Job::Detach(channel) => _ = self.links[at].attached.remove(&channel),
+                Job::Respond { node, number, answer } => {
                     let from = self.links[at].node.clone();
                     if !is_cut {
                         self.respond(&node, number, from, answer);
                     }
                 }
-                Request::Propose(_) | Request::Written(_) => {}
+                Job::Written(_) => {}
             }
         }
     }
