@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use crate::config::{Ask, Config, Question};
+use crate::config::{Config, ServerCall, ServerQuery};
 use fanfare_client::{
     Api, ChangeType, Client, Code, Error, Instance, InstanceChange, ServiceChange, ServiceEvent,
     ServiceState,
@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Carries out what is asked; answers are printed as they come.
-pub(crate) fn run(config: &Config, ask: &Ask) -> Result<(), String> {
+pub(crate) fn run(config: &Config, call: &ServerCall) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|fault| fault.to_string())?;
-    let url = ask.url.clone().unwrap_or_else(|| url_of(config));
-    runtime.block_on(answer(&url, ask)).map_err(|fault| match fault {
+    let url = call.url.clone().unwrap_or_else(|| url_of(config));
+    runtime.block_on(answer(&url, call)).map_err(|fault| match fault {
         Failed::Printing(fault) => fault.to_string(),
         Failed::Asking(fault) => explain(&url, &fault),
     })
@@ -75,20 +75,20 @@ fn explain(url: &str, fault: &Error) -> String {
     }
 }
 
-async fn answer(url: &str, ask: &Ask) -> Result<(), Failed> {
+async fn answer(url: &str, call: &ServerCall) -> Result<(), Failed> {
     let mut api = Api::new(url)?;
-    if let Some(token) = &ask.token {
+    if let Some(token) = &call.token {
         api = api.with_token(token)?;
     }
-    match &ask.what {
-        Question::Stats { watch } => stats(&api, *watch, ask.json).await,
-        Question::Services => {
+    match &call.what {
+        ServerQuery::Stats { watch } => stats(&api, *watch, call.json).await,
+        ServerQuery::Services => {
             let answer = api.call("GET", "/api/discovery/services.json", None).await?;
-            services(&answer, ask.json)
+            services(&answer, call.json)
         }
-        Question::Instances(service) => instances(&api, service, ask.json).await,
-        Question::Watch(service) => watch(url, ask, service).await,
-        Question::Publish { channel, payload, event } => {
+        ServerQuery::Instances(service) => instances(&api, service, call.json).await,
+        ServerQuery::Watch(service) => watch(url, call, service).await,
+        ServerQuery::Publish { channel, payload, event } => {
             let payload = serde_json::from_str(payload).unwrap_or_else(|_| json!(payload));
             let mut body = json!({"payload": payload});
             if let Some(event) = event {
@@ -96,7 +96,7 @@ async fn answer(url: &str, ask: &Ask) -> Result<(), Failed> {
             }
             let path = format!("/api/v1/channels/{}/messages", encoded(channel));
             let answer = api.call("POST", &path, Some(body)).await?;
-            if ask.json {
+            if call.json {
                 return print(&answer.to_string());
             }
             print(&format!(
@@ -105,7 +105,7 @@ async fn answer(url: &str, ask: &Ask) -> Result<(), Failed> {
                 answer["delivered_to"]
             ))
         }
-        Question::Operate { service, instance, region, is_pull_in } => {
+        ServerQuery::Operate { service, instance, region, is_pull_in } => {
             let mut key = json!({"serviceId": service, "instanceId": instance});
             if let Some(region) = region {
                 key["regionId"] = json!(region);
@@ -114,11 +114,11 @@ async fn answer(url: &str, ask: &Ask) -> Result<(), Failed> {
                 "instanceKey": key,
                 "operation": "pull-out",
                 "operationComplete": is_pull_in,
-                "operatorId": operator(ask.token.as_deref()),
+                "operatorId": operator(call.token.as_deref()),
             });
             let path = "/api/management/instance/operate-instance.json";
             let answer = well(api.call("POST", path, Some(body)).await?)?;
-            if ask.json {
+            if call.json {
                 return print(&answer.to_string());
             }
             print(if *is_pull_in { "pulled in" } else { "pulled out" })
@@ -304,9 +304,9 @@ fn pulled_out_by(by: &Value) -> String {
 }
 
 /// Follows a service until interrupted. Comes back after a disconnect, as every client does.
-async fn watch(url: &str, ask: &Ask, service: &str) -> Result<(), Failed> {
+async fn watch(url: &str, call: &ServerCall, service: &str) -> Result<(), Failed> {
     let mut builder = Client::builder().url(url);
-    if let Some(token) = &ask.token {
+    if let Some(token) = &call.token {
         builder = builder.token(token);
     }
     let client = builder.connect().await?;
@@ -314,8 +314,8 @@ async fn watch(url: &str, ask: &Ask, service: &str) -> Result<(), Failed> {
     let mut changes = view.changes();
     while let Some(event) = changes.next().await {
         match event {
-            ServiceEvent::Snapshot(state) => print(&snapshot(&state, ask.json))?,
-            ServiceEvent::Changed(change) => print(&changed(&change, ask.json))?,
+            ServiceEvent::Snapshot(state) => print(&snapshot(&state, call.json))?,
+            ServiceEvent::Changed(change) => print(&changed(&change, call.json))?,
             ServiceEvent::Refused { error, .. } if error.is_temporary() => {}
             ServiceEvent::Refused { error, .. } => return Err(error.into()),
             _ => {}

@@ -85,8 +85,8 @@ fn run(loaded: &Loaded) -> ExitCode {
             let scope = scope.as_deref();
             accounts::add(&data, username, email.as_deref(), password.clone(), scope)
         }
-        Action::Ask(question) => {
-            return match ask::run(config, question) {
+        Action::Call(call) => {
+            return match ask::run(config, call) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(fault) => {
                     complain(&fault);

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use super::hints;
 use super::keys::{KEYS, Unset, index_of};
 use super::value::{duration, quote};
-use super::{Action, Ask, CONFIG_ENV, Fault, LoadError, Question, TOKEN_ENV, URL_ENV};
+use super::{Action, CONFIG_ENV, Fault, LoadError, ServerCall, ServerQuery, TOKEN_ENV, URL_ENV};
 use crate::auth::{Scopes, accounts, is_user_id, names};
 use crate::limits;
 use crate::store::accounts::Who;
@@ -267,25 +267,25 @@ fn questions() -> [Command; 7] {
 }
 
 /// Reads what a running server is asked; none where `name` is another subcommand.
-pub(super) fn parse_ask(
+pub(super) fn parse_call(
     name: &str,
     matches: &ArgMatches,
     env: impl Fn(&str) -> Option<String>,
-) -> Option<Ask> {
+) -> Option<ServerCall> {
     let text = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
     let flag = |name: &str| matches.try_get_one::<bool>(name).ok().flatten() == Some(&true);
     let needed = |name: &str| text(name).unwrap_or_default();
     let what = match name {
-        "stats" => Question::Stats { watch: flag("watch") },
-        "services" => Question::Services,
-        "instances" => Question::Instances(needed("service")),
-        "watch" => Question::Watch(needed("service")),
-        "publish" => Question::Publish {
+        "stats" => ServerQuery::Stats { watch: flag("watch") },
+        "services" => ServerQuery::Services,
+        "instances" => ServerQuery::Instances(needed("service")),
+        "watch" => ServerQuery::Watch(needed("service")),
+        "publish" => ServerQuery::Publish {
             channel: needed("channel"),
             payload: needed("payload"),
             event: text("event"),
         },
-        "pull-out" | "pull-in" => Question::Operate {
+        "pull-out" | "pull-in" => ServerQuery::Operate {
             service: needed("service"),
             instance: needed("instance"),
             region: text("region"),
@@ -295,7 +295,7 @@ pub(super) fn parse_ask(
     };
     let url = text("url").or_else(|| env(URL_ENV));
     let token = text("ask-token").or_else(|| env(TOKEN_ENV));
-    Some(Ask { url, token, json: flag("json"), what })
+    Some(ServerCall { url, token, json: flag("json"), what })
 }
 
 /// Reads which shell the completions are for.

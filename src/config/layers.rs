@@ -11,7 +11,7 @@ use std::path::Path;
 use clap::ArgMatches;
 
 use super::command::{
-    parse_args, parse_ask, parse_completions, parse_token, parse_token_revoke, parse_user,
+    parse_args, parse_call, parse_completions, parse_token, parse_token_revoke, parse_user,
 };
 use super::keys::{KEYS, Unset, index_of};
 use super::{Action, AuthMode, CONFIG_ENV, Config, Fault, LoadError, Loaded, Source, Sources};
@@ -63,8 +63,8 @@ pub(super) fn load(
         (Some("default-config"), _) => Action::DefaultConfig,
         (Some("man"), _) => Action::Man,
         (Some("completions"), Some(matches)) => parse_completions(matches),
-        (Some(name), Some(matches)) if let Some(ask) = parse_ask(name, matches, env) => {
-            Action::Ask(ask)
+        (Some(name), Some(matches)) if let Some(call) = parse_call(name, matches, env) => {
+            Action::Call(call)
         }
         (name, last) => {
             layers.settle_access();

@@ -279,8 +279,8 @@ pub(crate) enum Action {
     Man,
     /// Print the completions of a shell.
     Completions(clap_complete::Shell),
-    /// Ask a running server for something.
-    Ask(Ask),
+    /// Call a running server.
+    Call(ServerCall),
     /// Print a token and exit.
     Token {
         /// The user id, never empty.
@@ -345,7 +345,7 @@ pub(crate) enum Action {
 
 /// Something asked of a running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ask {
+pub(crate) struct ServerCall {
     /// The server's URL. `None`: the configured address.
     pub url: Option<String>,
     /// The caller's token.
@@ -353,12 +353,12 @@ pub(crate) struct Ask {
     /// Whether answers are shown as JSON, one value a line.
     pub json: bool,
     /// What.
-    pub what: Question,
+    pub what: ServerQuery,
 }
 
 /// A call to a running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Question {
+pub(crate) enum ServerQuery {
     /// Its statistics.
     Stats {
         /// Again each second.

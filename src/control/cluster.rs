@@ -161,7 +161,7 @@ impl Control {
         let Installed { mut services, applied } = self.state.install_snapshot(image, items, now);
         services.extend(self.followers.services().cloned());
         for service in services {
-            self.publisher.take_back(&service);
+            self.view_cache.invalidate(&service);
             if is_watched {
                 let view = self.state.registry.view(&service);
                 self.tell_program(DomainEvent::ServiceChanged {

@@ -16,7 +16,7 @@
 //!   that follow it.
 //! * An event is encoded and framed once, and only where a shard follows the service.
 //! * A view that the shards can read is invalidated before anything that its service's change causes
-//!   is sent; see `mailbox::published`.
+//!   is sent; see `mailbox::view_cache`.
 //! * What has to be on disk first is answered and announced after the store has said that it is.
 //!   All that gathers while the store is busy goes as one transaction.
 //! * One turn carries out at most [`limits::COMMANDS_PER_TURN_MAX`] commands before leases and the
@@ -44,9 +44,9 @@ use crate::clock::Moment;
 use crate::cluster::Cluster;
 use crate::id::{ConnId, ShardSet, Topic, UserId};
 use crate::limits::{self, STORE_CLOSE_ATTEMPTS_MAX};
-use crate::mailbox::published::{Published, Publisher};
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::mailbox::to_shard::{Event, ShardMessage};
+use crate::mailbox::view_cache::{ViewCache, ViewCacheWriter};
 use crate::mailbox::{MailboxReceiver, MailboxSender};
 use crate::state::State;
 use crate::state::command::{Command, MessagingCommand, RegistryCommand};
@@ -86,7 +86,7 @@ pub struct Control {
     mailbox: MailboxReceiver<ControlMessage>,
     shards: Vec<MailboxSender<ShardMessage>>,
     followers: Followers,
-    publisher: Publisher,
+    view_cache: ViewCacheWriter,
     stats: Arc<Stats>,
     store: Option<Store>,
     saver: Saver,
@@ -114,20 +114,20 @@ impl Control {
         state: State,
         mailbox: MailboxReceiver<ControlMessage>,
         shards: Vec<MailboxSender<ShardMessage>>,
-        published: Arc<Published>,
+        view_cache: Arc<ViewCache>,
         stats: Arc<Stats>,
         store: Option<Store>,
     ) -> Control {
         let (events, _) = broadcast::channel(limits::LISTENER_MESSAGES_MAX);
         let to_ring = vec![false; shards.len()];
-        let publisher = Publisher::new(published);
-        publisher.set_listing_version(state.registry.listing_version());
+        let view_cache = ViewCacheWriter::new(view_cache);
+        view_cache.set_listing_version(state.registry.listing_version());
         Control {
             state,
             mailbox,
             shards,
             followers: Followers::default(),
-            publisher,
+            view_cache,
             stats,
             store,
             saver: Saver::new(SetBound { rows: usize::MAX, bytes: usize::MAX }),
@@ -363,11 +363,11 @@ impl Control {
     /// Invalidates the views that are out of date, then carries out the effects of the last call of the
     /// state, in their order.
     fn carry_out_effects(&mut self, accepted_ns: u64, now: Moment) {
-        self.publisher.count(self.state.registry.counts().0);
-        self.publisher.set_listing_version(self.state.registry.listing_version());
+        self.view_cache.count(self.state.registry.counts().0);
+        self.view_cache.set_listing_version(self.state.registry.listing_version());
         self.state.announce_turn(self.followers.services());
         for service in self.state.registry.take_forgotten() {
-            self.publisher.take_back(&service);
+            self.view_cache.invalidate(&service);
         }
         let mut effects = std::mem::take(&mut self.effects);
         self.state.swap_effects(&mut effects);
@@ -433,7 +433,7 @@ impl Control {
             Effect::PingAll => {
                 (0..self.shards.len()).for_each(|shard| self.send(shard, ShardMessage::PingAll));
             }
-            Effect::PublishView(view) => self.publisher.show(&view),
+            Effect::PublishView(view) => self.view_cache.publish(&view),
             Effect::Reply(delivery) => self.deliver(delivery),
             Effect::Event(event) => {
                 if is_watched {
@@ -499,7 +499,7 @@ impl Control {
 
     /// Frames an announcement once and sends it to the shards that follow its service.
     fn announce(&mut self, announcement: Announcement, is_watched: bool, accepted_ns: u64) {
-        self.publisher.take_back(&announcement.service);
+        self.view_cache.invalidate(&announcement.service);
         if is_watched {
             self.tell_program(DomainEvent::ServiceChanged {
                 service: announcement.service.clone(),

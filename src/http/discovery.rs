@@ -95,23 +95,23 @@ pub async fn services(
         let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
         let _: serde_json::Map<String, serde_json::Value> = body::object(&text)?;
     }
-    let published = &context.app.published;
-    if let Some(listing) = published.listing() {
+    let view_cache = &context.app.view_cache;
+    if let Some(listing) = view_cache.listing() {
         return Ok(reply::cached(JSON, listing));
     }
     // After a change many ask at once. One of a shard builds, the others find what it built.
     let _turn = context.answers.listing.lock().await;
-    if let Some(listing) = published.listing() {
+    if let Some(listing) = view_cache.listing() {
         return Ok(reply::cached(JSON, listing));
     }
-    let generation = published.generation();
+    let generation = view_cache.generation();
     let ServiceViews { version, views } = context.ask(ReadAllViews).await?;
     let (listing, permit) = put_together(context, views, move |out, views| {
         put_views(out, views);
         out.extend_from_slice(format!(",\"version\":{version}").as_bytes());
     })
     .await?;
-    if published.keep_listing(generation, &listing) {
+    if view_cache.keep_listing(generation, &listing) {
         return Ok(reply::cached(JSON, listing));
     }
     Ok(reply::reserved(JSON, listing, permit))

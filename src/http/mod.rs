@@ -59,8 +59,8 @@ use crate::cluster::agreement::{Difference, Shared};
 use crate::id::{ServiceName, ShardId, UserId};
 use crate::limits::Limits;
 use crate::mailbox::MailboxSender;
-use crate::mailbox::published::Published;
 use crate::mailbox::to_control::{self, ControlMessage, Task};
+use crate::mailbox::view_cache::ViewCache;
 use crate::state::Ask;
 use crate::state::messaging::commands::SeeUser;
 use crate::state::people::Person;
@@ -123,7 +123,7 @@ pub struct AppState {
     /// The rules for requests.
     pub authorizer: Arc<Authorizer>,
     /// The newest views, for reading without control.
-    pub published: Arc<Published>,
+    pub view_cache: Arc<ViewCache>,
     /// The counters.
     pub stats: Arc<Stats>,
     /// The health of the store.
@@ -250,16 +250,16 @@ impl RequestContext {
     }
 
     /// The newest views of some services, empty at revision 0 for those that were never seen. Control
-    /// is asked only where one of them is not shown.
+    /// is asked only where one of them is not cached.
     ///
     /// # Errors
     ///
     /// As [`RequestContext::ask`].
     pub async fn views(&self, services: Vec<ServiceName>) -> Result<Vec<Arc<View>>, Refusal> {
-        let published = &self.app.published;
-        let shown: Vec<_> = services.iter().map_while(|name| published.view(name)).collect();
-        if shown.len() == services.len() {
-            return Ok(shown);
+        let view_cache = &self.app.view_cache;
+        let cached: Vec<_> = services.iter().map_while(|name| view_cache.view(name)).collect();
+        if cached.len() == services.len() {
+            return Ok(cached);
         }
         self.ask(ReadViews(services)).await
     }

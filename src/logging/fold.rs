@@ -62,7 +62,7 @@ struct LeftOut {
     count: u64,
     level: Level,
     target: &'static str,
-    /// What the first of them said.
+    /// The text of the first of them.
     line: String,
     /// The request ids of the first and the last of them, where they have some.
     first_id: Option<String>,
@@ -81,10 +81,10 @@ impl Tally {
 
 impl Table {
     /// Whether a line is written. Where it is not, it is counted.
-    fn admit(&mut self, place: Identifier, said: &Said, event: &Event<'_>, now_ms: u64) -> bool {
+    fn admit(&mut self, place: Identifier, line: &LineKey, event: &Event<'_>, now_ms: u64) -> bool {
         let all = self.places.entry(place.clone()).or_insert_with(|| Tally::new(now_ms));
         let has_room = self.kinds.len() < limits::LOG_KINDS_MAX;
-        let key = (place, said.hash.finish());
+        let key = (place, line.hash.finish());
         let kind = match self.kinds.get_mut(&key) {
             Some(kind) => Some(kind),
             None if has_room => Some(self.kinds.entry(key).or_insert_with(|| Tally::new(now_ms))),
@@ -104,11 +104,11 @@ impl Table {
             level: *event.metadata().level(),
             target: event.metadata().target(),
             line: text_of(event),
-            first_id: said.request_id.clone(),
+            first_id: line.request_id.clone(),
             last_id: None,
         });
         left_out.count += 1;
-        left_out.last_id.clone_from(&said.request_id);
+        left_out.last_id.clone_from(&line.request_id);
         false
     }
 
@@ -139,10 +139,10 @@ impl Fold {
         if !self.is_on || *meta.level() > Level::INFO || [ACCESS, OWN].contains(&meta.target()) {
             return true;
         }
-        let mut said = Said::default();
-        event.record(&mut said);
+        let mut key = LineKey::default();
+        event.record(&mut key);
         let now_ms = self.clock.now().unix_ms;
-        self.table.lock().admit(meta.callsite(), &said, event, now_ms)
+        self.table.lock().admit(meta.callsite(), &key, event, now_ms)
     }
 
     /// Says what was left out of the windows that are over.
@@ -187,12 +187,12 @@ fn say(left_out: LeftOut) {
 
 /// The fields of a line that identify its kind.
 #[derive(Default)]
-struct Said {
+struct LineKey {
     hash: DefaultHasher,
     request_id: Option<String>,
 }
 
-impl Said {
+impl LineKey {
     fn add(&mut self, field: &Field, value: &str) {
         match field.name() {
             "request_id" => self.request_id = Some(value.to_owned()),
@@ -209,7 +209,7 @@ fn without_port(client: &str) -> String {
     address.map_or_else(|_| client.to_owned(), |address| address.block().to_string())
 }
 
-impl Visit for Said {
+impl Visit for LineKey {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.add(field, value);
     }
@@ -291,12 +291,11 @@ mod tests {
 
     impl<S: Subscriber> Layer<S> for Judge {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let mut said = Said::default();
-            event.record(&mut said);
+            let mut key = LineKey::default();
+            event.record(&mut key);
             let mut inner = self.0.lock();
             let (table, now_ms, written) = &mut *inner;
-            *written +=
-                usize::from(table.admit(event.metadata().callsite(), &said, event, *now_ms));
+            *written += usize::from(table.admit(event.metadata().callsite(), &key, event, *now_ms));
         }
     }
 

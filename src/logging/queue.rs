@@ -30,12 +30,12 @@ enum Item {
 #[derive(Debug, Clone)]
 pub(super) struct Queue {
     sender: Sender<Item>,
-    load: Arc<Load>,
+    usage: Arc<Usage>,
 }
 
 /// Lines in the queue, and lines that were dropped.
 #[derive(Debug, Default)]
-struct Load {
+struct Usage {
     bytes: AtomicUsize,
     lost: AtomicU64,
 }
@@ -49,11 +49,11 @@ impl Queue {
     /// Starts the thread. Where there is none to be had, lines go nowhere, and nothing else is lost.
     pub(super) fn start(fold: Arc<Fold>) -> (Queue, LogGuard) {
         let (sender, receiver) = crossbeam_channel::bounded(limits::LOG_QUEUE_LINES_MAX);
-        let load = Arc::<Load>::default();
-        let writer = Writer { receiver, load: Arc::clone(&load), fold, clock: Clock::start() };
+        let usage = Arc::<Usage>::default();
+        let writer = Writer { receiver, usage: Arc::clone(&usage), fold, clock: Clock::start() };
         // There is no other place to report it.
         let _ = std::thread::Builder::new().name(String::from("log")).spawn(move || writer.run());
-        (Queue { sender: sender.clone(), load }, LogGuard(sender))
+        (Queue { sender: sender.clone(), usage }, LogGuard(sender))
     }
 }
 
@@ -64,15 +64,15 @@ impl Write for Queue {
         if line.is_empty() {
             return Ok(0);
         }
-        let held = self.load.bytes.fetch_add(line.len(), Ordering::Relaxed);
+        let held = self.usage.bytes.fetch_add(line.len(), Ordering::Relaxed);
         let is_in = held + line.len() <= limits::LOG_QUEUE_BYTES_MAX
             && match self.sender.try_send(Item::Line(line.into())) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
             };
         if !is_in {
-            self.load.bytes.fetch_sub(line.len(), Ordering::Relaxed);
-            self.load.lost.fetch_add(1, Ordering::Relaxed);
+            self.usage.bytes.fetch_sub(line.len(), Ordering::Relaxed);
+            self.usage.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
     }
@@ -114,7 +114,7 @@ impl Drop for LogGuard {
 
 struct Writer {
     receiver: Receiver<Item>,
-    load: Arc<Load>,
+    usage: Arc<Usage>,
     fold: Arc<Fold>,
     clock: Clock,
 }
@@ -149,13 +149,13 @@ impl Writer {
     }
 
     fn write(&self, line: &[u8]) {
-        self.load.bytes.fetch_sub(line.len(), Ordering::Relaxed);
+        self.usage.bytes.fetch_sub(line.len(), Ordering::Relaxed);
         // Without standard error there is no place to report it.
         let _ = io::stderr().write_all(line);
     }
 
     fn tell_lost(&self) {
-        let lost = self.load.lost.swap(0, Ordering::Relaxed);
+        let lost = self.usage.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             tracing::warn!(target: OWN, lines = lost, "standard error is too slow: lines are missing here");
         }

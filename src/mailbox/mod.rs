@@ -21,9 +21,9 @@ mod bell;
 mod parking;
 #[cfg(test)]
 mod parking_model;
-pub mod published;
 pub mod to_control;
 pub mod to_shard;
+pub mod view_cache;
 
 use std::sync::{Arc, atomic};
 
@@ -40,18 +40,18 @@ pub fn mailbox<T>(messages_max: usize, bell: Bell) -> (MailboxSender<T>, Mailbox
     // crossbeam's bounded channel allocates and touches all of its slots at once: 13 MB a shard at
     // the default bound. The unbounded one grows by blocks, and the bound is kept here.
     let (sender, receiver) = crossbeam_channel::unbounded();
-    let door = Arc::new(Door { bell, parking: Parking::new(), messages_max });
-    (MailboxSender { sender, door: Arc::clone(&door) }, MailboxReceiver { receiver, door })
+    let shared = Arc::new(Shared { bell, parking: Parking::new(), messages_max });
+    (MailboxSender { sender, shared: Arc::clone(&shared) }, MailboxReceiver { receiver, shared })
 }
 
 #[derive(Debug)]
-struct Door {
+struct Shared {
     bell: Bell,
     parking: Parking,
     messages_max: usize,
 }
 
-impl Door {
+impl Shared {
     fn ring(&self) {
         if self.parking.must_wake() {
             self.bell.ring();
@@ -63,12 +63,12 @@ impl Door {
 #[derive(Debug)]
 pub struct MailboxSender<T> {
     sender: Sender<T>,
-    door: Arc<Door>,
+    shared: Arc<Shared>,
 }
 
 impl<T> Clone for MailboxSender<T> {
     fn clone(&self) -> MailboxSender<T> {
-        MailboxSender { sender: self.sender.clone(), door: Arc::clone(&self.door) }
+        MailboxSender { sender: self.sender.clone(), shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -92,12 +92,12 @@ impl<T> MailboxSender<T> {
     /// Whether no message would be taken now. Senders that ask at the same moment may all hear no,
     /// so the bound can be overshot by one message a sender.
     fn is_full(&self) -> bool {
-        self.sender.len() >= self.door.messages_max
+        self.sender.len() >= self.shared.messages_max
     }
 
     /// Wakes the receiver if it rests.
     pub fn ring(&self) {
-        self.door.ring();
+        self.shared.ring();
     }
 
     /// Sends and wakes the receiver.
@@ -139,7 +139,7 @@ impl<T> MailboxSender<T> {
 #[derive(Debug)]
 pub struct MailboxReceiver<T> {
     receiver: Receiver<T>,
-    door: Arc<Door>,
+    shared: Arc<Shared>,
 }
 
 impl<T> MailboxReceiver<T> {
@@ -156,12 +156,12 @@ impl<T> MailboxReceiver<T> {
     /// Declares that the receiver is about to sleep. Returns false where a message has arrived
     /// meanwhile: then it must not.
     pub fn rest(&self) -> bool {
-        self.door.parking.may_sleep(|| self.receiver.is_empty())
+        self.shared.parking.may_sleep(|| self.receiver.is_empty())
     }
 
     /// Declares that the receiver is awake, whatever woke it.
     pub fn wake(&self) {
-        self.door.parking.awake();
+        self.shared.parking.awake();
     }
 }
 

@@ -43,9 +43,9 @@ use crate::http::passwords::Passwords;
 use crate::http::rate_limiter::RateLimiter;
 use crate::http::status;
 use crate::limits;
-use crate::mailbox::published::Published;
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::mailbox::to_shard::ShardMessage;
+use crate::mailbox::view_cache::ViewCache;
 use crate::mailbox::{Bell, MailboxSender, mailbox};
 use crate::private_file;
 use crate::redacted;
@@ -229,7 +229,7 @@ impl Server {
         listener::check(config.bind).map_err(in_bind)?;
 
         let stats = Arc::new(Stats::new(config.shards));
-        let published = Arc::<Published>::default();
+        let view_cache = Arc::<ViewCache>::default();
         let signals = Arc::new(Signals::default());
         let limits = Arc::new(config.limits.clone());
         let node_id: Arc<str> = random_hex(8).into();
@@ -241,7 +241,7 @@ impl Server {
             node_id: Arc::clone(&node_id),
             limits: Arc::clone(&limits),
             authorizer: Arc::clone(&authorizer),
-            published: Arc::clone(&published),
+            view_cache: Arc::clone(&view_cache),
             stats: Arc::clone(&stats),
             store: store.as_ref().map_or_else(StoreHealth::always, Store::health),
             read_pool: store.as_ref().map_or_else(ReadPool::closed, Store::read_pool),
@@ -287,7 +287,7 @@ impl Server {
         let state = state_of(config, image, &node_id, clock.now());
         let (shards, starts) = shard_starts(config.shards, messages_max, &to_control, &common);
         let control =
-            Control::new(state, inbox, shards.clone(), published, Arc::clone(&stats), store)
+            Control::new(state, inbox, shards.clone(), view_cache, Arc::clone(&stats), store)
                 .with_revoked(Arc::clone(&authorizer.revoked))
                 .with_set_bound(set_bound(&limits));
         let control = joined(control, config, &common.app, (clock, &to_control), journal)?;

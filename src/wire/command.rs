@@ -113,7 +113,7 @@ pub enum Target {
     AllServices,
 }
 
-/// A wish to follow a service.
+/// A command to follow a service.
 #[derive(Debug)]
 pub struct Subscribe {
     /// The subscription's target.
@@ -346,21 +346,21 @@ fn publish(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusa
 /// The same requests in the words of `system`.
 fn system(fields: &Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusal> {
     #[derive(Deserialize)]
-    struct Wish {
+    struct SystemCommand {
         command: Option<Value>,
         channel: Option<Value>,
     }
     let payload = fields.payload.ok_or_else(|| Refusal::invalid("payload is missing"))?;
-    let wish = (payload.get().starts_with('{'))
-        .then(|| serde_json::from_str::<Wish>(payload.get()).ok())
+    let command = (payload.get().starts_with('{'))
+        .then(|| serde_json::from_str::<SystemCommand>(payload.get()).ok())
         .flatten()
         .ok_or_else(|| Refusal::invalid("payload is not an object"))?;
-    let channel = || match &wish.channel {
+    let channel = || match &command.channel {
         Some(Value::String(name)) => talk::channel(Some(name.clone()), topic_bytes_max),
         Some(_) => Err(Refusal::invalid("channel is not a string")),
         None => Err(Refusal::invalid("channel is missing")),
     };
-    match wish.command.as_ref().and_then(Value::as_str) {
+    match command.command.as_ref().and_then(Value::as_str) {
         Some("subscribe") => Ok(Request::SubscribeChannel { channel: channel()?, since: None }),
         Some("unsubscribe") => Ok(Request::UnsubscribeChannel(channel()?)),
         Some("list_channels") => Ok(Request::ListChannels),

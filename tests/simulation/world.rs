@@ -8,9 +8,9 @@ use fanfare::internals::clock::Moment;
 use fanfare::internals::control::Control;
 use fanfare::internals::id::{ConnId, Epoch, InstanceIdentity, ServiceName, ShardId, Slot};
 use fanfare::internals::limits::Limits;
-use fanfare::internals::mailbox::published::Published;
 use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
 use fanfare::internals::mailbox::to_shard::ShardMessage;
+use fanfare::internals::mailbox::view_cache::ViewCache;
 use fanfare::internals::mailbox::{Bell, MailboxReceiver, MailboxSender, mailbox};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::shard::{self, Shard};
@@ -99,7 +99,7 @@ pub struct SimWorld {
     /// Views that the observer has asked for.
     questions: Vec<oneshot::Receiver<Result<Vec<Arc<View>>, Refusal>>>,
     oracle: Oracle,
-    published: Arc<Published>,
+    view_cache: Arc<ViewCache>,
     clients: Vec<Client>,
     /// Positions of clients that have gone, for those that come back.
     memories: Vec<Vec<(String, u64)>>,
@@ -154,12 +154,12 @@ impl SimWorld {
             ..registry::Settings::default()
         };
         let registry = Registry::new(settings, Epoch::new(EPOCH), 0, moment(STARTED_MS));
-        let published = Arc::<Published>::default();
+        let view_cache = Arc::<ViewCache>::default();
         let control = Control::new(
             State::new(registry, people_settings(), state::durable::PeopleImage::default()),
             inbox,
             outlets,
-            Arc::clone(&published),
+            Arc::clone(&view_cache),
             Arc::clone(&stats),
             None,
         );
@@ -176,7 +176,7 @@ impl SimWorld {
             observer,
             questions: Vec::new(),
             oracle: Oracle::default(),
-            published,
+            view_cache,
             clients: Vec::new(),
             memories: Vec::new(),
             largest_picture: 0,
@@ -272,7 +272,7 @@ impl SimWorld {
         }
         // What any shard may read by itself is never older than what anyone has heard.
         for (service, revision) in self.oracle.revisions() {
-            if let Some(view) = self.published.view(&ServiceName::of(&service)) {
+            if let Some(view) = self.view_cache.view(&ServiceName::of(&service)) {
                 self.seen.shown += 1;
                 assert_eq!(view.revision, revision, "{service}: an old view is shown");
                 assert_eq!(view.degraded, self.oracle.degraded(&service), "{service}: the mark");

@@ -449,7 +449,7 @@ impl ResponseCache {
         context: &RequestContext,
         format: Format,
     ) -> Result<Arc<Listing>, Problem> {
-        let listing_version = context.app.published.listing_version();
+        let listing_version = context.app.view_cache.listing_version();
         let newest = || {
             let document = self.document.read();
             document

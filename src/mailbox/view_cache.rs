@@ -1,19 +1,18 @@
-//! The newest views of services, read on any shard without asking control.
+//! The cache of views: any shard answers a read of a service from here, without asking control.
 //!
 //! ```text
-//! control: order --> state --> take back what changed --> announcements, answers
-//!                         \--> show what was asked for -->  read on the shards
+//! control: command --> state --> invalidate what changed --> announcements, replies
+//!                           \--> publish what was read  -->  read on the shards
 //! ```
 //!
-//! A view is shown once someone has asked for it, and taken back before anything that its service's
-//! next change causes can reach a client. Whoever has heard of a change therefore never reads the
+//! Control publishes a view once a caller has read it, and invalidates it before any message about the
+//! service's next change can reach a client. A client that was told of a change therefore never reads the
 //! view from before it.
 //!
 //! # Promises
 //!
-//! * A reader is given a view as of now, or nothing. It then asks control, which shows it again.
-//! * What is shown is bounded by the services there are; it shares the bytes that the registry keeps
-//!   for its own snapshots.
+//! * A reader gets the current view, or none. Without one it asks control, which publishes the view again.
+//! * The services that exist bound the cache. A view shares the bytes of the registry's own snapshot.
 //!
 //! Imports `id`, `limits` and `state`. Imported by `control` and `http`.
 
@@ -28,43 +27,42 @@ use crate::id::ServiceName;
 use crate::limits;
 use crate::state::registry::views::View;
 
-/// What any shard may read.
+/// The views that any shard may read.
 #[derive(Debug, Default)]
-pub struct Published {
+pub struct ViewCache {
     views: RwLock<HashMap<ServiceName, Arc<View>>>,
     /// Rises with every change of any view.
     generation: AtomicU64,
-    /// The registry's edition: rises with every difference in what is registered.
+    /// The version of the registry's list of instances: rises with every difference in it.
     listing_version: AtomicU64,
-    /// The answer that lists all services, and the generation it was made in.
+    /// The HTTP body that lists all services, and the generation of which it was made.
     listing: RwLock<(u64, Bytes)>,
 }
 
-impl Published {
-    /// The view of a service, where it is shown.
+impl ViewCache {
+    /// The view of a service, where it is cached.
     pub fn view(&self, service: &ServiceName) -> Option<Arc<View>> {
         self.views.read().get(service).cloned()
     }
 
-    /// A number that stays the same for as long as no view changes. To be taken before the views
-    /// that a listing is made of.
+    /// A number that stays the same while no view changes. Read it before the views of a listing.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The registry's edition. Whoever has heard that something is done reads one in which it is.
+    /// The version of the registry's list of instances. A caller that got the reply to a write reads a version
+    /// with that write in it.
     pub fn listing_version(&self) -> u64 {
         self.listing_version.load(Ordering::Acquire)
     }
 
-    /// The listing of all services, where nothing has changed since it was made.
+    /// The listing of all services, where no view has changed since.
     pub fn listing(&self) -> Option<Bytes> {
         let listing = self.listing.read();
         (!listing.1.is_empty() && listing.0 == self.generation()).then(|| listing.1.clone())
     }
 
-    /// Keeps a listing for the next who asks, unless it is large or out of date. Returns whether it
-    /// is kept.
+    /// Caches a listing, unless it is too large or out of date. Returns whether it is cached.
     pub fn keep_listing(&self, generation: u64, body: &Bytes) -> bool {
         let is_kept =
             generation == self.generation() && body.len() <= limits::LISTING_BYTES_KEPT_MAX;
@@ -75,43 +73,43 @@ impl Published {
     }
 }
 
-/// Control's side: the only writer.
+/// The only writer: control.
 #[derive(Debug)]
-pub struct Publisher {
-    shared: Arc<Published>,
-    /// The names of the views that are shown, so that a change of any other costs no lock.
-    shown: HashSet<ServiceName>,
+pub struct ViewCacheWriter {
+    shared: Arc<ViewCache>,
+    /// The names of the cached views: a change of any other service takes no lock.
+    cached: HashSet<ServiceName>,
     services: usize,
 }
 
-impl Publisher {
-    /// Nothing is shown at first.
-    pub fn new(shared: Arc<Published>) -> Publisher {
-        Publisher { shared, shown: HashSet::new(), services: 0 }
+impl ViewCacheWriter {
+    /// The cache starts empty.
+    pub fn new(shared: Arc<ViewCache>) -> ViewCacheWriter {
+        ViewCacheWriter { shared, cached: HashSet::new(), services: 0 }
     }
 
-    /// Shows a view, until its service changes.
-    pub fn show(&mut self, view: &Arc<View>) {
-        if self.shown.insert(view.service.clone()) {
+    /// Publishes a view, until its service changes.
+    pub fn publish(&mut self, view: &Arc<View>) {
+        if self.cached.insert(view.service.clone()) {
             self.shared.views.write().insert(view.service.clone(), Arc::clone(view));
         }
     }
 
-    /// Takes back the view of a service that has changed.
-    pub fn take_back(&mut self, service: &ServiceName) {
+    /// Invalidates the view of a service that has changed.
+    pub fn invalidate(&mut self, service: &ServiceName) {
         self.shared.generation.fetch_add(1, Ordering::Release);
-        if self.shown.remove(service) {
+        if self.cached.remove(service) {
             self.shared.views.write().remove(service);
         }
     }
 
-    /// Says in which edition the registry is.
+    /// Sets the version of the registry's list of instances.
     pub fn set_listing_version(&self, listing_version: u64) {
         self.shared.listing_version.store(listing_version, Ordering::Release);
     }
 
-    /// Notes how many services there are. A service can come to be without any change that its
-    /// followers would hear of, and a listing has to name it all the same.
+    /// Notes the number of services. A service can begin without a change that its subscribers are told of, and
+    /// a listing has to name it.
     pub fn count(&mut self, services: usize) {
         if std::mem::replace(&mut self.services, services) != services {
             self.shared.generation.fetch_add(1, Ordering::Release);
@@ -137,37 +135,37 @@ mod tests {
 
     #[test]
     fn what_changed_is_not_read_again() {
-        let shared = Arc::new(Published::default());
-        let mut publisher = Publisher::new(Arc::clone(&shared));
+        let shared = Arc::new(ViewCache::default());
+        let mut writer = ViewCacheWriter::new(Arc::clone(&shared));
         let (s, t) = (ServiceName::of("s"), ServiceName::of("t"));
-        publisher.show(&view("s", 1));
-        publisher.show(&view("t", 7));
+        writer.publish(&view("s", 1));
+        writer.publish(&view("t", 7));
         let revision = |of: &ServiceName| shared.view(of).map(|view| view.revision);
         assert_eq!((revision(&s), revision(&t)), (Some(1), Some(7)));
-        publisher.take_back(&s);
+        writer.invalidate(&s);
         assert_eq!((revision(&s), revision(&t)), (None, Some(7)));
-        publisher.show(&view("s", 2));
+        writer.publish(&view("s", 2));
         assert_eq!(revision(&s), Some(2));
     }
 
     #[test]
     fn listing_ends_with_the_next_change() {
-        let shared = Arc::new(Published::default());
-        let mut publisher = Publisher::new(Arc::clone(&shared));
+        let shared = Arc::new(ViewCache::default());
+        let mut writer = ViewCacheWriter::new(Arc::clone(&shared));
         let body = Bytes::from_static(b"{}");
         assert_eq!(shared.listing(), None);
         shared.keep_listing(shared.generation(), &body);
         assert_eq!(shared.listing(), Some(body.clone()));
         let before = shared.generation();
-        publisher.take_back(&ServiceName::of("s"));
+        writer.invalidate(&ServiceName::of("s"));
         assert_eq!(shared.listing(), None);
         // Made of what was there before the change: of no use to anyone.
         shared.keep_listing(before, &body);
         assert_eq!(shared.listing(), None);
         shared.keep_listing(shared.generation(), &body);
-        publisher.count(0);
+        writer.count(0);
         assert_eq!(shared.listing(), Some(body));
-        publisher.count(1);
+        writer.count(1);
         assert_eq!(shared.listing(), None);
     }
 }
