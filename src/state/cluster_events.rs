@@ -113,7 +113,7 @@ impl State {
         match entry {
             Entry::PresenceUpdate(facts) => {
                 let known = facts.known.iter().chain(facts.users.iter().map(|fact| &fact.0));
-                known.for_each(|user| self.people.note_known(UserId::new(user)));
+                known.for_each(|user| self.people.note_told(UserId::new(user)));
                 cluster_state.cluster_presence.saw(node);
                 let transitions = cluster_state.cluster_presence.apply(node, &facts);
                 if *node == *self.node {
@@ -220,11 +220,11 @@ impl State {
     pub(super) fn replace_shared(&mut self, image: PresenceSnapshot, now: Moment) {
         let Some(cluster_state) = &mut self.cluster_state else { return };
         for user in &image.known {
-            self.people.note_known(UserId::new(user));
+            self.people.note_told(UserId::new(user));
         }
         for (_, facts) in &image.nodes {
             let users = facts.users.iter().map(|fact| UserId::new(&fact.0));
-            users.for_each(|user_id| self.people.note_known(user_id));
+            users.for_each(|user_id| self.people.note_told(user_id));
         }
         let transitions = cluster_state.cluster_presence.replace(&image);
         self.channels.define_all(image.channels);

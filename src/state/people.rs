@@ -10,7 +10,7 @@
 //!
 //! Imports `address`, `auth`, `id`, `limits` and `wire`. Part of `state`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
@@ -131,13 +131,15 @@ pub struct People {
     by_id: HashMap<ConnId, u32>,
     online: HashMap<UserId, Online>,
     signed_in: usize,
-    known: HashSet<UserId>,
+    /// Who was ever seen, and whether the store has them or was handed them by this node. Of the others a
+    /// node has told that may have ended before it stored them.
+    known: HashMap<UserId, bool>,
     /// Who signs in by which name, by what names are compared by. At most as many as `known`.
     names: HashMap<Box<str>, UserId>,
     users_max: usize,
-    /// Users seen for the first time since the store was last told.
+    /// Users for the store that it was not handed yet.
     pub(super) newly_known: Vec<Person>,
-    /// The same since other nodes were, where there are any.
+    /// Users seen for the first time since other nodes were told, where there are any.
     pub(super) unannounced: Option<Vec<UserId>>,
 }
 
@@ -149,7 +151,7 @@ impl People {
             by_id: HashMap::new(),
             online: HashMap::new(),
             signed_in: 0,
-            known: known.collect(),
+            known: known.map(|user_id| (user_id, true)).collect(),
             names: HashMap::new(),
             users_max,
             newly_known: Vec::new(),
@@ -214,33 +216,48 @@ impl People {
 
     /// Notes that there is such a user.
     pub(super) fn see(&mut self, person: &Person) {
-        if self.known.len() < self.users_max && !self.known.contains(&person.user_id) {
-            self.known.insert(person.user_id.clone());
-            self.newly_known.push(person.clone());
-            if let Some(unannounced) = &mut self.unannounced {
-                unannounced.push(person.user_id.clone());
+        let has_room = self.known.len() < self.users_max;
+        let is_stored = match self.known.get_mut(&person.user_id) {
+            Some(is_stored) => std::mem::replace(is_stored, true),
+            None if !has_room => return,
+            None => {
+                self.known.insert(person.user_id.clone(), true);
+                if let Some(unannounced) = &mut self.unannounced {
+                    unannounced.push(person.user_id.clone());
+                }
+                false
             }
+        };
+        if !is_stored {
+            self.newly_known.push(person.clone());
         }
     }
 
     /// Notes a user that the store knows already.
-    pub(super) fn note_known(&mut self, user_id: UserId) {
+    pub(super) fn note_stored(&mut self, user_id: UserId) {
         if self.known.len() < self.users_max {
-            self.known.insert(user_id);
+            self.known.insert(user_id, true);
+        }
+    }
+
+    /// Notes a user that another node has told of.
+    pub(super) fn note_told(&mut self, user_id: UserId) {
+        if self.known.len() < self.users_max {
+            self.known.entry(user_id).or_insert(false);
         }
     }
 
     /// Forgets a user whose account was removed, and frees the name.
     pub(super) fn forget(&mut self, user_id: &UserId) {
         // The names are gone through once: the next telling of the same finds nobody.
-        if self.known.remove(user_id) {
+        if self.known.remove(user_id).is_some() {
             self.names.retain(|_, named| named != user_id);
         }
     }
 
     /// Notes the name that a user signs in by. A name once given stays with its user.
     pub(super) fn note_name(&mut self, key: Box<str>, user_id: &UserId) {
-        if self.known.contains(user_id) {
+        if self.known.contains_key(user_id) {
             self.names.entry(key).or_insert_with(|| user_id.clone());
         }
     }
@@ -257,7 +274,7 @@ impl People {
 
     /// Whether there ever was such a user.
     pub(super) fn is_known(&self, user_id: &UserId) -> bool {
-        self.known.contains(user_id)
+        self.known.contains_key(user_id)
     }
 
     /// Whether the store has been told of everyone.
@@ -307,7 +324,7 @@ impl People {
 
     /// The users ever seen.
     pub(super) fn known_ids(&self) -> impl Iterator<Item = &UserId> {
-        self.known.iter()
+        self.known.keys()
     }
 
     /// The connections that are signed in.

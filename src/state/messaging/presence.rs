@@ -98,7 +98,7 @@ impl State {
                 self.people.forget(&user_id);
                 continue;
             }
-            self.people.note_known(user_id.clone());
+            self.people.note_stored(user_id.clone());
             if let Some(key) = name_key {
                 self.people.note_name(key, &user_id);
             }

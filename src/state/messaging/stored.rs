@@ -32,7 +32,7 @@ impl State {
         };
         self.store(write, move |state, result, _| {
             if let (Some((user_id, name_key)), Ok(_)) = (account, &result) {
-                state.people.note_known(user_id.clone());
+                state.people.note_stored(user_id.clone());
                 state.people.note_name(name_key, &user_id);
             }
             state.reply(reply, result);

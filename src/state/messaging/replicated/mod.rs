@@ -376,23 +376,31 @@ impl State {
             return;
         };
         self.offer(Placed { epoch: epoch.clone(), offset, at_ms, message }, false, now);
+        let of_epoch = epoch.clone();
         let finish = move |state: &mut State, channel: &ChannelName| {
             if let Some(reply) = state.take_own(&text) {
-                state.reply_placed(channel, reply, &epoch, offset);
+                state.reply_placed(channel, reply, &of_epoch, offset);
             }
         };
-        // It goes out here behind messages that are still missing.
-        let is_behind = self.channels.find(&channel).is_some_and(|key| {
-            let state = self.channels.get(key);
-            state.replication.as_ref().is_some_and(|replication| {
-                replication.is_live && replication.stash.contains_key(&offset)
-            })
+        let key = self.channels.find(&channel).filter(|&key| {
+            let replication = self.channels.get(key).replication.as_ref();
+            replication.is_some_and(|replication| replication.is_live)
         });
-        if is_behind {
-            let condition = Condition::ChannelAt(channel.clone(), offset);
-            return self.wait(condition, move |state, _, _| finish(state, &channel));
-        }
-        finish(self, &channel);
+        let Some(key) = key else { return finish(self, &channel) };
+        let state = self.channels.get(key);
+        let is_stashed =
+            state.replication.as_ref().is_some_and(|one| one.stash.contains_key(&offset));
+        let condition = if state.epoch.as_str() != epoch {
+            // Redis lost the channel: its followers here hear first where it stands now.
+            self.heal(key);
+            Condition::ChannelRead(channel.clone())
+        } else if is_stashed {
+            // It goes out here behind messages that are still missing.
+            Condition::ChannelAt(channel.clone(), offset)
+        } else {
+            return finish(self, &channel);
+        };
+        self.wait(condition, move |state, _, _| finish(state, &channel));
     }
 
     /// Replies that a message has its place.
