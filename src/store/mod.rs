@@ -35,6 +35,9 @@ mod people;
 mod posted;
 mod postgres;
 pub mod read_pool;
+#[doc(hidden)]
+#[cfg(any(test, feature = "internals"))]
+pub mod simulated;
 mod statement;
 mod worker;
 

@@ -11,7 +11,7 @@ use fanfare::internals::stats::Stats;
 use serde_json::json;
 
 use super::pipe::{FakeSocket, Link, Ready};
-use super::world::{open_gate, shard_settings};
+use super::{open_gate, shard_settings};
 
 const START_MS: u64 = 1_800_000_000_000;
 const HOUR_MS: u64 = 3_600_000;

@@ -19,7 +19,7 @@ use fanfare::internals::stats::Stats;
 use super::client::Client;
 use super::oracle::Oracle;
 use super::pipe::{Link, Ready};
-use super::world::{open_gate, shard_settings};
+use super::{open_gate, shard_settings};
 
 #[test]
 fn a_reply_that_nobody_waits_for_closes_with_1011() {
@@ -32,7 +32,7 @@ fn a_reply_that_nobody_waits_for_closes_with_1011() {
     let ready = Ready::default();
     let link = Link::new(&ready, 4_096, Rng::seeded(1));
     shard.accept(now, |slot, generation| link.accept(slot, generation));
-    let mut client = Client::new(link);
+    let mut client = Client::new(link, ("n".into(), 0), "o".into(), None);
     client.send(usize::MAX);
     let mut turn = || while shard.turn(now, || ready.borrow_mut().pop_front()).has_more {};
     turn();
@@ -46,6 +46,6 @@ fn a_reply_that_nobody_waits_for_closes_with_1011() {
     let reply = Vec::<RefusedEntry>::to_socket(context, Ok(Vec::new()));
     outlet.send(ShardMessage::Reply(opened.conn, reply)).expect("room");
     turn();
-    client.receive(usize::MAX, &Oracle::default());
+    client.receive(usize::MAX, &mut Oracle::default());
     assert_eq!(client.close_code(), Some(1011));
 }

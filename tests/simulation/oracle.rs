@@ -1,98 +1,356 @@
-//! What really happened: every revision of every service, as control announced it.
+//! What all observers and clients of all nodes have to agree on, and what they were promised.
+//!
+//! It knows nothing of the engine: only what was asked, what was answered and what was pushed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use serde_json::Value;
 
-/// The instances of a service, by their ids.
-pub type Picture = BTreeMap<String, Value>;
+/// The instances of a service at a revision, by their ids.
+pub type Picture = BTreeMap<Rc<str>, Rc<Value>>;
 
-/// One service's revisions.
-pub struct Service {
-    /// The picture at each revision, from 0 on.
-    pub pictures: Vec<Rc<Picture>>,
-    /// The mark that was announced last.
+/// A revision of a service: its epoch and its number.
+pub type Place = (Rc<str>, u64);
+
+/// The pictures of a service by revision, each with who showed it first.
+type Revisions = BTreeMap<u64, (Rc<str>, Picture)>;
+
+/// Where somebody stands with a service.
+#[derive(Clone)]
+pub struct Position {
+    pub epoch: Rc<str>,
+    pub revision: u64,
+    pub picture: Picture,
     pub degraded: bool,
 }
 
-impl Default for Service {
-    fn default() -> Service {
-        Service { pictures: vec![Rc::default()], degraded: false }
+impl Position {
+    /// The place that a frame names, without a picture.
+    pub fn of(frame: &Value) -> Position {
+        Position {
+            epoch: frame["epoch"].as_str().expect("an epoch").into(),
+            revision: frame["revision"].as_u64().expect("a revision"),
+            picture: Picture::new(),
+            degraded: frame["degraded"].as_bool().expect("the mark"),
+        }
     }
 }
 
-impl Service {
-    pub fn revision(&self) -> u64 {
-        self.pictures.len() as u64 - 1
+/// Something that one writer at a time changes, as its writers know.
+struct Fact<T> {
+    /// What was accepted last, and when that was heard.
+    accepted: T,
+    accepted_ms: u64,
+    /// What was accepted before, oldest first.
+    earlier: Vec<(u64, T)>,
+    /// What else it may be: requests that were not accepted may have been carried out.
+    possible: BTreeMap<u64, T>,
+}
+
+impl<T: Clone + Default + PartialEq> Default for Fact<T> {
+    fn default() -> Fact<T> {
+        Fact {
+            accepted: T::default(),
+            accepted_ms: 0,
+            earlier: Vec::new(),
+            possible: BTreeMap::new(),
+        }
     }
 }
 
-/// All services.
+impl<T: Clone + Default + PartialEq> Fact<T> {
+    fn accept(&mut self, number: u64, now_ms: u64) {
+        let value = self.possible.remove(&number).expect("it is answered once");
+        let before = std::mem::replace(&mut self.accepted, value);
+        self.earlier.push((std::mem::replace(&mut self.accepted_ms, now_ms), before));
+    }
+
+    /// What was accepted since then may be lost.
+    fn lose_since(&mut self, ms: u64, number: &mut u64) {
+        while self.accepted_ms >= ms
+            && let Some((at_ms, before)) = self.earlier.pop()
+        {
+            *number += 1;
+            let lost = std::mem::replace(&mut self.accepted, before);
+            self.possible.insert(*number, lost);
+            self.accepted_ms = at_ms;
+        }
+    }
+
+    fn may_be(&self, value: &T) -> bool {
+        self.accepted == *value || self.possible.values().any(|one| one == value)
+    }
+
+    /// At a quiet moment everyone sees what it is.
+    fn settle(&mut self, value: T, now_ms: u64) {
+        (self.accepted, self.accepted_ms) = (value, now_ms);
+        self.earlier.clear();
+        self.possible.clear();
+    }
+}
+
+/// A lease that is kept by heartbeats.
+struct Lease {
+    ttl_ms: u64,
+    /// When the last heartbeat was sent that was accepted.
+    renewed_ms: u64,
+}
+
+/// An instance: its service and its id.
+pub type Key = (String, String);
+
 #[derive(Default)]
 pub struct Oracle {
-    services: BTreeMap<String, Service>,
+    /// Whether the story is printed: `FANFARE_STORY=1`, for one seed.
+    is_told: bool,
+    pub now_ms: u64,
+    /// By epoch and service.
+    pictures: HashMap<(Rc<str>, Rc<str>), Revisions>,
+    messages: BTreeMap<(String, String, u64), String>,
+    /// The port that an instance was accepted with; none where it is gone.
+    members: BTreeMap<Key, Fact<Option<u64>>>,
+    /// Whether an operator took an instance out.
+    pull_outs: BTreeMap<Key, Fact<bool>>,
+    leases: BTreeMap<Key, Lease>,
+    /// What was there directly before an instance had a port; ports are not used twice.
+    before: HashMap<u64, Option<u64>>,
+    asked: u64,
+    pub changes: u64,
+    pub expired: u64,
+    pub published: u64,
+    pub swaps: u64,
 }
 
 impl Oracle {
-    pub fn revision(&self, service: &str) -> u64 {
-        self.services.get(service).map_or(0, Service::revision)
+    pub fn new(is_told: bool) -> Oracle {
+        Oracle { is_told, ..Oracle::default() }
     }
 
-    pub fn revisions(&self) -> BTreeMap<String, u64> {
-        self.services.iter().map(|(name, service)| (name.clone(), service.revision())).collect()
-    }
-
-    pub fn degraded(&self, service: &str) -> bool {
-        self.services.get(service).is_some_and(|service| service.degraded)
-    }
-
-    /// The picture at a revision. Panics where that revision was never announced.
-    pub fn picture(&self, service: &str, revision: u64) -> Rc<Picture> {
-        let Some(known) = self.services.get(service) else {
-            assert_eq!(revision, 0, "{service} was never seen");
-            return Rc::default();
-        };
-        let index = usize::try_from(revision).expect("small");
-        Rc::clone(known.pictures.get(index).unwrap_or_else(|| {
-            panic!("{service} is at {}, nobody can know {revision}", known.revision())
-        }))
-    }
-
-    /// Takes a `service_change` in, straight from control.
-    pub fn take(&mut self, frame: &Value) {
-        let name = frame["service_id"].as_str().expect("a name");
-        let service = self.services.entry(String::from(name)).or_default();
-        assert_eq!(frame["from"], service.revision(), "control skips: {frame}");
-        let changes = frame["changes"].as_array().expect("changes");
-        for change in changes {
-            let mut next = Picture::clone(service.pictures.last().expect("revision 0"));
-            apply(&mut next, change);
-            service.pictures.push(Rc::new(next));
+    /// A line of the story, where it is told.
+    pub fn note(&self, line: impl FnOnce() -> String) {
+        if self.is_told {
+            eprintln!("{:>6}: {}", self.now_ms % 1_000_000, line());
         }
-        assert_eq!(frame["revision"], service.revision(), "{frame}");
-        let degraded = frame["degraded"].as_bool().expect("the mark");
-        assert!(!changes.is_empty() || degraded != service.degraded, "nothing to say: {frame}");
-        service.degraded = degraded;
+    }
+
+    /// A node shows a service: at one revision it looks the same everywhere.
+    pub fn show(&mut self, by: &Rc<str>, service: &Rc<str>, at: &Position) {
+        let of_service =
+            self.pictures.entry((Rc::clone(&at.epoch), Rc::clone(service))).or_default();
+        let fresh = || (Rc::clone(by), at.picture.clone());
+        let (first, known) = of_service.entry(at.revision).or_insert_with(fresh);
+        assert!(
+            *known == at.picture,
+            "{service} at {} of {} is {:?} at {first} and {:?} at {by}",
+            at.revision,
+            at.epoch,
+            ports(known),
+            ports(&at.picture)
+        );
+    }
+
+    /// The picture at a revision, where a node has shown it.
+    pub fn find(&self, epoch: &Rc<str>, service: &Rc<str>, revision: u64) -> Option<Picture> {
+        if revision == 0 {
+            return Some(Picture::new());
+        }
+        let revisions = self.pictures.get(&(Rc::clone(epoch), Rc::clone(service)))?;
+        revisions.get(&revision).map(|(_, picture)| picture.clone())
+    }
+
+    /// The picture at a revision that somebody knows. Panics where no node has shown it.
+    pub fn picture(&self, epoch: &Rc<str>, service: &Rc<str>, revision: u64) -> Picture {
+        let known = self.find(epoch, service, revision);
+        known.unwrap_or_else(|| panic!("{service} was never at {revision} of {epoch}"))
+    }
+
+    /// What a client makes of a service is what a node has shown.
+    pub fn check(&self, by: &str, service: &Rc<str>, at: &Position) {
+        let known = self.picture(&at.epoch, service, at.revision);
+        assert!(
+            known == at.picture,
+            "{service} at {} of {} is {:?} and {:?} to {by}",
+            at.revision,
+            at.epoch,
+            ports(&known),
+            ports(&at.picture)
+        );
+    }
+
+    /// A node that carries out a change one by one saw which port followed which.
+    pub fn follows(&mut self, change: &Value, before: Option<u64>) {
+        if let Some(port) = change["instance"]["port"].as_u64()
+            && change["changeType"] != "delete"
+        {
+            self.before.entry(port).or_insert(before);
+        }
+    }
+
+    /// A conditional registration is accepted. The instance was what its writer believed.
+    pub fn swapped(&mut self, port: u64, expected: Option<u64>) {
+        self.swaps += 1;
+        if let Some(before) = self.before.get(&port) {
+            assert_eq!(*before, expected, "port {port} replaced another one than was believed");
+        }
+    }
+
+    /// A place in a channel has one message.
+    pub fn message(&mut self, channel: &str, epoch: &str, offset: u64, payload: &Value) {
+        let place = (channel.to_owned(), epoch.to_owned(), offset);
+        let text = payload.to_string();
+        let known = self.messages.entry(place).or_insert_with(|| text.clone());
+        assert_eq!(*known, text, "two messages of {channel} at {offset} of {epoch}");
+    }
+
+    /// A writer asks for a change of its instance. Returns the request's number.
+    pub fn ask(&mut self, key: Key, port: Option<u64>) -> u64 {
+        self.asked += 1;
+        self.members.entry(key).or_default().possible.insert(self.asked, port);
+        self.asked
+    }
+
+    /// The change was accepted. Whatever its writer had asked for before is decided with it.
+    pub fn accept(&mut self, key: &Key, number: u64) {
+        let member = self.members.get_mut(key).expect("it was asked for");
+        member.accept(number, self.now_ms);
+        member.possible.retain(|&other, _| other > number);
+        self.changes += 1;
+    }
+
+    /// An operator asks for a decision. Returns the request's number.
+    pub fn ask_pull_out(&mut self, key: Key, is_out: bool) -> u64 {
+        self.asked += 1;
+        self.pull_outs.entry(key).or_default().possible.insert(self.asked, is_out);
+        self.asked
+    }
+
+    /// The decision was accepted: none of the node's followers is shown the instance any more.
+    pub fn accept_pull_out(&mut self, key: &Key, number: u64, is_shown: bool) {
+        let decision = self.pull_outs.get_mut(key).expect("it was asked for");
+        decision.accept(number, self.now_ms);
+        let is_certain = decision.possible.is_empty();
+        assert!(!(is_certain && decision.accepted && is_shown), "{key:?} is pulled out and shown");
+        self.changes += 1;
+    }
+
+    /// There is no such instance, so nothing was decided.
+    pub fn reject_pull_out(&mut self, key: &Key, number: u64) {
+        self.pull_outs.get_mut(key).expect("it was asked for").possible.remove(&number);
+    }
+
+    /// An instance that operators may decide about.
+    pub fn some_member(&self, chance: u64) -> Option<Key> {
+        let count = self.members.len() as u64;
+        (count > 0).then(|| {
+            let place = usize::try_from(chance % count).expect("few");
+            self.members.keys().nth(place).expect("it is there").clone()
+        })
+    }
+
+    /// The log has lost what no living node knows: whatever was accepted may be gone. `is_known` says
+    /// of a service and a revision of the log's epoch whether a living node shows it.
+    pub fn forgive(&mut self, lost_epoch: &str, is_known: impl Fn(&str, u64) -> bool) {
+        for member in self.members.values_mut() {
+            member.lose_since(0, &mut self.asked);
+            self.asked += 1;
+            member.possible.insert(self.asked, None);
+        }
+        for decision in self.pull_outs.values_mut() {
+            self.asked += 2;
+            decision.possible.extend([(self.asked - 1, true), (self.asked, false)]);
+        }
+        self.leases.clear();
+        for ((epoch, service), revisions) in &mut self.pictures {
+            if **epoch == *lost_epoch {
+                revisions.retain(|&revision, _| is_known(service, revision));
+            }
+        }
+    }
+
+    /// A node without others ended. Its database has what was accepted before `durable_ms`.
+    pub fn lose_since(&mut self, durable_ms: u64) {
+        let asked = &mut self.asked;
+        self.members.values_mut().for_each(|member| member.lose_since(durable_ms, asked));
+        self.pull_outs.values_mut().for_each(|decision| decision.lose_since(durable_ms, asked));
+        // Each lease begins again.
+        self.leases.clear();
+    }
+
+    /// Compares a service at a quiet moment with what was accepted.
+    pub fn judge_quiet(&mut self, service: &str, at: &Position) {
+        let now_ms = self.now_ms;
+        for (key, member) in self.members.iter_mut().filter(|((name, _), _)| name == service) {
+            let port = at.picture.get(&*key.1).and_then(|value| value["port"].as_u64());
+            let decision = self.pull_outs.get(key);
+            let may_be_out = decision.is_some_and(|decision| decision.may_be(&true));
+            let may_be_in = decision.is_none_or(|decision| decision.may_be(&false));
+            let is_right = (may_be_in && member.may_be(&port)) || (may_be_out && port.is_none());
+            assert!(
+                is_right,
+                "{key:?}: {port:?} is there, {:?} was accepted, {:?} is possible; pulled out: {:?}",
+                member.accepted,
+                member.possible,
+                decision.map(|decision| (&decision.accepted, &decision.possible))
+            );
+            // What is out is not to be seen.
+            if !may_be_out {
+                member.settle(port, now_ms);
+            }
+        }
+        for (key, decision) in &mut self.pull_outs {
+            let is_shown = key.0 == service && at.picture.contains_key(&*key.1);
+            if is_shown {
+                decision.settle(false, now_ms);
+            }
+        }
+        for instance in at.picture.keys() {
+            let is_late = instance.starts_with("short") && !at.degraded;
+            assert!(!is_late, "{service}/{instance} has not expired");
+        }
+    }
+
+    /// A heartbeat or a registration that was sent then was accepted.
+    pub fn renewed(&mut self, key: Key, ttl_ms: u64, sent_ms: u64) {
+        let lease = self.leases.entry(key).or_insert(Lease { ttl_ms, renewed_ms: sent_ms });
+        lease.renewed_ms = lease.renewed_ms.max(sent_ms);
+    }
+
+    /// A node is the first to tell that a lease has run out.
+    pub fn expires(&mut self, service: &str, instance: &str) {
+        self.expired += 1;
+        if let Some(lease) = self.leases.get(&(service.to_owned(), instance.to_owned())) {
+            let age_ms = self.now_ms - lease.renewed_ms;
+            assert!(
+                age_ms >= lease.ttl_ms,
+                "{service}/{instance} expires {age_ms} ms after a heartbeat"
+            );
+        }
     }
 }
 
-/// Applies one change as a strict client does.
-pub fn apply(picture: &mut Picture, change: &Value) {
+/// The ports in a picture, for a failure's report.
+fn ports(of: &Picture) -> Vec<(&str, &Value)> {
+    of.iter().map(|(id, one)| (&**id, &one["port"])).collect()
+}
+
+/// Applies one change as a strict client does. Returns the port that was there before.
+pub fn apply(picture: &mut Picture, change: &Value) -> Option<u64> {
     let instance = &change["instance"];
-    let id = instance["instanceId"].as_str().expect("an id").to_owned();
+    let id: Rc<str> = instance["instanceId"].as_str().expect("an id").into();
     let before = match change["changeType"].as_str() {
         Some("delete") => picture.remove(&id),
-        _ => picture.insert(id, instance.clone()),
+        _ => picture.insert(id, Rc::new(instance.clone())),
     };
     assert_eq!(change["changeType"] == "new", before.is_none(), "twice or out of order: {change}");
+    before.and_then(|before| before["port"].as_u64())
 }
 
 /// The picture in a frame's `instances`.
 pub fn picture_of(instances: &Value) -> Picture {
     let instances = instances.as_array().expect("instances");
     let by_id = |instance: &Value| {
-        (instance["instanceId"].as_str().expect("an id").to_owned(), instance.clone())
+        (instance["instanceId"].as_str().expect("an id").into(), Rc::new(instance.clone()))
     };
     let picture: Picture = instances.iter().map(by_id).collect();
     assert_eq!(picture.len(), instances.len(), "an instance twice");

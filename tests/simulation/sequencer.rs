@@ -5,6 +5,8 @@
 //! delayed, reported as lost though they were carried out, carried out twice or late; links are cut; and
 //! the log and the channels may lose what they had.
 
+#![allow(clippy::cast_possible_truncation, reason = "numbers are small here")]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fanfare::internals::cluster::simulated::{Job, Requests};
@@ -12,13 +14,13 @@ use fanfare::internals::cluster::{
     BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, News, NodeView, Placed,
     Proposal,
 };
-use fanfare::internals::id::{ChannelName, MessageId};
+use fanfare::internals::id::{ChannelName, MessageId, UserId};
 use fanfare::internals::limits;
 use fanfare::internals::mailbox::MailboxSender;
 use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::state::entry::{LogItem, decode};
-use fanfare::internals::state::journal::{DirectMessage, JournalEntry};
+use fanfare::internals::state::journal::{Addressee, DirectMessage, JournalEntry};
 use fanfare::internals::state::snapshot::Snapshot;
 
 /// How many messages a channel keeps.
@@ -54,6 +56,8 @@ struct Channel {
 /// The way between a node and the sequencer.
 struct Link {
     node: String,
+    /// How far the node's clock is ahead.
+    skew_ms: u64,
     control: MailboxSender<ControlMessage>,
     requests: Requests,
     proposals: Delayed<Proposal>,
@@ -97,6 +101,8 @@ pub struct SimSequencer {
     channels: BTreeMap<ChannelName, Channel>,
     epochs: u32,
     journal: Vec<JournalEntry>,
+    /// The database has the journal up to here.
+    written: Option<MessageId>,
     questions: Vec<Question>,
     links: Vec<Link>,
 }
@@ -115,6 +121,7 @@ impl SimSequencer {
             channels: BTreeMap::new(),
             epochs: 0,
             journal: Vec::new(),
+            written: None,
             questions: Vec::new(),
             links: Vec::new(),
         }
@@ -123,20 +130,34 @@ impl SimSequencer {
     /// Begins a log with what a node has.
     pub fn seed(&mut self, mut image: Snapshot) {
         self.generation += 1;
-        image.epoch = format!("epoch{}", self.generation);
+        image.epoch = self.epoch();
         "0-0".clone_into(&mut image.position);
         image.sequence = 0;
         self.image = Some(image);
         self.items.clear();
     }
 
+    /// The epoch of the log's revisions.
+    pub fn epoch(&self) -> String {
+        format!("epoch{}", self.generation)
+    }
+
     pub fn has_log(&self) -> bool {
         self.image.is_some()
     }
 
-    pub fn join(&mut self, node: &str, control: MailboxSender<ControlMessage>, requests: Requests) {
+    /// A node is there whose database has the journal up to `written`.
+    pub fn join(
+        &mut self,
+        node: &str,
+        skew_ms: u64,
+        control: MailboxSender<ControlMessage>,
+        requests: Requests,
+        written: Option<MessageId>,
+    ) {
         self.links.push(Link {
             node: node.to_owned(),
+            skew_ms,
             control,
             requests,
             proposals: Delayed::default(),
@@ -146,7 +167,7 @@ impl SimSequencer {
             answers: Delayed::default(),
             topics: Delayed::default(),
             place: None,
-            journal_read: self.journal.len(),
+            journal_read: self.journal.partition_point(|one| Some(one.id) <= written),
             attached: BTreeSet::new(),
             cut_until_ms: 0,
             was_cut: false,
@@ -225,6 +246,15 @@ impl SimSequencer {
         for link in &mut self.links {
             link.cut_until_ms = 0;
         }
+    }
+
+    /// Whom a message of the journal is for.
+    pub fn receivers(&self, id: MessageId) -> Option<BTreeSet<UserId>> {
+        let entry = self.journal.iter().find(|entry| entry.id == id)?;
+        Some(match &entry.post.to {
+            Addressee::User(to) => BTreeSet::from([entry.post.from.clone(), to.clone()]),
+            Addressee::Group { members, .. } => members.iter().cloned().collect(),
+        })
     }
 
     pub fn channel(&self, name: &str) -> Option<(&str, u64)> {
@@ -371,7 +401,7 @@ impl SimSequencer {
                         self.respond(&node, number, from, answer);
                     }
                 }
-                Job::Written(_) => {}
+                Job::Written(up_to) => self.written = self.written.max(Some(up_to)),
             }
         }
     }
@@ -550,9 +580,9 @@ impl SimSequencer {
         });
         let news = News::Nodes {
             nodes: nodes.collect(),
-            contact_ms: now_ms,
+            contact_ms: now_ms + self.links[at].skew_ms,
             newest: self.items.len() as u64,
-            written: None,
+            written: self.written,
         };
         let due_ms = self.due_ms();
         self.links[at].answers.push(due_ms, news);
