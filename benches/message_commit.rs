@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fanfare::internals::id::{MessageIds, UserId};
-use fanfare::internals::state::durable::{Message, Write};
+use fanfare::internals::state::durable::Write;
+use fanfare::internals::state::journal::{Addressee, DirectMessage, JournalEntry};
 use fanfare::internals::store::{Listeners, Store};
 
 const USERS: u64 = 1_000;
@@ -24,13 +25,14 @@ fn commit(c: &mut Criterion) {
     let mut batch = |size: usize| -> Arc<Vec<Write>> {
         let message = |_| {
             count += 1;
-            Write::Private(Arc::new(Message {
-                id: ids.next(1_800_000_000_000 + count / 10),
+            let to = UserId::new(&format!("user-{}", (count * 7 + 1) % USERS));
+            let message = DirectMessage {
                 from: UserId::new(&format!("user-{}", count % USERS)),
-                to: UserId::new(&format!("user-{}", (count * 7 + 1) % USERS)),
+                to: Addressee::User(to),
                 content: String::from("a message of some fifty bytes, as people write them"),
-                at_s: 1_800_000_000,
-            }))
+            };
+            let id = ids.next(1_800_000_000_000 + count / 10);
+            Write::Message(Arc::new(JournalEntry { sequence: 0, id, message }))
         };
         Arc::new((0..size).map(message).collect())
     };

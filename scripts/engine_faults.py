@@ -42,15 +42,15 @@ FAULTS = [
     ),
     (
         "a message of a channel that is known already goes out again",
-        "src/state/messaging/replicated/mod.rs",
-        "        if placed.offset <= offset {\n            return;\n        }\n        if placed.offset > offset + 1 {\n            if replication",
-        "        if placed.offset < offset {\n            return;\n        }\n        if placed.offset > offset + 1 {\n            if replication",
+        "src/state/channel_stream.rs",
+        "        if message.offset <= at.offset {",
+        "        if message.offset < at.offset {",
     ),
     (
         "a message ahead of its turn goes out at once",
-        "src/state/messaging/replicated/mod.rs",
-        "        if placed.offset > offset + 1 {\n            if replication",
-        "        if placed.offset > offset + 3 {\n            if replication",
+        "src/state/channel_stream.rs",
+        "        if message.offset > at.offset + 1 {",
+        "        if message.offset > at.offset + 3 {",
     ),
     (
         "what other nodes ask is not answered",
@@ -61,8 +61,8 @@ FAULTS = [
     (
         "the people of a node that is gone stay",
         "src/state/cluster_events.rs",
-        "let transitions = cluster_state.cluster_presence.forget(&gone);",
-        "let transitions = if gone.is_empty() { cluster_state.cluster_presence.forget(&gone) } else { Vec::new() };",
+        "let transitions = self.cluster_presence.forget(&gone);",
+        "let transitions = if gone.is_empty() { self.cluster_presence.forget(&gone) } else { Vec::new() };",
     ),
     (
         "facts of an entry that was lost are not told again",
@@ -73,8 +73,8 @@ FAULTS = [
     (
         "a direct message is pushed twice",
         "src/state/messaging/direct_message.rs",
-        "self.send_to_user(to, id, frame);",
-        "self.send_to_user(to, id, frame.clone());\n                        self.send_to_user(to, id, frame);",
+        "self.send_to_user(receiver, &entry.id, frame);",
+        "self.send_to_user(receiver, &entry.id, frame.clone());\n                self.send_to_user(receiver, &entry.id, frame);",
     ),
 ]
 

@@ -12,9 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use fanfare::internals::auth::TokenId;
 use fanfare::internals::id::{ChannelName, MessageId, UserId};
-use fanfare::internals::state::durable::{
-    AccountChange, EndedToken, Message, Write, WriteResult, Written,
-};
+use fanfare::internals::state::durable::{AccountChange, EndedToken, Write, WriteResult, Written};
 use fanfare::internals::state::journal::{Addressee, DirectMessage, JournalEntry};
 use fanfare::internals::state::people::Person;
 use fanfare::internals::state::registry::unsaved::RegistryDelta;
@@ -96,8 +94,8 @@ fn id(sequence: u64) -> MessageId {
 }
 
 fn posted(sequence: u64, from: &str, to: Addressee) -> Arc<JournalEntry> {
-    let post = DirectMessage { from: user(from), to, content: format!("m{sequence}") };
-    Arc::new(JournalEntry { sequence, id: id(sequence), post })
+    let message = DirectMessage { from: user(from), to, content: format!("m{sequence}") };
+    Arc::new(JournalEntry { sequence, id: id(sequence), message })
 }
 
 fn direct(sequence: u64, from: &str, to: &str) -> Arc<JournalEntry> {
@@ -136,8 +134,8 @@ fn create(group: &str, members: &[&str]) -> Write {
 }
 
 fn say(from: &str, group: &str) -> Write {
-    let (from, to) = (user(from), group.to_owned());
-    Write::ToGroup(Arc::new(Message { id: id(1), from, to, content: "x".into(), at_s: 7 }))
+    let to = Addressee::Group { group_id: group.to_owned(), members: Vec::new() };
+    Write::Message(posted(1, from, to))
 }
 
 fn code(result: WriteResult) -> Code {
@@ -321,13 +319,7 @@ fn what_the_log_or_the_journal_keeps_is_refused() {
     });
     let (node, image) = Node::open(&url);
     assert_eq!(image.people.channels, [("news".into(), "about".into())], "they begin a log");
-    let private = Write::Private(Arc::new(Message {
-        id: id(1),
-        from: user("a"),
-        to: user("b"),
-        content: "x".into(),
-        at_s: 7,
-    }));
+    let private = Write::Message(direct(1, "a", "b"));
     let results = node.execute(vec![
         private,
         define("other"),
@@ -506,10 +498,7 @@ fn no_account_is_missed_while_a_node_starts() {
 fn what_one_server_left_unsorted_is_pulled() {
     let Some(url) = fresh() else { return };
     let (alone, _) = Node::alone(&url).expect("opens");
-    let private = |n: u64, from: &str, to: &str| {
-        let (from, to) = (user(from), user(to));
-        Write::Private(Arc::new(Message { id: id(n), from, to, content: format!("m{n}"), at_s: 7 }))
-    };
+    let private = |n: u64, from: &str, to: &str| Write::Message(direct(n, from, to));
     let writes = vec![private(1, "a", "b"), private(2, "b", "a"), private(3, "a", "a")];
     assert!(alone.execute(writes).iter().all(Result::is_ok));
     alone.store.close(RegistryDelta::default());

@@ -13,7 +13,8 @@ use crossbeam_channel::Receiver;
 use fanfare::internals::auth::TokenId;
 use fanfare::internals::id::{ChannelName, MessageId, UserId};
 use fanfare::internals::limits;
-use fanfare::internals::state::durable::{EndedToken, Message, Write, WriteResult, Written};
+use fanfare::internals::state::durable::{EndedToken, Write, WriteResult, Written};
+use fanfare::internals::state::journal::{Addressee, DirectMessage, JournalEntry};
 use fanfare::internals::state::people::Person;
 use fanfare::internals::state::registry::unsaved::RegistryDelta;
 use fanfare::internals::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
@@ -95,24 +96,20 @@ fn user(id: &str) -> UserId {
     UserId::new(id)
 }
 
+fn message(n: u32, from: &str, to: Addressee, content: String) -> Write {
+    let id = MessageId::from_parts(1_000 + u64::from(n), n, 0);
+    let message = DirectMessage { from: user(from), to, content };
+    Write::Message(Arc::new(JournalEntry { sequence: 0, id, message }))
+}
+
 fn private(n: u32, from: &str, to: &str) -> Write {
-    Write::Private(Arc::new(Message {
-        id: MessageId::from_parts(1_000 + u64::from(n), n, 0),
-        from: user(from),
-        to: user(to),
-        content: format!("m{n} \u{1F600} ' \" \\"),
-        at_s: 7,
-    }))
+    let content = format!("m{n} \u{1F600} ' \" \\");
+    message(n, from, Addressee::User(user(to)), content)
 }
 
 fn to_group(n: u32, from: &str, group: &str) -> Write {
-    Write::ToGroup(Arc::new(Message {
-        id: MessageId::from_parts(1_000 + u64::from(n), n, 0),
-        from: user(from),
-        to: group.to_owned(),
-        content: format!("g{n}"),
-        at_s: 7,
-    }))
+    let to = Addressee::Group { group_id: group.to_owned(), members: Vec::new() };
+    message(n, from, to, format!("g{n}"))
 }
 
 fn create(group: &str, members: &[&str]) -> Write {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use redis::{Cmd, RedisError, Script, Value, from_redis_value};
 
 use super::scripts;
-use super::{ChannelMessage, ChannelState, Placed};
+use super::{ChannelMessage, ChannelState, SequencedMessage};
 use crate::id::ChannelName;
 use crate::limits;
 
@@ -109,7 +109,7 @@ pub(super) fn state(
     if let Value::Array(entries) = entries {
         kept.reserve_exact(entries.len());
         for entry in entries {
-            if let Some(placed) = placed_of(channel, &epoch, entry) {
+            if let Some(placed) = message_of(channel, &epoch, entry) {
                 kept.push(placed);
             }
         }
@@ -118,7 +118,7 @@ pub(super) fn state(
 }
 
 /// An entry of a channel's stream.
-fn placed_of(channel: &ChannelName, epoch: &str, entry: Value) -> Option<Placed> {
+fn message_of(channel: &ChannelName, epoch: &str, entry: Value) -> Option<SequencedMessage> {
     let (id, fields): (String, Vec<Value>) = from_redis_value(entry).ok()?;
     let offset = id.split_once('-')?.0.parse().ok()?;
     let (mut at_ms, mut text, mut except) = (None, None, None);
@@ -132,11 +132,11 @@ fn placed_of(channel: &ChannelName, epoch: &str, entry: Value) -> Option<Placed>
         }
     }
     let message = ChannelMessage { channel: channel.clone(), text: text?, except };
-    Some(Placed { epoch: epoch.to_owned(), offset, at_ms: at_ms?, message })
+    Some(SequencedMessage { epoch: epoch.to_owned(), offset, at_ms: at_ms?, message })
 }
 
 /// What a topic says, where it is a channel's.
-pub(super) fn decode(topic: &[u8], said: Vec<u8>) -> Option<Placed> {
+pub(super) fn decode(topic: &[u8], said: Vec<u8>) -> Option<SequencedMessage> {
     let channel = channel_of(topic)?;
     let end = said.iter().position(|&byte| byte == b'\n')?;
     let head = std::str::from_utf8(&said[..end]).ok()?;
@@ -145,7 +145,12 @@ pub(super) fn decode(topic: &[u8], said: Vec<u8>) -> Option<Placed> {
     let (at_ms, except) = (head.next()?.parse().ok()?, head.next()?);
     let except = (!except.is_empty()).then(|| except.to_owned());
     let text = Bytes::from(said).slice(end + 1..);
-    Some(Placed { epoch, offset, at_ms, message: ChannelMessage { channel, text, except } })
+    Some(SequencedMessage {
+        epoch,
+        offset,
+        at_ms,
+        message: ChannelMessage { channel, text, except },
+    })
 }
 
 fn number(digits: &[u8]) -> Option<u64> {

@@ -276,5 +276,5 @@ fn message_of(entry: &StreamId, sequence: Option<u64>) -> Result<Option<JournalE
     let Some(text) = entry.get::<String>("m") else { return Ok(None) };
     let random_bits: String = entry.get("r").ok_or_else(|| String::from("it has no chance"))?;
     let id = id_of(&entry.id, &random_bits).ok_or_else(|| String::from("it makes no id"))?;
-    Ok(Some(JournalEntry { sequence, id, post: DirectMessage::decode(&text)? }))
+    Ok(Some(JournalEntry { sequence, id, message: DirectMessage::decode(&text)? }))
 }

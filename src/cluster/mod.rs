@@ -7,7 +7,7 @@
 //!
 //! control --> calls ------> scripts, in one go with all that wait
 //! control <-- News::Called <-/    \--> a channel's stream and topic, the journal
-//! control <-- News::Placed <-- topics of channels
+//! control <-- News::ChannelMessages <-- topics of channels
 //! control <-- News::Posted <-- XREAD of the journal
 //! ```
 //!
@@ -76,7 +76,7 @@ use tls::Tls;
 pub use tls::TlsFiles;
 
 pub use crate::state::backplane::{
-    BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, Placed,
+    BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, SequencedMessage,
 };
 
 /// What control is told.
@@ -99,7 +99,7 @@ pub enum News {
         reply: BackplaneResponse,
     },
     /// Messages of channels that are followed here, in the order of their topic.
-    Placed(Vec<Placed>),
+    ChannelMessages(Vec<SequencedMessage>),
     /// Topics were not heard for a while: every followed channel may have missed something.
     Relinked,
     /// Another node asks something; it waits for [`Cluster::respond`].

@@ -107,13 +107,13 @@ pub(super) async fn forward(
             subscriber_queue.bytes.fetch_sub(heard.len(), Ordering::Relaxed);
             if heard.topic == shared.topic.as_bytes() {
                 // Behind the messages before it.
-                tell_placed(&shared, &mut placed);
+                tell_messages(&shared, &mut placed);
                 on_node_message(&shared, &open_requests, &heard.payload);
             } else if let Some(message) = channel::decode(&heard.topic, heard.payload) {
                 placed.push(message);
             }
         }
-        tell_placed(&shared, &mut placed);
+        tell_messages(&shared, &mut placed);
         // There are messages in the queue whenever one is dropped, so this is reached.
         if queue.is_empty() && subscriber_queue.has_dropped.swap(false, Ordering::Relaxed) {
             tracing::warn!("messages of channels were dropped: this node does not keep up");
@@ -122,9 +122,9 @@ pub(super) async fn forward(
     }
 }
 
-fn tell_placed(shared: &Shared, placed: &mut Vec<super::Placed>) {
+fn tell_messages(shared: &Shared, placed: &mut Vec<super::SequencedMessage>) {
     if !placed.is_empty() {
-        shared.tell(News::Placed(std::mem::take(placed)));
+        shared.tell(News::ChannelMessages(std::mem::take(placed)));
     }
 }
 

@@ -24,7 +24,7 @@ struct Node {
     news: Receiver<News>,
     calls: u64,
     replies: HashMap<u64, BackplaneResponse>,
-    placed: Vec<Placed>,
+    placed: Vec<SequencedMessage>,
     posted: Vec<JournalEntry>,
     asked: Vec<(String, u64, String)>,
     relinks: usize,
@@ -92,7 +92,7 @@ impl Node {
             News::Called { number, reply } => {
                 assert!(self.replies.insert(number, reply).is_none(), "{number} is told twice");
             }
-            News::Placed(placed) => self.placed.extend(placed),
+            News::ChannelMessages(placed) => self.placed.extend(placed),
             News::JournalEntries(posted) => self.posted.extend(posted),
             News::Asked { node, number, question } => self.asked.push((node, number, question)),
             News::Relinked => self.relinks += 1,
@@ -169,7 +169,7 @@ fn post(content: &str) -> DirectMessage {
     DirectMessage { from: UserId::new("a"), to, content: content.to_owned() }
 }
 
-fn offsets(placed: &[Placed]) -> Vec<u64> {
+fn offsets(placed: &[SequencedMessage]) -> Vec<u64> {
     placed.iter().map(|placed| placed.offset).collect()
 }
 
@@ -354,7 +354,7 @@ fn the_journal_orders_messages_of_all_nodes() {
         node.until("all are read", |node| node.posted.len() == 40);
         assert_eq!(node.posted.iter().map(|posted| posted.id).collect::<Vec<_>>(), ids);
         assert!((1..).zip(&node.posted).all(|(number, posted)| posted.sequence == number));
-        assert_eq!(node.posted[6].post, post("7"));
+        assert_eq!(node.posted[6].message, post("7"));
     }
     // From a position on, and over what cannot be read.
     let text = String::from("no message");
@@ -649,7 +649,7 @@ fn what_is_dropped_is_told_once_the_rest_is_handed_on() {
     loop {
         runtime.block_on(tokio::task::yield_now());
         match news.try_recv() {
-            Ok(News::Placed(placed)) => {
+            Ok(News::ChannelMessages(placed)) => {
                 for placed in placed {
                     offset += 1;
                     assert_eq!(placed.offset, offset);

@@ -88,7 +88,7 @@ impl Control {
                 }
             }
             News::Called { number, reply } => self.pending.respond(number, reply),
-            News::Placed(messages) => self.state.on_placed(messages, now),
+            News::ChannelMessages(messages) => self.state.on_channel_messages(messages, now),
             News::Relinked => self.state.on_relinked(),
             News::Asked { node, number, question } => {
                 let answer = self.state.on_asked(&question, now);
@@ -97,7 +97,7 @@ impl Control {
                     cluster.respond(node, number, answer);
                 }
             }
-            News::JournalEntries(messages) => self.state.on_posted(messages),
+            News::JournalEntries(entries) => self.state.on_journal_entries(entries),
             News::JournalRead(sequence) => self.state.on_journal_read(sequence),
             News::JournalGap => self.state.on_journal_gap(),
             // Whoever asked may have stopped waiting.

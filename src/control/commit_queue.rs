@@ -117,18 +117,14 @@ mod tests {
     use super::*;
     use crate::id::{MessageId, UserId};
     use crate::state::State;
-    use crate::state::durable::Message;
+    use crate::state::journal::{Addressee, DirectMessage, JournalEntry};
 
     fn message(bytes: usize) -> StoreWrite {
-        let message = Message {
-            id: MessageId::from_parts(1, 1, 0),
-            from: UserId::new("a"),
-            to: UserId::new("b"),
-            content: "x".repeat(bytes),
-            at_s: 1,
-        };
+        let (from, to) = (UserId::new("a"), Addressee::User(UserId::new("b")));
+        let message = DirectMessage { from, to, content: "x".repeat(bytes) };
+        let entry = JournalEntry { sequence: 0, id: MessageId::from_parts(1, 1, 0), message };
         let continuation = Continuation::new(|_: &mut State, _, _| {});
-        StoreWrite { write: Write::Private(Arc::new(message)), continuation }
+        StoreWrite { write: Write::Message(Arc::new(entry)), continuation }
     }
 
     #[test]

@@ -76,9 +76,9 @@ pub struct ChannelMessage {
     pub except: Option<String>,
 }
 
-/// A message of a channel in its place.
+/// A message of a channel with its offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placed {
+pub struct SequencedMessage {
     /// The channel's epoch.
     pub epoch: String,
     /// Its offset.
@@ -94,7 +94,7 @@ pub struct Placed {
 pub enum BackplaneResponse {
     /// Where a channel stands; none where Redis has no such channel and was not told to begin one.
     Channel(Option<ChannelState>),
-    /// The message has its place.
+    /// The message has its offset.
     Published {
         /// The channel's epoch.
         epoch: String,
@@ -129,12 +129,12 @@ pub struct ChannelState {
     /// The newest offset.
     pub offset: u64,
     /// Kept messages, oldest first; those too old may be among them.
-    pub kept: Vec<Placed>,
+    pub kept: Vec<SequencedMessage>,
 }
 
-/// A message's place in its channel.
+/// A message's position in its channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct MessagePosition {
     /// The channel's epoch.
     pub epoch: String,
     /// The message's offset.
@@ -155,10 +155,10 @@ impl BackplaneResponse {
         }
     }
 
-    fn place(self) -> Result<Place, NoResponse> {
+    fn position(self) -> Result<MessagePosition, NoResponse> {
         match self {
             BackplaneResponse::Published { epoch, offset, at_ms } => {
-                Ok(Place { epoch, offset, at_ms })
+                Ok(MessagePosition { epoch, offset, at_ms })
             }
             _ => Err(NoResponse),
         }
@@ -171,7 +171,7 @@ impl BackplaneResponse {
         }
     }
 
-    fn posted(&self) -> Result<MessageId, NoResponse> {
+    fn journaled(&self) -> Result<MessageId, NoResponse> {
         match self {
             BackplaneResponse::Journaled { id, .. } => Ok(*id),
             _ => Err(NoResponse),
@@ -224,8 +224,8 @@ impl TypedRequest<Option<ChannelState>> {
     }
 }
 
-impl TypedRequest<Place> {
-    /// Give a message its place in its channel.
+impl TypedRequest<MessagePosition> {
+    /// Give a message its offset in its channel.
     /// `epoch` is for a channel that has none. `keeping` is how many messages the channel keeps, for how
     /// many milliseconds, and how many bytes these take at most.
     pub(super) fn publish(
@@ -240,7 +240,7 @@ impl TypedRequest<Place> {
             history_bytes_max,
             history_ms,
         };
-        TypedRequest { call, read: BackplaneResponse::place, is_own: false }
+        TypedRequest { call, read: BackplaneResponse::position, is_own: false }
     }
 }
 
@@ -257,10 +257,10 @@ impl TypedRequest<bool> {
 
 impl TypedRequest<MessageId> {
     /// Put a message into the journal. The response is its id.
-    pub(super) fn post(text: String) -> Self {
+    pub(super) fn append_to_journal(text: String) -> Self {
         TypedRequest {
             call: BackplaneRequest::AppendToJournal { text },
-            read: |reply| reply.posted(),
+            read: |reply| reply.journaled(),
             is_own: false,
         }
     }

@@ -26,8 +26,8 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::ages::{Age, Ages};
+use super::channel_stream::ChannelStream;
 use super::people::Person;
-use super::replication::Replication;
 
 use crate::address::AddressBlock;
 use crate::auth::namespace::Namespaces;
@@ -120,8 +120,8 @@ pub(super) struct Channel {
     per_shard: Vec<u32>,
     pub(super) shards: ShardSet,
     roster: Option<Box<ServiceListing>>,
-    /// What it has beside, where it is that of all nodes.
-    pub(super) replication: Option<Box<Replication>>,
+    /// Its stream, where nodes share it.
+    pub(super) stream: Option<Box<ChannelStream>>,
     /// Tells apart the channels that used the same place one after the other.
     incarnation: u32,
 }
@@ -429,7 +429,7 @@ impl Channels {
             per_shard: Vec::new(),
             shards: ShardSet::default(),
             roster: None,
-            replication: None,
+            stream: None,
             incarnation: self.incarnation,
         };
         let key = u32::try_from(self.channels.insert(channel)).expect("channels are below 2^32");
@@ -470,7 +470,7 @@ impl Channels {
     /// Notes that a channel was used, or that its followers or its history came or went.
     pub(super) fn note_use(&mut self, key: u32) {
         let channel = &mut self.channels[key as usize];
-        let is_abandoned = channel.members.is_empty() && channel.replication.is_none();
+        let is_abandoned = channel.members.is_empty() && channel.stream.is_none();
         let has_history = !channel.history.is_empty();
         match channel.abandoned.take() {
             Some((true, number)) => _ = self.abandoned.remove(&number),

@@ -5,11 +5,8 @@
 
 use super::State;
 use super::cluster_presence::{DirtyBatch, PresenceSnapshot, PresenceTransition, PresenceUpdate};
-use super::effect::{Condition, Effect, Waited};
+use super::effect::{Condition, Waited};
 use super::entry::{Applied, Entry};
-use super::event::DomainEvent;
-use super::messaging::is_defined;
-use super::people::Person;
 use super::snapshot::Snapshot;
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, UserId};
@@ -17,24 +14,20 @@ use crate::id::{ChannelName, ConnId, UserId};
 impl State {
     /// What is true here and not told to the other nodes yet.
     pub(super) fn take_presence_update(&mut self, now: Moment) -> Option<Entry> {
-        if self.registry.is_cut_off() {
+        if !self.sequencer.is_shared() || self.registry.is_cut_off() {
             return None;
         }
-        let cluster_state = self.cluster_state.as_mut()?;
-        if let Some(unannounced) = &mut self.people.unannounced {
-            unannounced
-                .drain(..)
-                .for_each(|user_id| cluster_state.cluster_presence.note_known(user_id));
+        for user_id in self.people.unannounced.iter_mut().flat_map(|users| users.drain(..)) {
+            self.cluster_presence.note_known(user_id);
         }
         // What is told already leaves nothing to say; then there may be more behind it.
-        while let Some(batch) = self.cluster_state.as_mut()?.cluster_presence.take_dirty() {
+        while let Some(batch) = self.cluster_presence.take_dirty() {
             let mut facts = self.presence_update(&batch, now);
-            let cluster_presence = &mut self.cluster_state.as_mut()?.cluster_presence;
-            cluster_presence.keep_news(&mut facts);
-            if !facts.is_empty() || cluster_presence.is_new() {
+            self.cluster_presence.keep_news(&mut facts);
+            if !facts.is_empty() || self.cluster_presence.is_new() {
                 return Some(Entry::PresenceUpdate(facts));
             }
-            cluster_presence.told_nothing();
+            self.cluster_presence.told_nothing();
         }
         self.wake_announced();
         None
@@ -42,11 +35,7 @@ impl State {
 
     /// Commands that waited until this node's presence was announced go on.
     fn wake_announced(&mut self) {
-        let announced = self
-            .cluster_state
-            .as_mut()
-            .and_then(|cluster_state| cluster_state.cluster_presence.take_announced());
-        if let Some(round) = announced {
+        if let Some(round) = self.cluster_presence.take_announced() {
             self.wake(Condition::PresenceAnnounced(round), Waited::Met);
         }
     }
@@ -68,13 +57,8 @@ impl State {
         let room = |(channel, user_id): &(ChannelName, UserId)| {
             let place =
                 self.channels.find(channel).and_then(|key| self.channels.get(key).name_of(user_id));
-            let told = self.cluster_state.as_ref().and_then(|cluster_state| {
-                cluster_state
-                    .cluster_presence
-                    .own_place(channel, user_id)
-                    .map(|place| place.username.to_string())
-            });
-            let name = place.map(str::to_owned).or(told).unwrap_or_default();
+            let told = self.cluster_presence.own_place(channel, user_id);
+            let name = place.or(told.map(|place| &*place.username)).unwrap_or_default().to_owned();
             let since_ms = place.map(|_| now.wall_ms);
             (channel.as_str().to_owned(), user_id.as_str().to_owned(), name, since_ms)
         };
@@ -88,10 +72,9 @@ impl State {
 
     /// An entry about people did not reach the log.
     pub(super) fn on_shared_lost(&mut self, entry: &Entry) {
-        let Some(cluster_state) = &mut self.cluster_state else { return };
         match entry {
-            Entry::PresenceUpdate(facts) => cluster_state.cluster_presence.on_update_lost(facts),
-            Entry::NodeLeft(node) => cluster_state.cluster_presence.on_farewell_lost(node),
+            Entry::PresenceUpdate(facts) => self.cluster_presence.on_update_lost(facts),
+            Entry::NodeLeft(node) => self.cluster_presence.on_farewell_lost(node),
             _ => {}
         }
     }
@@ -100,125 +83,95 @@ impl State {
     pub(super) fn on_alive(&mut self, alive: &[String]) {
         let is_leader = self.registry.log().is_leader();
         let is_cut_off = self.registry.is_cut_off();
-        let Some(cluster_state) = &mut self.cluster_state else { return };
-        let gone = cluster_state.cluster_presence.on_nodes(alive, is_leader && !is_cut_off);
+        let gone = self.cluster_presence.on_nodes(alive, is_leader && !is_cut_off);
         for node in gone {
             self.registry.propose(Entry::NodeLeft(node));
         }
     }
 
-    /// Applies an entry about people, here as on every node.
+    /// Applies an entry about people or channels, here as on every node.
     pub(super) fn apply_shared(&mut self, node: &str, entry: Entry, now: Moment) -> Applied {
-        let Some(cluster_state) = &mut self.cluster_state else { return Applied::Done };
         match entry {
             Entry::PresenceUpdate(facts) => {
                 let known = facts.known.iter().chain(facts.users.iter().map(|fact| &fact.0));
                 known.for_each(|user| self.people.note_told(UserId::new(user)));
-                cluster_state.cluster_presence.saw(node);
-                let transitions = cluster_state.cluster_presence.apply(node, &facts);
+                self.cluster_presence.saw(node);
+                let transitions = self.cluster_presence.apply(node, &facts);
                 if *node == *self.node {
                     self.correct(&facts, now);
                 }
-                self.tell_transitions(transitions, now);
+                self.announce_transitions(transitions, now);
                 self.wake_announced();
+                Applied::Done
             }
             Entry::NodeLeft(gone) => {
-                let transitions = cluster_state.cluster_presence.forget(&gone);
+                let transitions = self.cluster_presence.forget(&gone);
                 if *gone == *self.node {
                     // The others counted this node as gone. It is not.
                     self.tell_all();
                 }
-                self.tell_transitions(transitions, now);
+                self.announce_transitions(transitions, now);
+                Applied::Done
             }
-            Entry::DefineChannel { channel, .. } if self.channels.is_defined(&channel) => {
-                return Applied::Defined(Err(is_defined()));
-            }
-            Entry::DefineChannel { channel, description } => {
-                return Applied::Defined(Ok(self.set_definition(channel, &description)));
-            }
-            Entry::DeleteChannel(channel) => {
-                self.channels.undefine(&channel);
-                self.dissolve(&channel);
-            }
-            _ => {}
+            entry => self.apply_definition(entry),
         }
-        Applied::Done
     }
 
     /// Has own facts that are out of date told again: an entry that was reported lost may still be
     /// appended, after later ones were told.
     fn correct(&mut self, told: &PresenceUpdate, now: Moment) {
         let mut facts = self.presence_update(&DirtyBatch::of(told), now);
-        if let Some(cluster_state) = &mut self.cluster_state {
-            cluster_state.cluster_presence.keep_news(&mut facts);
-            cluster_state.cluster_presence.look_again(&facts);
-        }
+        self.cluster_presence.keep_news(&mut facts);
+        self.cluster_presence.look_again(&facts);
     }
 
     /// Has everything told anew.
     fn tell_all(&mut self) {
-        let Some(cluster_state) = &mut self.cluster_state else { return };
-        cluster_state.cluster_presence.note_all_told();
-        self.people
-            .online_ids()
-            .for_each(|user_id| cluster_state.cluster_presence.note_user(user_id));
+        self.cluster_presence.note_all_told();
+        self.people.online_ids().for_each(|user_id| self.cluster_presence.note_user(user_id));
         for key in self.channels.keys() {
             let channel = self.channels.get(key);
-            if channel.replication.is_some() {
-                cluster_state.cluster_presence.note_channel(&channel.name);
+            if channel.stream.is_some() {
+                self.cluster_presence.note_channel(&channel.name);
                 for (user_id, _) in channel.users() {
-                    cluster_state.cluster_presence.note_room(&channel.name, &user_id);
+                    self.cluster_presence.note_room(&channel.name, &user_id);
                 }
             }
         }
     }
 
-    /// Tells the people here what has changed for everyone.
-    fn tell_transitions(&mut self, transitions: Vec<PresenceTransition>, now: Moment) {
-        for turn in transitions {
-            let online = self
-                .cluster_state
-                .as_ref()
-                .map_or(0, |cluster_state| cluster_state.cluster_presence.users_online());
-            match turn {
+    /// Announces here what has changed for everyone.
+    fn announce_transitions(&mut self, transitions: Vec<PresenceTransition>, now: Moment) {
+        for transition in transitions {
+            let except = match &transition {
                 PresenceTransition::Online(person) => {
-                    let own: Vec<ConnId> = self.people.of_user(&person.user_id).collect();
-                    self.tell_presence("user_joined", &person, online, own, now);
-                    self.push(Effect::Event(DomainEvent::UserOnline(person)));
+                    self.people.of_user(&person.user_id).collect()
                 }
-                PresenceTransition::Offline(person) => {
-                    self.tell_presence("user_left", &person, online + 1, Vec::new(), now);
-                    self.push(Effect::Event(DomainEvent::UserOffline(person)));
+                PresenceTransition::Offline(_) => Vec::new(),
+                PresenceTransition::Joined(channel, person)
+                | PresenceTransition::Left(channel, person) => {
+                    self.connections_in(channel, &person.user_id)
                 }
-                PresenceTransition::Joined(channel, user) => {
-                    self.tell_of_room(&channel, "user.joined", &user, now);
-                    self.push(Effect::Event(DomainEvent::UserJoined { channel, user }));
-                }
-                PresenceTransition::Left(channel, user) => {
-                    self.tell_of_room(&channel, "user.left", &user, now);
-                    self.push(Effect::Event(DomainEvent::UserLeft { channel, user }));
-                }
-            }
+            };
+            self.announce_transition(transition, except, now);
         }
     }
 
-    fn tell_of_room(&mut self, channel: &ChannelName, event: &str, person: &Person, now: Moment) {
-        let Some(key) = self.channels.find(channel) else { return };
-        let own = self.people.of_user(&person.user_id).filter(|conn| {
+    /// The connections of a user that are in a room, or follow a channel that tells who is there.
+    fn connections_in(&self, channel: &ChannelName, user_id: &UserId) -> Vec<ConnId> {
+        let Some(key) = self.channels.find(channel) else { return Vec::new() };
+        let is_in_it = |conn: &ConnId| {
             self.people.find(*conn).is_some_and(|(_, connection)| {
-                let mut places = connection.memberships.iter();
-                places.any(|place| {
+                connection.memberships.iter().any(|place| {
                     place.channel == key && (place.is_joined || channel.room().is_none())
                 })
             })
-        });
-        let own: Vec<ConnId> = own.collect();
-        self.tell_room(key, event, person, own, now);
+        };
+        self.people.of_user(user_id).filter(is_in_it).collect()
     }
 
     /// Begins anew with the people of an image.
     pub(super) fn replace_shared(&mut self, image: PresenceSnapshot, now: Moment) {
-        let Some(cluster_state) = &mut self.cluster_state else { return };
         for user in &image.known {
             self.people.note_told(UserId::new(user));
         }
@@ -226,36 +179,27 @@ impl State {
             let users = facts.users.iter().map(|fact| UserId::new(&fact.0));
             users.for_each(|user_id| self.people.note_told(user_id));
         }
-        let transitions = cluster_state.cluster_presence.replace(&image);
+        let transitions = self.cluster_presence.replace(&image);
         self.channels.define_all(image.channels);
         self.tell_all();
-        self.tell_transitions(transitions, now);
+        self.announce_transitions(transitions, now);
     }
 
-    /// Everything that all nodes share, at the present place of the log.
+    /// Everything that all nodes share, at the present place of the log. None at a node that is alone.
     pub fn image(&self) -> Option<Snapshot> {
-        let people = self.presence_snapshot()?;
-        Some(Snapshot { people, ..self.registry.snapshot() })
+        let snapshot = || Snapshot { people: self.presence_snapshot(), ..self.registry.snapshot() };
+        self.sequencer.is_shared().then(snapshot)
     }
 
     /// What of that is of people.
-    pub(super) fn presence_snapshot(&self) -> Option<PresenceSnapshot> {
-        let cluster_state = self.cluster_state.as_ref()?;
-        let known = match &cluster_state.tail {
+    pub(super) fn presence_snapshot(&self) -> PresenceSnapshot {
+        let known = match &self.sequencer.journal {
             // There is no database that has them.
             None => self.people.known_ids().map(|user_id| user_id.as_str().to_owned()).collect(),
             Some(_) => Vec::new(),
         };
         let channels = self.channels.definitions();
-        Some(PresenceSnapshot { nodes: cluster_state.cluster_presence.image(), channels, known })
-    }
-
-    /// How many users are online on any node.
-    pub fn users_anywhere(&self) -> usize {
-        match &self.cluster_state {
-            Some(cluster_state) => cluster_state.cluster_presence.users_online(),
-            None => self.people.users_online(),
-        }
+        PresenceSnapshot { nodes: self.cluster_presence.image(), channels, known }
     }
 }
 
@@ -264,7 +208,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::id::{ConnId, ShardId, Slot};
-    use crate::state::people::Opened;
+    use crate::state::people::{Opened, Person};
     use crate::state::{Ask as _, lone_node};
 
     #[test]

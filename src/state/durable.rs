@@ -76,11 +76,9 @@ pub enum Write {
         /// When, in milliseconds since the Unix epoch.
         at_ms: u64,
     },
-    /// A message from one user to another.
-    Private(Arc<Message<UserId>>),
-    /// A message to a group that its sender is a member of. Among several nodes it is only checked:
-    /// the journal keeps it.
-    ToGroup(Arc<Message<String>>),
+    /// A direct message, or one to a group that its sender is a member of. Among several nodes the
+    /// journal keeps them: there the sender's membership is checked, and no more.
+    Message(Arc<JournalEntry>),
     /// A run of the journal, in its order. Only among several nodes, and two of them may write the
     /// same run.
     JournalRun(Vec<Arc<JournalEntry>>),
@@ -173,10 +171,9 @@ impl Write {
                 .iter()
                 .map(|one| one.user_id.as_str().len() + one.username.len() + ROW_BYTES)
                 .sum(),
-            Write::Private(message) => message.content.len(),
-            Write::ToGroup(message) => message.content.len(),
+            Write::Message(entry) => entry.message.content.len(),
             Write::JournalRun(run) => {
-                run.iter().map(|one| one.post.content.len() + ROW_BYTES).sum()
+                run.iter().map(|one| one.message.content.len() + ROW_BYTES).sum()
             }
             Write::CreateGroup { members, .. } => users(members),
             Write::DefineChannel { description, .. } => description.len(),
@@ -189,21 +186,6 @@ impl Write {
 
 /// What a row costs beside its longest text, in bytes: ids, names and numbers.
 const ROW_BYTES: usize = 256;
-
-/// A message that is kept until everyone it is for has pulled it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message<To> {
-    /// Its id, above all before it.
-    pub id: MessageId,
-    /// Who wrote it.
-    pub from: UserId,
-    /// Whom it is for: a user, or a group by its id.
-    pub to: To,
-    /// What it says.
-    pub content: String,
-    /// When, in seconds since the Unix epoch.
-    pub at_s: u64,
-}
 
 /// What came of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -170,14 +170,13 @@ impl AppendReply {
             (reply, applied) => {
                 // The log is data from outside. What this node appended is not what it read back.
                 tracing::error!(?applied, "the log has another entry under a number of this node");
-                reply.refuse()
+                reply.refuse(Refusal::unavailable())
             }
         }
     }
 
-    /// Refuses with `unavailable`. None where nobody waits.
-    pub(super) fn refuse(self) -> Option<Delivery> {
-        let refusal = Refusal::unavailable();
+    /// Refuses. None where nobody waits.
+    pub(super) fn refuse(self, refusal: Refusal) -> Option<Delivery> {
         match self {
             AppendReply::Nobody => None,
             AppendReply::Batch(reply) => reply.with(Err(refusal)),

@@ -56,7 +56,7 @@ impl State {
             let result = fresh.apply_logged(item, now);
             applied.extend(number.map(|number| (number, result)));
         }
-        self.replace_shared(fresh.presence_snapshot().unwrap_or_default(), now);
+        self.replace_shared(fresh.presence_snapshot(), now);
         let before = std::mem::replace(&mut self.registry, fresh.registry);
         let services = self.registry.replace(&before, now);
         // Whoever gets a snapshot now gets the mark with it.

@@ -19,7 +19,6 @@
 pub mod backplane;
 pub mod channels;
 pub mod cluster_presence;
-pub mod cluster_state;
 pub mod command;
 pub mod durable;
 pub mod effect;
@@ -34,8 +33,9 @@ pub mod reply;
 pub mod snapshot;
 
 mod ages;
+mod channel_stream;
 mod cluster_events;
-mod replication;
+mod sequencer;
 mod text;
 
 use std::sync::Arc;
@@ -45,11 +45,12 @@ use crate::id::{MessageIds, ServiceName};
 use crate::limits::Limits;
 use crate::wire::refusal::Refusal;
 use channels::Channels;
-use cluster_state::{ClusterState, JournalTail};
+use cluster_presence::ClusterPresence;
 use command::RegistryCommand;
 use durable::PeopleImage;
-use effect::{Append, AppendReply, Effect};
+use effect::{AppendReply, Effect};
 use entry::{Applied, Entry, LogItem};
+use journal::JournalTail;
 use people::People;
 use registry::Registry;
 use registry::commands::{
@@ -60,6 +61,7 @@ use registry::commands::{
 use registry::decide::Decision;
 use registry::views::{ServiceViews, SubscribedToAll, View};
 use reply::{Reply, ReplyTo};
+use sequencer::Sequencer;
 
 pub use command::{Ask, Command};
 
@@ -77,8 +79,10 @@ pub struct State {
     effects: Vec<Effect>,
     /// This node's name.
     node: Box<str>,
-    /// None where there is one node.
-    cluster_state: Option<ClusterState>,
+    /// What puts entries, channel messages and direct messages into an order.
+    sequencer: Sequencer,
+    /// Who is where, as the nodes of a cluster have told each other. Empty at a node that is alone.
+    cluster_presence: ClusterPresence,
     /// Messages of channels that were missed and made good.
     pub healed_total: u64,
     history_bytes_max: usize,
@@ -145,18 +149,19 @@ impl State {
             channels: Channels::new(settings.channels, &settings.epoch, image.channels.into_iter()),
             ids: MessageIds::after(image.last_message, settings.seed),
             effects: Vec::new(),
+            cluster_presence: ClusterPresence::new(&settings.node),
             node: settings.node.into(),
-            cluster_state: None,
+            sequencer: Sequencer::default(),
             healed_total: 0,
             history_bytes_max: settings.history_bytes_max,
             subscriptions_max: settings.subscriptions_max,
         }
     }
 
-    /// The same as one of several nodes. `tail` is there where all of them share a database.
+    /// The same as one of several nodes. `journal` is there where all of them share a database.
     #[must_use]
-    pub fn joined(mut self, tail: Option<JournalTail>) -> State {
-        self.cluster_state = Some(ClusterState::new(&self.node, tail));
+    pub fn joined(mut self, journal: Option<JournalTail>) -> State {
+        self.sequencer = Sequencer::shared(journal);
         self.people.unannounced = Some(Vec::new());
         self
     }
@@ -266,18 +271,6 @@ impl State {
         }
     }
 
-    /// Appends an entry to the log; `reply` gets what it comes to. A node that is alone applies it at
-    /// once.
-    fn append(&mut self, entry: Entry, reply: AppendReply, now: Moment) {
-        if self.registry.log().is_shared() {
-            return self.push(Effect::Append(Box::new(Append { entry, reply })));
-        }
-        let item = self.registry.log().own_item(entry, now);
-        if let Some(applied) = self.apply_logged(item, now) {
-            self.reply_applied(reply, applied);
-        }
-    }
-
     /// Ends a change of the registry, and announces it.
     fn settle_registry(&mut self, now: Moment) {
         self.registry.settle(now);
@@ -335,7 +328,7 @@ impl State {
             self.on_shared_lost(entry);
             self.registry.on_proposal_lost(entry, now);
         }
-        self.deliver(reply.refuse());
+        self.deliver(reply.refuse(Refusal::unavailable()));
     }
 
     /// Drops the oldest changes and messages of all services and channels until the rest fits. Called
@@ -382,7 +375,7 @@ impl State {
         if self.registry.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.registry.tick(now);
             self.settle_registry(now);
-            if !self.registry.log().is_shared() {
+            if !self.sequencer.is_shared() {
                 self.append_own(now);
             }
         }
@@ -392,9 +385,7 @@ impl State {
 
     /// When time alone changes something next, in milliseconds since the Unix epoch.
     pub fn next_tick_ms(&self) -> Option<u64> {
-        let leaving =
-            self.cluster_state.as_ref().and_then(|cluster_state| cluster_state.leaving.front());
-        let leaving = leaving.map(|(at_ms, _)| *at_ms);
+        let leaving = self.sequencer.leaving.front().map(|(at_ms, _)| *at_ms);
         let all = [self.registry.next_tick_ms(), self.channels.next_sweep_ms(), leaving];
         all.into_iter().flatten().min()
     }

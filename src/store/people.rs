@@ -18,7 +18,7 @@ use crate::auth::Standing;
 use crate::id::UserId;
 use crate::limits;
 use crate::state::durable::{AccountChange, EndedToken, PeopleImage, Write, WriteResult, Written};
-use crate::state::journal::JournalEntry;
+use crate::state::journal::{Addressee, DirectMessage, JournalEntry};
 use crate::wire::refusal::{Code, Refusal};
 
 /// The columns of an [`AccountChange`].
@@ -142,13 +142,17 @@ impl Batch {
 
 /// Whether a write only looks something up where several nodes share the database.
 pub(super) fn is_check(write: &Write) -> bool {
-    matches!(write, Write::ToGroup(_)) || !is_shareable(write)
+    matches!(write, Write::Message(_)) || !is_shareable(write)
 }
 
 /// Whether a write may reach a database that several nodes share: what the log or the journal of
 /// all nodes keeps may not.
 fn is_shareable(write: &Write) -> bool {
-    !matches!(write, Write::Private(_) | Write::DefineChannel { .. } | Write::DropChannel { .. })
+    match write {
+        Write::Message(entry) => matches!(entry.message.to, Addressee::Group { .. }),
+        Write::DefineChannel { .. } | Write::DropChannel { .. } => false,
+        _ => true,
+    }
 }
 
 /// Has one node at a time write, as one server does by itself: the checks of a write hold until its
@@ -187,9 +191,12 @@ pub(super) async fn execute(
             }
             (Mode::Alone, Write::JournalRun(_)) => Err(Refusal::internal()),
             (Mode::Shared, write) if !is_shareable(write) => Err(Refusal::internal()),
-            (Mode::Shared, Write::ToGroup(message)) => {
-                check_member(connection, &mut batch, &message.to, &message.from).await?
-            }
+            (Mode::Shared, Write::Message(entry)) => match &entry.message.to {
+                Addressee::Group { group_id, .. } => {
+                    check_member(connection, &mut batch, group_id, &entry.message.from).await?
+                }
+                Addressee::User(_) => Err(Refusal::internal()),
+            },
             _ => one(connection, address, &mut batch, write).await?,
         });
         if batch.inbox.len() >= limits::STORE_STATEMENT_ROWS {
@@ -209,26 +216,7 @@ async fn one(
     write: &Write,
 ) -> Result<WriteResult, sqlx::Error> {
     match write {
-        Write::Private(message) => {
-            let (id, from, to) = (message.id.to_string(), message.from.as_str(), &message.to);
-            batch.messages.push(json!([
-                id,
-                from,
-                to.as_str(),
-                null,
-                message.content,
-                message.at_s
-            ]));
-            Ok(Ok(Written::Done))
-        }
-        Write::ToGroup(message) => {
-            let checked = check_member(connection, batch, &message.to, &message.from).await?;
-            let Ok(Written::For(members)) = &checked else { return Ok(checked) };
-            let (id, from) = (message.id.to_string(), message.from.as_str());
-            batch.messages.push(json!([id, from, null, message.to, message.content, message.at_s]));
-            batch.inbox.extend(members.iter().map(|user| json!([user.as_str(), id, null])));
-            Ok(checked)
-        }
+        Write::Message(entry) => message(connection, batch, entry).await,
         Write::Account { .. }
         | Write::Seen { .. }
         | Write::SetPassword { .. }
@@ -248,6 +236,30 @@ async fn one(
             Ok(Ok(Written::Done))
         }
         groups => group_write(connection, address, batch, groups).await,
+    }
+}
+
+/// Takes in a direct message, or one to a group, with a row for each member.
+async fn message(
+    connection: &mut AnyConnection,
+    batch: &mut Batch,
+    entry: &JournalEntry,
+) -> Result<WriteResult, sqlx::Error> {
+    let (id, at_s, DirectMessage { from, to, content }) =
+        (entry.id.to_string(), entry.at_s(), &entry.message);
+    match to {
+        Addressee::User(to) => {
+            let row = json!([id, from.as_str(), to.as_str(), null, content, at_s]);
+            batch.messages.push(row);
+            Ok(Ok(Written::Done))
+        }
+        Addressee::Group { group_id, .. } => {
+            let checked = check_member(connection, batch, group_id, from).await?;
+            let Ok(Written::For(members)) = &checked else { return Ok(checked) };
+            batch.messages.push(json!([id, from.as_str(), null, group_id, content, at_s]));
+            batch.inbox.extend(members.iter().map(|user| json!([user.as_str(), id, null])));
+            Ok(checked)
+        }
     }
 }
 

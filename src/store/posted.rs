@@ -35,8 +35,8 @@ pub(super) async fn write(
     let ids: Vec<String> = run.iter().map(|posted| posted.id.to_string()).collect();
     let mut rows: Vec<Row<'_>> = Vec::with_capacity(run.len() * 2);
     for (posted, id) in run.iter().zip(&ids) {
-        let from = posted.post.from.as_str();
-        match &posted.post.to {
+        let from = posted.message.from.as_str();
+        match &posted.message.to {
             Addressee::User(to) => {
                 rows.push((from, id, Some(to.as_str())));
                 rows.push((to.as_str(), id, Some(from)));
@@ -50,11 +50,11 @@ pub(super) async fn write(
     rows.sort_unstable();
     rows.dedup();
     let message = |(posted, id): (&&JournalEntry, &String)| {
-        let (to, group) = match &posted.post.to {
+        let (to, group) = match &posted.message.to {
             Addressee::User(to) => (Some(to.as_str()), None),
             Addressee::Group { group_id, .. } => (None, Some(group_id)),
         };
-        let post = &posted.post;
+        let post = &posted.message;
         json!([id, post.from.as_str(), to, group, post.content, posted.at_s()])
     };
     insert(connection, address, MESSAGES, run.iter().zip(&ids).map(message).collect()).await?;

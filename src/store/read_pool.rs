@@ -89,16 +89,16 @@ pub struct StoredMessage {
 impl StoredMessage {
     /// A message that is accepted and not written yet.
     pub fn of(posted: &JournalEntry) -> StoredMessage {
-        let (to_user_id, group_id) = match &posted.post.to {
+        let (to_user_id, group_id) = match &posted.message.to {
             Addressee::User(to) => (Some(to.as_str().to_owned()), None),
             Addressee::Group { group_id, .. } => (None, Some(group_id.clone())),
         };
         StoredMessage {
             id: posted.id.to_string(),
-            from_user_id: posted.post.from.as_str().to_owned(),
+            from_user_id: posted.message.from.as_str().to_owned(),
             to_user_id,
             group_id,
-            content: posted.post.content.clone(),
+            content: posted.message.content.clone(),
             created_at: posted.at_s(),
         }
     }

@@ -117,7 +117,7 @@ pub fn chat(
 
 /// A message of a channel, framed as it stands, with the offset that it has got. None where the text
 /// is no object.
-pub fn placed(text: &[u8], offset: u64) -> Option<Bytes> {
+pub fn with_offset(text: &[u8], offset: u64) -> Option<Bytes> {
     let open = text.strip_suffix(b"}")?;
     let mut out = FrameBuilder::with_capacity(text.len() + 32);
     out.put(open);

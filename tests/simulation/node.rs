@@ -18,7 +18,7 @@ use fanfare::internals::mailbox::view_cache::ViewCache;
 use fanfare::internals::mailbox::{Bell, MailboxReceiver, MailboxSender, mailbox};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::shard::{self, Shard};
-use fanfare::internals::state::cluster_state::JournalTail;
+use fanfare::internals::state::journal::JournalTail;
 use fanfare::internals::state::registry::commands::{ReadAllViews, SubscribeAll};
 use fanfare::internals::state::registry::views::View;
 use fanfare::internals::state::registry::{self, Registry};

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fanfare::internals::cluster::simulated::{Job, Requests};
 use fanfare::internals::cluster::{
-    BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, News, NodeView, Placed,
-    Proposal,
+    BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, News, NodeView, Proposal,
+    SequencedMessage,
 };
 use fanfare::internals::id::{ChannelName, MessageId, UserId};
 use fanfare::internals::limits;
@@ -50,7 +50,7 @@ impl<T> Delayed<T> {
 struct Channel {
     epoch: String,
     offset: u64,
-    kept: VecDeque<Placed>,
+    kept: VecDeque<SequencedMessage>,
 }
 
 /// The way between a node and the sequencer.
@@ -66,7 +66,7 @@ struct Link {
     late: Vec<(u64, LogItem)>,
     entries: Delayed<News>,
     answers: Delayed<News>,
-    topics: Delayed<Placed>,
+    topics: Delayed<SequencedMessage>,
     /// The log that the node reads, and how many of its entries it has.
     place: Option<(u32, u64)>,
     journal_read: usize,
@@ -251,8 +251,8 @@ impl SimSequencer {
     /// Whom a message of the journal is for.
     pub fn receivers(&self, id: MessageId) -> Option<BTreeSet<UserId>> {
         let entry = self.journal.iter().find(|entry| entry.id == id)?;
-        Some(match &entry.post.to {
-            Addressee::User(to) => BTreeSet::from([entry.post.from.clone(), to.clone()]),
+        Some(match &entry.message.to {
+            Addressee::User(to) => BTreeSet::from([entry.message.from.clone(), to.clone()]),
             Addressee::Group { members, .. } => members.iter().cloned().collect(),
         })
     }
@@ -429,8 +429,8 @@ impl SimSequencer {
                 let sequence = self.journal.len() as u64 + 1;
                 let number = u32::try_from(sequence).expect("few");
                 let id = MessageId::from_parts(self.now_ms, number, 0);
-                let post = DirectMessage::decode(&text).expect("as it was encoded");
-                self.journal.push(JournalEntry { sequence, id, post });
+                let message = DirectMessage::decode(&text).expect("as it was encoded");
+                self.journal.push(JournalEntry { sequence, id, message });
                 BackplaneResponse::Journaled { id, sequence }
             }
             BackplaneRequest::Newest => BackplaneResponse::Newest(self.journal.len() as u64),
@@ -465,7 +465,7 @@ impl SimSequencer {
         let channel = self.channels.get_mut(&message.channel).expect("it is begun");
         channel.offset += 1;
         let (epoch, offset) = (channel.epoch.clone(), channel.offset);
-        let placed = Placed { epoch: epoch.clone(), offset, at_ms, message };
+        let placed = SequencedMessage { epoch: epoch.clone(), offset, at_ms, message };
         channel.kept.push_back(placed.clone());
         while channel.kept.len() > history_max.min(KEPT_MAX) {
             channel.kept.pop_front();
@@ -600,7 +600,7 @@ impl SimSequencer {
                 1 => news.extend(std::iter::from_fn(|| link.answers.take(now_ms))),
                 _ => news.extend(
                     std::iter::from_fn(|| link.topics.take(now_ms))
-                        .map(|placed| News::Placed(vec![placed])),
+                        .map(|placed| News::ChannelMessages(vec![placed])),
                 ),
             }
         }

@@ -112,20 +112,22 @@ impl Database {
             Write::Seen { people, .. } => {
                 self.users.extend(people.iter().map(|person| person.user_id.clone()));
             }
-            Write::Private(message) => {
-                self.insert(message.id, [message.from.clone(), message.to.clone()]);
-            }
-            Write::ToGroup(message) => {
-                let members = self.members(&message.to, &message.from)?.clone();
-                if !self.is_shared {
-                    self.insert(message.id, members.iter().cloned());
+            Write::Message(entry) => match &entry.message.to {
+                Addressee::User(to) => {
+                    self.insert(entry.id, [entry.message.from.clone(), to.clone()]);
                 }
-                return Ok(Written::For(members));
-            }
+                Addressee::Group { group_id, .. } => {
+                    let members = self.members(group_id, &entry.message.from)?.clone();
+                    if !self.is_shared {
+                        self.insert(entry.id, members.iter().cloned());
+                    }
+                    return Ok(Written::For(members));
+                }
+            },
             Write::JournalRun(run) => {
                 for one in run {
-                    let members = match &one.post.to {
-                        Addressee::User(to) => vec![one.post.from.clone(), to.clone()],
+                    let members = match &one.message.to {
+                        Addressee::User(to) => vec![one.message.from.clone(), to.clone()],
                         Addressee::Group { members, .. } => members.clone(),
                     };
                     // Two nodes may write the same run.

@@ -1,5 +1,5 @@
 //! What operators, and the program around the server, do to a connection: its subscriptions to
-//! channels, its metadata, and chat messages in the name of a user.
+//! channels and its metadata.
 //!
 //! A connection of another node is reached through that node, which does the same there.
 //!
@@ -8,19 +8,14 @@
 use serde_json::value::RawValue;
 
 use super::Attempt;
-use super::aim::Aim;
-use super::commands::{ChatAs, Follow, Publisher, SetMetadata, SetSubscription};
+use super::commands::{Follow, SetMetadata, SetSubscription};
 use super::node_request::{NodeRequest, no_connection};
-use super::replicated::PlacedReply;
-use super::replies::Published;
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId};
 use crate::state::State;
-use crate::state::backplane::ChannelMessage;
 use crate::state::effect::{Effect, SubscriptionSet};
 use crate::state::reply::ReplyTo;
 use crate::wire::refusal::{Code, Refusal};
-use crate::wire::{frame, message};
 
 impl State {
     /// Subscribes a connection to a channel, or ends its subscription. The client is told unasked,
@@ -92,33 +87,5 @@ impl State {
         let (key, _) = self.people.find(conn).ok_or_else(no_connection)?;
         self.people.get_mut(key).metadata = metadata;
         Ok(())
-    }
-
-    /// Says something in a room in the name of a user, who need not be in it.
-    pub(super) fn chat_as(&mut self, chat: ChatAs, reply: ReplyTo<Published>, now: Moment) {
-        let ChatAs { person, channel, content } = chat;
-        // Whoever reads it can write to its author.
-        self.people.see(&person);
-        let from = (&person.user_id, &*person.username);
-        let stamp = self.stamp(now);
-        if self.is_replicated(&channel) {
-            let text = frame::payload(&message::chat(&channel, stamp, None, from, &content, None));
-            let message = ChannelMessage { channel, text, except: None };
-            let reply = PlacedReply::Published { id: stamp.id, without: None, reply };
-            return self.publish_to_all(message, reply, now);
-        }
-        let key = match self.channel_for(&channel, Publisher::Program) {
-            Ok(key) => key,
-            Err(fault) => return self.reply(reply, Err(fault.into())),
-        };
-        let offset = self.channels.advance(key);
-        let frame = message::chat(&channel, stamp, Some(offset), from, &content, None);
-        self.channels.keep(key, &frame, now.unix_ms);
-        let aim = Aim::default();
-        let delivered_to = self.count_followers(key, &aim);
-        let epoch = self.channels.get(key).epoch.clone();
-        self.send_to_channel(key, frame, aim);
-        let (offset, message_id) = (Some(offset), stamp.id);
-        self.reply(reply, Ok(Published { channel, epoch, offset, message_id, delivered_to }));
     }
 }

@@ -1,19 +1,18 @@
-//! Commands about channels: follow, publish, read, define, delete.
+//! Commands about channels: follow, define, delete.
 //!
 //! Part of `state::messaging`.
 
 use super::Attempt;
-use super::aim::Aim;
-use super::commands::{DefineChannel, Follow, Publish, Publisher, ReadHistory};
-use super::replies::{Followed, History, Published, Unfollowed};
+use super::commands::{DefineChannel, Follow, Publisher};
+use super::replies::{Followed, Unfollowed};
 use crate::clock::Moment;
-use crate::id::{ChannelName, ConnId, Slot};
+use crate::id::{ChannelName, ConnId};
 use crate::state::State;
 use crate::state::backplane::TypedRequest;
 use crate::state::channels::{ChannelView, Creator, TooMany};
 use crate::state::durable::Write;
-use crate::state::effect::{AppendReply, Condition, Effect, Waited};
-use crate::state::entry::Entry;
+use crate::state::effect::{AppendReply, Effect, Waited};
+use crate::state::entry::{Applied, Entry};
 use crate::state::event::DomainEvent;
 use crate::state::people::{Membership, Person};
 use crate::state::reply::ReplyTo;
@@ -54,7 +53,7 @@ impl State {
 
     /// The channel of a name. Where it is new, it counts against the connection it comes from, and
     /// against the address of that or of the request; a channel that is there looks up neither.
-    pub(super) fn channel_for(
+    pub(in crate::state) fn channel_for(
         &mut self,
         name: &ChannelName,
         by: Publisher,
@@ -141,67 +140,6 @@ impl State {
         Unfollowed { channel, still_follows }
     }
 
-    pub(super) fn publish(&mut self, publish: Publish, reply: ReplyTo<Published>, now: Moment) {
-        let channel = &publish.channel;
-        if publish.publication.event.as_deref().is_some_and(message::is_presence_event)
-            && (channel.room().is_some() || self.channels.tells(channel))
-        {
-            // No door leads around this, the program's own handle included.
-            let message = "user.joined and user.left are said by the server alone in this channel";
-            return self.refuse(reply, Code::Forbidden, message);
-        }
-        if self.is_replicated(channel) {
-            return self.publish_in_cluster(publish, reply, now);
-        }
-        let Publish { channel, publication, from, aim, without, by } = publish;
-        let is_kept = aim.is_everyone();
-        let aim = without.map_or_else(|| aim.here(&self.node), Aim::past);
-        let key = match self.channel_for(&channel, by) {
-            Ok(key) => key,
-            Err(fault) => return self.reply(reply, Err(fault.into())),
-        };
-        let stamp = self.stamp(now);
-        let offset = is_kept.then(|| self.channels.advance(key));
-        let frame = message::channel_message(&channel, stamp, offset, from.as_ref(), &publication);
-        if is_kept {
-            self.channels.keep(key, &frame, now.unix_ms);
-        }
-        let delivered_to = self.count_followers(key, &aim);
-        let epoch = self.channels.get(key).epoch.clone();
-        self.send_to_channel(key, frame, aim);
-        let message_id = stamp.id;
-        self.reply(reply, Ok(Published { channel, epoch, offset, message_id, delivered_to }));
-    }
-
-    /// Reads the kept messages of a channel after an offset.
-    pub(super) fn read_history(&mut self, read: ReadHistory, reply: ReplyTo<History>, now: Moment) {
-        let ReadHistory { channel, after, limit } = read;
-        if self.is_replicated(&channel) && !self.registry.is_cut_off() {
-            let request = TypedRequest::read(channel.clone(), after, limit);
-            return self.request(request, move |state, found, now| {
-                let history = match found {
-                    Ok(found) => state.history_in_redis(&channel, found, now),
-                    Err(_) => Err(Refusal::unavailable()),
-                };
-                state.reply(reply, history);
-            });
-        }
-        let Some(key) = self.channels.find(&channel) else {
-            return self.reply(reply, Err(no_channel()));
-        };
-        let frames = self.channels.history(key, after, limit, now.unix_ms);
-        let epoch = self.channels.get(key).epoch.clone();
-        self.reply(reply, Ok(History { epoch, frames }));
-    }
-
-    pub(super) fn count_followers(&self, key: u32, aim: &Aim) -> usize {
-        let members = &self.channels.get(key).members;
-        aim.count(members.len(), |conn| {
-            let found = self.people.find(conn);
-            found.is_some_and(|(key, _)| members.contains(Slot(key)))
-        })
-    }
-
     pub(super) fn define_channel(
         &mut self,
         define: DefineChannel,
@@ -215,56 +153,98 @@ impl State {
         if !self.channels.may_define() {
             return self.refuse(reply, Code::RateLimited, "there are too many channels");
         }
-        if self.is_replicated(&channel) {
-            let entry = Entry::DefineChannel { channel, description };
-            return self.append(entry, AppendReply::Defined(reply), now);
+        let entry = Entry::DefineChannel { channel, description };
+        self.append_definition(entry, AppendReply::Defined(reply), now);
+    }
+
+    /// Deletes a channel: what Redis keeps of it first, where nodes share it.
+    pub(super) fn delete_channel(&mut self, channel: ChannelName, reply: ReplyTo<()>, now: Moment) {
+        if !self.sequencer.shares(&channel) {
+            return self.end_channel(channel, false, reply, now);
         }
-        self.channels.reserved.push(channel.clone());
-        let write = Write::DefineChannel {
-            channel: channel.clone(),
-            description: description.clone(),
-            at_ms: now.wall_ms,
-        };
-        self.store(write, move |state, result, _| {
-            state.channels.reserved.retain(|reserved| *reserved != channel);
-            let view = result.map(|_| state.set_definition(channel, &description));
-            state.reply(reply, view);
+        if self.registry.is_cut_off() {
+            return self.reply(reply, Err(Refusal::unavailable()));
+        }
+        let request = TypedRequest::delete(channel.clone(), false);
+        self.request(request, move |state, deleted, now| match deleted {
+            Ok(was_kept) => state.end_channel(channel, was_kept, reply, now),
+            Err(_) => state.reply(reply, Err(Refusal::unavailable())),
         });
     }
 
-    /// Notes that a channel is defined.
-    pub(in crate::state) fn set_definition(
+    fn end_channel(
         &mut self,
         channel: ChannelName,
-        description: &str,
-    ) -> ChannelView {
-        self.channels.define(channel.clone(), description);
-        self.channels.view(&channel).unwrap_or_else(|| ChannelView::unknown(channel))
-    }
-
-    pub(super) fn delete_channel(&mut self, channel: ChannelName, reply: ReplyTo<()>) {
-        if self.is_replicated(&channel) {
-            return self.delete_in_cluster(channel, reply);
-        }
-        if self.channels.is_defined(&channel) {
-            let write = Write::DropChannel { channel: channel.clone() };
-            return self.store(write, move |state, result, _| {
-                if result.is_ok() {
-                    state.channels.undefine(&channel);
-                    state.dissolve(&channel);
-                }
-                state.reply(reply, result.map(|_| ()));
-            });
-        }
-        if self.channels.find(&channel).is_none() {
+        was_kept: bool,
+        reply: ReplyTo<()>,
+        now: Moment,
+    ) {
+        let is_live = was_kept
+            || self.channels.find(&channel).is_some()
+            || self.followers_elsewhere(&channel) > 0;
+        if !is_live && !self.channels.is_defined(&channel) {
             return self.reply(reply, Err(no_channel()));
         }
-        self.dissolve(&channel);
-        self.reply(reply, Ok(()));
+        self.append_definition(Entry::DeleteChannel(channel), AppendReply::Deleted(reply), now);
+    }
+
+    /// Defines a channel, or deletes it. The log of several nodes outlives them. What one node orders
+    /// does not, so there the store has the entry before it is applied and anyone hears of it.
+    fn append_definition(&mut self, entry: Entry, reply: AppendReply, now: Moment) {
+        let (channel, write) = match &entry {
+            Entry::DefineChannel { channel, description } => {
+                let (channel, description) = (channel.clone(), description.clone());
+                let at_ms = now.wall_ms;
+                (channel.clone(), Some(Write::DefineChannel { channel, description, at_ms }))
+            }
+            Entry::DeleteChannel(channel) => {
+                let drop = || Write::DropChannel { channel: channel.clone() };
+                (channel.clone(), self.channels.is_defined(channel).then(drop))
+            }
+            _ => return,
+        };
+        if self.sequencer.shares(&channel) {
+            return self.append(entry, reply, now);
+        }
+        let Some(write) = write else {
+            let applied = self.apply_definition(entry);
+            return self.reply_applied(reply, applied);
+        };
+        self.channels.reserved.push(channel.clone());
+        self.store(write, move |state, result, _| {
+            state.channels.reserved.retain(|reserved| *reserved != channel);
+            match result {
+                Ok(_) => {
+                    let applied = state.apply_definition(entry);
+                    state.reply_applied(reply, applied);
+                }
+                Err(refusal) => state.deliver(reply.refuse(refusal)),
+            }
+        });
+    }
+
+    /// Applies the definition of a channel, or its end.
+    pub(in crate::state) fn apply_definition(&mut self, entry: Entry) -> Applied {
+        match entry {
+            Entry::DefineChannel { channel, .. } if self.channels.is_defined(&channel) => {
+                Applied::Defined(Err(is_defined()))
+            }
+            Entry::DefineChannel { channel, description } => {
+                self.channels.define(channel.clone(), &description);
+                let view = self.channels.view(&channel);
+                Applied::Defined(Ok(view.unwrap_or_else(|| ChannelView::unknown(channel))))
+            }
+            Entry::DeleteChannel(channel) => {
+                self.channels.undefine(&channel);
+                self.dissolve(&channel);
+                Applied::Done
+            }
+            _ => Applied::Done,
+        }
     }
 
     /// Takes a live channel away from everyone who follows it.
-    pub(in crate::state) fn dissolve(&mut self, channel: &ChannelName) {
+    fn dissolve(&mut self, channel: &ChannelName) {
         let Some(key) = self.channels.find(channel) else { return };
         let mut members = Vec::new();
         self.channels.get(key).members.walk(&mut members);
@@ -272,15 +252,13 @@ impl State {
             let memberships = &mut self.people.get_mut(member.0).memberships;
             memberships.retain(|one| one.channel != key);
         }
-        let mut state = self.channels.delete(key);
-        if let (Some(cluster_state), Some(_)) = (&mut self.cluster_state, state.replication.take())
-        {
-            cluster_state.cluster_presence.note_channel(channel);
+        let state = self.channels.delete(key);
+        if state.stream.is_some() {
+            self.cluster_presence.note_channel(channel);
             for (user_id, _) in &state.users() {
-                cluster_state.cluster_presence.note_room(channel, user_id);
+                self.cluster_presence.note_room(channel, user_id);
             }
-            self.push(Effect::LeaveTopic(channel.clone()));
-            self.wake(Condition::ChannelRead(channel.clone()), Waited::Failed);
+            self.leave_topic(channel);
         }
         if !state.shards.is_empty() {
             let frame = message::channel_deleted(channel);
@@ -295,7 +273,7 @@ pub(super) fn no_channel() -> Refusal {
     Refusal::new(Code::NotFound, "there is no such channel")
 }
 
-pub(in crate::state) fn is_defined() -> Refusal {
+fn is_defined() -> Refusal {
     Refusal::new(Code::Conflict, "there is such a channel already")
 }
 

@@ -1,85 +1,105 @@
-//! Direct and group messages among several nodes: into the journal, to their receivers, and then into
-//! the database.
+//! Direct and group messages: accepted once they are durable, pushed to their receivers, and kept until
+//! these have pulled them.
+//!
+//! ```text
+//! send_private, send_to_group --> State::accept --> database or journal --> push_direct
+//! ```
 //!
 //! Part of `state::messaging`.
 
+use std::slice;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::commands::{SendPrivate, SendToGroup};
+use super::no_user;
 use super::replies::Stored;
 use crate::clock::Moment;
-use crate::id::MessageId;
+use crate::id::{MessageId, UserId};
 use crate::limits;
 use crate::state::State;
 use crate::state::backplane::TypedRequest;
-use crate::state::cluster_state::JournalTail;
 use crate::state::durable::Write;
 use crate::state::effect::{Condition, Effect, Waited};
 use crate::state::event::DomainEvent;
-use crate::state::journal::{Addressee, DirectMessage, JournalEntry, Page};
+use crate::state::journal::{Addressee, DirectMessage, JournalEntry, JournalTail, Page};
 use crate::state::reply::ReplyTo;
 use crate::wire::close::Reason;
 use crate::wire::message;
 use crate::wire::refusal::Refusal;
 
 impl State {
-    /// What the journal has beyond the database.
-    fn tail(&self) -> Option<&JournalTail> {
-        self.cluster_state.as_ref()?.tail.as_ref()
-    }
-
-    fn tail_mut(&mut self) -> Option<&mut JournalTail> {
-        self.cluster_state.as_mut()?.tail.as_mut()
-    }
-
-    /// Whether there is a database that all nodes share.
-    pub(super) fn has_journal(&self) -> bool {
-        self.tail().is_some()
-    }
-
-    /// Puts a message into the journal. From there on it survives whatever node dies.
-    pub(super) fn post(&mut self, post: DirectMessage, reply: ReplyTo<Stored>) {
-        if self.registry.is_cut_off() || !self.tail().is_some_and(JournalTail::has_room) {
-            return self.reply(reply, Err(Refusal::unavailable()));
+    /// Sends a message to a user.
+    pub(super) fn send_private(&mut self, send: SendPrivate, reply: ReplyTo<Stored>, now: Moment) {
+        let SendPrivate { from, to, content } = send;
+        match self.resolve_name(to) {
+            Ok(to) if self.people.is_known(&to) => {
+                self.accept(DirectMessage { from, to: Addressee::User(to), content }, reply, now);
+            }
+            Ok(_) => self.reply(reply, Err(no_user())),
+            Err(refusal) => self.reply(reply, Err(refusal)),
         }
-        self.request(TypedRequest::post(post.encode()), move |state, posted, _| {
-            let stored = posted.map(|id| {
-                let from = post.from;
-                state.push(Effect::Event(DomainEvent::MessageStored { id, from }));
-                Stored { id, at_s: id.unix_ms() / 1_000 }
-            });
-            state.reply(reply, stored.map_err(|_| Refusal::unavailable()));
+    }
+
+    /// Sends a message to a group.
+    pub(super) fn send_to_group(&mut self, send: SendToGroup, reply: ReplyTo<Stored>, now: Moment) {
+        let SendToGroup { from, group_id, content } = send;
+        let to = Addressee::Group { group_id, members: Vec::new() };
+        self.accept(DirectMessage { from, to, content }, reply, now);
+    }
+
+    /// Replies that a message is accepted under its id, or is not.
+    pub(in crate::state) fn reply_accepted(
+        &mut self,
+        id: Result<MessageId, Refusal>,
+        from: UserId,
+        reply: ReplyTo<Stored>,
+    ) {
+        let stored = id.map(|id| {
+            self.push(Effect::Event(DomainEvent::MessageStored { id, from }));
+            Stored { id, at_s: id.unix_ms() / 1_000 }
         });
+        self.reply(reply, stored);
+    }
+
+    /// Pushes an accepted message to its receivers here: a user, or these members of a group. Its sender
+    /// is none of them.
+    pub(in crate::state) fn push_direct(&mut self, entry: &JournalEntry, members: &[UserId]) {
+        let DirectMessage { from, to, content } = &entry.message;
+        let (id, at_s) = (entry.id, entry.at_s());
+        match to {
+            Addressee::User(to) => {
+                let frame = || message::private(id, from, to, content, at_s);
+                self.push_to(slice::from_ref(to), entry, frame);
+            }
+            Addressee::Group { group_id, .. } => {
+                self.push_to(members, entry, || message::group(id, from, group_id, content, at_s));
+            }
+        }
+    }
+
+    fn push_to(&mut self, receivers: &[UserId], entry: &JournalEntry, frame: impl Fn() -> Bytes) {
+        let mut framed = None;
+        for receiver in receivers.iter().filter(|receiver| **receiver != entry.message.from) {
+            if self.people.is_online(receiver) {
+                let frame = framed.get_or_insert_with(&frame).clone();
+                self.send_to_user(receiver, &entry.id, frame);
+            }
+        }
     }
 
     /// The next messages of the journal: their receivers here get them.
-    pub fn on_posted(&mut self, messages: Vec<JournalEntry>) {
-        for posted in messages {
-            let JournalEntry { id, post, .. } = &posted;
-            let at_s = posted.at_s();
-            match &post.to {
-                Addressee::User(to) if *to != post.from => {
-                    if self.people.is_online(to) {
-                        let frame = message::private(*id, &post.from, to, &post.content, at_s);
-                        self.send_to_user(to, id, frame);
-                    }
-                }
-                Addressee::User(_) => {}
-                Addressee::Group { group_id, members } => {
-                    let mut frame = None;
-                    for member in members.iter().filter(|member| **member != post.from) {
-                        if self.people.is_online(member) {
-                            let frame = frame.get_or_insert_with(|| {
-                                message::group(*id, &post.from, group_id, &post.content, at_s)
-                            });
-                            let frame = frame.clone();
-                            self.send_to_user(member, id, frame);
-                        }
-                    }
-                }
-            }
-            let sequence = posted.sequence;
-            if let Some(tail) = self.tail_mut() {
-                tail.push(posted);
+    pub fn on_journal_entries(&mut self, entries: Vec<JournalEntry>) {
+        for entry in entries {
+            let members = match &entry.message.to {
+                Addressee::User(_) => &[],
+                Addressee::Group { members, .. } => &members[..],
+            };
+            self.push_direct(&entry, members);
+            let sequence = entry.sequence;
+            if let Some(journal) = &mut self.sequencer.journal {
+                journal.push(entry);
             }
             self.on_journal_read(sequence);
         }
@@ -87,8 +107,8 @@ impl State {
 
     /// The journal is read up to a number.
     pub fn on_journal_read(&mut self, sequence: u64) {
-        if let Some(tail) = self.tail_mut() {
-            tail.on_read(sequence);
+        if let Some(journal) = &mut self.sequencer.journal {
+            journal.on_read(sequence);
             self.wake(Condition::JournalRead(sequence), Waited::Met);
         }
     }
@@ -104,11 +124,14 @@ impl State {
     /// Reads what a user may pull that the database may not have. Waits for what is accepted anywhere
     /// by now.
     pub(super) fn read_unwritten(&mut self, page: Page, reply: ReplyTo<Vec<Arc<JournalEntry>>>) {
-        if !self.has_journal() || self.registry.is_cut_off() {
+        if self.sequencer.journal.is_none() || self.registry.is_cut_off() {
             return self.reply_unwritten(&page, reply);
         }
+        let is_behind = |state: &State, newest| {
+            state.sequencer.journal.as_ref().is_some_and(|journal| !journal.has_read(newest))
+        };
         self.request(TypedRequest::newest(), move |state, newest, _| match newest {
-            Ok(newest) if state.tail().is_some_and(|tail| !tail.has_read(newest)) => {
+            Ok(newest) if is_behind(state, newest) => {
                 let rest = move |state: &mut State, waited, _| match waited {
                     Waited::Met => state.reply_unwritten(&page, reply),
                     Waited::Failed | Waited::TimedOut => {
@@ -122,7 +145,8 @@ impl State {
     }
 
     fn reply_unwritten(&mut self, page: &Page, reply: ReplyTo<Vec<Arc<JournalEntry>>>) {
-        let unwritten = self.tail().map(|tail| tail.page(page)).unwrap_or_default();
+        let journal = self.sequencer.journal.as_ref();
+        let unwritten = journal.map(|journal| journal.page(page)).unwrap_or_default();
         self.reply(reply, Ok(unwritten));
     }
 
@@ -132,16 +156,17 @@ impl State {
         if !is_leader || self.registry.is_cut_off() {
             return;
         }
-        let Some(batch) = self.tail_mut().and_then(|tail| tail.take_batch(now.unix_ms)) else {
+        let journal = self.sequencer.journal.as_mut();
+        let Some(batch) = journal.and_then(|journal| journal.take_batch(now.unix_ms)) else {
             return;
         };
         let last = batch.last().map(|last| last.id);
         self.store(Write::JournalRun(batch), move |state, result, now| {
             let retry_ms = now.unix_ms + limits::STORE_RETRY_MS_MAX;
-            let Some(tail) = state.tail_mut() else { return };
-            tail.end_batch(result.is_err().then_some(retry_ms));
+            let Some(journal) = &mut state.sequencer.journal else { return };
+            journal.end_batch(result.is_err().then_some(retry_ms));
             if let (Ok(_), Some(last)) = (result, last) {
-                tail.on_written(last);
+                journal.on_written(last);
                 state.push(Effect::JournalStored(last));
             }
         });
@@ -149,21 +174,21 @@ impl State {
 
     /// Some node has written the journal up to here.
     pub fn on_written(&mut self, up_to: MessageId) {
-        if let Some(tail) = self.tail_mut() {
-            tail.on_written(up_to);
+        if let Some(journal) = &mut self.sequencer.journal {
+            journal.on_written(up_to);
         }
     }
 
     /// How many messages wait for the database.
     pub fn messages_unwritten(&self) -> usize {
-        self.tail().map_or(0, JournalTail::len)
+        self.sequencer.journal.as_ref().map_or(0, JournalTail::len)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{ConnId, ShardId, Slot, Topic, UserId};
+    use crate::id::{ConnId, ShardId, Slot, Topic};
     use crate::state::command::Ask as _;
     use crate::state::effect::Message;
     use crate::state::lone_node;
@@ -188,9 +213,9 @@ mod tests {
         state
     }
 
-    fn posted(sequence: u64, from: &str, to: Addressee) -> JournalEntry {
-        let post = DirectMessage { from: UserId::new(from), to, content: "hi".into() };
-        JournalEntry { sequence, id: MessageId::from_parts(sequence, 1, 1), post }
+    fn entry(sequence: u64, from: &str, to: Addressee) -> JournalEntry {
+        let message = DirectMessage { from: UserId::new(from), to, content: "hi".into() };
+        JournalEntry { sequence, id: MessageId::from_parts(sequence, 1, 1), message }
     }
 
     #[test]
@@ -201,11 +226,11 @@ mod tests {
             group_id: "g".into(),
             members: vec![user("ann"), user("bob"), user("away")],
         };
-        state.on_posted(vec![
-            posted(1, "ann", Addressee::User(user("bob"))),
-            posted(2, "ann", Addressee::User(user("away"))),
-            posted(3, "ann", Addressee::User(user("ann"))),
-            posted(4, "bob", group),
+        state.on_journal_entries(vec![
+            entry(1, "ann", Addressee::User(user("bob"))),
+            entry(2, "ann", Addressee::User(user("away"))),
+            entry(3, "ann", Addressee::User(user("ann"))),
+            entry(4, "bob", group),
         ]);
         let to = |effect: Effect| match effect {
             Effect::Message(Message { topic: Topic::User(user), .. }) => Some(user.to_string()),

@@ -17,16 +17,17 @@ pub mod aim;
 pub mod commands;
 pub mod replies;
 
+mod accounts;
 mod admin;
 mod channel;
-mod cluster_channel;
+mod channel_reads;
 mod direct_message;
 mod envelope;
 mod node_request;
 mod presence;
+mod publish;
 mod replicated;
 mod room;
-mod stored;
 mod user_name;
 
 use bytes::Bytes;
@@ -47,8 +48,7 @@ use commands::{
     Unfollow,
 };
 
-pub(super) use channel::is_defined;
-pub(super) use replicated::PlacedReply;
+pub(super) use publish::PublisherReply;
 
 impl State {
     /// Carries out one command.
@@ -86,10 +86,14 @@ impl State {
                 let channels = self.list_channels();
                 self.reply(reply, Ok(channels));
             }
-            C::DescribeChannel(DescribeChannel(name), reply) => self.describe_channel(name, reply),
+            C::DescribeChannel(DescribeChannel(name), reply) => {
+                self.describe_channel(name, reply, now);
+            }
             C::ReadHistory(read, reply) => self.read_history(read, reply, now),
             C::DefineChannel(define, reply) => self.define_channel(define, reply, now),
-            C::DeleteChannel(DeleteChannel(channel), reply) => self.delete_channel(channel, reply),
+            C::DeleteChannel(DeleteChannel(channel), reply) => {
+                self.delete_channel(channel, reply, now);
+            }
             C::JoinRoom(join, reply) => self.join(join, reply, Attempt::First, now),
             C::LeaveRoom(LeaveRoom { conn, channel }, reply) => {
                 let left = self.leave(conn, channel, now);

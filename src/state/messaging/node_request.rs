@@ -163,31 +163,33 @@ impl State {
 
     /// The other nodes that can be asked just now.
     pub(super) fn others(&self) -> Vec<String> {
-        match &self.cluster_state {
-            Some(cluster_state) if !self.registry.is_cut_off() => {
-                cluster_state.cluster_presence.others()
-            }
-            _ => Vec::new(),
-        }
+        if self.registry.is_cut_off() { Vec::new() } else { self.cluster_presence.others() }
     }
 
     /// The other nodes that may have connections of a user. Where nobody knows of one and there is
     /// none here, every node is asked: the user may have come a moment ago.
     pub(super) fn nodes_of_user(&self, user: &UserId, here: usize) -> Vec<String> {
-        let Some(cluster_state) =
-            self.cluster_state.as_ref().filter(|_| !self.registry.is_cut_off())
-        else {
+        if self.registry.is_cut_off() {
             return Vec::new();
-        };
-        let nodes = cluster_state.cluster_presence.nodes_of(user);
-        if nodes.is_empty() && here == 0 { cluster_state.cluster_presence.others() } else { nodes }
+        }
+        let nodes = self.cluster_presence.nodes_of(user);
+        if nodes.is_empty() && here == 0 { self.cluster_presence.others() } else { nodes }
+    }
+
+    /// The other nodes with followers of a channel, of those that an aim leaves.
+    pub(super) fn following_nodes(&self, channel: &ChannelName, aim: &Aimed) -> Vec<String> {
+        if self.registry.is_cut_off() {
+            return Vec::new();
+        }
+        let following = self.cluster_presence.followers(channel);
+        aim.nodes(following.map(|(node, _)| node.to_owned()).collect())
     }
 
     /// The node of a connection that is not here, where it is alive.
     fn node_of(&self, name: &ConnName) -> Option<Vec<String>> {
         let node = name.node.as_deref()?;
-        let cluster_state = self.cluster_state.as_ref().filter(|_| !self.registry.is_cut_off())?;
-        cluster_state.cluster_presence.is_alive(node).then(|| vec![node.to_owned()])
+        let is_there = !self.registry.is_cut_off() && self.cluster_presence.is_alive(node);
+        is_there.then(|| vec![node.to_owned()])
     }
 
     /// Has another node deliver to one of its connections.

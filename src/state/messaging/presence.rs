@@ -1,4 +1,4 @@
-//! Connections that come and go, and what others hear of it.
+//! Presence: users who come online and go, who join rooms and leave them, and what others hear of it.
 //!
 //! Part of `state::messaging`.
 
@@ -8,12 +8,13 @@ use super::aim::Aim;
 use super::node_request::no_connection;
 use super::replies::Online;
 use crate::clock::Moment;
-use crate::id::{ConnId, Topic, UserId};
+use crate::id::{ChannelName, ConnId, Topic, UserId};
 use crate::limits;
 use crate::state::State;
-use crate::state::durable::AccountChange;
+use crate::state::cluster_presence::PresenceTransition;
 use crate::state::effect::Effect;
-use crate::state::people::{ConnectionView, Departure, OnlineUser, Opened, Person};
+use crate::state::event::DomainEvent;
+use crate::state::people::{ConnectionView, Departure, Membership, OnlineUser, Opened, Person};
 use crate::wire::close::Reason;
 use crate::wire::message;
 use crate::wire::refusal::Refusal;
@@ -22,21 +23,17 @@ impl State {
     pub(super) fn opened(&mut self, opened: Opened, now: Moment) {
         let (conn, person) = (opened.conn, opened.person.clone());
         let is_first = self.people.open(opened, now.wall_ms);
-        let mut is_online = false;
-        if let (Some(cluster_state), Some(person)) = (&mut self.cluster_state, &person) {
-            // Whether it is the first anywhere, the log will tell.
-            cluster_state.cluster_presence.note_user(&person.user_id);
-        } else if let Some(person) = person.as_ref().filter(|_| is_first) {
-            let online = self.people.users_online();
-            self.tell_presence("user_joined", person, online, vec![conn], now);
-            is_online = true;
+        let newcomer =
+            person.as_ref().filter(|person| !self.is_left_to_log(None, person) && is_first);
+        if let Some(person) = newcomer {
+            self.tell_user("user_joined", person, self.users_anywhere(), vec![conn], now);
         }
+        let is_online = newcomer.is_some();
         // After it, so that nobody hears of themselves, on whatever connection.
         self.push(Effect::Opened { conn, person, is_online });
     }
 
     pub(super) fn closed(&mut self, conn: ConnId, now: Moment) {
-        let online_before = self.people.users_online();
         let Some(Departure { key, connection, is_last }) = self.people.close(conn) else {
             return;
         };
@@ -48,19 +45,133 @@ impl State {
                 self.exit_channel(membership.channel, membership, person, None, now);
             }
         }
-        let mut is_offline = false;
-        if let (Some(cluster_state), Some(person)) = (&mut self.cluster_state, &person) {
-            cluster_state.cluster_presence.note_user(&person.user_id);
-        } else if let Some(person) = person.as_ref().filter(|_| is_last) {
-            self.tell_presence("user_left", person, online_before, Vec::new(), now);
-            is_offline = true;
+        let gone = person.as_ref().filter(|person| !self.is_left_to_log(None, person) && is_last);
+        if let Some(person) = gone {
+            self.tell_user("user_left", person, self.users_anywhere() + 1, Vec::new(), now);
         }
+        let is_offline = gone.is_some();
         self.push(Effect::Closed { conn, person, is_offline });
+    }
+
+    /// A connection of a user comes into a channel that tells who is there.
+    pub(super) fn enter_channel(&mut self, key: u32, person: &Person, conn: ConnId, now: Moment) {
+        let channel = self.channels.get_mut(key);
+        if channel.enter(person) {
+            let channel = channel.name.clone();
+            if !self.is_left_to_log(Some(&channel), person) {
+                let came = PresenceTransition::Joined(channel, person.clone());
+                self.announce_transition(came, vec![conn], now);
+            }
+        }
+    }
+
+    /// A connection's membership has ended, in so far as `left` says.
+    pub(super) fn exit_channel(
+        &mut self,
+        key: u32,
+        left: Membership,
+        person: &Person,
+        conn: Option<ConnId>,
+        now: Moment,
+    ) {
+        let channel = self.channels.get_mut(key);
+        let was_in_it = if channel.name.room().is_some() {
+            left.is_joined
+        } else {
+            left.is_subscribed && channel.has_presence
+        };
+        if was_in_it && channel.exit(&person.user_id) {
+            let channel = channel.name.clone();
+            if !self.is_left_to_log(Some(&channel), person) {
+                let gone = PresenceTransition::Left(channel, person.clone());
+                self.announce_transition(gone, conn.into_iter().collect(), now);
+            }
+        }
+    }
+
+    /// Whether the log announces a change of a user's presence here, in a channel or at all: where nodes
+    /// share it, it may be none for all of them. Then it is noted for the log. Otherwise it is announced
+    /// at once.
+    fn is_left_to_log(&mut self, channel: Option<&ChannelName>, person: &Person) -> bool {
+        match channel {
+            Some(channel) if self.sequencer.shares(channel) => {
+                self.cluster_presence.note_room(channel, &person.user_id);
+                true
+            }
+            None if self.sequencer.is_shared() => {
+                self.cluster_presence.note_user(&person.user_id);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Announces who came or went, to everyone else whom that concerns and to the embedding program.
+    pub(in crate::state) fn announce_transition(
+        &mut self,
+        transition: PresenceTransition,
+        except: Vec<ConnId>,
+        now: Moment,
+    ) {
+        let event = match transition {
+            PresenceTransition::Online(person) => {
+                self.tell_user("user_joined", &person, self.users_anywhere(), except, now);
+                DomainEvent::UserOnline(person)
+            }
+            PresenceTransition::Offline(person) => {
+                self.tell_user("user_left", &person, self.users_anywhere() + 1, except, now);
+                DomainEvent::UserOffline(person)
+            }
+            PresenceTransition::Joined(channel, user) => {
+                self.tell_room(&channel, "user.joined", &user, except, now);
+                DomainEvent::UserJoined { channel, user }
+            }
+            PresenceTransition::Left(channel, user) => {
+                self.tell_room(&channel, "user.left", &user, except, now);
+                DomainEvent::UserLeft { channel, user }
+            }
+        };
+        self.push(Effect::Event(event));
+    }
+
+    fn tell_room(
+        &mut self,
+        name: &ChannelName,
+        event: &str,
+        person: &Person,
+        except: Vec<ConnId>,
+        now: Moment,
+    ) {
+        let Some(key) = self.channels.find(name) else { return };
+        let (has_presence, shards) =
+            (self.channels.get(key).has_presence, self.channels.get(key).shards);
+        if !has_presence || self.room_count(name) > limits::PRESENCE_USERS_MAX {
+            return;
+        }
+        let stamp = self.stamp(now);
+        let frame = message::room_event(name, event, (&person.user_id, &person.username), stamp);
+        self.send(Topic::Channel(name.clone()), Some(shards), frame, Aim::new(None, except));
+    }
+
+    /// How many users are online on any node, as far as announced.
+    pub fn users_anywhere(&self) -> usize {
+        if self.sequencer.is_shared() {
+            return self.cluster_presence.users_online();
+        }
+        self.people.users_online()
+    }
+
+    /// How many users are in a room on any node, as far as announced.
+    pub(super) fn room_count(&self, channel: &ChannelName) -> usize {
+        if self.sequencer.shares(channel) {
+            return self.cluster_presence.room_count(channel);
+        }
+        self.channels.find(channel).map_or(0, |key| self.channels.get(key).user_count())
     }
 
     /// Tells everyone else who is signed in, unless too many are: the number of announcements
     /// grows with the square of the users'.
-    pub(in crate::state) fn tell_presence(
+    fn tell_user(
         &mut self,
         message_type: &str,
         person: &Person,
@@ -81,28 +192,12 @@ impl State {
     pub(super) fn list_online(&self) -> Online {
         let mut users: HashMap<UserId, OnlineUser> =
             self.people.list_online().map(|user| (user.person.user_id.clone(), user)).collect();
-        if let Some(cluster_state) = &self.cluster_state {
-            cluster_state.cluster_presence.add_online(&mut users);
-        }
+        self.cluster_presence.add_online(&mut users);
         let mut users: Vec<OnlineUser> = users.into_values().collect();
         let count = users.len();
         users.sort_by(|a, b| a.person.user_id.cmp(&b.person.user_id));
         users.truncate(limits::LISTED_MAX);
         Online { count, users }
-    }
-
-    pub(super) fn apply_accounts(&mut self, changes: Vec<AccountChange>) {
-        // Control closes the sockets of those whose tokens count no more.
-        for AccountChange { user_id, name_key, is_removed, .. } in changes {
-            if is_removed {
-                self.people.forget(&user_id);
-                continue;
-            }
-            self.people.note_stored(user_id.clone());
-            if let Some(key) = name_key {
-                self.people.note_name(key, &user_id);
-            }
-        }
     }
 
     pub(super) fn disconnect(&mut self, conn: ConnId) -> Result<(), Refusal> {

@@ -4,96 +4,24 @@
 
 use std::sync::Arc;
 
-use super::Attempt;
-use super::aim::Aim;
 use super::commands::{Chat, JoinRoom, Publisher};
-use super::replicated::PlacedReply;
 use super::replies::{Chatted, Joined, Left};
+use super::{Attempt, PublisherReply};
 use crate::clock::Moment;
-use crate::id::{ChannelName, ConnId, ConnName, Topic, UserId};
+use crate::id::{ChannelName, ConnId, UserId};
 use crate::limits;
 use crate::state::State;
-use crate::state::backplane::ChannelMessage;
 use crate::state::channels::Channel;
-use crate::state::cluster_state::ClusterState;
-use crate::state::effect::{Condition, Effect, Waited};
-use crate::state::event::DomainEvent;
+use crate::state::effect::{Condition, Waited};
 use crate::state::people::{Membership, Person};
 use crate::state::reply::ReplyTo;
+use crate::wire::message;
 use crate::wire::refusal::{Code, Refusal};
-use crate::wire::{frame, message};
 
 /// The room of those who speak before they have joined one.
 const LOBBY: &str = "lobby";
 
 impl State {
-    /// A connection of a user comes into a channel that tells who is there.
-    pub(super) fn enter_channel(&mut self, key: u32, person: &Person, conn: ConnId, now: Moment) {
-        if self.channels.get_mut(key).enter(person) {
-            let channel = self.channels.get(key).name.clone();
-            if let Some(cluster_state) =
-                self.cluster_state.as_mut().filter(|_| !channel.as_str().starts_with('$'))
-            {
-                // Announced on commit, if first in the cluster.
-                return cluster_state.cluster_presence.note_room(&channel, &person.user_id);
-            }
-            self.tell_room(key, "user.joined", person, vec![conn], now);
-            let user = person.clone();
-            self.push(Effect::Event(DomainEvent::UserJoined { channel, user }));
-        }
-    }
-
-    /// A connection's membership has ended, in so far as `left` says.
-    pub(super) fn exit_channel(
-        &mut self,
-        key: u32,
-        left: Membership,
-        person: &Person,
-        conn: Option<ConnId>,
-        now: Moment,
-    ) {
-        let channel = self.channels.get_mut(key);
-        let was_in_it = if channel.name.room().is_some() {
-            left.is_joined
-        } else {
-            left.is_subscribed && channel.has_presence
-        };
-        if was_in_it && channel.exit(&person.user_id) {
-            let channel = self.channels.get(key).name.clone();
-            if let Some(cluster_state) =
-                self.cluster_state.as_mut().filter(|_| !channel.as_str().starts_with('$'))
-            {
-                return cluster_state.cluster_presence.note_room(&channel, &person.user_id);
-            }
-            self.tell_room(key, "user.left", person, conn.into_iter().collect(), now);
-            let user = person.clone();
-            self.push(Effect::Event(DomainEvent::UserLeft { channel, user }));
-        }
-    }
-
-    pub(in crate::state) fn tell_room(
-        &mut self,
-        key: u32,
-        event: &str,
-        person: &Person,
-        except: Vec<ConnId>,
-        now: Moment,
-    ) {
-        let channel = self.channels.get(key);
-        let count = match &self.cluster_state {
-            Some(cluster_state) => cluster_state.cluster_presence.room_count(&channel.name),
-            None => channel.user_count(),
-        };
-        if !channel.has_presence || count > limits::PRESENCE_USERS_MAX {
-            return;
-        }
-        let (name, shards) = (channel.name.clone(), channel.shards);
-        let stamp = self.stamp(now);
-        let who = (&person.user_id, &*person.username);
-        let frame = message::room_event(&name, event, who, stamp);
-        self.send(Topic::Channel(name), Some(shards), frame, Aim::new(None, except));
-    }
-
     /// Joins a room, once its channel is known here and the other nodes know of it.
     pub(super) fn join(
         &mut self,
@@ -145,30 +73,16 @@ impl State {
         channel: &ChannelName,
         asking: Option<&Person>,
     ) -> (Vec<(UserId, Arc<str>)>, usize) {
-        let own = self.channels.find(channel).map(|key| self.channels.get(key));
-        let Some(cluster_state) = self.shares(channel) else {
-            return (
-                own.map(Channel::users).unwrap_or_default(),
-                own.map_or(0, Channel::user_count),
-            );
-        };
-        let (mut users, mut count) = (
-            cluster_state.cluster_presence.room_users(channel),
-            cluster_state.cluster_presence.room_count(channel),
-        );
-        if let Some(asking) = asking
-            && !users.iter().any(|(user, _)| *user == asking.user_id)
-        {
-            users.push((asking.user_id.clone(), Arc::clone(&asking.username)));
-            count += 1;
+        let count = self.room_count(channel);
+        if !self.sequencer.shares(channel) {
+            let own = self.channels.find(channel).map(|key| self.channels.get(key));
+            return (own.map(Channel::users).unwrap_or_default(), count);
         }
+        let mut users = self.cluster_presence.room_users(channel);
+        let newcomer = asking.filter(|asking| users.iter().all(|(id, _)| *id != asking.user_id));
+        users.extend(newcomer.map(|one| (one.user_id.clone(), Arc::clone(&one.username))));
         users.truncate(limits::ROOM_USERS_LISTED_MAX);
-        (users, count)
-    }
-
-    /// What nodes tell each other, where this channel is one of theirs.
-    fn shares(&self, channel: &ChannelName) -> Option<&ClusterState> {
-        self.cluster_state.as_ref().filter(|_| !channel.as_str().starts_with('$'))
+        (users, count + usize::from(newcomer.is_some()))
     }
 
     /// Makes the connection one of the room's, and the room its latest one.
@@ -187,12 +101,7 @@ impl State {
         Ok(key)
     }
 
-    pub(in crate::state) fn leave(
-        &mut self,
-        conn: ConnId,
-        channel: ChannelName,
-        now: Moment,
-    ) -> Left {
+    pub(super) fn leave(&mut self, conn: ConnId, channel: ChannelName, now: Moment) -> Left {
         let mut still_follows = false;
         if let (Some(key), Some(person)) = (self.channels.find(&channel), self.person_of(conn)) {
             let before = self.set_membership(conn, key, |one| one.is_joined = false, now);
@@ -205,63 +114,32 @@ impl State {
         Left { channel, still_follows }
     }
 
-    pub(super) fn chat(&mut self, chat: Chat, reply: ReplyTo<Chatted>, now: Moment) {
-        let conn = chat.conn;
-        let Some(person) = self.person_of(conn) else {
+    pub(super) fn chat(&mut self, mut chat: Chat, reply: ReplyTo<Chatted>, now: Moment) {
+        let Some(person) = self.person_of(chat.conn) else {
             return self.reply(reply, Err(no_person()));
         };
-        let channel = chat.channel.clone();
+        let channel = chat.channel.take();
         let channel = channel
-            .or_else(|| self.latest_room(conn))
+            .or_else(|| self.latest_room(chat.conn))
             .unwrap_or_else(|| ChannelName::of_room(LOBBY));
-        let is_member = self.is_in_room(conn, &channel);
+        let saying = Saying { chat, channel, person, is_first: false };
+        self.say(saying, reply, Attempt::First, now);
+    }
+
+    /// Says something in a room, once its channel is known here and, where the speaker joins by it, the
+    /// other nodes know of that.
+    fn say(&mut self, mut saying: Saying, reply: ReplyTo<Chatted>, attempt: Attempt, now: Moment) {
+        let (conn, channel) = (saying.chat.conn, &saying.channel);
+        let is_member = self.is_in_room(conn, channel);
         if !is_member && channel.room() != Some(LOBBY) {
             return self.refuse(reply, Code::Forbidden, "join the room first");
         }
-        if self.is_replicated(&channel) {
-            let saying = Saying { chat, channel, person, is_first: false };
-            return self.chat_in_cluster(saying, reply, Attempt::First, now);
-        }
-        let key = match self.channels.find(&channel).filter(|_| is_member) {
-            Some(key) => key,
-            None => match self.join_room(conn, &channel, now) {
-                Ok(key) => key,
-                Err(refusal) => return self.reply(reply, Err(refusal)),
-            },
-        };
-        let (content, id) = (&*chat.content, chat.id.as_ref());
-        let stamp = self.stamp(now);
-        let offset = self.channels.advance(key);
-        let from = (&person.user_id, &*person.username);
-        let frame = message::chat(&channel, stamp, Some(offset), from, content, None);
-        self.channels.keep(key, &frame, now.unix_ms);
-        // Who joins by speaking is no follower yet when the frame arrives, and who gave an id wants
-        // it back: these get a copy with the reply, in its place among all others.
-        let copy = match id {
-            Some(_) => Some(message::chat(&channel, stamp, Some(offset), from, content, id)),
-            None if !is_member => Some(frame.clone()),
-            None => None,
-        };
-        let aim = if copy.is_some() { Aim::past(conn) } else { Aim::default() };
-        self.send_to_channel(key, frame, aim);
-        self.reply(reply, Ok(Chatted { channel, copy }));
-    }
-
-    /// The same where several nodes share the room.
-    fn chat_in_cluster(
-        &mut self,
-        mut saying: Saying,
-        reply: ReplyTo<Chatted>,
-        attempt: Attempt,
-        now: Moment,
-    ) {
-        let (conn, channel) = (saying.chat.conn, &saying.channel);
         match self.attach(channel, None, conn, attempt) {
             Ok(None) => {}
-            Ok(Some(condition)) => return self.chat_after(condition, saying, reply),
+            Ok(Some(condition)) => return self.say_after(condition, saying, reply),
             Err(refusal) => return self.reply(reply, Err(refusal)),
         }
-        if !self.is_in_room(conn, channel) {
+        if !is_member {
             if let Err(refusal) = self.join_room(conn, channel, now) {
                 return self.reply(reply, Err(refusal));
             }
@@ -269,7 +147,7 @@ impl State {
             let condition = self.announcing(channel, &saying.person, attempt);
             saying.is_first = true;
             if let Some(condition) = condition {
-                return self.chat_after(condition, saying, reply);
+                return self.say_after(condition, saying, reply);
             }
         }
         let Saying { chat: Chat { content, id, .. }, channel, person, is_first } = saying;
@@ -277,18 +155,29 @@ impl State {
         // it back: these get a copy with the reply, in its place among all others.
         let has_copy = id.is_some() || is_first;
         let stamp = self.stamp(now);
-        let from = (&person.user_id, &*person.username);
-        let text = frame::payload(&message::chat(&channel, stamp, None, from, &content, None));
-        let except = has_copy.then(|| ConnName::new(&self.node, conn).to_string());
-        let message = ChannelMessage { channel, text, except };
-        let reply =
-            PlacedReply::Chatted { conn, person, content, id, stamp, has_copy, is_first, reply };
-        self.publish_to_all(message, reply, now);
+        let by = Publisher::Connection(conn);
+        let compose = move |channel: ChannelName, offset: Option<u64>| {
+            let from = (&person.user_id, &*person.username);
+            let frame = message::chat(&channel, stamp, offset, from, &content, None);
+            let reply = PublisherReply::Chatted {
+                channel,
+                conn,
+                person,
+                content,
+                id,
+                stamp,
+                has_copy,
+                is_first,
+                reply,
+            };
+            (frame, reply)
+        };
+        self.sequence(channel, has_copy.then_some(conn), by, compose, now);
     }
 
-    fn chat_after(&mut self, condition: Condition, saying: Saying, reply: ReplyTo<Chatted>) {
+    fn say_after(&mut self, condition: Condition, saying: Saying, reply: ReplyTo<Chatted>) {
         self.wait(condition, move |state, waited, now| match waited {
-            Waited::Met => state.chat_in_cluster(saying, reply, Attempt::AfterWait, now),
+            Waited::Met => state.say(saying, reply, Attempt::AfterWait, now),
             Waited::Failed | Waited::TimedOut => {
                 if saying.is_first {
                     // What was to be said was not, so they did not join by it.
@@ -306,15 +195,17 @@ impl State {
         person: &Person,
         attempt: Attempt,
     ) -> Option<Condition> {
-        let is_cut_off = self.registry.is_cut_off();
-        let cluster_state = self.cluster_state.as_mut().filter(|_| !is_cut_off)?;
+        if !self.sequencer.shares(channel) || self.registry.is_cut_off() {
+            return None;
+        }
+        let presence = &mut self.cluster_presence;
         if !self.channels.tells(channel)
-            || (attempt == Attempt::AfterWait && cluster_state.cluster_presence.has_told_all())
-            || cluster_state.cluster_presence.own_place(channel, &person.user_id).is_some()
+            || (attempt == Attempt::AfterWait && presence.has_told_all())
+            || presence.own_place(channel, &person.user_id).is_some()
         {
             return None;
         }
-        Some(Condition::PresenceAnnounced(cluster_state.cluster_presence.await_announcement()))
+        Some(Condition::PresenceAnnounced(presence.await_announcement()))
     }
 
     pub(super) fn latest_room(&self, conn: ConnId) -> Option<ChannelName> {
@@ -332,7 +223,7 @@ impl State {
     }
 }
 
-/// A message to a room that several nodes share, on its way.
+/// A message to a room on its way.
 #[derive(Debug)]
 struct Saying {
     chat: Chat,
@@ -374,13 +265,7 @@ mod tests {
         let tell = |state: &mut State, name: &str, since_ms: Option<u64>| {
             let fact = (room.as_str().to_owned(), name.to_owned(), name.to_owned(), since_ms);
             let facts = PresenceUpdate { rooms: vec![fact], ..PresenceUpdate::default() };
-            let transitions = state
-                .cluster_state
-                .as_mut()
-                .expect("of several")
-                .cluster_presence
-                .apply("a", &facts);
-            transitions.len()
+            state.cluster_presence.apply("a", &facts).len()
         };
         let list = |state: &State, asking: &Person| {
             let (users, count) = state.room_users(&room, Some(asking));

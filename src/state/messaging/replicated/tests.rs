@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -19,7 +20,7 @@ use crate::state::messaging::aim::Aimed;
 use crate::state::messaging::commands::{Follow, Publish, Unfollow};
 use crate::state::messaging::replies::Followed;
 use crate::state::people::Opened;
-use crate::state::reply::{Delivery, EndedBy, FollowContext, SocketReply};
+use crate::state::reply::{Delivery, EndedBy, FollowContext, ReplyTo, SocketReply};
 use crate::wire::frame;
 use crate::wire::talk::Publication;
 
@@ -31,9 +32,9 @@ const KEPT: usize = 64;
 struct Redis {
     epoch: String,
     offset: u64,
-    kept: VecDeque<Placed>,
+    kept: VecDeque<SequencedMessage>,
     /// What each node's topic has on the way; none where it does not listen.
-    topics: [Option<VecDeque<Placed>>; NODES],
+    topics: [Option<VecDeque<SequencedMessage>>; NODES],
     epochs: u32,
 }
 
@@ -72,7 +73,8 @@ impl Redis {
                 self.begin(&epoch);
                 self.offset += 1;
                 let (epoch, offset) = (self.epoch.clone(), self.offset);
-                let placed = Placed { epoch: epoch.clone(), offset, at_ms: 1_000, message };
+                let placed =
+                    SequencedMessage { epoch: epoch.clone(), offset, at_ms: 1_000, message };
                 self.kept.push_back(placed.clone());
                 if self.kept.len() > KEPT {
                     self.kept.pop_front();
@@ -314,7 +316,7 @@ impl World {
             5..=7 => {
                 let placed = self.redis.topics[node].as_mut().and_then(VecDeque::pop_front);
                 if let Some(placed) = placed {
-                    self.nodes[node].on_placed(vec![placed], now());
+                    self.nodes[node].on_channel_messages(vec![placed], now());
                     self.carry_out(node);
                 }
             }
@@ -417,9 +419,9 @@ fn a_topic_is_left_a_second_after_its_last_follower() {
 fn a_message_carries_its_offset_wherever_it_is_framed() {
     let text = Bytes::from_static(b"{\"type\":\"text\"}");
     let message = ChannelMessage { channel: name(), text, except: None };
-    let frame = message::placed(&message.text, 7).expect("an object");
+    let frame = message::with_offset(&message.text, 7).expect("an object");
     assert_eq!(&frame::payload(&frame)[..], b"{\"type\":\"text\",\"offset\":7}");
-    assert!(message::placed(b"nothing", 7).is_none());
+    assert!(message::with_offset(b"nothing", 7).is_none());
 }
 
 #[test]
@@ -455,8 +457,8 @@ fn a_message_of_an_epoch_that_is_over_leads_nobody_away() {
         text: Bytes::from_static(b"{\"type\":\"json\",\"payload\":{\"late\":1}}"),
         except: None,
     };
-    let late = Placed { epoch: String::from("before"), offset: 9, at_ms: 1, message };
-    world.nodes[0].on_placed(vec![late], now());
+    let late = SequencedMessage { epoch: String::from("before"), offset: 9, at_ms: 1, message };
+    world.nodes[0].on_channel_messages(vec![late], now());
     world.carry_out(0);
     // What comes while the node reads where the channel stands is not lost.
     world.publish(0, 1);
