@@ -231,7 +231,7 @@ fn cluster(page: &mut Page, context: &RequestContext) {
         (
             "fanfare_cluster_log_resets_total",
             "counter",
-            "Times the registry was replaced by an image.",
+            "Times the registry was replaced by a snapshot.",
             cluster.replaced.value(),
         ),
         (
