@@ -167,7 +167,7 @@ pub(super) static KEYS: &[Key] = &[
         env: Some("JWT_PUBLIC_KEY"),
         placeholder: "FILE",
         unset: Unset::Follows("none: tokens are signed with the secret"),
-        help: "Public key (PEM) of whoever signs the tokens: RS256, ES256 or EdDSA by its kind",
+        help: "Public key (PEM) of the tokens' issuer: RS256, ES256 or EdDSA by its kind",
         parse: |config, text| {
             config.jwt_public_key = Some(file(text)?);
             Ok(())
@@ -186,7 +186,7 @@ pub(super) static KEYS: &[Key] = &[
         duration(limits::LOGIN_TOKEN_MS_MIN..=limits::TOKEN_TTL_MS_MAX),
         "30d",
         session_max_ms,
-        "How long after a login its tokens can be renewed, until the password is asked for again"
+        "How long after a login its tokens can be renewed without the password"
     ),
     Key {
         name: "tls-cert",
@@ -349,7 +349,7 @@ pub(super) static KEYS: &[Key] = &[
         env: None,
         placeholder: "PATH",
         unset: Unset::Is("/"),
-        help: "Path below which everything is, where a proxy has other things beside it: /push",
+        help: "Path below which the server answers, beside other applications of a site: /push",
         parse: |config, text| {
             config.base_path = text
                 .parse()
@@ -427,7 +427,7 @@ pub(super) static KEYS: &[Key] = &[
         env: None,
         placeholder: "on|off",
         unset: Unset::Is("off"),
-        help: "Whether who is added to a group is invited, and a member only after accepting",
+        help: "Whether a user added to a group is a member only after accepting",
         parse: |config, text| {
             config.group_invitations = parse_switch(text)?;
             Ok(())
@@ -542,7 +542,7 @@ pub(super) static KEYS: &[Key] = &[
         count(0..=1_000_000),
         "60",
         limits.unknown_names_per_minute_max,
-        "Names of nobody that one address may ask for a minute; 0 is no limit"
+        "Unknown names that one address may look up a minute; 0 is no limit"
     ),
     bounded!(
         "request-head-bytes-max",
