@@ -395,7 +395,7 @@ pub(super) fn check_name_lookup(context: &RequestContext) -> Result<(), Problem>
     let wait_ms =
         context.block().and_then(|block| context.app.unknown_names.wait_ms(block, now_ms));
     let Some(wait_ms) = wait_ms else { return Ok(()) };
-    let detail = "too many names of nobody were asked for from this address";
+    let detail = "too many unknown names were looked up from this address";
     Err(Problem::new(429, Code::RateLimited, detail).retry_after_s(wait_ms.div_ceil(1_000)))
 }
 

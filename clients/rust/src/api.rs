@@ -211,7 +211,7 @@ impl Api {
     /// # Errors
     ///
     /// [`Error::Status`] 401 or 403 where the server wants a token with the scope `message`, 429 after
-    /// too many names of nobody.
+    /// too many unknown names.
     pub async fn find_user(&self, name: &str) -> Result<Option<Person>, Error> {
         match self.call("GET", &find_path(name), None).await {
             Ok(answer) => Ok(Some(found(&answer))),

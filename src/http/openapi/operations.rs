@@ -325,7 +325,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[(200, Some("Account")), (404, Some("Problem")), (429, Some("Problem"))],
     )
     .asks(&[text("name", "The name, in whatever case")])
-    .note("429: this address has asked for too many names of nobody within a minute."),
+    .note("429: this address has looked up too many unknown names within a minute."),
     Operation::new(
         "GET",
         "/ws/online",

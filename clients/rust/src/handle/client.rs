@@ -214,7 +214,7 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Status`] 401 or 403 where the server wants a token with the scope `message`, 429 after
-    /// too many names of nobody, or no connection.
+    /// too many unknown names, or no connection.
     pub async fn find_user(&self, name: &str) -> Result<Option<Person>, Error> {
         match http_tasks::call(self.shared(), Method::GET, &api::find_path(name), None).await {
             Ok(answer) => Ok(Some(api::found(&answer))),
