@@ -1,8 +1,8 @@
 //! The limits: every bound of the server in one file, with its unit and its reason.
 //!
-//! What an operator may turn is a field of [`Limits`]; what is part of the contract, or would only
-//! break things when turned, is a constant. Relations between bounds are asserted at compile time,
-//! so that a changed default cannot quietly contradict another.
+//! A bound that an operator may turn is a field of [`Limits`]; one that is part of the contract, or
+//! would only break the server when turned, is a constant. Relations between bounds are asserted at
+//! compile time, so that a changed default cannot quietly contradict another.
 //!
 //! # Promises
 //!
@@ -13,7 +13,7 @@
 //!
 //! Reading values from flags, environment or file and judging their range: `config` does that.
 //!
-//! What a client is bound by as well stands in `fanfare_protocol::limits`, and is found here too.
+//! Bounds that a client shares are in `fanfare_protocol::limits` and exported here.
 //!
 //! Imports nothing of the crate. Imported by everything.
 
@@ -30,18 +30,18 @@ pub const MIB: usize = 1024 * KIB;
 /// The bounds an operator may change. One value per server, fixed at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest message a client may send on a JSON socket, in bytes. Commands are small; what is
-    /// larger is a mistake or an attack, and is closed with 1009.
+    /// Largest message a client may send on a JSON socket, in bytes. Commands are small; a larger
+    /// message is a mistake or an attack, and is closed with 1009.
     pub client_message_bytes_max: usize,
-    /// Largest message on the echo socket, in bytes. Sixteen times the rest because conformance
-    /// suites send messages of this size there.
+    /// Largest message on the echo socket, in bytes: as large as those that conformance suites send
+    /// there.
     pub echo_message_bytes_max: usize,
     /// Largest body of a registry request, in bytes. Batches of a thousand instances fit well.
     pub http_registry_body_bytes_max: usize,
     /// Largest body of any other request, in bytes.
     pub http_body_bytes_max: usize,
-    /// Largest HTTP answer, in bytes. What a client's data makes larger is refused before it is
-    /// built.
+    /// Largest HTTP answer, in bytes. An answer that a client's data makes larger is refused before
+    /// it is built.
     pub answer_bytes_max: usize,
     /// Most bytes of HTTP answers that are being built or have not been written, of one shard. Two
     /// of the largest.
@@ -52,15 +52,15 @@ pub struct Limits {
     pub unfinished_body_bytes_max: usize,
     /// Accounts registered a minute from one address block. Zero: no limit.
     pub registrations_per_minute_max: usize,
-    /// Names a minute that one address may ask for in vain; 0 is no limit. A person mistypes a few; a
-    /// program that guesses names goes on for hours.
+    /// Unknown names a minute that one address may look up; 0 is no limit. A person mistypes a few;
+    /// a program that guesses names goes on for hours.
     pub unknown_names_per_minute_max: usize,
     /// Largest request head, in bytes: the line and all headers. A token of several KiB fits.
     pub request_head_bytes_max: usize,
     /// Most headers in one request. Browsers send about twenty.
     pub request_headers_max: usize,
-    /// Time from accept to a complete request head, in milliseconds. Also for a connection that
-    /// sends nothing, so that idle strangers cannot hold descriptors.
+    /// Time from accept to a complete request head, in milliseconds. It also ends a connection that
+    /// sends nothing, so that idle clients cannot hold descriptors.
     pub handshake_timeout_ms: u64,
     /// Time for a request body to arrive, in milliseconds.
     pub body_timeout_ms: u64,
@@ -80,20 +80,21 @@ pub struct Limits {
     pub control_frames_burst_max: u32,
     /// Longest topic name, in bytes.
     pub topic_bytes_max: usize,
-    /// Changes kept per service, so that a client that returns gets the gap and no snapshot.
+    /// Changes kept per service, so that a client that returns gets the missed changes and no
+    /// snapshot.
     pub service_history_max: usize,
-    /// Most bytes of these changes, as they would be sent. Large instances would else make the
+    /// Most bytes of these changes, as they would be sent. Otherwise large instances would make the
     /// history of one service the largest thing in memory.
     pub service_history_bytes_max: usize,
     /// Messages kept per channel, for the same reason.
     pub channel_history_max: usize,
     /// Most channels, defined or merely used. Bounds invented names.
     pub channels_max: usize,
-    /// Most channels that one connection may have brought into being, as long as they are there.
+    /// Most channels that one connection may have created, while they exist.
     pub channels_per_connection_max: usize,
     /// The same of all connections of one address block, zero = no bound. `None`: a fifth of
-    /// `channels_max`, so that the many sockets of one host never keep everybody else out, and
-    /// loopback is exempt.
+    /// `channels_max`, so that the many sockets of one host never keep all others out, and loopback
+    /// is exempt.
     pub channels_per_address_max: Option<usize>,
     /// Most bytes of one channel's messages.
     pub channel_history_bytes_max: usize,
@@ -101,23 +102,23 @@ pub struct Limits {
     /// change or message of all goes.
     pub history_bytes_max: usize,
     /// Most bytes of the service snapshots that are being sent and that have changed so much that a
-    /// later subscriber needs another. Clients that ask at ever other revisions and read nothing
-    /// would else hold a copy each.
+    /// later subscriber needs another. Without it, clients that subscribe at ever other revisions
+    /// and read nothing would hold a copy each.
     pub snapshots_bytes_max: usize,
     /// Most users known, whether by an account or by a token. Bounds invented accounts.
     pub users_max: usize,
     /// Most connections in all. `None`: derived at start from the file-descriptor limit.
     pub connections_max: Option<usize>,
-    /// Most rows of registry changes in one transaction. What is beyond goes with the next one, so
-    /// that neither the database nor the writes that wait behind it are held up for long.
+    /// Most rows of registry changes in one transaction. The rest goes with the next one, so that
+    /// neither the database nor the writes that wait behind it are held up for long.
     pub store_set_rows_max: usize,
     /// Most bytes of registry changes in one transaction. `PostgreSQL` takes 256 MB in one JSON
-    /// parameter; what is packed here is copied a few times on its way there.
+    /// parameter; a row is copied a few times on its way there.
     pub store_set_bytes_max: usize,
-    /// Most connections of one address block, zero = no bound. `None`: half of all there is room for,
-    /// so that one client never keeps everybody else out, and loopback is exempt.
+    /// Most connections of one address block, zero = no bound. `None`: half of all there is room
+    /// for, so that one client never keeps all others out, and loopback is exempt.
     pub connections_per_address_max: Option<usize>,
-    /// Most unsent bytes held for one connection. What a slow reader can cost us.
+    /// Most unsent bytes held for one connection: the memory that a slow reader can cost.
     pub outbox_bytes_max: usize,
     /// Most unsent frames held for one connection. Bounds the handles when frames are tiny.
     pub outbox_frames_max: usize,
@@ -129,7 +130,7 @@ pub struct Limits {
     /// Time a client has to answer a ping, in milliseconds.
     pub pong_timeout_ms: u64,
     /// Largest instance, in bytes of its canonical JSON. Each follower of its service gets it with
-    /// every change, so large metadata costs everybody.
+    /// every change, so large metadata costs every follower.
     pub instance_bytes_max: usize,
     /// Most messages waiting between two threads. A full mailbox is answered `unavailable`.
     pub mailbox_messages_max: usize,
@@ -140,16 +141,16 @@ pub struct Limits {
     /// Most services that are remembered. A service outlives its instances, so this bounds invented
     /// names; the one that has been empty for longest gives way to a new one.
     pub services_max: usize,
-    /// Time for which a service without instances is remembered, in milliseconds. Who comes back to
-    /// it within a day resumes.
+    /// Time for which a service without instances is remembered, in milliseconds. A client that
+    /// comes back to it within a day resumes.
     pub service_forget_ms: u64,
     /// Time over which a draining server spreads the return of its clients, in milliseconds.
     pub drain_window_ms: u64,
 }
 
 impl Limits {
-    /// The values of a server that was told nothing. A constant, so that the assertions below can
-    /// look at it.
+    /// The limits of a server without settings. A constant, so that the assertions below can read
+    /// it.
     pub const DEFAULT: Limits = Limits {
         client_message_bytes_max: 64 * KIB,
         echo_message_bytes_max: 16 * MIB,
@@ -215,14 +216,14 @@ pub const SHARDS_MAX: usize = 256;
 /// Size of a shard's one read buffer, in bytes. One `read` takes a full client message.
 pub const READ_BUFFER_BYTES: usize = 64 * KIB;
 
-/// How many times `connections_per_user_max` one user may hold while those within the limit are asked
-/// for a sign of life. All of a laptop's connections come back at once when its lid opens.
+/// How many times `connections_per_user_max` one user may hold while the server pings those within
+/// the limit. All of a laptop's connections come back in one moment when its lid opens.
 pub const USER_CONNECTIONS_FACTOR_MAX: usize = 2;
 
-/// Time after which a user's connections are asked for another sign of life, in milliseconds.
+/// Time after which a user's connections are pinged again, in milliseconds.
 pub const USER_PROBE_INTERVAL_MS: u64 = 1_000;
 
-/// Time between two looks of a connection above the limit at whether a seat is free, in milliseconds.
+/// Time between two checks of a connection above the limit for a free place, in milliseconds.
 pub const USER_PROBE_LOOK_MS: u64 = 100;
 
 /// Time that such a connection waits beyond `pong_timeout_ms`, in milliseconds: for the close of the
@@ -232,16 +233,16 @@ pub const USER_PROBE_GRACE_MS: u64 = 1_000;
 /// Time a closed connection has to take its close frame, in milliseconds.
 pub const CLOSE_LINGER_MS: u64 = 2_000;
 
-/// Time for plain requests that are under way when the last socket has gone, in milliseconds. What
-/// takes longer is cut off.
+/// Time for plain requests that are under way when the last socket has gone, in milliseconds.
+/// Longer ones are cut off.
 pub const DRAIN_REQUESTS_MS: u64 = 5_000;
 
 /// Time for a kept connection to send a last request to a server that accepts no more, in
-/// milliseconds. A proxy has found out by then, and does not use it.
+/// milliseconds. A proxy has noticed the closed listener by then, and does not use the connection.
 pub const DRAIN_IDLE_MS: u64 = 500;
 
 /// Time for the first request of a connection that was accepted just before the server stopped
-/// listening, in milliseconds: it is on its way, or it does not come.
+/// listening, in milliseconds: a request that is on its way arrives within it.
 pub const DRAIN_HEAD_MS: u64 = 250;
 
 /// Commands of one connection that may await their answer. Beyond it the connection is not read.
@@ -250,14 +251,14 @@ pub const OUTSTANDING_COMMANDS_MAX: usize = 512;
 /// Time from the signal to the exit of a draining server, in milliseconds. Part of the contract.
 pub const DRAIN_MS_MAX: u64 = 30_000;
 
-/// The part of [`DRAIN_MS_MAX`] that is kept for the very end, in milliseconds: whatever hangs by then
-/// is left behind.
+/// The part of [`DRAIN_MS_MAX`] that is kept for the very end, in milliseconds: tasks that hang by
+/// then are left behind.
 pub const STOP_RESERVE_MS: u64 = 1_500;
 
-/// How often control looks at the store while the server stops.
+/// How often control checks the store while the server stops.
 pub const STOP_LOOK: std::time::Duration = std::time::Duration::from_millis(1);
 
-/// Time for a node that stops to tell the others so, in milliseconds.
+/// Time for a node that stops to announce it to the others, in milliseconds.
 pub const CLUSTER_LEAVE_MS: u64 = 3_000;
 
 /// Longest configurable drain window, in milliseconds. The rest of `DRAIN_MS_MAX` is for the last
@@ -274,8 +275,8 @@ pub const RESTING_CONTEXTS_MAX: usize = 64;
 /// Empty fragments one message may have. RFC 6455 allows any number; no client needs many.
 pub const EMPTY_FRAGMENTS_MAX: u16 = 1_024;
 
-/// Sustained continuation frames a second of one JSON socket. A message counts once, however many
-/// frames it comes in; these bound the frames.
+/// Sustained continuation frames a second of one JSON socket. A message counts as one, however many
+/// frames it has; these bound the frames.
 pub const CONTINUATIONS_PER_S_MAX: u32 = 1_000;
 
 /// Continuation frames a JSON socket may send at once: the largest message in frames of 32 bytes.
@@ -300,8 +301,8 @@ pub const SHARD_WHEEL_SLOTS: usize = 1_024;
 /// Tick of a shard's timing wheel, in milliseconds.
 pub const SHARD_TICK_MS: u64 = 50;
 
-/// Time between two looks of a shard with connections at the system's clock, in milliseconds: when
-/// that is set ahead, tokens end that much later at most.
+/// Time between two reads of the system's clock by a shard with connections, in milliseconds: when
+/// the clock is set ahead, tokens end that much later at most.
 pub const WALL_LOOK_MS: u64 = 1_000;
 
 /// Difference between the system's clock and the steady one above which the first was corrected, in
@@ -329,7 +330,7 @@ pub const KEEP_ALIVE_MS: u64 = 75_000;
 pub const LINGER_BYTES_MAX: usize = 16 * MIB;
 
 /// Largest body that is decoded on the shard's own thread. At 200 MB/s this keeps its sockets
-/// waiting for a third of a millisecond; what is larger goes to a thread of its own.
+/// waiting for a third of a millisecond; a larger body goes to a thread of its own.
 pub const DECODE_INLINE_BYTES_MAX: usize = 64 * KIB;
 
 /// Connections that the kernel keeps for us until they are accepted. The kernel's own bound,
@@ -354,10 +355,10 @@ pub const TCP_USER_TIMEOUT_MS: u64 = 30_000;
 /// from the descriptor limit.
 pub const RESERVED_DESCRIPTORS: usize = 64;
 
-/// Refused connections that are given time to read why. They have descriptors, too.
+/// Refused connections that get time to read the reason. They have descriptors, too.
 pub const TURNED_AWAY_MAX: usize = RESERVED_DESCRIPTORS / 2;
 
-/// Idle connections that are found in one look for those that may give way.
+/// Idle connections that one search for candidates to close returns.
 pub const IDLE_CANDIDATES: usize = 64;
 
 /// Time between two such searches if the first found none, in milliseconds.
@@ -367,27 +368,27 @@ pub const IDLE_LOOK_MS: u64 = 20;
 /// keeps its sockets waiting for a third of a millisecond.
 pub const COPY_INLINE_BYTES_MAX: usize = MIB;
 
-/// Up to this many bytes an HTTP answer counts as small, and finds room where large ones do not.
+/// Up to this many bytes an HTTP answer counts as small, and finds room that large ones do not.
 pub const SMALL_ANSWER_BYTES: usize = 64 * KIB;
 
 /// The part of a shard's unsent answers that is kept for small ones: one of so many.
 pub const SMALL_ANSWERS_SHARE: usize = 8;
 
-/// Up to this many bytes an HTTP answer is never refused for want of room. Probes, refusals and
+/// Up to this many bytes an HTTP answer is never refused for lack of room. Probes, refusals and
 /// acknowledgements are no larger; the number of connections bounds them.
 pub const SMALLEST_ANSWER_BYTES: usize = 4 * KIB;
 
 /// Unsent bytes of a connection's answers beyond which its next request waits.
 pub const PIPELINED_ANSWER_BYTES_MAX: usize = 64 * KIB;
 
-/// After how many seconds one who was refused for want of room may ask again.
+/// Seconds after which a client that was refused for lack of room may try again.
 pub const BUSY_RETRY_S: u64 = 1;
 
 /// Most entries of one HTTP batch. Each is read, judged and perhaps repeated in the answer, and may
 /// be two bytes long.
 pub const BATCH_ENTRIES_MAX: usize = 100_000;
 
-/// Largest listing of all services that is kept for the next who asks, in bytes.
+/// Largest listing of all services that is kept for the next request, in bytes.
 pub const LISTING_BYTES_KEPT_MAX: usize = 64 * MIB;
 
 /// Descriptors for which the kernel's table is grown at the start, at most. It costs 8 bytes each.
@@ -414,8 +415,8 @@ pub const DEADLINES_PER_TURN_MAX: usize = 512;
 /// small event waits behind a large fan-out.
 pub const WRITES_PER_TURN_MAX: usize = 512;
 
-/// How many writes the end of a connection counts for: the last write, the shutdown and what the
-/// kernel does for both take about five times as long as a write.
+/// How many writes the end of a connection counts as: the last write, the shutdown and the kernel's
+/// work for both take about five times as long as a write.
 pub const WRITES_PER_END: usize = 5;
 
 /// Followers up to which a fan-out goes ahead of larger ones.
@@ -424,7 +425,7 @@ pub const SMALL_FANOUT_MAX: usize = 128;
 /// Bytes of a joined run of frames. Joining costs one copy for all followers of the topic.
 pub const RUN_BYTES_MAX: usize = 64 * KIB;
 
-/// Bytes up to which the loads of one outbox are copied together and leave in one plain write.
+/// Bytes up to which the chunks of one outbox are copied together and leave in one plain write.
 pub const COPY_BYTES_MAX: usize = 16 * KIB;
 
 /// Slices of one vectored write.
@@ -433,10 +434,10 @@ pub const IO_SLICES_MAX: usize = 64;
 /// Slots for which an emptied flush queue keeps its memory.
 pub const QUEUE_SLOTS_KEPT: usize = 1_024;
 
-/// Commands that control carries out between two looks at its leases.
+/// Commands that control carries out between two checks of its leases.
 pub const COMMANDS_PER_TURN_MAX: usize = 4_096;
 
-/// Connections whose end is worth a look at the memory they left.
+/// Ended connections after which a thread gives memory back.
 pub const STORM_CONNECTIONS: usize = 1_000;
 
 /// Time after such an end at which a thread has the allocator give pages back, in milliseconds. Above
@@ -449,10 +450,10 @@ pub const STORM_ROUNDS: u8 = 4;
 /// Entries for which an emptied table keeps its room.
 pub const TABLE_ENTRIES_KEPT: usize = 1_024;
 
-/// Allocations of one round: the allocator looks through all of a thread's pages once in so many.
+/// Allocations of one round: the allocator scans all of a thread's pages every so many.
 pub const STORM_ALLOCATIONS: usize = 10_000;
 
-/// Their size, in bytes. What is up to 1 KiB is not counted.
+/// Their size, in bytes. Allocations up to 1 KiB do not count.
 pub const STORM_SMALL_BYTES: usize = 2 * KIB;
 
 /// A block so large that the allocator gives it a page of its own (above 512 KiB), in bytes.
@@ -460,63 +461,63 @@ pub const STORM_LARGE_BYTES: usize = 520 * KIB;
 
 // --- Commands ------------------------------------------------------------------------------------
 
-/// Deepest nesting of a JSON document we look into. Parsers recurse; the stack must not.
+/// Deepest nesting of a JSON document that is parsed. Parsers recurse; the stack must not overflow.
 pub const JSON_DEPTH_MAX: usize = 128;
 
-/// Levels that frames, answers and other nodes' questions put around a value that is passed on, at most.
-/// Such a value nests up to [`NESTED_DEPTH_MAX`].
+/// Levels that frames, answers and other nodes' requests put around a value that is passed on, at
+/// most. Such a value nests up to [`NESTED_DEPTH_MAX`].
 pub const NESTED_AROUND_MAX: usize = 8;
 
 /// Entries of one registry command. Larger batches are applied piece by piece, so that one client
 /// cannot hold the control thread for long.
 pub const COMMAND_ENTRIES_MAX: usize = 1_000;
 
-/// Changes of all services that `services-delta` can look back on.
+/// Changes of all services that `services-delta` can go back.
 pub const DELTA_CHANGES_MAX: usize = 16_384;
 
 /// Bytes of instances in those changes. A fleet with large metadata must not turn the log into the
 /// server's largest structure.
 pub const DELTA_BYTES_MAX: usize = 32 * MIB;
 
-/// Bytes of changes up to which a client that comes back is sent them though the instances as they
-/// are now would take less: a client that was away for a moment wants to hear what happened. A full
-/// history of small instances is less than this.
+/// Bytes of changes up to which a returning client gets them although the present instances would
+/// take less: a client that was away for a moment wants the changes themselves. A full history of
+/// small instances is less than this.
 pub const REPLAY_BYTES_MIN: usize = 512 * KIB;
 
-/// Size from which a snapshot of a service is shared with those who subscribe while it is being
+/// Size from which a snapshot of a service is shared with clients that subscribe while it is being
 /// sent, in bytes. A smaller one takes less than the outbox of its reader may hold.
 pub const SNAPSHOT_SHARED_BYTES_MIN: usize = 512 * KIB;
 
 /// Most bytes of changes that follow a shared snapshot. Each reader may hold its own.
 pub const SNAPSHOT_CHANGES_BYTES_MAX: usize = 256 * KIB;
 
-/// Largest count or time in milliseconds that is taken over from another node: what every reader of
-/// JSON can hold (RFC 8259, 6), and so far from the end of 64 bits that counting on never gets there.
+/// Largest count or time in milliseconds that is accepted from another node: every reader of JSON
+/// can hold it (RFC 8259, 6), and counting on from it never reaches the end of 64 bits.
 pub const COUNTER_MAX: u64 = 1 << 53;
 
 /// Checks a count that another node wrote.
 ///
 /// # Errors
 ///
-/// That it is beyond [`COUNTER_MAX`].
+/// The count is beyond [`COUNTER_MAX`].
 pub fn check_counter(what: &str, count: u64) -> Result<(), String> {
     if count <= COUNTER_MAX { Ok(()) } else { Err(format!("{what} is out of range: {count}")) }
 }
 
-/// Replays that are kept for the next who asks for the same.
+/// Replays that are kept for the next client with the same position.
 pub const REPLAYS_KEPT_MAX: usize = 64;
 
 /// Bytes of them.
 pub const REPLAYS_KEPT_BYTES_MAX: usize = 16 * MIB;
 
-/// Time between two looks for services to forget, in milliseconds; it follows the time for which
-/// they are remembered.
+/// Shortest time between two searches for services to forget, in milliseconds; it follows from the
+/// time for which they are remembered.
 pub const FORGET_PAUSE_MS_MIN: u64 = 100;
 
 /// The longest such time, in milliseconds.
 pub const FORGET_PAUSE_MS_MAX: u64 = 60_000;
 
-/// Services without instances that are passed over for being followed where one has to give way.
+/// Followed services without instances that a search for one to forget skips.
 pub const FORGET_LOOK_MAX: usize = 256;
 
 /// Decisions to take an instance out of discovery that are kept when the instance is gone. Beyond it
@@ -532,16 +533,16 @@ pub const PULL_OUT_OVERHEAD_BYTES: usize = 128;
 /// How far a delta for Eureka's clients goes back, in milliseconds: six of their usual polls.
 pub const EUREKA_DELTA_MS: u64 = 180_000;
 
-/// How long such a delta is kept at least, though what is oldest in it has left the window.
+/// How long such a delta is kept at least, although its oldest change has left the window.
 pub const EUREKA_DELTA_KEPT_MS: u64 = 5_000;
 
 /// How often a registration that meets another one of the same instance is tried.
 pub const EUREKA_ATTEMPTS_MAX: usize = 16;
 
-/// Names and passwords that are looked at side by side, each by one of those who show them.
+/// Locks for checking names and passwords side by side, each for some of their callers.
 pub const EUREKA_LOGIN_LOCKS: usize = 64;
 
-/// Changes of instances that are remembered for those who ask what happened in the last minutes.
+/// Changes of instances that are remembered for deltas of the last minutes.
 pub const RECENT_CHANGES_MAX: usize = 65_536;
 
 /// Bytes of instances that are gone, in those changes.
@@ -559,10 +560,10 @@ pub const PRESENCE_USERS_MAX: usize = 1_000;
 /// The channel on which the server publishes its own counters while it has a subscriber.
 pub const STATS_CHANNEL: &str = "$stats";
 
-/// How often the counters are sampled, for figures of the last seconds and for that channel.
+/// How often the counters are sampled, for the figures of the last seconds and for that channel.
 pub const SAMPLE_INTERVAL_MS: u64 = 1_000;
 
-/// The shorter span of figures of the last seconds: short enough to see what is happening now.
+/// The shorter span of figures of the last seconds: short enough to show the present.
 pub const RECENT_SHORT_MS: u64 = 10_000;
 
 /// The longer one: long enough for a quiet server to have some events in it.
@@ -586,16 +587,16 @@ pub const LOG_LINES_MAX: u32 = 200;
 /// Kinds of lines that are told apart. Lines of further kinds count for their place in the program.
 pub const LOG_KINDS_MAX: usize = 1_024;
 
-/// What a line with a count repeats of the lines that it stands for, in bytes.
+/// Bytes of a text that a line with a count repeats of the lines that it stands for.
 pub const LOG_LIKE_BYTES_MAX: usize = 300;
 
-/// How often the log's thread looks for what it has to say of itself.
+/// How often the log's thread checks for lines of its own.
 pub const LOG_LOOK_MS: u64 = 1_000;
 
 /// How long the end of the process waits for standard error to take the last lines.
 pub const LOG_STOP_MS: u64 = 1_000;
 
-/// What the log shows of a path, in bytes.
+/// Bytes of a path that a line of the log shows.
 pub const LOG_PATH_BYTES_MAX: usize = 256;
 
 /// Instances that a line about expired leases names.
@@ -607,7 +608,7 @@ pub const ROOM_USERS_LISTED_MAX: usize = 1_000;
 /// Users, connections and channels that one answer lists at most.
 pub const LISTED_MAX: usize = 10_000;
 
-/// Messages in one answer of a pull, unless asked otherwise.
+/// Messages in one answer of a pull, unless the caller says otherwise.
 pub const PAGE_DEFAULT: usize = 50;
 
 /// Messages in one answer of a pull, at most.
@@ -628,14 +629,14 @@ pub const DESCRIPTION_BYTES_MAX: usize = 1_024;
 /// Members of a group. A message to a group is a row for each.
 pub const GROUP_MEMBERS_MAX: usize = 1_000;
 
-/// Most invitations to groups that one user has not answered. Others send them; beyond this many
-/// they are refused until some are answered.
+/// Most unanswered invitations to groups of one user. Other users send them; beyond the bound they
+/// are refused until some are answered.
 pub const INVITATIONS_PER_USER_MAX: usize = 1_000;
 
 /// Groups one user may have made.
 pub const GROUPS_PER_OWNER_MAX: usize = 1_000;
 
-/// How long a channel's messages are kept for those who come back, in milliseconds, unless its
+/// How long a channel's messages are kept for clients that come back, in milliseconds, unless its
 /// namespace says otherwise.
 pub const CHANNEL_HISTORY_MS_DEFAULT: u64 = 3_600_000;
 
@@ -652,7 +653,7 @@ pub const ABANDONED_LOOK_MAX: usize = 256;
 pub const CHANNEL_SWEEP_MAX: usize = 4_096;
 
 /// Messages that wait for a program that embeds the server and listens. Beyond it the oldest go,
-/// and it is told how many.
+/// and the program gets their number.
 pub const LISTENER_MESSAGES_MAX: usize = 4_096;
 
 // --- Accounts ------------------------------------------------------------------------------------
@@ -677,7 +678,7 @@ pub const PASSWORDS_WAITING_MAX: usize = 256;
 /// Largest body of a registration or a login, in bytes: a name, a password and an address.
 pub const LOGIN_BODY_BYTES_MAX: usize = 4 * KIB;
 
-/// Addresses of which it is remembered how often they did something.
+/// Addresses whose counts of attempts are remembered.
 pub const RATE_ENTRIES_MAX: usize = 65_536;
 
 /// Failed logins of one name, or from one address, within [`LOGIN_WINDOW_MS`], before the next
@@ -701,8 +702,8 @@ pub const LOGIN_ENTRIES_MAX: usize = 65_536;
 /// Shortest lifetime of a token from a login, in milliseconds: there has to be time to renew it.
 pub const LOGIN_TOKEN_MS_MIN: u64 = 5_000;
 
-/// Lifetime of a token from a login unless `--login-token-ttl` says otherwise, in milliseconds. What
-/// a thief can do with one ends with it; clients renew theirs.
+/// Lifetime of a token from a login unless `--login-token-ttl` says otherwise, in milliseconds. A
+/// stolen token is worth no more than that; clients renew theirs.
 pub const LOGIN_TOKEN_MS_DEFAULT: u64 = 3_600_000;
 
 /// How long after a login its tokens can be renewed unless `--session-max` says otherwise, in
@@ -713,9 +714,9 @@ pub const SESSION_MS_MAX_DEFAULT: u64 = 30 * 24 * 3_600_000;
 /// character escaped, fit.
 pub const ACCOUNT_BODY_BYTES_MAX: usize = 16 * 1_024;
 
-/// Single tokens that are revoked and have not run out, of all users. In memory 48 bytes each, in the
-/// database about 400: 5 MB and 40 MB. Where one more is revoked, all tokens of its user are ended
-/// in its place, which costs one stamp.
+/// Single tokens that are revoked and have not run out, of all users. In memory 48 bytes each, in
+/// the database about 400: 5 MB and 40 MB. One more revocation ends all tokens of its user instead,
+/// which costs one stamp.
 pub const REVOKED_TOKENS_MAX: usize = 100_000;
 
 /// The same of one user, so that none fills the table.
@@ -725,19 +726,19 @@ pub const REVOKED_TOKENS_PER_USER_MAX: usize = 256;
 /// differ, and the newest change is found by its stamp.
 pub const REVOKED_TOKEN_REST_S: u64 = 3_600;
 
-/// How long a password that was right is taken for right without another look, in milliseconds.
+/// How long a right password is accepted without another hash, in milliseconds.
 pub const CREDENTIAL_CACHE_MS: u64 = 300_000;
 
-/// Names and passwords that are taken for right without another look.
+/// Names and passwords that are accepted without another hash.
 pub const CREDENTIAL_CACHE_MAX: usize = 1_024;
 
-/// How soon a running server sees what the command line did to an account, in milliseconds.
+/// How soon a running server reads a change of the command line to an account, in milliseconds.
 pub const ACCOUNTS_POLL_MS: u64 = 500;
 
 // --- Many nodes ----------------------------------------------------------------------------------
 
-/// Silence of the log's engine, in milliseconds, after which a node counts itself as cut off. Well
-/// below [`CLUSTER_NODE_MS`]: a node stops accepting heartbeats before others take over its leases.
+/// Silence of Redis, in milliseconds, after which a node counts itself as cut off. Well below
+/// [`CLUSTER_NODE_MS`]: a node stops accepting heartbeats before others take over its leases.
 pub const CLUSTER_CONTACT_MS: u64 = 3_000;
 
 /// Silence of a node, in milliseconds, after which the others count it as gone.
@@ -746,35 +747,34 @@ pub const CLUSTER_NODE_MS: u64 = 6_000;
 /// Silence of a node, in milliseconds, after which it is forgotten.
 pub const CLUSTER_FORGET_MS: u64 = 60_000;
 
-/// Time between two signs of life of a node.
+/// Time between two heartbeats of a node.
 pub const CLUSTER_BEAT_MS: u64 = 1_000;
 
-/// Time for Redis to answer a sign of life, in milliseconds. An engine that stands still for less,
-/// for the sake of its disk for instance, cuts no node off.
+/// Time for Redis to answer a heartbeat, in milliseconds. A Redis that pauses for less, for a slow
+/// disk for instance, cuts no node off.
 pub const CLUSTER_BEAT_PATIENCE_MS: u64 = 2_000;
 
-/// How often the pause after a sign of life that failed doubles, beginning with 0.2 s at most.
+/// How often the pause after a failed heartbeat doubles, beginning with 0.2 s at most.
 pub const CLUSTER_BEAT_DOUBLINGS_MAX: u32 = 3;
 
-/// Answers of the log's engine that are kept until what they tell of is applied. One comes every
-/// [`CLUSTER_BEAT_MS`], and above [`CLUSTER_CONTACT_MS`] it is of no use.
+/// Heartbeats' answers that are kept until the entries before them are applied. One comes every
+/// [`CLUSTER_BEAT_MS`], and one older than [`CLUSTER_CONTACT_MS`] is useless.
 pub const CLUSTER_BEATS_KEPT: usize = 4;
 
-/// Silence of the log's engine, in milliseconds, after which a node that starts listens all the same,
-/// with nothing to show.
+/// Silence of Redis, in milliseconds, after which a node that starts listens all the same, without
+/// the log.
 pub const CLUSTER_BEGIN_MS: u64 = 2_000;
 
-/// Time between two looks of a node that starts at whether it knows what the others do, in
-/// milliseconds.
+/// Time between two checks of a node that starts whether it has loaded the log, in milliseconds.
 pub const CLUSTER_LOOK_MS: u64 = 2;
 
-/// Time until what could not be proposed is looked at again.
+/// Time until an entry that could not be proposed is tried again.
 pub const CLUSTER_RETRY_MS: u64 = 1_000;
 
-/// Time for which an order waits for its place in the log before it is answered `unavailable`.
+/// Time for which a command waits for its entry in the log before it is answered `unavailable`.
 pub const CLUSTER_PROPOSAL_MS: u64 = 5_000;
 
-/// Orders that wait for their place in the log.
+/// Commands that wait for their entry in the log.
 pub const CLUSTER_PROPOSALS_MAX: usize = 10_000;
 
 /// Entries read from the log at once.
@@ -798,7 +798,7 @@ pub const CHANNEL_EPOCHS_MAX: usize = 8;
 /// Messages of a channel that wait here for those before them.
 pub const CHANNEL_STASH_MAX: usize = 1_024;
 
-/// Messages read at once to make good what was missed of a channel.
+/// Messages read at once to fill a gap in a channel.
 pub const CHANNEL_HEAL_MAX: usize = 10_000;
 
 /// Messages of the journal that are not in the database yet; above it no more are accepted.
@@ -807,7 +807,7 @@ pub const MESSAGES_UNWRITTEN_MAX: usize = 100_000;
 /// Bytes of them, about.
 pub const MESSAGES_UNWRITTEN_BYTES_MAX: usize = 256 << 20;
 
-/// Bytes of a message beside what it says.
+/// Bytes of a message beside its content.
 pub const POSTED_OVERHEAD_BYTES: usize = 200;
 
 /// Messages of the journal in one transaction.
@@ -825,7 +825,7 @@ pub const REDIS_CONNECT_MS: u64 = 2_000;
 /// Time for an answer of Redis.
 pub const REDIS_RESPONSE_MS: u64 = 2_000;
 
-/// Time for Redis to take or to give an image of the registry.
+/// Time for Redis to take or to give a snapshot of the registry.
 pub const REDIS_IMAGE_MS: u64 = 20_000;
 
 /// Time for which a read of the log waits for the next entry.
@@ -834,25 +834,25 @@ pub const REDIS_BLOCK_MS: u64 = 1_000;
 /// Longest pause between two tries to reach Redis.
 pub const REDIS_RETRY_MS_MAX: u64 = 2_000;
 
-/// Characters of an epoch that a log is begun with.
+/// Characters of the epoch of a new log.
 pub const EPOCH_CHARS: usize = 16;
 
-/// Time for which a log that was begun with nothing gives way to one that knows more: Redis may have
-/// lost everything, and a node that has just started may have come before those that know.
+/// Time for which a log that was begun empty gives way to a node with state: Redis may have lost
+/// everything, and a node that has just started may have come before the others.
 pub const CLUSTER_BARE_MS: u64 = 10_000;
 
-/// Entries after which some node writes an image of the registry, for those that join; where there are
-/// more instances than that, it is the next power of two above their number.
+/// Entries after which one node writes a snapshot of the registry, for nodes that join; with more
+/// instances than that, it is the next power of two above their number.
 pub const CLUSTER_IMAGE_ENTRIES: u64 = 4_096;
 
-/// Time for the other nodes to write an image for one that asks. After that the one that asks begins a
-/// new log. Signs of life and a large image both fit into it.
+/// Time for the other nodes to write a snapshot for a node that requests one. After that the node
+/// begins a new log. Heartbeats and a large snapshot both fit into it.
 pub const CLUSTER_IMAGE_WAIT_MS: u64 = 10_000;
 
-/// Time between two images that are written because a node asked, over all nodes.
+/// Time between two snapshots that are written on request, over all nodes.
 pub const CLUSTER_IMAGE_PAUSE_MS: u64 = 5_000;
 
-/// Calls that one step carries out. What comes meanwhile gathers for the next.
+/// Calls that one step carries out. Later ones gather for the next.
 pub const CLUSTER_CALLS: usize = 128;
 
 /// Time for a connection that calls wait for. Shorter than [`REDIS_CONNECT_MS`]: a call may have
@@ -881,28 +881,30 @@ pub const CLUSTER_SUBSCRIBE_TOPICS: usize = 512;
 /// Time between two probes of a path to Redis, in milliseconds.
 pub const CLUSTER_PATH_PROBE_MS: u64 = 1_000;
 
-/// Time for which a path to Redis counts as working after it proved to, in milliseconds. It allows for
-/// a probe that was answered slowly.
+/// Time for which a path to Redis counts as working after a successful probe, in milliseconds. It
+/// allows for a slow answer to a probe.
 pub const CLUSTER_PATH_MS: u64 = 4_000;
 
-/// Probes of topics without a word from them, after which their connection counts as deaf. Every probe
-/// sends a message of this node to itself.
+/// Unanswered probes of topics after which their connection counts as deaf. Every probe sends a
+/// message of this node to itself.
 pub const CLUSTER_SILENT_PROBES: u32 = 3;
 
-/// Time for which the journal keeps what the database has, for nodes that are cut off meanwhile.
+/// Time for which the journal keeps messages that the database has, for nodes that are cut off
+/// meanwhile.
 pub const JOURNAL_KEPT_MS: u64 = 120_000;
 
 /// How often a watch of the embedding program asks again at once while control's mailbox is full.
 pub const WATCH_ATTEMPTS_MAX: usize = 100;
 
-/// A connection whose messages are limited for so long without a pause is closed, in milliseconds.
+/// A connection whose messages are limited for this long without a pause is closed, in
+/// milliseconds.
 pub const RATE_PATIENCE_MS: u64 = 10_000;
 
-/// So long without a limited message counts as a pause, in milliseconds.
+/// This long without a limited message counts as a pause, in milliseconds.
 pub const RATE_PAUSE_MS: u64 = 1_000;
 
 /// How many polls report a change of an account again. A change may get its stamp first and be seen
-/// second, and a login that read the account meanwhile has to hear of it.
+/// second, and a login that read the account meanwhile has to learn of it.
 pub const ACCOUNT_POLL_REPEATS: usize = 20;
 
 /// How far below the newest known stamp the first polls look, in milliseconds, for the same reason.
@@ -917,7 +919,7 @@ pub const SHOWN_ORIGINS_MAX: usize = 8;
 /// Longest piece of a refused origin that a refusal repeats, in characters.
 pub const SHOWN_ORIGIN_CHARS_MAX: usize = 128;
 
-/// How long a browser may remember a preflight's answer, in seconds: an origin that is taken from
+/// How long a browser may remember a preflight's answer, in seconds: an origin that is removed from
 /// the list is refused after that.
 pub const PREFLIGHT_AGE_S: u64 = 600;
 
@@ -945,10 +947,10 @@ pub const FAULT_NUMBER_BYTES_MAX: usize = 20;
 /// Most threads that hash passwords, however many cores there are.
 pub const PASSWORD_THREADS_MAX: usize = 8;
 
-/// Connections that `/api/v1/connections` lists where the caller names no limit.
+/// Connections that `/api/v1/connections` lists if the caller gives no limit.
 pub const CONNECTIONS_LISTED_DEFAULT: usize = 1_000;
 
-/// Wordings of one fault of a node's backplane that the log has at once.
+/// Wordings of one fault of a node's backplane that the log shows.
 pub const OUTAGE_WORDINGS_MAX: usize = 8;
 
 const _: () = assert!(
@@ -976,7 +978,7 @@ const _: () = assert!(
 // --- Leases --------------------------------------------------------------------------------------
 
 /// Overdue leases of a service below which self-protection never starts: a service of four may
-/// lose two instances at once in earnest.
+/// really lose two instances in one moment.
 pub const PROTECTION_OVERDUE_MIN: usize = 3;
 
 /// Share of overdue leases above which self-protection starts, in percent of the service.
@@ -1034,14 +1036,14 @@ pub const STORE_CLOSE_MS: u64 = 4_000;
 /// Time for a connection to the database, in milliseconds.
 pub const STORE_CONNECT_MS: u64 = 10_000;
 
-/// Rows that the database may refuse in one set, each by itself, before the set counts as refused as
-/// a whole: then it is not the data that is wrong.
+/// Rows that the database may refuse in one set, each by itself, before the set counts as refused
+/// as a whole: then the data is not at fault.
 pub const STORE_SET_ASIDE_MAX: usize = 100;
 
 /// Keys of refused rows that are remembered.
 pub const STORE_ASIDE_KEYS_MAX: usize = 100_000;
 
-/// Services and instances that the log names where they could not be stored before the end.
+/// Services and instances that the log names if they could not be stored before the end.
 pub const STORE_LOST_NAMES_MAX: usize = 50;
 
 /// Writes that wait for the one before to reach the disk. Beyond it the next is `unavailable`.
@@ -1057,7 +1059,7 @@ pub const WRITES_PER_COMMIT_MAX: usize = 2_048;
 pub const WRITES_PER_COMMIT_BYTES_MAX: usize = 8 * MIB;
 
 /// Writes after which new messages are sorted into the inboxes, whether the store rests or not.
-/// Until then each pull looks through them.
+/// Until then each pull scans them.
 pub const INBOX_MERGE_MESSAGES: usize = 8_192;
 
 /// How long the store rests before it sorts them, in milliseconds.
@@ -1072,7 +1074,7 @@ pub const STORE_READERS: u32 = 4;
 /// Time a query may take, in milliseconds.
 pub const QUERY_TIMEOUT_MS: u64 = 10_000;
 
-/// Accounts that one query for changed ones gives at most. What is beyond comes with the next.
+/// Accounts that one query for changed ones gives at most. The rest comes with the next.
 pub const ACCOUNTS_PAGE: usize = 10_000;
 
 /// Rows of one statement. A message to a group of a thousand is as many.
@@ -1088,7 +1090,7 @@ pub const STORE_SHARED_IDLE_MS: u64 = 5_000;
 /// Time a node waits for another one's lock in the shared database, in milliseconds.
 pub const STORE_SHARED_LOCK_MS: u64 = 10_000;
 
-/// Time the database has for what it is given, in milliseconds. Then the connection counts as lost.
+/// Time the database has for one request, in milliseconds. Then the connection counts as lost.
 pub const STORE_SHARED_MS: u64 = 30_000;
 
 /// Versions set aside durably when the store opens, so that none is ever used twice even if the
