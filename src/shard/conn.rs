@@ -29,7 +29,7 @@ pub(super) enum Stage {
     Open(Endpoint),
     /// Its last bytes are in the outbox.
     Closing,
-    /// All is written and writing is shut; what the peer still sends is read and dropped.
+    /// All is written and writing is shut; further input of the peer is read and dropped.
     Lingering,
 }
 
@@ -53,26 +53,26 @@ pub(super) struct Conn<S> {
     pub(super) queued: Queued,
     pub(super) outbox: Outbox,
     pub(super) reader: Reader,
-    /// Input that waits: an incomplete head, or what came after the connection was paused.
+    /// Input that waits: an incomplete head, or bytes that came after the connection was paused.
     pub(super) held: Vec<u8>,
     /// Whether reading waits for answers or for room in the outbox.
     pub(super) is_paused: bool,
     pub(super) topics: Vec<TopicId>,
-    /// How many of them it follows unasked: what is for everyone, and for its user.
+    /// How many of them are implicit: the topics of everyone and of its user.
     pub(super) implicit: u8,
     pub(super) follows_everything: bool,
     /// Whether control knows of it.
     pub(super) is_announced: bool,
-    /// Whether it is about to be closed, for want of room.
+    /// Whether it is about to be closed, because a message had no room.
     pub(super) is_to_close: bool,
     pub(super) identity: Option<Box<Identity>>,
-    /// Whether its user's newest connection waits for a sign of life from it.
+    /// Whether its user's newest connection waits for a pong from it.
     pub(super) is_probed: bool,
     /// Its place among its user's connections, until it ends.
     pub(super) user_permit: Option<Box<UserPermit>>,
     /// The client's address, if a proxy carries the connection.
     pub(super) client: Option<Box<ClientAddress>>,
-    /// Its place among its client's connections, where a proxy carries it.
+    /// Its place among its client's connections, if a proxy carries it.
     pub(super) address_permit: Option<Box<AddressPermit>>,
     /// Requests whose replies have to leave in this order.
     pub(super) pending: Option<Box<VecDeque<Pending>>>,
@@ -94,7 +94,7 @@ pub(super) struct Conn<S> {
     pub(super) next_ping_ms: u64,
     /// When an unanswered ping was sent; 0 = none.
     pub(super) pinged_ms: u64,
-    /// Since when the kernel has taken nothing; 0 = it takes.
+    /// Since when the kernel has taken nothing; 0 = it takes bytes.
     pub(super) blocked_since_ms: u64,
     /// When the wheel brings it up again; 0 = never.
     pub(super) armed_ms: u64,
@@ -102,8 +102,8 @@ pub(super) struct Conn<S> {
     pub(super) armed_stamp: u32,
     /// Whether the peer has ended its stream.
     pub(super) has_ended: bool,
-    /// When it is dropped, in the stages after `Open`. In that stage: until when it may be above its
-    /// user's limit; 0 = it is not.
+    /// When it is dropped, in the stages after `Open`. In that stage: until when it may be above
+    /// its user's limit; 0 = it is within it.
     pub(super) ends_ms: u64,
 }
 
@@ -148,12 +148,12 @@ impl<S> Conn<S> {
         }
     }
 
-    /// Whether it speaks JSON or echoes, and is not on its way out.
+    /// Whether it speaks JSON or echoes, and is not closing.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))
     }
 
-    /// It has given a sign of life, which its user's newest connection waits for.
+    /// It has shown that it is alive, which its user's newest connection waits for.
     pub(super) fn answer_probe(&mut self) {
         self.is_probed = false;
         if let Some(user_permit) = &self.user_permit {
@@ -161,7 +161,7 @@ impl<S> Conn<S> {
         }
     }
 
-    /// How many topics it follows, counting those it is about to.
+    /// How many topics it follows, open requests included.
     pub(super) fn subscriptions(&self) -> usize {
         self.topics.len() - usize::from(self.implicit)
             + usize::from(self.follows_everything)
@@ -174,7 +174,7 @@ impl<S> Conn<S> {
 pub(super) enum Pending {
     /// Control replies.
     Waiting(Option<RequestId>),
-    /// The shard can reply, once it is its turn.
+    /// The shard replies, when the earlier replies have left.
     Local(Option<RequestId>, Local),
 }
 
@@ -185,7 +185,7 @@ pub(super) enum Local {
     Unsubscribe(Target),
     Refuse(Family, Refusal),
     EnvelopePong,
-    /// A batch of which nothing was left to ask control for.
+    /// A batch whose entries all failed in the shard.
     Rejected(Batch, Vec<Rejected>),
     Refreshed(u64),
 }
@@ -205,7 +205,7 @@ pub(super) type Identities = Vec<InstanceIdentity>;
 #[derive(Debug, Default)]
 pub(super) struct PendingResync {
     pub(super) services: Vec<ServiceName>,
-    /// The one that control was asked for.
+    /// The one that was requested from control.
     pub(super) asked: Option<ServiceName>,
 }
 
@@ -213,12 +213,12 @@ pub(super) struct PendingResync {
 /// number a connection.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Bucket {
-    /// When, in microseconds, all that was taken would have been earned at the sustained rate.
+    /// When, in microseconds, all taken tokens would have been earned at the sustained rate.
     earned_us: u64,
 }
 
 impl Bucket {
-    /// Takes `count` tokens now. Returns false, and takes none, where there are not as many.
+    /// Takes `count` tokens now. Returns false, and takes none, if there are fewer.
     pub(super) fn take(&mut self, now_ms: u64, count: u32, rate: Rate) -> bool {
         if rate.per_s_max == 0 {
             return true;
@@ -234,7 +234,7 @@ impl Bucket {
     }
 }
 
-/// How fast something may come, and how much of it at once.
+/// A sustained rate, and how many may come in one burst.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rate {
     /// Sustained, a second; 0 is no limit.
@@ -255,7 +255,7 @@ pub(super) struct Pace {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Pass,
-    /// Drop it and say so.
+    /// Drop it and tell the client.
     Limit,
     /// It has been limited for too long.
     Close,
@@ -304,7 +304,7 @@ mod tests {
         assert!(!bucket.take(1_000, 1, rate));
         assert!(!bucket.take(2_000, 51, rate), "only 50 were earned");
         assert!(bucket.take(2_000, 50, rate));
-        // One a second, as clients that keep their connection alive do, for a day.
+        // One a second for a day, as clients that keep their connection alive send.
         let mut bucket = Bucket::default();
         assert!((0..86_400).all(|second| bucket.take(second * 1_000, 1, rate)));
     }

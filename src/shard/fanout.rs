@@ -1,7 +1,7 @@
 //! Fan-out: from an event to the outboxes of its subscribers.
 //!
-//! The events of one topic that came in during one turn form a run. All its followers wait for the
-//! same bytes, so a run of several frames is joined once and every outbox gets a handle to the one
+//! The events of one topic that came in during one turn form a run. All followers get the same
+//! bytes, so a run of several frames is joined once and every outbox gets a handle to the one
 //! buffer: a flood costs each follower one handle and one write a turn, whatever the number of
 //! events.
 //!
@@ -29,16 +29,14 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Hands out one topic's run ahead of its time, because someone is about to join or to catch
-    /// up.
+    /// Hands out one topic's run early, because a connection is about to join or to catch up.
     pub(super) fn hand_out_run_of(&mut self, topic: &Topic) {
         if let Some(topic) = self.topics.touched_early(topic) {
             self.hand_out(topic);
         }
     }
 
-    /// Hands out an event that is for some of its topic's followers only. What came before it goes
-    /// out before it.
+    /// Hands out an event for some of its topic's followers. Earlier events go out before it.
     pub(super) fn hand_out_aimed(&mut self, event: &Event, aim: &Aim) {
         self.hand_out_run_of(&event.topic);
         let Some(topic) = self.topics.find(&event.topic) else { return };
@@ -129,7 +127,7 @@ impl<S: Socket> Shard<S> {
         let Some(topic) = self.topics.find(&name) else { return };
         let conn = &mut self.conns[slot.index()];
         let Some(place) = conn.topics.iter().position(|&other| other == topic) else { return };
-        // What came before the answer still goes out.
+        // Events before the answer still go out.
         self.hand_out_run_of(&name);
         self.conns[slot.index()].topics.swap_remove(place);
         self.leave(slot, topic);
@@ -137,7 +135,7 @@ impl<S: Socket> Shard<S> {
         self.cancel_resync_unless_followed(slot, service);
     }
 
-    /// Stops following everything at once; single subscriptions stay.
+    /// Unsubscribes from every service at once; single subscriptions stay.
     pub(super) fn unsubscribe_from_all(&mut self, slot: Slot) {
         if !self.topics.everything.contains(slot) {
             return;
@@ -151,7 +149,7 @@ impl<S: Socket> Shard<S> {
         self.release(None);
     }
 
-    /// Takes a connection out of every set, when it ends.
+    /// Takes a connection out of every set when it ends.
     pub(super) fn unsubscribe_all(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot.index()];
         if conn.follows_everything {
@@ -161,7 +159,7 @@ impl<S: Socket> Shard<S> {
             self.release(None);
         }
         let conn = &mut self.conns[slot.index()];
-        // What it followed unasked was never counted.
+        // Its implicit topics were never counted.
         self.subscription_count += usize::from(std::mem::take(&mut conn.implicit));
         for topic in std::mem::take(&mut conn.topics) {
             self.leave(slot, topic);
@@ -203,8 +201,8 @@ impl<S: Socket> Shard<S> {
 
 /// Joins a run into as few chunks as its bound allows.
 ///
-/// A lone frame is taken as it is. Its bytes belong to control's buffer, but only the chunk's own
-/// plain counter is touched a delivery.
+/// A lone frame is taken as it is. Its bytes belong to control's buffer, but a delivery touches
+/// only the chunk's own plain counter.
 #[allow(clippy::missing_panics_doc, reason = "a run holds fewer events than 2^32")]
 pub fn chunks(run: &[Event]) -> Vec<Rc<Chunk>> {
     let mut chunks = Vec::with_capacity(1);

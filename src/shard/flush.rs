@@ -1,8 +1,8 @@
 //! Settling: writing each dirty outbox once, fairly.
 //!
-//! Two queues. Answers and small fan-outs go ahead of the thousands of one large fan-out, and a turn
-//! writes a slice of each before it lets reads, pings and new events in; those then join the outboxes
-//! that are still waiting, so a loaded shard writes fewer, larger pieces all by itself.
+//! Two queues. Answers and small fan-outs go ahead of the thousands of one large fan-out, and a
+//! turn writes a slice of each before it lets reads, pings and new events in. Those then join the
+//! outboxes that are still waiting, so a loaded shard writes fewer, larger pieces by itself.
 //!
 //! Part of `shard`.
 
@@ -67,7 +67,7 @@ impl FlushQueues {
 }
 
 impl<S: Socket> Shard<S> {
-    /// Has a connection written to with the next slice.
+    /// Queues a connection for the next slice.
     pub(super) fn queue_urgent(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot.index()];
         if conn.queued != Queued::Urgent {
@@ -76,10 +76,10 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Has a connection written to when its turn comes among many.
+    /// Queues a connection behind the many of a large fan-out.
     pub(super) fn queue_bulk(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot.index()];
-        // One whose socket is full waits for the socket, not for us.
+        // A full socket waits for the kernel, not for us.
         if conn.queued == Queued::No && conn.blocked_since_ms == 0 {
             conn.queued = Queued::Bulk;
             self.flush.bulk.push(slot);
@@ -111,7 +111,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Records how long the events took whose last socket has been written to.
+    /// Records the latency of events whose last socket has been written to.
     pub fn record_latencies(&mut self, now_ns: u64) {
         let id = usize::from(self.settings.id.0);
         for queue in [&mut self.flush.urgent, &mut self.flush.bulk] {
@@ -135,7 +135,7 @@ impl<S: Socket> Shard<S> {
             conn.blocked_since_ms = self.now.unix_ms;
         }
         if conn.is_probed && was_blocked && written.bytes > 0 {
-            // Its socket was full, so what it took says more than a pong that waits in line.
+            // Its socket was full, so taking bytes shows that it is alive; its pong waits in line.
             conn.answer_probe();
         }
         let starts_waiting = written.is_blocked && !was_blocked;

@@ -1,8 +1,8 @@
 //! Log lines of sockets, under the target `fanfare::ws`.
 //!
-//! At `debug` a line for each step of a socket's life; at `info` the closes that an operator looks for: a slow
-//! reader, a client that sends too much or has too many connections, an operator's disconnect. A line that
-//! is not wanted costs one load of a number that never changes.
+//! At `debug` a line for each step of a socket's life; at `info` the closes that an operator looks
+//! for: a slow reader, a client that sends too much or has too many connections, an operator's
+//! disconnect. A disabled line costs one load of a number that never changes.
 //!
 //! Part of `shard`.
 
@@ -19,7 +19,7 @@ use crate::ws::authorizer::Endpoint;
 /// The close code of a connection that ended without a close frame (RFC 6455, 7.1.5).
 const NO_CLOSE_FRAME: u16 = 1006;
 
-/// How a client's close frame without a code is told (RFC 6455, 7.1.5).
+/// The log's code for a client's close frame without a code (RFC 6455, 7.1.5).
 const NO_CODE: u16 = 1005;
 
 fn user<S>(conn: &Conn<S>) -> Option<&str> {
@@ -31,7 +31,7 @@ impl<S: Socket> Shard<S> {
         ConnName::new(&self.settings.node_id, self.conns[slot.index()].id).to_string()
     }
 
-    /// Where a client is: behind its proxy, where there is a trusted one.
+    /// A client's address: the one behind a trusted proxy, if there is one.
     fn client_of(&self, slot: Slot) -> Option<String> {
         let conn = &self.conns[slot.index()];
         let client = match &conn.client {
@@ -107,7 +107,7 @@ impl<S: Socket> Shard<S> {
         self.now.unix_ms.saturating_sub(self.conns[slot.index()].opened_ms) / 1_000
     }
 
-    /// A connection follows something from here on. None is every service.
+    /// A connection follows a topic from here on. None is every service.
     pub(super) fn note_subscribed(&self, slot: Slot, topic: Option<&Topic>) {
         tracing::debug!(
             target: "fanfare::ws",
@@ -118,7 +118,7 @@ impl<S: Socket> Shard<S> {
         );
     }
 
-    /// It does no more.
+    /// A connection has stopped following a topic.
     pub(super) fn note_unsubscribed(&self, slot: Slot, topic: Option<&Topic>) {
         tracing::debug!(
             target: "fanfare::ws",
@@ -140,7 +140,7 @@ impl<S: Socket> Shard<S> {
         );
     }
 
-    /// A message was refused. What it said is not told.
+    /// A message was refused. Its content is not logged.
     pub(super) fn note_refused(&self, slot: Slot, code: Code) {
         tracing::debug!(
             target: "fanfare::ws",
@@ -151,7 +151,7 @@ impl<S: Socket> Shard<S> {
         );
     }
 
-    /// A token that was to replace the connection's own is no good.
+    /// A `refresh` brought a token that is not valid.
     pub(super) fn note_token_refused(&self, slot: Slot, reason: &'static str) {
         tracing::info!(
             target: "fanfare::ws",
@@ -163,7 +163,7 @@ impl<S: Socket> Shard<S> {
         );
     }
 
-    /// A request head was refused before anybody else saw it.
+    /// A request head was refused before hyper saw it.
     pub(super) fn note_head_refused(&self, slot: Slot, status: u16, reason: &'static str) {
         let request_id = self.conns[slot.index()].id.to_string();
         let client = self.client_of(slot);

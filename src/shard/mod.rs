@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A turn is a plain function that owns the shard for as long as it lasts: nothing is awaited, so
-//! nothing interleaves and nothing is locked. Whatever arrived during one turn leaves in the next,
+//! nothing interleaves and nothing is locked. Events that arrive during one turn leave in the next,
 //! in one write a socket: that is the whole batching policy, and it needs no timer. An idle shard
 //! sends the first event at once.
 //!
@@ -24,7 +24,7 @@
 //!
 //! # Not here
 //!
-//! No task, no timer of its own, no clock: the thread that drives it brings the moment.
+//! No task, no timer of its own, no clock: the thread that drives it passes the moment.
 //!
 //! Imports everything below. Imported by `http` and `server`.
 
@@ -96,9 +96,9 @@ pub struct Settings {
 /// The work that a turn leaves to the thread that drives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// Whether there is more to do at once.
+    /// Whether the next turn has to follow at once.
     pub has_more: bool,
-    /// When there is something to do by time alone, in milliseconds since the Unix epoch.
+    /// When the next turn is due by time alone, in milliseconds since the Unix epoch.
     pub wake_at_ms: Option<u64>,
 }
 
@@ -136,18 +136,18 @@ pub struct Shard<S> {
     wall_ahead_ms: i64,
     /// One read buffer for all sockets.
     buffer: Vec<u8>,
-    /// What tungstenite has to say to the bytes of one read.
+    /// Tungstenite's replies to the bytes of one read.
     replies: Vec<u8>,
     /// The buffer in which small chunks are joined for one write.
     scratch: Vec<u8>,
     slots: Vec<Slot>,
-    /// Connections to close for want of room.
+    /// Connections to close because a message had no room.
     to_close: Vec<(Slot, u32)>,
     ping: Rc<Chunk>,
     /// Sockets that had more to read than one turn takes.
     unread: VecDeque<(Slot, u32)>,
-    /// Sockets on their way out whose last input is to be read and dropped. Thousands may end at
-    /// once, and no other message waits behind them.
+    /// Sockets on their way out whose last input is to be read and dropped. Thousands may end in
+    /// one moment, and no other message waits behind them.
     leaving: VecDeque<(Slot, u32)>,
     flush: flush::FlushQueues,
     /// Time for the first request of a connection, in milliseconds.
@@ -235,8 +235,8 @@ impl<S: Socket> Shard<S> {
         Outcome { has_more, wake_at_ms: by_time.into_iter().flatten().min() }
     }
 
-    /// Reads the ready sockets, each once; a socket with more input is read again next turn. Those who
-    /// come again take at most half of a turn: thousands of them must not keep out who is new.
+    /// Reads the ready sockets, each once; a socket with more input is read again next turn. Those
+    /// take at most half of a turn: thousands of them must not keep new sockets out.
     fn gather(&mut self, ready: &impl Fn() -> Option<(Slot, u32)>) {
         let leaving = self.leaving.len().min(limits::READS_PER_TURN_MAX / 2);
         for (slot, generation) in self.leaving.drain(..leaving).collect::<Vec<_>>() {
@@ -257,7 +257,7 @@ impl<S: Socket> Shard<S> {
         self.unread.extend(ready());
     }
 
-    /// Serves a socket that reported itself: it can take more, has something to say, or both.
+    /// Serves a socket that reported itself: it has input, or room for output, or both.
     fn visit(&mut self, slot: Slot, generation: u32) {
         if self.find(slot, generation).is_some_and(|conn| conn.blocked_since_ms != 0) {
             self.queue_urgent(slot);
@@ -311,7 +311,7 @@ impl<S: Socket> Shard<S> {
         self.settings.is_draining.load(Ordering::Relaxed)
     }
 
-    /// Sends something to control. Returns false where control has too much to do.
+    /// Sends a message to control. Returns false if control's mailbox is full.
     fn send_control(&mut self, message: ControlMessage) -> bool {
         self.send_notices();
         if !self.notices.is_empty() {
@@ -321,8 +321,8 @@ impl<S: Socket> Shard<S> {
         self.control.push(message).is_ok()
     }
 
-    /// Tells control what it must not miss: now, or as soon as it has room. Two a connection at
-    /// most, so the connections bound them.
+    /// Sends control a notice that must not be lost: now, or as soon as the mailbox has room. A
+    /// connection has two at most, so the connections bound them.
     fn notify(&mut self, ask: impl Ask) {
         let task = Task::Command(ask.unanswered());
         self.notices.push_back(ControlMessage { accepted_ns: self.now.ns, task });
@@ -342,7 +342,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Tells control that a connection is one no more.
+    /// Tells control that a connection has ended.
     fn depart(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot.index()];
         if std::mem::take(&mut conn.is_announced) {
@@ -351,8 +351,8 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Takes a connection that has just been accepted. `socket` is given the connection's place,
-    /// for its waker.
+    /// Takes a connection that has just been accepted. `socket` gets the connection's slot and
+    /// generation, for its waker.
     pub fn accept(&mut self, now: Moment, socket: impl FnOnce(Slot, u32) -> S) {
         self.now = now;
         let slot = self.insert(socket);
@@ -377,7 +377,7 @@ impl<S: Socket> Shard<S> {
         std::mem::take(&mut self.handed_over)
     }
 
-    /// Declares that the shard's thread is about to sleep. Returns false where it must not.
+    /// Declares that the shard's thread is about to sleep. Returns false if it must not.
     pub fn rest(&self) -> bool {
         self.mailbox.rest()
     }
@@ -387,7 +387,7 @@ impl<S: Socket> Shard<S> {
         self.mailbox.wake();
     }
 
-    /// How many connections there are, in whatever stage.
+    /// The number of connections in all stages.
     #[cfg(any(test, feature = "internals"))]
     pub fn len(&self) -> usize {
         self.conns.len()
@@ -414,7 +414,7 @@ impl<S: Socket> Shard<S> {
         }
         self.storm.note_ends(1, self.now.unix_ms);
         if self.conns.is_empty() {
-            // After a storm the table itself goes back too.
+            // After a storm the table's memory goes back, too.
             self.conns.shrink_to_fit();
         }
         conn

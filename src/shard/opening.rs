@@ -1,8 +1,8 @@
 //! From an accepted socket to a WebSocket, or to hyper.
 //!
-//! The first request head is read here, with the shard's own buffer and deadline. A good upgrade
-//! becomes a connection at once: the 101 and the `welcome` leave in one write, and no HTTP machinery
-//! is ever built for it. Everything else goes to hyper with the bytes already read.
+//! The shard reads the first request head, with its own buffer and deadline. A good upgrade becomes
+//! a connection at once: the 101 and the `welcome` leave in one write, without any HTTP machinery.
+//! Every other head goes to hyper with the bytes already read.
 //!
 //! Part of `shard`.
 
@@ -28,7 +28,7 @@ use crate::ws::head::{self, Head, HeadFault, HeadLimits};
 use crate::ws::user_connections::Acquired;
 
 impl<S: Socket> Shard<S> {
-    /// Adds bytes to the head of a connection, and acts once it is whole.
+    /// Adds bytes to the head of a connection, and acts when it is complete.
     pub(super) fn on_head_bytes(&mut self, slot: Slot, bytes: &[u8]) {
         let conn = &mut self.conns[slot.index()];
         conn.held.extend_from_slice(bytes);
@@ -70,7 +70,7 @@ impl<S: Socket> Shard<S> {
             .and_then(|endpoint| authorizer.authorize(endpoint, handshake, self.now.unix_s()).ok());
         let held = std::mem::take(&mut self.conns[slot.index()].held);
         let Some(upgrade) = upgrade else {
-            // hyper answers, also where the upgrade is refused: it has words for every status.
+            // hyper answers, also if the upgrade is refused: it has a response for every status.
             let conn = self.remove(slot);
             self.handed_over.push((conn.socket, Bytes::from(held)));
             return;
@@ -130,7 +130,7 @@ impl<S: Socket> Shard<S> {
             is_refused = user_permit.is_none();
             conn.user_permit = user_permit.map(Box::new);
         }
-        // Where no proxy carries it, its socket says where it is.
+        // Without a proxy the socket gives the client's address.
         let behind_proxy = upgrade.client.filter(|_| upgrade.address_permit.is_some());
         conn.client = behind_proxy.map(Box::new);
         conn.address_permit = upgrade.address_permit.map(Box::new);
@@ -164,7 +164,8 @@ impl<S: Socket> Shard<S> {
         self.note_open(slot, upgrade.endpoint);
         if !asked.is_empty() {
             let message = ControlMessage { accepted_ns: self.now.ns, task: Task::Probe(asked) };
-            // If control's mailbox is full, no connection is probed and the newcomer is closed in the end.
+            // If control's mailbox is full, no connection is probed and the newest one is closed in
+            // the end.
             self.send_control(message);
         }
         if is_refused {
@@ -188,7 +189,7 @@ impl<S: Socket> Shard<S> {
         self.notify(opened);
     }
 
-    /// Control knows the connection: from here on it gets what is for everyone, and for its user.
+    /// Control knows the connection: from here on it gets messages for everyone, and for its user.
     pub(super) fn enter(&mut self, conn: ConnId) {
         let Some(found) = self.find(conn.slot, conn.generation) else { return };
         if !found.is_open() || !self.check_token(conn.slot) {
@@ -199,7 +200,7 @@ impl<S: Socket> Shard<S> {
             topics.extend([Topic::Users, Topic::User(identity.user_id.clone())]);
         }
         for topic in topics {
-            // What is in the run came before it.
+            // The frames of the run came before it.
             self.hand_out_run_of(&topic);
             if let Some(id) = self.topics.subscribe(&topic, conn.slot) {
                 let conn = &mut self.conns[conn.slot.index()];
@@ -220,7 +221,7 @@ impl<S: Socket> Shard<S> {
         self.say_last(slot, response(status, "", document));
     }
 
-    /// Refuses a connection for which there is no room.
+    /// Refuses a connection when there is no room for one more.
     pub fn refuse_surplus(
         &mut self,
         now: crate::clock::Moment,

@@ -1,8 +1,8 @@
 //! The outbox: frames waiting to leave on one socket.
 //!
-//! The last stage of the journey. Whatever reaches a client passes through here, in order:
-//! broadcasts, answers, pongs, the close frame. Nothing else writes to a WebSocket, so no frame can
-//! land in the middle of another.
+//! The last stage of the journey. All frames for a client pass through here, in order: broadcasts,
+//! answers, pongs, the close frame. Nothing else writes to a WebSocket, so no frame can land in the
+//! middle of another.
 //!
 //! ```text
 //! fanout --+
@@ -19,8 +19,8 @@
 //!
 //! # Not here
 //!
-//! The outbox drops nothing by itself and closes nothing. It says whether a chunk fits, and drops
-//! replaceable chunks when it is told to; `shard::slow_reader` decides. One rule, one metric, one place.
+//! The outbox drops nothing by itself and closes nothing. It tells whether a chunk fits, and drops
+//! replaceable chunks on request; `shard::slow_reader` decides. One rule, one metric, one place.
 //!
 //! Imports `id` and `limits`. Imported by `shard`.
 
@@ -59,7 +59,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The service it tells of.
+    /// The service whose changes it has.
     pub fn service(&self) -> Option<&ServiceName> {
         match self {
             Source::Service(service) => Some(service),
@@ -117,9 +117,9 @@ pub struct Written {
 ///
 /// # Invariants
 ///
-/// 1. `bytes` and `frames` count what has not left: all chunks, less `offset`; `direct_bytes` and
+/// 1. `bytes` and `frames` count the unsent: all chunks, less `offset`; `direct_bytes` and
 ///    `direct_frames` count the direct ones among them.
-/// 2. `offset` lies inside the first chunk, and is 0 where there is none.
+/// 2. `offset` lies inside the first chunk, and is 0 if there is none.
 /// 3. `rest` is empty unless `first` is there.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -145,8 +145,8 @@ impl Outbox {
     }
 
     /// Whether `chunk` may be added. One chunk, however large, always fits beside answers alone:
-    /// these do not count, so that a client that was just replayed a long history has all of the
-    /// room for what follows.
+    /// answers do not count, so that a client with a long replay in its outbox has all of the room
+    /// for later messages.
     pub fn fits(&self, chunk: &Chunk, budget: Budget) -> bool {
         let (bytes, frames) = (self.bytes - self.direct_bytes, self.frames - self.direct_frames);
         frames == 0
@@ -170,8 +170,8 @@ impl Outbox {
         debug_assert!(self.is_sound());
     }
 
-    /// Drops every chunk that a snapshot can replace and that has not begun to leave. Returns
-    /// the services they told of, some of them more than once.
+    /// Drops every chunk that a snapshot can replace and that has not begun to leave. Returns their
+    /// services, some of them more than once.
     pub fn drop_replaceable(&mut self) -> Vec<ServiceName> {
         let mut drop_replaceable = Vec::new();
         let has_begun = self.offset > 0;
@@ -205,7 +205,7 @@ impl Outbox {
         self.chunks().skip(begun).any(|chunk| chunk.source.service() == Some(service))
     }
 
-    /// Drops everything, for a connection that is gone.
+    /// Drops everything, for a connection that has ended.
     #[cfg(any(test, feature = "internals"))]
     pub fn clear(&mut self) {
         *self = Outbox::default();
@@ -217,7 +217,7 @@ impl Outbox {
     ///
     /// # Errors
     ///
-    /// The socket's, other than that it is full: the connection is gone.
+    /// The socket's, except that it is full: the connection is lost.
     pub fn write_to(
         &mut self,
         socket: &mut impl Socket,
@@ -347,7 +347,7 @@ mod tests {
     use crate::rng::Rng;
     use crate::shard::socket::testing::Pipe;
 
-    /// Random pushes, sheds and short writes against a flat list of bytes.
+    /// Random pushes, drops and short writes against a flat list of bytes.
     #[test]
     fn bytes_leave_once_and_in_order() {
         for seed in 0..100 {

@@ -1,11 +1,12 @@
 //! The ready list: sockets that may be read or written.
 //!
-//! Instead of a task a connection, each connection has a waker of a few words: the reactor calls it,
-//! and the slot joins this list. The shard's one task then visits the slots of the list, in turn.
+//! Instead of a task a connection, each connection has a waker of a few words: the reactor calls
+//! it, and the slot joins this list. The shard's one task then visits the slots of the list, in
+//! turn.
 //!
 //! # Promises
 //!
-//! * A slot is on the list once at most, so the list is bounded by the number of connections.
+//! * A slot is on the list once at most, so the number of connections bounds the list.
 //!
 //! Imports `id`. Imported by `shard`.
 

@@ -69,8 +69,8 @@ impl<S: Socket> Shard<S> {
                 if conn.is_probed {
                     conn.answer_probe();
                 }
-                // There may be more, and the socket reports itself only after it said that it has
-                // nothing; so it is asked again, this turn's share for others first.
+                // There may be more input, and the socket reports itself only after a `WouldBlock`.
+                // So it is read again, after the other sockets of this turn.
                 self.unread.push_back((slot, generation));
                 match conn.stage {
                     Stage::Head => self.on_head_bytes(slot, &buffer[..bytes]),
@@ -87,10 +87,10 @@ impl<S: Socket> Shard<S> {
     fn on_end_of_stream(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot.index()];
         if conn.stage == Stage::Closing {
-            // The peer has said its last word; ours is still on its way.
+            // The peer has shut its side down; our last bytes are still on their way.
             conn.has_ended = true;
         } else {
-            // A half-open WebSocket is of no use.
+            // A half-open WebSocket is useless.
             drop(self.remove(slot));
         }
     }
@@ -109,7 +109,7 @@ impl<S: Socket> Shard<S> {
         };
         match conn.reader.begin(bytes, pool) {
             Ok(continuations) => {
-                // A message is one for the limit on messages, however many frames it comes in.
+                // The limit on messages counts a message as one, however many frames it has.
                 let rate = match endpoint {
                     Endpoint::Main => CONTINUATIONS,
                     Endpoint::Echo => ECHO_CONTINUATIONS,
@@ -125,8 +125,8 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Whether a ping or pong is one of those that a connection may send. Each wakes the shard and
-    /// costs a read and, where it is a ping, a write, as a message does.
+    /// Whether a ping or pong is within the connection's rate. Each wakes the shard and costs a
+    /// read and, if it is a ping, a write, as a message does.
     fn may_send_control(&mut self, slot: Slot) -> bool {
         let limits = &self.settings.limits;
         let rate = Rate {
@@ -136,8 +136,8 @@ impl<S: Socket> Shard<S> {
         self.conns[slot.index()].control_frames.take(self.now.unix_ms, 1, rate)
     }
 
-    /// Whether a message on the echo socket, where no other limit on messages holds, is one of those
-    /// that may come.
+    /// Whether a message on the echo socket is within its rate. No other limit on messages holds
+    /// there.
     fn may_echo(&mut self, slot: Slot) -> bool {
         let may = self.conns[slot.index()].pace.judge(self.now.unix_ms, ECHO_MESSAGES);
         if may != Verdict::Pass {
@@ -214,7 +214,7 @@ impl<S: Socket> Shard<S> {
             || conn.outbox.bytes() > bytes_max / 2;
     }
 
-    /// Goes on reading where the reason to pause has gone.
+    /// Reads on when the reason of the pause has gone.
     pub(super) fn resume(&mut self, slot: Slot) {
         if !self.conns[slot.index()].is_paused || !self.conns[slot.index()].is_open() {
             return;
@@ -383,7 +383,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Whether a connection may follow one topic more.
+    /// Whether a connection may follow one more topic.
     pub(super) fn check_room(&self, slot: Slot) -> Result<(), Refusal> {
         let max = self.settings.limits.subscriptions_per_connection_max;
         if self.conns[slot.index()].subscriptions() < max {
@@ -416,8 +416,8 @@ impl<S: Socket> Shard<S> {
         self.arm(slot);
     }
 
-    /// Sends a command to control and keeps the place of its reply. Returns false where control has
-    /// too much to do; the client has then been told.
+    /// Sends a command to control and keeps the reply's place in the order. Returns false if
+    /// control's mailbox is full; the client has then been told.
     pub(super) fn ask<A: Ask>(
         &mut self,
         slot: Slot,
@@ -438,7 +438,7 @@ impl<S: Socket> Shard<S> {
         true
     }
 
-    /// Answers at once, or after what is still open.
+    /// Answers at once, or after the requests that are still open.
     pub(super) fn answer_locally(&mut self, slot: Slot, id: Option<RequestId>, local: Local) {
         match &mut self.conns[slot.index()].pending {
             Some(pending) => pending.push_back(Pending::Local(id, local)),
@@ -482,7 +482,7 @@ impl<S: Socket> Shard<S> {
             self.topics.end_joining(service.as_ref());
         }
         if self.find(slot, conn.generation).is_none_or(|conn| !conn.is_open()) {
-            // The connection has gone meanwhile, and perhaps it was to be the only follower.
+            // The connection has ended meanwhile, and perhaps it was to be the only follower.
             if let Some(service) = &joined {
                 self.release(service.as_ref());
             }
@@ -541,7 +541,7 @@ impl<S: Socket> Shard<S> {
             SocketReply::Unfollowed(EndedBy::Token, result) => {
                 self.on_withdrawn(slot, result.map(|unfollowed| Some(unfollowed.channel)));
             }
-            // The other half of the withdrawal comes after it.
+            // The second half of the withdrawal, leaving the channel, comes after it.
             SocketReply::Left(EndedBy::Token, result) => {
                 self.on_withdrawn(slot, result.map(|_| None));
             }
@@ -549,7 +549,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// A subscription is answered. `is_heavy` where reading waited for that.
+    /// A subscription is answered. `is_heavy` if reading waited for it.
     pub(super) fn end_subscribing(&mut self, slot: Slot, is_heavy: bool) {
         let conn = &mut self.conns[slot.index()];
         conn.subscribing -= 1;
@@ -596,12 +596,12 @@ impl<S: Socket> Shard<S> {
 
     fn on_subscribed(&mut self, slot: Slot, id: Option<&RequestId>, subscribed: Subscribed) {
         let Subscribed { view, recovered, replay, instances } = subscribed;
-        // Everything up to the answer's revision is in the topic's run by now, because control
-        // sends in one order; it is for those who followed before, and is handed out first.
+        // Control sends in one order, so the topic's run holds everything up to the answer's
+        // revision by now. It is for the earlier followers, and is handed out first.
         let topic = Topic::Service(view.service.clone());
         self.start_following(slot, &topic);
-        // A bare revision may claim no more than the client will have seen. Where frames before it
-        // are lost, or wait and may be dropped yet, the instances go with it.
+        // A bare revision may claim no more than the client will have seen. If frames before it are
+        // lost, or wait and may be dropped yet, the instances go with it.
         let outbox = &self.conns[slot.index()].outbox;
         let is_untrue = self.is_resync_pending(slot, &view.service)
             || (replay.is_none() && outbox.has_replaceable(&view.service));
@@ -610,7 +610,7 @@ impl<S: Socket> Shard<S> {
             Instances::AtHand(picture) if is_untrue => Some(picture),
             Instances::AtHand(_) | Instances::Omitted => None,
         };
-        // Part of the answer: promised by it, so never dropped in favour of a snapshot.
+        // Part of the answer, so never dropped in favour of a snapshot.
         let (answer, changes) = match picture {
             Some(Picture { view, changes }) => {
                 self.cancel_resync(slot, &view.service);
@@ -635,7 +635,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Tells a client that a request is refused, in the words of its family.
+    /// Tells a client that a request is refused, in the form of the request's family.
     pub(super) fn refuse(
         &mut self,
         slot: Slot,

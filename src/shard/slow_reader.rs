@@ -9,8 +9,8 @@
 //!
 //! * Between the first dropped frame of a service and its snapshot no frame of that service is
 //!   queued; after the snapshot each further one is. Control's order makes the two meet exactly.
-//! * A message is never dropped in silence: where it does not fit even without the service frames,
-//!   the connection is closed with 4408, and comes back for it.
+//! * A message is never dropped in silence: if it does not fit even without the service frames, the
+//!   connection is closed with 4408, and the client comes back for it.
 //! * A client that takes nothing at all for the write timeout is closed with 4408.
 //!
 //! Part of `shard`.
@@ -31,8 +31,8 @@ use crate::wire::close::Reason;
 use crate::wire::frame::Split;
 
 impl<S: Socket> Shard<S> {
-    /// Adds a chunk of event frames, unless the connection has lost track of that service, or cannot
-    /// go on. Returns whether it was added.
+    /// Adds a chunk of event frames, unless a resync of that service is pending, or the connection
+    /// is to be closed. Returns whether it was added.
     pub(super) fn push_event(&mut self, slot: Slot, chunk: &Rc<Chunk>) -> bool {
         let budget = self.budget();
         let conn = &mut self.conns[slot.index()];
@@ -52,8 +52,8 @@ impl<S: Socket> Shard<S> {
                 return false;
             }
             if !conn.outbox.fits(chunk, budget) {
-                // A message that does not fit would be lost in silence. Its place is in a history:
-                // the client comes back and asks for it.
+                // A message that does not fit would be lost in silence. It is in a history: the
+                // client comes back and asks for it.
                 conn.is_to_close = true;
                 self.to_close.push((slot, conn.id.generation));
                 return false;
@@ -66,7 +66,7 @@ impl<S: Socket> Shard<S> {
         true
     }
 
-    /// Closes those for whom a message had no room.
+    /// Closes the connections for which a message had no room.
     pub(super) fn close_marked(&mut self) {
         for (slot, generation) in std::mem::take(&mut self.to_close) {
             if self.find(slot, generation).is_some() {
@@ -76,7 +76,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Drops the service frames of an outbox that is full, and owes snapshots for them.
+    /// Drops the service frames of a full outbox, and notes a resync of their services.
     fn resync(&mut self, slot: Slot, chunk: &Rc<Chunk>) {
         let conn = &mut self.conns[slot.index()];
         let mut lost = conn.outbox.drop_replaceable();
@@ -113,7 +113,7 @@ impl<S: Socket> Shard<S> {
         resync_pending.asked = Some(service.clone());
         let task = Task::Command(ReadSnapshot(service).reply_to(ReplyTo::Socket(conn.id, ())));
         if !self.send_control(ControlMessage { accepted_ns: self.now.ns, task }) {
-            // Control has too much to do. The wheel brings the connection up again.
+            // Control's mailbox is full. The wheel brings the connection up again.
             if let Some(resync_pending) = &mut self.conns[slot.index()].resync_pending {
                 resync_pending.asked = None;
             }
@@ -130,7 +130,7 @@ impl<S: Socket> Shard<S> {
             }
             return;
         };
-        // What came before the snapshot is not for this connection, but for the others.
+        // Events before the snapshot are for the other followers, not for this connection.
         self.hand_out_run_of(&Topic::Service(view.service.clone()));
         let budget = self.budget();
         let conn = &mut self.conns[slot.index()];
@@ -148,20 +148,21 @@ impl<S: Socket> Shard<S> {
         };
         let snapshot = chunk(frame);
         if !conn.outbox.fits(&snapshot, budget) {
-            // Answers have filled the outbox meanwhile. It will be asked for again when it is empty.
+            // Answers have filled the outbox meanwhile. The snapshot is requested again when it is
+            // empty.
             return;
         }
         resync_pending.services.retain(|service| *service != view.service);
         conn.outbox.push(Rc::new(snapshot));
         if let Some(changes) = changes {
-            // The other half of the picture: it goes with the snapshot, whatever room there is.
+            // The changes since: they go with the snapshot, whatever room there is.
             conn.outbox.push(Rc::new(chunk(changes.into())));
         }
         self.stats().snapshots.add(1);
         self.queue_urgent(slot);
     }
 
-    /// Whether the connection has lost track of the service.
+    /// Whether a resync of the service is pending.
     pub(super) fn is_resync_pending(&self, slot: Slot, service: &ServiceName) -> bool {
         let resync_pending = &self.conns[slot.index()].resync_pending;
         resync_pending

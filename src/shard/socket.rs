@@ -1,9 +1,9 @@
 //! The socket interface between the shard and the kernel.
 //!
-//! A socket is asked for bytes and given bytes, and says `WouldBlock` where it cannot; having said
-//! so, it puts itself on the shard's ready list once it can again. The real one stands on tokio's
-//! reactor; simulations and benches bring their own. Another way of writing, `io_uring` for one, would
-//! be another implementation of these few functions.
+//! A socket reads and writes bytes without waiting. When it cannot, it returns `WouldBlock`, and
+//! puts itself on the shard's ready list as soon as it can again. The real one is built on tokio's
+//! reactor; simulations and benches bring their own. Another way of writing, such as `io_uring`,
+//! would be another implementation of these few functions.
 //!
 //! Imports `shard::ready`. Imported by `shard`.
 
@@ -18,33 +18,33 @@ use tokio_rustls::server::TlsStream;
 
 /// A byte stream that never waits.
 pub trait Socket {
-    /// Reads what is there. `Ok(0)` is the end of the stream.
+    /// Reads the bytes that have arrived. `Ok(0)` is the end of the stream.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` where nothing is there: the socket will report itself ready. Anything else ends
+    /// `WouldBlock` if there are none: the socket will report itself ready. Any other error ends
     /// the connection.
     fn try_read(&mut self, into: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes what the kernel takes.
+    /// Writes as many bytes as the kernel takes.
     ///
     /// # Errors
     ///
     /// As for reading.
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Writes what the kernel takes, from several places.
+    /// Writes as many bytes as the kernel takes, from several slices.
     ///
     /// # Errors
     ///
     /// As for reading.
     fn try_write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Says that nothing more will be written.
+    /// Shuts the writing side down.
     fn shut_down(&mut self);
 
-    /// Has the connection end with a reset when it is dropped: the kernel forgets what it still holds
-    /// for the peer, instead of offering it for half a minute more.
+    /// Makes the connection end with a reset when it is dropped: the kernel then forgets the bytes
+    /// that it holds for the peer, instead of offering them for half a minute more.
     fn reset(&mut self) {}
 
     /// The peer's address, if known.
@@ -52,7 +52,7 @@ pub trait Socket {
         None
     }
 
-    /// The address at which the connection arrived, where that can be told.
+    /// The address at which the connection arrived, if it is known.
     fn local(&self) -> Option<SocketAddr> {
         None
     }
@@ -60,8 +60,8 @@ pub trait Socket {
 
 /// A connection, encrypted or not.
 ///
-/// Frames are made once for all subscribers whichever of the two they have; what TLS encrypts for
-/// each is their bytes.
+/// Frames are made once for all subscribers, over plain sockets and TLS alike; TLS encrypts their
+/// bytes for each.
 #[derive(Debug)]
 pub enum Stream {
     /// Bytes as they are.
@@ -75,7 +75,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// The kernel's, where the connection is over.
+    /// The kernel's, if the connection is over.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Stream::Plain(stream) => stream.peer_addr(),
@@ -83,13 +83,13 @@ impl Stream {
         }
     }
 
-    /// Has the connection end with a reset when it is dropped.
+    /// Makes the connection end with a reset when it is dropped.
     pub fn reset(&self) {
         let stream = match self {
             Stream::Plain(stream) => stream,
             Stream::Tls(stream) => stream.get_ref().0,
         };
-        // It fails where the connection is over already.
+        // It fails if the connection is over already.
         let _ = stream.set_zero_linger();
     }
 
@@ -97,7 +97,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// The kernel's, where the connection is over.
+    /// The kernel's, if the connection is over.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Stream::Plain(stream) => stream.local_addr(),
@@ -105,8 +105,8 @@ impl Stream {
         }
     }
 
-    /// Hands to the kernel what TLS has encrypted and not got rid of. What stays is sent when the
-    /// socket has room again, which wakes the slot.
+    /// Hands encrypted bytes that TLS still holds to the kernel. The rest is sent when the socket
+    /// has room again, which wakes the slot.
     fn push_out(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Stream::Plain(_) => Poll::Ready(Ok(())),
@@ -124,7 +124,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, into),
             Stream::Tls(stream) => {
-                // A visit may be due to room for writing: then this is what it is for.
+                // A visit may mean that there is room for writing: this uses it.
                 if let Poll::Ready(Err(fault)) = Pin::new(&mut **stream).poll_flush(context) {
                     return Poll::Ready(Err(fault));
                 }
@@ -155,8 +155,8 @@ impl AsyncWrite for Stream {
                 parts => Pin::new(stream).poll_write_vectored(context, parts),
             };
         }
-        // Nothing is encrypted before what was encrypted earlier is gone, so that what a slow reader
-        // has not taken waits in its outbox, where it is counted.
+        // Nothing is encrypted before the earlier record is gone, so that a slow reader's backlog
+        // waits in its outbox, where it is counted.
         std::task::ready!(stream.push_out(context))?;
         let taken = match stream {
             Stream::Plain(_) => 0,
@@ -203,7 +203,7 @@ impl TcpSocket {
         TcpSocket { stream, waker }
     }
 
-    /// Gives the stream back, for someone else to read and write.
+    /// Gives the stream back, for another owner to read and write.
     pub fn into_stream(self) -> Stream {
         self.stream
     }
@@ -236,7 +236,7 @@ impl Socket for TcpSocket {
 
     fn shut_down(&mut self) {
         let mut context = Context::from_waker(&self.waker);
-        // The peer may have gone already.
+        // The peer may have closed already.
         let _ = Pin::new(&mut self.stream).poll_shutdown(&mut context);
     }
 

@@ -1,7 +1,8 @@
 //! Requests about channels, rooms and users.
 //!
-//! The shard checks permissions, control does the rest. Control's answer lies in the shard's mailbox exactly
-//! between the messages before it and those after it, so a subscription begins where its answer says.
+//! The shard checks permissions, control does the rest. Control's answer stands in the shard's
+//! mailbox exactly between the messages before it and those after it, so a subscription begins with
+//! its answer.
 //!
 //! Part of `shard`.
 
@@ -48,7 +49,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Asks control, where the client may.
+    /// Sends a command to control, if the client may send it.
     fn ask_messaging(
         &mut self,
         slot: Slot,
@@ -60,8 +61,8 @@ impl<S: Socket> Shard<S> {
             Request::SubscribeChannel { channel, since } => {
                 self.check_may_follow(slot, &channel)?;
                 self.check_room_for(slot, &channel)?;
-                // Replays come one at a time: hundreds of them could be asked for in one read, and
-                // would all be built before the first has left.
+                // Replays come one at a time: one read could ask for hundreds, and all would be
+                // built before the first has left.
                 let is_heavy = since.is_some();
                 let follow = Follow { conn, channel, since };
                 let is_sent = self.ask(slot, id, follow, FollowContext { is_heavy });
@@ -116,13 +117,13 @@ impl<S: Socket> Shard<S> {
                     self.ask(slot, id, send, ());
                 }
             }
-            // The registry's requests have been taken before.
+            // The registry's requests are handled before.
             _ => self.answer_locally(slot, id, Local::EnvelopePong),
         }
         Ok(())
     }
 
-    /// A subscription to a channel, or joining a room, is on its way where it was sent.
+    /// Counts a subscription to a channel or a join as under way, if it was sent.
     fn begin_subscribing(&mut self, slot: Slot, is_sent: bool, is_heavy: bool) {
         let conn = &mut self.conns[slot.index()];
         conn.subscribing += u16::from(is_sent);
@@ -140,7 +141,7 @@ impl<S: Socket> Shard<S> {
         may.map_err(refused)
     }
 
-    /// Whether a connection may do what needs a scope.
+    /// Whether a connection's token has a scope.
     pub(super) fn check_scope(&self, slot: Slot, needed: Scopes) -> Result<(), Refusal> {
         if self.settings.authorizer.allows(self.conns[slot.index()].identity.as_deref(), needed) {
             return Ok(());
@@ -165,7 +166,7 @@ impl<S: Socket> Shard<S> {
     }
 
     /// A subscription to a channel that begins or ends without the client's asking. The client gets
-    /// the frame that would answer it, without an `id`.
+    /// the same frame as for its own request, without an `id`.
     pub(super) fn on_subscription_set(&mut self, conn: ConnId, set: SubscriptionSet) {
         let slot = conn.slot;
         if self.find(slot, conn.generation).is_none_or(|conn| !conn.is_open()) {
@@ -256,7 +257,7 @@ impl<S: Socket> Shard<S> {
                     Err(refusal) => self.refuse(slot, id, Family::Envelope, &refusal),
                 };
             }
-            // Taken before.
+            // Handled before.
             SocketReply::Batch(..)
             | SocketReply::Subscribed(..)
             | SocketReply::SubscribedToAll(..)
@@ -270,7 +271,7 @@ impl<S: Socket> Shard<S> {
     }
 
     fn channel_list(&self, id: Option<&RequestId>, channels: &[ChannelView]) -> Bytes {
-        // As many as fit an outbox: who wants all of them asks over HTTP.
+        // As many as fit an outbox: HTTP lists all of them.
         let mut room = self.settings.limits.outbox_bytes_max / 2;
         let rows = channels
             .iter()

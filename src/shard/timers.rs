@@ -19,7 +19,7 @@ use crate::ws::user_connections::LimitStatus;
 /// A drain under way.
 #[derive(Debug)]
 pub(super) struct Drain {
-    /// Connections that have not been told yet, last first.
+    /// Connections that have not been sent away yet, last first.
     left: Vec<(Slot, u32)>,
     next_ms: u64,
     per_step: usize,
@@ -27,7 +27,7 @@ pub(super) struct Drain {
 }
 
 impl Drain {
-    /// When the next ones are to be told, where any are left. They may all have gone by themselves
+    /// When the next ones are due, if any are left. They may all have ended by themselves
     /// meanwhile, and no deadline of theirs is left to wake the shard.
     pub(super) fn due_ms(&self) -> Option<u64> {
         (!self.left.is_empty()).then_some(self.next_ms)
@@ -35,7 +35,7 @@ impl Drain {
 }
 
 impl<S: Socket> Shard<S> {
-    /// Sees to it that the wheel brings a connection up at its next deadline.
+    /// Makes the wheel bring a connection up at its next deadline.
     pub(super) fn arm(&mut self, slot: Slot) {
         let at_ms = self.deadline_ms(&self.conns[slot.index()]);
         self.arm_at(slot, at_ms);
@@ -48,7 +48,7 @@ impl<S: Socket> Shard<S> {
 
     fn arm_at(&mut self, slot: Slot, at_ms: u64) {
         let conn = &mut self.conns[slot.index()];
-        // A later deadline needs no new entry: the old one comes out, looks, and goes back.
+        // A later deadline needs no new entry: the old one comes out early and is entered again.
         if conn.armed_ms == 0 || at_ms < conn.armed_ms {
             self.stamp = self.stamp.wrapping_add(1);
             conn.armed_ms = at_ms;
@@ -82,9 +82,9 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Looks whether the system's time was corrected. Tokens then run out at another steady moment: at
-    /// an earlier one, the wheel has to know of it; at a later one, it brings them up too early, which
-    /// does no harm.
+    /// Checks whether the system's time was corrected. Tokens then run out at another steady
+    /// moment: if it is earlier, the wheel gets a new entry; if it is later, the wheel brings them
+    /// up too early, which does no harm.
     pub(super) fn follow_wall_clock(&mut self) {
         let ahead_ms = self.now.wall_ahead_ms();
         if ahead_ms.abs_diff(self.wall_ahead_ms) < limits::WALL_JUMP_MS {
@@ -101,7 +101,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Lets every deadline pass whose time has come.
+    /// Handles every deadline whose time has come.
     pub(super) fn let_time_pass(&mut self) {
         let mut due = Vec::new();
         self.wheel.advance(self.now.unix_ms, &mut due);
@@ -126,7 +126,7 @@ impl<S: Socket> Shard<S> {
         self.storm.let_time_pass(self.now.unix_ms);
     }
 
-    /// Pings everyone, because the server's program wants to.
+    /// Pings every connection, for the embedding program.
     pub(super) fn ping_all(&mut self) {
         let now_ms = self.now.unix_ms;
         let open: Vec<Slot> = self
@@ -144,7 +144,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Asks a connection for a sign of life: its user has a newer one that wants its place.
+    /// Pings a connection whose place its user's newest connection wants.
     pub(super) fn probe(&mut self, id: ConnId) {
         let now_ms = self.now.unix_ms;
         let Some(conn) = self.find(id.slot, id.generation) else { return };
@@ -152,12 +152,12 @@ impl<S: Socket> Shard<S> {
             return;
         }
         if conn.is_paused && conn.blocked_since_ms == 0 {
-            // It waits for us.
+            // The shard has paused its reading, so a pong could not be read: it counts as alive.
             return conn.answer_probe();
         }
         conn.is_probed = true;
-        // One that was pinged a while ago has less time left, and one whose socket is full gets the
-        // ping behind what it has not taken.
+        // A connection that was pinged a while ago has less time left, and one whose socket is full
+        // gets the ping behind its unsent bytes.
         if conn.pinged_ms == 0 {
             conn.pinged_ms = now_ms;
             let ping = std::rc::Rc::clone(&self.ping);
@@ -180,7 +180,7 @@ impl<S: Socket> Shard<S> {
         true
     }
 
-    /// Ends a connection because control says so.
+    /// Ends a connection by control's order.
     pub(super) fn on_close_order(&mut self, conn: ConnId, reason: Reason) {
         let Some(found) = self.find(conn.slot, conn.generation) else { return };
         if found.is_open() {
@@ -188,7 +188,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Closes the connections whose tokens count no more: of one user, or of all.
+    /// Closes connections whose tokens are expired or revoked: of one user, or of all.
     pub(super) fn check_tokens(&mut self, user_id: Option<&UserId>) {
         let mut slots = Vec::new();
         match user_id {
@@ -197,7 +197,7 @@ impl<S: Socket> Shard<S> {
                 if let Some(topic) = self.topics.find(&Topic::User(user_id.clone())) {
                     self.topics.followers(topic, &mut slots);
                 }
-                // One that control has not let in yet is looked at then.
+                // A connection that control has not announced yet is checked when it is.
                 slots.extend(&self.echo_users);
             }
         }
@@ -206,7 +206,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Closes a connection whose token counts no more. Returns whether it does.
+    /// Closes a connection whose token is expired or revoked. Returns whether it does.
     pub(super) fn check_token(&mut self, slot: Slot) -> bool {
         let conn = &self.conns[slot.index()];
         let Stage::Open(endpoint) = conn.stage else { return true };
@@ -232,7 +232,8 @@ impl<S: Socket> Shard<S> {
                 drop(self.remove(slot));
             }
             Stage::Closing if conn.ends_ms <= now_ms => {
-                // The peer takes nothing. A reset frees what the kernel holds for it as well.
+                // The peer takes nothing. A reset also frees the bytes that the kernel holds for
+                // it.
                 conn.socket.reset();
                 drop(self.remove(slot));
             }
@@ -253,14 +254,14 @@ impl<S: Socket> Shard<S> {
                     conn.outbox.push(Chunk::frame(answer::token_expired()));
                     self.close(slot, Reason::TokenExpired);
                 } else if !conn.is_probed && (conn.is_paused || !conn.outbox.is_empty()) {
-                    // It does not take what it has, or we do not read what it says: a ping would
-                    // only wait in line. The write deadline watches over it.
+                    // It takes no output, or its input is paused: a ping would only wait in line.
+                    // The write deadline watches over it.
                     conn.pinged_ms = 0;
                     conn.next_ping_ms = now_ms + limits.ping_interval_ms;
                 } else if conn.pinged_ms != 0 {
                     if conn.pinged_ms + limits.pong_timeout_ms <= now_ms {
-                        // RFC 6455, 5.5.2: a ping is to be answered as soon as is practical. One
-                        // that is not says little of the client and much of the network.
+                        // RFC 6455, 5.5.2: an endpoint answers a ping as soon as is practical. A
+                        // missing pong tells little of the client and much of the network.
                         self.close(slot, Reason::NoPong);
                     }
                 } else if conn.next_ping_ms <= now_ms {
@@ -296,8 +297,8 @@ impl<S: Socket> Shard<S> {
             self.queue_urgent(slot);
         }
         if reason == Reason::SlowReader {
-            // Its socket is full. What is left of the write timeout is left for the close frame too:
-            // a client that looks again in that time learns why, and comes back with what it has.
+            // Its socket is full. The close frame has the rest of the write timeout: a client that
+            // reads again in that time learns why, and comes back.
             let patience_ms = self.settings.limits.write_timeout_ms;
             let conn = &mut self.conns[slot.index()];
             if conn.blocked_since_ms != 0 {
@@ -306,7 +307,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Lets what is in the outbox leave, and nothing after it. The caller queues the connection.
+    /// Sends the rest of the outbox, and nothing after it. The caller queues the connection.
     pub(super) fn end(&mut self, slot: Slot) {
         self.unsubscribe_all(slot);
         self.depart(slot);
@@ -322,14 +323,14 @@ impl<S: Socket> Shard<S> {
         conn.pending = None;
         conn.user_permit = None;
         let generation = conn.id.generation;
-        // What the peer sends meanwhile is read and dropped: unread input would turn the end of
-        // the stream into a reset, and the peer would lose the last frames.
+        // Further input of the peer is read and dropped: unread input would turn the end of the
+        // stream into a reset, and the peer would lose the last frames.
         conn.is_paused = false;
         self.leaving.push_back((slot, generation));
         self.arm(slot);
     }
 
-    /// Everything is written: says so, and waits a moment for the peer's end.
+    /// Everything is written: shuts writing down, and waits a moment for the peer's end.
     pub(super) fn linger(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot.index()];
         conn.stage = Stage::Lingering;
@@ -343,7 +344,7 @@ impl<S: Socket> Shard<S> {
         self.arm(slot);
     }
 
-    /// Begins to send everyone away, spread over at most `window_ms`.
+    /// Begins to send all connections away, spread over at most `window_ms`.
     pub(super) fn begin_drain(&mut self, window_ms: u64) {
         let left: Vec<(Slot, u32)> = self
             .conns
@@ -383,7 +384,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Waits no longer than a moment for the first requests of connections: no more are accepted.
+    /// Gives connections a moment for their first request: no more are accepted.
     pub fn hurry(&mut self, now: crate::clock::Moment) {
         self.now = now;
         self.head_patience_ms = self.head_patience_ms.min(limits::DRAIN_HEAD_MS);
@@ -393,7 +394,7 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    /// Whether a drain has told everyone. True also where none was begun.
+    /// Whether a drain has reached every connection. True also if none was begun.
     pub fn has_drained(&self) -> bool {
         self.drain.as_ref().is_none_or(|drain| drain.left.is_empty())
             && self.conns.len() == self.head_count

@@ -11,11 +11,11 @@ use crate::mailbox::to_shard::Event;
 use crate::storm;
 use crate::subscribers::Subscribers;
 
-/// A topic's place in its shard's table. Valid while the topic has a subscriber.
+/// A topic's index in its shard's table. Valid while the topic has a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct TopicId(pub(super) u32);
 
-/// What is followed here, or a service that someone here follows along with all others.
+/// A topic, or a service that has an entry here because of followers of all services.
 #[derive(Debug)]
 struct Entry {
     topic: Topic,
@@ -36,13 +36,13 @@ struct Entry {
 pub(super) struct Topics {
     topics: Slab<Entry>,
     by_name: HashMap<Topic, TopicId>,
-    /// How many of them a client can name.
+    /// How many of them clients can name.
     named: usize,
-    /// Those who follow every service.
+    /// The followers of every service.
     pub(super) everything: Subscribers,
     touched: Vec<TopicId>,
-    /// Subscriptions that control has not answered yet, by service. Control must not be told that
-    /// has no subscriber while one is under way.
+    /// Subscriptions that control has not answered yet, by service. While one is under way, control
+    /// must not learn that the service has no subscriber.
     joining: HashMap<ServiceName, u32>,
     joining_everything: u32,
 }
@@ -79,26 +79,26 @@ impl Topics {
         self.topics[id.0 as usize].subscribers.contains(slot)
     }
 
-    /// Writes those who follow a topic into `slots`.
+    /// Writes the followers of a topic into `slots`.
     pub(super) fn followers(&self, id: TopicId, slots: &mut Vec<Slot>) {
         slots.clear();
         self.topics[id.0 as usize].subscribers.walk(slots);
     }
 
-    /// Adds a follower. None where it was one already.
+    /// Adds a follower. None if it is one already.
     pub(super) fn subscribe(&mut self, topic: &Topic, slot: Slot) -> Option<TopicId> {
         let id = self.find_or_new(topic);
         self.topics[id.0 as usize].subscribers.insert(slot).then_some(id)
     }
 
-    /// Removes a follower. Returns the topic where it was the last one.
+    /// Removes a follower. Returns the topic if it was the last one.
     pub(super) fn unsubscribe(&mut self, id: TopicId, slot: Slot) -> Option<Topic> {
         let topic = &mut self.topics[id.0 as usize];
         topic.subscribers.remove(slot);
         if !topic.subscribers.is_empty() {
             return None;
         }
-        // With a run still in it the topic stays until that is handed out; see `end_run`.
+        // With a run in it, the topic stays until the run is handed out; see `end_run`.
         if !topic.run.is_empty() {
             return Some(topic.topic.clone());
         }
@@ -116,7 +116,7 @@ impl Topics {
         topic
     }
 
-    /// Notes that control is asked for a subscription; no service is every service.
+    /// Notes a subscription on its way to control; no service is every service.
     pub(super) fn begin_joining(&mut self, service: Option<&ServiceName>) {
         match service {
             Some(service) => *self.joining.entry(service.clone()).or_default() += 1,
@@ -139,12 +139,12 @@ impl Topics {
         }
     }
 
-    /// Whether a subscription to the service, or to all, is under way for anyone here.
+    /// Whether a subscription to the service, or to all, is under way on this shard.
     pub(super) fn is_joining(&self, service: &ServiceName) -> bool {
         self.joining_everything > 0 || self.joining.contains_key(service)
     }
 
-    /// Whether someone here follows, or is about to; no service is every service.
+    /// Whether a connection here follows, or is about to; no service is every service.
     pub(super) fn is_followed(&self, service: Option<&ServiceName>) -> bool {
         match service {
             None => self.joining_everything > 0 || !self.everything.is_empty(),
@@ -172,7 +172,7 @@ impl Topics {
         true
     }
 
-    /// The topics with a run, in the order of their first event. They are to be ended each.
+    /// The topics with a run, in the order of their first event. The caller ends each run.
     pub(super) fn take_touched(&mut self) -> Vec<TopicId> {
         std::mem::take(&mut self.touched)
     }
@@ -185,7 +185,7 @@ impl Topics {
         Some(id)
     }
 
-    /// Takes a topic's run and writes all who follow it into `slots`.
+    /// Takes a topic's run and writes all followers into `slots`.
     pub(super) fn begin_run(&mut self, id: TopicId, slots: &mut Vec<Slot>) -> Vec<Event> {
         let topic = &mut self.topics[id.0 as usize];
         slots.clear();
@@ -208,7 +208,7 @@ impl Topics {
     }
 }
 
-/// Whether clients can name the topic: the others are everyone's own, unasked.
+/// Whether clients can name the topic: the others are implicit.
 fn is_named(topic: &Topic) -> bool {
     matches!(topic, Topic::Service(_) | Topic::Channel(_))
 }

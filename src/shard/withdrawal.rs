@@ -2,8 +2,8 @@
 //!
 //! A `refresh` may bring fewer scopes than the token before. Its answer comes first; then every
 //! subscription that the new token would be refused ends with `unsubscribed` and the reason
-//! `forbidden`. This happens when the answer's turn comes, so subscriptions that were asked for
-//! before it have been answered by then, and those asked for after it are judged by the new token.
+//! `forbidden`. This happens when the answer of the `refresh` is due, so earlier subscriptions have
+//! been answered by then, and later ones are judged by the new token.
 //!
 //! Part of `shard`.
 
@@ -18,7 +18,7 @@ use crate::wire::close::Reason;
 use crate::wire::refusal::Refusal;
 
 impl<S: Socket> Shard<S> {
-    /// Ends what the connection's token does not allow. Linear in what it follows.
+    /// Ends the subscriptions that the connection's token does not allow. Linear in their number.
     pub(super) fn withdraw(&mut self, slot: Slot) {
         if !self.settings.authorizer.is_auth_required {
             return;
@@ -52,13 +52,13 @@ impl<S: Socket> Shard<S> {
         }
         for channel in channels {
             if !self.withdraw_channel(slot, channel) {
-                // Control is too busy to be told. The connection may not go on as it is.
+                // Control's mailbox is full. The connection may not go on with its subscriptions.
                 return self.close(slot, Reason::TokenExpired);
             }
         }
     }
 
-    /// Control keeps who follows a channel, and who is in a room.
+    /// Control keeps the followers of a channel, and the members of a room.
     fn withdraw_channel(&mut self, slot: Slot, channel: ChannelName) -> bool {
         let conn = self.conns[slot.index()].id;
         let is_room = channel.room().is_some();
@@ -79,7 +79,7 @@ impl<S: Socket> Shard<S> {
                 self.unfollow_channel(slot, channel.clone());
                 self.push_direct(slot, answer::channel_withdrawn(&channel).into());
             }
-            // The connection may not go on as it is.
+            // The connection may not go on with its subscriptions.
             Err(_) => self.close(slot, Reason::TokenExpired),
         }
     }
