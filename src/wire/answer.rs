@@ -126,8 +126,8 @@ pub fn unsubscribed(id: Option<&RequestId>, service: Option<&ServiceName>) -> By
     end(out)
 }
 
-/// `unsubscribed` unasked: the connection's token does not allow the subscription any more. No
-/// service is every service.
+/// `unsubscribed` without a request: the connection's token does not allow the subscription any
+/// more. No service is every service.
 pub fn service_withdrawn(service: Option<&ServiceName>) -> Bytes {
     let mut out = begin("unsubscribed", None);
     out.put(b",\"service_id\":");
@@ -144,7 +144,7 @@ pub fn channel_withdrawn(channel: &ChannelName) -> Bytes {
     end(out)
 }
 
-/// `unsubscribed`, unasked: an operator or the server's program ended the subscription.
+/// `unsubscribed` without a request: an operator or the server's program ended the subscription.
 pub fn channel_taken(channel: &ChannelName) -> Bytes {
     let mut out = begin("unsubscribed", None);
     put_channel(&mut out, channel);
@@ -159,7 +159,7 @@ pub struct ChannelPlace<'a> {
     pub channel: &'a ChannelName,
     /// The epoch of its offsets.
     pub epoch: &'a Epoch,
-    /// The offset of its newest message; 0 where there was none.
+    /// The offset of its newest message; 0 if there was none.
     pub offset: u64,
 }
 
@@ -224,7 +224,7 @@ pub fn channels<'a>(
     end(out)
 }
 
-/// `joined`: the users of the room, oneself included.
+/// `joined`: the users of the room, the client's own included.
 pub fn joined<'a>(
     id: Option<&RequestId>,
     at: ChannelPlace<'_>,
@@ -246,7 +246,7 @@ pub fn joined<'a>(
     end(out)
 }
 
-/// `left`: one is in the room no more.
+/// `left`: the client is no longer in the room.
 pub fn left(id: Option<&RequestId>, channel: &ChannelName) -> Bytes {
     let mut out = begin("left", id);
     put_room(&mut out, channel);
@@ -262,7 +262,7 @@ fn envelope_id(id: Option<&RequestId>) -> &str {
     id.map_or("null", |RequestId(id)| id)
 }
 
-/// `ack`: how many connections an envelope went to. `id` is JSON text.
+/// `ack`: the number of connections that got an envelope. `id` is JSON text.
 pub fn ack(id: &str, delivered_to: usize, time: TimeText) -> Bytes {
     let mut out = begin_envelope(id, "ack", 0);
     out.put(b",\"data\":{\"delivered_to\":");
@@ -290,7 +290,7 @@ pub fn envelope_error(id: Option<&RequestId>, refusal: &Refusal, time: TimeText)
     end_envelope(out, time)
 }
 
-/// `registered`, `heartbeat_ack` or `unregistered`: the entries that failed, each in its own words.
+/// `registered`, `heartbeat_ack` or `unregistered`: the entries that failed, each with its fault.
 pub fn batch(kind: &str, id: Option<&RequestId>, list: &str, failed: &[Value]) -> Bytes {
     let mut out = begin(kind, id);
     out.put(b",\"");
@@ -315,7 +315,7 @@ pub fn refreshed(id: Option<&RequestId>, expires_at_ms: u64) -> Bytes {
     end(out)
 }
 
-/// `error`: a refusal, on a connection that lives on.
+/// `error`: a refusal, on a connection that stays open.
 pub fn error(id: Option<&RequestId>, refusal: &Refusal) -> Bytes {
     let mut out = begin("error", id);
     out.put(b",\"code\":\"");
@@ -336,12 +336,12 @@ pub fn token_expired() -> Bytes {
     error(None, &Refusal::new(Code::TokenExpired, "the token has expired; get a new one"))
 }
 
-/// The `error` that precedes close 4401 where the account was closed.
+/// The `error` that precedes close 4401 when the account was disabled.
 pub fn account_disabled() -> Bytes {
     error(None, &Refusal::new(Code::Unauthorized, "the account is disabled"))
 }
 
-/// The `error` that precedes close 4401 where the token was revoked.
+/// The `error` that precedes close 4401 when the token was revoked.
 pub fn token_revoked() -> Bytes {
     error(None, &Refusal::new(Code::Unauthorized, "the token was revoked; sign in again"))
 }

@@ -22,7 +22,7 @@ use crate::limits::JSON_DEPTH_MAX;
 /// Texts up to this size are not scanned for their depth.
 const SHORT_BYTES: usize = 1_024;
 
-/// Which of the two families of messages a request belongs to: its refusal is told in the same.
+/// The two families of messages. A refusal has the form of its request's family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// Messages with a `type`.
@@ -31,12 +31,12 @@ pub enum Family {
     Envelope,
 }
 
-/// One message of a client: what it asks for, and the `id` its answer carries back.
+/// One message of a client: the request, and the `id` of its answer.
 #[derive(Debug)]
 pub struct Message {
     /// The request's own `id`.
     pub id: Option<RequestId>,
-    /// The family in which it is answered.
+    /// The family of its answer.
     pub family: Family,
     /// The request, or the refusal if it cannot be decoded.
     pub request: Result<Request, Refusal>,
@@ -49,7 +49,7 @@ pub enum Request {
     Subscribe(Subscribe),
     /// Stop following.
     Unsubscribe(Target),
-    /// An answer that shows the other side lives, for clients that cannot see protocol pings.
+    /// A ping for clients that cannot see protocol pings.
     Ping,
     /// Register instances or renew their leases.
     Register(Entries<Instance, Registration>),
@@ -86,7 +86,7 @@ pub enum Request {
     Join(ChannelName),
     /// Leave a chat room.
     Leave(ChannelName),
-    /// Say something in a chat room.
+    /// Send a text to a chat room.
     Chat {
         /// The room's channel. None: the one joined last.
         room: Option<ChannelName>,
@@ -97,14 +97,14 @@ pub enum Request {
     Envelope {
         /// The envelope.
         envelope: Envelope,
-        /// For whom. None: every other user online.
+        /// The receiver. None: every other user online.
         to: Option<UserId>,
     },
     /// A ping in an envelope.
     EnvelopePing,
 }
 
-/// Which services a subscription is about.
+/// The target of a subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// One service.
@@ -118,7 +118,7 @@ pub enum Target {
 pub struct Subscribe {
     /// The subscription's target.
     pub target: Target,
-    /// Whether the answer shall hold the instances.
+    /// Whether the answer has to hold the instances.
     pub snapshot: bool,
     /// The client's position.
     pub since: Option<Since>,
@@ -142,7 +142,7 @@ pub struct SinceOffset {
     pub offset: u64,
 }
 
-/// Either position, as it is written.
+/// Either position, undecoded.
 #[derive(Debug, Deserialize)]
 struct Place {
     epoch: Option<Box<str>>,
@@ -212,8 +212,8 @@ impl Fields<'_> {
 
 /// Reads one text message.
 pub fn decode(payload: &[u8], topic_bytes_max: usize) -> Message {
-    // A field that is not read is skipped without a check of its depth, so that is done here; a
-    // short text cannot be deep enough to matter.
+    // A skipped field is not checked for its depth, so that is done here; a short text cannot be
+    // deep enough to matter.
     if payload.len() > SHORT_BYTES && !json::is_shallow(payload) {
         let message = format!("the message nests deeper than {JSON_DEPTH_MAX} levels");
         return malformed(message);
@@ -237,7 +237,7 @@ fn not_an_object() -> Message {
     malformed("the message is JSON, but not an object")
 }
 
-/// Reads nothing but the `id` and the family, for a message that is refused unread.
+/// Reads only the `id` and the family, for a message that is refused unread.
 pub fn decode_id(payload: &[u8]) -> (Option<RequestId>, Family) {
     #[derive(Deserialize)]
     struct Only<'a> {
@@ -249,7 +249,7 @@ pub fn decode_id(payload: &[u8]) -> (Option<RequestId>, Family) {
         id: Option<&'a RawValue>,
     }
     let Ok(only) = serde_json::from_slice::<Only<'_>>(payload) else {
-        // A field may merely stand twice, which the fast reading refuses: the last one counts.
+        // A field may merely stand twice, which the fast path refuses: the last one counts.
         let Ok(Value::Object(object)) = json::decode::<Value>(payload) else {
             return (None, Family::Typed);
         };
@@ -260,7 +260,7 @@ pub fn decode_id(payload: &[u8]) -> (Option<RequestId>, Family) {
     (only.id.and_then(request_id), family)
 }
 
-/// The `id` and the family of a message that was read slowly.
+/// The `id` and the family of a message that was read on the slow path.
 fn identify(object: &serde_json::Map<String, Value>) -> (Option<RequestId>, Family) {
     let id = object.get("id").filter(|id| id.is_string() || id.is_number());
     let has_type = object.get("type").is_some_and(|kind| !kind.is_null());
@@ -269,10 +269,10 @@ fn identify(object: &serde_json::Map<String, Value>) -> (Option<RequestId>, Fami
     (id.map(|id| RequestId(id.to_string().into_boxed_str())), family)
 }
 
-/// A string or a number is an id; anything else is none.
+/// A string or a number is an id; any other value is none.
 fn request_id(raw: &RawValue) -> Option<RequestId> {
     let text = raw.get();
-    // What no other parser could read back is not sent back: half a surrogate pair, 1e400.
+    // An id that other parsers could not read is not sent back: half a surrogate pair, 1e400.
     let is_id = match *text.as_bytes().first()? {
         b'"' => !text.contains('\\') || serde_json::from_str::<String>(text).is_ok(),
         b'-' | b'0'..=b'9' => text.parse().is_ok_and(f64::is_finite),
@@ -343,7 +343,7 @@ fn publish(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusa
     Ok(Request::Publish { channel, publication, echo: fields.echo.unwrap_or(true) })
 }
 
-/// The same requests in the words of `system`.
+/// The same requests in the form of `system`.
 fn system(fields: &Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusal> {
     #[derive(Deserialize)]
     struct SystemCommand {
@@ -425,7 +425,7 @@ fn keys(fields: Fields<'_>) -> Result<Entries<InstanceKey, InstanceIdentity>, Re
 }
 
 impl<Sent> Entries<Sent, InstanceIdentity> {
-    /// The same with each instance named once, where it is named first.
+    /// The same with each instance named once, at its first place.
     #[must_use]
     pub fn named_once(mut self) -> Self {
         if self.accepted.len() < 2 {
@@ -438,7 +438,8 @@ impl<Sent> Entries<Sent, InstanceIdentity> {
 }
 
 impl<Sent> Entries<Sent, Registration> {
-    /// The same without registrations that say of an instance what the one before said of it.
+    /// The same without registrations that repeat the previous one of the instance without a
+    /// difference.
     #[must_use]
     pub fn said_once(mut self) -> Self {
         if self.accepted.len() < 2 {
@@ -460,7 +461,7 @@ impl<Sent> Entries<Sent, Registration> {
     }
 }
 
-/// Checks each entry and keeps the good ones beside what they came to.
+/// Checks each entry and keeps the good ones beside their checked form.
 pub fn check_all<Sent: serde::Serialize, Checked>(
     sent: Vec<Sent>,
     check: impl Fn(&Sent) -> Result<Checked, String>,
@@ -478,8 +479,8 @@ pub fn check_all<Sent: serde::Serialize, Checked>(
     entries
 }
 
-/// Reads entries one by one, so that one of a wrong type fails alone. `list` names the list in what is
-/// said of it.
+/// Reads entries one by one, so that one of a wrong type fails alone. `list` names the list in its
+/// fault.
 pub fn check_each<Sent: serde::de::DeserializeOwned + serde::Serialize, Checked>(
     list: &str,
     sent: Vec<Value>,
@@ -497,7 +498,7 @@ pub fn check_each<Sent: serde::de::DeserializeOwned + serde::Serialize, Checked>
     entries
 }
 
-/// The slow reading, for a text the fast one refused.
+/// The slow path, for a text that the fast one refused.
 fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -> Message {
     let mut object = match json::decode::<Value>(payload) {
         Ok(Value::Object(object)) => object,
@@ -526,7 +527,7 @@ fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -
     Message { id, family, request }
 }
 
-/// The fields that a message of this type has a use for; none where there is no such type.
+/// The fields that a message of this type uses; none if there is no such type.
 fn fields_of(kind: &str) -> Option<&'static [&'static str]> {
     Some(match kind {
         "subscribe" | "unsubscribe" => {
@@ -541,8 +542,8 @@ fn fields_of(kind: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-/// A field may merely stand twice, which the fast reading refuses: the last one counts. Only the
-/// fields that the message has a use for are looked at again.
+/// A field may merely stand twice, which the fast path refuses: the last one counts. Only the
+/// fields that the message uses are read again.
 fn read_again(
     object: &serde_json::Map<String, Value>,
     fields: &[&str],
@@ -558,7 +559,7 @@ fn read_again(
     if let Ok(fields) = serde_json::from_slice::<Fields<'_>>(&text) {
         return request(fields, topic_bytes_max);
     }
-    // The parser's own words would repeat the value, which may be a token in the wrong place.
+    // The parser's own message would repeat the value, which may be a token in the wrong place.
     let (kind, column) = (first.classify(), first.column());
     tracing::trace!(?kind, column, "a field of the wrong type");
     Err(Refusal::invalid(match fault::explain::<Fields<'_>>(&text) {

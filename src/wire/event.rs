@@ -13,7 +13,7 @@ use crate::id::{Epoch, ServiceName};
 /// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeType {
-    /// It was not there before.
+    /// It is new.
     New,
     /// It differs from before.
     Change,
@@ -45,7 +45,7 @@ pub enum ChangeReason {
     Register,
     /// It registered again with a difference.
     Update,
-    /// It, or someone for it, took it out.
+    /// It was taken out, by itself or by another caller.
     Unregister,
     /// Its lease ran out.
     Expired,
@@ -82,7 +82,7 @@ impl ChangeReason {
     }
 }
 
-/// The text of a time on the wire, `2026-11-20T12:00:00.123Z`: 24 ASCII bytes, copied about freely.
+/// The text of a time on the wire, `2026-11-20T12:00:00.123Z`: 24 ASCII bytes, copied freely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeText([u8; 24]);
 
@@ -106,11 +106,11 @@ impl TimeText {
 /// One change of one instance: one step of its service's revision.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// The instance's canonical JSON after the change, or before it where it is gone.
+    /// The instance's canonical JSON after the change, or before it if it is gone.
     pub instance: Bytes,
     /// The kind of the change.
     pub kind: ChangeType,
-    /// Why.
+    /// The reason.
     pub reason: ChangeReason,
     /// When the server accepted it.
     pub time: TimeText,
@@ -179,7 +179,7 @@ pub fn service_change<'a>(
     out.text()
 }
 
-/// `service_snapshot` up to its instances. [`super::frame::Split`] says how the rest follows.
+/// `service_snapshot` up to its instances. The rest follows as in [`super::frame::Split`].
 pub(super) fn put_snapshot_head(out: &mut FrameBuilder, at: Position<'_>) {
     out.put(b"{\"type\":\"service_snapshot\",\"service_id\":");
     put_position(out, at);

@@ -22,15 +22,15 @@ use crate::limits;
 /// Why a text could not be read as a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// It is no JSON. The words say where.
+    /// It is not JSON. The text has line and column.
     Syntax(String),
     /// It is JSON, and no object.
     NotAnObject,
-    /// A field is of a wrong type. The words name it.
+    /// A field is of a wrong type. The text names it.
     Field(String),
 }
 
-/// Says why a text could not be read as a `T`. Reads it up to twice.
+/// Finds why a text could not be read as a `T`. Reads it up to twice.
 pub fn explain<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Fault {
     match json::decode::<Value>(text) {
         Err(fault) => return Fault::Syntax(fault.to_string()),
@@ -48,7 +48,7 @@ pub fn explain<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Fault {
 ///
 /// # Errors
 ///
-/// The field's path, and what it should be.
+/// The field's path, and its expected type.
 pub fn read_entry<T: for<'a> Deserialize<'a>>(
     entry: &Value,
     place: impl Fn() -> String,
@@ -63,7 +63,7 @@ pub fn read_entry<T: for<'a> Deserialize<'a>>(
     })
 }
 
-/// Where a byte of a text stands: line and column, counted from 1.
+/// A byte's position in a text: line and column, counted from 1.
 pub fn place_of(text: &[u8], at: usize) -> String {
     let before = &text[..at.min(text.len())];
     let line = before.split(|&byte| byte == b'\n').count();
@@ -71,7 +71,7 @@ pub fn place_of(text: &[u8], at: usize) -> String {
     format!("line {line} column {column}")
 }
 
-/// A value in a word, for a message that does not repeat it.
+/// A value's type in a word, for a message that does not repeat it.
 pub fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -112,7 +112,7 @@ fn in_words(fault: &serde_json::Error) -> String {
     match (name("missing field `"), name("duplicate field `")) {
         (Some(field), _) => format!("{field} is missing"),
         (_, Some(field)) => format!("{field} stands twice"),
-        // The text is JSON, so this is a value of a kind that the field cannot have.
+        // The text is JSON, so this is a value of a type that the field cannot have.
         _ => String::from("a value of another type is expected"),
     }
 }
@@ -131,7 +131,7 @@ fn one_of(known: &str) -> String {
     format!("expected one of {}", words.join(", "))
 }
 
-/// What a type is called in JSON.
+/// A type's name in JSON.
 fn expected(wanted: &str) -> &str {
     match wanted {
         "u8" => "an integer 0..255",
@@ -149,7 +149,7 @@ fn expected(wanted: &str) -> &str {
     }
 }
 
-/// What stands there instead. Only a number is repeated: where its size is what is wrong with it.
+/// The actual value. Only a number is repeated: if its size is at fault.
 fn got_in_words(got: &str, is_value: bool) -> String {
     let kind = got.split(' ').next().unwrap_or_default();
     let number =
@@ -273,7 +273,7 @@ mod tests {
         }
     }
 
-    /// What a parser says may hold any text of the sender.
+    /// A parser's message may hold any text of the sender.
     #[test]
     fn messages_are_short_and_repeat_no_text() {
         let long = "secret".repeat(2_000);

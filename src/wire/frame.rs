@@ -16,14 +16,14 @@ const HEADER_BYTES_MAX: usize = 10;
 
 /// A frame in two buffers: its own head, and a tail that many frames share.
 ///
-/// A snapshot's instances are the same bytes for everyone who asks at the same revision, while the
-/// head carries the asker's own `id`. The tail is the JSON array and the brace that closes the
+/// A snapshot's instances are the same bytes for every subscriber at the same revision, while the
+/// head carries the subscriber's own `id`. The tail is the JSON array and the brace that closes the
 /// message after it.
 #[derive(Debug, Clone)]
 pub struct Split {
     /// WebSocket header and the message up to its instances.
     pub head: Bytes,
-    /// `[...]}`; empty where the head is the whole frame.
+    /// `[...]}`; empty if the head is the whole frame.
     pub tail: Bytes,
 }
 
@@ -42,7 +42,7 @@ impl From<Bytes> for Split {
 
 /// Builds one frame: room for the header first, then the payload, then the header right before it.
 ///
-/// The payload is written where it will be sent from; nothing is copied at the end.
+/// The payload is written at its final place; nothing is copied at the end.
 #[derive(Debug)]
 pub struct FrameBuilder {
     buffer: BytesMut,
@@ -68,7 +68,7 @@ impl FrameBuilder {
 
     /// Appends `text` as a JSON string, quotes and escapes included.
     pub fn put_json_str(&mut self, text: &str) {
-        // Names are plain almost always; a scan is cheaper than a serializer.
+        // Names are nearly always plain; a scan is cheaper than a serializer.
         if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
             self.put(b"\"");
             self.put_str(text);
@@ -103,7 +103,7 @@ impl FrameBuilder {
         self.finish(OpCode::Data(Data::Text))
     }
 
-    /// Ends the head of a text message whose payload goes on with the shared bytes of `tail`.
+    /// Ends the head of a text message whose payload continues in the shared bytes of `tail`.
     pub fn split(self, tail: Bytes) -> Split {
         let payload_bytes = self.buffer.len() - HEADER_BYTES_MAX + tail.len();
         Split { head: self.seal(OpCode::Data(Data::Text), payload_bytes), tail }
@@ -130,7 +130,7 @@ fn write_header(opcode: OpCode, payload_bytes: usize, into: &mut [u8; HEADER_BYT
     HEADER_BYTES_MAX - rest.len()
 }
 
-/// The payload of a frame that the server made: what stands behind the header (RFC 6455, 5.2).
+/// The payload of a frame that the server made: the bytes after the header (RFC 6455, 5.2).
 pub fn payload(frame: &Bytes) -> Bytes {
     let header_bytes = match frame.get(1).map(|byte| byte & 0x7f) {
         Some(127) => 10,

@@ -1,8 +1,8 @@
 //! The instances of a service as encoded JSON, shared by every message that contains them.
 //!
-//! A large list has tens of megabytes. It is the last field of the messages it is part of, so the bytes in
-//! memory are the array and the brace that ends a message: a WebSocket frame is a small head and these
-//! bytes, uncopied. Only `wire::answer` knows that; everyone else gets the array.
+//! A large list has tens of megabytes. It is the last field of its messages, so the bytes in memory
+//! are the array and the brace that ends a message: a WebSocket frame is a small head and these
+//! bytes, uncopied. Only `wire::answer` knows that; all other modules get the array.
 //!
 //! Imports its siblings. Imported by `wire::answer`, `state`, `http` and `server`.
 
@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::instance::Instance;
 
-/// What follows the array in memory.
+/// The byte after the array in memory.
 const END: u8 = b'}';
 
 /// The discoverable instances of a service at one revision. A clone shares the bytes.
@@ -27,7 +27,7 @@ impl InstanceList {
         InstanceList(Bytes::from_static(b"[]}"))
     }
 
-    /// Encodes a list from the JSON of each instance. `json_bytes` is what they take together.
+    /// Encodes a list from the JSON of each instance. `json_bytes` is their sum.
     pub fn encode<'a>(
         json_bytes: usize,
         count: usize,

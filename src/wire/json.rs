@@ -22,7 +22,7 @@ use crate::limits::{JSON_DEPTH_MAX, SIMD_BYTES_MIN};
 ///
 /// # Errors
 ///
-/// The parser's own words on what is wrong. They may quote the text, and nothing else.
+/// The parser's own message. It may quote the text, and no other.
 pub fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
     if text.len() >= SIMD_BYTES_MIN
         && is_shallow(text)
@@ -34,8 +34,8 @@ pub fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> 
     serde_json::from_slice(text)
 }
 
-/// A value that is written as a JSON object. What derives `Deserialize` would take an array of its
-/// fields in their order as well, which no client means.
+/// A value that is written as a JSON object. A derived `Deserialize` would also accept an array of
+/// its fields in their order, which no client means.
 struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -110,9 +110,9 @@ pub fn is_object(text: &[u8]) -> bool {
     text.trim_ascii_start().first() == Some(&b'{')
 }
 
-/// Whether no list directly below the root has more than so many entries. A list of the shortest
-/// entries takes many times its text once it is read, so they are counted before. What is in other
-/// places and has as many commas counts the same.
+/// Whether no list directly below the root has more entries than this. A list of the shortest
+/// entries takes many times its text in memory, so they are counted before. Commas in other places
+/// count the same.
 pub fn has_short_lists(text: &[u8], entries_max: usize) -> bool {
     // Each entry but the last takes two bytes at least.
     if text.len() / 2 < entries_max {
@@ -140,7 +140,7 @@ pub fn has_short_lists(text: &[u8], entries_max: usize) -> bool {
     true
 }
 
-/// Whether no point of the text lies deeper than [`JSON_DEPTH_MAX`].
+/// Whether the text nests nowhere deeper than [`JSON_DEPTH_MAX`].
 pub fn is_shallow(text: &[u8]) -> bool {
     depth::is_within(text, JSON_DEPTH_MAX)
 }

@@ -54,7 +54,7 @@ fn end(mut out: FrameBuilder) -> Bytes {
     out.text()
 }
 
-/// The identity of a message.
+/// The stamp of a message: its id and time.
 #[derive(Debug, Clone, Copy)]
 pub struct Stamp {
     /// Its id.
@@ -91,7 +91,7 @@ pub fn channel_message(
     end(out)
 }
 
-/// A message of a chat room. `id` is there only on the copy of who sent it.
+/// A message of a chat room. `id` is there only on the sender's own copy.
 pub fn chat(
     channel: &ChannelName,
     stamp: Stamp,
@@ -115,8 +115,7 @@ pub fn chat(
     end(out)
 }
 
-/// A message of a channel, framed as it stands, with the offset that it has got. None where the text
-/// is no object.
+/// A message of a channel, framed as it stands, with its new offset. None if the text is no object.
 pub fn with_offset(text: &[u8], offset: u64) -> Option<Bytes> {
     let open = text.strip_suffix(b"}")?;
     let mut out = FrameBuilder::with_capacity(text.len() + 32);
@@ -137,7 +136,7 @@ pub fn is_presence_event(event: &str) -> bool {
     matches!(event, "user.joined" | "user.left")
 }
 
-/// The announcement that a user came into a channel, or left it: `user.joined`, `user.left`.
+/// The announcement that a user joined a channel or left it: `user.joined`, `user.left`.
 pub fn room_event(channel: &ChannelName, event: &str, who: (&UserId, &str), stamp: Stamp) -> Bytes {
     let mut out = begin("event", 0);
     put_field(&mut out, "channel", channel.as_str());
@@ -157,7 +156,7 @@ pub fn put_person(out: &mut FrameBuilder, user_id: &UserId, username: &str) {
     out.put(b"}");
 }
 
-/// `unsubscribed` with the reason `deleted`, for everyone who followed the channel.
+/// `unsubscribed` with the reason `deleted`, for every subscriber of the channel.
 pub fn channel_deleted(channel: &ChannelName) -> Bytes {
     let mut out = begin("unsubscribed", 0);
     put_field(&mut out, "channel", channel.as_str());
@@ -165,7 +164,7 @@ pub fn channel_deleted(channel: &ChannelName) -> Bytes {
     end(out)
 }
 
-/// An envelope, as its receivers get it. `id` is the sender's own where there is one.
+/// An envelope, as its receivers get it. `id` is the sender's own, if there is one.
 pub fn envelope(
     id: &str,
     envelope: &Envelope,
@@ -200,7 +199,7 @@ pub(super) fn end_envelope(mut out: FrameBuilder, time: TimeText) -> Bytes {
     end(out)
 }
 
-/// The announcement that a user came online, or went: `user_joined`, `user_left`.
+/// The announcement that a user came online or went offline: `user_joined`, `user_left`.
 pub fn presence(message_type: &str, who: (&UserId, &str), stamp: Stamp) -> Bytes {
     let mut out = begin_envelope(&stamp.id.quoted(), message_type, 0);
     out.put(b",\"data\":");

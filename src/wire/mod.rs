@@ -6,10 +6,11 @@
 //!          talk, refusal                                 close
 //! ```
 //!
-//! Everything here is pure: no socket, no clock, no state. What a client may send and what it is
-//! answered can be read in these files alone.
+//! Everything here is pure: no socket, no clock, no state. These files alone define the messages of
+//! clients and their answers.
 //!
-//! What a client knows of it as well stands in `fanfare_protocol`, and is found here under the same names.
+//! Definitions that clients share are in `fanfare_protocol`, and exported here under the same
+//! names.
 //!
 //! Imports `clock`, `id` and `limits`. Imported by everything above.
 

@@ -22,9 +22,9 @@ pub enum Kind {
     Text,
     /// Any JSON value.
     Json,
-    /// Something that happened, with a name.
+    /// A named event.
     Event,
-    /// From the one who runs the channel.
+    /// From the operator of the channel.
     System,
 }
 
@@ -54,7 +54,7 @@ pub struct Publication {
     pub kind: Kind,
     /// Its JSON text, checked.
     pub payload: Box<RawValue>,
-    /// The name of what happened.
+    /// The event's name.
     pub event: Option<String>,
     /// A JSON object that goes with it, checked.
     pub metadata: Option<Box<RawValue>>,
@@ -73,7 +73,7 @@ impl Publication {
         if let Some(event) = &event {
             check_kind("event", event)?;
         }
-        // Null is as good as nothing here.
+        // Null counts as absent.
         let metadata = metadata.filter(|metadata| metadata.get() != "null");
         let metadata = metadata.map(|raw| object(raw, "metadata")).transpose()?;
         let kind = match kind {
@@ -93,13 +93,13 @@ impl Publication {
 /// A message from person to person, or from a program to people.
 #[derive(Debug, Clone)]
 pub struct Envelope {
-    /// Its type, in words that sender and receiver agree on.
+    /// Its type, a name that sender and receiver agree on.
     pub message_type: String,
     /// Its JSON text, checked.
     pub data: Box<RawValue>,
 }
 
-/// The words for an envelope that only the server says.
+/// The types that only the server sends.
 const RESERVED_TYPES: [&str; 6] = ["ack", "error", "ping", "pong", "user_joined", "user_left"];
 
 impl Envelope {
@@ -135,7 +135,7 @@ pub fn room(name: Option<&str>, bytes_max: usize) -> Result<ChannelName, Refusal
     Ok(channel)
 }
 
-/// Checks a name that topics are found by.
+/// Checks the name of a topic.
 pub fn topic(field: &str, name: &str, bytes_max: usize) -> Result<(), Refusal> {
     if name.len() > bytes_max {
         return Err(Refusal::new(Code::TooLarge, format!("{field} is over {bytes_max} bytes")));
@@ -143,14 +143,14 @@ pub fn topic(field: &str, name: &str, bytes_max: usize) -> Result<(), Refusal> {
     check_name(field, name).map_err(Refusal::invalid)
 }
 
-/// Checks the id of a user that a message is for.
+/// Checks the user id of a message's receiver.
 pub fn user(field: &str, id: Option<String>) -> Result<UserId, Refusal> {
     let id = id.ok_or_else(|| Refusal::invalid(format!("{field} is missing")))?;
     check_name(field, &id).map_err(Refusal::invalid)?;
     Ok(UserId::new(&id))
 }
 
-/// Checks what a person has written.
+/// Checks a person's text.
 pub fn content(text: Option<String>, bytes_max: usize) -> Result<String, Refusal> {
     let text = text.ok_or_else(|| Refusal::invalid("content is missing"))?;
     if text.is_empty() {
@@ -166,7 +166,7 @@ pub fn content(text: Option<String>, bytes_max: usize) -> Result<String, Refusal
     Ok(text)
 }
 
-/// Checks what a channel is said to be for.
+/// Checks the description of a channel.
 pub fn description(text: String) -> Result<String, Refusal> {
     if text.len() > limits::DESCRIPTION_BYTES_MAX || text.contains('\0') {
         let message = "description is over 1,024 bytes, or holds a NUL character";
@@ -175,7 +175,7 @@ pub fn description(text: String) -> Result<String, Refusal> {
     Ok(text)
 }
 
-/// Checks what is to be noted of a connection. An empty object, and null, are nothing.
+/// Checks the metadata of a connection. An empty object, and null, remove it.
 pub fn connection_metadata(raw: &RawValue) -> Result<Option<Box<RawValue>>, Refusal> {
     if raw.get() == "null" {
         return Ok(None);
@@ -189,7 +189,7 @@ pub fn connection_metadata(raw: &RawValue) -> Result<Option<Box<RawValue>>, Refu
     Ok((!is_empty).then_some(metadata))
 }
 
-/// The message that tells of a change of an entity, and its channel, `live:{entity}`.
+/// The message about a change of an entity, and its channel, `live:{entity}`.
 pub fn live_update(
     entity: &str,
     id: &str,
@@ -213,7 +213,7 @@ pub fn live_update(
     Ok((channel, Publication::new(None, Some(&payload), Some(event), None)?))
 }
 
-/// The message that brings a dashboard up to date, and its channel, `dashboard:{name}`.
+/// The message that updates a dashboard, and its channel, `dashboard:{name}`.
 pub fn dashboard(
     name: &str,
     metrics: &RawValue,

@@ -40,7 +40,7 @@ pub struct Authorizer {
     pub base_path: BasePath,
     /// Origins a browser may come from, besides the server's own; `*` is any.
     pub allowed_origins: Vec<String>,
-    /// The proxies whose word about a client's address is taken.
+    /// The proxies whose headers about a client's address are trusted.
     pub trusted_proxies: TrustedProxies,
     /// Whether `/ws/echo` exists.
     pub echo: bool,
@@ -52,7 +52,7 @@ pub struct Authorizer {
     pub address_connections: Arc<AddressConnectionLimit>,
     /// The rules of channels.
     pub namespaces: Arc<Namespaces>,
-    /// Whose tokens count no more.
+    /// Tokens that are revoked.
     pub revoked: Arc<Revoked>,
 }
 
@@ -80,7 +80,7 @@ pub struct Upgrade {
     pub client: Option<ClientAddress>,
     /// The address's permit, if a proxy carries the connection and its own socket is not counted.
     pub address_permit: Option<AddressPermit>,
-    /// Whether the client offered the subprotocol `fanfare` and is to be told it was taken.
+    /// Whether the client offered the subprotocol `fanfare`, which the 101 then names.
     pub with_protocol: bool,
 }
 
@@ -110,12 +110,12 @@ impl Rejection {
     }
 }
 
-/// The page behind a request, as far as a browser tells of one.
+/// The page that a browser names as the source of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
     /// There is none: a program, or a person who typed the address.
     None,
-    /// One of this server's own, by the browser's word.
+    /// One of this server's own, by the browser's header.
     Own,
     /// One of an origin that may call.
     Allowed,
@@ -170,7 +170,7 @@ impl Authorizer {
     ///
     /// # Errors
     ///
-    /// Why it is refused.
+    /// The reason of the refusal.
     pub fn authorize(
         &self,
         endpoint: Endpoint,
@@ -227,12 +227,12 @@ impl Authorizer {
         peer.map(|peer| self.trusted_proxies.client(peer, headers))
     }
 
-    /// Whether a caller may do what needs a scope: everyone may where no token is required.
+    /// Whether a caller has a scope: without required tokens every caller has.
     pub fn allows(&self, identity: Option<&Identity>, needed: Scopes) -> bool {
         !self.is_auth_required || identity.is_some_and(|one| one.scopes.contains(needed))
     }
 
-    /// Checks a token, where one is presented. A wrong one is a fault in every mode.
+    /// Checks a token, if one is presented. A wrong one is a fault in every mode.
     ///
     /// # Errors
     ///
@@ -247,12 +247,13 @@ impl Authorizer {
         }
     }
 
-    /// Whether a request calls this server by a name of its own, in `Host` and, where the target has
-    /// one, there (RFC 9112, 3.2.2). A request of HTTP/1.0 may go without: no browser sends one.
+    /// Whether a request calls this server by a name of its own, in `Host` and, if the target has a
+    /// name, there (RFC 9112, 3.2.2). A request of HTTP/1.0 may have no `Host`: no browser sends
+    /// one.
     ///
     /// # Errors
     ///
-    /// 421 where it does not.
+    /// 421 if it does not.
     pub fn check_host(
         &self,
         uri: &Uri,
@@ -268,11 +269,11 @@ impl Authorizer {
         Err(Rejection::new(421, Code::Forbidden, detail))
     }
 
-    /// Which page a request comes from. One with `Origin` has to come from a listed origin or from
-    /// one of the server's own; the request's `Host` says nothing about that, for it may be the
-    /// page's invention as well. `Sec-Fetch-Site` is the browser's word: a page cannot write it, and
-    /// it is only sent over TLS and to loopback, where a name cannot be made to point at somebody
-    /// else's server (Fetch Metadata, 2.2).
+    /// The page that a request comes from. A request with `Origin` has to come from a listed origin
+    /// or from one of the server's own; the request's `Host` proves nothing here, for the page may
+    /// have invented it as well. `Sec-Fetch-Site` is written by the browser, a page cannot set it,
+    /// and it is only sent over TLS and to loopback, where a name cannot be made to point at
+    /// another server (Fetch Metadata, 2.2).
     pub fn page(&self, headers: &HeaderMap, local: Option<SocketAddr>) -> Page {
         let single = |name: &str| {
             let mut values = headers.get_all(name).iter();
@@ -290,8 +291,8 @@ impl Authorizer {
         }
     }
 
-    /// Why a page may not call, for its developer: the origin that was refused, and those that are
-    /// allowed. Origins are in the address bars of those who use them, and so no secrets.
+    /// Why a page may not call, for its developer: the refused origin and the allowed ones. Their
+    /// users see origins in the address bar, so they are no secrets.
     pub fn foreign_page(&self, headers: &HeaderMap, local: Option<SocketAddr>) -> String {
         let mut origins = headers.get_all("origin").iter();
         let mut text = match (origins.next(), origins.next()) {
@@ -339,7 +340,7 @@ fn channel_in(path: &str) -> Option<&str> {
     (!name.is_empty() && !name.contains('/') && !RESERVED.contains(&name)).then_some(name)
 }
 
-/// The 401 for a token that is refused. The client learns whether it has expired and nothing else.
+/// The 401 for a refused token. The client learns whether it has expired, and no more.
 pub fn bad_token(fault: AuthError) -> Rejection {
     let (code, detail, cause) = match fault {
         AuthError::TokenExpired => {
@@ -357,13 +358,13 @@ pub fn token_required() -> Rejection {
         .with("WWW-Authenticate", "Bearer")
 }
 
-/// Headers of which there may be one alone, and two would be read differently by two readers.
+/// Headers that a request may have once: two parsers would read two of them differently.
 const SINGLETONS: [(&str, &str); 2] = [
     ("authorization", "there is more than one Authorization header"),
     ("content-type", "there is more than one Content-Type header"),
 ];
 
-/// Whether no header is there twice that says who asks, or what is sent.
+/// Checks that a request has each header of credentials and content once.
 ///
 /// # Errors
 ///
@@ -377,7 +378,7 @@ pub fn check_singletons(headers: &HeaderMap) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// RFC 6455, 4.2.1, in the order in which the faults are most useful to hear. Returns the answer to
+/// RFC 6455, 4.2.1, in the order in which the faults help a developer most. Returns the answer to
 /// the key.
 fn check_rfc_6455(handshake: HandshakeRequest<'_>) -> Result<String, Rejection> {
     if handshake.method != Method::GET {
@@ -417,8 +418,8 @@ fn check_rfc_6455(handshake: HandshakeRequest<'_>) -> Result<String, Rejection> 
 
 /// Whether the text is base64 of exactly 16 bytes: 22 digits and two signs of padding.
 ///
-/// The last digit carries four bits that belong to no byte; whether they are zero is not asked,
-/// because clients exist that never zeroed them and nothing is derived from them.
+/// The last digit carries four bits that belong to no byte. They may have any value, because some
+/// clients never zeroed them and nothing is derived from them.
 fn is_key(text: &[u8]) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
     text.len() == 24 && text[..22].iter().all(is_digit) && &text[22..] == b"=="
@@ -438,12 +439,12 @@ fn offers_protocol(headers: &HeaderMap) -> bool {
     has_token(headers, "sec-websocket-protocol", "fanfare")
 }
 
-/// The token in whichever of the three places it was put: the header, for a socket the subprotocols,
-/// and the query where one is given.
+/// The token from any of its three places: the header, for a socket the subprotocols, and the
+/// query.
 ///
 /// # Errors
 ///
-/// 400 if several are presented and differ: which one is meant is unknown.
+/// 400 if several are presented and differ: the server cannot choose one.
 pub fn presented_token(
     headers: &HeaderMap,
     query: Option<&str>,
@@ -451,7 +452,8 @@ pub fn presented_token(
 ) -> Result<Option<String>, Rejection> {
     let mut tokens = Vec::new();
     if let Some(header) = headers.get("authorization") {
-        // A scheme other than Bearer is a credential that we cannot check: not one to ignore.
+        // A scheme other than Bearer is a credential that the server cannot check: it is refused,
+        // not ignored.
         let token = header.to_str().ok().and_then(auth::bearer).unwrap_or_default();
         tokens.push(token.to_owned());
     }

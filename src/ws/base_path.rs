@@ -48,7 +48,7 @@ impl FromStr for BasePath {
     }
 }
 
-/// As it is written before a path: empty where there is none.
+/// As it is written before a path: empty without a base path.
 impl fmt::Display for BasePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -56,23 +56,24 @@ impl fmt::Display for BasePath {
 }
 
 impl BasePath {
-    /// Whether there is none.
+    /// Whether there is no base path.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The path without the base path. None where it lies outside.
+    /// The path without the base path. None if it lies outside.
     pub fn below<'a>(&self, path: &'a str) -> Option<&'a str> {
         match path.strip_prefix(self.0.as_str()) {
             Some(rest) if rest.starts_with('/') => Some(rest),
-            // Only an asterisk, or a path of CONNECT, begins with something else.
+            // Only an asterisk, or a path of CONNECT, begins with another character.
             _ if self.is_root() => Some(path),
             _ => AT_ROOT.contains(&path).then_some(path),
         }
     }
 
-    /// Where a path leads that is the base path itself, without the slash that makes relative links of
-    /// the pages work: a relative reference (RFC 3986, 4.2), right below any proxy's prefix as well.
+    /// The target of a redirect from the base path itself to the one with a slash, which relative
+    /// links of the pages need: a relative reference (RFC 3986, 4.2), right below any proxy's
+    /// prefix as well.
     pub fn with_slash(&self, path: &str) -> Option<String> {
         let last = self.0.rsplit('/').next().filter(|last| !last.is_empty())?;
         (path == self.0).then(|| format!("{last}/"))

@@ -13,15 +13,15 @@ use crate::limits;
 ///
 /// # Invariants
 ///
-/// 1. `header_bytes` bytes of the present frame's header have been seen; they are in `header` as far
-///    as they matter.
+/// 1. `header_bytes` bytes of the present frame's header have been seen; `header` holds those that
+///    are needed.
 /// 2. `payload_left` bytes of the present frame's payload have not been seen.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Boundary {
     payload_left: u64,
     header: [u8; 2],
     header_bytes: u8,
-    /// The extended length, as far as it has been seen.
+    /// The extended length so far.
     length: u64,
     is_mid_message: bool,
     /// Data frames without payload in the present message.
@@ -33,7 +33,7 @@ pub(super) struct Boundary {
 pub(super) struct TooManyFragments;
 
 impl Boundary {
-    /// Whether the stream stands between two messages: no half frame, no open fragments.
+    /// Whether the stream is between two messages: no half frame, no open fragments.
     pub(super) fn is_at_rest(&self) -> bool {
         self.payload_left == 0 && self.header_bytes == 0 && !self.is_mid_message
     }

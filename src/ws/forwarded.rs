@@ -6,7 +6,7 @@
 //!
 //! # Promises
 //!
-//! * From a peer that is not trusted neither header is looked at.
+//! * From a peer that is not trusted both headers are ignored.
 //! * An unreadable entry ends the walk at the last readable address: a client that sends rubbish counts as
 //!   the proxy it comes through.
 //! * If both headers are present and name different addresses, the client sent one of them, through a proxy
@@ -23,7 +23,7 @@ use ipnet::IpNet;
 
 use crate::address::ClientAddress;
 
-/// The proxies whose word about addresses is taken. None by default.
+/// The proxies whose headers about addresses are trusted. None by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
@@ -42,7 +42,7 @@ impl FromStr for TrustedProxies {
     }
 }
 
-/// Each as a network, also a single address.
+/// Each as a network, single addresses too.
 impl fmt::Display for TrustedProxies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, net) in self.0.iter().enumerate() {
@@ -52,8 +52,8 @@ impl fmt::Display for TrustedProxies {
     }
 }
 
-/// A network, or the one of a single address. Peers are compared in IPv4 where they have such an
-/// address, so a network of mapped ones is brought there too.
+/// A network, or that of a single address. Peers are compared in IPv4 if they have such an address,
+/// so a network of mapped addresses is converted, too.
 fn net(text: &str) -> Option<IpNet> {
     let net = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()?;
     let mapped = |net: &IpNet| match net.addr() {
@@ -67,7 +67,7 @@ fn net(text: &str) -> Option<IpNet> {
 }
 
 impl TrustedProxies {
-    /// The networks, for showing.
+    /// The networks, as texts.
     pub fn iter(&self) -> impl Iterator<Item = String> + '_ {
         self.0.iter().map(ToString::to_string)
     }
@@ -78,8 +78,8 @@ impl TrustedProxies {
         self.0.iter().any(|net| net.contains(&address))
     }
 
-    /// Where the client of a request is that `peer` brought. Costs a comparison with each network
-    /// where the peer is not trusted.
+    /// The client of a request that `peer` has sent. Costs a comparison with each network if the
+    /// peer is not trusted.
     pub(crate) fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> ClientAddress {
         let peer = ClientAddress::from(peer);
         if !self.contains(peer.ip) {
@@ -98,7 +98,7 @@ impl TrustedProxies {
         }
     }
 
-    /// Walks from the peer along the hops, the nearest first. None stands for what cannot be read.
+    /// Walks from the peer along the hops, the nearest first. None is an unreadable hop.
     fn walk(
         &self,
         peer: ClientAddress,
@@ -119,8 +119,8 @@ impl TrustedProxies {
 const FORWARDED: &str = "forwarded";
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The hops of `X-Forwarded-For`, the last one first. Lines of the same name are one list
-/// (RFC 9110, 5.3); its empty elements say nothing (5.6.1).
+/// The hops of `X-Forwarded-For`, the last one first. Lines of the same name are one list (RFC
+/// 9110, 5.3); its empty elements are skipped (5.6.1).
 fn x_forwarded_hops<'a>(
     headers: &'a HeaderMap,
     name: &str,
@@ -135,8 +135,8 @@ fn x_forwarded_hops<'a>(
     })
 }
 
-/// The hops of `Forwarded`, the last one first. A line that cannot be taken apart is one hop that
-/// cannot be read: the boundaries of its elements are unknown.
+/// The hops of `Forwarded`, the last one first. A line that cannot be split is one unreadable hop:
+/// the boundaries of its elements are unknown.
 fn forwarded_hops(headers: &HeaderMap) -> Vec<Option<ClientAddress>> {
     let lines = headers.get_all(FORWARDED).iter().rev();
     lines
@@ -148,7 +148,7 @@ fn forwarded_hops(headers: &HeaderMap) -> Vec<Option<ClientAddress>> {
         .collect()
 }
 
-/// The nodes of the elements in a line of `Forwarded`, in their order (RFC 7239, 4). None where the
+/// The nodes of the elements in a line of `Forwarded`, in their order (RFC 7239, 4). None if the
 /// line breaks the grammar.
 fn elements(line: &str) -> Option<Vec<Option<ClientAddress>>> {
     let mut hops = Vec::new();
@@ -164,7 +164,7 @@ fn elements(line: &str) -> Option<Vec<Option<ClientAddress>>> {
     }
 }
 
-/// One element: pairs by semicolon. Returns its node, if it names one, and what follows it.
+/// One element: pairs by semicolon. Returns its node, if it names one, and the rest of the text.
 fn element(text: &str) -> Option<(Option<ClientAddress>, &str)> {
     let (mut hop, mut rest) = (None, text);
     let mut has_node = false;
@@ -190,8 +190,8 @@ fn element(text: &str) -> Option<(Option<ClientAddress>, &str)> {
     }
 }
 
-/// A token or a quoted string (RFC 9110, 5.6.4), and what follows it. Colons and brackets are taken
-/// without quotes too, as some proxies write them.
+/// A token or a quoted string (RFC 9110, 5.6.4), and the rest of the text. Colons and brackets are
+/// accepted without quotes too, as some proxies write them.
 fn value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let is_bare = |c: char| c.is_ascii() && (is_token_byte(c as u8) || ":[]".contains(c));
@@ -348,8 +348,8 @@ mod tests {
         assert_eq!(client(&lines), "192.0.2.1");
     }
 
-    /// A proxy appends to what the client sent. Whatever that was, it moves no address but into the
-    /// proxy's own.
+    /// A proxy appends to the client's header. Whatever the client sent moves no address but into
+    /// the proxy's own.
     #[test]
     fn an_open_quote_swallows_no_hop() {
         for own in ["for=192.0.2.66, for=\"", "for=192.0.2.66;x=\"", "for=192.0.2.66;x=\"\\"] {

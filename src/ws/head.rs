@@ -37,7 +37,7 @@ pub struct Head {
     pub method: Method,
     /// The target in origin form.
     pub uri: Uri,
-    /// Whether it is HTTP/1.1; else it is 1.0.
+    /// Whether it is HTTP/1.1; otherwise it is 1.0.
     pub is_http_11: bool,
     /// The headers.
     pub headers: HeaderMap,
@@ -56,12 +56,11 @@ pub struct HeadLimits {
     pub headers_max: usize,
 }
 
-/// Reads a head from the start of `bytes`. None where its end has not arrived.
+/// Reads a head from the start of `bytes`. None if its end has not arrived.
 ///
 /// # Errors
 ///
-/// The fault. The connection cannot be used after it: it is unknown where the next
-/// request would begin.
+/// The fault. The connection cannot be used after it: the start of the next request is unknown.
 pub fn parse(bytes: &[u8], limits: HeadLimits) -> Result<Option<Head>, HeadFault> {
     let mut headers = [httparse::EMPTY_HEADER; limits::HEAD_HEADERS_MAX];
     let room = limits.headers_max.min(limits::HEAD_HEADERS_MAX);
@@ -102,7 +101,7 @@ fn header_map(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, HeadFault> {
     Ok(headers)
 }
 
-/// Decides where the body ends, and that only one answer is possible (RFC 9112, 6.3).
+/// Decides where the body ends, and checks that there is only one reading (RFC 9112, 6.3).
 fn framing(headers: &HeaderMap, is_http_11: bool) -> Result<Body, HeadFault> {
     let mut hosts = headers.get_all("host").iter();
     match (hosts.next(), hosts.next()) {

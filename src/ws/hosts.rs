@@ -25,13 +25,13 @@ use crate::limits;
 /// A host, as a URL names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Host {
-    /// An address, IPv4 also where it was mapped into IPv6.
+    /// An address, as IPv4 if it was mapped into IPv6.
     Ip(IpAddr),
     /// A name in lower case, without a dot at its end.
     Name(String),
 }
 
-/// A host with the port that stands behind it.
+/// A host with its port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Authority {
     host: Host,
@@ -39,8 +39,8 @@ struct Authority {
 }
 
 impl Authority {
-    /// Reads `host`, `host:port`, `192.0.2.7:80` or `[2001:db8::1]:80`. None for anything else,
-    /// what stands before an `@` included.
+    /// Reads `host`, `host:port`, `192.0.2.7:80` or `[2001:db8::1]:80`. None for any other text,
+    /// one with an `@` included.
     fn read(text: &str) -> Option<Authority> {
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (address, rest) = rest.split_once(']')?;
@@ -82,7 +82,7 @@ fn name(text: &str) -> Option<Host> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pattern {
     host: Host,
-    /// Whether the names below it are meant, and not itself.
+    /// Whether the entry is for the names below it, and not for itself.
     is_below: bool,
     port: Option<u16>,
 }
@@ -124,7 +124,7 @@ impl fmt::Display for Pattern {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowedHosts(Vec<Pattern>);
 
-/// Why a list of hosts cannot be used: the entry that is none.
+/// The fault of a list of hosts: the entry that is not a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadHost(pub String);
 
@@ -141,12 +141,12 @@ impl FromStr for AllowedHosts {
 }
 
 impl AllowedHosts {
-    /// The entries, for showing.
+    /// The entries, as texts.
     pub fn iter(&self) -> impl Iterator<Item = String> + '_ {
         self.0.iter().map(ToString::to_string)
     }
 
-    /// Whether there is none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -161,14 +161,14 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// The names of a server bound to an address. Where `is_checked` is false every `Host` passes,
-    /// and origins are compared all the same.
+    /// The names of a server bound to an address. If `is_checked` is false every `Host` passes, and
+    /// origins are compared all the same.
     pub fn new(bind: SocketAddr, allowed: AllowedHosts, is_checked: bool) -> Hosts {
         Hosts { bind, allowed, is_checked }
     }
 
-    /// Whether a request may name its receiver so, in `Host` or in its target. `local` is the
-    /// address at which its connection arrived.
+    /// Whether a request may name the server so, in `Host` or in its target. `local` is the address
+    /// at which its connection arrived.
     pub fn passes(&self, authority: &[u8], local: Option<SocketAddr>) -> bool {
         if !self.is_checked {
             return true;
@@ -179,9 +179,9 @@ impl Hosts {
         })
     }
 
-    /// Whether an origin is one of the server's own: a name of its own and its port, or an allowed
-    /// host with the port that the entry names. An entry without a port stands for the server's own
-    /// port and for those of the schemes, because a proxy may stand in front.
+    /// Whether an origin is one of the server's own: a name of its own with its port, or an allowed
+    /// host with the port of its entry. An entry without a port stands for the server's own port
+    /// and for those of the schemes, because a proxy may stand in front.
     pub fn is_origin(&self, origin: &str, local: Option<SocketAddr>) -> bool {
         let (rest, scheme_port) = match origin.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (rest, 80),
@@ -199,8 +199,8 @@ impl Hosts {
         })
     }
 
-    /// Some of those origins, for people: the server's own as one types them, and those of allowed
-    /// hosts as a proxy with TLS makes them.
+    /// Some of those origins, for people: the server's own as typed in a browser, and those of
+    /// allowed hosts behind a proxy with TLS.
     pub fn shown_origins(&self, local: Option<SocketAddr>) -> Vec<String> {
         let called = local.unwrap_or(self.bind);
         let (ip, port) = (called.ip().to_canonical(), called.port());
@@ -213,11 +213,11 @@ impl Hosts {
     }
 
     /// Loopback, the address that the server is bound to, or the one at which the connection
-    /// arrived: where the server is bound to every address, that is the one that was called.
+    /// arrived: a server that is bound to every address was called by it.
     fn is_own(&self, host: &Host, local: Option<SocketAddr>) -> bool {
         match host {
             Host::Name(name) => {
-                // RFC 6761, 6.3: all names below are loopback too, and browsers see to it.
+                // RFC 6761, 6.3: all names below are loopback too, and browsers resolve them so.
                 name == "localhost" || name.ends_with(".localhost")
             }
             Host::Ip(ip) => {
@@ -336,8 +336,8 @@ mod tests {
         }
     }
 
-    /// A server on every address is called by the one at which a connection arrived; a probe names
-    /// that one.
+    /// Clients call a server on every address by the one at which the connection arrives; a probe
+    /// names that one.
     #[test]
     fn the_address_called_is_the_servers_own() {
         let hosts = hosts("0.0.0.0:8080", "");

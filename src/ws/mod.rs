@@ -5,7 +5,7 @@
 //!             \--> plain HTTP, for hyper
 //! ```
 //!
-//! Nothing here owns a socket. The shard brings bytes and takes what they mean.
+//! Nothing here owns a socket. The shard passes bytes and takes messages.
 //!
 //! Imports `address`, `auth`, `id`, `limits`, `storm` and `wire`. Imported by `shard`, `http` and `config`.
 

@@ -1,9 +1,9 @@
 //! The reading side of a WebSocket: tungstenite behind an in-memory adapter.
 //!
 //! tungstenite is the protocol's state machine here: it unmasks, joins fragments, checks UTF-8,
-//! answers pings and closes. It never sees a socket. It reads what the shard's buffer holds, then
-//! hears `WouldBlock`; what it writes is gathered and goes through the connection's outbox, so its
-//! pongs cannot land inside a half-sent event.
+//! answers pings and closes. It never sees a socket. It reads the shard's buffer, and then gets
+//! `WouldBlock`; its output is gathered and goes through the connection's outbox, so its pongs
+//! cannot land inside a half-sent event.
 //!
 //! # Promises
 //!
@@ -32,7 +32,7 @@ pub enum Incoming {
     Binary(Bytes),
     /// A ping, already answered, or a pong.
     Control,
-    /// A close frame, already answered, and its code, where it has one. Nothing follows.
+    /// A close frame, already answered, and its code, if it has one. Nothing follows.
     Close(Option<u16>),
 }
 
@@ -67,19 +67,19 @@ impl Pool {
     }
 }
 
-/// The bytes of one read, and what tungstenite has to say to them.
+/// The bytes of one read, and tungstenite's replies to them.
 #[derive(Debug)]
 pub struct Wire<'a> {
     /// Bytes that have not been read yet.
     pub input: &'a [u8],
-    /// Frames that answer, in order.
+    /// Frames in reply, in order.
     pub replies: &'a mut Vec<u8>,
 }
 
 impl Read for Wire<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.input.is_empty() {
-            // Not the end of the stream: `Ok(0)` would say that.
+            // Not the end of the stream: `Ok(0)` would mean that.
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.input.read(into)
@@ -105,12 +105,12 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Announces bytes that [`Reader::next`] is going to be given. Returns how many continuation
-    /// frames begin in them.
+    /// Announces bytes that [`Reader::next`] is going to get. Returns how many continuation frames
+    /// begin in them.
     ///
     /// # Errors
     ///
-    /// The reason to close, where the framing alone is abusive.
+    /// The reason to close, if the framing alone is abusive.
     pub fn begin(&mut self, bytes: &[u8], pool: &mut Pool) -> Result<u32, Reason> {
         let continuations = self.boundary.feed(bytes).map_err(|_| Reason::TooBig)?;
         if self.context.is_none() {
@@ -119,7 +119,7 @@ impl Reader {
         Ok(continuations)
     }
 
-    /// The next message in the wire's input; none where it holds no further whole one.
+    /// The next message in the wire's input; none if it holds no further whole one.
     ///
     /// # Errors
     ///
@@ -132,8 +132,8 @@ impl Reader {
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
                 Ok(Some(Incoming::Control))
             }
-            // The answer to a close frame leaves with the next flush, which then says that the
-            // connection is over.
+            // The answer to a close frame leaves with the next flush, which then reports the end of
+            // the connection.
             Ok(Message::Close(frame)) => {
                 let _ = context.flush(wire);
                 Ok(Some(Incoming::Close(frame.map(|frame| frame.code.into()))))

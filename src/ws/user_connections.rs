@@ -3,9 +3,10 @@
 //! The one table that shards share by a lock. The lock is taken when a signed-in user's socket opens and
 //! ends, and during the few seconds in which a user is above the limit.
 //!
-//! A connection may be dead without a sign: the lid of a laptop, a change of network. So a connection above
-//! the limit is admitted while the older ones have time to answer a ping, which is sent to all of them at
-//! once. If one of them ends, the newcomer takes its place. Once all have answered, the newcomer is closed.
+//! A connection may be dead without a sign: the lid of a laptop, a change of network. So a
+//! connection above the limit is admitted while the older ones have time to answer a ping, which is
+//! sent to all of them together. If one of them ends, the newest takes its place. When all have
+//! answered, the newest is closed.
 //!
 //! # Promises
 //!
@@ -39,14 +40,14 @@ enum Holder {
 struct Many {
     /// Eldest first. Those behind the limit are above it.
     tracked: Vec<TrackedConnection>,
-    /// When they were last asked for a sign of life.
+    /// When they were last pinged.
     asked_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct TrackedConnection {
     conn: ConnId,
-    /// Whether it was asked for a sign of life and has not given one.
+    /// Whether it was pinged and has not shown a sign of life.
     is_silent: bool,
 }
 
@@ -72,10 +73,10 @@ pub struct UserPermit {
 pub enum Acquired {
     /// It has one.
     Granted(UserPermit),
-    /// The connection is above the limit, and may wait for the place of one that does not answer. These are
-    /// to be pinged now; none where they just were.
+    /// The connection is above the limit, and may wait for the place of one that does not answer.
+    /// These are to be pinged now; none if they just were.
     OverLimit(UserPermit, Vec<ConnId>),
-    /// There are too many that wait already.
+    /// Too many connections wait already.
     Full,
 }
 
@@ -140,7 +141,7 @@ impl UserConnectionLimit {
 }
 
 impl UserPermit {
-    /// Notes that the connection has given a sign of life.
+    /// Notes that the connection has shown a sign of life.
     pub fn answer(&self) {
         if let Some(holder) = self.user_connections.0.lock().get_mut(&self.user_id)
             && let Some(one) = holder.tracked().iter_mut().find(|one| one.conn == self.conn)
@@ -243,7 +244,7 @@ mod tests {
         );
     }
 
-    /// Random comings, goings and answers against a plain list.
+    /// Random opens, ends and answers against a plain list.
     #[test]
     fn agrees_with_a_list() {
         for seed in 0..200 {
