@@ -17,7 +17,7 @@ use crate::limits;
 /// The policy for making accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registration {
-    /// Anybody who can reach the server.
+    /// Every caller that reaches the server.
     Open,
     /// No account is made over HTTP. Operators make accounts with `fanfare user add`.
     Closed,
@@ -51,14 +51,14 @@ impl Registration {
     }
 }
 
-/// Whether there may be an account of a name. Those of older releases were made under fewer rules
-/// than [`names::new_name`] has.
+/// Whether a name may be an account's. Accounts of older releases were made under fewer rules than
+/// those of [`names::new_name`].
 #[must_use]
 pub fn is_possible_name(name: &str) -> bool {
     is_user_id(name)
 }
 
-/// Checks a mail address: that it is one, only mail can tell.
+/// Checks the form of a mail address. Only mail can show that it exists.
 ///
 /// # Errors
 ///
@@ -94,17 +94,17 @@ fn hasher() -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params.unwrap_or_default())
 }
 
-/// Hashes anything with a salt that is given. Returns whether it could. Takes tens of milliseconds.
+/// Hashes a text with a given salt. Returns whether it could. Takes tens of milliseconds.
 pub(super) fn hash_into(text: &[u8], salt: &[u8], hash: &mut [u8]) -> bool {
     hasher().hash_password_into(text, salt, hash).is_ok()
 }
 
-/// Hashes a password. Takes tens of milliseconds. None where the system has no randomness.
+/// Hashes a password. Takes tens of milliseconds. None if the system has no randomness.
 pub fn hash(password: &str) -> Option<String> {
     hasher().hash_password(password.as_bytes()).ok().map(|hash| hash.to_string())
 }
 
-/// Whether a password is the one behind a hash. Without a hash it takes as long, and is not.
+/// Whether a password matches a hash. Without a hash it takes as long, and does not match.
 pub fn verify(password: &str, hash: Option<&str>) -> bool {
     // A hash of no password: comparing with it takes as long as with a real one.
     const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IG5vYm9keQ$\

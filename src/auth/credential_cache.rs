@@ -40,7 +40,7 @@ struct CachedLogin {
 /// The cache.
 #[derive(Debug)]
 pub struct CredentialCache {
-    /// The key of the digests. Only this process has it, so a digest is of no use elsewhere.
+    /// The key of the digests. Only this process has it, so a digest is useless elsewhere.
     key: [u8; 32],
     entries: Mutex<HashMap<CredentialDigest, CachedLogin>>,
     /// Number of accounts that were changed on this node. Rises while `entries` is locked.
@@ -84,7 +84,7 @@ impl CredentialCache {
         })
     }
 
-    /// What [`CredentialCache::keep`] is told, taken before the account is read.
+    /// The count that [`CredentialCache::keep`] takes, read before the account is read.
     pub fn forgotten(&self) -> u64 {
         self.forgotten.load(Ordering::Acquire)
     }

@@ -1,7 +1,7 @@
 //! The authenticator: from a token to an identity, and back for the command line.
 //!
-//! One algorithm, fixed by the key the authenticator is made with: what a token's own header asks for is
-//! never followed (RFC 8725 section 3.1). Time is passed in.
+//! One algorithm, fixed by the key that the authenticator is made with: a token's own header never
+//! chooses it (RFC 8725 section 3.1). Time is passed in.
 //!
 //! # Promises
 //!
@@ -42,16 +42,16 @@ pub struct Identity {
     pub scopes: Scopes,
     /// The `exp` claim, in seconds since 1970. The token is void from this second on.
     pub expires_at_s: u64,
-    /// Which token said so; none where a name and a password did.
+    /// The mark of its token; none if the user gave a name and a password.
     pub token: Option<TokenMark>,
 }
 
-/// A token's marks without its text: enough to find it revoked, and to renew it.
+/// The marks of a token without its text: enough to check its revocation, and to renew it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TokenMark {
-    /// Stands for this token alone.
+    /// The id of this token.
     pub id: TokenId,
-    /// The token counts while its user's tokens have not been ended after this moment, in
+    /// The token is valid while its user's tokens have not been ended after this moment, in
     /// milliseconds since 1970: the `gen` claim, else the `iat` claim, else 0.
     pub made_ms: u64,
     /// When its user signed in with a password, in seconds since 1970: the `auth_time` claim, which
@@ -60,7 +60,7 @@ pub struct TokenMark {
 }
 
 impl Identity {
-    /// The name to show: the one the token states, else the id.
+    /// The name to show: the token's, else the id.
     pub fn display_name(&self) -> &str {
         self.username.as_deref().unwrap_or(self.user_id.as_str())
     }
@@ -122,9 +122,9 @@ impl Claims {
 /// Why a token was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthError {
-    /// Its time is over. The same user with a new token is welcome.
+    /// It has expired. A new token of the same user is accepted.
     TokenExpired,
-    /// It will never be accepted, for the reason given.
+    /// It is never accepted, for this reason.
     Invalid(&'static str),
 }
 
@@ -139,8 +139,8 @@ impl fmt::Display for AuthError {
 
 impl std::error::Error for AuthError {}
 
-/// The claims as they come in. Only what decides is read strictly: a display name of an odd type is
-/// ignored, an odd `nbf` is not.
+/// The claims as they come in. Only claims that decide are read strictly: a display name of a wrong
+/// type is ignored, a wrong `nbf` is not.
 #[derive(Deserialize)]
 struct ForeignClaims {
     sub: Option<Value>,
@@ -155,7 +155,7 @@ struct ForeignClaims {
     scope: Option<Value>,
 }
 
-/// The keeper of the key: checks tokens and makes them.
+/// The holder of the key: checks tokens and makes them.
 pub struct Authenticator {
     algorithm: Algorithm,
     decoding_key: DecodingKey,
@@ -178,7 +178,7 @@ impl Authenticator {
     ///
     /// # Errors
     ///
-    /// What is wrong with the key.
+    /// The fault of the key.
     pub fn public_key(pem: &[u8]) -> Result<Self, &'static str> {
         let text = std::str::from_utf8(pem).map_err(|_| "not a text file in PEM form")?;
         if text.contains("PRIVATE KEY") {
@@ -210,8 +210,8 @@ impl Authenticator {
 
     fn new(algorithm: Algorithm, keys: (DecodingKey, Option<EncodingKey>)) -> Self {
         let mut validation = Validation::new(algorithm);
-        // Signature and algorithm are the library's part. The claims are judged in `identify`,
-        // because the library would ask the system clock.
+        // The library checks signature and algorithm. `identify` judges the claims, because the
+        // library would read the system clock.
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
         validation.validate_nbf = false;
@@ -219,11 +219,11 @@ impl Authenticator {
         Self { algorithm, decoding_key: keys.0, encoding_key: keys.1, validation }
     }
 
-    /// Returns who the token stands for, at the second `now_s` since 1970.
+    /// Returns the token's identity, at the second `now_s` since 1970.
     ///
     /// # Errors
     ///
-    /// `TokenExpired` if only its time is over, `Invalid` for everything else.
+    /// `TokenExpired` if only its expiry has passed, `Invalid` for every other fault.
     pub fn authenticate(&self, token: &str, now_s: u64) -> Result<Identity, AuthError> {
         let data =
             jsonwebtoken::decode::<ForeignClaims>(token, &self.decoding_key, &self.validation)
@@ -235,7 +235,7 @@ impl Authenticator {
         identify(&data.claims, token, now_s)
     }
 
-    /// Makes a token that states `claims`. None where only the public key is here.
+    /// Makes a token with these claims. None if there is only the public key.
     #[must_use]
     pub fn sign(&self, claims: &Claims) -> Option<String> {
         let key = self.encoding_key.as_ref()?;
@@ -249,7 +249,7 @@ impl fmt::Debug for Authenticator {
     }
 }
 
-/// Judges claims whose signature was found good.
+/// Judges claims whose signature is valid.
 fn identify(claims: &ForeignClaims, token: &str, now_s: u64) -> Result<Identity, AuthError> {
     let user_id = match &claims.sub {
         Some(Value::String(sub)) if sub.is_empty() => {
@@ -336,7 +336,7 @@ fn is_later(number: &Number, now_s: u64) -> bool {
     whole_s > now_s || whole_s == now_s && has_fraction
 }
 
-/// Names the fault in our words. The library's own may quote parts of the token.
+/// Names the fault in fixed texts. The library's own may quote parts of the token.
 fn reason(kind: &ErrorKind) -> &'static str {
     match kind {
         ErrorKind::InvalidSignature => "wrong signature",
@@ -474,7 +474,7 @@ mod tests {
         };
         assert_eq!(mark(&json!({"jti": "a"})).id, mark(&json!({"jti": "a", "x": 1})).id);
         assert_ne!(mark(&json!({"jti": "a"})).id, mark(&json!({"jti": "b"})).id);
-        // Without one, the text itself tells tokens apart.
+        // Without one, the text itself identifies the token.
         assert_eq!(mark(&json!({})).id, mark(&json!({})).id);
         for other in [json!({"x": 1}), json!({"jti": ""}), json!({"jti": 5})] {
             assert_ne!(mark(&json!({})).id, mark(&other).id, "{other}");
@@ -543,7 +543,7 @@ mod tests {
         let claims = base64(format!(r#"{{"sub":"root","exp":{}}}"#, NOW_S + 60).as_bytes());
         let swapped = format!("{header}.{claims}.{signature}");
         assert_eq!(authenticator.authenticate(&swapped, NOW_S), wrong_signature);
-        // An expired token with a wrong signature is a forgery, not an old friend.
+        // An expired token with a wrong signature is forged, not expired.
         let expired = token(&json!({"sub": "u", "exp": 1}));
         assert_eq!(other.authenticate(&expired, NOW_S), wrong_signature);
 

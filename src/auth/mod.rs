@@ -1,4 +1,4 @@
-//! Authentication: where a token may stand in a request, who it stands for, what it allows.
+//! Authentication: the places of a token in a request, its identity, and its scopes.
 //!
 //! ```text
 //! Authorization: Bearer T ----+
@@ -8,8 +8,8 @@
 //!
 //! # Promises
 //!
-//! * The functions that look for a token find every one that is presented, even an empty one: a caller that
-//!   sends a token wants to be judged by it, and is refused if it is invalid.
+//! * The functions that look for a token find every presented one, even an empty one: a token that
+//!   is presented and invalid refuses the request.
 //! * A generated secret is written once, readable by its owner alone, and never changes.
 //!
 //! * Passwords are kept as argon2id hashes alone.
@@ -63,7 +63,7 @@ pub fn from_protocols(header: &str) -> impl Iterator<Item = &str> {
 
 /// Finds the tokens in a query string, without its `?`: each `token=T`, percent-decoded.
 ///
-/// A token that is wrongly encoded comes back as it stands, to be refused.
+/// A token that is wrongly encoded is returned as it stands, to be refused.
 pub fn from_query(query: &str) -> impl Iterator<Item = String> {
     let values = query.split('&').filter_map(|pair| match pair.split_once('=') {
         Some(("token", value)) => Some(value),
@@ -94,7 +94,7 @@ fn hex_digit(byte: u8) -> Option<u8> {
 ///
 /// # Errors
 ///
-/// What is wrong with it, without a word of it.
+/// The fault, without a character of the secret.
 pub fn check_secret(secret: &[u8]) -> Result<(), String> {
     let least = limits::JWT_SECRET_BYTES;
     match secret.len() {
@@ -115,7 +115,7 @@ pub fn check_secret(secret: &[u8]) -> Result<(), String> {
 ///
 /// # Errors
 ///
-/// Whatever the file system reports, with the file named; an empty or short secret is refused.
+/// The fault of the file system, with the file named; an empty or short secret is refused.
 pub fn secret_from_data_dir(dir: &Path) -> io::Result<Vec<u8>> {
     let path = dir.join(SECRET_FILE);
     let read = private_file::create_dir(dir).and_then(|()| {
@@ -156,7 +156,7 @@ fn make_secret(dir: &Path, path: &Path) -> io::Result<()> {
             },
         }
     });
-    // The draft is of no use to anybody; that it could not be removed changes nothing.
+    // The draft is useless; a failure to remove it changes nothing.
     let _ = fs::remove_file(&draft);
     result
 }

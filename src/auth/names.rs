@@ -1,18 +1,18 @@
-//! Names to sign in with: their normal form, what two names are compared by, and which are refused.
+//! Usernames: their normal form, the keys by which two names are compared, and the refused ones.
 //!
-//! A name is stored and shown in Unicode's compatibility form (NFKC, UAX #15). Two names are the same
-//! where their [`key`]s are, and look the same where their [`skeleton`]s are (UTS #39, section 4):
-//! neither kind of pair may exist twice. A name also looks like no user id: a caller that names a user by
-//! id means the id.
+//! A name is stored and shown in Unicode's compatibility form (NFKC, UAX #15). Two names are the
+//! same if their [`key`]s are, and look the same if their [`skeleton`]s are (UTS #39, section 4):
+//! neither kind of pair may exist twice. No name looks like a user id: a caller that names a user
+//! by id means the id.
 //!
 //! # Promises
 //!
 //! * `normal`, `key` and `skeleton` of a name give the same text again when applied to their result.
-//! * A name that `new_name` accepts shows every character it has.
+//! * A name that `new_name` accepts shows each of its characters.
 //!
 //! # Not here
 //!
-//! Whether a name is taken: the database says that (`store::people`).
+//! Whether a name is taken: the database decides (`store::people`).
 //!
 //! Imports `limits` and its siblings. Imported by `auth::accounts`, `state`, `store`, `http` and
 //! `config`.
@@ -25,23 +25,24 @@ use uuid::Uuid;
 
 use crate::limits;
 
-/// What stands before a name where a user id is expected: `name:bob`. No user id begins so.
+/// The prefix of a name in place of a user id: `name:bob`. No user id begins so.
 pub const PREFIX: &str = "name:";
 
-/// A user id ends up in frames, paths and the database: it is short and holds no control character.
+/// A user id is part of frames, paths and rows: it is short and has no control character.
 pub fn is_user_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= limits::USER_BYTES_MAX && !text.chars().any(char::is_control)
 }
 
-/// The name in `name:bob`, where a text says that it means a name.
+/// The name in `name:bob`; none in a text without the prefix.
 #[must_use]
 pub fn named(text: &str) -> Option<&str> {
     text.strip_prefix(PREFIX)
 }
 
-/// Characters that are drawn as nothing, or that change the direction or the drawing of others:
+/// Characters that are not drawn, or that change the direction or the drawing of others:
 /// `Default_Ignorable_Code_Point` (Unicode 17), the remaining format characters (Cf), separators of
-/// lines, blanks that are no spaces, and what no font agrees on (private use, noncharacters).
+/// lines, blanks that are not spaces, and characters without an agreed form (private use,
+/// noncharacters).
 const UNSEEN: &[(char, char)] = &[
     ('\u{ad}', '\u{ad}'),
     ('\u{34f}', '\u{34f}'),
@@ -76,7 +77,7 @@ const UNSEEN: &[(char, char)] = &[
     ('\u{f0000}', '\u{10ffff}'),
 ];
 
-/// Whether a character cannot be seen by itself, or changes how others are seen.
+/// Whether a character is invisible, or changes how others look.
 #[must_use]
 pub fn is_unseen(c: char) -> bool {
     c.is_control() || UNSEEN.iter().any(|&(first, last)| (first..=last).contains(&c))
@@ -123,8 +124,8 @@ pub fn looks_like_id(text: &str) -> bool {
     Uuid::try_parse(text).is_ok()
 }
 
-/// What a name's skeleton is compared with besides other names': that of a user id which is no UUID.
-/// A UUID needs none, because no name looks like one.
+/// The skeleton of a user id other than a UUID, with which a name's skeleton is compared. A UUID
+/// needs none, because no name looks like one.
 #[must_use]
 pub fn id_skeleton(user_id: &str) -> String {
     if looks_like_id(user_id) { String::new() } else { skeleton(user_id) }
@@ -136,7 +137,7 @@ pub fn id_skeleton(user_id: &str) -> String {
 ///
 /// The fault.
 pub fn new_name(name: &str) -> Result<String, &'static str> {
-    // Before it is normalised, which may make a text eighteen times as long.
+    // Before normalising, which may make a text eighteen times as long.
     if !is_user_id(name) {
         return Err("username is empty, longer than 255 bytes, or holds a control character");
     }
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn each_form_is_final() {
-        // Everything where letters have case, and a part of what comes after.
+        // All scripts with case, and a sample of the rest.
         let dense = '\0'..='\u{2fff}';
         let sparse = ('\u{3000}'..='\u{1ffff}').step_by(13);
         for c in dense.chain(sparse).chain('\u{ff00}'..='\u{ffef}').filter(|c| !is_unseen(*c)) {
@@ -290,7 +291,7 @@ mod tests {
             "a\u{e000}",
             "a\u{10ffff}",
             &"x".repeat(256),
-            // Eighteen characters of one in the form NFKC.
+            // Eighteen characters for each in the form NFKC.
             &"\u{fdfa}".repeat(40),
         ] {
             assert!(new_name(name).is_err(), "{name:?}");

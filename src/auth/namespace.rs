@@ -1,13 +1,13 @@
 //! Namespaces: rules for all channels with a common prefix.
 //!
-//! A namespace says who may subscribe and publish, how much history is kept, and whether presence is
-//! announced. The longest prefix that matches a channel decides.
+//! A namespace has the rules for subscribing and publishing, the bounds of the history, and whether
+//! presence is announced. The longest prefix that matches a channel decides.
 //!
 //! # Promises
 //!
-//! * A reserved channel takes only what its own door makes ([`Reserved`]); no configuration changes
-//!   that. Names are compared byte by byte, as channels themselves are: `Chat:r` is an ordinary
-//!   channel, and no other channel than `chat:r` is the room's.
+//! * A reserved channel takes only messages of its own endpoint ([`Reserved`]); no configuration
+//!   changes that. Names are compared byte by byte, as channels themselves are: `Chat:r` is an
+//!   ordinary channel, and no other channel than `chat:r` is the room's.
 //!
 //! Imports `auth::jwt`, `auth::permission` and `limits`. Imported by `config`, `ws`, `shard`, `http`
 //! and `state`.
@@ -18,16 +18,16 @@ use super::jwt::Identity;
 use super::permission::Scopes;
 use crate::limits;
 
-/// A rule: who may do something in a channel.
+/// A rule: the callers that may use a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Who {
-    /// Everyone who is connected.
+    /// Every connection.
     Anyone,
     /// Every signed-in user.
     Users,
-    /// Holders of the scope, where tokens are required; else everyone.
+    /// Holders of the scope, if tokens are required; else everyone.
     With(Scopes),
-    /// No client. The server's own program still may.
+    /// No client. The embedding program still may.
     Nobody,
 }
 
@@ -48,7 +48,7 @@ impl Who {
         }
     }
 
-    /// Whether a caller is one of them. None is a caller without a token.
+    /// Whether the rule includes a caller. None is a caller without a token.
     pub(crate) fn includes(self, identity: Option<&Identity>, is_auth_required: bool) -> bool {
         match self {
             Who::Anyone => true,
@@ -86,12 +86,12 @@ pub struct Namespace {
     pub history_max: Option<usize>,
     /// How long a message is kept, in milliseconds.
     pub history_ms: u64,
-    /// Whether the users who come and go are announced and listed.
+    /// Whether arrivals and departures of users are announced, and users listed.
     pub presence: bool,
 }
 
 impl Namespace {
-    /// A namespace with the rules of channels that none is made for.
+    /// A namespace with the default rules.
     pub fn new(prefix: &str) -> Namespace {
         Namespace {
             prefix: prefix.to_owned(),
@@ -104,12 +104,12 @@ impl Namespace {
     }
 }
 
-/// A kind of channel that takes only what a door of its own makes.
+/// A kind of channel that takes only messages of its own endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reserved {
     /// `chat:`: rooms take what their members say with `chat`, and the server's announcements.
     Room,
-    /// `user:`: the channels of users. `user:ann` is followed by the user `ann` alone.
+    /// `user:`: the channels of users. Only the user `ann` may follow `user:ann`.
     User,
     /// `dashboard:`: dashboards take metrics, by HTTP.
     Dashboard,
@@ -128,7 +128,7 @@ impl Reserved {
         ("$", Reserved::Server),
     ];
 
-    /// The kind of a channel, or of the channels under a prefix; none where any message may be
+    /// The kind of a channel, or of the channels under a prefix; none if any message may be
     /// published.
     #[must_use]
     pub fn of(channel: &str) -> Option<Reserved> {
@@ -136,14 +136,14 @@ impl Reserved {
         kinds.find(|(prefix, _)| channel.starts_with(prefix)).map(|(_, kind)| *kind)
     }
 
-    /// Whether the rules of namespaces say who may take its door. The others' doors are open to the
-    /// members of a room, or to the server alone.
+    /// Whether the namespace's `publish` holds for its endpoint. The other kinds take messages of
+    /// the members of a room, or of the server alone.
     #[must_use]
     pub const fn has_publish_rule(self) -> bool {
         matches!(self, Reserved::Dashboard | Reserved::Live)
     }
 
-    /// Why a message is refused there.
+    /// The reason of a refused message.
     #[must_use]
     pub const fn refusal(self) -> &'static str {
         match self {
@@ -156,17 +156,17 @@ impl Reserved {
     }
 }
 
-/// Why a caller may not follow a channel or publish to it.
+/// The refusal of a subscription or a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Barred {
     /// Whether the caller is anonymous, so that a token may help.
     pub needs_token: bool,
-    /// The text.
+    /// The reason.
     pub reason: &'static str,
 }
 
 impl Barred {
-    /// The caller is not one of `who`.
+    /// The caller is not included in `who`.
     fn by(who: Who, identity: Option<&Identity>, reason: &'static str) -> Barred {
         Barred { needs_token: identity.is_none() && who != Who::Nobody, reason }
     }
@@ -181,8 +181,8 @@ impl Barred {
 pub struct Namespaces(Vec<Namespace>);
 
 impl Default for Namespaces {
-    /// Chat rooms tell who is there; what is published for others to rely on, live updates and
-    /// dashboards, comes from those who may publish. What begins with `$` is the server's own.
+    /// Chat rooms announce presence. Live updates and dashboards, on which others rely, come from
+    /// callers with `publish`. Channels that begin with `$` are the server's own.
     fn default() -> Namespaces {
         let mut namespaces = Namespaces(vec![Namespace::new("")]);
         namespaces.insert(Namespace { presence: true, ..Namespace::new("chat:") });
@@ -198,8 +198,8 @@ impl Default for Namespaces {
 }
 
 impl Namespaces {
-    /// Adds a namespace, or replaces the one of the same prefix. Where the channels have a door of
-    /// their own that no rule opens, its rule for publishing is `nobody`, whatever it says.
+    /// Adds a namespace, or replaces the one of the same prefix. If the channels have an endpoint
+    /// of their own that no rule opens, the rule for publishing becomes `nobody`.
     pub fn insert(&mut self, mut namespace: Namespace) {
         if Reserved::of(&namespace.prefix).is_some_and(|kind| !kind.has_publish_rule()) {
             namespace.publish = Who::Nobody;
@@ -221,11 +221,11 @@ impl Namespaces {
         found.expect("the empty prefix fits every name")
     }
 
-    /// Whether a caller may follow a channel, and read what is kept of it.
+    /// Whether a caller may follow a channel, and read its history.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// The refusal.
     pub(crate) fn may_follow(
         &self,
         channel: &str,
@@ -249,7 +249,7 @@ impl Namespaces {
     ///
     /// # Errors
     ///
-    /// Why not. That a channel is reserved comes first: no token helps there.
+    /// The refusal. That a channel is reserved comes first: no token helps there.
     pub(crate) fn may_publish(
         &self,
         channel: &str,
@@ -262,11 +262,11 @@ impl Namespaces {
         }
     }
 
-    /// Whether a caller may publish to a channel through the door of its kind.
+    /// Whether a caller may publish to a channel through the endpoint of its kind.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// The refusal.
     pub(crate) fn may_take_door(
         &self,
         channel: &str,

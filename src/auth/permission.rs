@@ -1,18 +1,18 @@
 //! The scopes: what a token allows.
 //!
-//! A token without scopes identifies a user and grants nothing more: where tokens are required it opens sockets
-//! and follows the channels that allow it. Everything else needs one of the words below.
-//! The whole table, call by call, is in `docs/operations.md`.
+//! A token without scopes identifies a user and grants nothing more: if tokens are required it
+//! opens sockets and follows the channels that allow it. Everything else needs one of the words
+//! below. The whole table, call by call, is in `docs/operations.md`.
 //!
 //! # Promises
 //!
 //! * `admin` includes every other scope, and `registry:write` includes `registry:read`, here and
 //!   nowhere else. No other scope includes another.
-//! * A word we do not know grants nothing and refuses nothing.
+//! * An unknown word grants nothing and refuses nothing.
 //!
 //! # Not here
 //!
-//! Which request needs which scope: the doors (`http`, `ws`, `shard`) know their requests.
+//! Which request needs which scope: the rooms `http`, `ws` and `shard` know their requests.
 //!
 //! Imports nothing. Imported by `auth::jwt`, `auth::namespace`, `http`, `ws`, `shard` and `config`.
 
@@ -33,11 +33,11 @@ impl Scopes {
     pub const PUBLISH: Scopes = Scopes(1 << 2);
     /// `message`: direct, group and room messages, and envelopes.
     pub const MESSAGE: Scopes = Scopes(1 << 3);
-    /// `sockets:read`: who is connected, and the counters.
+    /// `sockets:read`: connections, online users, and the counters.
     pub const SOCKETS_READ: Scopes = Scopes(1 << 4);
-    /// `channels:read`: which channels there are, and who is in them.
+    /// `channels:read`: the list of channels, and their users.
     pub const CHANNELS_READ: Scopes = Scopes(1 << 5);
-    /// `audit:read`: what happened, and who did it.
+    /// `audit:read`: the record of events and their actors.
     pub const AUDIT_READ: Scopes = Scopes(1 << 6);
     /// `admin`: connections, channels and operations; includes all other scopes.
     pub const ADMIN: Scopes = Scopes(
@@ -66,7 +66,7 @@ impl Scopes {
     pub const WORDS_LISTED: &'static str = "admin, registry:write, registry:read, publish, message, \
         sockets:read, channels:read, audit:read";
 
-    /// The scope of one word; none where it is none of ours.
+    /// The scope of one word; none for an unknown word.
     #[must_use]
     pub fn of_word(word: &str) -> Option<Self> {
         Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, scope)| *scope)
@@ -80,7 +80,7 @@ impl Scopes {
         })
     }
 
-    /// Returns the words of `claim` that name no scope. A command line wants to know.
+    /// Returns the words of `claim` that name no scope, for the command line's warning.
     pub fn unknown_words(claim: &str) -> impl Iterator<Item = &str> {
         claim.split_ascii_whitespace().filter(|word| Self::of_word(word).is_none())
     }
@@ -91,14 +91,14 @@ impl Scopes {
         Self(self.0 | other.0)
     }
 
-    /// Whether everything `needed` allows is allowed.
+    /// Whether the set includes all of `needed`.
     #[must_use]
     pub const fn contains(self, needed: Scopes) -> bool {
         self.0 & needed.0 == needed.0
     }
 }
 
-/// The `scope` claim: the shortest words that mean this set.
+/// The `scope` claim: the shortest list of words with this set.
 impl fmt::Display for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut said = Self::NONE;

@@ -9,7 +9,7 @@
 //!
 //! * While nothing is revoked a check costs one load.
 //! * A revoked token is kept until its own end, and no longer.
-//! * An end of a user's tokens is never taken back by older news.
+//! * Older news never takes back the end of a user's tokens.
 //!
 //! Imports its siblings and `limits`. Imported by `ws::authorizer`, `http`, `shard` and `control`.
 
@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use super::{CredentialCache, Identity, TokenMark};
 use crate::limits;
 
-/// Stands for one token: a digest of its `jti` claim, or of its signed text where it has none.
+/// The id of one token: a digest of its `jti` claim, or of its signed text if it has none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenId([u8; 16]);
 
@@ -50,7 +50,7 @@ impl TokenId {
     }
 }
 
-/// As hex digits: how the database keeps it. It gives nothing away about the token.
+/// As hex digits: the form in the database. It reveals nothing of the token.
 impl fmt::Display for TokenId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", u128::from_be_bytes(self.0))
@@ -80,25 +80,25 @@ impl FromStr for TokenId {
 /// When a user's tokens were ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ended {
-    /// Tokens made before this count no more, in milliseconds since 1970.
+    /// Tokens made before this are invalid, in milliseconds since 1970.
     tokens_from_ms: u64,
-    /// The one that does all the same: its user changed the password with it.
+    /// The one that stays valid: its user changed the password with it.
     kept: Option<TokenId>,
 }
 
 /// The revocations of one account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Whether it may not be used at all.
+    /// Whether the account is disabled.
     pub is_disabled: bool,
-    /// Tokens made before this count no more, in milliseconds since 1970; 0: none was ended.
+    /// Tokens made before this are invalid, in milliseconds since 1970; 0: none was ended.
     pub tokens_from_ms: u64,
-    /// The one that does all the same.
+    /// The one that stays valid.
     pub kept_token: Option<TokenId>,
 }
 
 impl Standing {
-    /// Whether a token of the account still counts, as far as the account goes.
+    /// Whether the account leaves a token valid.
     #[must_use]
     pub fn covers(&self, token: TokenMark) -> bool {
         !self.is_disabled
@@ -106,7 +106,7 @@ impl Standing {
     }
 }
 
-/// Why a token counts no more.
+/// The reason why a token is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revocation {
     /// Its user's account is disabled.
@@ -125,23 +125,22 @@ struct Table {
     ended: HashMap<Box<str>, Ended>,
     /// Single tokens, with the second since 1970 at which each runs out.
     tokens: HashMap<TokenId, u64>,
-    /// How many single tokens there are when the next look for those that ran out is taken.
+    /// The number of single tokens at which the expired ones are removed next.
     sweep_at: usize,
 }
 
-/// The tokens that count no more. Bounded by the users there are and by
-/// [`limits::REVOKED_TOKENS_MAX`].
+/// The revocations. Bounded by the number of users and by [`limits::REVOKED_TOKENS_MAX`].
 #[derive(Debug, Default)]
 pub struct Revoked {
     table: RwLock<Table>,
-    /// Spares everyone the lock while there is nothing, which is nearly always.
+    /// Spares the lock while nothing is revoked, which is nearly always.
     is_any: AtomicBool,
-    /// Accounts whose passwords were found right lately.
+    /// Accounts whose passwords were correct a moment ago.
     pub credential_cache: CredentialCache,
 }
 
 impl Revoked {
-    /// Why an identity counts no more, where it does not.
+    /// Why an identity is revoked, if it is.
     pub fn of(&self, identity: &Identity) -> Option<Revocation> {
         if !self.is_any.load(Ordering::Acquire) {
             return None;
@@ -163,7 +162,7 @@ impl Revoked {
         self.is_any.load(Ordering::Acquire) && self.table.read().disabled.contains(user_id)
     }
 
-    /// Takes in what is known of an account. Returns whether tokens that counted may count no more.
+    /// Stores the standing of an account. Returns whether valid tokens may have become invalid.
     pub fn set(&self, user_id: &str, standing: Standing) -> bool {
         let Standing { is_disabled, tokens_from_ms, kept_token: kept } = standing;
         if !is_disabled && tokens_from_ms == 0 && !self.is_any.load(Ordering::Acquire) {
@@ -185,8 +184,7 @@ impl Revoked {
         is_news || is_later
     }
 
-    /// Takes in a single token that was revoked and runs out at `expires_s`. Returns whether that is
-    /// news.
+    /// Stores a single revoked token that runs out at `expires_s`. Returns whether it is new.
     pub fn revoke(&self, token: TokenId, expires_s: u64, now_s: u64) -> bool {
         let mut table = self.table.write();
         if expires_s <= now_s || table.tokens.insert(token, expires_s).is_some() {
@@ -240,7 +238,7 @@ mod tests {
             (of("ann", "a", 50), of("ann", "kept", 1), of("bob", "a", 1)),
             (None, None, None)
         );
-        // News that is older than what is known, and an account that is as it was.
+        // News that is older than the stored standing, and an unchanged account.
         assert!(!revoked.set("ann", Standing { tokens_from_ms: 40, ..FINE }));
         assert!(!revoked.set("ann", FINE));
         assert_eq!(of("ann", "a", 49), Some(Revocation::Token));
@@ -269,7 +267,7 @@ mod tests {
         assert_eq!(revoked.of(&bearer("ann", "a", 5)), Some(Revocation::Token));
         assert_eq!(revoked.of(&bearer("ann", "b", 5)), None);
         for number in 0..10_000 {
-            // Each lives for a thousand seconds, and one is revoked in each.
+            // Each token lives for a thousand seconds, and one is revoked every second.
             assert!(revoked.revoke(TokenId::of_jti(&number.to_string()), number + 1_000, number));
         }
         let left = revoked.table.read().tokens.len();

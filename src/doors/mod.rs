@@ -4,15 +4,15 @@
 //! http::router --> Dialect::answer --> command --> control --> reply --> the dialect's answer
 //! ```
 //!
-//! A door owns no facts. What its clients register is an instance of the one registry, and what they
-//! discover is read from there. A door may cache an encoded answer, never a decision.
+//! A door owns no facts. Its clients register instances of the one registry, and discover from
+//! there. A door may cache an encoded answer, never a decision.
 //!
 //! # A new dialect
 //!
-//! 1. A folder beside `eureka`, with a type that implements [`Dialect`]: which paths are the
-//!    dialect's, which methods they take, and how a request is answered.
+//! 1. A folder beside `eureka`, with a type that implements [`Dialect`]: the dialect's paths, their
+//!    methods, and the answer to a request.
 //! 2. A line in [`open`], and a switch in `config::keys`.
-//! 3. A page `docs/<dialect>.md` with the table of what becomes of what, and the differences.
+//! 3. A page `docs/<dialect>.md` with the mapping of fields and statuses, and the differences.
 //!
 //! The router checks the request head, the host and the origin before it calls a dialect. The dialect
 //! checks credentials and scopes. Where a dialect cannot express a state, the door uses the dialect's own

@@ -25,7 +25,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Locks under which clients with the same credentials wait while one of them has its password compared.
+/// Locks under which clients with the same credentials wait while one of them has its password
+/// compared.
 #[derive(Debug)]
 pub struct LoginLocks(Vec<tokio::sync::Mutex<()>>);
 
@@ -43,8 +44,8 @@ fn unauthorized(problem: Problem) -> Problem {
     }
 }
 
-/// The identity behind a request, where it may do what it asks. Wrong credentials are refused even
-/// where none are required.
+/// The identity behind a request, if it has the scope. Wrong credentials are refused even if none
+/// are required.
 pub(super) async fn authorize(
     context: &RequestContext,
     locks: &LoginLocks,
@@ -120,7 +121,7 @@ async fn by_password(
     if let Some(identity) = known() {
         return Ok(identity);
     }
-    // Of a thousand clients that start at once with one account, one has the password compared.
+    // Of a thousand clients that start together with one account, one has the password compared.
     let _turn = match locks.0.get(usize::from(digest[0]) % limits::EUREKA_LOGIN_LOCKS) {
         Some(lock) => Some(lock.lock().await),
         None => None,

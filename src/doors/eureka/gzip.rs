@@ -1,14 +1,14 @@
 //! gzip streams, put together from parts that were deflated before.
 //!
-//! A deflate stream may be cut wherever the compressor was flushed and its window reset, and the checksum
-//! of a stream follows from those of its parts. So a part is deflated once, for all streams that
-//! contain it; pigz does the same with threads.
+//! A deflate stream may be cut wherever the compressor was flushed and its window reset, and the
+//! checksum of a stream follows from those of its parts. So a part is deflated once, for all
+//! streams that contain it; pigz does the same with threads.
 //!
 //! Imports nothing of the crate. Part of `doors::eureka`.
 
 use flate2::{Compress, Compression, Crc, FlushCompress};
 
-/// Level of compression: the time of the fast ones, nearly the size of the thorough ones for texts
+/// Level of compression: as fast as the low levels, and nearly as small as the high ones for texts
 /// as repetitive as these.
 const LEVEL: u32 = 4;
 
@@ -45,7 +45,7 @@ impl DeflatedPart {
                 return DeflatedPart { deflated: stored(text, false), crc };
             }
             let is_read = compress.total_in() == text.len() as u64;
-            // With room to spare everything has been flushed.
+            // If there is room left, everything has been flushed.
             if is_read && deflated.len() < deflated.capacity() {
                 return DeflatedPart { deflated, crc };
             }

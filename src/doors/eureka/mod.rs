@@ -6,8 +6,8 @@
 //! client <-- write <-- EurekaInstance <-- response_cache <------------+
 //! ```
 //!
-//! There is one registry: every client discovers what Eureka's clients register, and they discover
-//! everything else. docs/eureka.md has the table of fields and the differences.
+//! There is one registry: Eureka's clients and all others discover each other's registrations.
+//! docs/eureka.md has the table of fields and the differences.
 //!
 //! # Promises
 //!
@@ -191,7 +191,7 @@ async fn dispatch(
     }
 }
 
-/// JSON where the client accepts it, else XML: some clients read only XML and send no `Accept`.
+/// JSON if the client accepts it, otherwise XML: some clients read only XML and send no `Accept`.
 fn encoding_of(headers: &HeaderMap) -> Encoding {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut accepted = accepted.map(str::to_ascii_lowercase);
@@ -228,7 +228,7 @@ async fn read(
     encoding: Encoding,
 ) -> Result<Reply, Problem> {
     if context.is_draining() && matches!(resource, Resource::All | Resource::Delta) {
-        // Eureka's own word for it: the client keeps what it has and asks again.
+        // Eureka's own answer: the client keeps its copy and asks again.
         return Err(Problem::new(403, Code::Unavailable, "the server is stopping"));
     }
     let cache = &eureka.response_cache;
@@ -286,8 +286,8 @@ fn done() -> Reply {
     reply
 }
 
-/// The format of a body by its declared type. Without one it is none: a page of any origin may
-/// send a body as plain text or as a form, and only as these (Fetch, 2.2.2).
+/// The format of a body by its declared type. Without a type it is refused: a page of any origin
+/// may send a body as plain text or as a form, and only as these (Fetch, 2.2.2).
 fn language_of(headers: &HeaderMap) -> Option<Format> {
     let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
     match kind.split(';').next().unwrap_or_default().trim() {
@@ -352,8 +352,8 @@ fn inflate(deflated: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
     Ok(text.into())
 }
 
-/// Reads a registration. An instance made from it is one that the registry accepts and that both formats
-/// can express.
+/// Reads a registration. The registry accepts an instance made from it, and both formats can
+/// express it.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn decode_registration(text: &[u8], is_xml: bool) {
     let Ok(sent) = read::registration(text, is_xml, "app") else { return };
@@ -369,7 +369,7 @@ pub(crate) fn decode_gzip(body: &[u8]) {
     }
 }
 
-/// What a request makes of an instance.
+/// The effect of a request on an instance.
 enum Change {
     /// Replaces it.
     Replace(Box<Instance>, Pull),
@@ -377,7 +377,7 @@ enum Change {
     Keep,
 }
 
-/// What a registration makes of the instance that is registered already.
+/// The effect of a registration on the instance that is registered already.
 fn step(sent: &EurekaRegistration, before: Option<&FoundInstance>) -> Change {
     let newest_ms = before.and_then(|found| model::dirty_ms(&found.instance.json));
     if let (Some(newest_ms), Some(dirty_ms)) = (newest_ms, sent.dirty_ms)

@@ -6,7 +6,7 @@
 //!
 //! # Promises
 //!
-//! * A client reads back what it registered, except for what the server decides: times, a lease out of
+//! * A client reads back its registration, except for the server's decisions: times, a lease out of
 //!   bounds, and the status of an instance that is pulled out.
 //! * Every instance can be described to Eureka's clients, through whichever door it was registered.
 //!
@@ -21,11 +21,11 @@ use crate::limits;
 use crate::state::registry::listing::{ListedInstance, Step};
 use crate::wire::instance::{Instance, Status};
 
-/// The metadata key of the hidden fields. XML cannot carry such a name, so no client has a key of its
-/// own that is called so.
+/// The metadata key of the hidden fields. XML cannot carry such a name, so no client has a key of
+/// its own with that name.
 pub(super) const HIDDEN_KEY: &str = "$eureka";
 
-/// The class of a data center that is no cloud's.
+/// The class of a data center that is not a cloud's.
 const OWN_DATA_CENTER: &str = "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo";
 
 /// Lease and heartbeat of an instance that states none, in seconds: Eureka's own.
@@ -389,7 +389,7 @@ impl EurekaInstance {
     }
 }
 
-/// The two ports, as they were sent; of an instance that knows one only, that one.
+/// The two ports, as they were sent; of an instance with one port only, that one.
 fn ports(instance: &Instance, kept: &HiddenMetadata, is_https: bool) -> (Port, Port) {
     let number = instance.port.unwrap_or(0);
     let has_port = instance.port.is_some();
@@ -406,7 +406,7 @@ fn ports(instance: &Instance, kept: &HiddenMetadata, is_https: bool) -> (Port, P
     (plain, secure)
 }
 
-/// Metadata as Eureka has it: texts. What is none is described as the JSON that it is.
+/// Metadata as Eureka has it: texts. Other values are written as their JSON.
 fn shown_metadata(instance: &Instance) -> Vec<(String, String)> {
     let metadata = instance.metadata.iter().flatten();
     let mut described: Vec<(String, String)> = metadata
@@ -420,7 +420,7 @@ fn shown_metadata(instance: &Instance) -> Vec<(String, String)> {
             (key.clone(), text)
         })
         .collect();
-    // A zone that an instance knows by its own field is where Eureka's clients look for it.
+    // Eureka's clients look for the zone in the metadata.
     let is_theirs = instance.metadata.as_ref().and_then(|metadata| metadata.get(HIDDEN_KEY));
     let is_theirs = is_theirs.is_some_and(|kept| {
         let kept = kept.as_object();
@@ -435,7 +435,8 @@ fn shown_metadata(instance: &Instance) -> Vec<(String, String)> {
     described
 }
 
-/// The same instance with a status that overrides its own, which is kept for when that ends.
+/// The same instance with a status that overrides its own, which is kept for the end of the
+/// override.
 pub(super) fn with_override(mut instance: Instance, word: EurekaStatus) -> Instance {
     let reported = HiddenMetadata::of(&instance).reported_status.unwrap_or(instance.status);
     instance.status = word.status();
@@ -444,7 +445,7 @@ pub(super) fn with_override(mut instance: Instance, word: EurekaStatus) -> Insta
     instance
 }
 
-/// The instance that the end of an override leaves behind.
+/// The instance after the end of an override.
 #[derive(Debug)]
 pub(super) enum AfterOverride {
     /// Nothing overrode its status.
@@ -616,7 +617,7 @@ mod tests {
         assert_eq!(described.metadata, [(String::from("zone"), String::from("z"))]);
         assert_eq!(described.port, Port { number: 0, enabled: false });
         assert_eq!((described.renewal_s, described.duration_s, described.dirty_ms), (6, 20, 2));
-        // What stands under our key and is not ours is nothing.
+        // A value of another shape under our key counts as absent.
         for strange in [Value::from(7), serde_json::json!({"port": "x"}), Value::Null] {
             let metadata = Some(BTreeMap::from([(HIDDEN_KEY.to_owned(), strange)]));
             let described = EurekaInstance::of(&entry(&Instance { metadata, ..bare.clone() }));

@@ -70,7 +70,7 @@ fn check(sent: &EurekaRegistration, app: &str) -> Result<(), String> {
 
 type Fields = Map<String, Value>;
 
-/// A field as text, where it is one or a number; nothing where it is empty.
+/// A field as text, if it is a text or a number; none if it is empty.
 fn text(fields: &Fields, name: &str) -> Option<String> {
     let text = match fields.get(name)? {
         Value::String(text) => text.trim().to_owned(),
@@ -88,7 +88,7 @@ fn whole<T: std::str::FromStr>(fields: &Fields, name: &str) -> Result<Option<T>,
     text.parse().map(Some).map_err(|_| format!("{name} is not a whole number in range"))
 }
 
-/// A whole number for which there is a default, so that a strange one is none.
+/// A whole number with a default, which a value of another type gets.
 fn lenient(fields: &Fields, name: &str) -> Option<u64> {
     whole(fields, name).ok().flatten()
 }
@@ -136,7 +136,7 @@ fn data_center(fields: &Fields) -> DataCenter {
 fn sent(fields: &Fields) -> Result<EurekaRegistration, String> {
     let data_center = data_center(fields);
     let host_name = text(fields, "hostName").unwrap_or_default();
-    // As Eureka's own: what it states, else what its cloud calls it, else its host.
+    // As Eureka's own: its own id, else its cloud's, else its host.
     let instance_id = text(fields, "instanceId")
         .or_else(|| {
             let of_cloud = data_center.metadata.iter().find(|(key, _)| key == "instance-id");

@@ -9,8 +9,8 @@
 //! # Promises
 //!
 //! * A response is never older than the registry was when its request arrived.
-//! * Of many requests at once, one encodes a text and the others wait for it. A long encoding runs beside
-//!   the shard's thread.
+//! * Of many requests together, one encodes a text and the others wait for it. A long encoding runs
+//!   beside the shard's thread.
 //! * A change costs the encoding of its service, and copying the other services' parts.
 //! * A response over the bound is refused before it is built: its parts are summed first.
 //! * Hash code, version and instances of a response describe one state of the registry.

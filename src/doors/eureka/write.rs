@@ -32,7 +32,7 @@ pub(super) fn put_instance(
     }
 }
 
-/// Writes what comes before the instances of an application, after its name.
+/// Writes the beginning of an application, after its name.
 pub(super) fn open_application(out: &mut String, format: Format, name: &str) {
     match format {
         Format::Json => {
@@ -47,7 +47,7 @@ pub(super) fn open_application(out: &mut String, format: Format, name: &str) {
     }
 }
 
-/// Writes what comes after them.
+/// Writes the end of an application.
 pub(super) fn close_application(out: &mut String, format: Format) {
     out.push_str(match format {
         Format::Json => "]}",
@@ -55,7 +55,7 @@ pub(super) fn close_application(out: &mut String, format: Format) {
     });
 }
 
-/// Writes what comes before the applications.
+/// Writes the beginning of the applications.
 pub(super) fn open_applications(
     out: &mut String,
     format: Format,
@@ -75,7 +75,7 @@ pub(super) fn open_applications(
     }
 }
 
-/// Writes what comes after them.
+/// Writes the end of the applications.
 pub(super) fn close_applications(out: &mut String, format: Format) {
     out.push_str(match format {
         Format::Json => "]}}",
@@ -113,7 +113,7 @@ fn optional(out: &mut String, name: &str, text: Option<&str>) {
 
 fn put_map(out: &mut String, pairs: &[(String, String)]) {
     if pairs.is_empty() {
-        // What Eureka's own encoder makes of an empty map, and its decoder expects.
+        // Eureka's own encoder writes an empty map so, and its decoder expects it.
         out.push_str("{\"@class\":\"java.util.Collections$EmptyMap\"}");
         return;
     }
@@ -168,8 +168,8 @@ fn put_json(out: &mut String, instance: &EurekaInstance, action: &str) {
 
 // --- XML -----------------------------------------------------------------------------------------
 
-/// A text in which every character may stand in XML. There are some that cannot be written there at
-/// all, escaped or not (XML 1.0, 2.2); a mark stands in their place.
+/// A text with only characters that XML allows. Some cannot be written in XML at all, escaped or
+/// not (XML 1.0, 2.2); a mark replaces them.
 fn legal(text: &str) -> Cow<'_, str> {
     let is_legal = |c: char| matches!(c, '\t' | '\n' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
     // A lone carriage return would be read as the end of a line.
@@ -274,7 +274,7 @@ fn lease(instance: &EurekaInstance) -> [(&'static str, u64); 6] {
     ]
 }
 
-/// The fields that are left out where they are empty.
+/// The fields that are left out if they are empty.
 fn texts(instance: &EurekaInstance) -> [(&'static str, Option<&str>); 7] {
     [
         ("homePageUrl", instance.home_page_url.as_deref()),
