@@ -1,4 +1,5 @@
-//! Polls the database for accounts and tokens that others changed: the command line and the other nodes.
+//! Polls the database for accounts and tokens that other processes changed: the command line and
+//! the other nodes.
 //!
 //! Every change of an account gets a stamp above all earlier ones (`people::stamp`), so the poller asks for
 //! the changes since its last stamp, independent of clocks.
@@ -26,16 +27,16 @@ pub(super) struct Known {
     pub(super) tokens_ms: i64,
 }
 
-/// The listeners for changes that are found.
+/// The listeners for changes that the poller finds.
 pub(super) struct Tell {
     pub(super) on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
     pub(super) on_tokens: Box<dyn Fn(Vec<EndedToken>) + Send>,
 }
 
-/// The newest stamp that is known of one table.
+/// The newest known stamp of one table.
 struct Reach {
     newest_ms: i64,
-    /// The newest change that was known at each of the last looks.
+    /// The newest known change at each of the last polls.
     looks: VecDeque<i64>,
 }
 
@@ -56,8 +57,8 @@ impl Reach {
     }
 }
 
-/// Polls for accounts that others changed, and for tokens that others revoked, after
-/// what is known, for as long as it is let.
+/// Polls for accounts and tokens that other processes changed or revoked, after the known stamps,
+/// until the store ends.
 pub(super) async fn accounts(
     pool: AnyPool,
     mut connection: Option<PoolConnection<Any>>,
@@ -90,14 +91,14 @@ pub(super) async fn accounts(
             }
             Err(fault) => {
                 tracing::warn!(%fault, "polling accounts failed");
-                // What it would have told of is looked for again, whatever the version says.
+                // The poll failed: the next one asks again, whatever the version is.
                 (connection, version) = (None, -1);
             }
         }
     }
 }
 
-/// Tells of all tokens that were revoked since, page by page, and gives the newest one's stamp.
+/// Reports all tokens that were revoked since, page by page, and returns the newest one's stamp.
 async fn tell_tokens_since(
     connection: &mut AnyConnection,
     since_ms: i64,
@@ -105,7 +106,7 @@ async fn tell_tokens_since(
 ) -> Result<i64, sqlx::Error> {
     let mut last_ms = since_ms;
     loop {
-        // No two have the same stamp.
+        // No two tokens have the same stamp.
         let page = format!("{ENDED_TOKEN} WHERE changed_ms > $1 ORDER BY changed_ms LIMIT $2");
         let query = sqlx::query(sqlx::AssertSqlSafe(page))
             .bind(last_ms)
@@ -130,7 +131,7 @@ async fn patiently<T>(
     tokio::time::timeout(patience, query).await.unwrap_or_else(late)
 }
 
-/// Whether there can be anything new. `SQLite` says so for next to nothing
+/// Whether there can be a change. `SQLite` tells that for next to nothing
 /// (<https://www.sqlite.org/pragma.html#pragma_data_version>).
 async fn is_changed(
     connection: &mut AnyConnection,
@@ -143,7 +144,8 @@ async fn is_changed(
     Ok(before != *version)
 }
 
-/// Tells of all that was changed since, page by page, and gives the newest change's stamp.
+/// Reports all accounts that were changed since, page by page, and returns the newest change's
+/// stamp.
 async fn tell_since(
     connection: &mut AnyConnection,
     since_ms: i64,

@@ -1,8 +1,8 @@
 //! Accounts as the command line changes them: directly in the database. A running server sees the change
 //! within a second.
 //!
-//! An id is looked up among ids and a name among names. A text that may be either is taken where it
-//! fits one account, and refused where it fits two.
+//! An id is looked up among ids and a name among names. A text that may be either is accepted if it
+//! fits one account, and refused if it fits two.
 //!
 //! Imports its siblings, `auth`, `id`, `limits`, `state` and `wire`. Imported by the binary.
 
@@ -32,11 +32,11 @@ pub struct Accounts {
     address: Address,
 }
 
-/// Why something cannot be done to an account, in words for the operator.
+/// The fault of a command on an account, as a text for the operator.
 pub type AccountError = String;
 
 impl Accounts {
-    /// Opens a database, and makes its tables where there are none.
+    /// Opens a database, and makes its tables if there are none.
     ///
     /// # Errors
     ///
@@ -48,7 +48,7 @@ impl Accounts {
         Ok(Accounts { runtime, connection, address })
     }
 
-    /// Whether no server has made its tables in a database. Changes nothing there.
+    /// Whether a database is without a server's tables. Changes nothing there.
     ///
     /// # Errors
     ///
@@ -58,7 +58,7 @@ impl Accounts {
         is_empty.map_err(|fault| explain(address, fault))
     }
 
-    /// Adds an account with a password that has been hashed, and with scopes.
+    /// Adds an account with the hash of its password, and with scopes.
     ///
     /// # Errors
     ///
@@ -100,7 +100,7 @@ impl Accounts {
         }
     }
 
-    /// Every account, oldest first, those included that only a token was seen of.
+    /// Every account, oldest first, users without an account included.
     ///
     /// # Errors
     ///
@@ -119,8 +119,8 @@ impl Accounts {
         Ok(accounts)
     }
 
-    /// Sets what an account may do with its name and password. An empty text is nothing. Where that
-    /// takes something away, the tokens made so far are ended; returns whether they are.
+    /// Sets the scopes of an account. An empty text is none. If that removes a scope, the tokens
+    /// made so far are ended; returns whether they are.
     ///
     /// # Errors
     ///
@@ -144,8 +144,8 @@ impl Accounts {
         Ok((self.update(&who, &set, &scope.into(), at_ms)?, is_less))
     }
 
-    /// Removes an account: its name is free again, its tokens are ended, and the groups that it
-    /// managed go on under their eldest member.
+    /// Removes an account: its name is free again, its tokens are ended, and its groups go on under
+    /// their eldest member.
     ///
     /// # Errors
     ///
@@ -186,7 +186,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// Where `who` is not exactly one account, or one without a name to sign in with.
+    /// If `who` is not exactly one account, or one without a name to sign in with.
     pub fn set_password(
         &mut self,
         who: &Who,
@@ -233,7 +233,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// Where so many are ended already that there is no room.
+    /// If so many tokens are ended already that there is no room.
     pub fn end_token(
         &mut self,
         token: TokenId,
@@ -280,7 +280,7 @@ impl Accounts {
         }
     }
 
-    /// The one account that is meant.
+    /// The one account that `who` names.
     fn find(&mut self, who: &Who) -> Result<Account, AccountError> {
         let Accounts { runtime, connection, address } = self;
         let (id, name) = match who {
@@ -323,19 +323,19 @@ async fn in_time<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Resul
     tokio::time::timeout(patience, work).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
-/// Says what a fault of the database means.
+/// Explains a fault of the database.
 fn explain(address: &Address, fault: sqlx::Error) -> AccountError {
     StoreError::Open { path: address.shown(), fault }.to_string()
 }
 
-/// Which account is meant.
+/// The name of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Who {
-    /// The one of a user id.
+    /// By its user id.
     Id(String),
-    /// The one that signs in by a name.
+    /// By its name.
     Name(String),
-    /// Whichever of the two it is, if it is one account.
+    /// By either, if that is one account.
     Either(String),
 }
 

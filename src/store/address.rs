@@ -1,4 +1,4 @@
-//! Where the database is: an embedded file, or a server by its URL, and which dialect it speaks.
+//! The address of the database, an embedded file or a server's URL, and its dialect.
 //!
 //! Imports `redacted` and its sibling. Part of `store`.
 
@@ -10,7 +10,7 @@ use sqlx::any::AnyConnectOptions;
 use super::{StoreError, postgres};
 use crate::redacted;
 
-/// Which database.
+/// The kind of database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A file.
@@ -35,13 +35,14 @@ pub(super) enum Mode {
 }
 
 impl Address {
-    /// Reads a URL; without one it is the file in the data directory.
+    /// Reads a URL; without one the database is the file in the data directory.
     pub fn new(url: Option<&str>, data_dir: &Path) -> Result<Address, StoreError> {
         let Some(url) = url else {
             return Ok(Address::Sqlite(data_dir.join(DATABASE_FILE)));
         };
         if let Some(path) = url.strip_prefix("sqlite:") {
-            // What drivers take behind a question mark, `mode=rwc`, is how the file is opened anyway.
+            // The drivers' parameters after a question mark, such as `mode=rwc`, are how the file
+            // is opened anyway.
             let path =
                 path.strip_prefix("//").unwrap_or(path).split('?').next().unwrap_or_default();
             return Ok(Address::Sqlite(PathBuf::from(path)));
@@ -52,7 +53,7 @@ impl Address {
         Err(StoreError::Address(url.to_owned()))
     }
 
-    /// Whether several nodes can use it at once.
+    /// Whether several nodes can use it together.
     pub fn is_shareable(&self) -> bool {
         matches!(self, Address::Postgres(_))
     }

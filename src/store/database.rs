@@ -28,8 +28,8 @@ use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord, Snaps
 /// all nodes that share it hold together.
 const ADVISORY_LOCK: i64 = 0x66_616e_6661_7265;
 
-/// Opens a connection and brings the tables up to date. A server says how it uses the database;
-/// `PoolTimedOut` stands for another one that has it.
+/// Opens a connection and updates the tables. A server names its mode of use; the error
+/// `PoolTimedOut` stands for another server that has the database.
 pub(super) async fn connect(
     address: &Address,
     mode: Option<Mode>,
@@ -43,14 +43,14 @@ pub(super) async fn connect(
     let connected = tokio::time::timeout(patience, AnyConnection::connect_with(&options)).await;
     let mut connection = connected.unwrap_or_else(|_| Err(timed_out()))?;
     if let Address::Postgres(_) = address {
-        // "Already there, skipping" is what each start but the first would hear.
+        // Every start but the first would log "already there, skipping".
         set(&mut connection, "SET client_min_messages = warning").await?;
     }
     match (address, mode) {
         (Address::Sqlite(_), _) => {
             let busy = format!("PRAGMA busy_timeout = {}", limits::STORE_BUSY_TIMEOUT_MS);
-            // The rest keeps inboxes, which are written to all over, in memory between checkpoints.
-            // Figures: PERF.md, durable messages.
+            // The other settings keep inboxes, which are written all over, in memory between
+            // checkpoints. Figures: PERF.md, durable messages.
             for pragma in [
                 &*busy,
                 "PRAGMA journal_mode = WAL",
@@ -61,7 +61,7 @@ pub(super) async fn connect(
                 set(&mut connection, pragma).await?;
             }
         }
-        // Before the tables are touched: a server that is refused has changed nothing.
+        // Before the tables are changed: a refused server has changed nothing.
         (Address::Postgres(_), Some(mode)) => lock(&mut connection, mode).await?,
         (Address::Postgres(_), None) => {}
     }
@@ -71,8 +71,8 @@ pub(super) async fn connect(
     if mode == Some(Mode::Shared) {
         let [idle, lock, statement] =
             [limits::STORE_SHARED_IDLE_MS, limits::STORE_SHARED_LOCK_MS, limits::STORE_SHARED_MS];
-        // A node that hangs within a transaction must not keep the others waiting. Whoever has
-        // waited for a lock has to see what its holder wrote.
+        // A node that hangs within a transaction must not keep the others waiting. A transaction
+        // that has waited for a lock has to see the writes of the lock's holder.
         for setting in [
             &*format!("SET idle_in_transaction_session_timeout = {idle}"),
             &*format!("SET lock_timeout = {lock}"),
@@ -85,7 +85,7 @@ pub(super) async fn connect(
     Ok(connection)
 }
 
-/// Whether no server has made its tables in a database. Changes nothing there.
+/// Whether a database is without a server's tables. Changes nothing there.
 pub(super) async fn is_without_tables(address: &Address) -> Result<bool, sqlx::Error> {
     let find = match address {
         Address::Sqlite(path) if !path.exists() => return Ok(true),
@@ -108,8 +108,8 @@ pub(super) async fn is_without_tables(address: &Address) -> Result<bool, sqlx::E
     tokio::time::timeout(patience, look).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
-/// Has the file of an embedded database be there before `SQLite` makes it, for the owner alone: those
-/// that it makes beside it get the same mode (<https://www.sqlite.org/tempfiles.html>).
+/// Creates the file of an embedded database before `SQLite` does, for the owner alone: `SQLite`
+/// gives the files beside it the same mode (<https://www.sqlite.org/tempfiles.html>).
 fn make_private(path: &Path) -> io::Result<()> {
     private_file::open(path)?;
     for suffix in ["-wal", "-shm", "-journal"] {
@@ -133,7 +133,7 @@ async fn lock(connection: &mut AnyConnection, mode: Mode) -> Result<(), sqlx::Er
     if row.try_get::<bool, _>("is_ours")? { Ok(()) } else { Err(sqlx::Error::PoolTimedOut) }
 }
 
-/// The connection that writes. There is one.
+/// The one connection that writes.
 #[derive(Debug)]
 pub(super) struct Database {
     address: Address,
@@ -143,8 +143,8 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Opens or creates the database, and reads it. Where it has the registry, marks that as not
-    /// complete.
+    /// Opens or creates the database, and reads it. If it has the registry, marks that as
+    /// incomplete.
     pub(super) async fn open(
         address: &Address,
         mode: Mode,
@@ -161,8 +161,8 @@ impl Database {
             return Ok((database, Image { registry: Snapshot::default(), people }));
         }
         let registry = read(connection).await.map_err(fault)?;
-        // From here on a kill is seen: the mark is gone, and the version lies ahead of every one
-        // that may be used before the first set of changes is written.
+        // From here on a kill is visible: the mark is gone, and the stored version lies ahead of
+        // every one that may be used before the first set of changes is written.
         sqlx::query(
             "INSERT INTO registry (id, epoch, version, is_clean) VALUES (1, '', $1, FALSE)
              ON CONFLICT (id) DO UPDATE SET is_clean = FALSE, version = registry.version + $1",
@@ -174,8 +174,8 @@ impl Database {
         Ok((database, Image { registry, people }))
     }
 
-    /// Connects and claims the database. The server at the other end may take a moment to notice that
-    /// the connection before has gone, and with it the claim.
+    /// Connects and claims the database. The server at the other end may take a moment to notice
+    /// that the previous connection has gone, and with it the claim.
     async fn connect(&self) -> Result<AnyConnection, sqlx::Error> {
         for _ in 1..limits::STORE_CLAIM_TRIES {
             match connect(&self.address, Some(self.mode)).await {
@@ -187,7 +187,7 @@ impl Database {
         connect(&self.address, Some(self.mode)).await
     }
 
-    /// The connection, opened again where it was lost, with the claim on the database.
+    /// The connection, opened again if it was lost, with the claim on the database.
     async fn connection(&mut self) -> Result<&mut AnyConnection, sqlx::Error> {
         if self.connection.is_none() {
             self.connection = Some(self.connect().await?);
@@ -198,7 +198,7 @@ impl Database {
     /// Drops a connection that has failed: its state is unknown.
     pub(super) async fn reset(&mut self) {
         if let Some(connection) = self.connection.take() {
-            // It has failed already, and may take its time to go.
+            // It has failed already, and may take its time to close.
             let patience = Duration::from_millis(limits::STORE_RETRY_MS_MIN);
             let _ = tokio::time::timeout(patience, connection.close_hard()).await;
         }
@@ -214,8 +214,8 @@ impl Database {
         Ok(())
     }
 
-    /// Whether it is what was written that the database refuses, and not the writing: the same rows
-    /// will be refused again, and others taken.
+    /// Whether the database refuses the rows and not the writing: the same rows will be refused
+    /// again, and others accepted.
     pub(super) fn refuses_data(&self, fault: &sqlx::Error) -> bool {
         match fault {
             sqlx::Error::Encode(_) => true,
@@ -234,8 +234,8 @@ impl Database {
     pub(super) async fn write(&mut self, delta: &RegistryDelta) -> Result<(), sqlx::Error> {
         let address = self.address.clone();
         let mut change = self.connection().await?.begin().await?;
-        // The stored version always lies far above every used one, so that even after a kill no
-        // number is given out twice.
+        // The stored version always lies far above every used one, so that no number is used twice
+        // even after a kill.
         sqlx::query(
             "INSERT INTO registry (id, epoch, version, revision_floor, is_clean)
              VALUES (1, $1, $2, $3, FALSE)
@@ -309,7 +309,7 @@ impl Database {
         let (address, mode) = (self.address.clone(), self.mode);
         let connection = self.connection().await?;
         if mode == Mode::Shared && writes.iter().all(people::is_check) {
-            // Each group message of a node passes here: it waits for no transaction.
+            // Each group message of a node is checked here: it waits for no transaction.
             return people::execute(connection, &address, mode, writes).await;
         }
         let mut change = connection.begin().await?;
@@ -318,7 +318,7 @@ impl Database {
         Ok(results)
     }
 
-    /// Passes over a message of the journal that cannot be written.
+    /// Skips a message of the journal that cannot be written.
     pub(super) async fn pass_posted(&mut self, id: MessageId) -> Result<(), sqlx::Error> {
         let mut change = self.connection().await?.begin().await?;
         posted::take_turn(&mut change).await?;
@@ -332,7 +332,7 @@ impl Database {
         people::merge_inboxes(self.connection().await?, mode).await
     }
 
-    /// Closes the database. Where it has the registry, marks that as complete at exactly `version`.
+    /// Closes the database. If it has the registry, marks that as complete at exactly `version`.
     pub(super) async fn close(&mut self, version: u64) -> Result<(), sqlx::Error> {
         if self.mode == Mode::Alone {
             let connection = self.connection().await?;
@@ -354,15 +354,16 @@ pub(super) fn timed_out() -> sqlx::Error {
 }
 
 /// `SQLITE_TOOBIG`, `SQLITE_CONSTRAINT`, `SQLITE_MISMATCH` and `SQLITE_RANGE`
-/// (<https://www.sqlite.org/rescode.html>). What its JSON functions refuse has no code of its own.
+/// (<https://www.sqlite.org/rescode.html>). Refusals of its JSON functions have no code of their
+/// own.
 fn is_sqlite_data(code: &str, message: &str) -> bool {
     let Ok(code) = code.parse::<u32>() else { return false };
     matches!(code & 0xff, 18 | 19 | 20 | 25) || (code == 1 && message.contains("JSON"))
 }
 
-/// Data exceptions, constraints, limits of the program, and what triggers raise
-/// (<https://www.postgresql.org/docs/current/errcodes-appendix.html>). Memory that cannot be had for
-/// one huge value is an internal error there.
+/// Data exceptions, constraints, limits of the program, and errors of triggers
+/// (<https://www.postgresql.org/docs/current/errcodes-appendix.html>). A lack of memory for one
+/// huge value is an internal error there.
 fn is_postgres_data(code: &str) -> bool {
     code == "XX000"
         || ["0A", "21", "22", "23", "54", "P0"].iter().any(|class| code.starts_with(class))
@@ -396,7 +397,7 @@ async fn read(connection: &mut AnyConnection) -> Result<Snapshot, sqlx::Error> {
     let row = sqlx::query(state).fetch_optional(&mut *connection).await?;
     if let Some(row) = row {
         let epoch: String = row.try_get("epoch")?;
-        // A history with holes does not go on.
+        // A history with holes cannot be continued.
         image.epoch = if flag(&row, "is_clean")? { epoch } else { String::new() };
         image.version = unsigned(&row, "version")?;
         image.revision_floor = unsigned(&row, "revision_floor")?;

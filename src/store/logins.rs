@@ -1,4 +1,4 @@
-//! Accounts in the database: names, passwords, and which tokens count.
+//! Accounts in the database: names, passwords, and the validity of tokens.
 //!
 //! The statement that writes also makes the deciding check, so the check holds while other nodes or the
 //! command line write at the same time.
@@ -18,20 +18,20 @@ use crate::state::durable::{Write, WriteResult, Written};
 use crate::state::people::Person;
 use crate::wire::refusal::{Code, Refusal};
 
-/// When an account was changed: not before any change so far, whatever the clocks of those who
-/// write say. So a poller that knows the newest change finds all later ones.
+/// The stamp of a changed account: not before any change so far, whatever the clocks of the writers
+/// say. So a poller that knows the newest change finds all later ones.
 pub(super) fn stamp(at_ms: &str) -> String {
     let next = "COALESCE((SELECT MAX(changed_ms) FROM account), 0) + 1";
     format!("CASE WHEN {at_ms} >= {next} THEN {at_ms} ELSE {next} END")
 }
 
-/// When a user's tokens were ended: after the last time, whatever the clocks say.
+/// The stamp of the end of a user's tokens: after the last one, whatever the clocks say.
 pub(super) fn end_stamp(at_ms: &str) -> String {
     let next = "account.tokens_from_ms + 1";
     format!("CASE WHEN {at_ms} >= {next} THEN {at_ms} ELSE {next} END")
 }
 
-/// Carries out a write that concerns an account.
+/// Carries out a write to an account.
 pub(super) async fn execute(
     connection: &mut AnyConnection,
     address: &Address,
@@ -123,7 +123,7 @@ async fn add(
     Ok(if count == 1 { Ok(Written::Done) } else { Err(taken()) })
 }
 
-/// Ends all tokens of a user so far. One who is not in the database yet is from here on.
+/// Ends all tokens of a user so far. An unknown user gets a row.
 pub(super) async fn end_tokens(
     connection: &mut AnyConnection,
     address: &Address,
@@ -143,13 +143,13 @@ pub(super) async fn end_tokens(
         end_stamp("excluded.tokens_from_ms")
     );
     insert(connection, address, &statement, vec![row]).await?;
-    // They are covered by the stamp.
+    // The stamp covers them.
     let delete = "DELETE FROM revoked_token WHERE user_id = $1";
     sqlx::query(delete).bind(id.to_owned()).execute(connection).await?;
     Ok(())
 }
 
-/// Gives the row of a removed user, who shows a newer token of another issuer, its name again.
+/// Gives a removed user, who shows a newer token of another issuer, the name back.
 async fn come_back(
     connection: &mut AnyConnection,
     address: &Address,
@@ -166,9 +166,9 @@ async fn come_back(
     Ok(())
 }
 
-/// Removes an account. A row without a name stays, so that its tokens count no more anywhere: for good
-/// where it had a password, because its id is never given to another account; else until its issuer makes the
-/// user a newer one.
+/// Removes an account. A row without a name stays, so that its tokens stay invalid everywhere: for
+/// good if it had a password, because its id is never given to another account; otherwise until its
+/// issuer makes the user a newer one.
 pub(super) async fn remove(
     connection: &mut AnyConnection,
     address: &Address,
@@ -180,7 +180,7 @@ pub(super) async fn remove(
         "UPDATE account SET is_disabled = (password_hash IS NOT NULL OR is_disabled), username = '',
          login = NULL, name_key = NULL, name_skeleton = NULL, email = NULL, password_hash = NULL,
          scope = NULL WHERE user_id = $1",
-        // The eldest other member manages a group from here on. One without others ends.
+        // The eldest other member manages a group from here on. A group without others ends.
         "UPDATE chat_group SET owner = (SELECT one.user_id FROM group_member AS one
              WHERE one.group_id = chat_group.group_id AND one.user_id <> $1
              ORDER BY one.number LIMIT 1)
@@ -198,7 +198,7 @@ pub(super) async fn remove(
     Ok(())
 }
 
-/// Ends one token, given by its id and the second at which it runs out. Returns false where there is
+/// Ends one token, given by its id and the second at which it runs out. Returns false if there is
 /// no room for it.
 pub(super) async fn end_token(
     connection: &mut AnyConnection,
@@ -212,7 +212,7 @@ pub(super) async fn end_token(
     sqlx::query(expired).bind(past_s).execute(&mut *connection).await?;
     let next = "COALESCE((SELECT MAX(changed_ms) FROM revoked_token), 0) + 1";
     let at = "CAST(value->>3 AS BIGINT)";
-    // A token need not end within the numbers that a database has.
+    // A token's expiry may lie beyond the numbers of a database.
     let expires_s = (*expires_s).min(i64::MAX.cast_unsigned());
     let row = json!([token, user_id.map_or("", |id| id.as_str()), expires_s, at_ms]);
     let statement = format!(
@@ -233,7 +233,7 @@ pub(super) async fn end_token(
     Ok(known.is_some())
 }
 
-/// Fills what names are compared by, of accounts that an older release wrote.
+/// Fills the keys of names, of accounts that an older release wrote.
 pub(super) async fn fill_names(
     connection: &mut AnyConnection,
     address: &Address,
@@ -244,7 +244,7 @@ pub(super) async fn fill_names(
     }
     let mut change = connection.begin().await?;
     if let Address::Postgres(_) = address {
-        // Nodes that start together wait for each other, and find it done.
+        // Nodes that start together wait for each other here; the later ones find nothing to do.
         let lock = "SELECT pg_advisory_xact_lock($1) IS NULL AS is_taken";
         sqlx::query(lock).bind(PEOPLE_LOCK).execute(&mut *change).await?;
     }

@@ -1,17 +1,17 @@
-//! What outlives the process.
+//! The store: the state that outlives the process.
 //!
-//! A thread of its own owns the connection that writes. Control hands it one set of changes, or of
-//! writes that somebody waits for, at a time, and goes on gathering while that is written; each set
-//! is one transaction. A set of the registry's changes that fails is reported, and control makes the
-//! next one of the state as it is by then; writes are refused. Readiness says so, and what is in
-//! memory stays served. Reading has another thread, the [`read_pool`].
+//! A thread of its own owns the connection that writes. Control hands it one set of registry
+//! changes, or of writes with waiting callers, at a time, and goes on gathering meanwhile; each set
+//! is one transaction. If a set of registry changes fails, the store reports that, and control
+//! makes the next set of the newest state; writes are refused. Readiness reports the fault, and the
+//! state in memory is served on. Reading has another thread, the [`read_pool`].
 //!
 //! # Promises
 //!
 //! * A set is written whole or not at all.
 //! * A write is answered after its transaction has been synced to disk.
-//! * After a kill the database says that it is not complete, because it was marked so before the
-//!   first change; only [`Store::close`] takes the mark away.
+//! * After a kill the database is marked as incomplete, because it was marked so before the first
+//!   change; only [`Store::close`] takes the mark away.
 //! * A row that the database refuses for its content is logged, counted and set aside; everything
 //!   else is written.
 //! * [`Store::hurry`] bounds every wait from then on.
@@ -63,21 +63,21 @@ use worker::{Job, Worker};
 
 pub use address::{Address, DATABASE_FILE};
 
-/// Why the store cannot be used.
+/// The reason why the store cannot be used.
 #[derive(Debug)]
 pub enum StoreError {
-    /// The address names no database that is spoken here.
+    /// The address names no supported database.
     Address(String),
-    /// The database cannot be opened or brought up to date.
+    /// The database cannot be opened, or its tables not updated.
     Open {
-        /// Which one, without a password.
+        /// Its address, without a password.
         path: String,
         /// Its message.
         fault: sqlx::Error,
     },
     /// Another server has it open.
     InUse(String),
-    /// Several nodes cannot use it at once.
+    /// Several nodes cannot share it.
     NotShareable(String),
     /// The thread could not be started.
     Thread(std::io::Error),
@@ -110,7 +110,7 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// What a fault means for the operator who starts the server.
+/// The advice on a fault for the operator who starts the server.
 fn advice(fault: &sqlx::Error) -> String {
     match fault {
         sqlx::Error::Migrate(migrate) => match **migrate {
@@ -143,7 +143,7 @@ fn is_broken(code: Option<&str>) -> bool {
     matches!(code, Some("11" | "26"))
 }
 
-/// `SQLITE_BUSY` and `SQLITE_LOCKED` with what they are extended by, and `PostgreSQL`'s
+/// `SQLITE_BUSY` and `SQLITE_LOCKED` with their extended codes, and `PostgreSQL`'s
 /// `lock_not_available`.
 fn is_locked(code: Option<&str>) -> bool {
     is_sqlite(code, &[5, 6]) || code == Some("55P03")
@@ -160,8 +160,8 @@ fn is_sqlite(code: Option<&str>, kinds: &[u32]) -> bool {
     code.is_some_and(|code| kinds.contains(&(code & 0xff)))
 }
 
-/// Claims a database for this process. The kernel gives the claim back when the process ends,
-/// however it does.
+/// Claims the database for this process. The kernel frees the claim when the process ends, however
+/// it does.
 fn claim(path: &Path) -> Result<File, StoreError> {
     let shown = || path.display().to_string();
     let open = |fault| StoreError::Open { path: shown(), fault: sqlx::Error::Io(fault) };
@@ -186,7 +186,7 @@ impl StoreHealth {
         self.is_ok.load(Ordering::Relaxed)
     }
 
-    /// How many rows and writes the database has refused for their content.
+    /// The number of rows and writes that the database has refused for their content.
     pub fn set_aside_total(&self) -> u64 {
         self.aside.load(Ordering::Relaxed)
     }
@@ -208,9 +208,9 @@ impl StoreHealth {
 /// The result of a set of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetOutcome {
-    /// It is on disk, but for rows that were set aside.
+    /// It is on disk, except for rows that were set aside.
     Written,
-    /// It is not, or not all of it. What it holds has to come again.
+    /// It is not on disk, or not all of it. The next set has to contain its rows.
     Refused,
 }
 
@@ -230,12 +230,12 @@ pub struct Image {
 
 /// Callbacks for the store's own events.
 pub struct Listeners {
-    /// It has done what it was given, and takes more: one result for each write, none after a set
-    /// of the registry's changes.
+    /// The last job is done, and the store takes the next: one result for each write, none after a
+    /// set of registry changes.
     pub on_stored: Box<dyn Fn(Vec<WriteResult>) + Send>,
-    /// Accounts were changed beside this server.
+    /// Another process changed accounts.
     pub on_accounts: Box<dyn Fn(Vec<AccountChange>) + Send>,
-    /// Single tokens were revoked beside this server.
+    /// Another process revoked single tokens.
     pub on_tokens: Box<dyn Fn(Vec<EndedToken>) + Send>,
 }
 
@@ -257,19 +257,19 @@ pub struct Store {
     health: StoreHealth,
     outcome: Arc<Mutex<Option<SetOutcome>>>,
     hurry: signal::Sender<bool>,
-    /// Says nothing, and is closed when the thread ends.
+    /// Carries no value, and is closed when the thread ends.
     ended: Receiver<()>,
     read_pool: ReadPool,
-    /// Held for as long as the store is, where the database is a file.
+    /// Held for the life of the store, if the database is a file.
     _claim: Option<File>,
 }
 
 impl Store {
-    /// Opens the database at `url`, or the embedded one in `data_dir`, and reads what it holds.
+    /// Opens the database at `url`, or the embedded one in `data_dir`, and reads its content.
     ///
     /// # Errors
     ///
-    /// Where it cannot be opened; the message says what to check.
+    /// If it cannot be opened; the message names what to check.
     pub fn open(
         url: Option<&str>,
         data_dir: &Path,
@@ -283,13 +283,13 @@ impl Store {
         Store::start(address, Mode::Alone, claim, listeners)
     }
 
-    /// Opens the database at `url` as one of several nodes, and reads what it holds of people and
-    /// channels. Sets of the registry's changes, and writes of channels and of messages that are in
-    /// no journal, have no place there.
+    /// Opens the database at `url` as one of several nodes, and reads its people and channels. Sets
+    /// of registry changes, and writes of channels and of messages that are not in the journal, do
+    /// not belong there.
     ///
     /// # Errors
     ///
-    /// Where it cannot be opened or shared; the message says what to check.
+    /// If it cannot be opened or shared; the message names what to check.
     pub fn open_shared(url: &str, listeners: Listeners) -> Result<(Store, Image), StoreError> {
         let address = Address::new(Some(url), Path::new(""))?;
         if !address.is_shareable() {
@@ -350,13 +350,13 @@ impl Store {
         self.read_pool.clone()
     }
 
-    /// Whether what it was given has been done.
+    /// Whether the last job is done.
     pub fn is_idle(&self) -> bool {
         self.is_idle.load(Ordering::Acquire)
     }
 
     /// Hands over a set of changes. Only while the store is idle, and never to a shared one, which
-    /// would drop it. What came of it is said by [`Store::take_outcome`].
+    /// would drop it. [`Store::take_outcome`] returns the result.
     pub fn commit(&self, delta: impl Into<Arc<RegistryDelta>>) {
         self.give(Job::Write(delta.into()));
     }

@@ -1,7 +1,7 @@
 //! Accounts, messages, groups and defined channels in the database.
 //!
-//! The last check of a write happens here, inside its transaction: whether a name is taken, who is a
-//! member, who manages a group.
+//! The last check of a write happens here, inside its transaction: whether a name is taken, and who
+//! is a member or the owner of a group.
 //!
 //! Imports its siblings, `auth`, `id`, `limits`, `state` and `wire`. Part of `store`.
 
@@ -45,7 +45,7 @@ pub(super) fn change_of(row: &AnyRow) -> Result<AccountChange, sqlx::Error> {
 pub(super) const ENDED_TOKEN: &str =
     "SELECT token_id, user_id, expires_s, changed_ms FROM revoked_token";
 
-/// None if another program wrote a value that is no token's id.
+/// None if another program wrote a value that is not a token's id.
 pub(super) fn ended_token(row: &AnyRow) -> Result<Option<EndedToken>, sqlx::Error> {
     let (id, user_id): (String, String) = (row.try_get("token_id")?, row.try_get("user_id")?);
     let Ok(id) = id.parse() else { return Ok(None) };
@@ -75,7 +75,7 @@ pub(super) async fn read(
     for row in sqlx::query(channels).fetch_all(&mut *connection).await? {
         image.channels.push((row.try_get("name")?, row.try_get("description")?));
     }
-    // In one look: other nodes may be writing.
+    // In one query: other nodes may be writing.
     let newest = "SELECT up_to, (SELECT MAX(id) FROM message) AS newest FROM inbox_state";
     let row = sqlx::query(newest).fetch_one(connection).await?;
     let newest: Option<String> = row.try_get("newest")?;
@@ -86,7 +86,7 @@ pub(super) async fn read(
     Ok(image)
 }
 
-/// Sorts the direct messages that came since the last time into the inboxes.
+/// Sorts direct messages since the last merge into the inboxes.
 ///
 /// An inbox is written to in as many places as there are users. Written message by message, nearly
 /// every row would dirty a page of its own; in bulk and in the order of the index, many share one.
@@ -123,7 +123,7 @@ pub(super) async fn merge_inboxes(
 struct Batch {
     messages: Vec<Value>,
     inbox: Vec<Value>,
-    /// The members of the groups looked up, oldest first; none where there is no such group.
+    /// The members of the groups looked up, oldest first; none if there is no such group.
     members: HashMap<String, Option<Vec<UserId>>>,
 }
 
@@ -140,13 +140,13 @@ impl Batch {
     }
 }
 
-/// Whether a write only looks something up where several nodes share the database.
+/// Whether a write only reads, when several nodes share the database.
 pub(super) fn is_check(write: &Write) -> bool {
     matches!(write, Write::Message(_)) || !is_shareable(write)
 }
 
-/// Whether a write may reach a database that several nodes share: what the log or the journal of
-/// all nodes keeps may not.
+/// Whether a write may reach a database that several nodes share: writes whose data is in the
+/// nodes' log or journal may not.
 fn is_shareable(write: &Write) -> bool {
     match write {
         Write::Message(entry) => matches!(entry.message.to, Addressee::Group { .. }),
@@ -155,13 +155,13 @@ fn is_shareable(write: &Write) -> bool {
     }
 }
 
-/// Has one node at a time write, as one server does by itself: the checks of a write hold until its
-/// end, and no two nodes wait for each other's rows. Accounts and groups do not wait for messages.
-/// Both locks are taken before anything else, and always in this order.
+/// Lets one node at a time write, as one server does by itself: the checks of a write hold until
+/// its end, and no two nodes wait for each other's rows. Accounts and groups do not wait for
+/// messages. Both locks are taken before anything else, and always in this order.
 async fn take_turns(connection: &mut AnyConnection, writes: &[Write]) -> Result<(), sqlx::Error> {
     let is_run = |write: &Write| matches!(write, Write::JournalRun(_));
     if writes.iter().any(|write| !is_check(write) && !is_run(write)) {
-        // The driver knows no VOID.
+        // The driver does not know the type VOID.
         let lock = "SELECT pg_advisory_xact_lock($1) IS NULL AS is_taken";
         sqlx::query(lock).bind(PEOPLE_LOCK).execute(&mut *connection).await?;
     }
@@ -239,7 +239,7 @@ async fn one(
     }
 }
 
-/// Takes in a direct message, or one to a group, with a row for each member.
+/// Adds a direct message, or a group message with a row for each member.
 async fn message(
     connection: &mut AnyConnection,
     batch: &mut Batch,
@@ -364,7 +364,7 @@ async fn remove_member(
         return Ok(Err(no_group()));
     };
     if !members.contains(user_id) {
-        // A manager of the group takes an invitation back, and the invited user declines it.
+        // The owner takes an invitation back, or the invited user declines it.
         if withdraw_invitation(connection, group_id, user_id).await? {
             return Ok(Ok(Written::Done));
         }
@@ -440,7 +440,8 @@ async fn admit(
     Ok(Ok(Written::Done))
 }
 
-/// Invites users, but for those who have as many invitations as one may. Returns how many it did.
+/// Invites users, except for those with as many invitations as allowed. Returns how many it
+/// invited.
 async fn invite(
     connection: &mut AnyConnection,
     address: &Address,
@@ -515,20 +516,20 @@ async fn group_members<'a>(
 ) -> Result<&'a Option<Vec<UserId>>, sqlx::Error> {
     if !batch.members.contains_key(group_id) {
         let members = members(connection, group_id).await?;
-        // The last member takes the group along, so no members are no group.
+        // The group ends with its last member, so no members are no group.
         let members = (!members.is_empty()).then_some(members);
         batch.members.insert(group_id.clone(), members);
     }
     Ok(batch.members.entry(group_id.clone()).or_default())
 }
 
-/// The members of a group, in the order in which they came.
+/// The members of a group, oldest first.
 pub(super) async fn members(
     connection: &mut AnyConnection,
     group_id: &str,
 ) -> Result<Vec<UserId>, sqlx::Error> {
     if group_id.contains('\0') {
-        // No group has it, and PostgreSQL takes no text with it: the whole transaction would fail.
+        // No group has it, and PostgreSQL refuses a text with it: the whole transaction would fail.
         return Ok(Vec::new());
     }
     let members = "SELECT user_id FROM group_member WHERE group_id = $1 ORDER BY number";
@@ -536,7 +537,7 @@ pub(super) async fn members(
     rows.iter().map(|row| Ok(UserId::new(row.try_get("user_id")?))).collect()
 }
 
-/// Whether a user manages a group: strangers hear less than members.
+/// Checks that a user owns a group: users who are no members get less detail than members.
 async fn check_owner(
     connection: &mut AnyConnection,
     batch: &mut Batch,

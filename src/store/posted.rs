@@ -1,9 +1,9 @@
 //! Writes runs of the journal to the database. In a cluster, messages are accepted by the journal and written
 //! here behind it.
 //!
-//! A run is one transaction with all its rows of inboxes and the mark of how far the journal has
-//! come, so a client that pulls sees the journal up to some message and nothing after it. Two
-//! nodes may write the same run, where one takes over from another: each row is there once.
+//! A run is one transaction with all its rows of inboxes and the journal's position, so a client
+//! that pulls sees the journal up to some message and nothing after it. Two nodes may write the
+//! same run when one takes over from another: each row is there once.
 //!
 //! Imports `id`, `limits` and `state`. Part of `store`.
 
@@ -16,13 +16,13 @@ use crate::id::MessageId;
 use crate::limits;
 use crate::state::journal::{Addressee, JournalEntry};
 
-/// Has one node at a time bring the inboxes further, until the end of its transaction.
+/// Lets one node at a time extend the inboxes, until the end of its transaction.
 pub(super) async fn take_turn(connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT up_to FROM inbox_state FOR UPDATE").execute(connection).await?;
     Ok(())
 }
 
-/// A row of an inbox: whose, which message, and the other one of a direct message.
+/// A row of an inbox: its user, the message, and the other user of a direct message.
 type Row<'a> = (&'a str, &'a str, Option<&'a str>);
 
 /// Writes a run of the journal. The caller has taken its turn.
@@ -66,7 +66,7 @@ pub(super) async fn write(
     pass(connection, newest).await
 }
 
-/// Moves the mark of how far the journal has come. The caller has taken its turn.
+/// Moves the journal's position. The caller has taken its turn.
 pub(super) async fn pass(
     connection: &mut AnyConnection,
     newest: MessageId,
@@ -78,7 +78,7 @@ pub(super) async fn pass(
     Ok(())
 }
 
-/// A transaction whose end got lost is carried out again: what is there stays.
+/// A transaction whose end was lost is repeated: existing rows stay.
 pub(super) const MESSAGES: &str =
     "INSERT INTO message (id, from_user_id, to_user_id, group_id, content, created_at)
      SELECT value->>0, value->>1, value->>2, value->>3, value->>4, CAST(value->>5 AS BIGINT)

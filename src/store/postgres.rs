@@ -1,10 +1,11 @@
-//! The URL of a `PostgreSQL` database, read as `libpq` reads it, so that what `psql` takes works here.
+//! The URL of a `PostgreSQL` database, read as `libpq` reads it, so that the URLs of `psql` work
+//! here.
 //!
 //! The driver knows `PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE` and
-//! `~/.pgpass`, and finds the socket of a server on this machine where no host is named. What it lacks
-//! is done here: without a user it is the account that runs the process
+//! `~/.pgpass`, and finds the socket of a server on this machine if no host is named. This module
+//! adds two rules: without a user it is the account that runs the process
 //! (<https://www.postgresql.org/docs/current/libpq-connect.html>, `user`), and parameters that only
-//! mean something to `libpq` are left out instead of warned about.
+//! `libpq` understands are left out without a warning.
 //!
 //! Part of `store`.
 
@@ -12,8 +13,8 @@ use std::ffi::OsStr;
 
 use sqlx::any::AnyConnectOptions;
 
-/// Parameters without a meaning here: how long to wait for the database, and how its connection is
-/// kept, is the server's business.
+/// Parameters without a meaning here: the server has its own rules for time-outs and for keeping
+/// connections.
 const LIBPQ_ONLY: &[&str] = &[
     "client_encoding",
     "connect_timeout",

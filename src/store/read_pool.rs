@@ -1,7 +1,7 @@
 //! Read queries, on connections of their own beside the one that writes.
 //!
-//! A thread drives a few connections. The caller awaits the answer on its own thread, so a slow query delays
-//! nobody else.
+//! A thread drives a few connections. The caller awaits the answer on its own thread, so a slow
+//! query delays no other caller.
 //!
 //! Imports its siblings, `auth`, `id`, `limits`, `state` and `wire`. Imported by `http`.
 
@@ -26,13 +26,13 @@ use crate::wire::refusal::{Code, Refusal};
 
 type Work = Box<dyn FnOnce(AnyPool) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
-/// The reading room. Cheap to clone.
+/// The pool. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ReadPool {
     queue: Option<mpsc::Sender<Work>>,
 }
 
-/// An account, as a login needs it.
+/// An account with the fields for a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// The user.
@@ -41,27 +41,27 @@ pub struct Account {
     pub username: String,
     /// The mail address.
     pub email: Option<String>,
-    /// argon2id, in the PHC string format; none where only a token was seen.
+    /// argon2id, in the PHC string format; none for a user without an account.
     pub password_hash: Option<String>,
     /// The key of its name; none if it has no name to sign in with.
     pub name_key: Option<Box<str>>,
-    /// Whether it may sign in, and which of its tokens count.
+    /// Whether it may sign in, and which of its tokens are valid.
     pub standing: Standing,
-    /// Its scopes with name and password in place of a token, between spaces.
+    /// The scopes of its name and password in place of a token, between spaces.
     pub scope: Option<String>,
-    /// When it came to be, in milliseconds since the Unix epoch.
+    /// When it was made, in milliseconds since the Unix epoch.
     pub created_ms: u64,
     /// When it was last changed.
     pub changed_ms: u64,
 }
 
 impl Account {
-    /// Whether it was removed. What is left of it keeps its tokens from counting.
+    /// Whether it was removed. The remaining row keeps its tokens invalid.
     pub fn is_removed(&self) -> bool {
         self.username.is_empty()
     }
 
-    /// The part of it that control has to know.
+    /// The part of it that control needs.
     fn change(self) -> AccountChange {
         let is_removed = self.is_removed();
         let Account { user_id, name_key, standing, changed_ms, .. } = self;
@@ -137,7 +137,7 @@ pub struct Invitation {
 }
 
 impl ReadPool {
-    /// A pool without a database: every question is `unavailable`.
+    /// A pool without a database: every query is `unavailable`.
     pub fn closed() -> ReadPool {
         ReadPool { queue: None }
     }
@@ -147,8 +147,8 @@ impl ReadPool {
         self.queue.is_some()
     }
 
-    /// Opens the database for reading. `tell_watch` hears what others did to accounts and tokens
-    /// after what is `known`: the command line, or another node.
+    /// Opens the database for reading. `tell_watch` gets changes of accounts and tokens by others
+    /// after the `known` stamps: by the command line, or another node.
     pub(super) fn open(
         address: Address,
         known: account_poller::Known,
@@ -172,7 +172,7 @@ impl ReadPool {
                         .max_connections(limits::STORE_READERS)
                         .acquire_timeout(Duration::from_millis(limits::QUERY_TIMEOUT_MS))
                         .connect_lazy_with(options);
-                    // The first one now, so that what is opened once is opened at the start.
+                    // The first connection now, so that its faults show at the start.
                     let first = pool.acquire().await.ok();
                     let _ = tell.send(());
                     let watch =
@@ -185,7 +185,7 @@ impl ReadPool {
                     pool.close().await;
                 });
             })?;
-        // Without an answer it has logged why, and every question is unavailable.
+        // Without a connection the thread has logged why, and every query is unavailable.
         let _ = opened.recv();
         Ok((ReadPool { queue: Some(queue) }, thread))
     }
@@ -220,7 +220,7 @@ impl ReadPool {
         answer.await.map_err(|_| Refusal::unavailable())?
     }
 
-    /// The account that signs in by a name, in whatever case or form it is written.
+    /// The account with this username, in any case or form.
     pub async fn account(&self, username: &str) -> Result<Option<Account>, Refusal> {
         let username = username.to_owned();
         if username.contains('\0') {
@@ -246,8 +246,8 @@ impl ReadPool {
         .await
     }
 
-    /// What control has to know of a user that this node may not know yet: by a user id, or by a
-    /// name where the text begins with `name:`.
+    /// The parts for control of a user that this node may not know yet: by a user id, or by a name
+    /// if the text begins with `name:`.
     pub async fn change_of(&self, user: &UserId) -> Result<Option<AccountChange>, Refusal> {
         let account = match names::named(user.as_str()) {
             Some(name) => self.account(name).await?,
@@ -268,7 +268,7 @@ impl ReadPool {
         let after = after.map_or_else(String::new, |id| id.to_string());
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.ask(move |pool| async move {
-            // What is in the inbox by now, and what came since; the limit bounds the first, the
+            // The messages in the inbox, and those that came since; the limit bounds the first, the
             // merging of inboxes the second.
             let (old, fresh) = match with {
                 None => ("", "from_user_id = $1 OR to_user_id = $1"),
@@ -340,7 +340,7 @@ impl ReadPool {
         .await
     }
 
-    /// A group with its members, for one of them.
+    /// A group with its members, for one of its members.
     pub async fn group(&self, group_id: &str, user: &UserId) -> Result<Group, Refusal> {
         let (group_id, user) = (group_id.to_owned(), user.clone());
         let found = self.ask(move |pool| async move {

@@ -1,7 +1,7 @@
-//! A store without a database: what control hands over goes to whoever stands in for it.
+//! A store without a database: a simulation takes control's jobs and answers them.
 //!
-//! For simulations. They take the work, decide what becomes of it, and answer as the thread of the real store
-//! does: the result first, then [`Requests::finish`], then control's mailbox.
+//! The simulation decides the result of each job, and answers as the thread of the real store does:
+//! the result first, then [`Requests::finish`], then control's mailbox.
 //!
 //! Part of `store`.
 

@@ -1,4 +1,4 @@
-//! What the statements of all tables share: inserting rows as JSON, reading columns, and one lock.
+//! Helpers of the statements of all tables: inserting rows as JSON, reading columns, and one lock.
 //!
 //! Imports `limits` and its sibling. Part of `store`.
 
@@ -12,7 +12,7 @@ use crate::limits;
 /// "people" in ASCII: the advisory lock of a transaction that writes accounts and groups.
 pub(super) const PEOPLE_LOCK: i64 = 0x7065_6f70_6c65;
 
-/// Runs a statement over rows, a part of them at a time; without rows there is nothing to run.
+/// Runs a statement over rows, a part of them at a time; without rows it does nothing.
 pub(super) async fn insert(
     connection: &mut AnyConnection,
     address: &Address,
@@ -43,7 +43,7 @@ pub(super) fn unsigned(row: &AnyRow, column: &str) -> Result<u64, sqlx::Error> {
     row.try_get::<i64, _>(column).map(i64::cast_unsigned)
 }
 
-/// A boolean, which every statement gives as a number: the driver knows `SQLite`'s not.
+/// A boolean, which every statement returns as a number: the driver does not know `SQLite`'s.
 pub(super) fn flag(row: &AnyRow, column: &str) -> Result<bool, sqlx::Error> {
     row.try_get::<i64, _>(column).map(|number| number != 0)
 }

@@ -25,7 +25,7 @@ use crate::state::journal::JournalEntry;
 use crate::state::registry::unsaved::RegistryDelta;
 use crate::wire::refusal::Refusal;
 
-/// Something to be done.
+/// A job of the thread.
 pub(super) enum Job {
     Write(Arc<RegistryDelta>),
     Execute(Arc<Vec<Write>>),
@@ -41,7 +41,7 @@ pub(super) struct Worker {
     pub(super) inbox: Receiver<Job>,
     pub(super) outcome: Arc<Mutex<Option<SetOutcome>>>,
     pub(super) on_stored: Box<dyn Fn(Vec<WriteResult>) + Send>,
-    /// True once the server stops: then a statement has little time.
+    /// True when the server stops: then a statement has little time.
     pub(super) hurry: watch::Receiver<bool>,
 }
 
@@ -52,16 +52,16 @@ struct Running {
     database: Database,
     /// Direct messages that are not in the inboxes yet.
     fresh: usize,
-    /// Whether a set of registry changes failed: the next one finds out whether the store is well.
+    /// Whether a set of registry changes failed: the next one shows whether the store is well.
     awaits_set: bool,
-    /// Looks in vain since the store was last well.
+    /// Failed probes since the store was last well.
     failures: u32,
     /// Keys of rows that the database refused and does not have in their newest form.
     aside: HashSet<String>,
 }
 
 impl Worker {
-    /// Opens the database, says what is in it, and works until there are no more jobs.
+    /// Opens the database, reports its content, and works until there are no more jobs.
     pub(super) fn run(self, address: &Address, opened: &Sender<Result<Image, StoreError>>) {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -83,7 +83,7 @@ impl Worker {
                     aside: HashSet::new(),
                 };
                 running.work();
-                // A name server that does not answer must not hold up the end.
+                // A name server that does not answer must not delay the end.
                 running.runtime.shutdown_background();
             }
             Err(fault) => _ = opened.send(Err(fault)),
@@ -91,14 +91,14 @@ impl Worker {
     }
 }
 
-/// Waits for the database, which has its time: less of it once the server stops.
+/// Waits for the database within its time, which is shorter when the server stops.
 fn wait<T>(
     runtime: &Runtime,
     mut hurry: watch::Receiver<bool>,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
     runtime.block_on(async {
-        // A store that was dropped is as good as one that stops.
+        // A dropped store counts as one that stops.
         let stops = async { _ = hurry.wait_for(|&is_stopping| is_stopping).await };
         let is_late = async {
             tokio::select! {
@@ -157,9 +157,9 @@ impl Running {
         }
     }
 
-    /// How long to wait for the next job: while the store is ill it looks after itself, because
-    /// nobody gives it any, and at rest it has messages to sort. Where a set of changes failed, its
-    /// next try is the look.
+    /// The time to wait for the next job: a store that is not well probes itself, because control
+    /// gives it no jobs, and a store at rest has messages to sort. After a failed set of changes
+    /// the next set is the probe.
     fn patience(&self) -> Duration {
         match (self.worker.health.is_ok(), self.fresh) {
             (false, _) if self.awaits_set => Duration::MAX,
@@ -181,7 +181,7 @@ impl Running {
         (self.awaits_set, self.failures) = (false, 0);
     }
 
-    /// Notes a failure, and forgets the connection.
+    /// Notes a failure, and drops the connection.
     fn fail(&mut self) {
         self.worker.health.set(false);
         self.failures = self.failures.saturating_add(1);
@@ -212,11 +212,11 @@ impl Running {
         }
     }
 
-    /// Writes a set, once. A row that the database refuses for what it is, is put aside, and the rest
-    /// is written without it.
+    /// Writes a set, one time. A row that the database refuses for its content is set aside, and
+    /// the rest is written without it.
     fn write(&mut self, delta: &RegistryDelta) -> SetOutcome {
         if self.worker.mode == Mode::Shared {
-            // The log of all nodes has the registry.
+            // The nodes' log has the registry.
             return SetOutcome::Written;
         }
         let written = match ask!(self.write(delta)) {
@@ -247,7 +247,7 @@ impl Running {
         let mut refused = 0;
         while let Some(part) = parts.pop() {
             if self.is_stopping() && refused > 0 {
-                // What is left is named with all that could not be stored.
+                // The rest is named with all rows that could not be stored.
                 return Err(timed_out());
             }
             match ask!(self.write(&part)) {
@@ -297,7 +297,7 @@ impl Running {
         }
     }
 
-    /// Carries out writes, once: a caller is told of a failure at once and is not kept waiting.
+    /// Carries out writes, one time: a caller learns of a failure at once and is not kept waiting.
     fn execute(&mut self, writes: &[Write]) -> Vec<WriteResult> {
         let fault = match ask!(self.execute(writes)) {
             Ok(results) => {
@@ -318,7 +318,7 @@ impl Running {
     /// Carries out writes in ever smaller parts around those that are refused. Their order stays.
     fn execute_apart(&mut self, writes: &[Write], first: sqlx::Error) -> Vec<WriteResult> {
         let mut results: Vec<WriteResult> = Vec::with_capacity(writes.len());
-        // The whole has been tried.
+        // The whole set has been tried.
         let mut known = Some(first);
         let mut parts = vec![(0, writes.len())];
         while let Some((start, end)) = parts.pop() {
@@ -349,8 +349,8 @@ impl Running {
         results
     }
 
-    /// What comes of one write that was refused. Where it is many rows of one kind, those go that
-    /// can.
+    /// The result of one write that was refused. If it is many rows of one kind, the valid ones are
+    /// written.
     fn execute_pieces(&mut self, write: &Write, fault: &sqlx::Error) -> WriteResult {
         match write {
             Write::JournalRun(run) => self.post_pieces(run, fault),
@@ -380,8 +380,8 @@ impl Running {
         }
     }
 
-    /// Writes a run of the journal message by message, and passes over those that are refused: what
-    /// stands behind them would never be written else.
+    /// Writes a run of the journal message by message, and skips refused messages: otherwise later
+    /// ones would never be written.
     fn post_pieces(&mut self, run: &[Arc<JournalEntry>], fault: &sqlx::Error) -> WriteResult {
         if let [only] = run {
             self.refuse(&Write::JournalRun(run.to_vec()), fault);
@@ -454,7 +454,7 @@ fn aside_key(table: &str, key: &str) -> String {
     format!("{table} {key}")
 }
 
-/// The pause after so many failures.
+/// The pause after this many failures.
 pub(super) fn pause(failures: u32) -> Duration {
     let ceiling = limits::STORE_RETRY_MS_MAX;
     let doubled = limits::STORE_RETRY_MS_MIN << failures.saturating_sub(1).min(16);
