@@ -4,7 +4,7 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use fanfare::internals::clock::Moment;
 use fanfare::internals::id::{ChannelName, ConnId, Epoch, ShardId, Slot, UserId};
-use fanfare::internals::state::durable::PeopleImage;
+use fanfare::internals::state::durable::PeopleSnapshot;
 use fanfare::internals::state::effect::Effect;
 use fanfare::internals::state::messaging::aim::Aimed;
 use fanfare::internals::state::messaging::commands::{Closed, Follow, Publish, Publisher};
@@ -21,7 +21,7 @@ fn at(ms: u64) -> Moment {
 
 fn state() -> State {
     let registry = Registry::new(registry::Settings::default(), Epoch::new("e"), 0, at(0));
-    State::new(registry, Settings::default(), PeopleImage::default())
+    State::new(registry, Settings::default(), PeopleSnapshot::default())
 }
 
 fn conn(n: u32) -> ConnId {

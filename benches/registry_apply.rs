@@ -5,7 +5,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use fanfare::internals::clock::Moment;
 use fanfare::internals::id::{Epoch, InstanceIdentity, ServiceName};
-use fanfare::internals::state::durable::PeopleImage;
+use fanfare::internals::state::durable::PeopleSnapshot;
 use fanfare::internals::state::effect::Effect;
 use fanfare::internals::state::registry::commands::{Heartbeat, Protect, Register};
 use fanfare::internals::state::registry::{Registry, Settings};
@@ -48,7 +48,7 @@ fn filled(leases: usize) -> State {
         ..Settings::default()
     };
     let registry = Registry::new(settings, Epoch::new("e"), 0, at(0));
-    let mut state = State::new(registry, state::Settings::default(), PeopleImage::default());
+    let mut state = State::new(registry, state::Settings::default(), PeopleSnapshot::default());
     for n in 0..leases {
         state.apply(Register(vec![registration(n, 0)]).unanswered(), at(0));
         state.take_effects();

@@ -7,7 +7,7 @@
 //! * A decoder ends, with a value or an error, and never panics.
 //! * A stream cut at any byte is read like the whole.
 //! * What was decoded can be encoded, and decoded again to the same value.
-//! * A log and an image that decode can be applied, whatever is in them.
+//! * A log and a snapshot that decode can be applied, whatever is in them.
 //!
 //! Not here: sockets, threads and time. `tests/fuzz.rs` meets the running server.
 //!
@@ -20,9 +20,9 @@ use crate::doors::eureka;
 use crate::http::fuzzing as http;
 use crate::http::fuzzing::chunks_passed;
 use crate::limits::{self, Limits};
-use crate::state::entry::{self, Bounds, Entry, LogItem};
+use crate::state::entry::{self, Bounds, LogItem, RegistryEntry};
 use crate::state::snapshot::Snapshot;
-use crate::state::{empty_image, new_node};
+use crate::state::{empty_snapshot, new_node};
 use crate::wire::command::{self, Family};
 use crate::wire::instance::Instance;
 use crate::wire::refusal::Code;
@@ -40,7 +40,7 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("client_command", client_command),
     ("http_body", http_body),
     ("log_entry", log_entry),
-    ("image", image),
+    ("snapshot", snapshot),
 ];
 
 /// Reads a request head. A head is complete at exactly one length, and complete at none before.
@@ -148,7 +148,7 @@ pub fn log_entry(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let now = Moment::new(1_000_000, 0);
     let mut node = new_node("here", None, now);
-    node.install_snapshot(empty_image(now), Vec::new(), now);
+    node.install_snapshot(empty_snapshot(now), Vec::new(), now);
     // One entry a line: what one leaves behind meets the next.
     for (number, line) in (1..).zip(text.lines().take(32)) {
         let Ok(entry) = entry::decode(line) else { continue };
@@ -160,17 +160,17 @@ pub fn log_entry(bytes: &[u8]) {
         node.take_effects();
     }
     node.tick(Moment::new(2_000_000, 1_000_000_000_000));
-    assert_image_is_readable(node.registry.snapshot());
+    assert_snapshot_is_readable(node.registry.snapshot());
 }
 
-/// Reads an image of the registry, begins from it, and goes on with a change of each of its first
+/// Reads a snapshot of the registry, begins from it, and goes on with a change of each of its first
 /// services and of one that it does not have.
-pub fn image(bytes: &[u8]) {
-    let Ok(image) = Snapshot::read(bytes) else { return };
+pub fn snapshot(bytes: &[u8]) {
+    let Ok(snapshot) = Snapshot::read(bytes) else { return };
     let now = Moment::new(1_000_000, 0);
     let mut node = new_node("here", None, now);
-    let (number, at_ms) = (image.sequence + 1, now.unix_ms);
-    let services = image.services.iter().take(4).map(|service| service.service.clone());
+    let (number, at_ms) = (snapshot.sequence + 1, now.unix_ms);
+    let services = snapshot.services.iter().take(4).map(|service| service.service.clone());
     let registrations = services.chain([String::from("unheard-of")]).filter_map(|service| {
         let instance = Instance {
             service_id: Some(service.into()),
@@ -180,17 +180,17 @@ pub fn image(bytes: &[u8]) {
         instance.register().ok()
     });
     let bounds = Bounds { instances_max: 1_000, services_max: 1_000, instances_bytes_max: 1 << 20 };
-    let entry = Entry::Register { list: registrations.collect(), bounds };
+    let entry = RegistryEntry::Register { list: registrations.collect(), bounds }.into();
     let (position, other) = (format!("{number}-0"), "there".into());
     let item = LogItem { position, node: other, number, at_ms, entry };
-    node.install_snapshot(image, vec![item], now);
+    node.install_snapshot(snapshot, vec![item], now);
     node.tick(Moment::new(2_000_000, 1_000_000_000_000));
-    assert_image_is_readable(node.registry.snapshot());
+    assert_snapshot_is_readable(node.registry.snapshot());
 }
 
-fn assert_image_is_readable(image: Snapshot) {
-    let text = serde_json::to_string(&image).expect("an image can be written");
-    assert_eq!(serde_json::from_str::<Snapshot>(&text).ok(), Some(image));
+fn assert_snapshot_is_readable(snapshot: Snapshot) {
+    let text = serde_json::to_string(&snapshot).expect("a snapshot can be written");
+    assert_eq!(serde_json::from_str::<Snapshot>(&text).ok(), Some(snapshot));
 }
 
 #[cfg(test)]

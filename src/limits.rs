@@ -808,13 +808,13 @@ pub const MESSAGES_UNWRITTEN_MAX: usize = 100_000;
 pub const MESSAGES_UNWRITTEN_BYTES_MAX: usize = 256 << 20;
 
 /// Bytes of a message beside its content.
-pub const POSTED_OVERHEAD_BYTES: usize = 200;
+pub const JOURNAL_ENTRY_OVERHEAD_BYTES: usize = 200;
 
 /// Messages of the journal in one transaction.
-pub const POSTED_PER_COMMIT_MAX: usize = 512;
+pub const JOURNAL_RUN_MAX: usize = 512;
 
 /// Rows in inboxes that these may have, above the first one's.
-pub const POSTED_ROWS_MAX: usize = 50_000;
+pub const JOURNAL_RUN_ROWS_MAX: usize = 50_000;
 
 /// Time that other nodes have for an answer.
 pub const CLUSTER_ASK_MS: u64 = 1_000;
@@ -826,7 +826,7 @@ pub const REDIS_CONNECT_MS: u64 = 2_000;
 pub const REDIS_RESPONSE_MS: u64 = 2_000;
 
 /// Time for Redis to take or to give a snapshot of the registry.
-pub const REDIS_IMAGE_MS: u64 = 20_000;
+pub const REDIS_SNAPSHOT_MS: u64 = 20_000;
 
 /// Time for which a read of the log waits for the next entry.
 pub const REDIS_BLOCK_MS: u64 = 1_000;
@@ -843,14 +843,14 @@ pub const CLUSTER_BARE_MS: u64 = 10_000;
 
 /// Entries after which one node writes a snapshot of the registry, for nodes that join; with more
 /// instances than that, it is the next power of two above their number.
-pub const CLUSTER_IMAGE_ENTRIES: u64 = 4_096;
+pub const CLUSTER_SNAPSHOT_ENTRIES: u64 = 4_096;
 
 /// Time for the other nodes to write a snapshot for a node that requests one. After that the node
 /// begins a new log. Heartbeats and a large snapshot both fit into it.
-pub const CLUSTER_IMAGE_WAIT_MS: u64 = 10_000;
+pub const CLUSTER_SNAPSHOT_WAIT_MS: u64 = 10_000;
 
 /// Time between two snapshots that are written on request, over all nodes.
-pub const CLUSTER_IMAGE_PAUSE_MS: u64 = 5_000;
+pub const CLUSTER_SNAPSHOT_PAUSE_MS: u64 = 5_000;
 
 /// Calls that one step carries out. Later ones gather for the next.
 pub const CLUSTER_CALLS: usize = 128;
@@ -958,7 +958,7 @@ const _: () = assert!(
     "a path whose probe is waited for counts as working"
 );
 const _: () = assert!(
-    CLUSTER_IMAGE_PAUSE_MS + CLUSTER_BEAT_MS + REDIS_RETRY_MS_MAX < CLUSTER_IMAGE_WAIT_MS,
+    CLUSTER_SNAPSHOT_PAUSE_MS + CLUSTER_BEAT_MS + REDIS_RETRY_MS_MAX < CLUSTER_SNAPSHOT_WAIT_MS,
     "a node that asks is answered by then, and has begun"
 );
 const _: () = assert!(CLUSTER_CONTACT_MS < CLUSTER_NODE_MS, "heartbeats end before adoption");

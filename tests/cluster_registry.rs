@@ -328,7 +328,7 @@ fn a_redis_that_stands_still_for_a_moment_cuts_nobody_off() {
     assert!(log.contains("in contact with the other nodes") && !log.contains("is lost"), "{log}");
 }
 
-/// The log is trimmed behind an image, a node joins from the image, and one that slept through all
+/// The log is trimmed behind a snapshot, a node joins from the snapshot, and one that slept through all
 /// of it begins anew and takes its followers along.
 #[test]
 fn the_log_does_not_grow_for_ever() {
@@ -462,7 +462,7 @@ fn nodes_forget_the_same_services_and_begin_them_at_the_same_revision() {
     picture.apply(&begins);
     picture.apply(&follower.expect("service_change"));
     picture.expect_equals_registry(&a);
-    // A node that joins later begins from an image, and agrees.
+    // A node that joins later begins from a snapshot, and agrees.
     let c = node(&redis, &flags);
     a.register(&[instance("s12", "one")]);
     let shown = agreed(&[&a, &b, &c], "s12");

@@ -467,7 +467,7 @@ fn every_metric_of_several_nodes_moves() {
     let two = step.step(&one, "another node", &["fanfare_cluster_nodes"], || {
         nodes::node(&redis, &["--auth", "open"])
     });
-    // It has begun from an image, and that is what resets count.
+    // It has begun from a snapshot, and that is what resets count.
     assert!(two.count("fanfare_cluster_log_resets_total") >= 1);
     step.0.insert(String::from("fanfare_cluster_log_resets_total"));
     step.step(

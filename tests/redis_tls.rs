@@ -182,7 +182,7 @@ fn the_documented_rule_is_enough_and_nothing_is_refused() {
         std::array::from_fn(|_| Server::start(&flags_at(&url, &["--auth", "open"])));
     servers.iter().for_each(works);
     // Everything that reaches Redis without a database: rooms, presence, questions between nodes,
-    // histories, deletion, images.
+    // histories, deletion, snapshots.
     let [a, b] = &servers;
     let mut client = a.connect_as("ann");
     client.send_json(&json!({"type": "join", "room": "general"}));

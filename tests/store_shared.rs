@@ -18,7 +18,7 @@ use fanfare::internals::state::people::Person;
 use fanfare::internals::state::registry::unsaved::RegistryDelta;
 use fanfare::internals::store::accounts::{Accounts, Who};
 use fanfare::internals::store::read_pool::ReadPool;
-use fanfare::internals::store::{Address, Image, Listeners, Store, StoreError};
+use fanfare::internals::store::{Address, Listeners, Store, StoreError, StoreSnapshot};
 use fanfare_protocol::refusal::Code;
 use fanfare_test_support::eventually;
 use fanfare_test_support::postgres::{block_on, fresh, number};
@@ -34,24 +34,24 @@ struct Node {
 
 impl Node {
     fn try_open(
-        open: impl FnOnce(Listeners) -> Result<(Store, Image), StoreError>,
-    ) -> Result<(Node, Image), StoreError> {
+        open: impl FnOnce(Listeners) -> Result<(Store, StoreSnapshot), StoreError>,
+    ) -> Result<(Node, StoreSnapshot), StoreError> {
         let (tell, stored) = crossbeam_channel::unbounded();
         let (tell_accounts, heard) = crossbeam_channel::unbounded();
         let (tell_tokens, heard_tokens) = crossbeam_channel::unbounded();
-        let (store, image) = open(Listeners {
+        let (store, snapshot) = open(Listeners {
             on_stored: Box::new(move |results| _ = tell.send(results)),
             on_accounts: Box::new(move |changes| _ = tell_accounts.send(changes)),
             on_tokens: Box::new(move |tokens| _ = tell_tokens.send(tokens)),
         })?;
-        Ok((Node { read_pool: store.read_pool(), store, stored, heard, heard_tokens }, image))
+        Ok((Node { read_pool: store.read_pool(), store, stored, heard, heard_tokens }, snapshot))
     }
 
-    fn open(url: &str) -> (Node, Image) {
+    fn open(url: &str) -> (Node, StoreSnapshot) {
         Node::try_open(|listeners| Store::open_shared(url, listeners)).expect("opens")
     }
 
-    fn alone(url: &str) -> Result<(Node, Image), StoreError> {
+    fn alone(url: &str) -> Result<(Node, StoreSnapshot), StoreError> {
         Node::try_open(|listeners| Store::open(Some(url), Path::new("."), listeners))
     }
 
@@ -93,18 +93,18 @@ fn id(sequence: u64) -> MessageId {
     MessageId::from_parts(1_000_000 + sequence / 10, u32::try_from(sequence).expect("few"), 0)
 }
 
-fn posted(sequence: u64, from: &str, to: Addressee) -> Arc<JournalEntry> {
+fn entry(sequence: u64, from: &str, to: Addressee) -> Arc<JournalEntry> {
     let message = DirectMessage { from: user(from), to, content: format!("m{sequence}") };
     Arc::new(JournalEntry { sequence, id: id(sequence), message })
 }
 
 fn direct(sequence: u64, from: &str, to: &str) -> Arc<JournalEntry> {
-    posted(sequence, from, Addressee::User(user(to)))
+    entry(sequence, from, Addressee::User(user(to)))
 }
 
 fn to_group(sequence: u64, from: &str, members: &[&str]) -> Arc<JournalEntry> {
     let members = members.iter().map(|member| user(member)).collect();
-    posted(sequence, from, Addressee::Group { group_id: "g".into(), members })
+    entry(sequence, from, Addressee::Group { group_id: "g".into(), members })
 }
 
 fn account(user_id: &str, username: &str, at_ms: u64) -> Write {
@@ -135,7 +135,7 @@ fn create(group: &str, members: &[&str]) -> Write {
 
 fn say(from: &str, group: &str) -> Write {
     let to = Addressee::Group { group_id: group.to_owned(), members: Vec::new() };
-    Write::Message(posted(1, from, to))
+    Write::Message(entry(1, from, to))
 }
 
 fn code(result: WriteResult) -> Code {
@@ -145,13 +145,13 @@ fn code(result: WriteResult) -> Code {
 #[test]
 fn nodes_start_together_on_an_empty_database() {
     let Some(url) = fresh() else { return };
-    let nodes: Vec<(Node, Image)> = std::thread::scope(|scope| {
+    let nodes: Vec<(Node, StoreSnapshot)> = std::thread::scope(|scope| {
         let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| Node::open(&url))).collect();
         starts.into_iter().map(|start| start.join().expect("opened")).collect()
     });
-    for (node, image) in nodes {
-        assert_eq!((image.people.last_message, image.people.written), (None, None));
-        assert_eq!(image.registry.epoch, "");
+    for (node, snapshot) in nodes {
+        assert_eq!((snapshot.people.last_message, snapshot.people.written), (None, None));
+        assert_eq!(snapshot.registry.epoch, "");
         node.post(&[direct(1, "a", "b")]);
         node.store.close(RegistryDelta { version: 42, ..RegistryDelta::default() });
     }
@@ -227,8 +227,11 @@ fn runs_that_overlap_are_there_once() {
             });
         }
     });
-    let (node, image) = Node::open(&url);
-    assert_eq!((image.people.written, image.people.last_message), (Some(id(300)), Some(id(300))));
+    let (node, snapshot) = Node::open(&url);
+    assert_eq!(
+        (snapshot.people.written, snapshot.people.last_message),
+        (Some(id(300)), Some(id(300)))
+    );
     let of = |rests: &[u64]| -> Vec<String> {
         (1..=300).filter(|n| rests.contains(&(n % 3))).map(|n: u64| format!("m{n}")).collect()
     };
@@ -317,8 +320,8 @@ fn what_the_log_or_the_journal_keeps_is_refused() {
     eventually("the database is free", Duration::from_secs(5), || {
         Store::open_shared(&url, Listeners::default()).is_ok()
     });
-    let (node, image) = Node::open(&url);
-    assert_eq!(image.people.channels, [("news".into(), "about".into())], "they begin a log");
+    let (node, snapshot) = Node::open(&url);
+    assert_eq!(snapshot.people.channels, [("news".into(), "about".into())], "they begin a log");
     let private = Write::Message(direct(1, "a", "b"));
     let results = node.execute(vec![
         private,
@@ -427,8 +430,8 @@ fn accounts_are_those_of_all_nodes() {
     let Some(url) = fresh() else { return };
     let (one, _) = Node::open(&url);
     assert_eq!(one.one(account("1", "Ann", 1_000_000)), Ok(Written::Done));
-    let (two, image) = Node::open(&url);
-    assert_eq!(image.people.users.len(), 1);
+    let (two, snapshot) = Node::open(&url);
+    assert_eq!(snapshot.people.users.len(), 1);
     // Its clock is an hour behind.
     assert_eq!(code(two.one(account("2", "ANN", 5))), Code::Conflict);
     assert_eq!(two.one(account("3", "bob", 5)), Ok(Written::Done));
@@ -485,9 +488,9 @@ fn no_account_is_missed_while_a_node_starts() {
         is_over.store(true, Ordering::SeqCst);
         (started, written.join().expect("written"))
     });
-    let (node, image) = started;
+    let (node, snapshot) = started;
     let mut known: std::collections::HashSet<String> =
-        image.people.users.iter().map(|one| one.user_id.as_str().to_owned()).collect();
+        snapshot.people.users.iter().map(|one| one.user_id.as_str().to_owned()).collect();
     eventually("all are known", Duration::from_secs(10), || {
         known.extend(node.heard.try_iter().flatten().map(|one| one.user_id.as_str().to_owned()));
         (0..written).all(|n| known.contains(&format!("u{n}")))
@@ -507,13 +510,13 @@ fn what_one_server_left_unsorted_is_pulled() {
     eventually("the database is free", Duration::from_secs(5), || {
         number(&url, "SELECT COUNT(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
     });
-    let nodes: Vec<(Node, Image)> = std::thread::scope(|scope| {
+    let nodes: Vec<(Node, StoreSnapshot)> = std::thread::scope(|scope| {
         let starts: Vec<_> = (0..3).map(|_| scope.spawn(|| Node::open(&url))).collect();
         starts.into_iter().map(|start| start.join().expect("opened")).collect()
     });
-    for (node, image) in &nodes {
-        assert_eq!(image.people.written, Some(id(3)));
-        assert_eq!(image.people.last_message, Some(id(3)));
+    for (node, snapshot) in &nodes {
+        assert_eq!(snapshot.people.written, Some(id(3)));
+        assert_eq!(snapshot.people.last_message, Some(id(3)));
         assert_eq!(node.pulled("a", None), ["m1", "m2", "m3"]);
         assert_eq!(node.pulled("b", Some("a")), ["m1", "m2"]);
     }

@@ -20,7 +20,7 @@ use fanfare::internals::state::registry::unsaved::RegistryDelta;
 use fanfare::internals::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
 use fanfare::internals::store::accounts::{Accounts, Who};
 use fanfare::internals::store::read_pool::ReadPool;
-use fanfare::internals::store::{Address, Image, Listeners, Store, StoreError};
+use fanfare::internals::store::{Address, Listeners, Store, StoreError, StoreSnapshot};
 use fanfare_protocol::refusal::Code;
 use fanfare_test_support::postgres::block_on;
 use fanfare_test_support::{Server, eventually, token};
@@ -50,14 +50,14 @@ impl Backend {
         Some(backend)
     }
 
-    fn open(&self) -> Result<(Suite, Image), StoreError> {
+    fn open(&self) -> Result<(Suite, StoreSnapshot), StoreError> {
         let (tell, stored) = crossbeam_channel::unbounded();
         let listeners = Listeners {
             on_stored: Box::new(move |results| _ = tell.send(results)),
             ..Listeners::default()
         };
-        let (store, image) = Store::open(self.url.as_deref(), &self.dir, listeners)?;
-        Ok((Suite { read_pool: store.read_pool(), store, stored }, image))
+        let (store, snapshot) = Store::open(self.url.as_deref(), &self.dir, listeners)?;
+        Ok((Suite { read_pool: store.read_pool(), store, stored }, snapshot))
     }
 }
 
@@ -138,8 +138,8 @@ fn code(result: WriteResult) -> Code {
 }
 
 fn registry_survives_a_clean_stop(backend: &Backend) {
-    let (suite, image) = backend.open().expect("opens");
-    assert_eq!(image.registry.epoch, "");
+    let (suite, snapshot) = backend.open().expect("opens");
+    assert_eq!(snapshot.registry.epoch, "");
     let delta = RegistryDelta {
         epoch: String::from("e1"),
         version: 42,
@@ -167,12 +167,12 @@ fn registry_survives_a_clean_stop(backend: &Backend) {
         ..RegistryDelta::default()
     };
     suite.store.close(delta.clone());
-    let (suite, mut image) = backend.open().expect("opens again");
-    image.registry.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
-    assert_eq!((&*image.registry.epoch, image.registry.version), ("e1", 42));
-    assert_eq!(image.registry.services, delta.services);
-    assert_eq!(image.registry.instances, delta.upserts);
-    assert_eq!(image.registry.pull_outs, delta.pull_outs);
+    let (suite, mut snapshot) = backend.open().expect("opens again");
+    snapshot.registry.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
+    assert_eq!((&*snapshot.registry.epoch, snapshot.registry.version), ("e1", 42));
+    assert_eq!(snapshot.registry.services, delta.services);
+    assert_eq!(snapshot.registry.instances, delta.upserts);
+    assert_eq!(snapshot.registry.pull_outs, delta.pull_outs);
     suite.store.close(RegistryDelta {
         epoch: String::from("e1"),
         version: 43,
@@ -180,9 +180,9 @@ fn registry_survives_a_clean_stop(backend: &Backend) {
         pull_ins: vec![String::from("p")],
         ..RegistryDelta::default()
     });
-    let (_suite, image) = backend.open().expect("opens a third time");
-    assert_eq!(image.registry.instances, delta.upserts[..1]);
-    assert!(image.registry.pull_outs.is_empty());
+    let (_suite, snapshot) = backend.open().expect("opens a third time");
+    assert_eq!(snapshot.registry.instances, delta.upserts[..1]);
+    assert!(snapshot.registry.pull_outs.is_empty());
 }
 
 fn messages_are_pulled_in_order_and_once(backend: &Backend) {
@@ -206,8 +206,8 @@ fn messages_are_pulled_in_order_and_once(backend: &Backend) {
     assert_eq!(rest.iter().map(|one| one.content.clone()).collect::<Vec<_>>(), [text(2), text(3)]);
     suite.store.close(RegistryDelta::default());
     // By now all of them are sorted into the inboxes; what comes next is not yet.
-    let (suite, image) = backend.open().expect("opens again");
-    assert_eq!(image.people.last_message, Some(MessageId::from_parts(1_004, 4, 0)));
+    let (suite, snapshot) = backend.open().expect("opens again");
+    assert_eq!(snapshot.people.last_message, Some(MessageId::from_parts(1_004, 4, 0)));
     assert!(
         suite.execute(vec![private(5, "b", "a"), private(6, "c", "a")]).iter().all(Result::is_ok)
     );
@@ -232,8 +232,9 @@ fn names_are_given_out_once(backend: &Backend) {
     assert!(suite.one(Write::Seen { people, at_ms: 9 }).is_ok());
     assert_eq!(block_on(suite.read_pool.account("Tok")), Ok(None), "a token is no account");
     suite.store.close(RegistryDelta::default());
-    let (_suite, image) = backend.open().expect("opens again");
-    let mut known: Vec<&str> = image.people.users.iter().map(|one| one.user_id.as_str()).collect();
+    let (_suite, snapshot) = backend.open().expect("opens again");
+    let mut known: Vec<&str> =
+        snapshot.people.users.iter().map(|one| one.user_id.as_str()).collect();
     known.sort_unstable();
     assert_eq!(known, ["id-of-Ann", "id-of-bob", "tok"]);
 }
@@ -340,14 +341,14 @@ fn tokens_are_ended_one_by_one_and_all_at_once(backend: &Backend) {
     assert!(suite.one(end(max, u64::MAX)).is_ok());
     suite.store.close(RegistryDelta::default());
 
-    let (_suite, image) = backend.open().expect("opens again");
-    let tokens = &image.people.ended_tokens;
+    let (_suite, snapshot) = backend.open().expect("opens again");
+    let tokens = &snapshot.people.ended_tokens;
     assert_eq!(tokens.len(), 1, "those of before are covered by the stamp");
     assert_eq!(
         (tokens[0].id, &tokens[0].user_id),
         (TokenId::of_jti(&max.to_string()), &Some(user("id-of-Ann")))
     );
-    let mut ends = image.people.users.iter();
+    let mut ends = snapshot.people.users.iter();
     let tok = ends.find(|one| one.user_id.as_str() == "tok").expect("tok is known");
     assert_eq!(tok.standing.tokens_from_ms, 6_000);
 }
@@ -417,8 +418,8 @@ fn accounts_are_removed(backend: &Backend) {
     assert!(suite.one(seen(13_000)).is_ok());
     assert_eq!((account().username.as_str(), account().is_removed()), ("Eve", false));
     suite.store.close(RegistryDelta::default());
-    let (_suite, image) = backend.open().expect("opens again");
-    let removed = image.people.users.iter().filter(|one| one.is_removed);
+    let (_suite, snapshot) = backend.open().expect("opens again");
+    let removed = snapshot.people.users.iter().filter(|one| one.is_removed);
     assert_eq!(removed.map(|one| one.user_id.clone()).collect::<Vec<_>>(), [ann]);
 }
 
@@ -604,8 +605,8 @@ fn channels_are_remembered(backend: &Backend) {
     assert!(suite.execute(vec![define("a"), define("b")]).iter().all(Result::is_ok));
     assert!(suite.one(Write::DropChannel { channel: ChannelName::new("a") }).is_ok());
     suite.store.close(RegistryDelta::default());
-    let (_suite, image) = backend.open().expect("opens again");
-    assert_eq!(image.people.channels, [(String::from("b"), String::from("about b"))]);
+    let (_suite, snapshot) = backend.open().expect("opens again");
+    assert_eq!(snapshot.people.channels, [(String::from("b"), String::from("about b"))]);
 }
 
 fn one_server_at_a_time(backend: &Backend) {

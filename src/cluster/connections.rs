@@ -195,7 +195,7 @@ impl Shared {
         link: &mut PrimaryConnection,
         key: Option<&str>,
     ) -> RedisResult<()> {
-        let probed = self.see(link, key).await;
+        let probed = self.check(link, key).await;
         match &probed {
             Ok(()) => self.works(path),
             Err(fault) => self.fails(path, Some(link), fault),
@@ -243,12 +243,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Sees whether a connection leads to the right server, and no more.
-    pub(super) async fn check_server(&self, link: &mut PrimaryConnection) -> RedisResult<()> {
-        self.see(link, None).await
-    }
-
-    async fn see(&self, link: &mut PrimaryConnection, key: Option<&str>) -> RedisResult<()> {
+    /// Sees whether a connection leads to the right server, and takes a write to `key` where one is given.
+    pub(super) async fn check(
+        &self,
+        link: &mut PrimaryConnection,
+        key: Option<&str>,
+    ) -> RedisResult<()> {
         let signed_ms = self.links.0.signed_ms.load(Ordering::Relaxed);
         let mut pipeline = redis::pipe();
         pipeline.cmd("HELLO");

@@ -50,7 +50,7 @@ async fn send(shared: &Shared, connection: &mut Option<PrimaryConnection>) -> Re
     let patience = Duration::from_millis(limits::CLUSTER_BEAT_PATIENCE_MS);
     let open = shared.reopen(connection, patience).await?;
     let contact_ms = shared.clock.now().unix_ms;
-    let (newest, nodes, at_ms, is_image_wanted): HeartbeatReply = scripts::BEAT
+    let (newest, nodes, at_ms, is_snapshot_wanted): HeartbeatReply = scripts::BEAT
         .key(scripts::NODES)
         .key(scripts::SEQUENCE)
         .key(scripts::ABOUT)
@@ -65,12 +65,12 @@ async fn send(shared: &Shared, connection: &mut Option<PrimaryConnection>) -> Re
     if shared.stats.cluster.joined_ms.value() == 0 {
         shared.stats.cluster.joined_ms.set(at_ms);
     }
-    if is_image_wanted && shared.stats.cluster.caught_up.value() == 1 {
+    if is_snapshot_wanted && shared.stats.cluster.caught_up.value() == 1 {
         tokio::spawn(snapshots::answer_request(shared.clone()));
     }
-    let (posted, written) = journal::standing(open).await?;
+    let (newest_message, written) = journal::standing(open).await?;
     if shared.reads_journal {
-        shared.stats.cluster.posted.set(posted);
+        shared.stats.cluster.journal_newest.set(newest_message);
     }
     let nodes = nodes.into_iter().map(|(id, age_ms, about)| NodeView {
         is_alive: age_ms <= limits::CLUSTER_NODE_MS,

@@ -56,21 +56,21 @@ impl MinIdFence {
         if number == 0 {
             return Ok(None);
         }
-        tracing::warn!(%id, "the journal's ids were behind the database's");
+        tracing::warn!(%id, "the ids of the journal were behind those of the database: they are raised");
         Ok(Some((id, number)))
     }
 }
 
 /// Puts a message into the journal. 48 bits of `random_bits` go into its id.
-pub(super) fn post(random_bits: u64, text: &str) -> Cmd {
+pub(super) fn append(random_bits: u64, text: &str) -> Cmd {
     let keys = [scripts::JOURNAL, scripts::JOURNAL_SEQUENCE];
-    let mut command = channel::run(&scripts::POST, &keys);
+    let mut command = channel::run(&scripts::APPEND_MESSAGE, &keys);
     command.arg(format!("{:012x}", random_bits >> 16)).arg(text);
     command
 }
 
-/// What [`post`] is answered.
-pub(super) fn posted(answer: Value) -> RedisResult<BackplaneResponse> {
+/// What [`append`] is answered.
+pub(super) fn appended(answer: Value) -> RedisResult<BackplaneResponse> {
     let (id, sequence, random_bits): (String, u64, String) = from_redis_value(answer)?;
     Ok(match id_of(&id, &random_bits) {
         Some(id) => BackplaneResponse::Journaled { id, sequence },
@@ -124,7 +124,10 @@ impl ReadPosition {
     /// Goes to the start of another journal than the one that was read. Its ids say nothing of
     /// what was read of it: Redis' clock may be behind, or still in the same millisecond.
     fn begin_again(&mut self, shared: &Shared) {
-        tracing::error!(read = self.sequence, "another journal was begun");
+        tracing::error!(
+            read = self.sequence,
+            "the journal was replaced by another: reading it from its start"
+        );
         shared.tell(News::JournalGap);
         *self = ReadPosition { position: String::from("0-0"), sequence: Some(0) };
     }
@@ -176,7 +179,7 @@ async fn follow(
             enforce(shared, fence, connection, place).await?;
         }
         shared.probe_reader(RedisPath::Journal, connection, &mut probed).await?;
-        shared.stats.cluster.read.set(place.sequence.unwrap_or(0));
+        shared.stats.cluster.journal_read.set(place.sequence.unwrap_or(0));
     }
 }
 

@@ -93,11 +93,14 @@ pub(super) async fn read(shared: Shared) {
                 shared.trouble(&fault);
             }
             LogFault::Log(fault) => {
-                tracing::error!(fault, "the log cannot be followed: beginning anew");
+                tracing::error!(fault, "the log cannot be followed: starting over from a snapshot");
                 reading.place = None;
             }
-            LogFault::Image(unusable) => {
-                tracing::error!(fault = unusable.fault, "no image to begin from: asking for one");
+            LogFault::Snapshot(unusable) => {
+                tracing::error!(
+                    fault = unusable.fault,
+                    "no snapshot can be installed: asking the other nodes for one"
+                );
                 reading.place = None;
                 let seen = unusable.sequence();
                 let wanted_since = reading.wanted_since.filter(|(asked, _)| *asked == seen);
@@ -109,7 +112,7 @@ pub(super) async fn read(shared: Shared) {
                     Err(LogFault::Log(fault)) => {
                         tracing::error!(fault, "the registry cannot be written as a snapshot");
                     }
-                    Ok(()) | Err(LogFault::Image(_)) => {}
+                    Ok(()) | Err(LogFault::Snapshot(_)) => {}
                 }
                 // Somebody may answer within a second.
                 reading.failures = reading.failures.min(limits::CLUSTER_BEAT_DOUBLINGS_MAX);
@@ -159,7 +162,10 @@ async fn follow(
             place.position.clone_from(&entry.id);
             let is_mine = *item.node == *shared.node;
             items.push(item);
-            if is_mine && place.pending_install.is_none() && sequence % image_entries(shared) == 0 {
+            if is_mine
+                && place.pending_install.is_none()
+                && sequence % snapshot_entries(shared) == 0
+            {
                 tokio::spawn(snapshots::publish(shared.clone()));
             }
         }
@@ -231,9 +237,9 @@ async fn check_history(
 
 /// After how many entries some node writes a snapshot: at least as many as there are instances in it,
 /// so that a change costs the same share of a snapshot whatever the size of the registry.
-fn image_entries(shared: &Shared) -> u64 {
+fn snapshot_entries(shared: &Shared) -> u64 {
     let instances = shared.stats.control.instances.value();
-    limits::CLUSTER_IMAGE_ENTRIES.max(instances.next_power_of_two())
+    limits::CLUSTER_SNAPSHOT_ENTRIES.max(instances.next_power_of_two())
 }
 
 fn item_of(entry: &StreamId) -> Result<(u64, LogItem), String> {

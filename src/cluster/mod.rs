@@ -76,7 +76,8 @@ use tls::Tls;
 pub use tls::TlsFiles;
 
 pub use crate::state::backplane::{
-    BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, SequencedMessage,
+    BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, MessagePosition,
+    SequencedMessage,
 };
 
 /// What control is told.
@@ -85,9 +86,9 @@ pub enum News {
     /// The next entries of the log.
     Log(Vec<LogItem>),
     /// The log cannot be followed from where control stands: install this snapshot.
-    Begin {
+    Install {
         /// Everything that the nodes share, at some place of the log.
-        image: Box<Snapshot>,
+        snapshot: Box<Snapshot>,
         /// All entries behind it that were there when it was read.
         items: Vec<LogItem>,
     },
@@ -132,7 +133,7 @@ pub enum News {
     /// Proposals that got no place in the log.
     Lost(Vec<u64>),
     /// The registry as it is now is wanted, for nodes that join.
-    Image(oneshot::Sender<Option<Snapshot>>),
+    Snapshot(oneshot::Sender<Option<Snapshot>>),
 }
 
 /// A node, as Redis last heard of it.

@@ -19,7 +19,7 @@ pub(super) enum LogFault {
     /// What is read does not follow what was read before, or cannot be read.
     Log(String),
     /// There is no snapshot that a node can begin from.
-    Image(Box<UnusableSnapshot>),
+    Snapshot(Box<UnusableSnapshot>),
 }
 
 impl From<RedisError> for LogFault {
@@ -41,11 +41,11 @@ pub(super) struct ReadPosition {
 /// What is read since the reader began anew, until that is all there was when it began. Control gets
 /// it whole: what lies between an old snapshot and the present is a picture that is long out of date.
 ///
-/// A snapshot lies behind every `limits::CLUSTER_IMAGE_ENTRIES` entries or so, which bounds what
+/// A snapshot lies behind every `limits::CLUSTER_SNAPSHOT_ENTRIES` entries or so, which bounds what
 /// gathers here.
 #[derive(Debug)]
 pub(super) struct PendingInstall {
-    pub(super) image: Box<Snapshot>,
+    pub(super) snapshot: Box<Snapshot>,
     pub(super) items: Vec<LogItem>,
     /// The number of the newest entry when the snapshot was read.
     pub(super) newest: u64,
@@ -56,7 +56,7 @@ impl ReadPosition {
     pub(super) fn broken(&mut self, fault: String) -> LogFault {
         match self.pending_install.take() {
             Some(pending_install) => {
-                LogFault::Image(Box::new(UnusableSnapshot::gap(fault, pending_install.image)))
+                LogFault::Snapshot(Box::new(UnusableSnapshot::gap(fault, pending_install.snapshot)))
             }
             None => LogFault::Log(fault),
         }
@@ -72,9 +72,9 @@ impl ReadPosition {
         };
         pending_install.items.extend(items);
         if self.sequence >= pending_install.newest
-            && let Some(PendingInstall { image, items, .. }) = self.pending_install.take()
+            && let Some(PendingInstall { snapshot, items, .. }) = self.pending_install.take()
         {
-            shared.tell(News::Begin { image, items });
+            shared.tell(News::Install { snapshot, items });
         }
     }
 }
@@ -85,38 +85,38 @@ pub(super) struct UnusableSnapshot {
     /// Why.
     pub(super) fault: String,
     /// The snapshot, where it can be read.
-    pub(super) image: Option<Box<Snapshot>>,
+    pub(super) snapshot: Option<Box<Snapshot>>,
     /// Whether there is one that cannot be read: the length of its text and the text's head.
     pub(super) unreadable: Option<(usize, Vec<u8>)>,
 }
 
 impl UnusableSnapshot {
     pub(super) fn missing(fault: &str) -> UnusableSnapshot {
-        UnusableSnapshot { fault: fault.to_owned(), image: None, unreadable: None }
+        UnusableSnapshot { fault: fault.to_owned(), snapshot: None, unreadable: None }
     }
 
     pub(super) fn unreadable(fault: &str, text: &[u8]) -> UnusableSnapshot {
         let head = text[..text.len().min(HEAD_BYTES)].to_vec();
         UnusableSnapshot {
             fault: fault.to_owned(),
-            image: None,
+            snapshot: None,
             unreadable: Some((text.len(), head)),
         }
     }
 
     /// The number of the snapshot's last entry, where it can be read.
     pub(super) fn sequence(&self) -> Option<u64> {
-        self.image.as_ref().map(|image| image.sequence)
+        self.snapshot.as_ref().map(|snapshot| snapshot.sequence)
     }
 
     /// The log does not go on from the snapshot.
-    pub(super) fn gap(fault: String, image: Box<Snapshot>) -> UnusableSnapshot {
-        UnusableSnapshot { fault, image: Some(image), unreadable: None }
+    pub(super) fn gap(fault: String, snapshot: Box<Snapshot>) -> UnusableSnapshot {
+        UnusableSnapshot { fault, snapshot: Some(snapshot), unreadable: None }
     }
 }
 
 impl From<UnusableSnapshot> for LogFault {
     fn from(unusable: UnusableSnapshot) -> LogFault {
-        LogFault::Image(Box::new(unusable))
+        LogFault::Snapshot(Box::new(unusable))
     }
 }

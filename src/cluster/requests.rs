@@ -21,7 +21,9 @@ use super::connections::{self, PrimaryConnection};
 use super::journal::{self, MinIdFence};
 use super::node_rpc::{self, OpenRequests};
 use super::subscriber::SubscriberCommand;
-use super::{BackplaneRequest, BackplaneResponse, News, Shared, channel, fresh_rng, scripts};
+use super::{
+    BackplaneRequest, BackplaneResponse, MessagePosition, News, Shared, channel, fresh_rng, scripts,
+};
 use crate::id::{ChannelName, MessageId};
 use crate::limits;
 use crate::rng::Rng;
@@ -375,7 +377,7 @@ impl RequestRunner {
             } => channel::publish(message, epoch, *history_max, *history_bytes_max, *history_ms),
             BackplaneRequest::Delete { channel } => channel::delete(channel),
             BackplaneRequest::AppendToJournal { .. } if self.fence.is_none() => return Vec::new(),
-            BackplaneRequest::AppendToJournal { text } => journal::post(self.rng.next(), text),
+            BackplaneRequest::AppendToJournal { text } => journal::append(self.rng.next(), text),
             BackplaneRequest::Newest => journal::newest(),
             BackplaneRequest::Ask { nodes, question } => {
                 let ask = |to: &String| node_rpc::question(to, node, number, question);
@@ -425,12 +427,10 @@ impl RequestRunner {
     /// Sees whom a question reached. In a Redis Cluster that counts those who listen at one of its
     /// nodes, so an answer may be given up there that would have come.
     fn asked(&self, number: u64, nodes: &[String], answers: &[RedisResult<Value>]) {
-        self.shared.stats.cluster.called.add(1);
         if nodes.is_empty() {
-            return self
-                .shared
-                .tell(News::Called { number, reply: BackplaneResponse::Nodes(Vec::new()) });
+            return self.tell(number, BackplaneResponse::Nodes(Vec::new()));
         }
+        self.shared.stats.cluster.called.add(1);
         let is_absent = |answer: &RedisResult<Value>| !matches!(answer, Ok(Value::Int(1..)));
         let absent = nodes.iter().zip(answers).filter(|(_, answer)| is_absent(answer));
         self.open_requests.absent(&self.shared, number, absent.map(|(node, _)| node));
@@ -520,13 +520,13 @@ fn reply_to(request: &BackplaneRequest, answer: Value) -> RedisResult<BackplaneR
         }
         BackplaneRequest::Publish { .. } => {
             let (epoch, offset, at_ms) = from_redis_value(answer)?;
-            BackplaneResponse::Published { epoch, offset, at_ms }
+            BackplaneResponse::Published(MessagePosition { epoch, offset, at_ms })
         }
         BackplaneRequest::Delete { .. } => BackplaneResponse::Deleted(from_redis_value(answer)?),
         BackplaneRequest::Newest => {
             BackplaneResponse::Newest(from_redis_value::<Option<u64>>(answer)?.unwrap_or(0))
         }
-        BackplaneRequest::AppendToJournal { .. } => journal::posted(answer)?,
+        BackplaneRequest::AppendToJournal { .. } => journal::appended(answer)?,
         BackplaneRequest::Ask { .. } => BackplaneResponse::Failed,
     })
 }

@@ -20,13 +20,13 @@ pub(super) const SEQUENCE: &str = key!("sequence");
 /// The epoch of all revisions.
 pub(super) const EPOCH: &str = key!("epoch");
 /// The registry at some place of the log.
-pub(super) const IMAGE: &str = key!("image");
+pub(super) const SNAPSHOT: &str = key!("image");
 /// The epoch of a log that was begun a moment ago by a node that knew nothing.
 pub(super) const BARE: &str = key!("bare");
 /// The node that waits for a snapshot, while there is none that it can begin from.
 pub(super) const WANTED: &str = key!("wanted");
 /// There while a node writes a snapshot because one was asked for.
-pub(super) const IMAGE_TURN: &str = key!("image-turn");
+pub(super) const SNAPSHOT_TURN: &str = key!("image-turn");
 /// When each node was last heard of, by Redis' own clock.
 pub(super) const NODES: &str = key!("nodes");
 /// What each node says of itself.
@@ -65,9 +65,9 @@ scripts! {
     /// Tells whether the log is the one that an entry was read from.
     HAS_ENTRY = "has" "has_entry";
     /// Keeps a snapshot, and drops the entries in it.
-    KEEP_IMAGE = "has" "keep_image";
+    KEEP_SNAPSHOT = "has" "keep_snapshot";
     /// Asks for a snapshot.
-    WANT_IMAGE = "want_image";
+    REQUEST_SNAPSHOT = "request_snapshot";
     /// Publishes a message of a channel.
     PUBLISH = "publish";
     /// Reads a channel.
@@ -75,7 +75,7 @@ scripts! {
     /// Forgets a channel.
     DELETE = "delete";
     /// Puts a message into the journal.
-    POST = "post";
+    APPEND_MESSAGE = "append_message";
     /// Lifts the ids that the journal will give out above an id that the database has.
     FLOOR = "floor";
     /// Notes how far the database has the journal, and trims the journal.
@@ -84,5 +84,5 @@ scripts! {
 
 /// The scripts of requests, loaded together.
 pub(super) fn of_calls() -> [&'static Script; 6] {
-    [&PUBLISH, &READ, &DELETE, &POST, &FLOOR, &WRITTEN]
+    [&PUBLISH, &READ, &DELETE, &APPEND_MESSAGE, &FLOOR, &WRITTEN]
 }

@@ -7,8 +7,8 @@
 //!
 //! # Promises
 //!
-//! * However many nodes request one, one snapshot is published in [`limits::CLUSTER_IMAGE_PAUSE_MS`].
-//! * Where no node answers within [`limits::CLUSTER_IMAGE_WAIT_MS`], the node that requested it begins a new
+//! * However many nodes request one, one snapshot is published in [`limits::CLUSTER_SNAPSHOT_PAUSE_MS`].
+//! * Where no node answers within [`limits::CLUSTER_SNAPSHOT_WAIT_MS`], the node that requested it begins a new
 //!   log, under a new epoch, with the best that is left.
 //!
 //! Part of `cluster`.
@@ -38,7 +38,7 @@ pub(super) async fn load(shared: &Shared, known: Option<&str>) -> Result<ReadPos
     }
     // In this order: the snapshot is of a place that the log has reached by then.
     let read: RedisResult<(Option<Vec<u8>>, Option<u64>)> = redis::pipe()
-        .get(scripts::IMAGE)
+        .get(scripts::SNAPSHOT)
         .get(scripts::SEQUENCE)
         .query_async(&mut *connection)
         .await;
@@ -50,19 +50,20 @@ pub(super) async fn load(shared: &Shared, known: Option<&str>) -> Result<ReadPos
         Err(fault) => return Err(fault.into()),
     };
     let Some(text) = text else {
-        return Err(UnusableSnapshot::missing("there is no image").into());
+        return Err(UnusableSnapshot::missing("there is no snapshot").into());
     };
-    let image = decode(text).await?;
-    if image.format > FORMAT {
-        return Err(LogFault::Log(String::from("the image is of a newer server")));
+    let snapshot = decode(text).await?;
+    if snapshot.format > FORMAT {
+        return Err(LogFault::Log(String::from("the snapshot is of a newer server")));
     }
-    if newest < image.sequence {
-        let fault = format!("the log ends at {newest}, before the image");
-        return Err(UnusableSnapshot::gap(fault, Box::new(image)).into());
+    if newest < snapshot.sequence {
+        let fault = format!("the log ends at {newest}, before the snapshot");
+        return Err(UnusableSnapshot::gap(fault, Box::new(snapshot)).into());
     }
-    let (epoch, position) = (image.epoch.clone(), image.position.clone());
-    let sequence = image.sequence;
-    let pending_install = PendingInstall { image: Box::new(image), items: Vec::new(), newest };
+    let (epoch, position) = (snapshot.epoch.clone(), snapshot.position.clone());
+    let sequence = snapshot.sequence;
+    let pending_install =
+        PendingInstall { snapshot: Box::new(snapshot), items: Vec::new(), newest };
     Ok(ReadPosition { epoch, position, sequence, pending_install: Some(pending_install) })
 }
 
@@ -73,10 +74,10 @@ pub(super) async fn seed_log(
     known: Option<&str>,
     entries: u64,
 ) -> Result<(), LogFault> {
-    let Some(image) = own_snapshot(shared).await else {
+    let Some(snapshot) = own_snapshot(shared).await else {
         return Err(LogFault::Log(String::from("there is no registry to begin with")));
     };
-    Seed { known: known.unwrap_or_default(), entries, asked: "" }.write(shared, image).await
+    Seed { known: known.unwrap_or_default(), entries, asked: "" }.write(shared, snapshot).await
 }
 
 /// On what condition a log is begun.
@@ -91,18 +92,18 @@ struct Seed<'a> {
 
 impl Seed<'_> {
     /// Begins a log with a snapshot, under a new epoch.
-    async fn write(&self, shared: &Shared, mut image: Snapshot) -> Result<(), LogFault> {
+    async fn write(&self, shared: &Shared, mut snapshot: Snapshot) -> Result<(), LogFault> {
         // Revisions count on under another name: nobody resumes across what was lost.
-        image.epoch = uuid::Uuid::new_v4().simple().to_string();
-        image.epoch.truncate(limits::EPOCH_CHARS);
-        "0-0".clone_into(&mut image.position);
-        image.sequence = 0;
-        let (new, instances) = (image.epoch.clone(), image.instances.len());
-        let text = encode_snapshot(image).await.map_err(LogFault::Log)?;
+        snapshot.epoch = uuid::Uuid::new_v4().simple().to_string();
+        snapshot.epoch.truncate(limits::EPOCH_CHARS);
+        "0-0".clone_into(&mut snapshot.position);
+        snapshot.sequence = 0;
+        let (new, instances) = (snapshot.epoch.clone(), snapshot.instances.len());
+        let text = encode_snapshot(snapshot).await.map_err(LogFault::Log)?;
         let mut connection = connect(shared).await?;
         let epoch: String = scripts::SEED
             .key(scripts::EPOCH)
-            .key(scripts::IMAGE)
+            .key(scripts::SNAPSHOT)
             .key(scripts::SEQUENCE)
             .key(scripts::LOG)
             .key(scripts::BARE)
@@ -115,7 +116,7 @@ impl Seed<'_> {
             .arg(self.asked)
             .invoke_async(&mut *connection)
             .await?;
-        tracing::info!(epoch, instances, "the log is begun");
+        tracing::info!(epoch, instances, "a log is started");
         Ok(())
     }
 }
@@ -130,33 +131,33 @@ pub(super) async fn request(
 ) -> Result<(), LogFault> {
     let mut connection = connect(shared).await?;
     let (length, head) = unusable.unreadable.clone().unwrap_or_default();
-    let waiting: String = scripts::WANT_IMAGE
+    let waiting: String = scripts::REQUEST_SNAPSHOT
         .key(scripts::WANTED)
-        .key(scripts::IMAGE)
+        .key(scripts::SNAPSHOT)
         .arg(&*shared.node)
-        .arg(limits::CLUSTER_IMAGE_WAIT_MS)
+        .arg(limits::CLUSTER_SNAPSHOT_WAIT_MS)
         .arg(u8::from(unusable.unreadable.is_some()))
         .arg(length)
         .arg(head)
         .invoke_async(&mut *connection)
         .await?;
-    let is_in_vain = since.elapsed() >= Duration::from_millis(limits::CLUSTER_IMAGE_WAIT_MS);
+    let is_in_vain = since.elapsed() >= Duration::from_millis(limits::CLUSTER_SNAPSHOT_WAIT_MS);
     if waiting != *shared.node || !is_in_vain {
         return Ok(());
     }
     let epoch: Option<String> =
         redis::cmd("GET").arg(scripts::EPOCH).query_async(&mut *connection).await?;
     let own = if known.is_some() { own_snapshot(shared).await } else { None };
-    let left = match (own, unusable.image) {
+    let left = match (own, unusable.snapshot) {
         (Some(own), _) => Some(own),
-        (None, Some(image)) => Some(*image),
+        (None, Some(snapshot)) => Some(*snapshot),
         (None, None) => own_snapshot(shared).await,
     };
-    let Some(image) = left else { return Ok(()) };
-    tracing::error!("no node has the registry: a new log is begun with what is left of it");
+    let Some(snapshot) = left else { return Ok(()) };
+    tracing::error!("no node has the registry: starting a new log with what is left of it");
     let epoch = epoch.unwrap_or_default();
     let seed = Seed { known: &epoch, entries: 0, asked: &shared.node };
-    seed.write(shared, image).await
+    seed.write(shared, snapshot).await
 }
 
 /// Writes a snapshot for a node that asks, where it is this node's turn.
@@ -164,56 +165,59 @@ pub(super) async fn answer_request(shared: Shared) {
     let turn = async {
         let mut connection = connect(&shared).await?;
         let mut take = redis::cmd("SET");
-        take.arg(scripts::IMAGE_TURN).arg(&*shared.node).arg("NX").arg("PX");
-        take.arg(limits::CLUSTER_IMAGE_PAUSE_MS);
+        take.arg(scripts::SNAPSHOT_TURN).arg(&*shared.node).arg("NX").arg("PX");
+        take.arg(limits::CLUSTER_SNAPSHOT_PAUSE_MS);
         take.query_async::<Option<String>>(&mut *connection).await
     };
     match turn.await {
         Ok(Some(_)) => {
-            tracing::info!("another node asks for an image");
+            tracing::info!("another node asks for a snapshot");
             publish(shared).await;
         }
         Ok(None) => {}
-        Err(fault) => tracing::warn!(%fault, "the image that is asked for is not written"),
+        Err(fault) => {
+            tracing::warn!(%fault, "the snapshot that another node asks for is not written")
+        }
     }
 }
 
 /// A snapshot may be large, and take its time.
 async fn connect(shared: &Shared) -> RedisResult<PrimaryConnection> {
-    shared.connect(Duration::from_millis(limits::REDIS_IMAGE_MS)).await
+    shared.connect(Duration::from_millis(limits::REDIS_SNAPSHOT_MS)).await
 }
 
 /// Snapshots are read and written beside this thread: what beats and hears must not stand still for that.
 async fn decode(text: Vec<u8>) -> Result<Snapshot, UnusableSnapshot> {
     let parsed = tokio::task::spawn_blocking(move || {
         Snapshot::read(&text).map_err(|fault| {
-            UnusableSnapshot::unreadable(&format!("the image cannot be read: {fault}"), &text)
+            UnusableSnapshot::unreadable(&format!("the snapshot cannot be read: {fault}"), &text)
         })
     });
     parsed.await.map_err(|fault| UnusableSnapshot::missing(&fault.to_string()))?
 }
 
-async fn encode_snapshot(image: Snapshot) -> Result<String, String> {
-    let written = tokio::task::spawn_blocking(move || serde_json::to_string(&image)).await;
+async fn encode_snapshot(snapshot: Snapshot) -> Result<String, String> {
+    let written = tokio::task::spawn_blocking(move || serde_json::to_string(&snapshot)).await;
     written.map_err(|fault| fault.to_string())?.map_err(|fault| fault.to_string())
 }
 
 async fn own_snapshot(shared: &Shared) -> Option<Snapshot> {
-    let (reply, image) = oneshot::channel();
-    shared.tell(News::Image(reply));
-    image.await.ok().flatten()
+    let (reply, snapshot) = oneshot::channel();
+    shared.tell(News::Snapshot(reply));
+    snapshot.await.ok().flatten()
 }
 
 /// Keeps the registry as it is now, for nodes that join; the entries before it can go.
 pub(super) async fn publish(shared: Shared) {
-    let Some(image) = own_snapshot(&shared).await else { return };
-    let (epoch, position, sequence) = (image.epoch.clone(), image.position.clone(), image.sequence);
-    let Ok(text) = encode_snapshot(image).await else { return };
+    let Some(snapshot) = own_snapshot(&shared).await else { return };
+    let (epoch, position, sequence) =
+        (snapshot.epoch.clone(), snapshot.position.clone(), snapshot.sequence);
+    let Ok(text) = encode_snapshot(snapshot).await else { return };
     let kept = async {
         let mut connection = connect(&shared).await?;
-        scripts::KEEP_IMAGE
+        scripts::KEEP_SNAPSHOT
             .key(scripts::EPOCH)
-            .key(scripts::IMAGE)
+            .key(scripts::SNAPSHOT)
             .key(scripts::LOG)
             .key(scripts::SEQUENCE)
             .key(scripts::WANTED)
@@ -225,6 +229,6 @@ pub(super) async fn publish(shared: Shared) {
             .await
     };
     if let Err(fault) = kept.await {
-        tracing::warn!(%fault, "the image was not kept; the log stays longer");
+        tracing::warn!(%fault, "the snapshot was not stored: the log is trimmed later");
     }
 }

@@ -137,7 +137,7 @@ fn on_node_message(shared: &Shared, open_requests: &OpenRequests, payload: &[u8]
             open_requests.take(shared, number, node, text);
         }
         Some(NodeMessage::Probe) => {}
-        None => tracing::error!("another node says what this one does not understand"),
+        None => tracing::error!("a message of another node cannot be read"),
     }
 }
 
@@ -165,21 +165,6 @@ struct Silence {
     count: u64,
     /// Probes sent since one was heard.
     probes: u32,
-}
-
-impl Silence {
-    fn from(count: u64) -> Silence {
-        Silence { count, probes: 0 }
-    }
-
-    /// Whether something was heard since the last look.
-    fn is_broken(&mut self, count: u64) -> bool {
-        let is_broken = std::mem::replace(&mut self.count, count) != count;
-        if is_broken {
-            self.probes = 0;
-        }
-        is_broken
-    }
 }
 
 struct Topics {
@@ -226,7 +211,8 @@ impl Topics {
         let shared = self.shared.clone();
         shared.works(RedisPath::Topics);
         let mut ended = pin!(shared.links.ended(connection.generation()));
-        let mut silence = Silence::from(self.subscriber_queue.count.load(Ordering::Relaxed));
+        let count = self.subscriber_queue.count.load(Ordering::Relaxed);
+        let mut silence = Silence { count, probes: 0 };
         let mut probes = connections::probe_ticks();
         loop {
             tokio::select! {
@@ -237,7 +223,9 @@ impl Topics {
                     // The runtime ends with this.
                     None => std::future::pending().await,
                 },
-                _ = probes.tick() => self.probe(connection, &mut silence).await?,
+                _ = probes.tick() => self.probe(connection, &mut silence).await.inspect_err(|_| {
+                    shared.stats.cluster.probe_failures.add(1);
+                })?,
             }
         }
     }
@@ -257,28 +245,17 @@ impl Topics {
         self.shared.connect_hearing(patience, hear).await
     }
 
-    /// Sees whether topics can be heard, and counts where not.
+    /// Sees whether the server is the right one, and whether anything was heard since the last time.
+    /// Then sends this node a message, so that something will be.
     async fn probe(
         &self,
         connection: &mut PrimaryConnection,
         silence: &mut Silence,
     ) -> Result<(), RedisError> {
-        let probed = self.try_probe(connection, silence).await;
-        if probed.is_err() {
-            self.shared.stats.cluster.probe_failures.add(1);
-        }
-        probed
-    }
-
-    /// Sees whether the server is the right one, and whether anything was heard since the last time.
-    /// Then sends this node a message, so that something will be.
-    async fn try_probe(
-        &self,
-        connection: &mut PrimaryConnection,
-        silence: &mut Silence,
-    ) -> Result<(), RedisError> {
-        self.shared.check_server(connection).await?;
-        if silence.is_broken(self.subscriber_queue.count.load(Ordering::Relaxed)) {
+        self.shared.check(connection, None).await?;
+        let count = self.subscriber_queue.count.load(Ordering::Relaxed);
+        if std::mem::replace(&mut silence.count, count) != count {
+            silence.probes = 0;
             self.shared.works(RedisPath::Topics);
         }
         if silence.probes >= limits::CLUSTER_SILENT_PROBES {

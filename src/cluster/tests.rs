@@ -25,7 +25,7 @@ struct Node {
     calls: u64,
     replies: HashMap<u64, BackplaneResponse>,
     placed: Vec<SequencedMessage>,
-    posted: Vec<JournalEntry>,
+    entries: Vec<JournalEntry>,
     asked: Vec<(String, u64, String)>,
     relinks: usize,
     gaps: usize,
@@ -66,7 +66,7 @@ impl Node {
             calls: 0,
             replies: HashMap::new(),
             placed: Vec::new(),
-            posted: Vec::new(),
+            entries: Vec::new(),
             asked: Vec::new(),
             relinks: 0,
             gaps: 0,
@@ -93,7 +93,7 @@ impl Node {
                 assert!(self.replies.insert(number, reply).is_none(), "{number} is told twice");
             }
             News::ChannelMessages(placed) => self.placed.extend(placed),
-            News::JournalEntries(posted) => self.posted.extend(posted),
+            News::JournalEntries(entries) => self.entries.extend(entries),
             News::Asked { node, number, question } => self.asked.push((node, number, question)),
             News::Relinked => self.relinks += 1,
             News::JournalGap => self.gaps += 1,
@@ -137,7 +137,7 @@ impl Node {
     /// Publishes, and returns epoch and offset where that succeeds.
     fn publish(&mut self, name: &str, text: &str, history_max: usize) -> Option<(String, u64)> {
         match self.ask(publish(name, text, history_max)) {
-            BackplaneResponse::Published { epoch, offset, at_ms } => {
+            BackplaneResponse::Published(MessagePosition { epoch, offset, at_ms }) => {
                 assert!(at_ms > 1_600_000_000_000);
                 Some((epoch, offset))
             }
@@ -201,7 +201,10 @@ fn messages_have_places_and_are_kept_and_heard() {
     if let BackplaneRequest::Publish { message, .. } = &mut call {
         message.except = Some(String::from("other/0-1-2"));
     }
-    assert!(matches!(other.ask(call), BackplaneResponse::Published { offset: 6, .. }));
+    assert!(matches!(
+        other.ask(call),
+        BackplaneResponse::Published(MessagePosition { offset: 6, .. })
+    ));
     one.until("it is heard", |node| node.placed.len() == 6);
     assert_eq!(one.placed[5].message.except.as_deref(), Some("other/0-1-2"));
     assert_eq!(other.attach(name).kept[2], one.placed[5]);
@@ -266,7 +269,7 @@ fn nothing_is_missed_between_hearing_and_reading() {
                 writer
                     .replies
                     .values()
-                    .all(|reply| matches!(reply, BackplaneResponse::Published { .. }))
+                    .all(|reply| matches!(reply, BackplaneResponse::Published(_)))
             );
             writer.replies.clear();
         }
@@ -351,10 +354,10 @@ fn the_journal_orders_messages_of_all_nodes() {
         BackplaneResponse::Failed
     ));
     for node in [&mut one, &mut two] {
-        node.until("all are read", |node| node.posted.len() == 40);
-        assert_eq!(node.posted.iter().map(|posted| posted.id).collect::<Vec<_>>(), ids);
-        assert!((1..).zip(&node.posted).all(|(number, posted)| posted.sequence == number));
-        assert_eq!(node.posted[6].message, post("7"));
+        node.until("all are read", |node| node.entries.len() == 40);
+        assert_eq!(node.entries.iter().map(|entry| entry.id).collect::<Vec<_>>(), ids);
+        assert!((1..).zip(&node.entries).all(|(number, entry)| entry.sequence == number));
+        assert_eq!(node.entries[6].message, post("7"));
     }
     // From a position on, and over what cannot be read.
     let text = String::from("no message");
@@ -364,12 +367,12 @@ fn the_journal_orders_messages_of_all_nodes() {
     ));
     one.post("42");
     let mut late = Node::with_journal(&redis, "late", Journal::After(Some(ids[29])));
-    late.until("the rest is read", |node| node.posted.len() == 11);
-    let numbers: Vec<_> = late.posted.iter().map(|posted| posted.sequence).collect();
+    late.until("the rest is read", |node| node.entries.len() == 11);
+    let numbers: Vec<_> = late.entries.iter().map(|entry| entry.sequence).collect();
     assert_eq!(numbers, [31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 42]);
     assert_eq!((one.gaps, late.gaps), (0, 0));
-    one.until("a beat tells", |node| node.stats.cluster.posted.value() == 42);
-    one.until("all is read", |node| node.stats.cluster.read.value() == 42);
+    one.until("a beat tells", |node| node.stats.cluster.journal_newest.value() == 42);
+    one.until("all is read", |node| node.stats.cluster.journal_read.value() == 42);
 }
 
 #[test]
@@ -380,11 +383,11 @@ fn the_journals_ids_are_above_the_databases() {
     let mut one = Node::with_journal(&redis, "one", Journal::After(Some(last)));
     let (id, _) = one.post("a");
     assert!(id > last, "{id} {last}");
-    one.until("it is read", |node| node.posted.len() == 1);
-    assert_eq!((one.posted[0].id, one.gaps), (id, 0));
+    one.until("it is read", |node| node.entries.len() == 1);
+    assert_eq!((one.entries[0].id, one.gaps), (id, 0));
     // What was lifted once is high enough.
     let two = Node::with_journal(&redis, "two", Journal::After(Some(last)));
-    eventually("it looked", PATIENCE, || two.stats.cluster.read.value() == 2);
+    eventually("it looked", PATIENCE, || two.stats.cluster.journal_read.value() == 2);
     assert_eq!(redis.ask(&["XLEN", scripts::JOURNAL]), 2);
 }
 
@@ -424,24 +427,24 @@ fn gaps_of_the_journal_are_told() {
     let redis = Redis::start();
     let mut one = Node::with_journal(&redis, "one", Journal::After(None));
     one.post("1");
-    one.until("it is read", |node| node.posted.len() == 1);
+    one.until("it is read", |node| node.entries.len() == 1);
     redis.ask(&["INCR", scripts::JOURNAL_SEQUENCE]);
     one.post("3");
-    one.until("it is told", |node| node.gaps == 1 && node.posted.len() == 2);
-    assert_eq!(one.posted[1].sequence, 3);
+    one.until("it is told", |node| node.gaps == 1 && node.entries.len() == 2);
+    assert_eq!(one.entries[1].sequence, 3);
     // Redis lost everything, and nothing comes.
     redis.ask(&["DEL", scripts::JOURNAL, scripts::JOURNAL_SEQUENCE]);
     one.until("it is told", |node| node.gaps == 2);
     // The first entry lifts the ids above those that are known.
     eventually("it is lifted", PATIENCE, || redis.ask(&["XLEN", scripts::JOURNAL]) == 1);
     assert_eq!(one.post("2").1, 2);
-    one.until("it is read", |node| node.posted.len() == 3);
+    one.until("it is read", |node| node.entries.len() == 3);
     // The same, and something comes at once.
     one.post("3");
-    one.until("it is read", |node| node.posted.len() == 4);
+    one.until("it is read", |node| node.entries.len() == 4);
     redis.ask(&["DEL", scripts::JOURNAL, scripts::JOURNAL_SEQUENCE]);
     one.post("1");
-    one.until("it is told", |node| node.gaps >= 3 && node.posted.len() == 5);
+    one.until("it is told", |node| node.gaps >= 3 && node.entries.len() == 5);
 }
 
 #[test]
@@ -450,7 +453,7 @@ fn another_journal_is_read_from_its_start_whatever_its_ids() {
     let mut one = Node::with_journal(&redis, "one", Journal::After(None));
     one.post("1");
     let (last, _) = one.post("2");
-    one.until("they are read", |node| node.posted.len() == 2);
+    one.until("they are read", |node| node.entries.len() == 2);
     // A Redis whose clock is behind and catches up, and then one that repeats an id.
     let now_ms = Clock::start().now().unix_ms;
     let [soon, later] = [30_000, 60_000].map(|ms| format!("{}-0", now_ms + ms));
@@ -467,38 +470,38 @@ fn another_journal_is_read_from_its_start_whatever_its_ids() {
         );
         redis.ask(&["EVAL", &anew, "0", &text]);
         one.until("it is told", |node| node.gaps == 1 + round);
-        one.until("all is read", |node| node.posted.len() == 4 + 2 * round);
-        let numbers: Vec<_> = one.posted.iter().map(|posted| posted.sequence).collect();
+        one.until("all is read", |node| node.entries.len() == 4 + 2 * round);
+        let numbers: Vec<_> = one.entries.iter().map(|entry| entry.sequence).collect();
         assert_eq!(numbers, [1, 2, 1, 2, 1, 2][..4 + 2 * round]);
     }
     let (id, sequence) = one.post("3");
     assert!(id > last && sequence == 3);
-    one.until("it is read", |node| node.posted.len() == 7);
+    one.until("it is read", |node| node.entries.len() == 7);
     assert_eq!(one.gaps, 2);
 }
 
 /// The nodes that write snapshots do not know of each other, and one may be slow.
 #[test]
-fn a_later_image_is_not_overwritten_by_an_earlier_one() {
+fn a_later_snapshot_is_not_overwritten_by_an_earlier_one() {
     let redis = Redis::start();
     let client = Client::open(redis.url()).expect("a URL");
     let mut connection = client.get_connection().expect("Redis answers");
-    let image = |sequence: u64| {
-        let mut image = crate::state::empty_image(Clock::start().now());
-        (image.sequence, image.position) = (sequence, format!("{sequence}-0"));
-        image
+    let snapshot = |sequence: u64| {
+        let mut snapshot = crate::state::empty_snapshot(Clock::start().now());
+        (snapshot.sequence, snapshot.position) = (sequence, format!("{sequence}-0"));
+        snapshot
     };
     let mut keep = |sequence: u64| {
-        let image = image(sequence);
-        let kept: u64 = scripts::KEEP_IMAGE
+        let snapshot = snapshot(sequence);
+        let kept: u64 = scripts::KEEP_SNAPSHOT
             .key(scripts::EPOCH)
-            .key(scripts::IMAGE)
+            .key(scripts::SNAPSHOT)
             .key(scripts::LOG)
             .key(scripts::SEQUENCE)
             .key(scripts::WANTED)
-            .arg(&image.epoch)
-            .arg(serde_json::to_string(&image).expect("it is written"))
-            .arg(&image.position)
+            .arg(&snapshot.epoch)
+            .arg(serde_json::to_string(&snapshot).expect("it is written"))
+            .arg(&snapshot.position)
             .arg(sequence)
             .invoke(&mut connection)
             .expect("Redis answers");
@@ -506,10 +509,10 @@ fn a_later_image_is_not_overwritten_by_an_earlier_one() {
     };
     assert!(!keep(10), "there is no log");
     redis.ask(&["SETNX", scripts::EPOCH, "e"]);
-    assert!(keep(10), "there is no image");
+    assert!(keep(10), "there is no snapshot");
     assert!(!keep(9) && !keep(10) && keep(11));
-    let kept = redis.ask(&["STRLEN", scripts::IMAGE]);
-    assert_eq!(kept, serde_json::to_string(&image(11)).expect("it is written").len() as u64);
+    let kept = redis.ask(&["STRLEN", scripts::SNAPSHOT]);
+    assert_eq!(kept, serde_json::to_string(&snapshot(11)).expect("it is written").len() as u64);
 }
 
 #[test]
@@ -607,7 +610,8 @@ fn scripts_that_redis_forgot_are_loaded_again() {
         let _: Value = redis::cmd("SCRIPT").arg("FLUSH").query(&mut connection).expect("it does");
         let calls = [one.call(publish("a", "{}", 5)), one.call(publish("a", "{}", 5))];
         for (call, offset) in calls.into_iter().zip(offset..) {
-            let BackplaneResponse::Published { offset: is, .. } = one.reply(call) else {
+            let BackplaneResponse::Published(MessagePosition { offset: is, .. }) = one.reply(call)
+            else {
                 panic!("{offset}")
             };
             assert_eq!(is, offset);

@@ -66,7 +66,7 @@ impl Control {
                     self.on_logged(item, now);
                 }
             }
-            News::Begin { image, items } => self.install_snapshot(*image, items, now),
+            News::Install { snapshot, items } => self.install_snapshot(*snapshot, items, now),
             News::Nodes { nodes, contact_ms, newest, written, .. } => {
                 self.note_nodes(&nodes);
                 let alive: Vec<String> =
@@ -101,7 +101,7 @@ impl Control {
             News::JournalRead(sequence) => self.state.on_journal_read(sequence),
             News::JournalGap => self.state.on_journal_gap(),
             // Whoever asked may have stopped waiting.
-            News::Image(reply) => _ = reply.send(self.state.image()),
+            News::Snapshot(reply) => _ = reply.send(self.state.snapshot()),
         }
         self.settle(now.ns, now);
     }
@@ -151,14 +151,18 @@ impl Control {
     }
 
     /// Begins anew: every follower gets a snapshot, for what it has may be of another history.
-    fn install_snapshot(&mut self, image: Snapshot, items: Vec<LogItem>, now: Moment) {
+    fn install_snapshot(&mut self, snapshot: Snapshot, items: Vec<LogItem>, now: Moment) {
         let entries = items.len();
-        tracing::info!(sequence = image.sequence, entries, "the registry begins from an image");
+        tracing::info!(
+            sequence = snapshot.sequence,
+            entries,
+            "the registry is installed from a snapshot"
+        );
         let stats = &self.stats.cluster;
         stats.replaced.add(1);
         stats.applied.add(entries as u64);
         let is_watched = self.events.receiver_count() > 0;
-        let Installed { mut services, applied } = self.state.install_snapshot(image, items, now);
+        let Installed { mut services, applied } = self.state.install_snapshot(snapshot, items, now);
         services.extend(self.followers.services().cloned());
         for service in services {
             self.view_cache.invalidate(&service);

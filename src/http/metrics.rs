@@ -95,7 +95,7 @@ fn shards(page: &mut Page, context: &RequestContext) {
     page.single(
         "fanfare_mailbox_depth",
         "gauge",
-        "Commands in control's mailbox.",
+        "Commands that wait for the control thread.",
         context.control.depth() as u64,
     );
     page.histogram(
@@ -129,7 +129,11 @@ fn registry(page: &mut Page, context: &RequestContext) {
     let control = &context.app.stats.control;
     let mut control_turns = crate::stats::Reading::default();
     control_turns.add(&control.turn_us);
-    page.histogram("fanfare_control_turn_seconds", "Duration of control's turn.", &control_turns);
+    page.histogram(
+        "fanfare_control_turn_seconds",
+        "Duration of a turn of the control thread.",
+        &control_turns,
+    );
     for (name, kind, help, counter) in [
         ("fanfare_orders_total", "counter", "Commands executed.", &control.orders),
         ("fanfare_events_total", "counter", "Events with a subscriber.", &control.events),
@@ -225,7 +229,7 @@ fn cluster(page: &mut Page, context: &RequestContext) {
         (
             "fanfare_cluster_log_lost_total",
             "counter",
-            "Proposals that were not appended to the log.",
+            "Entries of this node that were not appended to the log.",
             cluster.lost.value(),
         ),
         (
@@ -261,7 +265,7 @@ fn cluster(page: &mut Page, context: &RequestContext) {
 /// Traffic between nodes beside the log.
 fn topics(page: &mut Page, context: &RequestContext) {
     let cluster = &context.app.stats.cluster;
-    let unread = cluster.posted.value().saturating_sub(cluster.read.value());
+    let unread = cluster.journal_newest.value().saturating_sub(cluster.journal_read.value());
     for (name, kind, help, value) in [
         (
             "fanfare_cluster_topics",
@@ -278,7 +282,7 @@ fn topics(page: &mut Page, context: &RequestContext) {
         (
             "fanfare_cluster_calls_total",
             "counter",
-            "Calls to Redis and to other nodes.",
+            "Requests to Redis and to other nodes.",
             cluster.called.value(),
         ),
         (
@@ -330,7 +334,7 @@ fn topics(page: &mut Page, context: &RequestContext) {
 fn codes(page: &mut Page, context: &RequestContext) {
     let stats = &context.app.stats;
     let name = "fanfare_refusals_total";
-    page.metric(name, "counter", "Requests refused, by code and door.");
+    page.metric(name, "counter", "Requests refused, by code and interface.");
     for code in Code::ALL {
         let on_sockets = stats.sum(|shard| &shard.refusals[code.index()]);
         page.sample(name, &format!("code=\"{}\",door=\"ws\"", code.as_str()), on_sockets);

@@ -51,7 +51,7 @@ use crate::private_file;
 use crate::redacted;
 use crate::shard;
 use crate::state::Ask as _;
-use crate::state::durable::PeopleImage;
+use crate::state::durable::PeopleSnapshot;
 use crate::state::journal::JournalTail;
 use crate::state::messaging::commands::{ApplyAccounts, EndTokens};
 use crate::state::registry::unsaved::SetBound;
@@ -60,7 +60,7 @@ use crate::state::snapshot::Snapshot;
 use crate::state::{self, State};
 use crate::stats::Stats;
 use crate::store::read_pool::ReadPool;
-use crate::store::{self, Address, Image, Listeners, Store, StoreHealth};
+use crate::store::{self, Address, Listeners, Store, StoreHealth, StoreSnapshot};
 use crate::ws::address_connections::AddressConnectionLimit;
 use crate::ws::authorizer::Authorizer;
 use crate::ws::hosts::Hosts;
@@ -223,7 +223,7 @@ impl Server {
         let messages_max = config.limits.mailbox_messages_max;
         let bell = Bell::thread();
         let (to_control, inbox) = mailbox(messages_max, bell.clone());
-        let (store, image) = open_store(config, clock, &to_control)?;
+        let (store, snapshot) = open_store(config, clock, &to_control)?;
         let in_bind = |fault| StartError::Bind(config.bind, fault);
         // Early, because others would hear of a node that then cannot serve.
         listener::check(config.bind).map_err(in_bind)?;
@@ -234,7 +234,7 @@ impl Server {
         let limits = Arc::new(config.limits.clone());
         let node_id: Arc<str> = random_hex(8).into();
         let authorizer =
-            Arc::new(authorizer(config, authenticator, &image.people, clock.now().unix_s()));
+            Arc::new(authorizer(config, authenticator, &snapshot.people, clock.now().unix_s()));
         stats.control.store_healthy.set(1);
         let address_bodies = AddressBodies::new(&limits);
         let app = AppState {
@@ -283,8 +283,8 @@ impl Server {
             tls: tls.clone(),
         };
 
-        let journal = journal(store.is_some(), &image);
-        let state = state_of(config, image, &node_id, clock.now());
+        let journal = journal(store.is_some(), &snapshot);
+        let state = state_of(config, snapshot, &node_id, clock.now());
         let (shards, starts) = shard_starts(config.shards, messages_max, &to_control, &common);
         let control =
             Control::new(state, inbox, shards.clone(), view_cache, Arc::clone(&stats), store)
@@ -440,7 +440,7 @@ fn open_store(
     config: &Config,
     clock: Clock,
     to_control: &MailboxSender<ControlMessage>,
-) -> Result<(Option<Store>, Image), StartError> {
+) -> Result<(Option<Store>, StoreSnapshot), StartError> {
     if config.redis_url.is_some() {
         let url = config.database_url.as_deref().filter(|url| is_shareable(url));
         let Some(url) = url else {
@@ -449,21 +449,25 @@ fn open_store(
                 "no database-url that all nodes share (postgres://...): accounts, direct and group \
                  messages are unavailable"
             );
-            return Ok((None, Image::default()));
+            return Ok((None, StoreSnapshot::default()));
         };
         let opened = Store::open_shared(url, listeners(clock, to_control));
-        let (store, image) = opened.map_err(StartError::Store)?;
-        return Ok((Some(store), image));
+        let (store, snapshot) = opened.map_err(StartError::Store)?;
+        return Ok((Some(store), snapshot));
     }
     let (url, data_dir) = (config.database_url.as_deref(), &config.data_dir);
     let opened = Store::open(url, data_dir, listeners(clock, to_control));
-    let (store, image) = opened.map_err(StartError::Store)?;
-    Ok((Some(store), image))
+    let (store, snapshot) = opened.map_err(StartError::Store)?;
+    Ok((Some(store), snapshot))
 }
 
 /// Where the journal of messages goes on; it is closed where nothing can be stored.
-fn journal(is_stored: bool, image: &Image) -> cluster::Journal {
-    if is_stored { cluster::Journal::After(image.people.written) } else { cluster::Journal::Closed }
+fn journal(is_stored: bool, snapshot: &StoreSnapshot) -> cluster::Journal {
+    if is_stored {
+        cluster::Journal::After(snapshot.people.written)
+    } else {
+        cluster::Journal::Closed
+    }
 }
 
 /// How much one set of changes may hold.
@@ -477,10 +481,10 @@ fn is_shareable(url: &str) -> bool {
 }
 
 /// The state at the start.
-fn state_of(config: &Config, image: Image, node: &str, now: Moment) -> State {
-    let written = image.people.written;
-    let registry = registry_of(config, image.registry, node, now);
-    let state = State::new(registry, state_settings(config, node), image.people);
+fn state_of(config: &Config, snapshot: StoreSnapshot, node: &str, now: Moment) -> State {
+    let written = snapshot.people.written;
+    let registry = registry_of(config, snapshot.registry, node, now);
+    let state = State::new(registry, state_settings(config, node), snapshot.people);
     if config.redis_url.is_none() {
         return state;
     }
@@ -489,12 +493,12 @@ fn state_of(config: &Config, image: Image, node: &str, now: Moment) -> State {
 }
 
 /// The registry at the start: what the store held; among several nodes what the log will tell.
-fn registry_of(config: &Config, image: Snapshot, node: &str, now: Moment) -> Registry {
+fn registry_of(config: &Config, snapshot: Snapshot, node: &str, now: Moment) -> Registry {
     let (settings, epoch) = (registry_settings(config), Epoch::new(&random_hex(16)));
     let mut registry = if config.redis_url.is_some() {
         Registry::new(settings, epoch, 0, now).replicated(node)
     } else {
-        Registry::new(settings, epoch, 0, now).restore(image, now)
+        Registry::new(settings, epoch, 0, now).restore(snapshot, now)
     };
     if config.eureka {
         registry.keep_recent(limits::EUREKA_DELTA_MS, now);
@@ -538,7 +542,8 @@ fn await_registry(clock: Clock, stats: &Stats) {
     let is_over = || {
         let heard_ms = stats.cluster.contact_ms.value().max(start_ms);
         let now_ms = clock.now().unix_ms;
-        now_ms >= start_ms + limits::REDIS_IMAGE_MS || now_ms >= heard_ms + limits::CLUSTER_BEGIN_MS
+        now_ms >= start_ms + limits::REDIS_SNAPSHOT_MS
+            || now_ms >= heard_ms + limits::CLUSTER_BEGIN_MS
     };
     while !stats.cluster.is_joined() {
         if is_over() {
@@ -679,14 +684,14 @@ pub(crate) fn connections_max(config: &Config) -> usize {
 fn authorizer(
     config: &Config,
     authenticator: Authenticator,
-    image: &PeopleImage,
+    snapshot: &PeopleSnapshot,
     now_s: u64,
 ) -> Authorizer {
     let revoked = Revoked::default();
-    for user in &image.users {
+    for user in &snapshot.users {
         revoked.set(user.user_id.as_str(), user.standing);
     }
-    for token in &image.ended_tokens {
+    for token in &snapshot.ended_tokens {
         revoked.revoke(token.id, token.expires_s, now_s);
     }
     // Where a token is needed a page that makes its name point here has none to show.

@@ -26,7 +26,7 @@ use crate::state::registry::commands::{self, Snapshot};
 use crate::state::registry::replies::RefusedEntry;
 use crate::state::registry::views::{Instances, Picture, Subscribed};
 use crate::state::reply::{
-    BatchContext, EndedBy, Reply, ReplyTo, SocketReply, SubscribeAllContext, SubscribeContext,
+    BatchContext, EndedBy, IsHeavy, Reply, ReplyTo, SocketReply, SubscribeContext,
 };
 use crate::wire::answer;
 use crate::wire::close::Reason;
@@ -358,7 +358,7 @@ impl<S: Socket> Shard<S> {
         let is_heavy = subscribe.snapshot || subscribe.since.is_some();
         let (joined, is_sent) = match subscribe.target {
             Target::AllServices => {
-                let context = SubscribeAllContext { is_heavy };
+                let context = IsHeavy(is_heavy);
                 (None, self.ask(slot, id, commands::SubscribeAll, context))
             }
             Target::Service(service) => {
@@ -369,7 +369,8 @@ impl<S: Socket> Shard<S> {
                     (false, true) => Snapshot::AtHand,
                     (false, false) => Snapshot::No,
                 };
-                let context = SubscribeContext { service: service.clone(), is_heavy };
+                let context =
+                    SubscribeContext { service: service.clone(), is_heavy: IsHeavy(is_heavy) };
                 let joined = Some(service.clone());
                 let command = commands::Subscribe { service, snapshot, since: subscribe.since };
                 (joined, self.ask(slot, id, command, context))
@@ -518,7 +519,10 @@ impl<S: Socket> Shard<S> {
     fn on_awaited(&mut self, slot: Slot, id: Option<&RequestId>, reply: SocketReply) {
         match reply {
             SocketReply::Batch(context, result) => self.on_batch(slot, id, context, result),
-            SocketReply::Subscribed(SubscribeContext { service, is_heavy }, result) => {
+            SocketReply::Subscribed(
+                SubscribeContext { service, is_heavy: IsHeavy(is_heavy) },
+                result,
+            ) => {
                 self.end_subscribing(slot, is_heavy);
                 match result {
                     Ok(subscribed) => self.on_subscribed(slot, id, *subscribed),
@@ -528,7 +532,7 @@ impl<S: Socket> Shard<S> {
                     }
                 }
             }
-            SocketReply::SubscribedToAll(SubscribeAllContext { is_heavy }, result) => {
+            SocketReply::SubscribedToAll(IsHeavy(is_heavy), result) => {
                 self.end_subscribing(slot, is_heavy);
                 match result {
                     Ok(_) => self.on_subscribed_to_all(slot, id),

@@ -21,7 +21,7 @@ use crate::state::messaging::commands::{
     Chat, Follow, JoinRoom, LeaveRoom, ListChannels, Publish, Publisher, SendEnvelope, Unfollow,
 };
 use crate::state::messaging::replies::{Delivered, Followed, Joined, Left, Unfollowed};
-use crate::state::reply::{EndedBy, FollowContext, SocketReply};
+use crate::state::reply::{EndedBy, IsHeavy, SocketReply};
 use crate::wire::answer::{self, ChannelPlace};
 use crate::wire::command::{Family, Request};
 use crate::wire::event::TimeText;
@@ -65,7 +65,7 @@ impl<S: Socket> Shard<S> {
                 // built before the first has left.
                 let is_heavy = since.is_some();
                 let follow = Follow { conn, channel, since };
-                let is_sent = self.ask(slot, id, follow, FollowContext { is_heavy });
+                let is_sent = self.ask(slot, id, follow, IsHeavy(is_heavy));
                 self.begin_subscribing(slot, is_sent, is_heavy);
             }
             Request::UnsubscribeChannel(channel) => {
@@ -209,7 +209,7 @@ impl<S: Socket> Shard<S> {
         reply: SocketReply,
     ) {
         let framed = match reply {
-            SocketReply::Followed(FollowContext { is_heavy }, result) => {
+            SocketReply::Followed(IsHeavy(is_heavy), result) => {
                 self.end_subscribing(slot, is_heavy);
                 result.map(|followed| {
                     self.on_followed(slot, id, followed);

@@ -95,14 +95,7 @@ pub enum BackplaneResponse {
     /// Where a channel stands; none where Redis has no such channel and was not told to begin one.
     Channel(Option<ChannelState>),
     /// The message has its offset.
-    Published {
-        /// The channel's epoch.
-        epoch: String,
-        /// Its offset.
-        offset: u64,
-        /// When Redis took it, in milliseconds since the Unix epoch by its clock.
-        at_ms: u64,
-    },
+    Published(MessagePosition),
     /// Whether there was such a channel.
     Deleted(bool),
     /// The message is in the journal.
@@ -147,80 +140,48 @@ pub struct MessagePosition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoResponse;
 
-impl BackplaneResponse {
-    fn channel(self) -> Result<Option<ChannelState>, NoResponse> {
-        match self {
-            BackplaneResponse::Channel(found) => Ok(found),
-            _ => Err(NoResponse),
-        }
-    }
-
-    fn position(self) -> Result<MessagePosition, NoResponse> {
-        match self {
-            BackplaneResponse::Published { epoch, offset, at_ms } => {
-                Ok(MessagePosition { epoch, offset, at_ms })
-            }
-            _ => Err(NoResponse),
-        }
-    }
-
-    fn deleted(&self) -> Result<bool, NoResponse> {
-        match self {
-            BackplaneResponse::Deleted(was_there) => Ok(*was_there),
-            _ => Err(NoResponse),
-        }
-    }
-
-    fn journaled(&self) -> Result<MessageId, NoResponse> {
-        match self {
-            BackplaneResponse::Journaled { id, .. } => Ok(*id),
-            _ => Err(NoResponse),
-        }
-    }
-
-    fn newest(&self) -> Result<u64, NoResponse> {
-        match self {
-            BackplaneResponse::Newest(newest) => Ok(*newest),
-            _ => Err(NoResponse),
-        }
-    }
-
-    fn nodes(self) -> Result<Vec<(String, String)>, NoResponse> {
-        match self {
-            BackplaneResponse::Nodes(answers) => Ok(answers),
-            _ => Err(NoResponse),
-        }
-    }
-}
-
 /// A request with the type of its response.
 #[derive(Debug)]
 pub(super) struct TypedRequest<T> {
     pub(super) call: BackplaneRequest,
-    /// Reads the response. One of another kind counts as none.
+    /// Reads the response.
     pub(super) read: fn(BackplaneResponse) -> Result<T, NoResponse>,
     /// Whether the state asks for itself; see [`super::effect::Request::is_own`].
     pub(super) is_own: bool,
 }
 
+/// Reads a response of one kind. One of another kind counts as none.
+macro_rules! reads {
+    ($response:pat => $value:expr) => {
+        |response| match response {
+            $response => Ok($value),
+            _ => Err(NoResponse),
+        }
+    };
+}
+
 impl TypedRequest<Option<ChannelState>> {
+    fn of_channel(call: BackplaneRequest, is_own: bool) -> Self {
+        TypedRequest { call, read: reads!(BackplaneResponse::Channel(found) => found), is_own }
+    }
+
     /// Follow a channel's topic, then read what it keeps.
     pub(super) fn attach(channel: ChannelName, epoch: String) -> Self {
         let call = BackplaneRequest::Attach { channel, epoch };
-        TypedRequest { call, read: BackplaneResponse::channel, is_own: true }
+        Self::of_channel(call, true)
     }
 
     /// Read what was missed of a channel; begin it under `epoch` where Redis has lost it.
     pub(super) fn read_missed(channel: ChannelName, after: u64, epoch: String) -> Self {
         let (limit, epoch) = (limits::CHANNEL_HEAL_MAX, Some(epoch));
         let call = BackplaneRequest::Read { channel, after, limit, epoch };
-        TypedRequest { call, read: BackplaneResponse::channel, is_own: true }
+        Self::of_channel(call, true)
     }
 
     /// Read what a channel keeps.
     pub(super) fn read(channel: ChannelName, after: u64, limit: usize) -> Self {
         let call = BackplaneRequest::Read { channel, after, limit, epoch: None };
-        TypedRequest { call, read: BackplaneResponse::channel, is_own: false }
+        Self::of_channel(call, false)
     }
 }
 
@@ -240,36 +201,32 @@ impl TypedRequest<MessagePosition> {
             history_bytes_max,
             history_ms,
         };
-        TypedRequest { call, read: BackplaneResponse::position, is_own: false }
+        let read = reads!(BackplaneResponse::Published(position) => position);
+        TypedRequest { call, read, is_own: false }
     }
 }
 
 impl TypedRequest<bool> {
     /// Delete what Redis keeps of a channel. The response says whether there was such a channel.
     pub(super) fn delete(channel: ChannelName, is_own: bool) -> Self {
-        TypedRequest {
-            call: BackplaneRequest::Delete { channel },
-            read: |reply| reply.deleted(),
-            is_own,
-        }
+        let read = reads!(BackplaneResponse::Deleted(was_there) => was_there);
+        TypedRequest { call: BackplaneRequest::Delete { channel }, read, is_own }
     }
 }
 
 impl TypedRequest<MessageId> {
     /// Put a message into the journal. The response is its id.
     pub(super) fn append_to_journal(text: String) -> Self {
-        TypedRequest {
-            call: BackplaneRequest::AppendToJournal { text },
-            read: |reply| reply.journaled(),
-            is_own: false,
-        }
+        let read = reads!(BackplaneResponse::Journaled { id, .. } => id);
+        TypedRequest { call: BackplaneRequest::AppendToJournal { text }, read, is_own: false }
     }
 }
 
 impl TypedRequest<u64> {
     /// Read the number of the journal's newest entry.
     pub(super) fn newest() -> Self {
-        TypedRequest { call: BackplaneRequest::Newest, read: |reply| reply.newest(), is_own: false }
+        let read = reads!(BackplaneResponse::Newest(newest) => newest);
+        TypedRequest { call: BackplaneRequest::Newest, read, is_own: false }
     }
 }
 
@@ -277,6 +234,7 @@ impl TypedRequest<Vec<(String, String)>> {
     /// Ask other nodes. The response has each node that answered, with its answer.
     pub(super) fn ask_nodes(nodes: Vec<String>, question: String) -> Self {
         let call = BackplaneRequest::Ask { nodes, question };
-        TypedRequest { call, read: BackplaneResponse::nodes, is_own: false }
+        let read = reads!(BackplaneResponse::Nodes(answers) => answers);
+        TypedRequest { call, read, is_own: false }
     }
 }

@@ -537,7 +537,7 @@ impl Channels {
         format!("{}{:x}", self.epoch, self.incarnation)
     }
 
-    /// Defines the channels of an image, and no others.
+    /// Defines the channels of a snapshot, and no others.
     pub(super) fn define_all(&mut self, channels: Vec<(String, String)>) {
         let define = |(name, description): (String, String)| {
             (ChannelName::new(&name), description.into_boxed_str())
@@ -545,7 +545,7 @@ impl Channels {
         self.definitions = channels.into_iter().map(define).collect();
     }
 
-    /// The defined channels, for an image.
+    /// The defined channels, for a snapshot.
     pub(super) fn definitions(&self) -> Vec<(String, String)> {
         let text = |name: &ChannelName, description: &str| {
             (name.as_str().to_owned(), description.to_owned())

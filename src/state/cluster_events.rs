@@ -6,7 +6,7 @@
 use super::State;
 use super::cluster_presence::{DirtyBatch, PresenceSnapshot, PresenceTransition, PresenceUpdate};
 use super::effect::{Condition, Waited};
-use super::entry::{Applied, Entry};
+use super::entry::{Entry, PresenceEntry};
 use super::snapshot::Snapshot;
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, UserId};
@@ -25,7 +25,7 @@ impl State {
             let mut facts = self.presence_update(&batch, now);
             self.cluster_presence.keep_news(&mut facts);
             if !facts.is_empty() || self.cluster_presence.is_new() {
-                return Some(Entry::PresenceUpdate(facts));
+                return Some(PresenceEntry::Update(facts).into());
             }
             self.cluster_presence.told_nothing();
         }
@@ -70,12 +70,11 @@ impl State {
         }
     }
 
-    /// An entry about people did not reach the log.
-    pub(super) fn on_shared_lost(&mut self, entry: &Entry) {
+    /// An entry about users did not reach the log.
+    pub(super) fn on_presence_lost(&mut self, entry: &PresenceEntry) {
         match entry {
-            Entry::PresenceUpdate(facts) => self.cluster_presence.on_update_lost(facts),
-            Entry::NodeLeft(node) => self.cluster_presence.on_farewell_lost(node),
-            _ => {}
+            PresenceEntry::Update(facts) => self.cluster_presence.on_update_lost(facts),
+            PresenceEntry::NodeLeft(node) => self.cluster_presence.on_farewell_lost(node),
         }
     }
 
@@ -85,14 +84,14 @@ impl State {
         let is_cut_off = self.registry.is_cut_off();
         let gone = self.cluster_presence.on_nodes(alive, is_leader && !is_cut_off);
         for node in gone {
-            self.registry.propose(Entry::NodeLeft(node));
+            self.registry.propose(PresenceEntry::NodeLeft(node));
         }
     }
 
-    /// Applies an entry about people or channels, here as on every node.
-    pub(super) fn apply_shared(&mut self, node: &str, entry: Entry, now: Moment) -> Applied {
+    /// Applies an entry about users, here as on every node.
+    pub(super) fn apply_presence(&mut self, node: &str, entry: PresenceEntry, now: Moment) {
         match entry {
-            Entry::PresenceUpdate(facts) => {
+            PresenceEntry::Update(facts) => {
                 let known = facts.known.iter().chain(facts.users.iter().map(|fact| &fact.0));
                 known.for_each(|user| self.people.note_told(UserId::new(user)));
                 self.cluster_presence.saw(node);
@@ -102,18 +101,15 @@ impl State {
                 }
                 self.announce_transitions(transitions, now);
                 self.wake_announced();
-                Applied::Done
             }
-            Entry::NodeLeft(gone) => {
+            PresenceEntry::NodeLeft(gone) => {
                 let transitions = self.cluster_presence.forget(&gone);
                 if *gone == *self.node {
                     // The others counted this node as gone. It is not.
                     self.tell_all();
                 }
                 self.announce_transitions(transitions, now);
-                Applied::Done
             }
-            entry => self.apply_definition(entry),
         }
     }
 
@@ -170,23 +166,23 @@ impl State {
         self.people.of_user(user_id).filter(is_in_it).collect()
     }
 
-    /// Begins anew with the people of an image.
-    pub(super) fn replace_shared(&mut self, image: PresenceSnapshot, now: Moment) {
-        for user in &image.known {
+    /// Begins anew with the people of a snapshot.
+    pub(super) fn replace_shared(&mut self, snapshot: PresenceSnapshot, now: Moment) {
+        for user in &snapshot.known {
             self.people.note_told(UserId::new(user));
         }
-        for (_, facts) in &image.nodes {
+        for (_, facts) in &snapshot.nodes {
             let users = facts.users.iter().map(|fact| UserId::new(&fact.0));
             users.for_each(|user_id| self.people.note_told(user_id));
         }
-        let transitions = self.cluster_presence.replace(&image);
-        self.channels.define_all(image.channels);
+        let transitions = self.cluster_presence.replace(&snapshot);
+        self.channels.define_all(snapshot.channels);
         self.tell_all();
         self.announce_transitions(transitions, now);
     }
 
     /// Everything that all nodes share, at the present place of the log. None at a node that is alone.
-    pub fn image(&self) -> Option<Snapshot> {
+    pub fn snapshot(&self) -> Option<Snapshot> {
         let snapshot = || Snapshot { people: self.presence_snapshot(), ..self.registry.snapshot() };
         self.sequencer.is_shared().then(snapshot)
     }
@@ -199,7 +195,7 @@ impl State {
             Some(_) => Vec::new(),
         };
         let channels = self.channels.definitions();
-        PresenceSnapshot { nodes: self.cluster_presence.image(), channels, known }
+        PresenceSnapshot { nodes: self.cluster_presence.snapshot(), channels, known }
     }
 }
 
@@ -223,21 +219,23 @@ mod tests {
         let tells = |node: &mut State| -> Vec<PresenceUpdate> {
             let entries = node.take_proposals(now).into_iter();
             let facts = entries.filter_map(|entry| match entry {
-                Entry::PresenceUpdate(facts) if !facts.users.is_empty() => Some(facts),
+                Entry::Presence(PresenceEntry::Update(facts)) if !facts.users.is_empty() => {
+                    Some(facts)
+                }
                 _ => None,
             });
             facts.collect()
         };
         let told = tells(&mut node);
         assert_eq!(told.len(), 1);
-        node.apply_shared("a", Entry::PresenceUpdate(told[0].clone()), now);
+        node.apply_presence("a", PresenceEntry::Update(told[0].clone()), now);
         assert!(tells(&mut node).is_empty(), "all is told");
         // From before the connection was opened; it was reported lost.
         let old = PresenceUpdate {
             users: vec![("bob".into(), String::new(), 0, 0)],
             ..PresenceUpdate::default()
         };
-        node.apply_shared("a", Entry::PresenceUpdate(old), now);
+        node.apply_presence("a", PresenceEntry::Update(old), now);
         assert_eq!(tells(&mut node)[0].users, told[0].users);
     }
 }

@@ -433,10 +433,10 @@ impl ClusterPresence {
         transitions
     }
 
-    /// Begins anew with what an image says. Returns what that changes.
-    pub(super) fn replace(&mut self, image: &PresenceSnapshot) -> Vec<PresenceTransition> {
+    /// Begins anew with what a snapshot says. Returns what that changes.
+    pub(super) fn replace(&mut self, snapshot: &PresenceSnapshot) -> Vec<PresenceTransition> {
         let mut fresh = ClusterPresence::new(&self.node);
-        for (node, facts) in &image.nodes {
+        for (node, facts) in &snapshot.nodes {
             fresh.apply(node, facts);
         }
         let mut transitions = Vec::new();
@@ -482,7 +482,7 @@ impl ClusterPresence {
     }
 
     /// What the nodes have told, for one that joins.
-    pub(super) fn image(&self) -> Vec<(String, PresenceUpdate)> {
+    pub(super) fn snapshot(&self) -> Vec<(String, PresenceUpdate)> {
         let facts = |folk: &NodePresence| PresenceUpdate {
             users: folk
                 .users
@@ -694,7 +694,7 @@ mod tests {
     }
 
     /// Random facts of three nodes: whoever follows the turns has the users of the union; whoever
-    /// begins from an image has them too.
+    /// begins from a snapshot has them too.
     #[test]
     fn turns_add_up_to_the_picture() {
         for seed in 0..20 {
@@ -723,11 +723,11 @@ mod tests {
                 };
                 take(&mut heard, transitions);
                 if step % 50 == 0 {
-                    let image = PresenceSnapshot {
-                        nodes: cluster_presence.image(),
+                    let snapshot = PresenceSnapshot {
+                        nodes: cluster_presence.snapshot(),
                         ..PresenceSnapshot::default()
                     };
-                    take(&mut heard_late, late.replace(&image));
+                    take(&mut heard_late, late.replace(&snapshot));
                     assert_eq!(heard, heard_late, "seed {seed}");
                 }
                 let mut users = HashMap::new();

@@ -12,22 +12,11 @@ use std::sync::Arc;
 use super::channels::ChannelView;
 use super::durable::Written;
 use super::journal::JournalEntry;
-use super::messaging::commands::{
-    ApplyAccounts, Broadcast, Chat, ChatAs, Closed, DefineChannel, DeleteChannel, DescribeChannel,
-    DescribeConnection, Disconnect, EndTokens, Follow, JoinRoom, LeaveRoom, ListChannels,
-    ListConnections, ListOnline, PingAll, Publish, ReadHistory, ReadUnwritten, SeeUser,
-    SendEnvelope, SendPrivate, SendToGroup, SetMetadata, SetSubscription, StoreChange, Unfollow,
-};
 use super::messaging::replies::{
     Chatted, Connections, Delivered, Followed, History, Joined, Left, Online, Published, Stored,
     Unfollowed,
 };
-use super::people::{ConnectionView, Opened};
-use super::registry::commands::{
-    FindInstance, Heartbeat, ListInstances, Operate, Protect, PutInstance, ReadAllViews, ReadDelta,
-    ReadLeases, ReadSnapshot, ReadViews, Register, RenewInstance, Subscribe, SubscribeAll,
-    Unregister,
-};
+use super::people::ConnectionView;
 use super::registry::listing::InstanceListing;
 use super::registry::replies::{FoundInstance, PutReply, RefusedEntry, ServiceLeases};
 use super::registry::views::{Delta, Picture, ServiceViews, Subscribed, SubscribedToAll, View};
@@ -71,9 +60,11 @@ pub trait Ask: Sized {
 macro_rules! commands {
     (
         $(#[$attribute:meta])*
-        $set:ident wrapped by $wrap:expr;
+        $set:ident of $($module:ident)::+, wrapped by $wrap:expr;
         $($name:ident => $reply:ty,)*
     ) => {
+        use $($module::)+{$($name),*};
+
         $(#[$attribute])*
         #[derive(Debug)]
         pub enum $set {
@@ -106,7 +97,7 @@ macro_rules! commands {
 
 commands! {
     /// A command about services, instances and leases.
-    RegistryCommand wrapped by Command::Registry;
+    RegistryCommand of super::registry::commands, wrapped by Command::Registry;
     Register => Vec<RefusedEntry>,
     Heartbeat => Vec<RefusedEntry>,
     Unregister => Vec<RefusedEntry>,
@@ -127,7 +118,7 @@ commands! {
 
 commands! {
     /// A command about connections, users, channels, rooms and messages.
-    MessagingCommand wrapped by |command| Command::Messaging(Box::new(command));
+    MessagingCommand of super::messaging::commands, wrapped by |command| Command::Messaging(Box::new(command));
     Opened => (),
     Closed => (),
     SeeUser => (),

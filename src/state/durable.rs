@@ -233,7 +233,7 @@ pub struct EndedToken {
 
 /// What the store knew of people and channels at the start.
 #[derive(Debug, Default)]
-pub struct PeopleImage {
+pub struct PeopleSnapshot {
     /// Every user.
     pub users: Vec<AccountChange>,
     /// Single tokens that count no more.

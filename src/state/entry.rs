@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::channels::ChannelView;
@@ -44,9 +45,38 @@ const fn unbounded() -> usize {
 }
 
 /// Something that one node decided and all apply.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Entry {
+    /// About services, instances and leases.
+    Registry(RegistryEntry),
+    /// About users, as a node has them.
+    Presence(PresenceEntry),
+    /// About the definitions of channels.
+    Channel(ChannelEntry),
+}
+
+impl From<RegistryEntry> for Entry {
+    fn from(entry: RegistryEntry) -> Entry {
+        Entry::Registry(entry)
+    }
+}
+
+impl From<PresenceEntry> for Entry {
+    fn from(entry: PresenceEntry) -> Entry {
+        Entry::Presence(entry)
+    }
+}
+
+impl From<ChannelEntry> for Entry {
+    fn from(entry: ChannelEntry) -> Entry {
+        Entry::Channel(entry)
+    }
+}
+
+/// An entry about services, instances and leases.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Entry {
+pub enum RegistryEntry {
     /// Register instances, or renew their leases. Each has its lease set.
     Register {
         /// The instances.
@@ -108,15 +138,25 @@ pub enum Entry {
         /// Whether it may be held.
         enabled: bool,
     },
-    /// What changed of a node's people.
+}
+
+/// An entry about users, as a node has them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum PresenceEntry {
+    /// What changed at the node.
     #[serde(rename = "present")]
-    PresenceUpdate(PresenceUpdate),
-    /// A node is gone, and its people with it.
+    Update(PresenceUpdate),
+    /// A node is gone, and its users with it.
     #[serde(rename = "farewell")]
     NodeLeft(String),
+}
+
+/// An entry about the definitions of channels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ChannelEntry {
     /// Define a channel.
     #[serde(rename = "define")]
-    DefineChannel {
+    Define {
         /// Its name.
         channel: ChannelName,
         /// What it is for.
@@ -124,7 +164,7 @@ pub enum Entry {
     },
     /// Delete a channel.
     #[serde(rename = "drop")]
-    DeleteChannel(ChannelName),
+    Delete(ChannelName),
 }
 
 /// An entry at its position in the log.
@@ -161,7 +201,11 @@ pub enum Applied {
 
 /// An entry as the log carries it. None where an instance's text is no JSON, which cannot be.
 pub fn encode(entry: &Entry) -> Option<String> {
-    serde_json::to_string(entry).ok()
+    match entry {
+        Entry::Registry(entry) => serde_json::to_string(entry).ok(),
+        Entry::Presence(entry) => serde_json::to_string(entry).ok(),
+        Entry::Channel(entry) => serde_json::to_string(entry).ok(),
+    }
 }
 
 /// Reads what [`encode`] wrote.
@@ -170,25 +214,44 @@ pub fn encode(entry: &Entry) -> Option<String> {
 ///
 /// What is wrong with it: the form, or a count out of range.
 pub fn decode(text: &str) -> Result<Entry, String> {
-    let entry: Entry = serde_json::from_str(text).map_err(|fault| fault.to_string())?;
-    let check = limits::check_counter;
-    match &entry {
-        Entry::Register { list, .. } => {
-            let ttls = list.iter().filter_map(|one| one.lease_ttl_ms);
-            ttls.clone().try_for_each(|ttl_ms| check("ttl_ms", ttl_ms))?;
-        }
-        Entry::Put { registration, .. } => {
-            check("ttl_ms", registration.lease_ttl_ms.unwrap_or(0))?;
-        }
-        Entry::Judge { self_protection_max_ms, .. } => {
-            check("self_protection_max_ms", *self_protection_max_ms)?;
-        }
-        Entry::Forget(services) => {
-            services.iter().try_for_each(|(_, revision)| check("revision", *revision))?;
-        }
-        _ => {}
+    let mut faults = Vec::new();
+    // No name is in two of them: all but one of the faults say that the name is not known.
+    let entry = read::<RegistryEntry>(text, &mut faults)
+        .or_else(|| read::<PresenceEntry>(text, &mut faults))
+        .or_else(|| read::<ChannelEntry>(text, &mut faults))
+        .ok_or_else(|| faults.join("; "))?;
+    if let Entry::Registry(entry) = &entry {
+        entry.check()?;
     }
     Ok(entry)
+}
+
+fn read<T: DeserializeOwned + Into<Entry>>(text: &str, faults: &mut Vec<String>) -> Option<Entry> {
+    let read: Result<T, _> = serde_json::from_str(text);
+    read.map(T::into).map_err(|fault| faults.push(fault.to_string())).ok()
+}
+
+impl RegistryEntry {
+    /// Checks that no count or time in it is beyond [`limits::COUNTER_MAX`].
+    fn check(&self) -> Result<(), String> {
+        let check = limits::check_counter;
+        match self {
+            RegistryEntry::Register { list, .. } => list
+                .iter()
+                .filter_map(|one| one.lease_ttl_ms)
+                .try_for_each(|ttl_ms| check("ttl_ms", ttl_ms)),
+            RegistryEntry::Put { registration, .. } => {
+                check("ttl_ms", registration.lease_ttl_ms.unwrap_or(0))
+            }
+            RegistryEntry::Judge { self_protection_max_ms, .. } => {
+                check("self_protection_max_ms", *self_protection_max_ms)
+            }
+            RegistryEntry::Forget(services) => {
+                services.iter().try_for_each(|(_, revision)| check("revision", *revision))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -205,48 +268,59 @@ mod tests {
         let sent = instance.register().expect("valid");
         let identity = sent.identity.clone();
         let bounds = Bounds { instances_max: 9, services_max: 3, instances_bytes_max: 900 };
-        for entry in [
-            Entry::Register { list: vec![sent.clone()], bounds },
-            Entry::Put {
+        let registry = [
+            RegistryEntry::Register { list: vec![sent.clone()], bounds },
+            RegistryEntry::Put {
                 registration: sent,
                 expected: Some(Bytes::from_static(b"{\"a\":1}")),
                 pull: Pull::InIfItself,
                 bounds,
             },
-            Entry::Beat(identity.clone()),
-            Entry::Renew(vec![identity.clone()]),
-            Entry::TakeOverLeases(vec![identity.clone(), identity.clone()]),
-            Entry::Unregister(Vec::new()),
-            Entry::Overdue(vec![(identity.clone(), 7)]),
-            Entry::Judge {
+            RegistryEntry::Beat(identity.clone()),
+            RegistryEntry::Renew(vec![identity.clone()]),
+            RegistryEntry::TakeOverLeases(vec![identity.clone(), identity.clone()]),
+            RegistryEntry::Unregister(Vec::new()),
+            RegistryEntry::Overdue(vec![(identity.clone(), 7)]),
+            RegistryEntry::Judge {
                 services: vec![(ServiceName::of("pay"), 5)],
                 self_protection_max_ms: 9,
                 over: vec![true],
             },
-            Entry::Forget(vec![(ServiceName::of("pay"), 12)]),
-            Entry::Operate { identity: identity.clone(), operator: Some("ops".into()), user: None },
-            Entry::Operate {
+            RegistryEntry::Forget(vec![(ServiceName::of("pay"), 12)]),
+            RegistryEntry::Operate {
+                identity: identity.clone(),
+                operator: Some("ops".into()),
+                user: None,
+            },
+            RegistryEntry::Operate {
                 identity: identity.clone(),
                 operator: Some("ops".into()),
                 user: Some(UserId::new("u")),
             },
-            Entry::Operate { identity, operator: None, user: None },
-            Entry::Protect { service: ServiceName::of("pay"), enabled: false },
-            Entry::PresenceUpdate(PresenceUpdate {
+            RegistryEntry::Operate { identity, operator: None, user: None },
+            RegistryEntry::Protect { service: ServiceName::of("pay"), enabled: false },
+        ];
+        let presence = [
+            PresenceEntry::Update(PresenceUpdate {
                 users: vec![("u".into(), "Ann".into(), 2, 5)],
                 channels: vec![("c".into(), 3)],
                 rooms: vec![("chat:r".into(), "u".into(), "Ann".into(), None)],
                 known: vec!["v".into()],
             }),
-            Entry::NodeLeft("n".into()),
-            Entry::DefineChannel { channel: ChannelName::new("c"), description: "x".into() },
-            Entry::DeleteChannel(ChannelName::new("c")),
-        ] {
+            PresenceEntry::NodeLeft("n".into()),
+        ];
+        let channels = [
+            ChannelEntry::Define { channel: ChannelName::new("c"), description: "x".into() },
+            ChannelEntry::Delete(ChannelName::new("c")),
+        ];
+        let presence = presence.into_iter().map(Entry::from);
+        let channels = channels.into_iter().map(Entry::from);
+        for entry in registry.into_iter().map(Entry::from).chain(presence).chain(channels) {
             let text = encode(&entry).expect("it can be written");
             assert_eq!(decode(&text), Ok(entry), "{text}");
         }
         let earlier = r#"{"register":{"list":[],"bounds":{"instances_max":1,"services_max":2}}}"#;
-        let Ok(Entry::Register { bounds, .. }) = decode(earlier) else {
+        let Ok(Entry::Registry(RegistryEntry::Register { bounds, .. })) = decode(earlier) else {
             panic!("of no earlier release")
         };
         assert_eq!(bounds.instances_bytes_max, usize::MAX);

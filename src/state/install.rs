@@ -1,13 +1,13 @@
-//! How a state that is one of several begins, and begins anew: from an image and the entries behind it.
+//! How a state that is one of several begins, and begins anew: from a snapshot and the entries behind it.
 //!
 //! ```text
-//! image, entries --> a state of nobody --> its registry, and who is where --> in place of what was
+//! snapshot, entries --> a state of nobody --> its registry, and who is where --> in place of what was
 //! ```
 //!
 //! # Promises
 //!
 //! * What was there is shown until all that the log has is there in its place: nobody sees what lies
-//!   between an old image and the present.
+//!   between an old snapshot and the present.
 //! * A node that has not begun shows nothing, and marks it as degraded; but it takes no follower's
 //!   picture away. It comes to that only where the log cannot be reached: a node listens once it has
 //!   begun.
@@ -16,7 +16,7 @@
 
 use std::collections::HashSet;
 
-use super::durable::PeopleImage;
+use super::durable::PeopleSnapshot;
 use super::entry::{Applied, LogItem};
 use super::snapshot::Snapshot;
 use super::{Settings, State};
@@ -35,20 +35,20 @@ pub struct Installed {
 }
 
 impl State {
-    /// Begins anew from an image and all entries behind it.
+    /// Begins anew from a snapshot and all entries behind it.
     pub fn install_snapshot(
         &mut self,
-        mut image: Snapshot,
+        mut snapshot: Snapshot,
         items: Vec<LogItem>,
         now: Moment,
     ) -> Installed {
-        let people = std::mem::take(&mut image.people);
-        let mut registry = self.registry.successor(now).restore(image, now);
+        let people = std::mem::take(&mut snapshot.people);
+        let mut registry = self.registry.successor(now).restore(snapshot, now);
         registry.carry_over(&self.registry);
         // It only carries the users over: the bound is that of the state that they come to.
         let (node, users_max) = (self.node.to_string(), usize::MAX);
         let settings = Settings { users_max, node, ..Settings::default() };
-        let mut fresh = State::new(registry, settings, PeopleImage::default()).joined(None);
+        let mut fresh = State::new(registry, settings, PeopleSnapshot::default()).joined(None);
         fresh.replace_shared(people, now);
         let mut applied = Vec::new();
         for item in items {
@@ -75,11 +75,11 @@ mod tests {
     use crate::id::{ConnId, ShardId, Slot, UserId};
     use crate::state::cluster_presence::PresenceUpdate;
     use crate::state::command::Ask as _;
-    use crate::state::entry::{Bounds, Entry};
+    use crate::state::entry::{Bounds, Entry, PresenceEntry, RegistryEntry};
     use crate::state::people::{Opened, Person};
     use crate::state::registry::commands::{Snapshot, Subscribe};
     use crate::state::registry::views::Subscribed;
-    use crate::state::{empty_image, lone_node, new_node};
+    use crate::state::{empty_snapshot, lone_node, new_node};
     use crate::wire::command::Since;
     use crate::wire::instance::Instance;
     use crate::wire::refusal::Refusal;
@@ -87,16 +87,16 @@ mod tests {
     const BOUNDS: Bounds =
         Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
 
-    fn item(number: u64, entry: Entry) -> LogItem {
+    fn item(number: u64, entry: impl Into<Entry>) -> LogItem {
         let (position, node) = (format!("{number}-0"), "b".into());
-        LogItem { position, node, number, at_ms: 1, entry }
+        LogItem { position, node, number, at_ms: 1, entry: entry.into() }
     }
 
     fn registration(number: u64) -> LogItem {
         let text = format!(r#"{{"serviceId":"s","instanceId":"i{number}"}}"#);
         let instance: Instance = serde_json::from_str(&text).expect("an instance");
         let list = vec![instance.register().expect("valid")];
-        item(number, Entry::Register { list, bounds: BOUNDS })
+        item(number, RegistryEntry::Register { list, bounds: BOUNDS })
     }
 
     fn subscribe(
@@ -113,13 +113,13 @@ mod tests {
     fn who_has_a_picture_keeps_it_until_there_is_a_registry() {
         let now = Clock::start().now();
         let mut state = new_node("a", None, now);
-        let image = empty_image(now);
+        let snapshot = empty_snapshot(now);
         let since = || Some(Since { epoch: "e".into(), revision: 1 });
         let nothing = subscribe(&mut state, None, now).expect("it is followed");
         assert_eq!((nothing.view.revision, nothing.view.degraded), (0, true));
         let refusal = subscribe(&mut state, since(), now).expect_err("it keeps its picture");
         assert_eq!(refusal, Refusal::unavailable());
-        let begun = state.install_snapshot(image, vec![registration(1), registration(2)], now);
+        let begun = state.install_snapshot(snapshot, vec![registration(1), registration(2)], now);
         assert!(begun.services.contains(&ServiceName::of("s")) && begun.applied.is_empty());
         // Whoever was there for the first of them misses one.
         let resumed = subscribe(&mut state, since(), now).expect("it is followed");
@@ -130,10 +130,10 @@ mod tests {
     fn nobody_sees_what_lies_between() {
         let now = Clock::start().now();
         let mut state = lone_node("a", None, now);
-        let old = empty_image(now);
+        let old = empty_snapshot(now);
         let user = |name: &str, connections| {
             let facts = vec![(name.to_owned(), name.to_owned(), connections, 1)];
-            Entry::PresenceUpdate(PresenceUpdate { users: facts, ..PresenceUpdate::default() })
+            PresenceEntry::Update(PresenceUpdate { users: facts, ..PresenceUpdate::default() })
         };
         let items = [
             item(1, user("ann", 1)),

@@ -103,7 +103,7 @@ impl DirectMessage {
 
     /// About how many bytes it takes in memory.
     pub fn bytes(&self) -> usize {
-        self.content.len() + limits::POSTED_OVERHEAD_BYTES + 16 * self.readers()
+        self.content.len() + limits::JOURNAL_ENTRY_OVERHEAD_BYTES + 16 * self.readers()
     }
 
     /// How many users may pull it.
@@ -239,10 +239,10 @@ impl JournalTail {
         }
         self.is_writing = true;
         let mut rows = 0;
-        let batch = self.entries.iter().take(limits::POSTED_PER_COMMIT_MAX).take_while(|one| {
+        let batch = self.entries.iter().take(limits::JOURNAL_RUN_MAX).take_while(|one| {
             let is_first = rows == 0;
             rows += one.message.readers();
-            is_first || rows <= limits::POSTED_ROWS_MAX
+            is_first || rows <= limits::JOURNAL_RUN_ROWS_MAX
         });
         Some(batch.cloned().collect())
     }

@@ -47,9 +47,9 @@ use crate::wire::refusal::Refusal;
 use channels::Channels;
 use cluster_presence::ClusterPresence;
 use command::RegistryCommand;
-use durable::PeopleImage;
+use durable::PeopleSnapshot;
 use effect::{AppendReply, Effect};
-use entry::{Applied, Entry, LogItem};
+use entry::{Applied, Entry, LogItem, RegistryEntry};
 use journal::JournalTail;
 use people::People;
 use registry::Registry;
@@ -134,11 +134,11 @@ impl Default for Settings {
 
 impl State {
     /// A state that knows these users and channels, with nobody connected.
-    pub fn new(registry: Registry, settings: Settings, image: PeopleImage) -> State {
-        let present = image.users.iter().filter(|user| !user.is_removed);
+    pub fn new(registry: Registry, settings: Settings, snapshot: PeopleSnapshot) -> State {
+        let present = snapshot.users.iter().filter(|user| !user.is_removed);
         let known = present.map(|user| user.user_id.clone());
         let mut people = People::new(known, settings.users_max);
-        for user in image.users {
+        for user in snapshot.users {
             if let Some(key) = user.name_key {
                 people.note_name(key, &user.user_id);
             }
@@ -146,8 +146,12 @@ impl State {
         State {
             registry,
             people,
-            channels: Channels::new(settings.channels, &settings.epoch, image.channels.into_iter()),
-            ids: MessageIds::after(image.last_message, settings.seed),
+            channels: Channels::new(
+                settings.channels,
+                &settings.epoch,
+                snapshot.channels.into_iter(),
+            ),
+            ids: MessageIds::after(snapshot.last_message, settings.seed),
             effects: Vec::new(),
             cluster_presence: ClusterPresence::new(&settings.node),
             node: settings.node.into(),
@@ -188,7 +192,7 @@ impl State {
                 self.carry_out(decision, reply, AppendReply::Batch, now);
             }
             C::Unregister(Unregister(identities), reply) => {
-                let decision = registry.decide(Entry::Unregister(identities), now);
+                let decision = registry.decide(RegistryEntry::Unregister(identities), now);
                 self.carry_out(decision, reply, AppendReply::Batch, now);
             }
             C::Operate(Operate { identity, operation }, reply) => {
@@ -198,11 +202,12 @@ impl State {
                 };
                 let user = operator.as_ref().and_then(|operator| operator.user.clone());
                 let operator = operator.map(|operator| operator.name);
-                let decision = registry.decide(Entry::Operate { identity, operator, user }, now);
+                let decision =
+                    registry.decide(RegistryEntry::Operate { identity, operator, user }, now);
                 self.carry_out(decision, reply, AppendReply::Found, now);
             }
             C::Protect(Protect { service, enabled }, reply) => {
-                let decision = registry.decide(Entry::Protect { service, enabled }, now);
+                let decision = registry.decide(RegistryEntry::Protect { service, enabled }, now);
                 self.carry_out(decision, reply, AppendReply::Found, now);
             }
             C::PutInstance(put, reply) => {
@@ -262,7 +267,7 @@ impl State {
         now: Moment,
     ) {
         match decision {
-            Decision::Append(entry) => self.append(entry, appended(reply), now),
+            Decision::Append(entry) => self.append(entry.into(), appended(reply), now),
             Decision::Reply(result) => {
                 // A renewal may have ended a service's protection.
                 self.settle_registry(now);
@@ -305,12 +310,14 @@ impl State {
         if !self.registry.record(&item) {
             return None;
         }
-        let applied = match item.entry {
-            Entry::PresenceUpdate(_)
-            | Entry::NodeLeft(_)
-            | Entry::DefineChannel { .. }
-            | Entry::DeleteChannel(_) => self.apply_shared(&item.node, item.entry, now),
-            _ => self.registry.apply(item, now),
+        let LogItem { node, at_ms, entry, .. } = item;
+        let applied = match entry {
+            Entry::Registry(entry) => self.registry.apply(entry, (&node, at_ms), now),
+            Entry::Presence(entry) => {
+                self.apply_presence(&node, entry, now);
+                Applied::Done
+            }
+            Entry::Channel(entry) => self.apply_definition(entry),
         };
         self.settle_registry(now);
         self.bound_histories();
@@ -324,9 +331,10 @@ impl State {
 
     /// An entry of this node did not reach the log.
     pub fn on_append_lost(&mut self, entry: Option<&Entry>, reply: AppendReply, now: Moment) {
-        if let Some(entry) = entry {
-            self.on_shared_lost(entry);
-            self.registry.on_proposal_lost(entry, now);
+        match entry {
+            Some(Entry::Registry(entry)) => self.registry.on_proposal_lost(entry, now),
+            Some(Entry::Presence(entry)) => self.on_presence_lost(entry),
+            Some(Entry::Channel(_)) | None => {}
         }
         self.deliver(reply.refuse(Refusal::unavailable()));
     }
@@ -421,21 +429,21 @@ pub(crate) fn new_node(name: &str, tail: Option<JournalTail>, now: Moment) -> St
     let registry = Registry::new(registry, crate::id::Epoch::new("e"), 0, now).replicated(name);
     let settings =
         Settings { node: name.to_owned(), epoch: format!("{name}-"), ..Settings::default() };
-    State::new(registry, settings, PeopleImage::default()).joined(tail)
+    State::new(registry, settings, PeopleSnapshot::default()).joined(tail)
 }
 
 /// The same, begun with nothing.
 #[cfg(test)]
 pub(crate) fn lone_node(name: &str, tail: Option<JournalTail>, now: Moment) -> State {
     let mut node = new_node(name, tail, now);
-    node.install_snapshot(empty_image(now), Vec::new(), now);
+    node.install_snapshot(empty_snapshot(now), Vec::new(), now);
     node
 }
 
 /// What such a node begins with.
 #[cfg(any(test, fuzzing))]
-pub(crate) fn empty_image(now: Moment) -> snapshot::Snapshot {
-    new_node("nobody", None, now).image().expect("it is one of several")
+pub(crate) fn empty_snapshot(now: Moment) -> snapshot::Snapshot {
+    new_node("nobody", None, now).snapshot().expect("it is one of several")
 }
 
 #[cfg(test)]
@@ -470,7 +478,7 @@ mod tests {
             ..defaults.channels.clone()
         };
         let settings = Settings { channels, history_bytes_max: ALL_BYTES, ..defaults };
-        State::new(registry, settings, PeopleImage::default())
+        State::new(registry, settings, PeopleSnapshot::default())
     }
 
     /// Random changes of services and messages of channels, against one flat list: each history has
@@ -533,7 +541,7 @@ mod tests {
         let settings = registry::Settings::default();
         let now = Moment { ns: 0, unix_ms: 1, wall_ms: 1 };
         let registry = Registry::new(settings, Epoch::new("e"), 0, now);
-        let mut state = State::new(registry, Settings::default(), PeopleImage::default());
+        let mut state = State::new(registry, Settings::default(), PeopleSnapshot::default());
         let register = |state: &mut State, name: &str, url: String| {
             let instance = Instance {
                 service_id: Some("s".into()),

@@ -130,11 +130,11 @@ pub enum SocketReply {
     /// To a subscription to a service.
     Subscribed(SubscribeContext, Result<Box<Subscribed>, Refusal>),
     /// To a subscription to all services.
-    SubscribedToAll(SubscribeAllContext, Result<SubscribedToAll, Refusal>),
+    SubscribedToAll(IsHeavy, Result<SubscribedToAll, Refusal>),
     /// To the shard's own question for a snapshot that it owes the connection.
     Snapshot(Option<Picture>),
     /// To a subscription to a channel.
-    Followed(FollowContext, Result<Followed, Refusal>),
+    Followed(IsHeavy, Result<Followed, Refusal>),
     /// To the end of a subscription to a channel.
     Unfollowed(EndedBy, Result<Unfollowed, Refusal>),
     /// To a published message.
@@ -180,23 +180,13 @@ pub enum BatchContext {
 pub struct SubscribeContext {
     /// The service.
     pub service: ServiceName,
-    /// Whether the connection reads no further until the reply is there, because its size is not known.
-    pub is_heavy: bool,
+    /// Whether the connection waits for the reply.
+    pub is_heavy: IsHeavy,
 }
 
-/// What goes with a subscription to all services.
-#[derive(Debug)]
-pub struct SubscribeAllContext {
-    /// As in [`SubscribeContext`].
-    pub is_heavy: bool,
-}
-
-/// What goes with a subscription to a channel.
-#[derive(Debug)]
-pub struct FollowContext {
-    /// As in [`SubscribeContext`].
-    pub is_heavy: bool,
-}
+/// Whether the connection reads no further until the reply is there, because its size is not known.
+#[derive(Debug, Clone, Copy)]
+pub struct IsHeavy(pub bool);
 
 /// Who ended a subscription to a channel, or left a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,28 +197,26 @@ pub enum EndedBy {
     Token,
 }
 
-impl Reply for Vec<RefusedEntry> {
-    type SocketContext = BatchContext;
+/// Replies that a socket takes with what their shard gave along.
+macro_rules! replies_with_context {
+    ($($reply:ty, $context:ty => $variant:ident),* $(,)?) => {$(
+        impl Reply for $reply {
+            type SocketContext = $context;
 
-    fn to_socket(context: BatchContext, result: Result<Self, Refusal>) -> SocketReply {
-        SocketReply::Batch(context, result)
-    }
+            fn to_socket(context: $context, result: Result<Self, Refusal>) -> SocketReply {
+                SocketReply::$variant(context, result)
+            }
+        }
+    )*};
 }
 
-impl Reply for Box<Subscribed> {
-    type SocketContext = SubscribeContext;
-
-    fn to_socket(context: SubscribeContext, result: Result<Self, Refusal>) -> SocketReply {
-        SocketReply::Subscribed(context, result)
-    }
-}
-
-impl Reply for SubscribedToAll {
-    type SocketContext = SubscribeAllContext;
-
-    fn to_socket(context: SubscribeAllContext, result: Result<Self, Refusal>) -> SocketReply {
-        SocketReply::SubscribedToAll(context, result)
-    }
+replies_with_context! {
+    Vec<RefusedEntry>, BatchContext => Batch,
+    Box<Subscribed>, SubscribeContext => Subscribed,
+    SubscribedToAll, IsHeavy => SubscribedToAll,
+    Followed, IsHeavy => Followed,
+    Unfollowed, EndedBy => Unfollowed,
+    Left, EndedBy => Left,
 }
 
 impl Reply for Option<Picture> {
@@ -236,30 +224,6 @@ impl Reply for Option<Picture> {
 
     fn to_socket((): (), result: Result<Self, Refusal>) -> SocketReply {
         SocketReply::Snapshot(result.ok().flatten())
-    }
-}
-
-impl Reply for Followed {
-    type SocketContext = FollowContext;
-
-    fn to_socket(context: FollowContext, result: Result<Self, Refusal>) -> SocketReply {
-        SocketReply::Followed(context, result)
-    }
-}
-
-impl Reply for Unfollowed {
-    type SocketContext = EndedBy;
-
-    fn to_socket(by: EndedBy, result: Result<Self, Refusal>) -> SocketReply {
-        SocketReply::Unfollowed(by, result)
-    }
-}
-
-impl Reply for Left {
-    type SocketContext = EndedBy;
-
-    fn to_socket(by: EndedBy, result: Result<Self, Refusal>) -> SocketReply {
-        SocketReply::Left(by, result)
     }
 }
 

@@ -215,7 +215,7 @@ pub struct ClusterStats {
     pub applied: Counter,
     /// Proposals that got no place in the log.
     pub lost: Counter,
-    /// Times the registry was replaced by an image.
+    /// Times the registry was replaced by a snapshot.
     pub replaced: Counter,
     /// Users online on any node (gauge).
     pub users_online: Counter,
@@ -224,9 +224,9 @@ pub struct ClusterStats {
     /// Channels whose topic is followed (gauge).
     pub topics: Counter,
     /// The number of the journal's newest entry (gauge).
-    pub posted: Counter,
+    pub journal_newest: Counter,
     /// The number of the last entry of the journal read here (gauge).
-    pub read: Counter,
+    pub journal_read: Counter,
     /// Connections to the log's engine made in place of lost ones.
     pub reconnects: Counter,
     /// Times that topics were silent and did not bring a message of this node to itself.

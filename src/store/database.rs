@@ -16,7 +16,7 @@ use sqlx::{AnyConnection, Connection, Row};
 
 use super::address::{Address, Mode};
 use super::statement::{flag, insert, unsigned};
-use super::{Image, StoreError, logins, people, posted};
+use super::{StoreError, StoreSnapshot, journal, logins, people};
 use crate::id::MessageId;
 use crate::limits;
 use crate::private_file;
@@ -148,7 +148,7 @@ impl Database {
     pub(super) async fn open(
         address: &Address,
         mode: Mode,
-    ) -> Result<(Database, Image), StoreError> {
+    ) -> Result<(Database, StoreSnapshot), StoreError> {
         let fault = |fault| StoreError::Open { path: address.shown(), fault };
         let mut database = Database { address: address.clone(), mode, connection: None };
         let connection = match database.connection().await {
@@ -158,7 +158,7 @@ impl Database {
         people::merge_inboxes(connection, mode).await.map_err(fault)?;
         let people = people::read(connection, mode).await.map_err(fault)?;
         if mode == Mode::Shared {
-            return Ok((database, Image { registry: Snapshot::default(), people }));
+            return Ok((database, StoreSnapshot { registry: Snapshot::default(), people }));
         }
         let registry = read(connection).await.map_err(fault)?;
         // From here on a kill is visible: the mark is gone, and the stored version lies ahead of
@@ -171,7 +171,7 @@ impl Database {
         .execute(connection)
         .await
         .map_err(fault)?;
-        Ok((database, Image { registry, people }))
+        Ok((database, StoreSnapshot { registry, people }))
     }
 
     /// Connects and claims the database. The server at the other end may take a moment to notice
@@ -319,10 +319,10 @@ impl Database {
     }
 
     /// Skips a message of the journal that cannot be written.
-    pub(super) async fn pass_posted(&mut self, id: MessageId) -> Result<(), sqlx::Error> {
+    pub(super) async fn pass_entry(&mut self, id: MessageId) -> Result<(), sqlx::Error> {
         let mut change = self.connection().await?.begin().await?;
-        posted::take_turn(&mut change).await?;
-        posted::pass(&mut change, id).await?;
+        journal::take_turn(&mut change).await?;
+        journal::pass(&mut change, id).await?;
         change.commit().await
     }
 
@@ -391,16 +391,16 @@ fn instances(records: &[InstanceRecord]) -> Vec<Value> {
 }
 
 async fn read(connection: &mut AnyConnection) -> Result<Snapshot, sqlx::Error> {
-    let mut image = Snapshot::default();
+    let mut snapshot = Snapshot::default();
     let state = "SELECT epoch, version, revision_floor, CAST(is_clean AS INTEGER) AS is_clean
         FROM registry";
     let row = sqlx::query(state).fetch_optional(&mut *connection).await?;
     if let Some(row) = row {
         let epoch: String = row.try_get("epoch")?;
         // A history with holes cannot be continued.
-        image.epoch = if flag(&row, "is_clean")? { epoch } else { String::new() };
-        image.version = unsigned(&row, "version")?;
-        image.revision_floor = unsigned(&row, "revision_floor")?;
+        snapshot.epoch = if flag(&row, "is_clean")? { epoch } else { String::new() };
+        snapshot.version = unsigned(&row, "version")?;
+        snapshot.revision_floor = unsigned(&row, "revision_floor")?;
     }
     let services = "SELECT service_id, revision,
         CAST(protection_enabled AS INTEGER) AS protection_enabled, degraded_since_ms,
@@ -408,7 +408,7 @@ async fn read(connection: &mut AnyConnection) -> Result<Snapshot, sqlx::Error> {
     for row in sqlx::query(services).fetch_all(&mut *connection).await? {
         let since: Option<i64> = row.try_get("degraded_since_ms")?;
         let empty: Option<i64> = row.try_get("empty_since_ms")?;
-        image.services.push(ServiceRecord {
+        snapshot.services.push(ServiceRecord {
             service: row.try_get("service_id")?,
             revision: unsigned(&row, "revision")?,
             protection_enabled: flag(&row, "protection_enabled")?,
@@ -417,10 +417,10 @@ async fn read(connection: &mut AnyConnection) -> Result<Snapshot, sqlx::Error> {
             watch: None,
         });
     }
-    image.services.sort_by_key(|service| service.empty_since_ms);
+    snapshot.services.sort_by_key(|service| service.empty_since_ms);
     for row in sqlx::query("SELECT * FROM instance").fetch_all(&mut *connection).await? {
         let json: String = row.try_get("json")?;
-        image.instances.push(InstanceRecord {
+        snapshot.instances.push(InstanceRecord {
             identity: row.try_get("identity")?,
             service: row.try_get("service_id")?,
             json: Bytes::from(json),
@@ -431,12 +431,12 @@ async fn read(connection: &mut AnyConnection) -> Result<Snapshot, sqlx::Error> {
     let pull_outs =
         "SELECT identity, operator, CAST(by_itself AS INTEGER) AS by_itself, user_id FROM pull_out";
     for row in sqlx::query(pull_outs).fetch_all(&mut *connection).await? {
-        image.pull_outs.push(PullOutRecord {
+        snapshot.pull_outs.push(PullOutRecord {
             identity: row.try_get("identity")?,
             operator: row.try_get("operator")?,
             by_itself: flag(&row, "by_itself")?,
             user_id: row.try_get("user_id")?,
         });
     }
-    Ok(image)
+    Ok(snapshot)
 }

@@ -30,9 +30,9 @@ mod account_poller;
 pub mod accounts;
 mod address;
 mod database;
+mod journal;
 mod logins;
 mod people;
-mod posted;
 mod postgres;
 pub mod read_pool;
 #[doc(hidden)]
@@ -54,7 +54,7 @@ use sqlx::migrate::MigrateError;
 use tokio::sync::watch as signal;
 
 use crate::private_file;
-use crate::state::durable::{AccountChange, EndedToken, PeopleImage, Write, WriteResult};
+use crate::state::durable::{AccountChange, EndedToken, PeopleSnapshot, Write, WriteResult};
 use crate::state::registry::unsaved::RegistryDelta;
 use crate::state::snapshot::Snapshot;
 use address::Mode;
@@ -221,11 +221,11 @@ pub fn retry_pause_ms(failures: u32) -> u64 {
 
 /// The content of the store at its opening.
 #[derive(Debug, Default)]
-pub struct Image {
+pub struct StoreSnapshot {
     /// Of the registry.
     pub registry: Snapshot,
     /// Of people and channels.
-    pub people: PeopleImage,
+    pub people: PeopleSnapshot,
 }
 
 /// Callbacks for the store's own events.
@@ -274,7 +274,7 @@ impl Store {
         url: Option<&str>,
         data_dir: &Path,
         listeners: Listeners,
-    ) -> Result<(Store, Image), StoreError> {
+    ) -> Result<(Store, StoreSnapshot), StoreError> {
         let address = Address::new(url, data_dir)?;
         let claim = match &address {
             Address::Sqlite(path) => Some(claim(path)?),
@@ -290,7 +290,10 @@ impl Store {
     /// # Errors
     ///
     /// If it cannot be opened or shared; the message names what to check.
-    pub fn open_shared(url: &str, listeners: Listeners) -> Result<(Store, Image), StoreError> {
+    pub fn open_shared(
+        url: &str,
+        listeners: Listeners,
+    ) -> Result<(Store, StoreSnapshot), StoreError> {
         let address = Address::new(Some(url), Path::new(""))?;
         if !address.is_shareable() {
             return Err(StoreError::NotShareable(address.shown()));
@@ -303,10 +306,10 @@ impl Store {
         mode: Mode,
         claim: Option<File>,
         listeners: Listeners,
-    ) -> Result<(Store, Image), StoreError> {
+    ) -> Result<(Store, StoreSnapshot), StoreError> {
         let Listeners { on_stored, on_accounts, on_tokens } = listeners;
         let (jobs, inbox) = crossbeam_channel::bounded(1);
-        let (opened, image) = crossbeam_channel::bounded(1);
+        let (opened, snapshot) = crossbeam_channel::bounded(1);
         let is_idle = Arc::new(AtomicBool::new(true));
         let health = StoreHealth::always();
         let outcome = Arc::new(Mutex::new(None));
@@ -329,20 +332,20 @@ impl Store {
                 drop(end);
             })
             .map_err(StoreError::Thread)?;
-        let image = image.recv().unwrap_or_else(|_| {
+        let snapshot = snapshot.recv().unwrap_or_else(|_| {
             Err(StoreError::Open { path: address.shown(), fault: sqlx::Error::WorkerCrashed })
         })?;
         let newest_ms = |stamps: Option<u64>| stamps.unwrap_or(0).cast_signed();
         let known = account_poller::Known {
-            accounts_ms: newest_ms(image.people.users.iter().map(|user| user.changed_ms).max()),
-            tokens_ms: newest_ms(image.people.ended_tokens.last().map(|last| last.changed_ms)),
+            accounts_ms: newest_ms(snapshot.people.users.iter().map(|user| user.changed_ms).max()),
+            tokens_ms: newest_ms(snapshot.people.ended_tokens.last().map(|last| last.changed_ms)),
         };
         let read_pool =
             ReadPool::open(address, known, account_poller::Tell { on_accounts, on_tokens });
         let (read_pool, _) = read_pool.map_err(StoreError::Thread)?;
         let store =
             Store { jobs, is_idle, health, outcome, hurry, ended, read_pool, _claim: claim };
-        Ok((store, image))
+        Ok((store, snapshot))
     }
 
     /// The pool for reading.
@@ -473,18 +476,18 @@ mod tests {
     #[test]
     fn a_clean_close_brings_everything_back() {
         let dir = Dir::new();
-        let (store, Image { registry: image, .. }) =
+        let (store, StoreSnapshot { registry: snapshot, .. }) =
             Store::open(None, &dir.0, Listeners::default()).expect("opens");
-        assert_eq!((&*image.epoch, image.instances.len()), ("", 0));
+        assert_eq!((&*snapshot.epoch, snapshot.instances.len()), ("", 0));
         store.close(delta());
-        let (store, Image { registry: mut image, .. }) =
+        let (store, StoreSnapshot { registry: mut snapshot, .. }) =
             Store::open(None, &dir.0, Listeners::default()).expect("opens again");
-        image.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
+        snapshot.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
         let delta = delta();
-        assert_eq!((&*image.epoch, image.version), ("e1", 42));
-        assert_eq!(image.services, delta.services);
-        assert_eq!(image.instances, delta.upserts);
-        assert_eq!(image.pull_outs, delta.pull_outs);
+        assert_eq!((&*snapshot.epoch, snapshot.version), ("e1", 42));
+        assert_eq!(snapshot.services, delta.services);
+        assert_eq!(snapshot.instances, delta.upserts);
+        assert_eq!(snapshot.pull_outs, delta.pull_outs);
         let gone = RegistryDelta {
             epoch: String::from("e1"),
             version: 43,
@@ -493,10 +496,10 @@ mod tests {
             ..RegistryDelta::default()
         };
         store.close(gone);
-        let (_store, Image { registry: image, .. }) =
+        let (_store, StoreSnapshot { registry: snapshot, .. }) =
             Store::open(None, &dir.0, Listeners::default()).expect("opens a third time");
-        assert_eq!(image.instances, delta.upserts[..1]);
-        assert!(image.pull_outs.is_empty());
+        assert_eq!(snapshot.instances, delta.upserts[..1]);
+        assert!(snapshot.pull_outs.is_empty());
     }
 
     #[test]
@@ -508,11 +511,11 @@ mod tests {
             std::thread::yield_now();
         }
         drop(store);
-        let (_store, Image { registry: image, .. }) =
+        let (_store, StoreSnapshot { registry: snapshot, .. }) =
             Store::open(None, &dir.0, Listeners::default()).expect("opens again");
-        assert_eq!(image.epoch, "", "the history does not go on");
-        assert!(image.version > 42);
-        assert_eq!(image.instances.len(), 10_000);
+        assert_eq!(snapshot.epoch, "", "the history does not go on");
+        assert!(snapshot.version > 42);
+        assert_eq!(snapshot.instances.len(), 10_000);
     }
 
     #[test]
@@ -579,7 +582,7 @@ mod tests {
             }
             connection.close().await.expect("closes");
         });
-        let (store, image) = Store::open(None, &dir.0, Listeners::default()).expect("opens");
+        let (store, snapshot) = Store::open(None, &dir.0, Listeners::default()).expect("opens");
         let read_pool = store.read_pool();
         let who = |name: &str| {
             let found = runtime.block_on(read_pool.account(name)).expect("asked");
@@ -590,7 +593,7 @@ mod tests {
         assert_eq!(who("\u{ff46}ish").as_deref(), Some("2"), "the eldest of one form has it");
         assert_eq!(who("A\u{200b}b").as_deref(), Some("3"));
         assert_eq!(who("f1sh").as_deref(), Some("4"));
-        let keys = image.people.users.iter().filter_map(|user| user.name_key.as_deref());
+        let keys = snapshot.people.users.iter().filter_map(|user| user.name_key.as_deref());
         assert_eq!(keys.filter(|key| *key == "fish").count(), 1);
     }
 

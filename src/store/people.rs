@@ -13,11 +13,13 @@ use sqlx::{AnyConnection, Connection, Row};
 
 use super::address::{Address, Mode};
 use super::statement::{PEOPLE_LOCK, flag, insert, unsigned};
-use super::{logins, posted};
+use super::{journal, logins};
 use crate::auth::Standing;
 use crate::id::UserId;
 use crate::limits;
-use crate::state::durable::{AccountChange, EndedToken, PeopleImage, Write, WriteResult, Written};
+use crate::state::durable::{
+    AccountChange, EndedToken, PeopleSnapshot, Write, WriteResult, Written,
+};
 use crate::state::journal::{Addressee, DirectMessage, JournalEntry};
 use crate::wire::refusal::{Code, Refusal};
 
@@ -61,29 +63,29 @@ pub(super) fn ended_token(row: &AnyRow) -> Result<Option<EndedToken>, sqlx::Erro
 pub(super) async fn read(
     connection: &mut AnyConnection,
     mode: Mode,
-) -> Result<PeopleImage, sqlx::Error> {
-    let mut image = PeopleImage::default();
+) -> Result<PeopleSnapshot, sqlx::Error> {
+    let mut snapshot = PeopleSnapshot::default();
     let users = sqlx::AssertSqlSafe(format!("{CHANGE} FROM account"));
     for row in sqlx::query(users).fetch_all(&mut *connection).await? {
-        image.users.push(change_of(&row)?);
+        snapshot.users.push(change_of(&row)?);
     }
     let tokens = sqlx::AssertSqlSafe(format!("{ENDED_TOKEN} ORDER BY changed_ms"));
     for row in sqlx::query(tokens).fetch_all(&mut *connection).await? {
-        image.ended_tokens.extend(ended_token(&row)?);
+        snapshot.ended_tokens.extend(ended_token(&row)?);
     }
     let channels = "SELECT name, description FROM channel";
     for row in sqlx::query(channels).fetch_all(&mut *connection).await? {
-        image.channels.push((row.try_get("name")?, row.try_get("description")?));
+        snapshot.channels.push((row.try_get("name")?, row.try_get("description")?));
     }
     // In one query: other nodes may be writing.
     let newest = "SELECT up_to, (SELECT MAX(id) FROM message) AS newest FROM inbox_state";
     let row = sqlx::query(newest).fetch_one(connection).await?;
     let newest: Option<String> = row.try_get("newest")?;
-    image.last_message = newest.and_then(|id| id.parse().ok());
+    snapshot.last_message = newest.and_then(|id| id.parse().ok());
     if mode == Mode::Shared {
-        image.written = row.try_get::<String, _>("up_to")?.parse().ok();
+        snapshot.written = row.try_get::<String, _>("up_to")?.parse().ok();
     }
-    Ok(image)
+    Ok(snapshot)
 }
 
 /// Sorts direct messages since the last merge into the inboxes.
@@ -97,7 +99,7 @@ pub(super) async fn merge_inboxes(
 ) -> Result<(), sqlx::Error> {
     let mut change = connection.begin().await?;
     if mode == Mode::Shared {
-        posted::take_turn(&mut change).await?;
+        journal::take_turn(&mut change).await?;
     }
     sqlx::query(
         "INSERT INTO inbox (user_id, message_id, with_user)
@@ -134,8 +136,8 @@ impl Batch {
         connection: &mut AnyConnection,
         address: &Address,
     ) -> Result<(), sqlx::Error> {
-        insert(connection, address, posted::MESSAGES, std::mem::take(&mut self.messages)).await?;
-        insert(connection, address, posted::INBOX, std::mem::take(&mut self.inbox)).await?;
+        insert(connection, address, journal::MESSAGES, std::mem::take(&mut self.messages)).await?;
+        insert(connection, address, journal::INBOX, std::mem::take(&mut self.inbox)).await?;
         Ok(())
     }
 }
@@ -166,7 +168,7 @@ async fn take_turns(connection: &mut AnyConnection, writes: &[Write]) -> Result<
         sqlx::query(lock).bind(PEOPLE_LOCK).execute(&mut *connection).await?;
     }
     if writes.iter().any(is_run) {
-        posted::take_turn(connection).await?;
+        journal::take_turn(connection).await?;
     }
     Ok(())
 }
@@ -185,8 +187,8 @@ pub(super) async fn execute(
     let mut run: Vec<&JournalEntry> = Vec::new();
     for write in writes {
         results.push(match (mode, write) {
-            (Mode::Shared, Write::JournalRun(posted)) => {
-                run.extend(posted.iter().map(|posted| &**posted));
+            (Mode::Shared, Write::JournalRun(entries)) => {
+                run.extend(entries.iter().map(|entry| &**entry));
                 Ok(Written::Done)
             }
             (Mode::Alone, Write::JournalRun(_)) => Err(Refusal::internal()),
@@ -205,7 +207,7 @@ pub(super) async fn execute(
         }
     }
     batch.flush(connection, address).await?;
-    posted::write(connection, address, &run).await?;
+    journal::write(connection, address, &run).await?;
     Ok(results)
 }
 

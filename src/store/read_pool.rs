@@ -88,18 +88,18 @@ pub struct StoredMessage {
 
 impl StoredMessage {
     /// A message that is accepted and not written yet.
-    pub fn of(posted: &JournalEntry) -> StoredMessage {
-        let (to_user_id, group_id) = match &posted.message.to {
+    pub fn of(entry: &JournalEntry) -> StoredMessage {
+        let (to_user_id, group_id) = match &entry.message.to {
             Addressee::User(to) => (Some(to.as_str().to_owned()), None),
             Addressee::Group { group_id, .. } => (None, Some(group_id.clone())),
         };
         StoredMessage {
-            id: posted.id.to_string(),
-            from_user_id: posted.message.from.as_str().to_owned(),
+            id: entry.id.to_string(),
+            from_user_id: entry.message.from.as_str().to_owned(),
             to_user_id,
             group_id,
-            content: posted.message.content.clone(),
-            created_at: posted.at_s(),
+            content: entry.message.content.clone(),
+            created_at: entry.at_s(),
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::address::{Address, Mode};
 use super::database::{Database, timed_out};
-use super::{Image, SetOutcome, StoreError, StoreHealth};
+use super::{SetOutcome, StoreError, StoreHealth, StoreSnapshot};
 use crate::limits;
 use crate::state::durable::{Write, WriteResult, Written};
 use crate::state::journal::JournalEntry;
@@ -62,7 +62,7 @@ struct Running {
 
 impl Worker {
     /// Opens the database, reports its content, and works until there are no more jobs.
-    pub(super) fn run(self, address: &Address, opened: &Sender<Result<Image, StoreError>>) {
+    pub(super) fn run(self, address: &Address, opened: &Sender<Result<StoreSnapshot, StoreError>>) {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(fault) => {
@@ -71,8 +71,8 @@ impl Worker {
             }
         };
         match runtime.block_on(Database::open(address, self.mode)) {
-            Ok((database, image)) => {
-                let _ = opened.send(Ok(image));
+            Ok((database, snapshot)) => {
+                let _ = opened.send(Ok(snapshot));
                 let mut running = Running {
                     worker: self,
                     runtime,
@@ -353,7 +353,7 @@ impl Running {
     /// written.
     fn execute_pieces(&mut self, write: &Write, fault: &sqlx::Error) -> WriteResult {
         match write {
-            Write::JournalRun(run) => self.post_pieces(run, fault),
+            Write::JournalRun(run) => self.write_one_by_one(run, fault),
             Write::Seen { people, at_ms } if people.len() > 1 => {
                 for person in people {
                     let one = Write::Seen { people: vec![person.clone()], at_ms: *at_ms };
@@ -382,21 +382,21 @@ impl Running {
 
     /// Writes a run of the journal message by message, and skips refused messages: otherwise later
     /// ones would never be written.
-    fn post_pieces(&mut self, run: &[Arc<JournalEntry>], fault: &sqlx::Error) -> WriteResult {
+    fn write_one_by_one(&mut self, run: &[Arc<JournalEntry>], fault: &sqlx::Error) -> WriteResult {
         if let [only] = run {
             self.refuse(&Write::JournalRun(run.to_vec()), fault);
-            return match ask!(self.pass_posted(only.id)) {
+            return match ask!(self.pass_entry(only.id)) {
                 Ok(()) => Ok(Written::Done),
                 Err(fault) => self.unavailable(&fault),
             };
         }
-        for posted in run {
-            let one = Write::JournalRun(vec![Arc::clone(posted)]);
+        for entry in run {
+            let one = Write::JournalRun(vec![Arc::clone(entry)]);
             match ask!(self.execute(std::slice::from_ref(&one))) {
                 Ok(_) => {}
                 Err(fault) if self.database.refuses_data(&fault) => {
                     self.runtime.block_on(self.database.reset());
-                    self.post_pieces(std::slice::from_ref(posted), &fault)?;
+                    self.write_one_by_one(std::slice::from_ref(entry), &fault)?;
                 }
                 Err(fault) => return self.unavailable(&fault),
             }

@@ -22,10 +22,10 @@ use fanfare::internals::state::journal::JournalTail;
 use fanfare::internals::state::registry::commands::{ReadAllViews, SubscribeAll};
 use fanfare::internals::state::registry::views::View;
 use fanfare::internals::state::registry::{self, Registry};
-use fanfare::internals::state::reply::{ReplyTo, SubscribeAllContext};
+use fanfare::internals::state::reply::{IsHeavy, ReplyTo};
 use fanfare::internals::state::{self, Ask, Command, State};
 use fanfare::internals::stats::Stats;
-use fanfare::internals::store::{Image, Store};
+use fanfare::internals::store::{Store, StoreSnapshot};
 use fanfare::internals::wire::refusal::Refusal;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -112,7 +112,7 @@ impl SimNode {
         let Setup { name, limits, is_joined, protection_max_ms, commands_max, seed } = setup;
         let mut rng = Rng::seeded(seed);
         let now = moment(now_ms, skew_ms, 0);
-        let Image { registry: image, people } = database.open();
+        let StoreSnapshot { registry: snapshot, people } = database.open();
         let settings = registry::Settings {
             lease_ttl_ms: 20_000,
             self_protection_max_ms: protection_max_ms,
@@ -125,7 +125,7 @@ impl SimNode {
         };
         let mut registry = Registry::new(settings, Epoch::new(&name), 0, now);
         registry =
-            if is_joined { registry.replicated(&name) } else { registry.restore(image, now) };
+            if is_joined { registry.replicated(&name) } else { registry.restore(snapshot, now) };
         let epoch = format!("{name}-");
         let settings = state::Settings { node: name.clone(), epoch, ..people_settings() };
         let written = people.written;
@@ -133,7 +133,7 @@ impl SimNode {
         if is_joined {
             state = state.joined(Some(JournalTail::after(written)));
             if !sequencer.has_log() {
-                sequencer.seed(state.image().expect("it is one of several"));
+                sequencer.seed(state.snapshot().expect("it is one of several"));
             }
         }
         let count = 1 + usize::try_from(rng.below(3)).expect("small");
@@ -195,7 +195,7 @@ impl SimNode {
     fn begin(&mut self, now_ms: u64) {
         let shard = shard_id(self.shards.len());
         let conn = ConnId { shard, slot: Slot(0), generation: 0 };
-        let context = SubscribeAllContext { is_heavy: false };
+        let context = IsHeavy(false);
         assert!(self.send(SubscribeAll.reply_to(ReplyTo::Socket(conn, context)), now_ms));
         let views = self.ask(ReadAllViews, now_ms);
         self.control.turn(self.moment(now_ms));

@@ -1,7 +1,7 @@
 //! The simulated sequencer: one ordered log, channels and a journal, as Redis gives them to the nodes.
 //!
 //! It keeps the promises that `cluster` makes to control, and no more. Each node hears every entry of
-//! the log once and in order, or is told to begin from an image. Between that, requests and answers are
+//! the log once and in order, or is told to begin from a snapshot. Between that, requests and answers are
 //! delayed, reported as lost though they were carried out, carried out twice or late; links are cut; and
 //! the log and the channels may lose what they had.
 
@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fanfare::internals::cluster::simulated::{Job, Requests};
 use fanfare::internals::cluster::{
-    BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, News, NodeView, Proposal,
-    SequencedMessage,
+    BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, MessagePosition, News,
+    NodeView, Proposal, SequencedMessage,
 };
 use fanfare::internals::id::{ChannelName, MessageId, UserId};
 use fanfare::internals::limits;
@@ -95,7 +95,7 @@ pub struct SimSequencer {
     pub is_told: bool,
     /// What it did to the nodes, each with how often.
     pub faults: BTreeMap<&'static str, u64>,
-    image: Option<Snapshot>,
+    snapshot: Option<Snapshot>,
     items: Vec<LogItem>,
     generation: u32,
     channels: BTreeMap<ChannelName, Channel>,
@@ -115,7 +115,7 @@ impl SimSequencer {
             is_stormy: true,
             is_told: false,
             faults: BTreeMap::new(),
-            image: None,
+            snapshot: None,
             items: Vec::new(),
             generation: 0,
             channels: BTreeMap::new(),
@@ -128,12 +128,12 @@ impl SimSequencer {
     }
 
     /// Begins a log with what a node has.
-    pub fn seed(&mut self, mut image: Snapshot) {
+    pub fn seed(&mut self, mut snapshot: Snapshot) {
         self.generation += 1;
-        image.epoch = self.epoch();
-        "0-0".clone_into(&mut image.position);
-        image.sequence = 0;
-        self.image = Some(image);
+        snapshot.epoch = self.epoch();
+        "0-0".clone_into(&mut snapshot.position);
+        snapshot.sequence = 0;
+        self.snapshot = Some(snapshot);
         self.items.clear();
     }
 
@@ -143,7 +143,7 @@ impl SimSequencer {
     }
 
     pub fn has_log(&self) -> bool {
-        self.image.is_some()
+        self.snapshot.is_some()
     }
 
     /// A node is there whose database has the journal up to `written`.
@@ -478,7 +478,7 @@ impl SimSequencer {
                 self.links[at].topics.push(due_ms, placed.clone());
             }
         }
-        BackplaneResponse::Published { epoch, offset, at_ms }
+        BackplaneResponse::Published(MessagePosition { epoch, offset, at_ms })
     }
 
     fn ask(&mut self, at: usize, number: u64, nodes: &[String], question: &str) {
@@ -526,7 +526,7 @@ impl SimSequencer {
     }
 
     fn read(&mut self, at: usize) {
-        let Some(image) = &self.image else { return };
+        let Some(snapshot) = &self.snapshot else { return };
         let end = self.items.len() as u64;
         match self.links[at].place {
             Some((generation, sequence)) if generation == self.generation => {
@@ -544,10 +544,10 @@ impl SimSequencer {
                 self.links[at].place = Some((self.generation, until));
             }
             _ => {
-                let (image, items) = (Box::new(image.clone()), self.items.clone());
-                self.count("images begun from");
+                let (snapshot, items) = (Box::new(snapshot.clone()), self.items.clone());
+                self.count("snapshots begun from");
                 let due_ms = self.due_ms();
-                self.links[at].entries.push(due_ms, News::Begin { image, items });
+                self.links[at].entries.push(due_ms, News::Install { snapshot, items });
                 self.links[at].place = Some((self.generation, end));
             }
         }

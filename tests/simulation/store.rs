@@ -12,12 +12,14 @@ use fanfare::internals::limits;
 use fanfare::internals::mailbox::MailboxSender;
 use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
 use fanfare::internals::rng::Rng;
-use fanfare::internals::state::durable::{AccountChange, PeopleImage, Write, WriteResult, Written};
+use fanfare::internals::state::durable::{
+    AccountChange, PeopleSnapshot, Write, WriteResult, Written,
+};
 use fanfare::internals::state::journal::Addressee;
 use fanfare::internals::state::registry::unsaved::RegistryDelta;
 use fanfare::internals::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord, Snapshot};
 use fanfare::internals::store::simulated::{Request, Requests};
-use fanfare::internals::store::{Image, SetOutcome};
+use fanfare::internals::store::{SetOutcome, StoreSnapshot};
 use fanfare::internals::wire::refusal::{Code, Refusal};
 
 /// What is on disk.
@@ -46,7 +48,7 @@ impl Database {
     }
 
     /// Opens it, as a starting node does.
-    pub fn open(&mut self) -> Image {
+    pub fn open(&mut self) -> StoreSnapshot {
         let mut registry = Snapshot::default();
         if !self.is_shared {
             registry = Snapshot {
@@ -71,14 +73,14 @@ impl Database {
             is_removed: false,
             changed_ms: 1,
         };
-        let people = PeopleImage {
+        let people = PeopleSnapshot {
             users: self.users.iter().map(user).collect(),
             ended_tokens: Vec::new(),
             channels: self.channels.clone().into_iter().collect(),
             last_message: newest,
             written: newest.filter(|_| self.is_shared),
         };
-        Image { registry, people }
+        StoreSnapshot { registry, people }
     }
 
     /// Marks it as complete, as a node does that stops in order.

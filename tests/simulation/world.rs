@@ -923,8 +923,8 @@ impl SimWorld {
         }
         let node = &self.nodes[at];
         // Whoever knows more than the log does teaches it what it knows.
-        let image = node.control.state().image().expect("it is one of several");
-        self.sequencer.seed(image);
+        let snapshot = node.control.state().snapshot().expect("it is one of several");
+        self.sequencer.seed(snapshot);
     }
 
     /// Sends everyone away, each in some way, and looks at what is left of them.

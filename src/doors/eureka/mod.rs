@@ -49,7 +49,7 @@ use crate::wire::instance::{Instance, Registration};
 use crate::wire::refusal::{Code, Refusal};
 use credentials::LoginLocks;
 use model::{AfterOverride, EurekaInstance, EurekaRegistration, EurekaStatus};
-use response_cache::{Encoded, Encoding, ResponseCache};
+use response_cache::{Encoded, Encoding, Kind, ResponseCache};
 use write::Format;
 
 /// The Eureka door. All shards share it.
@@ -237,8 +237,8 @@ async fn read(
         Ok((bytes, Some(permit)))
     };
     let made = match resource {
-        Resource::All => Some(cache.whole(context, encoding).await?),
-        Resource::Delta => Some(cache.delta(context, encoding).await?),
+        Resource::All => Some(cache.listed(context, Kind::Whole, encoding).await?),
+        Resource::Delta => Some(cache.listed(context, Kind::Delta, encoding).await?),
         Resource::App(app) => {
             cache.application(context, encoding, app.to_ascii_lowercase()).await?
         }

@@ -20,7 +20,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 
 use super::gzip::{DeflatedPart, GzipWriter, compress};
 use super::model::{EurekaInstance, EurekaStatus, action};
@@ -78,9 +78,21 @@ pub(super) struct Listing {
     parts: Vec<Arc<Part>>,
     recent: Vec<RecentChange>,
     complete_from_ms: u64,
-    whole: [OnceLock<Bytes>; Encoding::COUNT],
-    /// Each with the moment until which it is valid, in milliseconds since the Unix epoch.
-    delta: Mutex<[Option<(u64, Bytes)>; Encoding::COUNT]>,
+    /// The kept responses of each kind.
+    kept: RwLock<[Kept; 2]>,
+}
+
+/// Responses of one kind by their encodings, each with the moment until which it is valid, in
+/// milliseconds since the Unix epoch.
+type Kept = [Option<(u64, Bytes)>; Encoding::COUNT];
+
+/// A response that lists the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// All applications.
+    Whole,
+    /// The recent changes.
+    Delta,
 }
 
 /// A service's part of a response.
@@ -204,9 +216,9 @@ impl Part {
 }
 
 impl Listing {
-    fn new(rolls: InstanceListing, before: Option<&Listing>, format: Format) -> Listing {
+    fn new(all: InstanceListing, before: Option<&Listing>, format: Format) -> Listing {
         let mut counts = StatusCounts::default();
-        let parts: Vec<Arc<Part>> = rolls
+        let parts: Vec<Arc<Part>> = all
             .services
             .into_iter()
             .map(|listing| {
@@ -221,19 +233,51 @@ impl Listing {
             counts.join(part.counts);
         }
         Listing {
-            listing_version: rolls.listing_version,
+            listing_version: all.listing_version,
             hash: counts.hash(),
             parts,
-            recent: rolls.recent,
-            complete_from_ms: rolls.complete_from_ms,
-            whole: Default::default(),
-            delta: Mutex::default(),
+            recent: all.recent,
+            complete_from_ms: all.complete_from_ms,
+            kept: RwLock::default(),
         }
     }
 
     fn part(&self, service: &str) -> Option<&Arc<Part>> {
         let found = self.parts.binary_search_by(|part| part.listing.service.as_str().cmp(service));
         found.ok().and_then(|index| self.parts.get(index))
+    }
+
+    /// A kept response that is still valid.
+    fn kept(&self, kind: Kind, encoding: Encoding, now_ms: u64) -> Option<Bytes> {
+        let kept = self.kept.read();
+        let (until_ms, bytes) = kept[kind as usize][encoding.index()].as_ref()?;
+        (now_ms < *until_ms).then(|| bytes.clone())
+    }
+
+    /// Whether the encoding of a response takes long.
+    fn is_long(&self, kind: Kind, now_ms: u64) -> bool {
+        let changed = || self.recent.iter().map(|one| one.instance.json.len()).sum::<usize>();
+        match kind {
+            Kind::Delta if now_ms >= self.complete_from_ms => {
+                changed() > limits::DECODE_INLINE_BYTES_MAX
+            }
+            Kind::Delta => changed() > limits::DECODE_INLINE_BYTES_MAX || self.is_large(),
+            Kind::Whole => self.is_large(),
+        }
+    }
+
+    /// A response, and the moment until which it is valid.
+    fn encode(
+        &self,
+        kind: Kind,
+        encoding: Encoding,
+        now_ms: u64,
+        answers: &Answers,
+    ) -> Result<(u64, Bytes), Problem> {
+        match kind {
+            Kind::Whole => Ok((u64::MAX, self.encode_whole(encoding, answers)?)),
+            Kind::Delta => self.encode_delta(encoding, now_ms, answers),
+        }
     }
 
     fn is_large(&self) -> bool {
@@ -304,8 +348,8 @@ impl Listing {
         if !is_complete {
             for part in &self.parts {
                 let name = part.listing.service.as_str();
-                let entries = part.listing.instances.iter();
-                named.extend(entries.map(|entry| (name, entry, Step::Modified)));
+                let instances = part.listing.instances.iter();
+                named.extend(instances.map(|entry| (name, entry, Step::Modified)));
             }
         }
         // A stable sort: within an application the order of the changes stays.
@@ -464,78 +508,44 @@ impl ResponseCache {
         if let Some(document) = newest() {
             return Ok(document);
         }
-        let rolls = context.ask(ListInstances).await?;
+        let all = context.ask(ListInstances).await?;
         let before = self.document.read().clone();
         let is_old = |listing: &ServiceListing| {
             before.as_ref().is_some_and(|it| it.listing_version >= listing.listing_version)
         };
-        let fresh = rolls.services.iter().filter(|listing| !is_old(listing));
+        let fresh = all.services.iter().filter(|listing| !is_old(listing));
         let bytes: usize =
             fresh.flat_map(|listing| listing.instances.iter().map(|entry| entry.json.len())).sum();
         let document = body::beside(bytes > limits::DECODE_INLINE_BYTES_MAX, move || {
-            Arc::new(Listing::new(rolls, before.as_deref(), format))
+            Arc::new(Listing::new(all, before.as_deref(), format))
         })
         .await?;
         *self.document.write() = Some(Arc::clone(&document));
         Ok(document)
     }
 
-    /// All applications.
-    pub(super) async fn whole(
+    /// A response that lists the registry. One request encodes it, and the others wait for it.
+    pub(super) async fn listed(
         &self,
         context: &RequestContext,
+        kind: Kind,
         encoding: Encoding,
     ) -> Result<Encoded, Problem> {
         let document = self.document(context, encoding.format).await?;
-        let index = encoding.index();
-        if let Some(bytes) = document.whole[index].get() {
-            return Ok((bytes.clone(), None));
-        }
-        let _guard = self.building.lock().await;
-        if let Some(bytes) = document.whole[index].get() {
-            return Ok((bytes.clone(), None));
-        }
-        let (shared, answers) = (Arc::clone(&document), Arc::clone(&context.answers));
-        let bytes =
-            body::beside(document.is_large(), move || shared.encode_whole(encoding, &answers));
-        let bytes = bytes.await??;
-        if bytes.len() <= limits::LISTING_BYTES_KEPT_MAX {
-            // Cannot fail: `building` is held.
-            let _ = document.whole[index].set(bytes.clone());
-        }
-        Ok((bytes, None))
-    }
-
-    /// The recent changes.
-    pub(super) async fn delta(
-        &self,
-        context: &RequestContext,
-        encoding: Encoding,
-    ) -> Result<Encoded, Problem> {
-        let document = self.document(context, encoding.format).await?;
-        let index = encoding.index();
         let now_ms = context.clock.now().unix_ms;
-        let kept = || {
-            let kept = document.delta.lock();
-            let (_, bytes) = kept[index].as_ref().filter(|(until_ms, _)| now_ms < *until_ms)?;
-            Some(bytes.clone())
-        };
-        if let Some(bytes) = kept() {
+        if let Some(bytes) = document.kept(kind, encoding, now_ms) {
             return Ok((bytes, None));
         }
         let _guard = self.building.lock().await;
-        if let Some(bytes) = kept() {
+        if let Some(bytes) = document.kept(kind, encoding, now_ms) {
             return Ok((bytes, None));
         }
         let (shared, answers) = (Arc::clone(&document), Arc::clone(&context.answers));
-        let changed: usize = document.recent.iter().map(|one| one.instance.json.len()).sum();
-        let is_long = changed > limits::DECODE_INLINE_BYTES_MAX
-            || now_ms < document.complete_from_ms && document.is_large();
-        let (until_ms, bytes) =
-            body::beside(is_long, move || shared.encode_delta(encoding, now_ms, &answers))
-                .await??;
+        let encode = move || shared.encode(kind, encoding, now_ms, &answers);
+        let (until_ms, bytes) = body::beside(document.is_long(kind, now_ms), encode).await??;
         if bytes.len() <= limits::LISTING_BYTES_KEPT_MAX {
-            document.delta.lock()[index] = Some((until_ms, bytes.clone()));
+            document.kept.write()[kind as usize][encoding.index()] =
+                Some((until_ms, bytes.clone()));
         }
         Ok((bytes, None))
     }

@@ -12,7 +12,7 @@ use crate::state::backplane::TypedRequest;
 use crate::state::channels::{ChannelView, Creator, TooMany};
 use crate::state::durable::Write;
 use crate::state::effect::{AppendReply, Effect, Waited};
-use crate::state::entry::{Applied, Entry};
+use crate::state::entry::{Applied, ChannelEntry};
 use crate::state::event::DomainEvent;
 use crate::state::people::{Membership, Person};
 use crate::state::reply::ReplyTo;
@@ -153,7 +153,7 @@ impl State {
         if !self.channels.may_define() {
             return self.refuse(reply, Code::RateLimited, "there are too many channels");
         }
-        let entry = Entry::DefineChannel { channel, description };
+        let entry = ChannelEntry::Define { channel, description };
         self.append_definition(entry, AppendReply::Defined(reply), now);
     }
 
@@ -185,26 +185,25 @@ impl State {
         if !is_live && !self.channels.is_defined(&channel) {
             return self.reply(reply, Err(no_channel()));
         }
-        self.append_definition(Entry::DeleteChannel(channel), AppendReply::Deleted(reply), now);
+        self.append_definition(ChannelEntry::Delete(channel), AppendReply::Deleted(reply), now);
     }
 
     /// Defines a channel, or deletes it. The log of several nodes outlives them. What one node orders
     /// does not, so there the store has the entry before it is applied and anyone hears of it.
-    fn append_definition(&mut self, entry: Entry, reply: AppendReply, now: Moment) {
+    fn append_definition(&mut self, entry: ChannelEntry, reply: AppendReply, now: Moment) {
         let (channel, write) = match &entry {
-            Entry::DefineChannel { channel, description } => {
+            ChannelEntry::Define { channel, description } => {
                 let (channel, description) = (channel.clone(), description.clone());
                 let at_ms = now.wall_ms;
                 (channel.clone(), Some(Write::DefineChannel { channel, description, at_ms }))
             }
-            Entry::DeleteChannel(channel) => {
+            ChannelEntry::Delete(channel) => {
                 let drop = || Write::DropChannel { channel: channel.clone() };
                 (channel.clone(), self.channels.is_defined(channel).then(drop))
             }
-            _ => return,
         };
         if self.sequencer.shares(&channel) {
-            return self.append(entry, reply, now);
+            return self.append(entry.into(), reply, now);
         }
         let Some(write) = write else {
             let applied = self.apply_definition(entry);
@@ -224,22 +223,21 @@ impl State {
     }
 
     /// Applies the definition of a channel, or its end.
-    pub(in crate::state) fn apply_definition(&mut self, entry: Entry) -> Applied {
+    pub(in crate::state) fn apply_definition(&mut self, entry: ChannelEntry) -> Applied {
         match entry {
-            Entry::DefineChannel { channel, .. } if self.channels.is_defined(&channel) => {
+            ChannelEntry::Define { channel, .. } if self.channels.is_defined(&channel) => {
                 Applied::Defined(Err(is_defined()))
             }
-            Entry::DefineChannel { channel, description } => {
+            ChannelEntry::Define { channel, description } => {
                 self.channels.define(channel.clone(), &description);
                 let view = self.channels.view(&channel);
                 Applied::Defined(Ok(view.unwrap_or_else(|| ChannelView::unknown(channel))))
             }
-            Entry::DeleteChannel(channel) => {
+            ChannelEntry::Delete(channel) => {
                 self.channels.undefine(&channel);
                 self.dissolve(&channel);
                 Applied::Done
             }
-            _ => Applied::Done,
         }
     }
 

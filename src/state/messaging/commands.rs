@@ -15,6 +15,8 @@ use crate::state::people::Person;
 use crate::wire::command::SinceOffset;
 use crate::wire::talk::{Envelope, Publication};
 
+pub use crate::state::people::Opened;
+
 /// Where a publication comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Publisher {

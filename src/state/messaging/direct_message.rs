@@ -115,7 +115,7 @@ impl State {
 
     /// Messages may have been missed: whoever is signed in comes back and pulls them.
     pub fn on_journal_gap(&mut self) {
-        tracing::error!("messages of the journal were missed: users are sent to pull them");
+        tracing::error!("messages of the journal were missed: users are told to fetch them");
         let conns: Vec<_> = self.people.signed_in_conns().collect();
         let close = |conn| Effect::Close(conn, Reason::SlowReader);
         self.effects.extend(conns.into_iter().map(close));

@@ -1,5 +1,5 @@
 //! What followers are told of services, and of their marks, while contact comes and goes and a node
-//! begins anew from images.
+//! begins anew from snapshots.
 //!
 //! Part of `state::registry::lease`.
 
@@ -9,9 +9,9 @@ use super::*;
 use crate::clock::Clock;
 use crate::rng::Rng;
 use crate::state::effect::Effect;
-use crate::state::entry::{Bounds, Entry, LogItem};
+use crate::state::entry::{Bounds, LogItem, RegistryEntry};
 use crate::state::snapshot::Snapshot;
-use crate::state::{State, empty_image, lone_node};
+use crate::state::{State, empty_snapshot, lone_node};
 use crate::wire::instance::{Instance, Registration};
 
 const SERVICES: [&str; 3] = ["s0", "s1", "never seen"];
@@ -41,9 +41,9 @@ impl Node {
     }
 
     /// What control does when it begins anew.
-    fn install_snapshot(&mut self, image: Snapshot, log: &[LogItem], now: Moment) {
-        let items = log[image.sequence as usize..].to_vec();
-        self.state.install_snapshot(image, items, now);
+    fn install_snapshot(&mut self, snapshot: Snapshot, log: &[LogItem], now: Moment) {
+        let items = log[snapshot.sequence as usize..].to_vec();
+        self.state.install_snapshot(snapshot, items, now);
         self.read = log.len();
         for (service, told) in &mut self.told {
             let view = self.state.registry.view(service);
@@ -53,7 +53,7 @@ impl Node {
     }
 }
 
-fn some_entry(rng: &mut Rng, registry: &Registry) -> Entry {
+fn some_entry(rng: &mut Rng, registry: &Registry) -> RegistryEntry {
     let service = SERVICES[rng.below(2) as usize];
     let sent = |name: u64| {
         let text = format!(r#"{{"serviceId":"{service}","instanceId":"i{name}"}}"#);
@@ -62,24 +62,26 @@ fn some_entry(rng: &mut Rng, registry: &Registry) -> Entry {
     };
     let all = || (0..4).map(sent).collect::<Vec<_>>();
     match rng.below(5) {
-        0 | 1 => Entry::Register {
+        0 | 1 => RegistryEntry::Register {
             list: all(),
             bounds: Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX },
         },
-        2 => Entry::Unregister(vec![sent(rng.below(4)).identity]),
+        2 => RegistryEntry::Unregister(vec![sent(rng.below(4)).identity]),
         3 => {
             let lease = |identity: &InstanceIdentity| {
                 registry.find_member(identity).map_or(0, |member| member.lease)
             };
             let all = all().into_iter().map(|one| one.identity);
-            Entry::Overdue(all.map(|identity| (identity.clone(), lease(&identity))).collect())
+            RegistryEntry::Overdue(
+                all.map(|identity| (identity.clone(), lease(&identity))).collect(),
+            )
         }
         _ => {
             let name = ServiceName::of(service);
             let index = registry.find_service(&name);
             let watch = index.map_or(0, |index| registry.services[index].watch);
             let services = vec![(name, watch)];
-            Entry::Judge { services, self_protection_max_ms: 60_000, over: vec![false] }
+            RegistryEntry::Judge { services, self_protection_max_ms: 60_000, over: vec![false] }
         }
     }
 }
@@ -93,7 +95,7 @@ fn followers_know_every_mark_whatever_becomes_of_contact() {
         let mut ahead = lone_node("b", None, now);
         let mut node = Node { state: lone_node("a", None, now), told: BTreeMap::new(), read: 0 };
         let mut log = Vec::new();
-        let mut images = vec![empty_image(now)];
+        let mut snapshots = vec![empty_snapshot(now)];
         for step in 0..120 {
             let what = match rng.below(8) {
                 0 | 1 => {
@@ -102,11 +104,11 @@ fn followers_know_every_mark_whatever_becomes_of_contact() {
                         node: "b".into(),
                         number: step + 1,
                         at_ms: now.unix_ms,
-                        entry: some_entry(&mut rng, &ahead.registry),
+                        entry: some_entry(&mut rng, &ahead.registry).into(),
                     };
                     ahead.apply_logged(item.clone(), now);
                     log.push(item);
-                    images.extend(ahead.image().filter(|_| rng.below(4) == 0));
+                    snapshots.extend(ahead.snapshot().filter(|_| rng.below(4) == 0));
                     "an entry is written"
                 }
                 2 | 3 => {
@@ -134,8 +136,8 @@ fn followers_know_every_mark_whatever_becomes_of_contact() {
                     "somebody follows"
                 }
                 _ if rng.below(4) == 0 => {
-                    let image = images[rng.below(images.len() as u64) as usize].clone();
-                    node.install_snapshot(image, &log, now);
+                    let snapshot = snapshots[rng.below(snapshots.len() as u64) as usize].clone();
+                    node.install_snapshot(snapshot, &log, now);
                     "it begins anew"
                 }
                 _ => continue,

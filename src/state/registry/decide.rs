@@ -1,15 +1,21 @@
-//! Decisions: what a write comes to here, at once or through the log.
+//! Decisions of this node: what a write comes to, at once or through the log; and what the node proposes
+//! by itself, because time has passed or another node is gone.
 //!
-//! Imports `clock`, `id`, `wire` and its siblings. Part of `state::registry`.
+//! Imports `clock`, `id`, `limits`, `wire` and its siblings. Part of `state::registry`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Registry;
 use super::commands::{FindInstance, PutInstance};
 use super::log_position::SELF;
 use super::replies::{FoundInstance, PutReply, RefusedEntry};
 use super::settings::Settings;
+use super::views::Announcement;
 use crate::clock::Moment;
-use crate::id::InstanceIdentity;
-use crate::state::entry::{Bounds, Entry};
+use crate::id::{InstanceIdentity, ServiceName};
+use crate::limits;
+use crate::state::entry::{Bounds, Entry, RegistryEntry};
 use crate::wire::instance::Registration;
 use crate::wire::refusal::Refusal;
 
@@ -18,12 +24,12 @@ pub(in crate::state) enum Decision<T> {
     /// It is done, or cannot be done.
     Reply(Result<T, Refusal>),
     /// It goes through the log.
-    Append(Entry),
+    Append(RegistryEntry),
 }
 
 impl Registry {
     /// Decides on a write that the log has to order: it is refused where the log is out of reach.
-    pub(in crate::state) fn decide<T>(&self, entry: Entry, now: Moment) -> Decision<T> {
+    pub(in crate::state) fn decide<T>(&self, entry: RegistryEntry, now: Moment) -> Decision<T> {
         match self.check_reach(now) {
             Ok(()) => Decision::Append(entry),
             Err(refusal) => Decision::Reply(Err(refusal)),
@@ -39,7 +45,7 @@ impl Registry {
         for sent in &mut list {
             sent.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
         }
-        self.decide(Entry::Register { list, bounds: self.bounds() }, now)
+        self.decide(RegistryEntry::Register { list, bounds: self.bounds() }, now)
     }
 
     /// Decides on a registration that was made with the one before in mind.
@@ -47,7 +53,7 @@ impl Registry {
         let PutInstance { mut registration, expected, pull } = put;
         registration.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
         let bounds = self.bounds();
-        self.decide(Entry::Put { registration, expected, pull, bounds }, now)
+        self.decide(RegistryEntry::Put { registration, expected, pull, bounds }, now)
     }
 
     /// Decides on heartbeats: those of leases that are all this node's need no entry.
@@ -62,7 +68,7 @@ impl Registry {
         if self.renew_at_once(&identities, now) {
             return Decision::Reply(Ok(Vec::new()));
         }
-        Decision::Append(Entry::Renew(identities))
+        Decision::Append(RegistryEntry::Renew(identities))
     }
 
     /// Decides on the heartbeat of an instance in whatever region. This node finds the region, for
@@ -80,7 +86,7 @@ impl Registry {
         };
         let identity = self.members[index as usize].identity.clone();
         if !self.renew_at_once(std::slice::from_ref(&identity), now) {
-            return Decision::Append(Entry::Beat(identity));
+            return Decision::Append(RegistryEntry::Beat(identity));
         }
         Decision::Reply(Ok(Some(self.found(index))))
     }
@@ -125,5 +131,176 @@ impl Registry {
     pub(super) fn bounds(&self) -> Bounds {
         let Settings { instances_max, instances_bytes_max, services_max, .. } = self.settings;
         Bounds { instances_max, services_max, instances_bytes_max }
+    }
+
+    /// Time passed: proposes what it has made of leases, services and nodes.
+    pub(super) fn propose_due(&mut self, due: Vec<u32>, now: Moment) {
+        let mut overdue = Vec::new();
+        let is_cut_off = self.is_cut_off();
+        for index in due {
+            if is_cut_off {
+                // Nobody can be told. It is looked at again, and by then it may be another's.
+                self.arm_at(index, now.unix_ms + limits::CLUSTER_RETRY_MS);
+                continue;
+            }
+            let member = &mut self.members[index as usize];
+            member.is_proposed = true;
+            overdue.push((member.identity.clone(), member.lease));
+        }
+        let (mut services, mut over) = (Vec::new(), Vec::new());
+        if self.log.decides() {
+            for &service in &self.watched {
+                let name = &self.services[service].name;
+                let is_due = self.judge_at_ms(service).is_some_and(|at_ms| at_ms <= now.unix_ms);
+                if is_due && !self.log.judgements_pending.contains(name) {
+                    services.push((name.clone(), self.services[service].watch));
+                    // Of a degraded service the bound is what is due.
+                    over.push(self.services[service].is_degraded());
+                }
+            }
+        }
+        let self_protection_max_ms = self.settings.self_protection_max_ms;
+        let log = &mut self.log;
+        for piece in overdue.chunks(limits::COMMAND_ENTRIES_MAX) {
+            log.propose(RegistryEntry::Overdue(piece.to_vec()));
+        }
+        if !services.is_empty() {
+            log.judgements_pending.extend(services.iter().map(|(name, _)| name.clone()));
+            log.propose(RegistryEntry::Judge { services, self_protection_max_ms, over });
+        }
+    }
+
+    /// When services have to be judged by this node, in milliseconds since the Unix epoch.
+    pub(super) fn next_judgement_ms(&self) -> Option<u64> {
+        if !self.log.decides() {
+            return None;
+        }
+        let is_open =
+            |service: usize| !self.log.judgements_pending.contains(&self.services[service].name);
+        let watched = self.watched.iter().copied().filter(|&service| is_open(service));
+        watched.filter_map(|service| self.judge_at_ms(service)).min()
+    }
+
+    /// Has something go into the log.
+    pub(in crate::state) fn propose(&mut self, entry: impl Into<Entry>) {
+        self.log.propose(entry);
+    }
+
+    /// Takes what has to go into the log.
+    pub(in crate::state) fn take_proposals(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.log.proposals)
+    }
+
+    /// A proposal did not reach the log: what it was about is looked at again.
+    pub(in crate::state) fn on_proposal_lost(&mut self, entry: &RegistryEntry, now: Moment) {
+        match entry {
+            RegistryEntry::Overdue(leases) => {
+                for (identity, lease) in leases {
+                    let Some(index) = self.find_index(identity) else { continue };
+                    let member = &mut self.members[index as usize];
+                    if member.owner == SELF && member.lease == *lease && member.is_proposed {
+                        // Still proposed: it may yet come into the log, and a renewal that stays
+                        // here would not void it.
+                        self.arm_at(index, now.unix_ms + limits::CLUSTER_RETRY_MS);
+                    }
+                }
+            }
+            RegistryEntry::Judge { services, .. } => {
+                for (name, _) in services {
+                    self.log.judgements_pending.remove(name);
+                }
+            }
+            RegistryEntry::TakeOverLeases(_) => {
+                self.log.takeovers_pending = self.log.takeovers_pending.saturating_sub(1);
+            }
+            _ => {}
+        }
+    }
+
+    /// News of the log's engine: when it last answered, which nodes are alive.
+    pub(in crate::state) fn on_nodes(
+        &mut self,
+        alive: &[String],
+        (contact_ms, newest): (u64, u64),
+    ) {
+        let log = &mut self.log;
+        log.note_contact(contact_ms, newest);
+        let first = alive.iter().min();
+        log.is_leader = first.is_some_and(|first| **first == **log.own_name());
+        if !log.is_leader || log.is_cut_off || log.takeovers_pending > 0 {
+            return;
+        }
+        let is_alive = |name: &Arc<str>| alive.iter().any(|alive| **alive == **name);
+        let orphaning: BTreeMap<u32, &str> = (1..)
+            .zip(&log.nodes[1..])
+            .filter(|(_, node)| node.leases_owned > 0 && !is_alive(&node.name))
+            .map(|(index, node)| (index, &*node.name))
+            .collect();
+        if orphaning.is_empty() {
+            return;
+        }
+        let orphans = self.members.iter().filter(|(_, one)| orphaning.contains_key(&one.owner));
+        let orphans: Vec<InstanceIdentity> = orphans.map(|(_, one)| one.identity.clone()).collect();
+        let nodes: Vec<&str> = orphaning.into_values().collect();
+        tracing::info!(
+            target: "fanfare::cluster",
+            leases = orphans.len(),
+            of = nodes.join(", "),
+            "leases of nodes that are gone are taken over"
+        );
+        for piece in orphans.chunks(limits::COMMAND_ENTRIES_MAX) {
+            log.propose(RegistryEntry::TakeOverLeases(piece.to_vec()));
+            log.takeovers_pending += 1;
+        }
+    }
+
+    /// Marks or unmarks all services as cut off, where that is news.
+    pub(in crate::state) fn check_contact(&mut self, now: Moment) {
+        let log = &mut self.log;
+        let is_cut_off = log.is_silent(now);
+        if std::mem::replace(&mut log.is_cut_off, is_cut_off) == is_cut_off {
+            return;
+        }
+        log.contact_changed = true;
+        let services: Vec<usize> = self.services.iter().map(|(service, _)| service).collect();
+        for service in services {
+            self.services[service].is_cut_off = is_cut_off;
+            self.touch(service);
+        }
+        if is_cut_off {
+            tracing::info!("contact with the other nodes is lost: registry writes are refused");
+        } else {
+            tracing::info!("in contact with the other nodes: registry writes are taken");
+        }
+    }
+
+    /// Whether the log has not been heard of, or not been followed, for too long.
+    pub fn is_cut_off(&self) -> bool {
+        self.log.is_cut_off
+    }
+
+    /// Tells followers of services that were never seen where contact was lost or found since this
+    /// was last called. The registry knows of no followers; it is given all that are followed.
+    pub fn announce_contact_change<'a>(&mut self, followed: impl Iterator<Item = &'a ServiceName>) {
+        let log = &mut self.log;
+        if !std::mem::take(&mut log.contact_changed) {
+            return;
+        }
+        let degraded = log.is_cut_off;
+        let unseen = followed.filter(|name| !self.by_name.contains_key(*name));
+        self.announcements.extend(unseen.map(|service| Announcement {
+            service: service.clone(),
+            begins: false,
+            from: 0,
+            revision: 0,
+            degraded,
+            changes: Vec::new(),
+        }));
+    }
+
+    /// When contact has to be looked at by time alone.
+    pub(super) fn next_contact_check_ms(&self) -> Option<u64> {
+        let contact_ms = self.log.contact_ms.filter(|_| !self.log.is_cut_off)?;
+        Some(contact_ms + limits::CLUSTER_CONTACT_MS + 1)
     }
 }

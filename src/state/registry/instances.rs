@@ -296,20 +296,17 @@ impl Registry {
         if present != expected.as_ref() {
             return PutReply::Conflict(index.map(|index| self.found(index)));
         }
-        let was_pulled_out = self.pulled_out.contains(&identity);
-        let is_own = self.pulled_out.by(&identity) == Some(&PulledOutBy::Itself);
+        let by = self.pulled_out.by(&identity);
+        let was_pulled_out = by.is_some();
         let pull_in = match pull {
-            Pull::Keep => false,
-            Pull::OutItself => {
-                if !was_pulled_out {
-                    // First out, then the change: its followers hear that it goes, and nothing else.
-                    self.pull(&identity, Some(PulledOutBy::Itself), now);
-                }
-                false
-            }
+            Pull::Keep | Pull::OutItself => false,
             Pull::In => was_pulled_out,
-            Pull::InIfItself => is_own,
+            Pull::InIfItself => by == Some(&PulledOutBy::Itself),
         };
+        if pull == Pull::OutItself && !was_pulled_out {
+            // First out, then the change: its followers hear that it goes, and nothing else.
+            self.pull(&identity, Some(PulledOutBy::Itself), now);
+        }
         if let Err(code) = self.register(registration, bounds, commit) {
             if index.is_none() && !was_pulled_out {
                 // There is no instance that could take it back.

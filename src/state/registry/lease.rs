@@ -1,4 +1,4 @@
-//! Leases, and the path that every write takes: decide, append, apply.
+//! Leases, and how entries of the log are applied: the last step of decide, append, apply.
 //!
 //! ```text
 //! command --> decide --> renewed at once, where each lease is this node's
@@ -23,6 +23,8 @@
 //!
 //! Imports `limits` and its siblings. Part of `state::registry`.
 
+use std::sync::Arc;
+
 use super::Registry;
 use super::commands::PutInstance;
 use super::log_position::{Commit, SELF};
@@ -31,7 +33,7 @@ use super::replies::RefusedEntry;
 use crate::clock::Moment;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
-use crate::state::entry::{Applied, Entry, LogItem};
+use crate::state::entry::{Applied, LogItem, RegistryEntry};
 use crate::wire::refusal::Code;
 
 impl Registry {
@@ -40,14 +42,19 @@ impl Registry {
         self.log.record(item)
     }
 
-    /// Applies one entry, here as on every node, and gives the answer for the one who asked.
-    pub(in crate::state) fn apply(&mut self, item: LogItem, now: Moment) -> Applied {
+    /// Applies one entry that `node` decided at `at_ms` of its clock, here as on every node, and gives the
+    /// answer for the one who asked.
+    pub(in crate::state) fn apply(
+        &mut self,
+        entry: RegistryEntry,
+        (node, at_ms): (&Arc<str>, u64),
+        now: Moment,
+    ) -> Applied {
         // Followers are shown the deciding node's time, on every node. A lease counts from here.
-        let at = Moment { wall_ms: item.at_ms, ..now };
-        let (owner, lease) = (self.log.node(&item.node), self.log.sequence);
-        let commit = Commit { owner, lease, at };
-        match item.entry {
-            Entry::Register { list, bounds } => {
+        let at = Moment { wall_ms: at_ms, ..now };
+        let commit = Commit { owner: self.log.node(node), lease: self.log.sequence, at };
+        match entry {
+            RegistryEntry::Register { list, bounds } => {
                 let mut refused = Vec::new();
                 for (index, sent) in list.into_iter().enumerate() {
                     if let Err(code) = self.register(sent, &bounds, &commit) {
@@ -56,52 +63,49 @@ impl Registry {
                 }
                 Applied::Batch(refused)
             }
-            Entry::Renew(identities) => Applied::Batch(self.renew_all(&identities, &commit)),
-            Entry::Put { registration, expected, pull, bounds } => {
+            RegistryEntry::Renew(identities) => {
+                Applied::Batch(self.renew_all(&identities, &commit))
+            }
+            RegistryEntry::Put { registration, expected, pull, bounds } => {
                 let put = PutInstance { registration, expected, pull };
                 Applied::Put(self.put(put, &bounds, &commit))
             }
-            Entry::Beat(identity) => {
+            RegistryEntry::Beat(identity) => {
                 self.renew_all(std::slice::from_ref(&identity), &commit);
                 let found = self.find_index(&identity).map(|index| self.found(index));
                 Applied::Instance(found)
             }
-            Entry::TakeOverLeases(identities) => {
+            RegistryEntry::TakeOverLeases(identities) => {
                 self.take_over_leases(&identities, &commit);
                 Applied::Done
             }
-            Entry::Unregister(identities) => {
+            RegistryEntry::Unregister(identities) => {
                 for identity in &identities {
                     self.unregister(identity, at);
                 }
                 Applied::Batch(Vec::new())
             }
-            Entry::Overdue(leases) => {
+            RegistryEntry::Overdue(leases) => {
                 for (identity, lease) in leases {
                     self.mark_lease_overdue(&identity, lease, now);
                 }
                 Applied::Done
             }
-            Entry::Forget(services) => {
+            RegistryEntry::Forget(services) => {
                 self.forget_services(&services);
                 Applied::Done
             }
-            Entry::Judge { services, self_protection_max_ms, over } => {
+            RegistryEntry::Judge { services, self_protection_max_ms, over } => {
                 self.judge_services(&services, &over, self_protection_max_ms, at);
                 Applied::Done
             }
-            Entry::Operate { identity, operator, user } => {
+            RegistryEntry::Operate { identity, operator, user } => {
                 let operator = operator.map(|name| Operator { user, name });
                 Applied::Found(self.operate(&identity, operator, at))
             }
-            Entry::Protect { service, enabled } => {
+            RegistryEntry::Protect { service, enabled } => {
                 Applied::Found(self.protect(&service, enabled, at))
             }
-            // These are of people.
-            Entry::PresenceUpdate(_)
-            | Entry::NodeLeft(_)
-            | Entry::DefineChannel { .. }
-            | Entry::DeleteChannel(_) => Applied::Done,
         }
     }
 
@@ -170,8 +174,12 @@ impl Registry {
         if member.lease != lease || member.is_overdue {
             return;
         }
-        member.is_proposed = false;
-        self.mark_overdue(index, now);
+        (member.is_proposed, member.is_overdue) = (false, true);
+        let was_unproven = std::mem::take(&mut member.is_unproven);
+        let service = member.service;
+        self.services[service].overdue += 1;
+        self.services[service].unproven -= usize::from(was_unproven);
+        self.watch(service, now);
     }
 
     /// Decides on overdue leases. Whether expiry was held for long enough is the deciding node's word: a
@@ -199,100 +207,16 @@ impl Registry {
         }
         self.unwatch();
     }
-
-    /// Time passed: proposes what it has made of leases, services and nodes.
-    pub(super) fn propose_due(&mut self, due: Vec<u32>, now: Moment) {
-        let mut overdue = Vec::new();
-        let is_cut_off = self.is_cut_off();
-        for index in due {
-            if is_cut_off {
-                // Nobody can be told. It is looked at again, and by then it may be another's.
-                self.arm_at(index, now.unix_ms + limits::CLUSTER_RETRY_MS);
-                continue;
-            }
-            let member = &mut self.members[index as usize];
-            member.is_proposed = true;
-            overdue.push((member.identity.clone(), member.lease));
-        }
-        let (mut services, mut over) = (Vec::new(), Vec::new());
-        if self.log.decides() {
-            for &service in &self.watched {
-                let name = &self.services[service].name;
-                let is_due = self.judge_at_ms(service).is_some_and(|at_ms| at_ms <= now.unix_ms);
-                if is_due && !self.log.judgements_pending.contains(name) {
-                    services.push((name.clone(), self.services[service].watch));
-                    // Of a degraded service the bound is what is due.
-                    over.push(self.services[service].is_degraded());
-                }
-            }
-        }
-        let self_protection_max_ms = self.settings.self_protection_max_ms;
-        let log = &mut self.log;
-        for piece in overdue.chunks(limits::COMMAND_ENTRIES_MAX) {
-            log.proposals.push(Entry::Overdue(piece.to_vec()));
-        }
-        if !services.is_empty() {
-            log.judgements_pending.extend(services.iter().map(|(name, _)| name.clone()));
-            log.proposals.push(Entry::Judge { services, self_protection_max_ms, over });
-        }
-    }
-
-    /// When services have to be judged by this node, in milliseconds since the Unix epoch.
-    pub(super) fn next_judgement_ms(&self) -> Option<u64> {
-        if !self.log.decides() {
-            return None;
-        }
-        let is_open =
-            |service: usize| !self.log.judgements_pending.contains(&self.services[service].name);
-        let watched = self.watched.iter().copied().filter(|&service| is_open(service));
-        watched.filter_map(|service| self.judge_at_ms(service)).min()
-    }
-
-    /// Has something go into the log.
-    pub(in crate::state) fn propose(&mut self, entry: Entry) {
-        self.log.proposals.push(entry);
-    }
-
-    /// Takes what has to go into the log.
-    pub(in crate::state) fn take_proposals(&mut self) -> Vec<Entry> {
-        std::mem::take(&mut self.log.proposals)
-    }
-
-    /// A proposal did not reach the log: what it was about is looked at again.
-    pub(in crate::state) fn on_proposal_lost(&mut self, entry: &Entry, now: Moment) {
-        match entry {
-            Entry::Overdue(leases) => {
-                for (identity, lease) in leases {
-                    let Some(index) = self.find_index(identity) else { continue };
-                    let member = &mut self.members[index as usize];
-                    if member.owner == SELF && member.lease == *lease && member.is_proposed {
-                        // Still proposed: it may yet come into the log, and a renewal that stays
-                        // here would not void it.
-                        self.arm_at(index, now.unix_ms + limits::CLUSTER_RETRY_MS);
-                    }
-                }
-            }
-            Entry::Judge { services, .. } => {
-                for (name, _) in services {
-                    self.log.judgements_pending.remove(name);
-                }
-            }
-            Entry::TakeOverLeases(_) => {
-                self.log.takeovers_pending = self.log.takeovers_pending.saturating_sub(1);
-            }
-            _ => {}
-        }
-    }
 }
 
 /// What a node that is alone does with its log, for tests of the registry without a state.
 #[cfg(test)]
 impl Registry {
     /// Appends an entry to the node's own log, and applies it.
-    pub(super) fn append_alone(&mut self, entry: Entry, now: Moment) -> Applied {
-        let item = self.log.own_item(entry, now);
+    pub(super) fn append_alone(&mut self, entry: RegistryEntry, now: Moment) -> Applied {
+        let item = self.log.own_item(entry.clone().into(), now);
         assert!(self.record(&item), "each number is new");
-        self.apply(item, now)
+        self.apply(entry, (&item.node, item.at_ms), now)
     }
 
     /// Registers an instance.
@@ -301,7 +225,9 @@ impl Registry {
         sent: crate::wire::instance::Registration,
         now: Moment,
     ) -> Result<(), Code> {
-        match self.append_alone(Entry::Register { list: vec![sent], bounds: self.bounds() }, now) {
+        match self
+            .append_alone(RegistryEntry::Register { list: vec![sent], bounds: self.bounds() }, now)
+        {
             Applied::Batch(refused) => refused.first().map_or(Ok(()), |one| Err(one.code)),
             other => panic!("{other:?}"),
         }
@@ -310,7 +236,7 @@ impl Registry {
     /// Registers an instance with the one before in mind.
     pub(super) fn put_alone(&mut self, put: PutInstance, now: Moment) -> super::replies::PutReply {
         let (PutInstance { registration, expected, pull }, bounds) = (put, self.bounds());
-        match self.append_alone(Entry::Put { registration, expected, pull, bounds }, now) {
+        match self.append_alone(RegistryEntry::Put { registration, expected, pull, bounds }, now) {
             Applied::Put(reply) => reply,
             other => panic!("{other:?}"),
         }
@@ -320,6 +246,7 @@ impl Registry {
     pub(super) fn tick_alone(&mut self, now: Moment) {
         self.tick(now);
         for entry in self.take_proposals() {
+            let crate::state::entry::Entry::Registry(entry) = entry else { panic!("{entry:?}") };
             self.append_alone(entry, now);
         }
     }

@@ -1,6 +1,6 @@
 //! Leases of several nodes against a log that a test makes: entries that arrive late, twice or after
 //! they counted as lost, nodes that stop for a while, lag behind, are cut off, start anew or go back
-//! to an image.
+//! to a snapshot.
 //!
 //! Whoever's heartbeat was accepted, by any node, has a whole lease from there: that is checked in
 //! the world's own time, with nodes whose clocks differ. In the end all are of one mind, and whoever
@@ -17,12 +17,12 @@ use crate::rng::Rng;
 use crate::state::command::Ask as _;
 use crate::state::effect::{AppendReply, Effect};
 use crate::state::entry::Applied;
-use crate::state::entry::{Bounds, Entry, LogItem};
+use crate::state::entry::{Bounds, Entry, LogItem, RegistryEntry};
 use crate::state::registry::commands::{Heartbeat, Register};
 use crate::state::registry::replies::RefusedEntry;
 use crate::state::reply::{Delivery, ReplyTo};
 use crate::state::snapshot::Snapshot;
-use crate::state::{State, empty_image, lone_node, new_node};
+use crate::state::{State, empty_snapshot, lone_node, new_node};
 use crate::wire::instance::{Instance, Registration};
 use crate::wire::refusal::Refusal;
 
@@ -66,7 +66,7 @@ struct Node {
     /// How far its clock is ahead.
     skew_ms: u64,
     read: usize,
-    /// The image that it begins from, once it has read so many entries.
+    /// The snapshot that it begins from, once it has read so many entries.
     fresh: Option<(Snapshot, usize)>,
     numbers: u64,
     pending: BTreeMap<u64, Pending>,
@@ -92,7 +92,7 @@ impl Node {
             state,
             skew_ms,
             read: 0,
-            fresh: Some((empty_image(now), 0)),
+            fresh: Some((empty_snapshot(now), 0)),
             numbers: 0,
             pending: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -140,7 +140,7 @@ struct World {
     loyalty: u64,
     /// By how much the pauses of clients differ.
     pause_ms: u64,
-    images: Vec<Snapshot>,
+    snapshots: Vec<Snapshot>,
     starts: u64,
     story: Vec<String>,
     expired: u64,
@@ -185,7 +185,7 @@ impl World {
             trouble_every: 20 + rng.below(60),
             loyalty: 1 + rng.below(8),
             pause_ms: 600 + rng.below(2_800),
-            images: Vec::new(),
+            snapshots: Vec::new(),
             starts: 0,
             story: Vec::new(),
             expired: 0,
@@ -255,7 +255,7 @@ impl World {
         }
     }
 
-    /// Has a node begin from an image, as after a start or where it cannot follow the log.
+    /// Has a node begin from a snapshot, as after a start or where it cannot follow the log.
     fn begin(&mut self, index: usize, is_new: bool) {
         let now_ms = self.now_ms;
         if is_new {
@@ -263,10 +263,10 @@ impl World {
             let name = format!("n{index}.{}", self.starts);
             self.nodes[index] = Node::new(name, (now_ms, self.nodes[index].skew_ms));
         }
-        let chance = self.rng.below(self.images.len().max(1) as u64) as usize;
-        let empty = || empty_image(Moment::new(now_ms, 0));
-        let image = self.images.get(chance).cloned().unwrap_or_else(empty);
-        self.nodes[index].fresh = Some((image, self.log.len()));
+        let chance = self.rng.below(self.snapshots.len().max(1) as u64) as usize;
+        let empty = || empty_snapshot(Moment::new(now_ms, 0));
+        let snapshot = self.snapshots.get(chance).cloned().unwrap_or_else(empty);
+        self.nodes[index].fresh = Some((snapshot, self.log.len()));
     }
 
     fn trouble(&mut self) {
@@ -297,10 +297,10 @@ impl World {
             }
             5 => {
                 self.begin(index, false);
-                "begins from an image"
+                "begins from a snapshot"
             }
             6 => {
-                self.images.extend(node.state.image());
+                self.snapshots.extend(node.state.snapshot());
                 return;
             }
             _ => {
@@ -380,16 +380,16 @@ impl World {
         }
         let unread = self.log.len() - node.read;
         let upto = self.log.len() - self.rng.below(2).min(unread as u64) as usize;
-        if let Some((image, newest)) = self.nodes[index].fresh.take() {
+        if let Some((snapshot, newest)) = self.nodes[index].fresh.take() {
             if upto < newest {
-                self.nodes[index].fresh = Some((image, newest));
+                self.nodes[index].fresh = Some((snapshot, newest));
                 return;
             }
-            let items = (image.sequence as usize..upto).map(|place| self.item(place)).collect();
+            let items = (snapshot.sequence as usize..upto).map(|place| self.item(place)).collect();
             let node = &mut self.nodes[index];
             node.read = upto;
             let now = node.moment(self.now_ms);
-            for (number, applied) in node.state.install_snapshot(image, items, now).applied {
+            for (number, applied) in node.state.install_snapshot(snapshot, items, now).applied {
                 self.on_place(index, number, applied);
             }
             return;
@@ -617,14 +617,15 @@ impl Alone {
         self.log.len() as u64
     }
 
-    /// Begins anew from an image and the entries behind it.
-    fn install_snapshot(&mut self, image: &Snapshot) {
-        let items = self.log[image.sequence as usize..].to_vec();
-        self.state.install_snapshot(image.clone(), items, self.now);
+    /// Begins anew from a snapshot and the entries behind it.
+    fn install_snapshot(&mut self, snapshot: &Snapshot) {
+        let items = self.log[snapshot.sequence as usize..].to_vec();
+        self.state.install_snapshot(snapshot.clone(), items, self.now);
     }
 
     /// Reads an entry of a node, written some time ago.
-    fn read(&mut self, node: &str, age_ms: u64, entry: Entry) {
+    fn read(&mut self, node: &str, age_ms: u64, entry: RegistryEntry) {
+        let entry = Entry::from(entry);
         let number = self.entries() + 1;
         let (position, at_ms) = (number.to_string(), self.now.unix_ms - age_ms);
         let item = LogItem { position, node: node.into(), number, at_ms, entry };
@@ -635,7 +636,7 @@ impl Alone {
     fn register(&mut self, node: &str) -> InstanceIdentity {
         let sent = registration(0);
         let bounds = Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
-        self.read(node, 0, Entry::Register { list: vec![sent.clone()], bounds });
+        self.read(node, 0, RegistryEntry::Register { list: vec![sent.clone()], bounds });
         sent.identity
     }
 
@@ -651,7 +652,10 @@ impl Alone {
             self.contact(self.entries());
             self.state.tick(self.now);
             let entries = self.state.take_proposals(self.now);
-            if entries.iter().any(|entry| matches!(entry, Entry::Overdue(_))) {
+            if entries
+                .iter()
+                .any(|entry| matches!(entry, Entry::Registry(RegistryEntry::Overdue(_))))
+            {
                 return true;
             }
         }
@@ -664,19 +668,19 @@ fn the_owner_before_has_its_time_whatever_comes_after_the_takeover() {
     let more_ms = LEASE_MS + limits::CLUSTER_CONTACT_MS;
     let mut node = Alone::start();
     let identity = node.register("b");
-    node.read("a", 0, Entry::Renew(vec![identity.clone()]));
+    node.read("a", 0, RegistryEntry::Renew(vec![identity.clone()]));
     assert!(node.renews(&identity), "it is its own now");
-    node.read("a", 3_000, Entry::Renew(vec![identity.clone()]));
-    node.read("a", 3_000, Entry::Beat(identity.clone()));
+    node.read("a", 3_000, RegistryEntry::Renew(vec![identity.clone()]));
+    node.read("a", 3_000, RegistryEntry::Beat(identity.clone()));
     node.read("a", 3_000, {
         let bounds = Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
-        Entry::Register { list: vec![registration(0)], bounds }
+        RegistryEntry::Register { list: vec![registration(0)], bounds }
     });
     assert!(!node.ends_within(more_ms - STEP_MS) && node.ends_within(1_000));
 
     let mut node = Alone::start();
     let identity = node.register("b");
-    node.read("a", 0, Entry::TakeOverLeases(vec![identity]));
+    node.read("a", 0, RegistryEntry::TakeOverLeases(vec![identity]));
     assert!(!node.ends_within(more_ms - STEP_MS) && node.ends_within(1_000));
 }
 
@@ -684,16 +688,16 @@ fn the_owner_before_has_its_time_whatever_comes_after_the_takeover() {
 #[test]
 fn a_node_that_began_anew_renews_its_leases_through_the_log() {
     let mut node = Alone::start();
-    let empty = node.state.image();
+    let empty = node.state.snapshot();
     let identity = node.register("a");
-    // Be its lease in the entries behind the image, or in the image.
-    for image in [empty, None] {
+    // Be its lease in the entries behind the snapshot, or in the snapshot.
+    for snapshot in [empty, None] {
         node.contact(node.entries());
         assert!(node.renews(&identity));
-        let image = image.or_else(|| node.state.image()).expect("it is one of several");
-        node.install_snapshot(&image);
-        assert!(!node.renews(&identity), "with {} entries in the image", image.sequence);
-        node.read("a", 0, Entry::Renew(vec![identity.clone()]));
+        let snapshot = snapshot.or_else(|| node.state.snapshot()).expect("it is one of several");
+        node.install_snapshot(&snapshot);
+        assert!(!node.renews(&identity), "with {} entries in the snapshot", snapshot.sequence);
+        node.read("a", 0, RegistryEntry::Renew(vec![identity.clone()]));
     }
     assert!(node.renews(&identity));
 }
@@ -719,7 +723,7 @@ fn a_node_that_is_behind_for_long_is_cut_off() {
     let refused = node.state.ask(Heartbeat(vec![identity]), node.now);
     assert!(matches!(refused, Some(Err(_))), "{refused:?}");
     // It has read what was there a second ago, which there is more behind by now.
-    node.read("b", 0, Entry::Renew(Vec::new()));
+    node.read("b", 0, RegistryEntry::Renew(Vec::new()));
     node.contact(node.entries() + 1);
     assert!(!is_degraded(&mut node));
 }
@@ -729,13 +733,13 @@ fn a_node_that_is_behind_renews_nothing_by_itself() {
     let mut node = Alone::start();
     let identity = node.register("a");
     assert!(node.renews(&identity));
-    let image = node.state.image().expect("it is one of several");
+    let snapshot = node.state.snapshot().expect("it is one of several");
     node.contact(node.entries() + 2);
     assert!(!node.renews(&identity), "somebody may have taken it over");
-    // Nor does one that begins from an image, until it has read what was there at its last contact.
-    node.state.install_snapshot(image, Vec::new(), node.now);
-    node.read("a", 0, Entry::Renew(vec![identity.clone()]));
+    // Nor does one that begins from a snapshot, until it has read what was there at its last contact.
+    node.state.install_snapshot(snapshot, Vec::new(), node.now);
+    node.read("a", 0, RegistryEntry::Renew(vec![identity.clone()]));
     assert!(!node.renews(&identity));
-    node.read("b", 0, Entry::Renew(Vec::new()));
+    node.read("b", 0, RegistryEntry::Renew(Vec::new()));
     assert!(node.renews(&identity));
 }

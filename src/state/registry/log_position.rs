@@ -22,22 +22,28 @@ use crate::state::entry::{Entry, LogItem};
 /// This node's index in the table of nodes.
 pub(super) const SELF: u32 = 0;
 
+/// A node, as the log shows it.
+#[derive(Debug)]
+pub(super) struct LogNode {
+    pub(super) name: Arc<str>,
+    /// How many leases it owns.
+    pub(super) leases_owned: usize,
+    /// The number of its last entry.
+    pub(super) last_number: u64,
+}
+
 /// A node's position in the log.
 ///
 /// # Invariants
 ///
-/// 1. `nodes`, `leases_owned` and `last_numbers` have the same length; `by_name` is the inverse of `nodes`.
+/// 1. `by_name` is the inverse of `nodes`.
 /// 2. `contacts` is empty exactly while every entry that was in the log at the last contact is applied.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct LogPosition {
-    /// Every node that ever owned a lease; this one first.
-    pub(super) nodes: Vec<Arc<str>>,
+    /// Every node that ever wrote an entry or owned a lease; this one first.
+    pub(super) nodes: Vec<LogNode>,
     by_name: HashMap<Arc<str>, u32>,
-    /// How many leases each node owns.
-    pub(super) leases_owned: Vec<usize>,
-    /// The number of each node's last entry.
-    pub(super) last_numbers: Vec<u64>,
     /// How many entries were applied since the log began.
     pub(super) sequence: u64,
     /// The name of the last applied entry, as the log's engine gives it.
@@ -81,10 +87,8 @@ impl LogPosition {
     pub(super) fn joining(node: &str) -> LogPosition {
         let node: Arc<str> = node.into();
         LogPosition {
-            nodes: vec![Arc::clone(&node)],
+            nodes: vec![LogNode { name: Arc::clone(&node), leases_owned: 0, last_number: 0 }],
             by_name: HashMap::from([(node, SELF)]),
-            leases_owned: vec![0],
-            last_numbers: vec![0],
             sequence: 0,
             entry_id: String::from("0-0"),
             proposals: Vec::new(),
@@ -101,23 +105,21 @@ impl LogPosition {
     }
 
     pub(super) fn node(&mut self, name: &Arc<str>) -> u32 {
-        if Arc::ptr_eq(name, &self.nodes[SELF as usize]) {
+        if Arc::ptr_eq(name, self.own_name()) {
             return SELF;
         }
         if let Some(&node) = self.by_name.get(name) {
             return node;
         }
         let node = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
-        self.nodes.push(Arc::clone(name));
+        self.nodes.push(LogNode { name: Arc::clone(name), leases_owned: 0, last_number: 0 });
         self.by_name.insert(Arc::clone(name), node);
-        self.leases_owned.push(0);
-        self.last_numbers.push(0);
         node
     }
 
     /// Counts a lease that a node has, or has no more.
     pub(super) fn count(&mut self, owner: u32, is_more: bool) {
-        let owned = &mut self.leases_owned[owner as usize];
+        let owned = &mut self.nodes[owner as usize].leases_owned;
         *owned = if is_more { *owned + 1 } else { owned.saturating_sub(1) };
     }
 
@@ -131,7 +133,7 @@ impl LogPosition {
         self.is_cut_off
     }
 
-    /// Whether it has begun from an image, and all entries behind it.
+    /// Whether a snapshot is installed, and all entries behind it.
     pub fn is_loaded(&self) -> bool {
         self.is_loaded
     }
@@ -168,12 +170,12 @@ impl LogPosition {
 
     /// The node's own name.
     pub(super) fn own_name(&self) -> &Arc<str> {
-        &self.nodes[SELF as usize]
+        &self.nodes[SELF as usize].name
     }
 
     /// How many leases this node owns.
     pub fn leases_owned(&self) -> usize {
-        self.leases_owned[SELF as usize]
+        self.nodes[SELF as usize].leases_owned
     }
 
     /// Begins at the position of a snapshot.
@@ -188,7 +190,7 @@ impl LogPosition {
         self.entry_id.clone_from(&item.position);
         self.confirm_contact();
         let node = self.node(&item.node);
-        let last = &mut self.last_numbers[node as usize];
+        let last = &mut self.nodes[node as usize].last_number;
         let is_new = item.number > *last;
         *last = item.number.max(*last);
         is_new
@@ -199,10 +201,15 @@ impl LogPosition {
         LogItem {
             position: String::new(),
             node: Arc::clone(self.own_name()),
-            number: self.last_numbers[SELF as usize] + 1,
+            number: self.nodes[SELF as usize].last_number + 1,
             at_ms: now.wall_ms,
             entry,
         }
+    }
+
+    /// Has something go into the log.
+    pub(super) fn propose(&mut self, entry: impl Into<Entry>) {
+        self.proposals.push(entry.into());
     }
 
     /// Takes in an answer of the log's engine: when, and the number of the newest entry.

@@ -30,7 +30,6 @@ pub mod unsaved;
 pub mod views;
 
 mod change_log;
-mod contact;
 mod history;
 mod instances;
 mod lease;

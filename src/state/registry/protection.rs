@@ -31,17 +31,6 @@ impl Registry {
         }
     }
 
-    /// Counts a lease as overdue, proven or not before.
-    pub(super) fn mark_overdue(&mut self, index: u32, now: Moment) {
-        let member = &mut self.members[index as usize];
-        let was_unproven = std::mem::take(&mut member.is_unproven);
-        member.is_overdue = true;
-        let service = member.service;
-        self.services[service].overdue += 1;
-        self.services[service].unproven -= usize::from(was_unproven);
-        self.watch(service, now);
-    }
-
     /// When a watched service has to be judged by time alone.
     pub(super) fn judge_at_ms(&self, service: usize) -> Option<u64> {
         let service = &self.services[service];

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use slab::Slab;
+
 use super::listing::{InstanceListing, ListedInstance, RecentChanges, ServiceListing};
 use super::replies::{FoundInstance, InstanceLease, ServiceLeases};
 use super::service::{Service, is_shared};
@@ -15,39 +17,31 @@ use crate::limits;
 use crate::wire::instance_list::InstanceList;
 
 impl Registry {
-    /// A service as it stands, without its instances.
+    /// A service as it stands, without its instances; at revision 0 where it was never seen.
     pub(super) fn view_without_instances(&self, name: ServiceName) -> View {
-        match self.by_name.get(&name) {
-            Some(&service) => self.services[service].view(&self.epoch, InstanceList::default()),
-            None => self.unseen(name),
-        }
-    }
-
-    fn unseen(&self, service: ServiceName) -> View {
-        View {
-            service,
-            epoch: self.epoch.clone(),
-            revision: 0,
-            degraded: self.is_cut_off(),
-            instances: InstanceList::empty(),
+        match self.find_service(&name) {
+            Some(service) => self.services[service].view(&self.epoch),
+            None => View {
+                service: name,
+                epoch: self.epoch.clone(),
+                revision: 0,
+                degraded: self.is_cut_off(),
+                instances: InstanceList::empty(),
+            },
         }
     }
 
     /// A service as it stands; empty at revision 0 where it was never seen.
     pub fn view(&mut self, name: &ServiceName) -> View {
-        match self.by_name.get(name) {
-            Some(&service) => self.view_of(service),
-            None => self.unseen(name.clone()),
+        let view = self.view_without_instances(name.clone());
+        match self.find_service(name) {
+            Some(service) => View { instances: self.snapshot_of(service), ..view },
+            None => view,
         }
     }
 
-    fn view_of(&mut self, service: usize) -> View {
-        let snapshot = self.snapshot_of(service);
-        self.services[service].view(&self.epoch, snapshot)
-    }
-
     /// The discoverable instances of a service as it stands, built at most once a revision.
-    pub(super) fn snapshot_of(&mut self, service: usize) -> InstanceList {
+    fn snapshot_of(&mut self, service: usize) -> InstanceList {
         let service = &mut self.services[service];
         if let Some(snapshot) = service.present_snapshot() {
             return snapshot.clone();
@@ -68,8 +62,9 @@ impl Registry {
 
     /// Every service as it stands.
     pub(in crate::state) fn all_views(&mut self) -> impl Iterator<Item = View> {
-        let services: Vec<usize> = self.services.iter().map(|(service, _)| service).collect();
-        services.into_iter().map(|service| self.view_of(service))
+        let names: Vec<ServiceName> =
+            self.services.iter().map(|(_, service)| service.name.clone()).collect();
+        names.into_iter().map(|name| self.view(&name))
     }
 
     /// How the leases stand, service by service. Linear in the instances: for operators.
@@ -101,12 +96,11 @@ impl Registry {
                     .then(|| members().take(limits::LISTED_MAX).map(lease).collect()),
             }
         };
+        let one = only.and_then(|name| self.find_service(name));
         match only {
-            Some(name) => self.find_service(name).map(|service| of(&self.services[service])),
-            None => return self.services.iter().map(|(_, service)| of(service)).collect(),
+            Some(_) => one.map(|service| of(&self.services[service])).into_iter().collect(),
+            None => self.services.iter().map(|(_, service)| of(service)).collect(),
         }
-        .into_iter()
-        .collect()
     }
 
     /// Remembers from here on what changed within the window. What changed before is not known,
@@ -117,62 +111,31 @@ impl Registry {
         self.recents = Some(RecentChanges::new(window_ms, unknown_until_ms));
     }
 
-    /// Takes the place of another registry: its editions go on, and what changed lately is known from
-    /// here on.
-    pub(super) fn go_on_from(&mut self, before: &Registry, now: Moment) {
-        self.listing_version = self.listing_version.max(before.listing_version + 1);
-        let listing_version = self.listing_version;
-        for (_, service) in &mut self.services {
-            service.listing_version = listing_version;
-        }
-        if let Some(recents) = &before.recents {
-            self.keep_recent(recents.window_ms(), now);
-        }
-    }
-
-    /// Rises with every difference that a list of everyone can show.
+    /// Rises with every difference that a list of every instance can show.
     pub fn listing_version(&self) -> u64 {
         self.listing_version
     }
 
-    /// Lists everyone, and what changed lately.
+    /// Lists every instance, and what changed lately.
     pub(in crate::state) fn list_instances(&mut self, now: Moment) -> InstanceListing {
-        let services: Vec<usize> = self.services.iter().map(|(service, _)| service).collect();
-        let mut services: Vec<Arc<ServiceListing>> = services
-            .into_iter()
-            .map(|service| self.listing_of(service))
-            .filter(|listing| !listing.instances.is_empty())
-            .collect();
+        let members = &self.members;
+        let in_use = self.services.iter_mut().filter(|(_, service)| !service.members.is_empty());
+        let mut services: Vec<Arc<ServiceListing>> =
+            in_use.map(|(_, service)| listing_of(service, members)).collect();
         services.sort_unstable_by(|a, b| a.service.cmp(&b.service));
-        let mut recent = Vec::new();
-        let mut complete_from_ms = u64::MAX;
-        if let Some(recents) = &mut self.recents {
-            complete_from_ms = recents.trim(now.unix_ms);
-        }
-        if let Some(recents) = &self.recents {
-            recent = recents.list(|identity| {
-                let member = self.find_member(identity)?;
-                Some((self.services[member.service].name.clone(), member.listed()))
-            });
-        }
+        let trimmed = self.recents.as_mut().map(|recents| recents.trim(now.unix_ms));
+        let complete_from_ms = trimmed.unwrap_or(u64::MAX);
+        let find = |identity: &InstanceIdentity| {
+            let member = self.find_member(identity)?;
+            Some((self.services[member.service].name.clone(), member.listed()))
+        };
+        let recent = self.recents.as_ref().map_or(Vec::new(), |recents| recents.list(find));
         InstanceListing {
             listing_version: self.listing_version,
             services,
             recent,
             complete_from_ms,
         }
-    }
-
-    fn listing_of(&mut self, service: usize) -> Arc<ServiceListing> {
-        let members = &self.members;
-        let service = &mut self.services[service];
-        let (name, listing_version) = (&service.name, service.listing_version);
-        let indexes = &service.members;
-        let build = || {
-            let instances = indexes.iter().map(|&index| members[index as usize].listed()).collect();
-            Arc::new(ServiceListing { service: name.clone(), listing_version, instances })
-        };
-        Arc::clone(service.listing.get_or_insert_with(build))
     }
 
     /// An instance of a service, whatever its region: those without one first, for protocols that
@@ -197,6 +160,17 @@ impl Registry {
         let member = &self.members[index as usize];
         FoundInstance { identity: member.identity.clone(), instance: member.listed() }
     }
+}
+
+/// The list of a service's instances, built at most once a version of it.
+fn listing_of(service: &mut Service, members: &Slab<Member>) -> Arc<ServiceListing> {
+    let (name, indexes) = (&service.name, &service.members);
+    let listing_version = service.listing_version;
+    let build = || {
+        let instances = indexes.iter().map(|&index| members[index as usize].listed()).collect();
+        Arc::new(ServiceListing { service: name.clone(), listing_version, instances })
+    };
+    Arc::clone(service.listing.get_or_insert_with(build))
 }
 
 impl Member {

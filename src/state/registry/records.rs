@@ -40,12 +40,7 @@ impl Registry {
                 .iter()
                 .map(|(identity, by)| PullOutRecord::new(identity, by))
                 .collect(),
-            nodes: log
-                .nodes
-                .iter()
-                .map(ToString::to_string)
-                .zip(log.last_numbers.iter().copied())
-                .collect(),
+            nodes: log.nodes.iter().map(|node| (node.name.to_string(), node.last_number)).collect(),
             people: PresenceSnapshot::default(),
         }
     }
@@ -56,7 +51,7 @@ impl Registry {
             service: self.services[member.service].name.as_str().to_owned(),
             json: member.json.clone(),
             ttl_ms: member.ttl_ms,
-            owner: self.log.nodes[member.owner as usize].to_string(),
+            owner: self.log.nodes[member.owner as usize].name.to_string(),
             lease: member.lease,
             is_overdue: member.is_overdue,
         }
@@ -84,7 +79,7 @@ impl Registry {
         }
         for (name, number) in &snapshot.nodes {
             let node = self.log.node(&name.as_str().into());
-            self.log.last_numbers[node as usize] = *number;
+            self.log.nodes[node as usize].last_number = *number;
         }
         self.log.install(snapshot.sequence, snapshot.position);
         self.trim_pull_outs();
@@ -133,15 +128,16 @@ impl Registry {
         Registry::new(self.settings.clone(), self.epoch.clone(), 0, now).replicated(own_name)
     }
 
-    /// Takes over, before entries are applied that may answer them, what the registry before knew of
-    /// the log's engine and of its own proposals.
+    /// Takes over, before entries are applied that may answer them, the contact that the registry before
+    /// had, and which of its own proposals may yet come.
     pub(in crate::state) fn carry_over(&mut self, before: &Registry) {
-        self.carry_over_followed(before);
+        self.followed.clone_from(&before.followed);
         let is_same_log = self.epoch == before.epoch;
         self.log.carry_over(&before.log, is_same_log);
     }
 
-    /// Takes the place of another. Returns the services of both.
+    /// Takes the place of another: its listing versions go on, and what changed lately is known from here
+    /// on. Returns the services of both.
     pub(in crate::state) fn replace(
         &mut self,
         before: &Registry,
@@ -150,9 +146,14 @@ impl Registry {
         let names = |registry: &Registry| {
             registry.services.iter().map(|(_, one)| one.name.clone()).collect::<Vec<_>>()
         };
-        let both = names(before).into_iter().chain(names(self)).collect();
-        self.go_on_from(before, now);
-        both
+        self.listing_version = self.listing_version.max(before.listing_version + 1);
+        for (_, service) in &mut self.services {
+            service.listing_version = self.listing_version;
+        }
+        if let Some(recents) = &before.recents {
+            self.keep_recent(recents.window_ms(), now);
+        }
+        names(before).into_iter().chain(names(self)).collect()
     }
 
     /// Whether the store has something to be told.

@@ -200,13 +200,14 @@ impl Service {
         (list, replaced.map(|snapshot| snapshot.instances))
     }
 
-    pub(super) fn view(&self, epoch: &Epoch, instances: InstanceList) -> View {
+    /// It as it stands, without its instances.
+    pub(super) fn view(&self, epoch: &Epoch) -> View {
         View {
             service: self.name.clone(),
             epoch: epoch.clone(),
             revision: self.revision,
             degraded: self.shows_degraded(),
-            instances,
+            instances: InstanceList::default(),
         }
     }
 }

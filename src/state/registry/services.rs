@@ -20,7 +20,7 @@ use super::service::{Emptiness, Service};
 use crate::clock::Moment;
 use crate::id::ServiceName;
 use crate::limits;
-use crate::state::entry::{Bounds, Entry};
+use crate::state::entry::{Bounds, RegistryEntry};
 use crate::wire::refusal::Code;
 
 impl Registry {
@@ -91,11 +91,6 @@ impl Registry {
         } else {
             self.followed.remove(service);
         }
-    }
-
-    /// Takes over whom connections of this node follow.
-    pub(super) fn carry_over_followed(&mut self, before: &Registry) {
-        self.followed.clone_from(&before.followed);
     }
 
     /// The service to forget next: the one that has been empty for longest. Where this is the only
@@ -178,7 +173,7 @@ impl Registry {
                 (one.name.clone(), one.revision)
             };
             let named = due.into_iter().map(named).collect();
-            self.propose(Entry::Forget(named));
+            self.log.propose(RegistryEntry::Forget(named));
         }
     }
 
@@ -333,17 +328,6 @@ mod tests {
         let stored: Vec<_> =
             delta.services.iter().map(|one| (&*one.service, one.revision)).collect();
         assert_eq!((&*delta.forgotten, stored), (&[String::from("a")][..], vec![("b", 7)]));
-    }
-
-    #[test]
-    fn an_operator_of_any_name_is_no_instance() {
-        let mut registry = registry(3);
-        register(&mut registry, "s", "i", at(1_000));
-        let identity = sent("s", "i", "").identity;
-        assert!(registry.operate(&identity, Some("itself".into()), at(1_001)));
-        unregister(&mut registry, "s", "i", at(1_002));
-        register(&mut registry, "s", "i", at(1_003));
-        assert_eq!(registry.leases(None, at(1_003))[0].pulled_out, 1, "the decision holds");
     }
 
     /// What a client believes of a service.

@@ -23,7 +23,7 @@ use super::Registry;
 use super::commands::Snapshot;
 use super::pictures::Replayed;
 use super::service::{self, Replay, is_shared};
-use super::views::{Instances, Picture, Subscribed};
+use super::views::{Instances, Picture, Subscribed, View};
 use crate::id::ServiceName;
 use crate::limits;
 use crate::wire::command::Since;
@@ -84,8 +84,8 @@ impl Registry {
         if bytes.is_none_or(|bytes| bytes > limits::SNAPSHOT_CHANGES_BYTES_MAX) {
             return self.newest(name);
         }
-        let mut view = service.view(&self.epoch, outdated.instances.clone());
-        view.revision = revision;
+        let instances = outdated.instances.clone();
+        let view = View { revision, instances, ..service.view(&self.epoch) };
         Some(Picture { view, changes: Some(self.replay_frame(index, revision)) })
     }
 

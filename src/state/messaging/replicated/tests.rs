@@ -12,7 +12,9 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::id::{ConnId, ShardId, Slot};
 use crate::rng::Rng;
-use crate::state::backplane::{BackplaneRequest, BackplaneResponse, ChannelMessage};
+use crate::state::backplane::{
+    BackplaneRequest, BackplaneResponse, ChannelMessage, MessagePosition,
+};
 use crate::state::command::Ask as _;
 use crate::state::effect::{Continuation, Message};
 use crate::state::lone_node;
@@ -20,7 +22,7 @@ use crate::state::messaging::aim::Aimed;
 use crate::state::messaging::commands::{Follow, Publish, Unfollow};
 use crate::state::messaging::replies::Followed;
 use crate::state::people::Opened;
-use crate::state::reply::{Delivery, EndedBy, FollowContext, ReplyTo, SocketReply};
+use crate::state::reply::{Delivery, EndedBy, IsHeavy, ReplyTo, SocketReply};
 use crate::wire::frame;
 use crate::wire::talk::Publication;
 
@@ -82,7 +84,7 @@ impl Redis {
                 for topic in self.topics.iter_mut().flatten() {
                     topic.push_back(placed.clone());
                 }
-                BackplaneResponse::Published { epoch, offset, at_ms: 1_000 }
+                BackplaneResponse::Published(MessagePosition { epoch, offset, at_ms: 1_000 })
             }
             BackplaneRequest::Delete { .. } => {
                 let was_there = !self.epoch.is_empty();
@@ -274,7 +276,7 @@ impl World {
             offset: follower.offset,
         });
         let follow = Follow { conn: conn(), channel: name(), since };
-        let context = FollowContext { is_heavy: false };
+        let context = IsHeavy(false);
         self.nodes[node].apply(follow.reply_to(ReplyTo::Socket(conn(), context)), now());
         self.carry_out(node);
     }

@@ -1,5 +1,5 @@
-//! A node joins whatever has become of the log and of the image in Redis: a living node writes an
-//! image when one asks, and where nobody is left a new log is begun.
+//! A node joins whatever has become of the log and of the snapshot in Redis: a living node writes an
+//! snapshot when one asks, and where nobody is left a new log is begun.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use fanfare_test_support::redis::Redis;
 use fanfare_test_support::{Server, eventually, instance, instances};
 
 const LOG: &str = "fanfare:{registry}:log";
-const IMAGE: &str = "fanfare:{registry}:image";
+const SNAPSHOT: &str = "fanfare:{registry}:image";
 const SEQUENCE: &str = "fanfare:{registry}:sequence";
 
 /// Time for a node to ask, to be answered and to begin. The promise is seconds; the rest is for a
@@ -78,10 +78,10 @@ fn the_log_was_trimmed_by_hand() {
 }
 
 #[test]
-fn the_log_was_trimmed_and_the_image_is_gone() {
+fn the_log_was_trimmed_and_the_snapshot_is_gone() {
     joins_after(|redis| {
         redis.ask(&["XTRIM", LOG, "MAXLEN", "1"]);
-        assert_eq!(redis.ask(&["DEL", IMAGE]), 1);
+        assert_eq!(redis.ask(&["DEL", SNAPSHOT]), 1);
     });
 }
 
@@ -91,42 +91,42 @@ fn the_log_is_lost() {
 }
 
 #[test]
-fn the_image_is_gone_while_nothing_happens() {
-    joins_after(|redis| assert_eq!(redis.ask(&["DEL", IMAGE]), 1));
+fn the_snapshot_is_gone_while_nothing_happens() {
+    joins_after(|redis| assert_eq!(redis.ask(&["DEL", SNAPSHOT]), 1));
 }
 
 #[test]
-fn the_image_cannot_be_read() {
+fn the_snapshot_cannot_be_read() {
     joins_after(|redis| {
         // It claims to be of a later place than any other.
         let text = "{\"format\":1,\"position\":\"9-0\",\"sequence\":99999999,\"epoch\":";
-        assert_eq!(redis.order(&["SET", IMAGE, text]), "+OK");
+        assert_eq!(redis.order(&["SET", SNAPSHOT, text]), "+OK");
     });
 }
 
 #[test]
-fn the_image_is_no_text() {
+fn the_snapshot_is_no_text() {
     joins_after(|redis| {
-        redis.ask(&["DEL", IMAGE]);
-        assert_eq!(redis.ask(&["RPUSH", IMAGE, "x"]), 1);
+        redis.ask(&["DEL", SNAPSHOT]);
+        assert_eq!(redis.ask(&["RPUSH", SNAPSHOT, "x"]), 1);
     });
 }
 
-/// However many nodes join, one image is written for all of them.
+/// However many nodes join, one snapshot is written for all of them.
 #[test]
-fn few_images_are_written_for_many_that_ask() {
+fn few_snapshots_are_written_for_many_that_ask() {
     let redis = Redis::start();
     let [a, b] = two_with_a_registry(&redis);
     redis.ask(&["XTRIM", LOG, "MAXLEN", "0"]);
-    redis.ask(&["DEL", IMAGE]);
+    redis.ask(&["DEL", SNAPSHOT]);
     let joining: [Server; 3] = std::array::from_fn(|_| start(&redis));
     for server in &joining {
         eventually("the node is ready", JOINED, || server.get("/ready").status == 200);
         assert_eq!(picture(server), picture(&a));
     }
-    let said = |server: &Server| server.log().matches("another node asks for an image").count();
+    let said = |server: &Server| server.log().matches("another node asks for a snapshot").count();
     let written = said(&a) + said(&b);
-    assert!((1..=4).contains(&written), "{written} images were written");
+    assert!((1..=4).contains(&written), "{written} snapshots were written");
 }
 
 /// Nobody is left who knows the registry: the cluster is not to stay down for ever.
@@ -138,7 +138,7 @@ fn a_log_that_nobody_knows_is_begun_again() {
     a.kill();
     b.kill();
     redis.ask(&["XTRIM", LOG, "MAXLEN", "0"]);
-    redis.ask(&["DEL", IMAGE]);
+    redis.ask(&["DEL", SNAPSHOT]);
     let c = start(&redis);
     eventually("the node is ready", 2 * JOINED, || c.get("/ready").status == 200);
     c.register(&[instance("orders", "first")]);
@@ -147,14 +147,14 @@ fn a_log_that_nobody_knows_is_begun_again() {
     assert_eq!(shown[0][2].as_array().map(Vec::len), Some(1), "{shown}");
 }
 
-/// The entries behind the image are lost with Redis' last second, and with the nodes: the image is
+/// The entries behind the snapshot are lost with Redis' last second, and with the nodes: the snapshot is
 /// what is left.
 #[test]
-fn an_image_beyond_the_log_is_what_is_left() {
+fn a_snapshot_beyond_the_log_is_what_is_left() {
     let redis = Redis::start();
     let [mut a, mut b] = two_with_a_registry(&redis);
-    // A third that asks has an image written of all there is.
-    redis.ask(&["DEL", IMAGE]);
+    // A third that asks has a snapshot written of all there is.
+    redis.ask(&["DEL", SNAPSHOT]);
     let mut c = joined(&redis);
     let before = picture(&c);
     for server in [&mut a, &mut b, &mut c] {

@@ -31,12 +31,12 @@ pub(super) async fn write(
     address: &Address,
     run: &[&JournalEntry],
 ) -> Result<(), sqlx::Error> {
-    let Some(newest) = run.iter().map(|posted| posted.id).max() else { return Ok(()) };
-    let ids: Vec<String> = run.iter().map(|posted| posted.id.to_string()).collect();
+    let Some(newest) = run.iter().map(|entry| entry.id).max() else { return Ok(()) };
+    let ids: Vec<String> = run.iter().map(|entry| entry.id.to_string()).collect();
     let mut rows: Vec<Row<'_>> = Vec::with_capacity(run.len() * 2);
-    for (posted, id) in run.iter().zip(&ids) {
-        let from = posted.message.from.as_str();
-        match &posted.message.to {
+    for (entry, id) in run.iter().zip(&ids) {
+        let from = entry.message.from.as_str();
+        match &entry.message.to {
             Addressee::User(to) => {
                 rows.push((from, id, Some(to.as_str())));
                 rows.push((to.as_str(), id, Some(from)));
@@ -49,13 +49,13 @@ pub(super) async fn write(
     // In the order of the index, many rows share a page.
     rows.sort_unstable();
     rows.dedup();
-    let message = |(posted, id): (&&JournalEntry, &String)| {
-        let (to, group) = match &posted.message.to {
+    let message = |(entry, id): (&&JournalEntry, &String)| {
+        let (to, group) = match &entry.message.to {
             Addressee::User(to) => (Some(to.as_str()), None),
             Addressee::Group { group_id, .. } => (None, Some(group_id)),
         };
-        let post = &posted.message;
-        json!([id, post.from.as_str(), to, group, post.content, posted.at_s()])
+        let post = &entry.message;
+        json!([id, post.from.as_str(), to, group, post.content, entry.at_s()])
     };
     insert(connection, address, MESSAGES, run.iter().zip(&ids).map(message).collect()).await?;
     // A message to a group of a thousand is as many rows: not all of a run's at once.
