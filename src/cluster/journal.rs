@@ -21,9 +21,6 @@ use crate::limits;
 use crate::state::journal::{DirectMessage, JournalEntry};
 use crate::stats::RedisPath;
 
-/// For how long the journal keeps what the database has. A test has no two minutes.
-const KEPT_MS: u64 = if cfg!(test) { 1_500 } else { limits::JOURNAL_KEPT_MS };
-
 /// What the journal's next ids must be above: everything that is known to be stored.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MinIdFence(Arc<Mutex<Option<MessageId>>>);
@@ -87,7 +84,7 @@ pub(super) fn newest() -> Cmd {
 pub(super) fn written(up_to: MessageId) -> Cmd {
     let keys = [scripts::WRITTEN_UP_TO, scripts::JOURNAL];
     let mut command = channel::run(&scripts::WRITTEN, &keys);
-    command.arg(up_to.stream_id()).arg(KEPT_MS);
+    command.arg(up_to.stream_id()).arg(limits::JOURNAL_KEPT_MS);
     command
 }
 

@@ -43,8 +43,6 @@ mod scripts;
 pub mod simulated;
 mod snapshots;
 mod subscriber;
-#[cfg(test)]
-mod tests;
 mod tls;
 
 use std::fmt;

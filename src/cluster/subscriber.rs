@@ -337,3 +337,58 @@ fn topics(channels: &[ChannelName]) -> impl Iterator<Item = Vec<String>> {
     let chunks = channels.chunks(limits::CLUSTER_SUBSCRIBE_TOPICS);
     chunks.map(|some| some.iter().map(channel::topic).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use redis::Client;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::cluster::connections::PrimaryConnections;
+    use crate::stats::Stats;
+
+    #[test]
+    fn what_is_dropped_is_told_once_the_rest_is_handed_on() {
+        let (sender, news) = channel();
+        let (subscriber_queue, queue) = SubscriberQueue::new();
+        let client = Client::open("redis://127.0.0.1:1").expect("it is a URL");
+        let shared = Shared {
+            hearing: client.clone(),
+            client,
+            links: PrimaryConnections::new(String::from("redis://test")),
+            node: "one".into(),
+            topic: node_rpc::topic("one").into(),
+            clock: Clock::start(),
+            stats: Arc::new(Stats::new(1)),
+            reads_journal: false,
+            tell: Arc::new(move |news| drop(sender.send(news))),
+            about: Arc::new(String::new),
+        };
+        for offset in 1..=limits::CLUSTER_TOPIC_QUEUE_MAX + 5 {
+            let said = format!("e {offset} 1 \n{{}}").into_bytes();
+            let topic = b"fanfare:channel:{a}".to_vec();
+            subscriber_queue.take(&shared, vec![Value::BulkString(topic), Value::BulkString(said)]);
+        }
+        assert_eq!(shared.stats.cluster.dropped.value(), 5);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it starts");
+        runtime.spawn(forward(shared, Arc::new(subscriber_queue), queue, OpenRequests::default()));
+        let mut offset = 0;
+        loop {
+            runtime.block_on(tokio::task::yield_now());
+            match news.try_recv() {
+                Ok(News::ChannelMessages(placed)) => {
+                    for placed in placed {
+                        offset += 1;
+                        assert_eq!(placed.offset, offset);
+                    }
+                }
+                Ok(News::Relinked) => break,
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => {}
+            }
+        }
+        assert_eq!(offset, limits::CLUSTER_TOPIC_QUEUE_MAX as u64);
+    }
+}
