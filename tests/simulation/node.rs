@@ -284,8 +284,7 @@ impl SimNode {
         }
         let at = self.services.entry(Rc::clone(&service)).or_insert_with(|| Position {
             revision: 0,
-            // Where nothing was known the mark may have been either.
-            degraded: !place.degraded,
+            degraded: false,
             ..place.clone()
         });
         if at.revision == 0 {
@@ -295,7 +294,9 @@ impl SimNode {
         let from = (at.epoch.as_ref(), at.revision);
         assert_eq!(from, (&*place.epoch, frame["from"].as_u64().expect("one")), "skips: {frame}");
         let changes = frame["changes"].as_array().expect("changes");
-        assert!(!changes.is_empty() || place.degraded != at.degraded, "nothing to say: {frame}");
+        // Of a service without a history each follower is told the mark, whoever knows it already.
+        let is_news = !changes.is_empty() || place.degraded != at.degraded || at.revision == 0;
+        assert!(is_news, "nothing to say: {frame}");
         for change in changes {
             at.revision += 1;
             let instance = change["instance"]["instanceId"].as_str().expect("an id");

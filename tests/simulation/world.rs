@@ -450,6 +450,11 @@ impl SimWorld {
         pick(&mut self.rng, &SERVICES)
     }
 
+    /// A service to follow; now and then one that nobody ever registers.
+    fn spelling_to_follow(&mut self) -> String {
+        if self.rng.below(8) == 0 { String::from("nobody") } else { self.spelling() }
+    }
+
     /// A service in letters of either case.
     fn spelling(&mut self) -> String {
         let service = self.service();
@@ -457,7 +462,7 @@ impl SimWorld {
     }
 
     fn follow_a_service(&mut self, at: usize) {
-        let spelling = self.spelling();
+        let spelling = self.spelling_to_follow();
         let client = &mut self.clients[at];
         match self.rng.below(8) {
             0 => client.subscribe("*", false, None),
