@@ -75,9 +75,9 @@ FAULTS = [
     ),
     (
         "followers of a service that was never seen do not hear that contact is back",
-        "src/state/registry/contact.rs",
-        "followed.filter(|name| self.find_service(name).is_none())",
-        "followed.filter(|name| degraded && self.find_service(name).is_none())",
+        "src/state/registry/decide.rs",
+        "followed.filter(|name| !self.by_name.contains_key(*name))",
+        "followed.filter(|name| degraded && !self.by_name.contains_key(*name))",
     ),
     (
         "decisions of operators do not outlive the process",
@@ -141,9 +141,9 @@ FAULTS = [
     ),
     (
         "facts of an entry that was lost are not told again",
-        "src/state/cluster_presence.rs",
-        "        self.dirty.is_awaited |= self.carried.take().is_some();\n        self.look_again(facts);",
-        "        self.dirty.is_awaited |= self.carried.take().is_some();\n        let _ = facts;",
+        "src/state/cluster_presence/dirty.rs",
+        "        self.is_awaited |= self.carried.take().is_some();\n        self.look_again(facts);",
+        "        self.is_awaited |= self.carried.take().is_some();\n        let _ = facts;",
     ),
     (
         "users whom another node told of are never stored",

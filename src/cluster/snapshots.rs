@@ -176,7 +176,7 @@ pub(super) async fn answer_request(shared: Shared) {
         }
         Ok(None) => {}
         Err(fault) => {
-            tracing::warn!(%fault, "the snapshot that another node asks for is not written")
+            tracing::warn!(%fault, "the snapshot that another node asks for is not written");
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::auth::Identity;
 use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, UserId};
 use crate::limits;
-use crate::state::channels::ChannelView;
+use crate::state::channels::view::ChannelView;
 use crate::state::messaging::aim::Aimed;
 use crate::state::messaging::commands::{
     DefineChannel, DeleteChannel, DescribeChannel, ListChannels, Publish, Publisher, ReadHistory,

@@ -29,7 +29,7 @@ use crate::limits::{self, Limits};
 use crate::mailbox::MailboxSender;
 use crate::mailbox::to_control::{self, ControlMessage};
 use crate::state::Ask;
-use crate::state::channels::ChannelView;
+use crate::state::channels::view::ChannelView;
 use crate::state::event::DomainEvent;
 use crate::state::messaging::aim::{Aimed, To};
 use crate::state::messaging::commands::{

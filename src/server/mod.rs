@@ -75,7 +75,7 @@ pub use crate::id::{
     UserId,
 };
 pub use crate::limits::Limits;
-pub use crate::state::channels::ChannelView;
+pub use crate::state::channels::view::ChannelView;
 pub use crate::state::event::DomainEvent;
 pub use crate::state::people::{ConnectionView, OnlineUser, Person};
 pub use crate::state::registry::views::View;
@@ -809,7 +809,7 @@ fn listeners(clock: Clock, to_control: &MailboxSender<ControlMessage>) -> Listen
 fn state_settings(config: &Config, node: &str) -> state::Settings {
     let limits = &config.limits;
     state::Settings {
-        channels: state::channels::Settings {
+        channels: state::channels::bounds::Settings {
             namespaces: Arc::new(config.namespaces.clone()),
             history_max: limits.channel_history_max,
             history_bytes_max: limits.channel_history_bytes_max,

@@ -14,7 +14,7 @@ use super::{Shard, Slot};
 use crate::auth::Scopes;
 use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, ConnId, RequestId, Topic};
-use crate::state::channels::ChannelView;
+use crate::state::channels::view::ChannelView;
 use crate::state::effect::SubscriptionSet;
 use crate::state::messaging::aim::Aimed;
 use crate::state::messaging::commands::{

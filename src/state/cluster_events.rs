@@ -4,7 +4,9 @@
 //! Part of `state`.
 
 use super::State;
-use super::cluster_presence::{DirtyBatch, PresenceSnapshot, PresenceTransition, PresenceUpdate};
+use super::cluster_presence::PresenceTransition;
+use super::cluster_presence::dirty::DirtyBatch;
+use super::cluster_presence::update::{PresenceSnapshot, PresenceUpdate};
 use super::effect::{Condition, Waited};
 use super::entry::{Entry, PresenceEntry};
 use super::snapshot::Snapshot;
@@ -18,16 +20,16 @@ impl State {
             return None;
         }
         for user_id in self.people.unannounced.iter_mut().flat_map(|users| users.drain(..)) {
-            self.cluster_presence.note_known(user_id);
+            self.cluster_presence.dirty.note_known(user_id);
         }
         // What is told already leaves nothing to say; then there may be more behind it.
-        while let Some(batch) = self.cluster_presence.take_dirty() {
+        while let Some(batch) = self.cluster_presence.dirty.take_dirty() {
             let mut facts = self.presence_update(&batch, now);
             self.cluster_presence.keep_news(&mut facts);
-            if !facts.is_empty() || self.cluster_presence.is_new() {
+            if !facts.is_empty() || self.cluster_presence.dirty.is_new() {
                 return Some(PresenceEntry::Update(facts).into());
             }
-            self.cluster_presence.told_nothing();
+            self.cluster_presence.dirty.told_nothing();
         }
         self.wake_announced();
         None
@@ -35,7 +37,7 @@ impl State {
 
     /// Commands that waited until this node's presence was announced go on.
     fn wake_announced(&mut self) {
-        if let Some(round) = self.cluster_presence.take_announced() {
+        if let Some(round) = self.cluster_presence.dirty.take_announced() {
             self.wake(Condition::PresenceAnnounced(round), Waited::Met);
         }
     }
@@ -73,7 +75,7 @@ impl State {
     /// An entry about users did not reach the log.
     pub(super) fn on_presence_lost(&mut self, entry: &PresenceEntry) {
         match entry {
-            PresenceEntry::Update(facts) => self.cluster_presence.on_update_lost(facts),
+            PresenceEntry::Update(facts) => self.cluster_presence.dirty.on_update_lost(facts),
             PresenceEntry::NodeLeft(node) => self.cluster_presence.on_farewell_lost(node),
         }
     }
@@ -118,19 +120,19 @@ impl State {
     fn correct(&mut self, told: &PresenceUpdate, now: Moment) {
         let mut facts = self.presence_update(&DirtyBatch::of(told), now);
         self.cluster_presence.keep_news(&mut facts);
-        self.cluster_presence.look_again(&facts);
+        self.cluster_presence.dirty.look_again(&facts);
     }
 
     /// Has everything told anew.
     fn tell_all(&mut self) {
         self.cluster_presence.note_all_told();
-        self.people.online_ids().for_each(|user_id| self.cluster_presence.note_user(user_id));
+        self.people.online_ids().for_each(|user_id| self.cluster_presence.dirty.note_user(user_id));
         for key in self.channels.keys() {
             let channel = self.channels.get(key);
             if channel.stream.is_some() {
-                self.cluster_presence.note_channel(&channel.name);
+                self.cluster_presence.dirty.note_channel(&channel.name);
                 for (user_id, _) in channel.users() {
-                    self.cluster_presence.note_room(&channel.name, &user_id);
+                    self.cluster_presence.dirty.note_room(&channel.name, &user_id);
                 }
             }
         }

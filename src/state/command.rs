@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::channels::ChannelView;
+use super::channels::view::ChannelView;
 use super::durable::Written;
 use super::journal::JournalEntry;
 use super::messaging::replies::{

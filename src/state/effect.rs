@@ -22,7 +22,7 @@ use bytes::Bytes;
 
 use super::State;
 use super::backplane::{BackplaneRequest, BackplaneResponse, NoResponse, TypedRequest};
-use super::channels::ChannelView;
+use super::channels::view::ChannelView;
 use super::durable::{Write, WriteResult};
 use super::entry::{Applied, Entry};
 use super::event::DomainEvent;

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::channels::ChannelView;
-use super::cluster_presence::PresenceUpdate;
+use super::channels::view::ChannelView;
+use super::cluster_presence::update::PresenceUpdate;
 use super::registry::pull_outs::Pull;
 use super::registry::replies::{FoundInstance, PutReply, RefusedEntry};
 use crate::id::{ChannelName, InstanceIdentity, ServiceName, UserId};

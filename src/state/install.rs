@@ -73,7 +73,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::id::{ConnId, ShardId, Slot, UserId};
-    use crate::state::cluster_presence::PresenceUpdate;
+    use crate::state::cluster_presence::update::PresenceUpdate;
     use crate::state::command::Ask as _;
     use crate::state::entry::{Bounds, Entry, PresenceEntry, RegistryEntry};
     use crate::state::people::{Opened, Person};

@@ -94,7 +94,7 @@ pub struct State {
 #[derive(Debug)]
 pub struct Settings {
     /// What can be set about channels.
-    pub channels: channels::Settings,
+    pub channels: channels::bounds::Settings,
     /// Bytes that the histories of services and channels take at most, together.
     pub history_bytes_max: usize,
     /// How many users may be known.
@@ -114,7 +114,7 @@ impl Default for Settings {
     fn default() -> Settings {
         let limits = Limits::DEFAULT;
         Settings {
-            channels: channels::Settings {
+            channels: channels::bounds::Settings {
                 namespaces: Arc::default(),
                 history_max: limits.channel_history_max,
                 history_bytes_max: limits.channel_history_bytes_max,
@@ -472,7 +472,7 @@ mod tests {
         let now = Moment { ns: 0, unix_ms: 1, wall_ms: 1 };
         let registry = Registry::new(registry, Epoch::new("e"), 0, now);
         let defaults = Settings::default();
-        let channels = channels::Settings {
+        let channels = channels::bounds::Settings {
             history_max: 12,
             history_bytes_max: EACH_BYTES,
             ..defaults.channels.clone()

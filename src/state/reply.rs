@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::channels::ChannelView;
+use super::channels::view::ChannelView;
 use super::durable::Written;
 use super::journal::JournalEntry;
 use super::messaging::replies::{

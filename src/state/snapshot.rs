@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::cluster_presence::PresenceSnapshot;
+use super::cluster_presence::update::PresenceSnapshot;
 use super::registry::pull_outs::{Operator, PulledOutBy};
 use crate::id::{InstanceIdentity, UserId};
 use crate::limits;

@@ -174,7 +174,7 @@ fn shard_id(index: usize) -> ShardId {
 
 fn people_settings() -> state::Settings {
     state::Settings {
-        channels: state::channels::Settings {
+        channels: state::channels::bounds::Settings {
             namespaces: Arc::default(),
             history_max: 8,
             history_bytes_max: 4_096,

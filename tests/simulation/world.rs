@@ -8,7 +8,7 @@ use fanfare::internals::id::{ChannelName, InstanceIdentity, MessageId, ServiceNa
 use fanfare::internals::limits::Limits;
 use fanfare::internals::mailbox::to_shard::ShardMessage;
 use fanfare::internals::rng::Rng;
-use fanfare::internals::state::channels::ChannelView;
+use fanfare::internals::state::channels::view::ChannelView;
 use fanfare::internals::state::durable::{Write, Written};
 use fanfare::internals::state::messaging::commands::{
     DefineChannel, SendPrivate, SendToGroup, StoreChange,

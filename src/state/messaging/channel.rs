@@ -9,7 +9,8 @@ use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId};
 use crate::state::State;
 use crate::state::backplane::TypedRequest;
-use crate::state::channels::{ChannelView, Creator, TooMany};
+use crate::state::channels::bounds::{Creator, TooMany};
+use crate::state::channels::view::ChannelView;
 use crate::state::durable::Write;
 use crate::state::effect::{AppendReply, Effect, Waited};
 use crate::state::entry::{Applied, ChannelEntry};
@@ -252,9 +253,9 @@ impl State {
         }
         let state = self.channels.delete(key);
         if state.stream.is_some() {
-            self.cluster_presence.note_channel(channel);
+            self.cluster_presence.dirty.note_channel(channel);
             for (user_id, _) in &state.users() {
-                self.cluster_presence.note_room(channel, user_id);
+                self.cluster_presence.dirty.note_room(channel, user_id);
             }
             self.leave_topic(channel);
         }

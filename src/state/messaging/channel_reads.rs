@@ -14,7 +14,7 @@ use crate::id::{ChannelName, Epoch};
 use crate::limits;
 use crate::state::State;
 use crate::state::backplane::{ChannelState, TypedRequest};
-use crate::state::channels::ChannelView;
+use crate::state::channels::view::ChannelView;
 use crate::state::reply::ReplyTo;
 use crate::wire::message;
 use crate::wire::refusal::Refusal;

@@ -95,11 +95,11 @@ impl State {
     fn is_left_to_log(&mut self, channel: Option<&ChannelName>, person: &Person) -> bool {
         match channel {
             Some(channel) if self.sequencer.shares(channel) => {
-                self.cluster_presence.note_room(channel, &person.user_id);
+                self.cluster_presence.dirty.note_room(channel, &person.user_id);
                 true
             }
             None if self.sequencer.is_shared() => {
-                self.cluster_presence.note_user(&person.user_id);
+                self.cluster_presence.dirty.note_user(&person.user_id);
                 true
             }
             _ => false,

@@ -11,7 +11,7 @@ use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, UserId};
 use crate::limits;
 use crate::state::State;
-use crate::state::channels::Channel;
+use crate::state::channels::channel::Channel;
 use crate::state::effect::{Condition, Waited};
 use crate::state::people::{Membership, Person};
 use crate::state::reply::ReplyTo;
@@ -200,12 +200,12 @@ impl State {
         }
         let presence = &mut self.cluster_presence;
         if !self.channels.tells(channel)
-            || (attempt == Attempt::AfterWait && presence.has_told_all())
+            || (attempt == Attempt::AfterWait && presence.dirty.has_told_all())
             || presence.own_place(channel, &person.user_id).is_some()
         {
             return None;
         }
-        Some(Condition::PresenceAnnounced(presence.await_announcement()))
+        Some(Condition::PresenceAnnounced(presence.dirty.await_announcement()))
     }
 
     pub(super) fn latest_room(&self, conn: ConnId) -> Option<ChannelName> {
@@ -243,7 +243,7 @@ fn no_person() -> Refusal {
 mod tests {
     use super::*;
     use crate::id::{ShardId, Slot};
-    use crate::state::cluster_presence::PresenceUpdate;
+    use crate::state::cluster_presence::update::PresenceUpdate;
     use crate::state::command::Ask as _;
     use crate::state::lone_node;
     use crate::state::people::Opened;

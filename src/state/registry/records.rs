@@ -16,7 +16,7 @@ use super::unsaved::{Mark, RegistryDelta, SetBound};
 use super::{Member, Registry};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
-use crate::state::cluster_presence::PresenceSnapshot;
+use crate::state::cluster_presence::update::PresenceSnapshot;
 use crate::state::entry::FORMAT;
 use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord, Snapshot};
 

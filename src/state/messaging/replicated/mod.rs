@@ -105,7 +105,7 @@ impl State {
         if state.stream.is_none() {
             return;
         }
-        self.cluster_presence.note_channel(&state.name);
+        self.cluster_presence.dirty.note_channel(&state.name);
         if state.members.is_empty() {
             let at_ms = now.unix_ms + limits::CHANNEL_LEAVE_MS;
             self.sequencer.leaving.push_back((at_ms, state.name.clone()));
