@@ -101,12 +101,12 @@ impl Scopes {
 /// The `scope` claim: the shortest list of words with this set.
 impl fmt::Display for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut said = Self::NONE;
+        let mut written = Self::NONE;
         for (word, scope) in Self::WORDS {
-            if self.contains(scope) && !said.contains(scope) {
-                let gap = if said == Self::NONE { "" } else { " " };
+            if self.contains(scope) && !written.contains(scope) {
+                let gap = if written == Self::NONE { "" } else { " " };
                 write!(f, "{gap}{word}")?;
-                said = said.with(scope);
+                written = written.with(scope);
             }
         }
         Ok(())

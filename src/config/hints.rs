@@ -279,10 +279,10 @@ mod tests {
             ("FANFARE_PORT_TCP", "1", "unknown variable"),
             ("FANFARE_bind", "x", "is FANFARE_BIND meant?"),
         ] {
-            let said = check_variable(name, value).unwrap_or_default();
+            let message = check_variable(name, value).unwrap_or_default();
             assert!(
-                said.starts_with("unknown variable; ") && said.contains(hint),
-                "{name}: {said}"
+                message.starts_with("unknown variable; ") && message.contains(hint),
+                "{name}: {message}"
             );
         }
     }

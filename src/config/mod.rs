@@ -492,9 +492,9 @@ impl Config {
     #[must_use]
     pub(crate) fn auth_reason(&self, sources: &Sources) -> String {
         let auth = self.auth.as_str();
-        let said = sources.0[keys::index_of("auth")];
-        if said != Source::Default {
-            return format!("{auth}: set by {}", said.words());
+        let source = sources.0[keys::index_of("auth")];
+        if source != Source::Default {
+            return format!("{auth}: set by {}", source.words());
         }
         let given = [
             ("jwt-secret", self.jwt_secret.is_some()),

@@ -237,8 +237,8 @@ fn a_token_is_wanted_where_something_is_given_that_is_for_tokens() {
     ] {
         let Loaded { config, sources, .. } = load_from(args, env, file).expect("no faults");
         assert_eq!(config.auth, auth, "{args} {env:?}");
-        let said = config.auth_reason(&sources);
-        assert!(said.contains(reason) && !said.contains(SECRET), "{args} {env:?}: {said}");
+        let line = config.auth_reason(&sources);
+        assert!(line.contains(reason) && !line.contains(SECRET), "{args} {env:?}: {line}");
     }
 }
 

@@ -18,16 +18,16 @@ use tokio::sync::Notify;
 use super::budget::Permit;
 use crate::limits;
 
-/// What accounts for the bytes of a body.
+/// The permit behind the bytes of a body.
 #[derive(Debug, Default)]
 #[expect(dead_code, reason = "permits are held and never read")]
 enum Account {
-    /// Nothing yet: the body needs a permit of its own.
+    /// None yet: the body needs a permit of its own.
     #[default]
     Open,
-    /// Nothing yet: the body needs the permit of a buffer that others are served from as well.
+    /// None yet: the body needs the permit of a buffer that it shares with a cache.
     Cached,
-    /// Nothing: the bytes are part of the program.
+    /// None: the bytes are part of the program.
     Fixed,
     /// A permit of its own.
     Own(Permit),
@@ -102,7 +102,7 @@ impl AnswerBody {
         self.account = Account::Shared(permit);
     }
 
-    /// Counts as unsent on its connection.
+    /// Counts the body as unsent on its connection.
     pub fn mark(&mut self, unsent: &Arc<Unsent>) {
         self.mark = Some(unsent.add(self.bytes.len()));
     }
@@ -164,7 +164,7 @@ pub struct Unsent {
 }
 
 impl Unsent {
-    /// Whether all has been written.
+    /// Whether all bytes have been written.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) == 0
     }
@@ -175,7 +175,7 @@ impl Unsent {
         Mark { unsent: Arc::clone(self), bytes }
     }
 
-    /// Waits until there are no more than a few.
+    /// Waits until only a few are left.
     pub async fn wait(&self) {
         while self.bytes.load(Ordering::Relaxed) > limits::PIPELINED_ANSWER_BYTES_MAX {
             self.fewer.notified().await;

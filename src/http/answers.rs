@@ -11,9 +11,9 @@
 //! * A permit lives as long as the bytes: it goes with them into hyper's queue, and is dropped when
 //!   they have been written or the connection has ended.
 //! * A buffer that several responses share counts once per shard, until the last of them is sent.
-//! * A part of the budget is for small responses only, and the smallest are never refused: a server at its
-//!   limit can still say so.
-//! * A connection that pipelines gets its next response once the previous one has left.
+//! * A part of the budget is for small responses only, and the smallest are never refused: a server
+//!   at its limit can still report that.
+//! * A connection that pipelines gets its next response when the previous one has left.
 //!
 //! Imports its siblings, `limits` and `wire`. Part of `http`.
 
@@ -34,20 +34,20 @@ pub struct Answers {
     answer_bytes_max: usize,
     spared: usize,
     budget: Arc<Budget>,
-    /// Shared buffers of which some answer is unsent, by where they lie. An address is not used
-    /// again while its permit lives, because the answer holds both.
+    /// Shared buffers with an unsent answer, by their address in memory. No other buffer gets the
+    /// address while its permit lives, because the answer holds both.
     shared: Mutex<Vec<(usize, Weak<Permit>)>>,
-    /// Held by the one who builds the listing of all services.
+    /// Held by the request that builds the listing of all services.
     pub listing: tokio::sync::Mutex<()>,
 }
 
 impl Answers {
-    /// None is unsent.
+    /// A budget without answers.
     pub fn new(limits: &Limits) -> Answers {
         let answer_bytes_max = limits.answer_bytes_max;
         let bytes_max = limits.unsent_answer_bytes_max;
         let spared = bytes_max / limits::SMALL_ANSWERS_SHARE;
-        // One answer fits, whatever the two bounds say.
+        // One answer fits, whatever the two bounds are.
         let bytes_max = bytes_max.max(answer_bytes_max.saturating_add(spared));
         Answers {
             answer_bytes_max,
@@ -63,11 +63,11 @@ impl Answers {
         self.budget.held()
     }
 
-    /// Whether an answer may be as large as that.
+    /// Checks the size of an answer.
     ///
     /// # Errors
     ///
-    /// 413 where it may not.
+    /// 413 if it is over the bound.
     pub fn check(&self, bytes: usize) -> Result<(), Problem> {
         if bytes <= self.answer_bytes_max {
             return Ok(());
@@ -79,11 +79,11 @@ impl Answers {
         Err(Problem::new(413, Code::TooLarge, detail))
     }
 
-    /// Room for an answer of about so many bytes that is going to be built.
+    /// Takes a permit for an answer of about `bytes` that is going to be built.
     ///
     /// # Errors
     ///
-    /// 413 where one answer may not be as large, 503 where too much is unsent.
+    /// 413 if one answer may not be as large, 503 if too much is unsent.
     pub fn reserve(&self, bytes: usize) -> Result<Permit, Problem> {
         self.check(bytes)?;
         if bytes <= limits::SMALLEST_ANSWER_BYTES {
@@ -96,21 +96,21 @@ impl Answers {
         })
     }
 
-    /// Room for an answer that is a buffer others are served from, too.
+    /// Takes a permit for an answer that is a shared buffer.
     fn share(&self, bytes: &Bytes) -> Result<Arc<Permit>, Problem> {
-        let place = bytes.as_ptr() as usize;
+        let address = bytes.as_ptr() as usize;
         let mut shared = self.shared.lock();
         shared.retain(|(_, permit)| permit.strong_count() > 0);
-        let found = shared.iter().find(|(at, _)| *at == place);
+        let found = shared.iter().find(|(at, _)| *at == address);
         if let Some(permit) = found.and_then(|(_, permit)| permit.upgrade()) {
             return Ok(permit);
         }
         let permit = Arc::new(self.reserve(bytes.len())?);
-        shared.push((place, Arc::downgrade(&permit)));
+        shared.push((address, Arc::downgrade(&permit)));
         Ok(permit)
     }
 
-    /// Sees to it that an answer holds what it needs.
+    /// Gives an answer the permit that its body still needs.
     ///
     /// # Errors
     ///
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(status(answers.reserve(4_096)), 200, "the smallest always pass");
         drop((held, small));
         assert_eq!(answers.held(), 0);
-        // One answer fits, whatever the bound for all says.
+        // One answer fits, whatever the bound for all is.
         assert_eq!(status(self::answers(1_000_000, 10).reserve(1_000_000)), 200);
     }
 

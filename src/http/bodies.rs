@@ -7,8 +7,8 @@
 //! # Promises
 //!
 //! * Nothing is counted or set aside for bytes that were only announced.
-//! * A body that is whole when its first byte is looked at costs no lock.
-//! * The largest body there may be fits, whatever the bounds for all say.
+//! * A body that is complete when its first byte is read costs no lock.
+//! * The largest allowed body fits, whatever the bounds for all are.
 //!
 //! Imports its siblings, `address`, `limits` and `wire`. Part of `http`.
 
@@ -32,14 +32,14 @@ pub struct AddressBodies {
 }
 
 impl AddressBodies {
-    /// None has begun.
+    /// A budget without bodies.
     pub fn new(limits: &Limits) -> Arc<AddressBodies> {
         let largest = limits.http_registry_body_bytes_max.max(limits.http_body_bytes_max);
         let bytes_max = limits.unfinished_body_bytes_per_address_max.max(largest);
         Arc::new(AddressBodies { held: Mutex::default(), bytes_max })
     }
 
-    /// Adds bytes to what an address has. Returns false, and adds none, where it has enough.
+    /// Adds bytes to an address. Returns false, and adds none, if it has too many.
     fn grow(&self, block: AddressBlock, bytes: usize) -> bool {
         let mut held = self.held.lock();
         let before = held.get(&block).copied().unwrap_or(0);
@@ -69,7 +69,7 @@ pub struct Bodies {
 }
 
 impl Bodies {
-    /// None has begun.
+    /// A budget without bodies.
     pub fn new(limits: &Limits, addresses: Arc<AddressBodies>) -> Bodies {
         let bytes_max = limits.unfinished_body_bytes_max.max(addresses.bytes_max);
         Bodies { shard: Budget::new(bytes_max), addresses }
@@ -80,7 +80,7 @@ impl Bodies {
         self.shard.held()
     }
 
-    /// Begins a body from an address, none where it is not known.
+    /// Begins a body from an address; none if the address is unknown.
     pub fn begin(&self, from: Option<AddressBlock>) -> Arriving {
         Arriving {
             bytes: BytesMut::new(),
@@ -108,11 +108,11 @@ impl Arriving {
         self.bytes.len()
     }
 
-    /// Adds what has arrived. `left` is what is still announced to come, as far as that is known.
+    /// Adds bytes that have arrived. `left` is the announced rest, if it is known.
     ///
     /// # Errors
     ///
-    /// 429 where the address has too many unfinished bytes, 503 where the shard has.
+    /// 429 if the address has too many unfinished bytes, 503 if the shard has.
     pub fn add(&mut self, data: &[u8], left: usize) -> Result<(), Problem> {
         let refused = |status, code, detail| {
             Problem::new(status, code, detail).closing().retry_after_s(limits::BUSY_RETRY_S)
@@ -127,7 +127,8 @@ impl Arriving {
             return Err(refused(429, Code::RateLimited, detail));
         }
         if self.bytes.capacity() - self.bytes.len() < data.len() {
-            // At most as much again as is there: an announced length is no reason for memory.
+            // At most as much memory again as has arrived: an announced length is no reason for
+            // memory.
             let ahead = (self.bytes.len() + data.len()).min(left);
             self.bytes.reserve(data.len() + ahead);
         }
@@ -135,13 +136,13 @@ impl Arriving {
         Ok(())
     }
 
-    /// The whole body. It counts for the shard until it is dropped.
+    /// The complete body. It counts for the shard until it is dropped.
     pub fn finish(self) -> Bytes {
         Bytes::from_owner(Whole { bytes: self.bytes, _permit: self.permit })
     }
 }
 
-/// A whole body and its permit.
+/// A complete body and its permit.
 struct Whole {
     bytes: BytesMut,
     _permit: Permit,
@@ -212,7 +213,7 @@ mod tests {
         let mut third = bodies.begin(Some(block(2)));
         assert_eq!(status(&third.add(&piece, 0)), 200);
         assert_eq!(status(&third.add(&piece, 0)), 503);
-        // One that is whole leaves its address at once, and the shard once it has been read.
+        // A complete body leaves its address at once, and the shard when it has been read.
         let whole = first.finish();
         assert_eq!(status(&second.add(&piece[..200], 0)), 200);
         drop(whole);

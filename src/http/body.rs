@@ -1,7 +1,7 @@
 //! Request bodies: bounded, in time, and JSON.
 //!
-//! How large a body may be is decided by what its call needs; `http::bodies` counts what has arrived
-//! of all of them.
+//! Each call has a bound for its body; `http::bodies` counts the bytes that have arrived of all of
+//! them.
 //!
 //! Imports its siblings, `id`, `limits`, `state` and `wire`. Imported by `http` and `doors`.
 
@@ -29,7 +29,7 @@ use crate::wire::refusal::{Code, Refusal};
 ///
 /// # Errors
 ///
-/// 415, 413, 408 where it does not arrive in time, or 429 and 503 where too much is on its way.
+/// 415, 413, 408 if it does not arrive in time, or 429 and 503 if too many bytes are arriving.
 pub async fn read(
     context: &RequestContext,
     request: Request<Incoming>,
@@ -46,11 +46,11 @@ pub async fn read(
     checked(read_any(context, request, bytes_max).await?)
 }
 
-/// Reads a body of at most `bytes_max` bytes, whatever it is.
+/// Reads a body of at most `bytes_max` bytes, of any type.
 ///
 /// # Errors
 ///
-/// 413, 408 where it does not arrive in time, or 429 and 503 where too much is on its way.
+/// 413, 408 if it does not arrive in time, or 429 and 503 if too many bytes are arriving.
 pub async fn read_any(
     context: &RequestContext,
     request: Request<Incoming>,
@@ -75,7 +75,7 @@ pub async fn read_any(
     }
 }
 
-/// Takes a body in as it comes. None where it has more than `bytes_max` bytes.
+/// Reads a body as it arrives. None if it has more than `bytes_max` bytes.
 async fn arrive(
     context: &RequestContext,
     mut body: Incoming,
@@ -88,10 +88,10 @@ async fn arrive(
         let frame = frame.map_err(|_| {
             Problem::new(400, Code::Malformed, "the body ended before its end").closing()
         })?;
-        // Trailers say nothing to us.
+        // Trailers have no use here.
         let Ok(data) = frame.into_data() else { continue };
         if arriving.is_none() && announced == Some(data.len()) {
-            // It was there at once, as bodies of most requests are.
+            // It arrived in one piece, as the bodies of most requests do.
             return Ok(Some(data).filter(|data| data.len() <= bytes_max));
         }
         let arriving = arriving.get_or_insert_with(|| context.bodies.begin(context.block()));
@@ -104,7 +104,7 @@ async fn arrive(
     Ok(Some(arriving.map_or_else(Bytes::new, Arriving::finish)))
 }
 
-/// A body is UTF-8 and a JSON object; what comes after this only has to look at its fields.
+/// A body is UTF-8 and a JSON object; later steps only read its fields.
 pub(super) fn checked(body: Bytes) -> Result<Bytes, Problem> {
     if let Err(fault) = std::str::from_utf8(&body) {
         let place = fault::place_of(&body, fault.valid_up_to());
@@ -126,7 +126,7 @@ fn malformed(detail: impl Into<Cow<'static, str>>) -> Problem {
     Problem::new(400, Code::Malformed, detail)
 }
 
-/// A body that is no JSON: what is wrong, with line and column.
+/// The problem of a body that is not JSON, with line and column.
 pub(super) fn no_json(fault: &impl std::fmt::Display) -> Problem {
     malformed(format!("the body is not JSON: {fault}")).because("the body is not JSON")
 }
@@ -141,7 +141,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 ///
-/// As the work; 500 where it panicked.
+/// As the work; 500 if it panicked.
 pub async fn decode_with<T: Send + 'static>(
     body: Bytes,
     work: impl FnOnce(&[u8]) -> Result<T, Problem> + Send + 'static,
@@ -149,12 +149,12 @@ pub async fn decode_with<T: Send + 'static>(
     beside(body.len() > limits::DECODE_INLINE_BYTES_MAX, move || work(&body)).await?
 }
 
-/// Runs work, beside the shard's thread where it is long: its sockets are not kept waiting while a
+/// Runs work, beside the shard's thread if it is long: the thread's sockets do not wait while a
 /// batch of thousands is parsed or a large listing put together.
 ///
 /// # Errors
 ///
-/// 500 where it panicked.
+/// 500 if it panicked.
 pub async fn beside<T: Send + 'static>(
     is_long: bool,
     work: impl FnOnce() -> T + Send + 'static,
@@ -165,7 +165,7 @@ pub async fn beside<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::internal().into())
 }
 
-/// Reads JSON, telling what is no JSON object from what merely has a wrong field.
+/// Reads JSON. The faults of a text that is not a JSON object and of a wrong field differ.
 ///
 /// # Errors
 ///
@@ -174,7 +174,7 @@ pub fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     json::decode::<T>(body).map_err(|_| misread::<T>(body))
 }
 
-/// The same for a call of Artemis, whose clients are told of a wrong field with status 200.
+/// The same for a call of Artemis, whose clients get a wrong field with status 200.
 ///
 /// # Errors
 ///
@@ -189,7 +189,7 @@ pub fn artemis_object<T: DeserializeOwned>(body: &[u8]) -> Result<Result<T, Repl
     }
 }
 
-/// The same as [`object`] for what borrows from the body.
+/// The same as [`object`] for a value that borrows from the body.
 ///
 /// # Errors
 ///
@@ -198,7 +198,8 @@ pub fn borrowed<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Prob
     serde_json::from_slice::<T>(body).map_err(|_| misread::<T>(body))
 }
 
-/// Reads a request's body of at most so many bytes, fewer where all bodies are to be smaller.
+/// Reads a request's body of at most `bytes_max` bytes, fewer if the bound of all bodies is
+/// smaller.
 ///
 /// # Errors
 ///
@@ -212,14 +213,14 @@ pub async fn read_object<T: DeserializeOwned>(
     object(&read(context, request, bytes_max).await?)
 }
 
-/// The connections that a body names by their ids. An id of no connection is ignored.
+/// The connections that a body names by their ids. Unknown ids are ignored.
 pub(super) fn aim(only_to: Option<Vec<String>>, exclude: Option<Vec<String>>) -> Aimed {
     let names =
         |texts: Vec<String>| ConnName::each_once(texts.iter().filter_map(|text| text.parse().ok()));
     Aimed { only: only_to.map(names), except: exclude.map(names).unwrap_or_default() }
 }
 
-/// What is wrong with a body that is no `T`.
+/// The problem of a body that is not a `T`.
 fn misread<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Problem {
     match fault::explain::<T>(body) {
         Fault::Syntax(fault) => no_json(&fault),

@@ -11,14 +11,14 @@
 //!
 //! # Not here
 //!
-//! What a budget is for, and what a refusal says: `http::answers` and `http::body` decide that.
+//! The purpose of a budget, and the text of a refusal: `http::answers` and `http::body` have them.
 //!
 //! Imports nothing of the crate. Part of `http`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A number of bytes that may be held at once.
+/// A number of bytes that may be held together.
 #[derive(Debug)]
 pub struct Budget {
     held: AtomicUsize,
@@ -31,7 +31,7 @@ impl Budget {
         Arc::new(Budget { held: AtomicUsize::new(0), bytes_max })
     }
 
-    /// Takes bytes, of which `spared` have to stay for others.
+    /// Takes bytes, if `spared` stay for others.
     pub fn take(self: &Arc<Budget>, bytes: usize, spared: usize) -> Option<Permit> {
         let mut permit = Permit { budget: Arc::clone(self), bytes: 0 };
         permit.grow(bytes, spared).then_some(permit)
@@ -57,7 +57,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Takes so many bytes more. Returns false, and takes none, where they are not to be had.
+    /// Takes more bytes. Returns false, and takes none, if there is no room.
     pub fn grow(&mut self, bytes: usize, spared: usize) -> bool {
         let bytes_max = self.budget.bytes_max.saturating_sub(spared);
         let taken = self.budget.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
@@ -70,7 +70,7 @@ impl Permit {
         is_taken
     }
 
-    /// Stands for so many bytes from here on, which are there already.
+    /// Sets the permit to the actual number of bytes.
     pub fn settle(&mut self, bytes: usize) {
         if bytes > self.bytes {
             self.budget.held.fetch_add(bytes - self.bytes, Ordering::Relaxed);

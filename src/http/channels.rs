@@ -1,4 +1,4 @@
-//! Channels over HTTP, and what is published through them: live updates and dashboards.
+//! Channels over HTTP, and the messages behind them: live updates and dashboards.
 //!
 //! Imports its siblings, `auth`, `id`, `limits`, `state`, `wire` and `ws`. Imported by `http::router`.
 

@@ -1,9 +1,9 @@
 //! A scanner that finds the end of a chunked body (RFC 9112, 7.1) before hyper reads it.
 //!
-//! It passes a line (a size, the end of a chunk, a trailer) only when the line is complete and correct. So
-//! at a fault hyper stands at the start of a line, and the scanner gives it a few bytes that it refuses
-//! there. Without that, hyper would wait for the rest, or take the bytes after the fault for a request and
-//! drop the answer to this one.
+//! It passes a line (a size, the end of a chunk, a trailer) only when the line is complete and
+//! correct. So at a fault hyper is at the start of a line, and the scanner gives it a few bytes
+//! that it refuses there. Without that, hyper would wait for the rest, or take the bytes after the
+//! fault for a request and drop the answer to this one.
 //!
 //! Imports `limits`. Part of `http::guard`.
 
@@ -11,10 +11,10 @@ use bytes::BytesMut;
 
 use crate::limits;
 
-/// The scanner's place in a chunked body.
+/// The scanner's position in a chunked body.
 #[derive(Debug)]
 pub(super) struct ChunkedBody {
-    place: Place,
+    position: Position,
     /// The line so far, not given to hyper yet.
     line: Vec<u8>,
     /// Bytes of all lines that carry no data: extensions and trailers cost the peer nothing.
@@ -22,10 +22,10 @@ pub(super) struct ChunkedBody {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Position {
     /// In the line with a chunk's size.
     Size,
-    /// In a chunk, before so many bytes.
+    /// In a chunk, with this many bytes left.
     Data(u64),
     /// In the two bytes behind a chunk.
     DataEnd,
@@ -40,28 +40,28 @@ pub(super) enum Verdict {
     More,
     /// It is over.
     Over,
-    /// It is no chunked body.
+    /// It is not a chunked body.
     Wrong,
 }
 
 impl ChunkedBody {
     /// At the start of a body.
     pub(super) fn new() -> ChunkedBody {
-        ChunkedBody { place: Place::Size, line: Vec::new(), overhead: 0 }
+        ChunkedBody { position: Position::Size, line: Vec::new(), overhead: 0 }
     }
 
-    /// Walks over bytes of the body and adds to `passed` what hyper may see. Returns how many of
-    /// them were used: all, unless the body is over.
+    /// Walks over bytes of the body and appends to `passed` those that hyper may see. Returns how
+    /// many were used: all, unless the body is over.
     pub(super) fn walk(&mut self, bytes: &[u8], passed: &mut BytesMut) -> (usize, Verdict) {
         let mut at = 0;
         while at < bytes.len() {
-            if let Place::Data(left) = self.place {
+            if let Position::Data(left) = self.position {
                 let there = bytes.len() - at;
                 let used = usize::try_from(left).map_or(there, |left| left.min(there));
                 passed.extend_from_slice(&bytes[at..at + used]);
                 at += used;
                 let left = left - used as u64;
-                self.place = if left == 0 { Place::DataEnd } else { Place::Data(left) };
+                self.position = if left == 0 { Position::DataEnd } else { Position::Data(left) };
                 continue;
             }
             self.line.push(bytes[at]);
@@ -85,21 +85,21 @@ impl ChunkedBody {
         (at, Verdict::More)
     }
 
-    /// Judges the line by its last byte, so that nothing wrong is waited out.
+    /// Judges the line by its last byte, so that the scanner does not wait at a fault.
     fn judge_line(&self) -> Verdict {
         let mut backwards = self.line.iter().rev();
         let is_line_feed = backwards.next() == Some(&b'\n');
         let is_after_return = backwards.next() == Some(&b'\r');
-        // A line ends in CR LF; one without the other is where parsers disagree.
+        // A line ends in CR LF; parsers disagree on one without the other.
         if is_line_feed != is_after_return
             || self.overhead + self.line.len() > limits::CHUNK_OVERHEAD_BYTES_MAX
         {
             return Verdict::Wrong;
         }
-        let is_right = match self.place {
-            Place::DataEnd => self.line == b"\r" || self.line == b"\r\n",
-            Place::Trailer if self.line == b"\r\n" => return Verdict::Over,
-            Place::Size => size_of(&self.line).is_some(),
+        let is_right = match self.position {
+            Position::DataEnd => self.line == b"\r" || self.line == b"\r\n",
+            Position::Trailer if self.line == b"\r\n" => return Verdict::Over,
+            Position::Size => size_of(&self.line).is_some(),
             _ => true,
         };
         if is_right { Verdict::More } else { Verdict::Wrong }
@@ -107,24 +107,24 @@ impl ChunkedBody {
 
     fn end_line(&mut self, passed: &mut BytesMut) {
         passed.extend_from_slice(&self.line);
-        self.place = match (self.place, size_of(&self.line)) {
-            (Place::Size, Some(0)) | (Place::Trailer, _) => Place::Trailer,
-            (Place::Size, Some(size)) => Place::Data(size),
-            _ => Place::Size,
+        self.position = match (self.position, size_of(&self.line)) {
+            (Position::Size, Some(0)) | (Position::Trailer, _) => Position::Trailer,
+            (Position::Size, Some(size)) => Position::Data(size),
+            _ => Position::Size,
         };
-        // The digits and ends of honest chunks are not counted.
+        // The digits and ends of ordinary chunks are not counted.
         self.overhead += self.line.len().saturating_sub(18);
         self.line.clear();
     }
 
-    /// What hyper refuses at the start of the present line, to the last byte.
+    /// Bytes that hyper refuses at the start of the present line, to the last one.
     fn fault(&self) -> &'static [u8] {
-        if self.place == Place::Trailer { b"\r!" } else { b"!" }
+        if self.position == Position::Trailer { b"\r!" } else { b"!" }
     }
 }
 
-/// The size at the start of a line: up to fifteen hexadecimal digits, which is more than anyone may
-/// send, and no more than an extension behind them. None where there is no digit, or no size.
+/// The size at the start of a line: up to fifteen hexadecimal digits, more than any body has, and
+/// at most an extension behind them. None if there is no digit, or no size.
 fn size_of(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let ends_well = matches!(line.get(digits), None | Some(b'\r' | b';' | b' ' | b'\t'));

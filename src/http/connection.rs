@@ -39,14 +39,14 @@ pub struct Upgraded {
 pub enum Ending {
     /// It has not begun.
     No,
-    /// No connection is accepted any more. Those there are get a moment for one more request, which
-    /// is answered with `Connection: close`, because a client that keeps connections cannot know.
+    /// No connection is accepted any more. Open ones get a moment for one more request, which is
+    /// answered with `Connection: close`, because a client that keeps connections cannot know.
     Closed,
-    /// Idle connections are ended; what is under way is still answered.
+    /// Idle connections are ended; requests under way are still answered.
     Idle,
 }
 
-/// Serves a connection until it ends. Returns it where it was upgraded.
+/// Serves a connection until it ends. Returns it if it was upgraded.
 pub async fn serve(
     mut context: RequestContext,
     stream: Stream,
@@ -65,10 +65,10 @@ pub async fn serve(
         service_fn(move |request| {
             let (context, agreed) = (context.clone(), Rc::clone(&agreed));
             let kept = Arc::clone(&kept);
-            // Boxed for hyper, which lets only what can be moved be asked to end.
+            // Boxed, because hyper can be asked to end only a connection that can be moved.
             Box::pin(async move {
                 kept.serve(true);
-                // Who pipelines without reading gets one answer, and then waits.
+                // A client that pipelines without reading gets one answer, and then waits.
                 context.unsent.wait().await;
                 let answer = router::answer(context, request, &agreed).await;
                 kept.serve(false);
@@ -77,13 +77,13 @@ pub async fn serve(
         })
     };
     let mut connection = http1::Builder::new()
-        // Not `pipeline_flush`: with it hyper copies each answer into a buffer of the connection's,
-        // which keeps the room for the largest. Here a listing of 10 MB is shared by all.
+        // Not `pipeline_flush`: with it hyper copies each answer into a buffer of the connection,
+        // which keeps the size of the largest. Here all connections share a listing of 10 MB.
         .writev(true)
         .max_headers(app.limits.request_headers_max)
         .serve_connection(guard, service);
     let served = tokio::select! {
-        // In this order: a request that has come already is under way.
+        // In this order: a request that has arrived already is under way.
         biased;
         served = poll_fn(|context| connection.poll_without_shutdown(context)) => Some(served),
         _ = ending.wait_for(|ending| *ending == Ending::Idle) => None,
@@ -123,6 +123,6 @@ pub async fn linger(mut stream: Stream) {
         }
         Ok::<(), std::io::Error>(())
     };
-    // Whatever goes wrong here, the connection is over.
+    // Whatever fails here, the connection is over.
     let _ = tokio::time::timeout(Duration::from_millis(limits::CLOSE_LINGER_MS), drain).await;
 }

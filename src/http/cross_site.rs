@@ -6,12 +6,13 @@
 //!
 //! # Promises
 //!
-//! * The exact origin is named, `*` never, and no credentials are asked for: tokens are in headers.
-//! * An answer that is shared says `Vary: Origin`, so that no cache gives one page's to another.
+//! * The exact origin is named, never `*`, and no credentials are allowed: tokens are in headers.
+//! * An answer for several origins has `Vary: Origin`, so that no cache gives one page's to
+//!   another.
 //!
 //! # Not here
 //!
-//! Which page that is: `ws::authorizer` judges it, for sockets by the same rule.
+//! The page behind a request: `ws::authorizer` judges it, for sockets by the same rule.
 //!
 //! Imports its siblings, `limits`, `wire` and `ws`. Imported by `http::router`.
 
@@ -27,10 +28,10 @@ use crate::limits;
 use crate::wire::refusal::Code;
 use crate::ws::authorizer::{self, Page};
 
-/// What a page may send besides what it always may (Fetch, 2.2.2).
+/// The headers that a page may send besides the safelisted ones (Fetch, 2.2.2).
 const HEADERS: &str = "Authorization, Content-Type, Content-Encoding, Last-Event-ID";
 
-/// What a page may read of an answer's head besides what it always may.
+/// The headers of an answer that a page may read besides the safelisted ones.
 const EXPOSED: &str = "Retry-After";
 
 /// The pages that may read a response.
@@ -43,7 +44,7 @@ impl Shares {
         Shares(headers.get(ORIGIN).filter(|_| page == Page::Allowed).cloned())
     }
 
-    /// Says so in an answer.
+    /// Adds the headers to an answer.
     pub(super) fn mark(self, reply: &mut Reply) {
         let status = reply.status();
         let headers = reply.headers_mut();
@@ -57,7 +58,7 @@ impl Shares {
     }
 }
 
-/// Whether a browser asks what a page may send.
+/// Whether a browser asks for permission to send a request.
 pub(super) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::OPTIONS
         && headers.contains_key(ORIGIN)
@@ -68,7 +69,7 @@ pub(super) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 ///
-/// 403 where the page may not call.
+/// 403 if the page may not call.
 pub(super) fn preflight(
     page: Page,
     methods: &'static str,
@@ -85,8 +86,8 @@ pub(super) fn preflight(
     Ok(reply)
 }
 
-/// Whether a request may go on that a page has caused. Reads always may: nothing changes by them,
-/// and the browser shows the answer to no page.
+/// Whether a page's request may proceed. Reads always may: they change nothing, and the browser
+/// shows the answer to no page.
 ///
 /// # Errors
 ///

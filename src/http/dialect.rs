@@ -1,4 +1,4 @@
-//! What the router asks of a foreign protocol that is served below a path of its own.
+//! The router's interface to a foreign protocol below a path of its own.
 //!
 //! `doors` implements it, one folder a protocol. This module keeps `http` free of their names.
 //!
@@ -14,11 +14,11 @@ use hyper::body::Incoming;
 use super::RequestContext;
 use super::reply::{Problem, Reply};
 
-/// A request that a dialect is answering. It runs on the thread of the request's shard.
+/// A dialect's answer under way. It runs on the thread of the request's shard.
 pub type Answering<'a> = Pin<Box<dyn Future<Output = Result<Reply, Problem>> + 'a>>;
 
-/// A foreign protocol. The router calls it once the head, the host and the origin of a request are
-/// accepted; credentials and scopes are the dialect's to check.
+/// A foreign protocol. The router calls it when the head, the host and the origin of a request are
+/// accepted; the dialect checks credentials and scopes.
 pub trait Dialect: Debug + Send + Sync {
     /// The part of a path below the dialect's mount point. None if the path is not the dialect's.
     fn below<'a>(&self, path: &'a str) -> Option<&'a str>;

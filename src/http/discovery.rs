@@ -1,7 +1,7 @@
 //! The registry's reading calls, compatible with Ctrip Artemis.
 //!
-//! Instances travel as the JSON they were stored with; a service's part of an answer is spliced,
-//! never serialized again.
+//! Instances travel as their stored JSON; a service's part of an answer is spliced, never
+//! serialized again.
 //!
 //! Imports its siblings, `id`, `limits`, `state` and `wire`. Imported by `http::router`.
 
@@ -99,7 +99,8 @@ pub async fn services(
     if let Some(listing) = view_cache.listing() {
         return Ok(reply::cached(JSON, listing));
     }
-    // After a change many ask at once. One of a shard builds, the others find what it built.
+    // After a change many clients ask together. One request of a shard builds, the others find its
+    // result.
     let _turn = context.answers.listing.lock().await;
     if let Some(listing) = view_cache.listing() {
         return Ok(reply::cached(JSON, listing));
@@ -117,7 +118,7 @@ pub async fn services(
     Ok(reply::reserved(JSON, listing, permit))
 }
 
-/// Reads the services that a `lookup` asks for.
+/// Reads the names of a `lookup`.
 #[cfg(any(test, fuzzing))]
 pub(super) fn decode_lookup(text: &[u8]) {
     if let Ok(LookupRequest { configs: Some(configs) }) = body::object(text) {
@@ -216,8 +217,8 @@ fn delta_body(delta: &Delta, bytes: usize) -> Bytes {
     out.payload()
 }
 
-/// Builds a successful answer around what `put` writes of the views, once there is room for it:
-/// beside the shard's own thread where many bytes have to be copied.
+/// Builds a successful answer around the output of `put`, when there is room for it: beside the
+/// shard's own thread if many bytes have to be copied.
 async fn put_together(
     context: &RequestContext,
     views: Vec<Arc<View>>,

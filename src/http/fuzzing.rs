@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 use super::chunked_body::{ChunkedBody, Verdict};
 use super::{body, discovery, registry};
 
-/// Reads a chunked body in steps. Returns what it passed on, how many bytes were its own, and
-/// whether it ended well; none where it did not end.
+/// Reads a chunked body in steps. Returns the bytes that it passed on, the number of its own, and
+/// whether it ended well; none if it did not end.
 pub fn chunks_passed(bytes: &[u8], step: usize) -> (BytesMut, usize, Option<bool>) {
     let (mut chunked_body, mut passed, mut at) = (ChunkedBody::new(), BytesMut::new(), 0);
     for part in bytes.chunks(step.max(1)) {
@@ -19,7 +19,7 @@ pub fn chunks_passed(bytes: &[u8], step: usize) -> (BytesMut, usize, Option<bool
         match verdict {
             Verdict::More => assert_eq!(used, part.len(), "a body that goes on takes everything"),
             Verdict::Over => return (passed, at, Some(true)),
-            // What is behind the fault is dropped with it.
+            // The bytes behind the fault are dropped with it.
             Verdict::Wrong => return (passed, 0, Some(false)),
         }
     }

@@ -31,7 +31,7 @@ use crate::limits::{self, Limits};
 use crate::shard::socket::Stream;
 use crate::ws::head::{self, Body, HeadFault, HeadLimits};
 
-/// The path that asks for a refusal: `/.refused/400` and `/.refused/431`.
+/// The path that stands for a refusal: `/.refused/400` and `/.refused/431`.
 pub const REFUSED: &str = "/.refused/";
 
 /// The `Host` of such a request. No server has this name; a client that sends it gets the refusal too.
@@ -50,13 +50,13 @@ pub struct Guard {
     handshake: Duration,
     alarm: Pin<Box<Sleep>>,
     write_patience: Duration,
-    /// Rings when the client has taken nothing for `write_patience`. None while it takes.
+    /// Rings when the client has taken nothing for `write_patience`. None while it takes bytes.
     stalled: Option<Pin<Box<Sleep>>>,
-    /// The connection's place among those that may give way to new ones.
+    /// The connection's place among those that may be evicted.
     kept: Option<Arc<Kept>>,
 }
 
-/// The guard's place in the stream.
+/// The guard's position in the stream.
 #[derive(Debug)]
 enum Scan {
     Head,
@@ -64,7 +64,7 @@ enum Scan {
     ChunkedBody(ChunkedBody),
     /// The last head asks for an upgrade. The bytes behind it wait here for the next protocol.
     Upgrade,
-    /// A head or a chunk was refused: no byte passes any more.
+    /// A head or a chunk was refused: no more bytes pass.
     Shut,
 }
 
@@ -91,14 +91,14 @@ impl Guard {
         guard
     }
 
-    /// The same, giving way to a new connection between two requests.
+    /// The same, for a connection that may be evicted between two requests.
     #[must_use]
     pub fn kept(mut self, kept: Arc<Kept>) -> Guard {
         self.kept = Some(kept);
         self
     }
 
-    /// Whether the connection rests between two requests and has to end.
+    /// Whether the connection is idle between two requests and has to end.
     fn gives_way(&self, cx: &Context<'_>) -> bool {
         self.pending.is_empty()
             && self.kept.as_ref().is_some_and(|kept| kept.rest(cx, Instant::now()))
@@ -154,8 +154,8 @@ impl Guard {
         self.alarm.as_mut().reset(at);
     }
 
-    /// Looks at what came of a try to write. One that has to wait fails once the client has taken
-    /// nothing for too long.
+    /// Checks the result of a write. A blocked write fails when the client has taken nothing for
+    /// too long.
     fn watch_write<T>(
         &mut self,
         written: Poll<io::Result<T>>,
@@ -173,7 +173,7 @@ impl Guard {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Adds to the head. Returns how many of the bytes it took: all but what follows it.
+    /// Adds to the head. Returns the number of bytes that belong to it.
     fn scan_head(&mut self, bytes: &[u8]) -> usize {
         if self.pending.is_empty() {
             self.set_alarm(self.handshake);
@@ -226,8 +226,8 @@ impl hyper::rt::Read for Guard {
                 return Poll::Ready(Ok(()));
             }
             if matches!(guard.scan, Scan::Shut | Scan::Upgrade) {
-                // Not the end: hyper would take it for the client's, and drop the answer. What is
-                // under way ends the connection or takes it over.
+                // Not the end: hyper would take it for the client's, and drop the answer. The
+                // request under way ends the connection or takes it over.
                 return Poll::Pending;
             }
             let mut chunk = [0; limits::HTTP_READ_BYTES];
@@ -236,7 +236,7 @@ impl hyper::rt::Read for Guard {
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) => guard.scan(buffer.filled()),
                 Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
-                // Late, or in the way: to hyper it looks as if the peer had gone.
+                // Late, or evicted: to hyper it looks as if the peer had gone.
                 Poll::Pending if matches!(guard.scan, Scan::Head) => {
                     if guard.gives_way(cx) {
                         return Poll::Ready(Ok(()));

@@ -40,22 +40,22 @@ const EVICTED: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct IdleTable {
     started: Instant,
-    places: Mutex<Slab<Arc<Place>>>,
+    states: Mutex<Slab<Arc<KeptState>>>,
     candidates: Mutex<Candidates>,
 }
 
-/// The connections that were idle for longest at the last search, the oldest first, each with
-/// since when.
+/// The connections that were idle for longest at the last search, the oldest first, each with the
+/// moment since which it is idle.
 #[derive(Debug, Default)]
 struct Candidates {
-    oldest: VecDeque<(u64, Arc<Place>)>,
+    oldest: VecDeque<(u64, Arc<KeptState>)>,
     /// When a search found no idle connection, in milliseconds since the table's start.
     looked_in_vain_ms: Option<u64>,
 }
 
 /// The state of a connection that other threads read.
 #[derive(Debug)]
-struct Place {
+struct KeptState {
     /// Since when it is idle, in milliseconds since the table's start and one; or [`BUSY`], or
     /// [`EVICTED`].
     since: AtomicU64,
@@ -64,12 +64,12 @@ struct Place {
     waker: Mutex<Option<Waker>>,
 }
 
-/// A connection's own place in the table, until it ends.
+/// A connection's own entry in the table, until it ends.
 #[derive(Debug)]
 pub struct Kept {
     table: Arc<IdleTable>,
     key: usize,
-    place: Arc<Place>,
+    state: Arc<KeptState>,
 }
 
 impl IdleTable {
@@ -77,36 +77,36 @@ impl IdleTable {
     pub fn new(started: std::time::Instant) -> IdleTable {
         IdleTable {
             started: started.into(),
-            places: Mutex::default(),
+            states: Mutex::default(),
             candidates: Mutex::default(),
         }
     }
 
-    /// Takes in a connection whose first request is being served.
+    /// Adds a connection whose first request is being served.
     pub fn enter(self: &Arc<IdleTable>, unsent: &Arc<Unsent>) -> Arc<Kept> {
-        let place = Arc::new(Place {
+        let state = Arc::new(KeptState {
             since: AtomicU64::new(BUSY),
             is_serving: AtomicBool::new(false),
             unsent: Arc::clone(unsent),
             waker: Mutex::default(),
         });
-        let key = self.places.lock().insert(Arc::clone(&place));
-        Arc::new(Kept { table: Arc::clone(self), key, place })
+        let key = self.states.lock().insert(Arc::clone(&state));
+        Arc::new(Kept { table: Arc::clone(self), key, state })
     }
 
-    /// Ends the connection that has been idle for longest. Returns false where none is idle.
+    /// Ends the connection that has been idle for longest. Returns false if none is idle.
     pub fn evict(&self, now: Instant) -> bool {
         let mut candidates = self.candidates.lock();
         loop {
-            while let Some((since, place)) = candidates.oldest.pop_front() {
-                if place.evict(since) {
+            while let Some((since, state)) = candidates.oldest.pop_front() {
+                if state.evict(since) {
                     return true;
                 }
             }
             let now_ms = self.since_start_ms(now);
             let pause_ms = limits::IDLE_LOOK_MS;
             if candidates.looked_in_vain_ms.is_some_and(|at_ms| now_ms < at_ms + pause_ms) {
-                // Thousands who are refused must not each look through thousands who are busy.
+                // Thousands of refused clients must not each scan thousands of busy connections.
                 return false;
             }
             candidates.oldest = self.oldest();
@@ -117,15 +117,15 @@ impl IdleTable {
         }
     }
 
-    fn oldest(&self) -> VecDeque<(u64, Arc<Place>)> {
-        let places = self.places.lock();
-        let idle = places.iter().filter_map(|(_, place)| {
-            let since = place.since.load(Ordering::Acquire);
-            let is_idle = since != BUSY && since != EVICTED && place.unsent.is_empty();
-            is_idle.then(|| (since, Arc::clone(place)))
+    fn oldest(&self) -> VecDeque<(u64, Arc<KeptState>)> {
+        let states = self.states.lock();
+        let idle = states.iter().filter_map(|(_, state)| {
+            let since = state.since.load(Ordering::Acquire);
+            let is_idle = since != BUSY && since != EVICTED && state.unsent.is_empty();
+            is_idle.then(|| (since, Arc::clone(state)))
         });
-        let mut idle: Vec<(u64, Arc<Place>)> = idle.collect();
-        drop(places);
+        let mut idle: Vec<(u64, Arc<KeptState>)> = idle.collect();
+        drop(states);
         idle.sort_unstable_by_key(|(since, _)| *since);
         idle.truncate(limits::IDLE_CANDIDATES);
         idle.into()
@@ -136,8 +136,8 @@ impl IdleTable {
     }
 }
 
-impl Place {
-    /// Evicts a connection that has been idle since then, and not merely again.
+impl KeptState {
+    /// Evicts a connection that is still idle since `since`.
     fn evict(&self, since: u64) -> bool {
         let is_evicted = self.unsent.is_empty()
             && self
@@ -154,49 +154,49 @@ impl Place {
 impl Kept {
     /// The connection has nothing to read and no head begun. Returns whether it has to end.
     pub fn rest(&self, context: &Context<'_>, now: Instant) -> bool {
-        let place = &self.place;
-        if place.is_serving.load(Ordering::Acquire) {
+        let state = &self.state;
+        if state.is_serving.load(Ordering::Acquire) {
             return false;
         }
-        let since = place.since.load(Ordering::Acquire);
+        let since = state.since.load(Ordering::Acquire);
         if since != BUSY {
             return since == EVICTED;
         }
-        let mut waker = place.waker.lock();
+        let mut waker = state.waker.lock();
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             *waker = Some(context.waker().clone());
         }
         drop(waker);
-        // Only this connection leaves BUSY.
-        place.since.store(self.table.since_start_ms(now) + 1, Ordering::Release);
+        // Only this connection changes BUSY.
+        state.since.store(self.table.since_start_ms(now) + 1, Ordering::Release);
         false
     }
 
-    /// The next head has begun to come.
+    /// The next head has begun to arrive.
     pub fn work(&self) {
-        let place = &self.place;
-        // One that was evicted a moment ago answers this request, and then ends.
-        let _ = place.since.fetch_update(Ordering::AcqRel, Ordering::Acquire, |since| {
+        let state = &self.state;
+        // A connection that was evicted a moment ago answers this request, and then ends.
+        let _ = state.since.fetch_update(Ordering::AcqRel, Ordering::Acquire, |since| {
             (since != EVICTED).then_some(BUSY)
         });
     }
 
-    /// A request is being answered from here on, or is answered.
+    /// A request is being answered from here on, or has been answered.
     pub fn serve(&self, is_serving: bool) {
-        self.place.is_serving.store(is_serving, Ordering::Release);
+        self.state.is_serving.store(is_serving, Ordering::Release);
     }
 
     /// Whether the connection was ended in favour of another one.
     pub fn is_evicted(&self) -> bool {
-        self.place.since.load(Ordering::Acquire) == EVICTED
+        self.state.since.load(Ordering::Acquire) == EVICTED
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.table.places.lock().remove(self.key);
-        // Who has it among the candidates shall not take it for a connection that can end.
-        self.place.since.store(BUSY, Ordering::Release);
+        self.table.states.lock().remove(self.key);
+        // A holder of the connection as a candidate must not take it for one that can end.
+        self.state.since.store(BUSY, Ordering::Release);
     }
 }
 
@@ -229,7 +229,7 @@ mod tests {
         assert!(!table.evict(at(3_000)));
         assert!(!all[1].is_evicted());
         drop(all);
-        assert!(table.places.lock().is_empty());
+        assert!(table.states.lock().is_empty());
     }
 
     #[test]
@@ -248,12 +248,12 @@ mod tests {
         for kept in &gone {
             assert!(!kept.rest(&context(), at(200)));
         }
-        // Both are candidates by now; one that has gone frees nothing any more.
+        // Both are candidates by now; one that has ended frees nothing any more.
         assert!(table.evict(at(1_000)));
         assert!(taking.is_evicted() && !serving.is_evicted());
         drop(gone);
         assert!(!table.evict(at(2_000)));
-        // A request that came meanwhile is answered; then it ends all the same.
+        // A request that came meanwhile is answered; then the connection ends all the same.
         taking.work();
         assert!(taking.rest(&context(), at(3_000)));
     }

@@ -1,4 +1,5 @@
-//! Users whose tokens this node has seen lately. Control is told of each user once.
+//! Users whose tokens this node has seen. Control learns of each user one time.
+//! one time.
 //!
 //! Imports `id` and `limits`. Imported by `http::router`.
 
@@ -9,12 +10,12 @@ use parking_lot::Mutex;
 use crate::id::UserId;
 use crate::limits;
 
-/// The set. It forgets everyone when it is full; control then hears of them again.
+/// The set. It empties itself when it is full; control then gets the users again.
 #[derive(Debug, Default)]
 pub struct KnownUsers(Mutex<HashSet<UserId>>);
 
 impl KnownUsers {
-    /// Adds a user. Returns whether control is to be told.
+    /// Adds a user. Returns whether control needs to learn of it.
     pub fn is_new(&self, user_id: &UserId) -> bool {
         let mut users = self.0.lock();
         if users.contains(user_id) {
@@ -26,7 +27,7 @@ impl KnownUsers {
         users.insert(user_id.clone())
     }
 
-    /// Takes a user out whom control could not be told of.
+    /// Removes a user of whom control could not learn.
     pub fn forget(&self, user_id: &UserId) {
         self.0.lock().remove(user_id);
     }

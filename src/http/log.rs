@@ -1,8 +1,8 @@
 //! Log lines of requests: refusals, the access log, operators' actions, accounts.
 //!
-//! Each refusal is one line with its request id, at `info`, or at `warn` where the fault is ours; the log
-//! folds storms of equal ones (`logging::fold`). Lines have the path without its query, and no header
-//! but the origin; of a body, nothing.
+//! Each refusal is one line with its request id, at `info`, or at `warn` if the fault is ours; the
+//! log folds storms of equal ones (`logging::fold`). Lines have the path without its query, and no
+//! header but the origin; of a body, nothing.
 //!
 //! Imports its siblings, `limits` and `logging`. Part of `http`.
 
@@ -14,17 +14,17 @@ use super::reply::Problem;
 use crate::limits;
 use crate::logging::ACCESS;
 
-/// A request, as far as the log tells of it.
+/// The parts of a request that the log shows.
 #[derive(Debug)]
 pub(super) struct LoggedRequest {
     method: Method,
     origin: Option<HeaderValue>,
-    /// When it came, where the access log tells of it.
+    /// When it came, if the access log has a line for it.
     begun_ns: Option<u64>,
 }
 
 impl LoggedRequest {
-    /// A request that is looked at now.
+    /// A request that begins now.
     pub(super) fn new(
         context: &RequestContext,
         method: &Method,
@@ -43,7 +43,7 @@ pub fn shown_path(path: &str) -> &str {
     &path[..path.floor_char_boundary(limits::LOG_PATH_BYTES_MAX)]
 }
 
-/// A request was refused. `path` is none where its head could not be used.
+/// A request was refused. `path` is none if its head could not be used.
 pub(super) fn refused(
     context: &RequestContext,
     asked: &LoggedRequest,
@@ -73,7 +73,7 @@ pub(super) fn refused(
     }
 }
 
-/// A line of the access log, where there is one.
+/// A line of the access log, if it is on.
 pub(super) fn access(
     context: &RequestContext,
     asked: &LoggedRequest,
@@ -96,26 +96,26 @@ pub(super) fn access(
     );
 }
 
-/// An operator did something: `said` is the name that the caller gave, where the call takes one.
+/// An operator's action. `operator_id` is the caller's own name for the operator, if the call takes one.
 pub(crate) fn operator(
     context: &RequestContext,
     action: &'static str,
     on: &str,
-    said: Option<&str>,
+    operator_id: Option<&str>,
 ) {
     tracing::info!(
         target: "fanfare::operator",
         action,
         on,
         user = context.user_id(),
-        operator_id = said.filter(|said| !said.is_empty()),
+        operator_id = operator_id.filter(|id| !id.is_empty()),
         client = context.client_text(),
         request_id = context.request_id(),
         "operator action"
     );
 }
 
-/// Something became of an account by its user's own call.
+/// A user changed the own account.
 pub(super) fn account(context: &RequestContext, user: &str, what: &'static str) {
     tracing::info!(
         target: "fanfare::accounts",

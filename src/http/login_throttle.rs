@@ -40,18 +40,18 @@ pub enum Purpose {
 /// The key that failures count for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
-    /// The name, as names are compared: other spellings of it are no other tries.
+    /// The name in its compared form: other spellings of it share the counter.
     Name(Purpose, Box<str>),
     /// The address.
     Address(Purpose, AddressBlock),
 }
 
-/// What is known of a key. Neither part of it is empty for long: the last to leave removes it.
+/// The attempts of a key. An empty tally is removed by the last attempt.
 #[derive(Debug, Default)]
 struct Tally {
     /// When attempts failed, in milliseconds, the first one first.
     failed_ms: VecDeque<u64>,
-    /// Attempts whose verdict is awaited.
+    /// Attempts that are being compared.
     in_flight: usize,
     /// Attempts that wait for one of those to end.
     waiting: usize,
@@ -70,10 +70,10 @@ impl Tally {
     }
 }
 
-/// Why an attempt does not begin.
+/// The reason why an attempt does not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Too many failed. Milliseconds until the next may be made.
+    /// Too many failed. Milliseconds until the next attempt.
     TooMany(u64),
     /// Too many wait, or this one has waited too long.
     Busy,
@@ -95,7 +95,7 @@ pub struct LoginThrottle {
     ended: Notify,
 }
 
-/// An attempt whose verdict is awaited. Dropped without [`Attempt::fail`] it counts as nothing.
+/// An attempt that is being compared. Dropped without [`Attempt::fail`] it does not count.
 #[derive(Debug)]
 pub struct Attempt<'a> {
     login_throttle: &'a LoginThrottle,
@@ -107,7 +107,7 @@ impl Attempt<'_> {
     pub fn fail(self, now_ms: u64) {
         let mut table = self.login_throttle.table.lock();
         for key in &self.keys {
-            // Where the table had no room for the key, its failures are not counted.
+            // If the table had no room for the key, its failures are not counted.
             if let Some(tally) = table.get_mut(key) {
                 tally.failed_ms.push_back(now_ms);
             }
@@ -131,15 +131,15 @@ impl Drop for Attempt<'_> {
     }
 }
 
-/// A place among those who wait.
-struct Place<'a> {
+/// A place among the waiting attempts.
+struct WaitingPlace<'a> {
     login_throttle: &'a LoginThrottle,
     keys: &'a [Key],
 }
 
-impl<'a> Place<'a> {
+impl<'a> WaitingPlace<'a> {
     /// Takes a place, unless too many wait for one of the keys.
-    fn take(login_throttle: &'a LoginThrottle, keys: &'a [Key]) -> Option<Place<'a>> {
+    fn take(login_throttle: &'a LoginThrottle, keys: &'a [Key]) -> Option<WaitingPlace<'a>> {
         let mut table = login_throttle.table.lock();
         let is_full = |key| {
             table.get(key).is_some_and(|tally: &Tally| tally.waiting >= limits::LOGINS_WAITING_MAX)
@@ -152,11 +152,11 @@ impl<'a> Place<'a> {
                 tally.waiting += 1;
             }
         }
-        Some(Place { login_throttle, keys })
+        Some(WaitingPlace { login_throttle, keys })
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for WaitingPlace<'_> {
     fn drop(&mut self) {
         let mut table = self.login_throttle.table.lock();
         for key in self.keys {
@@ -171,8 +171,8 @@ impl Drop for Place<'_> {
 }
 
 impl LoginThrottle {
-    /// Begins an attempt on a name, from an address where one is known. Waits for others where
-    /// their verdicts decide whether it may be made.
+    /// Begins an attempt on a name, from an address if it is known. Waits for other attempts if
+    /// their results decide whether it may begin.
     ///
     /// # Errors
     ///
@@ -188,25 +188,25 @@ impl LoginThrottle {
         let mut keys = vec![Key::Name(purpose, name)];
         keys.extend(client.map(|client| Key::Address(purpose, client.block())));
         let patience = Duration::from_millis(limits::LOGIN_WAIT_MS);
-        let mut place = None;
+        let mut waiting = None;
         let begun = tokio::time::timeout(patience, async {
             loop {
-                // Before the look: an attempt that ends between the two is heard of.
+                // Before the check: an attempt that ends between the two is noticed.
                 let mut ended = pin!(self.ended.notified());
                 ended.as_mut().enable();
                 match self.admit(&keys, clock.now().unix_ms) {
                     Admission::Begun => return Ok(()),
                     Admission::TooMany(wait_ms) => return Err(Refused::TooMany(wait_ms)),
-                    Admission::Wait if place.is_some() => {}
+                    Admission::Wait if waiting.is_some() => {}
                     Admission::Wait => {
-                        place = Some(Place::take(self, &keys).ok_or(Refused::Busy)?);
+                        waiting = Some(WaitingPlace::take(self, &keys).ok_or(Refused::Busy)?);
                     }
                 }
                 ended.await;
             }
         });
         let begun = begun.await.unwrap_or(Err(Refused::Busy));
-        drop(place);
+        drop(waiting);
         begun.map(|()| Attempt { login_throttle: self, keys })
     }
 
@@ -237,7 +237,7 @@ impl LoginThrottle {
             });
         }
         for key in keys {
-            // With the table full of fresh failures, those that are in it stay counted.
+            // With the table full of fresh failures, its keys stay counted.
             if table.len() < limits::LOGIN_ENTRIES_MAX || table.contains_key(key) {
                 table.entry(key.clone()).or_default().in_flight += 1;
             }
@@ -290,9 +290,9 @@ mod tests {
             None,
             "another name and address"
         );
-        let same_place = keys("cid", 1);
+        let same_address = keys("cid", 1);
         assert!(
-            fail(&login_throttle, &same_place, 10_000).is_some(),
+            fail(&login_throttle, &same_address, 10_000).is_some(),
             "the address counts by itself"
         );
         let eureka = [Key::Name(Purpose::Eureka, "ann".into())];
@@ -383,7 +383,7 @@ mod tests {
             under_way.push(begin().await.expect("begun"));
         }
         let good = async {
-            // One after the other the first ten turn out to be good.
+            // One after the other, the first ten turn out to be correct.
             while let Some(attempt) = under_way.pop() {
                 drop(attempt);
                 tokio::task::yield_now().await;

@@ -34,7 +34,7 @@ struct MessageRequest {
     content: Option<String>,
 }
 
-/// The id of a group in a path. What no group can be called is no group.
+/// The id of a group in a path. A text that cannot be an id is an unknown group.
 ///
 /// # Errors
 ///
@@ -51,7 +51,7 @@ fn stored(stored: &Stored) -> Reply {
     reply::with_status(StatusCode::CREATED, &value)
 }
 
-/// Sends a command that is for a user, who may be named (`name:bob`).
+/// Sends a command with a receiver, which may be a name (`name:bob`).
 ///
 /// # Errors
 ///
@@ -66,7 +66,7 @@ pub(super) async fn ask_for<A: Ask>(
         users::check_name_lookup(context)?;
     }
     let result = match context.ask(command()).await {
-        // Another node may have seen them, or given them their name, a moment ago.
+        // Another node may have seen the user, or given the name, a moment ago.
         Err(refusal) if refusal.code == Code::NotFound && learn(context, user).await? => {
             context.ask(command()).await
         }
@@ -78,9 +78,9 @@ pub(super) async fn ask_for<A: Ask>(
     })
 }
 
-/// Has control know of a user whom another node saw first. Returns whether there is one.
+/// Tells control of a user that another node saw first. Returns whether there is one.
 async fn learn(context: &RequestContext, user: &UserId) -> Result<bool, Problem> {
-    // Without a database that nodes share there is nowhere to look.
+    // Without a shared database there is no other place to look.
     if !context.app.is_clustered || !context.app.read_pool.is_open() {
         return Ok(false);
     }
@@ -120,7 +120,7 @@ pub async fn send_to_group(
     Ok(stored(&context.ask(send).await?))
 }
 
-/// The user that is meant where the database is asked and not control: a user id, or `name:` and a
+/// The user for a query to the database instead of control: a user id, or the user of `name:` and a
 /// name.
 async fn resolved(context: &RequestContext, user: UserId) -> Result<UserId, Problem> {
     if names::named(user.as_str()).is_none() {
@@ -147,14 +147,14 @@ pub async fn pull(
     };
     let read_pool = &context.app.read_pool;
     let after = after.transpose()?;
-    // First what is accepted, then what is written: nothing is lost between the two.
+    // First the journal's messages, then the database's: no message is lost between the two.
     let page = Page { user: user.clone(), after, with: with.clone(), limit: limit + 1 };
     let unwritten =
         if context.app.is_clustered { context.ask(ReadUnwritten(page)).await? } else { Vec::new() };
     let mut messages = read_pool.messages(user, after, limit + 1, with).await?;
     let last = messages.last().map(|last| last.id.clone());
     let fresh = unwritten.iter().map(|one| StoredMessage::of(one));
-    // The database has a beginning of all there is, so what it has not comes after.
+    // The database has a beginning of the journal, so the messages that it lacks come after it.
     messages.extend(fresh.filter(|one| last.as_ref().is_none_or(|last| one.id > *last)));
     let has_more = messages.len() > limit;
     messages.truncate(limit);
@@ -237,7 +237,7 @@ fn group_value(group: &Group) -> Value {
     })
 }
 
-/// Bytes that suffice for a group in a list, its members and those invited included.
+/// Bytes that suffice for a group in a list, with its members and invited users.
 fn group_bytes(group: &Group) -> usize {
     let users = group.members.iter().chain(&group.invited);
     let users = users.map(|user| quoted_bytes(user.as_str()) + 1);

@@ -1,4 +1,4 @@
-//! `/metrics`, in the Prometheus text format. `docs/operations.md` says what each means.
+//! `/metrics`, in the Prometheus text format. `docs/operations.md` has the meaning of each metric.
 //!
 //! Imports its siblings, `limits`, `stats` and `wire`. Imported by `http::router`.
 

@@ -109,7 +109,7 @@ pub struct RequestContext {
     pub unsent: Arc<Unsent>,
     /// The number of the request.
     pub number: u64,
-    /// The user of the request, once a token or a password is verified.
+    /// The user of the request, set when a token or a password is verified.
     pub user: OnceCell<UserId>,
 }
 
@@ -140,27 +140,27 @@ pub struct AppState {
     pub default_scopes: Scopes,
     /// Whether adding a user to a group only invites the user.
     pub group_invitations: bool,
-    /// How often accounts are registered from an address.
+    /// Counts the registrations of each address.
     pub registrations: RateLimiter,
-    /// How often an address asks for unknown names.
+    /// Counts the look-ups of unknown names of each address.
     pub unknown_names: RateLimiter,
     /// Kept connections between two requests.
     pub idle: Arc<IdleTable>,
-    /// Users seen lately.
+    /// Users whose tokens this node has seen.
     pub known_users: KnownUsers,
     /// The foreign protocols that are served beside fanfare's own.
     pub dialects: Vec<Box<dyn Dialect>>,
     /// Raised when the server is about to stop.
     pub is_draining: Arc<AtomicBool>,
-    /// The nodes that were heard of lately; none where there is no other.
+    /// The nodes that sent a heartbeat lately; empty on a single node.
     pub nodes: parking_lot::RwLock<Vec<NodeView>>,
     /// The settings that all nodes share.
     pub shared: Shared,
-    /// The living nodes that it does not agree with.
+    /// The living nodes with other shared settings.
     pub differences: parking_lot::RwLock<Vec<Difference>>,
     /// Whether this is one of several nodes.
     pub is_clustered: bool,
-    /// The settings in force by their names, as `config.json` shows them. Nothing is decided by these.
+    /// The settings in force by their names, as `config.json` shows them. No code decides by these.
     pub settings: Map<String, Value>,
     /// Lifetime of a token from a login, in milliseconds.
     pub login_token_ttl_ms: u64,
@@ -168,7 +168,7 @@ pub struct AppState {
     pub session_max_ms: u64,
     /// When the server started, in milliseconds since the Unix epoch.
     pub started_ms: u64,
-    /// Makes ids of accounts and groups: random, and no two alike.
+    /// Makes ids of accounts and groups: random and unique.
     pub new_id: fn() -> String,
     /// Numbers the requests.
     pub requests: AtomicU64,
@@ -190,7 +190,7 @@ impl AppState {
             .find_map(|dialect| dialect.below(path).map(|rest| (dialect.as_ref(), rest)))
     }
 
-    /// What a user may do who shows an account's password: here or for a token.
+    /// The scopes that an account's password gives, here or for a token.
     pub fn scopes_of(&self, account: &Account) -> Scopes {
         let own = Scopes::from_claim(account.scope.as_deref().unwrap_or_default());
         self.default_scopes.with(own)
@@ -198,7 +198,7 @@ impl AppState {
 }
 
 impl RequestContext {
-    /// What the client of the request is counted by, where a bound is one for each address.
+    /// The address block of the request's client, by which the bounds for each address count.
     pub fn block(&self) -> Option<AddressBlock> {
         self.client.map(ClientAddress::block)
     }
@@ -207,14 +207,14 @@ impl RequestContext {
     ///
     /// # Errors
     ///
-    /// `unavailable` where control has too much to do or the server stops, and whatever the command is
-    /// refused with.
+    /// `unavailable` if control's mailbox is full or the server stops, and the refusals of the
+    /// command.
     pub async fn ask<A: Ask>(&self, ask: A) -> Result<A::Reply, Refusal> {
         let address = |sender| ReplyTo::Http(self.shard, sender);
         to_control::ask(&self.control, self.clock.now().ns, ask, address).await
     }
 
-    /// The request's id, as answers and the log have it.
+    /// The request's id, in answers and the log.
     pub fn request_id(&self) -> String {
         format!("{}-{}-{}", self.app.node_id, self.shard.0, self.number)
     }
@@ -231,7 +231,7 @@ impl RequestContext {
 
     /// Notes the user of the request.
     pub fn note_user(&self, user_id: &UserId) {
-        // The first word counts: it is that of the request's own credentials.
+        // The first one counts: it is that of the request's own credentials.
         let _ = self.user.set(user_id.clone());
     }
 
@@ -249,8 +249,8 @@ impl RequestContext {
         }
     }
 
-    /// The newest views of some services, empty at revision 0 for those that were never seen. Control
-    /// is asked only where one of them is not cached.
+    /// The newest views of some services, empty at revision 0 for unknown ones. Control is asked
+    /// only if one of them is not cached.
     ///
     /// # Errors
     ///
@@ -295,7 +295,7 @@ impl Query {
         pairs.map(|(name, value)| (text(name), text(value))).collect()
     }
 
-    /// The service that is asked about, in either spelling.
+    /// The service in the query, in either spelling.
     pub fn service_id(&self) -> Option<String> {
         self.get("serviceId").or_else(|| self.get("service_id"))
     }
@@ -304,7 +304,7 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// 400 where it is none.
+    /// 400 if it is not a number.
     pub fn number(&self, name: &str, min: usize, max: usize) -> Result<Option<usize>, Problem> {
         let Some(text) = self.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
         match text.parse::<usize>() {
@@ -317,8 +317,8 @@ impl Query {
     }
 }
 
-/// A part of a path or query, percent-decoded. What is no UTF-8 keeps a mark in its place, and then
-/// names nothing.
+/// A part of a path or query, percent-decoded. Bytes that are not UTF-8 become a mark, which no
+/// name contains.
 pub(crate) fn decoded(text: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }

@@ -1,7 +1,7 @@
 //! The pages in the binary: console, demo, reference, and the JavaScript client.
 //!
 //! Packed at build time; nothing is compressed while the server runs. Browsers may keep them, and
-//! ask each time whether they are still right (RFC 9111, `no-cache`).
+//! revalidate them each time (RFC 9111, `no-cache`).
 //!
 //! Imports `http::reply`. Imported by `http::router`.
 
@@ -14,8 +14,8 @@ use hyper::header::{
 
 use super::reply::{self, Reply};
 
-/// Nothing from elsewhere, nothing inline, in no other page's frame. Sockets to the page's own
-/// server count as `'self'` (Content Security Policy Level 3).
+/// No other source, nothing inline, no other page's frame. Sockets to the page's own server count
+/// as `'self'` (Content Security Policy Level 3).
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     img-src 'self' data:; connect-src 'self'; font-src 'self'; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
@@ -34,7 +34,7 @@ pub struct Page {
 const PAGES: &[Page] = include!(concat!(env!("OUT_DIR"), "/pages.rs"));
 
 impl Page {
-    /// Whether pages of other origins load it: the client library and its types.
+    /// Whether pages of other origins may load it: the client library and its types.
     pub fn is_library(&self) -> bool {
         self.path.starts_with("/fanfare.")
     }
@@ -45,7 +45,7 @@ pub fn at(path: &str) -> Option<&'static Page> {
     PAGES.iter().find(|page| page.path == path)
 }
 
-/// A page, in the form the client likes best; 304 where it has the page already.
+/// A page, in the client's preferred encoding; 304 if the client has the page already.
 pub fn answer(page: &'static Page, headers: &HeaderMap) -> Reply {
     let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     let mut known = known.flat_map(|value| value.split(',')).map(str::trim);
@@ -77,13 +77,13 @@ pub fn answer(page: &'static Page, headers: &HeaderMap) -> Reply {
     reply
 }
 
-/// The packed form that a client takes, Brotli before gzip. A weight of 0 is a refusal (RFC 9110,
-/// 12.4.2); finer weights are not worth a choice between two packings of the same bytes.
+/// The packed form that a client accepts, Brotli before gzip. A weight of 0 is a refusal (RFC 9110,
+/// 12.4.2); finer weights do not matter between two packings of the same bytes.
 fn encoding(headers: &HeaderMap) -> Option<&'static str> {
     ["br", "gzip"].into_iter().find(|name| takes(headers, name))
 }
 
-/// Whether a client takes a content coding.
+/// Whether a client accepts a content coding.
 pub(crate) fn takes(headers: &HeaderMap, name: &str) -> bool {
     let offers = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     offers.flat_map(|value| value.split(',')).map(str::trim).any(|offer| {

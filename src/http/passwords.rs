@@ -66,7 +66,7 @@ impl Passwords {
     ///
     /// # Errors
     ///
-    /// Where one cannot be started.
+    /// If a thread cannot be started.
     pub fn start() -> io::Result<Passwords> {
         let [login, registration, eureka] =
             [(); QUEUES].map(|()| bounded::<Job>(limits::PASSWORDS_WAITING_MAX));
@@ -86,18 +86,18 @@ impl Passwords {
     ///
     /// # Errors
     ///
-    /// `unavailable` where the queue is full.
+    /// `unavailable` if the queue is full.
     pub async fn hash(&self, queue: PasswordQueue, password: String) -> Result<String, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.send(queue, Job::Hash(password, reply))?;
         answer.await.ok().flatten().ok_or_else(Refusal::internal)
     }
 
-    /// Whether a password is the one behind a hash; without a hash it takes as long, and is not.
+    /// Whether a password matches a hash; without a hash it takes as long, and does not match.
     ///
     /// # Errors
     ///
-    /// `unavailable` where the queue is full.
+    /// `unavailable` if the queue is full.
     pub async fn verify(
         &self,
         queue: PasswordQueue,
@@ -116,7 +116,7 @@ impl Passwords {
 
 /// Takes jobs until the server ends.
 fn work(inboxes: &[Receiver<Job>; QUEUES]) {
-    // On Linux this is the thread's own. Where it is refused, all are equal.
+    // On Linux this is the thread's own. If it is refused, all threads are equal.
     let _ = rustix::process::nice(NICE);
     let [login, registration, eureka] = inboxes;
     loop {
@@ -138,7 +138,7 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
-    /// Without a thread that takes anything, so that queues stay full.
+    /// Without a thread that takes jobs, so that queues stay full.
     #[test]
     fn a_full_queue_at_one_door_refuses_nobody_at_the_others() {
         let queues = [(); QUEUES].map(|()| bounded::<Job>(limits::PASSWORDS_WAITING_MAX));

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use crate::address::AddressBlock;
 use crate::limits;
 
-/// The times at which something was done, by where it came from.
+/// The times of the calls, by address block.
 #[derive(Debug)]
 pub struct RateLimiter {
     table: Mutex<HashMap<AddressBlock, VecDeque<u64>>>,
@@ -18,17 +18,17 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// Nothing was done yet. `count_max` of zero is no limit.
+    /// A limiter without calls. `count_max` of zero is no limit.
     pub fn new(count_max: usize, window_ms: u64) -> RateLimiter {
         RateLimiter { table: Mutex::default(), count_max, window_ms }
     }
 
-    /// The same for what may be done so often a minute.
+    /// The same with a window of a minute.
     pub fn a_minute(count_max: usize) -> RateLimiter {
         RateLimiter::new(count_max, 60_000)
     }
 
-    /// The milliseconds to wait, where it was done too often. Notes nothing.
+    /// The milliseconds to wait, if there were too many calls. Counts no call.
     pub fn wait_ms(&self, block: AddressBlock, now_ms: u64) -> Option<u64> {
         if self.count_max == 0 {
             return None;
@@ -41,11 +41,11 @@ impl RateLimiter {
         (free_ms > now_ms).then(|| free_ms - now_ms)
     }
 
-    /// Notes that it is done now.
+    /// Counts a call.
     ///
     /// # Errors
     ///
-    /// The milliseconds to wait, where it was done too often.
+    /// The milliseconds to wait, if there were too many.
     pub fn take(&self, block: AddressBlock, now_ms: u64) -> Result<(), u64> {
         if self.count_max == 0 {
             return Ok(());
@@ -55,7 +55,8 @@ impl RateLimiter {
         if table.len() >= limits::RATE_ENTRIES_MAX && !table.contains_key(&block) {
             table.retain(|_, times| times.back().is_some_and(|&at_ms| is_fresh(at_ms)));
             if table.len() >= limits::RATE_ENTRIES_MAX {
-                // So many addresses at once are one attacker's. Those in the table stay counted.
+                // So many addresses in one window are one attacker's. Those in the table stay
+                // counted.
                 return Err(self.window_ms);
             }
         }

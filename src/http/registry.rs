@@ -2,7 +2,7 @@
 //!
 //! A batch is checked on the caller's side and then handed to control in pieces of at most
 //! [`limits::COMMAND_ENTRIES_MAX`], each after the answer to the one before: ten thousand instances
-//! in one request then share control with everybody else's orders instead of holding it.
+//! in one request then share control with all other commands instead of holding it.
 //!
 //! Imports its siblings, `id`, `limits`, `state` and `wire`. Imported by `http::router`.
 
@@ -45,7 +45,7 @@ struct Typed {
     instance_keys: Option<Vec<InstanceKey>>,
 }
 
-/// The same, where an entry is not even of the right type.
+/// The same, for a batch with an entry of a wrong type.
 #[derive(Deserialize)]
 struct Loose {
     #[serde(default)]
@@ -78,14 +78,14 @@ fn read_registrations(
     check_count(text)?;
     let check = |sent: &Instance| sent.register()?.within(instance_bytes_max);
     if let Ok(Typed { instances: Some(sent), .. }) = json::decode::<Typed>(text) {
-        return Ok(Ok(check_all(sent, check).said_once()));
+        return Ok(Ok(check_all(sent, check).without_repeats()));
     }
     let loose: Loose = body::object(text)?;
     let sent = array(loose.instances, "instances");
-    Ok(sent.map(|sent| check_each("instances", sent, check).said_once()))
+    Ok(sent.map(|sent| check_each("instances", sent, check).without_repeats()))
 }
 
-/// Refuses a batch of more entries than are read at once.
+/// Refuses a batch of more entries than one request may have.
 ///
 /// # Errors
 ///
@@ -111,8 +111,9 @@ fn read_keys(text: &[u8]) -> Result<Result<Renewals, BadRequest>, Problem> {
         && (instances.is_some() || instance_keys.is_some())
     {
         return Ok(Ok(Renewals {
-            instances: check_all(instances.unwrap_or_default(), instance_identity).named_once(),
-            keys: check_all(instance_keys.unwrap_or_default(), InstanceKey::identity).named_once(),
+            instances: check_all(instances.unwrap_or_default(), instance_identity).deduplicated(),
+            keys: check_all(instance_keys.unwrap_or_default(), InstanceKey::identity)
+                .deduplicated(),
         }));
     }
     let loose: Loose = body::object(text)?;
@@ -125,17 +126,17 @@ fn read_keys(text: &[u8]) -> Result<Result<Renewals, BadRequest>, Problem> {
         _ => Ok(Vec::new()),
     };
     let instances = match optional(loose.instances, "instances") {
-        Ok(sent) => check_each("instances", sent, instance_identity).named_once(),
+        Ok(sent) => check_each("instances", sent, instance_identity).deduplicated(),
         Err(fault) => return Ok(Err(fault)),
     };
     let keys = match optional(loose.instance_keys, "instanceKeys") {
-        Ok(sent) => check_each("instanceKeys", sent, InstanceKey::identity).named_once(),
+        Ok(sent) => check_each("instanceKeys", sent, InstanceKey::identity).deduplicated(),
         Err(fault) => return Ok(Err(fault)),
     };
     Ok(Ok(Renewals { instances, keys }))
 }
 
-/// Reads registrations as `register` does; each that is accepted can be written and read again.
+/// Reads registrations as `register` does; each accepted one can be written and read again.
 #[cfg(any(test, fuzzing))]
 pub(super) fn decode_registrations(text: &[u8]) {
     let instance_bytes_max = limits::Limits::DEFAULT.instance_bytes_max;
@@ -240,7 +241,7 @@ async fn keys_part<Sent: serde::Serialize, Batch: Ask<Reply = Vec<RefusedEntry>>
     Ok(failed)
 }
 
-/// Hands a batch to control piece by piece. The places of what it refused count over all pieces.
+/// Hands a batch to control piece by piece. The positions of refused entries count over all pieces.
 async fn in_pieces<Entry, Batch: Ask<Reply = Vec<RefusedEntry>>>(
     context: &RequestContext,
     mut entries: Vec<Entry>,
@@ -271,7 +272,7 @@ struct Failures {
 }
 
 impl Failures {
-    /// The entries that were refused before control was asked.
+    /// The entries that were refused before control saw them.
     fn of(name: &str, rejected: &[Rejected]) -> Failures {
         let mut failures = Failures::default();
         for one in rejected {
@@ -288,7 +289,7 @@ impl Failures {
         message: &str,
     ) {
         let comma = if self.count > 0 { "," } else { "" };
-        // What was read from JSON can be written as JSON.
+        // A value read from JSON can be written as JSON.
         let entry = serde_json::to_string(entry).unwrap_or_else(|_| String::from("null"));
         let quoted = Value::from(message);
         // Writing to a string does not fail.
@@ -310,7 +311,7 @@ const fn artemis_code(code: Code) -> &'static str {
     }
 }
 
-/// The answer to a batch: its lists of what failed, and how it went.
+/// The answer to a batch: its lists of failed entries, and its status.
 fn answer(
     context: &RequestContext,
     total: usize,
@@ -330,7 +331,7 @@ fn answer(
     Ok(reply::reserved("application/json", out.into(), permit))
 }
 
-/// All failed, some, or none. The first failure speaks for all.
+/// All failed, some, or none. The first failure gives the status its code.
 fn outcome(total: usize, lists: &[(&str, Failures)]) -> Value {
     let count: usize = lists.iter().map(|(_, failed)| failed.count).sum();
     let Some((code, text)) = lists.iter().find_map(|(_, failed)| failed.first.as_ref()) else {
@@ -376,8 +377,8 @@ pub async fn operate(
         Ok(identity) => identity,
         Err(fault) => return fail(&fault),
     };
-    let said = fields.operator_id.unwrap_or_default();
-    if let Err(fault) = check_optional_name("operatorId", &said) {
+    let operator_id = fields.operator_id.unwrap_or_default();
+    if let Err(fault) = check_optional_name("operatorId", &operator_id) {
         return fail(&fault);
     }
     let is_complete = fields.operation_complete.unwrap_or(false);
@@ -385,21 +386,21 @@ pub async fn operate(
         Some("pull-in" | "pullin" | "pull_in") => Operation::PullIn,
         Some("pull-out" | "pullout" | "pull_out") if is_complete => Operation::PullIn,
         Some("pull-out" | "pullout" | "pull_out") => {
-            Operation::PullOut { operator: operator(context, &said) }
+            Operation::PullOut { operator: operator(context, &operator_id) }
         }
         _ => return fail("operation is not pull-out or pull-in"),
     };
     let (action, on) = (action(&operation), identity.to_string());
     let is_found = context.ask(Operate { identity, operation }).await?;
     if is_found {
-        log::operator(context, action, &on, Some(&said));
+        log::operator(context, action, &on, Some(&operator_id));
     }
     Ok(found(is_found, "no such instance"))
 }
 
 /// The operator: the user of the request's token, and the name that the caller gives beside it.
-pub(crate) fn operator(context: &RequestContext, said: &str) -> Operator {
-    Operator { user: context.user.get().cloned(), name: said.into() }
+pub(crate) fn operator(context: &RequestContext, operator_id: &str) -> Operator {
+    Operator { user: context.user.get().cloned(), name: operator_id.into() }
 }
 
 /// The word for an operation in the log.

@@ -18,7 +18,7 @@ use crate::ws::authorizer::Rejection;
 /// A response with its whole body.
 pub type Reply = Response<AnswerBody>;
 
-/// A request that cannot be answered as it wished.
+/// The refusal of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The HTTP status.
@@ -31,8 +31,8 @@ pub struct Problem {
     pub header: Option<(&'static str, String)>,
     /// Whether the connection ends with the answer, because the request was not read to its end.
     pub closes: bool,
-    /// What the log says of it, in words of the program alone: often more than the client may know, and
-    /// never what a client sent.
+    /// The cause for the log, a fixed text of the program: often more than the client may know, and
+    /// never a client's text.
     pub cause: Option<&'static str>,
     /// Whether its answer is a plain text in place of a problem document.
     pub is_text: bool,
@@ -44,7 +44,7 @@ impl Problem {
         let detail = detail.into();
         let cause = match &detail {
             Cow::Borrowed(detail) => Some(*detail),
-            // It may repeat what was sent, and that may be a secret.
+            // It may repeat the request's text, and that may be a secret.
             Cow::Owned(_) => None,
         };
         let detail = detail.into_owned();
@@ -60,7 +60,7 @@ impl Problem {
 
     /// The reason for the log.
     pub fn logged_reason(&self) -> Option<&str> {
-        // What these say is put together here, of scopes, methods and faults of ours.
+        // These texts are made here, of scopes, methods and faults of ours.
         let is_own = matches!(self.status, 401 | 403 | 405) || self.status >= 500;
         self.cause.or_else(|| is_own.then_some(&*self.detail))
     }
@@ -89,7 +89,7 @@ impl Problem {
         Problem::new(404, Code::NotFound, "there is nothing at this path")
     }
 
-    /// The path is right and the method is not.
+    /// The path exists and the method does not.
     pub fn method(allow: &str) -> Problem {
         let mut problem =
             Problem::new(405, Code::InvalidArgument, format!("this path takes {allow}"));
@@ -97,8 +97,8 @@ impl Problem {
         problem
     }
 
-    /// The answer: a problem document (RFC 9457), or a text where the client's protocol has no such
-    /// thing.
+    /// The answer: a problem document (RFC 9457), or a text if the client's protocol has no such
+    /// document.
     pub fn reply(&self, request_id: &str) -> Reply {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut reply = if self.is_text { self.text() } else { self.document(status, request_id) };
@@ -120,7 +120,7 @@ impl Problem {
             headers.insert("connection", HeaderValue::from_static(connection));
         }
         if self.status == 426 {
-            // RFC 9110, 15.5.22: a 426 names what to upgrade to.
+            // RFC 9110, 15.5.22: a 426 names the protocol to upgrade to.
             headers.insert("upgrade", HeaderValue::from_static("websocket"));
         }
         if self.status == 405 {
@@ -174,7 +174,7 @@ pub fn reserved(kind: &'static str, body: Bytes, permit: Permit) -> Reply {
     of_type(kind, AnswerBody::reserved(body, permit))
 }
 
-/// A body that is kept for the next who asks, too.
+/// A body that a cache keeps, too.
 pub fn cached(kind: &'static str, body: Bytes) -> Reply {
     of_type(kind, AnswerBody::cached(body))
 }
@@ -184,7 +184,7 @@ pub fn fixed(kind: &'static str, body: Bytes) -> Reply {
     of_type(kind, AnswerBody::fixed(body))
 }
 
-/// A reply with the room that was reserved for it.
+/// A reply with the permit that was reserved for it.
 #[must_use]
 pub fn holding(mut reply: Reply, permit: Permit) -> Reply {
     reply.body_mut().hold(permit);
@@ -203,14 +203,14 @@ pub fn with_status(status: StatusCode, value: &Value) -> Reply {
     reply
 }
 
-/// It is done, and there is nothing to say.
+/// Success, without a body.
 pub fn no_content() -> Reply {
     let mut reply = Response::new(AnswerBody::default());
     *reply.status_mut() = StatusCode::NO_CONTENT;
     reply
 }
 
-/// It is somewhere else, for good, and is asked for there with the same method (RFC 9110, 15.4.9).
+/// A permanent redirect, for the same method (RFC 9110, 15.4.9).
 pub fn moved(location: &str) -> Reply {
     let mut reply = Response::new(AnswerBody::default());
     *reply.status_mut() = StatusCode::PERMANENT_REDIRECT;
@@ -225,7 +225,7 @@ pub fn json_bytes(body: impl Into<Bytes>) -> Reply {
     with_type("application/json", body.into())
 }
 
-/// Artemis' account of how a call went.
+/// Artemis' status of a call.
 pub fn response_status(status: &str, error_code: &str, message: &str) -> Value {
     json!({
         "status": status,
@@ -235,17 +235,17 @@ pub fn response_status(status: &str, error_code: &str, message: &str) -> Value {
     })
 }
 
-/// The account of a call that went well.
+/// The status of a successful call.
 pub fn success() -> Value {
     response_status("success", "success", "")
 }
 
-/// The last field of an answer of Artemis that went well, and the end of the answer.
+/// The last field of a successful answer of Artemis, and the end of the answer.
 pub fn success_end() -> String {
     format!(",\"responseStatus\":{}}}", success())
 }
 
-/// A call that failed, told the Artemis way: HTTP 200 and a code.
+/// A failed call in Artemis' form: HTTP 200 and a code.
 pub fn failure(code: &str, message: &str) -> Value {
     json!({"responseStatus": response_status("fail", code, message)})
 }

@@ -36,14 +36,14 @@ pub async fn answer(
     context.user = OnceCell::new();
     let context = &context;
     context.app.stats.http.request();
-    let asked = LoggedRequest::new(context, request.method(), request.headers());
+    let logged = LoggedRequest::new(context, request.method(), request.headers());
     let is_head = request.method() == Method::HEAD;
     let whole = request.uri().path().to_owned();
     let path = context.app.authorizer.base_path.below(&whole);
     let page = context.app.authorizer.page(request.headers(), context.local);
     let shares = shares(context, page, path.unwrap_or_default(), request.headers());
-    // An upgrade to something that is spoken nowhere here is answered like any other request, but
-    // the connection is of no use after it.
+    // An upgrade to an unknown protocol is answered like any other request, but the connection is
+    // useless after it.
     let asks_upgrade = request.headers().contains_key(UPGRADE);
     let bad_head = refusal_of_head(&whole, request.headers());
     let answered = match (check_head(context, &request, bad_head), path) {
@@ -58,7 +58,7 @@ pub async fn answer(
                 // hyper leaves the body out and keeps its length.
                 reply.headers_mut().remove("transfer-encoding");
             }
-            // A proxy shall not keep a connection to a server that stops.
+            // A proxy must not keep a connection to a server that stops.
             let is_last = asks_upgrade || context.is_draining();
             if is_last && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
                 reply.headers_mut().insert("connection", HeaderValue::from_static("close"));
@@ -68,14 +68,14 @@ pub async fn answer(
         Err(mut problem) => {
             problem.closes |= asks_upgrade || context.is_draining();
             context.app.stats.http.refuse(problem.code);
-            log::refused(context, &asked, shown_path, &problem);
+            log::refused(context, &logged, shown_path, &problem);
             problem.reply(&context.request_id())
         }
     };
     if context.app.access_log {
         let bytes = reply.body().size_hint().lower();
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        log::access(context, &asked, shown_path, (reply.status(), bytes));
+        log::access(context, &logged, shown_path, (reply.status(), bytes));
     }
     if let Some(shares) = shares {
         shares.mark(&mut reply);
@@ -84,8 +84,8 @@ pub async fn answer(
     reply
 }
 
-/// What pages of other origins may see of an answer; none where the path is not meant for them:
-/// sockets, which know no such thing, and pages but for the client library.
+/// The CORS headers of an answer; none if the path is not for pages of other origins: sockets,
+/// which have no CORS, and pages but for the client library.
 fn shares(
     context: &RequestContext,
     page: authorizer::Page,
@@ -97,7 +97,7 @@ fn shares(
     is_shared.then(|| Shares::of(page, headers))
 }
 
-/// What is asked outside of the base path: only where everything is.
+/// The answer to a path outside of the base path: it names the base path.
 fn outside(
     context: &RequestContext,
     request: &Request<Incoming>,
@@ -113,8 +113,8 @@ fn outside(
     Err(Problem::new(404, Code::NotFound, detail).because("outside of the base path"))
 }
 
-/// What is judged before anything else: the head itself, and by which name the server is called.
-/// `bad_head` is the status that the guard asks for, if it does.
+/// The first checks: the head itself, and the name by which the server is called. `bad_head` is the
+/// status that the guard demands, if it does.
 fn check_head(
     context: &RequestContext,
     request: &Request<Incoming>,
@@ -273,7 +273,7 @@ async fn dispatch_people(
     }
 }
 
-/// The methods of what a page of another origin may call at a path.
+/// The methods that a page of another origin may call at a path.
 fn methods_at(context: &RequestContext, path: &str) -> Option<&'static str> {
     if context.app.authorizer.endpoint(path).is_some() {
         return None;
@@ -284,7 +284,7 @@ fn methods_at(context: &RequestContext, path: &str) -> Option<&'static str> {
     }
 }
 
-/// The status that the guard asks for in place of a head that cannot be used.
+/// The status that the guard demands in place of a head that cannot be used.
 fn refusal_of_head<'a>(path: &'a str, headers: &HeaderMap) -> Option<&'a str> {
     let status = path.strip_prefix(guard::REFUSED)?;
     headers.get(HOST).is_some_and(|host| host == guard::NOBODY).then_some(status)
@@ -325,7 +325,8 @@ fn open_socket(
         .authorizer
         .authorize(endpoint, handshake, context.clock.now().unix_s())
         .map_err(|rejection: Rejection| {
-            // What follows a refused upgrade is held back by the guard and was never meant as HTTP.
+            // The guard holds back the bytes after a refused upgrade, which were never meant as
+            // HTTP.
             let problem = Problem::from(rejection);
             if has_body || is_upgrade { problem.closing() } else { problem }
         })?;
@@ -345,13 +346,13 @@ fn open_socket(
     Ok(reply)
 }
 
-/// Who asks. A token that is there and wrong is refused in every mode.
+/// The identity behind a request. A wrong token is refused in every mode.
 fn identify(
     context: &RequestContext,
     request: &Request<Incoming>,
     path: &str,
 ) -> Result<Option<Identity>, Problem> {
-    // Only what begins like a socket's path takes a token in its query.
+    // Only a path that begins like a socket's takes a token in its query.
     let query = request.uri().query().filter(|_| path.starts_with("/ws"));
     let token = authorizer::presented_token(request.headers(), query, false)?;
     let now_s = context.clock.now().unix_s();

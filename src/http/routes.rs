@@ -1,4 +1,4 @@
-//! The table of routes: paths, their methods, and who may take them.
+//! The table of routes: paths, their methods, and their scopes.
 //!
 //! Every route is named in each of the three tables, so a new one cannot be open by oversight. The router
 //! dispatches by it, and the description of the API is checked against it.
@@ -66,7 +66,7 @@ pub(super) enum Route<'a> {
 /// The access that a route requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Everyone; a token is not even looked at.
+    /// Everyone; a token is not even read.
     Unasked,
     /// Everyone; a wrong token is refused.
     Anyone,
@@ -74,8 +74,8 @@ pub(super) enum Access {
     SignedIn,
     /// A token with the scope, if the server requires tokens.
     With(Scopes),
-    /// Who has a token, everywhere, because the call acts as a user; with the scope, where tokens
-    /// are required.
+    /// A token in every mode, because the call acts as a user; with the scope, if tokens are
+    /// required.
     AsUser(Scopes),
 }
 
@@ -248,7 +248,7 @@ impl<'a> Route<'a> {
             | Route::ConnectionMetadata(_)
             | Route::Channels
             | Route::Channel(_) => Access::With(Scopes::ADMIN),
-            // One's own account: whatever a token allows, it can be given up.
+            // The user's own account: any token may give itself up.
             Route::UserRenew | Route::UserLogout | Route::UserPassword | Route::UserSelf => {
                 Access::AsUser(Scopes::NONE)
             }
@@ -261,8 +261,8 @@ impl<'a> Route<'a> {
             | Route::GroupMessages(_)
             | Route::GroupAccept(_)
             | Route::GroupDecline(_) => Access::AsUser(Scopes::MESSAGE),
-            // What is kept of a channel is for those who may follow it; how nodes are, for everyone
-            // who has a token.
+            // The history of a channel is for those who may follow it; the status of nodes, for
+            // everyone with a token.
             Route::ChannelHistory(_) | Route::Node | Route::Cluster => Access::SignedIn,
         }
     }
@@ -271,12 +271,12 @@ impl<'a> Route<'a> {
 /// The access of a call, in the terms of the API's description.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// Nothing: a token is not even looked at.
+    /// Nothing: a token is not even read.
     Nothing,
-    /// A token where the server requires one, with this scope if any. A wrong one is refused
+    /// A token if the server requires tokens, with this scope if any. A wrong one is refused
     /// everywhere.
     TokenWhereRequired(Option<String>),
-    /// A token; with this scope where the server requires tokens.
+    /// A token; with this scope if the server requires tokens.
     Token(String),
 }
 

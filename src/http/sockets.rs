@@ -124,7 +124,7 @@ pub async fn online(context: &RequestContext) -> Result<Reply, Problem> {
     Ok(reply::holding(reply, permit))
 }
 
-/// Bytes of a row of a list beside what clients named, at most.
+/// Bytes of a row of a list beside clients' names, at most.
 const ROW_BYTES: usize = 256;
 
 /// Bytes that suffice for a connection in a list.

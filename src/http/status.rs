@@ -27,17 +27,17 @@ pub fn health() -> Reply {
     reply::json_value(&json!({"status": "up"}))
 }
 
-/// What a client of `/ready` may ask about. Each part needs less than the whole: a database that is
-/// away takes no node out of discovery.
+/// The parts of readiness. Each needs less than the whole: a database that is away takes no node
+/// out of discovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// Reads of the registry: they are answered from memory.
     Discovery,
     /// Sockets, with the channels and users of all nodes.
     Sockets,
-    /// Whatever has to be stored: registrations, accounts, messages.
+    /// All writes: registrations, accounts, messages.
     Writes,
-    /// All of it.
+    /// All parts.
     Everything,
 }
 
@@ -53,7 +53,7 @@ impl Part {
     }
 }
 
-/// `/ready`: whether this node should be sent clients, or those of the part that `for` names.
+/// `/ready`: whether this node should get clients, or those of the part in `for`.
 ///
 /// # Errors
 ///
@@ -84,20 +84,20 @@ pub fn ready(context: &RequestContext, query: &Query) -> Result<Reply, Problem> 
     Ok(reply)
 }
 
-/// Whether the registry here is that of all nodes, as far as this node can know, and every path to the
-/// others works.
+/// Whether the registry here is that of all nodes, as far as this node can know, and every path to
+/// the others works.
 fn is_joined(context: &RequestContext) -> bool {
     let cluster = &context.app.stats.cluster;
     let now_ns = context.clock.now().ns;
     !context.app.is_clustered || (cluster.is_joined() && cluster.are_paths_up(now_ns))
 }
 
-/// Whether this node has the settings that it has to share with the others.
+/// Whether this node's shared settings are those of the others.
 fn is_agreed(app: &AppState) -> bool {
     !app.differences.read().iter().any(|difference| difference.is_ours)
 }
 
-/// Which paths to Redis work. Both ways of the log are one here.
+/// Which paths to Redis work. The two connections of the log count as one path.
 pub(super) fn paths(cluster: &ClusterStats, now_ns: u64) -> Map<String, Value> {
     let mut paths = Map::new();
     for path in RedisPath::ALL {
@@ -110,7 +110,7 @@ pub(super) fn paths(cluster: &ClusterStats, now_ns: u64) -> Map<String, Value> {
     paths
 }
 
-/// Whether there is a registry to read. A node that is cut off goes on with the one it has.
+/// Whether there is a registry to read. A node that is cut off serves the one it has.
 fn knows_registry(context: &RequestContext) -> bool {
     !context.app.is_clustered || context.app.stats.cluster.caught_up.value() == 1
 }
@@ -151,7 +151,8 @@ pub fn node(context: &RequestContext) -> Reply {
     reply::json_value(&node)
 }
 
-/// `cluster`: every node that was heard of lately, with its age. A single node is a cluster of one.
+/// `cluster`: every node that sent a heartbeat lately, with its age. A single node is a cluster of
+/// one.
 pub fn cluster(context: &RequestContext) -> Reply {
     let app = &context.app;
     let mut own = node_value(app, context.clock.now());
@@ -161,7 +162,7 @@ pub fn cluster(context: &RequestContext) -> Reply {
         let mut value: Value = serde_json::from_str(&node.about).unwrap_or_else(|_| json!({}));
         value["node_id"] = node.id.as_str().into();
         if let Some(fields) = value.as_object_mut() {
-            // Of interest to nodes alone.
+            // For nodes alone.
             for name in ["sockets", agreement::SETTINGS, agreement::JOINED_MS] {
                 fields.remove(name);
             }
@@ -179,7 +180,7 @@ pub fn cluster(context: &RequestContext) -> Reply {
     reply::json_value(&json!({"nodes": nodes, "responseStatus": reply::success()}))
 }
 
-/// `leases`: of every service how many there are, of one service each of them.
+/// `leases`: the number of each service, or each lease of one service.
 pub async fn leases(context: &RequestContext, query: &Query) -> Result<Reply, Problem> {
     let only = query.service_id();
     if let Some(service_id) = &only
@@ -217,8 +218,8 @@ fn leases_bytes(service: &ServiceLeases) -> usize {
     quoted_bytes(service.service.as_str()) + LEASE_BYTES + instances
 }
 
-/// The answer. Instances are spliced as they are stored: read and written again, they would take
-/// many times their size.
+/// The answer. Instances are spliced as they are stored: decoded, they would take many times their
+/// size.
 fn leases_body(services: &[ServiceLeases], bytes: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes);
     out.extend_from_slice(b"{\"services\":[");
@@ -282,7 +283,7 @@ pub fn config(context: &RequestContext) -> Reply {
     reply::json_value(&Value::Object(context.app.settings.clone()))
 }
 
-/// `/ws/stats`: of this node, or with `scope=cluster` of all that are alive.
+/// `/ws/stats`: of this node, or with `scope=cluster` of all living nodes.
 ///
 /// # Errors
 ///
@@ -296,8 +297,8 @@ pub fn sockets(context: &RequestContext, query: &Query) -> Result<Reply, Problem
     }
 }
 
-/// Numbers of all nodes: sums, the largest where a sum says nothing, and each node's own. Those of
-/// others are as of their last sign of life.
+/// Numbers of all nodes: sums, the largest if a sum has no meaning, and each node's own. Those of
+/// other nodes are as of their last heartbeat.
 fn cluster_stats(app: &AppState, mut own: Value) -> Value {
     own["node_id"] = (*app.node_id).into();
     let mut nodes = vec![own];
@@ -318,7 +319,7 @@ fn cluster_stats(app: &AppState, mut own: Value) -> Value {
         // Every node has the whole registry.
         let is_shared = ["services", "instances", "degraded_services"].contains(&&**key);
         let is_time = ["uptime_s", "timestamp_ms"].contains(&&**key);
-        // Of these the worst says something.
+        // Of these the largest has a meaning.
         let is_peak = key.starts_with("outbox_bytes_peak");
         if is_shared || is_time || is_peak {
             all.insert(key.clone(), numbers.max().unwrap_or(0).into());
@@ -356,8 +357,7 @@ pub fn about(app: &AppState, now: Moment) -> Value {
     about
 }
 
-/// What `/ws/stats` shows, and the channel [`crate::limits::STATS_CHANNEL`] each
-/// second.
+/// The content of `/ws/stats`, and of the channel [`crate::limits::STATS_CHANNEL`] each second.
 pub fn socket_stats(app: &AppState, now: Moment) -> Value {
     let stats: &Stats = &app.stats;
     let recent = app.recent.read();
@@ -415,7 +415,7 @@ pub fn socket_stats(app: &AppState, now: Moment) -> Value {
     Value::Object(value)
 }
 
-/// Durations in microseconds, as quantiles; all zero where nothing was measured.
+/// Durations in microseconds, as quantiles; all zero without a measurement.
 fn latency_value(reading: &Reading) -> Value {
     json!({
         "p50": reading.quantile(500),
@@ -427,7 +427,7 @@ fn latency_value(reading: &Reading) -> Value {
     })
 }
 
-/// The process's resident memory, as Linux tells it; 0 where it does not.
+/// The process's resident memory, as Linux reports it; 0 on other systems.
 pub fn memory_rss_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -68,7 +68,7 @@ pub async fn register(
     fields.email.as_deref().map_or(Ok(()), accounts::check_email).map_err(Problem::invalid)?;
     count_registration(context)?;
     if context.app.read_pool.account(&username).await?.is_some() {
-        // The last word is the database's; this one spares the hash.
+        // The database decides; this check saves the hash.
         return Err(Problem::new(409, Code::Conflict, "the username is taken"));
     }
     let password_hash = context.app.passwords.hash(PasswordQueue::Registration, password).await?;
@@ -86,8 +86,8 @@ pub async fn register(
     Ok(reply::with_status(StatusCode::CREATED, &account))
 }
 
-/// Counts a registration by where it comes from. A hash and a row of the database cost more than
-/// the request, and names cannot be had back.
+/// Counts a registration for its address. A hash and a row of the database cost more than the
+/// request, and a taken name stays taken.
 fn count_registration(context: &RequestContext) -> Result<(), Problem> {
     let Some(block) = context.block() else { return Ok(()) };
     let taken = context.app.registrations.take(block, context.clock.now().unix_ms);
@@ -97,11 +97,11 @@ fn count_registration(context: &RequestContext) -> Result<(), Problem> {
     })
 }
 
-/// Begins a try to sign in, which counts by the name and where it comes from if it fails.
+/// Begins an attempt to sign in, which counts for the name and the address if it fails.
 ///
 /// # Errors
 ///
-/// `rate_limited` where too many failed lately, `unavailable` where too many are under way.
+/// `rate_limited` if too many failed lately, `unavailable` if too many are under way.
 pub(crate) async fn begin_login<'a>(
     context: &'a RequestContext,
     purpose: Purpose,
@@ -142,9 +142,9 @@ pub async fn login(context: &RequestContext, request: Request<Incoming>) -> Resu
     }
 }
 
-/// Compares a password with an account's, and ends the attempt. Without an account it takes as long, and
-/// fails. Gives the account, or the cause of the failure in words for the log. An unknown name is
-/// not logged: it may be a password.
+/// Compares a password with an account's, and ends the attempt. Without an account it takes as
+/// long, and fails. Returns the account, or the cause of the failure for the log. An unknown name
+/// is not logged: it may be a password.
 pub(crate) async fn finish_login(
     context: &RequestContext,
     attempt: Attempt<'_>,
@@ -168,8 +168,8 @@ pub(crate) async fn finish_login(
     Ok(Err(cause))
 }
 
-/// A token for an account whose password was right, or whose token is to be renewed: then
-/// `signed_in_s` says since when it is signed in, in seconds since 1970.
+/// A token for an account whose password was correct, or whose token is renewed: then `signed_in_s`
+/// is the time of the login, in seconds since 1970.
 fn issue(
     context: &RequestContext,
     account: Account,
@@ -189,7 +189,7 @@ fn issue(
         username: Some(account.username),
         email: account.email,
         scope: (scopes != Scopes::NONE).then(|| scopes.to_string()),
-        // Read with the password: where the tokens are ended meanwhile, this is one of them.
+        // Read with the password: if the tokens are ended meanwhile, this one is ended, too.
         r#gen: account.standing.tokens_from_ms,
         auth_time: Some(signed_in_s),
         ..Claims::new(account.user_id.as_str(), now.wall_ms, ttl_s)
@@ -211,7 +211,7 @@ fn issue(
     })))
 }
 
-/// The account behind a token, as the database has it now, where the token still counts there.
+/// The account behind a token, as the database has it now, if the token is still valid there.
 async fn account_behind(
     context: &RequestContext,
     identity: &Identity,
@@ -221,7 +221,7 @@ async fn account_behind(
         return Ok(None);
     };
     if !account.standing.covers(token) {
-        // Another node may have heard of it first.
+        // Another node may have revoked it a moment ago.
         return Err(Problem::new(401, Code::Unauthorized, "the token is not valid"));
     }
     Ok(Some((account, token)))
@@ -279,12 +279,12 @@ pub async fn set_password(
     Ok(reply::no_content())
 }
 
-/// Checks the password of the account behind a token. A thief of the token shall not find
-/// the password with it, nor keep the user from the login.
+/// Checks the password of the account behind a token. A thief of the token must not find the
+/// password with it, nor lock the user out of the login.
 ///
 /// # Errors
 ///
-/// 403 with `wrong`, and what refuses an attempt to log in.
+/// 403 with `wrong`, and the refusals of an attempt to log in.
 async fn check_password(
     context: &RequestContext,
     username: &str,
@@ -362,7 +362,7 @@ pub async fn remove(
     if let Some((account, _)) = account_behind(context, identity).await?
         && let Some(hash) = account.password_hash
     {
-        // A token that was found somewhere shall not end what only the password began.
+        // A stolen token must not be able to remove an account with a password.
         let password = password.ok_or_else(missing("password"))?;
         let wrong = "the password is wrong";
         check_password(context, &account.username, password, hash, wrong).await?;
@@ -375,7 +375,7 @@ pub async fn remove(
     Ok(reply::no_content())
 }
 
-/// Has control know of an account what the database does, without waiting for the next look.
+/// Tells control of a change of an account in the database, without waiting for the next poll.
 async fn revoke_now(context: &RequestContext, identity: &Identity) -> Result<(), Problem> {
     context.app.authorizer.revoked.credential_cache.forget(identity.user_id.as_str());
     if let Some(change) = context.app.read_pool.change_of(&identity.user_id).await? {
@@ -384,8 +384,8 @@ async fn revoke_now(context: &RequestContext, identity: &Identity) -> Result<(),
     Ok(())
 }
 
-/// Refuses to look up another name from an address that has asked for too many unknown names: names
-/// are what a guesser of passwords begins with.
+/// Refuses the look-up of a name from an address with too many unknown names: guessing passwords
+/// begins with names.
 ///
 /// # Errors
 ///
@@ -399,7 +399,7 @@ pub(super) fn check_name_lookup(context: &RequestContext) -> Result<(), Problem>
     Err(Problem::new(429, Code::RateLimited, detail).retry_after_s(wait_ms.div_ceil(1_000)))
 }
 
-/// Counts a request for an unknown name, and gives the answer to it.
+/// Counts a look-up of an unknown name, and returns its answer.
 pub(super) fn unknown_name(context: &RequestContext) -> Problem {
     if let Some(block) = context.block() {
         // One too many is refused by the next look-up.
@@ -412,7 +412,7 @@ pub(super) fn unknown_name(context: &RequestContext) -> Problem {
 pub async fn find(context: &RequestContext, query: &Query) -> Result<Reply, Problem> {
     let name = query.get("name").ok_or_else(missing("name"))?;
     check_name_lookup(context)?;
-    // As in `to_user_id`, where a name says that it is one.
+    // As in `to_user_id`, where a prefix marks a name.
     let name = names::named(&name).unwrap_or(&name);
     let is_possible = accounts::is_possible_name(name);
     let account = if is_possible { context.app.read_pool.account(name).await? } else { None };

@@ -40,24 +40,24 @@ impl Arrivals {
     }
 }
 
-/// A socket and its place among those that may be open.
+/// A socket and its permits.
 pub(super) struct Ticket {
     pub(super) stream: Stream,
-    pub(super) place: Place,
+    pub(super) permits: SocketPermits,
 }
 
 /// The permits of an open socket.
 #[derive(Default)]
-pub(super) struct Place {
-    /// None where there is no room.
+pub(super) struct SocketPermits {
+    /// None if there is no room.
     pub(super) permit: Option<Permit>,
-    /// Only where there is none.
+    /// Only without a permit.
     _turned: Option<Turned>,
 }
 
-impl From<Permit> for Place {
-    fn from(permit: Permit) -> Place {
-        Place { permit: Some(permit), _turned: None }
+impl From<Permit> for SocketPermits {
+    fn from(permit: Permit) -> SocketPermits {
+        SocketPermits { permit: Some(permit), _turned: None }
     }
 }
 
@@ -82,7 +82,7 @@ impl Permit {
 
     fn take_for(common: &Common, peer: IpAddr) -> Result<Permit, &'static str> {
         let authorizer = &common.app.authorizer;
-        // A proxy carries many clients, who are counted once their heads have been read.
+        // A proxy carries many clients, which count when their heads have been read.
         let user_permit = if authorizer.trusted_proxies.contains(peer) {
             AddressPermit::exempt()
         } else {
@@ -104,12 +104,12 @@ impl Drop for Permit {
     }
 }
 
-/// Counts a socket that is told that there is no room. It too has a descriptor, for as long as the
-/// client takes to read that.
+/// Counts a refused socket while its refusal is sent. It too has a descriptor, for as long as the
+/// client takes to read the refusal.
 pub(super) struct Turned(Arc<AtomicUsize>);
 
 impl Turned {
-    /// None where so many are being told that the next one is only answered.
+    /// None if so many refusals are being sent that the next socket gets only an answer.
     fn take(common: &Common) -> Option<Turned> {
         let before = common.turned.fetch_add(1, Ordering::Relaxed);
         let turned = Turned(Arc::clone(&common.turned));
@@ -123,10 +123,10 @@ impl Drop for Turned {
     }
 }
 
-/// A socket with its place, as the shard owns it.
+/// A socket with its permits, as the shard owns it.
 pub(super) struct Counted {
     pub(super) socket: TcpSocket,
-    pub(super) place: Place,
+    pub(super) permits: SocketPermits,
 }
 
 impl Socket for Counted {
@@ -159,7 +159,7 @@ impl Socket for Counted {
     }
 }
 
-/// The listeners.
+/// The listener's task.
 pub(super) struct Entrance {
     pub(super) arrivals: Rc<RefCell<Arrivals>>,
     pub(super) notify: Arc<Notify>,
@@ -191,10 +191,10 @@ impl Entrance {
         self.notify.notify_one();
     }
 
-    /// Lets in who has come by now, and stops listening. A proxy would take the end of a connection
-    /// that it has just made for the end of its request.
+    /// Accepts the connections in the kernel's queue, and stops listening. A proxy would take the
+    /// end of a connection that it has just made for the end of its request.
     ///
-    /// The kernel is asked: the runtime knows of a connection only once it has looked again.
+    /// The kernel is asked: the runtime knows of a connection only after its next poll.
     fn close(&self, listener: TcpListener) -> io::Result<()> {
         let listener = listener.into_std()?;
         for _ in 0..limits::ACCEPT_BACKLOG {
@@ -213,20 +213,20 @@ impl Entrance {
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
         let permit = Permit::take(&self.common, peer);
         let Some(tls) = self.common.tls.clone() else {
-            let place = match permit {
-                Some(permit) => Place::from(permit),
+            let permits = match permit {
+                Some(permit) => SocketPermits::from(permit),
                 None => match Turned::take(&self.common) {
-                    turned @ Some(_) => Place { permit: None, _turned: turned },
+                    turned @ Some(_) => SocketPermits { permit: None, _turned: turned },
                     None => return turn_away(stream),
                 },
             };
             self.arrivals
                 .borrow_mut()
                 .accepted
-                .push(Ticket { stream: Stream::Plain(stream), place });
+                .push(Ticket { stream: Stream::Plain(stream), permits });
             return self.notify.notify_one();
         };
-        // Without room there is no handshake either: it is the dear part.
+        // Without room there is no handshake either: it is the expensive part.
         let Some(permit) = permit else { return };
         let (arrivals, notify) = (Rc::clone(&self.arrivals), Arc::clone(&self.notify));
         let patience = Duration::from_millis(self.common.app.limits.handshake_timeout_ms);
@@ -234,7 +234,7 @@ impl Entrance {
         spawn_local(async move {
             match tls.accept(stream, patience).await {
                 Ok(stream) => {
-                    let ticket = Ticket { stream, place: permit.into() };
+                    let ticket = Ticket { stream, permits: permit.into() };
                     arrivals.borrow_mut().accepted.push(ticket);
                     notify.notify_one();
                 }
@@ -248,11 +248,11 @@ impl Entrance {
     }
 }
 
-/// Answers that there is no room, and closes. Of those that are refused by the thousand, some will
-/// see a reset instead: waiting for each to read it would take the descriptors that are left.
+/// Answers that there is no room, and closes. Of thousands of refused clients some get a reset
+/// instead: waiting for each to read the answer would take the remaining descriptors.
 fn turn_away(stream: TcpStream) {
     if let Ok(mut stream) = stream.into_std() {
-        // What the kernel does not take at once is not worth waiting for.
+        // The rest that the kernel does not take at once is dropped.
         let _ = stream.write(surplus_answer().as_bytes());
     }
 }
@@ -262,7 +262,7 @@ fn turn_away(stream: TcpStream) {
 pub(super) struct Tasks(Rc<()>);
 
 impl Tasks {
-    /// Whether one is left, seen from the one who counts.
+    /// Whether a clone is left besides the counter's own.
     pub(super) fn any(&self) -> bool {
         Rc::strong_count(&self.0) > 1
     }

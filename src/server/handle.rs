@@ -49,10 +49,10 @@ use crate::wire::instance::{Instance, check_name, check_service_id};
 use crate::wire::refusal::{Code, Refusal};
 use crate::wire::talk::{self, Envelope, Publication};
 pub use message::{Message, PublishedMessage};
-use message::{check_bytes, named_once};
+use message::{check_bytes, deduplicated};
 pub use watch::{InstanceChange, ServiceUpdate, ServiceWatch};
 
-/// Why a call came to nothing. Its code says whether to try again.
+/// The failure of a call. Its code says whether to try again.
 pub type CallError = Refusal;
 
 /// A server, seen from the program around it.
@@ -74,7 +74,7 @@ pub type CallError = Refusal;
 pub struct Handle {
     control: MailboxSender<ControlMessage>,
     clock: Clock,
-    /// Weak, so that listeners hear the server's end though handles live on.
+    /// Weak, so that listeners get the server's end although handles live on.
     events: broadcast::WeakSender<DomainEvent>,
     stats: Arc<Stats>,
     limits: Arc<Limits>,
@@ -105,7 +105,7 @@ pub struct Delivery {
     pub to_channel: Option<String>,
 }
 
-/// A stream of what happens.
+/// A stream of the server's events.
 ///
 /// ```no_run
 /// # async fn example(handle: fanfare::server::Handle) {
@@ -125,8 +125,8 @@ pub struct Delivery {
 pub struct Events(BroadcastStream<DomainEvent>);
 
 impl Events {
-    /// The next event; none once the server has stopped. A slow listener is told how many were
-    /// missed: at most 4,096 are kept.
+    /// The next event; none when the server has stopped. A slow listener gets the number of missed
+    /// events: at most 4,096 are kept.
     pub async fn next(&mut self) -> Option<Result<DomainEvent, u64>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
@@ -151,8 +151,8 @@ pub struct ChannelMessages {
 }
 
 impl ChannelMessages {
-    /// The next message, as its followers get it; none once the server has stopped. A listener that is too
-    /// slow is told how many events were missed, this channel's among them.
+    /// The next message, as its subscribers get it; none when the server has stopped. A listener
+    /// that is too slow gets the number of missed events, this channel's among them.
     pub async fn next(&mut self) -> Option<Result<Value, u64>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
@@ -178,7 +178,7 @@ impl Stream for ChannelMessages {
     }
 }
 
-/// The program that embeds the server did what operators do.
+/// Logs an operator's action of the embedding program.
 fn note_action(action: &'static str, on: &str) {
     tracing::info!(target: "fanfare::operator", action, on, door = "program", "operator action");
 }
@@ -226,7 +226,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `invalid_argument` for a reserved type, `unavailable` where the server is too busy or stops.
+    /// `invalid_argument` for a reserved type, `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle) -> Result<(), fanfare::server::CallError> {
@@ -246,8 +246,10 @@ impl Handle {
             Some(name) => To::Channel(self.channel(name)?),
             None => To::Everyone,
         };
-        let aim =
-            Aimed { only: delivery.only_to.map(named_once), except: named_once(delivery.exclude) };
+        let aim = Aimed {
+            only: delivery.only_to.map(deduplicated),
+            except: deduplicated(delivery.exclude),
+        };
         self.send(message_type, data, to, aim).await
     }
 
@@ -297,13 +299,13 @@ impl Handle {
         Ok((published.message_id, published.delivered_to))
     }
 
-    /// Publishes a message with all that belongs to it: its type, metadata, an author, and which
-    /// subscribers get it. Whatever the channel's rules say.
+    /// Publishes a message with its type, metadata, author and receivers, whatever the channel's
+    /// rules say.
     ///
     /// # Errors
     ///
     /// As [`Handle::broadcast`]; `too_large` over `http-body-bytes-max` bytes, and `forbidden` for
-    /// `user.joined` and `user.left` where the server announces who comes and goes.
+    /// `user.joined` and `user.left` where the server announces arrivals and departures.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle) -> Result<(), fanfare::server::CallError> {
@@ -338,13 +340,13 @@ impl Handle {
         Ok(PublishedMessage::of(self.ask(publish).await?))
     }
 
-    /// Says something in a room in the name of a user, who need not be in it nor online. The user is
+    /// Sends a text to a room in the name of a user, who need not be in it nor online. The user is
     /// known from then on.
     ///
     /// # Errors
     ///
-    /// `invalid_argument` where a name is none, or `content` is empty or longer than a client's message
-    /// may be; `unavailable` where the server is too busy or stops.
+    /// `invalid_argument` for an invalid name, or if `content` is empty or longer than a client's
+    /// message may be; `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle) -> Result<(), fanfare::server::CallError> {
@@ -368,7 +370,7 @@ impl Handle {
         Ok(PublishedMessage::of(self.ask(ChatAs { person, channel, content }).await?))
     }
 
-    /// Tells the subscribers of `live:{entity}` that one of these was `created`, `updated` or
+    /// Tells the subscribers of `live:{entity}` that an entity was `created`, `updated` or
     /// `deleted`, as `POST /api/v1/live/{entity}/{id}` does.
     ///
     /// # Errors
@@ -396,8 +398,8 @@ impl Handle {
         self.publish_checked(channel, publication, None, Aimed::default()).await
     }
 
-    /// Brings those up to date who follow `dashboard:{name}`, as
-    /// `POST /api/v1/dashboards/{name}/metrics` does.
+    /// Sends metrics to the subscribers of `dashboard:{name}`, as `POST
+    /// /api/v1/dashboards/{name}/metrics` does.
     ///
     /// # Errors
     ///
@@ -424,7 +426,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `not_found` where it has ended, and as [`Handle::broadcast`].
+    /// `not_found` if it has ended, and as [`Handle::broadcast`].
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
@@ -443,12 +445,12 @@ impl Handle {
         self.send(message_type, data, to, Aimed::default()).await.map(|_| ())
     }
 
-    /// Sends an envelope to each connection of a user. Returns how many there are; 0 where the user
-    /// is offline.
+    /// Sends an envelope to each connection of a user. Returns their number; 0 if the user is
+    /// offline.
     ///
     /// # Errors
     ///
-    /// `not_found` where there never was such a user, and as [`Handle::broadcast`].
+    /// `not_found` for an unknown user, and as [`Handle::broadcast`].
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -468,7 +470,7 @@ impl Handle {
         self.send(message_type, data, to, Aimed::default()).await
     }
 
-    /// How many WebSocket connections are open, as of a moment ago.
+    /// The number of open WebSocket connections, as of a moment ago.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -486,7 +488,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `unavailable` where the server is too busy or stops.
+    /// `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -510,11 +512,11 @@ impl Handle {
         Ok(self.ask(ListConnections { after, limit }).await?.connections)
     }
 
-    /// One connection, with its channels, rooms and metadata; none where it has ended.
+    /// One connection, with its channels, rooms and metadata; none if it has ended.
     ///
     /// # Errors
     ///
-    /// `unavailable` where the server is too busy or stops.
+    /// `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
@@ -532,11 +534,11 @@ impl Handle {
         Ok(self.ask(DescribeConnection(connection.into())).await?.map(|view| *view))
     }
 
-    /// Who is online, on any node: how many, and the first 10,000 of them.
+    /// The users online on any node: their number, and the first 10,000 of them.
     ///
     /// # Errors
     ///
-    /// `unavailable` where the server is too busy or stops.
+    /// `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -551,11 +553,12 @@ impl Handle {
         Ok((count, users))
     }
 
-    /// What was noted of a connection: a JSON object; none where nothing was, or it has ended.
+    /// The metadata of a connection: a JSON object; none if there is none, or the connection has
+    /// ended.
     ///
     /// # Errors
     ///
-    /// `unavailable` where the server is too busy or stops.
+    /// `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
@@ -575,13 +578,13 @@ impl Handle {
         Ok(metadata.and_then(|raw| serde_json::from_str(raw.get()).ok()))
     }
 
-    /// Notes something of a connection, until its end: a JSON object of at most
-    /// 4,096 bytes in place of what was noted before. An empty one,
-    /// and null, take it away. Clients do not see it.
+    /// Sets the metadata of a connection, until its end: a JSON object of at most 4,096 bytes,
+    /// which replaces the previous one. An empty object, and null, remove it. Clients do not see
+    /// it.
     ///
     /// # Errors
     ///
-    /// `not_found` where it has ended, `invalid_argument` where it is no object, `too_large` beyond
+    /// `not_found` if it has ended, `invalid_argument` if it is not an object, `too_large` beyond
     /// the bound.
     ///
     /// ```no_run
@@ -603,13 +606,13 @@ impl Handle {
     }
 
     /// Subscribes a connection to a channel, whatever the channel's rules say. The client gets
-    /// `subscribed` without an `id`; nothing happens where it is subscribed already. Where tokens are
-    /// required, the next `refresh` of the client is judged by the rules again.
+    /// `subscribed` without an `id`; a subscribed one gets nothing. If tokens are required, the
+    /// next `refresh` of the client is judged by the rules again.
     ///
     /// # Errors
     ///
-    /// `not_found` where it has ended, `too_many_subscriptions` beyond the bound of a connection,
-    /// `rate_limited` where there are too many channels.
+    /// `not_found` if it has ended, `too_many_subscriptions` beyond the bound of a connection,
+    /// `rate_limited` if there are too many channels.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
@@ -632,7 +635,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `not_found` where the connection has ended.
+    /// `not_found` if the connection has ended.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
@@ -663,7 +666,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `not_found` where it has ended already.
+    /// `not_found` if it has ended already.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle, connection: fanfare::server::ConnName)
@@ -684,8 +687,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `conflict` where it is defined, `invalid_argument` where the description is over 1,024 bytes
-    /// or holds a NUL character.
+    /// `conflict` if it is defined already, `invalid_argument` if the description is over 1,024
+    /// bytes or holds a NUL character.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -701,11 +704,11 @@ impl Handle {
         Ok(())
     }
 
-    /// Deletes a channel; its followers are told.
+    /// Deletes a channel; its subscribers get `unsubscribed`.
     ///
     /// # Errors
     ///
-    /// `not_found` where there is none.
+    /// `not_found` for an unknown channel.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -724,7 +727,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `unavailable` where the server is too busy or stops.
+    /// `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -739,11 +742,11 @@ impl Handle {
         self.ask(ListChannels).await
     }
 
-    /// How many connections follow a channel; none where there is no such channel.
+    /// The number of subscribers of a channel; none for an unknown channel.
     ///
     /// # Errors
     ///
-    /// `unavailable` where the server is too busy or stops.
+    /// `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -763,7 +766,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `invalid_argument` where the name is none.
+    /// `invalid_argument` for an invalid name.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle) -> Result<(), fanfare::server::CallError> {
@@ -778,7 +781,7 @@ impl Handle {
         Ok(ChannelMessages { events: self.events(), channel: self.channel(name)? })
     }
 
-    /// Listens to everything that happens from here on.
+    /// Listens to all events from here on.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -796,7 +799,7 @@ impl Handle {
     pub fn events(&self) -> Events {
         let receiver = match self.events.upgrade() {
             Some(events) => events.subscribe(),
-            // The server has stopped: nothing happens any more.
+            // The server has stopped: there are no more events.
             None => broadcast::channel(1).1,
         };
         Events(BroadcastStream::new(receiver))
@@ -806,7 +809,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `unavailable` where the server is too busy or stops.
+    /// `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -819,15 +822,15 @@ impl Handle {
         self.ask(PingAll).await
     }
 
-    /// Registers instances, or renews their leases, with the checks and bounds of the other doors.
-    /// They are applied in pieces of 1,000.
+    /// Registers instances, or renews their leases, with the checks and bounds of HTTP. They are
+    /// applied in pieces of 1,000.
     ///
     /// # Errors
     ///
-    /// `invalid_argument` naming the first that is wrong, `too_large` where one has more bytes than
-    /// `instance-bytes-max` or there are more than 100,000: then none is registered.
-    /// `rate_limited` where the registry is full, `unavailable` where the server is too busy or stops:
-    /// then some may be.
+    /// `invalid_argument` naming the first invalid one, `too_large` if one has more bytes than
+    /// `instance-bytes-max` or there are more than 100,000: then none is registered. `rate_limited`
+    /// if the registry is full, `unavailable` if the server is too busy or stops: then some may be
+    /// registered.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle) -> Result<(), Box<dyn std::error::Error>> {
@@ -847,7 +850,7 @@ impl Handle {
                 .map_err(|message| Refusal::new(Code::TooLarge, message))?;
             accepted.push((instance, registration));
         }
-        let entries = Entries { accepted, rejected: Vec::new() }.said_once();
+        let entries = Entries { accepted, rejected: Vec::new() }.without_repeats();
         let registrations = entries.accepted.into_iter().map(|(_, registration)| registration);
         let refused = self.in_pieces(registrations.collect(), Register).await?;
         match refused.first() {
@@ -860,8 +863,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `too_large` for more than 100,000, `unavailable` where the server is too busy
-    /// or stops.
+    /// `too_large` for more than 100,000, `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -904,8 +906,8 @@ impl Handle {
         self.in_pieces(identities_once(instances), Unregister).await.map(|_| ())
     }
 
-    /// Hands a batch to control in pieces, each after the answer to the one before. Returns what was
-    /// refused, by its place in the whole batch.
+    /// Hands a batch to control in pieces, each after the answer to the one before. Returns the
+    /// refused entries, by their position in the whole batch.
     async fn in_pieces<T, Batch: Ask<Reply = Vec<RefusedEntry>>>(
         &self,
         entries: Vec<T>,
@@ -927,12 +929,12 @@ impl Handle {
         }
     }
 
-    /// A service as it is; none where it was never seen.
+    /// A service in its present state; none if it is unknown.
     /// [`InstanceList::decode`](super::InstanceList::decode) gives its instances.
     ///
     /// # Errors
     ///
-    /// `invalid_argument` where the id is none, `unavailable` where the server is too busy or stops.
+    /// `invalid_argument` for an invalid id, `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -948,7 +950,7 @@ impl Handle {
         Ok(views.into_iter().find(|view| view.revision > 0))
     }
 
-    /// The services of these ids, in their order; one that was never seen has the revision 0.
+    /// The services of these ids, in their order; an unknown one has the revision 0.
     ///
     /// # Errors
     ///
@@ -977,7 +979,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// `unavailable` where the server is too busy or stops.
+    /// `unavailable` if the server is too busy or stops.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle)
@@ -990,13 +992,13 @@ impl Handle {
         Ok(self.ask(ReadAllViews).await?.views)
     }
 
-    /// Follows a service: its instances first, then every change with the instances after it, in order
-    /// and without a gap. A program that is too slow gets several changes in one update, or the
-    /// instances again where changes are not kept any more; see [`ServiceUpdate::is_snapshot`].
+    /// Follows a service: its instances first, then every change with the instances after it, in
+    /// order and without a gap. A program that is too slow gets several changes in one update, or
+    /// the instances again if changes are not kept any more; see [`ServiceUpdate::is_snapshot`].
     ///
     /// # Errors
     ///
-    /// `invalid_argument` where the id is none.
+    /// `invalid_argument` for an invalid id.
     ///
     /// ```no_run
     /// # async fn example(handle: fanfare::server::Handle) -> Result<(), fanfare::server::CallError> {
@@ -1024,9 +1026,9 @@ fn check_count(count: usize) -> Result<(), CallError> {
     Ok(())
 }
 
-/// Each instance once, where it is named first.
+/// Each instance once, at its first place.
 fn identities_once(instances: Vec<InstanceIdentity>) -> Vec<InstanceIdentity> {
     let accepted = instances.into_iter().map(|identity| ((), identity)).collect();
-    let entries = Entries { accepted, rejected: Vec::new() }.named_once();
+    let entries = Entries { accepted, rejected: Vec::new() }.deduplicated();
     entries.accepted.into_iter().map(|((), identity)| identity).collect()
 }

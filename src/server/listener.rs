@@ -29,7 +29,7 @@ pub(super) fn listen(address: SocketAddr, shards: usize) -> io::Result<Vec<TcpLi
     Ok(listeners)
 }
 
-/// Whether an address can be listened on. Returns it, with a port where any would do.
+/// Whether an address can be listened on. Returns it, with a port if any would do.
 ///
 /// Without `SO_REUSEPORT`, so that a port on which another server listens is an error and not silently
 /// shared.
@@ -48,7 +48,7 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    // Inherited on Linux by what is accepted, which saves four system calls a connection.
+    // Accepted sockets inherit it on Linux, which saves four system calls a connection.
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(limits::SOCKET_SEND_BYTES)?;
     socket.set_tcp_user_timeout(Some(Duration::from_millis(limits::TCP_USER_TIMEOUT_MS)))?;
@@ -67,12 +67,12 @@ pub(super) fn grow_descriptor_table(descriptors: usize) {
     let (Ok(any), Ok(highest)) = (std::fs::File::open("/dev/null"), i32::try_from(highest)) else {
         return;
     };
-    // It is closed at once; the table keeps its size. Beyond the limit nothing is gained or lost.
+    // It is closed at once; the table keeps its size. Beyond the limit the call has no effect.
     drop(rustix::io::fcntl_dupfd_cloexec(&any, highest));
 }
 
-/// How many sockets may be open: the configured number, or what the file-descriptor limit allows
-/// beside the server's own files.
+/// The number of sockets that may be open: the configured one, or as many as the file-descriptor
+/// limit allows beside the server's own files.
 pub(super) fn sockets_max(configured: Option<usize>) -> usize {
     let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("Max open files"));

@@ -89,7 +89,7 @@ pub use handle::{
     PublishedMessage, ServiceUpdate, ServiceWatch,
 };
 
-/// Why a server does not start.
+/// The reason why a server does not start.
 #[derive(Debug)]
 pub enum StartError {
     /// The address cannot be listened on.
@@ -98,7 +98,7 @@ pub enum StartError {
     DataDir(std::path::PathBuf, io::Error),
     /// The public key cannot be used.
     Key(std::path::PathBuf, String),
-    /// The secret in the data directory is no good.
+    /// The secret in the data directory is invalid.
     Secret(io::Error),
     /// A certificate or its key cannot be used.
     Tls(std::path::PathBuf, String),
@@ -132,7 +132,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl StartError {
-    /// Whether it is a setting that is wrong, and not the machine.
+    /// Whether a setting is at fault, and not the machine.
     #[must_use]
     pub const fn is_setting(&self) -> bool {
         matches!(
@@ -173,9 +173,9 @@ pub struct Server {
 #[derive(Debug, Default)]
 struct Signals {
     is_draining: Arc<AtomicBool>,
-    /// Shards that have seen their last connection go.
+    /// The number of shards whose last connection has ended.
     drained: AtomicUsize,
-    /// Raised when every shard has: then they stop.
+    /// Raised when all shards are drained: then they stop.
     shards_stop: AtomicBool,
     /// Raised when the shards have stopped: then control does.
     control_stop: AtomicBool,
@@ -194,7 +194,7 @@ struct Common {
     /// Open sockets of all kinds on all shards.
     sockets: Arc<AtomicUsize>,
     sockets_max: usize,
-    /// Sockets that are being told that there is no room.
+    /// Refused sockets whose refusal is being sent.
     turned: Arc<AtomicUsize>,
     tls: Option<Arc<Tls>>,
 }
@@ -202,11 +202,11 @@ struct Common {
 impl Server {
     /// Starts a server. It listens when this returns.
     ///
-    /// `sources` is what `/api/status/config.json` shows as the origin of each setting.
+    /// `sources` has the origin of each setting for `/api/status/config.json`.
     ///
     /// # Errors
     ///
-    /// Where the address, the data directory or the store cannot be used.
+    /// If the address, the data directory or the store cannot be used.
     #[allow(clippy::too_many_lines, reason = "the parts of a server, in their order")]
     pub fn start(config: &Config, sources: &Sources) -> Result<Server, StartError> {
         let sockets_max = listener::sockets_max(config.limits.connections_max);
@@ -225,7 +225,7 @@ impl Server {
         let (to_control, inbox) = mailbox(messages_max, bell.clone());
         let (store, snapshot) = open_store(config, clock, &to_control)?;
         let in_bind = |fault| StartError::Bind(config.bind, fault);
-        // Early, because others would hear of a node that then cannot serve.
+        // Early, because the other nodes would learn of a node that then cannot serve.
         listener::check(config.bind).map_err(in_bind)?;
 
         let stats = Arc::new(Stats::new(config.shards));
@@ -355,12 +355,12 @@ impl Server {
         self.tls.is_some()
     }
 
-    /// Reads certificate and key again, for connections that come from here on. Returns false where
-    /// the server speaks no TLS.
+    /// Reads certificate and key again, for connections that come from here on. Returns false if
+    /// the server does not use TLS.
     ///
     /// # Errors
     ///
-    /// [`StartError::Tls`]; what was read before then stays in use.
+    /// [`StartError::Tls`]; the old certificate then stays in use.
     pub fn reload_certificate(&self) -> Result<bool, StartError> {
         let Some(tls) = &self.tls else { return Ok(false) };
         tls.reload().map_err(|(path, fault)| StartError::Tls(path, fault))?;
@@ -372,9 +372,9 @@ impl Server {
         self.handle.clone()
     }
 
-    /// Sends every client away, writes what is not on disk, and ends all threads. Returns when that
-    /// is done, and after 30 s at the latest: what the database or Redis keep
-    /// waiting by then is given up, and the log names what is lost.
+    /// Sends every client away, writes unsaved changes, and ends all threads. Returns when that is
+    /// done, and after 30 s at the latest: writes that wait for the database or Redis by then are
+    /// given up, and the log names them.
     pub fn stop(self) {
         let (clock, signals) = (self.clock, self.signals);
         let deadline_ns = end_of(limits::DRAIN_MS_MAX, clock);
@@ -388,7 +388,7 @@ impl Server {
             "draining: clients are sent away"
         );
         for shard in &self.shards {
-            // Fails only where the shard has stopped already.
+            // Fails only if the shard has stopped already.
             let _ = shard.push_waiting(ShardMessage::Drain { window_ms });
             shard.ring();
         }
@@ -406,7 +406,7 @@ impl Server {
 }
 
 /// The moment at which a stop that begins now has to be over, in nanoseconds of the clock: a little
-/// before `span_ms` are.
+/// before the end of `span_ms`.
 fn end_of(span_ms: u64, clock: Clock) -> u64 {
     clock.now().ns + (span_ms - limits::STOP_RESERVE_MS) * 1_000_000
 }
@@ -426,7 +426,7 @@ fn join_by(thread: JoinHandle<()>, clock: Clock, deadline_ns: u64) {
     let _ = thread.join();
 }
 
-/// Has control write what is left, and waits for that.
+/// Makes control write the last changes, and waits for that.
 fn end_control(signals: &Signals, control: JoinHandle<()>, clock: Clock, deadline_ns: u64) {
     signals.deadline_ns.store(deadline_ns, Ordering::SeqCst);
     signals.control_stop.store(true, Ordering::SeqCst);
@@ -435,7 +435,7 @@ fn end_control(signals: &Signals, control: JoinHandle<()>, clock: Clock, deadlin
     join_by(control, clock, deadline_ns + limits::STOP_RESERVE_MS * 500_000);
 }
 
-/// The store, and what it held. Among several nodes there is one only where all share it.
+/// The store, and its content. Among several nodes there is one only if all share it.
 fn open_store(
     config: &Config,
     clock: Clock,
@@ -444,7 +444,7 @@ fn open_store(
     if config.redis_url.is_some() {
         let url = config.database_url.as_deref().filter(|url| is_shareable(url));
         let Some(url) = url else {
-            // A database of this node alone would give each node another truth.
+            // With a database of its own each node would have other accounts and messages.
             tracing::info!(
                 "no database-url that all nodes share (postgres://...): accounts, direct and group \
                  messages are unavailable"
@@ -461,7 +461,7 @@ fn open_store(
     Ok((Some(store), snapshot))
 }
 
-/// Where the journal of messages goes on; it is closed where nothing can be stored.
+/// The position at which the journal is read on; no journal if nothing can be stored.
 fn journal(is_stored: bool, snapshot: &StoreSnapshot) -> cluster::Journal {
     if is_stored {
         cluster::Journal::After(snapshot.people.written)
@@ -470,7 +470,7 @@ fn journal(is_stored: bool, snapshot: &StoreSnapshot) -> cluster::Journal {
     }
 }
 
-/// How much one set of changes may hold.
+/// The bound of one set of changes.
 fn set_bound(limits: &Limits) -> SetBound {
     SetBound { rows: limits.store_set_rows_max, bytes: limits.store_set_bytes_max }
 }
@@ -492,7 +492,7 @@ fn state_of(config: &Config, snapshot: StoreSnapshot, node: &str, now: Moment) -
     state.joined(is_shared.then(|| JournalTail::after(written)))
 }
 
-/// The registry at the start: what the store held; among several nodes what the log will tell.
+/// The registry at the start: the store's; among several nodes the log's.
 fn registry_of(config: &Config, snapshot: Snapshot, node: &str, now: Moment) -> Registry {
     let (settings, epoch) = (registry_settings(config), Epoch::new(&random_hex(16)));
     let mut registry = if config.redis_url.is_some() {
@@ -506,7 +506,7 @@ fn registry_of(config: &Config, snapshot: Snapshot, node: &str, now: Moment) -> 
     registry
 }
 
-/// Joins control to the other nodes, where there are to be any.
+/// Joins control to the other nodes, if there are to be any.
 fn joined(
     control: Control,
     config: &Config,
@@ -534,8 +534,8 @@ fn tls_files(config: &Config) -> cluster::TlsFiles {
     cluster::TlsFiles { ca: config.redis_ca.clone(), certificate }
 }
 
-/// Waits until this node knows what the others do, or cannot soon. It does not listen before: a proxy
-/// would send it requests that any other node can answer, and it cannot yet.
+/// Waits until the log is loaded; gives up when Redis is silent. The node does not listen before: a
+/// proxy would send it requests that any other node can answer, and it cannot yet.
 #[allow(clippy::disallowed_methods, reason = "nothing else is to be done on this thread meanwhile")]
 fn await_registry(clock: Clock, stats: &Stats) {
     let start_ms = clock.now().unix_ms;
@@ -547,7 +547,7 @@ fn await_registry(clock: Clock, stats: &Stats) {
     };
     while !stats.cluster.is_joined() {
         if is_over() {
-            // Where Redis never answered, that has been said.
+            // If Redis never answered, that has been logged.
             if stats.cluster.contact_ms.value() != 0 {
                 tracing::warn!(
                     "the registry of the other nodes is not available: listening without it"
@@ -559,7 +559,7 @@ fn await_registry(clock: Clock, stats: &Stats) {
     }
 }
 
-/// What each shard's thread is given, and the way to it.
+/// The arguments of each shard's thread, and its mailbox.
 fn shard_starts(
     shards: usize,
     messages_max: usize,
@@ -590,7 +590,7 @@ fn shard_settings(index: usize, common: &Common) -> shard::Settings {
     }
 }
 
-/// Says where the data and the secret are, and which of them this start makes.
+/// Logs where the data and the secret are, and which of them this start creates.
 fn say_where_data_is(config: &Config) {
     let dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
     let state = if dir.exists() { "" } else { " (new)" };
@@ -611,12 +611,12 @@ fn say_where_data_is(config: &Config) {
     tracing::info!("data directory {}{state}; database: {database}; {secret}", dir.display());
 }
 
-/// Signs a token with the secret of a configuration, as the server does at a login. None where the
-/// configuration has a public key only: then the tokens come from whoever has the private one.
+/// Signs a token with the secret of a configuration, as the server does at a login. None if the
+/// configuration has a public key only: then another issuer makes the tokens.
 ///
 /// # Errors
 ///
-/// Where the public key or the data directory cannot be used.
+/// If the public key or the data directory cannot be used.
 ///
 /// ```no_run
 /// use std::time::UNIX_EPOCH;
@@ -637,7 +637,7 @@ pub fn sign_token(config: &Config, claims: &Claims) -> Result<Option<String>, St
 ///
 /// # Errors
 ///
-/// Where the public key or the data directory cannot be used.
+/// If the public key or the data directory cannot be used.
 pub(crate) fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
     if let Some(path) = &config.jwt_public_key {
         let fault = |fault: String| StartError::Key(path.clone(), fault);
@@ -666,7 +666,7 @@ fn encryption(config: &Config) -> Result<Option<Tls>, StartError> {
     tls.map(Some).map_err(|(path, fault)| StartError::Tls(path, fault))
 }
 
-/// Whether certificate and key, where they are configured, can be used.
+/// Checks certificate and key, if they are configured.
 ///
 /// # Errors
 ///
@@ -675,7 +675,7 @@ pub(crate) fn check_certificate(config: &Config) -> Result<(), StartError> {
     encryption(config).map(|_| ())
 }
 
-/// How many sockets a server with this configuration holds on this machine.
+/// The number of sockets that a server with this configuration holds on this machine.
 pub(crate) fn connections_max(config: &Config) -> usize {
     listener::sockets_max(config.limits.connections_max)
 }
@@ -694,7 +694,7 @@ fn authorizer(
     for token in &snapshot.ended_tokens {
         revoked.revoke(token.id, token.expires_s, now_s);
     }
-    // Where a token is needed a page that makes its name point here has none to show.
+    // If tokens are required, a page that makes its name point here has none to show.
     let is_host_checked = config.auth == AuthMode::Open || !config.allowed_hosts.is_empty();
     Authorizer {
         authenticator,
@@ -715,7 +715,7 @@ fn authorizer(
     }
 }
 
-/// What the backplane says goes to control as everything does; who is there, to the status pages.
+/// Sends the backplane's news to control, and the list of nodes to the status pages.
 fn news_to(
     clock: Clock,
     to_control: &MailboxSender<ControlMessage>,
@@ -729,13 +729,13 @@ fn news_to(
         }
         let accepted_ns = clock.now().ns;
         let task = Task::Cluster(news);
-        // Fails only where control has stopped, and the server with it.
+        // Fails only if control has stopped, and the server with it.
         let _ = to_control.push_waiting(ControlMessage { accepted_ns, task });
         to_control.ring();
     })
 }
 
-/// Compares the settings of all living nodes with this one's, and says what is new about that.
+/// Compares the settings of all living nodes with this one's, and logs new differences.
 fn agree(app: &AppState, nodes: &[NodeView]) {
     let differences = app.shared.differences(app.stats.cluster.joined_ms.value(), nodes);
     let before = std::mem::replace(&mut *app.differences.write(), differences.clone());
@@ -758,7 +758,7 @@ fn agree(app: &AppState, nodes: &[NodeView]) {
 ///
 /// # Errors
 ///
-/// Where the public key cannot be read.
+/// If the public key cannot be read.
 fn shared_settings(config: &Config, node: &str) -> Result<Shared, StartError> {
     let mut shared = Shared { node: node.to_owned(), ..Shared::default() };
     if config.redis_url.is_none() {
@@ -786,11 +786,11 @@ fn about(clock: Clock, app: Arc<AppState>) -> cluster::About {
     Arc::new(move || status::about(&app, clock.now()).to_string())
 }
 
-/// What the store says goes to control as everything does.
+/// Sends the store's events to control.
 fn listeners(clock: Clock, to_control: &MailboxSender<ControlMessage>) -> Listeners {
     let say = move |to_control: MailboxSender<ControlMessage>, task: Task| {
         let accepted_ns = clock.now().ns;
-        // Fails only where control has stopped, and the server with it.
+        // Fails only if control has stopped, and the server with it.
         let _ = to_control.push_waiting(ControlMessage { accepted_ns, task });
         to_control.ring();
     };

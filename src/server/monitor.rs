@@ -1,6 +1,6 @@
 //! Samples the server's counters once a second, and publishes them while they have a subscriber.
 //!
-//! Consoles then cost one JSON object a second, however many are open, and nothing when none is.
+//! Consoles then cost one JSON object a second, however many are open, and none costs nothing.
 //!
 //! Imports its siblings, `http` and `limits`. Part of `server`.
 
@@ -24,7 +24,7 @@ pub(super) fn start(handle: Handle, common: Common) -> io::Result<JoinHandle<()>
                 let now_ms = common.clock.now().unix_ms;
                 common.app.recent.write().sample(&common.app.stats, now_ms);
                 publish(&handle, &common).await;
-                // Woken or not: the loop finds out.
+                // Woken or not: the loop checks.
                 let _ = tokio::time::timeout(pause, stop.notified()).await;
             }
         });

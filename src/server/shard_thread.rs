@@ -49,7 +49,7 @@ pub(super) fn start(start: Start, listener: StdListener) -> io::Result<JoinHandl
                 if let Err(fault) = runtime.block_on(run(start, listener)) {
                     tracing::error!(%fault, "a shard cannot run");
                 }
-                // Work that was handed to a thread of its own may still be running.
+                // Work on a thread of its own may still be running.
                 runtime.shutdown_timeout(Duration::from_millis(limits::CLOSE_LINGER_MS));
             }
             Err(fault) => tracing::error!(%fault, "a shard's runtime does not start"),
@@ -87,8 +87,8 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
     let shard = Shard::new(settings, control, inlet, common.clock.now());
     let ready = ReadyList::new(Arc::clone(&notify));
     let driver = Driver { shard, context, ready, arrivals, notify, common, tasks, end };
-    // A turn bounds its own work. tokio's budget would have every socket after the first hundred of
-    // a fan-out claim to be full.
+    // A turn bounds its own work. With tokio's budget every socket after the first hundred of a
+    // fan-out would report that it is full.
     tokio::task::unconstrained(driver.run()).await;
     Ok(())
 }
@@ -102,7 +102,7 @@ struct Driver {
     notify: Arc<Notify>,
     common: Common,
     tasks: Tasks,
-    /// Says to all tasks that the end has come.
+    /// Tells all tasks that the end has come.
     end: watch::Sender<Ending>,
 }
 
@@ -176,12 +176,12 @@ impl Driver {
         }
         let now_ms = self.common.clock.now().unix_ms;
         let left_ms = outcome.wake_at_ms.map(|at_ms| at_ms.saturating_sub(now_ms));
-        // The last shards to drain are looked for, not waited for.
+        // The last shards to drain are polled for.
         let left_ms = if has_drained { Some(limits::SHARD_TICK_MS) } else { left_ms };
         match left_ms {
             Some(left_ms) => {
                 let patience = Duration::from_millis(left_ms);
-                // Woken or not: the turn finds out what there is.
+                // Woken or not: the turn finds its work.
                 let _ = tokio::time::timeout(patience, self.notify.notified()).await;
             }
             None => self.notify.notified().await,
@@ -189,18 +189,18 @@ impl Driver {
         self.shard.wake();
     }
 
-    /// Takes in what was accepted or upgraded.
+    /// Takes accepted and upgraded sockets into the shard.
     fn admit(&mut self) {
         if self.arrivals.borrow().is_empty() {
             return;
         }
         let Arrivals { accepted, upgraded } = self.arrivals.take();
         let (now, ready) = (self.common.clock.now(), &self.ready);
-        for Ticket { stream, place } in accepted {
-            let has_room = place.permit.is_some();
+        for Ticket { stream, permits } in accepted {
+            let has_room = permits.permit.is_some();
             let socket = |slot, generation| Counted {
                 socket: TcpSocket::new(stream, ready.waker(slot, generation)),
-                place,
+                permits,
             };
             if has_room {
                 self.shard.accept(now, socket);
@@ -211,21 +211,21 @@ impl Driver {
         for (Upgraded { stream, upgrade, early }, permit) in upgraded {
             self.shard.adopt(now, upgrade, &early, |slot, generation| Counted {
                 socket: TcpSocket::new(stream, ready.waker(slot, generation)),
-                place: permit.into(),
+                permits: permit.into(),
             });
         }
     }
 
     /// Gives plain HTTP connections to tasks of their own.
     fn hand_over(&mut self) {
-        for (Counted { socket, place }, early) in self.shard.take_handed_over() {
+        for (Counted { socket, permits }, early) in self.shard.take_handed_over() {
             let (context, arrivals) = (self.context.clone(), Rc::clone(&self.arrivals));
             let notify = Arc::clone(&self.notify);
             let (task, ending) = (self.tasks.clone(), self.end.subscribe());
             spawn_local(async move {
                 let stream = socket.into_stream();
                 let upgraded = connection::serve(context, stream, early, ending).await;
-                if let (Some(upgraded), Some(permit)) = (upgraded, place.permit) {
+                if let (Some(upgraded), Some(permit)) = (upgraded, permits.permit) {
                     arrivals.borrow_mut().upgraded.push((upgraded, permit));
                     notify.notify_one();
                 }

@@ -1,7 +1,7 @@
 //! TLS: the certificate, read again on request, and the handshake before the first byte of HTTP.
 //!
-//! rustls does the work (TLS 1.2 and 1.3). A connection keeps the certificate it was opened with;
-//! one that is read again is for those that come after.
+//! rustls does the work (TLS 1.2 and 1.3). A connection keeps the certificate that it was opened
+//! with; a reloaded one is for later connections.
 //!
 //! A client that speaks plain HTTP gets an error text at once, which helps a person who forgot the `s` of
 //! `https`.
@@ -26,7 +26,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::http::connection;
 use crate::shard::socket::Stream;
 
-/// Where certificate and key are, and what they were when last read.
+/// The files of certificate and key, and their content at the last read.
 pub(super) struct Tls {
     certificate: PathBuf,
     key: PathBuf,
@@ -44,13 +44,13 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// The file at fault, and what is wrong with it.
+    /// The file at fault, and the fault.
     pub(super) fn load(certificate: PathBuf, key: PathBuf) -> Result<Tls, (PathBuf, String)> {
         let config = RwLock::new(read(&certificate, &key)?);
         Ok(Tls { certificate, key, config })
     }
 
-    /// Reads them again. Where that fails, what was read before stays.
+    /// Reads them again. If that fails, the old ones stay.
     ///
     /// # Errors
     ///
@@ -61,8 +61,8 @@ impl Tls {
         Ok(())
     }
 
-    /// Greets a client. Takes no longer than `patience`, and a moment more to tell one that does not
-    /// speak TLS.
+    /// Does the handshake with a client. Takes no longer than `patience`, and a moment more to
+    /// answer one that does not use TLS.
     ///
     /// # Errors
     ///
@@ -79,7 +79,7 @@ impl Tls {
             }
             match acceptor.accept(stream).into_fallible().await {
                 Ok(stream) => Ok(Ok(stream)),
-                // rustls has said what is wrong, in an alert.
+                // rustls has sent an alert with the fault.
                 Err((fault, stream)) => {
                     tracing::debug!(%fault, "what began like TLS is none");
                     Ok(Err(("a bad handshake", stream, Vec::new())))
@@ -104,7 +104,7 @@ const HANDSHAKE: u8 = 22;
 /// A fatal alert, `unexpected_message` (RFC 8446, 6.2).
 const ALERT: [u8; 7] = [21, 3, 1, 0, 2, 2, 10];
 
-/// What is told to a client that began with something else: in plain HTTP where that may be what it
+/// The answer to a client that began with another protocol: plain HTTP if that may be what it
 /// speaks, else an alert.
 fn words_for(first: u8) -> Vec<u8> {
     if !first.is_ascii_graphic() && !first.is_ascii_whitespace() {
@@ -135,7 +135,7 @@ fn read(certificate: &PathBuf, key: &PathBuf) -> Result<Arc<ServerConfig>, (Path
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
         .map_err(|fault| in_certificate(format!("with its key: {fault}")))?;
-    // The only protocol spoken here; without a word a browser might hope for HTTP/2.
+    // The only protocol here; otherwise a browser might try HTTP/2.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -83,8 +83,8 @@ impl<S: Socket> Shard<S> {
 
     fn forget_topic(&mut self, slot: Slot, topic: TopicId) {
         let topics = &mut self.conns[slot.index()].topics;
-        if let Some(place) = topics.iter().position(|&other| other == topic) {
-            topics.swap_remove(place);
+        if let Some(index) = topics.iter().position(|&other| other == topic) {
+            topics.swap_remove(index);
             self.subscription_count -= 1;
             self.topics.unsubscribe(topic, slot);
         }
@@ -126,10 +126,10 @@ impl<S: Socket> Shard<S> {
         let name = Topic::Service(service.clone());
         let Some(topic) = self.topics.find(&name) else { return };
         let conn = &mut self.conns[slot.index()];
-        let Some(place) = conn.topics.iter().position(|&other| other == topic) else { return };
+        let Some(index) = conn.topics.iter().position(|&other| other == topic) else { return };
         // Events before the answer still go out.
         self.hand_out_run_of(&name);
-        self.conns[slot.index()].topics.swap_remove(place);
+        self.conns[slot.index()].topics.swap_remove(index);
         self.leave(slot, topic);
         self.note_unsubscribed(slot, Some(&name));
         self.cancel_resync_unless_followed(slot, service);

@@ -180,8 +180,8 @@ impl Topics {
     /// Takes the run out of a topic that a membership change needs settled early.
     pub(super) fn touched_early(&mut self, topic: &Topic) -> Option<TopicId> {
         let id = self.find(topic)?;
-        let place = self.touched.iter().position(|&touched| touched == id)?;
-        self.touched.remove(place);
+        let index = self.touched.iter().position(|&touched| touched == id)?;
+        self.touched.remove(index);
         Some(id)
     }
 

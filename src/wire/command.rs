@@ -305,7 +305,7 @@ fn request(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refusa
         }
         "register" => {
             let sent = fields.instances.ok_or_else(|| Refusal::invalid("instances is missing"))?;
-            Ok(Request::Register(check_all(sent, Instance::register).said_once()))
+            Ok(Request::Register(check_all(sent, Instance::register).without_repeats()))
         }
         "heartbeat" => Ok(Request::Heartbeat(keys(fields)?)),
         "unregister" => Ok(Request::Unregister(keys(fields)?)),
@@ -421,13 +421,13 @@ fn keys(fields: Fields<'_>) -> Result<Entries<InstanceKey, InstanceIdentity>, Re
         (None, Some(instances)) => instances.iter().map(Instance::key).collect(),
         (None, None) => return Err(Refusal::invalid("instance_keys is missing")),
     };
-    Ok(check_all(sent, InstanceKey::identity).named_once())
+    Ok(check_all(sent, InstanceKey::identity).deduplicated())
 }
 
 impl<Sent> Entries<Sent, InstanceIdentity> {
     /// The same with each instance named once, at its first place.
     #[must_use]
-    pub fn named_once(mut self) -> Self {
+    pub fn deduplicated(mut self) -> Self {
         if self.accepted.len() < 2 {
             return self;
         }
@@ -441,7 +441,7 @@ impl<Sent> Entries<Sent, Registration> {
     /// The same without registrations that repeat the previous one of the instance without a
     /// difference.
     #[must_use]
-    pub fn said_once(mut self) -> Self {
+    pub fn without_repeats(mut self) -> Self {
         if self.accepted.len() < 2 {
             return self;
         }
@@ -509,7 +509,7 @@ fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -
     let request = match object.get("type") {
         Some(Value::String(kind)) => match kind.as_str() {
             "register" => entries_of(object.remove("instances"), "instances")
-                .map(|sent| check_each("instances", sent, Instance::register).said_once())
+                .map(|sent| check_each("instances", sent, Instance::register).without_repeats())
                 .map(Request::Register),
             "heartbeat" => keys_of(&mut object).map(Request::Heartbeat),
             "unregister" => keys_of(&mut object).map(Request::Unregister),
@@ -575,7 +575,7 @@ fn keys_of(
         .into_iter()
         .find_map(|name| Some((name, object.remove(name).filter(|value| !value.is_null())?)));
     let (name, sent) = given.map_or(("instance_keys", None), |(name, sent)| (name, Some(sent)));
-    Ok(check_each(name, entries_of(sent, name)?, InstanceKey::identity).named_once())
+    Ok(check_each(name, entries_of(sent, name)?, InstanceKey::identity).deduplicated())
 }
 
 fn entries_of(value: Option<Value>, field: &str) -> Result<Vec<Value>, Refusal> {

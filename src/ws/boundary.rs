@@ -58,15 +58,15 @@ impl Boundary {
 
     /// Takes one byte of a header. Returns whether it completes that of a continuation frame.
     fn header_byte(&mut self, byte: u8) -> Result<bool, TooManyFragments> {
-        let place = self.header_bytes;
+        let index = self.header_bytes;
         self.header_bytes += 1;
-        if place < 2 {
-            self.header[usize::from(place)] = byte;
+        if index < 2 {
+            self.header[usize::from(index)] = byte;
             self.length = 0;
-            if place == 0 {
+            if index == 0 {
                 return Ok(false);
             }
-        } else if place < 2 + self.length_bytes() {
+        } else if index < 2 + self.length_bytes() {
             self.length = self.length << 8 | u64::from(byte);
         }
         let mask_bytes = if self.header[1] & 0x80 == 0 { 0 } else { 4 };

@@ -157,7 +157,7 @@ impl UserPermit {
         let tracked = holder.tracked();
         let older = tracked.iter().take(connections_max);
         match tracked.iter().position(|one| one.conn == self.conn) {
-            Some(place) if place < connections_max => LimitStatus::Within,
+            Some(index) if index < connections_max => LimitStatus::Within,
             Some(_) if older.clone().any(|one| one.is_silent) => LimitStatus::Waiting,
             _ => LimitStatus::Refused,
         }
@@ -295,14 +295,14 @@ mod tests {
                         let at = usize::try_from(rng.below(held.len() as u64)).expect("small");
                         let (user, user_permit) = held.swap_remove(at);
                         let list = model.get_mut(&user).expect("it holds one");
-                        let place = list.iter().position(|(id, _)| *id == user_permit.conn);
-                        let place = place.expect("it is there");
+                        let index = list.iter().position(|(id, _)| *id == user_permit.conn);
+                        let index = index.expect("it is there");
                         if kind == 1 {
-                            list[place].1 = false;
+                            list[index].1 = false;
                             user_permit.answer();
                             held.push((user, user_permit));
                         } else {
-                            list.remove(place);
+                            list.remove(index);
                             if list.len() <= 1 {
                                 asked_ms[user] = None;
                             }
@@ -313,9 +313,9 @@ mod tests {
                 }
                 for (user, user_permit) in &held {
                     let list = &model[user];
-                    let place = list.iter().position(|(id, _)| *id == user_permit.conn);
-                    let standing = match place.expect("it is there") {
-                        place if place < connections_max => LimitStatus::Within,
+                    let index = list.iter().position(|(id, _)| *id == user_permit.conn);
+                    let standing = match index.expect("it is there") {
+                        index if index < connections_max => LimitStatus::Within,
                         _ if list[..connections_max].iter().any(|(_, is_silent)| *is_silent) => {
                             LimitStatus::Waiting
                         }

@@ -28,7 +28,7 @@ pub fn answer(base_path: &BasePath) -> Reply {
     } else {
         let at_root = json!({"servers": [{"url": "/"}]}).to_string();
         let below = json!({"servers": [{"url": base_path.to_string()}]}).to_string();
-        // The member stands in the text as it stands in an object of its own, braces aside.
+        // The member has the same text as in an object of its own, braces aside.
         let inner = |text: &str| text[1..text.len() - 1].to_owned();
         let text = String::from_utf8_lossy(text);
         let text = text.replacen(&inner(&at_root), &inner(&below), 1);
@@ -98,7 +98,7 @@ fn describe(operation: &Operation) -> Value {
     }
     value["security"] = match needs {
         None | Some(Needs::Nothing) => json!([]),
-        // Both: what is open in one mode needs a token in the other.
+        // Both: a call that is open in one mode needs a token in the other.
         Some(Needs::TokenWhereRequired(scope)) => {
             if let Some(scope) = scope {
                 value["x-scope"] = scope.into();
@@ -119,7 +119,7 @@ fn reference(schema: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{schema}")})
 }
 
-/// A path with something in its places.
+/// A path with values in its places.
 fn sample(template: &str) -> String {
     let part = |part: &str| if part.starts_with('{') { "x" } else { part }.to_owned();
     template.split('/').map(part).collect::<Vec<_>>().join("/")
@@ -141,7 +141,7 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     places.chain(queries).collect()
 }
 
-/// The answers: those of the operation itself, and those that follow from what it takes.
+/// The answers: those of the operation itself, and those that follow from its route and body.
 fn responses(operation: &Operation, needs: Option<&Needs>) -> Value {
     let mut responses = Map::new();
     for &(status, schema) in operation.answers {
@@ -168,7 +168,7 @@ fn responses(operation: &Operation, needs: Option<&Needs>) -> Value {
         }
         responses.insert(status_text, response);
     }
-    // Hosts and pages are judged before anything else (`http::cross_site`).
+    // Hosts and pages are judged first (`http::cross_site`).
     let mut problems = vec![400, 421];
     if operation.method != "GET" {
         problems.push(403);
@@ -182,7 +182,7 @@ fn responses(operation: &Operation, needs: Option<&Needs>) -> Value {
         Some(Needs::Token(_) | Needs::TokenWhereRequired(Some(_))) => problems.extend([401, 403]),
     }
     if needs.is_some_and(|needs| *needs != Needs::Nothing) {
-        // What a client's data makes of an answer may be too large, or too much for now.
+        // An answer whose size follows from a client's data may be too large, or too much for now.
         problems.extend([413, 503]);
     }
     for status in problems {
@@ -194,7 +194,7 @@ fn responses(operation: &Operation, needs: Option<&Needs>) -> Value {
     Value::Object(responses)
 }
 
-/// Which answers hold an id that other operations take.
+/// The answers with an id that other operations take.
 const LINKS: &[(&str, u16, &str, &str)] = &[
     ("createGroup", 201, "group", "/group_id"),
     ("createGroup", 201, "addMember", "/group_id"),

@@ -8,15 +8,15 @@ pub(super) struct Operation {
     /// With `{places}`.
     pub(super) path: &'static str,
     pub(super) tag: &'static str,
-    /// What generated clients call it.
+    /// The name in generated clients.
     pub(super) id: &'static str,
     pub(super) summary: &'static str,
-    /// More, where the summary is not enough.
+    /// More, if the summary is not enough.
     pub(super) note: &'static str,
     pub(super) query: &'static [Query],
     /// The schema of the request body.
     pub(super) body: Option<&'static str>,
-    /// What it answers by itself: statuses, and the schemas of their bodies.
+    /// Its own answers: statuses, and the schemas of their bodies.
     pub(super) answers: &'static [(u16, Option<&'static str>)],
 }
 

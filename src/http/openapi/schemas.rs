@@ -29,14 +29,14 @@ fn many(items: Value) -> Value {
     json!({"type": "array", "items": items})
 }
 
-/// An object whose fields are all there.
+/// An object with only required fields.
 fn object(fields: Value) -> Value {
     let required: Vec<String> =
         fields.as_object().map(|fields| fields.keys().cloned().collect()).unwrap_or_default();
     json!({"type": "object", "properties": fields, "required": required})
 }
 
-/// An object of whose fields only some have to be there.
+/// An object with some required fields.
 fn with_optional(required: &[&str], fields: Value) -> Value {
     json!({"type": "object", "properties": fields, "required": required})
 }
@@ -253,7 +253,7 @@ fn status() -> Value {
         "slow_collapsed_total",
         "slow_closed_total",
     ]);
-    // Of one node its shards, of all nodes each of them.
+    // Of one node its shards, of all nodes each node.
     let of_all: Vec<String> = stats.keys().cloned().collect();
     let of_all: Vec<&str> = of_all.iter().map(String::as_str).collect();
     stats.insert(String::from("shards"), many(object(Value::Object(shard))));

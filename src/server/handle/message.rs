@@ -1,4 +1,4 @@
-//! A message for a channel, as the program around the server describes it.
+//! A message for a channel, as the embedding program describes it.
 //!
 //! Part of `server::handle`.
 
@@ -35,7 +35,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message of the type `text` where the payload is a string, else `json`.
+    /// A message of the type `text` if the payload is a string, else `json`.
     pub fn new(payload: impl Serialize) -> Message {
         Message {
             payload: json(payload),
@@ -58,31 +58,31 @@ impl Message {
         Message { event: Some(name.into()), ..Message::new(payload) }
     }
 
-    /// Adds metadata, a JSON object. It replaces what was there.
+    /// Adds metadata, a JSON object. It replaces earlier metadata.
     #[must_use]
     pub fn with_metadata(self, metadata: impl Serialize) -> Message {
         Message { metadata: Some(json(metadata)), ..self }
     }
 
-    /// Names the user who sends it. The user is not looked up.
+    /// Names the user who sends it. The server does not look the user up.
     #[must_use]
     pub fn from_user(self, user_id: impl Into<String>) -> Message {
         Message { from: Some(user_id.into()), ..self }
     }
 
-    /// Sends it to no other subscribers than these. Such a message has no offset and is not kept.
+    /// Sends it to these subscribers alone. Such a message has no offset and is not kept.
     #[must_use]
     pub fn only_to(self, connections: impl IntoIterator<Item = impl Into<ConnName>>) -> Message {
-        Message { only_to: Some(named_once(connections)), ..self }
+        Message { only_to: Some(deduplicated(connections)), ..self }
     }
 
     /// Does not send it to these. Such a message has no offset and is not kept.
     #[must_use]
     pub fn exclude(self, connections: impl IntoIterator<Item = impl Into<ConnName>>) -> Message {
-        Message { exclude: named_once(connections), ..self }
+        Message { exclude: deduplicated(connections), ..self }
     }
 
-    /// Checks it, as the other doors check theirs.
+    /// Checks it, as HTTP checks its messages.
     pub(super) fn checked(
         self,
         limits: &Limits,
@@ -98,14 +98,14 @@ impl Message {
     }
 }
 
-/// Each counts once: the names go to every node that has one of them.
-pub(super) fn named_once(
+/// Each connection once: the names go to every node that has one of them.
+pub(super) fn deduplicated(
     connections: impl IntoIterator<Item = impl Into<ConnName>>,
 ) -> Vec<ConnName> {
     ConnName::each_once(connections.into_iter().map(Into::into))
 }
 
-/// What a program sends is bounded like a request over HTTP.
+/// A program's data is bounded like a request over HTTP.
 pub(super) fn check_bytes(bytes: usize, limits: &Limits) -> Result<(), CallError> {
     let bytes_max = limits.http_body_bytes_max;
     if bytes > bytes_max {
@@ -117,16 +117,16 @@ pub(super) fn check_bytes(bytes: usize, limits: &Limits) -> Result<(), CallError
     Ok(())
 }
 
-/// A published message's place.
+/// A published message's position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishedMessage {
     /// Its id.
     pub message_id: MessageId,
     /// The epoch of its offset.
     pub epoch: Epoch,
-    /// Its offset; none where it was aimed at some connections and is not kept.
+    /// Its offset; none if it was aimed at some connections and is not kept.
     pub offset: Option<u64>,
-    /// How many connections it goes to.
+    /// The number of connections that it goes to.
     pub delivered_to: usize,
 }
 

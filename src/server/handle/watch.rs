@@ -1,8 +1,8 @@
 //! A watch of one service, for the embedding program: every change, and the instances after it.
 //!
-//! A watch has no queue. An event only wakes it; then it reads all changes since its revision, like a
-//! client that reconnects. So a slow program loses nothing and holds no growing queue: if the changes are
-//! no longer kept, the watch gets the instances and says so.
+//! A watch has no queue. An event only wakes it; then it reads all changes since its revision, like
+//! a client that reconnects. So a slow program loses nothing and holds no growing queue: if the
+//! changes are no longer kept, the watch gets the instances, and `is_snapshot` is set.
 //!
 //! Part of `server::handle`.
 
@@ -27,31 +27,31 @@ use crate::wire::refusal::{Code, Refusal};
 /// One change of one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceChange {
-    /// The instance after the change, or before it where it is gone.
+    /// The instance after the change, or before it if it is gone.
     pub instance: Arc<Instance>,
     /// The kind of the change.
     pub change_type: ChangeType,
-    /// Why.
+    /// The reason.
     pub reason: ChangeReason,
     /// When the server accepted it, in RFC 3339.
     pub change_time: String,
 }
 
-/// What a watch tells: where the service stands, and what led there from the update before.
+/// An update of a watch: the state of the service, and the changes since the update before.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceUpdate {
     /// The service.
     pub service: ServiceName,
     /// The epoch of its revisions.
     pub epoch: Epoch,
-    /// Its revision; 0 where it was never seen.
+    /// Its revision; 0 if it is unknown.
     pub revision: u64,
     /// Whether expiry is held.
     pub degraded: bool,
     /// Whether this begins with the instances: the first update, and one after changes that are not
     /// kept any more. `changes` is empty then.
     pub is_snapshot: bool,
-    /// The changes since the update before, oldest first; empty where only `degraded` changed.
+    /// The changes since the update before, oldest first; empty if only `degraded` changed.
     pub changes: Vec<InstanceChange>,
     /// The instances to discover, in the order of their identities.
     pub instances: Vec<Arc<Instance>>,
@@ -67,11 +67,11 @@ pub struct ServiceWatch {
     position: Option<(Epoch, u64)>,
     degraded: bool,
     instances: BTreeMap<InstanceIdentity, Arc<Instance>>,
-    /// Whether something may have happened that it has not read.
+    /// Whether there may be events that it has not read.
     is_behind: bool,
 }
 
-/// A `service_change`, as far as a watch reads it.
+/// The fields of a `service_change` that a watch reads.
 #[derive(Deserialize)]
 struct Frame {
     changes: Vec<FramedChange>,
@@ -89,7 +89,7 @@ struct FramedChange {
 impl ServiceWatch {
     pub(super) fn new(handle: &Handle, service: ServiceName) -> ServiceWatch {
         ServiceWatch {
-            // Before the first reading: what happens after it is heard.
+            // Before the first reading, so that later events are not missed.
             events: handle.events(),
             handle: handle.clone(),
             service,
@@ -100,7 +100,7 @@ impl ServiceWatch {
         }
     }
 
-    /// The next update; the first one comes at once and is a snapshot. None once the server has
+    /// The next update; the first one comes at once and is a snapshot. None when the server has
     /// stopped. While the node cannot answer (it is full, or rejoins the others) the watch waits.
     pub async fn next(&mut self) -> Option<ServiceUpdate> {
         loop {
@@ -112,20 +112,20 @@ impl ServiceWatch {
                 }
             }
             match self.events.next().await? {
-                // Also where the revision is the one it stands at: the epoch may be another.
+                // Also if the revision is the watch's own: the epoch may be another.
                 Ok(DomainEvent::ServiceChanged { service, .. }) => {
                     self.is_behind |= service == self.service;
                 }
-                // One of those missed may have been this service's.
+                // One of the missed events may have been this service's.
                 Err(_) => self.is_behind = true,
                 Ok(_) => {}
             }
         }
     }
 
-    /// Reads everything since the last reading. None where there is nothing new.
+    /// Reads all changes since the last reading. None if there are none.
     async fn read(&mut self) -> Result<Option<ServiceUpdate>, CallError> {
-        // Only what comes after this answer counts as news: events that it covers are skipped.
+        // Only events after this answer count: it covers the earlier ones.
         let subscribed = self.ask().await?;
         self.is_behind = false;
         let Subscribed { view, replay, instances, .. } = subscribed;
