@@ -1,8 +1,8 @@
-//! Client addresses: how they are written, and which of them count as one client.
+//! Client addresses: their text, and the blocks of addresses that count as one client.
 //!
-//! A bound per client is worth nothing where the client picks its address. An IPv6 host owns the
-//! whole /64 it sits in (RFC 4291, section 2.5.1), so that prefix is what is counted; an IPv4 host
-//! owns one address, however it is written.
+//! A bound per client is worthless if the client picks its address. An IPv6 host owns the whole /64
+//! that it is in (RFC 4291, section 2.5.1), so that prefix counts; an IPv4 host owns one address,
+//! however it is written.
 //!
 //! Imports nothing of the crate. Imported by `ws`, `state`, `shard`, `http` and `server`.
 
@@ -10,11 +10,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// Where a client is: an address, and a port where one is known. A proxy may have told only the
-/// address.
+/// A client's address, and its port if it is known. A proxy may have named only the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddress {
-    /// The address, IPv4 also where it was mapped into IPv6.
+    /// The address, as IPv4 if it was mapped into IPv6.
     pub ip: IpAddr,
     /// The port.
     pub port: Option<u16>,
@@ -26,7 +25,7 @@ impl ClientAddress {
         ClientAddress { ip: ip.to_canonical(), port: None }
     }
 
-    /// What a bound per address counts it by.
+    /// The block by which a bound per address counts it.
     pub(crate) fn block(self) -> AddressBlock {
         AddressBlock::of(self.ip)
     }
@@ -57,7 +56,7 @@ impl FromStr for ClientAddress {
     }
 }
 
-/// What a bound per address is counted by: one IPv4 address, or the /64 of an IPv6 address.
+/// The unit of a bound per address: one IPv4 address, or the /64 of an IPv6 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AddressBlock(IpAddr);
 
@@ -75,7 +74,7 @@ impl AddressBlock {
 
     /// Whether the block is this machine's own.
     pub fn is_loopback(self) -> bool {
-        // The /64 of `::1`, in which nothing else is ever routed.
+        // The /64 of `::1`, in which no other address is ever routed.
         self.0.is_loopback() || self.0 == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     }
 }

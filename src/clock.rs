@@ -1,12 +1,12 @@
 //! The only clock.
 //!
 //! Nothing below the threads that drive shards and control reads the time: a [`Moment`] is passed
-//! in, so that simulations and tests decide what time it is.
+//! in, so that simulations and tests set the time.
 //!
-//! A moment has two scales. The steady one never jumps: leases, deadlines and ages are measured on it.
-//! The wall clock is what the system says now, corrections included: tokens are judged by it, and it is
-//! what messages carry. On Linux the steady one is `CLOCK_MONOTONIC`, which stands still while the
-//! machine is suspended: no heartbeat can come then, so no lease runs out by it either.
+//! A moment has two scales. The steady one never jumps: leases, deadlines and ages are measured on
+//! it. The wall clock is the system's time, corrections included: tokens are judged by it, and
+//! messages carry it. On Linux the steady one is `CLOCK_MONOTONIC`, which stands still while the
+//! machine is suspended: no heartbeat can arrive then, so no lease runs out by it either.
 //!
 //! Imports nothing of the crate. Imported by `shard`, `control`, `http` and `server`.
 
@@ -15,8 +15,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// A point in time, on both scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment {
-    /// The steady scale, in milliseconds: the Unix time at which the clock was started, and what the
-    /// monotonic clock has counted since. It never runs backwards. For leases, deadlines and ages.
+    /// The steady scale, in milliseconds: the Unix time at which the clock was started, plus the
+    /// time on the monotonic clock since. It never runs backwards. For leases, deadlines and ages.
     pub unix_ms: u64,
     /// The wall clock, in milliseconds since the Unix epoch. It may jump either way. For tokens, and
     /// for times that are shown or stored.
@@ -37,7 +37,7 @@ impl Moment {
         self.wall_ms / 1_000
     }
 
-    /// When the wall clock will stand at `wall_ms`, on the steady scale, as far as can be told now.
+    /// When the wall clock will read `wall_ms`, on the steady scale, as far as is known now.
     pub const fn steady_ms(self, wall_ms: u64) -> u64 {
         if wall_ms >= self.wall_ms {
             self.unix_ms.saturating_add(wall_ms - self.wall_ms)
@@ -46,9 +46,9 @@ impl Moment {
         }
     }
 
-    /// How far the wall clock is ahead of the steady scale, in milliseconds. Below zero where it was
-    /// set back. Two moments without a correction between them differ by the time it takes to read
-    /// both clocks.
+    /// How far the wall clock is ahead of the steady scale, in milliseconds. Negative if it was set
+    /// back. Two moments without a correction between them differ by the time of reading both
+    /// clocks.
     pub const fn wall_ahead_ms(self) -> i64 {
         self.wall_ms.cast_signed().wrapping_sub(self.unix_ms.cast_signed())
     }
@@ -95,7 +95,7 @@ fn to_u64(value: u128) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }
 
-/// RFC 3339 in UTC with milliseconds, the form every time on the wire has.
+/// RFC 3339 in UTC with milliseconds, the form of every time on the wire.
 pub fn rfc3339(unix_ms: u64) -> String {
     let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
     match jiff::Timestamp::from_millisecond(ms) {

@@ -1,15 +1,15 @@
-//! What a fuzzer drives: each decoder of bytes from outside, with the promises that hold for any input.
+//! The fuzz targets: each decoder of bytes from outside, with the promises that hold for any input.
 //!
 //! `fuzz/` has a target for each function here, and a corpus beside it; a unit test replays the
 //! corpus, so that a finding stays found. A function returns quietly whatever the input is, and
-//! panics where a promise is broken:
+//! panics if a promise is broken:
 //!
 //! * A decoder ends, with a value or an error, and never panics.
 //! * A stream cut at any byte is read like the whole.
-//! * What was decoded can be encoded, and decoded again to the same value.
-//! * A log and a snapshot that decode can be applied, whatever is in them.
+//! * A decoded value can be encoded, and decoded again to the same value.
+//! * A log and a snapshot that decode can be applied, whatever they contain.
 //!
-//! Not here: sockets, threads and time. `tests/fuzz.rs` meets the running server.
+//! Not here: sockets, threads and time. `tests/fuzz.rs` tests the running server.
 //!
 //! Built for tests and with `--cfg fuzzing` only. Imports `clock`, `doors`, `http`, `state`, `wire` and `ws`.
 
@@ -29,7 +29,7 @@ use crate::wire::refusal::Code;
 use crate::ws::head::{self, HeadLimits};
 use crate::ws::reader::{Incoming, Pool, Reader, Wire};
 
-/// A target: it returns where the input is handled as promised.
+/// A target: it returns if the input is handled as promised.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
@@ -73,7 +73,7 @@ pub fn websocket_frames(bytes: &[u8]) {
     if whole_end.is_ok() {
         assert_eq!((whole, whole_end), (in_steps, steps_end));
     } else {
-        // Abusive framing is found before the messages that came in the same read.
+        // Abusive framing is found before the messages of the same read.
         assert!(steps_end.is_err() && in_steps.starts_with(&whole));
     }
 }

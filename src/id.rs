@@ -1,9 +1,9 @@
 //! Names and numbers that identify things.
 //!
 //! Newtypes, so that a slot cannot be passed where a topic is meant and a display name cannot pass
-//! for a canonical one. A slot is reused after its connection has gone; an identity never is, which
-//! is why a [`ConnId`] carries a generation. The names that clients share are `fanfare_protocol::id`;
-//! here is what the server alone identifies.
+//! for a canonical one. A slot is reused after its connection has ended; an identity never is, so a
+//! [`ConnId`] carries a generation. The names that clients share are in `fanfare_protocol::id`;
+//! this module has those of the server alone.
 //!
 //! Imports `limits` and `rng`. Imported by everything.
 
@@ -23,7 +23,7 @@ use crate::rng::Rng;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
 
-/// A connection's place in its shard's slab. Reused after the connection has gone.
+/// A connection's index in its shard's slab. Reused after the connection has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub u32);
 
@@ -34,17 +34,17 @@ impl Slot {
     }
 }
 
-/// One connection, for as long as the server runs.
+/// One connection, for the life of the server.
 ///
-/// `generation` tells apart the connections that used the same slot one after the other, so a late
-/// message never reaches a stranger.
+/// `generation` distinguishes the connections that used the same slot one after the other, so a
+/// late message never reaches another connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
     /// The shard that owns the socket.
     pub shard: ShardId,
-    /// Where the shard keeps it.
+    /// Its slot there.
     pub slot: Slot,
-    /// How many connections the shard had opened before this one.
+    /// The number of connections that the shard had opened before this one.
     pub generation: u32,
 }
 
@@ -69,7 +69,7 @@ impl FromStr for ConnId {
     }
 }
 
-/// A connection's full name: the node that has it, and its place there.
+/// A connection's full name: its node, and its id there.
 ///
 /// Node names are new with every start, so a name never means another connection later on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,7 +81,7 @@ pub struct ConnName {
 }
 
 impl ConnName {
-    /// Each of some names once, in order.
+    /// The distinct names, in order.
     pub fn each_once(names: impl IntoIterator<Item = ConnName>) -> Vec<ConnName> {
         let mut names: Vec<ConnName> = names.into_iter().collect();
         names.sort_unstable();
@@ -135,18 +135,18 @@ impl FromStr for ConnName {
     }
 }
 
-/// What an event goes to: everyone of a shard who follows it.
+/// The target of an event: all followers of the topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Topic {
     /// The changes of a service.
     Service(ServiceName),
     /// The messages of a channel.
     Channel(ChannelName),
-    /// What is for one user, on each of that user's connections.
+    /// The messages for one user, on each of that user's connections.
     User(UserId),
-    /// What is for everyone who is signed in.
+    /// The messages for all signed-in users.
     Users,
-    /// What is for every JSON socket.
+    /// The messages for every JSON socket.
     Everyone,
 }
 
@@ -207,7 +207,7 @@ pub struct MessageId(Uuid);
 const COUNTER_MAX: u32 = 1 << 26;
 
 impl MessageId {
-    /// The id of a millisecond's `counter`th message. The counter's 26 bits stand right behind the
+    /// The id of a millisecond's `counter`th message. The counter's 26 bits follow right after the
     /// time (RFC 9562, 6.2, method 1), and 48 bits of `chance` fill the rest.
     pub fn from_parts(unix_ms: u64, counter: u32, chance: u64) -> MessageId {
         let (high, low) = (counter >> 14 & 0xfff, u64::from(counter & 0x3fff));
@@ -235,8 +235,8 @@ impl MessageId {
         format!("{}-{}", self.unix_ms(), self.counter())
     }
 
-    /// The id of a stream's entry, with `chance` as in [`MessageId::from_parts`]. None where the
-    /// text is no such id, or its number does not fit.
+    /// The id of a stream's entry, with `chance` as in [`MessageId::from_parts`]. None if the text
+    /// is not such an id, or its number does not fit.
     pub fn from_stream_id(text: &str, chance: u64) -> Option<MessageId> {
         let (unix_ms, counter) = text.split_once('-')?;
         let (unix_ms, counter): (u64, u32) = (unix_ms.parse().ok()?, counter.parse().ok()?);
@@ -264,7 +264,7 @@ impl FromStr for MessageId {
     }
 }
 
-/// Gives out message ids that only rise, whatever the clock does.
+/// Makes message ids that only rise, whatever the clock does.
 #[derive(Debug)]
 pub struct MessageIds {
     unix_ms: u64,
@@ -273,7 +273,7 @@ pub struct MessageIds {
 }
 
 impl MessageIds {
-    /// Ids above `last`, where there was one.
+    /// Ids above `last`, if there is one.
     pub fn after(last: Option<MessageId>, seed: u64) -> MessageIds {
         let unix_ms = last.map_or(0, |last| last.unix_ms() + 1);
         MessageIds { unix_ms, counter: 0, rng: Rng::seeded(seed) }
@@ -325,7 +325,7 @@ mod tests {
         let mut last = ids.next(1_000);
         assert_eq!((last.unix_ms(), last.to_string().as_bytes()[14]), (1_000, b'7'));
         for step in 0..20_000_u64 {
-            // The clock stands, runs, and goes back.
+            // The clock stands still, runs, and goes back.
             let id = ids.next(1_000 + step / 1_000 - step / 5_000);
             assert!(id > last && id.to_string() > last.to_string(), "{last} then {id}");
             last = id;
@@ -342,7 +342,7 @@ mod tests {
             let id = MessageId::from_parts(unix_ms, counter, 0x1234_5678_9abc_def0);
             assert_eq!((id.unix_ms(), id.counter()), (unix_ms, counter));
             assert_eq!(id.stream_id(), format!("{unix_ms}-{counter}"));
-            // Only 48 bits of chance are in it, so two nodes that know those make one id.
+            // Only 48 bits of chance are in it, so two nodes with the same bits make one id.
             let other = MessageId::from_stream_id(&id.stream_id(), 0x1234_5678_9abc << 16);
             assert_eq!(other, Some(id));
         }

@@ -34,10 +34,10 @@
 //!
 //! * [`config::Config`] has every setting, [`server::Server`] starts and stops, [`server::Handle`] sends, registers,
 //!   follows and administers.
-//! * `docs/embedding.md` in the repository shows more, `docs/protocol.md` and `docs/http.md` what clients speak,
-//!   `docs/operations.md` every setting and metric.
-//! * `ARCHITECTURE.md` tells how it works inside, module by module. The modules are private: what benches and
-//!   simulations need of them stands behind the feature `internals`, which promises nothing.
+//! * `docs/embedding.md` in the repository shows more, `docs/protocol.md` and `docs/http.md` the
+//!   clients' protocols, `docs/operations.md` every setting and metric.
+//! * `ARCHITECTURE.md` explains the inside, module by module. The modules are private: benches and
+//!   simulations use them behind the feature `internals`, which promises nothing.
 
 #![cfg_attr(not(feature = "internals"), warn(unnameable_types))]
 #![cfg_attr(
@@ -51,7 +51,7 @@ pub mod server;
 /// The program, for `main.rs`.
 #[doc(hidden)]
 pub mod cli;
-/// What a fuzzer drives.
+/// The fuzz targets.
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -1,14 +1,14 @@
-//! Private files: what only the account that runs the server may read.
+//! Private files: only the account that runs the server may read them.
 //!
 //! The database holds password hashes and messages, the secret file signs tokens. Their modes are
-//! set here one by one, so that they do not depend on the umask of whoever started the process, be
-//! it the server or the command line.
+//! set here one by one, so that they do not depend on the umask of the caller, the server or the
+//! command line.
 //!
 //! # Promises
 //!
 //! * A directory made here has mode 0700, a file 0600.
-//! * One that exists with a wider mode is narrowed, and a warning names it. Where that is not
-//!   allowed the warning says so, and the start goes on.
+//! * One that exists with a wider mode is narrowed, and a warning names it. If that is not allowed
+//!   the warning says so, and the start goes on.
 //!
 //! # Not here
 //!
@@ -28,17 +28,17 @@ const DIR_MODE: u32 = 0o700;
 /// Read and write for the owner alone.
 const FILE_MODE: u32 = 0o600;
 
-/// What the group and all others may do.
+/// The rights of the group and all others.
 const FOREIGN_BITS: u32 = 0o077;
 
 /// The bit of directories that every account shares.
 const STICKY_BIT: u32 = 0o1000;
 
-/// Makes `dir` and what is missing above it, for the owner alone. One that exists is narrowed.
+/// Makes `dir` and its missing parents, for the owner alone. One that exists is narrowed.
 ///
 /// # Errors
 ///
-/// Where it cannot be made, or is no directory.
+/// If it cannot be made, or is not a directory.
 pub fn create_dir(dir: &Path) -> io::Result<()> {
     // An empty path is the working directory.
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
@@ -56,8 +56,8 @@ pub fn create_dir(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a file for writing and leaves what is in it. One that is missing is made, for the owner
-/// alone; one that exists is narrowed.
+/// Opens a file for writing and keeps its content. A missing one is made, for the owner alone; one
+/// that exists is narrowed.
 ///
 /// # Errors
 ///
@@ -99,7 +99,7 @@ pub fn narrow_file(path: &Path) {
     }
 }
 
-/// The same path with more at the end of its name: `fanfare.db` and `-wal`.
+/// The same path with a longer file name: `fanfare.db` and `-wal`.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(mode(&dir.0), 0o1777);
         create_dir(Path::new("/")).unwrap();
         assert_ne!(mode(Path::new("/")) & FOREIGN_BITS, 0);
-        // A bit for the group of new files is no right of anybody.
+        // The bit for the group of new files gives no rights.
         set(&dir.0, 0o2770);
         create_dir(&dir.0).unwrap();
         assert_eq!(mode(&dir.0), 0o2700);

@@ -2,13 +2,13 @@
 //!
 //! # Promises
 //!
-//! * What stands between the user's name and the last `@` that can end a password is never shown, also
-//!   where the password holds `/`, `?`, `#` or `@` and should have been percent-encoded.
+//! * The text between the user's name and the last `@` that can end a password is never shown, also
+//!   if the password holds `/`, `?`, `#` or `@` and should have been percent-encoded.
 //! * Scheme, user, host, port, path and harmless parameters stay as they are.
 //!
 //! Imports nothing. Imported by `store`, `cluster` and `config`.
 
-/// What stands for a secret.
+/// The replacement of a secret.
 const HIDDEN: &str = "***";
 
 /// Words in the name of a parameter that may hold a secret.
@@ -26,7 +26,7 @@ pub fn url(url: &str) -> String {
     }
 }
 
-/// Where the `@` stands behind user and password. An `@` in a parameter is none of that kind, if there
+/// The position of the `@` behind user and password. An `@` in a parameter does not count, if there
 /// is a host before it.
 fn end_of_user(rest: &str) -> Option<usize> {
     let last = rest.rfind('@')?;
@@ -50,7 +50,7 @@ fn is_host(text: &str) -> bool {
     port.is_empty() || port.ends_with(']') || port.parse::<u16>().is_ok()
 }
 
-/// Hides the values of parameters that may be secrets, and what is no parameter.
+/// Hides the values of parameters that may be secrets, and texts that are not parameters.
 fn parameters(text: &str) -> String {
     let Some((path, query)) = text.split_once('?') else { return text.to_owned() };
     let shown = query.split('&').map(|pair| match pair.split_once('=') {

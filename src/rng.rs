@@ -24,7 +24,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`; 0 where the bound is 0. The bias is below `bound` in 2^64.
+    /// A number below `bound`; 0 if the bound is 0. The bias is below `bound` in 2^64.
     pub const fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 { 0 } else { self.next() % bound }
     }

@@ -1,15 +1,15 @@
-//! Gives memory back after a storm: once thousands of connections have ended.
+//! Gives memory back after a storm: after thousands of connections have ended.
 //!
-//! mimalloc takes in what other threads have freed, and frees the pages that are thereby empty, only
-//! now and then while the thread that owns them allocates; what it has freed it returns to the kernel
-//! some time later, and only while it deals with another page. A thread that has fallen silent would
-//! never do either, and the last page of each size that its connections used would stay.
+//! mimalloc takes in blocks that other threads have freed, and frees empty pages, only now and then
+//! while the thread that owns them allocates; it returns freed pages to the kernel some time later,
+//! and only while it deals with another page. A silent thread would never do either, and the last
+//! page of each size that its connections used would stay.
 //!
-//! So a thread that has seen many connections end makes a few rounds of allocations of the kind that
-//! are counted for this (above 1 KiB, one collection in 10,000 of them), and of one block with a page
-//! of its own. A round takes half a millisecond. The figures are in PERF.md.
+//! So a thread that has seen many connections end makes a few rounds of allocations of the kind
+//! that count for this (above 1 KiB, one collection in 10,000 of them), and of one block with a
+//! page of its own. A round takes half a millisecond. The figures are in PERF.md.
 //!
-//! Tables give back what they grew by as well: [`shrink`].
+//! Tables shrink as well: [`shrink`].
 //!
 //! Imports `limits`. Imported by `state`, `ws`, `shard` and `control`.
 
@@ -42,7 +42,7 @@ impl Storm {
         self.at_ms
     }
 
-    /// Makes the next round, where it is due.
+    /// Makes the next round, if it is due.
     pub(crate) fn let_time_pass(&mut self, now_ms: u64) {
         if self.at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.rounds_left -= 1;
@@ -59,8 +59,9 @@ fn give_back() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(limits::STORM_LARGE_BYTES)));
 }
 
-/// Gives back most of a table's room once three quarters of it are empty. A table shrinks once for as
-/// many removals as it has entries left, so a removal costs the same however often this is called.
+/// Gives back most of a table's room when three quarters of it are empty. A table shrinks once for
+/// as many removals as it has entries left, so a removal costs the same however often this is
+/// called.
 pub(crate) fn shrink<K: Eq + Hash, V, S: BuildHasher>(table: &mut HashMap<K, V, S>) {
     if table.capacity() > limits::TABLE_ENTRIES_KEPT && table.len() < table.capacity() / 4 {
         table.shrink_to(2 * table.len());
@@ -78,7 +79,7 @@ mod tests {
         for n in 0..100_000 {
             table.remove(&n);
             shrink(&mut table);
-            // What a table can hold falls a little with removals, too.
+            // A table's capacity falls a little with removals, too.
             shrunk += usize::from(table.capacity() < capacity / 4 * 3);
             capacity = table.capacity();
             assert!(capacity <= limits::TABLE_ENTRIES_KEPT || capacity <= 4 * (table.len() + 1));

@@ -1,12 +1,12 @@
 //! The connections that follow one topic.
 //!
-//! A shard keeps one for each topic, of its own slots; the state keeps one for each channel, of its
-//! own table's places.
+//! A shard keeps one for each topic, of its own slots; the state keeps one for each channel, of the
+//! indexes of its own table.
 //!
-//! A set of slots that is walked for every event, so it is kept in the form that walks fastest for
-//! its density: a sorted list while it is thin, a bit a slot once that takes no more memory. A topic
-//! of twenty followers among ten thousand connections thus costs eighty bytes, and one that
-//! everybody follows an eighth of a byte a connection. Figures: PERF.md, subscriber sets.
+//! Every event walks a set of slots, so it has the form that walks fastest for its density: a
+//! sorted list while it is thin, a bit a slot when that takes no more memory. A topic of twenty
+//! followers among ten thousand connections thus costs eighty bytes, and one that all connections
+//! follow an eighth of a byte a connection. Figures: PERF.md, subscriber sets.
 //!
 //! Imports `id`. Imported by `shard::topics` and `state::channels`.
 
@@ -42,7 +42,7 @@ impl Default for Subscribers {
 }
 
 impl Subscribers {
-    /// How many there are.
+    /// The number of members.
     pub fn len(&self) -> usize {
         match &self.0 {
             Form::List(list) => list.len(),
@@ -50,12 +50,12 @@ impl Subscribers {
         }
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether `slot` is one of them.
+    /// Whether `slot` is a member.
     pub fn contains(&self, slot: Slot) -> bool {
         match &self.0 {
             Form::List(list) => list.binary_search(&slot.0).is_ok(),
@@ -65,7 +65,7 @@ impl Subscribers {
         }
     }
 
-    /// Adds `slot`. Returns false where it was there already.
+    /// Adds `slot`. Returns false if it is a member already.
     pub fn insert(&mut self, slot: Slot) -> bool {
         let added = match &mut self.0 {
             Form::List(list) => match list.binary_search(&slot.0) {
@@ -91,7 +91,7 @@ impl Subscribers {
         added
     }
 
-    /// Removes `slot`. Returns false where it was not there.
+    /// Removes `slot`. Returns false if it is not a member.
     pub fn remove(&mut self, slot: Slot) -> bool {
         let removed = match &mut self.0 {
             Form::List(list) => match list.binary_search(&slot.0) {
@@ -154,7 +154,7 @@ impl Subscribers {
         }
     }
 
-    /// Bytes of memory the set holds beside itself.
+    /// Bytes of memory that the set holds beside itself.
     #[cfg(any(test, feature = "internals"))]
     pub fn heap_bytes(&self) -> usize {
         match &self.0 {
@@ -231,7 +231,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// Random steps on two sets and on two models. The span of slots changes from round to round,
-    /// so that both forms and both conversions are met.
+    /// so that both forms and both conversions occur.
     #[test]
     fn agrees_with_btreesets() {
         for seed in 0..60 {

@@ -9,8 +9,8 @@
 //! * An item comes out at its deadline or at most one tick after it, unless the deadline lies
 //!   further away than the ring is long: then it comes out early, at the end of the ring, and its
 //!   owner puts it back.
-//! * Nothing is ever cancelled. The owner of an item that comes out looks whether the deadline still
-//!   stands and, where it moved, puts the item back. Moving a deadline outward, which every
+//! * Nothing is ever cancelled. The owner of an item that comes out checks whether the deadline
+//!   still holds and, if it moved, puts the item back. Moving a deadline outward, which every
 //!   heartbeat does, thus costs nothing here.
 //!
 //! Imports nothing of the crate. Imported by `state` and `shard`.
@@ -52,7 +52,7 @@ impl<T> Wheel<T> {
         self.count
     }
 
-    /// Lets `item` come out at `at_ms`, or at the next tick where that has passed.
+    /// Lets `item` come out at `at_ms`, or at the next tick if that has passed.
     pub(crate) fn insert(&mut self, at_ms: u64, item: T) {
         let span = self.slots.len() as u64;
         let tick = at_ms.div_ceil(self.tick_ms).clamp(self.tick + 1, self.tick + span);
@@ -137,7 +137,7 @@ mod tests {
                             model.retain(|&(_, other)| other != item);
                         }
                     }
-                    // Whatever stayed inside is due within one tick of now, or later.
+                    // The items still inside are due within one tick of now, or later.
                     assert!(model.iter().all(|&(at, _)| at + 10 > now), "seed {seed} item {item}");
                     assert_eq!(wheel.len(), model.len());
                 }

@@ -54,10 +54,10 @@ fn pair<T: Into<Value>>((name, value): (&str, T)) -> (String, Value) {
     (name.to_owned(), value.into())
 }
 
-/// `fanfare check-config`: what the parser cannot see, the files that the settings name.
+/// `fanfare check-config`: checks the files that the settings name, which the parser does not.
 pub(crate) fn check(config: &Config) -> Result<String, String> {
     let mut faults = Vec::new();
-    // A secret that is not there yet will be made, and be a good one.
+    // A missing secret will be generated, and be valid.
     let has_secret = config.jwt_secret.is_none() && config.data_dir.join(SECRET_FILE).exists();
     if (config.jwt_public_key.is_some() || has_secret)
         && let Err(fault) = authenticator(config)

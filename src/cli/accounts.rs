@@ -19,12 +19,12 @@ use super::Fault;
 /// The database of accounts, and the secret.
 pub(crate) struct Data<'a> {
     pub(crate) config: &'a Config,
-    /// Whether they may be made where they are missing.
+    /// Whether they may be created if they are missing.
     pub(crate) may_make: bool,
 }
 
 impl Data<'_> {
-    /// The accounts. Says on standard error which database that is.
+    /// The accounts. Prints the database to standard error.
     fn accounts(&self) -> Result<Accounts, Fault> {
         let (url, dir) = (self.config.database_url.as_deref(), &self.config.data_dir);
         let address = Address::new(url, dir).map_err(|fault| fault.to_string())?;
@@ -45,7 +45,7 @@ impl Data<'_> {
         Ok(Accounts::open(&address)?)
     }
 
-    /// Who signs tokens. Says on standard error in which directory the secret is, if it is in one.
+    /// The signer of tokens. Prints the directory of the secret to standard error, if it is in one.
     fn authenticator(&self) -> Result<Authenticator, Fault> {
         let config = self.config;
         if config.jwt_secret.is_none() && config.jwt_public_key.is_none() {
@@ -82,7 +82,7 @@ fn password_of(text: Option<String>) -> Result<String, String> {
     Ok(password)
 }
 
-/// The text that was given, else the first line of standard input.
+/// The given text, else the first line of standard input.
 fn given_or_read(text: Option<String>) -> Result<String, String> {
     if let Some(text) = text {
         return Ok(text);
@@ -192,7 +192,7 @@ pub(crate) fn revoke_token(data: &Data, token: Option<String>) -> Result<String,
         return Err(Fault::from(String::from("no token, and no jti of one, was given")));
     }
     let now = Clock::start().now();
-    // Three parts make a token; whatever else is the id in one, which does not say its end.
+    // Three parts make a token; any other text is the id in one, which does not have its end.
     let (token, user_id, expires_s) = if text.split('.').count() == 3 {
         let identity = data
             .authenticator()?

@@ -14,10 +14,10 @@ use fanfare_client::{
 use fanfare_protocol::token::unverified_claims;
 use serde_json::{Value, json};
 
-/// Time between two looks of `stats --watch`.
+/// Time between two readings of `stats --watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Carries out what is asked; answers are printed as they come.
+/// Carries out a call; answers are printed as they come.
 pub(crate) fn run(config: &Config, call: &ServerCall) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -57,7 +57,7 @@ fn url_of(config: &Config) -> String {
     format!("{scheme}://{address}{}", config.base_path)
 }
 
-/// What went wrong, and what to do about it.
+/// The fault of a call, and advice on it.
 fn explain(url: &str, fault: &Error) -> String {
     match fault {
         Error::Connect(_) | Error::Timeout => {
@@ -149,7 +149,7 @@ fn print(text: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What the registry refuses is a success of HTTP: here it is none.
+/// The registry's refusals are a success of HTTP: here they are errors.
 fn well(answer: Value) -> Result<Value, Error> {
     let status = &answer["responseStatus"];
     if status["status"] == "success" {
@@ -163,7 +163,7 @@ fn well(answer: Value) -> Result<Value, Error> {
     Err(Error::Status { status: status_code, code, message, retry_after: None })
 }
 
-/// Numbers with their rates, where there was a look before.
+/// Numbers with their rates, if there was an earlier reading.
 async fn stats(api: &Api, watch: bool, as_json: bool) -> Result<(), Failed> {
     let mut before: Option<Value> = None;
     loop {
@@ -292,7 +292,7 @@ async fn instances(api: &Api, service: &str, as_json: bool) -> Result<(), Failed
     print(&lines.join("\n"))
 }
 
-/// Who took an instance out, as an addition to its line.
+/// The operator who pulled an instance out, as an addition to its line.
 fn pulled_out_by(by: &Value) -> String {
     match (by["user_id"].as_str(), by["operator_id"].as_str().filter(|name| !name.is_empty())) {
         _ if by.is_null() => String::new(),
@@ -303,7 +303,7 @@ fn pulled_out_by(by: &Value) -> String {
     }
 }
 
-/// Follows a service until interrupted. Comes back after a disconnect, as every client does.
+/// Follows a service until interrupted. Reconnects after a disconnect, as every client does.
 async fn watch(url: &str, call: &ServerCall, service: &str) -> Result<(), Failed> {
     let mut builder = Client::builder().url(url);
     if let Some(token) = &call.token {

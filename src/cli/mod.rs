@@ -23,7 +23,7 @@ const EXIT_USAGE: u8 = 2;
 #[must_use]
 #[allow(clippy::disallowed_methods, reason = "the environment is handed to `config` from here")]
 pub fn main() -> ExitCode {
-    // A variable that is no text is none of ours.
+    // A variable that is not text is not ours.
     let variables = std::env::vars_os()
         .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
     let loaded = match Config::load(std::env::args(), variables) {
@@ -58,7 +58,7 @@ fn complain(fault: &str) {
     let _ = writeln!(std::io::stderr(), "fanfare: {fault}");
 }
 
-/// Carries out what the command line asks for.
+/// Carries out a command.
 fn run(loaded: &Loaded) -> ExitCode {
     let config = &loaded.config;
     let data = accounts::Data { config, may_make: loaded.init };
@@ -112,14 +112,14 @@ fn run(loaded: &Loaded) -> ExitCode {
     }
 }
 
-/// Why a command could not be carried out, and the exit status that says so.
+/// The fault of a command, and its exit status.
 pub(crate) struct Fault {
     text: String,
     code: ExitCode,
 }
 
 impl Fault {
-    /// A setting that leads nowhere.
+    /// A setting that cannot be used.
     pub(crate) fn setting(text: String) -> Fault {
         Fault { text, code: ExitCode::from(EXIT_USAGE) }
     }
@@ -139,7 +139,7 @@ impl From<StartError> for Fault {
     }
 }
 
-/// Prints. A reader that closes the pipe early (`| head`) has seen enough.
+/// Prints. A reader may close the pipe early (`| head`): that is not a fault.
 fn bytes(text: &[u8]) -> ExitCode {
     let mut out = io::stdout();
     match out.write_all(text).and_then(|()| out.flush()) {

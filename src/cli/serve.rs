@@ -24,7 +24,7 @@ pub(super) fn serve(loaded: &Loaded, log: Option<&LogGuard>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // Before the server listens, so that no signal finds the default of dying at once.
+    // Before the server listens, so that no signal meets the default of ending the process at once.
     let guard = runtime.enter();
     let signals =
         [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
@@ -46,7 +46,7 @@ pub(super) fn serve(loaded: &Loaded, log: Option<&LogGuard>) -> ExitCode {
         }
     };
     is_started.store(true, Ordering::SeqCst);
-    // What the start had to say stands in the log before the line that says that it is over.
+    // Messages of the start are in the log before the line that reports its end.
     log.inspect(|log| log.flush());
     let mut out = std::io::stdout();
     let scheme = if server.is_encrypted() { "https" } else { "http" };
@@ -76,8 +76,8 @@ pub(super) fn serve(loaded: &Loaded, log: Option<&LogGuard>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// A start that hangs, because a database or Redis does not answer, ends in time all the same when it
-/// is told to. One that comes through is stopped as any server is.
+/// A start that hangs, because a database or Redis does not answer, still ends in time on a signal.
+/// A start that succeeds is stopped as any server is.
 fn end_slow_start(is_started: Arc<AtomicBool>) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let guard = runtime.enter();
@@ -107,7 +107,7 @@ fn end_slow_start(is_started: Arc<AtomicBool>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The place of the first signal that comes.
+/// The index of the first signal that arrives.
 async fn any<const N: usize>(mut signals: [&mut Signal; N]) -> usize {
     std::future::poll_fn(|context| {
         let came = signals.iter_mut().position(|signal| signal.poll_recv(context).is_ready());

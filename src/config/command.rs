@@ -15,17 +15,18 @@ use crate::auth::{Scopes, accounts, is_user_id, names};
 use crate::limits;
 use crate::store::accounts::Who;
 
-/// The settings that decide which accounts and which secret a command is about.
+/// The settings that name the accounts and the secret of a command.
 const DATA_KEYS: &[&str] = &["config", "data-dir", "database-url"];
 
-/// The settings that decide which secret signs tokens.
+/// The settings that name the secret of a token.
 const TOKEN_KEYS: &[&str] = &["config", "data-dir", "jwt-secret", "jwt-public-key"];
 
-/// Where a server is looked for that is asked something.
+/// The help of `--url`.
 const ASK_HELP: &str = "Without --url the server is looked for where the settings of a server (--bind, \
     FANFARE_BIND, --config, ...) would start it; `fanfare --help` lists them.";
 
-/// The flags of all settings. Each command takes all of them, and its help shows those that concern it.
+/// The flags of all settings. Each command takes all of them, and its help shows those that concern
+/// it.
 fn settings(is_shown: impl Fn(&str) -> bool) -> Vec<Arg> {
     let config = Arg::new("config")
         .long("config")
@@ -49,7 +50,7 @@ fn settings(is_shown: impl Fn(&str) -> bool) -> Vec<Arg> {
     .collect()
 }
 
-/// The same for a command that few of them concern.
+/// The same for a command with a few relevant settings.
 fn settings_of(shown: &[&str]) -> Vec<Arg> {
     settings(|name| shown.contains(&name))
 }
@@ -117,9 +118,9 @@ pub(super) fn command() -> Command {
         .subcommand(Command::new("man").about("Print the manual page").args(settings_of(&[])))
 }
 
-/// What can be done to accounts.
+/// The commands for accounts.
 fn user() -> Command {
-    // Which account: a name is never taken for an id, nor an id for a name.
+    // A name is never taken for an id, nor an id for a name.
     let on_account = |name: &'static str, about: &'static str| {
         Command::new(name)
             .about(about)
@@ -203,7 +204,7 @@ fn user() -> Command {
         )
 }
 
-/// Leave to make what is not there: a mistyped directory is no wish for another secret or database.
+/// The flag that allows creating a secret or database: a mistyped directory must not create one.
 fn init() -> Arg {
     Arg::new("init")
         .long("init")
@@ -219,7 +220,7 @@ fn required(name: &'static str, placeholder: &'static str, help: &'static str) -
     Arg::new(name).value_name(placeholder).required(true).help(help)
 }
 
-/// What a running server can be asked.
+/// The calls to a running server.
 fn questions() -> [Command; 7] {
     let service = || required("service", "SERVICE", "Service id");
     let operate = |name: &'static str, about: &'static str| {
@@ -266,7 +267,7 @@ fn questions() -> [Command; 7] {
     })
 }
 
-/// Reads what a running server is asked; none where `name` is another subcommand.
+/// Reads a call to a running server; none if `name` is another subcommand.
 pub(super) fn parse_call(
     name: &str,
     matches: &ArgMatches,
@@ -298,7 +299,7 @@ pub(super) fn parse_call(
     Some(ServerCall { url, token, json: flag("json"), what })
 }
 
-/// Reads which shell the completions are for.
+/// Reads the shell of the completions.
 pub(super) fn parse_completions(matches: &ArgMatches) -> Action {
     let shell = matches.get_one::<clap_complete::Shell>("shell").copied();
     Action::Completions(shell.unwrap_or(clap_complete::Shell::Bash))
@@ -306,8 +307,8 @@ pub(super) fn parse_completions(matches: &ArgMatches) -> Action {
 
 /// Parses the arguments. Returns the matches of the program and of each subcommand below it.
 ///
-/// `clap` stops at the first flag it does not know. Here each becomes a fault and the rest is
-/// parsed without it, so that it is reported beside all others.
+/// `clap` stops at the first unknown flag. Here each becomes a fault and the rest is parsed without
+/// it, so that all faults are reported together.
 pub(super) fn parse_args(
     mut args: Vec<OsString>,
     faults: &mut Vec<Fault>,
@@ -337,7 +338,7 @@ fn levels(matches: ArgMatches) -> Vec<ArgMatches> {
 }
 
 /// If `error` is about an unknown flag, returns the fault, and the arguments without that flag and
-/// without what was meant as its value.
+/// its value.
 fn unknown_flag(error: &clap::Error, args: &[OsString]) -> Option<(Fault, Vec<OsString>)> {
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
@@ -406,12 +407,12 @@ fn check_scope(scope: Option<&str>, place: &str, fault: &mut impl FnMut(&str, St
     }
 }
 
-/// Reads what comes after `fanfare token revoke`.
+/// Reads the arguments of `fanfare token revoke`.
 pub(super) fn parse_token_revoke(matches: &ArgMatches) -> Action {
     Action::TokenRevoke { token: matches.get_one::<String>("token").cloned() }
 }
 
-/// Reads what comes after `fanfare user`.
+/// Reads the arguments of `fanfare user`.
 pub(super) fn parse_user(what: &str, matches: &ArgMatches, faults: &mut Vec<Fault>) -> Action {
     let text = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
     let mut fault = |place: &str, message: &str| {
@@ -455,7 +456,7 @@ pub(super) fn parse_user(what: &str, matches: &ArgMatches, faults: &mut Vec<Faul
                     fault("ID|NAME", "missing: which account, by --id or --name");
                     who()
                 }
-                // What stands where the account could, is a scope here.
+                // With `--id` or `--name`, the first argument is a scope.
                 (Some(_), _, first) | (_, Some(_), first) => {
                     words.splice(0..0, first);
                     who()

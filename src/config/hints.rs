@@ -1,8 +1,9 @@
-//! Hints for unknown names: the key that was probably meant, and variables that belong to other programs.
+//! Hints for unknown names: the key that was probably meant, and variables that belong to other
+//! programs.
 //!
-//! A user of another server writes `--port`, a fast typist writes `bnd`. Both are told which key to use.
-//! Kubernetes adds `FANFARE_SERVICE_HOST` and the like to every pod beside a Service called `fanfare`;
-//! those stop no start.
+//! A user of another server writes `--port`, a fast typist writes `bnd`. The fault names the key
+//! for both. Kubernetes adds `FANFARE_SERVICE_HOST` and the like to every pod beside a Service
+//! called `fanfare`; those are not faults.
 //!
 //! Imports its siblings. Part of `config`.
 
@@ -15,7 +16,7 @@ const PREFIX: &str = "FANFARE_";
 /// From this likeness on (Jaro) a name counts as a misspelled key.
 const LIKENESS_THRESHOLD: f64 = 0.8;
 
-/// What similar programs call something, our key for it, and what has to be known of that.
+/// Names in similar programs, our key for them, and a remark on it.
 const ELSEWHERE: &[(&[&str], &str, &str)] = &[
     (
         &[
@@ -77,7 +78,7 @@ const ELSEWHERE: &[(&[&str], &str, &str)] = &[
     (&["c", "config-file", "conf"], "config", ""),
 ];
 
-/// What says how much is logged.
+/// Names of the log's level in other programs.
 const LOGGING: &[&str] = &["log", "log-level", "loglevel", "v", "verbose", "debug", "quiet", "q"];
 
 /// Variables of this project's other programs, of its tests, of its build and of its deployment files.
@@ -97,7 +98,7 @@ const OTHER_PROGRAMS: &[&str] = &[
     "FANFARE_TARGET",
     "FANFARE_PROFILE",
     "FANFARE_RUSTC",
-    // deploy/.env, which a compose file may hand on as a whole.
+    // deploy/.env, which a compose file may pass on as a whole.
     "FANFARE_SITE",
     "FANFARE_UPSTREAM",
     "FANFARE_CERTIFICATES",
@@ -106,10 +107,10 @@ const OTHER_PROGRAMS: &[&str] = &[
     "FANFARE_PUBLISH_HTTPS",
 ];
 
-/// A name's better one.
+/// The name that was probably meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meant {
-    /// A key, and what has to be known of it.
+    /// A key, and a remark on it.
     Key(&'static str, &'static str),
     /// The variable of the log.
     Logging,
@@ -121,7 +122,7 @@ impl Meant {
         self.words(|key| format!("--{key}"))
     }
 
-    /// The hint for a key of the file, in the spelling of the name that stands there.
+    /// The hint for a key of the file, in the spelling of the unknown name.
     pub(super) fn for_file(self, name: &str) -> String {
         let is_snake = name.contains('_');
         self.words(|key| if is_snake { key.replace('-', "_") } else { key.to_owned() })
@@ -150,7 +151,7 @@ fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('-', "_").to_ascii_uppercase())
 }
 
-/// What similar programs mean by a name.
+/// The meaning of a name in similar programs.
 pub(super) fn elsewhere(name: &str) -> Option<Meant> {
     let name = name.to_ascii_lowercase().replace('_', "-");
     if LOGGING.contains(&&*name) {
@@ -160,7 +161,7 @@ pub(super) fn elsewhere(name: &str) -> Option<Meant> {
     Some(Meant::Key(row.1, row.2))
 }
 
-/// What a name means to similar programs, or else the key that is spelled most like it.
+/// The meaning of a name in similar programs, or else the key with the most similar spelling.
 pub(super) fn meant(name: &str) -> Option<Meant> {
     elsewhere(name).or_else(|| {
         let name = name.to_ascii_lowercase().replace('_', "-");
@@ -171,7 +172,7 @@ pub(super) fn meant(name: &str) -> Option<Meant> {
     })
 }
 
-/// What is wrong with a variable, if it looks like one of ours and is none.
+/// The fault of a variable that looks like a key's and is none.
 pub(super) fn check_variable(name: &str, value: &str) -> Option<String> {
     let rest = name.strip_prefix(PREFIX)?;
     let is_known = OTHER_PROGRAMS.contains(&name)

@@ -1,4 +1,4 @@
-//! The table of keys: everything that can be set, one row each.
+//! The table of keys: every setting, one row each.
 //!
 //! Imports its siblings, `auth`, `limits`, `logging`, `redacted` and `ws`. Part of `config`.
 
@@ -22,7 +22,7 @@ use crate::ws::hosts::BadHost;
 pub(super) enum Unset {
     /// This text, read like any other.
     Is(&'static str),
-    /// Something that depends on the machine or on other keys, in these words.
+    /// A value that depends on the machine or on other keys, described by this text.
     Follows(&'static str),
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Key {
     pub(super) unset: Unset,
     /// One line of help.
     pub(super) help: &'static str,
-    /// Reads a value into its field, or says what is wrong with it and changes nothing.
+    /// Reads a value into its field, or returns its fault and changes nothing.
     pub(super) parse: fn(&mut Config, &str) -> Result<(), String>,
     /// Shows the field as JSON, secrets as `"***"`.
     pub(super) show: fn(&Config) -> Value,
@@ -261,7 +261,7 @@ pub(super) static KEYS: &[Key] = &[
                 return Err("not a URL that starts with redis:// or rediss://".to_owned());
             }
             if text.contains('#') {
-                // The library reads `#insecure` as a wish to trust any certificate.
+                // The library would trust any certificate with `#insecure`.
                 return Err("a URL with a fragment; write # in a password as %23".to_owned());
             }
             config.redis_url = Some(text.to_owned());

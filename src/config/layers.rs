@@ -85,15 +85,15 @@ pub(super) fn load(
 struct Layers {
     config: Config,
     sources: Sources,
-    /// Where each key was last set, for the faults that concern more than one. As `KEYS`.
+    /// The source of each key's value, for faults of more than one key. As `KEYS`.
     places: Vec<(usize, String)>,
     faults: Vec<Fault>,
-    /// What changes nothing, or is unwise.
+    /// Settings without an effect, or unwise ones.
     warnings: Vec<String>,
 }
 
 impl Layers {
-    /// Applies one value. A wrong one leaves the field as it is, but counts as said.
+    /// Applies one value. A wrong one leaves the field as it is, but counts as set.
     fn apply(&mut self, index: usize, text: &str, source: Source, place: String) {
         self.sources.0[index] = source;
         if let Err(message) = (KEYS[index].parse)(&mut self.config, text) {
@@ -152,8 +152,8 @@ impl Layers {
         }
     }
 
-    /// Settles what follows from the address and from what was given by hand: `auth`, which must be
-    /// said where neither decides it, and the defaults of `echo` and `registration`.
+    /// Derives the settings that follow from the address and from given keys: `auth`, which has to
+    /// be set if neither decides it, and the defaults of `echo` and `registration`.
     fn settle_access(&mut self) {
         let source = |name: &str| self.sources.0[index_of(name)];
         let is_loopback = is_loopback(self.config.bind);
@@ -240,7 +240,7 @@ impl Layers {
     }
 }
 
-/// Writes a TOML value the way a flag would be given. Nothing for tables.
+/// Writes a TOML value the way a flag would be given. None for tables.
 fn text_of(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
@@ -253,8 +253,7 @@ fn text_of(value: &toml::Value) -> Option<String> {
     }
 }
 
-/// Every key with its default, in comments: a file that changes nothing until something in it is
-/// uncommented.
+/// Every key with its default, in comments: a file without an effect until a line is uncommented.
 pub(super) fn template() -> String {
     let mut text = String::from(
         "# fanfare's configuration. Every key is here with its default; what the environment or the\n\

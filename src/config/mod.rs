@@ -9,22 +9,22 @@
 //!                +--> the help, config.json
 //! ```
 //!
-//! A key is one row of the table `KEYS`: its flag, its variable, its default, its help, how it is
-//! read and how it is shown. Nothing else in the crate knows what a key is called.
+//! A key is one row of the table `KEYS`: its flag, its variable, its default, its help, its parser
+//! and its display. No other module of the crate knows the name of a key.
 //!
 //! # Promises
 //!
-//! * All faults of all layers are reported at once, each with the place it came from.
+//! * All faults of all layers are reported together, each with its source.
 //! * A secret is never repeated: not in a fault, not in `entries`, not in `Debug` output.
 //! * `load` reads the configuration file and nothing else; arguments and environment are passed in.
 //!
 //! # Not here
 //!
-//! Printing, exit codes of the process, and what needs the machine: the file-descriptor limit
-//! behind `connections_max`, the generated secret.
+//! Printing, exit codes of the process, and settings that follow from the machine: the
+//! file-descriptor limit behind `connections_max`, the generated secret.
 //!
-//! A variable that starts with `FANFARE_` and is no key is a fault like an unknown flag, but for those
-//! of `hints`: what other programs read, and what Kubernetes adds to pods.
+//! A variable that starts with `FANFARE_` and is no key is a fault like an unknown flag, except for
+//! those of `hints`: other programs' variables, and those that Kubernetes adds to pods.
 //!
 //! Imports `auth`, `limits`, `logging`, `redacted`, `store` and `ws`. Imported by `server` and `cli`; `http`
 //! shows the entries.
@@ -60,10 +60,10 @@ pub use crate::ws::forwarded::{BadProxy, TrustedProxies};
 pub use crate::ws::hosts::{AllowedHosts, BadHost};
 use keys::KEYS;
 
-/// The port of a server that was told nothing.
+/// The port of a server without settings.
 const PORT_DEFAULT: u16 = 8080;
 
-/// The variable that names the configuration file. The only key that cannot stand in the file.
+/// The variable that names the configuration file. The only key that the file cannot have.
 const CONFIG_ENV: &str = "FANFARE_CONFIG";
 
 /// The variable that names the server to ask.
@@ -100,8 +100,8 @@ pub struct Config {
     pub bind: SocketAddr,
     /// Shard threads, 1 to `limits::SHARDS_MAX`.
     pub shards: usize,
-    /// Whether a token is needed. `Config::load` makes it `Required` where a secret, a public key or
-    /// Redis is given and `auth` is not set; a program that fills this in by itself says it here.
+    /// Whether a token is needed. `Config::load` makes it `Required` if a secret, a public key or
+    /// Redis is given and `auth` is not set; a program that fills the fields itself sets it here.
     pub auth: AuthMode,
     /// The secret of HS256 tokens. `None`: generated, and kept in `data_dir`.
     pub jwt_secret: Option<String>,
@@ -129,8 +129,8 @@ pub struct Config {
     pub redis_key: Option<PathBuf>,
     /// Whether this node is ready beside nodes with other shared settings.
     pub differing_settings: bool,
-    /// The names by which clients may call the server, besides loopback and `bind`. Empty: none
-    /// where no token is needed, else any.
+    /// The names by which clients may call the server, besides loopback and `bind`. Empty: none if
+    /// no token is needed, else any.
     pub allowed_hosts: AllowedHosts,
     /// Origins a browser's page may call from, besides the server's own names, as
     /// `scheme://host[:port]` in lower case; `null` is pages without an origin, `*` is any.
@@ -157,7 +157,7 @@ pub struct Config {
     pub default_scopes: Scopes,
     /// Whether adding a user to a group only invites the user.
     pub group_invitations: bool,
-    /// The rules of channels, by how their names begin.
+    /// The rules of channels, by the prefixes of their names.
     pub namespaces: Namespaces,
     /// The bounds.
     pub limits: Limits,
@@ -271,7 +271,7 @@ pub(crate) enum Action {
         /// As JSON.
         json: bool,
     },
-    /// Say whether the configuration is in order.
+    /// Check the configuration.
     CheckConfig,
     /// Print a configuration file with every key, commented.
     DefaultConfig,
@@ -343,7 +343,7 @@ pub(crate) enum Action {
     },
 }
 
-/// Something asked of a running server.
+/// A call to a running server, with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServerCall {
     /// The server's URL. `None`: the configured address.
@@ -352,7 +352,7 @@ pub(crate) struct ServerCall {
     pub token: Option<String>,
     /// Whether answers are shown as JSON, one value a line.
     pub json: bool,
-    /// What.
+    /// The call.
     pub what: ServerQuery,
 }
 
@@ -364,7 +364,7 @@ pub(crate) enum ServerQuery {
         /// Again each second.
         watch: bool,
     },
-    /// Which services there are.
+    /// The services.
     Services,
     /// The instances of a service.
     Instances(String),
@@ -401,13 +401,13 @@ pub(crate) struct Loaded {
     pub sources: Sources,
     /// The command to run with them.
     pub action: Action,
-    /// Whether a command may make the secret or the database that it does not find.
+    /// Whether a command may create a missing secret or database.
     pub init: bool,
     /// Warnings for the log: settings that are allowed but unwise.
     pub warnings: Vec<String>,
 }
 
-/// One thing that is wrong, and where.
+/// One fault, and its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     /// The flag, the variable, or the file and its key.
@@ -422,12 +422,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Why there is no configuration to start with.
+/// The reason why there is no configuration to start with.
 #[derive(Debug)]
 pub(crate) enum LoadError {
-    /// The command line does not parse, or asked for the help or the version. `clap` prints it.
+    /// The command line does not parse, or asks for the help or the version. `clap` prints it.
     Usage(clap::Error),
-    /// Everything that is wrong, never empty.
+    /// All faults, never empty.
     Faults(Vec<Fault>),
 }
 
@@ -474,7 +474,7 @@ impl Config {
     /// # Errors
     ///
     /// `Usage` if the command line does not parse at all or asks for help or version, else
-    /// `Faults` with everything that is wrong in any layer.
+    /// `Faults` with the faults of all layers.
     pub(crate) fn load<A, E>(args: A, env: E) -> Result<Loaded, LoadError>
     where
         A: IntoIterator,
@@ -488,7 +488,8 @@ impl Config {
         )
     }
 
-    /// Says who is served and why, in one line for the log: `required: jwt-secret is given`.
+    /// Whether tokens are required and why, in one line for the log: `required: jwt-secret is
+    /// given`.
     #[must_use]
     pub(crate) fn auth_reason(&self, sources: &Sources) -> String {
         let auth = self.auth.as_str();
@@ -513,7 +514,7 @@ impl Config {
                  Redis is given",
                 self.bind
             ),
-            // Only a program that embeds the server can say it without a source.
+            // Only an embedding program can set it without a source.
             _ => format!("{auth}: set by the program"),
         }
     }
@@ -531,8 +532,8 @@ impl Config {
         command::command()
     }
 
-    /// What the nodes of a cluster have to agree about beside the key of the tokens: who may do what, and
-    /// the bounds of what they keep together. By the names of `config.json`.
+    /// The settings that the nodes of a cluster have to share beside the key of the tokens: access
+    /// rules, and the bounds of their common state. By the names of `config.json`.
     #[must_use]
     pub(crate) fn shared(&self) -> Map<String, Value> {
         let rows = KEYS.iter().filter(|key| keys::SHARED.contains(&key.name));
@@ -542,8 +543,8 @@ impl Config {
         shared
     }
 
-    /// The document of `/api/status/config.json`: every setting by its name, secrets as `"***"`, and
-    /// under `sources` where each came from.
+    /// The document of `/api/status/config.json`: every setting by its name, secrets as `"***"`,
+    /// and its source under `sources`.
     #[must_use]
     pub(crate) fn document(&self, sources: &Sources) -> Map<String, Value> {
         let (mut settings, mut origins) = (Map::new(), Map::new());

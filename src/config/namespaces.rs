@@ -9,7 +9,7 @@
 //! presence = false
 //! ```
 //!
-//! What a namespace does not say is as it is for the prefix by default.
+//! Keys that a namespace leaves out have the prefix's defaults.
 //!
 //! Imports `auth` and `limits`. Part of `config`.
 
@@ -36,8 +36,8 @@ pub(super) fn document(config: &Config) -> Json {
     Json::Object(rules.collect())
 }
 
-/// Applies the table, and tells what is wrong in it. Returns what in it changes nothing, because
-/// the channels are reserved.
+/// Applies the table, and reports its faults. Returns the rules without an effect, because the
+/// channels are reserved.
 pub(super) fn apply(
     namespaces: &mut Namespaces,
     table: &Value,
@@ -78,8 +78,8 @@ pub(super) fn apply(
     idle
 }
 
-/// A namespace about which nothing is said yet. Under a reserved prefix who may follow and publish
-/// is as it is there, so that a longer prefix opens nothing by saying something else.
+/// A namespace with its defaults. Under a reserved prefix the rules for following and publishing
+/// are the prefix's, so that a longer prefix opens nothing by setting another key.
 fn fresh(namespaces: &Namespaces, prefix: &str) -> Namespace {
     let namespace = Namespace::new(prefix);
     if Reserved::of(prefix).is_none() {

@@ -1,4 +1,4 @@
-//! What the configuration promises, layer by layer.
+//! The configuration's promises, layer by layer.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -431,9 +431,9 @@ fn settings_that_need_each_other_say_so() {
         joined("redis://x --redis-ca a"),
         ["redis-ca: needs a redis-url that starts with rediss://"]
     );
-    // The library would take that for leave to trust any certificate.
+    // The library would then trust any certificate.
     assert_eq!(joined("rediss://x#insecure").len(), 1);
-    // A password never comes back out of a fault.
+    // A fault never repeats a password.
     assert!(!faults("--redis-url http://u:geheim@x", &[], "")[0].contains("geheim"));
 }
 

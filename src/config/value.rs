@@ -6,7 +6,7 @@
 //!
 //! # Promises
 //!
-//! * A message quotes the text it is about, shortened, and says what would have been right.
+//! * A message quotes the faulty text, shortened, and names the correct form.
 //! * What `show` writes for a duration is what `parse` reads.
 //!
 //! Imports `limits`. Imported by `config` only.
@@ -170,7 +170,7 @@ pub(super) mod count {
     }
 }
 
-/// Reads `on` or `off`; also `true` and `false`, which is what a TOML file says.
+/// Reads `on` or `off`; also `true` and `false`, the booleans of a TOML file.
 pub(super) fn parse_switch(text: &str) -> Result<bool, String> {
     match text {
         "on" | "true" => Ok(true),

@@ -1,16 +1,16 @@
 //! Folding: a storm of equal lines becomes a few lines, and one with a count.
 //!
-//! Lines are equal where they come from one place in the program and agree in every field but those that
-//! name the one case: `connection`, `request_id`, and the port of `client`. Of equal lines the first
-//! [`limits::LOG_EQUAL_LINES_MAX`] within [`limits::LOG_WINDOW_MS`] are written, of all lines of one place
-//! the first [`limits::LOG_LINES_MAX`]. At the end of that time one line says how many were left out,
-//! of what kind, and the first and the last of their request ids.
+//! Lines are equal if they come from one place in the program and agree in every field except
+//! `connection`, `request_id`, and the port of `client`, which name the one case. Of equal lines
+//! the first [`limits::LOG_EQUAL_LINES_MAX`] within [`limits::LOG_WINDOW_MS`] are written, of all
+//! lines of one place the first [`limits::LOG_LINES_MAX`]. At the end of that time one line has the
+//! number of those left out, their kind, and the first and the last of their request ids.
 //!
 //! # Promises
 //!
-//! * What is remembered is bounded: [`limits::LOG_KINDS_MAX`] kinds, each for one window.
-//! * Lines of `debug` and below, and the access log, are never folded; with `debug` asked for anywhere,
-//!   nothing is.
+//! * The tables are bounded: [`limits::LOG_KINDS_MAX`] kinds, each for one window.
+//! * Lines of `debug` and below, and the access log, are never folded; with `debug` enabled
+//!   anywhere, no line is.
 //!
 //! Imports `address`, `clock` and `limits`. Part of `logging`.
 
@@ -64,7 +64,7 @@ struct LeftOut {
     target: &'static str,
     /// The text of the first of them.
     line: String,
-    /// The request ids of the first and the last of them, where they have some.
+    /// The request ids of the first and the last of them, if they have any.
     first_id: Option<String>,
     last_id: Option<String>,
 }
@@ -80,7 +80,7 @@ impl Tally {
 }
 
 impl Table {
-    /// Whether a line is written. Where it is not, it is counted.
+    /// Whether a line is written. If not, it is counted.
     fn admit(&mut self, place: Identifier, line: &LineKey, event: &Event<'_>, now_ms: u64) -> bool {
         let all = self.places.entry(place.clone()).or_insert_with(|| Tally::new(now_ms));
         let has_room = self.kinds.len() < limits::LOG_KINDS_MAX;
@@ -112,7 +112,7 @@ impl Table {
         false
     }
 
-    /// Takes out what is over, and returns what was left out of it.
+    /// Removes windows that are over, and returns the lines left out of them.
     fn sweep(&mut self, now_ms: Option<u64>) -> Vec<LeftOut> {
         let mut told = Vec::new();
         let mut keep = |tally: &mut Tally| {
@@ -129,7 +129,7 @@ impl Table {
 }
 
 impl Fold {
-    /// Nothing was written yet. One that is not on writes everything.
+    /// A fold without lines. One that is off writes every line.
     pub(super) fn new(is_on: bool) -> Fold {
         Fold { is_on, clock: Clock::start(), table: Mutex::default() }
     }
@@ -145,13 +145,13 @@ impl Fold {
         self.table.lock().admit(meta.callsite(), &key, event, now_ms)
     }
 
-    /// Says what was left out of the windows that are over.
+    /// Logs the lines that were left out of windows that are over.
     pub(super) fn tell(&self) {
         let told = self.table.lock().sweep(Some(self.clock.now().unix_ms));
         told.into_iter().for_each(say);
     }
 
-    /// Says what was left out so far.
+    /// Logs the lines that were left out so far.
     pub(super) fn tell_all(&self) {
         let told = self.table.lock().sweep(None);
         told.into_iter().for_each(say);
@@ -203,7 +203,7 @@ impl LineKey {
     }
 }
 
-/// What a client is counted by.
+/// A client's address without its port.
 fn without_port(client: &str) -> String {
     let address = client.parse::<ClientAddress>();
     address.map_or_else(|_| client.to_owned(), |address| address.block().to_string())
@@ -219,7 +219,7 @@ impl Visit for LineKey {
     }
 }
 
-/// A line's message and the fields that tell its kind, up to a bound.
+/// A line's message and the fields of its kind, up to a bound.
 fn text_of(event: &Event<'_>) -> String {
     let mut text = Text(String::new());
     event.record(&mut text);
@@ -247,7 +247,7 @@ impl Visit for Text {
     }
 }
 
-/// A form of lines in which some are left out.
+/// A format that leaves folded lines out.
 #[derive(Debug)]
 pub(super) struct Folding<F> {
     fold: Arc<Fold>,
@@ -285,7 +285,7 @@ mod tests {
     use std::sync::Arc;
     use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
-    /// Judges events at a time that the test sets, and keeps what was written.
+    /// Judges events at a time that the test sets, and keeps the written lines.
     #[derive(Clone, Default)]
     struct Judge(Arc<Mutex<(Table, u64, usize)>>);
 

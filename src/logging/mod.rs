@@ -8,16 +8,16 @@
 //!
 //! # Promises
 //!
-//! * Writing a line never waits: lines go into a bounded queue, and a thread of its own writes them. Where
-//!   standard error takes nothing, lines are left out, and the log says how many.
+//! * Writing a line never waits: lines go into a bounded queue, and a thread of its own writes
+//!   them. If standard error takes nothing, lines are left out and counted.
 //! * A storm of equal lines is a few lines and one with a count; see `logging::fold`.
 //! * Of the libraries nothing below `info` is shown, whatever `RUST_LOG` says: at lower levels they
-//!   write what passes through them - request heads, frames, statements, commands to Redis - and with
-//!   it tokens and passwords.
+//!   write what passes through them - request heads, frames, statements, commands to Redis - and
+//!   with it tokens and passwords.
 //!
 //! # Not here
 //!
-//! Which lines there are: the modules write them, under the targets that `docs/operations.md` lists.
+//! The lines themselves: the modules write them, under the targets that `docs/operations.md` lists.
 //!
 //! Imports `address`, `clock` and `limits`. Imported by `config`, the binary and embedders.
 
@@ -42,7 +42,7 @@ use queue::Queue;
 /// The target of the access log.
 pub const ACCESS: &str = "fanfare::access";
 
-/// The target of what the log says of itself.
+/// The target of the log's own lines.
 const OWN: &str = "fanfare::log";
 
 /// The form of the lines.
@@ -56,7 +56,7 @@ pub enum LogFormat {
 }
 
 impl LogFormat {
-    /// The word for it, in the configuration and in status pages.
+    /// The name in the configuration and in status pages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -71,7 +71,7 @@ impl LogFormat {
 pub struct Settings<'a> {
     /// The form of the lines.
     pub format: LogFormat,
-    /// What to show, as `RUST_LOG` says it; empty is `info`.
+    /// The filter, as in `RUST_LOG`; empty is `info`.
     pub filter: &'a str,
     /// Whether the access log is shown whatever the filter says of other lines.
     pub access_log: bool,
@@ -79,11 +79,11 @@ pub struct Settings<'a> {
     pub may_be_colourful: bool,
 }
 
-/// Starts the log of the process. What is still in the queue is written when the guard is dropped.
+/// Starts the log of the process. Dropping the guard writes the rest of the queue.
 ///
 /// # Errors
 ///
-/// Where the process has a subscriber for its log already; then that one stays.
+/// If the process has a subscriber for its log already; then that one stays.
 pub fn start(settings: Settings<'_>) -> Result<LogGuard, TryInitError> {
     let given = Some(settings.filter.trim()).filter(|text| !text.is_empty()).unwrap_or("info");
     let (mut asked, fault) = match EnvFilter::try_new(given) {
@@ -100,7 +100,7 @@ pub fn start(settings: Settings<'_>) -> Result<LogGuard, TryInitError> {
     let is_close = asked.max_level_hint().is_none_or(|level| level > LevelFilter::INFO);
     let fold = Arc::new(Fold::new(!is_close));
     let (queue, guard) = Queue::start(Arc::clone(&fold));
-    // Colours are for eyes: in a file or a journal they are noise. https://no-color.org
+    // Colours are for terminals: in a file or a journal they are noise. https://no-color.org
     let is_colourful = settings.may_be_colourful && std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(queue);
     let lines = match settings.format {
@@ -118,7 +118,7 @@ pub fn start(settings: Settings<'_>) -> Result<LogGuard, TryInitError> {
     Ok(guard)
 }
 
-/// Whether a line may be shown, whatever was asked for.
+/// Whether a line may be shown, whatever the filter says.
 fn is_shown(line: &Metadata<'_>) -> bool {
     is_own(line.target()) || *line.level() <= Level::INFO
 }

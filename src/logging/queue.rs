@@ -20,9 +20,9 @@ use crate::limits;
 
 enum Item {
     Line(Box<[u8]>),
-    /// Say so once what came before is written.
+    /// Report when the earlier lines are written.
     Flush(Sender<()>),
-    /// Write what is there, say so, and end.
+    /// Write the queue, report, and end.
     Stop(Sender<()>),
 }
 
@@ -40,13 +40,13 @@ struct Usage {
     lost: AtomicU64,
 }
 
-/// Writes what is in the queue when it is dropped.
+/// Writes the rest of the queue when it is dropped.
 #[derive(Debug)]
 #[must_use = "the last lines are written when it is dropped"]
 pub struct LogGuard(Sender<Item>);
 
 impl Queue {
-    /// Starts the thread. Where there is none to be had, lines go nowhere, and nothing else is lost.
+    /// Starts the thread. Without a thread lines go nowhere, and nothing else is lost.
     pub(super) fn start(fold: Arc<Fold>) -> (Queue, LogGuard) {
         let (sender, receiver) = crossbeam_channel::bounded(limits::LOG_QUEUE_LINES_MAX);
         let usage = Arc::<Usage>::default();
@@ -91,8 +91,8 @@ impl<'a> MakeWriter<'a> for Queue {
 }
 
 impl LogGuard {
-    /// Waits until the lines so far are written, for [`limits::LOG_STOP_MS`] at most: a standard error
-    /// that takes nothing keeps no process from its work, nor from its end.
+    /// Waits until the lines so far are written, for [`limits::LOG_STOP_MS`] at most: a standard
+    /// error that takes nothing delays neither the work of a process nor its end.
     pub fn flush(&self) {
         self.send(Item::Flush);
     }

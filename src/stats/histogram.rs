@@ -7,9 +7,9 @@
 
 use super::Counter;
 
-/// Buckets a power of two.
+/// Buckets in a power of two.
 const STEPS: usize = 16;
-/// The highest power of two told apart: 2^36 us are 19 hours.
+/// The highest power of two with buckets of its own: 2^36 us are 19 hours.
 const POWERS: usize = 33;
 const BUCKETS: usize = STEPS * POWERS;
 
@@ -76,7 +76,7 @@ impl Default for Reading {
 }
 
 impl Reading {
-    /// Adds what a histogram holds now.
+    /// Adds the present content of a histogram.
     pub fn add(&mut self, histogram: &Histogram) {
         for (count, bucket) in self.counts.iter_mut().zip(&histogram.buckets) {
             *count += bucket.value();
@@ -85,8 +85,8 @@ impl Reading {
         self.max = self.max.max(histogram.max.value());
     }
 
-    /// What was added since an earlier reading of the same histograms. Of the highest value only its
-    /// bucket is known, so it is 6 % too high at the most.
+    /// The values that were added since an earlier reading of the same histograms. Of the highest
+    /// value only its bucket is known, so it is 6 % too high at most.
     #[must_use]
     pub fn since(&self, before: &Reading) -> Reading {
         let pairs = self.counts.iter().zip(&before.counts);
@@ -99,12 +99,12 @@ impl Reading {
         }
     }
 
-    /// How many values were counted.
+    /// The number of values.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// The value that `per_mille` of a thousand values do not exceed, 6 % too high at the most.
+    /// The value that `per_mille` of a thousand values do not exceed, 6 % too high at most.
     pub fn quantile(&self, per_mille: u64) -> u64 {
         let count = self.count();
         if count == 0 {
@@ -121,7 +121,7 @@ impl Reading {
         self.max
     }
 
-    /// How many values are at most `bound`, which is exact where `bound` is 2^n - 1.
+    /// The number of values up to `bound`, which is exact if `bound` is 2^n - 1.
     pub fn at_most(&self, bound: u64) -> u64 {
         let last = bucket(bound);
         self.counts[..=last].iter().sum()

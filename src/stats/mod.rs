@@ -34,7 +34,7 @@ impl Counter {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// Raises the number to `value` where that is higher, for peaks.
+    /// Raises the number to `value` if that is higher, for peaks.
     pub fn raise(&self, value: u64) {
         if value > self.0.load(Ordering::Relaxed) {
             self.0.store(value, Ordering::Relaxed);
@@ -85,7 +85,7 @@ pub struct ShardStats {
     pub messages: Counter,
     /// The most bytes any outbox held since the last sample (peak, see [`Recent`]).
     pub outbox_bytes_peak: Counter,
-    /// Times a connection's service frames were replaced by owed snapshots.
+    /// Times a connection's service frames were replaced by a pending resync.
     pub slow_collapsed: Counter,
     /// Connections closed because they took nothing.
     pub slow_closed: Counter,
@@ -93,9 +93,9 @@ pub struct ShardStats {
     pub snapshots: Counter,
     /// Turns taken.
     pub turns: Counter,
-    /// How long turns took, in microseconds.
+    /// Durations of turns, in microseconds.
     pub turn_us: Histogram,
-    /// From accepted order to the last socket's write, in microseconds.
+    /// From accepted command to the last socket's write, in microseconds.
     pub fanout_us: Histogram,
     /// Requests refused on sockets, by code.
     pub refusals: [Counter; Code::ALL.len()],
@@ -107,7 +107,7 @@ pub struct ShardStats {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ControlStats {
-    /// Orders carried out.
+    /// Commands carried out.
     pub orders: Counter,
     /// Events announced to at least one shard.
     pub events: Counter,
@@ -123,11 +123,11 @@ pub struct ControlStats {
     pub changes: Counter,
     /// Services whose expiry is held (gauge).
     pub degraded_services: Counter,
-    /// How long batches took, in microseconds.
+    /// Durations of turns, in microseconds.
     pub turn_us: Histogram,
     /// Transactions given to the store.
     pub commits: Counter,
-    /// Writes in them that someone waited for.
+    /// Writes in them with a waiting caller.
     pub writes: Counter,
     /// Users with at least one connection (gauge).
     pub users_online: Counter,
@@ -145,22 +145,22 @@ pub struct ControlStats {
     pub services_forgotten: Counter,
     /// Channels that were forgotten for others.
     pub channels_forgotten: Counter,
-    /// 1 while the store takes what it is given, else 0 (gauge).
+    /// 1 while the store accepts writes, else 0 (gauge).
     pub store_healthy: Counter,
     /// Rows and writes that the database refused for their content.
     pub store_set_aside: Counter,
 }
 
-/// A way of a node to Redis that can fail while the others work.
+/// A path of a node to Redis that can fail while the others work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisPath {
     /// Writes the log.
     LogWriter,
     /// Reads the log.
     LogReader,
-    /// Carries out what control asks of Redis and of other nodes.
+    /// Carries out control's requests to Redis and to other nodes.
     Calls,
-    /// Hears topics.
+    /// Reads topics.
     Topics,
     /// Reads the journal of direct and group messages.
     Journal,
@@ -176,12 +176,12 @@ impl RedisPath {
         RedisPath::Journal,
     ];
 
-    /// Its place in [`RedisPath::ALL`].
+    /// Its index in [`RedisPath::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// The word for it in status pages and in the log. Both ways of the log are `log`.
+    /// The name in status pages and in the log. Both paths of the log are `log`.
     pub const fn as_str(self) -> &'static str {
         match self {
             RedisPath::LogWriter | RedisPath::LogReader => "log",
@@ -192,14 +192,15 @@ impl RedisPath {
     }
 }
 
-/// What there is to say of the other nodes. Written by control; from `topics` to `called` by the
-/// backplane's thread.
+/// Figures about the other nodes. Control writes them; from `topics` to `called` the backplane's
+/// thread does.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ClusterStats {
     /// Nodes alive, this one included (gauge).
     pub nodes: Counter,
-    /// When the log's engine last answered, in milliseconds since the Unix epoch (gauge).
+    /// When Redis last answered on the log's connection, in milliseconds since the Unix epoch
+    /// (gauge).
     pub contact_ms: Counter,
     /// The number of the newest entry (gauge).
     pub newest: Counter,
@@ -207,13 +208,13 @@ pub struct ClusterStats {
     pub sequence: Counter,
     /// Leases that this node watches (gauge).
     pub leases_owned: Counter,
-    /// 1 once all that was in the log at the start is applied, else 0 (gauge).
+    /// 1 when all entries of the log at the start are applied, else 0 (gauge).
     pub caught_up: Counter,
-    /// 1 while the log is not heard of, or not followed, for too long, else 0 (gauge).
+    /// 1 while Redis is silent, or the log is not followed, for too long, else 0 (gauge).
     pub cut_off: Counter,
     /// Entries applied.
     pub applied: Counter,
-    /// Proposals that got no place in the log.
+    /// Proposals that were not appended to the log.
     pub lost: Counter,
     /// Times the registry was replaced by a snapshot.
     pub replaced: Counter,
@@ -221,13 +222,13 @@ pub struct ClusterStats {
     pub users_online: Counter,
     /// Messages of the journal that the database does not have yet (gauge).
     pub unwritten: Counter,
-    /// Channels whose topic is followed (gauge).
+    /// Channels whose topic this node subscribes to (gauge).
     pub topics: Counter,
     /// The number of the journal's newest entry (gauge).
     pub journal_newest: Counter,
     /// The number of the last entry of the journal read here (gauge).
     pub journal_read: Counter,
-    /// Connections to the log's engine made in place of lost ones.
+    /// Connections to Redis made in place of lost ones.
     pub reconnects: Counter,
     /// Times that topics were silent and did not bring a message of this node to itself.
     pub probe_failures: Counter,
@@ -237,16 +238,16 @@ pub struct ClusterStats {
     pub called: Counter,
     /// Channels that had missed messages and were read again; written by control.
     pub healed: Counter,
-    /// When Redis took this node's first sign of life, in milliseconds by its own clock; 0 before that.
-    /// Written by the backplane's thread.
+    /// When Redis took this node's first heartbeat, in milliseconds by its own clock; 0 before
+    /// that. Written by the backplane's thread.
     pub joined_ms: Counter,
-    /// When each path last proved to work, in nanoseconds by the server's clock; 0 where it never has.
+    /// When each path last proved to work, in nanoseconds by the server's clock; 0 if it never has.
     /// Written by the backplane's thread.
     pub paths: [Counter; RedisPath::ALL.len()],
 }
 
 impl ClusterStats {
-    /// Whether the registry here is that of all nodes, as far as this one can know.
+    /// Whether the registry here is that of all nodes, as far as this node can know.
     pub fn is_joined(&self) -> bool {
         self.caught_up.value() == 1 && self.cut_off.value() == 0
     }
@@ -263,8 +264,8 @@ impl ClusterStats {
     }
 }
 
-/// What the HTTP doors of all shards count together. HTTP is not the hot path, so these are shared
-/// and added to atomically.
+/// The HTTP counters of all shards together. HTTP is not the hot path, so these are shared and
+/// added to atomically.
 #[derive(Debug, Default)]
 pub struct HttpStats {
     requests: AtomicU64,

@@ -1,7 +1,7 @@
 //! The Prometheus text format, version 0.0.4.
 //!
-//! Only what the server needs of it: counters, gauges and histograms, with labels that are written
-//! by us and need no escaping.
+//! Only the parts that the server uses: counters, gauges and histograms, with labels that are
+//! written here and need no escaping.
 //!
 //! Imports nothing of the crate but `stats`. Imported by `http`.
 

@@ -6,9 +6,9 @@
 //!
 //! # Promises
 //!
-//! * What is kept is bounded: the samples of [`limits::RECENT_LONG_MS`].
-//! * A span is at most [`limits::SAMPLE_INTERVAL_MS`] longer than it is called, and shorter only where the
-//!   server has not run for that long.
+//! * The samples are bounded: those of [`limits::RECENT_LONG_MS`].
+//! * A span is at most [`limits::SAMPLE_INTERVAL_MS`] longer than its name says, and shorter only
+//!   if the server has not run for that long.
 //!
 //! Imports its siblings and `limits`. Part of `stats`.
 
@@ -23,7 +23,7 @@ pub struct Recent(VecDeque<Sample>);
 
 #[derive(Debug)]
 struct Sample {
-    /// When it was taken, in milliseconds of the steady clock.
+    /// The time of the sample, in milliseconds of the steady clock.
     at_ms: u64,
     /// The sum of all shards' fan-out histograms at that time.
     fanout_us: Reading,
@@ -32,7 +32,7 @@ struct Sample {
 }
 
 impl Recent {
-    /// Takes a sample. To be called once each [`limits::SAMPLE_INTERVAL_MS`], by one thread alone.
+    /// Takes a sample. One thread calls it, each [`limits::SAMPLE_INTERVAL_MS`].
     pub fn sample(&mut self, stats: &Stats, now_ms: u64) {
         let kept_ms = limits::RECENT_LONG_MS + limits::SAMPLE_INTERVAL_MS;
         while self.0.front().is_some_and(|sample| sample.at_ms + kept_ms < now_ms) {
@@ -49,7 +49,7 @@ impl Recent {
         });
     }
 
-    /// How long fan-outs took within a span of time.
+    /// Durations of fan-outs within a span of time.
     pub fn fanout_us(&self, stats: &Stats, now_ms: u64, span_ms: u64) -> Reading {
         let now = stats.merged(|shard| &shard.fanout_us);
         let before = self.0.iter().rev().find(|sample| sample.at_ms + span_ms <= now_ms);
@@ -59,7 +59,7 @@ impl Recent {
         }
     }
 
-    /// The most bytes that were unsent for one connection of a shard within a span of time.
+    /// The most unsent bytes of one connection of a shard within a span of time.
     pub fn outbox_bytes_peak(&self, stats: &Stats, shard: usize, now_ms: u64, span_ms: u64) -> u64 {
         let present = stats.shards[shard].outbox_bytes_peak.value();
         let samples = self.0.iter().rev().take_while(|sample| sample.at_ms + span_ms >= now_ms);
@@ -91,7 +91,7 @@ mod tests {
             recent.sample(&stats, second * 1_000);
             assert!(recent.0.len() <= 62, "{}", recent.0.len());
         }
-        // The last fast minute ended at 240 s; what came after it is slow.
+        // The last fast minute ended at 240 s; the values after it are slow.
         let at = |span_ms| recent.fanout_us(&stats, 299_000, span_ms);
         assert_eq!((at(10_000).count(), at(60_000).count()), (10, 60));
         assert!(at(10_000).quantile(10) >= 100_000);
