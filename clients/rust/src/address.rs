@@ -1,4 +1,4 @@
-//! Where a server is: `ws://host:port`, with what follows from it.
+//! The address of a server: `ws://host:port`, and the URLs that follow from it.
 //!
 //! Imports `error`. Imported by `transport` and `settings`.
 
@@ -7,19 +7,19 @@ use crate::error::Error;
 /// One server of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
-    /// Host and port as they stand in a URL, for the `Host` header too.
+    /// Host and port as in a URL, for the `Host` header too.
     pub(crate) authority: String,
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) is_secure: bool,
     /// The socket's path, with its query.
     path: String,
-    /// What stands before the path of every HTTP call: empty, or `/push`.
+    /// The prefix of the path of every HTTP call: empty, or `/push`.
     base: String,
 }
 
 impl Address {
-    /// Reads `ws://`, `wss://`, `http://` or `https://`, a host, and at will a port and a path.
+    /// Reads `ws://`, `wss://`, `http://` or `https://`, a host, and optionally a port and a path.
     ///
     /// A path that ends in `/ws` is the socket's, and HTTP calls go beside it; so is any other path
     /// of `ws://`, and then they go to the root. Any other path of `http://` is the server's
@@ -41,7 +41,7 @@ impl Address {
             return Err(wrong("a name and password do not belong into it"));
         }
         let path = path.split('#').next().unwrap_or_default();
-        // The colons of an IPv6 address stand in brackets.
+        // The colons of an IPv6 address are in brackets.
         let (host, port) = match authority.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
             _ => (authority, None),

@@ -1,6 +1,6 @@
-//! A server without a client: single HTTP calls, and a socket as it is.
+//! A server without a client: single HTTP calls, and a plain socket.
 //!
-//! For tools, and for what comes before a connection: making an account, signing in.
+//! For tools, and for calls before a connection: making an account, signing in.
 //!
 //! Imports `clock` and `transport`. Imported by the root and `handle::client`.
 
@@ -24,8 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Largest message that a raw socket takes, in bytes.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// A server, and at will a token for it, or where its tokens come from. Clones have the token in
-/// common.
+/// A server, and optionally a token for it, or a source of tokens. Clones share the token.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), fanfare_client::Error> {
@@ -48,14 +47,14 @@ pub struct Api {
     clock: Clock,
 }
 
-/// What signing in gives.
+/// The result of signing in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     /// The token.
     pub token: String,
-    /// Whom it is for.
+    /// Its user.
     pub user_id: String,
-    /// When it ends, as the server writes it.
+    /// When it expires, as the server writes it.
     pub expires_at: String,
 }
 
@@ -64,7 +63,7 @@ impl Api {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where that is no URL of a server.
+    /// [`Error::Invalid`] if it is not a URL of a server.
     pub fn new(url: &str) -> Result<Api, Error> {
         let (address, clock) = (Address::parse(url)?, Clock::start());
         Ok(Api { address, source: TokenSource::None, token: Arc::default(), clock })
@@ -74,7 +73,7 @@ impl Api {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where it does not fit a header.
+    /// [`Error::Invalid`] if it does not fit a header.
     pub fn with_token(mut self, token: &str) -> Result<Api, Error> {
         if !token::is_header_safe(token) {
             return Err(Error::invalid("the token does not fit a header"));
@@ -131,14 +130,14 @@ impl Api {
         self
     }
 
-    /// Gets the first token, or the next one, and makes every call and socket from now on with it. A
-    /// login is renewed by its last token; the password is sent where that is not possible. A token
-    /// that was given stays. Returns the token, for the `refresh` of an open socket.
+    /// Gets the first token, or the next one, and uses it for every later call and socket. A login
+    /// is renewed by its last token; the password is sent if that is not possible. A fixed token
+    /// stays. Returns the token, for the `refresh` of an open socket.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] for a wrong name or password, [`Error::Token`] where the closure gave no
-    /// token, what else the server answers, or no connection.
+    /// [`Error::Refused`] for a wrong name or password, [`Error::Token`] if the closure gave no
+    /// token, other errors of the server, or no connection.
     pub async fn renew(&self) -> Result<Option<String>, Error> {
         let now_s = self.clock.now().unix_s();
         let issuer = Issuer { address: &self.address, timeout: PATIENCE, now_s };
@@ -148,8 +147,9 @@ impl Api {
         Ok(token.as_deref().map(str::to_owned))
     }
 
-    /// How long until [`Api::renew`] is due: a fifth of the token's time, at most a minute, before its
-    /// end. None where there is no other token to be had, or no token yet, or it has no end.
+    /// How long until [`Api::renew`] is due: a fifth of the token's time, at most a minute, before
+    /// its end. None if there cannot be another token, if there is no token yet, or if it has no
+    /// end.
     pub fn renew_in(&self) -> Option<Duration> {
         let token = self.token.lock().clone().filter(|_| self.source.is_renewable())?;
         token::refresh_in_ms(&token, self.clock.now().wall_ms).map(Duration::from_millis)
@@ -159,7 +159,7 @@ impl Api {
     ///
     /// # Errors
     ///
-    /// [`Error::Status`] for an answer that is no success, or no connection.
+    /// [`Error::Status`] for an answer other than success, or no connection.
     pub async fn call(
         &self,
         method: &str,
@@ -176,7 +176,7 @@ impl Api {
     ///
     /// # Errors
     ///
-    /// [`Error::Status`] 409 where the name is taken, 400 where the password is too short.
+    /// [`Error::Status`] 409 if the name is taken, 400 if the password is too short.
     pub async fn create_account(
         &self,
         username: &str,
@@ -191,7 +191,7 @@ impl Api {
         Ok(text(&answer["user_id"]))
     }
 
-    /// Signs in once. For tokens that are renewed, see [`Api::with_login`].
+    /// Signs in one time. For tokens that are renewed, see [`Api::with_login`].
     ///
     /// # Errors
     ///
@@ -206,11 +206,11 @@ impl Api {
         })
     }
 
-    /// Who signs in by a name, in whatever case; none where nobody does.
+    /// The user with this name, in any case; none if there is no such account.
     ///
     /// # Errors
     ///
-    /// [`Error::Status`] 401 or 403 where the server wants a token with the scope `message`, 429 after
+    /// [`Error::Status`] 401 or 403 if the server wants a token with the scope `message`, 429 after
     /// too many unknown names.
     pub async fn find_user(&self, name: &str) -> Result<Option<Person>, Error> {
         match self.call("GET", &find_path(name), None).await {
@@ -220,11 +220,11 @@ impl Api {
         }
     }
 
-    /// Opens a socket that does nothing by itself but answer pings, within 10 s.
+    /// Opens a socket that only answers pings by itself, within 10 s.
     ///
     /// # Errors
     ///
-    /// [`Error::Status`] where the server refuses it, or no connection.
+    /// [`Error::Status`] if the server refuses it, or no connection.
     pub async fn open_socket(&self) -> Result<RawSocket, Error> {
         let token = self.token.lock().clone();
         let opening = Socket::open(&self.address, token.as_deref(), MESSAGE_BYTES_MAX);
@@ -266,8 +266,8 @@ pub struct RawSocket {
 }
 
 impl RawSocket {
-    /// Sends a text, while [`RawSocket::next`] is awaited. What was not sent yet is kept without a
-    /// bound: see [`RawSocket::has_room`].
+    /// Sends a text, while [`RawSocket::next`] is awaited. Unsent texts are kept without a bound:
+    /// see [`RawSocket::has_room`].
     pub fn send(&mut self, text: impl Into<String>) {
         self.socket.push(text.into());
     }
@@ -281,7 +281,7 @@ impl RawSocket {
     ///
     /// # Errors
     ///
-    /// Why the connection has ended.
+    /// The reason why the connection has ended.
     pub async fn next(&mut self) -> Result<String, Error> {
         loop {
             if let Incoming::Text(text) = self.socket.next().await? {
@@ -290,11 +290,11 @@ impl RawSocket {
         }
     }
 
-    /// Says goodbye and waits for the server's, for at most 2 s.
+    /// Closes the socket and waits for the server's close frame, for at most 2 s.
     pub async fn close(mut self) {
         self.socket.say_goodbye();
         let goodbye = async { while self.socket.next().await.is_ok() {} };
-        // Whether the server says goodbye too makes no difference now.
+        // The server's answer makes no difference now.
         let _ = tokio::time::timeout(Duration::from_secs(2), goodbye).await;
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub(crate) struct Moment {
     /// Nanoseconds since the clock was started. Never runs backwards: for deadlines.
     pub(crate) ns: u64,
-    /// The Unix time at which the clock was started and what `ns` has counted since, in milliseconds.
-    /// Never runs backwards: for ages, also of what is kept in a file.
+    /// The Unix time at which the clock was started plus `ns`, in milliseconds. Never runs
+    /// backwards: for ages, also of entries in a file.
     pub(crate) unix_ms: u64,
     /// The system's time since the Unix epoch, in milliseconds. May jump either way: for tokens.
     pub(crate) wall_ms: u64,

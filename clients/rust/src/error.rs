@@ -1,4 +1,4 @@
-//! What can go wrong for a client, and whether it is worth trying again.
+//! The errors of a client, and whether to try again.
 //!
 //! Imports nothing of the crate. Imported by everything in it.
 
@@ -10,42 +10,41 @@ use std::time::Duration;
 use fanfare_protocol::close::Reason;
 use fanfare_protocol::refusal::Code;
 
-/// Why something was not done.
+/// The reason why a request failed.
 ///
 /// Cloning is cheap: one failure of a connection is the error of every request on it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
-    /// An argument cannot be right whatever the server says: a URL, a name, an instance.
+    /// An argument that no server accepts: a URL, a name, an instance.
     Invalid(String),
-    /// No connection to the server came about, or it broke while it was being made.
+    /// The connection to the server failed, or broke while it was being made.
     Connect(Arc<io::Error>),
-    /// The certificate, or what else TLS is about. A server of the wrong kind does not get better
-    /// by asking again.
+    /// A fault of TLS, such as the certificate. Trying again does not help.
     Tls(String),
-    /// The server answered the request with an HTTP status that is no success.
+    /// The server answered the request with an HTTP status other than success.
     Status {
         /// The HTTP status.
         status: u16,
-        /// What the server calls it, where it is a code we know.
+        /// The server's code, if it is a known one.
         code: Option<Code>,
-        /// What it says to a person.
+        /// The server's text for a person.
         message: String,
-        /// How long the server wants to be left alone.
+        /// How long the client has to wait before it tries again.
         retry_after: Option<Duration>,
     },
-    /// The server refused a message on the socket. The connection lives on.
+    /// The server refused a message on the socket. The connection stays open.
     Refused {
-        /// What the server calls it, where it is a code we know.
+        /// The server's code, if it is a known one.
         code: Option<Code>,
-        /// What it says to a person.
+        /// The server's text for a person.
         message: String,
         /// Whether the same may succeed later.
         is_temporary: bool,
     },
     /// The server closed the connection with this code, see `docs/protocol.md`.
     Closed {
-        /// The close code; 1006 where there was none.
+        /// The close code; 1006 without a close frame.
         code: u16,
         /// The close frame's text.
         reason: String,
@@ -56,7 +55,7 @@ pub enum Error {
     Timeout,
     /// The token source gave no token.
     Token(Arc<dyn std::error::Error + Send + Sync>),
-    /// The server says something that is not the protocol.
+    /// The server's message is not of the protocol.
     Protocol(String),
     /// The client was closed.
     Stopped,
@@ -93,7 +92,7 @@ impl Error {
         }
     }
 
-    /// How long to wait before the same is tried again. Nothing where trying again is of no use.
+    /// How long to wait before the same is tried again. None if trying again does not help.
     pub fn retry_after(&self) -> Option<Duration> {
         if !self.is_temporary() {
             return None;
@@ -114,7 +113,7 @@ impl Error {
         }
     }
 
-    /// The server's code, where it gave one.
+    /// The server's code, if it sent one.
     pub fn code(&self) -> Option<Code> {
         match self {
             Error::Status { code, .. } | Error::Refused { code, .. } => *code,
@@ -128,7 +127,7 @@ impl Error {
             || self.close_reason() == Some(Reason::TokenExpired)
     }
 
-    /// Why the server closed the connection, where it did, with a code that we know.
+    /// The reason of the server's close, if it is a known one.
     pub(crate) fn close_reason(&self) -> Option<Reason> {
         match self {
             Error::Closed { code, .. } => Reason::from_code(*code),

@@ -1,4 +1,5 @@
-//! What streams and views give: states and changes of services, messages of channels and to users.
+//! The items of streams and views: states and changes of services, messages of channels and to
+//! users.
 //!
 //! Plain data, without a connection. Imports `error`. Imported by everything above.
 
@@ -11,11 +12,11 @@ use serde_json::Value;
 
 use crate::error::Error;
 
-/// What a change did to an instance.
+/// The kind of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangeType {
-    /// It was not there before.
+    /// It is new.
     New,
     /// Its description has changed.
     Change,
@@ -27,15 +28,15 @@ pub enum ChangeType {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InstanceChange {
-    /// The instance after the change; before it, where it is gone.
+    /// The instance after the change; before it, if it is gone.
     #[serde(deserialize_with = "shared")]
     pub instance: Arc<Instance>,
-    /// What happened to it.
+    /// The kind of the change.
     pub change_type: ChangeType,
-    /// When, RFC 3339 in UTC.
+    /// The time of the change, RFC 3339 in UTC.
     #[serde(default)]
     pub change_time: String,
-    /// Why: `register`, `update`, `unregister`, `expired`, `pull_out` or `pull_in`.
+    /// The reason: `register`, `update`, `unregister`, `expired`, `pull_out` or `pull_in`.
     #[serde(default)]
     pub reason: String,
 }
@@ -49,9 +50,9 @@ fn shared<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Instance>, D::Error>
 pub struct ServiceState {
     /// The service's canonical name.
     pub service: ServiceName,
-    /// What the revision belongs to. Another epoch is another count.
+    /// The epoch of the revision. Another epoch is another count.
     pub epoch: Box<str>,
-    /// How many changes the service has seen in this epoch.
+    /// The number of changes of the service in this epoch.
     pub revision: u64,
     /// Whether self-protection holds the expiry of overdue leases back.
     pub is_degraded: bool,
@@ -64,38 +65,39 @@ pub struct ServiceState {
 pub struct ServiceChange {
     /// The service's canonical name.
     pub service: ServiceName,
-    /// What the revisions belong to.
+    /// The epoch of both revisions.
     pub epoch: Box<str>,
     /// The revision before.
     pub from: u64,
     /// The revision after.
     pub revision: u64,
-    /// Whether self-protection holds expiries back after it. Where only this has changed, `changes` is empty.
+    /// Whether self-protection holds expiries back after it. If only this has changed, `changes` is
+    /// empty.
     pub is_degraded: bool,
-    /// What happened, in order.
+    /// The changes, in order.
     pub changes: Vec<InstanceChange>,
 }
 
-/// What a stream of services gives.
+/// An item of a stream of services.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ServiceEvent {
-    /// The state, in place of everything known of the service before.
+    /// The state, which replaces all earlier items of the service.
     Snapshot(Arc<ServiceState>),
-    /// What happened since the event before it of the same service.
+    /// The changes since the previous item of the same service.
     Changed(Arc<ServiceChange>),
-    /// The server does not let us follow. It is asked again after the next reconnect, and earlier
-    /// where the error is temporary.
+    /// The server refuses the subscription. The client asks again after the next reconnect, and
+    /// earlier if the error is temporary.
     Refused {
-        /// The service, or none where it is about all of them.
+        /// The service, or none for the subscription to all.
         service: Option<ServiceName>,
-        /// Why.
+        /// The reason.
         error: Error,
     },
 }
 
 impl ServiceEvent {
-    /// The service it is about; none where it is about all of them.
+    /// Its service; none if it is about all of them.
     pub fn service(&self) -> Option<&ServiceName> {
         match self {
             ServiceEvent::Snapshot(state) => Some(&state.service),
@@ -105,11 +107,11 @@ impl ServiceEvent {
     }
 }
 
-/// A place in a channel's history. Keep the one of the last message that you have dealt with, and go on there with
-/// [`Client::channel_since`](crate::Client::channel_since).
+/// A position in a channel's history. Keep the one of the last message that you have handled, and
+/// resume there with [`Client::channel_since`](crate::Client::channel_since).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
-    /// What the offset belongs to. Another epoch is another count.
+    /// The epoch of the offset. Another epoch is another count.
     pub epoch: Box<str>,
     /// The offset of the last message seen; 0 before the first.
     pub offset: u64,
@@ -122,47 +124,47 @@ pub struct ChannelMessage {
     pub kind: Box<str>,
     /// The message's id.
     pub message_id: Box<str>,
-    /// Its place in the history; none where it was aimed at single connections.
+    /// Its position in the history; none if it was aimed at single connections.
     pub offset: Option<u64>,
-    /// What it says. Of a `chat` it is the text.
+    /// Its payload. Of a `chat` it is the text.
     pub payload: Value,
     /// The name of an event.
     pub event: Option<Box<str>>,
-    /// What goes along.
+    /// Its metadata.
     pub metadata: Option<Value>,
-    /// Who sent it, where that was a user.
+    /// The sender, if that was a user.
     pub from_user_id: Option<Box<str>>,
     /// The sender's name, in a `chat`.
     pub username: Option<Box<str>>,
-    /// When the server took it, RFC 3339 in UTC.
+    /// When the server accepted it, RFC 3339 in UTC.
     pub timestamp: String,
 }
 
-/// What a channel's stream gives.
+/// An item of a channel's stream.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ChannelEvent {
     /// The next message.
     Message(Box<ChannelMessage>),
-    /// The reader was slow: messages after the last one were not kept for it. Those that have an
-    /// offset come now from the history, or [`ChannelEvent::Lost`] does.
+    /// The reader was slow: messages after the last one were not kept for it. Those with an offset
+    /// come now from the history, or [`ChannelEvent::Lost`] does.
     Lagged {
         /// The offset of the last message given.
         after: u64,
-        /// The offset of the newest one known of.
+        /// The offset of the newest known message.
         newest: u64,
         /// Messages without an offset that are lost.
         unnumbered: u64,
     },
-    /// The history does not reach back, or the server has lost messages: what lies between is gone
-    /// for good.
+    /// The history does not reach back, or the server has lost messages: those between are gone for
+    /// good.
     Lost {
-        /// Where the reader stood.
+        /// The reader's position before.
         after: Position,
-        /// Where it stands now.
+        /// The reader's position now.
         now: Position,
     },
-    /// The server does not let us follow.
+    /// The server refuses the subscription.
     Refused(Error),
     /// The channel was deleted. Nothing comes after this.
     Deleted,
@@ -173,15 +175,15 @@ pub enum ChannelEvent {
 pub struct DirectMessage {
     /// The message's id, a UUID of version 7: later ones are greater, as text too.
     pub id: String,
-    /// Who wrote it.
+    /// The author.
     pub from_user_id: String,
-    /// For whom; none of a group message.
+    /// The receiver; none for a group message.
     #[serde(default)]
     pub to_user_id: Option<String>,
-    /// For which group; none of a private message.
+    /// The group; none for a private message.
     #[serde(default)]
     pub group_id: Option<String>,
-    /// What it says.
+    /// The content.
     pub content: String,
     /// When it was stored, in seconds since 1970.
     pub created_at: u64,
@@ -190,28 +192,28 @@ pub struct DirectMessage {
 /// A message from another user, or from a program to users.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
-    /// The id that its sender gave it, or the server.
+    /// The id from its sender, or from the server.
     pub id: String,
-    /// What it is: `text`, `notification`, `user_joined`, or a word of one's own.
+    /// The type: `text`, `notification`, `user_joined`, or the sender's own.
     pub message_type: String,
-    /// What it says.
+    /// The data.
     pub data: Value,
-    /// Who sent it; none where that was no user.
+    /// The sender; none if it was not a user.
     pub from_user_id: Option<String>,
-    /// For whom; none where it is for everyone.
+    /// The receiver; none if it is for everyone.
     pub to_user_id: Option<String>,
-    /// When the server took it, RFC 3339 in UTC.
+    /// When the server accepted it, RFC 3339 in UTC.
     pub timestamp: String,
 }
 
-/// What a stream of envelopes gives.
+/// An item of a stream of envelopes.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum EnvelopeEvent {
     /// The next message.
     Message(Box<Envelope>),
-    /// The reader was slow, and the client dropped so many messages. The server keeps no envelopes, so
-    /// they are lost.
+    /// The reader was slow, and the client dropped so many messages. The server keeps no envelopes,
+    /// so they are lost.
     Missed(u64),
 }
 

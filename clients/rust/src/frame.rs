@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::event::{InstanceChange, Person};
 
-/// Every field of every frame. Which of them are there, `kind` or `message_type` says.
+/// Every field of every frame. `kind` or `message_type` tells which are present.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Frame {
@@ -73,12 +73,12 @@ pub(crate) struct FailedKey {
 }
 
 impl Frame {
-    /// Reads a frame. What is no frame is an error; what is an unknown one is not.
+    /// Reads a frame. A text of another shape is an error; a frame of an unknown type is not.
     pub(crate) fn decode(text: &str) -> Result<Frame, Error> {
         serde_json::from_str(text).map_err(|fault| Error::Protocol(format!("a frame: {fault}")))
     }
 
-    /// What an `error` says, of either family.
+    /// The refusal in an `error`, of either family.
     pub(crate) fn refusal(&self) -> Error {
         let data = self.data.as_ref();
         let text = |field: &Option<Box<str>>, name: &str| {
@@ -91,7 +91,7 @@ impl Frame {
     }
 }
 
-/// Owns an optional text, empty where there is none.
+/// Owns an optional text, empty if there is none.
 pub(crate) fn owned(text: Option<&str>) -> String {
     text.unwrap_or_default().to_owned()
 }

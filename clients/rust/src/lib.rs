@@ -1,4 +1,5 @@
-//! The client of a fanfare server: what a program needs to follow services, stand for instances and talk.
+//! The client of a fanfare server: follows services, registers instances, and sends and receives
+//! messages.
 //!
 //! ```text
 //! Client, views, streams, leases     what is wanted, what is known
@@ -12,10 +13,10 @@
 //!
 //! # Promises
 //!
-//! * What is wanted stays wanted: subscriptions, rooms and leases come back after a reconnect, and go
-//!   on where they were.
-//! * What is known is a state the registry had, and says how old it is.
-//! * Nothing grows without a bound, and no reader holds up the connection.
+//! * A wanted subscription, room or lease stays wanted: it comes back after a reconnect, and
+//!   resumes at its last position.
+//! * A view is a state that the registry had, and has its age.
+//! * Nothing grows without a bound, and no reader delays the connection.
 //! * Every error says whether to try again.
 //!
 //! # Example
@@ -39,7 +40,7 @@
 //!
 //! # Not here
 //!
-//! Anything of the server: what both know is `fanfare_protocol`, and nothing else is built.
+//! The server: the types that both share are in `fanfare_protocol`, and nothing else is built.
 
 mod address;
 mod api;

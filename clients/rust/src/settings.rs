@@ -1,4 +1,4 @@
-//! What is fixed when a client starts.
+//! The settings that are fixed when a client starts.
 //!
 //! Imports `address` and `transport::token`. Imported by `shared` and `handle::builder`.
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::transport::token::TokenSource;
 
-/// What is fixed when a client starts.
+/// The settings that are fixed when a client starts.
 pub(crate) struct Settings {
     /// At least one.
     pub(crate) servers: Vec<Address>,

@@ -1,7 +1,7 @@
-//! What the handles of a client and its connection have in common.
+//! The state that the handles of a client and its connection share.
 //!
-//! The handles write down what they want and wake the driver; the driver writes down what it knows
-//! and wakes the readers. So nothing is lost while there is no connection, and nothing needs a queue
+//! The handles store the wanted state and wake the driver; the driver stores the known state and
+//! wakes the readers. So nothing is lost while there is no connection, and nothing needs a queue
 //! without a bound.
 //!
 //! Imports `clock`, `frame`, `settings`, `state` and `transport`. Imported by `connection` and `handle`.
@@ -46,18 +46,18 @@ pub enum Status {
     Connected {
         /// The server's URL.
         url: String,
-        /// The id that the server calls this connection by.
+        /// The server's id of this connection.
         connection_id: String,
         /// The id of the server.
         node_id: String,
         /// The user that the client is signed in as.
         user_id: Option<String>,
     },
-    /// The next connection is tried after a while.
+    /// The next attempt follows after a pause.
     Waiting {
-        /// Why the last one ended, or did not come about.
+        /// Why the last connection ended, or failed.
         error: Error,
-        /// Time from the moment this status was set to the next try.
+        /// Time from the moment this status was set to the next attempt.
         wait: Duration,
     },
     /// The client has ended.
@@ -71,13 +71,13 @@ impl Status {
     }
 }
 
-/// A request of a handle, which waits for the answer.
+/// A request of a handle, which awaits the answer.
 pub(crate) struct HandleRequest {
     /// The message, without its id.
     pub(crate) body: Map<String, Value>,
-    /// The id it has to carry, where that matters to others.
+    /// The id that it has to carry, if its receivers see it.
     pub(crate) id: Option<String>,
-    /// A channel that the message is published to without coming back.
+    /// The channel of a publication whose message does not come back.
     pub(crate) silent: Option<Box<str>>,
     pub(crate) reply: oneshot::Sender<Result<Frame, Error>>,
 }
@@ -87,22 +87,22 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     /// Wakes the driver.
     pub(crate) wake: Notify,
-    /// Wakes those who wait for something in the state.
+    /// Wakes the tasks that wait for a condition of the state.
     pub(crate) changed: Notify,
     pub(crate) requests: mpsc::Sender<HandleRequest>,
     pub(crate) settings: Settings,
-    /// Where tasks run that a handle starts.
+    /// The runtime of tasks that a handle starts.
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) clock: Clock,
     pub(crate) status: watch::Sender<Status>,
-    /// The token of the connection that is open, or was the last one.
+    /// The token of the open connection, or of the last one.
     pub(crate) token: Mutex<Option<Arc<str>>>,
-    /// The server of the list that is tried, or connected to.
+    /// The server of the list that the client tries, or is connected to.
     pub(crate) current: AtomicUsize,
 }
 
 impl Shared {
-    /// The server of the list that is connected to.
+    /// The server of the list that the client is connected to.
     pub(crate) fn address(&self) -> &Address {
         let index = self.current.load(Ordering::Relaxed);
         &self.settings.servers[index % self.settings.servers.len()]
@@ -116,14 +116,14 @@ impl Shared {
         self.token.lock().clone()
     }
 
-    /// Changes what is wanted, and wakes the driver.
+    /// Changes the wanted state, and wakes the driver.
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.state.lock());
         self.wake.notify_one();
         result
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition holds.
     pub(crate) async fn wait<T>(
         &self,
         mut check: impl FnMut(&mut State) -> Option<Result<T, Error>>,
@@ -131,7 +131,7 @@ impl Shared {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
-            // Before the look, so that no change falls in between.
+            // Before the check, so that no change falls in between.
             changed.as_mut().enable();
             {
                 let mut state = self.state.lock();

@@ -1,6 +1,6 @@
-//! When to come back after a connection has ended or did not come about, and where.
+//! When and where to reconnect after a connection has ended or failed.
 //!
-//! Pure: the driver tells it what happened and does what it says.
+//! Pure: the driver passes the failure and carries out the decision.
 //!
 //! Imports `error`. Imported by `driver`.
 
@@ -10,26 +10,26 @@ use fanfare_protocol::close::Reason;
 
 use crate::error::Error;
 
-/// A connection that lasted for this long was a good one: what failed before it is forgotten.
+/// A connection that lasted for this long was a good one: earlier failures are forgotten.
 pub(crate) const GOOD_AFTER: Duration = Duration::from_secs(5);
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Connect to the next server of the list after this time, or to the same where that is better.
+    /// Connect to the next server of the list after this time, or to the same if that is better.
     After { wait: Duration, is_elsewhere: bool, with_new_token: bool },
     /// Do not come back.
     Never,
 }
 
-/// What has failed so far.
+/// The failures so far.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     min: Duration,
     max: Duration,
     servers: u32,
     failures: u32,
-    /// Failures in a row that will not get better by themselves.
+    /// Failures in a row that will not go away by themselves.
     finals: u32,
     rng: fastrand::Rng,
 }
@@ -47,8 +47,8 @@ impl Backoff {
         self.finals = 0;
     }
 
-    /// Decides. `told` is the rest of the time that a `reconnect` frame has named, and
-    /// `is_renewable` says whether another token can be had.
+    /// Decides. `told` is the rest of the time in a `reconnect` frame, and `is_renewable` whether
+    /// there can be another token.
     pub(crate) fn next(
         &mut self,
         error: &Error,
@@ -71,7 +71,7 @@ impl Backoff {
             },
             // The server has spread its clients over this time already.
             _ if told.is_some() => after(told.unwrap_or_default()),
-            // The server is well: the network was not, or this client was slow.
+            // The server is well: the network failed, or this client was slow.
             (Some(Reason::SlowReader | Reason::NoPong), _) => Next::After {
                 wait: if is_first { Duration::ZERO } else { self.jitter() },
                 is_elsewhere: false,
@@ -83,7 +83,7 @@ impl Backoff {
             }
             (_, error) if !error.is_temporary() => {
                 self.finals += 1;
-                // One server of several may be set up wrongly; all of them are a verdict.
+                // One server of several may be set up wrongly; if all refuse, it is final.
                 if self.finals >= self.servers { Next::Never } else { after(self.jitter()) }
             }
             _ => {
@@ -93,8 +93,8 @@ impl Backoff {
         }
     }
 
-    /// Full jitter: anything from nothing to a bound that doubles each time the list was tried in
-    /// vain, so that many clients of a server do not come back together.
+    /// Full jitter: anything from nothing to a bound that doubles each time the list was tried
+    /// without success, so that many clients of a server do not come back together.
     fn jitter(&mut self) -> Duration {
         let rounds = (self.failures.saturating_sub(1) / self.servers).min(16);
         self.random(self.min.saturating_mul(1 << rounds).min(self.max))

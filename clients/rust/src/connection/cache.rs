@@ -1,8 +1,8 @@
-//! The services a client knew, in a file, for the next start without a server.
+//! The known services in a file, for the next start without a server.
 //!
 //! The file is written beside its place and then moved there, so that a reader finds the old one or
-//! the new one and never half of either. A file that cannot be read is as good as none: it is only
-//! ever a help.
+//! the new one and never half of either. A file that cannot be read counts as missing: it is only a
+//! help.
 //!
 //! Imports `shared` and `state::service`. Imported by `driver` and `handle::builder`.
 
@@ -20,10 +20,10 @@ use crate::state::service::Saved;
 /// The form of the file. Another one is not read.
 const VERSION: u32 = 1;
 
-/// How often it is looked whether there is something to write.
+/// How often the cache checks for changes.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// After so many looks it is written all the same, for the time at which it was last right.
+/// After so many checks the file is written all the same, for the time of its confirmation.
 const CONFIRM_AFTER: u32 = 60;
 
 #[derive(Serialize, Deserialize)]
@@ -32,14 +32,14 @@ struct Contents {
     services: Vec<Saved>,
 }
 
-/// Reads a file; nothing where there is none or it is not one of ours.
+/// Reads a file; empty if there is none or it is not one of ours.
 pub(crate) fn load(path: &Path) -> Vec<Saved> {
     let contents = fs::read(path).ok();
     let contents: Option<Contents> = contents.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     contents.filter(|it| it.version == VERSION).map_or_else(Vec::new, |it| it.services)
 }
 
-/// Writes the file again and again, while there is something new.
+/// Writes the file after each change, until the client ends.
 pub(crate) async fn keep(shared: &Arc<Shared>, path: &Path) {
     debug_assert_eq!(shared.settings.cache_file.as_deref(), Some(path));
     let mut passed = 0;
@@ -53,7 +53,7 @@ pub(crate) async fn keep(shared: &Arc<Shared>, path: &Path) {
     }
 }
 
-/// Writes the file now. A fault is no reason to stop: the next change is the next try.
+/// Writes the file now. A fault is no reason to stop: the next change is the next attempt.
 pub(crate) async fn save(shared: &Arc<Shared>) {
     let Some(path) = shared.settings.cache_file.clone() else { return };
     let services = shared.state.lock().services.save();
@@ -70,7 +70,7 @@ fn write(path: &Path, services: Vec<Saved>) -> io::Result<()> {
     beside.push(format!(".{}.new", uuid::Uuid::new_v4().simple()));
     let result = write_beside(Path::new(&beside), &text).and_then(|()| fs::rename(&beside, path));
     if result.is_err() {
-        // Nothing more can be done about it than was tried.
+        // The removal is only an attempt.
         let _ = fs::remove_file(&beside);
     }
     result

@@ -1,4 +1,4 @@
-//! The task behind a client: it connects, lets a session run, and comes back when that has ended.
+//! The task behind a client: it connects, runs a session, and reconnects when that has ended.
 //!
 //! Imports `backoff`, `session`, `http_tasks` and `cache`. Imported by `handle::builder`.
 
@@ -15,7 +15,7 @@ use crate::shared::{HandleRequest, Shared, Status};
 use crate::transport::socket::Socket;
 use crate::transport::token;
 
-/// Runs until the client is closed, or the server says that there is no coming back.
+/// Runs until the client is closed, or the server refuses it for good.
 pub(crate) async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<HandleRequest>) {
     let saving = shared.settings.cache_file.clone().map(|path| {
         let shared = Arc::clone(&shared);
@@ -98,7 +98,7 @@ async fn open(shared: &Shared, needs_token: bool) -> Result<Socket, Error> {
     tokio::time::timeout(settings.connect_timeout, opening).await.map_err(|_| Error::Timeout)?
 }
 
-/// Waits for something, unless the client is closed meanwhile.
+/// Waits for a future, unless the client is closed meanwhile.
 async fn stoppable<T>(
     shared: &Shared,
     work: impl Future<Output = Result<T, Error>>,

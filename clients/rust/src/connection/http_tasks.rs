@@ -23,7 +23,7 @@ use crate::transport::token::Issuer;
 /// Messages of one page.
 const PAGE: usize = 100;
 
-/// When to try again what the server does not allow now.
+/// How long to wait after the server refused a pull for now.
 const PULL_AGAIN: Duration = Duration::from_secs(20);
 
 /// The outcome of a task.
@@ -52,7 +52,7 @@ pub(crate) async fn call(
     http::call(call).await
 }
 
-/// Gets a token that was not there before.
+/// Gets a new token.
 pub(crate) async fn new_token(shared: &Shared) -> Result<Option<Arc<str>>, Error> {
     let issuer = Issuer {
         address: shared.address(),
@@ -62,7 +62,7 @@ pub(crate) async fn new_token(shared: &Shared) -> Result<Option<Arc<str>>, Error
     shared.settings.token.next(issuer, shared.token().as_deref()).await
 }
 
-/// Gets the next token before the one in use ends.
+/// Gets the next token before the present one expires.
 pub(crate) async fn token(shared: Arc<Shared>) -> Done {
     let token = new_token(&shared).await;
     Done::Token(token.and_then(|token| token.ok_or(Error::Timeout)))
@@ -106,7 +106,7 @@ pub(crate) async fn list(shared: Arc<Shared>) -> Done {
 pub(crate) async fn pull(shared: Arc<Shared>, key: u64, user_id: String) -> Done {
     let result = pull_pages(&shared, key, &user_id).await;
     if let Err(error) = &result {
-        // The session tries again as soon as it hears of it.
+        // The session tries again when this task ends.
         tokio::time::sleep(error.retry_after().unwrap_or(PULL_AGAIN)).await;
     }
     Done::Pulled(key, result)
@@ -129,7 +129,7 @@ async fn pull_pages(shared: &Shared, key: u64, user_id: &str) -> Result<(), Erro
         let mut state = shared.state.lock();
         let Some(inbox) = state.inboxes.get_mut(&key) else { return Ok(()) };
         for message in page.messages {
-            // What we wrote ourselves is not for us, unless we wrote it to ourselves.
+            // The user's own messages are left out, unless the user is the receiver as well.
             let is_own =
                 message.from_user_id == user_id && message.to_user_id.as_deref() != Some(user_id);
             if !is_own && !inbox.take(message) {

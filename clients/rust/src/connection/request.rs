@@ -1,4 +1,4 @@
-//! What a session asks the server for, as messages, and what it keeps until the answer.
+//! The requests of a session, as messages, and what it keeps until the answer.
 //!
 //! Imports `state`. Imported by `session`.
 
@@ -41,13 +41,13 @@ pub(crate) fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// The next request that brings the server in line with what is wanted.
+/// The next request that brings the server's state closer to the wanted one.
 pub(crate) fn next_request(
     state: &mut State,
     is_leaving: bool,
     now_ns: u64,
 ) -> Option<(Map<String, Value>, PendingRequest)> {
-    // Leases first: they have a time to be met.
+    // Leases first: they have deadlines.
     if let Some(request) = state.leases.next_request(now_ns) {
         return Some(match request {
             LeaseRequest::Register(instances, of) => (

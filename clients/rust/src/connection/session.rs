@@ -1,8 +1,8 @@
 //! One connection, from `welcome` to its end.
 //!
-//! The session owns the socket and the requests under way. It brings what the server knows of us in
-//! line with what the handles want, takes in what the server says, and gives up when the other side
-//! shows no sign of life.
+//! The session owns the socket and the requests under way. It brings the server's state in line
+//! with the handles' wants, stores the server's messages, and gives up when the other side is
+//! silent.
 //!
 //! ```text
 //! handles --> State --> send_due --> socket
@@ -33,10 +33,10 @@ use crate::state::inbox::Pull;
 use crate::transport::socket::{Incoming, Socket};
 use crate::transport::token;
 
-/// How long after the wake-up things are looked at again that were refused for now.
+/// How long after a wake-up refused requests are repeated.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long a goodbye may take.
+/// How long closing may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Requests that wait for an answer at most.
@@ -45,7 +45,7 @@ const PENDING_MAX: usize = 1_024;
 /// Why a session has ended.
 pub(crate) struct End {
     pub(crate) error: Error,
-    /// The moment until which a `reconnect` frame told us to stay away, in nanoseconds.
+    /// The moment until which a `reconnect` frame keeps the client away, in nanoseconds.
     pub(crate) away_until_ns: Option<u64>,
     /// How long it lasted.
     pub(crate) lasted: Duration,
@@ -56,7 +56,7 @@ pub(crate) struct Session {
     shared: Arc<Shared>,
     socket: Socket,
     pending: HashMap<String, (PendingRequest, u64)>,
-    /// Tells our ids from those that others give their envelopes.
+    /// Distinguishes our ids from those of other envelopes.
     prefix: String,
     next_id: u64,
     rate: RateLimit,
@@ -108,7 +108,7 @@ impl Session {
         shared.state.lock().disconnect();
         for (_, (asked, _)) in self.pending.drain() {
             if let PendingRequest::Reply { reply, .. } = asked {
-                // Who asked may have gone.
+                // The caller may have gone.
                 let _ = reply.send(Err(Error::Disconnected));
             }
         }
@@ -187,7 +187,7 @@ impl Session {
         self.shared.state.lock().services.heard_unix_ms = now.unix_ms;
     }
 
-    /// A side that says nothing is asked for a sign, and given up when there is none.
+    /// Pings a silent server, and gives up if it stays silent.
     fn check_life(&mut self, now_ns: u64) -> Result<(), Error> {
         let silent = Duration::from_nanos(now_ns.saturating_sub(self.heard_ns));
         let settings = &self.shared.settings;
@@ -213,7 +213,7 @@ impl Session {
         Ok(())
     }
 
-    /// How long nothing has to be done unless something comes.
+    /// How long nothing is due unless a message comes.
     fn rest(&self) -> Duration {
         let now_ns = self.shared.clock.now().ns;
         let settings = &self.shared.settings;
@@ -237,7 +237,7 @@ impl Session {
         if !self.rate.has_token() {
             due = due.min(rate_ns);
         } else if has_due {
-            // It waits for an answer that is under way, and for a moment at most.
+            // It waits for an answer under way, and for a moment at most.
             due = due.min(now_ns + 50_000_000);
         }
         due = due.min(leases_ns.max(rate_ns));
@@ -262,7 +262,7 @@ impl Session {
         self.send(body, id, PendingRequest::Reply { reply, silent });
     }
 
-    /// Brings the server in line with what is wanted, as far as there is room.
+    /// Sends the due requests, as far as there is room.
     fn send_due(&mut self) {
         let shared = Arc::clone(&self.shared);
         let now = shared.clock.now();
@@ -307,7 +307,7 @@ impl Session {
     async fn leave(&mut self) -> Error {
         self.socket.say_goodbye();
         let goodbye = async { while self.socket.next().await.is_ok() {} };
-        // Whether the server says goodbye too makes no difference now.
+        // The server's answer makes no difference now.
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         Error::Stopped
     }
@@ -319,7 +319,7 @@ impl Session {
                 let body = object(json!({"type": "refresh", "token": &*token}));
                 self.send(body, None, PendingRequest::Refresh(token));
             }
-            // There is time for another try, or the server will close with 4401.
+            // There is time for another attempt, or the server will close with 4401.
             Done::Token(Err(_)) => self.refresh_ns = self.shared.clock.now().ns + RETRY_NS,
             Done::Listed(Ok(listing)) => self.shared.state.lock().services.list(listing),
             Done::Listed(Err(error)) => self.shared.state.lock().services.refused(None, &error),
@@ -343,7 +343,7 @@ impl Session {
         };
     }
 
-    /// Takes a frame in.
+    /// Handles a frame.
     fn take(&mut self, frame: Frame) {
         let id = frame.id.as_ref().and_then(Value::as_str);
         let asked = id.filter(|id| self.pending.contains_key(*id)).map(str::to_owned);
@@ -400,7 +400,7 @@ impl Session {
                     state.channels.published_silently(channel, offset);
                 }
                 if frame.kind.as_deref() == Some("chat") {
-                    // It is the message itself, and has its place among the others.
+                    // It is the message itself, and has its position among the others.
                     let copy = Frame { message_id: frame.message_id.clone(), ..Frame::default() };
                     deliver(&mut state, frame);
                     let _ = reply.send(Ok(copy));
@@ -417,7 +417,7 @@ impl Session {
         }
     }
 
-    /// Something that nobody asked for.
+    /// A frame without a request.
     fn pushed(&mut self, frame: Frame) {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.state.lock();
@@ -432,7 +432,7 @@ impl Session {
                     state.services.replace(&service, frame);
                 }
             }
-            // A new token does not allow it any more, or an operator ended it: as if it had been
+            // A new token does not allow it any more, or an operator ended it: it counts as
             // refused.
             Some("unsubscribed")
                 if matches!(frame.reason.as_deref(), Some("forbidden" | "operator")) =>
@@ -463,7 +463,7 @@ impl Session {
                 self.away_until_ns = Some(shared.clock.now().ns.saturating_add(after_ns));
             }
             Some("private" | "group") => take_direct(&mut state, &frame),
-            // With an id it is an answer that comes too late.
+            // With an id it is a late answer.
             Some("subscribed") if frame.id.is_none() && frame.recovered == Some(false) => {
                 let channel = frame.channel.as_deref().unwrap_or_default();
                 state.channels.moved(channel, &frame);

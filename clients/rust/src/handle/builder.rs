@@ -1,4 +1,4 @@
-//! How a client is set up.
+//! The settings of a client, and its start.
 //!
 //! Imports `connection`, `settings`, `shared` and `handle::client`. Imported by the root.
 
@@ -83,7 +83,7 @@ impl Builder {
     /// Adds a server: `ws://host:port`, also `wss`, `http` or `https`; the path is `/ws` unless it
     /// is given. `wss` and `https` need the cargo feature `tls`.
     ///
-    /// With several, the next one is tried when one does not answer or sends us away.
+    /// With several, the client tries the next one when a server does not answer or sends it away.
     pub fn url(mut self, url: impl Into<String>) -> Builder {
         self.urls.push(url.into());
         self
@@ -95,14 +95,14 @@ impl Builder {
         self
     }
 
-    /// Signs in with a token. When that is over, so is the client.
+    /// Signs in with a token. The client ends when the token expires.
     pub fn token(mut self, token: impl Into<String>) -> Builder {
         self.settings.token = TokenSource::Fixed(token.into().into());
         self
     }
 
-    /// Signs in with tokens from a closure. It is asked before each token's end, so that the
-    /// connection lives on, and where the server wants another one.
+    /// Signs in with tokens from a closure. The client calls it before each token's end, so that
+    /// the connection lives on, and when the server wants another one.
     ///
     /// ```
     /// use fanfare_client::Client;
@@ -120,22 +120,22 @@ impl Builder {
         self
     }
 
-    /// Signs in with an account of the server; tokens are got, renewed before their end, and replaced
-    /// as they are needed.
+    /// Signs in with an account of the server; the client gets tokens, renews them before their
+    /// end, and replaces them when needed.
     pub fn login(mut self, username: impl Into<String>, password: impl Into<String>) -> Builder {
         let (username, password) = (username.into().into(), password.into().into());
         self.settings.token = TokenSource::Login { username, password };
         self
     }
 
-    /// Keeps the services that are known in a file, for the next start: then they are there, with
-    /// their age, before any server is. Written whole at most once a second.
+    /// Keeps the known services in a file, for the next start: they are then there, with their age,
+    /// before any server is. Written whole at most once a second.
     pub fn cache_file(mut self, path: impl Into<PathBuf>) -> Builder {
         self.settings.cache_file = Some(path.into());
         self
     }
 
-    /// How long it may take to connect, to be welcomed, and to show a sign of life when asked.
+    /// The time for connecting, for the welcome, and for the answer to a ping.
     pub fn connect_timeout(mut self, timeout: Duration) -> Builder {
         self.settings.connect_timeout = timeout;
         self
@@ -147,33 +147,33 @@ impl Builder {
         self
     }
 
-    /// How long a server may be silent before it is asked for a sign of life.
+    /// The silence of a server after which it is pinged.
     pub fn keepalive(mut self, silence: Duration) -> Builder {
         self.settings.keepalive = silence;
         self
     }
 
-    /// How long to wait before the next try. The wait is random, from nothing to a bound, which
-    /// begins at `min` and doubles to `max` while no server of the list can be reached.
+    /// The pause before the next attempt. It is random, from nothing to a bound, which begins at
+    /// `min` and doubles to `max` while no server of the list can be reached.
     pub fn backoff(mut self, min: Duration, max: Duration) -> Builder {
         self.settings.backoff = (min, max);
         self
     }
 
-    /// How many events wait for the reader of a stream at most.
+    /// The most events that wait for the reader of a stream.
     pub fn queue_events_max(mut self, events: usize) -> Builder {
         self.settings.queue_events_max = events;
         self
     }
 
-    /// Largest message taken from a server, in bytes. A snapshot of a service is one message.
+    /// Largest message accepted from a server, in bytes. A snapshot of a service is one message.
     pub fn message_bytes_max(mut self, bytes: usize) -> Builder {
         self.settings.message_bytes_max = bytes;
         self
     }
 
-    /// How many messages are sent in a second, after a burst of 150. What is above that waits. It
-    /// stays below what servers allow unless they are told otherwise.
+    /// Messages sent in a second, after a burst of 150. More messages wait. The default is below
+    /// the bounds of servers with default settings.
     pub fn messages_per_s_max(mut self, messages: u32) -> Builder {
         self.settings.messages_per_s_max = messages;
         self
@@ -183,8 +183,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Those of [`Builder::start`]; why there will never be a connection; and the last fault where
-    /// there was none within the timeout for connecting.
+    /// Those of [`Builder::start`]; a final refusal; and the last fault if there was no connection
+    /// within the timeout for connecting.
     pub async fn connect(self) -> Result<Client, Error> {
         let patience = self.settings.connect_timeout;
         let client = self.start()?;
@@ -207,11 +207,11 @@ impl Builder {
         }
     }
 
-    /// Starts the client, which connects in the background. What is asked of it waits until then.
+    /// Starts the client, which connects in the background. Requests wait until then.
     ///
     /// # Errors
     ///
-    /// A setting that cannot be right, or no tokio runtime to run in.
+    /// An invalid setting, or no tokio runtime to run in.
     pub fn start(self) -> Result<Client, Error> {
         let settings = self.check()?;
         let runtime = tokio::runtime::Handle::try_current()

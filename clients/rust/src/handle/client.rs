@@ -1,4 +1,4 @@
-//! The client: what it follows, registers and sends, and its end.
+//! The client: its views, leases, messages, and its end.
 //!
 //! Imports `connection::http_tasks`, `shared` and its siblings. Imported by `builder` and the root.
 
@@ -22,7 +22,7 @@ use crate::shared::{Shared, ShutdownGuard, Status};
 use crate::state::room;
 use crate::transport::http;
 
-/// A connection to a server, which comes back when it is lost. Cloning is cheap and gives another
+/// A connection to a server, which reconnects when it is lost. Cloning is cheap and gives another
 /// handle of the same connection; it ends when the last handle, view, stream and lease is dropped.
 #[derive(Clone)]
 pub struct Client {
@@ -47,7 +47,7 @@ impl Client {
         &self.guard.0
     }
 
-    /// Whether there is a connection, and to whom.
+    /// Whether there is a connection, and to which server.
     pub fn status(&self) -> Status {
         self.shared().status.borrow().clone()
     }
@@ -61,7 +61,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where that is no service's name: 1 to 255 bytes, no control characters.
+    /// [`Error::Invalid`] for an invalid service name: 1 to 255 bytes, no control characters.
     pub fn watch_service(&self, service: &str) -> Result<ServiceView, Error> {
         check_service_id(service).map_err(Error::Invalid)?;
         Ok(ServiceView::new(&self.guard, ServiceName::of(service)))
@@ -77,7 +77,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// What is wrong with the instance, or that this client has registered it already.
+    /// The fault of the instance, or that this client has registered it already.
     pub fn register(&self, instance: Instance) -> Result<Lease, Error> {
         Lease::new(&self.guard, instance)
     }
@@ -86,14 +86,14 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where that is no channel's name: 1 to 255 bytes, no control characters.
+    /// [`Error::Invalid`] for an invalid channel name: 1 to 255 bytes, no control characters.
     pub fn channel(&self, name: &str) -> Result<Channel, Error> {
         check_channel(name)?;
         Ok(Channel::new(&self.guard, name, None))
     }
 
-    /// Follows a channel from where a reader stood before. What the history does not hold any more
-    /// is told as [`ChannelEvent::Lost`](crate::ChannelEvent::Lost).
+    /// Follows a channel from a reader's earlier position. Messages that the history does not have
+    /// any more are reported as [`ChannelEvent::Lost`](crate::ChannelEvent::Lost).
     ///
     /// # Errors
     ///
@@ -125,20 +125,20 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where that is no room's name: 1 to 250 bytes, no control characters.
+    /// [`Error::Invalid`] for an invalid room name: 1 to 250 bytes, no control characters.
     pub fn join(&self, room: &str) -> Result<Room, Error> {
         check_name("room", room).map_err(Error::Invalid)?;
         check_channel(&room::channel_of(room))?;
         Ok(Room::new(&self.guard, room))
     }
 
-    /// Sends an envelope to a user, by id or as `name:bob`, or to every other user online. For signed-in
-    /// clients. `data` is a JSON object; text goes as its `content`. Returns the number of connections it
-    /// went to: 0 for a user who is offline.
+    /// Sends an envelope to a user, by id or as `name:bob`, or to every other user online. For
+    /// signed-in clients. `data` is a JSON object; text goes as its `content`. Returns the number
+    /// of connections that got it: 0 for a user who is offline.
     ///
     /// # Errors
     ///
-    /// The server's refusal, as `not_found` for a user it has never seen, or no answer in time.
+    /// The server's refusal, as `not_found` for an unknown user, or no answer in time.
     pub async fn send(
         &self,
         message_type: &str,
@@ -151,40 +151,40 @@ impl Client {
         if let Some(to) = to_user_id {
             body.insert(String::from("to_user_id"), Value::from(to));
         }
-        // Its receivers see the id, and can tell by it what came twice.
+        // Its receivers see the id, and can recognise repeated envelopes by it.
         let id = uuid::Uuid::now_v7().to_string();
         let answer = self.shared().request(body, Some(id), None).await?;
         Ok(answer.data.and_then(|data| data["delivered_to"].as_u64()).unwrap_or_default())
     }
 
-    /// The envelopes that come in from now on.
+    /// The envelopes that arrive from now on.
     pub fn envelopes(&self) -> Envelopes {
         Envelopes::new(&self.guard)
     }
 
-    /// The direct and group messages to us: all that the server has, then what comes. For signed-in
+    /// The direct and group messages to the user: the stored ones, then new ones. For signed-in
     /// clients.
     pub fn messages(&self) -> Messages {
         Messages::new(&self.guard, None)
     }
 
-    /// The same after a message that was dealt with already.
+    /// The same after a message that was handled already.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] where that is no message's id.
+    /// [`Error::Invalid`] if it is not a message's id.
     pub fn messages_after(&self, id: &str) -> Result<Messages, Error> {
         let id =
             uuid::Uuid::parse_str(id).map_err(|_| Error::invalid("that is no message's id"))?;
         Ok(Messages::new(&self.guard, Some(id.to_string())))
     }
 
-    /// Sends a direct message to a user, by id or as `name:bob`. It is stored before this returns: it
-    /// arrives, if not now.
+    /// Sends a direct message to a user, by id or as `name:bob`. It is stored before this returns:
+    /// it arrives, if not now.
     ///
     /// # Errors
     ///
-    /// The server's answer, as 404 for a user it has never seen, or no connection.
+    /// The server's answer, as 404 for an unknown user, or no connection.
     pub async fn send_message(&self, to_user_id: &str, content: &str) -> Result<Sent, Error> {
         let body = json!({"to_user_id": to_user_id, "content": content});
         self.post("/api/v1/messages", body).await
@@ -194,7 +194,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The server's answer, as 403 for those who are no members, or no connection.
+    /// The server's answer, as 403 for a user who is no member, or no connection.
     pub async fn send_group_message(&self, group_id: &str, content: &str) -> Result<Sent, Error> {
         let group = utf8_percent_encode(group_id, NON_ALPHANUMERIC);
         self.post(&format!("/api/v1/groups/{group}/messages"), json!({"content": content})).await
@@ -208,12 +208,12 @@ impl Client {
         })
     }
 
-    /// Who signs in by a name, in whatever case; none where nobody does. A message needs no such call:
-    /// where a user's id is expected, `name:bob` stands for who signs in as bob.
+    /// The user with this name, in any case; none if there is no such account. A message needs no
+    /// such call: in place of a user's id, `name:bob` is the account with the name bob.
     ///
     /// # Errors
     ///
-    /// [`Error::Status`] 401 or 403 where the server wants a token with the scope `message`, 429 after
+    /// [`Error::Status`] 401 or 403 if the server wants a token with the scope `message`, 429 after
     /// too many unknown names, or no connection.
     pub async fn find_user(&self, name: &str) -> Result<Option<Person>, Error> {
         match http_tasks::call(self.shared(), Method::GET, &api::find_path(name), None).await {
@@ -235,7 +235,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Status`] for an answer that is no success, or no connection.
+    /// [`Error::Status`] for an answer other than success, or no connection.
     pub async fn http(
         &self,
         method: &str,
@@ -246,12 +246,12 @@ impl Client {
         http_tasks::call(self.shared(), method, path, body).await
     }
 
-    /// Unregisters every instance, says goodbye and ends. Every other handle ends with it.
+    /// Unregisters every instance, closes the connection and ends. Every other handle ends with it.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] where the server did not answer within the timeout for requests; the
-    /// client then ends without it.
+    /// [`Error::Timeout`] if the server did not answer within the timeout for requests; the client
+    /// then ends without it.
     pub async fn close(self) -> Result<(), Error> {
         self.shared().update(|state| {
             state.leases.release_all();

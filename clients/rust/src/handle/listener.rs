@@ -1,4 +1,4 @@
-//! Calling back: a stream read by a task that calls a function.
+//! Listeners: a task reads a stream and calls a function.
 //!
 //! Imports `shared`. Imported by its siblings.
 
@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 
 use crate::shared::ShutdownGuard;
 
-/// Calls a function with what a stream gives, until this is dropped.
+/// Calls a function with the items of a stream, until this is dropped.
 ///
 /// ```no_run
 /// # async fn example(client: fanfare_client::Client) -> Result<(), fanfare_client::Error> {

@@ -43,20 +43,20 @@ impl Post {
         Post { channel, body, is_silent: false }
     }
 
-    /// Names what has happened, which makes the message an event.
+    /// Names the event, which makes the message an event.
     pub fn event(mut self, name: impl Into<String>) -> Post {
         self.body.insert(String::from("event"), Value::from(name.into()));
         self
     }
 
-    /// A JSON object that goes along.
+    /// A JSON object that goes with it.
     pub fn metadata(mut self, metadata: Map<String, Value>) -> Post {
         self.body.insert(String::from("metadata"), Value::Object(metadata));
         self
     }
 
-    /// Keeps it from coming back to this client. Where messages have to be fetched from the history
-    /// after a reconnect, it may all the same.
+    /// Keeps it from coming back to this client. If messages have to be read from the history after
+    /// a reconnect, it may still come.
     pub fn without_echo(mut self) -> Post {
         self.body.insert(String::from("echo"), Value::Bool(false));
         self.is_silent = true;
@@ -64,10 +64,10 @@ impl Post {
     }
 }
 
-/// Where a published message stands.
+/// The position of a published message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// Its place in the channel.
+    /// Its position in the channel.
     pub position: Position,
     /// Its id.
     pub message_id: String,
@@ -109,17 +109,17 @@ impl Channel {
         Channel { guard: Arc::clone(guard), key }
     }
 
-    /// Waits until the channel is followed: what is published from then on will come.
+    /// Waits until the channel is followed: later messages will come.
     ///
     /// # Errors
     ///
-    /// Why the server does not let us follow, or why the client has ended.
+    /// The server's refusal, or the reason why the client has ended.
     pub async fn ready(&self) -> Result<(), Error> {
         self.guard.0.wait(|state| state.channels.outcome(self.key)).await
     }
 
-    /// Where the last message stands that was queued for this stream. Keep the position of the last message that
-    /// you have dealt with, and go on there with [`crate::Client::channel_since`].
+    /// The position of the last message that was queued for this stream. Keep the position of the
+    /// last message that you have handled, and resume there with [`crate::Client::channel_since`].
     pub fn position(&self) -> Option<Position> {
         self.guard.0.state.lock().channels.position(self.key)
     }
@@ -160,8 +160,8 @@ impl Drop for Channel {
 
 /// A chat room, joined for as long as this lives, also over reconnects.
 ///
-/// It is a stream of what its channel brings: messages of kind `chat`, and the events `user.joined`
-/// and `user.left`. What was said during a lost connection is fetched from the history.
+/// It is a stream of its channel: messages of kind `chat`, and the events `user.joined` and
+/// `user.left`. Messages during a lost connection are read from the history.
 ///
 /// ```no_run
 /// # async fn example(client: fanfare_client::Client) -> Result<(), fanfare_client::Error> {
@@ -189,18 +189,18 @@ impl Room {
     ///
     /// # Errors
     ///
-    /// Why the server does not let us in, or why the client has ended.
+    /// The server's refusal, or the reason why the client has ended.
     pub async fn ready(&self) -> Result<(), Error> {
         self.channel.ready().await?;
         self.channel.guard.0.wait(|state| state.rooms.outcome(&self.name)).await
     }
 
-    /// The users in the room, this client's included, as the server last said.
+    /// The users in the room, this client's included, as the server last reported.
     pub fn users(&self) -> Vec<Person> {
         self.channel.guard.0.state.lock().rooms.users(&self.name)
     }
 
-    /// Says something. Returns the message's id.
+    /// Sends a text. Returns the message's id.
     ///
     /// # Errors
     ///
@@ -240,7 +240,7 @@ impl Drop for Room {
     }
 }
 
-/// The envelopes that come in, as a stream. Those of the time without a connection do not come.
+/// The incoming envelopes, as a stream. Those of the time without a connection do not come.
 ///
 /// ```no_run
 /// # async fn example(client: fanfare_client::Client) {
@@ -302,8 +302,8 @@ impl Drop for Envelopes {
     }
 }
 
-/// The direct and group messages to the signed-in user, as a stream: each once, also those from the time without a
-/// connection. Messages that the user wrote are not among them.
+/// The direct and group messages to the signed-in user, as a stream: each once, also those from the
+/// time without a connection. Messages that the user wrote are not among them.
 ///
 /// Keep the id of the last message that you have dealt with, and go on there with [`crate::Client::messages_after`].
 ///

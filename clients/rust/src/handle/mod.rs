@@ -1,4 +1,4 @@
-//! What a program holds: the client, views of services, leases, channels, rooms, messages.
+//! The handles of a program: the client, views of services, leases, channels, rooms, messages.
 //!
 //! A handle changes what is wanted in the shared state, wakes the driver, and reads what is known. None of them touches
 //! the connection.

@@ -13,7 +13,7 @@ use crate::shared::ShutdownGuard;
 /// An instance in the registry, for as long as this lives.
 ///
 /// Its lease is renewed three times in its length, together with the client's other leases. It is
-/// registered again where the server has forgotten it. Dropping this unregisters it.
+/// registered again if the server has forgotten it. Dropping this unregisters it.
 ///
 /// ```no_run
 /// # async fn example(client: fanfare_client::Client) -> Result<(), fanfare_client::Error> {
@@ -55,7 +55,7 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// Why the server refuses it, or why the client has ended.
+    /// The server's refusal, or the reason why the client has ended.
     pub async fn registered(&self) -> Result<(), Error> {
         self.guard.0.wait(|state| state.leases.outcome(&self.identity)).await
     }
@@ -65,7 +65,7 @@ impl Lease {
         matches!(self.guard.0.state.lock().leases.outcome(&self.identity), Some(Ok(())))
     }
 
-    /// How often the server has registered it: 1, and one more each time the server had forgotten it or the
+    /// The number of registrations: 1, and one more each time the server had forgotten it or the
     /// instance was changed.
     pub fn registrations(&self) -> u64 {
         self.guard.0.state.lock().leases.registrations(&self.identity)
@@ -75,7 +75,7 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// What is wrong with it, or that it is another instance.
+    /// The fault of the instance, or that it is another one.
     pub fn update(&self, instance: Instance) -> Result<(), Error> {
         let identity = instance.key().identity().map_err(Error::Invalid)?;
         if identity != self.identity {
@@ -84,11 +84,11 @@ impl Lease {
         self.guard.0.update(|state| state.leases.add(self.key, instance)).map(|_| ())
     }
 
-    /// Unregisters it and waits until the server has done so.
+    /// Unregisters it and waits for the server's answer.
     ///
     /// # Errors
     ///
-    /// That it was not done within the timeout for requests. It is tried again on the next
+    /// That it was not done within the timeout for requests. The client tries again on the next
     /// connection, and the lease expires in any case.
     pub async fn unregister(mut self) -> Result<(), Error> {
         self.release(true);

@@ -1,4 +1,4 @@
-//! Services as a program sees them: a list that is kept up to date, and what happens to it.
+//! Services for a program: a list that is kept up to date, and its changes.
 //!
 //! Imports `shared`, `state` and `handle::listener`. Imported by `handle::client`.
 
@@ -17,7 +17,7 @@ use crate::handle::listener::Listener;
 use crate::shared::{Shared, ShutdownGuard};
 use crate::state::State;
 
-/// Keeps a service subscribed, or all of them, for as long as it lives.
+/// Keeps a service subscribed, or all of them, until it is dropped.
 struct Interest {
     guard: Arc<ShutdownGuard>,
     /// None: all of them.
@@ -93,26 +93,25 @@ impl ServiceView {
         &self.service
     }
 
-    /// The newest state known; none before the first. Instances are collected once a change, so
-    /// that asking again is cheap.
+    /// The newest known state; none before the first. Instances are collected once a change, so
+    /// that repeated calls are cheap.
     pub fn state(&self) -> Option<Arc<ServiceState>> {
         self.interest.shared().state.lock().services.state(&self.service)
     }
 
-    /// The newest instances known.
+    /// The newest known instances.
     pub fn instances(&self) -> Vec<Arc<Instance>> {
         self.state().map_or_else(Vec::new, |state| state.instances.clone())
     }
 
-    /// How long ago this was last known to be the registry's state. While the server is connected,
-    /// that is when it was last heard, at most the keepalive and a timeout. None where nothing is
-    /// known.
+    /// The time since the state was last confirmed. While the server is connected, that is when its
+    /// last message came, at most the keepalive and a timeout ago. None if nothing is known.
     pub fn age(&self) -> Option<Duration> {
         self.interest.age()
     }
 
-    /// Whether the state is not being kept up to date right now: there is no connection, or a new snapshot is
-    /// on its way.
+    /// Whether the state is not being kept up to date now: there is no connection, or a new
+    /// snapshot is on its way.
     pub fn is_stale(&self) -> bool {
         !self.interest.is_live()
     }
@@ -121,7 +120,7 @@ impl ServiceView {
     ///
     /// # Errors
     ///
-    /// Why the server does not let us follow, or why the client has ended.
+    /// The server's refusal, or the reason why the client has ended.
     pub async fn ready(&self) -> Result<(), Error> {
         let service = Some(&self.service);
         let check = |state: &mut State| {
@@ -137,15 +136,15 @@ impl ServiceView {
     ///
     /// # Errors
     ///
-    /// Why the server does not let us follow, or why the client has ended.
+    /// The server's refusal, or the reason why the client has ended.
     pub async fn fresh(&self) -> Result<(), Error> {
         self.interest.fresh().await
     }
 
-    /// The state as it is known, then what happens to it.
+    /// The known state, then its changes.
     ///
-    /// A stream that is not read holds as many events as the client's settings say. Then they are
-    /// dropped, and the newest state comes in their place.
+    /// An unread stream holds as many events as the client's settings allow. Then they are dropped,
+    /// and the newest state comes in their place.
     pub fn changes(&self) -> Changes {
         Changes::new(&self.interest)
     }
@@ -159,7 +158,7 @@ impl ServiceView {
 
 /// Every service of the registry, also those to come. Cloning is cheap.
 ///
-/// Its first state comes over HTTP; what happens after that over the socket.
+/// Its first state comes over HTTP; changes after that over the socket.
 ///
 /// ```no_run
 /// # async fn example(client: fanfare_client::Client) -> Result<(), fanfare_client::Error> {
@@ -181,7 +180,7 @@ impl AllServices {
         AllServices { interest: Interest::new(guard, None) }
     }
 
-    /// The newest state of a service; none where it was never seen.
+    /// The newest state of a service; none if it is unknown.
     pub fn state(&self, service: &str) -> Option<Arc<ServiceState>> {
         self.interest.shared().state.lock().services.state(&ServiceName::of(service))
     }
@@ -191,7 +190,7 @@ impl AllServices {
         self.interest.shared().state.lock().services.states()
     }
 
-    /// As [`ServiceView::age`]; of the oldest where they differ.
+    /// As [`ServiceView::age`]; of the oldest if they differ.
     pub fn age(&self) -> Option<Duration> {
         self.interest.age()
     }
@@ -205,13 +204,13 @@ impl AllServices {
     ///
     /// # Errors
     ///
-    /// Why the server does not let us follow, or why the client has ended.
+    /// The server's refusal, or the reason why the client has ended.
     pub async fn fresh(&self) -> Result<(), Error> {
         self.interest.fresh().await
     }
 
-    /// The state of every service as it is known, then what happens to them. A slow reader gets the
-    /// newest state of each service that it lost track of.
+    /// The known state of every service, then the changes. A slow reader gets the newest state of
+    /// each service with dropped changes.
     pub fn changes(&self) -> Changes {
         Changes::new(&self.interest)
     }
@@ -222,7 +221,7 @@ impl AllServices {
     }
 }
 
-/// A stream of what happens to one service or to all. It ends when the client does.
+/// A stream of the events of one service or of all. It ends when the client does.
 ///
 /// It is a [`Stream`]; [`Changes::next`] needs no further crate.
 ///

@@ -1,11 +1,11 @@
-//! What a client has seen of channels: a position for each reader, and what lies before it.
+//! A client's channels: a position for each reader, and the messages in its queue.
 //!
 //! # Promises
 //!
-//! * A reader gets the messages of a channel in the order of their offsets, none twice. Where some
-//!   are gone for good it is told so, between the messages before and after.
-//! * A slow reader holds no more messages than its bound. It is told that it lags, and then gets
-//!   what it missed from the channel's history, at its own pace.
+//! * A reader gets the messages of a channel in the order of their offsets, none twice. If some are
+//!   gone for good it gets that, between the messages before and after.
+//! * A slow reader holds no more messages than its bound. It gets an item that it lags, and then
+//!   the missed messages from the channel's history, at its own pace.
 //!
 //! Imports `error`, `event`, `frame`, `state::queue` and `state::subscription`. Imported by `state`.
 
@@ -21,13 +21,13 @@ use crate::state::queue::Queue;
 use crate::state::subscription::{Need, Next, Phase, SubscriptionTable};
 
 impl Position {
-    /// Where a frame says that a channel stands.
+    /// The position of the channel in a frame.
     fn of(frame: &Frame) -> Position {
         let epoch = frame.epoch.clone().unwrap_or_default();
         Position { epoch, offset: frame.offset.unwrap_or_default() }
     }
 
-    /// Whether it is the other place, or one after it in the same count.
+    /// Whether it is the other position, or one after it in the same epoch.
     fn reaches(&self, other: &Position) -> bool {
         self.epoch == other.epoch && self.offset >= other.offset
     }
@@ -39,9 +39,9 @@ struct Feed {
     channel: Box<str>,
     queue: Queue<ChannelEvent>,
     position: Option<Position>,
-    /// Messages after its position have passed it by.
+    /// Messages after its position were not put into its queue.
     is_behind: bool,
-    /// Nothing is taken in until the reader has caught up with its queue.
+    /// The queue was full: no message is added until the reader has emptied it.
     is_full: bool,
     unnumbered: u64,
 }
@@ -52,7 +52,7 @@ impl Feed {
         !self.is_full
     }
 
-    /// Takes a message in, if it is the next one.
+    /// Adds a message, if it is the next one.
     fn take(&mut self, epoch: Option<&str>, message: &ChannelMessage) {
         let event = || ChannelEvent::Message(Box::new(message.clone()));
         let Some(offset) = message.offset else {
@@ -77,7 +77,7 @@ impl Feed {
         }
     }
 
-    /// A reader that stands at `since` cannot be brought up to `now`.
+    /// A reader at `since` cannot be brought up to `now`.
     fn lose(&mut self, since: &Position, now: &Position) {
         self.is_behind = false;
         if since == now {
@@ -90,17 +90,17 @@ impl Feed {
     }
 }
 
-/// What is known of one channel.
+/// The state of one channel.
 #[derive(Debug, Default)]
 pub(crate) struct Channel {
     feeds: BTreeSet<u64>,
-    /// The newest position known of.
+    /// The newest known position.
     head: Option<Position>,
-    /// Where the subscription that was asked for begins.
+    /// The position at which the requested subscription begins.
     asked: Option<Position>,
 }
 
-/// What to ask the server for next.
+/// The next request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ChannelRequest {
     Subscribe { channel: Box<str>, since: Option<Position> },
@@ -115,7 +115,7 @@ pub(crate) struct ChannelTable {
 }
 
 impl ChannelTable {
-    /// Opens a reader of a channel, which stands at `since`, or at what comes next.
+    /// Opens a reader of a channel, at `since`, or at the next message.
     pub(crate) fn open_feed(&mut self, key: u64, name: &str, since: Option<Position>, max: usize) {
         let channel = self.subscriptions.want(name.into());
         channel.value.feeds.insert(key);
@@ -146,7 +146,7 @@ impl ChannelTable {
         }
     }
 
-    /// Nothing comes any more.
+    /// No message comes any more.
     pub(crate) fn close(&mut self) {
         self.feeds.values_mut().for_each(|feed| feed.queue.close());
     }
@@ -176,7 +176,7 @@ impl ChannelTable {
         })
     }
 
-    /// The connection is gone: every reader has to be brought up from where it stands.
+    /// The connection is lost: every reader has to resume at its own position.
     pub(crate) fn disconnect(&mut self) {
         self.subscriptions.disconnect();
         for feed in self.feeds.values_mut() {
@@ -213,27 +213,28 @@ impl ChannelTable {
         }
     }
 
-    /// The server has lost messages of a channel: it counts from another place now.
+    /// The server has lost messages of a channel: it counts from another position now.
     pub(crate) fn moved(&mut self, name: &str, frame: &Frame) {
         let Some(channel) = self.subscriptions.get_mut(name) else { return };
         let now = Position::of(frame);
         if channel.value.head.as_ref().is_some_and(|head| head.reaches(&now)) {
-            // The answer to a subscription has said so already.
+            // The answer to a subscription has reported it already.
             return;
         }
         channel.value.head = Some(now.clone());
         for key in &channel.value.feeds {
             let Some(feed) = self.feeds.get_mut(key).filter(|feed| !feed.is_full) else { continue };
             let Some(place) = feed.position.clone() else { continue };
-            // A feed that is behind in the same epoch learns from the answer what the server still keeps.
+            // A feed that is behind in the same epoch learns from the answer which messages the
+            // server still keeps.
             if place.epoch != now.epoch || !(feed.is_behind || place.reaches(&now)) {
                 feed.lose(&place, &now);
             }
         }
     }
 
-    /// An operator has subscribed the connection. A channel that was taken from it goes on from where
-    /// its readers stand.
+    /// An operator has subscribed the connection. A channel that an operator took away resumes at
+    /// its readers' positions.
     pub(crate) fn restored(&mut self, name: &str) {
         self.subscriptions.mark_due(name);
     }
@@ -243,7 +244,7 @@ impl ChannelTable {
         let Some(channel) = self.subscriptions.refused(name, error) else { return };
         for key in &channel.value.feeds {
             if let Some(feed) = self.feeds.get_mut(key) {
-                // Without room for it, the reader learns it from `ready`.
+                // If the queue has no room for it, the reader learns it from `ready`.
                 let _ = feed.queue.push(ChannelEvent::Refused(error.clone()));
             }
         }
@@ -269,7 +270,7 @@ impl ChannelTable {
         }
     }
 
-    /// We have published a message that does not come back to us: it is no gap.
+    /// The client has published a message that does not come back to it: it is no gap.
     pub(crate) fn published_silently(&mut self, name: &str, offset: u64) {
         let Some(channel) = self.subscriptions.get_mut(name) else { return };
         for key in &channel.value.feeds {
@@ -296,7 +297,7 @@ impl ChannelTable {
         self.subscriptions.get(name).is_some_and(|channel| channel.phase != Phase::Idle)
     }
 
-    /// Whether a reader's channel is followed, or why not, or none where that is not known yet.
+    /// Whether a reader's channel is followed, or the refusal, or none if that is not known yet.
     pub(crate) fn outcome(&self, key: u64) -> Option<Result<(), Error>> {
         self.subscriptions.outcome(&self.feeds.get(&key)?.channel)
     }
@@ -305,7 +306,7 @@ impl ChannelTable {
         self.feeds.get(&key)?.position.clone()
     }
 
-    /// The next event of a reader. Where it has caught up with what it held, the history is due.
+    /// The next event of a reader. When its queue is empty and it is behind, the history is due.
     pub(crate) fn poll(&mut self, key: u64, cx: &mut Context<'_>) -> Poll<Option<ChannelEvent>> {
         let Some(feed) = self.feeds.get_mut(&key) else { return Poll::Ready(None) };
         if feed.queue.is_empty() && std::mem::take(&mut feed.is_full) {
@@ -322,7 +323,7 @@ impl ChannelTable {
     }
 }
 
-/// Where the reader stands that is furthest behind and has room for what it missed.
+/// The position of the reader that is furthest behind and has room for its missed messages.
 fn earliest_behind<'a>(feeds: &'a BTreeMap<u64, Feed>, channel: &Channel) -> Option<&'a Position> {
     let behind = channel.feeds.iter().filter_map(|key| feeds.get(key));
     let behind = behind.filter(|feed| feed.is_behind && !feed.is_full);
@@ -367,7 +368,7 @@ mod tests {
         Frame { epoch, offset: Some(position.offset), recovered, ..Frame::default() }
     }
 
-    /// A channel whose reader has got everything up to a place.
+    /// A channel whose reader has all messages up to a position.
     fn followed(position: &Position, max: usize) -> ChannelTable {
         let mut table = ChannelTable::default();
         table.open_feed(KEY, "news", None, max);
@@ -389,7 +390,7 @@ mod tests {
         table.moved("news", &place(&at(epoch, offset), Some(false)));
     }
 
-    /// What the reader finds, in short.
+    /// The reader's items, in short.
     fn told(table: &mut ChannelTable) -> Vec<String> {
         let mut told = Vec::new();
         let mut cx = Context::from_waker(Waker::noop());
@@ -412,7 +413,7 @@ mod tests {
         moved(&mut table, "e2", 12);
         push(&mut table, 13);
         assert_eq!(told(&mut table), ["4", "e1 4 to e2 12", "13"]);
-        // More is gone than the channel keeps.
+        // More messages are gone than the channel keeps.
         moved(&mut table, "e2", 400);
         push(&mut table, 401);
         assert_eq!(told(&mut table), ["e2 13 to e2 400", "401"]);
@@ -429,7 +430,7 @@ mod tests {
         moved(&mut table, "e2", 12);
         moved(&mut table, "e2", 13);
         assert_eq!(told(&mut table), ["e1 3 to e2 12", "13"]);
-        // The answer to a subscription brings the same news.
+        // The answer to a subscription brings the same loss.
         table.disconnect();
         assert_eq!(table.next_request(), Some(subscribe(Some(at("e2", 13)))));
         table.subscribed("news", &place(&at("e3", 2), Some(false)));
@@ -449,7 +450,7 @@ mod tests {
         push(&mut table, 14);
         assert_eq!(told(&mut table), ["e1 3 to e2 12", "13", "14"]);
         assert_eq!(table.next_request(), None);
-        // In the same epoch the answer says it.
+        // In the same epoch the answer reports it.
         push(&mut table, 16);
         assert_eq!(table.next_request(), Some(subscribe(Some(at("e2", 14)))));
         moved(&mut table, "e2", 30);
@@ -472,7 +473,7 @@ mod tests {
         table.subscribed("news", &place(&at("e2", 2), Some(false)));
         push(&mut table, 3);
         assert_eq!(told(&mut table), ["e1 5 to e2 2", "3"]);
-        // Without room for the news itself it is the same.
+        // The same if there is no room for the item itself.
         push(&mut table, 4);
         push(&mut table, 5);
         moved(&mut table, "e3", 9);

@@ -17,7 +17,7 @@ pub(crate) struct Image {
     pub(crate) revision: u64,
     pub(crate) is_degraded: bool,
     pub(crate) instances: BTreeMap<InstanceIdentity, Arc<Instance>>,
-    /// The same for readers, made when one asks.
+    /// The same for readers, made at the first request.
     state: Option<Arc<ServiceState>>,
 }
 
@@ -40,7 +40,7 @@ impl Image {
         Image { epoch, revision, is_degraded, instances, state: None }
     }
 
-    /// Takes changes in. Returns false, and changes nothing, where they do not continue the image.
+    /// Applies changes. Returns false, and changes nothing, if they do not continue the image.
     pub(crate) fn apply(&mut self, change: &ServiceChange) -> bool {
         let count = u64::try_from(change.changes.len()).unwrap_or(u64::MAX);
         if change.epoch != self.epoch

@@ -1,11 +1,11 @@
-//! Direct and group messages: pushed while we are there, pulled after we were not.
+//! Direct and group messages: pushed while the client is connected, pulled after a disconnect.
 //!
-//! A message is stored before it is pushed. So whatever a push brings while older messages are being
-//! pulled is dropped: the pull goes on until nothing is left, and finds it in its place.
+//! A message is stored before it is pushed. So a push that arrives while older messages are being
+//! pulled is dropped: the pull goes on until nothing is left, and finds the message in its order.
 //!
 //! # Promises
 //!
-//! * Every message after the cursor is given once, oldest first within what a pull brings.
+//! * Every message after the cursor is given once, oldest first within a pull.
 //! * A slow reader holds no more messages than its bound; the rest stays on the server.
 //!
 //! Imports `event` and `state::queue`. Imported by `state` and `connection`.
@@ -15,16 +15,16 @@ use std::collections::BTreeSet;
 use crate::event::DirectMessage;
 use crate::state::queue::Queue;
 
-/// Ids that are remembered to tell what came twice.
+/// Ids that are remembered to recognise repeated messages.
 const RECENT_MAX: usize = 4_096;
 
-/// What one reader has got and what it waits for.
+/// The position of one reader, and its queue.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     pub(crate) queue: Queue<DirectMessage>,
-    /// Everything up to here was given. Empty: nothing was.
+    /// All messages up to this one were given. Empty: none was.
     floor: String,
-    /// What was given after it.
+    /// The messages given after it.
     recent: BTreeSet<String>,
     pub(crate) pull: Pull,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Inbox {
 pub(crate) enum Pull {
     /// As soon as there is a connection.
     Due,
-    /// It goes on; `again` where a push came meanwhile.
+    /// A pull is under way; `again` if a push came meanwhile.
     Running { again: bool },
     /// Pushes are enough.
     Done,
@@ -52,7 +52,7 @@ impl Inbox {
         }
     }
 
-    /// Takes a pushed message in.
+    /// Adds a pushed message.
     pub(crate) fn push(&mut self, message: DirectMessage) {
         match &mut self.pull {
             Pull::Running { again } => *again = true,
@@ -61,7 +61,7 @@ impl Inbox {
         }
     }
 
-    /// Takes a message in. Returns false where there is no room.
+    /// Adds a message. Returns false if there is no room.
     pub(crate) fn take(&mut self, message: DirectMessage) -> bool {
         if message.id <= self.floor || self.recent.contains(&message.id) {
             return true;
@@ -80,8 +80,8 @@ impl Inbox {
         true
     }
 
-    /// Where a pull begins. Somewhat before the newest message, because ids of several nodes may
-    /// become visible out of their order; what is known already is dropped again.
+    /// The cursor of a pull. Somewhat before the newest message, because ids of several nodes may
+    /// become visible out of their order; known messages are dropped again.
     pub(crate) fn cursor(&self) -> String {
         const OVERLAP_MS: u64 = 10_000;
         let Some(newest) = self.recent.last() else { return self.floor.clone() };
@@ -92,14 +92,14 @@ impl Inbox {
         before.max(self.floor.clone())
     }
 
-    /// The connection is gone.
+    /// The connection is lost.
     pub(crate) fn disconnect(&mut self) {
         if self.pull != Pull::Full {
             self.pull = Pull::Due;
         }
     }
 
-    /// The reader has taken everything. Returns whether there is more to pull.
+    /// The reader has emptied the queue. Returns whether there is more to pull.
     pub(crate) fn emptied(&mut self) -> bool {
         let was_full = self.pull == Pull::Full;
         if was_full {

@@ -27,15 +27,15 @@ const RETRY_NS: u64 = 1_000_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The server has to be told of it, not before this moment.
+    /// The server has to get it, not before this moment.
     New { not_before_ns: u64 },
-    /// It was told, and has not answered.
+    /// It was sent, and has no answer yet.
     Registering,
     /// The server has it.
     Held { due_ns: u64 },
-    /// The server was asked to renew it, and has not answered.
+    /// A heartbeat was sent, and has no answer yet.
     Renewing,
-    /// The server does not want it, and will not.
+    /// The server has refused it for good.
     Refused,
 }
 
@@ -46,7 +46,8 @@ struct Lease {
     bytes: usize,
     ttl_ns: u64,
     phase: Phase,
-    /// Rises with each change of the instance, so that a late answer to the one before is told apart.
+    /// Rises with each change of the instance, so that a late answer to the previous one is
+    /// recognised.
     version: u64,
     registrations: u64,
     error: Option<Error>,
@@ -55,7 +56,7 @@ struct Lease {
     was_told: bool,
 }
 
-/// What to ask the server for next, with the identities that the answer is about.
+/// The next request, with the identities in it.
 #[derive(Debug)]
 pub(crate) enum LeaseRequest {
     Register(Vec<Instance>, Vec<(InstanceIdentity, u64)>),
@@ -67,12 +68,12 @@ pub(crate) enum LeaseRequest {
 #[derive(Debug, Default)]
 pub(crate) struct LeaseTable {
     leases: BTreeMap<InstanceIdentity, Lease>,
-    /// Something may have to be sent before the next lease is due.
+    /// A request may be due before the next lease is.
     is_dirty: bool,
 }
 
 impl LeaseTable {
-    /// Takes an instance in. `key` tells its handle.
+    /// Adds an instance. `key` names its handle.
     pub(crate) fn add(
         &mut self,
         key: u64,
@@ -125,7 +126,7 @@ impl LeaseTable {
         }
     }
 
-    /// Unregisters everything.
+    /// Unregisters all instances.
     pub(crate) fn release_all(&mut self) {
         self.leases.retain(|_, lease| lease.was_told);
         self.leases.values_mut().for_each(|lease| lease.is_leaving = true);
@@ -136,7 +137,7 @@ impl LeaseTable {
         self.leases.values().any(|lease| lease.is_leaving)
     }
 
-    /// The connection is gone. The server may have forgotten what it held: renewing will tell.
+    /// The connection is lost. The server may have forgotten the leases: renewing will show it.
     pub(crate) fn disconnect(&mut self) {
         for lease in self.leases.values_mut() {
             lease.phase = match lease.phase {
@@ -149,7 +150,7 @@ impl LeaseTable {
         self.is_dirty = true;
     }
 
-    /// When something is to be done next; `u64::MAX` where nothing is.
+    /// When the next request is due; `u64::MAX` if none is.
     pub(crate) fn due_ns(&self) -> u64 {
         if self.is_dirty {
             return 0;
@@ -162,7 +163,7 @@ impl LeaseTable {
         due.min().unwrap_or(u64::MAX)
     }
 
-    /// The next batch to send. What is in it counts as told.
+    /// The next batch to send. Its entries count as sent.
     pub(crate) fn next_request(&mut self, now_ns: u64) -> Option<LeaseRequest> {
         let mut leaving = (Vec::new(), Vec::new());
         let mut new = (Vec::new(), Vec::new());
@@ -200,7 +201,8 @@ impl LeaseTable {
             bytes += lease.bytes;
         }
         self.is_dirty = is_cut;
-        // One kind at a time goes out. The others take their phases back and follow at once.
+        // One kind of request goes out at a time. The others take their phases back and follow at
+        // once.
         let kinds = [!leaving.1.is_empty(), !new.1.is_empty(), !due.1.is_empty()];
         self.is_dirty |= kinds.iter().filter(|is_there| **is_there).count() > 1;
         if kinds[0] {
@@ -270,7 +272,7 @@ impl LeaseTable {
     ) {
         let Some(lease) = self.leases.get_mut(identity) else { return };
         if lease.version != version || lease.is_leaving {
-            // It was changed or given up since: that still has to be said.
+            // It was changed or given up since: that still has to be sent.
             if lease.is_leaving {
                 lease.phase = Phase::Held { due_ns: 0 };
             }
@@ -309,7 +311,7 @@ impl LeaseTable {
             lease.phase = match refused.get(identity) {
                 None => Phase::Held { due_ns: now_ns + lease.ttl_ns / 3 },
                 Some(&"data-not-found") => Phase::New { not_before_ns: 0 },
-                // Sooner than usual: there are not many more tries in what is left of the lease.
+                // Sooner than usual: the rest of the lease has room for few more attempts.
                 Some(_) => Phase::Held { due_ns: now_ns + lease.ttl_ns / 6 },
             };
         }
@@ -325,7 +327,7 @@ impl LeaseTable {
         }
     }
 
-    /// The answer to an unregistration, of whatever kind: what it does not reach, expires.
+    /// The answer to an unregistration, whatever it is: instances that it missed expire.
     pub(crate) fn unregistered(&mut self, asked: &[(InstanceIdentity, u64)]) {
         for (identity, version) in asked {
             let is_over = |lease: &Lease| lease.is_leaving && lease.version == *version;
@@ -336,7 +338,7 @@ impl LeaseTable {
         self.is_dirty = true;
     }
 
-    /// Whether the server has an instance, or why not, or none where that is not known yet.
+    /// Whether the server has an instance, or the refusal, or none if that is not known yet.
     pub(crate) fn outcome(&self, identity: &InstanceIdentity) -> Option<Result<(), Error>> {
         let lease = self.leases.get(identity)?;
         match lease.phase {

@@ -1,7 +1,8 @@
-//! What the handles want of the server, and what is known of it: subscriptions, leases, messages.
+//! The state of a client, wanted and known: subscriptions, leases, messages.
 //!
-//! Plain data behind one lock. The handles change what is wanted, the session takes in what the server says, and both
-//! go on without the other: nothing here waits, reads a clock or writes to a socket.
+//! Plain data behind one lock. The handles change the wanted state, the session stores the server's
+//! answers, and both go on without the other: nothing here waits, reads a clock or writes to a
+//! socket.
 //!
 //! Imports `error`, `event` and `frame`. Imported by `shared`, `connection` and `handle`.
 
@@ -32,7 +33,7 @@ pub(crate) struct EnvelopeFeed {
     pub(crate) missed: u64,
 }
 
-/// What is wanted and what is known.
+/// The wanted and the known state.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) services: ServiceTable,
@@ -42,7 +43,7 @@ pub(crate) struct State {
     pub(crate) envelopes: BTreeMap<u64, EnvelopeFeed>,
     pub(crate) inboxes: BTreeMap<u64, Inbox>,
     pub(crate) is_stopping: bool,
-    /// Why there is no coming back.
+    /// The reason why the client does not reconnect.
     pub(crate) ended: Option<Error>,
     next_key: u64,
 }
@@ -53,7 +54,8 @@ impl State {
         self.next_key
     }
 
-    /// The connection is gone: nothing is subscribed, and every lease and inbox has to be looked after.
+    /// The connection is lost: no subscription is in force, and every lease and inbox has to be
+    /// checked.
     pub(crate) fn disconnect(&mut self) {
         self.services.disconnect();
         self.channels.disconnect();
@@ -62,14 +64,14 @@ impl State {
         self.inboxes.values_mut().for_each(Inbox::disconnect);
     }
 
-    /// Asks again for what the server refused for now.
+    /// Repeats the requests that the server refused for now.
     pub(crate) fn retry(&mut self) {
         self.services.retry();
         self.channels.subscriptions.retry();
         self.rooms.subscriptions.retry();
     }
 
-    /// Whether a subscription is not as it is wanted.
+    /// Whether a subscription differs from the wanted state.
     pub(crate) fn has_due(&self) -> bool {
         self.services.has_due()
             || self.channels.subscriptions.has_due()
@@ -83,7 +85,7 @@ impl State {
             || self.rooms.subscriptions.has_refused()
     }
 
-    /// Tells every reader that nothing comes any more.
+    /// Tells every reader that its stream has ended.
     pub(crate) fn end(&mut self, error: Error) {
         self.ended = Some(error);
         self.services.close();

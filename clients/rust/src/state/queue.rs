@@ -1,13 +1,14 @@
 //! A bounded queue between the connection and one reader of it.
 //!
-//! `push` never waits. A full queue refuses the item, and its owner decides what the reader is told instead.
+//! `push` never waits. A full queue refuses the item, and its owner decides which item the reader
+//! gets instead.
 //!
 //! Imports nothing of the crate. Imported by `state`.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
-/// What waits for one reader.
+/// The items that wait for one reader.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     items: VecDeque<T>,
@@ -39,7 +40,7 @@ impl<T> Queue<T> {
         self.items.pop_front()
     }
 
-    /// Nothing comes after what is there.
+    /// No item comes after the present ones.
     pub(crate) fn close(&mut self) {
         self.is_closed = true;
         self.wake();
@@ -51,7 +52,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// The next item, or none after the last, or the promise to wake the reader.
+    /// The next item, or none after the last; otherwise the reader is woken later.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
         match self.items.pop_front() {
             Some(item) => Poll::Ready(Some(item)),

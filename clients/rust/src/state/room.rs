@@ -14,7 +14,7 @@ use crate::state::subscription::{Need, Next, SubscriptionTable};
 /// The users of a room, by id, with their names.
 type Users = BTreeMap<String, String>;
 
-/// What to ask the server for next.
+/// The next request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RoomRequest {
     Join(Box<str>),
@@ -33,8 +33,8 @@ pub(crate) fn channel_of(room: &str) -> String {
 }
 
 impl RoomTable {
-    /// The next request. It counts as sent. A room is entered once its channel is asked for, so that
-    /// nothing said in it goes by.
+    /// The next request. It counts as sent. A room is entered when its channel has been requested,
+    /// so that no message in it is missed.
     pub(crate) fn next_request(&mut self, is_heard: impl Fn(&str) -> bool) -> Option<RoomRequest> {
         let next = self.subscriptions.next(|name, room| match room.wanted {
             0 => Need::Forgotten,
@@ -77,7 +77,7 @@ impl RoomTable {
         room.value.iter().map(person).collect()
     }
 
-    /// Whether we are in it, or why not, or none where that is not known yet.
+    /// Whether the client is in the room, or the refusal, or none if that is not known yet.
     pub(crate) fn outcome(&self, name: &str) -> Option<Result<(), Error>> {
         self.subscriptions.outcome(name)
     }

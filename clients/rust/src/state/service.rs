@@ -1,4 +1,4 @@
-//! What a client knows of services: images built from snapshots and changes.
+//! A client's services: images built from snapshots and changes.
 //!
 //! ```text
 //! subscribed, service_snapshot --> replace --+
@@ -9,9 +9,9 @@
 //! # Promises
 //!
 //! * An image is always a state that the registry had: a frame that does not continue it is not
-//!   applied, and the service is asked for anew.
-//! * A feed whose reader is slow holds no more than its bound. It then forgets the changes and gives
-//!   the newest state instead, so that what a reader has seen adds up all the same.
+//!   applied, and the client subscribes again.
+//! * A feed whose reader is slow holds no more than its bound. It then drops the changes and gives
+//!   the newest state instead, so that the reader's picture is right all the same.
 //!
 //! Imports `error`, `event`, `frame` and its siblings. Imported by `state` and `connection::cache`.
 
@@ -30,7 +30,7 @@ use crate::state::image::Image;
 use crate::state::queue::Queue;
 use crate::state::subscription::{Need, Next, Phase, Subscription, SubscriptionTable};
 
-/// What is known of one service.
+/// The state of one service.
 #[derive(Debug, Default)]
 struct Service {
     image: Option<Image>,
@@ -40,7 +40,7 @@ struct Service {
     is_touched: bool,
     /// The highest revision of a frame that could not be applied, while all services are listed.
     missed: Option<(Box<str>, u64)>,
-    /// When the image was last known to be the registry's.
+    /// When the image was last confirmed by the registry.
     confirmed_unix_ms: u64,
 }
 
@@ -58,7 +58,7 @@ struct Feed {
     /// None: every service.
     filter: Option<ServiceName>,
     queue: Queue<ServiceEvent>,
-    /// Services whose newest state comes in place of what was dropped.
+    /// Services whose newest state replaces dropped changes.
     resync: BTreeSet<ServiceName>,
 }
 
@@ -83,7 +83,7 @@ impl Feed {
     }
 }
 
-/// What to ask the server for next.
+/// The next request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ServiceRequest {
     Subscribe { service: ServiceName, since: Option<(Box<str>, u64)> },
@@ -92,19 +92,19 @@ pub(crate) enum ServiceRequest {
     UnsubscribeAll,
 }
 
-/// Every service a client knows of.
+/// Every known service.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceTable {
     services: SubscriptionTable<ServiceName, Service>,
     all: All,
     feeds: BTreeMap<u64, Feed>,
-    /// The subscription to all of them is not as it is needed.
+    /// The subscription to all of them differs from the wanted state.
     is_all_due: bool,
     /// It was refused for now.
     is_all_refused: bool,
-    /// When the server was last heard, on a connection that is open or was the last one.
+    /// When the last message of the server came, on the open or the last connection.
     pub(crate) heard_unix_ms: u64,
-    /// Whether something has changed since the cache was written.
+    /// Whether the state has changed since the cache was written.
     pub(crate) is_unsaved: bool,
 }
 
@@ -120,7 +120,7 @@ pub(crate) struct Saved {
 }
 
 impl ServiceTable {
-    /// Wants a service, or all of them.
+    /// Adds a want of a service, or of all of them.
     pub(crate) fn want(&mut self, service: Option<&ServiceName>) {
         if let Some(service) = service {
             self.services.want(service.clone());
@@ -130,7 +130,7 @@ impl ServiceTable {
         }
     }
 
-    /// Wants it no longer. The last one to do so ends the subscription.
+    /// Removes a want. The last one ends the subscription.
     pub(crate) fn release(&mut self, service: Option<&ServiceName>) {
         if let Some(service) = service {
             self.services.release(service);
@@ -174,7 +174,7 @@ impl ServiceTable {
         })
     }
 
-    /// The connection is gone: nothing is subscribed, and everything known grows old from here.
+    /// The connection is lost: no subscription is in force, and every image grows old from here.
     pub(crate) fn disconnect(&mut self) {
         let heard = self.heard_unix_ms;
         let is_all_live = self.all.is_listed;
@@ -193,7 +193,7 @@ impl ServiceTable {
         self.is_unsaved = true;
     }
 
-    /// Asks again for what was refused for now.
+    /// Repeats the requests that were refused for now.
     pub(crate) fn retry(&mut self) {
         self.services.retry();
         self.is_all_due |= std::mem::take(&mut self.is_all_refused);
@@ -214,7 +214,7 @@ impl ServiceTable {
             return self.replace(service, frame);
         }
         entry.value.is_touched = true;
-        // The mark may have changed while we were away, and nothing else.
+        // Only the mark may have changed while the client was away.
         let is_degraded = frame.degraded.unwrap_or_default();
         if let Some(image) = &entry.value.image
             && frame.revision == Some(image.revision)
@@ -243,8 +243,8 @@ impl ServiceTable {
         self.announce(service, &event);
     }
 
-    /// A subscription has ended, because the connection's new token does not allow it: what is
-    /// known grows old from here.
+    /// A subscription has ended, because the connection's new token does not allow it: its images
+    /// grow old from here.
     pub(crate) fn withdrawn(&mut self, service: Option<&ServiceName>, error: &Error) {
         let (heard, is_all_live) = (self.heard_unix_ms, self.all.is_listed);
         for (name, entry) in self.services.iter_mut() {
@@ -323,17 +323,17 @@ impl ServiceTable {
             return;
         }
         if entry.phase != Phase::Live && !self.all.is_listed {
-            // What the list will say is not known yet; this may well be in it.
+            // The content of the list is not known yet; this change may be in it.
             entry.value.missed = Some((change.epoch, change.revision));
             return;
         }
-        // Something is lost. A subscription that is there already is answered all the same.
+        // A change was lost. The server answers a repeated subscription as well.
         entry.value.is_broken = true;
         entry.phase = Phase::Idle;
         self.services.mark_due(&service);
     }
 
-    /// The subscription to every service is there, and this is what the registry held a moment
+    /// The subscription to every service is confirmed, and this is the registry's content a moment
     /// after.
     pub(crate) fn list(&mut self, listing: Vec<(ServiceName, Frame)>) {
         if self.all.phase != Phase::Asked && self.all.phase != Phase::Live {
@@ -383,7 +383,7 @@ impl ServiceTable {
         }
     }
 
-    /// A service that we knew and the registry does not: its data are lost there.
+    /// A service that the client knew and the registry does not: the registry has lost it.
     fn vanish(&mut self, service: &ServiceName) {
         let Some(entry) = self.services.get_mut(service) else { return };
         if entry.value.is_touched || entry.phase != Phase::Idle {
@@ -424,7 +424,7 @@ impl ServiceTable {
             .collect()
     }
 
-    /// Whether what is known of a service, or of all, is kept up to date right now.
+    /// Whether the image of a service, or of all, is being kept up to date now.
     pub(crate) fn is_live(&self, service: Option<&ServiceName>) -> bool {
         match service {
             None => self.all.is_listed,
@@ -434,7 +434,7 @@ impl ServiceTable {
         }
     }
 
-    /// When it was last known to be right; none where nothing is known.
+    /// When it was last confirmed; none if nothing is known.
     pub(crate) fn confirmed_unix_ms(&self, service: Option<&ServiceName>) -> Option<u64> {
         let of = |entry: &Subscription<Service>| {
             entry.value.image.as_ref()?;
@@ -448,7 +448,7 @@ impl ServiceTable {
         }
     }
 
-    /// Why the server does not let us follow, if so.
+    /// The server's refusal of the subscription, if there is one.
     pub(crate) fn error(&self, service: Option<&ServiceName>) -> Option<Error> {
         match service {
             Some(service) => self.services.get(service)?.error.clone(),
@@ -456,7 +456,7 @@ impl ServiceTable {
         }
     }
 
-    /// Opens a feed, which begins with the state as it is known.
+    /// Opens a feed, which begins with the known state.
     pub(crate) fn open_feed(&mut self, key: u64, filter: Option<ServiceName>, events_max: usize) {
         let mut feed = Feed { filter, queue: Queue::new(events_max), resync: BTreeSet::new() };
         for (service, entry) in self.services.iter() {
@@ -472,7 +472,7 @@ impl ServiceTable {
         self.feeds.remove(&key);
     }
 
-    /// Nothing comes any more.
+    /// No item comes any more.
     pub(crate) fn close(&mut self) {
         self.feeds.values_mut().for_each(|feed| feed.queue.close());
     }
@@ -487,7 +487,7 @@ impl ServiceTable {
         self.feeds.get_mut(&key).map_or(Poll::Ready(None), |feed| feed.queue.poll(cx))
     }
 
-    /// Takes over what the cache file held.
+    /// Loads the services of the cache file.
     pub(crate) fn load(&mut self, saved: Vec<Saved>) {
         for one in saved {
             let entry = self.services.entry(ServiceName::of(&one.service));
@@ -498,7 +498,7 @@ impl ServiceTable {
         }
     }
 
-    /// What the cache file should hold.
+    /// The services for the cache file.
     pub(crate) fn save(&mut self) -> Vec<Saved> {
         self.is_unsaved = false;
         let (heard, is_all_live) = (self.heard_unix_ms, self.all.is_listed);

@@ -1,5 +1,5 @@
-//! A service table against a registry of a few lines, with frames lost, connections cut and servers that
-//! start anew, from seeds.
+//! A service table against a registry of a few lines, with lost frames, cut connections and servers
+//! that start again, from seeds.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -18,13 +18,13 @@ const EVENTS_MAX: usize = 5;
 #[derive(Default)]
 struct Truth {
     revision: u64,
-    /// By name, with what it is described as.
+    /// By name, with the value of its description.
     instances: BTreeMap<String, u64>,
     /// The change that led to each revision, from the first one.
     history: Vec<Value>,
 }
 
-/// What is on its way to the client, in order.
+/// A frame on its way to the client, in order.
 enum Sent {
     Subscribed(ServiceName, Value),
     SubscribedToAll,
@@ -36,7 +36,7 @@ struct World {
     rng: Rng,
     epoch: u64,
     services: BTreeMap<ServiceName, Truth>,
-    /// Services of which the last frame was lost.
+    /// Services whose last frame was lost.
     lost: BTreeSet<ServiceName>,
     followed: BTreeSet<ServiceName>,
     is_all_followed: bool,
@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    /// The server carries out what the table asks for.
+    /// The server answers the table's requests.
     fn serve(&mut self) {
         while let Some(request) = self.table.next_request() {
             match request {
@@ -203,7 +203,7 @@ impl World {
         self.table.disconnect();
     }
 
-    /// Another server, or the same one with less in it.
+    /// Another server, or the same one with less state.
     fn restart(&mut self) {
         self.disconnect();
         self.epoch += 1;
@@ -218,8 +218,8 @@ impl World {
         }
     }
 
-    /// Lets everything arrive, and one more change of each service that lost its last one: nobody
-    /// could know of it before. The others have to be right without.
+    /// Delivers every frame, and one more change of each service that lost its last one: the client
+    /// cannot know of that one before. The others have to be right without.
     fn settle(&mut self) {
         for service in std::mem::take(&mut self.lost) {
             self.mutate(&service, false);
@@ -253,7 +253,7 @@ impl World {
     }
 }
 
-/// What a reader of a feed makes of it.
+/// The picture of a reader of a feed.
 #[derive(Default)]
 struct Reader(BTreeMap<ServiceName, Known>);
 
@@ -304,7 +304,7 @@ fn play(seed: u64, wants_all: bool) {
     } else {
         vec![ServiceName::of("s0"), ServiceName::of("s1")]
     };
-    // One of them on its own as well, where all are wanted.
+    // One of them on its own as well, if all are wanted.
     for service in if wants_all { &wanted[..1] } else { &wanted[..] } {
         world.table.want(Some(service));
     }

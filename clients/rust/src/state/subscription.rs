@@ -1,8 +1,8 @@
-//! Subscriptions by name: what is wanted, and where each one stands with the server.
+//! Subscriptions by name: the wanted ones, and the state of each at the server.
 //!
-//! Services, channels and rooms recover by this one table. A subscription that is wanted stays wanted over
-//! reconnects. The client asks again for one that the server refused for now. Once no handle wants a
-//! subscription, the client ends it at the server and drops its entry.
+//! Services, channels and rooms recover by this one table. A wanted subscription stays wanted over
+//! reconnects. The client repeats a subscription that the server refused for now. When no handle
+//! wants a subscription any more, the client ends it at the server and drops its entry.
 //!
 //! ```text
 //! Idle --next--> Asked --confirmed--> Live
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Error;
 
-/// Where a subscription stands.
+/// The state of a subscription at the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Phase {
     /// The server does not know of it.
@@ -25,27 +25,27 @@ pub(crate) enum Phase {
     Idle,
     /// The server was asked.
     Asked,
-    /// The server sends what happens.
+    /// The server sends its events.
     Live,
 }
 
 /// One subscription.
 #[derive(Debug, Default)]
 pub(crate) struct Subscription<V> {
-    /// How many handles want it.
+    /// The number of handles that want it.
     pub(crate) wanted: usize,
     pub(crate) phase: Phase,
-    /// Why the server refused it last; none once it was confirmed.
+    /// The server's last refusal; none since it was confirmed.
     pub(crate) error: Option<Error>,
     pub(crate) value: V,
 }
 
-/// What a subscription needs, as its owner judges.
+/// The next step of a subscription, as its owner judges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     /// To be subscribed.
     Subscribed,
-    /// To be subscribed once more, even where it is live: its history has to be read.
+    /// To be subscribed again, even if it is live: its history has to be read.
     Again,
     /// To be asked for later.
     Later,
@@ -55,7 +55,7 @@ pub(crate) enum Need {
     Forgotten,
 }
 
-/// What to ask the server for.
+/// The next request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next<K> {
     Subscribe(K),
@@ -66,7 +66,7 @@ pub(crate) enum Next<K> {
 #[derive(Debug)]
 pub(crate) struct SubscriptionTable<K, V> {
     entries: BTreeMap<K, Subscription<V>>,
-    /// Those that are not as they are needed.
+    /// Those that differ from the wanted state.
     due: BTreeSet<K>,
     /// Those that were refused for now.
     refused: BTreeSet<K>,
@@ -83,7 +83,7 @@ impl<K, V> Default for SubscriptionTable<K, V> {
 }
 
 impl<K: Ord + Clone, V: Default> SubscriptionTable<K, V> {
-    /// Wants one. It is asked for by and by.
+    /// Adds a want. The request follows later.
     pub(crate) fn want(&mut self, key: K) -> &mut Subscription<V> {
         let entry = self.entries.entry(key.clone()).or_default();
         entry.wanted += 1;
@@ -93,7 +93,7 @@ impl<K: Ord + Clone, V: Default> SubscriptionTable<K, V> {
         entry
     }
 
-    /// Wants it no longer. The last one to do so ends the subscription.
+    /// Removes a want. The last one ends the subscription.
     pub(crate) fn release<Q: Ord + ?Sized>(&mut self, key: &Q)
     where
         K: Borrow<Q>,
@@ -105,7 +105,7 @@ impl<K: Ord + Clone, V: Default> SubscriptionTable<K, V> {
         }
     }
 
-    /// The entry of a key; a new one, which no handle wants yet, where there is none.
+    /// The entry of a key; a new one without wants, if there is none.
     pub(crate) fn entry(&mut self, key: K) -> &mut Subscription<V> {
         self.entries.entry(key).or_default()
     }
@@ -139,7 +139,7 @@ impl<K: Ord + Clone, V: Default> SubscriptionTable<K, V> {
         self.entries.remove(key)
     }
 
-    /// Has one looked at by [`SubscriptionTable::next`].
+    /// Marks one for [`SubscriptionTable::next`].
     pub(crate) fn mark_due<Q: Ord + ?Sized>(&mut self, key: &Q)
     where
         K: Borrow<Q>,
@@ -149,12 +149,12 @@ impl<K: Ord + Clone, V: Default> SubscriptionTable<K, V> {
         }
     }
 
-    /// Has all of them looked at.
+    /// Marks all of them.
     pub(crate) fn mark_all_due(&mut self) {
         self.due.extend(self.entries.keys().cloned());
     }
 
-    /// The next thing to ask the server for. It counts as asked.
+    /// The next request. It counts as sent.
     pub(crate) fn next(
         &mut self,
         need_of: impl Fn(&K, &Subscription<V>) -> Need,
@@ -180,13 +180,13 @@ impl<K: Ord + Clone, V: Default> SubscriptionTable<K, V> {
                     return Some(Next::Unsubscribe(key));
                 }
                 (Need::Forgotten, Phase::Idle) => _ = self.entries.remove(&key),
-                // It is as it is needed, or its answer will mark it again.
+                // It is as wanted, or its answer will mark it again.
                 _ => {}
             }
         }
     }
 
-    /// The server has subscribed us.
+    /// The server has confirmed a subscription.
     pub(crate) fn confirmed<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut Subscription<V>>
     where
         K: Borrow<Q>,
@@ -222,14 +222,14 @@ impl<K: Ord + Clone, V: Default> SubscriptionTable<K, V> {
         Some(entry)
     }
 
-    /// The connection is gone: nothing is subscribed.
+    /// The connection is lost: no subscription is in force.
     pub(crate) fn disconnect(&mut self) {
         self.entries.values_mut().for_each(|entry| entry.phase = Phase::Idle);
         self.mark_all_due();
         self.refused.clear();
     }
 
-    /// Asks again for what was refused for now.
+    /// Repeats the requests that were refused for now.
     pub(crate) fn retry(&mut self) {
         self.due.append(&mut self.refused);
     }
@@ -242,7 +242,7 @@ impl<K: Ord + Clone, V: Default> SubscriptionTable<K, V> {
         !self.refused.is_empty()
     }
 
-    /// Whether we are subscribed, or why not, or none where that is not known yet.
+    /// Whether it is subscribed, or the refusal, or none if that is not known yet.
     pub(crate) fn outcome<Q: Ord + ?Sized>(&self, key: &Q) -> Option<Result<(), Error>>
     where
         K: Borrow<Q>,

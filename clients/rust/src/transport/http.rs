@@ -1,7 +1,7 @@
 //! The few HTTP calls of a client: one connection each, JSON both ways.
 //!
-//! They are rare next to what goes over the socket (a login, a direct message, the first list of all
-//! services), so that a pool of connections would cost more than it gives.
+//! They are rare beside the traffic of the socket (a login, a direct message, the first list of all
+//! services), so a pool of connections would cost more than it saves.
 //!
 //! Imports `address`, `error` and `net`. Imported by `token`, `connection` and `api`.
 
@@ -33,7 +33,7 @@ pub(crate) struct Call<'a> {
     pub(crate) timeout: Duration,
 }
 
-/// The method of a call that a program makes itself, where method and path can be right.
+/// The method of a program's own call, if method and path are valid.
 pub(crate) fn checked(method: &str, path: &str) -> Result<Method, Error> {
     let method = Method::from_bytes(method.as_bytes());
     let method = method.map_err(|_| Error::invalid("that is no HTTP method"))?;
@@ -43,7 +43,7 @@ pub(crate) fn checked(method: &str, path: &str) -> Result<Method, Error> {
     Ok(method)
 }
 
-/// Makes a call. Returns the body of a 2xx; anything else is an error.
+/// Makes a call. Returns the body of a 2xx; any other status is an error.
 pub(crate) async fn call(call: Call<'_>) -> Result<Value, Error> {
     let timeout = call.timeout;
     tokio::time::timeout(timeout, exchange(call)).await.map_err(|_| Error::Timeout)?
@@ -53,7 +53,7 @@ async fn exchange(call: Call<'_>) -> Result<Value, Error> {
     let stream = TokioIo::new(net::connect(call.address).await?);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(stream).await.map_err(lost)?;
-    // It ends with the answer: nothing keeps it open after `sender` is gone.
+    // It ends with the answer: nothing keeps it open after `sender` is dropped.
     let connection = tokio::spawn(connection);
     let mut request = Request::builder()
         .method(call.method)

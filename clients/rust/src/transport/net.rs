@@ -13,14 +13,14 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// A stream to a server, whatever it is made of.
+/// A stream to a server, plain or TLS.
 pub(crate) type Stream = Box<dyn Duplex>;
 
 /// Connects. The caller bounds the time.
 pub(crate) async fn connect(address: &Address) -> Result<Stream, Error> {
     let stream = TcpStream::connect((&*address.host, address.port)).await;
     let stream = stream.map_err(Error::connect)?;
-    // Frames are small, and someone waits for each of them.
+    // Frames are small, and a caller waits for each of them.
     stream.set_nodelay(true).map_err(Error::connect)?;
     if !address.is_secure {
         return Ok(Box::new(stream));
@@ -54,7 +54,7 @@ async fn secure(address: &Address, stream: TcpStream) -> Result<Stream, Error> {
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     match connector.connect(name, stream).await {
         Ok(stream) => Ok(Box::new(stream)),
-        // Rustls wraps what it finds wrong; anything else is the network's.
+        // Rustls wraps its own faults; any other is the network's.
         Err(fault) if fault.kind() == std::io::ErrorKind::InvalidData => {
             Err(wrong(fault.to_string()))
         }

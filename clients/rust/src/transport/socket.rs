@@ -1,4 +1,4 @@
-//! One WebSocket to a server: text out, text in, and why it ended.
+//! One WebSocket to a server: texts in both directions, and the reason of its end.
 //!
 //! Imports `address`, `error` and its siblings. Imported by `connection` and `api`.
 
@@ -21,14 +21,14 @@ use crate::error::Error;
 use crate::transport::http;
 use crate::transport::net::{self, Stream};
 
-/// Messages that wait to be written before no more are taken.
+/// Messages that wait to be written before no more are accepted.
 const OUTGOING_MAX: usize = 256;
 
-/// What comes in.
+/// An incoming message.
 pub(crate) enum Incoming {
     /// A frame.
     Text(tungstenite::Utf8Bytes),
-    /// Something that shows the other side lives.
+    /// A sign that the other side is alive.
     Sign,
 }
 
@@ -82,18 +82,18 @@ impl Socket {
         self.outgoing.push_back(Message::text(text));
     }
 
-    /// Asks for a sign of life.
+    /// Sends a ping.
     pub(crate) fn ping(&mut self) {
         self.outgoing.push_back(Message::Ping(bytes::Bytes::new()));
     }
 
-    /// Says that we go.
+    /// Sends the close frame.
     pub(crate) fn say_goodbye(&mut self) {
         let frame = CloseFrame { code: 1000.into(), reason: "".into() };
         self.outgoing.push_back(Message::Close(Some(frame)));
     }
 
-    /// The next thing that comes in. Writes what is waiting meanwhile. Nothing is lost when the
+    /// The next incoming message. Writes waiting messages meanwhile. Nothing is lost when the
     /// future is dropped.
     pub(crate) async fn next(&mut self) -> Result<Incoming, Error> {
         poll_fn(|cx| self.poll(cx)).await
@@ -101,7 +101,7 @@ impl Socket {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, Error>> {
         if let Poll::Ready(Err(fault)) = self.poll_write(cx) {
-            // Perhaps the server has said why before it closed.
+            // The server may have sent the reason before it closed.
             return match Pin::new(&mut self.socket).poll_next(cx) {
                 Poll::Ready(Some(Ok(message))) => Poll::Ready(read(message)),
                 _ => Poll::Ready(Err(lost(fault))),

@@ -1,6 +1,6 @@
-//! Where tokens come from, and when they end: for [`crate::Client`] and for [`crate::Api`].
+//! The sources of tokens, and their expiry: for [`crate::Client`] and for [`crate::Api`].
 //!
-//! A client never checks a token: it only looks for the time in it, to have the next one before.
+//! A client never checks a token: it only reads the expiry in it, to get the next one in time.
 //!
 //! Imports `address`, `error` and `http`. Imported by `settings`, `connection` and `api`.
 
@@ -18,12 +18,12 @@ use crate::address::Address;
 use crate::error::Error;
 use crate::transport::http::{self, Call};
 
-/// Any error, as a token source may give it.
+/// Any error of a token source.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 type Fetching = Pin<Box<dyn Future<Output = Result<String, BoxError>> + Send>>;
 
-/// Where the client's tokens come from.
+/// The source of the client's tokens.
 #[derive(Clone, Default)]
 pub(crate) enum TokenSource {
     /// Anonymous.
@@ -31,13 +31,13 @@ pub(crate) enum TokenSource {
     None,
     /// Always the same.
     Fixed(Arc<str>),
-    /// A new one each time it is asked.
+    /// A new one for each call.
     Fetch(Arc<dyn Fn() -> Fetching + Send + Sync>),
     /// A name and a password, for `POST /api/v1/users/login`.
     Login { username: Arc<str>, password: Arc<str> },
 }
 
-/// The server that is asked for a token.
+/// The server that issues tokens.
 #[derive(Clone, Copy)]
 pub(crate) struct Issuer<'a> {
     pub(crate) address: &'a Address,
@@ -48,8 +48,8 @@ pub(crate) struct Issuer<'a> {
 }
 
 impl TokenSource {
-    /// Gets a token that was not there before. A login is renewed by its last token, and begun with
-    /// the password where that is not possible.
+    /// Gets a new token. A login is renewed by its last token, and begins with the password if that
+    /// is not possible.
     pub(crate) async fn next(
         &self,
         issuer: Issuer<'_>,
@@ -98,25 +98,25 @@ impl fmt::Debug for TokenSource {
 }
 
 impl Issuer<'_> {
-    /// The next token of the same login, which costs the server no look at the password. None where
-    /// there is no token that is good, or the login is too long ago to go on with.
+    /// The next token of the same login, which costs the server no password hash. None if there is
+    /// no valid token, or the login is too old to be renewed.
     async fn renewed(self, last: Option<&str>) -> Option<String> {
         let last = last?;
         let ends_s = expires_at_s(last)?;
         if ends_s <= self.now_s {
             return None;
         }
-        // Whatever goes wrong, the password is still there.
+        // Whatever fails, the password is still there.
         let answer = self.post("/api/v1/users/renew", Some(last), None).await.ok()?;
         let token = answer["token"].as_str().filter(|token| is_header_safe(token))?;
-        // At the end of a session there is nothing to gain.
+        // At the end of a session the new token lives no longer.
         let is_longer = expires_at_s(token).is_some_and(|new_s| new_s > ends_s);
         is_longer.then(|| token.to_owned())
     }
 
     async fn logged_in(self, username: &str, password: &str) -> Result<String, Error> {
         let body = json!({"username": username, "password": password});
-        // Asking again with the same password only locks the account.
+        // Another attempt with the same password would only lock the account.
         let wrong = |error| match error {
             Error::Status { status: 401, code, message, .. } => {
                 Error::Refused { code, message, is_temporary: false }
@@ -142,7 +142,7 @@ impl Issuer<'_> {
     }
 }
 
-/// Asks a closure for a token.
+/// Calls a closure for a token.
 pub(crate) async fn fetch(fetch: &(dyn Fn() -> Fetching + Send + Sync)) -> Result<String, Error> {
     let token = fetch().await.map_err(|fault| Error::Token(Arc::from(fault)))?;
     if !is_header_safe(&token) {
@@ -158,8 +158,8 @@ pub(crate) fn is_header_safe(token: &str) -> bool {
     !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Milliseconds until a token should be replaced: four fifths of what is left of it, and a minute
-/// before its end where it lives for long.
+/// Milliseconds until a token should be replaced: four fifths of its remaining time, and a minute
+/// before its end if it is long.
 pub(crate) fn refresh_in_ms(token: &str, now_unix_ms: u64) -> Option<u64> {
     let left = expires_at_s(token)?.saturating_mul(1_000).saturating_sub(now_unix_ms);
     Some(left.saturating_sub((left / 5).min(60_000)))
