@@ -1,34 +1,34 @@
-//! Why a connection ends, in the numbers of RFC 6455 and our own.
+//! Reasons to close a connection: the codes of RFC 6455 and our own.
 //!
 //! A client steers by the code: 44xx codes say whether to return, and with what. The codes are
 //! protocol: `docs/protocol.md` lists them.
 //!
 //! Imports nothing of the crate.
 
-/// Why the server closes a connection.
+/// The reason why the server closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The client closed, and gets its close frame back.
     Normal,
-    /// The server is stopping. A `reconnect` frame went before.
+    /// The server is stopping. A `reconnect` frame came before.
     Draining,
     /// The client broke RFC 6455.
     Protocol,
-    /// A binary message where only JSON text is spoken.
+    /// A binary message where only JSON text is allowed.
     Binary,
     /// A text message that is not UTF-8.
     NotUtf8,
-    /// A message over the limit, or of more empty fragments than anyone needs.
+    /// A message over the limit, or of too many empty fragments.
     TooBig,
     /// Our own fault. Logged in full where it happened.
     Internal,
-    /// The token's time is over. Get a new one and return.
+    /// The token has expired or was revoked. Get a new one and return.
     TokenExpired,
     /// An operator ended the connection. Do not return.
     Removed,
     /// The client took nothing for too long. Return and resume.
     SlowReader,
-    /// The user has as many connections as one may. This is the newest of them.
+    /// The user has as many connections as allowed. This is the newest of them.
     TooManyConnections,
     /// The client did not answer a ping in time. Return and resume.
     NoPong,
@@ -73,7 +73,7 @@ impl Reason {
         }
     }
 
-    /// The reason of a close code; none of a code that no server of ours sends.
+    /// The reason of a close code; none for a code that no server of ours sends.
     ///
     /// ```
     /// use fanfare_protocol::close::Reason;
@@ -104,7 +104,7 @@ impl Reason {
         }
     }
 
-    /// The reason's place in [`Reason::ALL`], for counters.
+    /// The reason's index in [`Reason::ALL`], for counters.
     pub const fn index(self) -> usize {
         self as usize
     }

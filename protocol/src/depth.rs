@@ -1,12 +1,11 @@
 //! How deeply a JSON text nests, found without parsing it.
 //!
 //! Parsers recurse, and each reader gives up at a depth of its own. A text is scanned before it is
-//! stored or sent on, so that whoever reads it later can.
+//! stored or sent on, so that every later reader can parse it.
 //!
 //! Imports nothing. Imported by `instance` and the server.
 
-/// Whether no point of the text lies deeper than so many levels. Brackets inside strings do not
-/// count.
+/// Whether the text nests at most this many levels deep. Brackets inside strings do not count.
 pub fn is_within(text: &[u8], depth_max: usize) -> bool {
     let mut depth = 0_usize;
     for byte in structure(text) {
@@ -24,7 +23,7 @@ pub fn is_within(text: &[u8], depth_max: usize) -> bool {
     true
 }
 
-/// The bytes of a JSON text that stand outside of its strings, the quotes left out as well.
+/// The bytes of a JSON text outside of its strings, without the quotes.
 pub fn structure(text: &[u8]) -> impl Iterator<Item = u8> {
     let (mut in_string, mut escaped) = (false, false);
     text.iter().copied().filter(move |byte| {

@@ -3,7 +3,7 @@
 //! Newtypes, so that a user cannot be passed where a channel is meant and a display name cannot pass
 //! for a canonical one. Each is a shared string: a clone costs a counter.
 //!
-//! Not here: what identifies things inside a server, such as its connections and its messages.
+//! Not here: the ids of a server's own things, such as its connections and its messages.
 //!
 //! Imports nothing. Imported by `instance`, the server and the client.
 
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The text is no identifier of the expected form.
+/// The text is not an identifier of the expected form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAnId;
 
@@ -56,7 +56,7 @@ impl fmt::Display for ServiceName {
     }
 }
 
-/// What makes an instance the same instance: region, service and instance id, without case.
+/// The identity of an instance: region, service and instance id, without case.
 ///
 /// The three are joined by a unit separator, which no valid name contains.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,7 +76,7 @@ impl InstanceIdentity {
         InstanceIdentity(Arc::from(text))
     }
 
-    /// Takes a text that [`InstanceIdentity::as_str`] gave, for instance from the store.
+    /// Takes a text from [`InstanceIdentity::as_str`], for instance from the store.
     pub fn from_canonical(text: &str) -> InstanceIdentity {
         InstanceIdentity(Arc::from(text))
     }
@@ -93,14 +93,14 @@ impl std::borrow::Borrow<str> for InstanceIdentity {
     }
 }
 
-/// For people: the region, where there is one, the service and the instance, with slashes.
+/// For people: the region, if there is one, the service and the instance, with slashes.
 impl fmt::Display for InstanceIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.trim_start_matches('\u{1f}').replace('\u{1f}', "/"))
     }
 }
 
-/// Who somebody is: the `sub` of their tokens, as it stands there.
+/// A user id: the `sub` of the user's tokens, verbatim.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(Arc<str>);
 
@@ -128,11 +128,11 @@ impl fmt::Display for UserId {
     }
 }
 
-/// A channel's name, as it is: unlike service ids, these differ in case.
+/// A channel's name, verbatim: unlike service ids, these differ in case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(Arc<str>);
 
-/// What the channel of a room is called before the room's name.
+/// The prefix of the channels of rooms.
 const ROOM_PREFIX: &str = "chat:";
 
 impl ChannelName {
@@ -146,7 +146,7 @@ impl ChannelName {
         ChannelName(Arc::from(format!("{ROOM_PREFIX}{room}")))
     }
 
-    /// The room whose channel this is, if it is one's.
+    /// The room of this channel, if it is a room's.
     pub fn room(&self) -> Option<&str> {
         self.0.strip_prefix(ROOM_PREFIX)
     }
@@ -169,10 +169,10 @@ impl fmt::Display for ChannelName {
     }
 }
 
-/// Which unbroken run of history a revision number belongs to.
+/// The unbroken run of history that a revision number belongs to.
 ///
 /// Two revisions are comparable only under the same epoch. A new one is drawn when continuity with
-/// what clients saw before is not certain.
+/// the clients' earlier picture is not certain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Epoch(Arc<str>);
 

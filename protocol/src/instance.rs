@@ -1,6 +1,6 @@
-//! The registry's nouns on the wire: instances, their keys, and what is wrong with one.
+//! The registry's models on the wire: instances, their keys, and the checks on them.
 //!
-//! The models are Ctrip Artemis' own (camelCase); on input `snake_case` is understood as well. An
+//! The models are Ctrip Artemis' own (camelCase); on input `snake_case` is accepted as well. An
 //! instance is checked and brought into its canonical text here, on the caller's thread, so that
 //! the control thread compares and stores bytes and never parses.
 //!
@@ -23,7 +23,7 @@ pub enum Status {
     /// Coming up, not to be called yet.
     #[serde(alias = "STARTING")]
     Starting,
-    /// Ready. Taken for granted where a registration does not say.
+    /// Ready. The default of a registration.
     #[default]
     #[serde(alias = "UP")]
     Up,
@@ -33,7 +33,7 @@ pub enum Status {
     /// Alive, but not well.
     #[serde(alias = "UNHEALTHY")]
     Unhealthy,
-    /// It cannot tell.
+    /// The instance does not know.
     #[serde(alias = "UNKNOWN")]
     Unknown,
 }
@@ -77,7 +77,7 @@ fn null_is_default<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Status, 
     Ok(Option::<Status>::deserialize(from)?.unwrap_or_default())
 }
 
-/// What names an instance without describing it.
+/// The key of an instance, without its description.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs, reason = "the fields are the protocol's own names")]
@@ -96,15 +96,15 @@ pub struct InstanceKey {
 
 /// An instance that passed every check, ready for the registry.
 ///
-/// Its JSON is what servers write into the log that they share.
+/// Its JSON is the text in the log that servers share.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Registration {
-    /// What makes it the same instance next time.
+    /// Its identity.
     #[serde(rename = "id")]
     pub identity: InstanceIdentity,
     /// Its service, canonical.
     pub service: ServiceName,
-    /// The lease it asks for; none = the server's default.
+    /// The requested lease; none = the server's default.
     #[serde(rename = "ttl_ms")]
     pub lease_ttl_ms: Option<u64>,
     /// Its canonical JSON: fields in a fixed order, metadata sorted. Equal text = no difference.
@@ -112,7 +112,7 @@ pub struct Registration {
     pub json: Bytes,
 }
 
-/// A JSON text as the value that it is, and not as a string.
+/// A JSON text as a value, and not as a string.
 mod spliced {
     use bytes::Bytes;
     use serde::ser::Error;
@@ -135,7 +135,7 @@ impl Registration {
     ///
     /// # Errors
     ///
-    /// How large it is and how large it may be.
+    /// Its size and the bound.
     pub fn within(self, bytes_max: usize) -> Result<Registration, String> {
         let bytes = self.json.len();
         if bytes > bytes_max {
@@ -210,7 +210,7 @@ impl Instance {
 }
 
 impl InstanceKey {
-    /// Checks the key and gives the identity it names.
+    /// Checks the key and returns its identity.
     ///
     /// # Errors
     ///
@@ -240,7 +240,7 @@ fn checked_names<'a>(
 ///
 /// # Errors
 ///
-/// What is wrong with it, naming the field.
+/// The fault, naming the field.
 pub fn check_service_id(text: &str) -> Result<(), String> {
     check_name("serviceId", text)?;
     if text == "*" {
@@ -253,7 +253,7 @@ pub fn check_service_id(text: &str) -> Result<(), String> {
 ///
 /// # Errors
 ///
-/// What is wrong with it, naming `field`.
+/// The fault, naming `field`.
 pub fn check_name(field: &str, text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err(format!("{field} is empty"));
@@ -267,11 +267,11 @@ pub fn check_name(field: &str, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The same for a name that may be left out: an empty text is none.
+/// The same for an optional name: an empty text is none.
 ///
 /// # Errors
 ///
-/// What is wrong with it, naming `field`.
+/// The fault, naming `field`.
 pub fn check_optional_name(field: &str, text: &str) -> Result<(), String> {
     if text.is_empty() { Ok(()) } else { check_name(field, text) }
 }
@@ -282,7 +282,7 @@ pub fn check_optional_name(field: &str, text: &str) -> Result<(), String> {
 fn holds_nul(json: &[u8]) -> bool {
     const ESCAPE: &[u8] = b"\\u0000";
     let is_escape = |at: usize| {
-        // Behind an odd number of backslashes this one is escaped itself, and what follows is plain.
+        // Behind an odd number of backslashes this one is escaped itself, and the rest is plain.
         let before = json[..at].iter().rev().take_while(|&&byte| byte == b'\\').count();
         before % 2 == 0 && json[at..].starts_with(ESCAPE)
     };

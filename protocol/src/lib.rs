@@ -1,8 +1,8 @@
-//! The protocol of fanfare, as both ends of a connection know it.
+//! The protocol of fanfare: the types that both ends of a connection share.
 //!
-//! What a client and a server have to agree on stands here once: the names of things ([`id`]), an instance
-//! in its canonical form ([`instance`]), why a request is refused ([`refusal`]), why a connection is closed
-//! ([`close`]), and the bounds of both ([`limits`]). `docs/protocol.md` in the repository has every message.
+//! The names of things ([`id`]), an instance in its canonical form ([`instance`]), the refusals of
+//! requests ([`refusal`]), the reasons to close a connection ([`close`]), and the bounds of both
+//! ([`limits`]). `docs/protocol.md` in the repository has every message.
 //!
 //! ```
 //! use fanfare_protocol::close::Reason;

@@ -1,11 +1,11 @@
 //! The bounds that a client and a server have in common, with their units and reasons.
 //!
-//! They are part of the protocol and cannot be turned. What an operator may turn is the server's own.
+//! They are part of the protocol and fixed. Bounds that an operator may turn are the server's own.
 //!
 //! Imports nothing. Imported by `instance`, the server and the client.
 
 /// Deepest nesting of a JSON value that is passed on to other clients: metadata, payloads, data. In
-/// frames and answers it lies up to eight levels deeper, and a common parser (`serde_json`, which our
+/// frames and answers it is up to eight levels deeper, and a common parser (`serde_json`, which our
 /// own clients use) gives up at 128.
 pub const NESTED_DEPTH_MAX: usize = 100;
 

@@ -1,38 +1,38 @@
-//! Why a request was not carried out.
+//! Refusals: why a request was not carried out.
 //!
-//! A refusal is an answer, not a failure: the connection lives on. What ends a connection is a
-//! [`crate::close::Reason`]. What is our own fault is logged in full where it happened; the
-//! client only ever sees `unavailable` or `internal`.
+//! A refusal is an answer, not a failure: the connection stays open. A reason to end a connection
+//! is a [`crate::close::Reason`]. Our own faults are logged in full where they happen; the client
+//! only sees `unavailable` or `internal`.
 //!
 //! Imports nothing of the crate.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// The code a client program may branch on. Never reused, never renamed.
+/// The code that a client program may branch on. Never reused, never renamed.
 ///
 /// The codes are protocol: `docs/protocol.md` lists them and a test compares the two lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
     /// Not a JSON object.
     Malformed,
-    /// Neither `type` nor `message_type` names anything known.
+    /// `type` or `message_type` is missing or unknown.
     UnknownType,
     /// A field is missing or wrong.
     InvalidArgument,
     /// Longer than a limit allows.
     TooLarge,
-    /// The connection follows as many topics as one may.
+    /// The connection has as many subscriptions as allowed.
     TooManySubscriptions,
     /// No valid token.
     Unauthorized,
-    /// The token's time is over.
+    /// The token has expired.
     TokenExpired,
     /// The token does not allow this.
     Forbidden,
     /// There is no such thing.
     NotFound,
-    /// It stands against what is there.
+    /// It contradicts the present state, such as a name that is taken.
     Conflict,
     /// Too many requests.
     RateLimited,
@@ -79,7 +79,7 @@ impl Code {
         }
     }
 
-    /// The code of a name on the wire; none of a name that this version does not know.
+    /// The code of a name on the wire; none for a name that this version does not know.
     ///
     /// ```
     /// use fanfare_protocol::refusal::Code;
@@ -96,7 +96,7 @@ impl Code {
         matches!(self, Code::RateLimited | Code::Unavailable | Code::Internal)
     }
 
-    /// The HTTP status that goes with the code, where the code is all that is known.
+    /// The HTTP status of the code, if only the code is known.
     pub const fn http_status(self) -> u16 {
         match self {
             Code::Malformed | Code::UnknownType | Code::InvalidArgument => 400,
@@ -111,16 +111,16 @@ impl Code {
         }
     }
 
-    /// The code's place in [`Code::ALL`], for counters.
+    /// The code's index in [`Code::ALL`], for counters.
     pub const fn index(self) -> usize {
         self as usize
     }
 }
 
-/// A refused request: what a program reads, and what a person reads.
+/// A refused request: a code for programs, and a text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// What a program branches on.
+    /// The code for programs.
     pub code: Code,
     /// One sentence that names the fault. Never a path, SQL or another user's data.
     pub message: Cow<'static, str>,
@@ -142,7 +142,7 @@ impl Refusal {
         Refusal::new(Code::Unavailable, "unavailable, try again later")
     }
 
-    /// Our own fault, of which the caller is told no more than that.
+    /// Our own fault. The caller gets no details.
     pub fn internal() -> Refusal {
         Refusal::new(Code::Internal, "internal error")
     }

@@ -1,8 +1,8 @@
-//! What a JSON Web Token says of itself, unverified.
+//! The claims of a JSON Web Token, unverified.
 //!
-//! A client holds no key, so it cannot check a token. It looks for the end of its lifetime, to fetch the
-//! next one in time, and for a name to show. The server verifies a token before it believes a word of it
-//! (`fanfare::auth`) and does not use this module.
+//! A client holds no key, so it cannot check a token. It reads the expiry, to fetch the next one in
+//! time, and a name to show. The server verifies a token before it trusts a claim (`fanfare::auth`)
+//! and does not use this module.
 
 use serde_json::{Map, Value};
 

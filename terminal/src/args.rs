@@ -47,7 +47,7 @@ pub(crate) struct Args {
 }
 
 impl fmt::Debug for Args {
-    /// Without what is secret.
+    /// Without its secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Args")
             .field("url", &self.url)

@@ -1,10 +1,10 @@
-//! What a person types, and the message it stands for.
+//! A typed line, and its message.
 //!
 //! Imports nothing of the crate. Imported by `main`, `prompt` and `session`.
 
 use serde_json::{Value, json};
 
-/// Every command: its words, what follows them, and what it does.
+/// Every command: its words, its arguments, and its effect.
 pub(crate) const COMMANDS: [(&str, &str, &str); 16] = [
     ("text", "MESSAGE", "send a text to every other user online"),
     ("notification", "MESSAGE", "send a notification to every other user online"),
@@ -24,12 +24,12 @@ pub(crate) const COMMANDS: [(&str, &str, &str); 16] = [
     ("quit", "", "end"),
 ];
 
-/// What a line asks for.
+/// The request of a line.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     /// A message for the socket.
     Send(Value),
-    /// An envelope for one user, who is named by name or by id.
+    /// An envelope for one user, by name or by id.
     SendTo(String, Value),
     /// A sign of life.
     Ping,

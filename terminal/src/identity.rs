@@ -1,4 +1,4 @@
-//! Who we are: a token that was given, tokens we sign ourselves, those of a login, or nobody.
+//! The identity: a given token, tokens signed here, tokens of a login, or none.
 //!
 //! The client library gets the tokens, the first and every later one.
 //!
@@ -13,17 +13,17 @@ use serde_json::json;
 
 use crate::args::Args;
 
-/// How long each token lives that we sign ourselves, in seconds.
+/// Lifetime of a token signed here, in seconds.
 const TOKEN_LIFE_S: u64 = 3_600;
 
-/// What they allow: all that a person does here but administer. Who needs more makes a token for it.
+/// Its scopes: all that a person needs here but `admin`. For that, a user passes a token.
 const SCOPES: &str = "message publish registry:read sockets:read channels:read";
 
-/// How often a person may answer wrongly.
+/// Wrong answers that a person may give.
 const TRIES: usize = 3;
 
-/// Signs in, or does not, and gives the server with where its tokens come from. Says on standard
-/// error what came of it.
+/// Signs in, or does not, and returns the server with the source of its tokens. Prints the result
+/// to standard error.
 pub(crate) async fn sign_in(args: &Args, api: Api, is_interactive: bool) -> Result<Api, String> {
     if let Some(token) = &args.token {
         return api.with_token(token).map_err(|fault| fault.to_string());

@@ -68,7 +68,7 @@ async fn run(args: &Args) -> Result<Ending, String> {
         is_interactive,
         pinged_at: None,
     };
-    // A reader that has gone, as `head` does, is no fault of ours.
+    // A reader that has closed the pipe, as `head` does, is not a fault.
     Ok(session.run(&mut lines).await.unwrap_or(Ending::Done))
 }
 

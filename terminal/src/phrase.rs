@@ -1,7 +1,7 @@
-//! A message of the server as people would say it.
+//! A message of the server as a sentence for people.
 //!
-//! Answers to what only machines ask for (pongs) are not said at all. Texts of envelopes are
-//! `data.content`; `data.text`, as other programs write it, is understood as well.
+//! Answers for machines alone (pongs) are left out. Texts of envelopes are `data.content`;
+//! `data.text`, as other programs write it, is read as well.
 //!
 //! Imports nothing of the crate. Imported by `screen`.
 
@@ -15,7 +15,7 @@ const NAMES_MAX: usize = 4_096;
 /// Most instances, users or channels that a line lists.
 const LISTED_MAX: usize = 20;
 
-/// What a part of a line is, for its colour.
+/// The role of a part of a line, for its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     Quiet,
@@ -25,13 +25,13 @@ pub(crate) enum Tone {
     Message,
 }
 
-/// The names of users by their ids, as far as messages held both.
+/// The names of users by their ids, from messages with both.
 #[derive(Debug, Default)]
 pub(crate) struct Names(HashMap<String, String>);
 
 impl Names {
-    /// Takes in what a message of the server says of who is who. What users write to each other says
-    /// nothing, whatever its fields are called.
+    /// Learns names from a message of the server. Messages of users teach nothing, whatever their
+    /// fields are called.
     pub(crate) fn learn(&mut self, message: &Value) {
         let kind = message["type"].as_str().or(message["message_type"].as_str());
         let is_room = message["channel"].as_str().is_some_and(|name| name.starts_with("chat:"));
@@ -48,7 +48,7 @@ impl Names {
         }
     }
 
-    /// Takes in a list of users, as rooms and `/ws/online` have it.
+    /// Learns names from a list of users, as rooms and `/ws/online` have it.
     pub(crate) fn learn_users(&mut self, users: &Value) {
         for user in users.as_array().map(Vec::as_slice).unwrap_or_default() {
             self.put(&user["user_id"], &user["username"]);
@@ -73,7 +73,7 @@ impl Names {
 pub(crate) struct Phrase(Vec<(Option<Tone>, String)>);
 
 impl Phrase {
-    /// What is said of a message; none where there is nothing to say.
+    /// The sentence of a message; none if there is nothing to show.
     pub(crate) fn of(message: &Value, names: &Names) -> Option<Phrase> {
         match message["type"].as_str() {
             Some("pong") => None,
@@ -109,12 +109,12 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
-/// A text as it is, anything else as JSON.
+/// A text as it is, any other value as JSON.
 fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// What a message is a part of, and then what it says.
+/// The context of a message, and then its content.
 fn said(place: &str, person: &str, what: &str) -> Phrase {
     let phrase = Phrase::new(Tone::Message, place).then(" ");
     let phrase =
@@ -223,7 +223,7 @@ fn typed(kind: &str, message: &Value, names: &Names) -> Phrase {
     }
 }
 
-/// A message of a channel. Who comes to a room and goes is said in words.
+/// A message of a channel. Arrivals and departures of a room are sentences.
 fn published(message: &Value, names: &Names) -> Phrase {
     let (channel, payload) = (text(message, "channel"), &message["payload"]);
     let room = channel.strip_prefix("chat:");
@@ -304,7 +304,7 @@ fn listed(entries: &[Value], name: impl Fn(&Value) -> String) -> String {
     text.join(", ")
 }
 
-/// What has no words here.
+/// A message without a sentence of its own.
 fn raw(message: &Value) -> Phrase {
     let kind = message["type"].as_str().or(message["message_type"].as_str()).unwrap_or("message");
     let mut rest: Map<String, Value> = message.as_object().cloned().unwrap_or_default();

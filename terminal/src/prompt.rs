@@ -1,4 +1,4 @@
-//! Where lines come from: a person at the prompt, or a pipe.
+//! The source of lines: a person at the prompt, or a pipe.
 //!
 //! Reading blocks, so it has a thread of its own, which ends with the input.
 //!
@@ -71,7 +71,7 @@ pub(crate) fn terminal(
     std::thread::spawn(move || {
         read_terminal(&mut editor, &lines);
         if let Some(history) = &history {
-            // A history that cannot be kept is no reason to complain at the end.
+            // A history that cannot be written is no reason to complain at the end.
             let _ = editor.save_history(history);
         }
     });

@@ -1,7 +1,7 @@
-//! The socket's next token, before the one in use ends.
+//! The socket's next token, before the present one expires.
 //!
-//! The client library gets the token. What is here says when, and hands it to the server over the
-//! socket that is open, which therefore goes on.
+//! The client library gets the token. This module decides when, and sends it over the open socket,
+//! which therefore goes on.
 //!
 //! Imports nothing of the crate. Imported by `session`.
 
@@ -12,10 +12,10 @@ use fanfare_client::{Api, Error};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// The id of our requests: their answers are not the person's.
+/// The id of our requests: a person does not see their answers.
 const ID: &str = "websocket_client-refresh";
 
-/// How long to wait before another try. Where the server asks for more, that counts.
+/// How long to wait before another attempt. A longer time from the server counts.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// How long the server may take to answer a refresh.
@@ -26,13 +26,13 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 type Asked = Pin<Box<dyn Future<Output = Result<Option<String>, Error>>>>;
 
-/// Where we are.
+/// The state of the renewal.
 enum Step {
-    /// There is no other token to be had.
+    /// There is no other token.
     Never,
-    /// Until it is time.
+    /// The next renewal is due later.
     Wait(Instant),
-    /// The library was asked for a token.
+    /// The library is getting a token.
     Ask(Asked),
 }
 
@@ -43,18 +43,17 @@ pub(crate) struct Renewal {
 }
 
 impl Renewal {
-    /// For a socket that was opened with the token that `api` has now.
+    /// For a socket that was opened with the present token of `api`.
     pub(crate) fn new(api: Api) -> Renewal {
         let step = planned(&api);
         Renewal { api, step }
     }
 
-    /// The next message that gives the server a token, when it is time for it. Nothing is lost when the
-    /// future is dropped.
+    /// The next `refresh`, when it is due. Nothing is lost when the future is dropped.
     ///
     /// # Errors
     ///
-    /// Why there is no token. The next call tries again, unless that is of no use.
+    /// Why there is no token. The next call tries again, unless that cannot help.
     pub(crate) async fn next(&mut self) -> Result<String, Error> {
         loop {
             match &mut self.step {
@@ -72,7 +71,7 @@ impl Renewal {
                     }
                     Ok(None) => self.step = Step::Never,
                     Err(error) => {
-                        // A wrong password gets no better, and too many of them lock the account.
+                        // A wrong password stays wrong, and too many of them lock the account.
                         self.step = match error.retry_after() {
                             Some(after) => Step::Wait(Instant::now() + after.max(RETRY)),
                             None => Step::Never,
@@ -84,8 +83,8 @@ impl Renewal {
         }
     }
 
-    /// Takes the server's answer in, where that is what the message is: then what it refused, if it
-    /// did.
+    /// Handles a message, if it is the server's answer to a refresh: returns the refusal, if it is
+    /// one.
     pub(crate) fn take(&mut self, message: &Value) -> Option<Result<(), String>> {
         if message["id"] != ID {
             return None;

@@ -1,4 +1,4 @@
-//! What a person or a script gets to see.
+//! The output for a person or a script.
 //!
 //! Imports `phrase`. Imported by `main` and `session`.
 
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::phrase::{Names, Phrase, Tone};
 
-/// Writes a line without disturbing the one that is being typed.
+/// Writes a line without disturbing the line being typed.
 pub(crate) type Printer = Box<dyn FnMut(String) -> io::Result<()> + Send>;
 
-/// Where lines go, and what they look like.
+/// The output, and its form.
 pub(crate) struct Screen {
     printer: Printer,
     /// Every message as it came.
@@ -45,7 +45,7 @@ impl Screen {
         })
     }
 
-    /// A message of the server. Returns an error once nobody reads any more.
+    /// A message of the server. Returns an error when the reader has closed the output.
     pub(crate) fn message(&mut self, text: &str) -> io::Result<()> {
         if self.is_json {
             return (self.printer)(text.to_owned());
@@ -77,7 +77,7 @@ impl Screen {
         self.names.learn_users(&body["users"]);
     }
 
-    /// Something we say ourselves. A script finds it on standard error, not among its messages.
+    /// A message of this program. A script finds it on standard error, not among its messages.
     pub(crate) fn note(&mut self, text: &str, is_fault: bool) -> io::Result<()> {
         if self.is_coloured {
             let line = self.paint(if is_fault { Tone::Bad } else { Tone::Quiet }, text);
@@ -95,7 +95,7 @@ impl Screen {
         }
     }
 
-    /// A phrase in one line. Others choose its texts.
+    /// A phrase in one line. Other users choose its texts.
     fn line(&self, phrase: &Phrase) -> String {
         let paint = |(tone, text): &(Option<Tone>, String)| {
             let text = printable(text);
@@ -105,7 +105,7 @@ impl Screen {
     }
 }
 
-/// Without what a terminal would obey: others choose these texts.
+/// Without control characters for the terminal: other users choose these texts.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

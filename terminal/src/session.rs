@@ -15,19 +15,19 @@ use crate::command::{self, Command};
 use crate::renewal::Renewal;
 use crate::screen::Screen;
 
-/// How often we ask for a sign of life. Servers that hear nothing for 35 s hang up.
+/// How often to ping. Servers close a connection that is silent for 35 s.
 const PING_EVERY: Duration = Duration::from_secs(20);
 
-/// How long the answers to the last lines may take.
+/// How long to wait for the answers to the last lines.
 const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
-/// The id of pings that a person typed: the answer is a time, not a message.
+/// The id of a person's pings: the answer is a time, not a message.
 const TYPED: &str = "websocket_client-ping";
 
 /// The id of the ping whose answer comes after every other answer.
 const LAST: &str = "websocket_client-last";
 
-/// How it ended.
+/// The end of a session.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// All lines were sent and answered.
@@ -38,7 +38,7 @@ pub(crate) enum Ending {
     Lost,
 }
 
-/// What a session is made of.
+/// The parts of a session.
 pub(crate) struct Session<'a> {
     pub(crate) api: &'a Api,
     pub(crate) socket: RawSocket,
@@ -46,7 +46,7 @@ pub(crate) struct Session<'a> {
     pub(crate) renewal: Renewal,
     pub(crate) screen: &'a mut Screen,
     pub(crate) is_pinging: bool,
-    /// A person is there, who wants to see an end before it comes.
+    /// A person is there, who wants to be warned of an end in time.
     pub(crate) is_interactive: bool,
     /// When the last ping was typed.
     pub(crate) pinged_at: Option<Instant>,
@@ -84,7 +84,7 @@ impl Session<'_> {
     /// Shows a message of the server. Returns whether it refuses a line.
     fn show(&mut self, text: &str) -> io::Result<bool> {
         let message: Value = serde_json::from_str(text).unwrap_or_default();
-        // Nobody typed a refresh, so nobody waits for its answer.
+        // The refresh was not typed, so its answer is not shown.
         match self.renewal.take(&message) {
             Some(Ok(())) => return Ok(false),
             Some(Err(fault)) => {
@@ -103,7 +103,7 @@ impl Session<'_> {
         Ok(message["type"] == "error" || message["message_type"] == "error")
     }
 
-    /// Does what a line says. Returns whether it could be done.
+    /// Carries out a line. Returns whether that was possible.
     async fn take(&mut self, line: &str) -> io::Result<bool> {
         match command::parse(line) {
             Ok(Command::Send(message)) => self.socket.send(message.to_string()),
@@ -132,8 +132,8 @@ impl Session<'_> {
         Ok(true)
     }
 
-    /// Whom a person means: who signs in by that name, else the user with that id. Where the server
-    /// does not say who that is, it judges the text as an id.
+    /// The user of a text: the account with that name, else the user with that id. If the server
+    /// does not find the name, it judges the text as an id.
     async fn user_id(&self, user: String) -> String {
         if user.starts_with("name:") {
             return user;
@@ -144,7 +144,7 @@ impl Session<'_> {
         }
     }
 
-    /// Asks who is online, for a person who reads names. Nothing depends on the answer.
+    /// Requests the online users, for a person who reads names. Nothing depends on the answer.
     async fn learn_names(&mut self) {
         if self.is_interactive
             && let Ok(online) = self.api.call("GET", "/ws/online", None).await
@@ -171,7 +171,7 @@ impl Session<'_> {
 
     async fn lost(self, error: &Error, lines: &mut mpsc::Receiver<String>) -> io::Result<Ending> {
         if self.is_interactive {
-            // The terminal is the prompt's as long as a line is being typed.
+            // The terminal is the prompt's while a line is being typed.
             self.screen.note(&format!("{error}; press Enter to end"), true)?;
             lines.recv().await;
         } else {
