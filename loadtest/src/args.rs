@@ -1,4 +1,4 @@
-//! The flags, and what a test makes of those that were not given.
+//! The flags, and the defaults of each test.
 //!
 //! Imports nothing of the crate. Imported by `main` and the scenarios.
 
@@ -10,10 +10,10 @@ use clap::{Parser, ValueEnum};
 
 use crate::publisher::FRAME_BYTES_MAX;
 
-/// The most connections that one process is asked for.
+/// The most connections of one process.
 const CONNECTIONS_MAX: u64 = 1_000_000;
 
-/// What an event holds beside its padding, with room to spare.
+/// Bytes of an event beside its padding, with room to spare.
 const ENVELOPE_BYTES: u64 = 1024;
 
 /// Load test of a fanfare server: opens many sockets, publishes events, and accounts for every
@@ -71,13 +71,13 @@ pub(crate) struct Args {
     pub(crate) server_pid: Option<u32>,
 }
 
-/// As many events as fit half of what the server holds for one connection, 1 MiB by default: a
-/// deeper flood would measure how it treats slow readers.
+/// As many events as fit half of the server's bound for one connection, 1 MiB by default: a deeper
+/// flood would measure how it treats slow readers.
 fn window(payload: u64) -> u64 {
     (512 * 1024 / (payload + ENVELOPE_BYTES / 2)).clamp(8, 512)
 }
 
-/// What to test.
+/// The test to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TestType {
     /// Events as fast as the server delivers them
@@ -118,23 +118,23 @@ fn rate(text: &str) -> Result<f64, String> {
 /// One test with all its figures settled.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
-    /// What to test; never `All`.
+    /// The test; never `All`.
     pub(crate) test: TestType,
-    /// How many sockets.
+    /// The number of sockets.
     pub(crate) connections: usize,
-    /// How many events, or rounds; without a limit when only a duration was given.
+    /// The number of events, or rounds; without a limit if only a duration was given.
     pub(crate) messages: Option<u64>,
-    /// For how long.
+    /// The duration.
     pub(crate) duration: Option<Duration>,
     /// Events per second.
     pub(crate) rate: Option<f64>,
     /// Bytes of padding.
     pub(crate) payload: usize,
-    /// How many services.
+    /// The number of services.
     pub(crate) services: usize,
-    /// How many of them per socket.
+    /// The services of each socket.
     pub(crate) subscriptions: usize,
-    /// How many events of a flood may be under way.
+    /// The most events of a flood that may be under way.
     pub(crate) window: u64,
 }
 
@@ -177,7 +177,7 @@ impl Args {
         each.into_iter().filter(is_possible).map(|test| self.plan(test, true)).collect()
     }
 
-    /// The tests of `all` that cannot be run: only with the secret can we sign in as many users.
+    /// The tests of `all` that cannot run: signing in so many users needs the secret.
     pub(crate) fn skipped(&self) -> &'static [TestType] {
         let has_secret = self.spawn || self.jwt_secret.is_some();
         if self.test_type == TestType::All && !has_secret {
@@ -207,7 +207,7 @@ impl Args {
         }
     }
 
-    /// What is wrong with the flags beyond what the parser sees.
+    /// The faults of the flags that the parser does not see.
     pub(crate) fn fault(&self) -> Option<String> {
         let services = self.services.unwrap_or(1);
         if self.subscriptions > services {

@@ -1,4 +1,4 @@
-//! One connection of the publisher, or of a user, with what waits to be written and read.
+//! One connection of the publisher, or of a user, with its unsent and unread bytes.
 //!
 //! Imports `target`. Imported by `publisher` and `users`.
 
@@ -14,8 +14,8 @@ use crate::target::{self, Target};
 /// How long the handshake and the clean-up may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Waits at most `timeout` until sockets can be read, or written to where something is owed. Returns
-/// which.
+/// Waits at most `timeout` until sockets can be read, or written to if they have unsent bytes.
+/// Returns which.
 pub(crate) fn wait(sockets: &[ClientSocket], timeout: Duration) -> io::Result<Vec<usize>> {
     let mut descriptors: Vec<PollFd<'_>> = sockets
         .iter()
@@ -43,11 +43,11 @@ pub(crate) fn wait(sockets: &[ClientSocket], timeout: Duration) -> io::Result<Ve
 pub(crate) struct ClientSocket {
     /// The socket, not blocking.
     pub(crate) stream: TcpStream,
-    /// What the kernel did not take yet.
+    /// Bytes that the kernel has not taken yet.
     pub(crate) outgoing: Vec<u8>,
-    /// What was read and not looked at yet.
+    /// Bytes that were read and not decoded yet.
     pub(crate) incoming: Vec<u8>,
-    /// The requests without an answer: their id, their first event, how many events.
+    /// The requests without an answer: their id, their first event, and the number of their events.
     pub(crate) in_flight: VecDeque<(u64, u64, u64)>,
 }
 
@@ -76,7 +76,7 @@ impl ClientSocket {
         Ok(ClientSocket { stream, outgoing: Vec::new(), incoming, in_flight: VecDeque::new() })
     }
 
-    /// Writes what the kernel takes.
+    /// Writes as many bytes as the kernel takes.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         let mut done = 0;
         while done < self.outgoing.len() {
@@ -92,7 +92,7 @@ impl ClientSocket {
         Ok(())
     }
 
-    /// Reads what is there. Returns how many bytes of frames wait to be looked at.
+    /// Reads the bytes that have arrived. Returns the number of undecoded bytes.
     pub(crate) fn fill(&mut self) -> io::Result<usize> {
         loop {
             let mut part = [0; 16 * 1024];

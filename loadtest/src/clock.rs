@@ -1,7 +1,8 @@
 //! The clock: nanoseconds since the start of the program.
 //!
 //! The publisher writes these nanoseconds into each event and the reading side subtracts them, so
-//! both must count from the same moment. They do because a `Clock` is copied, never made anew.
+//! both must count from the same moment. They do because a `Clock` is copied, never made a second
+//! time.
 
 use std::time::{Duration, Instant};
 

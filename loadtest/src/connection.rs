@@ -1,7 +1,7 @@
-//! A connection: one socket of the fleet and how far it has come.
+//! A connection: one socket of the fleet, and its stage.
 //!
-//! It knows how to write what it owes and how to leave; the reading is done by `fleet`, which owns
-//! the one buffer that all connections share.
+//! It writes its frames and closes; `fleet` does the reading, and owns the one buffer that all
+//! connections share.
 //!
 //! Imports `frame` and `target`. Imported by `fleet`.
 
@@ -22,7 +22,7 @@ const PORTS_PER_SOURCE: usize = 20_000;
 /// The receive buffer of a connection that is going to stall: small, so that the server notices.
 const STALLED_RECV_BYTES: usize = 16 * 1024;
 
-/// What a connection is doing.
+/// The stage of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Waits for TCP.
@@ -31,7 +31,7 @@ pub(crate) enum Phase {
     Upgrading,
     /// A WebSocket.
     Open,
-    /// Gone, or never been there.
+    /// Closed, or never opened.
     Closed,
 }
 
@@ -40,21 +40,21 @@ pub(crate) enum Phase {
 pub(crate) struct Connection {
     /// The socket. Absent once closed.
     pub(crate) stream: Option<TcpStream>,
-    /// What it is doing.
+    /// Its stage.
     pub(crate) phase: Phase,
     /// The start of a frame that has not arrived in full. Empty most of the time.
     pub(crate) pending: Vec<u8>,
     /// The parts of a fragmented message so far.
     pub(crate) fragments: Vec<u8>,
-    /// What the kernel did not take yet.
+    /// Bytes that the kernel has not taken yet.
     pub(crate) outgoing: Vec<u8>,
     /// The accept value that must answer our upgrade.
     pub(crate) accept: String,
     /// When `connect` was called.
     pub(crate) started_ns: u64,
-    /// How many subscriptions were asked for.
+    /// The number of subscriptions that were requested.
     pub(crate) asked: usize,
-    /// How many were answered.
+    /// The number of subscriptions that were answered.
     pub(crate) subscribed: usize,
     /// Whether it deliberately reads nothing.
     pub(crate) is_stalled: bool,
@@ -65,7 +65,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Nothing yet: a place that a socket can be put into.
+    /// Without a socket.
     pub(crate) fn vacant() -> Self {
         Connection {
             stream: None,
@@ -116,12 +116,12 @@ impl Connection {
         })
     }
 
-    /// Appends a frame to what must be written.
+    /// Appends a frame to the unsent bytes.
     pub(crate) fn push(&mut self, opcode: Opcode, payload: &[u8], key: u32) {
         frame::encode(opcode, payload, key, &mut self.outgoing);
     }
 
-    /// Writes what the kernel takes.
+    /// Writes as many bytes as the kernel takes.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         let Some(stream) = &mut self.stream else {
             return Ok(());

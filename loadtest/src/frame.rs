@@ -1,7 +1,7 @@
 //! WebSocket frames: reads the server's in place, writes the client's masked.
 //!
-//! The reading side is the hot path of the load test. It looks at a frame where the socket left
-//! it and copies nothing; a frame that has not arrived in full is simply not there yet.
+//! The reading side is the hot path of the load test. It decodes a frame in the read buffer and
+//! copies nothing; an incomplete frame is left for the next read.
 //!
 //! # Promises
 //!
@@ -14,7 +14,7 @@
 use std::fmt;
 use std::ops::Range;
 
-/// What a frame carries (RFC 6455, section 5.2).
+/// The kind of a frame (RFC 6455, section 5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opcode {
     /// The next part of a message that began in an earlier frame.
@@ -25,9 +25,9 @@ pub(crate) enum Opcode {
     Binary,
     /// The end of the connection.
     Close,
-    /// A question whether we still live.
+    /// A ping.
     Ping,
-    /// The answer to a ping of ours.
+    /// A pong.
     Pong,
 }
 
@@ -63,15 +63,15 @@ impl Opcode {
 /// A frame that lies complete in a buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Frame {
-    /// What it carries.
+    /// Its kind.
     pub(crate) opcode: Opcode,
     /// Whether it ends its message.
     pub(crate) is_final: bool,
-    /// Where its payload lies in the buffer. The next frame begins at the end of it.
+    /// The range of its payload in the buffer. The next frame begins at its end.
     pub(crate) payload: Range<usize>,
 }
 
-/// Why bytes from the server are no WebSocket frame.
+/// The reason why bytes from the server are not a WebSocket frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FrameError {
     /// The server masked a frame (RFC 6455, section 5.1 forbids it).
@@ -103,13 +103,13 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
-/// A longer frame is taken for garbage: the length field of a stream that lost its place.
+/// A longer frame is taken for garbage: the length field of a stream that is out of step.
 const PAYLOAD_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// The short length that says: 16 bits of length follow.
+/// The short length of a frame with 16 bits of length.
 const LENGTH_16: u8 = 0x7e;
 
-/// The short length that says: 64 bits of length follow.
+/// The short length of a frame with 64 bits of length.
 const LENGTH_64: u8 = 0x7f;
 
 /// The longest payload of a control frame (RFC 6455, section 5.5).

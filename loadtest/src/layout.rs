@@ -6,9 +6,9 @@
 /// row, and the next connection goes on where it ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
-    /// How many services there are.
+    /// The number of services.
     pub(crate) services: usize,
-    /// How many of them each connection follows.
+    /// The number of services that each connection follows.
     pub(crate) per_connection: usize,
 }
 
@@ -18,7 +18,7 @@ impl Layout {
         (connection * self.per_connection + slot) % self.services
     }
 
-    /// The place of a subscription in the tally, or nothing when there is no such subscription.
+    /// The index of a subscription in the tally, or none if there is no such subscription.
     pub(crate) fn place_of(self, connection: usize, service: usize) -> Option<usize> {
         if service >= self.services {
             return None;
@@ -28,7 +28,7 @@ impl Layout {
         (slot < self.per_connection).then_some(first + slot)
     }
 
-    /// The service of a place: the inverse of `place_of`.
+    /// The service at an index: the inverse of `place_of`.
     pub(crate) fn service_at(self, place: usize) -> usize {
         place % self.services
     }

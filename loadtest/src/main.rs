@@ -64,17 +64,17 @@ use crate::target::{Target, find_key};
 /// Descriptors that we need beside the sockets of the fleet.
 const OTHER_FILES: u64 = 64;
 
-/// What a server allows that does not say: its documented default.
+/// The documented default of a server that does not report its bound.
 const MESSAGES_PER_S_MAX: u64 = 100;
 
 /// How long the first connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why there are no figures.
+/// The reason why there are no figures.
 enum Failure {
     /// A flag is wrong; exit status 2.
     Flag(String),
-    /// The server or the system did not play along; exit status 1.
+    /// The server or the system failed; exit status 1.
     Run(String),
 }
 
@@ -146,7 +146,7 @@ fn bench(args: &Args, target: Target, server: Option<&Server>) -> Bench {
     let said = find_key(&settings, "client_messages_per_s_max");
     let seats = args.token.as_ref().and_then(|_| find_key(&settings, "connections_per_user_max"));
     let messages_per_s_max = match (server, said) {
-        // Our own server was told to have no limit.
+        // Our own server was started without a limit.
         (Some(_), _) | (None, Some(0)) => None,
         (None, said) => Some(said.unwrap_or(MESSAGES_PER_S_MAX)),
     };
@@ -165,7 +165,7 @@ fn bench(args: &Args, target: Target, server: Option<&Server>) -> Bench {
     }
 }
 
-/// Leaves no user behind on a server that goes on without us.
+/// Leaves no user behind on a server that runs on.
 fn remove_users(bench: &Bench) {
     let Some(secret) = bench.secret.as_deref().filter(|_| bench.users > 0) else { return };
     let left = users::remove(&bench.target, secret, &bench.run_id, bench.users);
@@ -174,7 +174,7 @@ fn remove_users(bench: &Bench) {
     }
 }
 
-/// Tells the services of this run from those of any other on the same server.
+/// Separates the services of this run from those of any other on the same server.
 fn run_id() -> String {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let seconds = since_epoch.map_or(0, |duration| duration.as_secs());
@@ -195,7 +195,8 @@ fn check_open_files(plans: &[Plan]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether anybody listens, so that a wrong address is told from a server that fails under load.
+/// Whether there is a listener, so that a wrong address is told apart from a server that fails
+/// under load.
 fn check_reachable(url: &str, target: &Target) -> Result<(), Failure> {
     TcpStream::connect_timeout(&target.address, CONNECT_TIMEOUT)
         .map(drop)

@@ -1,9 +1,9 @@
-//! Messages: what the server pushes, and what a client asks.
+//! Messages: the server's pushes, and a client's requests.
 //!
 //! Nearly every message is a `service_change`, and its layout hardly ever varies. `scan` expects
-//! exactly that layout and walks the bytes once, without an allocation; whatever looks different
-//! goes to `parse`, which is slow and accepts any JSON. A server that orders its fields in another
-//! way is thus measured more expensively, never wrongly.
+//! exactly that layout and walks the bytes once, without an allocation; any other text goes to
+//! `parse`, which is slow and accepts any JSON. A server that orders its fields in another way is
+//! thus measured as more expensive, never wrongly.
 //!
 //! Imports nothing of the crate. Imported by `fleet` and `publisher`.
 
@@ -26,16 +26,16 @@ pub(crate) struct Change<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Message {
-    /// What it is.
+    /// Its type.
     #[serde(rename = "type")]
     pub(crate) kind: String,
     /// The service it is about.
     pub(crate) service_id: String,
-    /// The series that the revisions belong to.
+    /// The epoch of the revisions.
     pub(crate) epoch: String,
     /// The revision before the changes.
     pub(crate) from: u64,
-    /// The revision it leads to.
+    /// The revision after the changes.
     pub(crate) revision: u64,
     /// Whether a resumed subscription continues without a gap.
     pub(crate) recovered: Option<bool>,
@@ -45,10 +45,10 @@ pub(crate) struct Message {
     pub(crate) id: Option<u64>,
     /// The code of an `error`.
     pub(crate) code: String,
-    /// The words of an `error`.
+    /// The message of an `error`.
     #[serde(rename = "message")]
     pub(crate) words: String,
-    /// What a `registered` answer did not accept.
+    /// The entries that a `registered` answer refused.
     pub(crate) failed_instances: Vec<Value>,
 }
 
@@ -127,10 +127,10 @@ fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     Some((value, &bytes[length..]))
 }
 
-/// Where a subscriber was when it lost its connection.
+/// The position of a subscriber when it lost its connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Since<'a> {
-    /// The series of revisions.
+    /// The epoch of the revision.
     pub(crate) epoch: &'a str,
     /// The last revision seen.
     pub(crate) revision: u64,

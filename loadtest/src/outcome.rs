@@ -1,6 +1,6 @@
 //! The outcome: all figures of one test, and whether it was passed.
 //!
-//! What the table, the JSON file and the page show; none of them computes anything itself.
+//! The content of the table, the JSON file and the page; none of them computes anything itself.
 //!
 //! Imports `args`, `tally`, `fleet`, `publisher`. Imported by the scenarios and the reports.
 
@@ -33,7 +33,7 @@ const CURVE: &[f64] =
 /// Percentiles in microseconds.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Percentiles {
-    /// How many values there were.
+    /// The number of values.
     pub(crate) count: u64,
     /// Half were at most this.
     pub(crate) p50: f64,
@@ -65,7 +65,7 @@ impl Percentiles {
 /// The CPU time of both sides over the time in which events flowed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Measured {
-    /// How long that was.
+    /// The length of that time.
     pub(crate) window_ns: u64,
     /// The server, when it is local.
     pub(crate) server: Option<CpuUse>,
@@ -75,7 +75,7 @@ pub(crate) struct Measured {
     pub(crate) sender_ns: u64,
 }
 
-/// What the two sides spent, in the form of a report.
+/// The costs of the two sides, in the form of a report.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Cost {
     /// The measured time in seconds.
@@ -94,12 +94,12 @@ pub(crate) struct Cost {
     pub(crate) own_us_per_delivery: f64,
     /// How busy our busiest thread was, from 0 to 1.
     pub(crate) own_busiest_share: f64,
-    /// Which side was the busy one, in words.
+    /// Which side was the busy one, as text.
     pub(crate) busy_side: String,
 }
 
 impl Cost {
-    /// Relates what was measured to `deliveries`.
+    /// Relates the costs to `deliveries`.
     pub(crate) fn of(measured: &Measured, deliveries: u64, rss_bytes: Option<u64>) -> Self {
         let window_ns = measured.window_ns.max(1) as f64;
         let per_delivery = |ns: u64| ns as f64 / 1e3 / deliveries.max(1) as f64;
@@ -147,7 +147,7 @@ struct Shares {
     cores: f64,
 }
 
-/// Says which side limited the figures.
+/// Reports which side limited the figures.
 fn busy_side(shares: Shares) -> &'static str {
     let is_own_busy = shares.own_busiest > BUSY_SHARE;
     let Some((server_busiest, server)) = shares.server else {
@@ -173,7 +173,7 @@ fn busy_side(shares: Shares) -> &'static str {
 /// A figure that only one kind of test has.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Extra {
-    /// What it is.
+    /// Its name.
     pub(crate) name: String,
     /// Its value.
     pub(crate) value: f64,
@@ -184,7 +184,7 @@ pub(crate) struct Extra {
 /// All figures of one test.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Outcome {
-    /// Which test.
+    /// The test.
     pub(crate) test: String,
     /// Sockets asked for (per round).
     pub(crate) connections: usize,
@@ -210,7 +210,7 @@ pub(crate) struct Outcome {
     pub(crate) events_accepted: u64,
     /// Events that the server refused, by reason.
     pub(crate) events_refused: BTreeMap<&'static str, u64>,
-    /// Deliveries owed: accepted events times subscribers.
+    /// Expected deliveries: accepted events times subscribers.
     pub(crate) expected: u64,
     /// Deliveries that came.
     pub(crate) received: u64,
@@ -220,7 +220,7 @@ pub(crate) struct Outcome {
     pub(crate) duplicated: u64,
     /// Deliveries that came after a later one.
     pub(crate) out_of_order: u64,
-    /// Changes that a snapshot stood for.
+    /// Changes that a snapshot replaced.
     pub(crate) collapsed: u64,
     /// Bytes read per delivery.
     pub(crate) bytes_per_delivery: f64,
@@ -230,13 +230,13 @@ pub(crate) struct Outcome {
     pub(crate) latency_us: Percentiles,
     /// The latency at more percentiles, for the chart.
     pub(crate) latency_curve: Vec<(f64, f64)>,
-    /// How much later than due events were sent, in microseconds.
+    /// The delay of sending behind the schedule, in microseconds.
     pub(crate) lateness_us: Option<Percentiles>,
     /// The length of a bucket of `timeline`.
     pub(crate) timeline_bucket_ms: u64,
     /// Deliveries over time.
     pub(crate) timeline: Vec<u64>,
-    /// What both sides spent.
+    /// The costs of both sides.
     pub(crate) cost: Cost,
     /// Connections that the server ended, by close code.
     pub(crate) closed_by_server: BTreeMap<u16, u64>,
@@ -244,9 +244,9 @@ pub(crate) struct Outcome {
     pub(crate) errors: BTreeMap<String, u64>,
     /// Figures of this kind of test.
     pub(crate) extras: Vec<Extra>,
-    /// What a reader of the figures should know.
+    /// Remarks for a reader of the figures.
     pub(crate) notes: Vec<String>,
-    /// Why the test is not passed.
+    /// The reasons why the test failed.
     pub(crate) faults: Vec<String>,
 }
 
@@ -273,7 +273,7 @@ impl Outcome {
         self.extras.push(Extra { name: name.to_owned(), value, unit });
     }
 
-    /// Adds what a fleet has counted. A storm has several fleets, one after the other.
+    /// Adds the counts of a fleet. A storm has several fleets, one after the other.
     pub(crate) fn add_fleet(&mut self, fleet: &Fleet, accepted: &[u64]) {
         let (counts, tally) = (&fleet.counts, &fleet.tally);
         self.connections_made += counts.made;
@@ -324,7 +324,7 @@ impl Outcome {
         self.timeline.clone_from(&timeline.buckets);
     }
 
-    /// Adds what the publisher has counted.
+    /// Adds the counts of the publisher.
     pub(crate) fn add_publisher(&mut self, publisher: &Publisher) {
         self.events_sent = publisher.sent;
         self.events_accepted = publisher.accepted.iter().sum();

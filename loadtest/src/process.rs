@@ -1,6 +1,6 @@
-//! Processes: what the server and we ourselves cost, read from `/proc`.
+//! Processes: the costs of the server and of this program, read from `/proc`.
 //!
-//! Where there is no `/proc` the figures are absent, and everything else works.
+//! Without `/proc` the figures are absent, and everything else works.
 //!
 //! Imports nothing of the crate. Imported by `main` and the scenarios.
 
@@ -24,7 +24,7 @@ pub(crate) struct CpuSample {
     threads_ns: BTreeMap<u32, u64>,
 }
 
-/// What was used between two samples.
+/// The CPU time between two samples.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CpuUse {
     /// User and system time of all threads.
@@ -34,7 +34,7 @@ pub(crate) struct CpuUse {
 }
 
 impl Process {
-    /// The process that listens on `address`, when that is on this machine and may be looked at.
+    /// The process that listens on `address`, if that is on this machine and may be inspected.
     pub(crate) fn listening_on(address: SocketAddr) -> Option<Self> {
         if !is_local(address.ip()) {
             return None;
@@ -72,7 +72,7 @@ impl Process {
 }
 
 impl CpuSample {
-    /// What was used since `earlier`.
+    /// The CPU time since `earlier`.
     pub(crate) fn since(&self, earlier: &CpuSample) -> CpuUse {
         let threads = self.threads_ns.iter().map(|(tid, ns)| {
             ns.saturating_sub(earlier.threads_ns.get(tid).copied().unwrap_or_default())
@@ -130,7 +130,7 @@ fn holds_socket(pid: u32, inodes: &HashSet<String>) -> bool {
 pub(crate) fn raise_open_files_max() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // When it cannot be raised, what it was still counts.
+    // If it cannot be raised, the present limit counts.
     let _ = setrlimit(Resource::Nofile, raised);
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

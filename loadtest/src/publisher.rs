@@ -1,4 +1,4 @@
-//! The publisher: turns event numbers into registrations and counts which the server accepted.
+//! The publisher: turns event numbers into registrations and counts those that the server accepted.
 //!
 //! Event `e` changes service `e % services`, and there instance `e / services % INSTANCES`. Its
 //! send time goes into the instance's metadata, so that every event is a real change and every
@@ -22,7 +22,7 @@ use crate::frame::{self, Opcode};
 use crate::message;
 use crate::target::Target;
 
-/// How many instances of each service the events go round. Bounds the size of a snapshot.
+/// The instances of each service that the events go round. Bounds the size of a snapshot.
 pub(crate) const INSTANCES: u64 = 16;
 
 /// The lease of an instance of ours: longer than any test.
@@ -34,21 +34,21 @@ const OUTGOING_BYTES_MAX: usize = 128 * 1024;
 /// The longest frame that the server accepts.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 * 1024;
 
-/// What an event holds beside the padding, at most.
+/// Bytes of an event beside the padding, at most.
 const ENVELOPE_BYTES: usize = 400;
 
-/// Sends events and keeps the account of the answers.
+/// Sends events and counts their answers.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    /// How many changes of each service the server accepted; the revision it must stand at.
+    /// The number of accepted changes of each service, which is its expected revision.
     pub(crate) accepted: Vec<u64>,
-    /// How many events were sent.
+    /// The number of events sent.
     pub(crate) sent: u64,
-    /// How many were refused for their rate.
+    /// The number of events refused for their rate.
     pub(crate) rate_limited: u64,
-    /// How many were refused otherwise, and the first reason.
+    /// The number of other refusals, and the first reason.
     pub(crate) refused: u64,
-    /// The first refusal in the server's words.
+    /// The server's text of the first refusal.
     pub(crate) refusal: Option<String>,
     sockets: Vec<ClientSocket>,
     next_socket: usize,
@@ -139,8 +139,8 @@ impl Publisher {
         self.next_socket = (self.next_socket + 1) % self.sockets.len();
     }
 
-    /// Writes what the kernel takes, reads the answers that are there. Waits for either at most
-    /// `timeout`; not at all when that is zero.
+    /// Writes as many bytes as the kernel takes, and reads answers. Waits for either at most
+    /// `timeout`; not at all if that is zero.
     pub(crate) fn turn(&mut self, timeout: Duration) -> io::Result<()> {
         self.flush()?;
         if !timeout.is_zero() {
@@ -175,7 +175,7 @@ impl Publisher {
         Ok(left)
     }
 
-    /// Unregisters what was registered. A best effort: the leases end by themselves.
+    /// Unregisters the instances. A best effort: the leases end by themselves.
     pub(crate) fn clean_up(mut self) {
         for service in 0..self.services {
             let keys: Vec<String> = (0..INSTANCES.min(self.sent.div_ceil(self.services)))

@@ -1,9 +1,9 @@
-//! Recent frames: what was scanned once need not be scanned again.
+//! Recent frames: a frame that was scanned for one subscriber need not be scanned for the next.
 //!
-//! All subscribers of a service are sent the same bytes. A subscriber's position tells which change
-//! comes next, so the frame that another subscriber got for it is compared byte by byte; when they
-//! are equal, what was read out of it holds here too. Comparing costs a fraction of scanning, and
-//! looks at every byte just the same.
+//! All subscribers of a service get the same bytes. A subscriber's position tells which change
+//! comes next, so the frame that another subscriber got for it is compared byte by byte; if they
+//! are equal, the result of that scan holds here too. Comparing costs a fraction of scanning, and
+//! reads every byte just the same.
 //!
 //! Imports nothing of the crate. Imported by `fleet`.
 
@@ -32,7 +32,7 @@ pub(crate) struct Recent {
 }
 
 impl Recent {
-    /// Remembers nothing yet.
+    /// An empty table.
     pub(crate) fn new() -> Self {
         Recent { entries: (0..ENTRIES).map(|_| Entry::default()).collect() }
     }
