@@ -8,7 +8,7 @@
 //! control --> calls ------> scripts, in one go with all that wait
 //! control <-- News::Called <-/    \--> a channel's stream and topic, the journal
 //! control <-- News::ChannelMessages <-- topics of channels
-//! control <-- News::Posted <-- XREAD of the journal
+//! control <-- News::JournalEntries <-- XREAD of the journal
 //! ```
 //!
 //! Redis orders, stores and hands out; it decides nothing. Each entry of the log has a number without

@@ -119,6 +119,9 @@ impl State {
     /// Defined and live channels of all nodes, by name.
     pub(super) fn list_channels(&self) -> Vec<ChannelView> {
         let mut views = self.channels.list();
+        if self.cluster_presence.channels().next().is_none() {
+            return views;
+        }
         let mut known: HashSet<ChannelName> = views.iter().map(|view| view.name.clone()).collect();
         for channel in self.cluster_presence.channels() {
             if known.insert(channel.clone()) {

@@ -15,6 +15,7 @@ use crate::id::{ChannelName, ConnId, ConnName, UserId};
 use crate::limits;
 use crate::state::State;
 use crate::state::backplane::TypedRequest;
+use crate::state::cluster_presence::ClusterPresence;
 use crate::state::people::ConnectionView;
 use crate::state::reply::ReplyTo;
 use crate::wire::frame;
@@ -161,35 +162,34 @@ impl State {
         });
     }
 
+    /// The other nodes, and who is where. None while this node is cut off and cannot ask them.
+    fn reachable(&self) -> Option<&ClusterPresence> {
+        (!self.registry.is_cut_off()).then_some(&self.cluster_presence)
+    }
+
     /// The other nodes that can be asked just now.
     pub(super) fn others(&self) -> Vec<String> {
-        if self.registry.is_cut_off() { Vec::new() } else { self.cluster_presence.others() }
+        self.reachable().map(ClusterPresence::others).unwrap_or_default()
     }
 
     /// The other nodes that may have connections of a user. Where nobody knows of one and there is
     /// none here, every node is asked: the user may have come a moment ago.
     pub(super) fn nodes_of_user(&self, user: &UserId, here: usize) -> Vec<String> {
-        if self.registry.is_cut_off() {
-            return Vec::new();
-        }
-        let nodes = self.cluster_presence.nodes_of(user);
-        if nodes.is_empty() && here == 0 { self.cluster_presence.others() } else { nodes }
+        let Some(presence) = self.reachable() else { return Vec::new() };
+        let nodes = presence.nodes_of(user);
+        if nodes.is_empty() && here == 0 { presence.others() } else { nodes }
     }
 
     /// The other nodes with followers of a channel, of those that an aim leaves.
     pub(super) fn following_nodes(&self, channel: &ChannelName, aim: &Aimed) -> Vec<String> {
-        if self.registry.is_cut_off() {
-            return Vec::new();
-        }
-        let following = self.cluster_presence.followers(channel);
+        let following = self.reachable().into_iter().flat_map(|nodes| nodes.followers(channel));
         aim.nodes(following.map(|(node, _)| node.to_owned()).collect())
     }
 
     /// The node of a connection that is not here, where it is alive.
     fn node_of(&self, name: &ConnName) -> Option<Vec<String>> {
         let node = name.node.as_deref()?;
-        let is_there = !self.registry.is_cut_off() && self.cluster_presence.is_alive(node);
-        is_there.then(|| vec![node.to_owned()])
+        self.reachable()?.is_alive(node).then(|| vec![node.to_owned()])
     }
 
     /// Has another node deliver to one of its connections.
