@@ -73,6 +73,8 @@ struct Link {
     attached: BTreeSet<ChannelName>,
     cut_until_ms: u64,
     was_cut: bool,
+    /// Until when nothing is read of the log, though the sequencer answers.
+    lags_until_ms: u64,
     beat_ms: u64,
     /// When its process ended.
     died_ms: Option<u64>,
@@ -171,6 +173,7 @@ impl SimSequencer {
             attached: BTreeSet::new(),
             cut_until_ms: 0,
             was_cut: false,
+            lags_until_ms: 0,
             beat_ms: 0,
             died_ms: None,
         });
@@ -224,6 +227,13 @@ impl SimSequencer {
         link.topics.0.clear();
     }
 
+    /// Has a node read the log late for a while.
+    pub fn delay(&mut self, node: &str, ms: u64) {
+        self.count("delays of the log");
+        let until_ms = self.now_ms + ms;
+        self.link(node).lags_until_ms = until_ms;
+    }
+
     /// A channel is gone with all that it kept.
     pub fn lose_channel(&mut self) -> Option<ChannelName> {
         let names: Vec<ChannelName> = self.channels.keys().cloned().collect();
@@ -244,7 +254,7 @@ impl SimSequencer {
     pub fn calm_down(&mut self) {
         self.is_stormy = false;
         for link in &mut self.links {
-            link.cut_until_ms = 0;
+            (link.cut_until_ms, link.lags_until_ms) = (0, 0);
         }
     }
 
@@ -527,10 +537,11 @@ impl SimSequencer {
 
     fn read(&mut self, at: usize) {
         let Some(snapshot) = &self.snapshot else { return };
+        let lags = self.links[at].lags_until_ms > self.now_ms;
         let end = self.items.len() as u64;
         match self.links[at].place {
             Some((generation, sequence)) if generation == self.generation => {
-                if sequence == end || (self.is_stormy && self.rng.below(3) == 0) {
+                if sequence == end || lags || (self.is_stormy && self.rng.below(3) == 0) {
                     return;
                 }
                 let until = if self.is_stormy {

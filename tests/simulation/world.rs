@@ -702,7 +702,8 @@ impl SimWorld {
 
     /// Renews a lease as Eureka's clients do.
     fn beat(&mut self, at: usize) -> Option<Call> {
-        let client = self.clients.first()?;
+        let client = index(&mut self.rng, self.clients.len().max(1));
+        let client = self.clients.get(client)?;
         let key = (SERVICES[0].to_owned(), format!("{}-lease", client.name));
         let service = ServiceName::of(&key.0);
         let find = FindInstance { service, instance: key.1.as_str().into() };
@@ -860,7 +861,7 @@ impl SimWorld {
     /// Something goes wrong.
     fn fail(&mut self) {
         let at = index(&mut self.rng, self.nodes.len());
-        match self.rng.below(14) {
+        match self.rng.below(15) {
             0..2 => {
                 let ms = i64::try_from(self.rng.below(7_200_000)).expect("small") - 3_600_000;
                 self.nodes[at].corrected_ms = ms;
@@ -868,14 +869,20 @@ impl SimWorld {
             }
             2..4 => self.restart(at),
             _ if !self.is_joined => {}
-            4..10 => {
+            4..6 => {
+                let ms = 500 + self.rng.below(9_000);
+                let name = Rc::clone(&self.nodes[at].name);
+                self.oracle.note(|| format!("{name} reads the log {ms} ms late"));
+                self.sequencer.delay(&name, ms);
+            }
+            6..11 => {
                 let ms = if self.rng.below(3) == 0 { 4_000 } else { 800 };
                 let ms = 100 + self.rng.below(ms);
                 let name = Rc::clone(&self.nodes[at].name);
                 self.oracle.note(|| format!("{name} is cut off for {ms} ms"));
                 self.sequencer.cut(&name, ms);
             }
-            10..12 => self.lose_tail(),
+            11..13 => self.lose_tail(),
             _ => {
                 let channel = self.sequencer.lose_channel();
                 self.oracle.note(|| format!("{channel:?} is lost"));
