@@ -22,9 +22,9 @@ use crate::id::{ConnId, RequestId, Topic};
 use crate::limits;
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::state::Ask;
-use crate::state::registry::commands::{self, Snapshot};
+use crate::state::registry::commands::{self, SnapshotNeed};
 use crate::state::registry::replies::RefusedEntry;
-use crate::state::registry::views::{Instances, Picture, Subscribed};
+use crate::state::registry::views::{Instances, ServiceSnapshot, Subscribed};
 use crate::state::reply::{
     BatchContext, EndedBy, IsHeavy, Reply, ReplyTo, SocketReply, SubscribeContext,
 };
@@ -364,10 +364,10 @@ impl<S: Socket> Shard<S> {
             Target::Service(service) => {
                 let follows = self.follows(slot, &service) || self.topics.is_joining(&service);
                 let snapshot = match (subscribe.snapshot, follows) {
-                    (true, false) => Snapshot::Yes,
-                    (true, true) => Snapshot::Newest,
-                    (false, true) => Snapshot::AtHand,
-                    (false, false) => Snapshot::No,
+                    (true, false) => SnapshotNeed::Yes,
+                    (true, true) => SnapshotNeed::Newest,
+                    (false, true) => SnapshotNeed::AtHand,
+                    (false, false) => SnapshotNeed::No,
                 };
                 let context =
                     SubscribeContext { service: service.clone(), is_heavy: IsHeavy(is_heavy) };
@@ -490,7 +490,7 @@ impl<S: Socket> Shard<S> {
             return;
         }
         let reply = match reply {
-            SocketReply::Snapshot(picture) => return self.on_resync_snapshot(slot, picture),
+            SocketReply::Snapshot(snapshot) => return self.on_resync_snapshot(slot, snapshot),
             reply => reply,
         };
         let conn = &mut self.conns[slot.index()];
@@ -609,14 +609,14 @@ impl<S: Socket> Shard<S> {
         let outbox = &self.conns[slot.index()].outbox;
         let is_untrue = self.is_resync_pending(slot, &view.service)
             || (replay.is_none() && outbox.has_replaceable(&view.service));
-        let picture = match instances {
-            Instances::Needed(picture) => Some(picture),
-            Instances::AtHand(picture) if is_untrue => Some(picture),
+        let snapshot = match instances {
+            Instances::Needed(snapshot) => Some(snapshot),
+            Instances::AtHand(snapshot) if is_untrue => Some(snapshot),
             Instances::AtHand(_) | Instances::Omitted => None,
         };
         // Part of the answer, so never dropped in favour of a snapshot.
-        let (answer, changes) = match picture {
-            Some(Picture { view, changes }) => {
+        let (answer, changes) = match snapshot {
+            Some(ServiceSnapshot { view, changes }) => {
                 self.cancel_resync(slot, &view.service);
                 let at = view.position();
                 (answer::subscribed_with(id, at, recovered, view.instances.clone()), changes)

@@ -24,7 +24,7 @@ use crate::id::{ServiceName, Topic};
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::state::Ask as _;
 use crate::state::registry::commands::ReadSnapshot;
-use crate::state::registry::views::Picture;
+use crate::state::registry::views::ServiceSnapshot;
 use crate::state::reply::ReplyTo;
 use crate::wire::answer;
 use crate::wire::close::Reason;
@@ -122,8 +122,8 @@ impl<S: Socket> Shard<S> {
     }
 
     /// The snapshot of a resync has come, or control has no room for one more now.
-    pub(super) fn on_resync_snapshot(&mut self, slot: Slot, picture: Option<Picture>) {
-        let Some(Picture { view, changes }) = picture else {
+    pub(super) fn on_resync_snapshot(&mut self, slot: Slot, snapshot: Option<ServiceSnapshot>) {
+        let Some(ServiceSnapshot { view, changes }) = snapshot else {
             if let Some(resync_pending) = &mut self.conns[slot.index()].resync_pending {
                 resync_pending.asked = None;
                 self.retry_soon(slot);

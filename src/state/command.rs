@@ -1,4 +1,4 @@
-//! Commands: what can be asked of the state.
+//! Commands: everything that the state can be asked to do.
 //!
 //! HTTP, sockets and the embedding program send these commands; nothing else reaches the state.
 //! Each command is a type that names its reply ([`Ask`]). [`RegistryCommand`] and [`MessagingCommand`]
@@ -19,7 +19,9 @@ use super::messaging::replies::{
 use super::people::ConnectionView;
 use super::registry::listing::InstanceListing;
 use super::registry::replies::{FoundInstance, PutReply, RefusedEntry, ServiceLeases};
-use super::registry::views::{Delta, Picture, ServiceViews, Subscribed, SubscribedToAll, View};
+use super::registry::views::{
+    Delta, ServiceSnapshot, ServiceViews, Subscribed, SubscribedToAll, View,
+};
 use super::reply::{Reply, ReplyTo};
 use crate::id::ConnId;
 
@@ -44,13 +46,13 @@ impl Command {
 
 /// A command before it has the address of its reply.
 pub trait Ask: Sized {
-    /// What it is answered.
+    /// The type of its reply.
     type Reply: Reply;
 
     /// Gives it the address.
     fn reply_to(self, reply: ReplyTo<Self::Reply>) -> Command;
 
-    /// The command where nobody waits for its reply.
+    /// The command without an address for its reply.
     fn unanswered(self) -> Command {
         self.reply_to(ReplyTo::Nobody)
     }
@@ -103,7 +105,7 @@ commands! {
     Unregister => Vec<RefusedEntry>,
     Subscribe => Box<Subscribed>,
     SubscribeAll => SubscribedToAll,
-    ReadSnapshot => Option<Picture>,
+    ReadSnapshot => Option<ServiceSnapshot>,
     Operate => bool,
     Protect => bool,
     ReadViews => Vec<Arc<View>>,

@@ -1,4 +1,4 @@
-//! Entries of the log: what one node decides and every node applies.
+//! Entries of the log: one node decides them, every node applies them.
 //!
 //! Every node applies the same entries in the same order, and so comes to the same services, the
 //! same revisions and the same epoch. What an entry does must therefore follow from the entry and
@@ -86,20 +86,21 @@ pub enum RegistryEntry {
     },
     /// Renew leases that are not the node's own, or overdue: they are its own from here on.
     Renew(Vec<InstanceIdentity>),
-    /// Register an instance, unless it is not what the asker believes.
+    /// Register an instance, if the registered one is as the caller expected.
     Put {
-        /// What to register.
+        /// The new registration.
         registration: Registration,
         /// The JSON of the instance that it replaces; none where there should be none yet.
         #[serde(with = "super::text::optional")]
         expected: Option<Bytes>,
-        /// What to do about its being pulled out.
+        /// Whether it is pulled out or in along with that.
         pull: Pull,
         /// How much the registry may hold.
         bounds: Bounds,
     },
-    /// Renew one lease, and tell what the instance is.
-    Beat(InstanceIdentity),
+    /// Renew one lease. The result has the instance.
+    #[serde(rename = "beat")]
+    RenewOne(InstanceIdentity),
     /// Take over the leases of a node that is gone. Nothing is renewed by that.
     #[serde(rename = "adopt")]
     TakeOverLeases(Vec<InstanceIdentity>),
@@ -125,7 +126,7 @@ pub enum RegistryEntry {
     Operate {
         /// The instance.
         identity: InstanceIdentity,
-        /// What the operator is called who takes it out of discovery; none puts it back.
+        /// The name of the operator who takes it out of discovery; none puts it back.
         operator: Option<Box<str>>,
         /// The operator's user. Earlier releases know none, and read over it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -182,16 +183,16 @@ pub struct LogItem {
     pub entry: Entry,
 }
 
-/// What an applied entry came to.
+/// The result of an applied entry.
 #[derive(Debug)]
 pub enum Applied {
     /// Nothing that anyone is told.
     Done,
     /// A batch was applied, but for these entries.
     Batch(Vec<RefusedEntry>),
-    /// Whether what it is about was there.
+    /// Whether its subject was there.
     Found(bool),
-    /// What came of a conditional registration.
+    /// The result of a conditional registration.
     Put(PutReply),
     /// The instance that was renewed.
     Instance(Option<FoundInstance>),
@@ -276,7 +277,7 @@ mod tests {
                 pull: Pull::InIfItself,
                 bounds,
             },
-            RegistryEntry::Beat(identity.clone()),
+            RegistryEntry::RenewOne(identity.clone()),
             RegistryEntry::Renew(vec![identity.clone()]),
             RegistryEntry::TakeOverLeases(vec![identity.clone(), identity.clone()]),
             RegistryEntry::Unregister(Vec::new()),

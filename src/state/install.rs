@@ -1,16 +1,16 @@
-//! How a state that is one of several begins, and begins anew: from a snapshot and the entries behind it.
+//! Installing a snapshot and the entries after it, at a node of a cluster.
 //!
 //! ```text
-//! snapshot, entries --> a state of nobody --> its registry, and who is where --> in place of what was
+//! snapshot, entries --> a fresh state without connections --> its registry and presence replace the old ones
 //! ```
 //!
 //! # Promises
 //!
-//! * What was there is shown until all that the log has is there in its place: nobody sees what lies
-//!   between an old snapshot and the present.
-//! * A node that has not begun shows nothing, and marks it as degraded; but it takes no follower's
-//!   picture away. It comes to that only where the log cannot be reached: a node listens once it has
-//!   begun.
+//! * The old state is shown until the whole log is applied in its place. No follower sees a state between
+//!   an old snapshot and the present.
+//! * A node without a snapshot shows every service as empty and `degraded`, and refuses subscribers that hold
+//!   instances already. That is seen only where the log is out of reach: a node listens after it has
+//!   installed a snapshot.
 //!
 //! Imports `clock`, `id` and its siblings. Part of `state`.
 
@@ -23,19 +23,18 @@ use super::{Settings, State};
 use crate::clock::Moment;
 use crate::id::ServiceName;
 
-/// What beginning anew has led to.
+/// The result of installing a snapshot.
 #[derive(Debug)]
 pub struct Installed {
-    /// The services whose followers need a snapshot: what they have led to here may be another
-    /// history.
+    /// The services whose followers need a snapshot: the new history may differ from the one they know.
     pub services: HashSet<ServiceName>,
-    /// What this node's own entries among those read come to, by their numbers; nothing where one came
-    /// behind a later one.
+    /// The results of this node's own entries among those read, by their numbers; none for an entry that a
+    /// later one had overtaken.
     pub applied: Vec<(u64, Option<Applied>)>,
 }
 
 impl State {
-    /// Begins anew from a snapshot and all entries behind it.
+    /// Installs a snapshot and all entries after it.
     pub fn install_snapshot(
         &mut self,
         mut snapshot: Snapshot,
@@ -59,7 +58,7 @@ impl State {
         self.replace_shared(fresh.presence_snapshot(), now);
         let before = std::mem::replace(&mut self.registry, fresh.registry);
         let services = self.registry.replace(&before, now);
-        // Whoever gets a snapshot now gets the mark with it.
+        // Followers that get a snapshot now see `degraded` in it.
         self.registry.check_contact(now);
         self.registry.settle(now);
         self.registry.announce_contact_change(std::iter::empty());
@@ -77,7 +76,7 @@ mod tests {
     use crate::state::command::Ask as _;
     use crate::state::entry::{Bounds, Entry, PresenceEntry, RegistryEntry};
     use crate::state::people::{Opened, Person};
-    use crate::state::registry::commands::{Snapshot, Subscribe};
+    use crate::state::registry::commands::{SnapshotNeed, Subscribe};
     use crate::state::registry::views::Subscribed;
     use crate::state::{empty_snapshot, lone_node, new_node};
     use crate::wire::command::Since;
@@ -105,7 +104,7 @@ mod tests {
         now: Moment,
     ) -> Result<Box<Subscribed>, Refusal> {
         let service = ServiceName::of("s");
-        let subscribe = Subscribe { service, snapshot: Snapshot::Yes, since };
+        let subscribe = Subscribe { service, snapshot: SnapshotNeed::Yes, since };
         state.ask(subscribe, now).expect("it is answered at once")
     }
 

@@ -218,10 +218,10 @@ impl State {
                 self.carry_out(decision, reply, AppendReply::Put, now);
             }
             C::RenewInstance(RenewInstance(find), reply) => {
-                let decision = registry.decide_beat(&find, now);
+                let decision = registry.decide_renew_one(&find, now);
                 self.carry_out(decision, reply, AppendReply::Instance, now);
             }
-            // Whoever has a picture keeps it, and comes again.
+            // A subscriber that holds instances keeps them, and asks again.
             C::Subscribe(Subscribe { since: Some(_), .. }, reply)
                 if !registry.log().is_loaded() =>
             {
@@ -233,8 +233,8 @@ impl State {
             }
             C::SubscribeAll(SubscribeAll, reply) => self.reply(reply, Ok(SubscribedToAll)),
             C::ReadSnapshot(ReadSnapshot(service), reply) => {
-                let picture = registry.newest(&service);
-                self.reply(reply, Ok(picture));
+                let snapshot = registry.newest(&service);
+                self.reply(reply, Ok(snapshot));
             }
             C::ReadViews(ReadViews(services), reply) => self.read_views(&services, reply),
             C::ReadAllViews(ReadAllViews, reply) => {

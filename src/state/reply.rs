@@ -27,7 +27,9 @@ use super::messaging::replies::{
 use super::people::ConnectionView;
 use super::registry::listing::InstanceListing;
 use super::registry::replies::{FoundInstance, PutReply, RefusedEntry, ServiceLeases};
-use super::registry::views::{Delta, Picture, ServiceViews, Subscribed, SubscribedToAll, View};
+use super::registry::views::{
+    Delta, ServiceSnapshot, ServiceViews, Subscribed, SubscribedToAll, View,
+};
 use crate::id::{ConnId, ServiceName, ShardId};
 use crate::wire::command::{Family, Rejected};
 use crate::wire::instance::{Instance, InstanceKey};
@@ -132,7 +134,7 @@ pub enum SocketReply {
     /// To a subscription to all services.
     SubscribedToAll(IsHeavy, Result<SubscribedToAll, Refusal>),
     /// To the shard's own question for a snapshot that it owes the connection.
-    Snapshot(Option<Picture>),
+    Snapshot(Option<ServiceSnapshot>),
     /// To a subscription to a channel.
     Followed(IsHeavy, Result<Followed, Refusal>),
     /// To the end of a subscription to a channel.
@@ -219,7 +221,7 @@ replies_with_context! {
     Left, EndedBy => Left,
 }
 
-impl Reply for Option<Picture> {
+impl Reply for Option<ServiceSnapshot> {
     type SocketContext = ();
 
     fn to_socket((): (), result: Result<Self, Refusal>) -> SocketReply {

@@ -1,4 +1,4 @@
-//! A snapshot: the whole registry, and who is where, at one position of the log.
+//! A snapshot: the registry and the presence of users, whole, at one position of the log.
 //!
 //! The store reads one at the start, and a node that joins others reads one from Redis. Both end in
 //! `Registry::restore`. The JSON is a format: nodes of other releases read it.
@@ -127,8 +127,7 @@ pub struct InstanceRecord {
     pub json: Bytes,
     /// How long its lease lasts without a heartbeat.
     pub ttl_ms: u64,
-    /// The node that owns its lease. Empty out of a store: that knows no nodes, and nobody has heard of
-    /// the instance since.
+    /// The node that owns its lease. Empty in a snapshot of the store, which knows no nodes.
     pub owner: String,
     /// The lease's number; 0 out of a store.
     pub lease: u64,
@@ -141,7 +140,7 @@ pub struct InstanceRecord {
 pub struct PullOutRecord {
     /// The instance's identity.
     pub identity: String,
-    /// What the operator who decided it was called; empty where the instance did.
+    /// The operator's name; empty where the instance decided.
     pub operator: String,
     /// The operator's user, where a token said so.
     pub user_id: Option<String>,

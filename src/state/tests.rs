@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::*;
 use crate::id::{ChannelName, Epoch, ServiceName};
 use crate::rng::Rng;
-use crate::state::registry::commands::Snapshot;
+use crate::state::registry::commands::SnapshotNeed;
 use crate::wire::command::Since;
 use crate::wire::instance::Instance;
 
@@ -109,7 +109,7 @@ fn a_replay_that_is_larger_than_the_snapshot_becomes_the_snapshot() {
     let subscribe = |state: &mut State, revision| {
         let since = Some(Since { epoch: "e".into(), revision });
         let service = ServiceName::of("s");
-        let subscribe = Subscribe { service, snapshot: Snapshot::No, since };
+        let subscribe = Subscribe { service, snapshot: SnapshotNeed::No, since };
         state.ask(subscribe, now).expect("at once").expect("it is followed")
     };
     for change in 0..40 {

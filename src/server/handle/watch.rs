@@ -15,7 +15,7 @@ use super::{CallError, Events, Handle};
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::state::event::DomainEvent;
-use crate::state::registry::commands::{Snapshot, Subscribe};
+use crate::state::registry::commands::{SnapshotNeed, Subscribe};
 use crate::state::registry::views::{Instances, Subscribed, View};
 use crate::wire::command::Since;
 use crate::wire::event::{ChangeReason, ChangeType};
@@ -131,9 +131,9 @@ impl ServiceWatch {
         let Subscribed { view, replay, instances, .. } = subscribed;
         let is_snapshot = matches!(instances, Instances::Needed(_));
         let changes = match (instances, replay) {
-            (Instances::Needed(picture), _) => {
-                self.replace(&picture.view)?;
-                if let Some(changes) = &picture.changes {
+            (Instances::Needed(snapshot), _) => {
+                self.replace(&snapshot.view)?;
+                if let Some(changes) = &snapshot.changes {
                     self.apply(changes)?;
                 }
                 Vec::new()
@@ -161,7 +161,7 @@ impl ServiceWatch {
                 epoch: epoch.as_str().into(),
                 revision: *revision,
             });
-            let snapshot = if since.is_none() { Snapshot::Yes } else { Snapshot::No };
+            let snapshot = if since.is_none() { SnapshotNeed::Yes } else { SnapshotNeed::No };
             let service = self.service.clone();
             match self.handle.ask(Subscribe { service, snapshot, since }).await {
                 Ok(subscribed) => return Ok(*subscribed),

@@ -22,14 +22,14 @@ pub struct Heartbeat(pub Vec<InstanceIdentity>);
 pub struct Unregister(pub Vec<InstanceIdentity>);
 
 /// Say where a service stands, for a connection that will follow it from there. Refused with
-/// `unavailable` where the caller has a picture and nothing is known here yet, and where the snapshots
-/// that others are being sent leave no room for one more.
+/// `unavailable` while this node has not loaded the log and the caller holds instances already, and while
+/// the snapshots on their way to other followers leave no room for one more.
 #[derive(Debug)]
 pub struct Subscribe {
     /// The service. It need not exist.
     pub service: ServiceName,
     /// Whether the reply needs the instances.
-    pub snapshot: Snapshot,
+    pub snapshot: SnapshotNeed,
     /// Where the client stands already.
     pub since: Option<Since>,
 }
@@ -49,7 +49,7 @@ pub struct ReadSnapshot(pub ServiceName);
 pub struct Operate {
     /// The instance.
     pub identity: InstanceIdentity,
-    /// What to do with it.
+    /// The decision.
     pub operation: Operation,
 }
 
@@ -82,7 +82,7 @@ pub struct ReadDelta {
 #[derive(Debug)]
 pub struct ReadLeases(pub Option<ServiceName>);
 
-/// List every instance, pulled out or not, and what changed lately.
+/// List every instance, pulled out or not, and the recent changes.
 #[derive(Debug)]
 pub struct ListInstances;
 
@@ -95,24 +95,24 @@ pub struct FindInstance {
     pub instance: Box<str>,
 }
 
-/// Renew the lease of an instance in whatever region, and say what the instance is.
+/// Renew the lease of an instance in whatever region. The reply has the instance.
 #[derive(Debug)]
 pub struct RenewInstance(pub FindInstance);
 
-/// Register an instance, unless the one before is not what the caller believes.
+/// Register an instance, if the registered one is as the caller expects.
 #[derive(Debug, Clone)]
 pub struct PutInstance {
-    /// What to register.
+    /// The new registration.
     pub registration: Registration,
     /// The JSON of the instance that it replaces; none where there should be none yet.
     pub expected: Option<Bytes>,
-    /// What to do about its being pulled out. Its followers hear of both in one step.
+    /// Whether it is pulled out or in along with that, in one step for its followers.
     pub pull: Pull,
 }
 
 /// Whether the reply to a subscription needs the service's instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Snapshot {
+pub enum SnapshotNeed {
     /// Only where a resume fails.
     No,
     /// They have to be there, and the shard judges once it has the answer: by then the connection

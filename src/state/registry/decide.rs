@@ -19,7 +19,7 @@ use crate::state::entry::{Bounds, Entry, RegistryEntry};
 use crate::wire::instance::Registration;
 use crate::wire::refusal::Refusal;
 
-/// What the registry decides about a write.
+/// The decision on a write.
 pub(in crate::state) enum Decision<T> {
     /// It is done, or cannot be done.
     Reply(Result<T, Refusal>),
@@ -28,7 +28,7 @@ pub(in crate::state) enum Decision<T> {
 }
 
 impl Registry {
-    /// Decides on a write that the log has to order: it is refused where the log is out of reach.
+    /// Sends a write through the log. Refuses it while the log is out of reach.
     pub(in crate::state) fn decide<T>(&self, entry: RegistryEntry, now: Moment) -> Decision<T> {
         match self.check_reach(now) {
             Ok(()) => Decision::Append(entry),
@@ -73,7 +73,7 @@ impl Registry {
 
     /// Decides on the heartbeat of an instance in whatever region. This node finds the region, for
     /// nodes may know of different ones.
-    pub(in crate::state) fn decide_beat(
+    pub(in crate::state) fn decide_renew_one(
         &mut self,
         find: &FindInstance,
         now: Moment,
@@ -86,13 +86,13 @@ impl Registry {
         };
         let identity = self.members[index as usize].identity.clone();
         if !self.renew_at_once(std::slice::from_ref(&identity), now) {
-            return Decision::Append(RegistryEntry::Beat(identity));
+            return Decision::Append(RegistryEntry::RenewOne(identity));
         }
         Decision::Reply(Ok(Some(self.found(index))))
     }
 
-    /// Whether the log can be written to. Not by the mark alone: what is accepted while nobody looks
-    /// at the clock would be lost.
+    /// Whether the log can be written to. `is_cut_off` alone is not enough: it is set by a tick, and a
+    /// write accepted before that tick would be lost.
     fn check_reach(&self, now: Moment) -> Result<(), Refusal> {
         if self.log.is_cut_off || self.log.is_silent(now) {
             return Err(Refusal::unavailable());
@@ -102,9 +102,9 @@ impl Registry {
 
     /// Renews leases that are all this node's and in good standing. Else nothing is done.
     ///
-    /// Somebody may have taken one over, in an entry that is not applied here yet; then this renewal
-    /// counts for nothing. It can be so for [`limits::CLUSTER_CONTACT_MS`] at most, because whatever
-    /// was in the log at the last contact is applied, and whoever takes over waits for as long.
+    /// Another node may have taken over such a lease, in an entry that is not applied here yet; then this
+    /// renewal has no effect. That lasts [`limits::CLUSTER_CONTACT_MS`] at most: every entry that was in
+    /// the log at the last contact is applied, and a node that takes over adds that time to the lease.
     fn renew_at_once(&mut self, identities: &[InstanceIdentity], now: Moment) -> bool {
         if !self.log.contacts.is_empty() {
             return false;
@@ -133,13 +133,13 @@ impl Registry {
         Bounds { instances_max, services_max, instances_bytes_max }
     }
 
-    /// Time passed: proposes what it has made of leases, services and nodes.
+    /// Proposes entries for leases that ran out and for services that are due for a judgement.
     pub(super) fn propose_due(&mut self, due: Vec<u32>, now: Moment) {
         let mut overdue = Vec::new();
         let is_cut_off = self.is_cut_off();
         for index in due {
             if is_cut_off {
-                // Nobody can be told. It is looked at again, and by then it may be another's.
+                // No entry can be appended. By the next look another node may own the lease.
                 self.arm_at(index, now.unix_ms + limits::CLUSTER_RETRY_MS);
                 continue;
             }
@@ -154,7 +154,7 @@ impl Registry {
                 let is_due = self.judge_at_ms(service).is_some_and(|at_ms| at_ms <= now.unix_ms);
                 if is_due && !self.log.judgements_pending.contains(name) {
                     services.push((name.clone(), self.services[service].watch));
-                    // Of a degraded service the bound is what is due.
+                    // A degraded service is due when the bound of protection is reached.
                     over.push(self.services[service].is_degraded());
                 }
             }
@@ -186,12 +186,12 @@ impl Registry {
         self.log.propose(entry);
     }
 
-    /// Takes what has to go into the log.
+    /// Takes the entries to append.
     pub(in crate::state) fn take_proposals(&mut self) -> Vec<Entry> {
         std::mem::take(&mut self.log.proposals)
     }
 
-    /// A proposal did not reach the log: what it was about is looked at again.
+    /// An entry of this node did not reach the log: its subject is looked at again.
     pub(in crate::state) fn on_proposal_lost(&mut self, entry: &RegistryEntry, now: Moment) {
         match entry {
             RegistryEntry::Overdue(leases) => {

@@ -42,7 +42,7 @@ impl Registry {
         }
     }
 
-    /// Ends an order: judges what it renewed or removed, and turns its steps into announcements.
+    /// Ends a command: judges the services it renewed or removed leases of, and announces its steps.
     pub(in crate::state) fn settle(&mut self, now: Moment) {
         self.rejudge(now);
         for index in std::mem::take(&mut self.touched) {
@@ -95,7 +95,7 @@ impl Registry {
         }
     }
 
-    /// What changed after `version`; none where that is no longer, or not yet, known.
+    /// The changes after `version`; none where they are not all kept, or `version` is not reached yet.
     pub(in crate::state) fn delta(&self, version: u64) -> Option<Delta> {
         let missed = usize::try_from(self.version.checked_sub(version)?).ok()?;
         let changes = self.change_log.last(missed)?;

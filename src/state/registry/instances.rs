@@ -100,7 +100,7 @@ impl Registry {
     ) -> u32 {
         let is_pulled_out = self.pulled_out.contains(&identity);
         if is_pulled_out {
-            self.pulled_out.came(&identity);
+            self.pulled_out.on_registered(&identity);
         }
         self.json_bytes += json.len();
         let one = &mut self.services[service];
@@ -118,7 +118,7 @@ impl Registry {
             generation: 0,
             place: to_u32(place),
             is_overdue: false,
-            is_unproven: false,
+            is_unconfirmed: false,
             is_pulled_out,
             owner: SELF,
             lease: 0,
@@ -143,20 +143,20 @@ impl Registry {
         // more than its time for a reason.
         member.deadline_ms = member.deadline_ms.max(now.unix_ms + member.ttl_ms);
         self.totals.renewals += 1;
-        if member.is_overdue || member.is_unproven {
-            self.prove(index);
+        if member.is_overdue || member.is_unconfirmed {
+            self.confirm(index);
         }
     }
 
-    /// Takes an instance off the list of those that are missing.
-    fn prove(&mut self, index: u32) {
+    /// Counts an instance as heard of.
+    fn confirm(&mut self, index: u32) {
         let member = &mut self.members[index as usize];
         let service = &mut self.services[member.service];
         let was_overdue = std::mem::take(&mut member.is_overdue);
         service.overdue -= usize::from(was_overdue);
-        service.unproven -= usize::from(std::mem::take(&mut member.is_unproven));
+        service.unconfirmed -= usize::from(std::mem::take(&mut member.is_unconfirmed));
         if service.is_degraded() {
-            self.healed.push(member.service);
+            self.to_rejudge.push(member.service);
         }
         if was_overdue && self.members[index as usize].owner == SELF {
             // Its entry left the wheel when it ran out.
@@ -196,9 +196,9 @@ impl Registry {
         self.log.count(member.owner, false);
         let service = &mut self.services[member.service];
         service.overdue -= usize::from(member.is_overdue);
-        service.unproven -= usize::from(member.is_unproven);
+        service.unconfirmed -= usize::from(member.is_unconfirmed);
         if service.is_degraded() {
-            self.healed.push(member.service);
+            self.to_rejudge.push(member.service);
         }
         service.members.swap_remove(member.place as usize);
         if let Some(&moved) = service.members.get(member.place as usize) {
@@ -222,7 +222,7 @@ impl Registry {
                 self.pulled_out.remove(&member.identity);
                 self.dirty.pull_outs.insert(member.identity.clone());
             } else {
-                self.pulled_out.went(&member.identity);
+                self.pulled_out.on_gone(&member.identity);
                 self.trim_pull_outs();
             }
         }
@@ -286,7 +286,7 @@ impl Registry {
         }
     }
 
-    /// Registers an instance, unless it is not what the asker believes.
+    /// Registers an instance, if the registered one is as the caller expects.
     pub(super) fn put(&mut self, put: PutInstance, bounds: &Bounds, commit: &Commit) -> PutReply {
         let now = commit.at;
         let PutInstance { registration, expected, pull } = put;
@@ -320,7 +320,7 @@ impl Registry {
         PutReply::Done
     }
 
-    /// Notes that an instance changed; of one that went, what it was.
+    /// Notes a change of an instance for listings; `gone` is the instance as it was, where it is removed.
     fn mark(
         &mut self,
         service: usize,

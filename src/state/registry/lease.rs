@@ -43,7 +43,7 @@ impl Registry {
     }
 
     /// Applies one entry that `node` decided at `at_ms` of its clock, here as on every node, and gives the
-    /// answer for the one who asked.
+    /// result for its caller.
     pub(in crate::state) fn apply(
         &mut self,
         entry: RegistryEntry,
@@ -70,7 +70,7 @@ impl Registry {
                 let put = PutInstance { registration, expected, pull };
                 Applied::Put(self.put(put, &bounds, &commit))
             }
-            RegistryEntry::Beat(identity) => {
+            RegistryEntry::RenewOne(identity) => {
                 self.renew_all(std::slice::from_ref(&identity), &commit);
                 let found = self.find_index(&identity).map(|index| self.found(index));
                 Applied::Instance(found)
@@ -109,8 +109,7 @@ impl Registry {
         }
     }
 
-    /// Renews leases, which are the deciding node's from here on. Returns the places of those that
-    /// are not there.
+    /// Renews leases and gives them to the deciding node. Refuses instances that are not registered.
     fn renew_all(&mut self, identities: &[InstanceIdentity], commit: &Commit) -> Vec<RefusedEntry> {
         let mut refused = Vec::new();
         for (place, identity) in identities.iter().enumerate() {
@@ -148,7 +147,7 @@ impl Registry {
             self.log.count(before, false);
             self.log.count(owner, true);
         }
-        // What is proposed as overdue has left the wheel.
+        // A lease that was proposed as overdue has left the wheel.
         if owner == SELF && (before != SELF || was_proposed) {
             self.arm(index);
         }
@@ -175,15 +174,15 @@ impl Registry {
             return;
         }
         (member.is_proposed, member.is_overdue) = (false, true);
-        let was_unproven = std::mem::take(&mut member.is_unproven);
+        let was_unconfirmed = std::mem::take(&mut member.is_unconfirmed);
         let service = member.service;
         self.services[service].overdue += 1;
-        self.services[service].unproven -= usize::from(was_unproven);
+        self.services[service].unconfirmed -= usize::from(was_unconfirmed);
         self.watch(service, now);
     }
 
-    /// Decides on overdue leases. Whether expiry was held for long enough is the deciding node's word: a
-    /// node that reads the entry late, or two entries at once, comes to the same.
+    /// Decides on overdue leases. The deciding node says in `over` whether expiry was held for long enough, so
+    /// that a node which reads the entry late decides alike.
     fn judge_services(
         &mut self,
         services: &[(ServiceName, u64)],
@@ -209,7 +208,7 @@ impl Registry {
     }
 }
 
-/// What a node that is alone does with its log, for tests of the registry without a state.
+/// The log of a node that is alone, for tests of the registry without a state.
 #[cfg(test)]
 impl Registry {
     /// Appends an entry to the node's own log, and applies it.
@@ -242,7 +241,7 @@ impl Registry {
         }
     }
 
-    /// Lets time pass, and does what it proposes.
+    /// Lets time pass, and applies what the registry proposes.
     pub(super) fn tick_alone(&mut self, now: Moment) {
         self.tick(now);
         for entry in self.take_proposals() {

@@ -1,8 +1,8 @@
-//! Lists of every instance for other registries' protocols, and what changed lately.
+//! Lists of every instance, and recent changes, for the protocols of other registries.
 //!
-//! Discovery shows what may be called. Such a list names everyone, says of each instance how it is, and
-//! leaves the choice to the caller. It is as of one `listing_version`: a number that rises with every
-//! difference that a list can show.
+//! Discovery shows the instances that may be called. A list shows all, with the state of each, and leaves
+//! the choice to the caller. It has a `listing_version`: a number that rises with every difference that a
+//! list can show.
 //!
 //! # Promises
 //!
@@ -51,7 +51,7 @@ pub struct ServiceListing {
     pub instances: Vec<ListedInstance>,
 }
 
-/// What became of an instance.
+/// What happened to an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// It came, and nothing happened to it since.
@@ -69,26 +69,26 @@ pub struct RecentChange {
     pub service: ServiceName,
     /// When it changed last, in milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// What became of it.
+    /// What happened.
     pub step: Step,
     /// The instance; of one that went, as it was last.
     pub instance: ListedInstance,
 }
 
-/// Every instance, and what changed lately, as of one number.
+/// Every instance, and the recent changes, as of one `listing_version`.
 #[derive(Debug)]
 pub struct InstanceListing {
     /// The number.
     pub listing_version: u64,
     /// The services that have instances, by their names.
     pub services: Vec<Arc<ServiceListing>>,
-    /// What changed within the window, oldest first.
+    /// The changes within the window, oldest first.
     pub recent: Vec<RecentChange>,
     /// From when on `recent` is all that changed within the window.
     pub complete_from_ms: u64,
 }
 
-/// What changed lately.
+/// The recent changes.
 ///
 /// # Invariants
 ///
@@ -101,7 +101,7 @@ pub(super) struct RecentChanges {
     latest: HashMap<InstanceIdentity, Latest>,
     queue: VecDeque<(u64, u64, InstanceIdentity)>,
     gone_bytes: usize,
-    /// What changed up to this moment may be missing.
+    /// Changes up to this moment may be missing.
     unknown_until_ms: u64,
 }
 
@@ -120,7 +120,7 @@ impl Latest {
 }
 
 impl RecentChanges {
-    /// None yet; what changed up to `unknown_until_ms` may be missing.
+    /// No change yet. Changes up to `unknown_until_ms` may be missing.
     pub(super) fn new(window_ms: u64, unknown_until_ms: u64) -> RecentChanges {
         RecentChanges {
             window_ms,
@@ -136,7 +136,7 @@ impl RecentChanges {
         self.window_ms
     }
 
-    /// Notes a change under a number of its own; of an instance that went, what it was.
+    /// Notes a change under a number of its own; `gone` is the instance as it was, where it is removed.
     pub(super) fn note(
         &mut self,
         number: u64,
@@ -150,7 +150,7 @@ impl RecentChanges {
         if let Some(before) = self.latest.get(&identity) {
             self.gone_bytes -= before.gone_bytes();
             if step == Step::Added {
-                // Whoever has not heard that it went still has the one from before.
+                // A client that has not seen the removal still lists the instance.
                 latest.step = Step::Modified;
             }
         }
@@ -159,8 +159,8 @@ impl RecentChanges {
         self.trim(now_ms);
     }
 
-    /// Forgets what lies before the window, and the oldest where there is too much. Returns from when on
-    /// what is left is everything.
+    /// Drops changes before the window, and the oldest ones beyond the bounds. Returns the moment from which
+    /// on no change is missing.
     pub(super) fn trim(&mut self, now_ms: u64) -> u64 {
         while let Some(&(number, at_ms, _)) = self.queue.front() {
             let is_old = at_ms + self.window_ms < now_ms;

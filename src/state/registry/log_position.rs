@@ -1,7 +1,7 @@
-//! Where this node is in the log, and what it knows there of the other nodes.
+//! This node's position in the log, and the other nodes as the log shows them.
 //!
-//! A node that is alone has a log of its own: it leads, and it is in contact with that log for ever. A node
-//! of several reads a shared log; it starts with no position, and has one once it installed a snapshot.
+//! A node that is alone has a log of its own: it leads, and it is always in contact with that log. A node
+//! of a cluster reads a shared log; it has no position until it has installed a snapshot.
 //!
 //! # Promises
 //!
@@ -56,7 +56,7 @@ pub struct LogPosition {
     pub(super) doubtful_until: u64,
     /// Appended takeovers of leases that are not applied.
     pub(super) takeovers_pending: usize,
-    /// Whether this node decides what belongs to no node in particular.
+    /// Whether this node leads: it decides where no node in particular has to.
     pub(super) is_leader: bool,
     /// Whether this node has installed a snapshot. Before, it knows nothing.
     pub(super) is_loaded: bool,
@@ -71,8 +71,7 @@ pub struct LogPosition {
 }
 
 impl LogPosition {
-    /// The place in the log of a node that is alone: it decides everything, and is in contact with
-    /// its own log for ever.
+    /// The position of a node that is alone.
     pub(super) fn alone() -> LogPosition {
         LogPosition {
             is_leader: true,
@@ -83,7 +82,7 @@ impl LogPosition {
         }
     }
 
-    /// The place of a node that has read nothing of the log yet.
+    /// The position of a node that has read nothing of the log yet.
     pub(super) fn joining(node: &str) -> LogPosition {
         let node: Arc<str> = node.into();
         LogPosition {
@@ -147,7 +146,7 @@ impl LogPosition {
         }
     }
 
-    /// Whether it falls to this node to decide what belongs to no node in particular.
+    /// Whether this node leads: it decides where no node in particular has to.
     pub fn is_leader(&self) -> bool {
         self.is_leader
     }
@@ -157,7 +156,7 @@ impl LogPosition {
         self.contact_ms.is_some()
     }
 
-    /// Whether this node may decide now what belongs to no node in particular.
+    /// Whether this node leads and can append entries.
     pub(super) fn decides(&self) -> bool {
         self.is_leader && !self.is_cut_off
     }

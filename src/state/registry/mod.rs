@@ -7,12 +7,12 @@
 //! # Promises
 //!
 //! * Revisions of a service rise by one a change, under one epoch, without gaps.
-//! * One order leaves at most one announcement a service.
+//! * One command leaves at most one announcement a service.
 //! * A lease ends at its deadline and is judged at most [`limits::EXPIRY_JUDGE_DELAY_MS`] and one
 //!   tick later.
 //!
 //! Below this file: data of their own (`settings`, `commands`, `replies`, `views`, `listing`, `service`,
-//! `pull_outs`, `pictures`, `change_log`, `unsaved`, `log_position`). Above it, what the table does: a write
+//! `pull_outs`, `replay_cache`, `change_log`, `unsaved`, `log_position`). Above it, what the table does: a write
 //! is decided (`decide`) and applied (`lease`, `instances`, `services`, `protection`), its steps are
 //! announced (`history`); readers come by `subscribe`, `reads` and `records`.
 //!
@@ -33,10 +33,10 @@ mod change_log;
 mod history;
 mod instances;
 mod lease;
-mod pictures;
 mod protection;
 mod reads;
 mod records;
+mod replay_cache;
 mod service;
 mod services;
 mod subscribe;
@@ -58,8 +58,8 @@ use crate::wire::event::TimeText;
 use change_log::ChangeLog;
 use listing::RecentChanges;
 use log_position::{LogPosition, SELF};
-use pictures::Pictures;
 use pull_outs::PullOuts;
+use replay_cache::ReplayCache;
 use service::Service;
 use unsaved::DirtySet;
 use views::Announcement;
@@ -81,11 +81,11 @@ pub(super) struct Member {
     place: u32,
     is_overdue: bool,
     /// Restored from the store and not heard of since.
-    is_unproven: bool,
+    is_unconfirmed: bool,
     is_pulled_out: bool,
     /// Which node watches the lease; where there is one node, that one.
     owner: u32,
-    /// The lease's number among several nodes: the place in the log of what last gave it an owner.
+    /// The lease's number: that of the entry which last gave it an owner.
     lease: u64,
     /// Its end is proposed, and not applied yet.
     is_proposed: bool,
@@ -116,7 +116,7 @@ pub struct Totals {
 /// 2. Each member that is not overdue has exactly one entry of its present generation in `leases`,
 ///    at or before its deadline.
 /// 3. `change_log` holds the last changes; its newest is the step to `version`.
-/// 4. `touched` names each service with pending steps or an untold mark, once.
+/// 4. `touched` names each service once that has pending steps or a change of `degraded` to announce.
 /// 5. `regions` counts the members of each region.
 /// 6. `empties` names each service without members, in the order in which they became so.
 /// 7. `revision_floor` is at or above the last revision of every service that was forgotten under
@@ -141,8 +141,8 @@ pub struct Registry {
     generation: u32,
     /// Services with overdue leases or held expiry.
     watched: Vec<usize>,
-    /// Degraded services of which the present order renewed or removed a lease.
-    healed: Vec<usize>,
+    /// Degraded services of which the present command renewed or removed a lease.
+    to_rejudge: Vec<usize>,
     touched: Vec<usize>,
     change_log: ChangeLog,
     history_bytes: usize,
@@ -156,11 +156,11 @@ pub struct Registry {
     revision_floor: u64,
     /// Services that connections of this node follow by name.
     followed: HashSet<ServiceName>,
-    pictures: Pictures,
+    replay_cache: ReplayCache,
     /// Services that were forgotten since control last asked.
     forgotten: Vec<ServiceName>,
     totals: Totals,
-    /// What the store has to be told.
+    /// What the store does not have yet.
     dirty: DirtySet,
     /// Where this node is in the log.
     log: Box<LogPosition>,
@@ -168,7 +168,7 @@ pub struct Registry {
     renewing: Vec<u32>,
     /// The text of the present moment, formatted once a millisecond.
     time: (u64, TimeText),
-    /// What followers have to hear; the control thread takes it after each order.
+    /// For the followers of services; taken after each command.
     pub announcements: Vec<Announcement>,
 }
 
@@ -191,7 +191,7 @@ impl Registry {
             leases: Wheel::new(limits::LEASE_WHEEL_SLOTS, limits::LEASE_TICK_MS, now.unix_ms),
             generation: 0,
             watched: Vec::new(),
-            healed: Vec::new(),
+            to_rejudge: Vec::new(),
             touched: Vec::new(),
             change_log: ChangeLog::default(),
             history_bytes: 0,
@@ -203,7 +203,7 @@ impl Registry {
             next_forget_ms: 0,
             revision_floor: 0,
             followed: HashSet::new(),
-            pictures: Pictures::default(),
+            replay_cache: ReplayCache::default(),
             forgotten: Vec::new(),
             totals: Totals::default(),
             dirty: DirtySet::default(),
@@ -221,7 +221,7 @@ impl Registry {
         self
     }
 
-    /// This node's place in the log, and what it knows of the other nodes.
+    /// This node's position in the log.
     pub fn log(&self) -> &LogPosition {
         &self.log
     }
@@ -251,7 +251,7 @@ impl Registry {
         self.json_bytes
     }
 
-    /// Proposes what time has made of leases and services.
+    /// Lets time pass: proposes entries for leases and services that are due.
     pub(super) fn tick(&mut self, now: Moment) {
         let mut due = Vec::new();
         self.leases.advance(now.unix_ms, &mut due);

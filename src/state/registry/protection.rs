@@ -2,7 +2,7 @@
 //!
 //! Many leases of one service running out together look more like a broken network than like so
 //! many dead instances, and telling every subscriber that a service is gone is the worst thing a
-//! registry can do by mistake. So expiry of such a service is held and its mark says so, until most
+//! registry can do by mistake. So expiry of such a service is held and its views say `degraded`, until most
 //! of its leases are renewed, the bound is reached, or an operator decides. The idea is Eureka's;
 //! here it is judged service by service, visible to subscribers, and never for ever.
 //!
@@ -40,12 +40,12 @@ impl Registry {
         }
     }
 
-    /// Judges again what an order may have healed: the degraded services.
+    /// Judges the degraded services again of which a command renewed or removed leases.
     pub(super) fn rejudge(&mut self, now: Moment) {
-        if self.healed.is_empty() {
+        if self.to_rejudge.is_empty() {
             return;
         }
-        for service in std::mem::take(&mut self.healed) {
+        for service in std::mem::take(&mut self.to_rejudge) {
             if self.services[service].is_degraded() && !self.is_suspicious(service) {
                 self.judge(service, false, now);
             }
@@ -83,7 +83,7 @@ impl Registry {
     /// Whether too many of a service's leases lack a renewal to believe that they all ended.
     ///
     /// For a degraded service an instance that was restored from the store counts as not renewed
-    /// until it is heard of, so a restart does not lift the mark by itself; and the mark stays for
+    /// until it is heard of, so a restart does not end protection by itself; and protection stays for
     /// as long as more than the percentage is missing, however few instances that are.
     fn is_suspicious(&self, service: usize) -> bool {
         let service = &self.services[service];
@@ -92,7 +92,7 @@ impl Registry {
             return service.overdue >= limits::PROTECTION_OVERDUE_MIN
                 && service.overdue * 100 > total * limits::PROTECTION_PERCENT;
         }
-        let missing = service.overdue + service.unproven;
+        let missing = service.overdue + service.unconfirmed;
         missing * 100 > total * limits::PROTECTION_PERCENT
     }
 
@@ -153,7 +153,7 @@ impl Registry {
         }
     }
 
-    /// Switches a service's protection. Switching it off lets what is overdue expire at once.
+    /// Switches a service's protection. Switching it off expires the overdue leases at once.
     /// Returns false where the service was never seen.
     pub(super) fn protect(&mut self, name: &ServiceName, enabled: bool, now: Moment) -> bool {
         let Some(service) = self.find_service(name) else { return false };

@@ -1,7 +1,7 @@
 //! Instances that are taken out of discovery, and by whom.
 //!
-//! A decision outlives the instance that it is about, so those about instances that are gone would
-//! pile up: of them the oldest go where there are too many.
+//! A decision outlives its instance. Decisions about instances that are gone have a bound: beyond it the
+//! oldest are dropped.
 //!
 //! Imports `id` and `limits`. Imported by `state`, `store` and `http`.
 
@@ -15,9 +15,9 @@ use crate::limits;
 /// Who an operator is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
-    /// The user of the token that the call showed; none where nobody has to show one.
+    /// The user of the token that came with the call; none where the server asks for no token.
     pub user: Option<UserId>,
-    /// What the caller calls the operator: any text of the caller's.
+    /// The operator's name: any text that the caller gave.
     pub name: Box<str>,
 }
 
@@ -33,12 +33,12 @@ impl From<&str> for Operator {
 pub enum PulledOutBy {
     /// The instance: such a decision is its own to take back, and ends with it.
     Itself,
-    /// An operator, by whatever name: also one who is called "itself".
+    /// An operator, also one whose name is "itself".
     Operator(Operator),
 }
 
 impl PulledOutBy {
-    /// What an operator was called, for those who list decisions.
+    /// The operator's name, for lists of decisions.
     pub fn name(&self) -> &str {
         match self {
             PulledOutBy::Itself => "",
@@ -46,7 +46,7 @@ impl PulledOutBy {
         }
     }
 
-    /// The user who an operator is, where a token said so.
+    /// The operator's user, where a token named one.
     pub fn user(&self) -> Option<&UserId> {
         match self {
             PulledOutBy::Itself => None,
@@ -60,15 +60,15 @@ impl PulledOutBy {
     }
 }
 
-/// What a registration does about an instance's being pulled out.
+/// What a registration does about a pull-out of its instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pull {
     /// Nothing.
     Keep,
-    /// It takes itself out, unless somebody else has.
+    /// The instance takes itself out, unless an operator has.
     OutItself,
-    /// It comes back, whoever took it out.
+    /// It comes back, whether it or an operator took it out.
     In,
     /// It comes back where it had taken itself out.
     InIfItself,
@@ -119,17 +119,17 @@ impl PullOuts {
         self.remove(identity);
         self.by_identity.insert(identity.clone(), PullOut { by, gone: None });
         if !is_registered {
-            self.went(identity);
+            self.on_gone(identity);
         }
     }
 
     pub(super) fn remove(&mut self, identity: &InstanceIdentity) {
-        self.came(identity);
+        self.on_registered(identity);
         self.by_identity.remove(identity);
     }
 
     /// The instance of a decision is registered.
-    pub(super) fn came(&mut self, identity: &InstanceIdentity) {
+    pub(super) fn on_registered(&mut self, identity: &InstanceIdentity) {
         if let Some(one) = self.by_identity.get_mut(identity)
             && let Some(number) = one.gone.take()
         {
@@ -139,7 +139,7 @@ impl PullOuts {
     }
 
     /// The instance of a decision is gone.
-    pub(super) fn went(&mut self, identity: &InstanceIdentity) {
+    pub(super) fn on_gone(&mut self, identity: &InstanceIdentity) {
         if let Some(one) = self.by_identity.get_mut(identity)
             && one.gone.is_none()
         {
@@ -197,13 +197,13 @@ mod tests {
                         if is_registered { &mut registered } else { &mut gone }.push(identity);
                     }
                     1 => {
-                        pull_outs.came(&identity);
+                        pull_outs.on_registered(&identity);
                         if let Some(place) = gone.iter().position(|one| *one == identity) {
                             registered.push(gone.remove(place));
                         }
                     }
                     2 => {
-                        pull_outs.went(&identity);
+                        pull_outs.on_gone(&identity);
                         if let Some(place) = registered.iter().position(|one| *one == identity) {
                             gone.push(registered.remove(place));
                         }

@@ -1,4 +1,4 @@
-//! What is read of the registry: views of services, leases, and lists of every instance.
+//! Reads: views of services, leases, and lists of every instance.
 //!
 //! Imports `id`, `wire` and its siblings. Part of `state::registry`.
 
@@ -56,7 +56,7 @@ impl Registry {
         let (snapshot, replaced) = service.build_snapshot(indexes.len(), discoverable);
         service.members = indexes;
         let shared_min = self.settings.snapshot_shared_bytes_min;
-        self.pictures.retire(replaced.filter(|list| is_shared(list, shared_min)));
+        self.replay_cache.retire(replaced.filter(|list| is_shared(list, shared_min)));
         snapshot
     }
 
@@ -103,8 +103,8 @@ impl Registry {
         }
     }
 
-    /// Remembers from here on what changed within the window. What changed before is not known,
-    /// unless there was nothing.
+    /// Keeps the changes within the window from now on. Earlier changes are unknown, unless the registry
+    /// is new.
     pub fn keep_recent(&mut self, window_ms: u64, now: Moment) {
         let is_new = self.version() == 0 && self.counts().1 == 0;
         let unknown_until_ms = if is_new { 0 } else { now.unix_ms };
@@ -116,7 +116,7 @@ impl Registry {
         self.listing_version
     }
 
-    /// Lists every instance, and what changed lately.
+    /// Lists every instance, and the recent changes.
     pub(in crate::state) fn list_instances(&mut self, now: Moment) -> InstanceListing {
         let members = &self.members;
         let in_use = self.services.iter_mut().filter(|(_, service)| !service.members.is_empty());
@@ -138,8 +138,8 @@ impl Registry {
         }
     }
 
-    /// An instance of a service, whatever its region: those without one first, for protocols that
-    /// know no regions register such.
+    /// An instance of a service in any region. One without a region comes first, because protocols without
+    /// regions register such.
     pub(super) fn find_anywhere(&self, service: &str, instance: &str) -> Option<u32> {
         let at = |region: &str| {
             self.by_identity.get(&InstanceIdentity::of(region, service, instance)).copied()
@@ -330,7 +330,7 @@ mod tests {
         registry.register_alone(one(Some("R1"), "a", "1"), at(2_000)).expect("room");
         let find = |registry: &mut Registry| {
             let find = FindInstance { service: ServiceName::of("S"), instance: "A".into() };
-            match registry.decide_beat(&find, at(3_000)) {
+            match registry.decide_renew_one(&find, at(3_000)) {
                 Decision::Reply(Ok(found)) => found,
                 _ => panic!("the lease is the node's own"),
             }

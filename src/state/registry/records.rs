@@ -1,5 +1,4 @@
-//! The registry as records: snapshots, what changed since the store was last told, and how a registry
-//! begins from a snapshot.
+//! The registry as records: snapshots, sets of changes for the store, and the restoring of a snapshot.
 //!
 //! # Promises
 //!
@@ -94,7 +93,7 @@ impl Registry {
         service.protection_enabled = record.protection_enabled;
         if record.degraded_since_ms.is_some() {
             service.degraded_since_ms = record.degraded_since_ms;
-            // Followers get the mark with the snapshot that they begin from.
+            // Followers see it in the snapshot that they get.
             service.told_degraded = true;
             self.totals.degraded_services += 1;
         }
@@ -113,8 +112,8 @@ impl Registry {
             self.services[service].overdue += 1;
         }
         if record.owner.is_empty() {
-            self.members[index as usize].is_unproven = true;
-            self.services[service].unproven += 1;
+            self.members[index as usize].is_unconfirmed = true;
+            self.services[service].unconfirmed += 1;
             return;
         }
         let owner = self.log.node(&record.owner.as_str().into());
@@ -161,14 +160,14 @@ impl Registry {
         !self.dirty.is_empty()
     }
 
-    /// Forgets what changed, where nobody keeps it.
+    /// Drops the marks, where there is no store.
     pub fn discard_changes(&mut self) {
         self.dirty.clear();
     }
 
-    /// Takes what changed and was not taken yet, up to a bound; what is beyond comes with the next
-    /// call, as it is then. A thing that changed more than once is named once. An instance goes with
-    /// its pull-out: what a kill between two sets leaves is true of each instance.
+    /// Takes the next set of changes, up to a bound. A row has the state of this moment, however often it
+    /// changed. An instance goes with its pull-out, so a kill between two sets leaves each instance
+    /// consistent.
     pub fn take_delta(&mut self, bound: SetBound) -> RegistryDelta {
         let mut delta = RegistryDelta {
             epoch: self.epoch().as_str().to_owned(),
@@ -196,7 +195,7 @@ impl Registry {
         delta
     }
 
-    /// Marks as changed again what a set holds: it was not written.
+    /// Marks the rows of a set again that was not written.
     pub fn put_back(&mut self, delta: &RegistryDelta) {
         for name in delta.forgotten.iter().map(|name| ServiceName::of(name)) {
             match self.find_service(&name) {

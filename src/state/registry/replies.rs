@@ -1,4 +1,4 @@
-//! What callers of the registry are answered, but for services: those are in `views`.
+//! Replies of the registry about instances and leases. Those about services are in `views`.
 //!
 //! Imports `id`, `wire` and its siblings. Imported by `state`, `shard`, `http`, `doors` and `server`.
 
@@ -9,7 +9,7 @@ use super::pull_outs::PulledOutBy;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::wire::refusal::Code;
 
-/// What came of a [`PutInstance`](super::commands::PutInstance).
+/// The result of a [`PutInstance`](super::commands::PutInstance).
 #[derive(Debug)]
 pub enum PutReply {
     /// It is registered.
@@ -32,9 +32,9 @@ pub struct RefusedEntry {
 /// An instance that was found.
 #[derive(Debug, Clone)]
 pub struct FoundInstance {
-    /// What names it.
+    /// Its identity.
     pub identity: InstanceIdentity,
-    /// What it is.
+    /// Its state.
     pub instance: ListedInstance,
 }
 
@@ -70,6 +70,6 @@ pub struct InstanceLease {
     pub age_ms: u64,
     /// Milliseconds until it ends; negative where it has, and its expiry is held.
     pub expires_in_ms: i64,
-    /// Who took the instance out of discovery, where somebody did.
+    /// Who took the instance out of discovery, where it is out.
     pub pulled_out_by: Option<PulledOutBy>,
 }

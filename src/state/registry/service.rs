@@ -21,8 +21,8 @@ use crate::wire::instance_list::InstanceList;
 ///
 /// 1. `history` holds the last changes: its newest is the step to `revision`, so it covers the
 ///    revisions from `revision - history.len()` on.
-/// 2. `pending` holds the steps after `revision` that the present order has made; it is empty
-///    between orders.
+/// 2. `pending` holds the steps after `revision` that the present command has made; it is empty
+///    between commands.
 /// 3. `members` holds each registered instance once; `overdue` counts those past their lease.
 /// 4. `snapshot`, where it is there, shows the service at its own revision: at `revision`, or, where
 ///    it is large and followers are still being sent it, at an earlier one.
@@ -47,7 +47,7 @@ pub(super) struct Service {
     pub(super) history: VecDeque<Change>,
     pub(super) history_bytes: usize,
     pub(super) pending: Vec<Change>,
-    pub(super) snapshot: Option<Snapshot>,
+    pub(super) snapshot: Option<CachedSnapshot>,
     /// Everyone of the service as of `listing_version`, once someone has asked.
     pub(super) listing: Option<Arc<ServiceListing>>,
     /// The registry's `listing_version` with the last change of a member.
@@ -56,7 +56,7 @@ pub(super) struct Service {
     /// Leases past their end that have not been expired.
     pub(super) overdue: usize,
     /// Instances restored from the store that were not heard of since and are not overdue yet.
-    pub(super) unproven: usize,
+    pub(super) unconfirmed: usize,
     /// When the first overdue lease ran out, or the service was found degraded.
     pub(super) watched_since_ms: Option<u64>,
     /// Which watch that is: among several nodes the number of the entry that began it.
@@ -64,11 +64,11 @@ pub(super) struct Service {
     /// Since when expiry is held, in milliseconds since the Unix epoch.
     pub(super) degraded_since_ms: Option<u64>,
     pub(super) protection_enabled: bool,
-    /// The mark that subscribers were last told.
+    /// The `degraded` that followers were last told.
     pub(super) told_degraded: bool,
     /// Whether this node has lost the others, and with them the right to be believed.
     pub(super) is_cut_off: bool,
-    /// Whether the present order has something for the followers.
+    /// Whether the present command has something for the followers.
     pub(super) is_touched: bool,
 }
 
@@ -89,7 +89,7 @@ impl Service {
             listing: None,
             listing_version: 0,
             overdue: 0,
-            unproven: 0,
+            unconfirmed: 0,
             watched_since_ms: None,
             watch: 0,
             degraded_since_ms: None,
@@ -104,12 +104,12 @@ impl Service {
         self.degraded_since_ms.is_some()
     }
 
-    /// The mark as clients see it.
+    /// `degraded` as clients see it.
     pub(super) fn shows_degraded(&self) -> bool {
         self.is_degraded() || self.is_cut_off
     }
 
-    /// Ends the order: its steps become history. Returns the revision before them.
+    /// Ends the command: its steps become history. Returns the revision before them.
     pub(super) fn seal(&mut self, settings: &Settings) -> u64 {
         let from = self.revision;
         self.revision += self.pending.len() as u64;
@@ -195,7 +195,7 @@ impl Service {
         instances: impl Iterator<Item = &'a Bytes>,
     ) -> (InstanceList, Option<InstanceList>) {
         let list = InstanceList::encode(self.json_bytes, members, instances);
-        let built = Snapshot { revision: self.revision, instances: list.clone() };
+        let built = CachedSnapshot { revision: self.revision, instances: list.clone() };
         let replaced = self.snapshot.replace(built);
         (list, replaced.map(|snapshot| snapshot.instances))
     }
@@ -214,12 +214,12 @@ impl Service {
 
 /// The discoverable instances of a service at one revision.
 #[derive(Debug)]
-pub(super) struct Snapshot {
+pub(super) struct CachedSnapshot {
     pub(super) revision: u64,
     pub(super) instances: InstanceList,
 }
 
-/// Whether a snapshot is large enough to be worth sharing and somebody is being sent it.
+/// Whether a snapshot is large enough to be shared and on its way to a follower.
 pub(super) fn is_shared(instances: &InstanceList, bytes_min: usize) -> bool {
     instances.bytes() >= bytes_min && !instances.is_unique()
 }
@@ -238,8 +238,8 @@ pub(super) struct Emptiness {
 pub(super) enum Replay {
     /// The client has everything.
     Nothing,
-    /// What it missed is there, and is not larger than a snapshot.
+    /// The missed changes are kept, and smaller than a snapshot.
     Changes,
-    /// What it missed is no longer there: it needs a snapshot.
+    /// The missed changes are not all kept: it needs a snapshot.
     Gone,
 }

@@ -1,17 +1,17 @@
-//! Services that come, and those that are forgotten so that their names come back.
+//! Services: how they come, and how they are forgotten so that their names are free again.
 //!
-//! A service without instances is remembered for a while, for those who return to it with its
-//! revision. Then it is forgotten, and earlier where there are too many services and it is the one
-//! that has been empty for longest. What nobody follows by name here goes first.
+//! A service without instances is kept for a while, for clients that resume. Then it is forgotten. It is
+//! forgotten earlier where there are too many services and it has been empty for longest; services that
+//! no connection here follows by name go first.
 //!
-//! A service of the same name may come again under the same epoch, and must not give a client that
-//! was away a revision which that client has seen before. So every new service begins at the highest
-//! revision that any forgotten one had: what lies above it is new, and of what lies below nothing is
-//! kept, which makes a resume end in a snapshot. At exactly that revision the forgotten one was
-//! empty, as is the new one. Followers are told where it begins by an empty snapshot.
+//! A service of the same name may come again under the same epoch, and must not repeat a revision that a
+//! client has seen. So every new service begins at the highest revision of all forgotten ones: later
+//! revisions are new, and of earlier ones no change is kept, so a resume from there gets a snapshot. At
+//! exactly that revision the forgotten service was empty, as the new one is. Followers learn the first
+//! revision by an empty snapshot.
 //!
-//! Among several nodes forgetting is an entry of the log, or follows from one: which service has been
-//! empty for longest is the same on all of them.
+//! In a cluster a service is forgotten by an entry of the log, or as the result of one: all nodes agree on
+//! which service has been empty for longest.
 //!
 //! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
 
@@ -108,7 +108,7 @@ impl Registry {
         unfollowed.next().or(first)
     }
 
-    /// Whether nothing of the present order, and no judgement, is about a service.
+    /// Whether neither the present command nor a judgement is about a service.
     fn may_forget(&self, service: usize) -> bool {
         let one = &self.services[service];
         one.members.is_empty()
@@ -144,7 +144,7 @@ impl Registry {
         }
     }
 
-    /// Proposes to forget what has been empty for long enough and is not followed here.
+    /// Proposes to forget services that have been empty for long enough and are not followed here.
     pub(super) fn forget_by_time(&mut self, now: Moment) {
         if self.next_forget_ms().is_none_or(|at_ms| at_ms > now.unix_ms) {
             return;
@@ -212,7 +212,7 @@ mod tests {
     use crate::id::Epoch;
     use crate::rng::Rng;
     use crate::state::registry::Settings;
-    use crate::state::registry::commands::Snapshot;
+    use crate::state::registry::commands::SnapshotNeed;
     use crate::state::registry::unsaved::SetBound;
     use crate::wire::command::Since;
     use crate::wire::frame;
@@ -259,7 +259,7 @@ mod tests {
     /// Whether a resume succeeds, and where the service stands.
     fn resume(registry: &mut Registry, service: &str, revision: u64) -> (Option<bool>, u64) {
         let since = Some(Since { epoch: "e".into(), revision });
-        let subscribed = registry.subscribe(&ServiceName::of(service), Snapshot::No, since);
+        let subscribed = registry.subscribe(&ServiceName::of(service), SnapshotNeed::No, since);
         let subscribed = subscribed.expect("there is room");
         (subscribed.recovered, subscribed.view.revision)
     }
@@ -331,7 +331,7 @@ mod tests {
     }
 
     /// What a client believes of a service.
-    type Picture = (u64, BTreeSet<String>);
+    type Held = (u64, BTreeSet<String>);
 
     fn urls(instances: &Value) -> BTreeSet<String> {
         let all = instances.as_array().expect("a list").iter();
@@ -347,7 +347,7 @@ mod tests {
         for seed in 0..60 {
             let mut rng = Rng::seeded(seed);
             let mut registry = registry(4);
-            let mut held: BTreeMap<String, Vec<Picture>> = BTreeMap::new();
+            let mut held: BTreeMap<String, Vec<Held>> = BTreeMap::new();
             let mut now_ms = 1_000;
             for step in 0..400 {
                 let service = format!("s{}", rng.below(8));
@@ -366,14 +366,14 @@ mod tests {
                 registry.settle(at(now_ms));
                 let view = registry.view(&ServiceName::of(&service));
                 let instances = serde_json::from_slice(view.instances.json()).expect("JSON");
-                let present: Picture = (view.revision, urls(&instances));
+                let present: Held = (view.revision, urls(&instances));
                 let held = held.entry(service.clone()).or_default();
                 if let Some((revision, mut picture)) =
                     held.get(rng.below(held.len() as u64 + 1) as usize).cloned()
                 {
                     let since = Some(Since { epoch: "e".into(), revision });
                     let name = ServiceName::of(&service);
-                    let subscribed = registry.subscribe(&name, Snapshot::No, since);
+                    let subscribed = registry.subscribe(&name, SnapshotNeed::No, since);
                     let subscribed = subscribed.expect("there is room");
                     if subscribed.recovered == Some(true) {
                         recovered += 1;

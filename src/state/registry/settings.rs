@@ -1,10 +1,10 @@
-//! What can be set about the registry.
+//! Settings of the registry.
 //!
 //! Imports `limits`. Imported by `server` and by `state::registry`.
 
 use crate::limits::{self, Limits};
 
-/// What can be set about the registry.
+/// Settings of the registry.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The lease of an instance that asks for none.
@@ -21,7 +21,7 @@ pub struct Settings {
     pub instances_bytes_max: usize,
     /// Bytes of the snapshots that are being sent and that no later subscriber can share.
     pub snapshots_bytes_max: usize,
-    /// Bytes from which a snapshot is shared with those who come while it is being sent.
+    /// Bytes from which a snapshot is shared with followers that come while it is being sent.
     pub snapshot_shared_bytes_min: usize,
     /// Services in all, empty ones included.
     pub services_max: usize,

@@ -1,15 +1,15 @@
-//! What followers of a service are sent: snapshots, and the changes after a revision, each built once
-//! for all that ask for the same.
+//! Subscriptions: a follower gets a snapshot, or the changes after its revision. Each is built once for all
+//! followers that need the same.
 //!
-//! A snapshot may have tens of megabytes and stays in memory until the slowest of those it is sent
-//! to has read it. So as long as a large one is being sent, the next subscriber gets the same bytes,
-//! and the few changes since. A service that changes beyond what its history holds needs a new
-//! snapshot; the older ones that are still being sent have a bound together.
+//! A snapshot may have tens of megabytes and stays in memory until its slowest reader has read it. So while
+//! a large one is being sent, the next subscriber gets the same bytes, and the few changes since. When the
+//! service has changed more than its history holds, it needs a new snapshot; the older ones that are
+//! still being sent have a bound together.
 //!
 //! # Promises
 //!
-//! * A picture is the service as it stands: a snapshot at its revision, and the changes from there.
-//! * Nobody who follows a service is sent a snapshot older than what it was sent before.
+//! * A [`ServiceSnapshot`] is the service as it stands: a snapshot at its revision, and the changes from there.
+//! * A follower never gets a snapshot older than what it was sent before.
 //! * The snapshots that are being sent take at most [`Settings::snapshots_bytes_max`] bytes and one
 //!   snapshot a service.
 //!
@@ -20,10 +20,10 @@
 use bytes::Bytes;
 
 use super::Registry;
-use super::commands::Snapshot;
-use super::pictures::Replayed;
+use super::commands::SnapshotNeed;
+use super::replay_cache::Replayed;
 use super::service::{self, Replay, is_shared};
-use super::views::{Instances, Picture, Subscribed, View};
+use super::views::{Instances, ServiceSnapshot, Subscribed, View};
 use crate::id::ServiceName;
 use crate::limits;
 use crate::wire::command::Since;
@@ -34,34 +34,34 @@ impl Registry {
     pub(in crate::state) fn subscribe(
         &mut self,
         name: &ServiceName,
-        snapshot: Snapshot,
+        need: SnapshotNeed,
         since: Option<Since>,
     ) -> Option<Subscribed> {
         let since_revision = since.as_ref().map_or(0, |since| since.revision);
         let index = self.by_name.get(name).copied();
         let is_of_epoch = |since: &Since| *since.epoch == *self.epoch.as_str();
-        // Whoever has a place in this history gets nothing that lies before it.
+        // A client with a position in this history gets nothing older.
         let has_place = since.as_ref().is_some_and(is_of_epoch);
         let replay = since.map(|since| {
             match index {
                 _ if !has_place => Replay::Gone,
                 Some(service) => self.services[service].replay(since.revision),
-                // Never seen: its revision is 0, and whoever has seen 0 has seen everything.
+                // Never seen: its revision is 0, and a client at 0 has everything.
                 None if since.revision == 0 => Replay::Nothing,
                 None => Replay::Gone,
             }
         });
         let recovered = replay.as_ref().map(|replay| !matches!(replay, Replay::Gone));
-        let instances = match (snapshot, recovered) {
-            (Snapshot::No, None | Some(true)) => Instances::Omitted,
-            (Snapshot::AtHand, None | Some(true)) => Instances::AtHand(self.newest(name)?),
-            (Snapshot::No | Snapshot::Yes, _) if !has_place => {
-                Instances::Needed(self.picture(name)?)
+        let instances = match (need, recovered) {
+            (SnapshotNeed::No, None | Some(true)) => Instances::Omitted,
+            (SnapshotNeed::AtHand, None | Some(true)) => Instances::AtHand(self.newest(name)?),
+            (SnapshotNeed::No | SnapshotNeed::Yes, _) if !has_place => {
+                Instances::Needed(self.shared_snapshot(name)?)
             }
             _ => Instances::Needed(self.newest(name)?),
         };
         let replay = match (replay, index) {
-            // The instances of a snapshot already hold what was missed.
+            // A snapshot already holds the missed changes.
             (Some(Replay::Changes), Some(service))
                 if !matches!(instances, Instances::Needed(_)) =>
             {
@@ -73,9 +73,9 @@ impl Registry {
         Some(Subscribed { view, recovered, replay, instances })
     }
 
-    /// A service for one who begins to follow it. None where that takes a snapshot more than there
-    /// is room for.
-    fn picture(&mut self, name: &ServiceName) -> Option<Picture> {
+    /// A service for a new follower: a snapshot that is being sent already and the changes since, where there is
+    /// one. None where a new snapshot has no room.
+    fn shared_snapshot(&mut self, name: &ServiceName) -> Option<ServiceSnapshot> {
         let Some((index, outdated)) = self.outdated_snapshot(name) else {
             return self.newest(name);
         };
@@ -86,23 +86,23 @@ impl Registry {
         }
         let instances = outdated.instances.clone();
         let view = View { revision, instances, ..service.view(&self.epoch) };
-        Some(Picture { view, changes: Some(self.replay_frame(index, revision)) })
+        Some(ServiceSnapshot { view, changes: Some(self.replay_frame(index, revision)) })
     }
 
-    /// A service for one who may have been sent any revision of it up to the present one. None where
-    /// that takes a snapshot more than there is room for.
-    pub(in crate::state) fn newest(&mut self, name: &ServiceName) -> Option<Picture> {
+    /// A service at its present revision, for a follower that may have been sent any up to that. None where a
+    /// new snapshot has no room.
+    pub(in crate::state) fn newest(&mut self, name: &ServiceName) -> Option<ServiceSnapshot> {
         if let Some((_, outdated)) = self.outdated_snapshot(name) {
             let bytes = outdated.instances.bytes();
-            if self.pictures.retired_bytes() + bytes > self.settings.snapshots_bytes_max {
+            if self.replay_cache.retired_bytes() + bytes > self.settings.snapshots_bytes_max {
                 return None;
             }
         }
-        Some(Picture { view: self.view(name), changes: None })
+        Some(ServiceSnapshot { view: self.view(name), changes: None })
     }
 
     /// The service, and its snapshot where that is outdated and still being sent.
-    fn outdated_snapshot(&self, name: &ServiceName) -> Option<(usize, &service::Snapshot)> {
+    fn outdated_snapshot(&self, name: &ServiceName) -> Option<(usize, &service::CachedSnapshot)> {
         let &index = self.by_name.get(name)?;
         let (service, shared_min) =
             (&self.services[index], self.settings.snapshot_shared_bytes_min);
@@ -117,12 +117,12 @@ impl Registry {
     fn replay_frame(&mut self, service: usize, since: u64) -> Bytes {
         let service = &self.services[service];
         let (revision, degraded) = (service.revision, service.shows_degraded());
-        if let Some(frame) = self.pictures.find(&service.name, since, revision, degraded) {
+        if let Some(frame) = self.replay_cache.find(&service.name, since, revision, degraded) {
             return frame.clone();
         }
         let frame = service.replay_frame(&self.epoch, since);
         let (service, shared) = (service.name.clone(), frame.clone());
-        self.pictures.keep(Replayed { service, since, revision, degraded, frame: shared });
+        self.replay_cache.keep(Replayed { service, since, revision, degraded, frame: shared });
         frame
     }
 }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     /// What a client holds that was sent the picture.
-    fn read(picture: &Picture) -> (u64, BTreeMap<String, String>) {
+    fn read(picture: &ServiceSnapshot) -> (u64, BTreeMap<String, String>) {
         let all: Value = serde_json::from_slice(picture.view.instances.json()).expect("JSON");
         let mut instances = BTreeMap::new();
         for instance in all.as_array().expect("a list") {
@@ -196,8 +196,8 @@ mod tests {
         (changes["revision"].as_u64().expect("a number"), instances)
     }
 
-    fn picture(registry: &mut Registry) -> Option<Picture> {
-        registry.picture(&ServiceName::of("s"))
+    fn picture(registry: &mut Registry) -> Option<ServiceSnapshot> {
+        registry.shared_snapshot(&ServiceName::of("s"))
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
     }
 
     /// Bytes of all snapshots that readers hold, each counted once.
-    fn held_bytes(held: &[Picture]) -> usize {
+    fn held_bytes(held: &[ServiceSnapshot]) -> usize {
         let all: BTreeMap<*const u8, usize> = held
             .iter()
             .map(|one| (one.view.instances.json().as_ptr(), one.view.instances.bytes()))
@@ -225,7 +225,7 @@ mod tests {
         all.values().sum()
     }
 
-    /// Readers take pictures of a service that changes, and keep them for a while: each is the
+    /// Readers take replay_cache of a service that changes, and keep them for a while: each is the
     /// service as it stands, and together they take no more than the bound and one snapshot.
     #[test]
     fn a_picture_is_the_service_as_it_stands_whoever_is_still_reading() {
@@ -236,7 +236,7 @@ mod tests {
             let mut registry = registry(BOUND, 2 * limits::KIB);
             register(&mut registry, "large", 0, LARGE);
             let mut model = read(&picture(&mut registry).expect("there is room")).1;
-            let mut held: Vec<Picture> = Vec::new();
+            let mut held: Vec<ServiceSnapshot> = Vec::new();
             for step in 0..400 {
                 let name = format!("i{}", rng.below(6));
                 match rng.below(6) {

@@ -1,6 +1,7 @@
-//! What changed in the registry since the store was last told.
+//! Changes of the registry that the store does not have yet.
 //!
-//! Marks and no copies: a set holds what is true when it is taken, and one that failed puts its marks back.
+//! The registry keeps marks and no copies: a set has the state of the moment it is taken, and a set that
+//! failed sets its marks again.
 //!
 //! Imports `state::snapshot` and its siblings. Part of `state::registry`. Imported by `store` and `control`.
 
@@ -9,7 +10,7 @@ use std::collections::{HashSet, VecDeque};
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
 
-/// What changed since the last time the store was told.
+/// A set of changes for the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegistryDelta {
     /// The epoch.
@@ -18,7 +19,7 @@ pub struct RegistryDelta {
     pub version: u64,
     /// The revision at which new services begin.
     pub revision_floor: u64,
-    /// Names of services that are forgotten. None of them is among those to write.
+    /// Names of forgotten services. None of them is in `services`.
     pub forgotten: Vec<String>,
     /// Services to write.
     pub services: Vec<ServiceRecord>,
@@ -61,7 +62,7 @@ impl RegistryDelta {
         (first, self)
     }
 
-    /// The key of each row: its table, and what it is found by there.
+    /// The key of each row: its table, and its key there.
     pub fn keys(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let forgotten = self.forgotten.iter().map(|name| ("service", &**name));
         let services = self.services.iter().map(|one| ("service", &*one.service));
@@ -95,7 +96,7 @@ impl SetBound {
     pub const NONE: SetBound = SetBound { rows: usize::MAX, bytes: usize::MAX };
 }
 
-/// Marks of what changed and is not written yet.
+/// Marks of rows that changed and are not written yet.
 #[derive(Debug, Default)]
 pub(super) struct DirtySet {
     pub(super) services: HashSet<usize>,
@@ -103,11 +104,11 @@ pub(super) struct DirtySet {
     pub(super) forgotten: HashSet<ServiceName>,
     pub(super) instances: HashSet<InstanceIdentity>,
     pub(super) pull_outs: HashSet<InstanceIdentity>,
-    /// The order in which these go to the store.
+    /// The marks in the order of writing.
     queue: VecDeque<Mark>,
 }
 
-/// One mark. That of an instance stands for its pull-out, too.
+/// One mark. The mark of an instance covers its pull-out.
 #[derive(Debug)]
 pub(super) enum Mark {
     Forgotten(ServiceName),
@@ -131,8 +132,8 @@ impl DirtySet {
         self.queue.clear();
     }
 
-    /// The next in the order of writing. The mark itself stays: it says whether there is still
-    /// something to do.
+    /// The next mark in the order of writing. It stays in its set, which says whether the row is still to be
+    /// written.
     pub(super) fn next(&mut self) -> Option<Mark> {
         if self.queue.is_empty() {
             let forgotten = self.forgotten.iter().cloned().map(Mark::Forgotten);

@@ -59,8 +59,7 @@ pub struct Delta {
 #[derive(Debug)]
 pub struct SubscribedToAll;
 
-/// Where a service stands at the moment of a subscription, and what the subscriber needs to get
-/// there.
+/// The position of a service at the moment of a subscription, and what brings the subscriber there.
 #[derive(Debug)]
 pub struct Subscribed {
     /// The service as it stands, without its instances.
@@ -87,22 +86,22 @@ pub enum Instances {
     /// None do.
     Omitted,
     /// The answer holds them only where the subscriber may have lost track.
-    AtHand(Picture),
+    AtHand(ServiceSnapshot),
     /// The answer holds them.
-    Needed(Picture),
+    Needed(ServiceSnapshot),
 }
 
-/// A service as a follower is sent it: a snapshot, and where that is an older one which others are
-/// being sent as well, the changes since.
+/// A service as a follower is sent it: a snapshot, and the changes since where that is an older one, shared
+/// with other followers.
 #[derive(Debug)]
-pub struct Picture {
+pub struct ServiceSnapshot {
     /// The snapshot.
     pub view: View,
     /// The frame from its revision to the present one; none where that is the same.
     pub changes: Option<Bytes>,
 }
 
-/// What the followers of a service have to hear.
+/// A change of a service, for its followers.
 #[derive(Debug)]
 pub struct Announcement {
     /// The service.
@@ -112,7 +111,7 @@ pub struct Announcement {
     pub begins: bool,
     /// Its revision before.
     pub from: u64,
-    /// Its revision now. Equal to `from` where only the mark changed.
+    /// Its revision now. Equal to `from` where only `degraded` changed.
     pub revision: u64,
     /// Whether expiry is held.
     pub degraded: bool,

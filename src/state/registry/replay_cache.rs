@@ -1,4 +1,4 @@
-//! Answers to followers that are in memory once for several of them.
+//! Replays and replaced snapshots that are in memory once for several followers.
 //!
 //! Imports `id`, `limits` and `wire`. Part of `state::registry`.
 
@@ -10,13 +10,13 @@ use crate::id::ServiceName;
 use crate::limits;
 use crate::wire::instance_list::InstanceList;
 
-/// The answers to followers that are in memory once for several of them.
+/// Frames and snapshots shared by followers.
 #[derive(Debug, Default)]
-pub(super) struct Pictures {
+pub(super) struct ReplayCache {
     /// Frames of changes, the oldest first.
     replays: VecDeque<Replayed>,
     replay_bytes: usize,
-    /// Snapshots that were replaced while somebody was being sent them.
+    /// Snapshots that were replaced while they were on their way to followers.
     retired: Vec<InstanceList>,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Replayed {
     pub(super) frame: Bytes,
 }
 
-impl Pictures {
+impl ReplayCache {
     /// Remembers a snapshot that was replaced for as long as it is being sent.
     pub(super) fn retire(&mut self, snapshot: Option<InstanceList>) {
         self.forget_sent();
