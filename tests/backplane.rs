@@ -102,7 +102,7 @@ impl Node {
 
     fn take(&mut self, news: News) {
         match news {
-            News::Called { number, reply } => {
+            News::Response { number, reply } => {
                 assert!(self.replies.insert(number, reply).is_none(), "{number} is told twice");
             }
             News::ChannelMessages(placed) => self.placed.extend(placed),

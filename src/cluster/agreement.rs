@@ -1,12 +1,12 @@
-//! Settings that all nodes have to share, and whether they do.
+//! Settings that all nodes have to share, and the nodes that differ.
 //!
-//! Each node puts its shared settings into its sign of life: values, and of the key of the tokens a
+//! Each node puts its shared settings into its heartbeat: values, and of the key of the tokens a
 //! fingerprint. A node compares them with those of every living node, logs which settings differ and
-//! shows that in `cluster.json`. The eldest of the living nodes is right: it serves already, and by
-//! what it has. A node that differs from the eldest is not ready.
+//! shows that in `cluster.json`. The eldest of the living nodes is right, because it serves
+//! already. A node that differs from the eldest is not ready.
 //!
-//! A node of a release that tells no settings is compared with nobody. A setting that only one of two
-//! releases has is passed over.
+//! A node of a release that tells no settings is not compared. A setting that only one of two releases has
+//! is skipped.
 //!
 //! Imports its siblings. Imported by `http` and `server`.
 
@@ -17,13 +17,13 @@ use super::NodeView;
 /// The name under which the fingerprint of the secret or public key stands.
 pub const TOKEN_KEY: &str = "token_key";
 
-/// The field of a sign of life that holds the settings.
+/// The field of a heartbeat that holds the settings.
 pub const SETTINGS: &str = "settings";
 
 /// The field that says when the node joined, in milliseconds by Redis' clock.
 pub const JOINED_MS: &str = "joined_ms";
 
-/// What a node has to agree about with the others.
+/// The settings that a node has to share with the others.
 #[derive(Debug, Clone, Default)]
 pub struct Shared {
     /// The node's name.
@@ -70,9 +70,9 @@ impl Shared {
     }
 }
 
-/// What another node says of itself.
+/// Another node, as its heartbeat describes it.
 struct Other<'a> {
-    /// When it joined, and its name: what nodes are ordered by.
+    /// When it joined, and its name: the eldest is the first by these.
     joined: (u64, &'a str),
     settings: Map<String, Value>,
 }
@@ -87,7 +87,7 @@ impl Other<'_> {
     }
 }
 
-/// Who has not been answered yet is later than all who were.
+/// A node that has not joined yet is younger than all others.
 fn place(joined_ms: u64) -> u64 {
     if joined_ms == 0 { u64::MAX } else { joined_ms }
 }

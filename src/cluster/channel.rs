@@ -1,4 +1,4 @@
-//! A channel in Redis: its keys, its topic, what is asked of them, and how answers read.
+//! A channel in Redis: its keys, its topic, the commands for them, and how responses read.
 //!
 //! A channel's keys share one hash tag, its name, so that one script works in a Redis Cluster.
 //! Texts are taken as bytes from end to end.
@@ -15,7 +15,7 @@ use crate::limits;
 
 const PREFIX: &str = "fanfare:channel:{";
 
-/// The topic of a channel. What has a meaning in hash tags is escaped.
+/// The topic of a channel. Characters with a meaning in hash tags are escaped.
 pub(super) fn topic(channel: &ChannelName) -> String {
     let name = channel.as_str();
     let mut topic = String::with_capacity(PREFIX.len() + name.len() + 1);
@@ -71,7 +71,7 @@ pub(super) fn publish(
         .arg(epoch)
         .arg(history_max)
         .arg(history_ms)
-        // What is kept is worth nothing without the epoch that it belongs to.
+        // Kept messages are worth nothing without the epoch that they belong to.
         .arg(history_ms.max(limits::CHANNEL_META_MS))
         .arg(topic)
         .arg(&message.text[..])
@@ -96,7 +96,7 @@ pub(super) fn delete(channel: &ChannelName) -> Cmd {
     run_on(&scripts::DELETE, &topic(channel))
 }
 
-/// What [`read`] is answered.
+/// The response to [`read`].
 pub(super) fn state(
     channel: &ChannelName,
     answer: Value,
@@ -135,7 +135,7 @@ fn message_of(channel: &ChannelName, epoch: &str, entry: Value) -> Option<Sequen
     Some(SequencedMessage { epoch: epoch.to_owned(), offset, at_ms: at_ms?, message })
 }
 
-/// What a topic says, where it is a channel's.
+/// The message of a topic, where it is the topic of a channel.
 pub(super) fn decode(topic: &[u8], said: Vec<u8>) -> Option<SequencedMessage> {
     let channel = channel_of(topic)?;
     let end = said.iter().position(|&byte| byte == b'\n')?;

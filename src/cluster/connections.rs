@@ -3,7 +3,7 @@
 //! A node keeps several connections. After a failover they must all lead to the same, writable
 //! server, and one that only reads or listens is never refused anything. So each path is probed once
 //! a second, with traffic or without: the server has to be a primary, has to know this node's last
-//! sign of life, and has to take a write where the path writes.
+//! heartbeat, and has to take a write where the path writes.
 //!
 //! Connections belong to a generation. A connection that finds itself at the wrong server ends the
 //! generation: every task drops its connection, looks the host's name up again and connects.
@@ -46,7 +46,7 @@ const ELSEWHERE: &[&str] = &[
     "LOADING",
     "MASTERDOWN",
     "CLUSTERDOWN",
-    // What a blocked read is answered when its server becomes a replica.
+    // The answer to a blocked read when its server becomes a replica.
     "UNBLOCKED",
     "NOAUTH",
 ];
@@ -62,7 +62,7 @@ pub(super) struct PrimaryConnections(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     generation: watch::Sender<u64>,
-    /// When Redis took this generation's last sign of life, in milliseconds by its own clock; 0 where
+    /// When Redis took this generation's last heartbeat, in milliseconds by its own clock; 0 where
     /// it has taken none.
     signed_ms: AtomicU64,
     /// The last fault of each path, for the log.
@@ -70,7 +70,7 @@ struct Inner {
     /// Where Redis is, without a password.
     shown: String,
     outage: Outage,
-    /// When a sign of life was last answered, in nanoseconds by the server's clock.
+    /// When a heartbeat was last answered, in nanoseconds by the server's clock.
     answered_ns: AtomicU64,
 }
 
@@ -132,7 +132,7 @@ impl PrimaryConnections {
         }
     }
 
-    /// Notes when Redis took a sign of life.
+    /// Notes when Redis took a heartbeat.
     pub(super) fn signed(&self, link: &PrimaryConnection, at_ms: u64) {
         // An answer of the server before says nothing about the present one.
         if self.is_current(link) {
@@ -169,7 +169,7 @@ impl Shared {
         }
     }
 
-    /// One that also hears what nobody asked for: what topics say, and that it is lost.
+    /// One that also receives pushes: messages of topics, and the loss of the connection.
     pub(super) async fn connect_hearing(
         &self,
         patience: Duration,
@@ -187,7 +187,7 @@ impl Shared {
         Ok(link)
     }
 
-    /// Sees whether a path works: the server is a primary, has this node's last sign of life, and
+    /// Sees whether a path works: the server is a primary, has this node's last heartbeat, and
     /// takes a write to `key` where one is given. Notes what comes of it.
     pub(super) async fn probe(
         &self,
@@ -263,7 +263,7 @@ impl Shared {
         #[allow(clippy::cast_precision_loss, reason = "times in milliseconds are below 2^53")]
         let is_known = signed_ms == 0 || seen_ms.is_some_and(|seen| seen >= signed_ms as f64);
         if !is_known && self.links.is_current(link) {
-            let words = "it does not have this node's last sign of life";
+            let words = "it does not have this node's last heartbeat";
             return Err((ErrorKind::Server(ServerErrorKind::ReadOnly), words).into());
         }
         Ok(())
@@ -312,7 +312,7 @@ impl Shared {
         }
     }
 
-    /// Notes that a sign of life was answered.
+    /// Notes that a heartbeat was answered.
     pub(super) fn answered(&self) {
         self.links.0.answered_ns.store(self.clock.now().ns, Ordering::Relaxed);
     }
@@ -338,7 +338,7 @@ impl Shared {
             ticks.tick().await;
             let now_ns = self.clock.now().ns;
             self.end_trouble(now_ns);
-            // What has had no time to work yet does not fail.
+            // A path that had no time to work yet does not fail.
             let is_early = now_ns < start_ns + limits::CLUSTER_PATH_MS * 1_000_000;
             let is_silent = self.links.0.outage.is_unreachable();
             for path in RedisPath::ALL {
@@ -381,7 +381,7 @@ pub(super) async fn read_stream(
     Ok(reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect())
 }
 
-/// Whether a fault is silence: nobody answers, or the connection breaks.
+/// Whether a fault is silence: no answer, or a broken connection.
 fn is_silence(fault: &RedisError) -> bool {
     let is_io = fault.is_io_error() || fault.is_timeout() || fault.is_connection_dropped();
     is_io && tls::describe(fault).is_none()
@@ -423,7 +423,7 @@ fn check_role(about: Value) -> RedisResult<()> {
     Ok(())
 }
 
-/// A fault in words that name what an operator has to change. Never holds a password: Redis does not
+/// A fault in words that name the setting to change. Never holds a password: Redis does not
 /// repeat one, and the URL is not part of its answers.
 pub(super) fn describe(fault: &RedisError) -> String {
     let text = fault.to_string();

@@ -1,4 +1,4 @@
-//! Heartbeats: this node's to the other nodes, and Redis' to this node.
+//! Heartbeats: this node tells Redis that it is alive, and Redis answers which nodes are.
 //!
 //! Part of `cluster`.
 
@@ -11,12 +11,12 @@ use super::connections::PrimaryConnection;
 use super::{News, NodeView, Shared, back_off, fresh_rng, journal, scripts, snapshots};
 use crate::limits;
 
-/// What a beat tells: the number of the newest entry, each node's name, age and words, the time by
+/// The answer to a heartbeat: the number of the newest entry, each node's name, age and words, the time by
 /// Redis' clock, and whether a snapshot is asked for.
 type HeartbeatReply = (String, Vec<(String, u64, String)>, u64, bool);
 
-/// Beats once a second, for ever. What fails is tried again sooner: between a beat that was answered
-/// and being cut off there is time for one that waits for long.
+/// Sends a heartbeat once a second, for ever. One that fails is tried again sooner: before the node counts as
+/// cut off there is time for one that waits for long.
 pub(super) async fn run(shared: Shared) {
     let mut rng = fresh_rng();
     let (mut connection, mut failures) = (None, 0_u32);
@@ -45,7 +45,7 @@ pub(super) async fn run(shared: Shared) {
     }
 }
 
-/// One sign of life, and what Redis answers.
+/// One heartbeat, and the answer of Redis.
 async fn send(shared: &Shared, connection: &mut Option<PrimaryConnection>) -> RedisResult<News> {
     let patience = Duration::from_millis(limits::CLUSTER_BEAT_PATIENCE_MS);
     let open = shared.reopen(connection, patience).await?;

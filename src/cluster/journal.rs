@@ -1,8 +1,8 @@
-//! The journal of direct and group messages: how it is written, and how it is read.
+//! The journal of direct and group messages: writing it, and reading it.
 //!
-//! A message's id is made of its place in the stream, so ids rise for all nodes alike. Entries have
-//! numbers without gaps, as those of the log; an entry without a message only lifts the ids above
-//! those of the database, and readers pass over it.
+//! A message's id is made of its position in the stream, so ids rise for all nodes alike. Entries have
+//! numbers without gaps, as those of the log. An entry without a message only raises the ids above those
+//! of the database; readers skip it.
 //!
 //! Part of `cluster`.
 
@@ -21,7 +21,7 @@ use crate::limits;
 use crate::state::journal::{DirectMessage, JournalEntry};
 use crate::stats::RedisPath;
 
-/// What the journal's next ids must be above: everything that is known to be stored.
+/// The id that the journal's next ids must be above: the highest one known to be stored.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MinIdFence(Arc<Mutex<Option<MessageId>>>);
 
@@ -66,7 +66,7 @@ pub(super) fn append(random_bits: u64, text: &str) -> Cmd {
     command
 }
 
-/// What [`append`] is answered.
+/// The response to [`append`].
 pub(super) fn appended(answer: Value) -> RedisResult<BackplaneResponse> {
     let (id, sequence, random_bits): (String, u64, String) = from_redis_value(answer)?;
     Ok(match id_of(&id, &random_bits) {
@@ -215,7 +215,7 @@ async fn look(
     }
     let last = last.ids.first().and_then(|last| order_of(&last.id));
     if last <= order_of(&place.position) && place.sequence != Some(newest) {
-        // Nothing lies ahead: what is not there any more was written.
+        // Nothing lies ahead: the entries that are gone are in the database.
         place.sequence = Some(newest);
         shared.tell(News::JournalRead(newest));
     }
@@ -228,7 +228,7 @@ fn order_of(id: &str) -> Option<(u64, u64)> {
     Some((ms.parse().ok()?, n.parse().ok()?))
 }
 
-/// Hands on what was read, and says where something is missing.
+/// Hands on the entries read, and tells control of gaps.
 fn take(shared: &Shared, fence: &MinIdFence, place: &mut ReadPosition, entries: Vec<StreamId>) {
     let mut messages = Vec::new();
     for entry in entries {
@@ -238,7 +238,7 @@ fn take(shared: &Shared, fence: &MinIdFence, place: &mut ReadPosition, entries: 
         {
             hand_over(shared, &mut messages);
             if sequence <= read && sequence > 1 {
-                // What is before it lies where nobody looked.
+                // Earlier entries of it were not read.
                 return place.begin_again(shared);
             }
             tracing::error!(sequence, read, "entries of the journal are missing");

@@ -30,7 +30,7 @@ struct ReaderState {
     wanted_since: Option<(Option<u64>, Instant)>,
 }
 
-/// Puts proposals into the log, in their order.
+/// Appends proposals to the log, in their order.
 pub(super) async fn write(shared: Shared, mut queue: mpsc::UnboundedReceiver<Proposal>) {
     let mut link: Option<PrimaryConnection> = None;
     let mut batch = Vec::new();
@@ -57,8 +57,8 @@ pub(super) async fn write(shared: Shared, mut queue: mpsc::UnboundedReceiver<Pro
 
 /// Appends proposals. Returns whether they are in the log.
 ///
-/// What was written twice is applied once, so a connection that has died meanwhile, with nobody
-/// knowing how far it came, costs a new one and not the proposals.
+/// An entry that was written twice is applied once. So after a connection has died at an unknown point,
+/// the batch is sent again on a new one.
 async fn append(shared: &Shared, link: &mut Option<PrimaryConnection>, batch: &[Proposal]) -> bool {
     for _ in 0..limits::CLUSTER_WRITE_TRIES {
         let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
@@ -114,7 +114,7 @@ pub(super) async fn read(shared: Shared) {
                     }
                     Ok(()) | Err(LogFault::Snapshot(_)) => {}
                 }
-                // Somebody may answer within a second.
+                // Another node may answer within a second.
                 reading.failures = reading.failures.min(limits::CLUSTER_BEAT_DOUBLINGS_MAX);
             }
         }

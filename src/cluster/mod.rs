@@ -5,8 +5,8 @@
 //!                                     Redis stream, one order for all
 //! control <-- News::Log <-- XREAD <--/
 //!
-//! control --> calls ------> scripts, in one go with all that wait
-//! control <-- News::Called <-/    \--> a channel's stream and topic, the journal
+//! control --> requests ---> scripts, in one pipeline with all requests that wait
+//! control <-- News::Response <-/    \--> a channel's stream and topic, the journal
 //! control <-- News::ChannelMessages <-- topics of channels
 //! control <-- News::JournalEntries <-- XREAD of the journal
 //! ```
@@ -18,12 +18,12 @@
 //! # Promises
 //!
 //! * Control hears every entry once and in order, or is given a snapshot to install.
-//! * A proposal either gets its place in the log or is reported as lost; a lost one may still turn
-//!   up, and is then as good as a new one.
-//! * Every call is answered, within a few seconds even where Redis is not.
-//! * What a channel's topic says from before an attach was answered is handed over, or control is told
-//!   that topics were not heard.
-//! * Nothing here waits for control to do anything, only for room in its mailbox.
+//! * A proposal is either appended to the log or reported as lost. A lost one may still be appended later,
+//!   and then counts.
+//! * Every request gets a response within a few seconds, also where Redis gives none.
+//! * Every message of a channel's topic since its attach is handed over, or control is told that some may
+//!   have been missed.
+//! * No task waits for control, only for room in its mailbox.
 //!
 //! Imports `limits`, `stats` and `state`. Imported by `mailbox`, `control`, `http` and `server`.
 
@@ -78,7 +78,7 @@ pub use crate::state::backplane::{
     SequencedMessage,
 };
 
-/// What control is told.
+/// What the backplane tells control.
 #[derive(Debug)]
 pub enum News {
     /// The next entries of the log.
@@ -90,11 +90,11 @@ pub enum News {
         /// All entries behind it that were there when it was read.
         items: Vec<LogItem>,
     },
-    /// What came of a call.
-    Called {
-        /// The call's number.
+    /// The response to a request.
+    Response {
+        /// The request's number.
         number: u64,
-        /// What it is answered.
+        /// The response.
         reply: BackplaneResponse,
     },
     /// Messages of channels that are followed here, in the order of their topic.
@@ -103,7 +103,7 @@ pub enum News {
     Relinked,
     /// Another node asks something; it waits for [`Cluster::respond`].
     Asked {
-        /// Who asks.
+        /// The node that asks.
         node: String,
         /// The question's number there.
         number: u64,
@@ -125,7 +125,7 @@ pub enum News {
         /// The number of the newest entry.
         newest: u64,
         /// An id between the newest message that the database has of the journal and the next;
-        /// none where nobody said.
+        /// none where no node said.
         written: Option<MessageId>,
     },
     /// Proposals that got no place in the log.
@@ -167,7 +167,7 @@ pub enum Journal {
     After(Option<MessageId>),
 }
 
-/// What a node joins the others with.
+/// Settings of the backplane of one node.
 pub struct Setup {
     /// Where Redis is.
     pub url: String,
@@ -235,7 +235,7 @@ pub struct Cluster {
 #[derive(Clone)]
 struct Shared {
     client: Client,
-    /// The same Redis, for connections that hear what nobody asked for.
+    /// The same Redis, for connections that receive pushes.
     hearing: Client,
     links: PrimaryConnections,
     node: Arc<str>,
@@ -316,7 +316,7 @@ impl Cluster {
         Ok(Cluster { proposals, jobs, clock, stop: Some(stop), ended })
     }
 
-    /// Has something done. Its answer is [`News::Called`] with the number. Returns false where the
+    /// Runs a request. Its response is [`News::Response`] with the number. Returns false where the
     /// backplane has ended.
     pub fn call(&self, number: u64, call: BackplaneRequest) -> bool {
         let asked_ns = self.clock.now().ns;
@@ -325,17 +325,17 @@ impl Cluster {
 
     /// Follows a channel's topic no more.
     pub fn detach(&self, channel: ChannelName) {
-        // Where the backplane has ended nobody follows anything.
+        // Fails only where the backplane has ended.
         let _ = self.jobs.send(Job::Detach(channel));
     }
 
     /// Answers another node's question.
     pub fn respond(&self, node: String, number: u64, answer: String) {
-        // Who asked does not wait for ever.
+        // Fails only where the backplane has ended; the asker has a timeout.
         let _ = self.jobs.send(Job::Respond { node, number, answer });
     }
 
-    /// Lets everyone know that the database has the journal up to a message.
+    /// Tells all nodes that the database has the journal up to a message.
     pub fn written(&self, up_to: MessageId) {
         // Another node will say so, or of a later one.
         let _ = self.jobs.send(Job::Written(up_to));
@@ -375,7 +375,7 @@ impl Shared {
         (self.tell)(news);
     }
 
-    /// Starts what carries out calls, hears topics and reads the journal.
+    /// Starts the tasks that run requests, receive topics and read the journal.
     fn start_requests(&self, jobs: mpsc::UnboundedReceiver<Job>, journal: Journal) {
         let (orders, order_queue) = mpsc::unbounded_channel();
         let (subscriber_queue, heard) = SubscriberQueue::new();

@@ -1,7 +1,7 @@
 //! Requests between nodes over publish and subscribe.
 //!
 //! Each node subscribes to a topic of its own. A request names the node that sends it, and the response goes
-//! to that node's topic. A node whose topic has no subscriber counts as absent, so nobody waits for it.
+//! to that node's topic. A node whose topic has no subscriber counts as absent: the request does not wait for it.
 //!
 //! Part of `cluster`.
 
@@ -23,15 +23,15 @@ struct Open {
     answers: Vec<(String, String)>,
 }
 
-/// What a node's topic says.
+/// A message of a node's topic.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NodeMessage {
     /// A question, or the answer to one.
     Text {
         is_request: bool,
-        /// Who says it.
+        /// The node that sends it.
         node: String,
-        /// The question's number at the one who asked.
+        /// The question's number at the node that asked.
         number: u64,
         text: String,
     },
@@ -68,7 +68,7 @@ pub(super) fn probe(node: &str) -> Cmd {
     command
 }
 
-/// Reads what a node's topic says.
+/// Reads a message of a node's topic.
 pub(super) fn decode(said: &[u8]) -> Option<NodeMessage> {
     let said = std::str::from_utf8(said).ok()?;
     if said == "probe" {
@@ -92,7 +92,7 @@ impl OpenRequests {
         self.0.lock().insert(number, Open { missing, answers: Vec::new() });
     }
 
-    /// Takes an answer. What comes too late, or twice, is nothing.
+    /// Takes an answer. A late or repeated one has no effect.
     pub(super) fn take(&self, shared: &Shared, number: u64, node: String, answer: String) {
         if let Some(open) = self.0.lock().get_mut(&number)
             && open.missing.remove(&node)
@@ -124,11 +124,11 @@ impl OpenRequests {
         }
     }
 
-    /// Tells control what has come so far, where it has not been told.
+    /// Tells control the answers so far, once.
     pub(super) fn finish(&self, shared: &Shared, number: u64) {
         let open = self.0.lock().remove(&number);
         if let Some(open) = open {
-            shared.tell(News::Called { number, reply: BackplaneResponse::Nodes(open.answers) });
+            shared.tell(News::Response { number, reply: BackplaneResponse::Nodes(open.answers) });
         }
     }
 

@@ -1,5 +1,5 @@
-//! Trouble with Redis, as the log tells of it: a line when it begins, one a minute while it lasts, and
-//! one when it is over, however many connections meet it and however often they try again.
+//! Log lines about trouble with Redis: one when it begins, one a minute while it lasts, and one when it is
+//! over, for all connections and tries together.
 //!
 //! # Promises
 //!

@@ -1,4 +1,4 @@
-//! Where the reader of the log stands, and why it cannot go on from there.
+//! The position of the log's reader, and the faults after which it starts over.
 //!
 //! Imports `state`. Part of `cluster`.
 
@@ -16,7 +16,7 @@ const HEAD_BYTES: usize = 128;
 pub(super) enum LogFault {
     /// The connection.
     Redis(RedisError),
-    /// What is read does not follow what was read before, or cannot be read.
+    /// An entry does not follow the one before, or cannot be read.
     Log(String),
     /// There is no snapshot that a node can begin from.
     Snapshot(Box<UnusableSnapshot>),
@@ -38,8 +38,8 @@ pub(super) struct ReadPosition {
     pub(super) pending_install: Option<PendingInstall>,
 }
 
-/// What is read since the reader began anew, until that is all there was when it began. Control gets
-/// it whole: what lies between an old snapshot and the present is a picture that is long out of date.
+/// A snapshot and the entries after it, gathered until they reach the entry that was the newest when the reader
+/// began. Control gets them whole: states between an old snapshot and the present are out of date.
 ///
 /// A snapshot lies behind every `limits::CLUSTER_SNAPSHOT_ENTRIES` entries or so, which bounds what
 /// gathers here.
@@ -52,7 +52,7 @@ pub(super) struct PendingInstall {
 }
 
 impl ReadPosition {
-    /// What a gap behind this place means: whoever has just begun from a snapshot needs another one.
+    /// The fault of a gap behind this position: a reader that is installing a snapshot needs another one.
     pub(super) fn broken(&mut self, fault: String) -> LogFault {
         match self.pending_install.take() {
             Some(pending_install) => {

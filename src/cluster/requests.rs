@@ -29,10 +29,10 @@ use crate::limits;
 use crate::rng::Rng;
 use crate::stats::RedisPath;
 
-/// What control wants, in its order.
+/// One job from control.
 #[derive(Debug)]
 pub enum Job {
-    /// Answer with [`News::Called`].
+    /// Answer with [`News::Response`].
     Request {
         /// The request's number at this node.
         number: u64,
@@ -43,7 +43,7 @@ pub enum Job {
     },
     /// Follow a channel no more.
     Detach(ChannelName),
-    /// Tell a node what its question is answered.
+    /// Send a node the answer to its question.
     Respond {
         /// The node that asked.
         node: String,
@@ -56,7 +56,7 @@ pub enum Job {
     Written(MessageId),
 }
 
-/// What one turn does.
+/// The jobs of one turn.
 #[derive(Default)]
 struct Batch {
     /// Channels to be heard before `behind` is done.
@@ -75,12 +75,12 @@ struct OpenConnection {
     is_lost: Arc<AtomicBool>,
 }
 
-/// Carries out calls.
+/// Runs requests.
 pub(super) struct RequestRunner {
     pub(super) shared: Shared,
     pub(super) topics: mpsc::UnboundedSender<SubscriberCommand>,
     pub(super) open_requests: OpenRequests,
-    /// Below what the journal's ids may not be; none where there is no journal.
+    /// The fence of the journal's ids; none where there is no journal.
     pub(super) fence: Option<MinIdFence>,
     pub(super) rng: Rng,
     line: Option<OpenConnection>,
@@ -88,7 +88,7 @@ pub(super) struct RequestRunner {
     was_open: bool,
     /// Whether the last try to open a line failed.
     is_unreachable: bool,
-    /// What the database has and Redis does not know of.
+    /// How far the database has the journal, where Redis was not told yet.
     written: Option<MessageId>,
 }
 
@@ -118,7 +118,7 @@ impl RequestRunner {
         let mut probes = connections::probe_ticks();
         loop {
             tokio::select! {
-                // A probe is not put off by calls: they may all be about what still works.
+                // Requests do not delay a probe: they may all use parts that still work.
                 biased;
                 _ = probes.tick() => {
                     self.is_unreachable = false;
@@ -148,7 +148,7 @@ impl RequestRunner {
         }
     }
 
-    /// Sees whether calls can be carried out.
+    /// Probes whether requests can run.
     async fn probe(&mut self) {
         let probed = match self.open().await {
             Ok(mut line) => {
@@ -189,7 +189,7 @@ impl RequestRunner {
         self.unfollow(turn.wanted);
     }
 
-    /// Sorts jobs, and finds those that waited for too long.
+    /// Sorts jobs into a batch. Returns those apart that waited for too long.
     fn sort(&mut self, jobs: impl Iterator<Item = Job>) -> (Batch, Vec<Job>) {
         let (mut turn, mut stale) = (Batch::default(), Vec::new());
         let now_ns = self.shared.clock.now().ns;
@@ -233,9 +233,9 @@ impl RequestRunner {
         }
     }
 
-    /// Has work done, and tells what came of it.
+    /// Sends jobs, and tells control the responses.
     async fn send(&mut self, mut work: Vec<Job>) {
-        // Once more for what only reads, where the connection has gone and not Redis.
+        // Reads are sent once more, where the connection has gone and not Redis.
         for is_last in [false, true] {
             if work.is_empty() {
                 return;
@@ -287,7 +287,7 @@ impl RequestRunner {
         let unknown: Vec<usize> =
             (0..answers.len()).filter(|&at| is_unknown(&answers[at])).collect();
         if !unknown.is_empty() {
-            // Redis forgot its scripts. What it did not know it did not do.
+            // Redis forgot its scripts. A script that it did not know has done nothing.
             let commands: Vec<&Cmd> = pipeline.cmd_iter().collect();
             let mut again = Pipeline::with_capacity(unknown.len());
             for &at in &unknown {
@@ -424,8 +424,8 @@ impl RequestRunner {
         }
     }
 
-    /// Sees whom a question reached. In a Redis Cluster that counts those who listen at one of its
-    /// nodes, so an answer may be given up there that would have come.
+    /// Notes which nodes a question reached. A Redis Cluster counts only the subscribers at one of its
+    /// nodes, so there an answer may be given up that would have come.
     fn asked(&self, number: u64, nodes: &[String], answers: &[RedisResult<Value>]) {
         if nodes.is_empty() {
             return self.tell(number, BackplaneResponse::Nodes(Vec::new()));
@@ -444,9 +444,9 @@ impl RequestRunner {
         }
     }
 
-    /// Fails what was sent.
+    /// Fails jobs that were sent.
     fn lose(&self, work: Vec<Job>) {
-        // What had come in time has been told.
+        // A question whose answers had all come has been told.
         let is_told = |work: &Job| match work {
             Job::Request { number, request: BackplaneRequest::Ask { .. }, .. } => {
                 !self.open_requests.forget(*number)
@@ -458,7 +458,7 @@ impl RequestRunner {
 
     fn tell(&self, number: u64, reply: BackplaneResponse) {
         self.shared.stats.cluster.called.add(1);
-        self.shared.tell(News::Called { number, reply });
+        self.shared.tell(News::Response { number, reply });
     }
 }
 

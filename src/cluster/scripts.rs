@@ -1,4 +1,4 @@
-//! What Redis does in one step: Lua scripts, each in a file below `scripts/`, and the keys they use.
+//! The Lua scripts, each in a file below `scripts/`, and the keys that they use.
 //!
 //! Part of `cluster`.
 
@@ -29,13 +29,13 @@ pub(super) const WANTED: &str = key!("wanted");
 pub(super) const SNAPSHOT_TURN: &str = key!("image-turn");
 /// When each node was last heard of, by Redis' own clock.
 pub(super) const NODES: &str = key!("nodes");
-/// What each node says of itself.
+/// Each node's description of itself.
 pub(super) const ABOUT: &str = key!("about");
 
 /// Written to see whether Redis takes writes to the log.
 pub(super) const LOG_PROBE: &str = key!("probe");
 
-/// Written to see whether Redis takes what calls write.
+/// Written to probe whether Redis takes the writes of requests.
 pub(super) const CALLS_PROBE: &str = "fanfare:{messages}:probe";
 /// The stream of direct and group messages. Its keys are in a slot of their own.
 pub(super) const JOURNAL: &str = "fanfare:{messages}:journal";

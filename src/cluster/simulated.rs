@@ -1,4 +1,4 @@
-//! A backplane without Redis: what control asks for goes to whoever stands in for it.
+//! A backplane without Redis: the requests of control go to a simulation.
 //!
 //! For simulations. They take the requests, decide what becomes of each, and answer with [`News`](super::News) through
 //! control's mailbox, as the threads of the real backplane do.
@@ -12,7 +12,7 @@ use crate::clock::Clock;
 
 pub use super::requests::Job;
 
-/// What control has asked for, in its order.
+/// The requests of control, in its order.
 #[derive(Debug)]
 pub struct Requests {
     proposals: mpsc::UnboundedReceiver<Proposal>,
@@ -33,7 +33,7 @@ impl Requests {
 }
 
 impl Cluster {
-    /// A backplane without a thread, and what is asked of it.
+    /// A backplane without a thread, and the requests to it.
     pub fn simulated(clock: Clock) -> (Cluster, Requests) {
         let (proposals, proposal_queue) = mpsc::unbounded_channel();
         let (jobs, job_queue) = mpsc::unbounded_channel();

@@ -26,8 +26,8 @@ use crate::limits;
 use crate::state::entry::FORMAT;
 use crate::state::snapshot::Snapshot;
 
-/// Begins from the snapshot; where there is no log, with one of this node's own registry. Also where
-/// somebody has just begun one who knew nothing, and this node does.
+/// Loads the snapshot. Where there is no log, begins one with this node's own registry; also where a node
+/// without a registry has just begun one, and this node has a registry.
 pub(super) async fn load(shared: &Shared, known: Option<&str>) -> Result<ReadPosition, LogFault> {
     let mut connection = connect(shared).await?;
     let (epoch, bare): (Option<String>, Option<String>) =
@@ -68,7 +68,7 @@ pub(super) async fn load(shared: &Shared, known: Option<&str>) -> Result<ReadPos
 }
 
 /// Begins a log with this node's own registry, where there is none, or the one there is does not have
-/// as many entries as are known, or was begun with nothing. Somebody else may have been faster.
+/// as many entries as are known, or was begun without a registry. Another node may have been faster.
 pub(super) async fn seed_log(
     shared: &Shared,
     known: Option<&str>,
@@ -93,7 +93,7 @@ struct Seed<'a> {
 impl Seed<'_> {
     /// Begins a log with a snapshot, under a new epoch.
     async fn write(&self, shared: &Shared, mut snapshot: Snapshot) -> Result<(), LogFault> {
-        // Revisions count on under another name: nobody resumes across what was lost.
+        // Revisions count on under another epoch: no client resumes across the loss.
         snapshot.epoch = uuid::Uuid::new_v4().simple().to_string();
         snapshot.epoch.truncate(limits::EPOCH_CHARS);
         "0-0".clone_into(&mut snapshot.position);
@@ -121,8 +121,8 @@ impl Seed<'_> {
     }
 }
 
-/// Asks for a snapshot. Where that was done for long enough and nobody answered, begins a log with what
-/// is left: what this node knows, or the last snapshot that can be read, or nothing.
+/// Requests a snapshot. Where no node answered for long enough, begins a log with the best that is left: this
+/// node's registry, or the last snapshot that can be read, or nothing.
 pub(super) async fn request(
     shared: &Shared,
     unusable: UnusableSnapshot,
@@ -186,7 +186,7 @@ async fn connect(shared: &Shared) -> RedisResult<PrimaryConnection> {
     shared.connect(Duration::from_millis(limits::REDIS_SNAPSHOT_MS)).await
 }
 
-/// Snapshots are read and written beside this thread: what beats and hears must not stand still for that.
+/// Snapshots are read and written beside this thread: heartbeats and topics must not stand still for that.
 async fn decode(text: Vec<u8>) -> Result<Snapshot, UnusableSnapshot> {
     let parsed = tokio::task::spawn_blocking(move || {
         Snapshot::read(&text).map_err(|fault| {

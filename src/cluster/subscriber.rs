@@ -29,7 +29,7 @@ use crate::id::ChannelName;
 use crate::limits;
 use crate::stats::RedisPath;
 
-/// What is wanted of the connection.
+/// A command for the connection.
 #[derive(Debug)]
 pub(super) enum SubscriberCommand {
     /// Follow channels, and say when all are.
@@ -51,7 +51,7 @@ impl PubSubMessage {
     }
 }
 
-/// Takes what the connection hears, as far as there is room.
+/// Takes the messages of the connection, as far as there is room.
 #[derive(Debug)]
 pub(super) struct SubscriberQueue {
     queue: mpsc::Sender<PubSubMessage>,
@@ -93,7 +93,7 @@ impl SubscriberQueue {
     }
 }
 
-/// Hands on what was heard, in its order.
+/// Hands on the messages, in their order.
 pub(super) async fn forward(
     shared: Shared,
     subscriber_queue: Arc<SubscriberQueue>,
@@ -173,7 +173,7 @@ struct Topics {
     orders: mpsc::UnboundedReceiver<SubscriberCommand>,
     /// The channels that are to be heard.
     followed: HashSet<ChannelName>,
-    /// What the last connection failed to do.
+    /// A command that the last connection failed to run.
     late: Option<SubscriberCommand>,
     /// How often all topics were subscribed to.
     links: u64,
@@ -273,7 +273,7 @@ impl Topics {
         let done = match order {
             SubscriberCommand::Follow(channels, done) => self.add(connection, channels, done).await,
             SubscriberCommand::Unfollow(channels) => {
-                // First of all: a connection made anew does not hear them either.
+                // Removed first: the next connection must not subscribe to them either.
                 let gone: Vec<_> =
                     channels.into_iter().filter(|channel| self.followed.remove(channel)).collect();
                 unsubscribe(connection, &gone).await
@@ -290,7 +290,7 @@ impl Topics {
         done: oneshot::Sender<()>,
     ) -> Result<(), RedisError> {
         if done.is_closed() {
-            // Nobody waits any more.
+            // The attach has timed out.
             return Ok(());
         }
         let new = |channel: &&ChannelName| !self.followed.contains(*channel);

@@ -1,4 +1,4 @@
-//! TLS to Redis: which certificates count, and what its faults mean.
+//! TLS to Redis: the certificates that count, and the meaning of faults.
 //!
 //! The host's name is always verified. Without a CA file the authorities of the system count, with
 //! one only those in it.
@@ -32,7 +32,7 @@ pub struct TlsFiles {
     pub certificate: Option<(PathBuf, PathBuf)>,
 }
 
-/// What was read from the files. A client is made of it.
+/// The content of the files, for a client.
 #[derive(Clone, Default)]
 pub(super) struct Tls(Option<TlsCertificates>);
 
@@ -113,7 +113,7 @@ fn check_pair(
         .map(|_| ())
 }
 
-/// What a fault of TLS means to an operator. None where it is no fault of TLS.
+/// A fault of TLS in words for an operator. None where it is no fault of TLS.
 pub(super) fn describe(fault: &RedisError) -> Option<String> {
     use rustls::{AlertDescription, CertificateError, Error};
 

@@ -87,7 +87,7 @@ impl Control {
                     self.pending.lose(number);
                 }
             }
-            News::Called { number, reply } => self.pending.respond(number, reply),
+            News::Response { number, reply } => self.pending.respond(number, reply),
             News::ChannelMessages(messages) => self.state.on_channel_messages(messages, now),
             News::Relinked => self.state.on_relinked(),
             News::Asked { node, number, question } => {

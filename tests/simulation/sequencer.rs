@@ -402,7 +402,7 @@ impl SimSequencer {
                         self.count("failed calls");
                     }
                     let due_ms = self.due_ms();
-                    self.links[at].answers.push(due_ms, News::Called { number, reply });
+                    self.links[at].answers.push(due_ms, News::Response { number, reply });
                 }
                 Job::Detach(channel) => _ = self.links[at].attached.remove(&channel),
                 Job::Respond { node, number, answer } => {
@@ -531,7 +531,7 @@ impl SimSequencer {
         for Question { asker, number, answers, .. } in over {
             let due_ms = self.due_ms();
             let reply = BackplaneResponse::Nodes(answers);
-            self.link(&asker).answers.push(due_ms, News::Called { number, reply });
+            self.link(&asker).answers.push(due_ms, News::Response { number, reply });
         }
     }
 

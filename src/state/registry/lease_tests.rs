@@ -99,7 +99,7 @@ fn the_owner_before_has_its_time_whatever_comes_after_the_takeover() {
     node.read("a", 0, RegistryEntry::Renew(vec![identity.clone()]));
     assert!(node.renews(&identity), "it is its own now");
     node.read("a", 3_000, RegistryEntry::Renew(vec![identity.clone()]));
-    node.read("a", 3_000, RegistryEntry::Beat(identity.clone()));
+    node.read("a", 3_000, RegistryEntry::RenewOne(identity.clone()));
     node.read("a", 3_000, {
         let bounds = Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
         RegistryEntry::Register { list: vec![registration(0)], bounds }

@@ -225,7 +225,7 @@ mod tests {
         all.values().sum()
     }
 
-    /// Readers take replay_cache of a service that changes, and keep them for a while: each is the
+    /// Readers take snapshots of a service that changes, and keep them for a while: each is the
     /// service as it stands, and together they take no more than the bound and one snapshot.
     #[test]
     fn a_picture_is_the_service_as_it_stands_whoever_is_still_reading() {
