@@ -37,14 +37,14 @@ impl Recent {
         Recent { entries: (0..ENTRIES).map(|_| Entry::default()).collect() }
     }
 
-    /// What is known of `payload`, if the frame after `from` was just like it.
+    /// The scan of `payload`, if the frame after `from` was equal.
     pub(crate) fn find(&self, service: usize, from: u64, payload: &[u8]) -> Option<&Entry> {
         let entry = &self.entries[index(service, from)];
         (entry.payload == payload && entry.from == from).then_some(entry)
     }
 
-    /// Remembers what was read out of `payload`. The payload names its service, so two services
-    /// that share an entry are never taken for each other.
+    /// Remembers the scan of `payload`. The payload names its service, so two services that share
+    /// an entry are never mixed up.
     pub(crate) fn keep(
         &mut self,
         service: usize,

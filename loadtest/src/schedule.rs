@@ -1,11 +1,11 @@
 //! The schedule: decides when each event is sent, on a thread of its own.
 //!
-//! At a rate, event `e` is due at `start + e / rate` whatever happened to the events before it, and
+//! At a rate, event `e` is due at `start + e / rate` however late the events before it were, and
 //! carries that moment as its send time. A server, or a load test, that falls behind therefore
 //! shows it in the latencies of all events that had to wait: no coordinated omission.
 //!
 //! In a flood, as many events are under way as a window allows, counted both in answers and in
-//! deliveries, so that what is measured is the server's pace and not the depth of its queues.
+//! deliveries, so that the server's pace is measured and not the depth of its queues.
 //!
 //! Imports `publisher`, `tally`, `clock`. Imported by the scenarios.
 
@@ -22,31 +22,31 @@ use crate::clock::{Clock, nanos};
 use crate::publisher::Publisher;
 use crate::tally;
 
-/// How often a flood looks whether the window has opened.
+/// How often a flood checks whether the window has opened.
 const WINDOW_POLL: Duration = Duration::from_micros(200);
 
 /// After this long without progress a flood gives up.
 pub(crate) const STALL_NS: u64 = 5_000_000_000;
 
-/// What share of the server's message limit we use.
+/// The share of the server's message limit that is used.
 const LIMIT_SHARE: f64 = 0.8;
 
-/// When events are sent.
+/// The pace of events.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Schedule {
     /// As fast as the window allows, in events.
     Flood {
-        /// How many events may be under way.
+        /// The most events under way.
         window: u64,
     },
-    /// So many a second.
+    /// This many a second.
     Rate(f64),
 }
 
-/// What is to be sent.
+/// The load to send.
 #[derive(Debug, Clone)]
 pub(crate) struct Load {
-    /// When.
+    /// The pace.
     pub(crate) schedule: Schedule,
     /// How many events at most.
     pub(crate) events_max: u64,
@@ -54,11 +54,11 @@ pub(crate) struct Load {
     pub(crate) duration: Option<Duration>,
     /// The server's limit of messages per second and connection, if it has one.
     pub(crate) messages_per_s_max: Option<u64>,
-    /// How many subscribers each service has.
+    /// The number of subscribers of each service.
     pub(crate) subscribers: Vec<u64>,
 }
 
-/// What the two threads tell each other while events flow.
+/// The state that the two threads share while events flow.
 #[derive(Debug, Default)]
 pub(crate) struct Gauge {
     /// Events sent so far. Written by the schedule.
@@ -69,16 +69,16 @@ pub(crate) struct Gauge {
     pub(crate) is_finished: AtomicBool,
 }
 
-/// What the pace has to report.
+/// The result of a pace.
 #[derive(Debug)]
 pub(crate) struct Paced {
     /// The publisher, for the next load.
     pub(crate) publisher: Publisher,
-    /// How much later than due an event was handed to the kernel. Empty in a flood.
+    /// The delay between due time and hand-over to the kernel. Empty in a flood.
     pub(crate) lateness: Histogram<u64>,
     /// CPU time of the thread.
     pub(crate) cpu_ns: u64,
-    /// Why not everything was sent and answered.
+    /// Why some events were not sent or answered.
     pub(crate) faults: Vec<String>,
     /// Whether several events had to share a frame.
     pub(crate) is_batched: bool,
@@ -127,7 +127,7 @@ struct Runner {
     start_ns: u64,
     /// The number of the publisher's first event of this load.
     first: u64,
-    /// Deliveries owed by what was sent.
+    /// Expected deliveries of the sent events.
     owed: u64,
     /// When the next frame may go out under the server's limit.
     frame_due_ns: u64,
@@ -163,7 +163,7 @@ impl Runner {
         match pumped {
             Ok(0) => {}
             Ok(unanswered) => faults.push(format!("{unanswered} events stayed without an answer")),
-            // What was delivered before is still worth a report.
+            // The deliveries so far still go into a report.
             Err(error) => faults.push(error.to_string()),
         }
         Paced {
@@ -175,7 +175,7 @@ impl Runner {
         }
     }
 
-    /// Sends everything. Returns false when a flood stood still for too long.
+    /// Sends all events. Returns false when a flood stood still for too long.
     fn pump(&mut self, gauge: &Gauge) -> io::Result<bool> {
         let mut moved = (self.start_ns, 0);
         while !self.is_done() {
@@ -255,7 +255,7 @@ impl Runner {
         Duration::from_nanos(until_ns - now_ns).min(Duration::from_millis(100))
     }
 
-    /// Sends what is due: one event per frame, unless the server's limit forbids so many frames.
+    /// Sends the due events: one per frame, unless the server's limit forbids so many frames.
     fn send(&mut self, due: u64, now_ns: u64) -> io::Result<()> {
         let mut batch = 1;
         if let Some(limit) = self.load.messages_per_s_max {

@@ -21,10 +21,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the server may take to end after it was asked to.
 const STOP_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// How often we look whether it has ended.
+/// How often to check whether it has ended.
 const STOP_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What stands before the address in the server's first line.
+/// The text before the address in the server's first line.
 const READY_PREFIX: &str = "fanfare listening on http://";
 
 /// A running server. It ends when this is dropped.
@@ -34,7 +34,7 @@ pub(crate) struct Server {
     directory: PathBuf,
     /// Host and port, as the server printed them.
     pub(crate) authority: String,
-    /// What its tokens are signed with.
+    /// The secret of its tokens.
     pub(crate) secret: String,
 }
 
@@ -45,7 +45,7 @@ pub(crate) enum SpawnError {
     NotFound(PathBuf),
     /// The temporary directory cannot be written, or the program not run.
     Io(PathBuf, io::Error),
-    /// It ended or kept silent; what it logged last.
+    /// It ended or printed nothing; its last log lines.
     NotReady(String),
 }
 
@@ -73,7 +73,7 @@ impl Server {
         let io_error = |error| SpawnError::Io(directory.clone(), error);
         fs::create_dir_all(&directory).map_err(io_error)?;
         let log = File::create(directory.join("server.log")).map_err(io_error)?;
-        // For a server that nobody else can reach, and that is gone after the test.
+        // For a server that only this machine reaches, and that is gone after the test.
         let secret = format!("the secret of load test {:032}", std::process::id());
         let child = Command::new(&program)
             .env("JWT_SECRET", &secret)
@@ -119,7 +119,7 @@ impl Server {
         })
     }
 
-    /// Asks the server to end, and waits. Returns whether it ended in time by itself.
+    /// Sends the server a SIGTERM, and waits. Returns whether it ended in time by itself.
     fn stop(&mut self) -> bool {
         if let Ok(Some(_)) = self.child.try_wait() {
             return true;
@@ -150,7 +150,7 @@ impl Drop for Server {
     }
 }
 
-/// `FANFARE_BIN`, else the binary beside ours, else whatever is on the path.
+/// `FANFARE_BIN`, else the binary beside ours, else one on the path.
 fn program() -> PathBuf {
     if let Some(given) = env::var_os("FANFARE_BIN") {
         return given.into();

@@ -1,4 +1,4 @@
-//! The tally: who was owed what, what came, and how late.
+//! The tally: expected deliveries, received ones, and their latency.
 //!
 //! Every subscription has a position, the revision its subscriber has reached. A delivery moves it
 //! on by exactly one; everything else is a fault with a name:
@@ -13,7 +13,7 @@
 //!
 //! # Promises
 //!
-//! * Once all is over, expected = received + collapsed + lost, whatever the server sent.
+//! * At the end, expected = received + collapsed + lost, whatever the server sent.
 //! * The usual case touches one position, two counters and one histogram, and allocates nothing.
 //!
 //! Imports `layout` and `timeline`. Imported by `fleet` and the scenarios.
@@ -25,7 +25,7 @@ use hdrhistogram::Histogram;
 use crate::layout::Layout;
 use crate::timeline::Timeline;
 
-/// The longest latency that the histograms tell apart; what took longer counts as this.
+/// The longest latency in the histograms; longer ones count as this.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
 
 /// A histogram of nanoseconds, to three digits.
@@ -37,7 +37,7 @@ pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, LATENCY_NS_MAX, 3).expect("the bounds are constants")
 }
 
-/// What came, in deliveries.
+/// The received deliveries, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// Deliveries that came, each counted once.
@@ -46,7 +46,7 @@ pub(crate) struct Counts {
     pub(crate) duplicated: u64,
     /// Deliveries that came after a later one.
     pub(crate) misordered: u64,
-    /// Changes that a snapshot stood for.
+    /// Changes that a snapshot replaced.
     pub(crate) collapsed: u64,
     /// The snapshots themselves.
     pub(crate) snapshots: u64,
@@ -57,7 +57,9 @@ pub(crate) struct Counts {
 /// One subscription's progress.
 #[derive(Debug, Clone, Copy)]
 struct Position {
-    /// The revision at which the subscription began; deliveries are owed from here on.
+    /// The revision at which the subscription began; deliveries are expected from here on. 71-72
+    /// 2. The number of expected deliveries follows from the revisions given to `Tally::expected`;
+    ///    it is derived, never stored.
     base: u64,
     /// The revision reached.
     revision: u64,
@@ -68,13 +70,13 @@ struct Position {
 /// # Invariants
 ///
 /// 1. Every range in `gaps` lies below its position and above its base, and no two overlap.
-/// 2. `owed` is the number of deliveries due if every service stood at the revisions given to
-///    `Tally::expected`; it is derived, never stored.
+/// 2. The number of expected deliveries follows from the revisions given to `Tally::expected`; it
+///    is derived, never stored.
 #[derive(Debug)]
 pub(crate) struct Tally {
-    /// Which subscription lies where.
+    /// The index of each subscription.
     pub(crate) layout: Layout,
-    /// What came so far.
+    /// The counts so far.
     pub(crate) counts: Counts,
     /// From the stamp of an event to the moment its frame was read.
     pub(crate) latency: Histogram<u64>,
@@ -84,7 +86,7 @@ pub(crate) struct Tally {
     pub(crate) first_ns: u64,
     /// When the last delivery came.
     pub(crate) last_ns: u64,
-    /// Whether latencies are still recorded. What comes after a deliberate stall says nothing.
+    /// Whether latencies are still recorded. Latencies after a deliberate stall mean nothing.
     pub(crate) is_timed: bool,
     positions: Vec<Option<Position>>,
     gaps: HashMap<usize, Vec<(u64, u64)>>,
@@ -112,7 +114,7 @@ impl Tally {
         self.first_ns = 0;
     }
 
-    /// Starts a subscription at `revision`. Nothing below is owed.
+    /// Starts a subscription at `revision`. No delivery below is expected.
     pub(crate) fn subscribe(&mut self, place: usize, revision: u64) {
         self.positions[place] = Some(Position { base: revision, revision });
     }
@@ -122,7 +124,7 @@ impl Tally {
         self.positions[place].map(|position| position.revision)
     }
 
-    /// How many subscriptions each service has, of the connections that `counts`.
+    /// The number of subscriptions of each service, of the connections that `counts`.
     pub(crate) fn subscribers(&self, counts: impl Fn(usize) -> bool) -> Vec<u64> {
         let mut subscribers = vec![0; self.layout.services];
         for (place, position) in self.positions.iter().enumerate() {
@@ -134,7 +136,7 @@ impl Tally {
     }
 
     /// Counts a `service_change` that leads from one revision to another and holds one stamp per
-    /// change. Allocates only when something is wrong.
+    /// change. Allocates only at a fault.
     pub(crate) fn deliver(
         &mut self,
         place: usize,
@@ -144,7 +146,7 @@ impl Tally {
         now_ns: u64,
     ) {
         let Some(position) = &mut self.positions[place] else {
-            // Never asked for: as wrong as a second copy.
+            // Never requested: as wrong as a second copy.
             self.counts.duplicated += stamps.len() as u64;
             return;
         };
@@ -175,7 +177,7 @@ impl Tally {
     fn settle(&mut self, place: usize, from: u64, revision: u64, held: u64) -> u64 {
         let position = self.positions[place].as_mut().expect("the caller has seen the position");
         let claimed = revision.saturating_sub(from);
-        // The part above the position is new, and what it jumps over is a gap.
+        // The part above the position is new, and the revisions that it jumps over are a gap.
         let reached = position.revision;
         let ahead = revision.saturating_sub(from.max(reached));
         if from > reached && ahead > 0 {
@@ -192,7 +194,8 @@ impl Tally {
         fresh - hollow
     }
 
-    /// Takes the range `from..to` out of the gaps of a place. Returns how much of it was missing.
+    /// Takes the range `from..to` out of the gaps of a subscription. Returns the number of missing
+    /// deliveries in it.
     fn fill(&mut self, place: usize, from: u64, to: u64) -> u64 {
         let Some(gaps) = self.gaps.get_mut(&place) else {
             return 0;
@@ -212,7 +215,7 @@ impl Tally {
         filled
     }
 
-    /// Counts a `service_snapshot`: the subscriber is at `revision` now, whatever it has missed.
+    /// Counts a `service_snapshot`: the subscriber is at `revision` now, whatever it missed.
     pub(crate) fn collapse(&mut self, place: usize, revision: u64) {
         let Some(position) = &mut self.positions[place] else {
             self.counts.duplicated += 1;
@@ -228,12 +231,12 @@ impl Tally {
         position.revision = revision;
     }
 
-    /// How many deliveries are owed in all when the services stand at `revisions`.
+    /// The number of expected deliveries when the services are at `revisions`.
     pub(crate) fn expected(&self, revisions: &[u64]) -> u64 {
         self.each(revisions).map(|(position, end)| end.saturating_sub(position.base)).sum()
     }
 
-    /// How many deliveries are missing when the services stand at `revisions`.
+    /// The number of missing deliveries when the services are at `revisions`.
     pub(crate) fn lost(&self, revisions: &[u64]) -> u64 {
         let behind: u64 = self.each(revisions).map(|(p, end)| end.saturating_sub(p.revision)).sum();
         let gaps: u64 = self.gaps.values().flatten().map(|(start, end)| end - start).sum();

@@ -1,4 +1,4 @@
-//! The target: where the server is, and the handshake that opens a socket to it.
+//! The target: the server's address, and the handshake that opens a socket to it.
 //!
 //! Imports nothing of the crate. Imported by `fleet`, `publisher`, `process` and the scenarios.
 
@@ -19,19 +19,19 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Target {
     /// The first address that the host resolved to.
     pub(crate) address: SocketAddr,
-    /// Host and port as they stand in the URL.
+    /// Host and port as in the URL.
     host: String,
     /// Path and query.
     path: String,
     token: Option<String>,
 }
 
-/// Why a `--url` cannot be loaded.
+/// The reason why a `--url` cannot be used.
 #[derive(Debug)]
 pub(crate) enum TargetError {
     /// `wss://` or `https://`.
     Tls,
-    /// Neither `ws://` nor anything we know.
+    /// Neither `ws://` nor another known scheme.
     Scheme(String),
     /// The host does not resolve.
     Resolve(String, io::Error),
@@ -106,7 +106,7 @@ impl Target {
         (request, derive_accept_key(key.as_bytes()))
     }
 
-    /// Asks the server for its settings. Nothing when it does not say.
+    /// Requests the server's settings. None if it does not give them.
     pub(crate) fn settings(&self) -> Option<Value> {
         let mut stream = TcpStream::connect_timeout(&self.address, ANSWER_TIMEOUT).ok()?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT)).ok()?;
@@ -117,7 +117,7 @@ impl Target {
         );
         stream.write_all(request.as_bytes()).ok()?;
         let mut answer = Vec::new();
-        // A server that does not close is cut off by the timeout; what came is still looked at.
+        // A server that does not close is cut off by the timeout; the received bytes still count.
         let _ = stream.take(1024 * 1024).read_to_end(&mut answer);
         let text = String::from_utf8_lossy(&answer);
         let body = text.split_once("\r\n\r\n")?.1;
@@ -156,7 +156,7 @@ fn resolve(host: &str) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no address"))
 }
 
-/// A number in the settings, at whatever depth.
+/// A number in the settings, at any depth.
 pub(crate) fn find_key(value: &Value, key: &str) -> Option<u64> {
     match value {
         Value::Object(map) => {
@@ -170,7 +170,7 @@ pub(crate) fn find_key(value: &Value, key: &str) -> Option<u64> {
     }
 }
 
-/// Why a handshake failed, in words for the user.
+/// The reason why a handshake failed, for the user.
 pub(crate) type Refused = String;
 
 /// Looks for the end of the answer to an upgrade. Returns where the first frame begins, or nothing

@@ -1,7 +1,7 @@
-//! People: signed-in sockets on one thread, and what each of them reads.
+//! Users: signed-in sockets on one thread, and the messages that each of them reads.
 //!
-//! Fewer and slower than the fleet, because every message is looked at as JSON: chat and direct
-//! messages are about users, not about how many sockets one thread can read.
+//! Fewer and slower than the fleet, because every message is decoded as JSON: chat and direct
+//! messages are about users, not about the number of sockets that one thread can read.
 //!
 //! Imports `frame`, `client_socket`, `target`. Imported by the scenarios.
 
@@ -40,7 +40,8 @@ pub(crate) fn token(secret: &str, user: &str) -> io::Result<String> {
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).map_err(io::Error::other)
 }
 
-/// Removes the first `count` users of a run from the server. Fails with how many are left, and why.
+/// Removes the first `count` users of a run from the server. Fails with the number of remaining
+/// ones, and the reason.
 pub(crate) fn remove(
     target: &Target,
     secret: &str,
@@ -84,7 +85,7 @@ impl UserSockets {
         frame::encode(Opcode::Text, text.as_bytes(), self.mask_key, out);
     }
 
-    /// Writes and reads what can be, waiting for it at most `timeout`. Every message goes to
+    /// Writes and reads what is possible, waiting for it at most `timeout`. Every message goes to
     /// `hear`, with the user who got it.
     pub(crate) fn turn(
         &mut self,

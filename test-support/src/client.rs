@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::{Server, instance, token_for};
 
-/// How long anything may take that a test waits for.
+/// How long a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Whether a client's state is exactly the registry's.
@@ -59,7 +59,7 @@ pub async fn connect_as(url: &str, user: &str) -> Client {
     builder(url).token(token(user, 3_600, "")).connect().await.expect("the server is there")
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
@@ -68,7 +68,7 @@ pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Waits for something, but not for ever.
+/// Waits for a future, with a bound.
 pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("never: {what}"))
 }

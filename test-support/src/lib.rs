@@ -1,8 +1,8 @@
-//! The harness of all tests that meet a running server: the process, its clients, and what stands around it.
+//! The harness of all tests with a running server: the process, its clients, and its surroundings.
 //!
-//! A test starts the real binary on a port the kernel picks, with a data directory of its own, and
-//! speaks to it over TCP. Every wait is bounded, so a server that says nothing fails the test
-//! instead of stopping it.
+//! A test starts the real binary on a port that the kernel picks, with a data directory of its own,
+//! and speaks to it over TCP. Every wait is bounded, so a silent server fails the test instead of
+//! stopping it.
 //!
 //! ```no_run
 //! use fanfare_test_support::{Server, instance};
@@ -15,13 +15,14 @@
 //! picture.expect_equals_registry(&server);
 //! ```
 //!
-//! * [`Server`], [`Reply`], [`Client`], [`Picture`]: a process, HTTP, a WebSocket, what it has shown.
+//! * [`Server`], [`Reply`], [`Client`], [`Picture`]: a process, HTTP, a WebSocket, the state in its
+//!   frames.
 //! * [`raw`]: a WebSocket by hand.
 //! * [`client`]: the Rust client in tests.
-//! * [`nodes`], [`redis`], [`postgres`]: several nodes and what they share.
+//! * [`nodes`], [`redis`], [`postgres`]: several nodes and their stores.
 //! * [`proxy`]: a connection that fails on demand. [`small_disk`]: a disk that fills up.
 //!
-//! Not here: anything of the server's crate. What a test knows of the server is what a client knows.
+//! Not here: anything of the server's crate. A test knows of the server as much as a client does.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
@@ -60,8 +61,9 @@ pub const SECRET: &str = "a secret of more than thirty-two bytes";
 
 /// Reports that the calling test cannot run here, and why. The test returns right after it.
 ///
-/// Rust's runner counts such a test as passed and keeps what it prints. So the report goes to the file
-/// that `FANFARE_TEST_SKIPPED` names, and `scripts/count_results.sh` takes the test out of the passed ones.
+/// Rust's runner counts such a test as passed and keeps its output. So the report goes to the file
+/// that `FANFARE_TEST_SKIPPED` names, and `scripts/count_results.sh` takes the test out of the
+/// passed ones.
 pub fn skipped(why: &str) {
     report("whole", why);
 }
@@ -81,7 +83,7 @@ fn report(extent: &str, why: &str) {
     file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the file can be written");
 }
 
-/// Asks again and again whether something is so, until it is or the patience is over.
+/// Checks a condition again and again, until it holds or the patience is over.
 pub fn eventually(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {

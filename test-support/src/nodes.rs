@@ -1,4 +1,4 @@
-//! Several nodes of one cluster, and clients of them that outlive their troubles.
+//! Several nodes of one cluster, and clients of them that survive their failures.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use crate::proxy::FaultyProxy;
 use crate::redis::Redis;
 use crate::{Client, SECRET, Server, eventually, program};
 
-/// How long nodes may take to be of one mind again.
+/// How long nodes may take to agree again.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node that is ready.
@@ -50,17 +50,17 @@ pub fn await_ready(server: &Server) {
     eventually("the node is ready", PATIENCE, || server.get("/ready").status == 200);
 }
 
-/// Waits until a node has found out that it is alone.
+/// Waits until a node has found that it is cut off.
 pub fn await_cut_off(server: &Server) {
     eventually("the node is cut off", PATIENCE, || server.get("/ready").status == 503);
 }
 
-/// Starts a server that has to refuse. Returns how it ended and what it wrote to standard error.
+/// Starts a server that has to refuse. Returns its exit status and its standard error.
 pub fn refused(flags: &[&str]) -> (ExitStatus, String) {
     refused_by("exec", flags)
 }
 
-/// The same by way of a shell; its last word is `exec`.
+/// The same by way of a shell; its last command is `exec`.
 pub fn refused_by(prelude: &str, flags: &[&str]) -> (ExitStatus, String) {
     let dir = std::env::temp_dir().join(format!("fanfare-refused-{}", uuid::Uuid::new_v4()));
     std::fs::create_dir_all(&dir).expect("a directory");
@@ -93,7 +93,7 @@ pub fn refused_by(prelude: &str, flags: &[&str]) -> (ExitStatus, String) {
     (status.unwrap_or_else(|| panic!("it was not refused: {said}")), said)
 }
 
-/// A call that may fail: what was asked may then have been done, and does not count.
+/// A call that may fail: the server may then have carried it out, and the test does not count it.
 pub fn try_call(
     address: SocketAddr,
     patience: Duration,
@@ -122,7 +122,7 @@ pub fn try_call(
     Some((status, serde_json::from_str(body).unwrap_or_default()))
 }
 
-/// A socket whose end is nothing out of the ordinary.
+/// A socket that may end at any time.
 pub struct Line(WebSocket<TcpStream>);
 
 /// The connection is over.
@@ -144,12 +144,12 @@ impl Line {
         Some(Line(socket))
     }
 
-    /// Sends a command. False where the connection is over.
+    /// Sends a command. False if the connection is over.
     pub fn send(&mut self, command: &Value) -> bool {
         self.0.send(Message::text(command.to_string())).is_ok()
     }
 
-    /// The next frame, if there is one by now.
+    /// The next frame, if one has arrived.
     pub fn poll(&mut self) -> Result<Option<Value>, Ended> {
         loop {
             match self.0.read() {
@@ -171,16 +171,16 @@ impl Line {
     }
 }
 
-/// What a follower of a channel has seen. Every frame is checked: a gap or a double fails the test,
-/// unless the follower was told that something is lost.
+/// The messages that a follower of a channel has seen. Every frame is checked: a gap or a double
+/// fails the test, unless the server reported a loss.
 #[derive(Debug, Clone)]
 pub struct Trail {
     pub channel: String,
     pub epoch: String,
     pub offset: u64,
-    /// Each message by the epoch and offset it has.
+    /// Each message by its epoch and offset.
     pub seen: Vec<(String, u64, Value)>,
-    /// What it was told not to expect: of an epoch, the offsets above the first number up to the second.
+    /// The reported losses: of an epoch, the offsets above the first number up to the second.
     pub told: Vec<(String, u64, u64)>,
 }
 
@@ -197,14 +197,14 @@ impl Trail {
         }
     }
 
-    /// The command that goes on from here.
+    /// The command that resumes here.
     pub fn resume(&self) -> Value {
         let since = json!({"epoch": self.epoch, "offset": self.offset});
         json!({"type": "subscribe", "channel": self.channel, "since": since})
     }
 
-    /// Takes in what `subscribed` says: the answer to [`Trail::resume`], or unasked. Returns whether
-    /// everything missed will come.
+    /// Applies a `subscribed`: the answer to [`Trail::resume`], or one without a request. Returns
+    /// whether all missed messages will come.
     pub fn subscribed(&mut self, frame: &Value) -> bool {
         assert_eq!(frame["channel"], self.channel.as_str(), "{frame}");
         let (epoch, offset) = place(frame);
@@ -225,7 +225,7 @@ impl Trail {
         false
     }
 
-    /// Takes in a message.
+    /// Adds a message.
     pub fn apply(&mut self, frame: &Value) {
         assert_eq!(frame["channel"], self.channel.as_str(), "{frame}");
         assert_eq!(
@@ -261,7 +261,7 @@ impl Trail {
         self.seen.iter().map(|(_, _, frame)| &frame["payload"]).collect()
     }
 
-    /// The message at a place. None where it was said that it would not come.
+    /// The message at an offset. None if the server reported that it would not come.
     pub fn at(&self, epoch: &str, offset: u64) -> Option<&Value> {
         let message = self.seen.iter().find(|one| (&*one.0, one.1) == (epoch, offset));
         let is_excused = || {

@@ -1,4 +1,4 @@
-//! What a client knows of a service, built from frames alone, and compared with the registry.
+//! A client's picture of a service, built from frames alone, and compared with the registry.
 //!
 //! Imports `server` and the root. Imported by `socket` and tests.
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{Server, assert_is_time};
 
-/// What a client knows of a service, built from frames alone. Every frame is checked: a gap, a
+/// A client's picture of a service, built from frames alone. Every frame is checked: a gap, a
 /// double or a change that does not fit fails the test.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Picture {
@@ -45,8 +45,8 @@ impl Picture {
         }
     }
 
-    /// Takes in the answer to a resumption that was recovered. Where nothing was missed the mark may
-    /// still have changed; else the frame that follows has it.
+    /// Applies the answer to a resumption that was recovered. If no change was missed the mark may
+    /// still have changed; else the next frame has it.
     pub fn resumed(&mut self, answer: &Value) {
         assert_eq!(answer["epoch"], self.epoch.as_str(), "{answer}");
         if answer["revision"] == self.revision {
@@ -54,7 +54,7 @@ impl Picture {
         }
     }
 
-    /// Takes a pushed frame in.
+    /// Applies a pushed frame.
     pub fn apply(&mut self, frame: &Value) {
         assert_eq!(frame["service_id"], self.service.as_str(), "{}", brief(frame));
         match frame["type"].as_str() {
@@ -89,7 +89,7 @@ impl Picture {
         self.degraded = frame["degraded"].as_bool().expect("a mark");
     }
 
-    /// Checks that the picture is what the registry says now.
+    /// Checks that the picture is the registry's present state.
     pub fn expect_equals_registry(&self, server: &Server) {
         let registry = Picture::of_discovered(&server.discover(&self.service));
         let head = |of: &Picture| (of.epoch.clone(), of.revision, of.degraded, of.instances.len());
@@ -112,7 +112,7 @@ pub(crate) fn brief(frame: &Value) -> String {
     text[..end].to_owned()
 }
 
-/// What makes two instances the same: region, service and instance, whatever their case.
+/// The identity of an instance: region, service and instance, in any case.
 fn identity(instance: &Value) -> String {
     let part = |field: &str| instance[field].as_str().unwrap_or_default().to_ascii_lowercase();
     format!("{}/{}/{}", part("regionId"), part("serviceId"), part("instanceId"))

@@ -1,8 +1,8 @@
 //! Empty databases on a `PostgreSQL` server.
 //!
-//! The server is the one that `FANFARE_TEST_POSTGRES` names, else one that `scripts/with_postgres.sh`
-//! runs for as long as this test process lives. Where `PostgreSQL` is not installed there is neither,
-//! and what needs one says that it did not run.
+//! The server is the one that `FANFARE_TEST_POSTGRES` names, else one that
+//! `scripts/with_postgres.sh` runs for the life of this test process. If `PostgreSQL` is not
+//! installed there is neither, and a test that needs one reports that it did not run.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -55,7 +55,7 @@ impl Database {
         self.url.replacen(self.host(), &address.to_string(), 1)
     }
 
-    /// Where its server listens.
+    /// The address of its server.
     pub fn address(&self) -> SocketAddr {
         let host = self.host();
         let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:5432") };
@@ -68,12 +68,12 @@ impl Database {
         host.rsplit('@').next().expect("a last part")
     }
 
-    /// Has something done.
+    /// Runs a statement.
     pub fn execute(&self, statement: &str) {
         execute(&self.url, statement);
     }
 
-    /// Asks something that is answered with a number.
+    /// Runs a query with a number as its answer.
     pub fn ask(&self, question: &str) -> i64 {
         block_on(async {
             let mut connection = PgConnection::connect(&self.url).await.expect("connects");
@@ -111,7 +111,7 @@ pub fn cut(url: &str) {
     );
 }
 
-/// Runs a statement from beside whoever uses the database.
+/// Runs a statement beside the database's other users.
 pub fn execute(url: &str, statement: &str) {
     block_on(async {
         let mut connection = PgConnection::connect(url).await.expect("connects");
@@ -128,7 +128,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 /// A server's URL.
 fn server() -> Option<&'static str> {
     static NAMED: OnceLock<Option<String>> = OnceLock::new();
-    // The script ends its server when nothing can be read any more, which is when this process ends.
+    // The script ends its server when its input ends, which is when this process ends.
     static OWN: OnceLock<Option<(String, Child)>> = OnceLock::new();
     let named = NAMED.get_or_init(|| std::env::var("FANFARE_TEST_POSTGRES").ok());
     named.as_deref().or_else(|| OWN.get_or_init(start).as_ref().map(|(url, _)| &**url))

@@ -1,4 +1,4 @@
-//! A proxy between two programs that delays, holds or loses what passes, as a test tells it.
+//! A proxy between two programs that delays, holds or loses bytes, as a test demands.
 //!
 //! Imports nothing of the crate. Imported by `nodes` and tests.
 
@@ -10,21 +10,21 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// What Redis begins a published message with.
+/// The beginning of a message that Redis publishes.
 const MESSAGE: &[u8] = b"$7\r\nmessage\r\n";
 
-/// What is wrong with the network.
+/// The fault of the network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
-    /// Nothing: bytes pass.
+    /// None: bytes pass.
     None,
     /// Each piece comes this much later.
     Delay(Duration),
     /// Nothing passes, and no connection ends.
     Block,
-    /// What Redis publishes does not pass, and everything else does.
+    /// Messages that Redis publishes do not pass, and everything else does.
     LosePublished,
-    /// There is nothing on the other side: open connections end, and new ones end at once.
+    /// There is no other side: open connections end, and new ones end at once.
     Down,
 }
 
@@ -75,7 +75,7 @@ impl FaultyProxy {
         FaultyProxy { address, shared }
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -85,12 +85,12 @@ impl FaultyProxy {
         format!("ws://{}", self.address)
     }
 
-    /// Leads new connections to another address, as a name does that was moved.
+    /// Leads new connections to another address, as a moved name does.
     pub fn lead_to(&self, target: SocketAddr) {
         *self.shared.target.lock() = target;
     }
 
-    /// Has a fault from now on.
+    /// Applies a fault from now on.
     pub fn set(&self, fault: Fault) {
         *self.shared.fault.lock() = fault;
         if fault == Fault::Down {
@@ -106,7 +106,7 @@ impl FaultyProxy {
         }
     }
 
-    /// How many frames were lost.
+    /// The number of lost frames.
     pub fn frames_lost(&self) -> usize {
         self.shared.frames_lost.load(Ordering::SeqCst)
     }
@@ -160,7 +160,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, is_from_target: bool, shared: &
     let _ = to.shutdown(Shutdown::Both);
 }
 
-/// Takes what a server says apart: its head, and then frame by frame (RFC 6455, 5.2).
+/// Splits a server's bytes: its head, and then frame by frame (RFC 6455, 5.2).
 struct FrameFilter<'a> {
     text: &'a str,
     held: Vec<u8>,
@@ -172,7 +172,7 @@ impl FrameFilter<'_> {
         FrameFilter { text, held: Vec::new(), is_past_head: false }
     }
 
-    /// What passes of these bytes and of those held before.
+    /// The part of these bytes, and of those held before, that passes.
     fn pass(&mut self, bytes: &[u8], frames_lost: &AtomicUsize) -> Vec<u8> {
         self.held.extend_from_slice(bytes);
         let mut passed = Vec::new();

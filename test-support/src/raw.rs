@@ -1,10 +1,10 @@
-//! A WebSocket by hand: bytes out, frames in, nothing repaired on the way.
+//! A WebSocket by hand: bytes out, frames in, nothing corrected on the way.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// How long a test waits for bytes that have to come.
+/// How long a test waits for expected bytes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The request of a good upgrade, up to the empty line.
@@ -18,7 +18,7 @@ pub struct Frame {
     pub payload: Vec<u8>,
 }
 
-/// A TCP connection, and what has been read from it beyond what was asked for.
+/// A TCP connection, and the bytes that have been read ahead.
 pub struct Raw {
     stream: TcpStream,
     read: Vec<u8>,
@@ -53,7 +53,7 @@ impl Raw {
         self.stream.write_all(bytes).expect("the server reads");
     }
 
-    /// Sends what the server may stop to read.
+    /// Sends bytes that the server may stop to read.
     pub fn try_send(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
     }
@@ -137,7 +137,7 @@ impl Raw {
         }
     }
 
-    /// Waits for the end of the stream, whatever comes before it.
+    /// Waits for the end of the stream, and skips the bytes before it.
     pub fn wait_for_end(&mut self) {
         while self.more() {}
     }

@@ -17,16 +17,16 @@ pub struct Redis {
     port: u16,
     dir: PathBuf,
     is_cluster: bool,
-    /// The port of its bus, where it is one.
+    /// The port of its bus, if it is a Cluster.
     bus: u16,
-    /// The port that speaks TLS, where there is one.
+    /// The port for TLS, if there is one.
     tls_port: u16,
     /// Arguments beside those of every test.
     more: Vec<String>,
 }
 
-/// A port that nobody has, below those that the system hands out: Redis comes back to it, and some
-/// connection of another test could have it by then.
+/// A free port below those that the system hands out: Redis comes back to it, and a connection of
+/// another test could have it by then.
 fn free_port() -> u16 {
     loop {
         let chance = u16::try_from(uuid::Uuid::new_v4().as_u128() % 8_000).expect("below");
@@ -43,14 +43,15 @@ impl Redis {
         Redis::start_as(std::env::var_os("FANFARE_TEST_REDIS_CLUSTER").is_some(), &[])
     }
 
-    /// Starts one that is no Cluster, whatever the environment says: of those no node follows another.
+    /// Starts one that is not a Cluster, whatever the environment says: a node of a Cluster follows
+    /// no other.
     pub fn start_alone() -> Redis {
         Redis::start_as(false, &[])
     }
 
-    /// Starts one that speaks TLS at a port of its own. The files are PEM; clients have to show a
-    /// certificate of that authority where `wants_certificate`. None where the program was built
-    /// without TLS.
+    /// Starts one with TLS at a port of its own. The files are PEM; clients have to show a
+    /// certificate of that authority if `wants_certificate`. None if the program was built without
+    /// TLS.
     pub fn start_tls(certs: &Path, wants_certificate: bool) -> Option<Redis> {
         let file = |name: &str| certs.join(name).to_string_lossy().into_owned();
         let (certificate, key, ca) = (file("redis.pem"), file("redis.key"), file("ca.pem"));
@@ -67,8 +68,8 @@ impl Redis {
     }
 
     fn start_as(is_cluster: bool, more: &[&str]) -> Redis {
-        // It is the process that dies here and not the machine: memory is as good as a disk, and
-        // does not keep a test waiting when the disk has other things to do.
+        // The process dies here and not the machine: memory is as good as a disk, and does not keep
+        // a test waiting when the disk is busy.
         let memory = PathBuf::from("/dev/shm");
         let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
         let dir = base.join(format!("fanfare-redis-{}", uuid::Uuid::new_v4()));
@@ -80,7 +81,7 @@ impl Redis {
             if redis.try_launch() {
                 return redis;
             }
-            // Somebody was faster.
+            // Another process was faster.
         }
         panic!("there is no port for Redis");
     }
@@ -115,7 +116,7 @@ impl Redis {
             return false;
         }
         if self.is_cluster {
-            // An error where it knows them from before.
+            // An error if it knows them from before.
             line(&mut self.tell(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]));
             eventually("the slots are served", Duration::from_secs(20), || {
                 line(&mut self.tell(&["GET", "anything"])).starts_with("$-1")
@@ -124,17 +125,17 @@ impl Redis {
         true
     }
 
-    /// Asks something that is answered with a number.
+    /// Sends a command with a number as its answer.
     pub fn ask(&self, words: &[&str]) -> u64 {
         number(&mut self.tell(words))
     }
 
-    /// Has it do something. Returns the first line of its answer.
+    /// Sends a command. Returns the first line of its answer.
     pub fn order(&self, words: &[&str]) -> String {
         line(&mut self.tell(words)).trim_end().to_owned()
     }
 
-    /// Makes it a replica of another, and waits until it has what the other has.
+    /// Makes it a replica of another, and waits until it has the other's data.
     pub fn follow(&self, primary: &Redis) {
         // A primary waits for more replicas before it begins, 5 s by default.
         primary.order(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
@@ -151,7 +152,8 @@ impl Redis {
         assert_eq!(self.order(&["REPLICAOF", "NO", "ONE"]), "+OK");
     }
 
-    /// Makes it a replica of nothing that is there: its primary died, and nobody was promoted.
+    /// Makes it a replica of an address without a server: its primary died, and no replica was
+    /// promoted.
     pub fn demote(&self) {
         assert_eq!(self.order(&["REPLICAOF", "127.0.0.1", "1"]), "+OK");
     }
@@ -195,7 +197,7 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// The port that speaks TLS.
+    /// The port for TLS.
     pub fn tls_port(&self) -> u16 {
         self.tls_port
     }
@@ -204,7 +206,7 @@ impl Redis {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
-    /// Ends it without a word.
+    /// Kills it.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -212,18 +214,18 @@ impl Redis {
         }
     }
 
-    /// Forgets everything it has on disk. It has to be down.
+    /// Removes its data from the disk. It has to be down.
     pub fn wipe(&self) {
         let _ = std::fs::remove_dir_all(&self.dir);
         std::fs::create_dir_all(&self.dir).expect("a directory");
     }
 
-    /// Keeps a copy of what it has on disk.
+    /// Keeps a copy of its data on disk.
     pub fn remember(&self) {
         copy(&self.dir, &self.dir.with_extension("copy"));
     }
 
-    /// Has it forget all that came after that. It has to be down.
+    /// Restores that copy. It has to be down.
     pub fn go_back(&self) {
         self.wipe();
         copy(&self.dir.with_extension("copy"), &self.dir);
@@ -258,7 +260,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Whether the program can speak TLS: whether it is linked with what does.
+/// Whether the program supports TLS: whether it is linked with a TLS library.
 fn has_tls() -> bool {
     let program = std::env::var("FANFARE_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
     let linked = Command::new("sh").args(["-c", r#"ldd "$(command -v "$0")""#, &program]).output();

@@ -1,4 +1,4 @@
-//! An HTTP answer, and what a test expects of one.
+//! An HTTP answer, and the checks of a test on it.
 //!
 //! Imports nothing of the crate. Imported by `server` and tests.
 
@@ -14,7 +14,7 @@ pub struct Reply {
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub text: String,
-    /// The body as JSON, or null where it is none.
+    /// The body as JSON, or null if it is not JSON.
     pub body: Value,
 }
 

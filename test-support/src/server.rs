@@ -1,4 +1,4 @@
-//! A server process, as a test meets it from outside: started, stopped, killed, asked over HTTP.
+//! A server process, seen from outside: started, stopped, killed, called over HTTP.
 //!
 //! Imports `reply`, `socket` and the root. Imported by tests, `client` and `nodes`.
 
@@ -26,9 +26,9 @@ const LISTENING: &str = "fanfare listening on http";
 
 /// The server's program.
 ///
-/// Cargo builds it for the tests of its package and says where it is. Elsewhere it is the one in the target
-/// directory of the test, which is built where there is none yet: `cargo test -p` of another package does not
-/// build it again after a change, `cargo build` does.
+/// Cargo builds it for the tests of its package and names its path. Elsewhere it is the one in the
+/// target directory of the test, which is built if there is none yet: `cargo test -p` of another
+/// package does not build it again after a change, `cargo build` does.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -66,7 +66,7 @@ pub struct Server {
     address: SocketAddr,
     dir: PathBuf,
     flags: Vec<String>,
-    /// What the shell does before it becomes the server.
+    /// The shell's commands before it becomes the server.
     prelude: Option<String>,
 }
 
@@ -89,7 +89,7 @@ impl Server {
     }
 
     /// Runs the same program with other arguments on the same data, to its end. Returns whether it
-    /// succeeded, and what it wrote: its result, or all of it where it failed.
+    /// succeeded, and its output: standard output, or all of it if it failed.
     pub fn run(&self, args: &[&str], input: &str) -> (bool, String) {
         let mut child = Command::new(program())
             .args(args)
@@ -122,7 +122,7 @@ impl Server {
         self.request(method, path, &headers, body.to_string().as_bytes())
     }
 
-    /// A client of `/ws` that is signed in as a user, with what a login gives.
+    /// A client of `/ws` that is signed in as a user, with a token as from a login.
     pub fn connect_as(&self, user: &str) -> Client {
         self.connect_with(&token(user, "message"))
     }
@@ -151,7 +151,7 @@ impl Server {
         Server { child, address, dir, flags, prelude }
     }
 
-    /// Everything it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).expect("its log")
     }
@@ -167,7 +167,7 @@ impl Server {
         fs::read_dir(path).expect("a running process").count()
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -186,7 +186,7 @@ impl Server {
         TcpStream::from(socket)
     }
 
-    /// Whether the kernel still has the server's end of a connection, in whatever state.
+    /// Whether the kernel still has the server's end of a connection, in any state.
     pub fn has_socket(&self, client_port: u16) -> bool {
         let table = fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
         let port_of = |address: &str| {
@@ -231,14 +231,14 @@ impl Server {
         self.wait()
     }
 
-    /// Ends the process without a word.
+    /// Kills the process.
     pub fn kill(&mut self) {
         self.child.kill().expect("the process can be killed");
         self.child.wait().expect("a child can be waited for");
     }
 
-    /// Starts another server on the same data, which has to end by itself. Returns how it ended and
-    /// what it wrote to standard error.
+    /// Starts another server on the same data, which has to end by itself. Returns its exit status
+    /// and its standard error.
     pub fn start_another(&self) -> (ExitStatus, String) {
         let log = self.dir.join("another");
         let mut child = command(&self.dir, ANY_PORT, None)
@@ -277,7 +277,7 @@ impl Server {
         (self.child, self.address) = launch(&self.dir, bind, &self.flags, prelude);
     }
 
-    /// Removes everything that was stored. The server has ended.
+    /// Removes all stored data. The server has ended.
     pub fn lose_data(&self) {
         fs::remove_dir_all(self.dir.join("data")).expect("its data");
     }
@@ -464,7 +464,7 @@ fn command(dir: &Path, bind: &str, prelude: Option<&str>) -> Command {
         }
     };
     command.arg("--data-dir").arg(dir.join("data")).env("FANFARE_BIND", bind);
-    // With a secret the server would want tokens of everybody. A test that is about that says so.
+    // With a secret the server requires tokens. A test about that sets the flag itself.
     command.env("FANFARE_AUTH", "open");
     command.current_dir(dir).stdin(Stdio::null());
     command
@@ -485,7 +485,7 @@ fn launch(dir: &Path, bind: &str, flags: &[String], prelude: Option<&str>) -> (C
         let mut text = String::new();
         let _ = stdout.read_line(&mut text);
         let _ = first_line.send(text);
-        // What follows is read and dropped, so that the server never writes into a closed pipe.
+        // Later lines are read and dropped, so that the server never writes into a closed pipe.
         let _ = std::io::copy(&mut stdout, &mut std::io::sink());
     });
     let line = line.recv_timeout(START_PATIENCE).unwrap_or_default();

@@ -1,14 +1,14 @@
 //! A file system of a few MiB that a test fills and empties.
 //!
-//! It is in memory, and mounted in a name space of its own that ends with the process which holds it:
-//! nothing of it stays behind, however the test ends. Where that is not allowed there is none.
+//! It is in memory, and mounted in a name space of its own that ends with its process: nothing of
+//! it stays behind, however the test ends. If that is not allowed there is none.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// Where it is mounted in its name space. The directory is there everywhere, and is covered there.
+/// Its mount point in its name space. The directory is there everywhere, and is covered there.
 const MOUNT: &str = "/mnt";
 
 pub struct SmallDisk {
@@ -16,7 +16,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// A file system of so many KiB, where this is allowed.
+    /// A file system of so many KiB, if this is allowed.
     pub fn new(kib: usize) -> Option<SmallDisk> {
         let disk = SmallDisk::mounted(kib);
         if disk.is_none() {
@@ -44,7 +44,7 @@ impl SmallDisk {
         Some(SmallDisk { holder })
     }
 
-    /// What has a server of `Server::start_by` run where the disk is.
+    /// The shell's commands that run a server of `Server::start_by` on the disk.
     pub fn prelude(&self) -> String {
         format!(r#"exec nsenter -m -t {} "$@""#, self.holder.id())
     }

@@ -50,7 +50,7 @@ impl Client {
         }
     }
 
-    /// The first of the next frames that is so; the others are skipped.
+    /// The first of the next frames that matches; the others are skipped.
     pub fn find(&mut self, what: &str, mut is_so: impl FnMut(&Value) -> bool) -> Value {
         for _ in 0..1_000 {
             let frame = self.next_json();
@@ -61,22 +61,22 @@ impl Client {
         panic!("a thousand frames, and none is {what}");
     }
 
-    /// The next frame of a type, whatever comes before it.
+    /// The next frame of a type; earlier frames are skipped.
     pub fn find_type(&mut self, kind: &str) -> Value {
         self.find(kind, |frame| frame["type"] == kind)
     }
 
-    /// The next envelope of a type, whatever comes before it.
+    /// The next envelope of a type; earlier frames are skipped.
     pub fn find_envelope(&mut self, message_type: &str) -> Value {
         self.find(message_type, |frame| frame["message_type"] == message_type)
     }
 
-    /// Every frame that is on its way: a ping's answer marks the place.
+    /// Every frame that is on its way: a command's answer marks the end.
     pub fn drain(&mut self) -> Vec<Value> {
         self.requests += 1;
         let id = format!("drain-{}", self.requests);
-        // Through control: what it had sent before this answer is there before it. A ping would be
-        // answered by the shard, ahead of what is on its way to it. No token is needed for it.
+        // Through control: its earlier messages arrive before this answer. The shard would answer a
+        // ping itself, ahead of messages on their way to it. The command needs no token.
         self.send_json(&json!({"type": "unsubscribe", "id": id, "channel": "never followed"}));
         let mut frames = Vec::new();
         loop {
@@ -141,8 +141,8 @@ impl Client {
         Picture::of_subscribed(&self.ask(&command, "subscribed"))
     }
 
-    /// Subscribes again from where the picture stands, and corrects it where that is needed.
-    /// Returns whether the server had all changes since.
+    /// Subscribes again from the picture's revision, and corrects the picture if necessary. Returns
+    /// whether the server had all changes since.
     pub fn resume(&mut self, picture: &mut Picture) -> bool {
         let since = json!({"epoch": picture.epoch, "revision": picture.revision});
         let command = json!({"type": "subscribe", "service_id": picture.service, "since": since});
@@ -163,8 +163,8 @@ impl Client {
     }
 
     /// Applies every frame that is on its way. Subscribing twice changes nothing, so its answer
-    /// marks the place: what happened before it has arrived before it, unless the connection has
-    /// fallen behind and is owed a snapshot, which the answer then holds or is followed by.
+    /// marks the end: earlier changes have arrived before it, unless the connection has fallen
+    /// behind and a resync is pending, whose snapshot the answer then holds or precedes.
     pub fn catch_up(&mut self, picture: &mut Picture) {
         self.requests += 1;
         let id = format!("catch-up-{}", self.requests);

@@ -9,8 +9,8 @@
 //!
 //! * A delivery costs no allocation and no copy beyond the kernel's.
 //! * A connection between two frames owns no buffer.
-//! * Nothing is dropped in silence: what is neither a delivery nor an expected answer is counted in
-//!   `FleetCounts` and ends up in the report.
+//! * Nothing is dropped in silence: a frame that is neither a delivery nor an expected answer is
+//!   counted in `FleetCounts` and is in the report.
 //!
 //! Imports `connection`, `frame`, `message`, `tally`, `target`, `clock`. Imported by the scenarios.
 
@@ -34,13 +34,13 @@ use crate::target::Target;
 /// The shared read buffer. Fits the second-level cache; grows only for a single longer frame.
 const BUFFER_BYTES: usize = 128 * 1024;
 
-/// How many sockets one poll reports.
+/// The most sockets that one poll reports.
 const EVENTS_MAX: usize = 1024;
 
-/// How many subscriptions a connection asks for in one go. Below the burst that the server grants.
+/// Subscriptions that a connection requests in one go. Below the burst that the server grants.
 pub(crate) const ASKED_AT_ONCE_MAX: usize = 150;
 
-/// What happened beside the deliveries.
+/// The counts beside the deliveries.
 #[derive(Debug, Default)]
 pub(crate) struct FleetCounts {
     /// Connections that were opened.
@@ -51,7 +51,7 @@ pub(crate) struct FleetCounts {
     pub(crate) failure: Option<String>,
     /// Subscriptions that were answered.
     pub(crate) subscribed: u64,
-    /// Connections that the server ended, by close code; 1006 stands for none given.
+    /// Connections that the server ended, by close code; 1006 without a close frame.
     pub(crate) closed_by_server: BTreeMap<u16, u64>,
     /// Errors that the server answered, by code.
     pub(crate) errors: BTreeMap<String, u64>,
@@ -61,16 +61,16 @@ pub(crate) struct FleetCounts {
     pub(crate) bytes: u64,
     /// `service_change` frames.
     pub(crate) change_frames: u64,
-    /// Connections dropped because what they sent is no WebSocket stream.
+    /// Connections dropped because their bytes are not a WebSocket stream.
     pub(crate) broken: u64,
 }
 
 /// Many connections on one poll loop.
 #[derive(Debug)]
 pub(crate) struct Fleet {
-    /// What happened beside the deliveries.
+    /// The counts beside the deliveries.
     pub(crate) counts: FleetCounts,
-    /// What was delivered.
+    /// The deliveries.
     pub(crate) tally: Tally,
     /// From `connect` to the answer to the upgrade.
     pub(crate) connect: Histogram<u64>,
@@ -149,7 +149,7 @@ impl Fleet {
         self.connections.len()
     }
 
-    /// Whether a connection is gone, so that its place may be used again.
+    /// Whether a connection has ended, so that its index may be used again.
     pub(crate) fn is_closed(&self, index: usize) -> bool {
         self.connections[index].phase == Phase::Closed
     }
@@ -188,7 +188,7 @@ impl Fleet {
         }
     }
 
-    /// Waits for sockets at most `timeout` and serves those that have something.
+    /// Waits for sockets at most `timeout` and serves those that are ready.
     pub(crate) fn turn(&mut self, timeout: Duration) -> io::Result<()> {
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -218,7 +218,7 @@ impl Fleet {
         for slot in asked..end {
             let service = layout.service_of(index, slot);
             let revision = self.tally.revision(index * layout.per_connection + slot);
-            // A revision that is known already means that this connection is coming back.
+            // A known revision means that this connection is coming back.
             let epoch = self.epochs[service].as_str();
             let since = revision.map(|revision| Since { epoch, revision });
             let text = message::subscribe(&format!("{}{service}", self.prefix), since);
@@ -235,7 +235,7 @@ impl Fleet {
         self.connections[index].is_stalled = true;
     }
 
-    /// Reads again from a stalled connection, beginning with what has piled up.
+    /// Reads again from a stalled connection, beginning with the bytes that have piled up.
     pub(crate) fn resume(&mut self, index: usize) {
         self.connections[index].is_stalled = false;
         // The edge that announced the waiting bytes is long gone.
@@ -303,7 +303,7 @@ impl Fleet {
         }
     }
 
-    /// A connection is gone; `reason` is empty at an ordinary end of the stream.
+    /// A connection has ended; `reason` is empty at an ordinary end of the stream.
     fn lose(&mut self, index: usize, reason: &str) {
         let connection = &mut self.connections[index];
         match connection.phase {

@@ -68,8 +68,8 @@ impl Fleet {
         }
     }
 
-    /// Keeps the cut frame at the start of the buffer for the next read, and writes what the
-    /// frames before it made us owe.
+    /// Keeps the cut frame at the start of the buffer for the next read, and writes the answers to
+    /// the frames before it.
     fn keep_rest(&mut self, index: usize, filled: usize) {
         let connection = &mut self.connections[index];
         if filled > 0 {
@@ -82,7 +82,7 @@ impl Fleet {
         }
     }
 
-    /// Takes everything complete out of `buffer[..end]`. Returns how many bytes that was.
+    /// Handles all complete frames of `buffer[..end]`. Returns the number of their bytes.
     fn consume(&mut self, index: usize, end: usize) -> Result<usize, String> {
         let now_ns = self.clock.now_ns();
         let mut used = 0;
@@ -173,7 +173,7 @@ impl Fleet {
     /// A whole text message. The hot path of the program.
     fn text(&mut self, index: usize, payload: &[u8], now_ns: u64) {
         let layout = self.tally.layout;
-        // With one subscription, the place and the change that comes next are known beforehand.
+        // With one subscription, its index and the next change are known beforehand.
         let due = if layout.per_connection == 1 { self.tally.revision(index) } else { None };
         if let Some(from) = due
             && let Some(known) = self.recent.find(layout.service_at(index), from, payload)

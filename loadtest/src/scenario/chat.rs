@@ -1,5 +1,5 @@
-//! Chat: many users in some rooms, who speak in turn. Everyone in a room has to hear everything that
-//! is said there, once and in the order of its offsets.
+//! Chat: many users in some rooms, who write in turn. Every user in a room has to get every message
+//! of the room, once and in the order of its offsets.
 
 use std::io;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::schedule::STALL_NS;
 use crate::tally;
 use crate::users::UserSockets;
 
-/// Messages a second, when the plan names no rate.
+/// Messages a second, if the plan names no rate.
 const RATE: f64 = 200.0;
 
-/// What is heard, and what is missing.
+/// The received messages, and the missing ones.
 struct Hearing {
     /// The newest offset of each room that each user has heard; a user is in one room.
     heard: Vec<u64>,

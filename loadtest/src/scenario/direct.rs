@@ -1,5 +1,5 @@
-//! Direct messages: pairs of users, of whom one writes by HTTP as fast as it is acknowledged and the
-//! other listens on a socket. Every acknowledged message has to be pushed, once.
+//! Direct messages: pairs of users, of whom one writes by HTTP as fast as it is acknowledged and
+//! the other listens on a socket. Every acknowledged message has to be pushed, once.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -30,7 +30,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// An acknowledged message: its id, and how long that took.
 type Acknowledged = (String, u64);
 
-/// One who writes, over a connection that stays.
+/// A writer, over a connection that stays.
 struct Writer {
     stream: BufReader<TcpStream>,
     head: String,
@@ -85,7 +85,7 @@ impl Writer {
     }
 }
 
-/// What was pushed, by id.
+/// The pushed messages, by id.
 #[derive(Default)]
 struct Pushed {
     ids: HashMap<String, u32>,

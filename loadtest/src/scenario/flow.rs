@@ -16,26 +16,26 @@ use crate::outcome::{Measured, Outcome};
 use crate::publisher::Publisher;
 use crate::schedule::{self, Gauge, Load, STALL_NS};
 
-/// What a flow has to report.
+/// The result of a flow.
 #[derive(Debug)]
 pub(super) struct Flow {
-    /// The publisher, for what comes after.
+    /// The publisher, for later steps.
     pub(super) publisher: Publisher,
     /// CPU time of both sides.
     pub(super) measured: Measured,
     /// From the first event to the last delivery.
     pub(super) elapsed_ns: u64,
-    /// Deliveries that came in this flow.
+    /// Deliveries in this flow.
     pub(super) delivered: u64,
-    /// How much later than due events were sent.
+    /// The delay of sending behind the schedule.
     pub(super) lateness: Histogram<u64>,
     /// Whether several events had to share a frame.
     pub(super) is_batched: bool,
-    /// Why not everything was sent and answered.
+    /// Why some events were not sent or answered.
     pub(super) faults: Vec<String>,
 }
 
-/// How many deliveries a fleet has behind it, in whatever form they came.
+/// The number of deliveries of a fleet, in all forms.
 fn delivered(fleet: &Fleet) -> u64 {
     let counts = &fleet.tally.counts;
     counts.received + counts.collapsed + counts.hollow
@@ -78,7 +78,7 @@ pub(super) fn run(
 }
 
 impl Flow {
-    /// Moves what a reader of the figures should know into the outcome.
+    /// Moves the remarks into the outcome.
     pub(super) fn remark(&mut self, outcome: &mut Outcome) {
         outcome.faults.append(&mut self.faults);
         if self.is_batched {
@@ -90,7 +90,8 @@ impl Flow {
     }
 }
 
-/// Reads until `goal` deliveries are there, or none has come for 5 s, or nobody is left to read.
+/// Reads until `goal` deliveries are there, none has come for 5 s, or no connection is left to
+/// read.
 pub(super) fn await_deliveries(bench: &mut Bench, fleet: &mut Fleet, goal: u64) -> io::Result<()> {
     let mut progress = (bench.clock.now_ns(), delivered(fleet));
     while delivered(fleet) < goal {
@@ -105,12 +106,12 @@ pub(super) fn await_deliveries(bench: &mut Bench, fleet: &mut Fleet, goal: u64) 
     Ok(())
 }
 
-/// How many deliveries are owed in all once `publisher`'s events are accepted.
+/// The number of expected deliveries when `publisher`'s events are accepted.
 pub(super) fn goal(fleet: &Fleet, publisher: &Publisher) -> u64 {
     fleet.tally.expected(&publisher.accepted)
 }
 
-/// What the bar shows: events, or seconds when only the time is known.
+/// The unit of the bar: events, or seconds if only the time is known.
 fn shown(load: &Load, gauge: &Gauge, first_event: u64, start_ns: u64, now_ns: u64) -> u64 {
     if load.events_max == u64::MAX {
         return (now_ns - start_ns) / 1_000_000_000;

@@ -1,4 +1,4 @@
-//! Idle connections: what it costs to hold them, and whether they are still there in the end.
+//! Idle connections: their cost, and whether they are still open in the end.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::outcome::{Cost, Outcome, duration_ns, per_second};
 use crate::process::Process;
 use crate::schedule::Schedule;
 
-/// Seconds of idling, when the plan names none. Long enough for a ping to every connection.
+/// Seconds of idling, if the plan names none. Long enough for a ping to every connection.
 const IDLE_S: u64 = 30;
 
 /// Runs the test.

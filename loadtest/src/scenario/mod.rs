@@ -31,7 +31,7 @@ use crate::schedule::{self, Schedule};
 use crate::tally::Tally;
 use crate::target::Target;
 
-/// How many connections are on their way at once, where a storm is not the point.
+/// The most connections on their way together, except in a storm.
 const UNDER_WAY_MAX: usize = 256;
 
 /// How long connecting may go without any progress.
@@ -43,10 +43,10 @@ const TURN: Duration = Duration::from_millis(5);
 /// How long the closing handshakes may take in all.
 const CLOSE_NS: u64 = 3_000_000_000;
 
-/// What all tests of a run have in common.
+/// The context of all tests of a run.
 #[derive(Debug)]
 pub(crate) struct Bench {
-    /// The secret that the server's tokens are signed with, where we know it.
+    /// The secret of the server's tokens, if it is known.
     pub(crate) secret: Option<String>,
     /// The server.
     pub(crate) target: Target,
@@ -54,17 +54,17 @@ pub(crate) struct Bench {
     pub(crate) process: Option<Process>,
     /// Its limit of client messages per second and connection.
     pub(crate) messages_per_s_max: Option<u64>,
-    /// How many connections the user of our token may hold.
+    /// The most connections of the token's user.
     pub(crate) seats: Option<usize>,
     /// The time.
     pub(crate) clock: Clock,
     /// The bar.
     pub(crate) progress: Progress,
-    /// Tells the services of this run from those of another.
+    /// The prefix of this run's services.
     pub(crate) run_id: String,
-    /// How many sockets were used so far.
+    /// The number of sockets used so far.
     pub(crate) serial: usize,
-    /// How many users this run has made: those with the numbers below this.
+    /// The number of users that this run has made: those with the numbers below this.
     pub(crate) users: usize,
 }
 
@@ -100,14 +100,14 @@ impl Bench {
         Layout { services: plan.services, per_connection: plan.subscriptions }
     }
 
-    /// A fleet with its places, but without sockets.
+    /// A fleet with room for its connections, but without sockets.
     fn fleet(&self, plan: &Plan) -> io::Result<Fleet> {
         let tally = Tally::new(Self::layout(plan), plan.connections, self.clock.now_ns());
         let prefix = self.prefix(plan);
         Fleet::new(&self.target, &prefix, tally, plan.connections, self.clock, self.serial)
     }
 
-    /// A publisher with as many connections as the pace needs below the server's limit, and as our
+    /// A publisher with as many connections as the pace needs below the server's limit, and as the
     /// user may hold beside those that subscribe.
     fn publisher(&self, plan: &Plan, schedule: Schedule) -> io::Result<Publisher> {
         let left = self.seats.map_or(usize::MAX, |seats| seats.saturating_sub(plan.connections));
@@ -187,7 +187,8 @@ impl Bench {
         Ok(())
     }
 
-    /// Closes the whole fleet in the orderly way, and drops what does not close in time.
+    /// Closes the whole fleet with the closing handshake, and drops connections that do not close
+    /// in time.
     fn close(&mut self, fleet: &mut Fleet) -> io::Result<()> {
         let total = fleet.place_count();
         for index in 0..total {

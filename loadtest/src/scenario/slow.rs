@@ -1,5 +1,5 @@
 //! Slow readers: a tenth of the connections stops reading while events flow. The others must miss
-//! nothing; and once they read again, those that slept must end up where everybody is.
+//! nothing; and the stalled ones, when they read again, must reach the newest revisions.
 
 use std::io;
 
@@ -41,7 +41,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     let mut flow = flow::run(bench, &mut fleet, publisher, &load)?;
     let rss_bytes = bench.process.and_then(Process::rss_bytes);
 
-    // What arrives from here on was held back on purpose, and says nothing about latency.
+    // Events from here on are held back on purpose, and their latency means nothing.
     fleet.tally.is_timed = false;
     let timeline = fleet.tally.timeline.clone();
     bench.progress.begin("slow: the stalled read again", stalled as u64);
@@ -77,8 +77,8 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     Ok(outcome)
 }
 
-/// Lets the stalled read again, and brings back those that the server has closed. Returns how many
-/// reached the newest revision of all their services.
+/// Lets the stalled connections read again, and reconnects those that the server has closed.
+/// Returns how many reached the newest revision of all their services.
 fn catch_up(
     bench: &mut Bench,
     fleet: &mut Fleet,

@@ -1,5 +1,5 @@
-//! The storm: all sockets connect and subscribe at once, one event must reach all, then they
-//! leave, some of them rudely; and again.
+//! The storm: all sockets connect and subscribe together, one event must reach all, then they
+//! leave, some of them by a reset; and again.
 
 use std::io;
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
     Ok(outcome)
 }
 
-/// The CPU figures. Per delivery they would be misleading: the work lies in the connecting.
+/// The CPU figures. Per delivery they would be misleading: most of the work is connecting.
 fn cost(measured: &Measured, outcome: &Outcome, rss_bytes: Option<u64>) -> Cost {
     let mut cost = Cost::of(measured, outcome.received, rss_bytes);
     cost.server_us_per_delivery = None;
@@ -87,7 +87,8 @@ pub(super) fn one_event_each(
     fleet.tally.mark(bench.clock.now_ns());
     for _ in 0..fleet.tally.layout.services {
         publisher.send_now()?;
-        // Reads what came, and keeps the pace below the server's limit of messages.
+        // Reads the frames that have arrived, and keeps the pace below the server's limit of
+        // messages.
         fleet.turn(Duration::ZERO)?;
         publisher.turn(Duration::ZERO)?;
         if bench.messages_per_s_max.is_some() && fleet.tally.layout.services > 100 {
