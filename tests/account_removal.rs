@@ -1,4 +1,4 @@
-//! Removing an account: the name is free, the tokens count no more, what was written stays.
+//! Removing an account: the name is free, its tokens are revoked, its messages stay.
 
 use fanfare_test_support as support;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! What is asked for twice is answered once, and no answer is larger than one may be: neither alone
-//! nor together with others that nobody reads.
+//! A service that a request names twice is answered once, and no answer is larger than the bound,
+//! neither alone nor together with other unread answers.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 

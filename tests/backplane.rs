@@ -1,4 +1,5 @@
-//! What nodes ask of Redis and of each other, with a real Redis that dies, stalls and forgets.
+//! Requests of nodes to Redis and to each other, with a real Redis that dies, stalls and loses
+//! data.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! A text that no database can keep is refused at every door, with the same words on every database,
-//! and stops nobody else's writes.
+//! A text that no database can keep is refused at every door, with one message for every database,
+//! and does not stop other clients' writes.
 //!
 //! `PostgreSQL` has no text with a NUL character. One such text in a transaction used to take
 //! everything beside it along, again and again.

@@ -1,5 +1,5 @@
-//! A server below a path of a site: everything is there, and nothing but what probes ask is anywhere
-//! else.
+//! A server below a path of a site: everything is there, and only the probes' paths answer
+//! elsewhere.
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! What clients can make the server hold is bounded in bytes: instances, histories, and what those who
-//! come back and do not read are sent. What is passed on can be read by those it is for.
+//! The memory that clients can make the server hold is bounded in bytes: instances, histories, and
+//! replays to clients that do not read. Receivers can parse every value that is passed on.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 

@@ -1,5 +1,5 @@
-//! Channels: what is published reaches every subscriber once and in order, and who comes back gets
-//! what was missed, or is told that it is gone.
+//! Channels: a publication reaches every subscriber once and in order, and a client that comes back
+//! gets the missed messages, or learns that they are gone.
 
 use fanfare_test_support as support;
 use fanfare_test_support::{Client, Server, assert_is_time, eventually, token};

@@ -1,5 +1,5 @@
-//! Behind a trusted proxy a client is known by the address that the proxy names, in whatever is
-//! counted or shown by address; nobody else's word about addresses counts.
+//! Behind a trusted proxy a client has the address that the proxy names, wherever the server counts
+//! or shows addresses; no other peer's headers count.
 
 use std::io::Write as _;
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! An instance that a client stands for stays registered for as long as it does, and no longer.
+//! An instance that a client registers stays registered for as long as the client, and no longer.
 
 use fanfare_client::{Client, ServiceEvent};
 use fanfare_test_support::client::{agrees, builder, connect, described, eventually, soon, token};

@@ -1,4 +1,4 @@
-//! What a client knows of services is what the registry holds, whatever happens to the server or the
+//! A client's picture of services is the registry's, whatever happens to the server or the
 //! connection in between.
 
 use std::collections::BTreeMap;

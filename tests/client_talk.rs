@@ -1,5 +1,5 @@
-//! What people and programs tell each other reaches a client once, also what was said while it was
-//! away.
+//! Messages of users and programs reach a client once, also those from the time without a
+//! connection.
 
 use std::net::{TcpListener, TcpStream};
 

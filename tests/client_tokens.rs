@@ -1,4 +1,4 @@
-//! A client stays signed in for as long as it can get tokens, and says so when it cannot.
+//! A client stays signed in for as long as it can get tokens, and reports when it cannot.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,8 +1,7 @@
 //! The system's clock is corrected under a running server: tokens are judged by it as it is now, and
-//! nothing else minds.
+//! nothing else changes.
 //!
-//! The clock is bent by libfaketime, for the server alone. Where it is not installed, these tests say
-//! so and pass.
+//! libfaketime bends the clock, for the server alone. Without it these tests are reported as skipped.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 

@@ -1,5 +1,5 @@
-//! Channels of several nodes: one sequence of messages for all, whichever node is spoken to, and
-//! nothing is lost where a node or Redis was away.
+//! Channels of several nodes: one sequence of messages for all, at any node, and no message is lost
+//! when a node or Redis was away.
 
 #![allow(
     clippy::disallowed_methods,

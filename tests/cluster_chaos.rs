@@ -1,20 +1,20 @@
-//! Three nodes, one Redis, and everything that can go wrong with them; a seed decides what.
+//! Three nodes, one Redis, and faults of all of them; a seed chooses the faults.
 //!
-//! Instances register and renew at whichever node they reach, followers move from node to node, and
-//! people publish, follow channels and write to each other, while nodes are killed, stopped for longer
-//! than a lease, and cut off, and Redis restarts, is slow or cannot be reached by anybody. The checker
-//! knows only answers and frames:
+//! Instances register and renew at any node that they reach, followers move from node to node, and
+//! users publish, follow channels and write to each other. Meanwhile nodes are killed, stopped for longer
+//! than a lease, and cut off, and Redis restarts, is slow or cannot be reached by any node. The checker
+//! sees only answers and frames:
 //!
 //! * no frame leaves a gap or comes twice (`Picture` sees to it);
 //! * no instance is forgotten whose heartbeat was accepted somewhere within its lease;
-//! * once it is calm, every node and every follower has the same picture, within five seconds of
+//! * in calm, every node and every follower has the same picture, within five seconds of
 //!   the last node being ready, and it holds exactly the instances that live;
-//! * a message of a channel that was acknowledged is at its place for every follower who was not told
-//!   that something is lost, and there is one message at a place;
-//! * a direct message that was accepted is pulled from every node, once and in order, also by a cursor
+//! * an acknowledged message of a channel is at its offset for every follower without a report of a
+//!   loss, and there is one message at an offset;
+//! * an accepted direct message is pulled from every node, once and in order, also by a cursor
 //!   that moves from node to node meanwhile, and comes to a connection once.
 //!
-//! Direct messages take part where there is a `PostgreSQL`.
+//! Direct messages take part with a `PostgreSQL`.
 //!
 //! `FANFARE_SEEDS=50` plays as many; `FANFARE_SEED=N` plays one.
 

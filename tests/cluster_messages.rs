@@ -1,6 +1,6 @@
-//! Direct and group messages among several nodes with one database: what was accepted is stored, is
-//! pushed once wherever the receiver is, and is pulled from any node, whatever becomes of a node, of
-//! Redis or of the database.
+//! Direct and group messages among several nodes with one database: an accepted message is stored,
+//! is pushed once at the receiver's node, and is pulled from any node, whatever happens to a node,
+//! to Redis or to the database.
 
 #![allow(clippy::disallowed_methods, reason = "threads pace what they send")]
 

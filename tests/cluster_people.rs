@@ -1,5 +1,5 @@
-//! People at several nodes: who is in a room, who is online, and who gets what, whichever node they
-//! and the others are connected to.
+//! Users at several nodes: rooms, presence and the receivers of messages are the same, whichever
+//! node a user is connected to.
 
 #![allow(clippy::disallowed_methods, reason = "a dead node is noticed by the clock of the wall")]
 

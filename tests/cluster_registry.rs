@@ -1,5 +1,5 @@
 //! Several nodes and one registry: the same services, revisions and epoch on each, whichever node
-//! an instance talks to, and whatever becomes of nodes and of Redis.
+//! an instance uses, and whatever happens to nodes and to Redis.
 
 #![allow(clippy::disallowed_methods, reason = "leases are about the clock of the wall")]
 

@@ -1,4 +1,4 @@
-//! Nodes whose secrets or shared limits differ from the eldest node's say so and are not ready.
+//! Nodes whose secrets or shared limits differ from the eldest node's report it and are not ready.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A node joins whatever has become of the log and of the snapshot in Redis: a living node writes an
-//! snapshot when one asks, and where nobody is left a new log is begun.
+//! A node joins whatever happened to the log and to the snapshot in Redis: a living node writes a
+//! snapshot on request, and without a living node the joining one begins a new log.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The commands beside the server: what they print, and what they say when something is wrong.
+//! The commands beside the server: their output, and their messages on a fault.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Pages of other origins: those that are listed may call and see the answers, and no other page of
-//! the world can write, by whatever door.
+//! Pages of other origins: listed ones may call and read the answers, and no other page can write,
+//! at any door.
 
 use fanfare_test_support as support;
 use fanfare_test_support::{Reply, Server};

@@ -1,5 +1,5 @@
-//! Running out of file descriptors stops nothing for good: who is connected is served, the accept loop
-//! pauses instead of spinning, and new connections are taken as soon as there is room.
+//! Running out of file descriptors stops nothing for good: open connections are served, the accept
+//! loop pauses instead of spinning, and new connections are accepted as soon as there is room.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

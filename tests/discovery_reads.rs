@@ -1,5 +1,5 @@
-//! Discovery reads are answered on the shards, from views that control shows; whoever was told that a
-//! change is done never reads the state from before it, on whatever shard.
+//! Shards answer discovery reads from cached views; a client that was told of a change never reads
+//! the state from before it, on any shard.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A server that is told to stop sends its clients away in good order: a frame that says when to
-//! come back, close 1001, everything on disk, exit status 0.
+//! A server that stops sends its clients away in good order: a frame with the time to come back,
+//! close 1001, everything on disk, exit status 0.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 

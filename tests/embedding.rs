@@ -1,4 +1,4 @@
-//! A program that embeds the server: what it can do with its handle, and what it hears.
+//! A program that embeds the server: the calls of its handle, and its events.
 
 use fanfare_test_support as support;
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! The envelope family: from user to user, from a program to many, and what is told of who is there.
+//! Envelopes: from user to user, from a program to many, and the announcements of presence.
 
 use fanfare_test_support as support;
 use fanfare_test_support::{Client, Server, assert_is_time, token};

@@ -1,5 +1,5 @@
-//! Eureka's clients are served as Eureka serves them: every call, both representations, the rules of
-//! timestamps and overrides; and there is one registry, whichever door an instance came in by.
+//! Eureka's clients are served as Eureka serves them: every call, both representations, the rules
+//! of timestamps and overrides; and there is one registry for all doors.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 

@@ -1,5 +1,5 @@
-//! One client cannot have what is there for all: connections, kept connections, room for bodies,
-//! accounts, and the threads that hash passwords.
+//! One client cannot take what all share: connections, kept connections, room for bodies, accounts,
+//! and the threads that hash passwords.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 

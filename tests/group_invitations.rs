@@ -1,5 +1,5 @@
-//! `--group-invitations on`: nobody is put into a group unasked. And in either mode everybody may
-//! leave.
+//! `--group-invitations on`: no user becomes a member without accepting. In either mode every
+//! member may leave.
 
 use fanfare_test_support as support;
 use fanfare_test_support::{Reply, Server, eventually, token};

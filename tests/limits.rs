@@ -1,4 +1,5 @@
-//! Each limit at its edge: one step before it all is well, one step after it the client is told.
+//! Each limit at its edge: one step before it the request succeeds, one step after it the client
+//! gets a refusal.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 

@@ -1,5 +1,5 @@
-//! Wrong passwords are counted, by name, by address and by door; nobody is refused for what others
-//! do elsewhere, and a burst of right ones is no attack.
+//! Wrong passwords are counted, by name, by address and by door; no client is refused for the
+//! failures of others elsewhere, and a burst of right ones is no attack.
 
 use std::io::Write as _;
 use std::net::TcpStream;

@@ -1,5 +1,5 @@
-//! The log answers: who was refused and why, who came and went, who did what; a storm of equal lines
-//! is a few and one with a count; and nobody waits for whoever reads it.
+//! The log has each refusal with its reason, arrivals and departures, and operators' actions; a
+//! storm of equal lines is a few and one with a count; and nothing waits for the log's reader.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 

@@ -1,4 +1,4 @@
-//! Direct and group messages: stored, pushed, pulled, and for nobody else.
+//! Direct and group messages: stored, pushed, pulled, and only for their receivers.
 
 use fanfare_test_support as support;
 use fanfare_test_support::{Reply, Server, eventually, token};

@@ -1,4 +1,4 @@
-//! What the server counts can be read while it runs, in forms that programs understand, and the
+//! The server's counters can be read while it runs, in forms that programs understand, and the
 //! numbers are true.
 
 use std::collections::{BTreeMap, BTreeSet};

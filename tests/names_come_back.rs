@@ -1,5 +1,6 @@
-//! Names come back: what is empty, not followed and old is forgotten, also after a restart, and what
-//! others left behind keeps nobody out. A client that was away is never given one history for another.
+//! Names come back: a service that is empty, old and without followers is forgotten, also after a
+//! restart, and abandoned names keep no new ones out. A client that was away never gets one history
+//! for another.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 

@@ -1,4 +1,4 @@
-//! The pages that are in the binary: packed, cached, kept from everything foreign, and open to all.
+//! The pages in the binary: packed, cached, free of foreign content, and open to all.
 
 use fanfare_test_support as support;
 use fanfare_test_support::Server;

@@ -1,4 +1,4 @@
-//! Passwords: changed by their users, reset by an operator, and never taken for right once changed.
+//! Passwords: changed by their users, reset by an operator, and never accepted after a change.
 
 use fanfare_test_support as support;
 use std::time::Duration;

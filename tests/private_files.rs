@@ -1,4 +1,5 @@
-//! What is in the data directory is for the owner alone, whatever the umask, and whoever made it.
+//! The files of the data directory are for the owner alone, whatever the umask and the program that
+//! made them.
 
 use fanfare_test_support as support;
 use std::fs::{self, Permissions};

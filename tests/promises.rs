@@ -1,5 +1,5 @@
-//! The table of what a user may rely on names tests that are there; and what nothing else tests of what
-//! the documents state: first line, figures, defaults, names.
+//! The table of promises names tests that exist; and the statements of the documents that no other
+//! test holds: first line, figures, defaults, names.
 
 use fanfare_test_support as support;
 use std::fs;

@@ -1,4 +1,4 @@
-//! A start that goes well warns of nothing, with each database and with Redis, the first time and the
+//! A successful start logs no warning, with each database and with Redis, the first time and the
 //! second; and a Redis that is away is a line, not a flood.
 
 #![allow(clippy::disallowed_methods, reason = "that nothing more is said takes a while to see")]

@@ -1,7 +1,7 @@
 //! TLS to Redis, and Redis users that may do no more than a node needs.
 //!
-//! The authorities and certificates are made here, with `openssl`. Where there is none, or Redis was
-//! built without TLS, the tests of TLS say that they are skipped.
+//! The authorities and certificates are made here, with `openssl`. Without it, or with a Redis that was
+//! built without TLS, the tests of TLS are reported as skipped.
 
 use fanfare_test_support as support;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Who may make an account, and what a login may do.
+//! The policies for making an account, and the scopes of a login.
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! Whoever follows a service hears every change of it, once, in order, and ends with the same
-//! picture as the registry.
+//! A follower of a service gets every change of it, once, in order, and ends with the registry's
+//! picture.
 
 use fanfare_test_support as support;
 use fanfare_test_support::{Picture, Server, instance, instances, with};

@@ -1,5 +1,5 @@
-//! The channels of rooms, users, dashboards, live entities and the server take only what their own
-//! doors make, whoever asks, by whatever door and in whatever spelling; and a broadcast to a channel
+//! The channels of rooms, users, dashboards, live entities and the server take only messages of
+//! their own doors, from any caller, by any door and in any spelling; and a broadcast to a channel
 //! obeys the same rules as a publication.
 
 use fanfare_test_support::{Client, Server, token};

@@ -1,5 +1,5 @@
-//! What the registry knows outlives its process: after a clean stop everything goes on as before,
-//! after a kill clients are told that continuity is not certain.
+//! The registry outlives its process: after a clean stop everything goes on as before, after a kill
+//! clients learn that continuity is not certain.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 

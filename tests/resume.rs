@@ -1,5 +1,5 @@
-//! A client that comes back says what it has seen and gets the rest: the changes where they are
-//! still there, the whole service where they are not, and never a gap or a double.
+//! A client that comes back with its position gets the rest: the changes if they are still kept,
+//! the whole service if they are not, and never a gap or a double.
 
 use fanfare_test_support::{Client, Picture, Rng, Server, instance, instances, with};
 use serde_json::{Value, json};

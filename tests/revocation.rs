@@ -1,4 +1,4 @@
-//! A token that is revoked counts no more, on no socket and for no call, and stays so.
+//! A revoked token is refused on every socket and for every call, and stays so.
 
 use std::io::{Read as _, Write as _};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! RFC 6455 on raw sockets: what breaks it is closed with the right code, the close frame arrives
+//! RFC 6455 on raw sockets: a violation is closed with the right code, the close frame arrives
 //! before the end, and no stream of bytes harms the server.
 
 use fanfare_test_support::Server;

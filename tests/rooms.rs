@@ -1,4 +1,4 @@
-//! Chat rooms: who is in one, what is said in it, and what the others hear of who comes and goes.
+//! Chat rooms: their users, their messages, and the announcements of arrivals and departures.
 
 use fanfare_test_support::{Client, Server, assert_is_time, token};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! What a token may do where tokens are required: exactly the tables of docs/operations.md, call by
-//! call and command by command; and what becomes of subscriptions when a new token allows less.
+//! The scopes of tokens where tokens are required: exactly the tables of docs/operations.md, call
+//! by call and command by command; and the end of subscriptions when a new token allows less.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! A client that stops reading costs a bounded amount of memory, delays nobody, and when it reads
-//! again ends with the registry's state.
+//! A client that stops reading costs a bounded amount of memory, delays no other client, and when
+//! it reads again ends with the registry's state.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 

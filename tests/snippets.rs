@@ -1,8 +1,8 @@
-//! Every example of every document runs, or says why it does not.
+//! Every example of every document runs, or names the reason why it does not.
 //!
-//! A fence's language decides what is done with it; CONTRIBUTING.md has the table. What is run
-//! meets a server of its document's own. `cargo test --test snippets -- clients.md` runs those of one
-//! document. An example whose tool is missing here is said to be skipped.
+//! A fence's language decides how it is run; CONTRIBUTING.md has the table. Each document has a
+//! server of its own. `cargo test --test snippets -- clients.md` runs the examples of one
+//! document. An example whose tool is missing here is reported as skipped.
 
 #![allow(
     clippy::disallowed_methods,

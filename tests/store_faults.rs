@@ -1,5 +1,5 @@
-//! What a database refuses holds up nothing else, what it refused for want of room or of a connection
-//! is written once it takes it, and no database keeps a server from ending.
+//! A row that a database refuses delays nothing else, a write refused for lack of room or of a
+//! connection is written later, and no database keeps a server from ending.
 //!
 //! Found in an audit: one operator's name with a NUL character, a set of changes that was too large, or
 //! a full disk had the store write the same set for ever. Readiness was gone, accounts stood still, and

@@ -1,7 +1,7 @@
 //! One `PostgreSQL` for several nodes: each store here stands for a node's.
 //!
 //! `scripts/with_postgres.sh` starts a server and names it in `FANFARE_TEST_POSTGRES`. Without one
-//! these tests say that they did not run.
+//! these tests are reported as skipped.
 
 use fanfare_test_support::postgres;
 use std::path::Path;

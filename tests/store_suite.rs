@@ -1,6 +1,6 @@
-//! What every database has to do: the same suite over `SQLite` and over `PostgreSQL`.
+//! The suite for every database, over `SQLite` and over `PostgreSQL`.
 //!
-//! Where no `PostgreSQL` is installed, that half of the suite says that it did not run.
+//! Without `PostgreSQL` that half of the suite is reported as skipped.
 
 use fanfare_test_support as support;
 use fanfare_test_support::postgres as pg;

@@ -1,4 +1,4 @@
-//! A name stands for one user and an id for one user, and neither is ever taken for the other.
+//! A name names one user and an id names one user, and neither is ever taken for the other.
 
 use fanfare_test_support as support;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Who is served where nobody says it, and what of the environment and the command line is no wish of
-//! ours: unknown names, a directory without a server's data.
+//! The default of `--auth`, and unintended input of the environment and the command line: unknown
+//! names, a directory without a server's data.
 
 #![allow(clippy::disallowed_methods, reason = "a terminal takes a moment to hide what is typed")]
 

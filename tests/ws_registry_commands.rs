@@ -1,5 +1,5 @@
 //! The registry's commands on a socket: each is answered with its own id, a wrong one with an error
-//! that says why, and the connection goes on.
+//! that names the fault, and the connection stays open.
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
