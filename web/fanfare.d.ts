@@ -1,4 +1,4 @@
-/** Types of the fanfare client. See fanfare.js for what each part promises. */
+/** Types of the fanfare client. fanfare.js has the promises of each part. */
 
 export type InstanceStatus = "starting" | "up" | "down" | "unhealthy" | "unknown";
 export type ChangeType = "new" | "change" | "delete";
@@ -181,7 +181,7 @@ export interface ClientOptions {
   url?: string;
   /** Several servers, tried in turn. */
   urls?: string[];
-  /** A token, or what gives one; a function is asked before each attempt and before expiry. */
+  /** A token, or a function that gives one; it is called before each attempt and before expiry. */
   token?: TokenSource;
   /** How long an answer may take. 10,000. */
   requestTimeoutMs?: number;
@@ -210,7 +210,7 @@ export class FanfareError extends Error {
   readonly status?: number;
 }
 
-/** Region and instance id, without case: what an instance is called in `instances`. */
+/** Region and instance id, without case: the key of an instance in `instances`. */
 export function instanceName(instance: Pick<Instance, "regionId" | "instanceId">): string;
 export function instanceKey(instance: Instance): InstanceKey;
 /** Milliseconds since 1970 when a token ends, or null. */
@@ -232,13 +232,13 @@ declare class View<Events extends ViewEvents, Item, Self> extends Emitter<Events
   readonly client: FanfareClient;
   readonly state: ViewState;
   readonly closed: boolean;
-  /** Resolves once live for the first time; rejects where refused for good. */
+  /** Resolves when live for the first time; rejects if refused for good. */
   readonly ready: Promise<Self>;
   /** Milliseconds since this was last known to be true. */
   ageMs(): number;
-  /** Ends the view and what it follows. */
+  /** Ends the view and its subscription. */
   close(): void;
-  /** What happens here, from the snapshot on; ends with the view. The same as iterating it. */
+  /** The view's events, from the snapshot on; ends with the view. The same as iterating it. */
   changes(): AsyncIterableIterator<Item>;
   [Symbol.asyncIterator](): AsyncIterableIterator<Item>;
 }
@@ -411,11 +411,11 @@ export class FanfareClient extends Emitter<ClientEvents> {
     payload: unknown,
     options?: { event?: string; metadata?: object; echo?: boolean },
   ): Promise<Published>;
-  /** Who signs in by a name. */
+  /** The user with a name. */
   user(name: string): Promise<User | null>;
   /** Text goes as `data.content`. */
   send(envelope: {
-    /** An id, or `name:bob`. Nobody: everyone else who is online. */
+    /** An id, or `name:bob`. Left out: every other user online. */
     toUserId?: string;
     messageType?: string;
     data?: object;

@@ -8,17 +8,17 @@
  *     const orders = client.service("orders");
  *     for await (const change of orders.changes()) console.log(change.type, orders.instances.size);
  *
- * What it promises: a view is never silently wrong. Each frame is checked against the revision or
- * the offset before it; what was lost is asked for again, and what cannot be had is said aloud.
+ * Promise: a view is never silently wrong. The client checks each frame against the revision or
+ * the offset before it, requests lost changes again, and reports messages that are gone.
  *
  * @module fanfare
  */
 
 const BACKOFF_MIN_MS = 500;
 const BACKOFF_MAX_MS = 20_000;
-/** A connection that lived this long is a good one: the next wait is short again. */
+/** A connection that lasted this long was a good one: the next wait is short again. */
 const STEADY_MS = 5_000;
-/** What a close with 4409 or 4429 waits at least. */
+/** The shortest wait after a close with 4409 or 4429. */
 const LATER_MS = 5_000;
 const TIMER_MAX_MS = 2_000_000_000;
 const SEEN_MAX = 8_192;
@@ -41,7 +41,7 @@ const PASSING = new Set([
 ]);
 
 /**
- * What went wrong. `code` is one of the protocol's codes, or one of the client's own: `closed` (the
+ * A failure. `code` is one of the protocol's codes, or one of the client's own: `closed` (the
  * connection ended before the answer), `timeout`, `network`, `stopped`, `removed`.
  */
 export class FanfareError extends Error {
@@ -62,13 +62,13 @@ export class FanfareError extends Error {
   }
 }
 
-/** Why a subscription ends unasked. */
+/** The reasons for which the server ends a subscription by itself. */
 const WITHDRAWN = {
   forbidden: "the new token does not allow this",
   operator: "an operator ended the subscription",
 };
 
-/** Named events. A listener that throws is reported and stops nobody else. */
+/** Named events. A listener that throws is reported and does not stop the others. */
 class Emitter {
   #listeners = new Map();
 
@@ -132,7 +132,7 @@ class Feed {
       return;
     }
     this.#queue.push(value);
-    // A reader that does not keep up gets the whole state once, instead of a growing queue.
+    // A reader that does not keep up gets the whole state one time, instead of a growing queue.
     if (this.#collapse && this.#queue.length > FEED_MAX) this.#queue = [this.#collapse()];
   }
 
@@ -159,7 +159,7 @@ class Feed {
   }
 }
 
-/** Remembers the newest ids, so that the same thing is not told twice. */
+/** Remembers the newest ids, so that no message is emitted twice. */
 class Seen {
   #ids = new Set();
 
@@ -172,7 +172,7 @@ class Seen {
   }
 }
 
-/** How one instance is named within its service: region and instance id, without case. */
+/** The name of an instance within its service: region and instance id, without case. */
 export function instanceName(instance) {
   return `${instance.regionId ?? ""}/${instance.instanceId ?? ""}`.toLowerCase();
 }
@@ -186,7 +186,7 @@ export function instanceKey(instance) {
   return key;
 }
 
-/** Milliseconds of the day a token ends, or null where it does not say. */
+/** The expiry of a token in milliseconds since 1970, or null if it has none. */
 export function tokenExpiry(token) {
   try {
     const part = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
@@ -219,8 +219,8 @@ function toMap(instances) {
 }
 
 /**
- * Applies a change to what is known of a service. Returns the changes that were news, or null where
- * something before it was lost.
+ * Applies a change to the picture of a service. Returns the new changes, or null if a change before
+ * it was lost.
  */
 function applyChange(known, frame) {
   if (frame.epoch !== known.epoch || frame.from > known.revision) return null;
@@ -242,7 +242,7 @@ function happened(type, event) {
   return { type, kind: type, ...event };
 }
 
-/** What all views share: they follow something, and are live while they do. */
+/** The base of all views: a subscription, and whether it is live. */
 class View extends Emitter {
   /** @type {"live" | "stale"} */
   state = "stale";
@@ -424,7 +424,7 @@ export class ServiceView extends View {
     const frame = { type: "subscribe", service_id: this.serviceId };
     if (this.epoch === null) frame.snapshot = true;
     else frame.since = { epoch: this.epoch, revision: this.revision };
-    // The answer is applied in the turn it arrives in: the next frame may follow at once.
+    // The answer is applied in the turn in which it arrives: the next frame may follow at once.
     await this.client._call(frame, {}, (answer) => {
       if (isVoid()) return;
       this.#syncing = false;
@@ -488,7 +488,7 @@ export class ServiceView extends View {
 /**
  * Every service, live: a subscription to `*` joined with one reading of all services. Events:
  * `change` with `{type, serviceId?, changes}`, where `type` is `snapshot` (all of it, or one
- * service where `serviceId` stands), `change` or `degraded`.
+ * service if `serviceId` is set), `change` or `degraded`.
  */
 export class AllServicesView extends View {
   /** By canonical id. @type {Map<string, object>} */
@@ -606,7 +606,7 @@ export class AllServicesView extends View {
 
 /**
  * One channel, live. Events: `message` with the frame as pushed; `lost` with `{epoch, offset, before}`
- * when the server no longer has all that was missed, or has lost messages itself; `deleted`; `state`;
+ * when the server no longer has all missed messages, or has lost some itself; `deleted`; `state`;
  * `error`.
  */
 export class ChannelView extends View {
@@ -639,7 +639,7 @@ export class ChannelView extends View {
   }
 
   /**
-   * Publishes a message and resolves with where it stands.
+   * Publishes a message and resolves with its position.
    * @param {any} payload
    * @param {{event?: string, metadata?: object, echo?: boolean}} [options]
    */
@@ -665,7 +665,7 @@ export class ChannelView extends View {
     await this.client._call(frame, {}, (answer) => {
       if (isVoid()) return;
       const isLost = answer.recovered === false;
-      // What came before the answer is in what it says.
+      // The answer contains all earlier messages.
       this.#early = [];
       this.#target = answer.offset;
       wantsHistory ||= isLost;
@@ -715,7 +715,7 @@ export class ChannelView extends View {
         if (message.offset <= this.offset) this.#tellOnce(message);
       }
     } catch (fault) {
-      // A channel without a past has no history to read; all else is worth knowing.
+      // A new channel has no history to read; any other fault is reported.
       if (fault.code !== "not_found") this.emit("error", fault);
     }
   }
@@ -733,7 +733,7 @@ export class ChannelView extends View {
       return;
     }
     if (typeof frame.offset !== "number") {
-      // Aimed at some connections only: it has no place in the channel's order.
+      // Aimed at some connections only: it has no position in the channel.
       this.#tellOnce(frame);
       return;
     }
@@ -866,7 +866,7 @@ export class Room extends Emitter {
 
 /**
  * The users who are online. Events: `change` with the map, `joined`, `left`, `state`, `error`.
- * Who is signed in hears of others at once; everyone else reads the list again every few seconds.
+ * A signed-in client gets the announcements at once; any other reads the list again every few seconds.
  */
 export class OnlineView extends View {
   /** By user id. @type {Map<string, object>} */
@@ -890,7 +890,7 @@ export class OnlineView extends View {
     this.count = answer.count;
     this.live();
     this.tell("change", this.users);
-    // The events stop above 1,000 users and do not reach the anonymous: this makes up for it.
+    // The events stop above 1,000 users and do not reach anonymous clients: this replaces them.
     const wait = this.client.userId && this.count < 900 ? 30_000 : 3_000;
     this.#poll = setTimeout(() => this.follow(), wait);
   }
@@ -915,7 +915,7 @@ export class OnlineView extends View {
 }
 
 /**
- * Direct and group messages, each told once: pushed while online, read over HTTP after each return.
+ * Direct and group messages, each emitted once: pushed while online, read over HTTP after each reconnect.
  * Events: `message` with `{type, id, from_user_id, to_user_id | group_id, content, created_at}`.
  */
 export class Inbox extends View {
@@ -1086,7 +1086,7 @@ export class Lease extends Emitter {
 }
 
 /**
- * The connection. It returns by itself, follows again what was followed, and loses nothing that the
+ * The connection. It reconnects by itself, renews its subscriptions, and loses nothing that the
  * server still has.
  *
  * Events: `state` (`connecting`, `open`, `waiting`, `stopped`), `welcome`, `close`, `error`,
@@ -1158,12 +1158,12 @@ export class FanfareClient extends Emitter {
       requestTimeoutMs: 10_000, pingIntervalMs: 15_000, pongTimeoutMs: 8_000, ...options,
     };
     this.leaseTtlMs = options.leaseTtlMs ?? 20_000;
-    // A page that comes back to the network or into view tries at once.
+    // A page that comes back to the network or into view reconnects at once.
     this.#wake = () => {
       if (this.state === "waiting") this.#open();
       else if (this.state === "open") this.#ping();
     };
-    // A page that is left may be kept by the browser, sockets and all. To others it has gone.
+    // The browser may keep a page that was left, with its sockets. For other users it has gone.
     this.#hide = () => {
       if (this.state === "idle" || this.state === "stopped") return;
       clearTimeout(this.#timers.wait);
@@ -1230,7 +1230,7 @@ export class FanfareClient extends Emitter {
     this.#open();
   }
 
-  // ---- What can be followed -------------------------------------------------------------------
+  // ---- Subscriptions --------------------------------------------------------------------------
 
   /** A live view of one service. The same one each time, until it is closed. */
   service(serviceId) {
@@ -1246,8 +1246,8 @@ export class FanfareClient extends Emitter {
   /**
    * A live view of a channel.
    * @param {string} name
-   * @param {{since?: {epoch: string, offset: number}, history?: number}} [options] where to go on
-   *   from, or how many older messages to read first
+   * @param {{since?: {epoch: string, offset: number}, history?: number}} [options] the position
+   *   to resume at, or how many older messages to read first
    */
   channel(name, options) {
     return this.#view("channels", name, () => new ChannelView(this, name, options));
@@ -1276,7 +1276,7 @@ export class FanfareClient extends Emitter {
     try {
       await lease._register();
     } catch (fault) {
-      // A connection that ended is no refusal: the lease is taken up after the return.
+      // A lost connection is no refusal: the lease is renewed after the reconnect.
       if (fault.code !== "closed" && fault.code !== "timeout") {
         lease._end();
         throw fault;
@@ -1285,7 +1285,7 @@ export class FanfareClient extends Emitter {
     return lease;
   }
 
-  // ---- What can be said -----------------------------------------------------------------------
+  // ---- Messages -------------------------------------------------------------------------------
 
   /** Publishes into a channel: `{offset, epoch, message_id}`. */
   publish(channel, payload, { event, metadata, echo } = {}) {
@@ -1355,7 +1355,7 @@ export class FanfareClient extends Emitter {
     try {
       value = text === "" ? null : JSON.parse(text);
     } catch {
-      // Something between us and the server answered; its status says enough.
+      // A proxy before the server answered; its status is enough.
     }
     if (answer.ok) return value;
     const { status } = answer;
@@ -1384,7 +1384,7 @@ export class FanfareClient extends Emitter {
     return this.#token;
   }
 
-  // ---- Coming and going -----------------------------------------------------------------------
+  // ---- Connecting and closing -----------------------------------------------------------------
 
   #setState(state) {
     if (this.state === state) return;
@@ -1421,7 +1421,7 @@ export class FanfareClient extends Emitter {
     this.#afterMs = null;
     this.#openedAt = 0;
     const isMine = () => this.#socket === socket;
-    // A server that accepts and then says nothing is as good as none.
+    // A server that accepts and then stays silent counts as unreachable.
     this.#timers.pong = setTimeout(() => isMine() && this.#cut(), this.#options.requestTimeoutMs);
     socket.onmessage = (event) => isMine() && this.#take(event.data);
     socket.onclose = (event) => isMine() && this.#closed(event.code, event.reason);
@@ -1470,7 +1470,7 @@ export class FanfareClient extends Emitter {
       if (frame.type === "error") this.emit("error", asErrorFrame(frame));
       return;
     }
-    // An envelope to oneself comes back with the same id; only these words are answers.
+    // An envelope to the user itself comes back with the same id; only these types are answers.
     const word = frame.message_type;
     if (frame.type === undefined && word !== "ack" && word !== "error" && word !== "pong") return;
     this.#pending.delete(String(frame.id));
@@ -1499,7 +1499,7 @@ export class FanfareClient extends Emitter {
         this.emit("reconnect", frame);
         return;
       case "subscribed":
-        // With an id it is an answer that comes too late. Unasked: messages were lost, or an operator
+        // With an id it is a late answer. Without: messages were lost, or an operator
         // subscribed this connection.
         if (frame.id !== undefined || frame.channel === undefined) return;
         if (frame.recovered === undefined) {
@@ -1537,7 +1537,7 @@ export class FanfareClient extends Emitter {
     }
   }
 
-  // A browser cannot see protocol pings. So the silence is broken from here.
+  // A browser cannot see protocol pings. So the client sends one of its own after a silence.
   #keepAlive() {
     clearTimeout(this.#timers.pong);
     clearTimeout(this.#timers.ping);
@@ -1632,7 +1632,7 @@ export class FanfareClient extends Emitter {
     if (session !== this.#session || status !== 401) return session !== this.#session;
     this.emit("unauthorized", { status });
     this.#refused += 1;
-    // A new token may help once. If the new one is refused as well, nothing here will.
+    // A new token may help one time. If the server refuses it as well, nothing else will.
     if (typeof this.#source === "function" && this.#token && this.#refused < 2) return false;
     this.#stop(new FanfareError("unauthorized", "the server wants a valid token", { status }));
     return true;
@@ -1696,7 +1696,7 @@ export class FanfareClient extends Emitter {
       await this._call({ type: "refresh", token });
       this.#planRefresh();
     } catch (fault) {
-      // The socket will be closed with 4401 at the end of the old token, and comes back then.
+      // The server closes the socket with 4401 when the old token expires; it reconnects then.
       this.emit("error", fault);
     }
   }
@@ -1733,8 +1733,8 @@ export class FanfareClient extends Emitter {
   }
 
   /**
-   * @private Sends a request and resolves with its answer. `now` runs in the very turn the answer
-   * arrives in. `wait`: not being connected is waited out.
+   * @private Sends a request and resolves with its answer. `now` runs in the very turn in which the
+   * answer arrives. With `wait` the request waits for a connection.
    */
   async _call(frame, { wait = false, timeoutMs } = {}, now) {
     const limit = timeoutMs ?? this.#options.requestTimeoutMs;

@@ -1,7 +1,7 @@
-// What all pages share: building elements, figures as text, charts, the token, the sign-in form.
+// Shared by all pages: building elements, figures as text, charts, the token, the sign-in form.
 // Everything that comes from a server is put on the page as text, never as markup.
 
-/** Where the server is: what stands before the path of this file, such as `https://host/push/`. */
+/** The server's URL: the prefix of this file's path, such as `https://host/push/`. */
 export const ROOT = new URL("..", import.meta.url).href;
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -102,7 +102,7 @@ export const session = {
   },
 };
 
-/** What a token says of its user. It is the server that judges it. */
+/** The claims of a token, unverified. */
 export function claims(token) {
   try {
     const part = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
@@ -115,7 +115,7 @@ export function claims(token) {
 
 /**
  * The token of this tab for a client: one that began with a login is renewed before its end. One that
- * cannot be renewed is given as it is, and the server says what it thinks of it.
+ * cannot be renewed is returned as it is, and the server judges it.
  */
 export async function freshToken() {
   const token = session.token;

@@ -1,5 +1,5 @@
-// The operator console. It lives on one WebSocket of its own; what no push tells is asked for by
-// HTTP every few seconds, and only while the page can be seen.
+// The operator console. It lives on one WebSocket of its own. Data that no push carries it reads over
+// HTTP every few seconds, and only while the page is visible.
 
 import { FanfareClient, instanceKey, instanceName } from "../fanfare.js";
 import {
@@ -95,7 +95,7 @@ byId("confirm").querySelector("form").addEventListener("submit", (event) => {
   byId("confirm").close(event.submitter?.value);
 });
 
-/** Does what a button asks for, and says how it went. */
+/** Carries out a button's action, and shows the result. */
 async function act(button, done, work) {
   button.disabled = true;
   try {
@@ -269,7 +269,7 @@ stats.on("message", (frame) => {
   setText(byId("source"), "Figures are pushed once a second.");
 });
 
-/** What is said in the place of something that the token does not show. */
+/** The text in place of data that the token does not allow. */
 const wants = (what, scope) => `${what} needs a token with the scope ${scope}.`;
 
 /** Reads a list. Where the token does not show it, the words for an empty one say so. */
@@ -314,7 +314,7 @@ async function pollStats() {
 
 // ---- Services ---------------------------------------------------------------------------------
 
-/** Per service: what the last reading of leases said. */
+/** The last reading of leases, by service. */
 let leases = new Map();
 /** Pulled-out instances that this page saw leave; the server's own list wins where it gives one. */
 const pulledOut = new Map();
@@ -611,7 +611,7 @@ async function readLeases(id) {
     const query = encodeURIComponent(id);
     const answer = await client.http("GET", `/api/status/leases.json?service_id=${query}`);
     const own = answer.services?.find((one) => one.service_id === id);
-    // An older server answers without instances; what the page saw itself has to do then.
+    // An older server answers without instances; the page then uses its own picture.
     state.leases = own?.instances ?? null;
     if (own) leases.set(id, own);
     touch(id);

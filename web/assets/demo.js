@@ -1,5 +1,5 @@
 // The demo: rooms, direct messages, notifications and a dashboard for two or more windows.
-// What one writes while the server is away waits here, and goes out once it is back.
+// Messages that a user writes while the server is away wait here, and are sent when it is back.
 
 import { FanfareClient } from "../fanfare.js";
 import {
@@ -52,7 +52,7 @@ function showWelcome() {
   byId("account").elements.username.focus();
 }
 
-// ---- Who is who -------------------------------------------------------------------------------
+// ---- Names of users ---------------------------------------------------------------------------
 
 const me = { id: null, name: "" };
 const names = new Map(readNames());
@@ -165,7 +165,7 @@ function add(chat, userId, content, at, isPending = false) {
   line.classList.toggle("pending", isPending);
   const { log } = chat;
   const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
-  // What still waits stays below what is said.
+  // Waiting messages stay below sent ones.
   const firstWaiting = chat.outbox.find((one) => one.line)?.line ?? null;
   log.insertBefore(line, isPending ? null : firstWaiting);
   if (!isPending) {
@@ -194,10 +194,10 @@ function write(chat, content) {
   flush(chat);
 }
 
-/** The server has a message of ours: the one that waited longest with these words is done. */
+/** The server has a message of ours: the one that waited longest with this text is done. */
 function settle(chat, userId, content) {
   if (userId !== me.id) return;
-  // What never left cannot have arrived: then the same words came from another window.
+  // A message that never left cannot have arrived: then the same text came from another window.
   drop(chat, chat.outbox.find((entry) => entry.isTried && entry.content === content));
 }
 
@@ -207,7 +207,7 @@ function drop(chat, entry) {
   chat.outbox.splice(chat.outbox.indexOf(entry), 1);
 }
 
-/** Sends what waits, in order. What arrived although its answer was lost has been settled. */
+/** Sends waiting messages, in order. One that arrived although its answer was lost is settled already. */
 async function flush(chat) {
   const entry = chat.outbox[0];
   if (!entry || entry.isBusy || client.state !== "open") return;
@@ -256,7 +256,7 @@ function markRead(chat) {
   try {
     localStorage.setItem(`fanfare-read-${me.id}`, JSON.stringify(read));
   } catch {
-    // Then they count as new once more after a reload.
+    // Then they count as new again after a reload.
   }
 }
 

@@ -25,7 +25,7 @@ function resolve(value, hops = 0) {
   return { ...resolve(found, hops + 1), ...rest };
 }
 
-/** A schema with what it is made of put together. */
+/** A schema with its parts merged. */
 function whole(schema) {
   const own = resolve(schema);
   if (!own.allOf) return own;
@@ -108,7 +108,7 @@ function prose(text, tag = "div") {
   return node;
 }
 
-/** The fields of a schema as a list, and of what is in them. */
+/** The fields of a schema as a list, nested ones included. */
 function tree(schema, depth = 0, seen = []) {
   const name = nameOf(schema);
   const own = whole(schema);
