@@ -149,7 +149,7 @@ pub fn log_entry(bytes: &[u8]) {
     let now = Moment::new(1_000_000, 0);
     let mut node = new_node("here", None, now);
     node.install_snapshot(empty_snapshot(now), Vec::new(), now);
-    // One entry a line: what one leaves behind meets the next.
+    // One entry a line: the state after one meets the next.
     for (number, line) in (1..).zip(text.lines().take(32)) {
         let Ok(entry) = entry::decode(line) else { continue };
         let encoded = entry::encode(&entry).expect("what was read can be written");

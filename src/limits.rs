@@ -406,7 +406,7 @@ pub const MAILBOX_FULL_PAUSE: std::time::Duration = std::time::Duration::from_mi
 pub const READS_PER_TURN_MAX: usize = 256;
 
 /// Messages taken from a shard's mailbox in one turn.
-pub const PARCELS_PER_TURN_MAX: usize = 4_096;
+pub const MAILBOX_MESSAGES_PER_TURN_MAX: usize = 4_096;
 
 /// Deadlines of connections served in one turn. Ten thousand tokens may expire in one second.
 pub const DEADLINES_PER_TURN_MAX: usize = 512;

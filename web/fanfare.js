@@ -341,7 +341,7 @@ class View extends Emitter {
     if (!this.closed && this.state === "stale") this.follow();
   }
 
-  /** @protected Follows anew, until it works or is refused for good. */
+  /** @protected Subscribes again, until it works or is refused for good. */
   async follow() {
     clearTimeout(this.#timer);
     const attempt = ++this.#attempt;
@@ -1720,7 +1720,7 @@ export class FanfareClient extends Emitter {
     if (this.#views[kind].get(key) === view) this.#views[kind].delete(key);
   }
 
-  /** @private Sends if there is a connection. What nobody answers needs no error. */
+  /** @private Sends if there is a connection. A message without an answer needs no error. */
   _quiet(frame) {
     if (this.state === "open") this._send(frame);
   }

@@ -19,7 +19,7 @@ impl Layout {
     }
 
     /// The index of a subscription in the tally, or none if there is no such subscription.
-    pub(crate) fn place_of(self, connection: usize, service: usize) -> Option<usize> {
+    pub(crate) fn index_of(self, connection: usize, service: usize) -> Option<usize> {
         if service >= self.services {
             return None;
         }
@@ -28,7 +28,7 @@ impl Layout {
         (slot < self.per_connection).then_some(first + slot)
     }
 
-    /// The service at an index: the inverse of `place_of`.
+    /// The service at an index: the inverse of `index_of`.
     pub(crate) fn service_at(self, place: usize) -> usize {
         place % self.services
     }
@@ -47,11 +47,11 @@ mod tests {
                     for slot in 0..per_connection {
                         let service = layout.service_of(connection, slot);
                         let place = connection * per_connection + slot;
-                        assert_eq!(layout.place_of(connection, service), Some(place));
+                        assert_eq!(layout.index_of(connection, service), Some(place));
                         assert_eq!(layout.service_at(place), service);
                     }
                     let found = (0..services + 2)
-                        .filter(|service| layout.place_of(connection, *service).is_some());
+                        .filter(|service| layout.index_of(connection, *service).is_some());
                     assert_eq!(found.count(), per_connection);
                 }
             }

@@ -144,7 +144,8 @@ fn bench(args: &Args, target: Target, server: Option<&Server>) -> Bench {
     };
     let settings = target.settings().unwrap_or_default();
     let said = find_key(&settings, "client_messages_per_s_max");
-    let seats = args.token.as_ref().and_then(|_| find_key(&settings, "connections_per_user_max"));
+    let connections_left =
+        args.token.as_ref().and_then(|_| find_key(&settings, "connections_per_user_max"));
     let messages_per_s_max = match (server, said) {
         // Our own server was started without a limit.
         (Some(_), _) | (None, Some(0)) => None,
@@ -156,7 +157,8 @@ fn bench(args: &Args, target: Target, server: Option<&Server>) -> Bench {
         target,
         process,
         messages_per_s_max,
-        seats: seats.and_then(|seats| usize::try_from(seats).ok()),
+        connections_left: connections_left
+            .and_then(|connections_left| usize::try_from(connections_left).ok()),
         clock,
         progress: Progress::new(clock),
         run_id: run_id(),

@@ -138,7 +138,7 @@ pub(super) static KEYS: &[Key] = &[
         unset: Unset::Follows(
             "required where a secret, a public key or Redis is given, else open on loopback",
         ),
-        help: "Who is served: open (anybody) or required (callers with a token)",
+        help: "Callers that are served: open (all) or required (those with a token)",
         parse: |config, text| {
             config.auth = match text {
                 "open" => AuthMode::Open,
@@ -403,7 +403,7 @@ pub(super) static KEYS: &[Key] = &[
         env: None,
         placeholder: "open|closed|token",
         unset: Unset::Follows("open on loopback, else closed"),
-        help: "Who may make an account over HTTP: open (anybody), closed (nobody) or token (scope admin)",
+        help: "Callers that may make an account over HTTP: open (all), closed (none) or token (scope admin)",
         parse: |config, text| {
             config.registration = Registration::parse(text)?;
             Ok(())

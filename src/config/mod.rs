@@ -264,9 +264,9 @@ impl Default for Sources {
 /// The command that the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Run the server. What the program does without a subcommand.
+    /// Run the server. The default without a subcommand.
     Serve,
-    /// Print what the program is and how it is set up.
+    /// Print the version and the settings.
     Info {
         /// As JSON.
         json: bool,
@@ -308,7 +308,7 @@ pub(crate) enum Action {
         /// The token, or its `jti`. None: the first line of standard input.
         token: Option<String>,
     },
-    /// Set what an account may do with its name and password, and exit.
+    /// Set the scopes of an account's logins, and exit.
     UserScope {
         /// Which.
         who: Who,

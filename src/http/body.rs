@@ -107,7 +107,7 @@ async fn arrive(
 /// A body is UTF-8 and a JSON object; later steps only read its fields.
 pub(super) fn checked(body: Bytes) -> Result<Bytes, Problem> {
     if let Err(fault) = std::str::from_utf8(&body) {
-        let place = fault::place_of(&body, fault.valid_up_to());
+        let place = fault::position_of(&body, fault.valid_up_to());
         let detail = format!("the body is not UTF-8 at {place}");
         return Err(malformed(detail).because("the body is not UTF-8"));
     }

@@ -4,7 +4,7 @@
 //! `Transfer-Encoding`, and one of two equal lengths. Behind a proxy that reads them the other way this
 //! enables request smuggling. So the guard checks each head by the rules of a connection's first head,
 //! before hyper sees a byte of it. It replaces a bad head by a request for the refusal itself and reads
-//! nothing after it: hyper answers, and closes. It also holds back what follows a request to upgrade, until
+//! nothing after it: hyper answers, and closes. It also holds back the bytes after a request to upgrade, until
 //! hyper has answered.
 //!
 //! The guard also keeps time: a head has to be complete within the handshake timeout, and a

@@ -2,7 +2,7 @@
 //!
 //! Failures count by name and by address: one password tried on many names is as much of an attack as many
 //! passwords on one name. The API and Eureka count apart: a program with an old password for Eureka
-//! locks nobody out of the API.
+//! does not lock its address out of the API.
 //!
 //! # Promises
 //!

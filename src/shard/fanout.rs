@@ -227,7 +227,7 @@ pub fn chunks(run: &[Event]) -> Vec<Rc<Chunk>> {
         chunks.push(Rc::new(Chunk {
             head,
             tail: Bytes::new(),
-            frames: u32::try_from(count).expect("a run is bounded by a turn's parcels"),
+            frames: u32::try_from(count).expect("a run is bounded by a turn's messages"),
             source: match first.topic.service() {
                 Some(service) => Source::Service(service.clone()),
                 None => Source::Message,

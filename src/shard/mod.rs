@@ -266,7 +266,7 @@ impl<S: Socket> Shard<S> {
     }
 
     fn take_messages(&mut self) {
-        for _ in 0..limits::PARCELS_PER_TURN_MAX {
+        for _ in 0..limits::MAILBOX_MESSAGES_PER_TURN_MAX {
             match self.mailbox.take() {
                 Some(ShardMessage::Event(event)) => {
                     let stats = &self.settings.stats.shards[usize::from(self.settings.id.0)];

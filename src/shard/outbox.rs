@@ -47,7 +47,7 @@ pub struct Chunk {
     pub source: Source,
 }
 
-/// What a chunk is, which decides whether it may be dropped when the budget is used up.
+/// The source of a chunk, which decides whether it may be dropped when the budget is used up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// An answer, or part of one. It always fits: reading pauses instead.

@@ -22,7 +22,7 @@ use crate::state::messaging::commands::{
 };
 use crate::state::messaging::replies::{Delivered, Followed, Joined, Left, Unfollowed};
 use crate::state::reply::{EndedBy, IsHeavy, SocketReply};
-use crate::wire::answer::{self, ChannelPlace};
+use crate::wire::answer::{self, ChannelPosition};
 use crate::wire::command::{Family, Request};
 use crate::wire::event::TimeText;
 use crate::wire::refusal::{Code, Refusal};
@@ -184,7 +184,7 @@ impl<S: Socket> Shard<S> {
     fn on_followed(&mut self, slot: Slot, id: Option<&RequestId>, followed: Followed) {
         let Followed { channel, epoch, offset, recovered, replay } = followed;
         self.start_following(slot, &Topic::Channel(channel.clone()));
-        let at = ChannelPlace { channel: &channel, epoch: &epoch, offset };
+        let at = ChannelPosition { channel: &channel, epoch: &epoch, offset };
         let frame = answer::subscribed_to_channel(id, at, recovered);
         self.push_direct(slot, frame.into());
         for frame in replay {
@@ -223,7 +223,7 @@ impl<S: Socket> Shard<S> {
             SocketReply::Published(result) => result.map(|published| {
                 let offset = published.offset.unwrap_or_default();
                 let (channel, epoch) = (&published.channel, &published.epoch);
-                let at = ChannelPlace { channel, epoch, offset };
+                let at = ChannelPosition { channel, epoch, offset };
                 Some(answer::published(id, at, published.message_id))
             }),
             SocketReply::Channels(result) => {
@@ -235,7 +235,7 @@ impl<S: Socket> Shard<S> {
                 result.map(|joined| {
                     let Joined { channel, epoch, offset, users, count } = joined;
                     self.start_following(slot, &Topic::Channel(channel.clone()));
-                    let at = ChannelPlace { channel: &channel, epoch: &epoch, offset };
+                    let at = ChannelPosition { channel: &channel, epoch: &epoch, offset };
                     Some(answer::joined(id, at, users.iter(), count))
                 })
             }

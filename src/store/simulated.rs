@@ -62,7 +62,7 @@ impl Requests {
 }
 
 impl Store {
-    /// A store without a thread, and what it is given.
+    /// A store without a thread, and its jobs.
     pub fn simulated() -> (Store, Requests) {
         let (jobs, inbox) = crossbeam_channel::bounded(1);
         let (_, ended) = crossbeam_channel::bounded(0);

@@ -154,7 +154,7 @@ pub fn channel_taken(channel: &ChannelName) -> Bytes {
 
 /// A channel's position, for a subscriber.
 #[derive(Debug, Clone, Copy)]
-pub struct ChannelPlace<'a> {
+pub struct ChannelPosition<'a> {
     /// The channel.
     pub channel: &'a ChannelName,
     /// The epoch of its offsets.
@@ -163,7 +163,7 @@ pub struct ChannelPlace<'a> {
     pub offset: u64,
 }
 
-fn put_place(out: &mut FrameBuilder, at: ChannelPlace<'_>) {
+fn put_place(out: &mut FrameBuilder, at: ChannelPosition<'_>) {
     put_channel(out, at.channel);
     out.put(b",\"epoch\":");
     out.put_json_str(at.epoch.as_str());
@@ -179,7 +179,7 @@ fn put_channel(out: &mut FrameBuilder, channel: &ChannelName) {
 /// `subscribed` to a channel. `recovered` is there only after a resume.
 pub fn subscribed_to_channel(
     id: Option<&RequestId>,
-    at: ChannelPlace<'_>,
+    at: ChannelPosition<'_>,
     recovered: Option<bool>,
 ) -> Bytes {
     let mut out = begin("subscribed", id);
@@ -196,7 +196,7 @@ pub fn unsubscribed_from_channel(id: Option<&RequestId>, channel: &ChannelName) 
 }
 
 /// `published`: the message's place in the channel.
-pub fn published(id: Option<&RequestId>, at: ChannelPlace<'_>, message: MessageId) -> Bytes {
+pub fn published(id: Option<&RequestId>, at: ChannelPosition<'_>, message: MessageId) -> Bytes {
     let mut out = begin("published", id);
     put_place(&mut out, at);
     out.put(b",\"message_id\":");
@@ -227,7 +227,7 @@ pub fn channels<'a>(
 /// `joined`: the users of the room, the client's own included.
 pub fn joined<'a>(
     id: Option<&RequestId>,
-    at: ChannelPlace<'_>,
+    at: ChannelPosition<'_>,
     users: impl Iterator<Item = &'a (UserId, Arc<str>)>,
     count: usize,
 ) -> Bytes {

@@ -64,7 +64,7 @@ pub fn read_entry<T: for<'a> Deserialize<'a>>(
 }
 
 /// A byte's position in a text: line and column, counted from 1.
-pub fn place_of(text: &[u8], at: usize) -> String {
+pub fn position_of(text: &[u8], at: usize) -> String {
     let before = &text[..at.min(text.len())];
     let line = before.split(|&byte| byte == b'\n').count();
     let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
@@ -83,7 +83,7 @@ pub fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// Puts the path of a field before what is wrong with it.
+/// Puts the path of a field before its fault.
 fn at(path: &str, fault: &serde_json::Error) -> String {
     let what = in_words(fault);
     let mut text = if path == "." { what } else { format!("{path}: {what}") };
@@ -91,8 +91,8 @@ fn at(path: &str, fault: &serde_json::Error) -> String {
     text
 }
 
-/// The parser's message without what it repeats of the text. It has the form that `serde::de::Error`
-/// gives it: `invalid type: string "x", expected u16`.
+/// The parser's message without the repeated text. `serde::de::Error` gives it the form
+/// `invalid type: string "x", expected u16`.
 fn in_words(fault: &serde_json::Error) -> String {
     let text = fault.to_string();
     let place = format!(" at line {} column {}", fault.line(), fault.column());
@@ -102,7 +102,7 @@ fn in_words(fault: &serde_json::Error) -> String {
         return one_of(known);
     }
     for (prefix, is_value) in [("invalid type: ", false), ("invalid value: ", true)] {
-        // What was expected stands last and is ours; the value before it is not.
+        // The expected type stands last and is our text; the value before it is the sender's.
         let rest = text.strip_prefix(prefix).and_then(|rest| rest.rsplit_once(", expected "));
         if let Some((got, wanted)) = rest {
             return format!("expected {}, got {}", expected(wanted), got_in_words(got, is_value));
@@ -253,8 +253,8 @@ mod tests {
             assert_eq!(fault, Fault::Syntax(message.to_owned()), "{text}");
         }
         assert_eq!(explain::<Batch<'_>>(b"[1]"), Fault::NotAnObject);
-        assert_eq!(place_of(b"ab\ncd\xff", 5), "line 2 column 3");
-        assert_eq!(place_of(b"", 7), "line 1 column 1");
+        assert_eq!(position_of(b"ab\ncd\xff", 5), "line 2 column 3");
+        assert_eq!(position_of(b"", 7), "line 1 column 1");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::address::AddressBlock;
 pub struct AddressConnectionLimit {
     taken: Mutex<HashMap<AddressBlock, usize>>,
     /// None: no bound.
-    seats_max: Option<usize>,
+    connections_max: Option<usize>,
     exempts_loopback: bool,
 }
 
@@ -36,21 +36,25 @@ pub struct AddressPermit {
 
 impl Default for AddressConnectionLimit {
     fn default() -> AddressConnectionLimit {
-        AddressConnectionLimit { taken: Mutex::default(), seats_max: None, exempts_loopback: true }
+        AddressConnectionLimit {
+            taken: Mutex::default(),
+            connections_max: None,
+            exempts_loopback: true,
+        }
     }
 }
 
 impl AddressConnectionLimit {
-    /// An empty table. `configured` is what an operator says, where zero is no bound; otherwise an
+    /// An empty table. `configured` is the operator's bound, zero for none; without it an
     /// address may take half of the room, and this machine's own addresses all of it.
     pub fn new(configured: Option<usize>, room: usize) -> AddressConnectionLimit {
-        let seats_max = match configured {
+        let connections_max = match configured {
             Some(0) => None,
-            Some(seats_max) => Some(seats_max),
+            Some(connections_max) => Some(connections_max),
             None => Some((room / 2).max(1)),
         };
         AddressConnectionLimit {
-            seats_max,
+            connections_max,
             exempts_loopback: configured.is_none(),
             ..AddressConnectionLimit::default()
         }
@@ -59,13 +63,15 @@ impl AddressConnectionLimit {
     /// Takes a permit for one more connection. None if the address is at its limit.
     pub fn take(self: &Arc<AddressConnectionLimit>, address: IpAddr) -> Option<AddressPermit> {
         let block = AddressBlock::of(address);
-        let Some(seats_max) = self.seats_max else { return Some(AddressPermit { counted: None }) };
+        let Some(connections_max) = self.connections_max else {
+            return Some(AddressPermit { counted: None });
+        };
         if self.exempts_loopback && block.is_loopback() {
             return Some(AddressPermit { counted: None });
         }
         let mut taken = self.taken.lock();
         let count = taken.get(&block).copied().unwrap_or(0);
-        if count >= seats_max {
+        if count >= connections_max {
             return None;
         }
         taken.insert(block, count + 1);
@@ -125,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_shares_its_seats() {
+    fn a_prefix_shares_its_places() {
         let user_connections = user_connections(Some(2), 40);
         let _one = user_connections.take(address("2001:db8::1")).expect("a permit");
         let two = user_connections.take(address("2001:db8::ffff:2")).expect("a second one");

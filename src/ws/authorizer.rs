@@ -201,12 +201,12 @@ impl Authorizer {
         }
         let with_protocol = offers_protocol(handshake.headers);
         let client = self.client(handshake.peer, handshake.headers);
-        let address_permit = self.seat_behind_proxy(handshake.peer, client)?;
+        let address_permit = self.permit_behind_proxy(handshake.peer, client)?;
         Ok(Upgrade { endpoint, channel, identity, accept, client, address_permit, with_protocol })
     }
 
     /// A permit for a client behind a trusted proxy.
-    fn seat_behind_proxy(
+    fn permit_behind_proxy(
         &self,
         peer: Option<SocketAddr>,
         client: Option<ClientAddress>,

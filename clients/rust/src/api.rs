@@ -292,9 +292,9 @@ impl RawSocket {
 
     /// Closes the socket and waits for the server's close frame, for at most 2 s.
     pub async fn close(mut self) {
-        self.socket.say_goodbye();
-        let goodbye = async { while self.socket.next().await.is_ok() {} };
+        self.socket.close();
+        let closed = async { while self.socket.next().await.is_ok() {} };
         // The server's answer makes no difference now.
-        let _ = tokio::time::timeout(Duration::from_secs(2), goodbye).await;
+        let _ = tokio::time::timeout(Duration::from_secs(2), closed).await;
     }
 }

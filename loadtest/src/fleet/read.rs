@@ -246,6 +246,6 @@ impl Fleet {
             return None;
         }
         let service = digits.iter().fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'));
-        self.tally.layout.place_of(index, service)
+        self.tally.layout.index_of(index, service)
     }
 }

@@ -55,7 +55,7 @@ pub(crate) struct Bench {
     /// Its limit of client messages per second and connection.
     pub(crate) messages_per_s_max: Option<u64>,
     /// The most connections of the token's user.
-    pub(crate) seats: Option<usize>,
+    pub(crate) connections_left: Option<usize>,
     /// The time.
     pub(crate) clock: Clock,
     /// The bar.
@@ -110,7 +110,9 @@ impl Bench {
     /// A publisher with as many connections as the pace needs below the server's limit, and as the
     /// user may hold beside those that subscribe.
     fn publisher(&self, plan: &Plan, schedule: Schedule) -> io::Result<Publisher> {
-        let left = self.seats.map_or(usize::MAX, |seats| seats.saturating_sub(plan.connections));
+        let left = self.connections_left.map_or(usize::MAX, |connections_left| {
+            connections_left.saturating_sub(plan.connections)
+        });
         let sockets = schedule::sockets_for(schedule, self.messages_per_s_max).min(left);
         let prefix = self.prefix(plan);
         Publisher::connect(&self.target, sockets, &prefix, plan.services, plan.payload, self.clock)

@@ -503,7 +503,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         number("limit", "At most so many", 1, 500),
         text("with", "Only those with this user, by id or as name:bob"),
     ])
-    .note("404 and 429: `with` holds a name that nobody has, or one too many of them."),
+    .note("404 and 429: `with` holds an unknown name, or one too many of them."),
     Operation::new(
         "POST",
         "/api/v1/groups",

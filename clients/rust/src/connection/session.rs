@@ -37,7 +37,7 @@ use crate::transport::token;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// How long closing may take.
-const GOODBYE: Duration = Duration::from_secs(2);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Requests that wait for an answer at most.
 const PENDING_MAX: usize = 1_024;
@@ -305,10 +305,10 @@ impl Session {
     }
 
     async fn leave(&mut self) -> Error {
-        self.socket.say_goodbye();
-        let goodbye = async { while self.socket.next().await.is_ok() {} };
+        self.socket.close();
+        let closed = async { while self.socket.next().await.is_ok() {} };
         // The server's answer makes no difference now.
-        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, closed).await;
         Error::Stopped
     }
 

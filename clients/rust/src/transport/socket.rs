@@ -88,7 +88,7 @@ impl Socket {
     }
 
     /// Sends the close frame.
-    pub(crate) fn say_goodbye(&mut self) {
+    pub(crate) fn close(&mut self) {
         let frame = CloseFrame { code: 1000.into(), reason: "".into() };
         self.outgoing.push_back(Message::Close(Some(frame)));
     }

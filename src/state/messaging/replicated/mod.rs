@@ -32,7 +32,7 @@ use crate::state::backplane::{
 };
 use crate::state::channel_stream::{ChannelStream, Offered, Repair, Step, StreamPosition, repair};
 use crate::state::effect::{Condition, Effect, Waited};
-use crate::wire::answer::{self, ChannelPlace};
+use crate::wire::answer::{self, ChannelPosition};
 use crate::wire::command::SinceOffset;
 use crate::wire::message;
 use crate::wire::refusal::Refusal;
@@ -359,7 +359,7 @@ impl State {
         self.restart(key, epoch, offset);
         let state = self.channels.get(key);
         let (channel, shards) = (state.name.clone(), state.shards);
-        let at = ChannelPlace { channel: &channel, epoch: &state.epoch, offset };
+        let at = ChannelPosition { channel: &channel, epoch: &state.epoch, offset };
         let frame = answer::subscribed_to_channel(None, at, Some(false));
         self.send(Topic::Channel(channel), Some(shards), frame, Aim::default());
     }
