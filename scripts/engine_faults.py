@@ -90,6 +90,18 @@ FAULTS = [
         "Some(conn) if self.pending.next_late_ms() == Some(0) => self.pending.hold(conn, held),\n            Some(_) => Some(held),",
     ),
     (
+        "followers are not told that messages of a channel are gone",
+        "src/state/messaging/replicated/mod.rs",
+        "        self.send(Topic::Channel(channel), Some(shards), frame, Aim::default());\n",
+        "        let _ = (shards, frame);\n",
+    ),
+    (
+        "a topic that was not heard for a while is not read again",
+        "src/state/messaging/replicated/mod.rs",
+        "        let keys: Vec<u32> = self.channels.keys().collect();\n",
+        "        let keys: Vec<u32> = self.channels.keys().take(0).collect();\n",
+    ),
+    (
         "what other nodes ask is not answered",
         "src/control/cluster.rs",
         "cluster.respond(node, number, answer);",

@@ -182,6 +182,26 @@ fn what_a_topic_lost_is_read_again() {
 }
 
 #[test]
+fn what_comes_while_the_history_is_read_is_not_lost() {
+    let mut world = World::new();
+    world.node.apply(Unfollow { conn: conn(), channel: name() }.unanswered(), now());
+    let later = now().unix_ms + limits::CHANNEL_LEAVE_MS;
+    world.node.tick(Moment::new(later, later * 1_000_000));
+    world.settle();
+    assert!(world.topic.is_none());
+    world.node.apply(Follow { conn: conn(), channel: name(), since: None }.unanswered(), now());
+    world.carry_out();
+    let (request, rest) = world.requests.pop_front().expect("the channel is read");
+    let history = world.answer(request);
+    world.publish();
+    world.settle();
+    assert!(world.seen.is_empty(), "nothing is passed on before the history is there");
+    world.node.resume(rest, history, now());
+    world.settle();
+    assert_eq!((&world.seen[..], world.node.healed_total), (&[1][..], 0));
+}
+
+#[test]
 fn an_older_answer_sets_nothing_back() {
     let mut world = World::new();
     for _ in 0..3 {
