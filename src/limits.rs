@@ -1176,7 +1176,7 @@ const _: () = assert!(
             <= Limits::DEFAULT.unfinished_body_bytes_max,
     "the largest body can arrive"
 );
-const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX, "a page nobody asked for is no larger");
+const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX, "the default page is no larger");
 const _: () = assert!(
     LEASE_TTL_MS_MIN <= LEASE_TTL_MS_DEFAULT && LEASE_TTL_MS_DEFAULT <= LEASE_TTL_MS_MAX,
     "the default lease is one an instance may ask for"

@@ -233,7 +233,7 @@ impl Layers {
         }
         let mut warnings = Vec::new();
         if self.config.default_scopes.contains(Scopes::ADMIN) {
-            warnings.push("default-scopes: everybody who logs in may do everything".to_owned());
+            warnings.push("default-scopes: every login may do everything".to_owned());
         }
         warnings.extend(self.warnings);
         Ok(Loaded { config: self.config, sources: self.sources, action, init, warnings })

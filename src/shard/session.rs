@@ -496,7 +496,7 @@ impl<S: Socket> Shard<S> {
         let conn = &mut self.conns[slot.index()];
         let Some(Pending::Waiting(id)) = conn.pending.as_mut().and_then(|all| all.pop_front())
         else {
-            tracing::error!(?reply, "a reply that nobody waits for");
+            tracing::error!(?reply, "a reply without a request");
             return self.close(slot, Reason::Internal);
         };
         conn.outstanding -= 1;

@@ -103,7 +103,7 @@ async function act(button, done, work) {
     toast(done);
   } catch (fault) {
     const isDenied = fault.status === 403;
-    toast(isDenied ? `${fault.message}. Sign in as somebody who may.` : fault.message, "bad");
+    toast(isDenied ? `${fault.message}. Sign in with a token that allows it.` : fault.message, "bad");
   } finally {
     button.disabled = false;
     button.focus({ preventScroll: true });

@@ -519,7 +519,7 @@ function start() {
   online = client.online();
   online.on("error", (fault) => {
     if (fault.status !== 403) return;
-    setText(byId("no-people"), "Who is online is shown to tokens with the scope sockets:read.");
+    setText(byId("no-people"), "The online users are shown to tokens with the scope sockets:read.");
   });
   online.on("change", () => {
     for (const user of online.users.values()) learn(user.user_id, user.username);

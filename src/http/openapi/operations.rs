@@ -30,14 +30,14 @@ pub(super) struct Query {
 
 /// The groups, in the order in which they are shown.
 pub(super) const TAGS: &[(&str, &str)] = &[
-    ("Registry", "Instances come, renew their leases and go."),
-    ("Discovery", "Which instances there are."),
+    ("Registry", "Register instances, renew their leases, remove them."),
+    ("Discovery", "The instances of services."),
     ("Management", "Operators' decisions."),
-    ("Status", "How the server is."),
+    ("Status", "The state of the server and its settings."),
     ("Accounts", "Users with a password."),
-    ("Sockets", "Who is connected, and what is sent to them at once."),
-    ("Channels", "Topics of messages, with a history for those who come back."),
-    ("Messages", "Direct and group messages, kept until they are pulled and after."),
+    ("Sockets", "Connections, online users, and envelopes to them."),
+    ("Channels", "Topics of messages, with a history for clients that come back."),
+    ("Messages", "Direct and group messages, stored before they are acknowledged."),
 ];
 
 const fn text(name: &'static str, text: &'static str) -> Query {
@@ -144,7 +144,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "POST",
         "/api/discovery/services-delta.json",
         ("Discovery", "servicesDelta"),
-        "What changed since a version",
+        "The changes since a version",
         &[(200, Some("DeltaAnswer"))],
     )
     .takes("DeltaWish"),
@@ -212,14 +212,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "GET",
         "/api/status/config.json",
         ("Status", "config"),
-        "Every setting, and where it came from",
+        "Every setting, with its source",
         &[(200, Some("Settings"))],
     ),
     Operation::new(
         "POST",
         "/api/status/config.json",
         ("Status", "configByPost"),
-        "Every setting, and where it came from",
+        "Every setting, with its source",
         &[(200, Some("Settings"))],
     ),
     Operation::new(
@@ -233,7 +233,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "GET",
         "/ready",
         ("Status", "ready"),
-        "Whether this node should be sent clients",
+        "Whether this node should get clients",
         &[(200, Some("Readiness")), (503, Some("Readiness"))],
     )
     .asks(&[text("for", "One part alone: `discovery`, `sockets` or `writes`")]),
@@ -260,7 +260,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     )
     .takes("AccountWish")
     .note(
-        "403 where registration is closed; with registration by token it needs a token with the \
+        "403 if registration is closed; with registration by token it needs a token with the \
          scope admin.",
     ),
     Operation::new(
@@ -279,65 +279,65 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "POST",
         "/api/v1/users/renew",
         ("Accounts", "renewToken"),
-        "Another token, before the one at hand runs out",
+        "Another token, before the present one expires",
         &[(200, Some("LoginAnswer")), (401, Some("Problem")), (403, Some("Problem"))],
     )
     .note(
-        "For tokens that began with a login. 401 once that is longer ago than `--session-max`. The \
-         old token stays as it is.",
+        "For tokens of a login. 401 when the login is longer ago than `--session-max`. The \
+         old token stays valid.",
     ),
     Operation::new(
         "POST",
         "/api/v1/users/logout",
         ("Accounts", "logout"),
-        "Revoke the token at hand, or all of the user's",
+        "Revoke the token of the call, or all of the user's",
         &[(204, None)],
     )
     .takes("LogoutRequest")
-    .note("Their sockets close with 4401. Without a body it is the one token."),
+    .note("Their sockets close with 4401. Without a body it is the token of the call."),
     Operation::new(
         "PUT",
         "/api/v1/users/me/password",
         ("Accounts", "setPassword"),
-        "Change one's password",
+        "Change the user's own password",
         &[(204, None), (403, Some("Problem")), (409, Some("Problem")), (429, Some("Problem"))],
     )
     .takes("PasswordChange")
-    .note("Ends the user's other tokens; the one at hand stays. 403: the old password is wrong."),
+    .note("Ends the user's other tokens; the token of the call stays valid. 403: the old password is wrong."),
     Operation::new(
         "DELETE",
         "/api/v1/users/me",
         ("Accounts", "removeAccount"),
-        "Remove one's account",
+        "Remove the user's own account",
         &[(204, None), (403, Some("Problem")), (429, Some("Problem"))],
     )
     .takes("RemovalRequest")
     .note(
-        "Ends the user's tokens and frees the name; messages stay with those they were written to. \
-         An account with a password wants it: 403 where it is wrong. Without one a body may be left \
-         out.",
+        "Ends the user's tokens and frees the name; messages stay with their receivers. \
+         An account with a password needs it: 403 if it is wrong. Without a password the body may be \
+         left out.",
     ),
     Operation::new(
         "GET",
         "/api/v1/users",
         ("Accounts", "findUser"),
-        "Who signs in by a name",
+        "The user with a name",
         &[(200, Some("Account")), (404, Some("Problem")), (429, Some("Problem"))],
     )
-    .asks(&[text("name", "The name, in whatever case")])
+    .asks(&[text("name", "The name, in any case")])
     .note("429: this address has looked up too many unknown names within a minute."),
     Operation::new(
         "GET",
         "/ws/online",
         ("Sockets", "online"),
-        "Who is online",
+        "The online users",
         &[(200, Some("Online"))],
     ),
     Operation::new(
         "GET",
         "/ws/stats",
         ("Sockets", "stats"),
-        "What the sockets and shards do",
+        "Counters of sockets and shards",
         &[(200, Some("Stats"))],
     )
     .asks(&[text("scope", "`node`, or `cluster` for all nodes")]),
@@ -408,7 +408,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "PUT",
         "/api/v1/connections/{id}/metadata",
         ("Sockets", "setConnectionMetadata"),
-        "Note something of a socket, until its end; an empty object takes it away",
+        "Set a socket's metadata, until its end; an empty object removes it",
         &[(204, None), (404, Some("Problem"))],
     )
     .takes("ConnectionMetadata"),
@@ -438,7 +438,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "DELETE",
         "/api/v1/channels/{name}",
         ("Channels", "deleteChannel"),
-        "Delete a channel; its followers are told",
+        "Delete a channel; its subscribers get `unsubscribed`",
         &[(204, None), (404, Some("Problem")), (413, Some("Problem"))],
     ),
     Operation::new(
@@ -453,7 +453,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "GET",
         "/api/v1/channels/{name}/history",
         ("Channels", "history"),
-        "The messages that are kept",
+        "The kept messages",
         &[
             (200, Some("History")),
             (403, Some("Problem")),
@@ -469,7 +469,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "POST",
         "/api/v1/live/{entity}/{id}",
         ("Channels", "live"),
-        "Tell that a thing was created, updated or deleted",
+        "Publish that an entity was created, updated or deleted",
         &[(200, Some("Published")), (403, Some("Problem")), (429, Some("Problem"))],
     )
     .takes("LiveWish")
@@ -530,14 +530,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "DELETE",
         "/api/v1/groups/{id}",
         ("Messages", "deleteGroup"),
-        "Delete a group that I manage",
+        "Delete a group that I own",
         &[(204, None), (403, Some("Problem")), (404, Some("Problem"))],
     ),
     Operation::new(
         "POST",
         "/api/v1/groups/{id}/members",
         ("Messages", "addMember"),
-        "Add a member to a group that I manage, or invite one where the server asks",
+        "Add a member to a group that I own, or invite one if the server has invitations",
         &[
             (201, Some("Membership")),
             (202, Some("Membership")),
