@@ -115,6 +115,8 @@ pub struct Client {
     replay: Option<(Rc<str>, u64, u64)>,
     /// The epoch and offset of each channel it follows.
     pub channels: BTreeMap<String, (String, u64)>,
+    /// When the last heartbeat of its own lease was sent that it knows to be accepted, and the lease's time.
+    pub renewed: Option<(u64, u64)>,
     pub room: Option<Room>,
     /// A request of a room failed: nobody knows whether it is in there.
     pub is_in_doubt: bool,
@@ -167,6 +169,7 @@ impl Client {
             positions: BTreeMap::new(),
             replay: None,
             channels: BTreeMap::new(),
+            renewed: None,
             room: None,
             is_in_doubt: false,
             received: BTreeMap::new(),
@@ -415,6 +418,15 @@ impl Client {
         assert_eq!(place.revision - from, changes.len() as u64, "{frame}");
         for change in changes {
             oracle::apply(&mut position.picture, change);
+            let id = change["instance"]["instanceId"].as_str().unwrap_or_default();
+            if change["reason"] == "expired"
+                && id.strip_suffix("-lease") == Some(&*self.name)
+                && let Some((sent_ms, ttl_ms)) = self.renewed
+            {
+                // Its heartbeat was accepted before: so the lease had a whole period from there.
+                let age_ms = oracle.now_ms - sent_ms;
+                assert!(age_ms >= ttl_ms, "{id} expires {age_ms} ms after a heartbeat");
+            }
         }
         (position.revision, position.degraded) = (place.revision, place.degraded);
         oracle.check(&self.name, &service, position);
@@ -577,6 +589,7 @@ impl Client {
             Asked::Renew { key, ttl_ms, sent_ms } => {
                 assert!(["registered", "heartbeat_ack"].contains(&kind), "{frame}");
                 if failed == 0 {
+                    self.renewed = Some((sent_ms, ttl_ms));
                     oracle.renewed(key, ttl_ms, sent_ms);
                 }
             }

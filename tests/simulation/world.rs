@@ -920,6 +920,7 @@ impl SimWorld {
             });
             // What they know may be of a history that nobody else had.
             self.memories.iter_mut().for_each(|memory| memory.positions.clear());
+            self.clients.iter_mut().for_each(|client| client.renewed = None);
             self.defined.clear();
         }
         let teacher = self.sequencer.lose_tail();
