@@ -24,7 +24,9 @@ impl Registry {
     /// instances.
     pub fn snapshot(&self) -> Snapshot {
         let log = &self.log;
-        let in_order = self.in_order_of_emptiness();
+        // Those without instances stand last, in the order in which they became empty.
+        let in_use = self.services.iter().filter(|(_, one)| one.empty.is_none());
+        let in_order = in_use.map(|(service, _)| service).chain(self.empties.values().copied());
         Snapshot {
             format: FORMAT,
             position: log.entry_id.clone(),

@@ -182,13 +182,6 @@ impl Registry {
         (!self.empties.is_empty()).then_some(self.next_forget_ms)
     }
 
-    /// The services in the order of a snapshot: those without members last, in the order in which they
-    /// became so.
-    pub(super) fn in_order_of_emptiness(&self) -> impl Iterator<Item = usize> {
-        let with_members = self.services.iter().filter(|(_, one)| one.empty.is_none());
-        with_members.map(|(service, _)| service).chain(self.empties.values().copied())
-    }
-
     /// Takes the names of the services that were forgotten since the last call.
     pub fn take_forgotten(&mut self) -> Vec<ServiceName> {
         std::mem::take(&mut self.forgotten)
