@@ -30,18 +30,6 @@ FAULTS = [
         "            let _ = (service, now);\n",
     ),
     (
-        "a lease ends though it was renewed after it was proposed as overdue",
-        "src/state/registry/lease.rs",
-        "if member.lease != lease || member.is_overdue {",
-        "if (member.lease != lease && lease == 0) || member.is_overdue {",
-    ),
-    (
-        "a lease that is taken over leaves the owner before no time",
-        "src/state/registry/lease.rs",
-        "if member.owner == commit.owner { 0 } else { limits::CLUSTER_CONTACT_MS }",
-        "if member.owner == commit.owner { 0 } else { 0 }",
-    ),
-    (
         "a lease that was proposed as overdue is renewed without the log",
         "src/state/registry/decide.rs",
         "!member.is_overdue && !member.is_proposed;",

@@ -42,7 +42,7 @@ mod services;
 mod subscribe;
 
 #[cfg(test)]
-mod lease_tests;
+mod lease_model;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
