@@ -434,6 +434,21 @@ pub const IO_SLICES_MAX: usize = 64;
 /// Slots for which an emptied flush queue keeps its memory.
 pub const QUEUE_SLOTS_KEPT: usize = 1_024;
 
+/// Commands that a shard carries out before it looks at the time.
+pub const ENGINE_SLICE_COMMANDS: usize = 16;
+
+/// Time for which a shard carries out commands, its own and those of others, before it leaves the rest to the
+/// timekeeper, in microseconds. Its sockets wait meanwhile.
+pub const ENGINE_HOLD_US_MAX: u64 = 1_000;
+
+/// Entries of a batch that a shard carries out itself. A larger one is the timekeeper's: an entry takes a
+/// microsecond or two.
+pub const ENGINE_LIGHT_ENTRIES_MAX: usize = 64;
+
+/// Bytes of a service's instances and history up to which a shard carries out a subscription itself: a snapshot is
+/// copied at some GB a second.
+pub const ENGINE_LIGHT_BYTES_MAX: usize = 256 * KIB;
+
 /// Commands that control carries out between two checks of its leases.
 pub const COMMANDS_PER_TURN_MAX: usize = 4_096;
 

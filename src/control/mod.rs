@@ -34,16 +34,19 @@ mod followers;
 mod pending;
 mod saver;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast;
 
 use crate::auth::Revoked;
-use crate::clock::Moment;
+use crate::clock::{Clock, Moment};
 use crate::cluster::Cluster;
-use crate::id::{ConnId, ShardSet, Topic, UserId};
+use crate::id::{ConnId, ShardId, ShardSet, Topic, UserId};
 use crate::limits::{self, STORE_CLOSE_ATTEMPTS_MAX};
+use crate::mailbox::combiner::Engine;
+pub use crate::mailbox::combiner::Outcome;
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::mailbox::to_shard::{Event, ShardMessage};
 use crate::mailbox::view_cache::{ViewCache, ViewCacheWriter};
@@ -69,15 +72,6 @@ use commit_queue::{CommitQueue, Waiting};
 use followers::Followers;
 use pending::{Held, PendingTable, Ready, Step, What};
 use saver::Saver;
-
-/// What a turn leaves to the thread that drives it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
-    /// Whether there is more to do at once.
-    pub has_more: bool,
-    /// When there is something to do by time alone, in milliseconds since the Unix epoch.
-    pub wake_at_ms: Option<u64>,
-}
 
 /// The control plane.
 #[derive(Debug)]
@@ -106,6 +100,26 @@ pub struct Control {
     /// Shards that have got something this turn.
     to_ring: Vec<bool>,
     storm: Storm,
+    /// The shard on whose thread this turn runs; none = the timekeeper's.
+    on: Option<ShardId>,
+    /// Set aside for the timekeeper: what came on the thread of a shard and may take long.
+    set_aside: VecDeque<ControlMessage>,
+    /// Connections whose next command is one of those. It waits with the commands behind it.
+    set_aside_conns: VecDeque<ConnId>,
+}
+
+impl Engine for Control {
+    fn turn(&mut self, now: Moment) -> Outcome {
+        Control::turn(self, now)
+    }
+
+    fn turn_on(&mut self, shard: ShardId, now: Moment) -> Outcome {
+        Control::turn_on(self, shard, now)
+    }
+
+    fn stop(self: Box<Self>, clock: Clock, deadline_ns: u64) {
+        Control::stop(*self, clock, deadline_ns);
+    }
 }
 
 impl Control {
@@ -142,6 +156,9 @@ impl Control {
             events,
             to_ring,
             storm: Storm::default(),
+            on: None,
+            set_aside: VecDeque::new(),
+            set_aside_conns: VecDeque::new(),
         }
     }
 
@@ -172,31 +189,66 @@ impl Control {
         self.events.clone()
     }
 
-    /// The mailbox, for the thread that rests on it.
-    pub fn mailbox(&self) -> &MailboxReceiver<ControlMessage> {
-        &self.mailbox
-    }
-
     /// The state, for checks at quiet moments.
     #[cfg(any(test, feature = "internals"))]
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Takes one turn.
+    /// Takes a whole turn: on the timekeeper's thread, which serves no sockets.
     pub fn turn(&mut self, now: Moment) -> Outcome {
-        let connections = self.state.people.connections();
-        for _ in 0..limits::COMMANDS_PER_TURN_MAX {
-            let Some(message) = self.mailbox.take() else { break };
-            self.take(message, now);
-        }
-        let ended = connections.saturating_sub(self.state.people.connections());
-        self.storm.note_ends(ended, now.unix_ms);
+        self.take_set_aside(now);
+        self.take_waiting(limits::COMMANDS_PER_TURN_MAX, now);
         self.storm.let_time_pass(now.unix_ms);
         if self.state.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.state.tick(now);
             self.settle(now.ns, now);
         }
+        self.end_turn(now);
+        Outcome { has_more: !self.mailbox.is_empty(), wake_at_ms: self.wake_at_ms() }
+    }
+
+    /// Carries out a slice of the commands that wait on the thread of a shard. Whatever may take long is left to
+    /// the timekeeper, which is then due at once.
+    pub fn turn_on(&mut self, shard: ShardId, now: Moment) -> Outcome {
+        // A shard's thread cannot wait for room in a mailbox: it may be that shard's own.
+        let has_room = self.set_aside.len() < limits::COMMANDS_PER_TURN_MAX
+            && !self.shards.iter().any(MailboxSender::is_crowded);
+        if has_room {
+            self.on = Some(shard);
+            self.take_waiting(limits::ENGINE_SLICE_COMMANDS, now);
+            self.end_turn(now);
+            self.on = None;
+        }
+        let is_due = !has_room || !self.set_aside.is_empty() || !self.set_aside_conns.is_empty();
+        let wake_at_ms = if is_due { Some(0) } else { self.wake_at_ms() };
+        Outcome { has_more: !self.mailbox.is_empty(), wake_at_ms }
+    }
+
+    /// Takes messages from the mailbox, up to a number.
+    fn take_waiting(&mut self, messages_max: usize, now: Moment) {
+        let connections = self.state.people.connections();
+        for _ in 0..messages_max {
+            let Some(message) = self.mailbox.take() else { break };
+            self.take(message, now);
+        }
+        let ended = connections.saturating_sub(self.state.people.connections());
+        self.storm.note_ends(ended, now.unix_ms);
+    }
+
+    /// Takes what was set aside on the threads of shards.
+    fn take_set_aside(&mut self, now: Moment) {
+        for message in std::mem::take(&mut self.set_aside) {
+            self.take(message, now);
+        }
+        for conn in std::mem::take(&mut self.set_aside_conns) {
+            self.pending.release(conn);
+        }
+        self.go_on(now);
+    }
+
+    /// What every turn ends with.
+    fn end_turn(&mut self, now: Moment) {
         self.append_by_time(now);
         self.commit(now);
         for (shard, ring) in self.shards.iter().zip(&mut self.to_ring) {
@@ -205,7 +257,6 @@ impl Control {
             }
         }
         self.publish_gauges();
-        Outcome { has_more: !self.mailbox.is_empty(), wake_at_ms: self.wake_at_ms() }
     }
 
     fn wake_at_ms(&self) -> Option<u64> {
@@ -218,6 +269,9 @@ impl Control {
     }
 
     fn take(&mut self, message: ControlMessage, now: Moment) {
+        if self.on.is_some() && matches!(message.task, Task::Stored(_) | Task::Cluster(_)) {
+            return self.set_aside.push_back(message);
+        }
         let ControlMessage { accepted_ns, task } = message;
         match task {
             Task::Command(command) => {
@@ -249,6 +303,9 @@ impl Control {
         }) else {
             return;
         };
+        if self.on.is_some() && self.state.is_heavy(&command) {
+            return self.set_command_aside(conn, Held { accepted_ns, command });
+        }
         match &command {
             Command::Registry(RegistryCommand::Subscribe(subscribe, _)) => {
                 if let Some(conn) = conn
@@ -272,6 +329,18 @@ impl Control {
         if let Some(conn) = self.unanswered.take() {
             self.pending.begin_hold(conn);
         }
+    }
+
+    /// Leaves a command to the timekeeper. Later commands of its connection wait behind it.
+    fn set_command_aside(&mut self, conn: Option<ConnId>, held: Held) {
+        let Some(conn) = conn else {
+            let Held { accepted_ns, command } = held;
+            let task = Task::Command(command);
+            return self.set_aside.push_back(ControlMessage { accepted_ns, task });
+        };
+        self.pending.begin_hold(conn);
+        self.pending.hold(conn, held);
+        self.set_aside_conns.push_back(conn);
     }
 
     /// Carries out the commands that waited behind one of their connection, once that is answered. The
@@ -356,6 +425,9 @@ impl Control {
 
     fn send(&mut self, shard: usize, message: ShardMessage) {
         self.to_ring[shard] = true;
+        if self.on.is_some() {
+            return self.shards[shard].push_beyond(message);
+        }
         // Fails only when the shard has stopped, and its connections with it.
         let _ = self.shards[shard].push_waiting(message);
     }
@@ -485,6 +557,8 @@ impl Control {
                     self.pending.release(conn);
                 }
             }
+            // Its request is served by this very thread, once the turn is over.
+            Delivery::Http(shard, callback) if self.on == Some(shard) => callback.call(),
             Delivery::Http(shard, callback) => {
                 self.send(usize::from(shard.0), ShardMessage::HttpReply(callback));
             }
@@ -598,8 +672,9 @@ impl Control {
             return;
         }
         self.saver.settle(store, &mut self.state.registry, now.unix_ms);
-        // Long sets and writes take turns.
-        if self.saver.is_due(&self.state.registry, now.unix_ms)
+        // Long sets and writes take turns. A set is made by the timekeeper, which is due.
+        if self.on.is_none()
+            && self.saver.is_due(&self.state.registry, now.unix_ms)
             && !(self.saver.is_continued() && self.commit_queue.has_next())
         {
             self.saver.commit(store, &mut self.state.registry, now.unix_ms);
@@ -615,7 +690,7 @@ impl Control {
     /// Writes everything and marks the store as complete. The last thing control does, by
     /// `deadline_ns` of the clock: what the store does not take by then is named in the log.
     #[allow(clippy::disallowed_methods, reason = "the last thing that its thread does")]
-    pub fn stop(mut self, clock: crate::clock::Clock, deadline_ns: u64) {
+    pub fn stop(mut self, clock: Clock, deadline_ns: u64) {
         if let Some(store) = &self.store {
             store.hurry();
         }

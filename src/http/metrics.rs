@@ -131,8 +131,15 @@ fn registry(page: &mut Page, context: &RequestContext) {
     control_turns.add(&control.turn_us);
     page.histogram(
         "fanfare_control_turn_seconds",
-        "Duration of a turn of the control thread.",
+        "Duration of a turn of the timekeeper.",
         &control_turns,
+    );
+    let mut holds = crate::stats::Reading::default();
+    holds.add(&control.hold_us);
+    page.histogram(
+        "fanfare_control_hold_seconds",
+        "Time for which a shard carried out commands at a stretch.",
+        &holds,
     );
     for (name, kind, help, counter) in [
         ("fanfare_orders_total", "counter", "Commands executed.", &control.orders),

@@ -58,15 +58,13 @@ use crate::cluster::NodeView;
 use crate::cluster::agreement::{Difference, Shared};
 use crate::id::{ServiceName, ShardId, UserId};
 use crate::limits::Limits;
-use crate::mailbox::MailboxSender;
-use crate::mailbox::to_control::{self, ControlMessage, Task};
+use crate::mailbox::to_control::{CommandSender, ControlMessage, Task};
 use crate::mailbox::view_cache::ViewCache;
 use crate::state::Ask;
 use crate::state::messaging::commands::SeeUser;
 use crate::state::people::Person;
 use crate::state::registry::commands::ReadViews;
 use crate::state::registry::views::View;
-use crate::state::reply::ReplyTo;
 use crate::stats::{Recent, Stats};
 use crate::store::StoreHealth;
 use crate::store::read_pool::{Account, ReadPool};
@@ -89,7 +87,7 @@ pub struct RequestContext {
     /// The shard whose thread serves the requests.
     pub shard: ShardId,
     /// Control's mailbox.
-    pub control: MailboxSender<ControlMessage>,
+    pub control: CommandSender,
     /// The clock.
     pub clock: Clock,
     /// The state that all shards' HTTP shares.
@@ -210,8 +208,7 @@ impl RequestContext {
     /// `unavailable` if control's mailbox is full or the server stops, and the refusals of the
     /// command.
     pub async fn ask<A: Ask>(&self, ask: A) -> Result<A::Reply, Refusal> {
-        let address = |sender| ReplyTo::Http(self.shard, sender);
-        to_control::ask(&self.control, self.clock.now().ns, ask, address).await
+        self.control.ask(self.clock.now().ns, ask).await
     }
 
     /// The request's id, in answers and the log.
@@ -244,9 +241,10 @@ impl RequestContext {
         }
         let task = Task::Command(SeeUser(Person::of(identity)).unanswered());
         let message = ControlMessage { accepted_ns: self.clock.now().ns, task };
-        if self.control.send(message).is_err() {
-            known_users.forget(&identity.user_id);
+        if self.control.push(message).is_err() {
+            return known_users.forget(&identity.user_id);
         }
+        self.control.carry_out();
     }
 
     /// The newest views of some services, empty at revision 0 for unknown ones. Control is asked

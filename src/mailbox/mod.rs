@@ -1,4 +1,4 @@
-//! Where the two planes meet: a bounded queue and one wake-up.
+//! Where the two planes meet: bounded queues, one wake-up, and the lock of the engine.
 //!
 //! ```text
 //! shards, HTTP --> ControlMessage --> [ control's mailbox ] --> control
@@ -15,9 +15,14 @@
 //!   order is what keeps snapshots and changes consistent; see `ARCHITECTURE.md`.
 //! * A full mailbox is said to be full. Nothing is dropped in silence, and memory is bounded.
 //!
-//! Imports `id`, `state` and `wire`. Imported by `shard`, `control`, `http` and `server`.
+//! Imports `clock`, `cluster`, `id`, `limits`, `state`, `stats` and `wire`. Imported by `shard`, `control`, `http`
+//! and `server`.
 
 mod bell;
+pub mod combiner;
+mod hand_over;
+#[cfg(test)]
+mod hand_over_model;
 mod parking;
 #[cfg(test)]
 mod parking_model;
@@ -127,6 +132,28 @@ impl<T> MailboxSender<T> {
             self.ring();
             std::thread::park_timeout(limits::MAILBOX_FULL_PAUSE);
         }
+    }
+
+    /// Sends beyond the bound. For an engine on the thread of the receiver itself, which would wait for ever.
+    pub fn push_beyond(&self, message: T) {
+        // Fails only where the receiver has gone.
+        let _ = self.sender.send(message);
+    }
+
+    /// Whether so many messages wait that a sender that need not send had better not.
+    pub fn is_crowded(&self) -> bool {
+        self.sender.len() >= self.shared.messages_max / 2
+    }
+
+    /// As [`MailboxReceiver::rest`], for a receiver that others hold. `is_idle` is its last look at all else that
+    /// may keep it awake.
+    fn may_receiver_sleep(&self, is_idle: impl FnOnce() -> bool) -> bool {
+        self.shared.parking.may_sleep(|| self.sender.is_empty() && is_idle())
+    }
+
+    /// As [`MailboxReceiver::wake`].
+    fn receiver_is_awake(&self) {
+        self.shared.parking.awake();
     }
 
     /// How many messages wait.

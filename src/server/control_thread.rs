@@ -1,6 +1,7 @@
-//! The thread that drives control: turns, and rest until the bell or the next lease.
+//! The timekeeper: the thread that carries out what time calls for, what may take long, and what the store and the
+//! backplane report. It rests until the bell or the next deadline.
 //!
-//! Imports its siblings, `clock`, `control`, `mailbox` and `stats`. Part of `server`.
+//! Imports its siblings, `clock` and `mailbox`. Part of `server`.
 
 use std::io;
 use std::sync::Arc;
@@ -10,23 +11,20 @@ use std::time::Duration;
 
 use super::Signals;
 use crate::clock::Clock;
-use crate::control::Control;
 use crate::mailbox::Bell;
-use crate::stats::Stats;
+use crate::mailbox::combiner::Combiner;
 
 pub(super) fn start(
-    mut control: Control,
+    combiner: Arc<Combiner>,
     bell: Bell,
     clock: Clock,
-    (signals, stats): (Arc<Signals>, Arc<Stats>),
+    signals: Arc<Signals>,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(String::from("control")).spawn(move || {
         bell.adopt_this_thread();
         while !signals.control_stop.load(Ordering::SeqCst) {
-            let start = clock.now();
-            let outcome = control.turn(start);
-            stats.control.turn_us.record((clock.now().ns - start.ns) / 1_000);
-            if outcome.has_more || !control.mailbox().rest() {
+            let outcome = combiner.keep_time();
+            if outcome.has_more || !combiner.rest() {
                 continue;
             }
             match outcome.wake_at_ms {
@@ -36,8 +34,10 @@ pub(super) fn start(
                     std::thread::park_timeout(Duration::from_millis(left_ms));
                 }
             }
-            control.mailbox().wake();
+            combiner.wake();
         }
-        control.stop(clock, signals.deadline_ns.load(Ordering::SeqCst));
+        if let Some(engine) = combiner.take() {
+            engine.stop(clock, signals.deadline_ns.load(Ordering::SeqCst));
+        }
     })
 }

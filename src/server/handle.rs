@@ -42,7 +42,6 @@ use crate::state::people::{ConnectionView, OnlineUser, Person};
 use crate::state::registry::commands::{Heartbeat, ReadAllViews, ReadViews, Register, Unregister};
 use crate::state::registry::replies::RefusedEntry;
 use crate::state::registry::views::View;
-use crate::state::reply::ReplyTo;
 use crate::stats::Stats;
 use crate::wire::command::Entries;
 use crate::wire::instance::{Instance, check_name, check_service_id};
@@ -204,7 +203,7 @@ impl Handle {
     }
 
     async fn ask<A: Ask>(&self, ask: A) -> Result<A::Reply, CallError> {
-        to_control::ask(&self.control, self.clock.now().ns, ask, ReplyTo::Program).await
+        to_control::ask(&self.control, self.clock.now().ns, ask).await
     }
 
     async fn send(

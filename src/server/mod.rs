@@ -43,10 +43,11 @@ use crate::http::passwords::Passwords;
 use crate::http::rate_limiter::RateLimiter;
 use crate::http::status;
 use crate::limits;
-use crate::mailbox::to_control::{ControlMessage, Task};
+use crate::mailbox::combiner::Combiner;
+use crate::mailbox::to_control::{CommandSender, ControlMessage, Task};
 use crate::mailbox::to_shard::ShardMessage;
 use crate::mailbox::view_cache::ViewCache;
-use crate::mailbox::{Bell, MailboxSender, mailbox};
+use crate::mailbox::{Bell, MailboxReceiver, MailboxSender, mailbox};
 use crate::private_file;
 use crate::redacted;
 use crate::shard;
@@ -285,21 +286,21 @@ impl Server {
 
         let journal = journal(store.is_some(), &snapshot);
         let state = state_of(config, snapshot, &node_id, clock.now());
-        let (shards, starts) = shard_starts(config.shards, messages_max, &to_control, &common);
+        let (shards, inlets): (Vec<_>, Vec<_>) =
+            (0..config.shards).map(|_| shard_mailbox(messages_max)).unzip();
         let control =
             Control::new(state, inbox, shards.clone(), view_cache, Arc::clone(&stats), store)
                 .with_revoked(Arc::clone(&authorizer.revoked))
                 .with_set_bound(set_bound(&limits));
         let control = joined(control, config, &common.app, (clock, &to_control), journal)?;
-        let handle = Handle::new(
-            to_control,
-            clock,
-            &control.events(),
-            Arc::clone(&stats),
-            Arc::new(config.limits.clone()),
-        );
-        let signals_and_stats = (Arc::clone(&signals), Arc::clone(&stats));
-        let control_thread = control_thread::start(control, bell, clock, signals_and_stats)
+        let events = control.events();
+        let combiner =
+            Combiner::new(Box::new(control), to_control.clone(), clock, Arc::clone(&stats));
+        let combiner = Arc::new(combiner);
+        let starts = shard_starts(inlets, &combiner, &common);
+        let limits_of_handle = Arc::new(config.limits.clone());
+        let handle = Handle::new(to_control, clock, &events, Arc::clone(&stats), limits_of_handle);
+        let control_thread = control_thread::start(combiner, bell, clock, Arc::clone(&signals))
             .map_err(StartError::Thread)?;
         if config.redis_url.is_some() {
             await_registry(clock, &stats);
@@ -559,21 +560,27 @@ fn await_registry(clock: Clock, stats: &Stats) {
     }
 }
 
-/// The arguments of each shard's thread, and its mailbox.
+/// The sending end of a shard's mailbox, and what the shard's thread rests on.
+fn shard_mailbox(messages_max: usize) -> (MailboxSender<ShardMessage>, Inlet) {
+    let notify = Arc::new(Notify::new());
+    let (outlet, inlet) = mailbox(messages_max, Bell::task(Arc::clone(&notify)));
+    (outlet, (notify, inlet))
+}
+
+type Inlet = (Arc<Notify>, MailboxReceiver<ShardMessage>);
+
+/// What each shard's thread is given.
 fn shard_starts(
-    shards: usize,
-    messages_max: usize,
-    to_control: &MailboxSender<ControlMessage>,
+    inlets: Vec<Inlet>,
+    combiner: &Arc<Combiner>,
     common: &Common,
-) -> (Vec<MailboxSender<ShardMessage>>, Vec<shard_thread::Start>) {
-    let one = |index| {
-        let notify = Arc::new(Notify::new());
-        let (outlet, inlet) = mailbox(messages_max, Bell::task(Arc::clone(&notify)));
+) -> Vec<shard_thread::Start> {
+    let one = |(index, (notify, inlet))| {
         let settings = shard_settings(index, common);
-        let (control, common) = (to_control.clone(), common.clone());
-        (outlet, shard_thread::Start { settings, notify, inlet, control, common })
+        let control = CommandSender::new(Arc::clone(combiner), settings.id);
+        shard_thread::Start { settings, notify, inlet, control, common: common.clone() }
     };
-    (0..shards).map(one).unzip()
+    inlets.into_iter().enumerate().map(one).collect()
 }
 
 fn shard_settings(index: usize, common: &Common) -> shard::Settings {

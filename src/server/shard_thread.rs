@@ -23,9 +23,9 @@ use super::acceptor::{Arrivals, Counted, Entrance, Tasks, Ticket};
 use crate::http::RequestContext;
 use crate::http::connection::{self, Ending, Upgraded};
 use crate::limits;
-use crate::mailbox::to_control::ControlMessage;
+use crate::mailbox::MailboxReceiver;
+use crate::mailbox::to_control::CommandSender;
 use crate::mailbox::to_shard::ShardMessage;
-use crate::mailbox::{MailboxReceiver, MailboxSender};
 use crate::shard::ready::ReadyList;
 use crate::shard::socket::TcpSocket;
 use crate::shard::{Outcome, Settings, Shard};
@@ -35,7 +35,7 @@ pub(super) struct Start {
     pub(super) settings: Settings,
     pub(super) notify: Arc<Notify>,
     pub(super) inlet: MailboxReceiver<ShardMessage>,
-    pub(super) control: MailboxSender<ControlMessage>,
+    pub(super) control: CommandSender,
     pub(super) common: Common,
 }
 

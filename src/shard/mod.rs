@@ -54,9 +54,9 @@ use slab::Slab;
 use crate::clock::Moment;
 use crate::id::{ConnId, ShardId, Slot};
 use crate::limits::{self, Limits};
-use crate::mailbox::to_control::{ControlMessage, Task};
+use crate::mailbox::to_control::{CommandSender, ControlMessage, Task};
 use crate::mailbox::to_shard::ShardMessage;
-use crate::mailbox::{MailboxReceiver, MailboxSender, Undelivered};
+use crate::mailbox::{MailboxReceiver, Undelivered};
 use crate::rng::Rng;
 use crate::state::Ask;
 use crate::state::messaging::commands::Closed;
@@ -119,10 +119,10 @@ pub struct Shard<S> {
     head_count: usize,
     subscription_count: usize,
     topics: Topics,
-    control: MailboxSender<ControlMessage>,
+    control: CommandSender,
     /// Notices for control that its full mailbox did not take. They go before any other command.
     notices: VecDeque<ControlMessage>,
-    has_rung: bool,
+    has_carried_out: bool,
     mailbox: MailboxReceiver<ShardMessage>,
     wheel: Wheel<(Slot, u32)>,
     stamp: u32,
@@ -163,7 +163,7 @@ impl<S: Socket> Shard<S> {
     /// A shard without connections.
     pub fn new(
         settings: Settings,
-        control: MailboxSender<ControlMessage>,
+        control: CommandSender,
         mailbox: MailboxReceiver<ShardMessage>,
         now: Moment,
     ) -> Shard<S> {
@@ -177,7 +177,7 @@ impl<S: Socket> Shard<S> {
             topics: Topics::default(),
             control,
             notices: VecDeque::new(),
-            has_rung: true,
+            has_carried_out: true,
             mailbox,
             wheel: Wheel::new(limits::SHARD_WHEEL_SLOTS, limits::SHARD_TICK_MS, now.unix_ms),
             stamp: 0,
@@ -211,14 +211,13 @@ impl<S: Socket> Shard<S> {
         self.follow_wall_clock();
         self.send_notices();
         self.gather(&ready);
+        self.carry_out_commands();
         self.take_messages();
         self.let_time_pass();
         self.hand_out_runs();
         self.close_marked();
         self.settle();
-        if !std::mem::replace(&mut self.has_rung, true) {
-            self.control.ring();
-        }
+        self.carry_out_commands();
         self.publish_gauges();
         let has_more = !self.unread.is_empty()
             || !self.flush.is_empty()
@@ -233,6 +232,13 @@ impl<S: Socket> Shard<S> {
         let by_time =
             [self.wheel.next_due_ms(), self.storm.due_ms(), drain_at_ms, notices_at_ms, wall_at_ms];
         Outcome { has_more, wake_at_ms: by_time.into_iter().flatten().min() }
+    }
+
+    /// Carries out the commands that the turn has put in so far.
+    fn carry_out_commands(&mut self) {
+        if !std::mem::replace(&mut self.has_carried_out, true) {
+            self.control.carry_out();
+        }
     }
 
     /// Reads the ready sockets, each once; a socket with more input is read again next turn. Those
@@ -317,7 +323,7 @@ impl<S: Socket> Shard<S> {
         if !self.notices.is_empty() {
             return false;
         }
-        self.has_rung = false;
+        self.has_carried_out = false;
         self.control.push(message).is_ok()
     }
 
@@ -331,7 +337,7 @@ impl<S: Socket> Shard<S> {
 
     fn send_notices(&mut self) {
         while let Some(notice) = self.notices.pop_front() {
-            self.has_rung = false;
+            self.has_carried_out = false;
             if let Err(Undelivered(notice)) = self.control.push(notice) {
                 self.notices.push_front(notice);
                 return;

@@ -40,6 +40,7 @@ mod channel_stream;
 mod cluster_events;
 mod sequencer;
 mod text;
+mod weight;
 
 use std::sync::Arc;
 

@@ -123,8 +123,10 @@ pub struct ControlStats {
     pub changes: Counter,
     /// Services whose expiry is held (gauge).
     pub degraded_services: Counter,
-    /// Durations of turns, in microseconds.
+    /// How long turns of the timekeeper took, in microseconds.
     pub turn_us: Histogram,
+    /// How long shards carried out commands at a stretch, in microseconds.
+    pub hold_us: Histogram,
     /// Transactions given to the store.
     pub commits: Counter,
     /// Writes in them with a waiting caller.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use fanfare::internals::clock::Moment;
+use fanfare::internals::mailbox::to_control::CommandSender;
 use fanfare::internals::mailbox::{Bell, mailbox};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::shard::Shard;
@@ -33,7 +34,8 @@ impl Desk {
         let settings =
             shard_settings(0, &Arc::default(), &Arc::new(open_gate()), &Arc::new(Stats::new(1)), 1);
         let now = Moment::new(START_MS, 0);
-        let shard = Shard::new(settings, orders, inlet, now);
+        let commands = CommandSender::driven(orders, settings.id);
+        let shard = Shard::new(settings, commands, inlet, now);
         let claims = json!({"sub": "ann", "exp": (START_MS + TOKEN_MS) / 1_000});
         let key = jsonwebtoken::EncodingKey::from_secret(fanfare_test_support::SECRET.as_bytes());
         let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key);

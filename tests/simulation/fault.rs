@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use fanfare::internals::clock::Moment;
-use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
+use fanfare::internals::mailbox::to_control::{CommandSender, ControlMessage, Task};
 use fanfare::internals::mailbox::to_shard::ShardMessage;
 use fanfare::internals::mailbox::{Bell, mailbox};
 use fanfare::internals::rng::Rng;
@@ -28,7 +28,8 @@ fn a_reply_that_nobody_waits_for_closes_with_1011() {
     let (outlet, inlet) = mailbox(16, Bell::silent());
     let settings =
         shard_settings(0, &Arc::default(), &Arc::new(open_gate()), &Arc::new(Stats::new(1)), 1);
-    let mut shard = Shard::new(settings, orders, inlet, now);
+    let commands = CommandSender::driven(orders, settings.id);
+    let mut shard = Shard::new(settings, commands, inlet, now);
     let ready = Ready::default();
     let link = Link::new(&ready, 4_096, Rng::seeded(1));
     shard.accept(now, |slot, generation| link.accept(slot, generation));

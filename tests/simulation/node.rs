@@ -10,9 +10,9 @@ use std::sync::Arc;
 use fanfare::internals::clock::{Clock, Moment};
 use fanfare::internals::cluster::Cluster;
 use fanfare::internals::control::Control;
-use fanfare::internals::id::{ConnId, Epoch, ServiceName, Slot, Topic};
+use fanfare::internals::id::{ConnId, Epoch, ServiceName, ShardId, Slot, Topic};
 use fanfare::internals::limits::Limits;
-use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
+use fanfare::internals::mailbox::to_control::{CommandSender, ControlMessage, Task};
 use fanfare::internals::mailbox::to_shard::ShardMessage;
 use fanfare::internals::mailbox::view_cache::ViewCache;
 use fanfare::internals::mailbox::{Bell, MailboxReceiver, MailboxSender, mailbox};
@@ -88,6 +88,7 @@ pub struct SimNode {
     pub stats: Arc<Stats>,
     pub store: SimStore,
     is_joined: bool,
+    rng: Rng,
     /// How far its steady clock is ahead, and by how much its wall clock was corrected.
     skew_ms: u64,
     pub corrected_ms: i64,
@@ -148,7 +149,8 @@ impl SimNode {
                 node_id: name.as_str().into(),
                 ..shard_settings(index, limits, &gate, &stats, rng.next())
             };
-            let shard = Shard::new(settings, commands.clone(), inlet, now);
+            let sender = CommandSender::driven(commands.clone(), settings.id);
+            let shard = Shard::new(settings, sender, inlet, now);
             let outcome = shard::Outcome { has_more: true, wake_at_ms: None };
             SimShard { shard, ready: Ready::default(), outlet, outcome }
         });
@@ -178,6 +180,7 @@ impl SimNode {
             stats,
             store: SimStore::new(requests, Rng::seeded(rng.next()), now_ms),
             is_joined,
+            rng: Rng::seeded(rng.next()),
             skew_ms,
             corrected_ms: 0,
             observer,
@@ -239,7 +242,16 @@ impl SimNode {
         if self.is_joined {
             sequencer.turn(&self.name, now_ms);
         }
-        self.control.turn(self.moment(now_ms));
+        // A shard's thread may carry out a slice, and leave the rest to the timekeeper or to the next.
+        let now = self.moment(now_ms);
+        let slices = self.rng.below(4);
+        for _ in 0..slices {
+            let shard = self.rng.below(self.shards.len() as u64);
+            self.control.turn_on(ShardId(u16::try_from(shard).expect("small")), now);
+        }
+        if slices != 3 {
+            self.control.turn(now);
+        }
         self.store.turn((now_ms, is_stormy), database, &self.commands);
     }
 

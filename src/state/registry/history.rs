@@ -9,6 +9,7 @@ use super::service::Service;
 use super::views::{Announcement, Delta};
 use super::{Registry, to_u32};
 use crate::clock::Moment;
+use crate::id::ServiceName;
 use crate::state::ages::Age;
 use crate::wire::event::{Change, ChangeReason, ChangeType, TimeText};
 
@@ -79,6 +80,12 @@ impl Registry {
     /// Bytes of the changes that all services remember.
     pub fn history_bytes(&self) -> usize {
         self.history_bytes
+    }
+
+    /// Bytes of the instances and the history of one service.
+    pub(in crate::state) fn service_bytes(&self, name: &ServiceName) -> usize {
+        let service = self.find_service(name).map(|index| &self.services[index]);
+        service.map_or(0, |service| service.json_bytes + service.history_bytes)
     }
 
     /// When the oldest of them was made, in milliseconds since the Unix epoch.

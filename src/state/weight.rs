@@ -1,0 +1,62 @@
+//! Which commands may take long: a shard leaves these to a thread that serves no sockets.
+//!
+//! Imports `limits` and its siblings. Part of `state`.
+
+use super::State;
+use super::command::{Command, MessagingCommand, RegistryCommand};
+use crate::id::ServiceName;
+use crate::limits;
+
+impl State {
+    /// Whether a command may take longer than a shard should stand still for it: it walks a whole table, has many
+    /// entries, or copies much.
+    pub fn is_heavy(&self, command: &Command) -> bool {
+        match command {
+            Command::Registry(command) => self.is_registry_heavy(command),
+            Command::Messaging(command) => is_messaging_heavy(command),
+        }
+    }
+
+    fn is_registry_heavy(&self, command: &RegistryCommand) -> bool {
+        use RegistryCommand as C;
+        let is_long = |entries: usize| entries > limits::ENGINE_LIGHT_ENTRIES_MAX;
+        match command {
+            C::Register(batch, _) => is_long(batch.0.len()),
+            C::Heartbeat(batch, _) => is_long(batch.0.len()),
+            C::Unregister(batch, _) => is_long(batch.0.len()),
+            C::Subscribe(subscribe, _) => self.is_service_large(&subscribe.service),
+            C::ReadSnapshot(read, _) => self.is_service_large(&read.0),
+            C::ReadViews(read, _) => {
+                is_long(read.0.len()) || read.0.iter().any(|service| self.is_service_large(service))
+            }
+            C::ReadLeases(..) | C::ReadAllViews(..) | C::ReadDelta(..) | C::ListInstances(..) => {
+                true
+            }
+            C::SubscribeAll(..)
+            | C::Operate(..)
+            | C::Protect(..)
+            | C::FindInstance(..)
+            | C::RenewInstance(..)
+            | C::PutInstance(..) => false,
+        }
+    }
+
+    fn is_service_large(&self, service: &ServiceName) -> bool {
+        self.registry.service_bytes(service) > limits::ENGINE_LIGHT_BYTES_MAX
+    }
+}
+
+fn is_messaging_heavy(command: &MessagingCommand) -> bool {
+    use MessagingCommand as C;
+    matches!(
+        command,
+        C::ApplyAccounts(..)
+            | C::EndTokens(..)
+            | C::ListChannels(..)
+            | C::DescribeChannel(..)
+            | C::DeleteChannel(..)
+            | C::ListOnline(..)
+            | C::ListConnections(..)
+            | C::ReadUnwritten(..)
+    )
+}
