@@ -484,7 +484,7 @@ pub const JSON_DEPTH_MAX: usize = 128;
 pub const NESTED_AROUND_MAX: usize = 8;
 
 /// Entries of one registry command. Larger batches are applied piece by piece, so that one client
-/// cannot hold the control thread for long.
+/// cannot hold control for long.
 pub const COMMAND_ENTRIES_MAX: usize = 1_000;
 
 /// Changes of all services that `services-delta` can go back.

@@ -1,4 +1,4 @@
-//! Control: the one thread that owns the state.
+//! Control: what owns the state. One thread at a time runs it: see `mailbox::combiner`.
 //!
 //! ```text
 //! mailbox --> command --> state --> effects --> frames ------------------> the shards that follow
@@ -19,8 +19,9 @@
 //!   is sent; see `mailbox::view_cache`.
 //! * What has to be on disk first is answered and announced after the store has said that it is.
 //!   All that gathers while the store is busy goes as one transaction.
-//! * One turn carries out at most [`limits::COMMANDS_PER_TURN_MAX`] commands before leases and the
-//!   store get their time.
+//! * The timekeeper's turn carries out at most [`limits::COMMANDS_PER_TURN_MAX`] commands before leases and the
+//!   store get their time, a shard's at most [`limits::ENGINE_SLICE_COMMANDS`].
+//! * On the thread of a shard nothing waits, and no command that may take long is carried out.
 //!
 //! # Not here
 //!

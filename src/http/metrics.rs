@@ -95,7 +95,7 @@ fn shards(page: &mut Page, context: &RequestContext) {
     page.single(
         "fanfare_mailbox_depth",
         "gauge",
-        "Commands that wait for the control thread.",
+        "Commands that wait to be carried out.",
         context.control.depth() as u64,
     );
     page.histogram(

@@ -20,6 +20,7 @@
 
 mod bell;
 pub mod combiner;
+pub mod command_sender;
 mod hand_over;
 #[cfg(test)]
 mod hand_over_model;

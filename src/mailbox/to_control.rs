@@ -2,18 +2,10 @@
 //!
 //! Imports `cluster`, `id` and `state`. Imported by `shard`, `control`, `http` and `server`.
 
-use std::sync::Arc;
-
-use tokio::sync::oneshot;
-
-use super::combiner::Combiner;
-use super::{MailboxSender, Undelivered};
 use crate::cluster::News;
 use crate::id::{ConnId, ServiceName, ShardId};
+use crate::state::Command;
 use crate::state::durable::WriteResult;
-use crate::state::reply::ReplyTo;
-use crate::state::{Ask, Command};
-use crate::wire::refusal::Refusal;
 
 /// One thing for control to do.
 #[derive(Debug)]
@@ -39,80 +31,4 @@ pub enum Task {
     Stored(Vec<WriteResult>),
     /// The backplane has news.
     Cluster(News),
-}
-
-/// The sending end on the thread of a shard, which carries its commands out itself where it can.
-#[derive(Debug, Clone)]
-pub struct CommandSender {
-    mailbox: MailboxSender<ControlMessage>,
-    /// None where a test drives control.
-    combiner: Option<Arc<Combiner>>,
-    shard: ShardId,
-}
-
-impl CommandSender {
-    /// The sending end for a shard and the requests that its thread serves.
-    pub fn new(combiner: Arc<Combiner>, shard: ShardId) -> CommandSender {
-        let mailbox = combiner.mailbox().clone();
-        CommandSender { mailbox, combiner: Some(combiner), shard }
-    }
-
-    /// The same where control is driven by a test.
-    #[cfg(any(test, feature = "internals"))]
-    pub fn driven(mailbox: MailboxSender<ControlMessage>, shard: ShardId) -> CommandSender {
-        CommandSender { mailbox, combiner: None, shard }
-    }
-
-    /// Puts a message in. [`CommandSender::carry_out`] has to follow once the batch is in.
-    ///
-    /// # Errors
-    ///
-    /// The message, where the mailbox is full or the server stops.
-    #[allow(clippy::result_large_err, reason = "it is the message itself, as from a channel")]
-    pub fn push(&self, message: ControlMessage) -> Result<(), Undelivered<ControlMessage>> {
-        self.mailbox.push(message)
-    }
-
-    /// Carries out what waits, unless another thread does.
-    pub fn carry_out(&self) {
-        match &self.combiner {
-            Some(combiner) => combiner.run_on(self.shard),
-            None => self.mailbox.ring(),
-        }
-    }
-
-    /// How many messages wait.
-    pub fn depth(&self) -> usize {
-        self.mailbox.depth()
-    }
-
-    /// Sends a command and waits for its reply, which is there at once where nothing else has to come first.
-    ///
-    /// # Errors
-    ///
-    /// As [`ask`].
-    pub async fn ask<A: Ask>(&self, accepted_ns: u64, ask: A) -> Result<A::Reply, Refusal> {
-        let (sender, reply) = oneshot::channel();
-        let task = Task::Command(ask.reply_to(ReplyTo::Http(self.shard, sender)));
-        self.push(ControlMessage { accepted_ns, task }).map_err(|_| Refusal::unavailable())?;
-        self.carry_out();
-        reply.await.map_err(|_| Refusal::unavailable())?
-    }
-}
-
-/// Sends a command from the program around the server and waits for its reply.
-///
-/// # Errors
-///
-/// `unavailable` where control has too much to do or the server stops, and whatever the command is
-/// refused with.
-pub async fn ask<A: Ask>(
-    control: &MailboxSender<ControlMessage>,
-    accepted_ns: u64,
-    ask: A,
-) -> Result<A::Reply, Refusal> {
-    let (sender, reply) = oneshot::channel();
-    let task = Task::Command(ask.reply_to(ReplyTo::Program(sender)));
-    control.send(ControlMessage { accepted_ns, task }).map_err(|_| Refusal::unavailable())?;
-    reply.await.map_err(|_| Refusal::unavailable())?
 }

@@ -27,7 +27,8 @@ use crate::clock::Clock;
 use crate::id::{ChannelName, ConnName, InstanceIdentity, MessageId, ServiceName, UserId};
 use crate::limits::{self, Limits};
 use crate::mailbox::MailboxSender;
-use crate::mailbox::to_control::{self, ControlMessage};
+use crate::mailbox::command_sender;
+use crate::mailbox::to_control::ControlMessage;
 use crate::state::Ask;
 use crate::state::channels::view::ChannelView;
 use crate::state::event::DomainEvent;
@@ -203,7 +204,7 @@ impl Handle {
     }
 
     async fn ask<A: Ask>(&self, ask: A) -> Result<A::Reply, CallError> {
-        to_control::ask(&self.control, self.clock.now().ns, ask).await
+        command_sender::ask(&self.control, self.clock.now().ns, ask).await
     }
 
     async fn send(

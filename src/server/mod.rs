@@ -1,18 +1,19 @@
 //! A running server: its threads, and the handle that stops it.
 //!
 //! ```text
-//! start --> store --> control thread --> other nodes' registry --> shard threads, listening
+//! start --> store --> timekeeper ----> other nodes' registry --> shard threads, listening
 //! stop  --> drain shards --> no socket left --> last requests --> control's last commit --> joined
 //! ```
 //!
 //! Imports everything. Imported by the binary, tests and embedders.
 
 mod acceptor;
-mod control_thread;
+
 mod handle;
 mod listener;
 mod monitor;
 mod shard_thread;
+mod timekeeper;
 mod tls;
 
 use std::fmt;
@@ -44,7 +45,8 @@ use crate::http::rate_limiter::RateLimiter;
 use crate::http::status;
 use crate::limits;
 use crate::mailbox::combiner::Combiner;
-use crate::mailbox::to_control::{CommandSender, ControlMessage, Task};
+use crate::mailbox::command_sender::CommandSender;
+use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::mailbox::to_shard::ShardMessage;
 use crate::mailbox::view_cache::ViewCache;
 use crate::mailbox::{Bell, MailboxReceiver, MailboxSender, mailbox};
@@ -300,7 +302,7 @@ impl Server {
         let starts = shard_starts(inlets, &combiner, &common);
         let limits_of_handle = Arc::new(config.limits.clone());
         let handle = Handle::new(to_control, clock, &events, Arc::clone(&stats), limits_of_handle);
-        let control_thread = control_thread::start(combiner, bell, clock, Arc::clone(&signals))
+        let control_thread = timekeeper::start(combiner, bell, clock, Arc::clone(&signals))
             .map_err(StartError::Thread)?;
         if config.redis_url.is_some() {
             await_registry(clock, &stats);

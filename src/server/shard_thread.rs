@@ -24,7 +24,7 @@ use crate::http::RequestContext;
 use crate::http::connection::{self, Ending, Upgraded};
 use crate::limits;
 use crate::mailbox::MailboxReceiver;
-use crate::mailbox::to_control::CommandSender;
+use crate::mailbox::command_sender::CommandSender;
 use crate::mailbox::to_shard::ShardMessage;
 use crate::shard::ready::ReadyList;
 use crate::shard::socket::TcpSocket;

@@ -9,7 +9,7 @@
 //! result  --> State::resume(continuation, result, now) --> more effects
 //! ```
 //!
-//! The control thread owns the one [`State`] and is the only caller. Whatever happens to it arrives
+//! Control owns the one [`State`] and is the only caller. Whatever happens to it arrives
 //! through [`State::apply`], [`State::resume`], [`State::tick`] and what other nodes are heard to say,
 //! so a test can play a whole day in a millisecond.
 //!

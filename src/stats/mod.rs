@@ -1,6 +1,6 @@
 //! Counters: one writer each, any number of readers.
 //!
-//! Each counter has one writer, its shard or the control thread, and any number of readers. A
+//! Each counter has one writer at a time, its shard or who holds the lock of control, and any number of readers. A
 //! counter therefore costs the writer a plain load, add and store: no locked instruction and no
 //! shared cache line. Readers see every value a moment late and never a torn one.
 //!
@@ -103,7 +103,7 @@ pub struct ShardStats {
     pub closes: [Counter; Reason::ALL.len()],
 }
 
-/// The counters of the control thread.
+/// The counters of control. Who holds its lock writes them.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ControlStats {
@@ -317,7 +317,7 @@ impl HttpStats {
 pub struct Stats {
     /// One a shard, by number.
     pub shards: Vec<ShardStats>,
-    /// The control thread's.
+    /// Control's.
     pub control: ControlStats,
     /// The HTTP doors'.
     pub http: HttpStats,

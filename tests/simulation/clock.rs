@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use fanfare::internals::clock::Moment;
-use fanfare::internals::mailbox::to_control::CommandSender;
+use fanfare::internals::mailbox::command_sender::CommandSender;
 use fanfare::internals::mailbox::{Bell, mailbox};
 use fanfare::internals::rng::Rng;
 use fanfare::internals::shard::Shard;

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use fanfare::internals::clock::Moment;
-use fanfare::internals::mailbox::to_control::{CommandSender, ControlMessage, Task};
+use fanfare::internals::mailbox::command_sender::CommandSender;
+use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
 use fanfare::internals::mailbox::to_shard::ShardMessage;
 use fanfare::internals::mailbox::{Bell, mailbox};
 use fanfare::internals::rng::Rng;

@@ -20,7 +20,7 @@ pub(super) fn start(
     clock: Clock,
     signals: Arc<Signals>,
 ) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(String::from("control")).spawn(move || {
+    std::thread::Builder::new().name(String::from("timekeeper")).spawn(move || {
         bell.adopt_this_thread();
         while !signals.control_stop.load(Ordering::SeqCst) {
             let outcome = combiner.keep_time();
