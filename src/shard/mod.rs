@@ -1,13 +1,15 @@
 //! A shard: one thread's connections, and the turns in which it serves them.
 //!
 //! ```text
-//!            ready sockets      mailbox        wheel
-//!                  \               |             /
-//! turn:   gather:   read        take all      let out
-//!                    \             |           /
-//!         apply:   orders      runs, answers  pings, ends
-//!                                  |
-//!         settle:     write each dirty outbox once, up to a slice
+//!          mailbox     ready sockets     mailbox        wheel
+//!             |              |              |             |
+//! turn:    take all        read         take all       let out
+//!             |              |              |             |
+//!           runs         commands      runs, replies  pings, ends
+//!                            |
+//!                  control, if its lock is free
+//!
+//!          settle:     write each dirty outbox once, up to a slice
 //! ```
 //!
 //! A turn is a plain function that owns the shard for as long as it lasts: nothing is awaited, so
@@ -20,6 +22,7 @@
 //! * Frames of one topic reach a connection in their order, without a gap that a snapshot or a close
 //!   does not cover, and without a repetition.
 //! * Answers to one connection leave in the order of its requests.
+//! * Frames that are in the mailbox when a turn begins are ahead of the replies to what the turn reads.
 //! * One turn makes at most [`limits::WRITES_PER_TURN_MAX`] writes before it lets others run.
 //!
 //! # Not here
@@ -211,6 +214,10 @@ impl<S: Socket> Shard<S> {
         self.now = now;
         self.follow_wall_clock();
         self.send_notices();
+        // Before the reads: a client that learned of a change in another way finds its frames ahead of the next
+        // reply.
+        self.take_messages();
+        self.hand_out_runs();
         self.gather(&ready);
         self.carry_out_commands();
         self.take_messages();

@@ -250,7 +250,7 @@ impl SimNode {
             let shard = self.rng.below(self.shards.len() as u64);
             self.control.turn_on(ShardId(u16::try_from(shard).expect("small")), now);
         }
-        if slices != 3 {
+        if slices != 3 || !is_stormy {
             self.control.turn(now);
         }
         self.store.turn((now_ms, is_stormy), database, &self.commands);
