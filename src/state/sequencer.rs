@@ -62,6 +62,11 @@ impl Sequencer {
         self.is_shared
     }
 
+    /// Whether direct and group messages can be made durable. Nodes that share no database have no journal.
+    pub(super) fn keeps_messages(&self) -> bool {
+        !self.is_shared || self.journal.is_some()
+    }
+
     /// Whether all nodes share a channel.
     pub(super) fn shares(&self, channel: &ChannelName) -> bool {
         self.is_shared && !channel.as_str().starts_with('$')

@@ -34,6 +34,9 @@ impl State {
     pub(super) fn send_private(&mut self, send: SendPrivate, reply: ReplyTo<Stored>, now: Moment) {
         let SendPrivate { from, to, content } = send;
         match self.resolve_name(to) {
+            Ok(_) if !self.sequencer.keeps_messages() => {
+                self.reply(reply, Err(Refusal::unavailable()));
+            }
             Ok(to) if self.people.is_known(&to) => {
                 self.accept(DirectMessage { from, to: Addressee::User(to), content }, reply, now);
             }
