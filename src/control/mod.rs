@@ -773,6 +773,7 @@ impl Control {
         let (services, instances) = self.state.registry.counts();
         let totals = self.state.registry.totals();
         let stats = &self.stats.control;
+        stats.set_aside.set((self.set_aside.len() + self.set_aside_conns.len()) as u64);
         stats.services.set(services as u64);
         stats.instances.set(instances as u64);
         stats.expired.set(totals.expired);

@@ -96,7 +96,7 @@ fn shards(page: &mut Page, context: &RequestContext) {
         "fanfare_mailbox_depth",
         "gauge",
         "Commands that wait to be carried out.",
-        context.control.depth() as u64,
+        context.control.depth() as u64 + stats.control.set_aside.value(),
     );
     page.histogram(
         "fanfare_turn_seconds",

@@ -127,6 +127,8 @@ pub struct ControlStats {
     pub turn_us: Histogram,
     /// How long shards carried out commands at a stretch, in microseconds.
     pub hold_us: Histogram,
+    /// Commands that shards have left to the timekeeper (gauge).
+    pub set_aside: Counter,
     /// Transactions given to the store.
     pub commits: Counter,
     /// Writes in them with a waiting caller.
