@@ -65,9 +65,9 @@ impl CommandSender {
     ///
     /// As [`ask`].
     pub async fn ask<A: Ask>(&self, accepted_ns: u64, ask: A) -> Result<A::Reply, Refusal> {
-        let (sender, reply) = oneshot::channel();
-        let task = Task::Command(ask.reply_to(ReplyTo::Http(self.shard, sender)));
-        self.push(ControlMessage { accepted_ns, task }).map_err(|_| Refusal::unavailable())?;
+        let address = |sender| ReplyTo::Http(self.shard, sender);
+        let (message, reply) = addressed(accepted_ns, ask, address);
+        self.push(message).map_err(|_| Refusal::unavailable())?;
         self.carry_out();
         reply.await.map_err(|_| Refusal::unavailable())?
     }
@@ -84,8 +84,18 @@ pub async fn ask<A: Ask>(
     accepted_ns: u64,
     ask: A,
 ) -> Result<A::Reply, Refusal> {
-    let (sender, reply) = oneshot::channel();
-    let task = Task::Command(ask.reply_to(ReplyTo::Program(sender)));
-    control.send(ControlMessage { accepted_ns, task }).map_err(|_| Refusal::unavailable())?;
+    let (message, reply) = addressed(accepted_ns, ask, ReplyTo::Program);
+    control.send(message).map_err(|_| Refusal::unavailable())?;
     reply.await.map_err(|_| Refusal::unavailable())?
+}
+
+/// A command with the address of its reply, and where the reply arrives.
+fn addressed<A: Ask>(
+    accepted_ns: u64,
+    ask: A,
+    address: impl FnOnce(oneshot::Sender<Result<A::Reply, Refusal>>) -> ReplyTo<A::Reply>,
+) -> (ControlMessage, oneshot::Receiver<Result<A::Reply, Refusal>>) {
+    let (sender, reply) = oneshot::channel();
+    let task = Task::Command(ask.reply_to(address(sender)));
+    (ControlMessage { accepted_ns, task }, reply)
 }
