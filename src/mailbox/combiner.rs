@@ -131,8 +131,11 @@ impl Combiner {
         if is_due || is_late {
             self.is_due.store(true, Ordering::SeqCst);
             self.mailbox.ring();
+            // The timekeeper takes the rest. A shard that went on would hold the lock against it, and an engine
+            // that has no room on a shard's thread would be asked again and again.
+            return false;
         }
-        !is_late
+        true
     }
 
     /// The timekeeper's turn. Waits for the lock.
@@ -163,5 +166,45 @@ impl Combiner {
     /// Takes the engine out, for its end.
     pub fn take(&self) -> Option<Box<dyn Engine>> {
         self.guarded.lock().engine.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::mailbox::to_control::Task;
+    use crate::mailbox::{Bell, mailbox};
+
+    /// An engine that carries out nothing on the thread of a shard.
+    struct Reluctant(Arc<AtomicUsize>);
+
+    impl Engine for Reluctant {
+        fn turn(&mut self, _: Moment) -> Outcome {
+            Outcome { has_more: false, wake_at_ms: None }
+        }
+
+        fn turn_on(&mut self, _: ShardId, _: Moment) -> Outcome {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Outcome { has_more: true, wake_at_ms: Some(0) }
+        }
+
+        fn stop(self: Box<Self>, _: Clock, _: u64) {}
+    }
+
+    #[test]
+    fn a_shard_leaves_what_it_cannot_carry_out_to_the_timekeeper() {
+        let (sender, _receiver) = mailbox(4, Bell::silent());
+        let turns = Arc::<AtomicUsize>::default();
+        let engine = Box::new(Reluctant(Arc::clone(&turns)));
+        let stats = Arc::new(Stats::new(1));
+        let combiner = Combiner::new(engine, sender.clone(), Clock::start(), stats);
+        combiner.keep_time();
+        let task = Task::UnfollowAll(ShardId(0));
+        sender.push(ControlMessage { accepted_ns: 0, task }).expect("room");
+        combiner.run_on(ShardId(0));
+        assert_eq!(turns.load(Ordering::Relaxed), 1, "it does not ask again");
+        assert!(combiner.is_due.load(Ordering::SeqCst), "and the timekeeper is told");
     }
 }
