@@ -116,8 +116,7 @@ impl Driver {
         let poll = Poll::new()?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;
         let source = timer.as_raw_fd();
-        poll.registry()
-            .register(&mut SourceFd(&source), TIMER, Interest::READABLE)?;
+        poll.registry().register(&mut SourceFd(&source), TIMER, Interest::READABLE)?;
         Ok(Driver {
             server,
             layout,
@@ -162,18 +161,13 @@ impl Driver {
         loop {
             let done = (self.counts.opened - opened) as usize;
             if self.counts.closed > closed {
-                return Err(io::Error::other(
-                    "the server ended a connection that was coming up",
-                ));
+                return Err(io::Error::other("the server ended a connection that was coming up"));
             }
             if done == count {
                 return Ok(());
             }
             if self.now_ns() > deadline {
-                return Err(io::Error::new(
-                    ErrorKind::TimedOut,
-                    "connections did not come up",
-                ));
+                return Err(io::Error::new(ErrorKind::TimedOut, "connections did not come up"));
             }
             while begun < count && begun - done < concurrent {
                 self.begin(role)?;
@@ -249,18 +243,9 @@ impl Driver {
             // epoll counts in milliseconds, which is too coarse for a latency that starts here.
             let value = Duration::from_nanos(until_ns - now_ns)
                 .try_into()
-                .unwrap_or(Timespec {
-                    tv_sec: 1,
-                    tv_nsec: 0,
-                });
-            let zero = Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
-            let setting = Itimerspec {
-                it_interval: zero,
-                it_value: value,
-            };
+                .unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+            let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let setting = Itimerspec { it_interval: zero, it_value: value };
             timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &setting)?;
             self.timer_ns = until_ns;
         }
@@ -293,11 +278,7 @@ impl Driver {
     fn write(&mut self, index: usize) {
         let client = &mut self.clients[index];
         if client.stage == Stage::Connecting {
-            if client
-                .stream
-                .take_error()
-                .is_ok_and(|error| error.is_some())
-            {
+            if client.stream.take_error().is_ok_and(|error| error.is_some()) {
                 return self.close(index);
             }
             match client.role {
@@ -349,10 +330,7 @@ impl Driver {
                 self.absorb(index, &buffer[..length]);
             }
             Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::WouldBlock | ErrorKind::NotConnected
-                ) => {}
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {}
             Err(_) => self.close(index),
         }
         self.buffer = buffer;
@@ -362,13 +340,9 @@ impl Driver {
     fn absorb(&mut self, index: usize, mut bytes: &[u8]) {
         let now_ns = self.now_ns();
         let mut tail = std::mem::take(&mut self.clients[index].tail);
-        let is_frames = matches!(
-            self.clients[index].stage,
-            Stage::Subscribing { .. } | Stage::Open
-        ) && matches!(
-            self.clients[index].role,
-            Role::Subscriber | Role::FramePublisher
-        );
+        let is_frames =
+            matches!(self.clients[index].stage, Stage::Subscribing { .. } | Stage::Open)
+                && matches!(self.clients[index].role, Role::Subscriber | Role::FramePublisher);
         if is_frames {
             // Only the frame that is cut in two is copied, not all that came with its end.
             while !tail.is_empty() && !bytes.is_empty() {
@@ -410,12 +384,7 @@ impl Driver {
 
     fn take_text(&mut self, index: usize, text: &[u8], now_ns: u64) {
         match self.scanner.message(text) {
-            Message::Change {
-                service,
-                from,
-                revision,
-                changes,
-            } => {
+            Message::Change { service, from, revision, changes } => {
                 if !self.ledger.change(index, service, from, revision) {
                     return;
                 }
@@ -423,12 +392,11 @@ impl Driver {
                 self.counts.frame_bytes += text.len() as u64;
                 self.counts.deliveries += revision.saturating_sub(from);
                 let (window, latency) = (&self.window, &mut self.latency);
-                self.scanner
-                    .stamps(changes, revision.saturating_sub(from), |stamp_ns| {
-                        if window.contains(&stamp_ns) {
-                            latency.record(now_ns.saturating_sub(stamp_ns));
-                        }
-                    });
+                self.scanner.stamps(changes, revision.saturating_sub(from), |stamp_ns| {
+                    if window.contains(&stamp_ns) {
+                        latency.record(now_ns.saturating_sub(stamp_ns));
+                    }
+                });
             }
             Message::Snapshot { service, revision } => {
                 self.ledger.snapshot(index, service, revision);

@@ -17,11 +17,7 @@ pub(crate) struct Histogram {
 
 impl Histogram {
     pub(crate) fn new() -> Histogram {
-        Histogram {
-            buckets: vec![0; BUCKET_COUNT],
-            count: 0,
-            max_ns: 0,
-        }
+        Histogram { buckets: vec![0; BUCKET_COUNT], count: 0, max_ns: 0 }
     }
 
     pub(crate) fn record(&mut self, value_ns: u64) {
@@ -79,17 +75,10 @@ mod tests {
     #[test]
     fn every_value_lies_in_its_bucket_and_is_off_by_under_two_percent() {
         for power in 0..60 {
-            for value in [
-                1_u64 << power,
-                (1 << power) + (1 << power) / 3,
-                (2 << power) - 1,
-            ] {
+            for value in [1_u64 << power, (1 << power) + (1 << power) / 3, (2 << power) - 1] {
                 let top = ceiling(bucket(value));
                 assert!(top >= value, "{value} is above its bucket's ceiling {top}");
-                assert!(
-                    top - value <= value / 50,
-                    "{value} is far below its ceiling {top}"
-                );
+                assert!(top - value <= value / 50, "{value} is far below its ceiling {top}");
                 assert!(bucket(top + 1) == bucket(value) + 1);
             }
         }

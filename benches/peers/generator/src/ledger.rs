@@ -112,11 +112,7 @@ impl Ledger {
     #[cold]
     fn repair(&mut self, connection: usize, n: usize, from: u64, revision: u64) {
         let last = self.last[n];
-        let faults = if connection < self.stalled {
-            &mut self.stallers
-        } else {
-            &mut self.readers
-        };
+        let faults = if connection < self.stalled { &mut self.stallers } else { &mut self.readers };
         if from > last {
             self.gaps.entry(n).or_default().push((last, from));
             self.last[n] = revision;
@@ -134,11 +130,7 @@ impl Ledger {
                     continue;
                 }
                 late += high - low;
-                remaining.extend(
-                    [(after, low), (high, end)]
-                        .into_iter()
-                        .filter(|(a, b)| a < b),
-                );
+                remaining.extend([(after, low), (high, end)].into_iter().filter(|(a, b)| a < b));
             }
             *gaps = remaining;
         }
@@ -152,18 +144,8 @@ impl Ledger {
         let Some(n) = self.layout.subscription(connection, service) else {
             return;
         };
-        let gaps: u64 = self
-            .gaps
-            .remove(&n)
-            .iter()
-            .flatten()
-            .map(|(a, b)| b - a)
-            .sum();
-        let faults = if connection < self.stalled {
-            &mut self.stallers
-        } else {
-            &mut self.readers
-        };
+        let gaps: u64 = self.gaps.remove(&n).iter().flatten().map(|(a, b)| b - a).sum();
+        let faults = if connection < self.stalled { &mut self.stallers } else { &mut self.readers };
         faults.snapshots += 1;
         faults.skipped += gaps + revision.saturating_sub(self.last[n]);
         self.last[n] = revision;
@@ -180,19 +162,9 @@ impl Ledger {
         let (mut readers, mut stallers) = (self.readers, self.stallers);
         for n in 0..self.layout.subscriptions() {
             let expected = self.first[n] + changes[n / self.layout.subscribers];
-            let gaps: u64 = self
-                .gaps
-                .get(&n)
-                .into_iter()
-                .flatten()
-                .map(|(a, b)| b - a)
-                .sum();
+            let gaps: u64 = self.gaps.get(&n).into_iter().flatten().map(|(a, b)| b - a).sum();
             let is_stalled = n % self.layout.connections < self.stalled;
-            let faults = if is_stalled {
-                &mut stallers
-            } else {
-                &mut readers
-            };
+            let faults = if is_stalled { &mut stallers } else { &mut readers };
             faults.lost += gaps + expected.saturating_sub(self.last[n]);
         }
         (readers, stallers)
@@ -203,19 +175,11 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    const ONE: Layout = Layout {
-        services: 1,
-        subscribers: 1,
-        connections: 1,
-    };
+    const ONE: Layout = Layout { services: 1, subscribers: 1, connections: 1 };
 
     #[test]
     fn each_service_has_its_subscribers_and_each_connection_its_services() {
-        let layout = Layout {
-            services: 30,
-            subscribers: 4,
-            connections: 7,
-        };
+        let layout = Layout { services: 30, subscribers: 4, connections: 7 };
         let mut seen = [0; 30];
         for connection in 0..layout.connections {
             for service in layout.services_of(connection) {
@@ -225,12 +189,7 @@ mod tests {
         }
         assert_eq!(seen, [4; 30]);
         let pairs = (0..7).flat_map(|connection| (0..31).map(move |service| (connection, service)));
-        assert_eq!(
-            pairs
-                .filter(|(c, s)| layout.subscription(*c, *s).is_some())
-                .count(),
-            120
-        );
+        assert_eq!(pairs.filter(|(c, s)| layout.subscription(*c, *s).is_some()).count(), 120);
     }
 
     #[test]
@@ -239,12 +198,7 @@ mod tests {
         for (from, revision) in [(0, 1), (4, 5), (2, 3), (2, 3)] {
             ledger.change(0, 0, from, revision);
         }
-        let expected = Faults {
-            duplicated: 1,
-            misordered: 1,
-            lost: 2,
-            ..Faults::default()
-        };
+        let expected = Faults { duplicated: 1, misordered: 1, lost: 2, ..Faults::default() };
         assert_eq!(ledger.faults(&[5]).0, expected);
     }
 
@@ -255,11 +209,7 @@ mod tests {
         ledger.change(0, 0, 3, 4);
         ledger.snapshot(0, 0, 10);
         ledger.change(0, 0, 10, 11);
-        let expected = Faults {
-            skipped: 8,
-            snapshots: 1,
-            ..Faults::default()
-        };
+        let expected = Faults { skipped: 8, snapshots: 1, ..Faults::default() };
         assert_eq!(ledger.faults(&[11]).0, expected);
     }
 

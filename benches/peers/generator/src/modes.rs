@@ -70,15 +70,10 @@ impl Traffic {
         };
         driver.open(role, 1, 1)?;
         let pace = if matches!(options.mode, Mode::Flood | Mode::Topics) {
-            Pace::Window {
-                unanswered_max: options.window,
-            }
+            Pace::Window { unanswered_max: options.window }
         } else {
             let interval_ns = (SECOND_NS as f64 / options.events_per_s) as u64;
-            Pace::Every {
-                interval_ns,
-                next_ns: driver.now_ns() + interval_ns,
-            }
+            Pace::Every { interval_ns, next_ns: driver.now_ns() + interval_ns }
         };
         Ok(Traffic {
             publisher: driver.newest(),
@@ -94,18 +89,12 @@ impl Traffic {
         let now_ns = driver.now_ns();
         let mut wake_ns = until_ns;
         match self.pace {
-            Pace::Every {
-                interval_ns,
-                mut next_ns,
-            } => {
+            Pace::Every { interval_ns, mut next_ns } => {
                 while next_ns <= now_ns {
                     self.publish(driver, next_ns);
                     next_ns += interval_ns;
                 }
-                self.pace = Pace::Every {
-                    interval_ns,
-                    next_ns,
-                };
+                self.pace = Pace::Every { interval_ns, next_ns };
                 wake_ns = wake_ns.min(next_ns);
             }
             Pace::Window { unanswered_max } => {
@@ -120,8 +109,7 @@ impl Traffic {
 
     fn publish(&mut self, driver: &mut Driver, stamp_ns: u64) {
         let service = self.published as usize % self.changes.len();
-        self.template
-            .encode(service, stamp_ns, driver.unsent(self.publisher));
+        self.template.encode(service, stamp_ns, driver.unsent(self.publisher));
         self.changes[service] += 1;
         self.published += 1;
     }
@@ -172,17 +160,10 @@ impl Span {
 
     /// Which side was busy, each as a share of one core.
     fn report_shares(&self, report: &mut Report) {
-        let own_s = self
-            .end
-            .own_s
-            .zip(self.start.own_s)
-            .map(|(end, start)| end - start);
+        let own_s = self.end.own_s.zip(self.start.own_s).map(|(end, start)| end - start);
         report
             .figure("seconds", Some(self.seconds()))
-            .figure(
-                "server_cpu_share",
-                self.server_s().map(|s| s / self.seconds()),
-            )
+            .figure("server_cpu_share", self.server_s().map(|s| s / self.seconds()))
             .figure("generator_cpu_share", own_s.map(|s| s / self.seconds()));
     }
 
@@ -195,10 +176,7 @@ impl Span {
             .figure("events_per_s", Some(events as f64 / self.seconds()))
             .count("deliveries", deliveries)
             .figure("deliveries_per_s", Some(deliveries as f64 / self.seconds()))
-            .figure(
-                "changes_per_frame",
-                Some(deliveries as f64 / count(|c| c.frames) as f64),
-            )
+            .figure("changes_per_frame", Some(deliveries as f64 / count(|c| c.frames) as f64))
             .figure(
                 "bytes_per_frame",
                 Some(count(|c| c.frame_bytes) as f64 / count(|c| c.frames) as f64),
@@ -236,11 +214,7 @@ fn report_end(options: &Options, driver: &Driver, traffic: &Traffic, report: &mu
 }
 
 fn rss_kib(options: &Options) -> Option<f64> {
-    options
-        .pid
-        .as_deref()
-        .and_then(process::rss_kib)
-        .map(|kib| kib as f64)
+    options.pid.as_deref().and_then(process::rss_kib).map(|kib| kib as f64)
 }
 
 fn layout(options: &Options) -> Layout {
@@ -254,11 +228,7 @@ fn layout(options: &Options) -> Layout {
 /// Registers each service once, so that what is measured are changes of known instances and not
 /// the first sight of them.
 fn prime(options: &Options) -> io::Result<()> {
-    let empty = Layout {
-        services: 0,
-        subscribers: 1,
-        connections: 1,
-    };
+    let empty = Layout { services: 0, subscribers: 1, connections: 1 };
     let mut driver = Driver::new(options.server, empty, 0)?;
     driver.open(Role::FramePublisher, 1, 1)?;
     let (publisher, services) = (driver.newest(), options.services as u64);
@@ -273,9 +243,7 @@ fn prime(options: &Options) -> io::Result<()> {
         driver.flush(publisher);
         driver.turn(driver.now_ns() + SECOND_NS)?;
         if driver.now_ns() > deadline_ns || driver.counts.closed > 0 {
-            return Err(io::Error::other(
-                "the server did not answer the first registrations",
-            ));
+            return Err(io::Error::other("the server did not answer the first registrations"));
         }
     }
     Ok(())
@@ -310,10 +278,7 @@ fn measure(options: &Options, driver: &mut Driver, traffic: &mut Traffic) -> io:
     while driver.now_ns() < end_ns {
         traffic.turn(driver, end_ns)?;
     }
-    Ok(Span {
-        start,
-        end: Sample::take(options, driver, traffic.published),
-    })
+    Ok(Span { start, end: Sample::take(options, driver, traffic.published) })
 }
 
 /// Publishes no more, and waits until every reader has all of it or nothing comes any more.
@@ -363,9 +328,7 @@ fn idle(options: &Options, report: &mut Report) -> io::Result<()> {
     let open = rss_kib(options);
     driver.close_all();
     rest(&mut driver, SETTLE_NS)?;
-    let per_connection = before
-        .zip(open)
-        .map(|(b, o)| (o - b) / options.connections as f64);
+    let per_connection = before.zip(open).map(|(b, o)| (o - b) / options.connections as f64);
     report
         .figure("kib_per_connection", per_connection)
         .figure("rss_before_kib", before)
@@ -380,10 +343,7 @@ fn storm(options: &Options, report: &mut Report) -> io::Result<()> {
     let mut driver = Driver::new(options.server, layout(options), 0)?;
     let start = Sample::take(options, &driver, 0);
     driver.open(Role::Subscriber, options.connections, options.concurrent)?;
-    let span = Span {
-        start,
-        end: Sample::take(options, &driver, 0),
-    };
+    let span = Span { start, end: Sample::take(options, &driver, 0) };
     let count = options.connections as u64;
     report
         .figure("connects_per_s", Some(count as f64 / span.seconds()))
@@ -441,24 +401,12 @@ fn heartbeat(options: &Options, report: &mut Report) -> io::Result<()> {
         .map(|batch| request("/api/registry/register.json", "instances", batch))
         .collect();
     let heartbeats: Vec<Vec<u8>> = (0..BATCHES)
-        .map(|batch| {
-            request(
-                "/api/registry/heartbeat.json",
-                "instanceKeys",
-                &keys_of_batch(batch),
-            )
-        })
+        .map(|batch| request("/api/registry/heartbeat.json", "instanceKeys", &keys_of_batch(batch)))
         .collect();
     let singles: Vec<Vec<u8>> = batches
         .iter()
         .flatten()
-        .map(|one| {
-            request(
-                "/api/registry/register.json",
-                "instances",
-                std::slice::from_ref(one),
-            )
-        })
+        .map(|one| request("/api/registry/register.json", "instances", std::slice::from_ref(one)))
         .collect();
 
     driver.window = driver.now_ns()..u64::MAX;
@@ -480,14 +428,8 @@ fn heartbeat(options: &Options, report: &mut Report) -> io::Result<()> {
         report
             .figure(&format!("{name}_requests_per_s"), Some(rate))
             .figure(&format!("{name}_cpu_us_per_request"), cpu_us)
-            .figure(
-                &format!("{name}_p50_ms"),
-                Some(driver.answering.quantile_ms(0.5)),
-            )
-            .figure(
-                &format!("{name}_p99_ms"),
-                Some(driver.answering.quantile_ms(0.99)),
-            )
+            .figure(&format!("{name}_p50_ms"), Some(driver.answering.quantile_ms(0.5)))
+            .figure(&format!("{name}_p99_ms"), Some(driver.answering.quantile_ms(0.99)))
             .figure(
                 &format!("{name}_server_cpu_share"),
                 span.server_s().map(|s| s / span.seconds()),
@@ -501,9 +443,7 @@ fn heartbeat(options: &Options, report: &mut Report) -> io::Result<()> {
     }
     drain(&mut driver, &traffic, options.subscribers)?;
     report_latency(&driver, report);
-    report
-        .count("closed", driver.counts.closed)
-        .count("setup_refused", refused);
+    report.count("closed", driver.counts.closed).count("setup_refused", refused);
     report_end(options, &driver, &traffic, report);
     Ok(())
 }
@@ -526,15 +466,10 @@ fn work(
             None => driver.now_ns() >= end_ns,
         };
         if is_over && driver.idle_workers.len() == options.workers {
-            return Ok(Span {
-                start,
-                end: Sample::take(options, driver, traffic.published),
-            });
+            return Ok(Span { start, end: Sample::take(options, driver, traffic.published) });
         }
         if driver.counts.closed > 0 {
-            return Err(io::Error::other(
-                "the server ended a connection that waits for an answer",
-            ));
+            return Err(io::Error::other("the server ended a connection that waits for an answer"));
         }
         while !is_over && count.is_none_or(|count| sent < count) {
             let Some(worker) = driver.idle_workers.pop() else {

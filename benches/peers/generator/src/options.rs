@@ -96,11 +96,7 @@ impl Options {
                 Mode::Heartbeat => 10.0,
                 _ => 50.0,
             },
-            event_bytes: if mode == Mode::Stalled {
-                16 * 1024
-            } else {
-                256
-            },
+            event_bytes: if mode == Mode::Stalled { 16 * 1024 } else { 256 },
             seconds: 5.0,
             warmup_ms: 500,
             window: 256,
@@ -114,9 +110,7 @@ impl Options {
                 options.is_http = true;
                 continue;
             }
-            let value = arguments
-                .next()
-                .ok_or_else(|| format!("{name} needs a value"))?;
+            let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {
                 "--server" => options.server = number(&name, &value)?,
                 "--pid" => options.pid = Some(value),
@@ -149,30 +143,21 @@ impl Options {
             return Err(String::from("--server is missing"));
         }
         if self.services == 0 || self.services > crate::wire::SERVICES_MAX {
-            return Err(format!(
-                "--services must be 1 to {}",
-                crate::wire::SERVICES_MAX
-            ));
+            return Err(format!("--services must be 1 to {}", crate::wire::SERVICES_MAX));
         }
         if self.subscribers == 0 || self.subscribers > self.connections {
-            return Err(String::from(
-                "--subscribers must be 1 to the number of --connections",
-            ));
+            return Err(String::from("--subscribers must be 1 to the number of --connections"));
         }
         if self.events_per_s <= 0.0 || self.seconds <= 0.0 || self.window == 0 {
             return Err(String::from("rate, time and window must be above zero"));
         }
         if self.concurrent == 0 || self.workers == 0 {
-            return Err(String::from(
-                "--concurrent and --workers must be above zero",
-            ));
+            return Err(String::from("--concurrent and --workers must be above zero"));
         }
         Ok(())
     }
 }
 
 fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, String> {
-    value
-        .parse()
-        .map_err(|_| format!("{name} does not take {value}"))
+    value.parse().map_err(|_| format!("{name} does not take {value}"))
 }

@@ -11,13 +11,8 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(server: &str, run: &str, mode: &str) -> Report {
-        let mut report = Report {
-            line: String::from("{"),
-        };
-        report
-            .text("server", server)
-            .text("run", run)
-            .text("mode", mode);
+        let mut report = Report { line: String::from("{") };
+        report.text("server", server).text("run", run).text("mode", mode);
         report
     }
 
@@ -140,12 +135,7 @@ pub(crate) fn tables(lines: &str) -> String {
         let (columns, ratio_field) = layout(mode);
         let cell = |server, field| {
             let lines = cells.get(&(run, server))?;
-            median(
-                lines
-                    .iter()
-                    .filter_map(|line| value(line, field)?.parse().ok())
-                    .collect(),
-            )
+            median(lines.iter().filter_map(|line| value(line, field)?.parse().ok()).collect())
         };
         let floor = servers
             .iter()
@@ -153,11 +143,7 @@ pub(crate) fn tables(lines: &str) -> String {
             .filter_map(|server| cell(server, ratio_field))
             .fold(f64::INFINITY, f64::min);
         let headings: Vec<&str> = columns.iter().map(|column| column.0).collect();
-        let _ = writeln!(
-            text,
-            "\n### {run}\n\n| server | {} | x floor |",
-            headings.join(" | ")
-        );
+        let _ = writeln!(text, "\n### {run}\n\n| server | {} | x floor |", headings.join(" | "));
         let _ = writeln!(text, "|---|{}---|", "---|".repeat(columns.len()));
         for server in &servers {
             if !cells.contains_key(&(run, *server)) {
@@ -208,28 +194,16 @@ mod tests {
     #[test]
     fn table_has_the_median_and_the_ratio_to_the_better_floor() {
         let mut lines = String::new();
-        for (server, cpu) in [
-            ("floor-send", 8.0),
-            ("floor-coalesce", 2.0),
-            ("a", 3.0),
-            ("a", 5.0),
-        ] {
+        for (server, cpu) in [("floor-send", 8.0), ("floor-coalesce", 2.0), ("a", 3.0), ("a", 5.0)]
+        {
             let mut report = Report::new(server, "flood 10", "flood");
-            report
-                .figure("server_cpu_us_per_delivery", Some(cpu))
-                .count("lost", 1);
+            report.figure("server_cpu_us_per_delivery", Some(cpu)).count("lost", 1);
             lines += &report.finish();
             lines += "\n";
         }
         let tables = tables(&lines);
         assert!(tables.contains("### flood 10"));
-        let row = tables
-            .lines()
-            .find(|line| line.starts_with("| a |"))
-            .expect("a has a row");
-        assert!(
-            row.contains("| 4.00 |") && row.ends_with("| 2.00 |"),
-            "{row}"
-        );
+        let row = tables.lines().find(|line| line.starts_with("| a |")).expect("a has a row");
+        assert!(row.contains("| 4.00 |") && row.ends_with("| 2.00 |"), "{row}");
     }
 }

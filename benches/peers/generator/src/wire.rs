@@ -72,12 +72,7 @@ pub(crate) fn encode_frame(opcode: u8, payload: &[u8], into: &mut Vec<u8>) {
         into.extend_from_slice(&(payload.len() as u64).to_be_bytes());
     }
     into.extend_from_slice(&MASK);
-    into.extend(
-        payload
-            .iter()
-            .zip(MASK.iter().cycle())
-            .map(|(byte, key)| byte ^ key),
-    );
+    into.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
 }
 
 /// Appends the frame that subscribes to a service.
@@ -128,13 +123,7 @@ impl EventTemplate {
         let place =
             |key: &[u8]| memmem::find(&bytes, key).expect("the key stands above") + key.len();
         let (service_at, stamp_at) = (place(b"\"serviceId\":\"s"), place(STAMP_KEY));
-        EventTemplate {
-            route,
-            bytes,
-            service_at,
-            stamp_at,
-            last_stamp_ns: 0,
-        }
+        EventTemplate { route, bytes, service_at, stamp_at, last_stamp_ns: 0 }
     }
 
     /// Appends the event as bytes for the socket.
@@ -172,20 +161,13 @@ pub(crate) fn frame_bytes(bytes: &[u8]) -> Option<usize> {
 pub(crate) fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
     let (header, length) = header(bytes)?;
     let payload = bytes.get(header..header + length)?;
-    Some(Frame {
-        opcode: bytes[0] & 0x0f,
-        payload,
-        bytes: header + length,
-    })
+    Some(Frame { opcode: bytes[0] & 0x0f, payload, bytes: header + length })
 }
 
 /// The lengths of header and payload.
 fn header(bytes: &[u8]) -> Option<(usize, usize)> {
     match *bytes.get(1)? {
-        LENGTH_16 => Some((
-            4,
-            usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?])),
-        )),
+        LENGTH_16 => Some((4, usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?])))),
         LENGTH_64 => {
             let field: [u8; 8] = bytes.get(2..10)?.try_into().ok()?;
             Some((10, u64::from_be_bytes(field) as usize))
@@ -212,16 +194,11 @@ pub(crate) fn response(bytes: &[u8]) -> Option<Response<'_>> {
         .split(|byte| *byte == b'\n')
         .find_map(|line| {
             let (key, value) = line.split_at_checked(b"content-length:".len())?;
-            key.eq_ignore_ascii_case(b"content-length:")
-                .then(|| decimal(value.trim_ascii()).0)
+            key.eq_ignore_ascii_case(b"content-length:").then(|| decimal(value.trim_ascii()).0)
         })
         .unwrap_or(0) as usize;
     let body = bytes.get(head_bytes..head_bytes + length)?;
-    Some(Response {
-        is_ok: head.starts_with(b"HTTP/1.1 200"),
-        body,
-        bytes: head_bytes + length,
-    })
+    Some(Response { is_ok: head.starts_with(b"HTTP/1.1 200"), body, bytes: head_bytes + length })
 }
 
 /// Whether the body of an answer of the registry says that all went well.
@@ -232,23 +209,10 @@ pub(crate) fn is_success(body: &[u8]) -> bool {
 /// A server's message, as far as we care.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
-    Change {
-        service: usize,
-        from: u64,
-        revision: u64,
-        changes: &'a [u8],
-    },
-    Snapshot {
-        service: usize,
-        revision: u64,
-    },
-    Subscribed {
-        service: usize,
-        revision: u64,
-    },
-    Registered {
-        is_whole: bool,
-    },
+    Change { service: usize, from: u64, revision: u64, changes: &'a [u8] },
+    Snapshot { service: usize, revision: u64 },
+    Subscribed { service: usize, revision: u64 },
+    Registered { is_whole: bool },
     Error,
     Other,
 }
@@ -284,14 +248,12 @@ impl Scanner {
                 revision: number(b"\"revision\":"),
                 changes: after(text, b"\"changes\":[").unwrap_or_default(),
             },
-            (b"service_snapshot", Some(service)) => Message::Snapshot {
-                service,
-                revision: number(b"\"revision\":"),
-            },
-            (b"subscribed", Some(service)) => Message::Subscribed {
-                service,
-                revision: number(b"\"revision\":"),
-            },
+            (b"service_snapshot", Some(service)) => {
+                Message::Snapshot { service, revision: number(b"\"revision\":") }
+            }
+            (b"subscribed", Some(service)) => {
+                Message::Subscribed { service, revision: number(b"\"revision\":") }
+            }
             (b"registered", _) => Message::Registered {
                 is_whole: memmem::find(text, b"\"failed_instances\":[]").is_some(),
             },
@@ -312,12 +274,7 @@ impl Scanner {
         let (from, rest) = decimal_and_rest(rest);
         let (revision, rest) = decimal_and_rest(rest.strip_prefix(b",\"revision\":")?);
         let changes = rest.strip_prefix(b",\"changes\":[")?;
-        Some(Message::Change {
-            service: service as usize,
-            from,
-            revision,
-            changes,
-        })
+        Some(Message::Change { service: service as usize, from, revision, changes })
     }
 
     /// Calls `stamped` with the time of each of the `count` changes.
@@ -339,9 +296,7 @@ fn stamp<'a>(
     offset: &mut usize,
     stamped: &mut impl FnMut(u64),
 ) -> Option<&'a [u8]> {
-    let is_there = text
-        .get(*offset..)
-        .is_some_and(|tail| tail.starts_with(STAMP_KEY));
+    let is_there = text.get(*offset..).is_some_and(|tail| tail.starts_with(STAMP_KEY));
     if !is_there {
         *offset = memmem::find(text, STAMP_KEY)?;
     }
@@ -377,13 +332,7 @@ mod tests {
     const CHANGE: &[u8] = br#"{"type":"service_change","service_id":"s00017","epoch":"e1","from":9,"revision":11,"changes":[{"instance":{"metadata":{"t":"0000000000000042"}}},{"instance":{"metadata":{"t":"0000000000000043"}}}],"degraded":false}"#;
 
     fn stamps(scanner: &mut Scanner, text: &[u8]) -> Vec<u64> {
-        let Message::Change {
-            from,
-            revision,
-            changes,
-            ..
-        } = scanner.message(text)
-        else {
+        let Message::Change { from, revision, changes, .. } = scanner.message(text) else {
             panic!("not a change");
         };
         let mut found = Vec::new();
@@ -395,13 +344,7 @@ mod tests {
     fn change_is_read_at_its_places() {
         let mut scanner = Scanner::default();
         for _ in 0..2 {
-            let Message::Change {
-                service,
-                from,
-                revision,
-                ..
-            } = scanner.message(CHANGE)
-            else {
+            let Message::Change { service, from, revision, .. } = scanner.message(CHANGE) else {
                 panic!("not a change");
             };
             assert_eq!((service, from, revision), (17, 9, 11));
@@ -414,15 +357,7 @@ mod tests {
         let text = br#"{"changes":[{"t":"0000000000000007"}],"revision":3,"from":2,"type":"service_change","service_id":"s00001"}"#;
         let mut scanner = Scanner::default();
         let found = scanner.message(text);
-        assert!(matches!(
-            found,
-            Message::Change {
-                service: 1,
-                from: 2,
-                revision: 3,
-                ..
-            }
-        ));
+        assert!(matches!(found, Message::Change { service: 1, from: 2, revision: 3, .. }));
         assert_eq!(stamps(&mut scanner, text), [7]);
         assert_eq!(stamps(&mut scanner, CHANGE), [42, 43]);
     }
