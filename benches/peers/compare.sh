@@ -16,22 +16,32 @@ seconds=5
 fanfare=$here/../../target/release/fanfare
 fanfare_shards=1
 uws=$here/uws/peer-uws
+centrifugo=$(command -v centrifugo || true)
+baseline=
 server_cpu=0
 generator_cpu=1
-out=$here/results/$(date +%Y%m%d-%H%M%S).jsonl
+# Rounds of this run are told apart from others in the same file.
+stamp=$(date +%Y%m%d-%H%M%S)
+out=$here/results/$stamp.jsonl
 
 usage() {
     cat <<END
 usage: compare.sh [options]
 
   --servers LIST         $servers
+                         also: centrifugo
   --modes LIST           $modes
-                         also: heartbeat,stalled,spaced-1k-http,flood-http
+                         also: spaced-1k-http,flood-http,flood-http-64,topics-http-64,
+                         register,register-http,stalled,heartbeat,registrations,
+                         registrations-pipelined,registrations-new,beats,beats-pipelined,
+                         lookup,lookup-pipelined,listing,direct-1,direct-64,direct-128
   --rounds N             $rounds
   --seconds D            measured time of a run ($seconds)
   --fanfare PATH         the fanfare binary; ./target/release/fanfare of the repository
   --fanfare-shards N     $fanfare_shards
   --uws PATH             the uws peer, which the reader builds; uws/peer-uws
+  --centrifugo PATH      Centrifugo 6, where servers name it; the one of the search path
+  --baseline SERVER      one of the servers: tables of ratios to it, round by round
   --server-cpu LIST      cores of the server, as taskset takes them ($server_cpu)
   --generator-cpu LIST   cores of the generator ($generator_cpu)
   --out FILE             lines of results are appended here
@@ -47,6 +57,8 @@ while [ $# -gt 0 ]; do
         --fanfare) fanfare=$2 ;;
         --fanfare-shards) fanfare_shards=$2 ;;
         --uws) uws=$2 ;;
+        --centrifugo) centrifugo=$2 ;;
+        --baseline) baseline=$2 ;;
         --server-cpu) server_cpu=$2 ;;
         --generator-cpu) generator_cpu=$2 ;;
         --out) out=$2 ;;
@@ -71,9 +83,32 @@ stop() {
 trap 'stop; rm -rf "$scratch"' EXIT
 mkdir -p "$(dirname "$out")"
 
-# The command of a server, in the array `command`.
+# A port that nobody listens on, for a server that cannot pick one itself.
+free_port() {
+    local port
+    while :; do
+        port=$((20000 + RANDOM % 10000))
+        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+    done
+    echo "$port"
+}
+
+# The command of a server, in the array `command`. Sets `address` where it is known before.
 command_of() {
+    address=
     case $1 in
+        centrifugo)
+            address=127.0.0.1:$(free_port)
+            cat >"$scratch/centrifugo.json" <<END
+{
+  "http_server": { "address": "127.0.0.1", "port": "${address#*:}" },
+  "log": { "level": "error" },
+  "client": { "insecure": true, "allowed_origins": ["*"] },
+  "http_api": { "insecure": true },
+  "health": { "enabled": true }
+}
+END
+            command=("$centrifugo" --config "$scratch/centrifugo.json") ;;
         floor-*) command=("$here/floor/target/release/peer-floor" "${1#floor-}" --bind 127.0.0.1:0) ;;
         naive) command=("$here/naive/target/release/peer-naive" --bind 127.0.0.1:0) ;;
         bun) command=("$bun" "$here/bun/server.ts" --bind 127.0.0.1:0) ;;
@@ -86,16 +121,20 @@ command_of() {
     esac
 }
 
-# Starts a server and waits for the line with its address. Sets `server_pid` and `address`.
+# Starts a server and waits for the line with its address, or for its port. Sets `server_pid` and `address`.
 start() {
     command_of "$1"
     : >"$scratch/stdout"
     taskset -c "$server_cpu" "${command[@]}" >"$scratch/stdout" 2>"$scratch/stderr" &
     server_pid=$!
-    address=
     for _ in $(seq 200); do
-        address=$(sed -n 's|.*listening on http://\([0-9.:]*\).*|\1|p' "$scratch/stdout" | head -n 1)
-        [ -n "$address" ] && return 0
+        if [ -n "$address" ]; then
+            # It says nothing; it is there once its port is.
+            (exec 3<>"/dev/tcp/${address%:*}/${address#*:}") 2>/dev/null && return 0
+        else
+            address=$(sed -n 's|.*listening on http://\([0-9.:]*\).*|\1|p' "$scratch/stdout" | head -n 1)
+            [ -n "$address" ] && return 0
+        fi
         kill -0 "$server_pid" 2>/dev/null || break
         sleep 0.05
     done
@@ -113,9 +152,33 @@ load_of() {
         spaced-1k-http) title="spaced, 1000 subscribers, 50 events/s by HTTP"
             load=(spaced --events-per-s 50 --http) ;;
         flood) title="flood, 1000 subscribers"; load=(flood) ;;
+        flood-http-64) title="flood, 1000 subscribers, 64 connections without pipelining"
+            load=(flood --publish-by http --publishers 64) ;;
         flood-http) title="flood, 1000 subscribers, by HTTP"; load=(flood --http) ;;
         topics) title="topics, 1000 x 20, by register frames"; load=(topics) ;;
         topics-http) title="topics, 1000 x 20, by pipelined HTTP"; load=(topics --http) ;;
+        topics-http-64) title="topics, 1000 x 20, 64 connections without pipelining"
+            load=(topics --publish-by http --publishers 64) ;;
+        register) title="register, one at a time by frames until one follower has it"
+            load=(register) ;;
+        register-http) title="register, one at a time by HTTP until one follower has it"
+            load=(register --publish-by http) ;;
+        registrations) title="registrations that renew, 8 connections without pipelining"
+            load=(registrations) ;;
+        registrations-pipelined) title="registrations that renew, 8 connections, 32 pipelined on each"
+            load=(registrations --pipeline 32) ;;
+        registrations-new) title="registrations of new instances, 8 connections without pipelining"
+            load=(registrations --new) ;;
+        beats) title="heartbeats one by one, 8 connections without pipelining"; load=(beats) ;;
+        beats-pipelined) title="heartbeats one by one, 8 connections, 32 pipelined on each"
+            load=(beats --pipeline 32) ;;
+        lookup) title="discovery of a service of 20 instances, 8 connections without pipelining"
+            load=(lookup) ;;
+        lookup-pipelined) title="discovery of a service of 20 instances, 8 connections, 32 pipelined on each"
+            load=(lookup --pipeline 32) ;;
+        listing) title="listings of 100000 instances while 1000 sockets ping"; load=(listing) ;;
+        direct-*) title="durable messages, ${1#direct-} senders by HTTP"
+            load=(direct --workers "${1#direct-}" --tokens "$scratch/tokens") ;;
         idle) title="idle, 10000 subscribed connections"; load=(idle) ;;
         storm) title="storm, 10000 connections"; load=(storm) ;;
         heartbeat) title="heartbeat, 8 keep-alive connections"; load=(heartbeat) ;;
@@ -126,14 +189,37 @@ load_of() {
     esac
 }
 
+# Users and their tokens for the senders of durable messages, made by the server itself.
+make_tokens() {
+    local user
+    for user in $(seq 0 128); do
+        echo "user$user $("$fanfare" token --user "user$user" --scope message \
+            --data-dir "$scratch/data" 2>/dev/null)"
+    done >"$scratch/tokens"
+}
+
+# What the generator has to know of a server, in the array `dialect`. False where the server cannot
+# do the mode.
+dialect_of() {
+    dialect=()
+    case $1,$2 in
+        fanfare,direct-*) make_tokens ;;
+        *,direct-*) return 1 ;;
+        centrifugo,*) dialect=(--protocol centrifugo) ;;
+    esac
+}
+
 # One run. A server that cannot do a mode is left out of its table; the others go on.
 measure() {
     start "$1" || { stop; return 0; }
     load_of "$2"
     local line
-    if line=$(timeout 180 taskset -c "$generator_cpu" "$generator" "${load[0]}" \
+    if ! dialect_of "$1" "$2"; then
+        echo "  $1: $2 is not for it" >&2
+    elif line=$(timeout 180 taskset -c "$generator_cpu" "$generator" "${load[0]}" \
         --server "$address" --pid "$server_pid" --seconds "$seconds" \
-        --server-name "$1" --run-name "$title" "${load[@]:1}" 2>"$scratch/error"); then
+        --server-name "$1" --run-name "$title" --round "$stamp-$round" \
+        "${dialect[@]}" "${load[@]:1}" 2>"$scratch/error"); then
         echo "$line" >>"$out"
         echo "  $1: done" >&2
     else
@@ -145,13 +231,17 @@ measure() {
 available=()
 for server in ${servers//,/ }; do
     command_of "$server"
-    if [ -x "${command[0]}" ]; then
+    if [ -n "${command[0]}" ] && [ -x "${command[0]}" ]; then
         available+=("$server")
     else
         echo "$server is left out: it is not built (see README.md)" >&2
     fi
 done
 for mode in ${modes//,/ }; do load_of "$mode"; done
+if [ -n "$baseline" ] && [[ " ${available[*]} " != *" $baseline "* ]]; then
+    echo "--baseline: $baseline is not among the servers that are measured" >&2
+    exit 1
+fi
 if [ ! -x "$generator" ]; then
     echo "the generator is not built (see README.md)" >&2
     exit 1
@@ -167,4 +257,4 @@ for round in $(seq "$rounds"); do
 done
 
 echo "Medians of $rounds rounds of $seconds s; $(uname -sr), server on core $server_cpu, generator on core $generator_cpu."
-"$generator" table "$out"
+"$generator" table "$out" ${baseline:+--baseline "$baseline"}

@@ -22,6 +22,9 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// Nobody follows anything.
+    pub(crate) const NONE: Layout = Layout { services: 0, subscribers: 1, connections: 1 };
+
     pub(crate) fn subscriptions(&self) -> usize {
         self.services * self.subscribers
     }

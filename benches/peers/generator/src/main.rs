@@ -1,17 +1,20 @@
 //! The outside load generator.
 //!
 //! One thread and one epoll loop drive any server that speaks the compared subset: fanfare, the
-//! floor, the peers. It publishes events, reads every delivery, and checks from the revisions in
+//! floor, the peers, and Centrifugo in its own protocol. It publishes events, reads every delivery, and checks from the revisions in
 //! the frames that nothing was lost, doubled or put out of order. Each run prints one line of
 //! JSON; `table` turns a file of such lines into Markdown.
 //!
 //! # Layout
 //!
-//! * [`wire`]: the bytes sent, ready to be patched, and the scanner for those that come back.
+//! * [`wire`]: the bytes sent, ready to be patched, and the scanner for those that come back;
+//!   [`centrifugo`]: those of another protocol.
 //! * [`ledger`]: who follows what, which revisions came, and what did not.
 //! * [`histogram`]: times. [`process`]: processor time and memory, as the kernel counts them.
 //! * [`driver`]: the loop and the connections.
-//! * [`modes`]: what a run sets up and measures.
+//! * [`traffic`]: who publishes events, and when. [`sample`]: counters at two moments.
+//! * [`modes`]: what a run sets up and measures; [`requests`]: the same for the modes in which
+//!   requests are measured and not events.
 //! * [`report`]: lines and tables. [`options`]: the command line.
 //!
 //! # Promises
@@ -21,6 +24,7 @@
 //!   saturated side shows.
 //! * Latency runs from the moment an event was meant to be sent, not from when it was.
 
+mod centrifugo;
 mod driver;
 mod histogram;
 mod ledger;
@@ -28,6 +32,9 @@ mod modes;
 mod options;
 mod process;
 mod report;
+mod requests;
+mod sample;
+mod traffic;
 mod wire;
 
 use std::process::ExitCode;
@@ -37,10 +44,7 @@ use options::{Options, USAGE};
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
     let result = if arguments.peek().is_some_and(|first| first == "table") {
-        let file = arguments.nth(1).unwrap_or_default();
-        std::fs::read_to_string(&file)
-            .map(|lines| report::tables(&lines))
-            .map_err(|error| format!("{file}: {error}"))
+        table(&arguments.skip(1).collect::<Vec<_>>())
     } else {
         match Options::decode(arguments) {
             Ok(options) => modes::run(&options).map_err(|error| error.to_string()),
@@ -57,4 +61,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The tables of a file of results.
+fn table(arguments: &[String]) -> Result<String, String> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (file, baseline) = match arguments[..] {
+        [file] => (file, None),
+        [file, "--baseline", baseline] => (file, Some(baseline)),
+        _ => return Err(USAGE.to_owned()),
+    };
+    let lines = std::fs::read_to_string(file).map_err(|error| format!("{file}: {error}"))?;
+    Ok(report::tables(&lines, baseline))
 }

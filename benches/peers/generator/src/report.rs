@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::options::Options;
+
 /// A line of results in the making.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -10,14 +12,18 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(server: &str, run: &str, mode: &str) -> Report {
+    pub(crate) fn new(options: &Options) -> Report {
+        Report::of(&options.server_name, &options.run_name, &options.round_name, &options.mode_name)
+    }
+
+    fn of(server: &str, run: &str, round: &str, mode: &str) -> Report {
         let mut report = Report { line: String::from("{") };
-        report.text("server", server).text("run", run).text("mode", mode);
+        report.text("server", server).text("run", run).text("round", round).text("mode", mode);
         report
     }
 
-    /// The names given on the command line; they are taken as they are, so no quotes in them.
-    fn text(&mut self, name: &str, value: &str) -> &mut Report {
+    /// A name, most of them from the command line: taken as it is, so no quotes in it.
+    pub(crate) fn text(&mut self, name: &str, value: &str) -> &mut Report {
         self.field(name, &format!("\"{value}\""))
     }
 
@@ -56,6 +62,43 @@ const PUSH: &[Column] = &[
     ("lost", "lost", 0),
     ("doubled", "duplicated", 0),
     ("misordered", "misordered", 0),
+    ("refused", "refused", 0),
+    ("server busy", "server_cpu_share", 2),
+    ("generator busy", "generator_cpu_share", 2),
+];
+const REGISTER: &[Column] = &[
+    ("registrations/s", "events_per_s", 0),
+    ("server CPU us", "server_cpu_us_per_delivery", 1),
+    ("p50 ms", "p50_ms", 3),
+    ("p90 ms", "p90_ms", 3),
+    ("p99 ms", "p99_ms", 3),
+    ("max ms", "max_ms", 3),
+    ("lost", "lost", 0),
+    ("refused", "refused", 0),
+];
+const REQUESTS: &[Column] = &[
+    ("requests/s", "requests_per_s", 0),
+    ("requests/s and core", "requests_per_s_and_core", 0),
+    ("server CPU us", "cpu_us_per_request", 2),
+    ("p50 ms", "p50_ms", 2),
+    ("p99 ms", "p99_ms", 2),
+    ("max ms", "max_ms", 1),
+    ("bytes", "bytes_per_answer", 0),
+    ("refused", "refused", 0),
+    ("server busy", "server_cpu_share", 2),
+    ("generator busy", "generator_cpu_share", 2),
+];
+const LISTING: &[Column] = &[
+    ("pings/s", "pings_per_s", 0),
+    ("quiet p50 ms", "quiet_p50_ms", 2),
+    ("quiet p99 ms", "quiet_p99_ms", 2),
+    ("p50 ms", "p50_ms", 2),
+    ("p99 ms", "p99_ms", 2),
+    ("max ms", "max_ms", 1),
+    ("lost", "lost", 0),
+    ("listings/s", "listing_requests_per_s", 1),
+    ("bytes", "listing_bytes_per_answer", 0),
+    ("CPU us", "listing_cpu_us_per_request", 0),
     ("refused", "refused", 0),
     ("server busy", "server_cpu_share", 2),
     ("generator busy", "generator_cpu_share", 2),
@@ -99,20 +142,38 @@ const STALLED: &[Column] = &[
     ("silently lost", "stalled_lost", 0),
 ];
 
-/// The figure that a mode's ratio to the floor is taken of.
-fn layout(mode: &str) -> (&'static [Column], &'static str) {
+/// A ratio of a table: its heading and its field.
+type Ratio = (&'static str, &'static str);
+
+const CPU_AND_P99: &[Ratio] = &[("CPU", "server_cpu_us_per_delivery"), ("p99", "p99_ms")];
+
+/// The columns of a mode, and the figures whose ratios count; the ratio to the floor is that of
+/// the first.
+fn layout(mode: &str) -> (&'static [Column], &'static [Ratio]) {
     match mode {
-        "idle" => (IDLE, "kib_per_connection"),
-        "storm" => (STORM, "server_cpu_us_per_connect"),
-        "heartbeat" => (HEARTBEAT, "heartbeat_cpu_us_per_key"),
-        "stalled" => (STALLED, "server_cpu_us_per_delivery"),
-        _ => (PUSH, "server_cpu_us_per_delivery"),
+        "idle" => (IDLE, &[("memory", "kib_per_connection")]),
+        "storm" => (STORM, &[("CPU", "server_cpu_us_per_connect"), ("p99", "p99_ms")]),
+        "heartbeat" => (
+            HEARTBEAT,
+            &[
+                ("CPU per key", "heartbeat_cpu_us_per_key"),
+                ("CPU per register", "register_cpu_us_per_request"),
+            ],
+        ),
+        "stalled" => (STALLED, CPU_AND_P99),
+        "register" => (REGISTER, &[("p50", "p50_ms"), ("p99", "p99_ms")]),
+        "registrations" | "beats" | "lookup" | "direct" => {
+            (REQUESTS, &[("CPU", "cpu_us_per_request"), ("p99", "p99_ms")])
+        }
+        "listing" => (LISTING, &[("p99", "p99_ms"), ("CPU", "listing_cpu_us_per_request")]),
+        _ => (PUSH, CPU_AND_P99),
     }
 }
 
 /// Turns lines of results into one Markdown table per run name, with the median of all rounds of
-/// each server. The last column is CPU (or memory) against the better of the floors.
-pub(crate) fn tables(lines: &str) -> String {
+/// each server. The last column is the first ratio of the mode (mostly of CPU) against the better
+/// of the floors. With a baseline, a second table has each server's ratios to it.
+pub(crate) fn tables(lines: &str, baseline: Option<&str>) -> String {
     // In the order in which they first came, which is the order asked for on the command line.
     let mut runs: Vec<(&str, &str)> = Vec::new();
     let mut servers: Vec<&str> = Vec::new();
@@ -132,7 +193,8 @@ pub(crate) fn tables(lines: &str) -> String {
     }
     let mut text = String::new();
     for (run, mode) in runs {
-        let (columns, ratio_field) = layout(mode);
+        let (columns, ratios) = layout(mode);
+        let ratio_field = ratios[0].1;
         let cell = |server, field| {
             let lines = cells.get(&(run, server))?;
             median(lines.iter().filter_map(|line| value(line, field)?.parse().ok()).collect())
@@ -163,8 +225,55 @@ pub(crate) fn tables(lines: &str) -> String {
                 _ => writeln!(text, " - |"),
             };
         }
+        let Some(baseline) = baseline else { continue };
+        let of = |server| cells.get(&(run, server)).map(Vec::as_slice).unwrap_or_default();
+        if !of(baseline).is_empty() {
+            let compared: Vec<(&str, &[&str])> =
+                servers.iter().map(|server| (*server, of(server))).collect();
+            ratio_table(&mut text, baseline, of(baseline), &compared, ratios);
+        }
     }
     text
+}
+
+/// A table of ratios to the baseline: of each round, and in front the median of these. Machines
+/// change from minute to minute, so a round is compared with itself only.
+fn ratio_table(
+    text: &mut String,
+    baseline: &str,
+    baseline_lines: &[&str],
+    compared: &[(&str, &[&str])],
+    ratios: &[Ratio],
+) {
+    let headings: Vec<String> =
+        ratios.iter().map(|(heading, _)| format!("{heading} x {baseline}")).collect();
+    let _ = writeln!(text, "\n| server | {} |", headings.join(" | "));
+    let _ = writeln!(text, "|---|{}", "---|".repeat(ratios.len()));
+    for (server, lines) in compared {
+        if *server == baseline || lines.is_empty() {
+            continue;
+        }
+        let _ = write!(text, "| {server} |");
+        for (_, field) in ratios {
+            let by_round: Vec<f64> = lines
+                .iter()
+                .filter_map(|line| {
+                    let round = value(line, "round")?;
+                    let other =
+                        baseline_lines.iter().find(|other| value(other, "round") == Some(round))?;
+                    let number = |line| value(line, field)?.parse::<f64>().ok();
+                    Some(number(line)? / number(other)?)
+                })
+                .filter(|ratio| ratio.is_finite())
+                .collect();
+            let list: Vec<String> = by_round.iter().map(|ratio| format!("{ratio:.2}")).collect();
+            let _ = match median(by_round) {
+                Some(middle) => write!(text, " {middle:.2} ({}) |", list.join(", ")),
+                None => write!(text, " - |"),
+            };
+        }
+        text.push('\n');
+    }
 }
 
 /// The value of a field in one of our own lines: they are flat, and no string holds a quote.
@@ -196,14 +305,50 @@ mod tests {
         let mut lines = String::new();
         for (server, cpu) in [("floor-send", 8.0), ("floor-coalesce", 2.0), ("a", 3.0), ("a", 5.0)]
         {
-            let mut report = Report::new(server, "flood 10", "flood");
+            let mut report = Report::of(server, "flood 10", "1", "flood");
             report.figure("server_cpu_us_per_delivery", Some(cpu)).count("lost", 1);
             lines += &report.finish();
             lines += "\n";
         }
-        let tables = tables(&lines);
+        let tables = tables(&lines, None);
         assert!(tables.contains("### flood 10"));
         let row = tables.lines().find(|line| line.starts_with("| a |")).expect("a has a row");
         assert!(row.contains("| 4.00 |") && row.ends_with("| 2.00 |"), "{row}");
+    }
+
+    #[test]
+    fn ratios_compare_rounds_with_themselves() {
+        let mut lines = String::new();
+        for (server, round, cpu, p99) in [
+            ("uws", "1", 1.0, 10.0),
+            ("a", "1", 0.5, 20.0),
+            ("uws", "2", 4.0, 10.0),
+            ("a", "2", 4.0, 30.0),
+            ("a", "3", 7.0, 7.0),
+            ("uws", "4", 10.0, 1.0),
+            ("a", "4", 9.0, 0.5),
+        ] {
+            let mut report = Report::of(server, "flood 10", round, "flood");
+            report.figure("server_cpu_us_per_delivery", Some(cpu)).figure("p99_ms", Some(p99));
+            lines += &report.finish();
+            lines += "\n";
+        }
+        let tables = tables(&lines, Some("uws"));
+        assert!(tables.contains("| server | CPU x uws | p99 x uws |"), "{tables}");
+        // The third round has no baseline.
+        let row = "| a | 0.90 (0.50, 1.00, 0.90) | 2.00 (2.00, 3.00, 0.50) |";
+        assert!(tables.contains(row), "{tables}");
+    }
+
+    #[test]
+    fn server_that_cannot_do_a_mode_has_no_ratio() {
+        let mut lines = String::new();
+        for server in ["uws", "a"] {
+            let mut report = Report::of(server, "beats", "1", "beats");
+            report.figure("cpu_us_per_request", (server == "a").then_some(3.0));
+            lines += &report.finish();
+            lines += "\n";
+        }
+        assert!(tables(&lines, Some("uws")).contains("| a | - | - |"));
     }
 }

@@ -4,9 +4,9 @@
 //! not parsed: the scanner expects the layout of the frame before it, checks a few bytes, and
 //! searches by key only where they differ. Names and times have a fixed width for the same reason.
 
-use std::io::Write;
-
 use memchr::memmem;
+
+use crate::centrifugo;
 
 pub(crate) const OPCODE_TEXT: u8 = 1;
 pub(crate) const OPCODE_CLOSE: u8 = 8;
@@ -33,10 +33,16 @@ const CHANGE_START: &[u8] = b"{\"type\":\"service_change\",\"service_id\":\"s";
 /// The services a run can have: names have five digits.
 pub(crate) const SERVICES_MAX: usize = 100_000;
 
+/// Where the WebSocket is.
+pub(crate) const PATH: &str = "/ws";
+
+/// A ping as a message, which is answered with a `pong`.
+pub(crate) const PING: &[u8] = br#"{"type":"ping"}"#;
+
 /// The request that opens a WebSocket.
-pub(crate) fn upgrade_request() -> Vec<u8> {
+pub(crate) fn upgrade_request(path: &str) -> Vec<u8> {
     format!(
-        "GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     .into_bytes()
@@ -49,14 +55,24 @@ pub(crate) fn is_upgraded(head: &[u8]) -> bool {
 
 /// A complete HTTP request with a JSON body.
 pub(crate) fn post(path: &str, body: &[u8]) -> Vec<u8> {
+    post_with(path, "", body)
+}
+
+/// The same with further header fields, each with its end of line.
+pub(crate) fn post_with(path: &str, fields: &str, body: &[u8]) -> Vec<u8> {
     let mut request = format!(
-        "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}Content-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     )
     .into_bytes();
     request.extend_from_slice(body);
     request
+}
+
+/// A complete HTTP request without a body.
+pub(crate) fn get(path: &str, fields: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{fields}\r\n").into_bytes()
 }
 
 /// Appends a client's frame: final and masked.
@@ -97,6 +113,8 @@ pub(crate) struct EventTemplate {
     bytes: Vec<u8>,
     service_at: usize,
     stamp_at: usize,
+    /// Where its number stands, if the server gives it none.
+    number_at: Option<usize>,
     last_stamp_ns: u64,
 }
 
@@ -120,26 +138,103 @@ impl EventTemplate {
                 format!(r#"{{"instances":[{instance}]}}"#).as_bytes(),
             ),
         };
-        let place =
-            |key: &[u8]| memmem::find(&bytes, key).expect("the key stands above") + key.len();
-        let (service_at, stamp_at) = (place(b"\"serviceId\":\"s"), place(STAMP_KEY));
-        EventTemplate { route, bytes, service_at, stamp_at, last_stamp_ns: 0 }
+        Self::of_bytes(route, bytes, b"\"serviceId\":\"s", None)
     }
 
-    /// Appends the event as bytes for the socket.
-    pub(crate) fn encode(&mut self, service: usize, stamp_ns: u64, into: &mut Vec<u8>) {
+    /// The same for Centrifugo, where an event carries its number.
+    pub(crate) fn centrifugo(route: Route, event_bytes: usize) -> EventTemplate {
+        let event = centrifugo::event(event_bytes);
+        let bytes = match route {
+            Route::Frame => format!(r#"{{"id":3,"publish":{event}}}"#).into(),
+            Route::Http => post("/api/publish", event.as_bytes()),
+        };
+        Self::of_bytes(route, bytes, centrifugo::CHANNEL_KEY, Some(centrifugo::NUMBER_KEY))
+    }
+
+    fn of_bytes(
+        route: Route,
+        bytes: Vec<u8>,
+        service_key: &[u8],
+        number_key: Option<&[u8]>,
+    ) -> EventTemplate {
+        EventTemplate {
+            route,
+            service_at: place(&bytes, service_key),
+            stamp_at: place(&bytes, STAMP_KEY),
+            number_at: number_key.map(|key| place(&bytes, key)),
+            bytes,
+            last_stamp_ns: 0,
+        }
+    }
+
+    /// Appends the event, the `number`th of its service, as bytes for the socket.
+    pub(crate) fn encode(
+        &mut self,
+        service: usize,
+        stamp_ns: u64,
+        number: u64,
+        into: &mut Vec<u8>,
+    ) {
         // A registration that changes nothing is no event, so no two stamps may be the same, not
         // even of events that leave in one write.
         let stamp_ns = stamp_ns.max(self.last_stamp_ns + 1);
         self.last_stamp_ns = stamp_ns;
-        let mut service_place = &mut self.bytes[self.service_at..][..SERVICE_DIGITS];
-        write!(service_place, "{service:05}").expect("the place has five digits");
-        let mut stamp_place = &mut self.bytes[self.stamp_at..][..STAMP_DIGITS];
-        write!(stamp_place, "{stamp_ns:016}").expect("a run has fewer than 10^16 ns");
+        fill(&mut self.bytes, self.service_at, SERVICE_DIGITS, service as u64);
+        fill(&mut self.bytes, self.stamp_at, STAMP_DIGITS, stamp_ns);
+        if let Some(number_at) = self.number_at {
+            fill(&mut self.bytes, number_at, STAMP_DIGITS, number);
+        }
         match self.route {
             Route::Frame => encode_frame(OPCODE_TEXT, &self.bytes, into),
             Route::Http => into.extend_from_slice(&self.bytes),
         }
+    }
+}
+
+/// Digits of an instance's number.
+pub(crate) const INSTANCE_DIGITS: usize = 8;
+
+/// A request about one service, and one instance of it, with both left to be filled in.
+#[derive(Debug)]
+pub(crate) struct RequestTemplate {
+    bytes: Vec<u8>,
+    service_at: usize,
+    instance_at: Option<usize>,
+}
+
+impl RequestTemplate {
+    /// The names stand behind the keys, as `service_name` and `instance_name` write them.
+    pub(crate) fn new(
+        bytes: Vec<u8>,
+        service_key: &[u8],
+        instance_key: Option<&[u8]>,
+    ) -> RequestTemplate {
+        RequestTemplate {
+            service_at: place(&bytes, service_key),
+            instance_at: instance_key.map(|key| place(&bytes, key)),
+            bytes,
+        }
+    }
+
+    pub(crate) fn encode(&mut self, service: usize, instance: usize, into: &mut Vec<u8>) {
+        fill(&mut self.bytes, self.service_at, SERVICE_DIGITS, service as u64);
+        if let Some(instance_at) = self.instance_at {
+            fill(&mut self.bytes, instance_at, INSTANCE_DIGITS, instance as u64);
+        }
+        into.extend_from_slice(&self.bytes);
+    }
+}
+
+/// The place behind a key of a template.
+fn place(bytes: &[u8], key: &[u8]) -> usize {
+    memmem::find(bytes, key).expect("a template has its keys") + key.len()
+}
+
+/// Writes a number with all its digits into its place.
+fn fill(bytes: &mut [u8], at: usize, digits: usize, mut number: u64) {
+    for byte in bytes[at..at + digits].iter_mut().rev() {
+        *byte = b'0' + (number % 10) as u8;
+        number /= 10;
     }
 }
 
@@ -179,40 +274,71 @@ fn header(bytes: &[u8]) -> Option<(usize, usize)> {
 /// A response of the server: its status and its body.
 #[derive(Debug)]
 pub(crate) struct Response<'a> {
-    pub(crate) is_ok: bool,
+    pub(crate) status: u64,
     pub(crate) body: &'a [u8],
     /// Head and body together.
     pub(crate) bytes: usize,
 }
 
-/// The response at the start of `bytes`; `None` when it is not complete. Chunked bodies are not
-/// understood: no server compared here sends them for answers as short as these.
-pub(crate) fn response(bytes: &[u8]) -> Option<Response<'_>> {
+/// The head of the response at the start of `bytes`: its status, its own length and that of its
+/// body; `None` when it is not complete. Chunked bodies are not understood: no server compared
+/// here sends them for answers as short as these.
+pub(crate) fn response_head(bytes: &[u8]) -> Option<(u64, usize, usize)> {
     let head_bytes = memmem::find(bytes, b"\r\n\r\n")? + 4;
     let head = &bytes[..head_bytes];
-    let length = head
+    let status = head.strip_prefix(b"HTTP/1.1 ").map_or(0, |rest| decimal(rest).0);
+    let body_bytes = head
         .split(|byte| *byte == b'\n')
         .find_map(|line| {
             let (key, value) = line.split_at_checked(b"content-length:".len())?;
             key.eq_ignore_ascii_case(b"content-length:").then(|| decimal(value.trim_ascii()).0)
         })
         .unwrap_or(0) as usize;
-    let body = bytes.get(head_bytes..head_bytes + length)?;
-    Some(Response { is_ok: head.starts_with(b"HTTP/1.1 200"), body, bytes: head_bytes + length })
+    Some((status, head_bytes, body_bytes))
 }
 
-/// Whether the body of an answer of the registry says that all went well.
-pub(crate) fn is_success(body: &[u8]) -> bool {
-    memmem::find(body, b"\"status\":\"success\"").is_some()
+/// The response at the start of `bytes`; `None` when it is not complete.
+pub(crate) fn response(bytes: &[u8]) -> Option<Response<'_>> {
+    let (status, head_bytes, body_bytes) = response_head(bytes)?;
+    let body = bytes.get(head_bytes..head_bytes + body_bytes)?;
+    Some(Response { status, body, bytes: head_bytes + body_bytes })
+}
+
+/// Whether an answer says that all went well: the registry says so in its body, with status 200.
+pub(crate) fn is_success(status: u64, body: &[u8]) -> bool {
+    match status {
+        201 | 204 => true,
+        200 => memmem::find(body, b"\"status\":\"success\"").is_some(),
+        _ => false,
+    }
 }
 
 /// A server's message, as far as we care.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
-    Change { service: usize, from: u64, revision: u64, changes: &'a [u8] },
-    Snapshot { service: usize, revision: u64 },
-    Subscribed { service: usize, revision: u64 },
-    Registered { is_whole: bool },
+    Change {
+        service: usize,
+        from: u64,
+        revision: u64,
+        changes: &'a [u8],
+    },
+    Snapshot {
+        service: usize,
+        revision: u64,
+    },
+    Subscribed {
+        service: usize,
+        revision: u64,
+    },
+    Registered {
+        is_whole: bool,
+    },
+    /// The answer to a ping of ours.
+    Pong,
+    /// The greeting of a server that takes no other message before it.
+    Welcome,
+    /// A ping by message, which has to be answered.
+    Ping,
     Error,
     Other,
 }
@@ -257,6 +383,7 @@ impl Scanner {
             (b"registered", _) => Message::Registered {
                 is_whole: memmem::find(text, b"\"failed_instances\":[]").is_some(),
             },
+            (b"pong", _) => Message::Pong,
             (b"error", _) => Message::Error,
             _ => Message::Other,
         }
@@ -306,11 +433,13 @@ fn stamp<'a>(
     Some(rest)
 }
 
-fn after<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+/// What stands behind a key.
+pub(crate) fn after<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     Some(&text[memmem::find(text, key)? + key.len()..])
 }
 
-fn decimal(text: &[u8]) -> (u64, usize) {
+/// The number at the start of a text, and its digits.
+pub(crate) fn decimal(text: &[u8]) -> (u64, usize) {
     let mut value = 0_u64;
     let mut length = 0;
     while let Some(digit @ b'0'..=b'9') = text.get(length) {
@@ -366,8 +495,8 @@ mod tests {
     fn event_is_patched_in_place() {
         let mut template = EventTemplate::new(Route::Http, 1_000);
         let (mut first, mut second) = (Vec::new(), Vec::new());
-        template.encode(3, 77, &mut first);
-        template.encode(12_345, 1_234_567_890_123_456, &mut second);
+        template.encode(3, 77, 1, &mut first);
+        template.encode(12_345, 1_234_567_890_123_456, 2, &mut second);
         assert_eq!(first.len(), second.len());
         assert!(memmem::find(&first, b"\"s00003\"").is_some());
         assert!(memmem::find(&second, b"\"s12345\"").is_some());
@@ -375,11 +504,36 @@ mod tests {
     }
 
     #[test]
+    fn event_of_centrifugo_carries_its_number() {
+        for route in [Route::Frame, Route::Http] {
+            let mut bytes = Vec::new();
+            EventTemplate::centrifugo(route, 400).encode(7, 99, 12, &mut bytes);
+            if route == Route::Frame {
+                let masked = bytes.split_off(8);
+                bytes = masked.iter().zip(MASK.iter().cycle()).map(|(b, k)| b ^ k).collect();
+            }
+            assert!(memmem::find(&bytes, b"\"channel\":\"s00007\"").is_some());
+            assert!(memmem::find(&bytes, b"\"n\":\"0000000000000012\"").is_some());
+        }
+    }
+
+    #[test]
+    fn request_is_patched_in_place() {
+        let body = br#"{"serviceId":"w00000","instanceId":"i00000000"}"#;
+        let keys: (&[u8], &[u8]) = (b"\"serviceId\":\"w", b"\"instanceId\":\"i");
+        let mut template = RequestTemplate::new(post("/x", body), keys.0, Some(keys.1));
+        let mut bytes = Vec::new();
+        template.encode(42, 1_234_567, &mut bytes);
+        let expected = br#"{"serviceId":"w00042","instanceId":"i01234567"}"#;
+        assert!(bytes.ends_with(expected));
+    }
+
+    #[test]
     fn response_waits_for_its_body() {
         let text = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP";
         assert!(response(&text[..text.len() - 5]).is_none());
         let found = response(text).expect("the body is complete");
-        assert_eq!((found.is_ok, found.body), (true, &b"abc"[..]));
+        assert_eq!((found.status, found.body), (200, &b"abc"[..]));
         assert_eq!(found.bytes, text.len() - 4);
     }
 }
