@@ -132,12 +132,13 @@ pub fn client_command(bytes: &[u8]) {
 /// Reads the body of a request; the first byte chooses the endpoint.
 pub fn http_body(bytes: &[u8]) {
     let Some((&endpoint, body)) = bytes.split_first() else { return };
-    match endpoint % 7 {
+    match endpoint % 8 {
         0 => http::decode_registrations(body),
         1 => http::decode_keys(body),
         2 => eureka::decode_registration(body, false),
         3 => eureka::decode_registration(body, true),
-        4 => eureka::decode_gzip(body),
+        4 => http::decode_packed(body, true),
+        6 => http::decode_packed(body, false),
         5 => http::decode_lookup(body),
         _ => http::decode_object(body),
     }

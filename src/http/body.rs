@@ -1,7 +1,7 @@
-//! Request bodies: bounded, in time, and JSON.
+//! Request bodies: bounded, in time, inflated, and JSON.
 //!
 //! Each call has a bound for its body; `http::bodies` counts the bytes that have arrived of all of
-//! them.
+//! them, and `http::content_encoding` inflates those that are packed.
 //!
 //! Imports its siblings, `id`, `limits`, `state` and `wire`. Imported by `http` and `doors`.
 
@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::RequestContext;
 use super::bodies::Arriving;
+use super::content_encoding::{self, Encoding};
 use super::reply::{self, Problem, Reply};
 use crate::id::ConnName;
 use crate::limits;
@@ -29,7 +30,8 @@ use crate::wire::refusal::{Code, Refusal};
 ///
 /// # Errors
 ///
-/// 415, 413, 408 if it does not arrive in time, or 429 and 503 if too many bytes are arriving.
+/// 415, 413, 400 if it is packed wrongly, 408 if it does not arrive in time, or 429 and 503 if too many
+/// bytes are arriving.
 pub async fn read(
     context: &RequestContext,
     request: Request<Incoming>,
@@ -46,11 +48,11 @@ pub async fn read(
     checked(read_any(context, request, bytes_max).await?)
 }
 
-/// Reads a body of at most `bytes_max` bytes, of any type.
+/// Reads a body of any type, of at most `bytes_max` bytes when it is inflated.
 ///
 /// # Errors
 ///
-/// 413, 408 if it does not arrive in time, or 429 and 503 if too many bytes are arriving.
+/// As [`read`], but for the type.
 pub async fn read_any(
     context: &RequestContext,
     request: Request<Incoming>,
@@ -59,20 +61,24 @@ pub async fn read_any(
     let too_large = || {
         Problem::new(413, Code::TooLarge, format!("the body is over {bytes_max} bytes")).closing()
     };
+    let encoding = Encoding::of(request.headers())?;
     let declared = hyper::body::Body::size_hint(request.body()).lower();
     if declared > bytes_max as u64 {
         return Err(too_large());
     }
     let read = arrive(context, request.into_body(), bytes_max);
     let patience = Duration::from_millis(context.app.limits.body_timeout_ms);
-    match tokio::time::timeout(patience, read).await {
-        Ok(Ok(Some(body))) => Ok(body),
-        Ok(Ok(None)) => Err(too_large()),
-        Ok(Err(problem)) => Err(problem),
+    let body = match tokio::time::timeout(patience, read).await {
+        Ok(Ok(Some(body))) => body,
+        Ok(Ok(None)) => return Err(too_large()),
+        Ok(Err(problem)) => return Err(problem),
         Err(_) => {
-            Err(Problem::new(408, Code::Unavailable, "the body did not arrive in time").closing())
+            let detail = "the body did not arrive in time";
+            return Err(Problem::new(408, Code::Unavailable, detail).closing());
         }
-    }
+    };
+    context.has_body_left.set(false);
+    content_encoding::inflate(encoding, body, bytes_max, &context.bodies).await
 }
 
 /// Reads a body as it arrives. None if it has more than `bytes_max` bytes.

@@ -33,8 +33,9 @@ struct ServiceRequest {
 
 #[derive(Deserialize)]
 struct LookupRequest {
+    /// Artemis' client puts a null for a service that it was told of and never asked for.
     #[serde(default, rename = "discoveryConfigs", alias = "discovery_configs")]
-    configs: Option<Vec<Config>>,
+    configs: Option<Vec<Option<Config>>>,
 }
 
 #[derive(Deserialize)]
@@ -142,7 +143,7 @@ pub async fn lookup(
     // A service is answered once, however often it is named: a kilobyte of names must not become a
     // gigabyte of instances.
     let (mut names, mut named) = (Vec::new(), HashSet::new());
-    for config in configs {
+    for config in configs.into_iter().flatten() {
         let service_id = config.service_id.unwrap_or_default();
         if let Err(fault) = check_service_id(&service_id) {
             return Ok(reply::bad_request(&fault));

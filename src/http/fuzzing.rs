@@ -7,7 +7,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::chunked_body::{ChunkedBody, Verdict};
-use super::{body, discovery, registry};
+use super::{body, content_encoding, discovery, registry};
 
 /// Reads a chunked body in steps. Returns the bytes that it passed on, the number of its own, and
 /// whether it ended well; none if it did not end.
@@ -44,4 +44,9 @@ pub fn decode_lookup(text: &[u8]) {
 /// Reads any body that has to be a JSON object.
 pub fn decode_object(text: &[u8]) {
     drop(body::checked(Bytes::copy_from_slice(text)));
+}
+
+/// Inflates a packed body.
+pub fn decode_packed(packed: &[u8], is_gzip: bool) {
+    content_encoding::decode(packed, is_gzip);
 }

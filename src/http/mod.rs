@@ -18,6 +18,7 @@ pub mod budget;
 pub mod channels;
 mod chunked_body;
 pub mod connection;
+mod content_encoding;
 mod cross_site;
 pub mod dialect;
 pub mod discovery;
@@ -43,7 +44,7 @@ pub mod status;
 pub mod users;
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -110,6 +111,9 @@ pub struct RequestContext {
     pub number: u64,
     /// The user of the request, set when a token or a password is verified.
     pub user: OnceCell<UserId>,
+    /// Whether the request has a body that has not been read to its end. The connection then ends with the
+    /// answer, which says so: a client that sent the next request on it would fail once more.
+    pub has_body_left: Cell<bool>,
 }
 
 /// The state that all shards' HTTP shares.

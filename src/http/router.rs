@@ -3,7 +3,7 @@
 //! `http::routes` has the table of paths. Imports its siblings, `auth`, `wire` and `ws`. Imported by
 //! `http::connection`.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -34,6 +34,7 @@ pub async fn answer(
     context.client = context.app.authorizer.client(context.peer, request.headers());
     context.number = context.app.requests.fetch_add(1, Ordering::Relaxed);
     context.user = OnceCell::new();
+    context.has_body_left = Cell::new(!request.body().is_end_stream());
     let context = &context;
     context.app.stats.http.request();
     let logged = LoggedRequest::new(context, request.method(), request.headers());
@@ -59,14 +60,14 @@ pub async fn answer(
                 reply.headers_mut().remove("transfer-encoding");
             }
             // A proxy must not keep a connection to a server that stops.
-            let is_last = asks_upgrade || context.is_draining();
+            let is_last = asks_upgrade || context.is_draining() || context.has_body_left.get();
             if is_last && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
                 reply.headers_mut().insert("connection", HeaderValue::from_static("close"));
             }
             reply
         }
         Err(mut problem) => {
-            problem.closes |= asks_upgrade || context.is_draining();
+            problem.closes |= asks_upgrade || context.is_draining() || context.has_body_left.get();
             context.app.stats.http.refuse(problem.code);
             log::refused(context, &logged, shown_path, &problem);
             problem.reply(&context.request_id())

@@ -5,7 +5,7 @@
 //!
 //! Imports its siblings, `http`, `limits`, `mailbox` and `shard`. Part of `server`.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
@@ -83,6 +83,7 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         unsent: Arc::default(),
         number: 0,
         user: OnceCell::new(),
+        has_body_left: Cell::new(false),
     };
     let shard = Shard::new(settings, control, inlet, common.clock.now());
     let ready = ReadyList::new(Arc::clone(&notify));

@@ -25,7 +25,6 @@ mod response_cache;
 mod write;
 
 use std::borrow::Cow;
-use std::io::Read as _;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -311,23 +310,8 @@ async fn register(
         let detail = "the body's Content-Type is neither application/json nor application/xml";
         return Err(Problem::new(415, Code::InvalidArgument, detail).closing());
     };
-    let mut codings = request.headers().get_all(CONTENT_ENCODING).iter().cloned();
-    let coding = codings.next();
-    if codings.next().is_some() {
-        let detail = "there is more than one Content-Encoding";
-        return Err(Problem::new(415, Code::InvalidArgument, detail).closing());
-    }
     let bytes_max = context.app.limits.http_body_bytes_max;
-    let mut text = body::read_any(context, request, bytes_max).await?;
-    match coding.as_ref().map(|coding| coding.to_str().unwrap_or_default().to_ascii_lowercase()) {
-        None => {}
-        Some(coding) if coding.is_empty() || coding == "identity" => {}
-        Some(coding) if coding == "gzip" => text = inflate(&text, bytes_max)?,
-        Some(_) => {
-            let detail = "the body's Content-Encoding is not gzip";
-            return Err(Problem::new(415, Code::InvalidArgument, detail));
-        }
-    }
+    let text = body::read_any(context, request, bytes_max).await?;
     let is_xml = format == Format::Xml;
     let app = app.to_owned();
     let is_long = text.len() > limits::DECODE_INLINE_BYTES_MAX;
@@ -338,20 +322,6 @@ async fn register(
     Ok(reply::no_content())
 }
 
-fn inflate(deflated: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
-    let mut text = Vec::new();
-    let bound = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
-    let read = flate2::read::MultiGzDecoder::new(deflated).take(bound).read_to_end(&mut text);
-    if read.is_err() {
-        return Err(wrong("the body is not gzip"));
-    }
-    if text.len() > bytes_max {
-        let detail = format!("the body is over {bytes_max} bytes");
-        return Err(Problem::new(413, Code::TooLarge, detail));
-    }
-    Ok(text.into())
-}
-
 /// Reads a registration. The registry accepts an instance made from it, and both formats can
 /// express it.
 #[cfg(any(test, fuzzing))]
@@ -359,14 +329,6 @@ pub(crate) fn decode_registration(text: &[u8], is_xml: bool) {
     let Ok(sent) = read::registration(text, is_xml, "app") else { return };
     let Ok(registration) = sent.instance(None).register() else { return };
     assert!(crate::wire::json::is_readable(&String::from_utf8_lossy(&registration.json)));
-}
-
-/// Inflates a gzip body of 64 KiB at most.
-#[cfg(any(test, fuzzing))]
-pub(crate) fn decode_gzip(body: &[u8]) {
-    if let Ok(text) = inflate(body, 64 * limits::KIB) {
-        assert!(text.len() <= 64 * limits::KIB);
-    }
 }
 
 /// The effect of a request on an instance.
