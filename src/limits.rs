@@ -437,6 +437,9 @@ pub const QUEUE_SLOTS_KEPT: usize = 1_024;
 /// Commands that a shard carries out before it looks at the time.
 pub const ENGINE_SLICE_COMMANDS: usize = 16;
 
+/// Entries of their batches after which it looks earlier.
+pub const ENGINE_SLICE_ENTRIES: usize = 256;
+
 /// Time for which a shard carries out commands, its own and those of others, before it leaves the rest to the
 /// timekeeper, in microseconds. Its sockets wait meanwhile.
 pub const ENGINE_HOLD_US_MAX: u64 = 1_000;

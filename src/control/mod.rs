@@ -103,6 +103,8 @@ pub struct Control {
     storm: Storm,
     /// The shard on whose thread this turn runs; none = the timekeeper's.
     on: Option<ShardId>,
+    /// Entries of the commands that this turn has carried out.
+    entries_taken: usize,
     /// Set aside for the timekeeper: what came on the thread of a shard and may take long.
     set_aside: VecDeque<ControlMessage>,
     /// Connections whose next command is one of those. It waits with the commands behind it.
@@ -158,6 +160,7 @@ impl Control {
             to_ring,
             storm: Storm::default(),
             on: None,
+            entries_taken: 0,
             set_aside: VecDeque::new(),
             set_aside_conns: VecDeque::new(),
         }
@@ -199,7 +202,7 @@ impl Control {
     /// Takes a whole turn: on the timekeeper's thread, which serves no sockets.
     pub fn turn(&mut self, now: Moment) -> Outcome {
         self.take_set_aside(now);
-        self.take_waiting(limits::COMMANDS_PER_TURN_MAX, now);
+        self.take_waiting(limits::COMMANDS_PER_TURN_MAX, usize::MAX, now);
         self.storm.let_time_pass(now.unix_ms);
         if self.state.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.state.tick(now);
@@ -217,7 +220,7 @@ impl Control {
             && !self.shards.iter().any(MailboxSender::is_crowded);
         if has_room {
             self.on = Some(shard);
-            self.take_waiting(limits::ENGINE_SLICE_COMMANDS, now);
+            self.take_waiting(limits::ENGINE_SLICE_COMMANDS, limits::ENGINE_SLICE_ENTRIES, now);
             self.end_turn(now);
             self.on = None;
         }
@@ -226,10 +229,14 @@ impl Control {
         Outcome { has_more: !self.mailbox.is_empty(), wake_at_ms }
     }
 
-    /// Takes messages from the mailbox, up to a number.
-    fn take_waiting(&mut self, messages_max: usize, now: Moment) {
+    /// Takes messages from the mailbox, up to a number, and until their commands had so many entries.
+    fn take_waiting(&mut self, messages_max: usize, entries_max: usize, now: Moment) {
         let connections = self.state.people.connections();
+        self.entries_taken = 0;
         for _ in 0..messages_max {
+            if self.entries_taken >= entries_max {
+                break;
+            }
             let Some(message) = self.mailbox.take() else { break };
             self.take(message, now);
         }
@@ -307,6 +314,7 @@ impl Control {
         if self.on.is_some() && self.state.is_heavy(&command) {
             return self.set_command_aside(conn, Held { accepted_ns, command });
         }
+        self.entries_taken += command.entries();
         match &command {
             Command::Registry(RegistryCommand::Subscribe(subscribe, _)) => {
                 if let Some(conn) = conn

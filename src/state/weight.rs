@@ -7,11 +7,25 @@ use super::command::{Command, MessagingCommand, RegistryCommand};
 use crate::id::ServiceName;
 use crate::limits;
 
+impl Command {
+    /// The entries of a batch; 1 of any other command.
+    pub fn entries(&self) -> usize {
+        match self {
+            Command::Registry(RegistryCommand::Register(batch, _)) => batch.0.len(),
+            Command::Registry(RegistryCommand::Heartbeat(batch, _)) => batch.0.len(),
+            Command::Registry(RegistryCommand::Unregister(batch, _)) => batch.0.len(),
+            Command::Registry(RegistryCommand::ReadViews(read, _)) => read.0.len(),
+            Command::Registry(_) | Command::Messaging(_) => 1,
+        }
+    }
+}
+
 impl State {
     /// Whether a command may take longer than a shard should stand still for it: it walks a whole table, has many
     /// entries, or copies much.
     pub fn is_heavy(&self, command: &Command) -> bool {
         match command {
+            _ if command.entries() > limits::ENGINE_LIGHT_ENTRIES_MAX => true,
             Command::Registry(command) => self.is_registry_heavy(command),
             Command::Messaging(command) => is_messaging_heavy(command),
         }
@@ -19,20 +33,17 @@ impl State {
 
     fn is_registry_heavy(&self, command: &RegistryCommand) -> bool {
         use RegistryCommand as C;
-        let is_long = |entries: usize| entries > limits::ENGINE_LIGHT_ENTRIES_MAX;
         match command {
-            C::Register(batch, _) => is_long(batch.0.len()),
-            C::Heartbeat(batch, _) => is_long(batch.0.len()),
-            C::Unregister(batch, _) => is_long(batch.0.len()),
             C::Subscribe(subscribe, _) => self.is_service_large(&subscribe.service),
             C::ReadSnapshot(read, _) => self.is_service_large(&read.0),
-            C::ReadViews(read, _) => {
-                is_long(read.0.len()) || read.0.iter().any(|service| self.is_service_large(service))
-            }
+            C::ReadViews(read, _) => read.0.iter().any(|service| self.is_service_large(service)),
             C::ReadLeases(..) | C::ReadAllViews(..) | C::ReadDelta(..) | C::ListInstances(..) => {
                 true
             }
-            C::SubscribeAll(..)
+            C::Register(..)
+            | C::Heartbeat(..)
+            | C::Unregister(..)
+            | C::SubscribeAll(..)
             | C::Operate(..)
             | C::Protect(..)
             | C::FindInstance(..)
