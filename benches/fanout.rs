@@ -16,6 +16,7 @@ fn fanout(c: &mut Criterion) {
     let mut group = c.benchmark_group("fanout");
     for events in [1, 32] {
         let event = Event {
+            frames: 1,
             topic: Topic::Service(ServiceName::of("orders")),
             frame: Bytes::from(vec![b'x'; 256]),
             accepted_ns: 0,

@@ -95,6 +95,11 @@ fn to_u64(value: u128) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }
 
+/// The milliseconds since the Unix epoch of a text in RFC 3339; none for another text, and before the epoch.
+pub fn unix_ms_of(text: &str) -> Option<u64> {
+    u64::try_from(text.parse::<jiff::Timestamp>().ok()?.as_millisecond()).ok()
+}
+
 /// RFC 3339 in UTC with milliseconds, the form of every time on the wire.
 pub fn rfc3339(unix_ms: u64) -> String {
     let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);

@@ -135,11 +135,22 @@ impl FromStr for ConnName {
     }
 }
 
+/// The form in which a follower gets the changes of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// fanfare's own frames.
+    Fanfare,
+    /// Those of Artemis' sockets.
+    Artemis,
+}
+
 /// The target of an event: all followers of the topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Topic {
     /// The changes of a service.
     Service(ServiceName),
+    /// The changes of a service, as Artemis' sockets have them.
+    Artemis(ServiceName),
     /// The messages of a channel.
     Channel(ChannelName),
     /// The messages for one user, on each of that user's connections.
@@ -151,10 +162,27 @@ pub enum Topic {
 }
 
 impl Topic {
-    /// The service, if it is one.
+    /// The changes of a service in a dialect.
+    pub fn of_service(service: ServiceName, dialect: Dialect) -> Topic {
+        match dialect {
+            Dialect::Fanfare => Topic::Service(service),
+            Dialect::Artemis => Topic::Artemis(service),
+        }
+    }
+
+    /// The service, if it is one, in whatever dialect.
     pub fn service(&self) -> Option<&ServiceName> {
         match self {
-            Topic::Service(service) => Some(service),
+            Topic::Service(service) | Topic::Artemis(service) => Some(service),
+            _ => None,
+        }
+    }
+
+    /// The dialect of a service's changes.
+    pub fn dialect(&self) -> Option<Dialect> {
+        match self {
+            Topic::Service(_) => Some(Dialect::Fanfare),
+            Topic::Artemis(_) => Some(Dialect::Artemis),
             _ => None,
         }
     }

@@ -33,6 +33,11 @@ pub struct Limits {
     /// Largest message a client may send on a JSON socket, in bytes. Commands are small; a larger
     /// message is a mistake or an attack, and is closed with 1009.
     pub client_message_bytes_max: usize,
+    /// Largest message on the socket of Artemis' heartbeats, in bytes: its client names all of its instances
+    /// completely each time, at about 300 bytes each.
+    pub artemis_heartbeat_bytes_max: usize,
+    /// Most instances in one heartbeat on that socket.
+    pub artemis_heartbeat_instances_max: usize,
     /// Largest message on the echo socket, in bytes: as large as those that conformance suites send
     /// there.
     pub echo_message_bytes_max: usize,
@@ -153,6 +158,8 @@ impl Limits {
     /// it.
     pub const DEFAULT: Limits = Limits {
         client_message_bytes_max: 64 * KIB,
+        artemis_heartbeat_bytes_max: 8 * MIB,
+        artemis_heartbeat_instances_max: 10_000,
         echo_message_bytes_max: 16 * MIB,
         http_registry_body_bytes_max: 8 * MIB,
         http_body_bytes_max: MIB,
@@ -294,6 +301,33 @@ pub const ECHO_MESSAGES_PER_S_MAX: u32 = 1_000;
 
 /// Messages an echo socket may send at once. Conformance suites send a thousand in a row.
 pub const ECHO_MESSAGES_BURST_MAX: u32 = 10_000;
+
+/// Longest frame on Artemis' sockets, in UTF-16 units: the default buffer of its Java client, which closes
+/// the socket with 1009 for a longer one.
+pub const ARTEMIS_FRAME_UNITS_MAX: usize = 8_192;
+
+/// UTF-16 units of the failed entries in the answer to an Artemis heartbeat: a frame, less its other parts.
+pub const ARTEMIS_FAILED_UNITS_MAX: usize = ARTEMIS_FRAME_UNITS_MAX - 512;
+
+/// Characters of a fault in such an answer.
+pub const ARTEMIS_MESSAGE_CHARS_MAX: usize = 200;
+
+/// Most changes of one service that are announced together and sent to Artemis' followers one by one. For
+/// more, one look-up costs both sides less.
+pub const ARTEMIS_CHANGES_MAX: usize = 1_024;
+
+/// Time from a ping on Artemis' sockets to its pong, in milliseconds. The Java client begins to wait for the
+/// pong after it has sent the ping, and misses one that is faster than that.
+pub const ARTEMIS_PONG_MS: u64 = 10;
+
+/// Pongs of one shard that wait for that time. Beyond them pongs leave at once.
+pub const ARTEMIS_LATE_PONGS_MAX: usize = 65_536;
+
+/// Sustained subscriptions a second of one Artemis socket.
+pub const ARTEMIS_SUBSCRIPTIONS_PER_S_MAX: u32 = 1_000;
+
+/// Subscriptions an Artemis socket may send at once: a client that comes back names all its services.
+pub const ARTEMIS_SUBSCRIPTIONS_BURST_MAX: u32 = 8_192;
 
 /// Length of the ring of a shard's timing wheel, in ticks: a ping interval and more.
 pub const SHARD_WHEEL_SLOTS: usize = 1_024;

@@ -17,6 +17,7 @@ use crate::redacted;
 use crate::ws::base_path::BadBasePath;
 use crate::ws::forwarded::BadProxy;
 use crate::ws::hosts::BadHost;
+use crate::ws::networks::BadNetwork;
 
 /// The value of a key that is not set.
 pub(super) enum Unset {
@@ -399,6 +400,44 @@ pub(super) static KEYS: &[Key] = &[
         show: |config| config.eureka.into(),
     },
     Key {
+        name: "artemis",
+        env: None,
+        placeholder: "on|off",
+        unset: Unset::Is("on"),
+        help: "Whether Artemis' clients get their sockets and lists of nodes",
+        parse: |config, text| {
+            config.artemis = parse_switch(text)?;
+            Ok(())
+        },
+        show: |config| config.artemis.into(),
+    },
+    Key {
+        name: "artemis-networks",
+        env: None,
+        placeholder: "LIST",
+        unset: Unset::Follows("none"),
+        help: "Addresses from which Artemis' clients need no token, by comma: 10.0.0.0/8, 192.0.2.7",
+        parse: |config, text| {
+            config.artemis_networks = text.parse().map_err(|BadNetwork(entry)| {
+                format!("{} is neither an address nor a network like 10.0.0.0/8", quote(&entry))
+            })?;
+            Ok(())
+        },
+        show: |config| config.artemis_networks.iter().collect::<Vec<_>>().into(),
+    },
+    Key {
+        name: "advertise-url",
+        env: None,
+        placeholder: "URL",
+        unset: Unset::Follows("the address by which a client has called"),
+        help: "Address by which Artemis' clients reach this node: http://10.0.0.5:8080",
+        parse: |config, text| {
+            config.advertise_url = Some(parse_base_url(text)?);
+            Ok(())
+        },
+        show: |config| config.advertise_url.clone().into(),
+    },
+    Key {
         name: "registration",
         env: None,
         placeholder: "open|closed|token",
@@ -480,6 +519,20 @@ pub(super) static KEYS: &[Key] = &[
         "64KiB",
         limits.client_message_bytes_max,
         "Largest message of a client"
+    ),
+    bounded!(
+        "artemis-heartbeat-bytes-max",
+        size(1..=1024 * MIB),
+        "8MiB",
+        limits.artemis_heartbeat_bytes_max,
+        "Largest heartbeat on Artemis' socket"
+    ),
+    bounded!(
+        "artemis-heartbeat-instances-max",
+        count(1..=1_000_000),
+        "10000",
+        limits.artemis_heartbeat_instances_max,
+        "Most instances in a heartbeat on Artemis' socket"
     ),
     bounded!(
         "echo-message-bytes-max",
@@ -833,6 +886,18 @@ fn parse_scopes(text: &str) -> Result<Scopes, String> {
         }
         None => Ok(Scopes::from_claim(&claim)),
     }
+}
+
+/// A URL that paths are appended to: scheme, host, perhaps a port and a path.
+fn parse_base_url(text: &str) -> Result<String, String> {
+    let fault = || format!("{} is not a URL like http://10.0.0.5:8080", quote(text));
+    let text = text.trim_end_matches('/');
+    let url: hyper::Uri = text.parse().map_err(|_| fault())?;
+    let has_scheme = matches!(url.scheme_str(), Some("http" | "https"));
+    let has_host = url.host().is_some_and(|host| !host.is_empty());
+    let is_plain = url.query().is_none() && !text.contains(['#', '@']);
+    let is_short = text.len() <= limits::NAME_BYTES_MAX;
+    if has_scheme && has_host && is_plain && is_short { Ok(text.to_owned()) } else { Err(fault()) }
 }
 
 /// Reads an address. A port alone, `:8080`, is that port on loopback, as is `localhost:8080`.

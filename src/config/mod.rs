@@ -58,6 +58,7 @@ use crate::store::accounts::Who;
 pub use crate::ws::base_path::{BadBasePath, BasePath};
 pub use crate::ws::forwarded::{BadProxy, TrustedProxies};
 pub use crate::ws::hosts::{AllowedHosts, BadHost};
+pub use crate::ws::networks::{BadNetwork, Networks};
 use keys::KEYS;
 
 /// The port of a server without settings.
@@ -145,6 +146,12 @@ pub struct Config {
     pub self_protection_max_ms: u64,
     /// Whether Eureka's clients are served.
     pub eureka: bool,
+    /// Whether Artemis' sockets and lists of nodes are served.
+    pub artemis: bool,
+    /// The addresses from which Artemis' clients need no token. Empty: none.
+    pub artemis_networks: Networks,
+    /// The address by which clients of foreign protocols reach this node, without a slash at its end.
+    pub advertise_url: Option<String>,
     /// The form of the log.
     pub log_format: LogFormat,
     /// Whether the log has a line for each request.
@@ -190,6 +197,9 @@ impl Default for Config {
             lease_ttl_ms: limits::LEASE_TTL_MS_DEFAULT,
             self_protection_max_ms: limits::SELF_PROTECTION_MS_MAX_DEFAULT,
             eureka: true,
+            artemis: true,
+            artemis_networks: Networks::default(),
+            advertise_url: None,
             log_format: LogFormat::Text,
             access_log: false,
             echo: true,

@@ -75,8 +75,9 @@ fn every_key_reads_and_shows_its_own_field() {
         "allowed-origins" => "http://a,https://b:1",
         "allowed-hosts" => "*.internal,h:81",
         "base-path" => "/push",
-        "trusted-proxies" => "10.0.0.0/8,::1",
-        "echo" | "eureka" => "off",
+        "trusted-proxies" | "artemis-networks" => "10.0.0.0/8,::1",
+        "advertise-url" => "https://node.example:81/push",
+        "artemis" | "echo" | "eureka" => "off",
         "registration" => "token",
         "default-scopes" => "publish, sockets:read",
         _ => match key.placeholder {

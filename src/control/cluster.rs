@@ -15,7 +15,7 @@ use crate::state::entry::{LogItem, encode};
 use crate::state::event::DomainEvent;
 use crate::state::install::Installed;
 use crate::state::snapshot::Snapshot;
-use crate::wire::answer;
+use crate::wire::{answer, artemis};
 
 impl Control {
     /// Sends an entry on its way into the log.
@@ -185,12 +185,20 @@ impl Control {
 
     fn send_snapshot(&mut self, service: ServiceName, now: Moment) {
         let following = self.followers.shards(&service);
+        if !following.artemis.is_empty() {
+            let topic = Topic::Artemis(service.clone());
+            let frame = artemis::reload(&service, now.wall_ms);
+            let event = Event { topic, frame, frames: 1, accepted_ns: now.ns, aim: None };
+            self.send_event(&event, following.artemis);
+        }
+        let following = following.own;
         if following.is_empty() {
             return;
         }
         let view = self.state.registry.view(&service);
         let frame = answer::service_snapshot(view.position(), view.instances.clone()).joined();
-        let event = Event { topic: Topic::Service(service), frame, accepted_ns: now.ns, aim: None };
+        let topic = Topic::Service(service);
+        let event = Event { topic, frame, frames: 1, accepted_ns: now.ns, aim: None };
         self.send_event(&event, following);
     }
 }

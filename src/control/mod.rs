@@ -64,11 +64,11 @@ use crate::state::reply::Delivery;
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::storm::Storm;
-use crate::wire::answer;
 use crate::wire::event::{Position, service_change};
 use crate::wire::frame;
 use crate::wire::instance_list::InstanceList;
 use crate::wire::refusal::Refusal;
+use crate::wire::{answer, artemis};
 use commit_queue::{CommitQueue, Waiting};
 use followers::Followers;
 use pending::{Held, PendingTable, Ready, Step, What};
@@ -286,12 +286,12 @@ impl Control {
                 self.start(Held { accepted_ns, command }, now);
                 self.go_on(now);
             }
-            Task::Unfollow(shard, service) => {
-                if self.followers.remove(&service, shard) {
+            Task::Unfollow(shard, dialect, service) => {
+                if self.followers.remove(&service, shard, dialect) {
                     self.state.registry.set_followed(&service, false);
                 }
             }
-            Task::UnfollowAll(shard) => self.followers.remove_from_all(shard),
+            Task::UnfollowAll(shard, dialect) => self.followers.remove_from_all(shard, dialect),
             Task::Probe(conns) => {
                 for conn in conns {
                     self.send(usize::from(conn.shard.0), ShardMessage::Probe(conn));
@@ -318,14 +318,14 @@ impl Control {
         match &command {
             Command::Registry(RegistryCommand::Subscribe(subscribe, _)) => {
                 if let Some(conn) = conn
-                    && self.followers.add(&subscribe.service, conn.shard)
+                    && self.followers.add(&subscribe.service, conn.shard, subscribe.dialect)
                 {
                     self.state.registry.set_followed(&subscribe.service, true);
                 }
             }
-            Command::Registry(RegistryCommand::SubscribeAll(..)) => {
+            Command::Registry(RegistryCommand::SubscribeAll(all, _)) => {
                 if let Some(conn) = conn {
-                    self.followers.add_to_all(conn.shard);
+                    self.followers.add_to_all(conn.shard, all.0);
                 }
             }
             Command::Registry(_) => {}
@@ -469,7 +469,7 @@ impl Control {
     ) {
         match effect {
             Effect::Announce(announcement) => {
-                self.announce(announcement, is_watched, accepted_ns);
+                self.announce(announcement, is_watched, accepted_ns, now);
             }
             Effect::Message(message) => self.send_message(message, accepted_ns),
             Effect::ChannelMessage(message) => {
@@ -483,7 +483,7 @@ impl Control {
             }
             Effect::Dissolve { channel, shards, frame } => {
                 let topic = Topic::Channel(channel);
-                let event = Event { topic, frame, accepted_ns, aim: None };
+                let event = Event { topic, frame, frames: 1, accepted_ns, aim: None };
                 for shard in shards.iter() {
                     self.send(shard, ShardMessage::Dissolve(event.clone()));
                 }
@@ -580,8 +580,14 @@ impl Control {
         let _ = self.events.send(event);
     }
 
-    /// Frames an announcement once and sends it to the shards that follow its service.
-    fn announce(&mut self, announcement: Announcement, is_watched: bool, accepted_ns: u64) {
+    /// Frames an announcement once for each dialect and sends it to the shards that follow its service.
+    fn announce(
+        &mut self,
+        announcement: Announcement,
+        is_watched: bool,
+        accepted_ns: u64,
+        now: Moment,
+    ) {
         self.view_cache.invalidate(&announcement.service);
         if is_watched {
             self.tell_program(DomainEvent::ServiceChanged {
@@ -591,6 +597,13 @@ impl Control {
             });
         }
         let following = self.followers.shards(&announcement.service);
+        if !following.artemis.is_empty()
+            && let Some(event) = frame_for_artemis(&announcement, accepted_ns, now)
+        {
+            self.stats.control.events.add(1);
+            self.send_event(&event, following.artemis);
+        }
+        let following = following.own;
         if following.is_empty() {
             return;
         }
@@ -617,7 +630,7 @@ impl Control {
         let Message { topic, shards, frame, aim } = message;
         self.stats.control.events.add(1);
         let aim = (!aim.is_everyone()).then(|| Arc::new(aim));
-        let event = Event { topic, frame, accepted_ns, aim };
+        let event = Event { topic, frame, frames: 1, accepted_ns, aim };
         match shards {
             Some(shards) => self.send_event(&event, shards),
             None => (0..self.shards.len())
@@ -635,7 +648,7 @@ impl Control {
         };
         let frame = answer::service_snapshot(at, InstanceList::empty()).joined();
         let topic = Topic::Service(announcement.service.clone());
-        Event { topic, frame, accepted_ns, aim: None }
+        Event { topic, frame, frames: 1, accepted_ns, aim: None }
     }
 
     fn frame(&self, announcement: Announcement, accepted_ns: u64) -> Event {
@@ -646,7 +659,8 @@ impl Control {
             degraded: announcement.degraded,
         };
         let frame = service_change(at, announcement.from, announcement.changes.iter());
-        Event { topic: Topic::Service(announcement.service), frame, accepted_ns, aim: None }
+        let topic = Topic::Service(announcement.service);
+        Event { topic, frame, frames: 1, accepted_ns, aim: None }
     }
 
     /// Gives the store something to do while it is idle: the registry's changes twice a second,
@@ -808,6 +822,27 @@ impl Control {
             stats.caught_up.set(u64::from(replica.is_loaded()));
         }
     }
+}
+
+/// An announcement for Artemis' followers: a frame a change. None if there is nothing that they are told: they know
+/// no `degraded`, and a service that begins with changes needs no `reload` before them, for its followers
+/// have none of its instances.
+fn frame_for_artemis(announcement: &Announcement, accepted_ns: u64, now: Moment) -> Option<Event> {
+    let Announcement { service, begins, changes, .. } = announcement;
+    let framed = artemis::changes(service, changes, now.wall_ms);
+    for instance in &framed.too_large {
+        tracing::warn!(
+            service = service.as_str(),
+            instance,
+            "a change is too large for Artemis' clients: they are told to look the service up"
+        );
+    }
+    let topic = Topic::Artemis(service.clone());
+    let event = |frame, frames| Event { topic, frame, frames, accepted_ns, aim: None };
+    if framed.count > 0 {
+        return Some(event(framed.frames, framed.count));
+    }
+    begins.then(|| event(artemis::reload(service, now.wall_ms), 1))
 }
 
 /// Says what became of an account, here or beside the server.

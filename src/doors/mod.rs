@@ -21,14 +21,20 @@
 //! Imports `auth`, `http`, `id`, `limits`, `state`, `wire` and `ws`. Imported by `server`, which opens the
 //! doors, and by `fuzzing`.
 
+pub mod artemis;
 pub mod eureka;
 
 use crate::http::dialect::Dialect;
+use artemis::Artemis;
 use eureka::Eureka;
 
-/// The dialects that this server speaks.
-pub fn open(with_eureka: bool) -> Vec<Box<dyn Dialect>> {
+/// The dialects that this server speaks. `artemis` is none without Artemis, else whether the server has a
+/// certificate.
+pub fn open(with_eureka: bool, artemis: Option<bool>) -> Vec<Box<dyn Dialect>> {
     let mut dialects: Vec<Box<dyn Dialect>> = Vec::new();
+    if let Some(has_tls) = artemis {
+        dialects.push(Box::new(Artemis::new(has_tls)));
+    }
     if with_eureka {
         dialects.push(Box::new(Eureka::default()));
     }

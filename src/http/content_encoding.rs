@@ -205,8 +205,10 @@ pub(super) fn decode(packed: &[u8], is_gzip: bool) {
     let mut inflater = Inflater::new(encoding, packed, BYTES_MAX, bodies.begin(None));
     if inflater.advance(usize::MAX).is_ok() {
         assert!(inflater.inflated.finish().len() <= BYTES_MAX);
+    } else {
+        drop(inflater);
     }
-    assert_eq!(bodies.held(), 0);
+    assert_eq!(bodies.held(), 0, "nothing of it is kept");
 }
 
 #[cfg(test)]

@@ -14,11 +14,21 @@ use crate::wire::refusal::Code;
 /// A metric that is summed over the shards.
 type Of = fn(&ShardStats) -> &Counter;
 
-const SHARD_GAUGES: [(&str, &str, Of); 4] = [
+const SHARD_GAUGES: [(&str, &str, Of); 6] = [
     ("fanfare_connections", "Open WebSocket connections.", |shard| &shard.connections),
     ("fanfare_handshakes", "Connections whose first request is awaited.", |shard| {
         &shard.handshakes
     }),
+    (
+        "fanfare_artemis_heartbeat_sockets",
+        "Open sockets on which Artemis' clients send heartbeats.",
+        |shard| &shard.artemis_heartbeats,
+    ),
+    (
+        "fanfare_artemis_change_sockets",
+        "Open sockets on which Artemis' clients get changes.",
+        |shard| &shard.artemis_followers,
+    ),
     ("fanfare_subscriptions", "Subscriptions of all connections.", |shard| &shard.subscriptions),
     ("fanfare_topics", "Topics with a subscriber, by shard.", |shard| &shard.topics),
 ];

@@ -111,6 +111,8 @@ pub struct RequestContext {
     pub number: u64,
     /// The user of the request, set when a token or a password is verified.
     pub user: OnceCell<UserId>,
+    /// The token before the request's path, of an Artemis client.
+    pub path_token: Option<Box<str>>,
     /// Whether the request has a body that has not been read to its end. The connection then ends with the
     /// answer, which says so: a client that sent the next request on it would fail once more.
     pub has_body_left: Cell<bool>,
@@ -151,6 +153,8 @@ pub struct AppState {
     pub idle: Arc<IdleTable>,
     /// Users whose tokens this node has seen.
     pub known_users: KnownUsers,
+    /// The address that clients of foreign protocols reach this node by, if it is given.
+    pub advertise_url: Option<String>,
     /// The foreign protocols that are served beside fanfare's own.
     pub dialects: Vec<Box<dyn Dialect>>,
     /// Raised when the server is about to stop.

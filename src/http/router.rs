@@ -17,13 +17,14 @@ use super::log::{self, LoggedRequest};
 use super::reply::{self, Problem, Reply};
 use super::routes::{Access, Route};
 use super::{
-    Query, RequestContext, channels, decoded, discovery, guard, messages, metrics, openapi, pages,
-    registry, sockets, status, users,
+    Query, RequestContext, body, channels, decoded, discovery, guard, messages, metrics, openapi,
+    pages, registry, sockets, status, users,
 };
 use crate::auth::{Identity, Scopes};
 use crate::wire::refusal::Code;
 use crate::ws::authorizer::{self, HandshakeRequest, Rejection, Upgrade};
 use crate::ws::head::Body;
+use crate::ws::path_token;
 
 /// Answers a request. An upgrade that goes ahead is left in `agreed`.
 pub async fn answer(
@@ -35,12 +36,14 @@ pub async fn answer(
     context.number = context.app.requests.fetch_add(1, Ordering::Relaxed);
     context.user = OnceCell::new();
     context.has_body_left = Cell::new(!request.body().is_end_stream());
-    let context = &context;
     context.app.stats.http.request();
-    let logged = LoggedRequest::new(context, request.method(), request.headers());
+    let logged = LoggedRequest::new(&context, request.method(), request.headers());
     let is_head = request.method() == Method::HEAD;
     let whole = request.uri().path().to_owned();
     let path = context.app.authorizer.base_path.below(&whole);
+    let (path_token, path) = path.map(path_token::split).unzip();
+    context.path_token = path_token.flatten().map(Box::from);
+    let context = &context;
     let page = context.app.authorizer.page(request.headers(), context.local);
     let shares = shares(context, page, path.unwrap_or_default(), request.headers());
     // An upgrade to an unknown protocol is answered like any other request, but the connection is
@@ -52,7 +55,8 @@ pub async fn answer(
         (Ok(()), Some(path)) => dispatch(context, request, path, page, agreed).await,
         (Ok(()), None) => outside(context, &request, &whole),
     };
-    let shown_path = bad_head.is_none().then_some(&*whole);
+    let shown = path_token::without_token(&whole);
+    let shown_path = bad_head.is_none().then_some(&*shown);
     let mut reply = match answered.and_then(|reply| context.answers.admit(reply)) {
         Ok(mut reply) => {
             if is_head {
@@ -165,7 +169,10 @@ async fn dispatch(
         if let Some(identity) = &identity {
             context.note_user(&identity.user_id);
         }
-        permit(context, access, identity.as_ref())?;
+        if let Err(refusal) = permit(context, access, identity.as_ref()) {
+            let Some(needed) = route.needs_of_artemis() else { return Err(refusal) };
+            context.app.authorizer.check_artemis(identity.as_ref(), context.client, needed)?;
+        }
     }
     if let Some(identity) = &identity {
         context.see(identity);
@@ -180,6 +187,19 @@ async fn dispatch(
         Route::Services => discovery::services(context, request).await,
         Route::Lookup => discovery::lookup(context, request).await,
         Route::ServicesDelta => discovery::delta(context, request).await,
+        Route::Node | Route::Cluster | Route::Leases | Route::Config
+            if method == Method::POST && context.has_body_left.get() =>
+        {
+            // Artemis' tools send one, and it says nothing.
+            let query = Query::of(request.uri());
+            body::read_any(context, request, context.app.limits.http_body_bytes_max).await?;
+            match route {
+                Route::Node => Ok(status::node(context)),
+                Route::Cluster => Ok(status::cluster(context)),
+                Route::Leases => status::leases(context, &query).await,
+                _ => Ok(status::config(context)),
+            }
+        }
         Route::Node => Ok(status::node(context)),
         Route::Cluster => Ok(status::cluster(context)),
         Route::Leases => status::leases(context, &Query::of(request.uri())).await,
@@ -315,6 +335,7 @@ fn open_socket(
         method: request.method(),
         uri: request.uri(),
         path,
+        path_token: context.path_token.as_deref(),
         is_http_11: request.version() == Version::HTTP_11,
         headers: request.headers(),
         body: if has_body { Body::Chunked } else { Body::None },
@@ -356,9 +377,31 @@ fn identify(
     // Only a path that begins like a socket's takes a token in its query.
     let query = request.uri().query().filter(|_| path.starts_with("/ws"));
     let token = authorizer::presented_token(request.headers(), query, false)?;
+    let token = authorizer::same_token(token, context.path_token.as_deref())?;
     let now_s = context.clock.now().unix_s();
     let identified = context.app.authorizer.identify(token.as_deref(), now_s);
     identified.map_err(|fault| authorizer::bad_token(fault).into())
+}
+
+/// Lets a request of an Artemis client in, by its token or by its address.
+///
+/// # Errors
+///
+/// 401 and 403.
+pub(crate) fn admit(
+    context: &RequestContext,
+    request: &Request<Incoming>,
+    needed: Scopes,
+) -> Result<(), Problem> {
+    let identity = identify(context, request, request.uri().path())?;
+    if let Some(identity) = &identity {
+        context.note_user(&identity.user_id);
+    }
+    context.app.authorizer.check_artemis(identity.as_ref(), context.client, needed)?;
+    if let Some(identity) = &identity {
+        context.see(identity);
+    }
+    Ok(())
 }
 
 fn permit(

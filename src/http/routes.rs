@@ -213,6 +213,18 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// The scope of a call that Artemis' clients make; none for other calls. Such a client may have an address
+    /// that needs no token.
+    pub(super) const fn needs_of_artemis(self) -> Option<Scopes> {
+        match self {
+            Route::Register | Route::Heartbeat | Route::Unregister => Some(Scopes::REGISTRY_WRITE),
+            Route::Service | Route::Services | Route::Lookup | Route::ServicesDelta => {
+                Some(Scopes::REGISTRY_READ)
+            }
+            _ => None,
+        }
+    }
+
     /// The access it requires. Every route is listed, so that a new one cannot be open by oversight.
     pub(super) fn access(self, method: &Method) -> Access {
         let is_read = matches!(*method, Method::GET | Method::HEAD);

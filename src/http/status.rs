@@ -86,7 +86,7 @@ pub fn ready(context: &RequestContext, query: &Query) -> Result<Reply, Problem> 
 
 /// Whether the registry here is that of all nodes, as far as this node can know, and every path to
 /// the others works.
-fn is_joined(context: &RequestContext) -> bool {
+pub(crate) fn is_joined(context: &RequestContext) -> bool {
     let cluster = &context.app.stats.cluster;
     let now_ns = context.clock.now().ns;
     !context.app.is_clustered || (cluster.is_joined() && cluster.are_paths_up(now_ns))
@@ -135,6 +135,9 @@ pub fn node_value(app: &AppState, now: Moment) -> Value {
         "instances": stats.control.instances.value(),
         "degraded_services": stats.control.degraded_services.value(),
     });
+    if let Some(url) = &app.advertise_url {
+        value["url"] = url.as_str().into();
+    }
     if app.is_clustered {
         value["log_sequence"] = cluster.sequence.value().into();
         value["log_lag"] = cluster.newest.value().saturating_sub(cluster.sequence.value()).into();
@@ -178,6 +181,18 @@ pub fn cluster(context: &RequestContext) -> Reply {
         nodes.push(value);
     }
     reply::json_value(&json!({"nodes": nodes, "responseStatus": reply::success()}))
+}
+
+/// The addresses that the other living nodes advertise, but for those that stop.
+pub(crate) fn urls_of_others(app: &AppState) -> Vec<String> {
+    let nodes = app.nodes.read();
+    let others = nodes.iter().filter(|node| node.is_alive && *node.id != *app.node_id);
+    let urls = others.filter_map(|node| {
+        let about: Value = serde_json::from_str(&node.about).ok()?;
+        let url = about["url"].as_str().filter(|_| about["status"] == "up");
+        url.map(str::to_owned)
+    });
+    urls.collect()
 }
 
 /// `leases`: the number of each service, or each lease of one service.

@@ -174,6 +174,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
+    use crate::id::Dialect;
     use crate::mailbox::to_control::Task;
     use crate::mailbox::{Bell, mailbox};
 
@@ -201,7 +202,7 @@ mod tests {
         let stats = Arc::new(Stats::new(1));
         let combiner = Combiner::new(engine, sender.clone(), Clock::start(), stats);
         combiner.keep_time();
-        let task = Task::UnfollowAll(ShardId(0));
+        let task = Task::UnfollowAll(ShardId(0), Dialect::Fanfare);
         sender.push(ControlMessage { accepted_ns: 0, task }).expect("room");
         combiner.run_on(ShardId(0));
         assert_eq!(turns.load(Ordering::Relaxed), 1, "it does not ask again");

@@ -3,7 +3,7 @@
 //! Imports `cluster`, `id` and `state`. Imported by `shard`, `control`, `http` and `server`.
 
 use crate::cluster::News;
-use crate::id::{ConnId, ServiceName, ShardId};
+use crate::id::{ConnId, Dialect, ServiceName, ShardId};
 use crate::state::Command;
 use crate::state::durable::WriteResult;
 
@@ -21,10 +21,10 @@ pub struct ControlMessage {
 pub enum Task {
     /// For the state.
     Command(Command),
-    /// A shard has no follower of this service left.
-    Unfollow(ShardId, ServiceName),
+    /// A shard has no follower of this service left that gets its changes in a dialect.
+    Unfollow(ShardId, Dialect, ServiceName),
     /// A shard has nobody left who follows every service.
-    UnfollowAll(ShardId),
+    UnfollowAll(ShardId, Dialect),
     /// These connections are to be pinged, wherever they are.
     Probe(Vec<ConnId>),
     /// The store has done what it was given, and takes more: one result for each write.

@@ -49,8 +49,10 @@ pub enum ShardMessage {
 pub struct Event {
     /// What it is about.
     pub topic: Topic,
-    /// The whole WebSocket frame.
+    /// The whole WebSocket frame, or several, one after the other.
     pub frame: Bytes,
+    /// How many frames that are.
+    pub frames: u32,
     /// When the command that caused it was accepted, in the clock's nanoseconds.
     pub accepted_ns: u64,
     /// Which of the followers get it; none = all.

@@ -257,7 +257,8 @@ impl Server {
             unknown_names: RateLimiter::a_minute(limits.unknown_names_per_minute_max),
             idle: Arc::new(IdleTable::new(clock.started())),
             known_users: KnownUsers::default(),
-            dialects: doors::open(config.eureka),
+            advertise_url: config.advertise_url.clone(),
+            dialects: doors::open(config.eureka, config.artemis.then(|| config.tls_cert.is_some())),
             is_draining: Arc::clone(&signals.is_draining),
             nodes: parking_lot::RwLock::default(),
             shared: shared_settings(config, &node_id)?,
@@ -713,6 +714,7 @@ fn authorizer(
         allowed_origins: config.allowed_origins.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         echo: config.echo,
+        artemis: config.artemis.then(|| config.artemis_networks.clone()),
         topic_bytes_max: config.limits.topic_bytes_max,
         user_connections: Arc::default(),
         address_connections: Arc::new(AddressConnectionLimit::new(

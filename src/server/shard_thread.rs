@@ -83,6 +83,7 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         unsent: Arc::default(),
         number: 0,
         user: OnceCell::new(),
+        path_token: None,
         has_body_left: Cell::new(false),
     };
     let shard = Shard::new(settings, control, inlet, common.clock.now());

@@ -15,7 +15,7 @@ use super::outbox::{Chunk, Source};
 use super::socket::Socket;
 use super::topics::TopicId;
 use super::{Shard, Slot};
-use crate::id::{ChannelName, ServiceName, Topic};
+use crate::id::{ChannelName, Dialect, ServiceName, Topic};
 use crate::limits;
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::mailbox::to_shard::Event;
@@ -137,26 +137,28 @@ impl<S: Socket> Shard<S> {
 
     /// Unsubscribes from every service at once; single subscriptions stay.
     pub(super) fn unsubscribe_from_all(&mut self, slot: Slot) {
-        if !self.topics.everything.contains(slot) {
+        let dialect = self.conns[slot.index()].dialect();
+        if !self.topics.everything(dialect).contains(slot) {
             return;
         }
         self.hand_out_runs();
-        self.topics.everything.remove(slot);
+        self.topics.everything(dialect).remove(slot);
         self.conns[slot.index()].follows_everything = false;
         self.subscription_count -= 1;
         self.note_unsubscribed(slot, None);
         self.cancel_unfollowed_resyncs(slot);
-        self.release(None);
+        self.release(dialect, None);
     }
 
     /// Takes a connection out of every set when it ends.
     pub(super) fn unsubscribe_all(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot.index()];
+        let dialect = conn.dialect();
         if conn.follows_everything {
             conn.follows_everything = false;
-            self.topics.everything.remove(slot);
+            self.topics.everything(dialect).remove(slot);
             self.subscription_count -= 1;
-            self.release(None);
+            self.release(dialect, None);
         }
         let conn = &mut self.conns[slot.index()];
         // Its implicit topics were never counted.
@@ -169,20 +171,22 @@ impl<S: Socket> Shard<S> {
 
     fn leave(&mut self, slot: Slot, topic: TopicId) {
         self.subscription_count -= 1;
-        if let Some(Topic::Service(service)) = self.topics.unsubscribe(topic, slot) {
-            self.release(Some(&service));
+        if let Some(topic) = self.topics.unsubscribe(topic, slot)
+            && let (Some(dialect), Some(service)) = (topic.dialect(), topic.service())
+        {
+            self.release(dialect, Some(service));
         }
     }
 
     /// Tells control which services have no subscriber here any more; no service is every service.
-    pub(super) fn release(&mut self, service: Option<&ServiceName>) {
-        if self.topics.is_followed(service) {
+    pub(super) fn release(&mut self, dialect: Dialect, service: Option<&ServiceName>) {
+        if self.topics.is_followed(dialect, service) {
             return;
         }
         let shard = self.settings.id;
         let task = match service {
-            Some(service) => Task::Unfollow(shard, service.clone()),
-            None => Task::UnfollowAll(shard),
+            Some(service) => Task::Unfollow(shard, dialect, service.clone()),
+            None => Task::UnfollowAll(shard, dialect),
         };
         // A full mailbox loses only a hint: control then sends events without a subscriber here,
         // and the shard drops them.
@@ -194,7 +198,7 @@ impl<S: Socket> Shard<S> {
         conn.follows_everything
             || self
                 .topics
-                .find(&Topic::Service(service.clone()))
+                .find(&Topic::of_service(service.clone(), conn.dialect()))
                 .is_some_and(|topic| conn.topics.contains(&topic))
     }
 }
@@ -203,16 +207,16 @@ impl<S: Socket> Shard<S> {
 ///
 /// A lone frame is taken as it is. Its bytes belong to control's buffer, but a delivery touches
 /// only the chunk's own plain counter.
-#[allow(clippy::missing_panics_doc, reason = "a run holds fewer events than 2^32")]
 pub fn chunks(run: &[Event]) -> Vec<Rc<Chunk>> {
     let mut chunks = Vec::with_capacity(1);
     let mut rest = run;
     while let Some(first) = rest.first() {
-        let (mut bytes, mut count) = (first.frame.len(), 1);
+        let (mut bytes, mut count, mut frames) = (first.frame.len(), 1, first.frames);
         while let Some(next) = rest.get(count)
             && bytes + next.frame.len() <= limits::RUN_BYTES_MAX
         {
             bytes += next.frame.len();
+            frames += next.frames;
             count += 1;
         }
         let head = if count == 1 {
@@ -227,7 +231,7 @@ pub fn chunks(run: &[Event]) -> Vec<Rc<Chunk>> {
         chunks.push(Rc::new(Chunk {
             head,
             tail: Bytes::new(),
-            frames: u32::try_from(count).expect("a run is bounded by a turn's messages"),
+            frames,
             source: match first.topic.service() {
                 Some(service) => Source::Service(service.clone()),
                 None => Source::Message,

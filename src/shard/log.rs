@@ -13,6 +13,7 @@ use crate::address::ClientAddress;
 use crate::auth::Identity;
 use crate::id::{ConnName, Topic};
 use crate::wire::close::Reason;
+use crate::wire::instance::Registration;
 use crate::wire::refusal::Code;
 use crate::ws::authorizer::Endpoint;
 
@@ -137,6 +138,43 @@ impl<S: Socket> Shard<S> {
             user = user(&self.conns[slot.index()]),
             client = self.client_of(slot),
             "reader fell behind: snapshots come in place of changes"
+        );
+    }
+
+    /// Instances are registered from an Artemis heartbeat, because its answer cannot hold them.
+    pub(super) fn note_registered_by_heartbeat(&self, slot: Slot, registrations: &[Registration]) {
+        for registration in registrations {
+            tracing::info!(
+                target: "fanfare::artemis",
+                connection = self.name_of(slot),
+                service = registration.service.as_str(),
+                bytes = registration.json.len(),
+                "an instance that is too large for the answer is registered from its heartbeat"
+            );
+        }
+    }
+
+    /// An instance could not be registered from an Artemis heartbeat.
+    pub(super) fn note_not_registered(&self, slot: Slot, service: Option<&str>, reason: &str) {
+        tracing::warn!(
+            target: "fanfare::artemis",
+            connection = self.name_of(slot),
+            client = self.client_of(slot),
+            service,
+            reason,
+            "an instance that is too large for the answer to its heartbeat cannot be registered"
+        );
+    }
+
+    /// An Artemis client has named more services than a connection follows.
+    pub(super) fn note_follows_all(&self, slot: Slot) {
+        tracing::warn!(
+            target: "fanfare::artemis",
+            connection = self.name_of(slot),
+            client = self.client_of(slot),
+            max = self.settings.limits.subscriptions_per_connection_max,
+            "an Artemis client names more services than --subscriptions-per-connection-max: it is \
+             sent the changes of all services"
         );
     }
 

@@ -31,6 +31,7 @@
 //!
 //! Imports everything below. Imported by `http` and `server`.
 
+mod artemis;
 mod conn;
 pub mod fanout;
 mod flush;
@@ -68,7 +69,7 @@ use crate::stats::Stats;
 use crate::storm::Storm;
 use crate::wheel::Wheel;
 use crate::wire::frame;
-use crate::ws::authorizer::Authorizer;
+use crate::ws::authorizer::{ArtemisSocket, Authorizer, Endpoint};
 use crate::ws::reader::Pool;
 use conn::{Conn, Stage};
 pub use opening::surplus_answer;
@@ -134,6 +135,7 @@ pub struct Shard<S> {
     due: VecDeque<(Slot, u32)>,
     main_pool: Pool,
     echo_pool: Pool,
+    heartbeat_pool: Pool,
     rng: Rng,
     now: Moment,
     /// How far the wall clock was ahead of the steady one when the tokens' deadlines were set.
@@ -159,8 +161,12 @@ pub struct Shard<S> {
     drain: Option<timers::Drain>,
     storm: Storm,
     handed_over: Vec<(S, Bytes)>,
-    /// Echo sockets that were opened with a token. Control does not know them.
-    echo_users: HashSet<Slot>,
+    /// Echo and Artemis sockets that were opened with a token. Control does not know them.
+    unannounced_users: HashSet<Slot>,
+    /// Pongs on Artemis' sockets, in the order in which they are due.
+    late_pongs: VecDeque<artemis::LatePong>,
+    /// Artemis' open sockets: those of heartbeats, and those of changes.
+    artemis_counts: [usize; 2],
 }
 
 impl<S: Socket> Shard<S> {
@@ -188,6 +194,7 @@ impl<S: Socket> Shard<S> {
             due: VecDeque::new(),
             main_pool: Pool::new(limits.client_message_bytes_max),
             echo_pool: Pool::new(limits.echo_message_bytes_max),
+            heartbeat_pool: Pool::new(limits.artemis_heartbeat_bytes_max),
             rng: Rng::seeded(settings.seed),
             now,
             wall_ahead_ms: now.wall_ahead_ms(),
@@ -204,7 +211,9 @@ impl<S: Socket> Shard<S> {
             drain: None,
             storm: Storm::default(),
             handed_over: Vec::new(),
-            echo_users: HashSet::new(),
+            unannounced_users: HashSet::new(),
+            late_pongs: VecDeque::new(),
+            artemis_counts: [0; 2],
             settings,
         }
     }
@@ -222,6 +231,7 @@ impl<S: Socket> Shard<S> {
         self.carry_out_commands();
         self.take_messages();
         self.let_time_pass();
+        self.send_late_pongs();
         self.hand_out_runs();
         self.close_marked();
         self.settle();
@@ -237,8 +247,14 @@ impl<S: Socket> Shard<S> {
         let drain_at_ms = self.drain.as_ref().and_then(timers::Drain::due_ms);
         // The system's time may be set ahead while nothing happens here.
         let wall_at_ms = (self.open_count > 0).then_some(now.unix_ms + limits::WALL_LOOK_MS);
-        let by_time =
-            [self.wheel.next_due_ms(), self.storm.due_ms(), drain_at_ms, notices_at_ms, wall_at_ms];
+        let by_time = [
+            self.wheel.next_due_ms(),
+            self.storm.due_ms(),
+            self.next_pong_ms(),
+            drain_at_ms,
+            notices_at_ms,
+            wall_at_ms,
+        ];
         Outcome { has_more, wake_at_ms: by_time.into_iter().flatten().min() }
     }
 
@@ -419,10 +435,10 @@ impl<S: Socket> Shard<S> {
         }
         self.unsubscribe_all(slot);
         self.depart(slot);
-        self.echo_users.remove(&slot);
+        self.unannounced_users.remove(&slot);
         let conn = self.conns.remove(slot.index());
         match conn.stage {
-            Stage::Open(_) => self.open_count -= 1,
+            Stage::Open(endpoint) => self.count_out(endpoint),
             Stage::Head => self.head_count -= 1,
             Stage::Closing | Stage::Lingering => {}
         }
@@ -434,10 +450,36 @@ impl<S: Socket> Shard<S> {
         conn
     }
 
+    /// Counts a connection that opens.
+    fn count_in(&mut self, endpoint: Endpoint) {
+        self.open_count += 1;
+        if let Some(count) = self.artemis_count(endpoint) {
+            *count += 1;
+        }
+    }
+
+    /// Counts a connection that is open no more.
+    fn count_out(&mut self, endpoint: Endpoint) {
+        self.open_count -= 1;
+        if let Some(count) = self.artemis_count(endpoint) {
+            *count -= 1;
+        }
+    }
+
+    fn artemis_count(&mut self, endpoint: Endpoint) -> Option<&mut usize> {
+        match endpoint {
+            Endpoint::Artemis(ArtemisSocket::Heartbeat) => Some(&mut self.artemis_counts[0]),
+            Endpoint::Artemis(_) => Some(&mut self.artemis_counts[1]),
+            Endpoint::Main | Endpoint::Echo => None,
+        }
+    }
+
     fn publish_gauges(&self) {
         let stats = self.stats();
         stats.turns.add(1);
         stats.connections.set(self.open_count as u64);
+        stats.artemis_heartbeats.set(self.artemis_counts[0] as u64);
+        stats.artemis_followers.set(self.artemis_counts[1] as u64);
         stats.handshakes.set(self.head_count as u64);
         stats.subscriptions.set(self.subscription_count as u64);
         stats.topics.set(self.topics.len() as u64);

@@ -25,6 +25,7 @@ use crate::wire::problem::{self, ProblemDocument};
 use crate::wire::refusal::Code;
 use crate::ws::authorizer::{self, Endpoint, HandshakeRequest, Upgrade};
 use crate::ws::head::{self, Head, HeadFault, HeadLimits};
+use crate::ws::path_token;
 use crate::ws::user_connections::Acquired;
 
 impl<S: Socket> Shard<S> {
@@ -54,10 +55,13 @@ impl<S: Socket> Shard<S> {
     fn on_head(&mut self, slot: Slot, head: &Head) {
         let authorizer = std::sync::Arc::clone(&self.settings.authorizer);
         let path = authorizer.base_path.below(head.uri.path());
+        let (path_token, path) = path.map(path_token::split).unzip();
+        let path_token = path_token.flatten();
         let handshake = HandshakeRequest {
             method: &head.method,
             uri: &head.uri,
             path: path.unwrap_or_default(),
+            path_token,
             is_http_11: head.is_http_11,
             headers: &head.headers,
             body: head.body,
@@ -78,7 +82,7 @@ impl<S: Socket> Shard<S> {
         let answer = authorizer::switching_protocols(&upgrade);
         self.head_count -= 1;
         self.open(slot, upgrade, Some(answer));
-        self.note_upgrade(slot, head.uri.path());
+        self.note_upgrade(slot, &path_token::without_token(head.uri.path()));
         if held.len() > head.bytes {
             // Frames may follow right behind the request.
             self.feed(slot, &held[head.bytes..]);
@@ -102,7 +106,7 @@ impl<S: Socket> Shard<S> {
     }
 
     fn open(&mut self, slot: Slot, upgrade: Upgrade, answer: Option<Vec<u8>>) {
-        self.open_count += 1;
+        self.count_in(upgrade.endpoint);
         self.stats().connections_opened.add(1);
         let interval_ms = self.settings.limits.ping_interval_ms;
         // Pings are spread: the first comes at a random moment of the first interval's second half.
@@ -112,7 +116,9 @@ impl<S: Socket> Shard<S> {
         conn.stage = Stage::Open(upgrade.endpoint);
         conn.identity = upgrade.identity.map(Box::new);
         let (mut is_refused, mut asked) = (false, Vec::new());
-        if let Some(identity) = &conn.identity {
+        // A fleet of Artemis' clients may share one token: they are counted by their addresses.
+        let is_counted = !matches!(upgrade.endpoint, Endpoint::Artemis(_));
+        if let Some(identity) = conn.identity.as_ref().filter(|_| is_counted) {
             let limits = &self.settings.limits;
             let user_connections = &self.settings.authorizer.user_connections;
             let connections_max = limits.connections_per_user_max;
@@ -157,8 +163,8 @@ impl<S: Socket> Shard<S> {
             }));
             self.queue_urgent(slot);
         }
-        if upgrade.endpoint == Endpoint::Echo && self.conns[slot.index()].identity.is_some() {
-            self.echo_users.insert(slot);
+        if upgrade.endpoint != Endpoint::Main && self.conns[slot.index()].identity.is_some() {
+            self.unannounced_users.insert(slot);
         }
         self.arm(slot);
         self.note_open(slot, upgrade.endpoint);
@@ -172,6 +178,8 @@ impl<S: Socket> Shard<S> {
             self.close(slot, Reason::TooManyConnections);
         } else if !self.check_token(slot) {
             // Revoked since the handshake was authorized.
+        } else if let Endpoint::Artemis(socket) = upgrade.endpoint {
+            self.open_artemis(slot, socket);
         } else if upgrade.endpoint == Endpoint::Main {
             self.announce(slot, upgrade.client);
             if let Some(channel) = upgrade.channel {

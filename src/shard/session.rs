@@ -18,7 +18,7 @@ use super::outbox::{Chunk, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::auth::Scopes;
-use crate::id::{ConnId, RequestId, Topic};
+use crate::id::{ConnId, Dialect, RequestId, Topic};
 use crate::limits;
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::state::Ask;
@@ -35,7 +35,7 @@ use crate::wire::event::TimeText;
 use crate::wire::frame::{self, Split};
 use crate::wire::instance::Registration;
 use crate::wire::refusal::{Code, Refusal};
-use crate::ws::authorizer::{self, Endpoint};
+use crate::ws::authorizer::{self, ArtemisSocket, Endpoint};
 use crate::ws::reader::{Incoming, Wire};
 
 /// Continuation frames of a JSON socket.
@@ -104,14 +104,15 @@ impl<S: Socket> Shard<S> {
             return;
         }
         let pool = match endpoint {
-            Endpoint::Main => &mut self.main_pool,
             Endpoint::Echo => &mut self.echo_pool,
+            Endpoint::Artemis(ArtemisSocket::Heartbeat) => &mut self.heartbeat_pool,
+            Endpoint::Main | Endpoint::Artemis(_) => &mut self.main_pool,
         };
         match conn.reader.begin(bytes, pool) {
             Ok(continuations) => {
                 // The limit on messages counts a message as one, however many frames it has.
                 let rate = match endpoint {
-                    Endpoint::Main => CONTINUATIONS,
+                    Endpoint::Main | Endpoint::Artemis(_) => CONTINUATIONS,
                     Endpoint::Echo => ECHO_CONTINUATIONS,
                 };
                 if continuations > 0
@@ -152,13 +153,19 @@ impl<S: Socket> Shard<S> {
         let mut reader = std::mem::take(&mut self.conns[slot.index()].reader);
         let mut replies = std::mem::take(&mut self.replies);
         let mut wire = Wire { input: bytes, replies: &mut replies };
+        let is_artemis = self.conns[slot.index()].artemis().is_some();
         let mut close = None;
         loop {
             let next = reader.next(&mut wire);
             if !wire.replies.is_empty() {
                 let reply = Bytes::copy_from_slice(wire.replies);
                 wire.replies.clear();
-                self.push_control(slot, reply);
+                let is_last = matches!(next, Ok(Some(Incoming::Close(_))) | Err(_));
+                if is_artemis && !is_last {
+                    self.pong_later(slot, reply);
+                } else {
+                    self.push_control(slot, reply);
+                }
             }
             match next {
                 Ok(None) => break,
@@ -186,6 +193,9 @@ impl<S: Socket> Shard<S> {
         } else if conn.is_open() && close.is_none() {
             let pool = match conn.stage {
                 Stage::Open(Endpoint::Echo) => &mut self.echo_pool,
+                Stage::Open(Endpoint::Artemis(ArtemisSocket::Heartbeat)) => {
+                    &mut self.heartbeat_pool
+                }
                 _ => &mut self.main_pool,
             };
             reader.end(pool);
@@ -247,6 +257,9 @@ impl<S: Socket> Shard<S> {
                 self.push_direct(slot, frame::text(payload).into());
             }
             return;
+        }
+        if let Some(socket) = self.conns[slot.index()].artemis() {
+            return self.on_artemis_text(slot, socket, payload);
         }
         let limits = &self.settings.limits;
         let rate = Rate {
@@ -358,8 +371,8 @@ impl<S: Socket> Shard<S> {
         let is_heavy = subscribe.snapshot || subscribe.since.is_some();
         let (joined, is_sent) = match subscribe.target {
             Target::AllServices => {
-                let context = IsHeavy(is_heavy);
-                (None, self.ask(slot, id, commands::SubscribeAll, context))
+                let context = (IsHeavy(is_heavy), Dialect::Fanfare);
+                (None, self.ask(slot, id, commands::SubscribeAll(Dialect::Fanfare), context))
             }
             Target::Service(service) => {
                 let follows = self.follows(slot, &service) || self.topics.is_joining(&service);
@@ -369,10 +382,12 @@ impl<S: Socket> Shard<S> {
                     (false, true) => SnapshotNeed::AtHand,
                     (false, false) => SnapshotNeed::No,
                 };
-                let context =
-                    SubscribeContext { service: service.clone(), is_heavy: IsHeavy(is_heavy) };
+                let dialect = Dialect::Fanfare;
+                let is_heavy = IsHeavy(is_heavy);
+                let context = SubscribeContext { service: service.clone(), is_heavy, dialect };
                 let joined = Some(service.clone());
-                let command = commands::Subscribe { service, snapshot, since: subscribe.since };
+                let since = subscribe.since;
+                let command = commands::Subscribe { service, snapshot, since, dialect };
                 (joined, self.ask(slot, id, command, context))
             }
         };
@@ -380,7 +395,7 @@ impl<S: Socket> Shard<S> {
             let conn = &mut self.conns[slot.index()];
             conn.subscribing += 1;
             conn.awaits_heavy |= is_heavy;
-            self.topics.begin_joining(joined.as_ref());
+            self.topics.begin_joining(Dialect::Fanfare, joined.as_ref());
         }
     }
 
@@ -475,17 +490,19 @@ impl<S: Socket> Shard<S> {
     pub(super) fn on_reply(&mut self, conn: ConnId, reply: SocketReply) {
         let slot = conn.slot;
         let joined = match &reply {
-            SocketReply::Subscribed(context, _) => Some(Some(context.service.clone())),
-            SocketReply::SubscribedToAll(..) => Some(None),
+            SocketReply::Subscribed(context, _) => {
+                Some((context.dialect, Some(context.service.clone())))
+            }
+            SocketReply::SubscribedToAll((_, dialect), _) => Some((*dialect, None)),
             _ => None,
         };
-        if let Some(service) = &joined {
-            self.topics.end_joining(service.as_ref());
+        if let Some((dialect, service)) = &joined {
+            self.topics.end_joining(*dialect, service.as_ref());
         }
         if self.find(slot, conn.generation).is_none_or(|conn| !conn.is_open()) {
             // The connection has ended meanwhile, and perhaps it was to be the only follower.
-            if let Some(service) = &joined {
-                self.release(service.as_ref());
+            if let Some((dialect, service)) = &joined {
+                self.release(*dialect, service.as_ref());
             }
             return;
         }
@@ -520,25 +537,28 @@ impl<S: Socket> Shard<S> {
         match reply {
             SocketReply::Batch(context, result) => self.on_batch(slot, id, context, result),
             SocketReply::Subscribed(
-                SubscribeContext { service, is_heavy: IsHeavy(is_heavy) },
+                SubscribeContext { service, is_heavy: IsHeavy(is_heavy), dialect },
                 result,
             ) => {
                 self.end_subscribing(slot, is_heavy);
                 match result {
+                    Ok(subscribed) if dialect == Dialect::Artemis => {
+                        self.on_artemis_subscribed(slot, *subscribed);
+                    }
                     Ok(subscribed) => self.on_subscribed(slot, id, *subscribed),
                     Err(refusal) => {
-                        self.release(Some(&service));
-                        self.push_direct(slot, answer::error(id, &refusal).into());
+                        self.release(dialect, Some(&service));
+                        self.refuse_subscription(slot, id, &refusal);
                     }
                 }
             }
-            SocketReply::SubscribedToAll(IsHeavy(is_heavy), result) => {
+            SocketReply::SubscribedToAll((IsHeavy(is_heavy), dialect), result) => {
                 self.end_subscribing(slot, is_heavy);
                 match result {
-                    Ok(_) => self.on_subscribed_to_all(slot, id),
+                    Ok(_) => self.on_subscribed_to_all(slot, id, dialect),
                     Err(refusal) => {
-                        self.release(None);
-                        self.push_direct(slot, answer::error(id, &refusal).into());
+                        self.release(dialect, None);
+                        self.refuse_subscription(slot, id, &refusal);
                     }
                 }
             }
@@ -550,6 +570,13 @@ impl<S: Socket> Shard<S> {
                 self.on_withdrawn(slot, result.map(|_| None));
             }
             reply => self.on_messaging_reply(slot, id, reply),
+        }
+    }
+
+    fn refuse_subscription(&mut self, slot: Slot, id: Option<&RequestId>, refusal: &Refusal) {
+        match self.conns[slot.index()].artemis() {
+            Some(socket) => self.refuse_artemis(slot, socket, refusal),
+            None => self.push_direct(slot, answer::error(id, refusal).into()),
         }
     }
 
@@ -568,6 +595,12 @@ impl<S: Socket> Shard<S> {
         result: Result<Vec<RefusedEntry>, Refusal>,
     ) {
         let frame = match (context, result) {
+            (BatchContext::ArtemisHeartbeat { heartbeat, count }, result) => {
+                return self.on_renewed(slot, heartbeat, count, result);
+            }
+            (BatchContext::ArtemisRegister, result) => {
+                return self.on_registered_by_heartbeat(slot, result);
+            }
             (_, Err(refusal)) => answer::error(id, &refusal),
             (BatchContext::Register { sent, rejected }, Ok(refused)) => {
                 let failed: Vec<Value> =
@@ -588,14 +621,16 @@ impl<S: Socket> Shard<S> {
         self.push_direct(slot, frame.into());
     }
 
-    fn on_subscribed_to_all(&mut self, slot: Slot, id: Option<&RequestId>) {
+    fn on_subscribed_to_all(&mut self, slot: Slot, id: Option<&RequestId>, dialect: Dialect) {
         self.hand_out_runs();
         self.conns[slot.index()].follows_everything = true;
-        if self.topics.everything.insert(slot) {
+        if self.topics.everything(dialect).insert(slot) {
             self.subscription_count += 1;
             self.note_subscribed(slot, None);
         }
-        self.push_direct(slot, answer::subscribed_to_all(id).into());
+        if dialect == Dialect::Fanfare {
+            self.push_direct(slot, answer::subscribed_to_all(id).into());
+        }
     }
 
     fn on_subscribed(&mut self, slot: Slot, id: Option<&RequestId>, subscribed: Subscribed) {
@@ -649,6 +684,9 @@ impl<S: Socket> Shard<S> {
     ) {
         self.stats().refusals[refusal.code.index()].add(1);
         self.note_refused(slot, refusal.code);
+        if let Some(socket) = self.conns[slot.index()].artemis() {
+            return self.refuse_artemis(slot, socket, refusal);
+        }
         let frame = match family {
             Family::Typed => answer::error(id, refusal),
             Family::Envelope => answer::envelope_error(id, refusal, TimeText::of(self.now.wall_ms)),
@@ -666,7 +704,7 @@ impl<S: Socket> Shard<S> {
         self.queue_urgent(slot);
     }
 
-    fn push_control(&mut self, slot: Slot, bytes: Bytes) {
+    pub(super) fn push_control(&mut self, slot: Slot, bytes: Bytes) {
         self.conns[slot.index()].outbox.push(Chunk::frame(bytes));
         self.queue_urgent(slot);
     }

@@ -20,7 +20,7 @@ use std::rc::Rc;
 use super::outbox::{Chunk, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
-use crate::id::{ServiceName, Topic};
+use crate::id::{Dialect, ServiceName, Topic};
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::state::Ask as _;
 use crate::state::registry::commands::ReadSnapshot;
@@ -102,6 +102,9 @@ impl<S: Socket> Shard<S> {
     /// Requests the next snapshot of a pending resync, unless one is under way.
     pub(super) fn request_resync(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot.index()];
+        if conn.dialect() == Dialect::Artemis {
+            return self.send_reloads(slot);
+        }
         let Some(resync_pending) = &mut conn.resync_pending else { return };
         if resync_pending.asked.is_some() {
             return;

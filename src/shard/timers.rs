@@ -198,7 +198,7 @@ impl<S: Socket> Shard<S> {
                     self.topics.followers(topic, &mut slots);
                 }
                 // A connection that control has not announced yet is checked when it is.
-                slots.extend(&self.echo_users);
+                slots.extend(&self.unannounced_users);
             }
         }
         for slot in slots {
@@ -251,7 +251,9 @@ impl<S: Socket> Shard<S> {
                     self.stats().slow_closed.add(1);
                     self.close(slot, Reason::SlowReader);
                 } else if expires_ms.is_some_and(|at_ms| at_ms <= self.now.wall_ms) {
-                    conn.outbox.push(Chunk::frame(answer::token_expired()));
+                    if conn.stage == Stage::Open(Endpoint::Main) {
+                        conn.outbox.push(Chunk::frame(answer::token_expired()));
+                    }
                     self.close(slot, Reason::TokenExpired);
                 } else if !conn.is_probed && (conn.is_paused || !conn.outbox.is_empty()) {
                     // It takes no output, or its input is paused: a ping would only wait in line.
@@ -313,9 +315,10 @@ impl<S: Socket> Shard<S> {
         self.depart(slot);
         let ends_ms = self.now.unix_ms + limits::CLOSE_LINGER_MS;
         let conn = &mut self.conns[slot.index()];
-        if conn.is_open() {
-            self.open_count -= 1;
+        if let Stage::Open(endpoint) = conn.stage {
+            self.count_out(endpoint);
         }
+        let conn = &mut self.conns[slot.index()];
         conn.stage = Stage::Closing;
         conn.ends_ms = ends_ms;
         conn.reader = crate::ws::reader::Reader::default();

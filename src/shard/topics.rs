@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use slab::Slab;
 
-use crate::id::{ServiceName, Slot, Topic};
+use crate::id::{Dialect, ServiceName, Slot, Topic};
 use crate::mailbox::to_shard::Event;
 use crate::storm;
 use crate::subscribers::Subscribers;
@@ -38,13 +38,36 @@ pub(super) struct Topics {
     by_name: HashMap<Topic, TopicId>,
     /// How many of them clients can name.
     named: usize,
-    /// The followers of every service.
-    pub(super) everything: Subscribers,
+    /// The followers of every service, by the dialect of their frames.
+    everything: ByDialect<Subscribers>,
     touched: Vec<TopicId>,
     /// Subscriptions that control has not answered yet, by service. While one is under way, control
     /// must not learn that the service has no subscriber.
-    joining: HashMap<ServiceName, u32>,
-    joining_everything: u32,
+    joining: HashMap<Topic, u32>,
+    joining_everything: ByDialect<u32>,
+}
+
+/// One value for each dialect.
+#[derive(Debug, Default)]
+struct ByDialect<T> {
+    own: T,
+    artemis: T,
+}
+
+impl<T> ByDialect<T> {
+    fn of(&self, dialect: Dialect) -> &T {
+        match dialect {
+            Dialect::Fanfare => &self.own,
+            Dialect::Artemis => &self.artemis,
+        }
+    }
+
+    fn of_mut(&mut self, dialect: Dialect) -> &mut T {
+        match dialect {
+            Dialect::Fanfare => &mut self.own,
+            Dialect::Artemis => &mut self.artemis,
+        }
+    }
 }
 
 impl Topics {
@@ -72,6 +95,11 @@ impl Topics {
         self.by_name.insert(topic.clone(), id);
         self.named += usize::from(is_named(topic));
         id
+    }
+
+    /// The followers of every service that get a dialect's frames.
+    pub(super) fn everything(&mut self, dialect: Dialect) -> &mut Subscribers {
+        self.everything.of_mut(dialect)
     }
 
     /// Whether a connection follows a topic.
@@ -117,22 +145,26 @@ impl Topics {
     }
 
     /// Notes a subscription on its way to control; no service is every service.
-    pub(super) fn begin_joining(&mut self, service: Option<&ServiceName>) {
+    pub(super) fn begin_joining(&mut self, dialect: Dialect, service: Option<&ServiceName>) {
         match service {
-            Some(service) => *self.joining.entry(service.clone()).or_default() += 1,
-            None => self.joining_everything += 1,
+            Some(service) => {
+                let topic = Topic::of_service(service.clone(), dialect);
+                *self.joining.entry(topic).or_default() += 1;
+            }
+            None => *self.joining_everything.of_mut(dialect) += 1,
         }
     }
 
     /// Notes that control has answered it.
-    pub(super) fn end_joining(&mut self, service: Option<&ServiceName>) {
+    pub(super) fn end_joining(&mut self, dialect: Dialect, service: Option<&ServiceName>) {
         match service {
-            None => self.joining_everything -= 1,
+            None => *self.joining_everything.of_mut(dialect) -= 1,
             Some(service) => {
-                if let Some(count) = self.joining.get_mut(service) {
+                let topic = Topic::of_service(service.clone(), dialect);
+                if let Some(count) = self.joining.get_mut(&topic) {
                     *count -= 1;
                     if *count == 0 {
-                        self.joining.remove(service);
+                        self.joining.remove(&topic);
                     }
                 }
             }
@@ -141,17 +173,21 @@ impl Topics {
 
     /// Whether a subscription to the service, or to all, is under way on this shard.
     pub(super) fn is_joining(&self, service: &ServiceName) -> bool {
-        self.joining_everything > 0 || self.joining.contains_key(service)
+        self.joining_everything.own > 0
+            || self.joining.contains_key(&Topic::Service(service.clone()))
     }
 
-    /// Whether a connection here follows, or is about to; no service is every service.
-    pub(super) fn is_followed(&self, service: Option<&ServiceName>) -> bool {
+    /// Whether a connection here follows in a dialect, or is about to; no service is every service.
+    pub(super) fn is_followed(&self, dialect: Dialect, service: Option<&ServiceName>) -> bool {
         match service {
-            None => self.joining_everything > 0 || !self.everything.is_empty(),
+            None => {
+                *self.joining_everything.of(dialect) > 0 || !self.everything.of(dialect).is_empty()
+            }
             Some(service) => {
-                self.joining.contains_key(service)
+                let topic = Topic::of_service(service.clone(), dialect);
+                self.joining.contains_key(&topic)
                     || self
-                        .find(&Topic::Service(service.clone()))
+                        .find(&topic)
                         .is_some_and(|id| !self.topics[id.0 as usize].subscribers.is_empty())
             }
         }
@@ -161,8 +197,12 @@ impl Topics {
     pub(super) fn add_event(&mut self, event: Event) -> bool {
         let id = match self.find(&event.topic) {
             Some(id) => id,
-            None if self.everything.is_empty() || event.topic.service().is_none() => return false,
-            None => self.find_or_new(&event.topic),
+            None => match event.topic.dialect() {
+                Some(dialect) if !self.everything.of(dialect).is_empty() => {
+                    self.find_or_new(&event.topic)
+                }
+                _ => return false,
+            },
         };
         let topic = &mut self.topics[id.0 as usize];
         if topic.run.is_empty() {
@@ -189,9 +229,9 @@ impl Topics {
     pub(super) fn begin_run(&mut self, id: TopicId, slots: &mut Vec<Slot>) -> Vec<Event> {
         let topic = &mut self.topics[id.0 as usize];
         slots.clear();
-        match topic.topic {
-            Topic::Service(_) => topic.subscribers.walk_union(&self.everything, slots),
-            _ => topic.subscribers.walk(slots),
+        match topic.topic.dialect() {
+            Some(dialect) => topic.subscribers.walk_union(self.everything.of(dialect), slots),
+            None => topic.subscribers.walk(slots),
         }
         std::mem::take(&mut topic.run)
     }
@@ -210,5 +250,5 @@ impl Topics {
 
 /// Whether clients can name the topic: the others are implicit.
 fn is_named(topic: &Topic) -> bool {
-    matches!(topic, Topic::Service(_) | Topic::Channel(_))
+    matches!(topic, Topic::Service(_) | Topic::Artemis(_) | Topic::Channel(_))
 }

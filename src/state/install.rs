@@ -71,7 +71,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::id::{ConnId, ShardId, Slot, UserId};
+    use crate::id::{ConnId, Dialect, ShardId, Slot, UserId};
     use crate::state::cluster_presence::update::PresenceUpdate;
     use crate::state::command::Ask as _;
     use crate::state::entry::{Bounds, Entry, PresenceEntry, RegistryEntry};
@@ -104,7 +104,8 @@ mod tests {
         now: Moment,
     ) -> Result<Box<Subscribed>, Refusal> {
         let service = ServiceName::of("s");
-        let subscribe = Subscribe { service, snapshot: SnapshotNeed::Yes, since };
+        let subscribe =
+            Subscribe { service, snapshot: SnapshotNeed::Yes, since, dialect: Dialect::Fanfare };
         state.ask(subscribe, now).expect("it is answered at once")
     }
 

@@ -228,11 +228,11 @@ impl State {
             {
                 self.reply(reply, Err(Refusal::unavailable()));
             }
-            C::Subscribe(Subscribe { service, snapshot, since }, reply) => {
+            C::Subscribe(Subscribe { service, snapshot, since, .. }, reply) => {
                 let subscribed = registry.subscribe(&service, snapshot, since).map(Box::new);
                 self.reply(reply, subscribed.ok_or_else(Refusal::unavailable));
             }
-            C::SubscribeAll(SubscribeAll, reply) => self.reply(reply, Ok(SubscribedToAll)),
+            C::SubscribeAll(SubscribeAll(_), reply) => self.reply(reply, Ok(SubscribedToAll)),
             C::ReadSnapshot(ReadSnapshot(service), reply) => {
                 let snapshot = registry.newest(&service);
                 self.reply(reply, Ok(snapshot));

@@ -30,7 +30,8 @@ use super::registry::replies::{FoundInstance, PutReply, RefusedEntry, ServiceLea
 use super::registry::views::{
     Delta, ServiceSnapshot, ServiceViews, Subscribed, SubscribedToAll, View,
 };
-use crate::id::{ConnId, ServiceName, ShardId};
+use crate::id::{ConnId, Dialect, ServiceName, ShardId};
+use crate::wire::artemis::Heartbeat;
 use crate::wire::command::{Family, Rejected};
 use crate::wire::instance::{Instance, InstanceKey};
 use crate::wire::refusal::Refusal;
@@ -132,7 +133,7 @@ pub enum SocketReply {
     /// To a subscription to a service.
     Subscribed(SubscribeContext, Result<Box<Subscribed>, Refusal>),
     /// To a subscription to all services.
-    SubscribedToAll(IsHeavy, Result<SubscribedToAll, Refusal>),
+    SubscribedToAll((IsHeavy, Dialect), Result<SubscribedToAll, Refusal>),
     /// To the shard's own question for a snapshot that it owes the connection.
     Snapshot(Option<ServiceSnapshot>),
     /// To a subscription to a channel.
@@ -175,6 +176,15 @@ pub enum BatchContext {
         /// Those the shard rejected.
         rejected: Vec<Rejected>,
     },
+    /// A piece of a heartbeat on Artemis' socket.
+    ArtemisHeartbeat {
+        /// The whole heartbeat.
+        heartbeat: Box<Heartbeat>,
+        /// How many instances the piece has.
+        count: usize,
+    },
+    /// Instances that are registered from such a heartbeat.
+    ArtemisRegister,
 }
 
 /// What goes with a subscription to a service.
@@ -184,6 +194,8 @@ pub struct SubscribeContext {
     pub service: ServiceName,
     /// Whether the connection waits for the reply.
     pub is_heavy: IsHeavy,
+    /// The form of the changes.
+    pub dialect: Dialect,
 }
 
 /// Whether the connection reads no further until the reply is there, because its size is not known.
@@ -215,7 +227,7 @@ macro_rules! replies_with_context {
 replies_with_context! {
     Vec<RefusedEntry>, BatchContext => Batch,
     Box<Subscribed>, SubscribeContext => Subscribed,
-    SubscribedToAll, IsHeavy => SubscribedToAll,
+    SubscribedToAll, (IsHeavy, Dialect) => SubscribedToAll,
     Followed, IsHeavy => Followed,
     Unfollowed, EndedBy => Unfollowed,
     Left, EndedBy => Left,

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::*;
-use crate::id::{ChannelName, Epoch, ServiceName};
+use crate::id::{ChannelName, Dialect, Epoch, ServiceName};
 use crate::rng::Rng;
 use crate::state::registry::commands::SnapshotNeed;
 use crate::wire::command::Since;
@@ -109,7 +109,8 @@ fn a_replay_that_is_larger_than_the_snapshot_becomes_the_snapshot() {
     let subscribe = |state: &mut State, revision| {
         let since = Some(Since { epoch: "e".into(), revision });
         let service = ServiceName::of("s");
-        let subscribe = Subscribe { service, snapshot: SnapshotNeed::No, since };
+        let subscribe =
+            Subscribe { service, snapshot: SnapshotNeed::No, since, dialect: Dialect::Fanfare };
         state.ask(subscribe, now).expect("at once").expect("it is followed")
     };
     for change in 0..40 {

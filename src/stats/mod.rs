@@ -59,6 +59,10 @@ impl Counter {
 pub struct ShardStats {
     /// Open WebSocket connections (gauge).
     pub connections: Counter,
+    /// Open sockets of Artemis' heartbeats (gauge).
+    pub artemis_heartbeats: Counter,
+    /// Open sockets of changes of Artemis' clients (gauge).
+    pub artemis_followers: Counter,
     /// Connections whose first request head is still awaited (gauge).
     pub handshakes: Counter,
     /// WebSocket connections opened since the start.

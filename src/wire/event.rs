@@ -101,6 +101,11 @@ impl TimeText {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The moment, in milliseconds since the Unix epoch.
+    pub fn unix_ms(&self) -> Option<u64> {
+        crate::clock::unix_ms_of(std::str::from_utf8(&self.0).ok()?)
+    }
 }
 
 /// One change of one instance: one step of its service's revision.

@@ -15,6 +15,7 @@
 //! Imports `clock`, `id` and `limits`. Imported by everything above.
 
 pub mod answer;
+pub mod artemis;
 pub mod command;
 pub mod event;
 pub mod fault;

@@ -18,6 +18,7 @@ use super::base_path::BasePath;
 use super::forwarded::TrustedProxies;
 use super::head::Body;
 use super::hosts::Hosts;
+use super::networks::Networks;
 use super::user_connections::UserConnectionLimit;
 use crate::address::ClientAddress;
 use crate::auth::namespace::Namespaces;
@@ -44,6 +45,8 @@ pub struct Authorizer {
     pub trusted_proxies: TrustedProxies,
     /// Whether `/ws/echo` exists.
     pub echo: bool,
+    /// The addresses from which Artemis' clients need no token; none if these clients are not served.
+    pub artemis: Option<Networks>,
     /// Longest name of a channel, in bytes.
     pub topic_bytes_max: usize,
     /// The limit on connections of a user.
@@ -63,6 +66,40 @@ pub enum Endpoint {
     Main,
     /// `/ws/echo`: every message comes back.
     Echo,
+    /// One of Artemis' sockets: bare JSON frames.
+    Artemis(ArtemisSocket),
+}
+
+/// Artemis' sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArtemisSocket {
+    /// `registry/heartbeat`: instances in, what failed of them out.
+    Heartbeat,
+    /// `discovery/instance-change`: changes of the services that the client names.
+    Changes,
+    /// `discovery/all-instance-change`: changes of all services.
+    AllChanges,
+}
+
+impl ArtemisSocket {
+    /// The scope that it takes, if tokens are required.
+    const fn needs(self) -> Scopes {
+        match self {
+            ArtemisSocket::Heartbeat => Scopes::REGISTRY_WRITE,
+            ArtemisSocket::Changes | ArtemisSocket::AllChanges => Scopes::REGISTRY_READ,
+        }
+    }
+
+    /// The socket at a path: version 1 of the client has them below `/ws`, version 2 below `/websocket`.
+    fn at(path: &str) -> Option<ArtemisSocket> {
+        let rest = path.strip_prefix("/ws/").or_else(|| path.strip_prefix("/websocket/"))?;
+        match rest {
+            "registry/heartbeat" => Some(ArtemisSocket::Heartbeat),
+            "discovery/instance-change" => Some(ArtemisSocket::Changes),
+            "discovery/all-instance-change" => Some(ArtemisSocket::AllChanges),
+            _ => None,
+        }
+    }
 }
 
 /// An authorized handshake.
@@ -130,8 +167,10 @@ pub struct HandshakeRequest<'a> {
     pub method: &'a Method,
     /// The request's target.
     pub uri: &'a Uri,
-    /// The target's path without the base path.
+    /// The target's path without the base path and without a token before it.
     pub path: &'a str,
+    /// The token before the path, of an Artemis client.
+    pub path_token: Option<&'a str>,
     /// Whether the request is HTTP/1.1.
     pub is_http_11: bool,
     /// The request's headers.
@@ -150,7 +189,10 @@ impl Authorizer {
         match path {
             "/ws" => Some(Endpoint::Main),
             "/ws/echo" if self.echo => Some(Endpoint::Echo),
-            _ => channel_in(path).map(|_| Endpoint::Main),
+            _ => match ArtemisSocket::at(path).filter(|_| self.artemis.is_some()) {
+                Some(socket) => Some(Endpoint::Artemis(socket)),
+                None => channel_in(path).map(|_| Endpoint::Main),
+            },
         }
     }
 
@@ -186,9 +228,17 @@ impl Authorizer {
             return Err(Rejection { cause: Some(FOREIGN_PAGE), ..rejection });
         }
         let token = presented_token(handshake.headers, handshake.uri.query(), true)?;
+        let token = same_token(token, handshake.path_token)?;
         let identity = self.identify(token.as_deref(), now_s).map_err(bad_token)?;
-        if identity.is_none() && self.is_auth_required {
-            return Err(token_required());
+        let client = self.client(handshake.peer, handshake.headers);
+        match endpoint {
+            Endpoint::Artemis(socket) => {
+                self.check_artemis(identity.as_ref(), client, socket.needs())?;
+            }
+            Endpoint::Main | Endpoint::Echo if identity.is_none() && self.is_auth_required => {
+                return Err(token_required());
+            }
+            Endpoint::Main | Endpoint::Echo => {}
         }
         let channel = self.channel(handshake.path)?;
         if let Some(channel) = &channel {
@@ -200,9 +250,30 @@ impl Authorizer {
             may.map_err(|barred| Rejection::new(403, Code::Forbidden, barred.reason))?;
         }
         let with_protocol = offers_protocol(handshake.headers);
-        let client = self.client(handshake.peer, handshake.headers);
         let address_permit = self.permit_behind_proxy(handshake.peer, client)?;
         Ok(Upgrade { endpoint, channel, identity, accept, client, address_permit, with_protocol })
+    }
+
+    /// Checks that an Artemis client may do what needs a scope: by its token, or by its address.
+    ///
+    /// # Errors
+    ///
+    /// 401 without a token, 403 if its scope is missing.
+    pub fn check_artemis(
+        &self,
+        identity: Option<&Identity>,
+        client: Option<ClientAddress>,
+        needed: Scopes,
+    ) -> Result<(), Rejection> {
+        let is_near = |networks: &Networks| client.is_some_and(|one| networks.contains(one.ip));
+        if self.allows(identity, needed) || self.artemis.as_ref().is_some_and(is_near) {
+            return Ok(());
+        }
+        if identity.is_none() {
+            return Err(token_required());
+        }
+        let detail = format!("the token lacks the scope {needed}");
+        Err(Rejection::new(403, Code::Forbidden, detail))
     }
 
     /// A permit for a client behind a trusted proxy.
@@ -470,6 +541,24 @@ pub fn presented_token(
     Ok(first)
 }
 
+/// The token of a request that may have one before its path as well.
+///
+/// # Errors
+///
+/// 400 if the two differ.
+pub fn same_token(
+    token: Option<String>,
+    in_path: Option<&str>,
+) -> Result<Option<String>, Rejection> {
+    match (token, in_path) {
+        (Some(token), Some(in_path)) if token != in_path => {
+            let detail = "several tokens are presented, and they differ";
+            Err(Rejection::new(400, Code::Malformed, detail))
+        }
+        (token, in_path) => Ok(token.or_else(|| in_path.map(str::to_owned))),
+    }
+}
+
 impl Upgrade {
     /// The header fields of the 101 (RFC 6455, 4.2.2).
     pub fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
@@ -510,6 +599,7 @@ mod tests {
             allowed_origins: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
             echo: true,
+            artemis: Some(Networks::default()),
             topic_bytes_max: 255,
             user_connections: Arc::default(),
             address_connections: Arc::default(),
@@ -526,6 +616,7 @@ mod tests {
             method: &head.method,
             uri: &head.uri,
             path: head.uri.path(),
+            path_token: None,
             is_http_11: head.is_http_11,
             headers: &head.headers,
             body: head.body,

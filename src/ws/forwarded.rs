@@ -12,70 +12,44 @@
 //! * If both headers are present and name different addresses, the client sent one of them, through a proxy
 //!   that writes only the other. Which one is unknown, so the peer's address is used.
 //!
-//! Imports `address`. Imported by `ws::authorizer`, `http` and `config`.
+//! Imports its siblings and `address`. Imported by `ws::authorizer`, `http` and `config`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use hyper::http::HeaderMap;
-use ipnet::IpNet;
-
+pub use super::networks::BadNetwork as BadProxy;
+use super::networks::Networks;
 use crate::address::ClientAddress;
+use hyper::http::HeaderMap;
 
 /// The proxies whose headers about addresses are trusted. None by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TrustedProxies(Vec<IpNet>);
+pub struct TrustedProxies(Networks);
 
-/// Why a list of proxies cannot be used: the entry that is neither an address nor a network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadProxy(pub String);
-
-/// By comma: `10.0.0.0/8, 192.0.2.7, fd00::/8`.
 impl FromStr for TrustedProxies {
     type Err = BadProxy;
 
     fn from_str(text: &str) -> Result<TrustedProxies, BadProxy> {
-        let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-        let nets = entries.map(|entry| net(entry).ok_or_else(|| BadProxy(entry.to_owned())));
-        nets.collect::<Result<_, _>>().map(TrustedProxies)
+        text.parse().map(TrustedProxies)
     }
 }
 
-/// Each as a network, single addresses too.
 impl fmt::Display for TrustedProxies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, net) in self.0.iter().enumerate() {
-            write!(f, "{}{net}", if index == 0 { "" } else { "," })?;
-        }
-        Ok(())
-    }
-}
-
-/// A network, or that of a single address. Peers are compared in IPv4 if they have such an address,
-/// so a network of mapped addresses is converted, too.
-fn net(text: &str) -> Option<IpNet> {
-    let net = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).ok()?;
-    let mapped = |net: &IpNet| match net.addr() {
-        IpAddr::V6(address) => Some((address.to_ipv4_mapped()?, net.prefix_len().checked_sub(96)?)),
-        IpAddr::V4(_) => None,
-    };
-    match mapped(&net) {
-        Some((address, bits)) => IpNet::new(address.into(), bits).ok().map(|net| net.trunc()),
-        None => Some(net.trunc()),
+        self.0.fmt(f)
     }
 }
 
 impl TrustedProxies {
     /// The networks, as texts.
     pub fn iter(&self) -> impl Iterator<Item = String> + '_ {
-        self.0.iter().map(ToString::to_string)
+        self.0.iter()
     }
 
     /// Whether an address is a trusted proxy's.
     pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|net| net.contains(&address))
+        self.0.contains(address)
     }
 
     /// The client of a request that `peer` has sent. Costs a comparison with each network if the

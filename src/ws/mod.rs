@@ -16,5 +16,7 @@ mod boundary;
 pub mod forwarded;
 pub mod head;
 pub mod hosts;
+pub mod networks;
+pub mod path_token;
 pub mod reader;
 pub mod user_connections;

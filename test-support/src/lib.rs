@@ -26,6 +26,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test process has the clock of the wall")]
 
+pub mod artemis;
 pub mod client;
 pub mod nodes;
 pub mod postgres;

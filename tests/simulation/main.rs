@@ -141,6 +141,7 @@ fn open_gate() -> Authorizer {
         allowed_origins: Vec::new(),
         trusted_proxies: TrustedProxies::default(),
         echo: true,
+        artemis: None,
         topic_bytes_max: 255,
         user_connections: Arc::default(),
         address_connections: Arc::default(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fanfare::internals::clock::{Clock, Moment};
 use fanfare::internals::cluster::Cluster;
 use fanfare::internals::control::Control;
-use fanfare::internals::id::{ConnId, Epoch, ServiceName, ShardId, Slot, Topic};
+use fanfare::internals::id::{ConnId, Dialect, Epoch, ServiceName, ShardId, Slot, Topic};
 use fanfare::internals::limits::Limits;
 use fanfare::internals::mailbox::command_sender::CommandSender;
 use fanfare::internals::mailbox::to_control::{ControlMessage, Task};
@@ -199,8 +199,13 @@ impl SimNode {
     fn begin(&mut self, now_ms: u64) {
         let shard = shard_id(self.shards.len());
         let conn = ConnId { shard, slot: Slot(0), generation: 0 };
-        let context = IsHeavy(false);
-        assert!(self.send(SubscribeAll.reply_to(ReplyTo::Socket(conn, context)), now_ms));
+        let context = (IsHeavy(false), Dialect::Fanfare);
+        assert!(
+            self.send(
+                SubscribeAll(Dialect::Fanfare).reply_to(ReplyTo::Socket(conn, context)),
+                now_ms
+            )
+        );
         let views = self.ask(ReadAllViews, now_ms);
         self.control.turn(self.moment(now_ms));
         while let Some(message) = self.observer.take() {

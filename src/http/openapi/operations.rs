@@ -18,6 +18,8 @@ pub(super) struct Operation {
     pub(super) body: Option<&'static str>,
     /// Its own answers: statuses, and the schemas of their bodies.
     pub(super) answers: &'static [(u16, Option<&'static str>)],
+    /// The scope, if it is a door's call, which the table of routes does not have.
+    pub(super) door_scope: Option<&'static str>,
 }
 
 /// A parameter of the query; none of them is required.
@@ -34,6 +36,7 @@ pub(super) const TAGS: &[(&str, &str)] = &[
     ("Discovery", "The instances of services."),
     ("Management", "Operators' decisions."),
     ("Status", "The state of the server and its settings."),
+    ("Artemis", "Calls of Artemis' clients beside those of registry and discovery."),
     ("Accounts", "Users with a password."),
     ("Sockets", "Connections, online users, and envelopes to them."),
     ("Channels", "Topics of messages, with a history for clients that come back."),
@@ -56,7 +59,23 @@ impl Operation {
         summary: &'static str,
         answers: &'static [(u16, Option<&'static str>)],
     ) -> Operation {
-        Operation { method, path, tag, id, summary, note: "", query: &[], body: None, answers }
+        Operation {
+            method,
+            path,
+            tag,
+            id,
+            summary,
+            note: "",
+            query: &[],
+            body: None,
+            answers,
+            door_scope: None,
+        }
+    }
+
+    const fn of_door(mut self, scope: &'static str) -> Operation {
+        self.door_scope = Some(scope);
+        self
     }
 
     const fn takes(mut self, body: &'static str) -> Operation {
@@ -77,6 +96,56 @@ impl Operation {
 
 /// All of them.
 pub(super) const OPERATIONS: &[Operation] = &[
+    Operation::new(
+        "POST",
+        "/api/cluster/up-registry-nodes.json",
+        ("Artemis", "upRegistryNodes"),
+        "The nodes that take registrations",
+        &[(200, Some("NodesAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("Zone"),
+    Operation::new(
+        "POST",
+        "/api/cluster/up-discovery-nodes.json",
+        ("Artemis", "upDiscoveryNodes"),
+        "The nodes that answer discovery",
+        &[(200, Some("NodesAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("Zone"),
+    Operation::new(
+        "GET",
+        "/api/status/deployment.json",
+        ("Artemis", "deployment"),
+        "Where this node runs",
+        &[(200, Some("Any"))],
+    )
+    .of_door(""),
+    Operation::new(
+        "GET",
+        "/api/status/legacy-leases.json",
+        ("Artemis", "legacyLeases"),
+        "Leases of an older Artemis: none",
+        &[(200, Some("Any"))],
+    )
+    .of_door("registry:read"),
+    Operation::new(
+        "GET",
+        "/api/status/message/connections.json",
+        ("Artemis", "artemisConnections"),
+        "The numbers of sockets of Artemis clients",
+        &[(200, Some("ArtemisSockets"))],
+    )
+    .of_door(""),
+    Operation::new(
+        "GET",
+        "/api/status/websocket/connection.json",
+        ("Artemis", "artemisConnectionsV2"),
+        "The same, as version 2 asks",
+        &[(200, Some("ArtemisSockets"))],
+    )
+    .of_door(""),
     Operation::new(
         "POST",
         "/api/registry/register.json",

@@ -13,7 +13,8 @@ use crate::limits;
 /// All schemas, by name. `codes` are those of problems.
 pub(super) fn all(codes: &[&str]) -> Map<String, Value> {
     let mut schemas = Map::new();
-    for group in [general(codes), registry(), status(), people(), channels(), messages()] {
+    for group in [general(codes), registry(), artemis(), status(), people(), channels(), messages()]
+    {
         if let Value::Object(group) = group {
             schemas.extend(group);
         }
@@ -67,6 +68,19 @@ fn or_null(kind: &str) -> Value {
 
 fn anything() -> Value {
     json!({"description": "any JSON"})
+}
+
+fn artemis() -> Value {
+    let zone = || json!({"regionId": or_null("string"), "zoneId": or_null("string")});
+    json!({
+        "Zone": with_optional(&[], zone()),
+        "NodesAnswer": with_optional(&["responseStatus"], json!({
+            "nodes": many(object(json!({"zone": with_optional(&[], zone()), "url": text()}))),
+            "responseStatus": one("ResponseStatus"),
+        })),
+        "ArtemisSockets": object(json!({"registry": text(), "discovery": text()})),
+        "Any": {"type": "object"},
+    })
 }
 
 fn general(codes: &[&str]) -> Value {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::{CallError, Events, Handle};
-use crate::id::{Epoch, InstanceIdentity, ServiceName};
+use crate::id::{Dialect, Epoch, InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::state::event::DomainEvent;
 use crate::state::registry::commands::{SnapshotNeed, Subscribe};
@@ -163,7 +163,11 @@ impl ServiceWatch {
             });
             let snapshot = if since.is_none() { SnapshotNeed::Yes } else { SnapshotNeed::No };
             let service = self.service.clone();
-            match self.handle.ask(Subscribe { service, snapshot, since }).await {
+            match self
+                .handle
+                .ask(Subscribe { service, snapshot, since, dialect: Dialect::Fanfare })
+                .await
+            {
                 Ok(subscribed) => return Ok(*subscribed),
                 Err(fault) if fault.code != Code::Unavailable => return Err(fault),
                 Err(_) => tokio::task::yield_now().await,

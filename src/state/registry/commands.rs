@@ -5,7 +5,7 @@
 use bytes::Bytes;
 
 use super::pull_outs::{Operator, Pull};
-use crate::id::{InstanceIdentity, ServiceName};
+use crate::id::{Dialect, InstanceIdentity, ServiceName};
 use crate::wire::command::Since;
 use crate::wire::instance::Registration;
 
@@ -32,11 +32,13 @@ pub struct Subscribe {
     pub snapshot: SnapshotNeed,
     /// Where the client stands already.
     pub since: Option<Since>,
+    /// The form of the changes.
+    pub dialect: Dialect,
 }
 
-/// The same for all services at once.
+/// The same for all services at once, in a dialect.
 #[derive(Debug)]
-pub struct SubscribeAll;
+pub struct SubscribeAll(pub Dialect);
 
 /// Read the newest state of a service, for a connection that lost frames. The reply is none where there
 /// is no room for one more snapshot now.
