@@ -81,6 +81,11 @@ fn are_not_in_the_log(format: &str) {
             ];
             for headers in [&upgrade[..], &[]] {
                 open(&server, &query, headers);
+                // Before a path, as Artemis' clients have it, and below one that is not there.
+                open(&server, &format!("/t/{one}{path}"), headers);
+                open(&server, &format!("/nowhere/t/{one}{path}"), headers);
+                open(&server, &format!("/t/{one}/ws/registry/heartbeat"), headers);
+                open(&server, &format!("/t/{one}"), headers);
                 let bearer = format!("Bearer {one}");
                 open(&server, path, &[headers, &[("Authorization", &bearer)]].concat());
                 let protocols = format!("fanfare, bearer.{one}");
