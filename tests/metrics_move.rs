@@ -39,6 +39,7 @@ const ALONE: &[&str] = &[
     "fanfare_connections",
     "fanfare_connections_opened_total",
     "fanfare_control_hold_seconds",
+    "fanfare_control_hold_seconds_peak",
     "fanfare_control_turn_seconds",
     "fanfare_delivered_bytes_total",
     "fanfare_deliveries_total",
@@ -276,6 +277,9 @@ fn every_metric_of_a_server_that_is_alone_moves() {
         || server.register(&[instance("orders", "one")]),
     );
     ann.expect("service_change");
+    step.step(&server, "a large batch", &["fanfare_control_hold_seconds_peak"], || {
+        server.register(&instances("crowd", 4_000));
+    });
     step.step(&server, "a heartbeat", &["fanfare_registry_renewals_total"], || {
         server.heartbeat(&[instance("orders", "one")]);
     });

@@ -151,6 +151,17 @@ fn registry(page: &mut Page, context: &RequestContext) {
         "Time for which a shard carried out commands at a stretch.",
         &holds,
     );
+    let name = "fanfare_control_hold_seconds_peak";
+    page.metric(
+        name,
+        "gauge",
+        "Longest time for which a thread carried out commands at a stretch, in the last 60 s, by thread.",
+    );
+    let (recent, now_ms) = (context.app.recent.read(), context.clock.now().unix_ms);
+    let (stats, span_ms) = (&context.app.stats, limits::RECENT_LONG_MS);
+    page.seconds(name, "by=\"shard\"", recent.hold_us_peak(stats, now_ms, span_ms));
+    page.seconds(name, "by=\"timekeeper\"", recent.turn_us_peak(stats, now_ms, span_ms));
+    drop(recent);
     for (name, kind, help, counter) in [
         ("fanfare_orders_total", "counter", "Commands executed.", &control.orders),
         ("fanfare_events_total", "counter", "Events with a subscriber.", &control.events),

@@ -126,6 +126,7 @@ impl Combiner {
         let held_us = (end_ns - *since_ns.get_or_insert(now.ns)) / 1_000;
         // Under the lock as well: counters have one writer at a time.
         self.stats.control.hold_us.record(held_us);
+        self.stats.control.hold_us_peak.raise(held_us);
         drop(guard);
         let is_late = outcome.has_more && held_us >= limits::ENGINE_HOLD_US_MAX;
         if is_due || is_late {
@@ -149,7 +150,9 @@ impl Combiner {
         let outcome = engine.turn(now);
         guard.engine = Some(engine);
         guard.wakes_at_ms = outcome.wake_at_ms.unwrap_or(u64::MAX);
-        self.stats.control.turn_us.record((self.clock.now().ns - now.ns) / 1_000);
+        let held_us = (self.clock.now().ns - now.ns) / 1_000;
+        self.stats.control.turn_us.record(held_us);
+        self.stats.control.turn_us_peak.raise(held_us);
         outcome
     }
 

@@ -131,6 +131,10 @@ pub struct ControlStats {
     pub turn_us: Histogram,
     /// How long shards carried out commands at a stretch, in microseconds.
     pub hold_us: Histogram,
+    /// The longest of these since the last sample.
+    pub hold_us_peak: Counter,
+    /// The longest turn of the timekeeper since the last sample, in microseconds.
+    pub turn_us_peak: Counter,
     /// Commands that shards have left to the timekeeper (gauge).
     pub set_aside: Counter,
     /// Transactions given to the store.

@@ -33,6 +33,12 @@ impl Page {
         };
     }
 
+    /// The same of a time in microseconds, exported in seconds as is the custom.
+    #[allow(clippy::cast_precision_loss, reason = "durations of up to 285 years are exact enough")]
+    pub fn seconds(&mut self, name: &str, labels: &str, us: u64) {
+        let _ = writeln!(self.text, "{name}{{{labels}}} {}", us as f64 / 1e6);
+    }
+
     /// A counter or gauge without labels, help included.
     pub fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
         self.metric(name, kind, help);

@@ -1,4 +1,4 @@
-//! Sliding figures: fan-out latency and outbox peaks of the last 10 and 60 seconds.
+//! Sliding figures: fan-out latency, and peaks of outboxes and of control's lock, of the last 10 and 60 seconds.
 //!
 //! Counters and histograms only grow, so the content of a histogram since some moment is the difference of
 //! two readings. The writers do nothing for this: the monitor takes a sample once a second, and a reader
@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Reading, Stats};
+use super::{Counter, Reading, Stats};
 use crate::limits;
 
 /// The samples of the last minute.
@@ -29,6 +29,9 @@ struct Sample {
     fanout_us: Reading,
     /// The most bytes of an outbox since the sample before, by shard.
     outbox_bytes_peak: Vec<u64>,
+    /// The longest that a shard, and that the timekeeper has carried out commands since the sample before.
+    hold_us_peak: u64,
+    turn_us_peak: u64,
 }
 
 impl Recent {
@@ -46,6 +49,8 @@ impl Recent {
                 .iter()
                 .map(|shard| shard.outbox_bytes_peak.take())
                 .collect(),
+            hold_us_peak: stats.control.hold_us_peak.take(),
+            turn_us_peak: stats.control.turn_us_peak.take(),
         });
     }
 
@@ -61,10 +66,30 @@ impl Recent {
 
     /// The most unsent bytes of one connection of a shard within a span of time.
     pub fn outbox_bytes_peak(&self, stats: &Stats, shard: usize, now_ms: u64, span_ms: u64) -> u64 {
-        let present = stats.shards[shard].outbox_bytes_peak.value();
+        let of = |sample: &Sample| sample.outbox_bytes_peak.get(shard).copied().unwrap_or(0);
+        self.peak(&stats.shards[shard].outbox_bytes_peak, of, now_ms, span_ms)
+    }
+
+    /// The longest that a shard carried out commands at a stretch within a span of time, in microseconds.
+    pub fn hold_us_peak(&self, stats: &Stats, now_ms: u64, span_ms: u64) -> u64 {
+        self.peak(&stats.control.hold_us_peak, |sample| sample.hold_us_peak, now_ms, span_ms)
+    }
+
+    /// The longest turn of the timekeeper within a span of time, in microseconds.
+    pub fn turn_us_peak(&self, stats: &Stats, now_ms: u64, span_ms: u64) -> u64 {
+        self.peak(&stats.control.turn_us_peak, |sample| sample.turn_us_peak, now_ms, span_ms)
+    }
+
+    /// The highest of a peak's samples within a span of time, and of what has come since the last one.
+    fn peak(
+        &self,
+        present: &Counter,
+        of: impl Fn(&Sample) -> u64,
+        now_ms: u64,
+        span_ms: u64,
+    ) -> u64 {
         let samples = self.0.iter().rev().take_while(|sample| sample.at_ms + span_ms >= now_ms);
-        let peaks = samples.filter_map(|sample| sample.outbox_bytes_peak.get(shard));
-        peaks.copied().max().unwrap_or(0).max(present)
+        samples.map(of).max().unwrap_or(0).max(present.value())
     }
 
     /// The same of all shards.
@@ -117,6 +142,24 @@ mod tests {
         }
         stats.shards[0].outbox_bytes_peak.raise(7);
         assert_eq!(peak(&recent, 69_000, 10_000), 7);
+    }
+
+    #[test]
+    fn the_longest_hold_of_a_minute_is_forgotten_after_it() {
+        let (stats, mut recent) = (Stats::new(1), Recent::default());
+        stats.control.hold_us_peak.raise(900);
+        stats.control.turn_us_peak.raise(40_000);
+        let both = |recent: &Recent, now_ms| {
+            let hold_us = recent.hold_us_peak(&stats, now_ms, limits::RECENT_LONG_MS);
+            (hold_us, recent.turn_us_peak(&stats, now_ms, limits::RECENT_LONG_MS))
+        };
+        assert_eq!(both(&recent, 0), (900, 40_000), "before the first sample");
+        for second in 0..70 {
+            recent.sample(&stats, second * 1_000);
+            stats.control.hold_us_peak.raise(3);
+            let expected = if second <= 60 { (900, 40_000) } else { (3, 0) };
+            assert_eq!(both(&recent, second * 1_000), expected, "{second}");
+        }
     }
 
     #[test]
