@@ -1,6 +1,6 @@
 //! The flags, and the defaults of each test.
 //!
-//! Imports nothing of the crate. Imported by `main` and the scenarios.
+//! Imports `publisher`. Imported by `main` and the scenarios.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-use crate::publisher::FRAME_BYTES_MAX;
+use crate::publisher::{FRAME_BYTES_MAX, PublishBy};
 
 /// The most connections of one process.
 const CONNECTIONS_MAX: u64 = 1_000_000;
+
+/// The most connections that publish.
+const PUBLISHERS_MAX: u64 = 10_000;
 
 /// Bytes of an event beside its padding, with room to spare.
 const ENVELOPE_BYTES: u64 = 1024;
@@ -51,6 +54,12 @@ pub(crate) struct Args {
     /// How many events of a flood may be under way at once [default: up to 512, by their size]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(crate) window: Option<u64>,
+    /// How events reach the server
+    #[arg(long, value_enum, default_value_t = PublishBy::Frames)]
+    pub(crate) publish_by: PublishBy,
+    /// Over how many connections events are published [default: 1, or more below the server's message limit]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=PUBLISHERS_MAX))]
+    pub(crate) publishers: Option<u64>,
     /// Sent as "Authorization: Bearer TOKEN"
     #[arg(long)]
     pub(crate) token: Option<String>,
@@ -136,6 +145,10 @@ pub(crate) struct Plan {
     pub(crate) subscriptions: usize,
     /// The most events of a flood that may be under way.
     pub(crate) window: u64,
+    /// How events reach the server.
+    pub(crate) publish_by: PublishBy,
+    /// The connections that publish, if their number was given.
+    pub(crate) publishers: Option<usize>,
 }
 
 /// The defaults of a test: connections, messages, seconds, rate, padding.
@@ -203,7 +216,12 @@ impl Args {
             payload: payload as usize,
             services: self.services.unwrap_or(if test == TestType::Chat { 10 } else { 1 }) as usize,
             subscriptions: self.subscriptions as usize,
-            window: self.window.unwrap_or_else(|| window(payload)),
+            // Each publisher has at least one event under way.
+            window: self
+                .window
+                .unwrap_or_else(|| window(payload).max(self.publishers.unwrap_or(1))),
+            publish_by: self.publish_by,
+            publishers: self.publishers.map(|publishers| publishers as usize),
         }
     }
 
@@ -216,7 +234,20 @@ impl Args {
                 self.subscriptions
             ));
         }
-        None
+        if let (Some(window), Some(publishers)) = (self.window, self.publishers)
+            && window < publishers
+        {
+            return Some(format!("--publishers: {publishers} have no work with --window {window}"));
+        }
+        let is_by_users = matches!(self.test_type, TestType::Chat | TestType::Direct);
+        let given = [
+            ("--publish-by", self.publish_by != PublishBy::Frames),
+            ("--publishers", self.publishers.is_some()),
+        ];
+        let unused = given.into_iter().find(|(_, is_given)| *is_given && is_by_users);
+        unused.map(|(flag, _)| {
+            format!("{flag}: in the test {} users write, and nobody publishes", self.test_type)
+        })
     }
 }
 
@@ -253,5 +284,33 @@ mod tests {
         assert!(Args::try_parse_from(["x", "--rate", "-1"]).is_err());
         assert!(Args::try_parse_from(["x", "--rate", "NaN"]).is_err());
         assert!(Args::try_parse_from(["x", "--payload", "65536"]).is_err());
+        assert!(Args::try_parse_from(["x", "--publishers", "0"]).is_err());
+        assert!(Args::try_parse_from(["x", "--publish-by", "post"]).is_err());
+        for (line, flag) in [
+            ("x --window 4 --publishers 5", "--publishers"),
+            ("x --test-type chat --publishers 2", "--publishers"),
+            ("x --test-type direct --publish-by http", "--publish-by"),
+        ] {
+            let fault = Args::parse_from(line.split(' ')).fault();
+            assert!(fault.as_ref().is_some_and(|fault| fault.contains(flag)), "{line}: {fault:?}");
+        }
+        for line in [
+            "x --window 4 --publishers 4",
+            "x --test-type chat --publish-by frames",
+            "x --test-type all --publish-by http --publishers 4",
+        ] {
+            assert_eq!(Args::parse_from(line.split(' ')).fault(), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn events_go_by_frames_unless_another_way_is_given() {
+        let plan = |line: &str| Args::parse_from(line.split(' ')).plans().remove(0);
+        let usual = plan("x");
+        assert_eq!((usual.publish_by, usual.publishers), (PublishBy::Frames, None));
+        assert_eq!(usual.window, window(256));
+        let other = plan("x --publish-by http-pipelined --publishers 3");
+        assert_eq!((other.publish_by, other.publishers), (PublishBy::HttpPipelined, Some(3)));
+        assert_eq!(plan("x --publish-by http --publishers 2000").window, 2_000);
     }
 }

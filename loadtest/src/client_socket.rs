@@ -1,4 +1,5 @@
-//! One connection of the publisher, or of a user, with its unsent and unread bytes.
+//! One connection of the publisher, or of a user, with its unsent and unread bytes: a WebSocket or, for
+//! a publisher, a connection that carries HTTP requests.
 //!
 //! Imports `target`. Imported by `publisher` and `users`.
 
@@ -52,6 +53,15 @@ pub(crate) struct ClientSocket {
 }
 
 impl ClientSocket {
+    /// Connects, for HTTP requests.
+    pub(crate) fn connect(target: &Target) -> io::Result<ClientSocket> {
+        let stream = TcpStream::connect_timeout(&target.address, ANSWER_TIMEOUT)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let (outgoing, incoming) = (Vec::new(), Vec::new());
+        Ok(ClientSocket { stream, outgoing, incoming, in_flight: VecDeque::new() })
+    }
+
     /// Connects and shakes hands, waiting for both.
     pub(crate) fn open(target: &Target) -> io::Result<ClientSocket> {
         let mut stream = TcpStream::connect_timeout(&target.address, ANSWER_TIMEOUT)?;

@@ -10,9 +10,10 @@
 //! recent    frames that were scanned for one subscriber are recognised for the next
 //! layout, tally, timeline  lost, duplicated, misordered, collapsed; latencies
 //! connection, fleet   many sockets on one thread
-//! client_socket, publisher, schedule   events, and the moments at which they are sent
+//! client_socket, http_answer, publisher, schedule   events, their way, and their moments
 //! users     signed-in sockets, for chat and direct messages
 //! process, spawn      CPU and memory of the server; a server of our own
+//! engine    for how long its threads carried out commands, from its metrics
 //! scenario  one module per kind of test
 //! outcome   the figures of a test --> table, report
 //! ```
@@ -25,8 +26,10 @@ mod args;
 mod client_socket;
 mod clock;
 mod connection;
+mod engine;
 mod fleet;
 mod frame;
+mod http_answer;
 mod layout;
 mod message;
 mod outcome;
@@ -185,7 +188,8 @@ fn run_id() -> String {
 
 /// Whether the process may open as many sockets as the largest test needs.
 fn check_open_files(plans: &[Plan]) -> Result<(), Failure> {
-    let most = plans.iter().map(|plan| plan.connections as u64).max().unwrap_or_default();
+    let sockets = |plan: &Plan| plan.connections as u64 + plan.publishers.unwrap_or(0) as u64;
+    let most = plans.iter().map(sockets).max().unwrap_or_default();
     let limit = process::raise_open_files_max();
     if most + OTHER_FILES > limit {
         return Err(Failure::Flag(format!(

@@ -2,7 +2,7 @@
 //!
 //! The content of the table, the JSON file and the page; none of them computes anything itself.
 //!
-//! Imports `args`, `tally`, `fleet`, `publisher`. Imported by the scenarios and the reports.
+//! Imports `args`, `engine`, `tally`, `fleet`, `publisher`. Imported by the scenarios and the reports.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::args::Plan;
 use crate::clock::{nanos, seconds};
+use crate::engine::LongestHold;
 use crate::fleet::Fleet;
 use crate::process::CpuUse;
 use crate::publisher::{self, Publisher};
@@ -73,6 +74,8 @@ pub(crate) struct Measured {
     pub(crate) reader_ns: u64,
     /// Our sending thread.
     pub(crate) sender_ns: u64,
+    /// The server's longest stretch of commands, if it counts them.
+    pub(crate) longest_hold: Option<LongestHold>,
 }
 
 /// The costs of the two sides, in the form of a report.
@@ -86,6 +89,9 @@ pub(crate) struct Cost {
     pub(crate) server_us_per_delivery: Option<f64>,
     /// How busy the server's busiest thread was, from 0 to 1.
     pub(crate) server_busiest_share: Option<f64>,
+    /// The longest for which a thread of the server carried out commands at a stretch; absent when the
+    /// server does not count that.
+    pub(crate) longest_hold: Option<LongestHold>,
     /// The server's resident memory at the end.
     pub(crate) server_rss_bytes: Option<u64>,
     /// Our own CPU seconds.
@@ -125,6 +131,7 @@ impl Cost {
                 .filter(is_measurable)
                 .map(|server| per_delivery(server.total_ns)),
             server_busiest_share: server_busiest,
+            longest_hold: measured.longest_hold,
             server_rss_bytes: rss_bytes,
             own_cpu_s: seconds(own_ns),
             own_us_per_delivery: per_delivery(own_ns),
@@ -196,6 +203,10 @@ pub(crate) struct Outcome {
     pub(crate) payload_bytes: usize,
     /// Events per second, if they had a rate.
     pub(crate) rate: Option<f64>,
+    /// How events reached the server; empty where nothing was published.
+    pub(crate) publish_by: String,
+    /// Over how many connections.
+    pub(crate) publishers: usize,
     /// Sockets that opened.
     pub(crate) connections_made: u64,
     /// Sockets that did not.
@@ -326,6 +337,8 @@ impl Outcome {
 
     /// Adds the counts of the publisher.
     pub(crate) fn add_publisher(&mut self, publisher: &Publisher) {
+        self.publish_by = publisher.publish_by.to_string();
+        self.publishers = publisher.line_count();
         self.events_sent = publisher.sent;
         self.events_accepted = publisher.accepted.iter().sum();
         self.events_refused = publisher::refusals(publisher);

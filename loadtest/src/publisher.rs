@@ -1,5 +1,9 @@
 //! The publisher: turns event numbers into registrations and counts those that the server accepted.
 //!
+//! Registrations go out as messages on sockets, or as HTTP requests with or without pipelining, over
+//! one connection or many. Several connections may name the same service: the account is of what the
+//! server answered, and whatever order it chose, each event is a change.
+//!
 //! Event `e` changes service `e % services`, and there instance `e / services % INSTANCES`. Its
 //! send time goes into the instance's metadata, so that every event is a real change and every
 //! subscriber can tell how old it is. A server with a limit of client messages per connection is
@@ -7,18 +11,21 @@
 //!
 //! Does not decide when to send: that is `schedule`.
 //!
-//! Imports `client_socket`, `frame`, `message`, `target`, `clock`. Imported by `schedule` and the scenarios.
+//! Imports `client_socket`, `frame`, `http_answer`, `message`, `target`, `clock`. Imported by
+//! `args`, `schedule` and the scenarios.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::client_socket::{self, ClientSocket};
 use crate::clock::Clock;
 use crate::frame::{self, Opcode};
+use crate::http_answer::{self, Verdict};
 use crate::message;
 use crate::target::Target;
 
@@ -34,8 +41,29 @@ const OUTGOING_BYTES_MAX: usize = 128 * 1024;
 /// The longest frame that the server accepts.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 * 1024;
 
+/// How long a connection that takes one request at a time may keep the next one waiting.
+const ROOM_NS: u64 = 5_000_000_000;
+
 /// Bytes of an event beside the padding, at most.
 const ENVELOPE_BYTES: usize = 400;
+
+/// The way of events to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PublishBy {
+    /// As messages on sockets
+    Frames,
+    /// As HTTP requests, each connection with one at a time
+    Http,
+    /// As HTTP requests that do not wait for the answers to those before
+    HttpPipelined,
+}
+
+impl fmt::Display for PublishBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("unnamed", |value| value.get_name()))
+    }
+}
 
 /// Sends events and counts their answers.
 #[derive(Debug)]
@@ -50,6 +78,9 @@ pub(crate) struct Publisher {
     pub(crate) refused: u64,
     /// The server's text of the first refusal.
     pub(crate) refusal: Option<String>,
+    /// The way of the events.
+    pub(crate) publish_by: PublishBy,
+    target: Target,
     sockets: Vec<ClientSocket>,
     next_socket: usize,
     services: u64,
@@ -64,6 +95,7 @@ impl Publisher {
     /// Connects `sockets` times.
     pub(crate) fn connect(
         target: &Target,
+        publish_by: PublishBy,
         sockets: usize,
         prefix: &str,
         services: usize,
@@ -76,8 +108,13 @@ impl Publisher {
             rate_limited: 0,
             refused: 0,
             refusal: None,
+            target: target.clone(),
+            publish_by,
             sockets: (0..sockets.max(1))
-                .map(|_| ClientSocket::open(target))
+                .map(|_| match publish_by {
+                    PublishBy::Frames => ClientSocket::open(target),
+                    PublishBy::Http | PublishBy::HttpPipelined => ClientSocket::connect(target),
+                })
                 .collect::<io::Result<_>>()?,
             next_socket: 0,
             services: services as u64,
@@ -106,17 +143,49 @@ impl Publisher {
         self.sockets.len()
     }
 
-    /// Whether the next socket can take a frame.
+    /// Whether there is a socket that can take a request.
     pub(crate) fn can_send(&self) -> bool {
-        self.sockets[self.next_socket].outgoing.len() < OUTGOING_BYTES_MAX
+        self.free_socket().is_some()
     }
 
-    /// Sends the next `count` events in one frame; `stamp_ns` gives the send time of each.
+    /// The socket that takes the next request: the next one in turn, or without pipelining the next one
+    /// that waits for no answer.
+    fn free_socket(&self) -> Option<usize> {
+        let count = self.sockets.len();
+        if self.publish_by == PublishBy::Http {
+            return (self.next_socket..self.next_socket + count)
+                .map(|index| index % count)
+                .find(|index| self.sockets[*index].in_flight.is_empty());
+        }
+        let has_room = self.sockets[self.next_socket].outgoing.len() < OUTGOING_BYTES_MAX;
+        has_room.then_some(self.next_socket)
+    }
+
+    /// Waits for such a socket where a connection takes one request at a time.
+    fn await_room(&mut self) -> io::Result<()> {
+        let end_ns = self.clock.now_ns() + ROOM_NS;
+        while self.publish_by == PublishBy::Http && !self.can_send() {
+            if self.clock.now_ns() > end_ns {
+                return Err(io::Error::other("the server answered no publisher for 5 s"));
+            }
+            self.turn(Duration::from_millis(1))?;
+        }
+        Ok(())
+    }
+
+    /// Sends the next `count` events in one frame or request; `stamp_ns` gives the send time of each.
     pub(crate) fn send(&mut self, count: u64, stamp_ns: impl Fn(u64) -> u64) {
         let id = self.next_id;
         self.next_id += 1;
         self.payload.clear();
-        let _ = write!(self.payload, r#"{{"type":"register","id":{id},"instances":["#);
+        let _ = match self.publish_by {
+            PublishBy::Frames => {
+                write!(self.payload, r#"{{"type":"register","id":{id},"instances":["#)
+            }
+            PublishBy::Http | PublishBy::HttpPipelined => {
+                write!(self.payload, r#"{{"instances":["#)
+            }
+        };
         for event in self.sent..self.sent + count {
             if event > self.sent {
                 self.payload.push(',');
@@ -132,11 +201,20 @@ impl Publisher {
             );
         }
         self.payload.push_str("]}");
-        let socket = &mut self.sockets[self.next_socket];
-        frame::encode(Opcode::Text, self.payload.as_bytes(), id as u32, &mut socket.outgoing);
-        socket.in_flight.push_back((id, self.sent, count));
+        let index = self.free_socket().unwrap_or(self.next_socket);
+        let outgoing = &mut self.sockets[index].outgoing;
+        match self.publish_by {
+            PublishBy::Frames => {
+                frame::encode(Opcode::Text, self.payload.as_bytes(), id as u32, outgoing);
+            }
+            PublishBy::Http | PublishBy::HttpPipelined => {
+                let head = self.target.post_head("/api/registry/register.json");
+                append_request(&head, &self.payload, outgoing);
+            }
+        }
+        self.sockets[index].in_flight.push_back((id, self.sent, count));
         self.sent += count;
-        self.next_socket = (self.next_socket + 1) % self.sockets.len();
+        self.next_socket = (index + 1) % self.sockets.len();
     }
 
     /// Writes as many bytes as the kernel takes, and reads answers. Waits for either at most
@@ -148,13 +226,17 @@ impl Publisher {
             self.flush()?;
         }
         for index in 0..self.sockets.len() {
-            self.read(index)?;
+            match self.publish_by {
+                PublishBy::Frames => self.read_frames(index)?,
+                PublishBy::Http | PublishBy::HttpPipelined => self.read_answers(index)?,
+            }
         }
         Ok(())
     }
 
     /// Sends one event now, without waiting for its answer.
     pub(crate) fn send_now(&mut self) -> io::Result<u64> {
+        self.await_room()?;
         let now_ns = self.clock.now_ns();
         self.send(1, |_| now_ns);
         self.flush()?;
@@ -183,17 +265,31 @@ impl Publisher {
                     format!(r#"{{"serviceId":"{}{service}","instanceId":"i{i}"}}"#, self.prefix)
                 })
                 .collect();
-            let text = format!(r#"{{"type":"unregister","instance_keys":[{}]}}"#, keys.join(","));
-            let index = service as usize % self.sockets.len();
-            frame::encode(Opcode::Text, text.as_bytes(), 3, &mut self.sockets[index].outgoing);
+            let (index, keys) = (service as usize % self.sockets.len(), keys.join(","));
+            let is_last = service + self.sockets.len() as u64 >= self.services;
+            let outgoing = &mut self.sockets[index].outgoing;
+            if self.publish_by == PublishBy::Frames {
+                let text = format!(r#"{{"type":"unregister","instance_keys":[{keys}]}}"#);
+                frame::encode(Opcode::Text, text.as_bytes(), 3, outgoing);
+            } else {
+                let body = format!(r#"{{"instanceKeys":[{keys}]}}"#);
+                let mut head = self.target.post_head("/api/registry/unregister.json");
+                if is_last {
+                    head.push_str("Connection: close\r\n");
+                }
+                append_request(&head, &body, outgoing);
+            }
         }
         for socket in &mut self.sockets {
-            frame::encode(Opcode::Close, &1000u16.to_be_bytes(), 3, &mut socket.outgoing);
+            if self.publish_by == PublishBy::Frames {
+                frame::encode(Opcode::Close, &1000u16.to_be_bytes(), 3, &mut socket.outgoing);
+            }
             // The answers are of no interest, but reading to the end lets the server close first.
             let _ = socket.stream.set_nonblocking(false);
             let _ = socket.stream.set_read_timeout(Some(Duration::from_secs(2)));
             let _ = socket.stream.set_write_timeout(Some(Duration::from_secs(2)));
-            if socket.stream.write_all(&socket.outgoing).is_ok() {
+            let has_words = !socket.outgoing.is_empty();
+            if has_words && socket.stream.write_all(&socket.outgoing).is_ok() {
                 let _ = io::copy(&mut socket.stream, &mut io::sink());
             }
         }
@@ -207,7 +303,7 @@ impl Publisher {
         self.sockets.iter_mut().try_for_each(ClientSocket::flush)
     }
 
-    fn read(&mut self, index: usize) -> io::Result<()> {
+    fn read_frames(&mut self, index: usize) -> io::Result<()> {
         let socket = &mut self.sockets[index];
         if socket.fill()? == 0 {
             return Ok(());
@@ -236,6 +332,55 @@ impl Publisher {
         Ok(())
     }
 
+    fn read_answers(&mut self, index: usize) -> io::Result<()> {
+        let socket = &mut self.sockets[index];
+        match socket.fill() {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            // A server ends a connection that has asked for nothing for a while.
+            Err(_) if socket.in_flight.is_empty() => {
+                self.sockets[index] = ClientSocket::connect(&self.target)?;
+                return Ok(());
+            }
+            Err(fault) => return Err(fault),
+        }
+        let incoming = std::mem::take(&mut socket.incoming);
+        let mut used = 0;
+        while let Some(answer) = http_answer::decode(&incoming[used..]).map_err(io::Error::other)? {
+            let body = &incoming[used..][answer.body];
+            used += answer.bytes;
+            // Answers come in the order of the requests.
+            if let Some((_, first, count)) = self.sockets[index].in_flight.pop_front() {
+                self.judged(http_answer::verdict(answer.status, body), first, count);
+            }
+        }
+        self.sockets[index].incoming = incoming;
+        self.sockets[index].incoming.drain(..used);
+        Ok(())
+    }
+
+    /// Notes what became of the events of one request.
+    fn judged(&mut self, verdict: Verdict, first: u64, count: u64) {
+        match verdict {
+            Verdict::Accepted { failed } => {
+                for event in first..first + count {
+                    self.accepted[(event % self.services) as usize] += 1;
+                }
+                for failed in &failed {
+                    self.take_back(failed);
+                }
+            }
+            Verdict::Refused { is_rate_limited, words } => {
+                if is_rate_limited {
+                    self.rate_limited += count;
+                } else {
+                    self.refused += count;
+                }
+                self.refusal.get_or_insert(words);
+            }
+        }
+    }
+
     fn answered(&mut self, index: usize, payload: &[u8]) {
         let Some(message) = message::parse(payload) else {
             return;
@@ -249,22 +394,15 @@ impl Publisher {
         let Some((_, first, count)) = position.and_then(|at| in_flight.remove(at)) else {
             return;
         };
-        if message.kind == "error" {
-            if message.code == "rate_limited" {
-                self.rate_limited += count;
-            } else {
-                self.refused += count;
+        let verdict = if message.kind == "error" {
+            Verdict::Refused {
+                is_rate_limited: message.code == "rate_limited",
+                words: format!("{}: {}", message.code, message.words),
             }
-            let words = format!("{}: {}", message.code, message.words);
-            self.refusal.get_or_insert(words);
-            return;
-        }
-        for event in first..first + count {
-            self.accepted[(event % self.services) as usize] += 1;
-        }
-        for failed in &message.failed_instances {
-            self.take_back(failed);
-        }
+        } else {
+            Verdict::Accepted { failed: message.failed_instances }
+        };
+        self.judged(verdict, first, count);
     }
 
     /// An instance of an otherwise accepted request failed.
@@ -280,6 +418,12 @@ impl Publisher {
             *accepted = accepted.saturating_sub(1);
         }
     }
+}
+
+/// Appends a request to the bytes of a socket.
+fn append_request(head: &str, body: &str, outgoing: &mut Vec<u8>) {
+    // Writing into a vector cannot fail.
+    let _ = write!(outgoing, "{head}Content-Length: {}\r\n\r\n{body}", body.len());
 }
 
 /// The errors that the server answered to events, for the report.

@@ -47,6 +47,11 @@ fn rows(outcome: &Outcome) -> Vec<(String, String)> {
     );
     add("connect p50 / p99", pair(&outcome.connect_us));
     add("connect + subscribe p50 / p99", pair(&outcome.subscribe_us));
+    if !outcome.publish_by.is_empty() {
+        let connections = if outcome.publishers == 1 { "connection" } else { "connections" };
+        let many = grouped(outcome.publishers as u64);
+        add("published by", format!("{} over {many} {connections}", outcome.publish_by));
+    }
     add(
         "events sent / accepted",
         format!("{} / {}", grouped(outcome.events_sent), grouped(outcome.events_accepted)),
@@ -97,6 +102,11 @@ fn add_cost(outcome: &Outcome, add: &mut impl FnMut(&str, String)) {
     }
     let own = share(cost.own_busiest_share);
     add("own CPU, busiest thread", format!("{:.2} s, {own}", cost.own_cpu_s));
+    if let Some(longest) = cost.longest_hold {
+        let or_none = |us: Option<f64>| us.map_or("none".to_owned(), time);
+        let both = [longest.shard_us, longest.timekeeper_us].map(or_none).join(" / ");
+        add("longest hold, shard / timekeeper", both);
+    }
     if let Some(bytes) = cost.server_rss_bytes {
         add("server memory", format!("{:.1} MiB", bytes as f64 / 1_048_576.0));
     }
@@ -142,6 +152,7 @@ fn grouped(value: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::LongestHold;
 
     #[test]
     fn numbers_are_grouped() {
@@ -149,6 +160,19 @@ mod tests {
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_000), "1,000");
         assert_eq!(grouped(1_234_567), "1,234,567");
+    }
+
+    #[test]
+    fn a_table_names_the_way_and_the_longest_hold() {
+        let mut outcome = Outcome { connections_made: 1, ..Outcome::default() };
+        assert!(!render(&outcome).contains("published by"));
+        outcome.publish_by = "http".to_owned();
+        outcome.publishers = 64;
+        let longest = LongestHold { shard_us: Some(912.4), timekeeper_us: None };
+        outcome.cost.longest_hold = Some(longest);
+        let text = render(&outcome);
+        assert!(text.contains("http over 64 connections"), "{text}");
+        assert!(text.contains("912 us / none"), "{text}");
     }
 
     #[test]

@@ -108,10 +108,21 @@ impl Target {
 
     /// Requests the server's settings. None if it does not give them.
     pub(crate) fn settings(&self) -> Option<Value> {
+        let body = self.get("/api/status/config.json")?;
+        let object = &body[body.find('{')?..=body.rfind('}')?];
+        serde_json::from_str(object).ok()
+    }
+
+    /// Requests the server's metrics. None if it has none.
+    pub(crate) fn metrics(&self) -> Option<String> {
+        self.get("/metrics")
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect_timeout(&self.address, ANSWER_TIMEOUT).ok()?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT)).ok()?;
         let request = format!(
-            "GET /api/status/config.json HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}\r\n",
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{}\r\n",
             self.host,
             self.authorization()
         );
@@ -120,9 +131,17 @@ impl Target {
         // A server that does not close is cut off by the timeout; the received bytes still count.
         let _ = stream.take(1024 * 1024).read_to_end(&mut answer);
         let text = String::from_utf8_lossy(&answer);
-        let body = text.split_once("\r\n\r\n")?.1;
-        let object = &body[body.find('{')?..=body.rfind('}')?];
-        serde_json::from_str(object).ok()
+        let (_, body) = text.split_once("\r\n\r\n")?;
+        Some(body.to_owned())
+    }
+
+    /// The head of a request with a JSON body, without the field of its length and the empty line.
+    pub(crate) fn post_head(&self, path: &str) -> String {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {}\r\n{}Content-Type: application/json\r\n",
+            self.host,
+            self.authorization()
+        )
     }
 
     /// Makes a call without a body. Returns the status of its answer.

@@ -145,6 +145,11 @@ fn wrong_flags_are_named_and_exit_with_2() {
         (&["--subscriptions", "2"], "--subscriptions"),
         (&["--rate", "fast"], "--rate"),
         (&["--test-type", "nothing"], "--test-type"),
+        (&["--publish-by", "post"], "--publish-by"),
+        (&["--publishers", "0"], "--publishers"),
+        (&["--publishers", "9", "--window", "8"], "--publishers"),
+        (&["--test-type", "chat", "--publishers", "2"], "--publishers"),
+        (&["--test-type", "direct", "--publish-by", "http"], "--publish-by"),
         (&["--spawn", "--url", "ws://127.0.0.1:1/ws"], "--spawn"),
     ];
     for (arguments, flag) in cases {

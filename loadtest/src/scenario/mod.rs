@@ -26,7 +26,7 @@ use crate::layout::Layout;
 use crate::outcome::Outcome;
 use crate::process::Process;
 use crate::progress::Progress;
-use crate::publisher::Publisher;
+use crate::publisher::{PublishBy, Publisher};
 use crate::schedule::{self, Schedule};
 use crate::tally::Tally;
 use crate::target::Target;
@@ -113,10 +113,37 @@ impl Bench {
         let left = self.connections_left.map_or(usize::MAX, |connections_left| {
             connections_left.saturating_sub(plan.connections)
         });
-        let sockets = schedule::sockets_for(schedule, self.messages_per_s_max).min(left);
-        let prefix = self.prefix(plan);
-        Publisher::connect(&self.target, sockets, &prefix, plan.services, plan.payload, self.clock)
-            .map_err(|error| io::Error::new(error.kind(), format!("the publisher: {error}")))
+        let sockets = match (plan.publishers, plan.publish_by) {
+            // Only sockets count as a user's connections, and have a limit of messages.
+            (given, PublishBy::Http | PublishBy::HttpPipelined) => given.unwrap_or(1),
+            (Some(given), PublishBy::Frames) if given > left => {
+                return Err(io::Error::other(format!(
+                    "--publishers: the token's user may hold {left} connections beside those \
+                     that subscribe"
+                )));
+            }
+            (Some(given), PublishBy::Frames) => given,
+            (None, PublishBy::Frames) => {
+                schedule::sockets_for(schedule, self.messages_per_s_max).min(left)
+            }
+        };
+        let (prefix, publish_by) = (self.prefix(plan), plan.publish_by);
+        let (services, payload) = (plan.services, plan.payload);
+        Publisher::connect(
+            &self.target,
+            publish_by,
+            sockets,
+            &prefix,
+            services,
+            payload,
+            self.clock,
+        )
+        .map_err(|error| io::Error::new(error.kind(), format!("the publisher: {error}")))
+    }
+
+    /// The server's limit of messages for the way in which a plan publishes.
+    fn messages_per_s_max(&self, plan: &Plan) -> Option<u64> {
+        self.messages_per_s_max.filter(|_| plan.publish_by == PublishBy::Frames)
     }
 
     /// Connects and subscribes the whole fleet, `under_way_max` at a time. The first `slow_count`

@@ -19,7 +19,7 @@ pub(super) fn run(bench: &mut Bench, plan: &Plan) -> io::Result<Outcome> {
         schedule,
         events_max: plan.messages.unwrap_or(u64::MAX),
         duration: plan.duration,
-        messages_per_s_max: bench.messages_per_s_max,
+        messages_per_s_max: bench.messages_per_s_max(plan),
         subscribers: fleet.tally.subscribers(|_| true),
     };
     let length = plan.messages.or(plan.duration.map(|duration| duration.as_secs()));
