@@ -115,6 +115,38 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .of_door("registry:read")
     .takes("Zone"),
     Operation::new(
+        "POST",
+        "/api/status/deployment.json",
+        ("Artemis", "deploymentByPost"),
+        "Where this node runs",
+        &[(200, Some("Any"))],
+    )
+    .of_door(""),
+    Operation::new(
+        "POST",
+        "/api/status/legacy-leases.json",
+        ("Artemis", "legacyLeasesByPost"),
+        "Leases of an older Artemis: none",
+        &[(200, Some("Any"))],
+    )
+    .of_door("registry:read"),
+    Operation::new(
+        "POST",
+        "/api/status/message/connections.json",
+        ("Artemis", "artemisConnectionsByPost"),
+        "The numbers of sockets of Artemis clients",
+        &[(200, Some("ArtemisSockets"))],
+    )
+    .of_door(""),
+    Operation::new(
+        "POST",
+        "/api/status/websocket/connection.json",
+        ("Artemis", "artemisConnectionsV2ByPost"),
+        "The same, as version 2 asks",
+        &[(200, Some("ArtemisSockets"))],
+    )
+    .of_door(""),
+    Operation::new(
         "GET",
         "/api/status/deployment.json",
         ("Artemis", "deployment"),
