@@ -20,7 +20,7 @@ use super::RequestContext;
 use super::guard::Guard;
 use super::router;
 use crate::limits;
-use crate::shard::socket::Stream;
+use crate::shard::tcp_socket::Stream;
 use crate::ws::authorizer::Upgrade;
 
 /// A socket that turned into a WebSocket after earlier requests, with the bytes that followed.

@@ -11,7 +11,7 @@
 //! connection may idle between requests for [`limits::KEEP_ALIVE_MS`]. A client that takes nothing of
 //! its answer for the write timeout is gone: the connection is reset.
 //!
-//! Imports `http::chunked_body`, `http::idle`, `limits`, `shard::socket` and `ws::head`. Imported by
+//! Imports `http::chunked_body`, `http::idle`, `limits`, `shard::tcp_socket` and `ws::head`. Imported by
 //! `http::connection`.
 
 use std::future::Future;
@@ -28,7 +28,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::chunked_body::{ChunkedBody, Verdict};
 use super::idle::Kept;
 use crate::limits::{self, Limits};
-use crate::shard::socket::Stream;
+use crate::shard::tcp_socket::Stream;
 use crate::ws::head::{self, Body, HeadFault, HeadLimits};
 
 /// The path that stands for a refusal: `/.refused/400` and `/.refused/431`.

@@ -22,8 +22,9 @@ use super::Common;
 use crate::address::ClientAddress;
 use crate::http::connection::{Ending, Upgraded};
 use crate::limits;
-use crate::shard::socket::{Socket, Stream, TcpSocket};
+use crate::shard::socket::Socket;
 use crate::shard::surplus_answer;
+use crate::shard::tcp_socket::{Stream, TcpSocket};
 use crate::wire::refusal::Code;
 use crate::ws::address_connections::AddressPermit;
 

@@ -27,7 +27,7 @@ use crate::mailbox::MailboxReceiver;
 use crate::mailbox::command_sender::CommandSender;
 use crate::mailbox::to_shard::ShardMessage;
 use crate::shard::ready::ReadyList;
-use crate::shard::socket::TcpSocket;
+use crate::shard::tcp_socket::TcpSocket;
 use crate::shard::{Outcome, Settings, Shard};
 
 /// The arguments of a shard's thread.

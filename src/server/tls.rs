@@ -6,7 +6,7 @@
 //! A client that speaks plain HTTP gets an error text at once, which helps a person who forgot the `s` of
 //! `https`.
 //!
-//! Imports `http::connection` and `shard::socket`. Part of `server`.
+//! Imports `http::connection` and `shard::tcp_socket`. Part of `server`.
 
 use std::fmt;
 use std::io;
@@ -24,7 +24,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::http::connection;
-use crate::shard::socket::Stream;
+use crate::shard::tcp_socket::Stream;
 
 /// The files of certificate and key, and their content at the last read.
 pub(super) struct Tls {

@@ -43,6 +43,7 @@ mod session;
 mod slow_reader;
 pub mod socket;
 mod talk;
+pub mod tcp_socket;
 mod timers;
 mod topics;
 mod withdrawal;
