@@ -147,6 +147,15 @@ deny() {
     return 1
 }
 
+# Each deliberate fault quotes a line of the engine, and follows it.
+faults_fit() {
+    command -v python3 >/dev/null || {
+        echo 'SKIPPED: whether the deliberate faults fit the engine (there is no python3)'
+        return "$could_not_run"
+    }
+    python3 scripts/engine_faults.py --check
+}
+
 # The lints of what is built into a program, the models and units, and a handful of promises on the wire.
 if [ "$quick" = 1 ]; then
     stage 'format' cargo fmt --all --check
@@ -196,6 +205,7 @@ if [ "$night" = 1 ]; then
     stage 'features' features
 fi
 stage 'oldest compiler' oldest_compiler
+stage 'deliberate faults' faults_fit
 stage 'dependencies' deny
 stage 'tests' scripts/with_postgres.sh cargo test --workspace --no-fail-fast
 if [ "$night" = 1 ]; then

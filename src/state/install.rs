@@ -14,7 +14,7 @@
 //!
 //! Imports `clock`, `id` and its siblings. Part of `state`.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::durable::PeopleSnapshot;
 use super::entry::{Applied, LogItem};
@@ -27,7 +27,7 @@ use crate::id::ServiceName;
 #[derive(Debug)]
 pub struct Installed {
     /// The services whose followers need a snapshot: the new history may differ from the one they know.
-    pub services: HashSet<ServiceName>,
+    pub services: BTreeSet<ServiceName>,
     /// The results of this node's own entries among those read, by their numbers; none for an entry that a
     /// later one had overtaken.
     pub applied: Vec<(u64, Option<Applied>)>,

@@ -40,6 +40,7 @@ pub enum Asked {
         key: Key,
         ttl_ms: u64,
         sent_ms: u64,
+        is_registration: bool,
     },
     Join,
     Leave,
@@ -117,6 +118,8 @@ pub struct Client {
     pub channels: BTreeMap<String, (String, u64)>,
     /// When the last heartbeat of its own lease was sent that it knows to be accepted, and the lease's time.
     pub renewed: Option<(u64, u64)>,
+    /// When its last registration was answered: events of what was before may come behind the answer.
+    registered_ms: u64,
     pub room: Option<Room>,
     /// A request of a room failed: nobody knows whether it is in there.
     pub is_in_doubt: bool,
@@ -170,6 +173,7 @@ impl Client {
             replay: None,
             channels: BTreeMap::new(),
             renewed: None,
+            registered_ms: 0,
             room: None,
             is_in_doubt: false,
             received: BTreeMap::new(),
@@ -300,6 +304,7 @@ impl Client {
         let bytes = self.link.take(bytes_max);
         if !bytes.is_empty() {
             self.takes_nothing.since_ms = None;
+            oracle.trace(&bytes);
         }
         self.input.extend_from_slice(&bytes);
         if !self.has_head {
@@ -416,12 +421,13 @@ impl Client {
         assert_eq!(known, (&place.epoch, from), "{}: a gap or a repetition: {frame}", self.name);
         let changes = frame["changes"].as_array().expect("changes");
         assert_eq!(place.revision - from, changes.len() as u64, "{frame}");
-        for change in changes {
+        for (revision, change) in (from + 1..).zip(changes) {
             oracle::apply(&mut position.picture, change);
             let id = change["instance"]["instanceId"].as_str().unwrap_or_default();
             if change["reason"] == "expired"
                 && id.strip_suffix("-lease") == Some(&*self.name)
                 && let Some((sent_ms, ttl_ms)) = self.renewed
+                && oracle.told_ms(&place.epoch, &service, revision) > Some(self.registered_ms)
             {
                 // Its heartbeat was accepted before: so the lease had a whole period from there.
                 let age_ms = oracle.now_ms - sent_ms;
@@ -586,8 +592,12 @@ impl Client {
                     self.tally.errors += 1;
                 }
             }
-            Asked::Renew { key, ttl_ms, sent_ms } => {
-                assert!(["registered", "heartbeat_ack"].contains(&kind), "{frame}");
+            Asked::Renew { key, ttl_ms, sent_ms, is_registration } => {
+                let answer = if is_registration { "registered" } else { "heartbeat_ack" };
+                assert_eq!(kind, answer, "{frame}");
+                if is_registration {
+                    self.registered_ms = oracle.now_ms;
+                }
                 if failed == 0 {
                     self.renewed = Some((sent_ms, ttl_ms));
                     oracle.renewed(key, ttl_ms, sent_ms);

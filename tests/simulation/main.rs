@@ -21,6 +21,7 @@
 mod client;
 mod clock;
 mod fault;
+mod holder;
 mod node;
 mod oracle;
 mod pipe;
@@ -63,31 +64,46 @@ struct Timeouts {
 /// What worlds went through, each with how often, to know that they went through enough.
 type Seen = BTreeMap<&'static str, u64>;
 
-fn play(seed: u64) -> Seen {
+/// A world that was played.
+struct Played {
+    seen: Seen,
+    /// A hash of all that was sent to anybody, and when.
+    trace: u64,
+}
+
+fn play(seed: u64) -> Played {
     catch_unwind(AssertUnwindSafe(|| SimWorld::new(seed).play())).unwrap_or_else(|fault| {
         eprintln!("replay with: FANFARE_SEED={seed} cargo test --test simulation -- one_seed");
         resume_unwind(fault)
     })
 }
 
-/// Plays worlds on all cores. `seed` gives each its seed.
+/// Plays worlds on all cores, or on as many as `FANFARE_THREADS` says. `seed` gives each its seed. Ends with
+/// the first that fails; with `FANFARE_PLAY_ON` all are played.
 fn play_all(worlds: u64, seed: impl Fn(u64) -> u64 + Sync) -> Seen {
-    let (next, has_failed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (next, failures) = (AtomicU64::new(0), AtomicU64::new(0));
+    let plays_on = std::env::var_os("FANFARE_PLAY_ON").is_some();
     let started = Instant::now();
     let work = || {
         let mut all = Seen::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= worlds || has_failed.load(Ordering::Relaxed) {
+            if number >= worlds || (failures.load(Ordering::Relaxed) > 0 && !plays_on) {
                 return all;
             }
-            let seen = catch_unwind(AssertUnwindSafe(|| play(seed(number))));
-            let seen = seen.unwrap_or_else(|fault| {
-                has_failed.store(true, Ordering::Relaxed);
-                resume_unwind(fault)
-            });
-            for (what, count) in seen {
-                *all.entry(what).or_default() += count;
+            let seed = seed(number);
+            match catch_unwind(AssertUnwindSafe(|| play(seed))) {
+                Ok(played) => {
+                    for (what, count) in played.seen {
+                        *all.entry(what).or_default() += count;
+                    }
+                }
+                Err(fault) => {
+                    failures.fetch_add(1, Ordering::Relaxed);
+                    if !plays_on {
+                        resume_unwind(fault)
+                    }
+                }
             }
             if worlds >= 1_000 && (number + 1).is_multiple_of(1_000) {
                 eprintln!("{} worlds in {} s", number + 1, started.elapsed().as_secs());
@@ -95,7 +111,8 @@ fn play_all(worlds: u64, seed: impl Fn(u64) -> u64 + Sync) -> Seen {
         }
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
+    let cores = read_variable("FANFARE_THREADS").unwrap_or(cores as u64);
+    let all = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
         let mut all = Seen::new();
         for thread in threads {
@@ -105,7 +122,14 @@ fn play_all(worlds: u64, seed: impl Fn(u64) -> u64 + Sync) -> Seen {
             }
         }
         all
-    })
+    });
+    let failures = failures.load(Ordering::Relaxed);
+    assert_eq!(failures, 0, "worlds of {worlds} failed");
+    all
+}
+
+fn read_variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 #[test]
@@ -119,15 +143,24 @@ fn a_hundred_known_worlds() {
 /// Twenty, or as many as `FANFARE_WORLDS` says.
 #[test]
 fn twenty_fresh_worlds() {
-    let worlds = std::env::var("FANFARE_WORLDS").ok().and_then(|count| count.parse().ok());
-    play_all(worlds.unwrap_or(20), |_| uuid::Uuid::new_v4().as_u64_pair().0);
+    play_all(read_variable("FANFARE_WORLDS").unwrap_or(20), |_| {
+        uuid::Uuid::new_v4().as_u64_pair().0
+    });
 }
 
 /// Plays the seed in `FANFARE_SEED`.
 #[test]
 fn one_seed() {
-    if let Some(seed) = std::env::var("FANFARE_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        println!("{:#?}", play(seed));
+    if let Some(seed) = read_variable("FANFARE_SEED") {
+        println!("{:#?}", play(seed).seen);
+    }
+}
+
+/// A failure can be looked into: its seed brings about the same again, byte for byte.
+#[test]
+fn a_seed_is_played_again_exactly() {
+    for seed in 0..6 {
+        assert_eq!(play(seed).trace, play(seed).trace, "seed {seed} is not the same again");
     }
 }
 

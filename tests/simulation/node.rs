@@ -31,7 +31,7 @@ use fanfare::internals::wire::refusal::Refusal;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::oracle::{self, Oracle, Position};
+use super::oracle::{self, Key, Oracle, Position};
 use super::pipe::{FakeSocket, Ready};
 use super::sequencer::SimSequencer;
 use super::store::{Database, SimStore};
@@ -265,6 +265,9 @@ impl SimNode {
     /// there is one.
     pub fn hear(&mut self, oracle: &mut Oracle) -> bool {
         while let Some(message) = self.observer.take() {
+            if let ShardMessage::Event(event) = &message {
+                oracle.trace(&event.frame);
+            }
             match message {
                 ShardMessage::Event(event) if matches!(event.topic, Topic::Service(_)) => {
                     let start = event.frame.windows(2).position(|two| two == b"{\"");
@@ -319,8 +322,8 @@ impl SimNode {
             at.revision += 1;
             let instance = change["instance"]["instanceId"].as_str().expect("an id");
             let is_news = oracle.find(&at.epoch, &service, at.revision).is_none();
-            if change["reason"] == "expired" && is_news {
-                oracle.expires(&service, instance);
+            if is_news && change["reason"] == "expired" {
+                oracle.expires(&service, instance, (Rc::clone(&at.epoch), at.revision));
             }
             let before = oracle::apply(&mut at.picture, change);
             if instance.starts_with("swap") {
@@ -330,6 +333,12 @@ impl SimNode {
         }
         assert_eq!(place.revision, at.revision, "{frame}");
         at.degraded = place.degraded;
+    }
+
+    /// Whether it shows an instance.
+    pub fn shows(&self, (service, instance): &Key) -> bool {
+        let at = self.services.get(&**service);
+        at.is_some_and(|at| at.picture.contains_key(&**instance))
     }
 
     /// Judges views that were asked for just now.

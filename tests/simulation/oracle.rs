@@ -3,6 +3,7 @@
 //! It knows nothing of the engine: only what was asked, what was answered and what was pushed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -13,8 +14,14 @@ pub type Picture = BTreeMap<Rc<str>, Rc<Value>>;
 /// A revision of a service: its epoch and its number.
 pub type Place = (Rc<str>, u64);
 
-/// The pictures of a service by revision, each with who showed it first.
-type Revisions = BTreeMap<u64, (Rc<str>, Picture)>;
+/// What a service looks like at a revision, as it was shown first.
+struct Shown {
+    by: Rc<str>,
+    at_ms: u64,
+    picture: Picture,
+}
+
+type Revisions = BTreeMap<u64, Shown>;
 
 /// Where somebody stands with a service.
 #[derive(Clone)]
@@ -105,6 +112,7 @@ pub struct Oracle {
     /// Whether the story is printed: `FANFARE_STORY=1`, for one seed.
     is_told: bool,
     pub now_ms: u64,
+    trace: DefaultHasher,
     /// By epoch and service.
     pictures: HashMap<(Rc<str>, Rc<str>), Revisions>,
     messages: BTreeMap<(String, String, u64), String>,
@@ -113,6 +121,8 @@ pub struct Oracle {
     /// Whether an operator took an instance out.
     pull_outs: BTreeMap<Key, Fact<bool>>,
     leases: BTreeMap<Key, Lease>,
+    /// Where a node has told of instances that they have expired.
+    expired_at: BTreeMap<Key, Place>,
     /// What was there directly before an instance had a port; ports are not used twice.
     before: HashMap<u64, Option<u64>>,
     asked: u64,
@@ -127,6 +137,16 @@ impl Oracle {
         Oracle { is_told, ..Oracle::default() }
     }
 
+    /// Notes something that was sent to somebody.
+    pub fn trace(&mut self, bytes: &[u8]) {
+        (self.now_ms, bytes).hash(&mut self.trace);
+    }
+
+    /// A hash of all that was sent.
+    pub fn traced(&self) -> u64 {
+        self.trace.finish()
+    }
+
     /// A line of the story, where it is told.
     pub fn note(&self, line: impl FnOnce() -> String) {
         if self.is_told {
@@ -138,14 +158,16 @@ impl Oracle {
     pub fn show(&mut self, by: &Rc<str>, service: &Rc<str>, at: &Position) {
         let of_service =
             self.pictures.entry((Rc::clone(&at.epoch), Rc::clone(service))).or_default();
-        let fresh = || (Rc::clone(by), at.picture.clone());
-        let (first, known) = of_service.entry(at.revision).or_insert_with(fresh);
+        let at_ms = self.now_ms;
+        let fresh = || Shown { by: Rc::clone(by), at_ms, picture: at.picture.clone() };
+        let known = of_service.entry(at.revision).or_insert_with(fresh);
         assert!(
-            *known == at.picture,
-            "{service} at {} of {} is {:?} at {first} and {:?} at {by}",
+            known.picture == at.picture,
+            "{service} at {} of {} is {:?} at {} and {:?} at {by}",
             at.revision,
             at.epoch,
-            ports(known),
+            ports(&known.picture),
+            known.by,
             ports(&at.picture)
         );
     }
@@ -155,8 +177,16 @@ impl Oracle {
         if revision == 0 {
             return Some(Picture::new());
         }
-        let revisions = self.pictures.get(&(Rc::clone(epoch), Rc::clone(service)))?;
-        revisions.get(&revision).map(|(_, picture)| picture.clone())
+        self.shown(epoch, service, revision).map(|shown| shown.picture.clone())
+    }
+
+    fn shown(&self, epoch: &Rc<str>, service: &Rc<str>, revision: u64) -> Option<&Shown> {
+        self.pictures.get(&(Rc::clone(epoch), Rc::clone(service)))?.get(&revision)
+    }
+
+    /// When a node was the first to show a revision.
+    pub fn told_ms(&self, epoch: &Rc<str>, service: &Rc<str>, revision: u64) -> Option<u64> {
+        self.shown(epoch, service, revision).map(|shown| shown.at_ms)
     }
 
     /// The picture at a revision that somebody knows. Panics where no node has shown it.
@@ -275,6 +305,7 @@ impl Oracle {
         self.pull_outs.values_mut().for_each(|decision| decision.lose_since(durable_ms, asked));
         // Each lease begins again.
         self.leases.clear();
+        self.expired_at.clear();
     }
 
     /// Compares a service at a quiet moment with what was accepted.
@@ -316,16 +347,28 @@ impl Oracle {
         lease.renewed_ms = lease.renewed_ms.max(sent_ms);
     }
 
+    /// A program has its answer: its lease is renewed, and counts from now. Its node shows the service so.
+    pub fn keeps(&mut self, key: Key, ttl_ms: u64, at: &Position) {
+        assert!(at.picture.contains_key(&*key.1), "{key:?} is renewed and not there");
+        if let Some((epoch, revision)) = self.expired_at.get(&key) {
+            let is_behind = *epoch == at.epoch && *revision > at.revision;
+            assert!(!is_behind, "{key:?} is renewed and has expired elsewhere");
+        }
+        self.renewed(key, ttl_ms, self.now_ms);
+    }
+
     /// A node is the first to tell that a lease has run out.
-    pub fn expires(&mut self, service: &str, instance: &str) {
+    pub fn expires(&mut self, service: &str, instance: &str, place: Place) {
         self.expired += 1;
-        if let Some(lease) = self.leases.get(&(service.to_owned(), instance.to_owned())) {
+        let key = (service.to_owned(), instance.to_owned());
+        if let Some(lease) = self.leases.get(&key) {
             let age_ms = self.now_ms - lease.renewed_ms;
             assert!(
                 age_ms >= lease.ttl_ms,
                 "{service}/{instance} expires {age_ms} ms after a heartbeat"
             );
         }
+        self.expired_at.insert(key, place);
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::client::Client;
+use super::holder;
 use super::pipe::ClientEnd;
 use super::world::{CHANNELS, CLIENTS, SERVICES, STEP_MS, SimWorld, USERS, index};
 
@@ -91,7 +92,7 @@ impl SimWorld {
     /// All nodes show the same, and that is what was accepted.
     fn judge_services(&mut self) {
         let first = &self.nodes[0];
-        for service in SERVICES {
+        for service in SERVICES.into_iter().chain(holder::SERVICES) {
             let at = first.services.get(service);
             let place = |at: Option<&super::oracle::Position>| {
                 at.map(|at| (Rc::clone(&at.epoch), at.revision, at.degraded))
@@ -104,6 +105,7 @@ impl SimWorld {
                 self.oracle.judge_quiet(service, at);
             }
         }
+        self.judge_holders();
     }
 
     fn judge_channels(&self) {

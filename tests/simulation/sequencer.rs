@@ -234,6 +234,12 @@ impl SimSequencer {
         self.link(node).lags_until_ms = until_ms;
     }
 
+    /// Whether nothing was wrong with a node's link for a while.
+    pub fn is_well(&self, node: &str) -> bool {
+        let link = self.links.iter().find(|link| link.node == node).expect("it has joined");
+        link.cut_until_ms.max(link.lags_until_ms) + 1_000 <= self.now_ms
+    }
+
     /// A channel is gone with all that it kept.
     pub fn lose_channel(&mut self) -> Option<ChannelName> {
         let names: Vec<ChannelName> = self.channels.keys().cloned().collect();
@@ -595,7 +601,10 @@ impl SimSequencer {
             newest: self.items.len() as u64,
             written: self.written,
         };
-        let due_ms = self.due_ms();
+        // What keeps the log from a node may keep this from it as well.
+        let is_late = self.links[at].lags_until_ms > now_ms;
+        let late_ms = if is_late { self.rng.below(3_000) } else { 0 };
+        let due_ms = self.due_ms() + late_ms;
         self.links[at].answers.push(due_ms, news);
     }
 

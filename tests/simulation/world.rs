@@ -19,7 +19,7 @@ use fanfare::internals::state::registry::commands::{
     RenewInstance, Unregister,
 };
 use fanfare::internals::state::registry::pull_outs::Pull;
-use fanfare::internals::state::registry::replies::{FoundInstance, PutReply};
+use fanfare::internals::state::registry::replies::{FoundInstance, PutReply, RefusedEntry};
 use fanfare::internals::state::registry::views::View;
 use fanfare::internals::wire::instance::{Instance, Registration};
 use fanfare_test_support::SECRET;
@@ -27,12 +27,13 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::client::{Asked, Client, Tally};
+use super::holder::Holder;
 use super::node::{Pending, Setup, SimNode};
 use super::oracle::{Key, Oracle};
 use super::pipe::{ClientEnd, Link};
 use super::sequencer::SimSequencer;
 use super::store::Database;
-use super::{HISTORY_MAX, STARTED_MS, Seen, Timeouts};
+use super::{HISTORY_MAX, Played, STARTED_MS, Seen, Timeouts};
 
 pub const SERVICES: [&str; 3] = ["orders", "carts", "users"];
 pub const CHANNELS: [&str; 2] = ["news", "sport"];
@@ -44,7 +45,7 @@ const POOL: u64 = 7;
 pub const CLIENTS: usize = 8;
 const STEPS: usize = 400;
 /// The lease of instances that are kept by heartbeats, and of those that are left to run out.
-const LEASE_MS: u64 = 2_500;
+pub const LEASE_MS: u64 = 2_500;
 /// One that never runs out here.
 const LONG_MS: u64 = 3_600_000;
 /// How coarsely time passes: within it every thread gets to act.
@@ -53,7 +54,7 @@ pub const STEP_MS: u64 = 50;
 pub const SLACK_MS: u64 = 4 * STEP_MS;
 
 /// What a call of HTTP, or of a program, waits for.
-enum Call {
+pub enum Call {
     Views(Pending<Vec<Arc<View>>>),
     Operate {
         key: Key,
@@ -74,6 +75,11 @@ enum Call {
         key: Key,
         sent_ms: u64,
         reply: Pending<Option<FoundInstance>>,
+    },
+    Kept {
+        holder: usize,
+        sent_ms: u64,
+        reply: Pending<Vec<RefusedEntry>>,
     },
     Message {
         from: &'static str,
@@ -104,6 +110,8 @@ pub struct SimWorld {
     pub timeouts: Timeouts,
     /// Whether outboxes are so small that who does not read is in trouble.
     is_cramped: bool,
+    /// How long a step of the storm takes at most.
+    pace_ms: u64,
     /// Whether nodes have others beside them.
     pub is_joined: bool,
     protection_max_ms: u64,
@@ -113,7 +121,8 @@ pub struct SimWorld {
     pub database: Database,
     pub clients: Vec<Client>,
     pub oracle: Oracle,
-    calls: Vec<(Rc<str>, Call)>,
+    pub calls: Vec<(Rc<str>, Call)>,
+    pub holders: Vec<Holder>,
     pub messages: BTreeMap<MessageId, Message>,
     pub defined: BTreeSet<&'static str>,
     /// What clients that have gone knew, for those that come back.
@@ -164,6 +173,8 @@ impl SimWorld {
             limits,
             timeouts,
             is_cramped,
+            // Where time goes faster, more leases run out within a storm.
+            pace_ms: pick(&mut rng, &[25, 50, 50]),
             is_joined,
             protection_max_ms: pick(&mut rng, &[1, 2_000, 30_000]),
             commands_max,
@@ -173,6 +184,7 @@ impl SimWorld {
             clients: Vec::new(),
             oracle: Oracle::new(is_told),
             calls: Vec::new(),
+            holders: Holder::all(),
             messages: BTreeMap::new(),
             defined: BTreeSet::new(),
             memories: Vec::new(),
@@ -211,7 +223,7 @@ impl SimWorld {
     }
 
     /// Plays one seed's whole story, judging all the way.
-    pub fn play(mut self) -> Seen {
+    pub fn play(mut self) -> Played {
         for _ in 0..2 {
             self.is_stormy = true;
             self.sequencer.is_stormy = true;
@@ -240,7 +252,7 @@ impl SimWorld {
             ("looks at published views", over_nodes(|node| node.looks)),
             ("collapsed outboxes", over_nodes(|node| node.stats.sum(|one| &one.slow_collapsed))),
         ]);
-        self.seen
+        Played { seen: self.seen, trace: self.oracle.traced() }
     }
 
     pub fn count(&mut self, what: &'static str) {
@@ -254,8 +266,9 @@ impl SimWorld {
     }
 
     fn step(&mut self) {
-        let ms = self.rng.below(25);
+        let ms = self.rng.below(self.pace_ms);
         self.pass(ms);
+        self.keep_leases();
         for at in 0..self.nodes.len() {
             if self.rng.below(2) == 0 {
                 self.turn_control(at);
@@ -285,6 +298,9 @@ impl SimWorld {
         }
         if self.rng.below(60) == 0 {
             self.fail();
+        }
+        if self.is_joined && self.rng.below(40) == 0 {
+            self.lead_astray();
         }
         if self.is_cramped && self.rng.below(100) == 0 {
             let ms = pick(&mut self.rng, &[500, 2_000, 2_000, 9_000]);
@@ -323,6 +339,7 @@ impl SimWorld {
     pub fn settle(&mut self, step_ms: u64, ms: u64) {
         for _ in 0..ms / step_ms {
             self.pass(step_ms);
+            self.keep_leases();
             for at in 0..self.nodes.len() {
                 self.turn_control(at);
                 let now = self.nodes[at].moment(self.now_ms);
@@ -506,7 +523,7 @@ impl SimWorld {
         }
     }
 
-    fn instance(&mut self, service: &str, name: &str, ttl_ms: u64) -> Value {
+    pub fn instance(&mut self, service: &str, name: &str, ttl_ms: u64) -> Value {
         self.port += 1;
         json!({"regionId": "r", "serviceId": service, "instanceId": name, "ip": "10.0.0.1",
             "port": self.port, "leaseTtlMs": ttl_ms})
@@ -541,10 +558,12 @@ impl SimWorld {
         let instance = format!("{}-lease", self.clients[at].name);
         let body = self.instance(service, &instance, LEASE_MS);
         let key = (service.to_owned(), instance);
-        let asked = Asked::Renew { key, ttl_ms: LEASE_MS, sent_ms: self.now_ms };
-        let request = match self.rng.below(4) {
-            0 => json!({"type": "register", "instances": [body]}),
-            _ => json!({"type": "heartbeat", "instance_keys": [key_of(&body)]}),
+        let is_registration = self.rng.below(4) == 0;
+        let asked = Asked::Renew { key, ttl_ms: LEASE_MS, sent_ms: self.now_ms, is_registration };
+        let request = if is_registration {
+            json!({"type": "register", "instances": [body]})
+        } else {
+            json!({"type": "heartbeat", "instance_keys": [key_of(&body)]})
         };
         self.clients[at].ask(request, asked, false);
     }
@@ -780,8 +799,7 @@ impl SimWorld {
             Call::Operate { key, number, mut reply } => {
                 match answer!(reply, Call::Operate { key, number, reply }) {
                     Ok(true) => {
-                        let shown = self.nodes[at].services.get(&*key.0);
-                        let is_shown = shown.is_some_and(|at| at.picture.contains_key(&*key.1));
+                        let is_shown = self.nodes[at].shows(&key);
                         self.oracle.accept_pull_out(&key, number, is_shown);
                         self.count("decisions of operators");
                     }
@@ -808,6 +826,10 @@ impl SimWorld {
                     assert_eq!(found.instance.ttl_ms, LEASE_MS);
                     self.oracle.renewed(key, LEASE_MS, sent_ms);
                 }
+            }
+            Call::Kept { holder, sent_ms, mut reply } => {
+                let result = answer!(reply, Call::Kept { holder, sent_ms, reply });
+                self.on_lease_kept(at, (holder, sent_ms), &result);
             }
             Call::Message { from, there, kind, mut reply } => {
                 let stored = answer!(reply, Call::Message { from, there, kind, reply });
@@ -871,9 +893,7 @@ impl SimWorld {
             _ if !self.is_joined => {}
             4..6 => {
                 let ms = 500 + self.rng.below(9_000);
-                let name = Rc::clone(&self.nodes[at].name);
-                self.oracle.note(|| format!("{name} reads the log {ms} ms late"));
-                self.sequencer.delay(&name, ms);
+                self.delay(at, ms);
             }
             6..11 => {
                 let ms = if self.rng.below(3) == 0 { 4_000 } else { 800 };
@@ -888,6 +908,13 @@ impl SimWorld {
                 self.oracle.note(|| format!("{channel:?} is lost"));
             }
         }
+    }
+
+    /// A node reads the log late.
+    pub fn delay(&mut self, at: usize, ms: u64) {
+        let name = Rc::clone(&self.nodes[at].name);
+        self.oracle.note(|| format!("{name} reads the log {ms} ms late"));
+        self.sequencer.delay(&name, ms);
     }
 
     /// A node's process ends, and another takes its place.
@@ -984,7 +1011,7 @@ impl SimWorld {
     }
 }
 
-fn registration(instance: Value) -> Registration {
+pub fn registration(instance: Value) -> Registration {
     let instance: Instance = serde_json::from_value(instance).expect("an instance");
     instance.register().expect("a good one")
 }

@@ -233,11 +233,12 @@ impl ClusterPresence {
         self.leaving.remove(node);
         let Some(folk) = self.by_node.remove(node) else { return Vec::new() };
         let mut transitions = Vec::new();
-        for (user_id, presence) in folk.users {
+        // By name, so that the same happens in the same order.
+        for (user_id, presence) in BTreeMap::from_iter(folk.users) {
             self.turn(&mut transitions, true, Person { user_id, username: presence.username });
         }
-        for (channel, room) in folk.rooms {
-            for (user_id, place) in room {
+        for (channel, room) in BTreeMap::from_iter(folk.rooms) {
+            for (user_id, place) in BTreeMap::from_iter(room) {
                 let person = Person { user_id, username: place.username };
                 self.room_turn(&mut transitions, true, channel.clone(), person);
             }
@@ -256,9 +257,11 @@ impl ClusterPresence {
                     from: &ClusterPresence,
                     to: &ClusterPresence,
                     is_end: bool| {
-            let mut seen = HashSet::new();
-            for (user_id, presence) in from.by_node.values().flat_map(|folk| &folk.users) {
-                if !to.is_online(user_id) && seen.insert(user_id) {
+            // Each once, by name.
+            let of_all = || from.by_node.values().rev();
+            let users: BTreeMap<_, _> = of_all().flat_map(|folk| &folk.users).collect();
+            for (user_id, presence) in users {
+                if !to.is_online(user_id) {
                     let username = Arc::clone(&presence.username);
                     let person = Person { user_id: user_id.clone(), username };
                     turn.push(if is_end {
@@ -268,19 +271,20 @@ impl ClusterPresence {
                     });
                 }
             }
-            let mut seen = HashSet::new();
-            for (channel, room) in from.by_node.values().flat_map(|folk| &folk.rooms) {
-                for (user_id, place) in room {
-                    if !to.is_in_room(channel, user_id) && seen.insert((channel, user_id)) {
-                        let username = Arc::clone(&place.username);
-                        let person = Person { user_id: user_id.clone(), username };
-                        let channel = channel.clone();
-                        turn.push(if is_end {
-                            PresenceTransition::Left(channel, person)
-                        } else {
-                            PresenceTransition::Joined(channel, person)
-                        });
-                    }
+            let mut places = BTreeMap::new();
+            for (channel, room) in of_all().flat_map(|folk| &folk.rooms) {
+                places.extend(room.iter().map(|(user_id, place)| ((channel, user_id), place)));
+            }
+            for ((channel, user_id), place) in places {
+                if !to.is_in_room(channel, user_id) {
+                    let username = Arc::clone(&place.username);
+                    let person = Person { user_id: user_id.clone(), username };
+                    let channel = channel.clone();
+                    turn.push(if is_end {
+                        PresenceTransition::Left(channel, person)
+                    } else {
+                        PresenceTransition::Joined(channel, person)
+                    });
                 }
             }
         };

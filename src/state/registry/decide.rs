@@ -3,7 +3,7 @@
 //!
 //! Imports `clock`, `id`, `limits`, `wire` and its siblings. Part of `state::registry`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Registry;
@@ -288,8 +288,15 @@ impl Registry {
         }
         let degraded = log.is_cut_off;
         let unseen = followed.filter(|name| !self.by_name.contains_key(*name));
-        self.announcements.extend(unseen.map(|service| Announcement {
-            service: service.clone(),
+        let mut unseen: BTreeSet<ServiceName> = unseen.cloned().collect();
+        // Who follows everything was told of services that nobody may follow by name any more.
+        let told = std::mem::take(&mut log.unseen_told);
+        unseen.extend(told.into_iter().filter(|name| !self.by_name.contains_key(name)));
+        if degraded {
+            log.unseen_told.clone_from(&unseen);
+        }
+        self.announcements.extend(unseen.into_iter().map(|service| Announcement {
+            service,
             begins: false,
             from: 0,
             revision: 0,

@@ -11,7 +11,7 @@
 //!
 //! Imports `clock`, `id`, `limits` and `state::entry`. Part of `state::registry`.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::clock::Moment;
@@ -68,6 +68,8 @@ pub struct LogPosition {
     pub(super) is_cut_off: bool,
     /// Whether `is_cut_off` changed and followers of unknown services have yet to be told.
     pub(super) contact_changed: bool,
+    /// Unknown services whose followers were told that contact is lost: no more than connections followed then.
+    pub(super) unseen_told: BTreeSet<ServiceName>,
 }
 
 impl LogPosition {
@@ -100,6 +102,7 @@ impl LogPosition {
             contact_ms: Some(0),
             is_cut_off: true,
             contact_changed: false,
+            unseen_told: BTreeSet::new(),
         }
     }
 
@@ -225,6 +228,7 @@ impl LogPosition {
         self.contact_ms = before.contact_ms;
         self.contacts.clone_from(&before.contacts);
         self.is_leader = before.is_leader;
+        self.unseen_told.clone_from(&before.unseen_told);
         if is_same_log {
             self.doubtful_until = before.doubtful_until.max(before.sequence);
         }

@@ -7,7 +7,7 @@
 //!
 //! Imports its siblings. Part of `state::registry`.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::log_position::SELF;
 use super::service::Service;
@@ -138,12 +138,12 @@ impl Registry {
     }
 
     /// Takes the place of another: its listing versions go on, and what changed lately is known from here
-    /// on. Returns the services of both.
+    /// on. Returns the services of both, and those whose followers were told that contact is lost.
     pub(in crate::state) fn replace(
         &mut self,
         before: &Registry,
         now: Moment,
-    ) -> HashSet<ServiceName> {
+    ) -> BTreeSet<ServiceName> {
         let names = |registry: &Registry| {
             registry.services.iter().map(|(_, one)| one.name.clone()).collect::<Vec<_>>()
         };
@@ -154,7 +154,8 @@ impl Registry {
         if let Some(recents) = &before.recents {
             self.keep_recent(recents.window_ms(), now);
         }
-        names(before).into_iter().chain(names(self)).collect()
+        let told = before.log.unseen_told.iter().cloned();
+        names(before).into_iter().chain(names(self)).chain(told).collect()
     }
 
     /// Whether the store has something to be told.
