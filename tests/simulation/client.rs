@@ -648,7 +648,9 @@ impl Client {
             return;
         }
         // Nothing missed, so nothing may have changed meanwhile for one who followed before.
-        if let Some(before) = self.positions.get(&service) {
+        // Without a history there is nothing to know, in whatever epoch.
+        let before = self.positions.get(&service).filter(|before| before.revision > 0);
+        if let Some(before) = before {
             let known = (&before.epoch, before.revision);
             assert_eq!(known, (&place.epoch, place.revision), "an untrue claim: {frame}");
         }

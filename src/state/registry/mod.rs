@@ -42,7 +42,7 @@ mod services;
 mod subscribe;
 
 #[cfg(test)]
-mod lease_model;
+mod lease_tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
