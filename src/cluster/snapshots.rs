@@ -94,10 +94,9 @@ impl Seed<'_> {
     /// Begins a log with a snapshot, under a new epoch.
     async fn write(&self, shared: &Shared, mut snapshot: Snapshot) -> Result<(), LogFault> {
         // Revisions count on under another epoch: no client resumes across the loss.
-        snapshot.epoch = uuid::Uuid::new_v4().simple().to_string();
-        snapshot.epoch.truncate(limits::EPOCH_CHARS);
-        "0-0".clone_into(&mut snapshot.position);
-        snapshot.sequence = 0;
+        let mut epoch = uuid::Uuid::new_v4().simple().to_string();
+        epoch.truncate(limits::EPOCH_CHARS);
+        snapshot.begin_log(&epoch);
         let (new, instances) = (snapshot.epoch.clone(), snapshot.instances.len());
         let text = encode_snapshot(snapshot).await.map_err(LogFault::Log)?;
         let mut connection = connect(shared).await?;

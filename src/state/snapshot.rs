@@ -62,6 +62,18 @@ impl Snapshot {
         Ok(snapshot)
     }
 
+    /// Makes it the beginning of a log, under another epoch. The entries of that log are numbered anew, so the
+    /// numbers of leases and of watches are all below theirs: an entry about a lease would else be about another
+    /// one that happens to have the number.
+    pub fn begin_log(&mut self, epoch: &str) {
+        epoch.clone_into(&mut self.epoch);
+        "0-0".clone_into(&mut self.position);
+        self.sequence = 0;
+        self.instances.iter_mut().for_each(|instance| instance.lease = 0);
+        let watches = self.services.iter_mut().filter_map(|service| service.watch.as_mut());
+        watches.for_each(|watch| *watch = 0);
+    }
+
     /// Checks that no count or time in it is beyond [`limits::COUNTER_MAX`]: a node that counts on
     /// from there never overflows.
     ///
@@ -224,6 +236,18 @@ mod pull_out_fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_begins_has_no_number_in_it() {
+        let lease = InstanceRecord { lease: 15, ..InstanceRecord::default() };
+        let watches = [None, Some(7)].map(|watch| ServiceRecord { watch, ..Default::default() });
+        let (instances, services) = (vec![lease], watches.to_vec());
+        let mut snapshot = Snapshot { sequence: 20, instances, services, ..Snapshot::default() };
+        snapshot.begin_log("e");
+        let watches: Vec<_> = snapshot.services.iter().map(|service| service.watch).collect();
+        assert_eq!((snapshot.sequence, snapshot.instances[0].lease), (0, 0));
+        assert_eq!((watches, &*snapshot.epoch), (vec![None, Some(0)], "e"));
+    }
 
     /// A snapshot of the first release, as its nodes wrote it, and one of the second.
     #[test]

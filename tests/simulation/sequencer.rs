@@ -132,9 +132,7 @@ impl SimSequencer {
     /// Begins a log with what a node has.
     pub fn seed(&mut self, mut snapshot: Snapshot) {
         self.generation += 1;
-        snapshot.epoch = self.epoch();
-        "0-0".clone_into(&mut snapshot.position);
-        snapshot.sequence = 0;
+        snapshot.begin_log(&self.epoch());
         self.snapshot = Some(snapshot);
         self.items.clear();
     }
