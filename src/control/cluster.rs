@@ -164,6 +164,7 @@ impl Control {
         let is_watched = self.events.receiver_count() > 0;
         let Installed { mut services, applied } = self.state.install_snapshot(snapshot, items, now);
         services.extend(self.followers.services().cloned());
+        self.state.registry.note_unseen_told(&services);
         for service in services {
             self.view_cache.invalidate(&service);
             if is_watched {

@@ -305,6 +305,14 @@ impl Registry {
         }));
     }
 
+    /// Notes that followers of unknown services among these are told whether contact is lost.
+    pub fn note_unseen_told(&mut self, services: &BTreeSet<ServiceName>) {
+        if self.log.is_cut_off {
+            let unseen = services.iter().filter(|name| !self.by_name.contains_key(*name));
+            self.log.unseen_told.extend(unseen.cloned());
+        }
+    }
+
     /// When contact has to be looked at by time alone.
     pub(super) fn next_contact_check_ms(&self) -> Option<u64> {
         let contact_ms = self.log.contact_ms.filter(|_| !self.log.is_cut_off)?;
