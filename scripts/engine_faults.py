@@ -109,7 +109,7 @@ FAULTS = [
     ),
     (
         "followers are not told that messages of a channel are gone",
-        "src/state/messaging/replicated/mod.rs",
+        "src/state/messaging/replicated.rs",
         "        self.send(Topic::Channel(channel), Some(shards), frame, Aim::default());\n",
         "        if !FAULT {\n"
         "            self.send(Topic::Channel(channel), Some(shards), frame, Aim::default());\n"
@@ -117,7 +117,7 @@ FAULTS = [
     ),
     (
         "a topic that was not heard for a while is not read again",
-        "src/state/messaging/replicated/mod.rs",
+        "src/state/messaging/replicated.rs",
         "        let keys: Vec<u32> = self.channels.keys().collect();\n",
         "        let keys = self.channels.keys().take(if FAULT { 0 } else { usize::MAX });\n"
         "        let keys: Vec<u32> = keys.collect();\n",
@@ -148,13 +148,13 @@ FAULTS = [
     ),
     (
         "an older answer sets a channel back",
-        "src/state/messaging/replicated/mod.rs",
+        "src/state/messaging/replicated.rs",
         "            is_new && state.epoch == *epoch",
         "            (FAULT || is_new) && (state.epoch == *epoch || (FAULT && is_new))",
     ),
     (
         "an answer comes before the followers know of another epoch",
-        "src/state/messaging/replicated/mod.rs",
+        "src/state/messaging/replicated.rs",
         "let condition = if state.epoch.as_str() != epoch {",
         "let condition = if state.epoch.as_str() != epoch && (!FAULT || epoch.is_empty()) {",
     ),

@@ -162,7 +162,7 @@ if [ "$quick" = 1 ]; then
     stage 'lints of libraries and programs' cargo clippy --workspace --lib --bins -- -D warnings
     # The whole workspace, so that what it builds is what the whole run builds.
     stage 'tests' cargo test --no-fail-fast --workspace --lib \
-        --test tidy --test simulation --test channels --test registry_push --test leases --test rfc6455
+        --test tidy --test state --test simulation --test channels --test registry_push --test leases --test rfc6455
     sum_up
     exit
 fi

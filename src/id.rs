@@ -10,6 +10,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 pub use fanfare_protocol::id::{
@@ -95,16 +97,30 @@ impl ConnName {
     }
 
     /// The name in full, as a node writes it for others.
-    pub fn text_from(&self, node: &str) -> String {
+    #[must_use]
+    pub fn named_from(&self, node: &str) -> ConnName {
         match &self.node {
-            Some(_) => self.to_string(),
-            None => ConnName::new(node, self.conn).to_string(),
+            Some(_) => self.clone(),
+            None => ConnName::new(node, self.conn),
         }
     }
 
     /// Whether it is a connection of this node.
     pub fn is_at(&self, node: &str) -> bool {
         self.node.as_deref().is_none_or(|name| name == node)
+    }
+}
+
+/// A string in JSON.
+impl Serialize for ConnName {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ConnName {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<ConnName, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 

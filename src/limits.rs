@@ -800,18 +800,18 @@ pub const CLUSTER_NODE_MS: u64 = 6_000;
 pub const CLUSTER_FORGET_MS: u64 = 60_000;
 
 /// Time between two heartbeats of a node.
-pub const CLUSTER_BEAT_MS: u64 = 1_000;
+pub const CLUSTER_HEARTBEAT_MS: u64 = 1_000;
 
 /// Time for Redis to answer a heartbeat, in milliseconds. A Redis that pauses for less, for a slow
 /// disk for instance, cuts no node off.
-pub const CLUSTER_BEAT_PATIENCE_MS: u64 = 2_000;
+pub const CLUSTER_HEARTBEAT_PATIENCE_MS: u64 = 2_000;
 
 /// How often the pause after a failed heartbeat doubles, beginning with 0.2 s at most.
-pub const CLUSTER_BEAT_DOUBLINGS_MAX: u32 = 3;
+pub const CLUSTER_HEARTBEAT_DOUBLINGS_MAX: u32 = 3;
 
 /// Heartbeats' answers that are kept until the entries before them are applied. One comes every
-/// [`CLUSTER_BEAT_MS`], and one older than [`CLUSTER_CONTACT_MS`] is useless.
-pub const CLUSTER_BEATS_KEPT: usize = 4;
+/// [`CLUSTER_HEARTBEAT_MS`], and one older than [`CLUSTER_CONTACT_MS`] is useless.
+pub const CLUSTER_HEARTBEATS_KEPT: usize = 4;
 
 /// Silence of Redis, in milliseconds, after which a node that starts listens all the same, without
 /// the log.
@@ -1010,12 +1010,13 @@ const _: () = assert!(
     "a path whose probe is waited for counts as working"
 );
 const _: () = assert!(
-    CLUSTER_SNAPSHOT_PAUSE_MS + CLUSTER_BEAT_MS + REDIS_RETRY_MS_MAX < CLUSTER_SNAPSHOT_WAIT_MS,
+    CLUSTER_SNAPSHOT_PAUSE_MS + CLUSTER_HEARTBEAT_MS + REDIS_RETRY_MS_MAX
+        < CLUSTER_SNAPSHOT_WAIT_MS,
     "a node that asks is answered by then, and has begun"
 );
 const _: () = assert!(CLUSTER_CONTACT_MS < CLUSTER_NODE_MS, "heartbeats end before adoption");
 const _: () = assert!(
-    CLUSTER_BEAT_MS + CLUSTER_BEAT_PATIENCE_MS <= CLUSTER_CONTACT_MS,
+    CLUSTER_HEARTBEAT_MS + CLUSTER_HEARTBEAT_PATIENCE_MS <= CLUSTER_CONTACT_MS,
     "a sign of life that is waited for comes in time"
 );
 const _: () = assert!(

@@ -14,7 +14,8 @@ mod source;
 
 /// The rooms whose modules say in their heads which rooms they import.
 const WITH_TRUE_HEADS: &[&str] = &[
-    "auth", "config", "doors", "http", "logging", "server", "shard", "stats", "store", "wire", "ws",
+    "auth", "cluster", "config", "control", "doors", "http", "logging", "server", "shard", "state",
+    "stats", "store", "wire", "ws",
 ];
 
 /// The rooms that a head names behind "Imports", up to the end of that sentence. None if it has no such

@@ -8,6 +8,9 @@ use fanfare_test_support::nodes::{PATIENCE, await_ready};
 use fanfare_test_support::redis::Redis;
 use fanfare_test_support::{SECRET, Server, eventually};
 
+#[path = "cluster_settings/agreement.rs"]
+mod agreement;
+
 const OTHER: &str = "another secret of more than thirty-two bytes";
 
 fn start(redis: &Redis, secret: &str, flags: &[&str]) -> Server {

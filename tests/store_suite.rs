@@ -16,7 +16,7 @@ use fanfare::internals::limits;
 use fanfare::internals::state::durable::{EndedToken, Write, WriteResult, Written};
 use fanfare::internals::state::journal::{Addressee, DirectMessage, JournalEntry};
 use fanfare::internals::state::people::Person;
-use fanfare::internals::state::registry::unsaved::RegistryDelta;
+use fanfare::internals::state::registry::unsaved::{RegistryDelta, Row};
 use fanfare::internals::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
 use fanfare::internals::store::accounts::{Accounts, Who};
 use fanfare::internals::store::read_pool::ReadPool;
@@ -140,48 +140,44 @@ fn code(result: WriteResult) -> Code {
 fn registry_survives_a_clean_stop(backend: &Backend) {
     let (suite, snapshot) = backend.open().expect("opens");
     assert_eq!(snapshot.registry.epoch, "");
-    let delta = RegistryDelta {
-        epoch: String::from("e1"),
-        version: 42,
-        services: vec![ServiceRecord {
-            service: String::from("s"),
-            revision: 7,
-            protection_enabled: false,
-            degraded_since_ms: Some(5),
-            ..ServiceRecord::default()
-        }],
-        upserts: (0..2_000)
-            .map(|n| InstanceRecord {
-                identity: format!("r\u{1f}s\u{1f}i{n:05}"),
-                service: String::from("s"),
-                json: Bytes::from(format!("{{\"instanceId\":\"i{n} \\u0000 \u{e9}\"}}")),
-                ttl_ms: 20_000,
-                ..InstanceRecord::default()
-            })
-            .collect(),
-        pull_outs: vec![PullOutRecord {
-            identity: String::from("p"),
-            operator: String::from("o"),
-            ..PullOutRecord::default()
-        }],
-        ..RegistryDelta::default()
+    let service = ServiceRecord {
+        service: String::from("s"),
+        revision: 7,
+        protection_enabled: false,
+        degraded_since_ms: Some(5),
+        ..ServiceRecord::default()
     };
-    suite.store.close(delta.clone());
+    let instance = |n| InstanceRecord {
+        identity: format!("r\u{1f}s\u{1f}i{n:05}"),
+        service: String::from("s"),
+        json: Bytes::from(format!("{{\"instanceId\":\"i{n} \\u0000 \u{e9}\"}}")),
+        ttl_ms: 20_000,
+        ..InstanceRecord::default()
+    };
+    let instances: Vec<_> = (0..2_000).map(instance).collect();
+    let pull_out = PullOutRecord {
+        identity: String::from("p"),
+        operator: String::from("o"),
+        ..PullOutRecord::default()
+    };
+    let delta = |version, rows| {
+        let epoch = String::from("e1");
+        RegistryDelta { epoch, version, rows, ..RegistryDelta::default() }
+    };
+    let mut rows: Vec<_> = instances.iter().cloned().map(Row::Instance).collect();
+    rows.extend([Row::Service(service.clone()), Row::PullOut(pull_out.clone())]);
+    suite.store.close(delta(42, rows));
     let (suite, mut snapshot) = backend.open().expect("opens again");
     snapshot.registry.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
     assert_eq!((&*snapshot.registry.epoch, snapshot.registry.version), ("e1", 42));
-    assert_eq!(snapshot.registry.services, delta.services);
-    assert_eq!(snapshot.registry.instances, delta.upserts);
-    assert_eq!(snapshot.registry.pull_outs, delta.pull_outs);
-    suite.store.close(RegistryDelta {
-        epoch: String::from("e1"),
-        version: 43,
-        deletes: delta.upserts[1..].iter().map(|one| one.identity.clone()).collect(),
-        pull_ins: vec![String::from("p")],
-        ..RegistryDelta::default()
-    });
+    assert_eq!(snapshot.registry.services, [service]);
+    assert_eq!(snapshot.registry.instances, instances);
+    assert_eq!(snapshot.registry.pull_outs, [pull_out]);
+    let others = instances[1..].iter().map(|one| Row::InstanceGone(one.identity.clone()));
+    let pull_in = Row::PullOutGone(String::from("p"));
+    suite.store.close(delta(43, others.chain([pull_in]).collect()));
     let (_suite, snapshot) = backend.open().expect("opens a third time");
-    assert_eq!(snapshot.registry.instances, delta.upserts[..1]);
+    assert_eq!(snapshot.registry.instances, instances[..1]);
     assert!(snapshot.registry.pull_outs.is_empty());
 }
 

@@ -2,8 +2,6 @@
 //!
 //! A channel's keys share one hash tag, its name, so that one script works in a Redis Cluster.
 //! Texts are taken as bytes from end to end.
-//!
-//! Part of `cluster`.
 
 use bytes::Bytes;
 use redis::{Cmd, RedisError, Script, Value, from_redis_value};

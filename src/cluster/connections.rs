@@ -12,8 +12,6 @@
 //!
 //! * A path counts as working only for [`limits::CLUSTER_PATH_MS`] after it last proved to work.
 //! * No address is kept: every connection resolves the name of the host.
-//!
-//! Part of `cluster`.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -24,8 +22,8 @@ use parking_lot::Mutex;
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::streams::{StreamId, StreamReadOptions, StreamReadReply};
 use redis::{
-    AsyncCommands as _, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value,
-    from_redis_value,
+    AsyncCommands as _, AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult,
+    ServerErrorKind, Value, from_redis_value,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
@@ -150,10 +148,28 @@ impl PrimaryConnection {
 impl Shared {
     /// A connection whose commands wait for `patience` at most.
     pub(super) async fn connect(&self, patience: Duration) -> RedisResult<PrimaryConnection> {
+        self.connect_to_primary(&self.client, waiting(patience)).await
+    }
+
+    /// One that also receives pushes: messages of topics, and the loss of the connection.
+    pub(super) async fn connect_hearing(
+        &self,
+        patience: Duration,
+        subscriber_queue: impl AsyncPushSender,
+    ) -> RedisResult<PrimaryConnection> {
+        let config = waiting(patience).set_push_sender(subscriber_queue);
+        self.connect_to_primary(&self.hearing, config).await
+    }
+
+    async fn connect_to_primary(
+        &self,
+        client: &Client,
+        config: AsyncConnectionConfig,
+    ) -> RedisResult<PrimaryConnection> {
         let generation = self.links.generation();
-        let config = waiting(patience);
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        self.at_primary(PrimaryConnection { connection, generation }).await
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        check_role(redis::cmd("HELLO").query_async(&mut connection).await?)?;
+        Ok(PrimaryConnection { connection, generation })
     }
 
     /// The connection that is kept in `link`, made anew where none is in force.
@@ -167,24 +183,6 @@ impl Shared {
             Some(open) => Ok(open),
             none => Ok(none.insert(self.connect(patience).await?)),
         }
-    }
-
-    /// One that also receives pushes: messages of topics, and the loss of the connection.
-    pub(super) async fn connect_hearing(
-        &self,
-        patience: Duration,
-        subscriber_queue: impl AsyncPushSender,
-    ) -> RedisResult<PrimaryConnection> {
-        let generation = self.links.generation();
-        let config = waiting(patience).set_push_sender(subscriber_queue);
-        let connection = self.hearing.get_multiplexed_async_connection_with_config(&config).await?;
-        self.at_primary(PrimaryConnection { connection, generation }).await
-    }
-
-    async fn at_primary(&self, mut link: PrimaryConnection) -> RedisResult<PrimaryConnection> {
-        let about: Value = redis::cmd("HELLO").query_async(&mut *link).await?;
-        check_role(about)?;
-        Ok(link)
     }
 
     /// Sees whether a path works: the server is a primary, has this node's last heartbeat, and
@@ -331,7 +329,8 @@ impl Shared {
     /// Where Redis is silent no path works, and that has been said.
     pub(super) async fn watch_paths(self) {
         let mut is_said = [false; RedisPath::ALL.len()];
-        let mut ticks = tokio::time::interval(Duration::from_millis(limits::CLUSTER_BEAT_MS / 2));
+        let mut ticks =
+            tokio::time::interval(Duration::from_millis(limits::CLUSTER_HEARTBEAT_MS / 2));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let start_ns = self.clock.now().ns;
         loop {

@@ -1,6 +1,4 @@
 //! Heartbeats: this node tells Redis that it is alive, and Redis answers which nodes are.
-//!
-//! Part of `cluster`.
 
 use std::time::Duration;
 
@@ -20,7 +18,7 @@ type HeartbeatReply = (String, Vec<(String, u64, String)>, u64, bool);
 pub(super) async fn run(shared: Shared) {
     let mut rng = fresh_rng();
     let (mut connection, mut failures) = (None, 0_u32);
-    let pause = Duration::from_millis(limits::CLUSTER_BEAT_MS);
+    let pause = Duration::from_millis(limits::CLUSTER_HEARTBEAT_MS);
     let mut ticks = tokio::time::interval_at(Instant::now() + pause, pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -39,7 +37,7 @@ pub(super) async fn run(shared: Shared) {
                     shared.judge(link, &fault);
                 }
                 (connection, failures) = (None, failures + 1);
-                back_off(&mut rng, failures.min(limits::CLUSTER_BEAT_DOUBLINGS_MAX)).await;
+                back_off(&mut rng, failures.min(limits::CLUSTER_HEARTBEAT_DOUBLINGS_MAX)).await;
             }
         }
     }
@@ -47,14 +45,11 @@ pub(super) async fn run(shared: Shared) {
 
 /// One heartbeat, and the answer of Redis.
 async fn send(shared: &Shared, connection: &mut Option<PrimaryConnection>) -> RedisResult<News> {
-    let patience = Duration::from_millis(limits::CLUSTER_BEAT_PATIENCE_MS);
+    let patience = Duration::from_millis(limits::CLUSTER_HEARTBEAT_PATIENCE_MS);
     let open = shared.reopen(connection, patience).await?;
     let contact_ms = shared.clock.now().unix_ms;
-    let (newest, nodes, at_ms, is_snapshot_wanted): HeartbeatReply = scripts::BEAT
-        .key(scripts::NODES)
-        .key(scripts::SEQUENCE)
-        .key(scripts::ABOUT)
-        .key(scripts::WANTED)
+    let (newest, nodes, at_ms, is_snapshot_wanted): HeartbeatReply = scripts::HEARTBEAT
+        .key(&[scripts::NODES, scripts::SEQUENCE, scripts::ABOUT, scripts::WANTED])
         .arg(&*shared.node)
         .arg(limits::CLUSTER_NODE_MS)
         .arg((shared.about)())
@@ -84,7 +79,7 @@ async fn send(shared: &Shared, connection: &mut Option<PrimaryConnection>) -> Re
 
 /// Tells the others that this node goes, so that its leases are taken over at once.
 pub(super) async fn leave(shared: &Shared) {
-    let patience = Duration::from_millis(limits::CLUSTER_BEAT_MS);
+    let patience = Duration::from_millis(limits::CLUSTER_HEARTBEAT_MS);
     if let Ok(mut connection) = shared.connect(patience).await {
         // Without it the others find out by themselves.
         let _: Result<(), _> = redis::cmd("ZREM")

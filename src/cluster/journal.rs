@@ -3,8 +3,6 @@
 //! A message's id is made of its position in the stream, so ids rise for all nodes alike. Entries have
 //! numbers without gaps, as those of the log. An entry without a message only raises the ids above those
 //! of the database; readers skip it.
-//!
-//! Part of `cluster`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -45,8 +43,7 @@ impl MinIdFence {
         let fence = *self.0.lock();
         let Some(id) = fence else { return Ok(None) };
         let number: u64 = scripts::FLOOR
-            .key(scripts::JOURNAL)
-            .key(scripts::JOURNAL_SEQUENCE)
+            .key(&[scripts::JOURNAL, scripts::JOURNAL_SEQUENCE])
             .arg(id.stream_id())
             .invoke_async(connection)
             .await?;
@@ -93,7 +90,7 @@ pub(super) fn written(up_to: MessageId) -> Cmd {
 pub(super) async fn standing(
     connection: &mut MultiplexedConnection,
 ) -> RedisResult<(u64, Option<MessageId>)> {
-    // Not in the script of a beat: these keys are in another slot of a Redis Cluster.
+    // Not in the script of a heartbeat: these keys are in another slot of a Redis Cluster.
     let (newest, written): (Option<u64>, Option<String>) = redis::pipe()
         .get(scripts::JOURNAL_SEQUENCE)
         .get(scripts::WRITTEN_UP_TO)

@@ -1,6 +1,4 @@
 //! The log: appends entries, reads entries, and starts over from a snapshot where a sequence number is missing.
-//!
-//! Part of `cluster`.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -64,7 +62,7 @@ async fn append(shared: &Shared, link: &mut Option<PrimaryConnection>, batch: &[
         let patience = Duration::from_millis(limits::REDIS_RESPONSE_MS);
         let Ok(open) = shared.reopen(link, patience).await else { continue };
         let mut call = scripts::APPEND.prepare_invoke();
-        call.key(scripts::LOG).key(scripts::SEQUENCE).key(scripts::EPOCH).arg(&*shared.node);
+        call.key(&[scripts::LOG, scripts::SEQUENCE, scripts::EPOCH]).arg(&*shared.node);
         for proposal in batch {
             call.arg(proposal.number).arg(proposal.at_ms).arg(&proposal.entry);
         }
@@ -115,7 +113,7 @@ pub(super) async fn read(shared: Shared) {
                     Ok(()) | Err(LogFault::Snapshot(_)) => {}
                 }
                 // Another node may answer within a second.
-                reading.failures = reading.failures.min(limits::CLUSTER_BEAT_DOUBLINGS_MAX);
+                reading.failures = reading.failures.min(limits::CLUSTER_HEARTBEAT_DOUBLINGS_MAX);
             }
         }
         reading.failures += 1;

@@ -25,7 +25,7 @@
 //!   have been missed.
 //! * No task waits for control, only for room in its mailbox.
 //!
-//! Imports `limits`, `stats` and `state`. Imported by `mailbox`, `control`, `http` and `server`.
+//! Imports `clock`, `id`, `limits`, `redacted`, `rng`, `state` and `stats`. Imported by `mailbox`, `control`, `http` and `server`.
 
 pub mod agreement;
 mod channel;
@@ -131,7 +131,7 @@ pub enum News {
     /// Proposals that got no place in the log.
     Lost(Vec<u64>),
     /// The registry as it is now is wanted, for nodes that join.
-    Snapshot(oneshot::Sender<Option<Snapshot>>),
+    Snapshot(oneshot::Sender<Snapshot>),
 }
 
 /// A node, as Redis last heard of it.

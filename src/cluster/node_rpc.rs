@@ -2,8 +2,6 @@
 //!
 //! Each node subscribes to a topic of its own. A request names the node that sends it, and the response goes
 //! to that node's topic. A node whose topic has no subscriber counts as absent: the request does not wait for it.
-//!
-//! Part of `cluster`.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -6,8 +6,6 @@
 //! * A fault that an operator has to mend, as a wrong password, is told at once even while another
 //!   lasts; each wording once.
 //! * Trouble is over when every path has proved to work since the last fault.
-//!
-//! Part of `cluster`.
 
 use parking_lot::Mutex;
 

@@ -1,6 +1,4 @@
 //! The position of the log's reader, and the faults after which it starts over.
-//!
-//! Imports `state`. Part of `cluster`.
 
 use redis::RedisError;
 

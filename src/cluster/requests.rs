@@ -3,8 +3,6 @@
 //! Requests about one channel run in the order in which control made them, and so do requests about none. A
 //! channel's topic is subscribed before the channel is read, so no message falls between the two. A request
 //! that Redis may have carried out is never sent again: it fails with its connection, unless it only reads.
-//!
-//! Part of `cluster`.
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;

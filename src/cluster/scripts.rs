@@ -1,6 +1,4 @@
 //! The Lua scripts, each in a file below `scripts/`, and the keys that they use.
-//!
-//! Part of `cluster`.
 
 use std::sync::LazyLock;
 
@@ -59,7 +57,7 @@ scripts! {
     /// Appends entries to the log.
     APPEND = "append";
     /// Takes a heartbeat, and tells which nodes are alive.
-    BEAT = "beat";
+    HEARTBEAT = "heartbeat";
     /// Begins a log.
     SEED = "seed";
     /// Tells whether the log is the one that an entry was read from.

@@ -2,8 +2,6 @@
 //!
 //! For simulations. They take the requests, decide what becomes of each, and answer with [`News`](super::News) through
 //! control's mailbox, as the threads of the real backplane do.
-//!
-//! Part of `cluster`.
 
 use tokio::sync::mpsc;
 

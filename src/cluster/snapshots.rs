@@ -10,8 +10,6 @@
 //! * However many nodes request one, one snapshot is published in [`limits::CLUSTER_SNAPSHOT_PAUSE_MS`].
 //! * Where no node answers within [`limits::CLUSTER_SNAPSHOT_WAIT_MS`], the node that requested it begins a new
 //!   log, under a new epoch, with the best that is left.
-//!
-//! Part of `cluster`.
 
 use std::time::Duration;
 
@@ -21,7 +19,8 @@ use tokio::time::Instant;
 
 use super::connections::PrimaryConnection;
 use super::read_position::{LogFault, PendingInstall, ReadPosition, UnusableSnapshot};
-use super::{News, Shared, scripts};
+use super::scripts::{self, BARE, EPOCH, LOG, SEQUENCE, SNAPSHOT, WANTED};
+use super::{News, Shared};
 use crate::limits;
 use crate::state::entry::FORMAT;
 use crate::state::snapshot::Snapshot;
@@ -31,17 +30,14 @@ use crate::state::snapshot::Snapshot;
 pub(super) async fn load(shared: &Shared, known: Option<&str>) -> Result<ReadPosition, LogFault> {
     let mut connection = connect(shared).await?;
     let (epoch, bare): (Option<String>, Option<String>) =
-        redis::pipe().get(scripts::EPOCH).get(scripts::BARE).query_async(&mut *connection).await?;
+        redis::pipe().get(EPOCH).get(BARE).query_async(&mut *connection).await?;
     let is_bare = epoch == bare && known.is_some() && epoch.as_deref() != known;
     if epoch.is_none() || is_bare {
         seed_log(shared, known, 0).await?;
     }
     // In this order: the snapshot is of a place that the log has reached by then.
-    let read: RedisResult<(Option<Vec<u8>>, Option<u64>)> = redis::pipe()
-        .get(scripts::SNAPSHOT)
-        .get(scripts::SEQUENCE)
-        .query_async(&mut *connection)
-        .await;
+    let read: RedisResult<(Option<Vec<u8>>, Option<u64>)> =
+        redis::pipe().get(SNAPSHOT).get(SEQUENCE).query_async(&mut *connection).await;
     let (text, newest) = match read {
         Ok((text, newest)) => (text, newest.unwrap_or(0)),
         Err(fault) if fault.to_string().contains("WRONGTYPE") => {
@@ -101,12 +97,7 @@ impl Seed<'_> {
         let text = encode_snapshot(snapshot).await.map_err(LogFault::Log)?;
         let mut connection = connect(shared).await?;
         let epoch: String = scripts::SEED
-            .key(scripts::EPOCH)
-            .key(scripts::SNAPSHOT)
-            .key(scripts::SEQUENCE)
-            .key(scripts::LOG)
-            .key(scripts::BARE)
-            .key(scripts::WANTED)
+            .key(&[EPOCH, SNAPSHOT, SEQUENCE, LOG, BARE, WANTED])
             .arg(new)
             .arg(text)
             .arg(self.known)
@@ -131,8 +122,7 @@ pub(super) async fn request(
     let mut connection = connect(shared).await?;
     let (length, head) = unusable.unreadable.clone().unwrap_or_default();
     let waiting: String = scripts::REQUEST_SNAPSHOT
-        .key(scripts::WANTED)
-        .key(scripts::SNAPSHOT)
+        .key(&[WANTED, SNAPSHOT])
         .arg(&*shared.node)
         .arg(limits::CLUSTER_SNAPSHOT_WAIT_MS)
         .arg(u8::from(unusable.unreadable.is_some()))
@@ -144,8 +134,7 @@ pub(super) async fn request(
     if waiting != *shared.node || !is_in_vain {
         return Ok(());
     }
-    let epoch: Option<String> =
-        redis::cmd("GET").arg(scripts::EPOCH).query_async(&mut *connection).await?;
+    let epoch: Option<String> = redis::cmd("GET").arg(EPOCH).query_async(&mut *connection).await?;
     let own = if known.is_some() { own_snapshot(shared).await } else { None };
     let left = match (own, unusable.snapshot) {
         (Some(own), _) => Some(own),
@@ -203,7 +192,7 @@ async fn encode_snapshot(snapshot: Snapshot) -> Result<String, String> {
 async fn own_snapshot(shared: &Shared) -> Option<Snapshot> {
     let (reply, snapshot) = oneshot::channel();
     shared.tell(News::Snapshot(reply));
-    snapshot.await.ok().flatten()
+    snapshot.await.ok()
 }
 
 /// Keeps the registry as it is now, for nodes that join; the entries before it can go.
@@ -215,11 +204,7 @@ pub(super) async fn publish(shared: Shared) {
     let kept = async {
         let mut connection = connect(&shared).await?;
         scripts::KEEP_SNAPSHOT
-            .key(scripts::EPOCH)
-            .key(scripts::SNAPSHOT)
-            .key(scripts::LOG)
-            .key(scripts::SEQUENCE)
-            .key(scripts::WANTED)
+            .key(&[EPOCH, SNAPSHOT, LOG, SEQUENCE, WANTED])
             .arg(epoch)
             .arg(text)
             .arg(position)

@@ -8,8 +8,6 @@
 //! ```
 //!
 //! A topic keeps no message. Whenever one may have been missed, control is told and reads again.
-//!
-//! Part of `cluster`.
 
 use std::collections::HashSet;
 use std::convert::Infallible;

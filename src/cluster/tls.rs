@@ -2,8 +2,6 @@
 //!
 //! The host's name is always verified. Without a CA file the authorities of the system count, with
 //! one only those in it.
-//!
-//! Part of `cluster`.
 
 use std::error::{self, Error as _};
 use std::fmt;

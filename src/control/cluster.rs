@@ -1,6 +1,4 @@
 //! Control as one of several: what goes into the log, and what comes out of it.
-//!
-//! Imports `cluster`, `mailbox`, `state` and `wire`. Part of `control`.
 
 use super::Control;
 use super::pending::{Appended, Step, What};

@@ -2,8 +2,6 @@
 //!
 //! Writes gather while the store is busy with those before them, and then go as one transaction:
 //! group commit (`DeWitt` et al., 1984), with no timer, because the store's own pace is the batch.
-//!
-//! Imports `limits` and `state`. Part of `control`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,6 +1,4 @@
 //! Which shards follow which service, so that an event costs nothing on the others.
-//!
-//! Imports `id`. Part of `control`.
 
 use std::collections::HashMap;
 

@@ -27,10 +27,12 @@
 //!
 //! No decision about the registry: `state` makes them all. No socket, no clock.
 //!
-//! Imports `mailbox`, `state`, `stats`, `store` and `wire`. Imported by `server`.
+//! Imports `auth`, `clock`, `cluster`, `id`, `limits`, `mailbox`, `state`, `stats`, `store`, `storm` and `wire`.
+//! Imported by `server`.
 
 mod cluster;
 mod commit_queue;
+mod effects;
 mod followers;
 mod pending;
 mod saver;
@@ -44,34 +46,28 @@ use tokio::sync::broadcast;
 use crate::auth::Revoked;
 use crate::clock::{Clock, Moment};
 use crate::cluster::Cluster;
-use crate::id::{ConnId, ShardId, ShardSet, Topic, UserId};
+use crate::id::{ConnId, ShardId, UserId};
 use crate::limits::{self, STORE_CLOSE_ATTEMPTS_MAX};
 use crate::mailbox::combiner::Engine;
 pub use crate::mailbox::combiner::Outcome;
 use crate::mailbox::to_control::{ControlMessage, Task};
-use crate::mailbox::to_shard::{Event, ShardMessage};
+use crate::mailbox::to_shard::ShardMessage;
 use crate::mailbox::view_cache::{ViewCache, ViewCacheWriter};
 use crate::mailbox::{MailboxReceiver, MailboxSender};
 use crate::state::State;
 use crate::state::command::{Command, MessagingCommand, RegistryCommand};
 use crate::state::durable::{AccountChange, WriteResult};
-use crate::state::effect::{Effect, Message};
+use crate::state::effect::Effect;
 use crate::state::event::DomainEvent;
 use crate::state::messaging::commands::{ApplyAccounts, EndTokens};
-use crate::state::registry::unsaved::SetBound;
-use crate::state::registry::views::Announcement;
-use crate::state::reply::Delivery;
+use crate::state::registry::unsaved::{Row, SetBound};
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::storm::Storm;
-use crate::wire::event::{Position, service_change};
-use crate::wire::frame;
-use crate::wire::instance_list::InstanceList;
 use crate::wire::refusal::Refusal;
-use crate::wire::{answer, artemis};
 use commit_queue::{CommitQueue, Waiting};
 use followers::Followers;
-use pending::{Held, PendingTable, Ready, Step, What};
+use pending::{Held, PendingTable, Ready, Step};
 use saver::Saver;
 
 /// The control plane.
@@ -413,9 +409,7 @@ impl Control {
             to_check = vec![None];
         }
         for user_id in to_check {
-            for shard in 0..self.shards.len() {
-                self.send(shard, ShardMessage::CheckTokens(user_id.clone()));
-            }
+            self.send_to_all(|| ShardMessage::CheckTokens(user_id.clone()));
         }
     }
 
@@ -430,237 +424,6 @@ impl Control {
     fn finish(&mut self, waiting: Waiting, result: WriteResult) {
         let Waiting { accepted_ns, continuation } = waiting;
         self.pending.make_ready(accepted_ns, Step::Stored(continuation, result));
-    }
-
-    fn send(&mut self, shard: usize, message: ShardMessage) {
-        self.to_ring[shard] = true;
-        if self.on.is_some() {
-            return self.shards[shard].push_beyond(message);
-        }
-        // Fails only when the shard has stopped, and its connections with it.
-        let _ = self.shards[shard].push_waiting(message);
-    }
-
-    /// Invalidates the views that are out of date, then carries out the effects of the last call of the
-    /// state, in their order.
-    fn carry_out_effects(&mut self, accepted_ns: u64, now: Moment) {
-        self.view_cache.count(self.state.registry.counts().0);
-        self.view_cache.set_listing_version(self.state.registry.listing_version());
-        self.state.announce_turn(self.followers.services());
-        for service in self.state.registry.take_forgotten() {
-            self.view_cache.invalidate(&service);
-        }
-        let mut effects = std::mem::take(&mut self.effects);
-        self.state.swap_effects(&mut effects);
-        // For each call anew: who listened before it hears of what it did.
-        let is_watched = !effects.is_empty() && self.events.receiver_count() > 0;
-        for effect in effects.drain(..) {
-            self.carry_out_effect(effect, is_watched, accepted_ns, now);
-        }
-        self.effects = effects;
-    }
-
-    fn carry_out_effect(
-        &mut self,
-        effect: Effect,
-        is_watched: bool,
-        accepted_ns: u64,
-        now: Moment,
-    ) {
-        match effect {
-            Effect::Announce(announcement) => {
-                self.announce(announcement, is_watched, accepted_ns, now);
-            }
-            Effect::Message(message) => self.send_message(message, accepted_ns),
-            Effect::ChannelMessage(message) => {
-                if is_watched && let Topic::Channel(channel) = &message.topic {
-                    let (channel, message) = (channel.clone(), frame::payload(&message.frame));
-                    self.tell_program(DomainEvent::ChannelMessage { channel, message });
-                }
-                if message.shards.is_none_or(|shards| !shards.is_empty()) {
-                    self.send_message(message, accepted_ns);
-                }
-            }
-            Effect::Dissolve { channel, shards, frame } => {
-                let topic = Topic::Channel(channel);
-                let event = Event { topic, frame, frames: 1, accepted_ns, aim: None };
-                for shard in shards.iter() {
-                    self.send(shard, ShardMessage::Dissolve(event.clone()));
-                }
-            }
-            Effect::Opened { conn, person, is_online } => {
-                self.send_to(conn, ShardMessage::Enter(conn));
-                if is_watched {
-                    let user = person.clone();
-                    self.tell_program(DomainEvent::ConnectionOpened { connection: conn, user });
-                    if let Some(person) = person.filter(|_| is_online) {
-                        self.tell_program(DomainEvent::UserOnline(person));
-                    }
-                }
-            }
-            Effect::Closed { conn, person, is_offline } => {
-                if is_watched {
-                    if let Some(person) = person.clone().filter(|_| is_offline) {
-                        self.tell_program(DomainEvent::UserOffline(person));
-                    }
-                    let event = DomainEvent::ConnectionClosed { connection: conn, user: person };
-                    self.tell_program(event);
-                }
-            }
-            Effect::Close(conn, reason) => self.send_to(conn, ShardMessage::Close(conn, reason)),
-            Effect::Subscription(conn, set) => {
-                self.send_to(conn, ShardMessage::Subscription(conn, set));
-            }
-            Effect::PingAll => {
-                (0..self.shards.len()).for_each(|shard| self.send(shard, ShardMessage::PingAll));
-            }
-            Effect::PublishView(view) => self.view_cache.publish(&view),
-            Effect::Reply(delivery) => self.deliver(delivery),
-            Effect::Event(event) => {
-                if is_watched {
-                    self.tell_program(event);
-                }
-            }
-            Effect::Store(write) => match &self.store {
-                Some(store) if store.health().is_ok() => {
-                    if let Some(waiting) = self.commit_queue.enter(accepted_ns, *write) {
-                        self.finish(waiting, Err(Refusal::unavailable()));
-                    }
-                }
-                _ => {
-                    let step = Step::Stored(write.continuation, Err(Refusal::unavailable()));
-                    self.pending.make_ready(accepted_ns, step);
-                }
-            },
-            Effect::Wait(condition, rest) => {
-                self.pending.enter(What::Wait(condition, rest), accepted_ns, now.unix_ms);
-            }
-            Effect::Wake(condition, how) => self.pending.wake(&condition, how),
-            Effect::Append(append) => self.append(*append, accepted_ns, now),
-            Effect::Request(request) => self.request(*request, accepted_ns, now),
-            Effect::LeaveTopic(channel) => {
-                if let Some(cluster) = &self.cluster {
-                    cluster.detach(channel);
-                }
-            }
-            Effect::JournalStored(up_to) => {
-                if let Some(cluster) = &self.cluster {
-                    cluster.written(up_to);
-                }
-            }
-        }
-    }
-
-    fn send_to(&mut self, conn: ConnId, message: ShardMessage) {
-        self.send(usize::from(conn.shard.0), message);
-    }
-
-    /// Hands a reply to its caller.
-    fn deliver(&mut self, delivery: Delivery) {
-        match delivery {
-            Delivery::Socket(conn, reply) => {
-                self.send_to(conn, ShardMessage::Reply(conn, reply));
-                if self.unanswered == Some(conn) {
-                    self.unanswered = None;
-                } else {
-                    self.pending.release(conn);
-                }
-            }
-            // Its request is served by this very thread, once the turn is over.
-            Delivery::Http(shard, callback) if self.on == Some(shard) => callback.call(),
-            Delivery::Http(shard, callback) => {
-                self.send(usize::from(shard.0), ShardMessage::HttpReply(callback));
-            }
-            Delivery::Program(callback) => callback.call(),
-        }
-    }
-
-    fn tell_program(&self, event: DomainEvent) {
-        // Fails only where the last listener has just gone.
-        let _ = self.events.send(event);
-    }
-
-    /// Frames an announcement once for each dialect and sends it to the shards that follow its service.
-    fn announce(
-        &mut self,
-        announcement: Announcement,
-        is_watched: bool,
-        accepted_ns: u64,
-        now: Moment,
-    ) {
-        self.view_cache.invalidate(&announcement.service);
-        if is_watched {
-            self.tell_program(DomainEvent::ServiceChanged {
-                service: announcement.service.clone(),
-                revision: announcement.revision,
-                degraded: announcement.degraded,
-            });
-        }
-        let following = self.followers.shards(&announcement.service);
-        if !following.artemis.is_empty()
-            && let Some(event) = frame_for_artemis(&announcement, accepted_ns, now)
-        {
-            self.stats.control.events.add(1);
-            self.send_event(&event, following.artemis);
-        }
-        let following = following.own;
-        if following.is_empty() {
-            return;
-        }
-        if announcement.begins {
-            let event = self.frame_beginning(&announcement, accepted_ns);
-            self.send_event(&event, following);
-            if announcement.changes.is_empty() {
-                return;
-            }
-        }
-        self.stats.control.events.add(1);
-        let event = self.frame(announcement, accepted_ns);
-        self.send_event(&event, following);
-    }
-
-    fn send_event(&mut self, event: &Event, shards: ShardSet) {
-        for shard in shards.iter() {
-            self.send(shard, ShardMessage::Event(event.clone()));
-        }
-    }
-
-    /// Sends a message to the shards that have followers of its topic.
-    fn send_message(&mut self, message: Message, accepted_ns: u64) {
-        let Message { topic, shards, frame, aim } = message;
-        self.stats.control.events.add(1);
-        let aim = (!aim.is_everyone()).then(|| Arc::new(aim));
-        let event = Event { topic, frame, frames: 1, accepted_ns, aim };
-        match shards {
-            Some(shards) => self.send_event(&event, shards),
-            None => (0..self.shards.len())
-                .for_each(|shard| self.send(shard, ShardMessage::Event(event.clone()))),
-        }
-    }
-
-    /// An empty snapshot: where the service begins.
-    fn frame_beginning(&self, announcement: &Announcement, accepted_ns: u64) -> Event {
-        let at = Position {
-            service: &announcement.service,
-            epoch: self.state.registry.epoch(),
-            revision: announcement.from,
-            degraded: announcement.degraded,
-        };
-        let frame = answer::service_snapshot(at, InstanceList::empty()).joined();
-        let topic = Topic::Service(announcement.service.clone());
-        Event { topic, frame, frames: 1, accepted_ns, aim: None }
-    }
-
-    fn frame(&self, announcement: Announcement, accepted_ns: u64) -> Event {
-        let at = Position {
-            service: &announcement.service,
-            epoch: self.state.registry.epoch(),
-            revision: announcement.revision,
-            degraded: announcement.degraded,
-        };
-        let frame = service_change(at, announcement.from, announcement.changes.iter());
-        let topic = Topic::Service(announcement.service);
-        Event { topic, frame, frames: 1, accepted_ns, aim: None }
     }
 
     /// Gives the store something to do while it is idle: the registry's changes twice a second,
@@ -774,21 +537,22 @@ impl Control {
     fn name_the_lost(&mut self) -> usize {
         self.saver.put_back(&mut self.state.registry);
         let lost = self.state.registry.take_delta(SetBound::NONE);
-        let shown = |(table, key): (&'static str, &str)| {
+        let shown = |row: &Row| {
+            let (table, key) = row.key();
             format!("{table} {}", key.replace('\u{1f}', "/").escape_debug())
         };
-        let names: Vec<String> =
-            lost.keys().take(limits::STORE_LOST_NAMES_MAX).map(shown).collect();
+        let first = lost.rows.iter().take(limits::STORE_LOST_NAMES_MAX).map(shown);
+        let count = |table: &str| lost.rows.iter().filter(|row| row.key().0 == table).count();
         tracing::error!(
-            services = lost.services.len(),
-            instances = lost.upserts.len() + lost.deletes.len(),
-            pull_outs = lost.pull_outs.len() + lost.pull_ins.len(),
+            services = count("service"),
+            instances = count("instance"),
+            pull_outs = count("pull_out"),
             unanswered_writes = self.commit_queue.len(),
             users_seen = self.state.people.newly_known_len(),
-            first = names.join(", "),
+            first = first.collect::<Vec<_>>().join(", "),
             "not stored before the end: the database does not take it"
         );
-        lost.rows()
+        lost.rows.len()
     }
 
     fn publish_gauges(&self) {
@@ -815,34 +579,13 @@ impl Control {
         stats.history_bytes.set(self.state.channels.history_bytes() as u64);
         if self.cluster.is_some() {
             let (replica, stats) = (self.state.registry.log(), &self.stats.cluster);
-            stats.sequence.set(replica.sequence());
+            stats.sequence.set(replica.sequence);
             stats.leases_owned.set(replica.leases_owned() as u64);
             // In this order: nobody shall take the one for true before the other is known.
-            stats.cut_off.set(u64::from(replica.is_cut_off()));
-            stats.caught_up.set(u64::from(replica.is_loaded()));
+            stats.cut_off.set(u64::from(replica.is_cut_off));
+            stats.caught_up.set(u64::from(replica.is_loaded));
         }
     }
-}
-
-/// An announcement for Artemis' followers: a frame a change. None if there is nothing that they are told: they know
-/// no `degraded`, and a service that begins with changes needs no `reload` before them, for its followers
-/// have none of its instances.
-fn frame_for_artemis(announcement: &Announcement, accepted_ns: u64, now: Moment) -> Option<Event> {
-    let Announcement { service, begins, changes, .. } = announcement;
-    let framed = artemis::changes(service, changes, now.wall_ms);
-    for instance in &framed.too_large {
-        tracing::warn!(
-            service = service.as_str(),
-            instance,
-            "a change is too large for Artemis' clients: they are told to look the service up"
-        );
-    }
-    let topic = Topic::Artemis(service.clone());
-    let event = |frame, frames| Event { topic, frame, frames, accepted_ns, aim: None };
-    if framed.count > 0 {
-        return Some(event(framed.frames, framed.count));
-    }
-    begins.then(|| event(artemis::reload(service, now.wall_ms), 1))
 }
 
 /// Says what became of an account, here or beside the server.

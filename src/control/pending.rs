@@ -9,8 +9,6 @@
 //!
 //! * A command that waits goes on once: with a result, or with word that it has waited for too long.
 //! * Commands of one connection are carried out in their order, each after the reply to the one before.
-//!
-//! Imports `id`, `limits`, `mailbox` and `state`. Part of `control`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 

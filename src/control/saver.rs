@@ -2,8 +2,6 @@
 //!
 //! A set is made of the state at the moment at which it goes. One that fails is marked as changed
 //! again, so the next set holds what is true by then: a later change heals an earlier one.
-//!
-//! Imports `limits`, `state` and `store`. Part of `control`.
 
 use std::sync::Arc;
 

@@ -8,8 +8,6 @@
 //! * Ages come out in the order in which they went in.
 //! * Those of entries that are gone are at most as many as those of entries that are kept, and
 //!   [`SLACK`].
-//!
-//! Imports nothing. Part of `state`.
 
 use std::collections::VecDeque;
 

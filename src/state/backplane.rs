@@ -1,6 +1,4 @@
 //! What is asked of the log's engine and of other nodes, and what comes of it.
-//!
-//! Imports `id`. Imported by `state`, `cluster` and `control`.
 
 use bytes::Bytes;
 

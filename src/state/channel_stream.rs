@@ -11,8 +11,6 @@
 //!
 //! * What is delivered has the offset after the one before it, under the same epoch. A jump stands
 //!   wherever that is not so.
-//!
-//! Imports `id`, `limits` and its siblings. Part of `state`.
 
 use std::collections::{BTreeMap, VecDeque};
 

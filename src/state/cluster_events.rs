@@ -1,11 +1,11 @@
 //! The people and channels of all nodes: what goes into the log, what comes out of it, and what
 //! comes of calls.
-//!
-//! Part of `state`.
+
+use std::collections::BTreeSet;
 
 use super::State;
 use super::cluster_presence::PresenceTransition;
-use super::cluster_presence::dirty::DirtyBatch;
+use super::cluster_presence::dirty::Subjects;
 use super::cluster_presence::update::{PresenceSnapshot, PresenceUpdate};
 use super::effect::{Condition, Waited};
 use super::entry::{Entry, PresenceEntry};
@@ -42,19 +42,18 @@ impl State {
         }
     }
 
-    fn presence_update(&self, batch: &DirtyBatch, now: Moment) -> PresenceUpdate {
+    fn presence_update(&self, subjects: &Subjects, now: Moment) -> PresenceUpdate {
         let user = |user_id: &UserId| match self.people.presence(user_id) {
             Some((name, connections, since_ms)) => {
                 let connections = u32::try_from(connections).unwrap_or(u32::MAX);
-                (user_id.as_str().to_owned(), name.to_owned(), connections, since_ms)
+                (user_id.clone(), name.to_owned(), connections, since_ms)
             }
-            None => (user_id.as_str().to_owned(), String::new(), 0, 0),
+            None => (user_id.clone(), String::new(), 0, 0),
         };
         let channel = |name: &ChannelName| {
             let followers =
                 self.channels.find(name).map(|key| self.channels.get(key).members.len());
-            let followers = u32::try_from(followers.unwrap_or(0)).unwrap_or(u32::MAX);
-            (name.as_str().to_owned(), followers)
+            (name.clone(), u32::try_from(followers.unwrap_or(0)).unwrap_or(u32::MAX))
         };
         let room = |(channel, user_id): &(ChannelName, UserId)| {
             let place =
@@ -62,13 +61,13 @@ impl State {
             let told = self.cluster_presence.own_place(channel, user_id);
             let name = place.or(told.map(|place| &*place.username)).unwrap_or_default().to_owned();
             let since_ms = place.map(|_| now.wall_ms);
-            (channel.as_str().to_owned(), user_id.as_str().to_owned(), name, since_ms)
+            (channel.clone(), user_id.clone(), name, since_ms)
         };
         PresenceUpdate {
-            users: batch.users.iter().map(user).collect(),
-            channels: batch.channels.iter().map(channel).collect(),
-            rooms: batch.rooms.iter().map(room).collect(),
-            known: batch.known.iter().map(|user_id| user_id.as_str().to_owned()).collect(),
+            users: subjects.users.iter().map(user).collect(),
+            channels: subjects.channels.iter().map(channel).collect(),
+            rooms: subjects.rooms.iter().map(room).collect(),
+            known: subjects.known.iter().cloned().collect(),
         }
     }
 
@@ -82,7 +81,7 @@ impl State {
 
     /// Which nodes are alive: the people of those that are not are gone, once the log says so.
     pub(super) fn on_alive(&mut self, alive: &[String]) {
-        let is_leader = self.registry.log().is_leader();
+        let is_leader = self.registry.log().is_leader;
         let is_cut_off = self.registry.is_cut_off();
         let gone = self.cluster_presence.on_nodes(alive, is_leader && !is_cut_off);
         for node in gone {
@@ -95,7 +94,7 @@ impl State {
         match entry {
             PresenceEntry::Update(facts) => {
                 let known = facts.known.iter().chain(facts.users.iter().map(|fact| &fact.0));
-                known.for_each(|user| self.people.note_told(UserId::new(user)));
+                known.for_each(|user| self.people.note_told(user.clone()));
                 self.cluster_presence.saw(node);
                 let transitions = self.cluster_presence.apply(node, &facts);
                 if *node == *self.node {
@@ -118,7 +117,9 @@ impl State {
     /// Has own facts that are out of date told again: an entry that was reported lost may still be
     /// appended, after later ones were told.
     fn correct(&mut self, told: &PresenceUpdate, now: Moment) {
-        let mut facts = self.presence_update(&DirtyBatch::of(told), now);
+        // Who was seen is told once: no later fact contradicts it.
+        let subjects = Subjects { known: BTreeSet::new(), ..Subjects::of(told) };
+        let mut facts = self.presence_update(&subjects, now);
         self.cluster_presence.keep_news(&mut facts);
         self.cluster_presence.dirty.look_again(&facts);
     }
@@ -141,15 +142,11 @@ impl State {
     /// Announces here what has changed for everyone.
     fn announce_transitions(&mut self, transitions: Vec<PresenceTransition>, now: Moment) {
         for transition in transitions {
-            let except = match &transition {
-                PresenceTransition::Online(person) => {
-                    self.people.of_user(&person.user_id).collect()
-                }
-                PresenceTransition::Offline(_) => Vec::new(),
-                PresenceTransition::Joined(channel, person)
-                | PresenceTransition::Left(channel, person) => {
-                    self.connections_in(channel, &person.user_id)
-                }
+            let user_id = &transition.person.user_id;
+            let except = match &transition.room {
+                Some(channel) => self.connections_in(channel, user_id),
+                None if transition.is_arrival => self.people.of_user(user_id).collect(),
+                None => Vec::new(),
             };
             self.announce_transition(transition, except, now);
         }
@@ -157,25 +154,18 @@ impl State {
 
     /// The connections of a user that are in a room, or follow a channel that tells who is there.
     fn connections_in(&self, channel: &ChannelName, user_id: &UserId) -> Vec<ConnId> {
-        let Some(key) = self.channels.find(channel) else { return Vec::new() };
         let is_in_it = |conn: &ConnId| {
-            self.people.find(*conn).is_some_and(|(_, connection)| {
-                connection.memberships.iter().any(|place| {
-                    place.channel == key && (place.is_joined || channel.room().is_none())
-                })
-            })
+            self.membership(*conn, channel)
+                .is_some_and(|place| place.is_joined || channel.room().is_none())
         };
         self.people.of_user(user_id).filter(is_in_it).collect()
     }
 
     /// Begins anew with the people of a snapshot.
     pub(super) fn replace_shared(&mut self, snapshot: PresenceSnapshot, now: Moment) {
-        for user in &snapshot.known {
-            self.people.note_told(UserId::new(user));
-        }
-        for (_, facts) in &snapshot.nodes {
-            let users = facts.users.iter().map(|fact| UserId::new(&fact.0));
-            users.for_each(|user_id| self.people.note_told(user_id));
+        let online = snapshot.nodes.iter().flat_map(|(_, facts)| &facts.users).map(|fact| &fact.0);
+        for user_id in snapshot.known.iter().chain(online) {
+            self.people.note_told(user_id.clone());
         }
         let transitions = self.cluster_presence.replace(&snapshot);
         self.channels.define_all(snapshot.channels);
@@ -183,61 +173,19 @@ impl State {
         self.announce_transitions(transitions, now);
     }
 
-    /// Everything that all nodes share, at the present place of the log. None at a node that is alone.
-    pub fn snapshot(&self) -> Option<Snapshot> {
-        let snapshot = || Snapshot { people: self.presence_snapshot(), ..self.registry.snapshot() };
-        self.sequencer.is_shared().then(snapshot)
+    /// Everything that all nodes share, at the present place of the log.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { people: self.presence_snapshot(), ..self.registry.snapshot() }
     }
 
     /// What of that is of people.
     pub(super) fn presence_snapshot(&self) -> PresenceSnapshot {
         let known = match &self.sequencer.journal {
             // There is no database that has them.
-            None => self.people.known_ids().map(|user_id| user_id.as_str().to_owned()).collect(),
+            None => self.people.known_ids().cloned().collect(),
             Some(_) => Vec::new(),
         };
         let channels = self.channels.definitions();
         PresenceSnapshot { nodes: self.cluster_presence.snapshot(), channels, known }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Clock;
-    use crate::id::{ConnId, ShardId, Slot};
-    use crate::state::people::{Opened, Person};
-    use crate::state::{Ask as _, lone_node};
-
-    #[test]
-    fn an_own_entry_that_comes_late_is_corrected() {
-        let now = Clock::start().now();
-        let mut node = lone_node("a", None, now);
-        node.on_nodes(&[String::from("a")], (now.unix_ms, 0), now);
-        let person = Person { user_id: UserId::new("bob"), username: "bob".into() };
-        let conn = ConnId { shard: ShardId(0), slot: Slot(0), generation: 0 };
-        let opened = Opened { conn, person: Some(person), remote: None };
-        node.apply(opened.unanswered(), now);
-        let tells = |node: &mut State| -> Vec<PresenceUpdate> {
-            let entries = node.take_proposals(now).into_iter();
-            let facts = entries.filter_map(|entry| match entry {
-                Entry::Presence(PresenceEntry::Update(facts)) if !facts.users.is_empty() => {
-                    Some(facts)
-                }
-                _ => None,
-            });
-            facts.collect()
-        };
-        let told = tells(&mut node);
-        assert_eq!(told.len(), 1);
-        node.apply_presence("a", PresenceEntry::Update(told[0].clone()), now);
-        assert!(tells(&mut node).is_empty(), "all is told");
-        // From before the connection was opened; it was reported lost.
-        let old = PresenceUpdate {
-            users: vec![("bob".into(), String::new(), 0, 0)],
-            ..PresenceUpdate::default()
-        };
-        node.apply_presence("a", PresenceEntry::Update(old), now);
-        assert_eq!(tells(&mut node)[0].users, told[0].users);
     }
 }

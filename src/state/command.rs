@@ -3,9 +3,6 @@
 //! HTTP, sockets and the embedding program send these commands; nothing else reaches the state.
 //! Each command is a type that names its reply ([`Ask`]). [`RegistryCommand`] and [`MessagingCommand`]
 //! list them, each with the address of its reply.
-//!
-//! Imports `id`, `wire` and its siblings. Imported by `state`, `mailbox`, `shard`, `control`, `http`
-//! and `server`.
 
 use std::sync::Arc;
 

@@ -3,8 +3,6 @@
 //! The state checks such a write and stamps it; the store carries it out together with all others
 //! that wait; then the state tells those it concerns. Groups and passwords live in the database
 //! alone, so the last check of many a write happens there, inside the transaction.
-//!
-//! Imports `auth`, `id` and `wire`. Imported by `state`, `store`, `control` and `http`.
 
 use std::sync::Arc;
 

@@ -12,8 +12,6 @@
 //!
 //! * Effects stand in the order of the changes that they tell of. What a command changed stands before
 //!   its reply; a subscriber's reply stands between the messages it covers and those after it.
-//!
-//! Imports `id`, `wire` and its siblings. Imported by `state` and `control`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,7 +26,6 @@ use super::entry::{Applied, Entry};
 use super::event::DomainEvent;
 use super::messaging::aim::Aim;
 use super::messaging::replies::{Followed, Unfollowed};
-use super::people::Person;
 use super::registry::replies::{FoundInstance, PutReply, RefusedEntry};
 use super::registry::views::{Announcement, View};
 use super::reply::{Delivery, Reply, ReplyTo};
@@ -56,23 +53,7 @@ pub enum Effect {
         frame: Bytes,
     },
     /// A connection was opened. From here on it gets what is for everyone, and for its user.
-    Opened {
-        /// The connection.
-        conn: ConnId,
-        /// Who is signed in on it.
-        person: Option<Person>,
-        /// Whether its user has come online with it. Among several nodes an event of its own says so.
-        is_online: bool,
-    },
-    /// A connection has ended.
-    Closed {
-        /// The connection.
-        conn: ConnId,
-        /// Who was signed in on it.
-        person: Option<Person>,
-        /// Whether its user has gone offline with it. Among several nodes an event of its own says so.
-        is_offline: bool,
-    },
+    Opened(ConnId),
     /// A connection ends.
     Close(ConnId, Reason),
     /// A subscription of a connection begins or ends without its asking.

@@ -1,6 +1,4 @@
 //! What happened, for a program that embeds the server and wants to know.
-//!
-//! Imports `id`. Imported by `state`, `control` and `server`.
 
 use bytes::Bytes;
 

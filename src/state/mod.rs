@@ -13,8 +13,8 @@
 //! through [`State::apply`], [`State::resume`], [`State::tick`] and what other nodes are heard to say,
 //! so a test can play a whole day in a millisecond.
 //!
-//! Imports `auth`, `id`, `limits`, `subscribers`, `wheel` and `wire`. Imported by `mailbox`, `store`,
-//! `shard`, `control` and `http`.
+//! Imports `address`, `auth`, `clock`, `id`, `limits`, `storm`, `subscribers`, `wheel` and `wire`. Imported by
+//! everything above it.
 
 pub mod backplane;
 pub mod channels;
@@ -31,9 +31,6 @@ pub mod people;
 pub mod registry;
 pub mod reply;
 pub mod snapshot;
-
-#[cfg(test)]
-mod tests;
 
 mod ages;
 mod channel_stream;
@@ -58,9 +55,8 @@ use journal::JournalTail;
 use people::People;
 use registry::Registry;
 use registry::commands::{
-    FindInstance, Heartbeat, ListInstances, Operate, Operation, Protect, ReadAllViews, ReadDelta,
-    ReadLeases, ReadSnapshot, ReadViews, Register, RenewInstance, Subscribe, SubscribeAll,
-    Unregister,
+    FindInstance, Heartbeat, ListInstances, Protect, ReadAllViews, ReadDelta, ReadLeases,
+    ReadSnapshot, ReadViews, Register, RenewInstance, Subscribe, SubscribeAll, Unregister,
 };
 use registry::decide::Decision;
 use registry::views::{ServiceViews, SubscribedToAll, View};
@@ -199,15 +195,8 @@ impl State {
                 let decision = registry.decide(RegistryEntry::Unregister(identities), now);
                 self.carry_out(decision, reply, AppendReply::Batch, now);
             }
-            C::Operate(Operate { identity, operation }, reply) => {
-                let operator = match operation {
-                    Operation::PullOut { operator } => Some(operator),
-                    Operation::PullIn => None,
-                };
-                let user = operator.as_ref().and_then(|operator| operator.user.clone());
-                let operator = operator.map(|operator| operator.name);
-                let decision =
-                    registry.decide(RegistryEntry::Operate { identity, operator, user }, now);
+            C::Operate(operate, reply) => {
+                let decision = registry.decide_operate(operate, now);
                 self.carry_out(decision, reply, AppendReply::Found, now);
             }
             C::Protect(Protect { service, enabled }, reply) => {
@@ -223,9 +212,7 @@ impl State {
                 self.carry_out(decision, reply, AppendReply::Instance, now);
             }
             // A subscriber that holds instances keeps them, and asks again.
-            C::Subscribe(Subscribe { since: Some(_), .. }, reply)
-                if !registry.log().is_loaded() =>
-            {
+            C::Subscribe(Subscribe { since: Some(_), .. }, reply) if !registry.log().is_loaded => {
                 self.reply(reply, Err(Refusal::unavailable()));
             }
             C::Subscribe(Subscribe { service, snapshot, since, .. }, reply) => {
@@ -244,20 +231,17 @@ impl State {
                 self.reply(reply, Ok(ServiceViews { version, views }));
             }
             C::ReadDelta(ReadDelta { version }, reply) => {
-                let delta = registry.delta(version);
-                self.reply(reply, Ok(delta));
+                self.reply(reply, Ok(self.registry.delta(version)));
             }
             C::ReadLeases(ReadLeases(service), reply) => {
-                let leases = registry.leases(service.as_ref(), now);
-                self.reply(reply, Ok(leases));
+                self.reply(reply, Ok(self.registry.leases(service.as_ref(), now)));
             }
             C::ListInstances(ListInstances, reply) => {
                 let listing = registry.list_instances(now);
                 self.reply(reply, Ok(listing));
             }
             C::FindInstance(FindInstance { service, instance }, reply) => {
-                let found = registry.find_instance(&service, &instance);
-                self.reply(reply, Ok(found));
+                self.reply(reply, Ok(self.registry.find_instance(&service, &instance)));
             }
         }
     }
@@ -403,10 +387,10 @@ impl State {
     }
 }
 
-#[cfg(any(test, fuzzing))]
+#[cfg(any(test, fuzzing, feature = "internals"))]
 impl State {
     /// Carries out a command and takes its reply, where it comes at once.
-    pub(crate) fn ask<A: Ask>(&mut self, ask: A, now: Moment) -> Option<Result<A::Reply, Refusal>> {
+    pub fn ask<A: Ask>(&mut self, ask: A, now: Moment) -> Option<Result<A::Reply, Refusal>> {
         let (sender, mut reply) = tokio::sync::oneshot::channel();
         self.apply(ask.reply_to(ReplyTo::Program(sender)), now);
         for effect in std::mem::take(&mut self.effects) {
@@ -420,8 +404,8 @@ impl State {
 }
 
 /// A node of several with nobody at it, which has not begun: for tests of what it makes of the others.
-#[cfg(any(test, fuzzing))]
-pub(crate) fn new_node(name: &str, tail: Option<JournalTail>, now: Moment) -> State {
+#[cfg(any(test, fuzzing, feature = "internals"))]
+pub fn new_node(name: &str, tail: Option<JournalTail>, now: Moment) -> State {
     let registry = registry::Settings {
         lease_ttl_ms: 20_000,
         self_protection_max_ms: 1,
@@ -437,15 +421,15 @@ pub(crate) fn new_node(name: &str, tail: Option<JournalTail>, now: Moment) -> St
 }
 
 /// The same, begun with nothing.
-#[cfg(test)]
-pub(crate) fn lone_node(name: &str, tail: Option<JournalTail>, now: Moment) -> State {
+#[cfg(any(test, feature = "internals"))]
+pub fn lone_node(name: &str, tail: Option<JournalTail>, now: Moment) -> State {
     let mut node = new_node(name, tail, now);
     node.install_snapshot(empty_snapshot(now), Vec::new(), now);
     node
 }
 
 /// What such a node begins with.
-#[cfg(any(test, fuzzing))]
-pub(crate) fn empty_snapshot(now: Moment) -> snapshot::Snapshot {
-    new_node("nobody", None, now).snapshot().expect("it is one of several")
+#[cfg(any(test, fuzzing, feature = "internals"))]
+pub fn empty_snapshot(now: Moment) -> snapshot::Snapshot {
+    new_node("nobody", None, now).snapshot()
 }

@@ -7,8 +7,6 @@
 //!
 //! * A user is online from the first of their connections to the last.
 //! * A user once seen is known until the account is removed.
-//!
-//! Imports `address`, `auth`, `id`, `limits` and `wire`. Part of `state`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -64,8 +62,8 @@ pub(super) struct Membership {
 pub(super) struct Connection {
     pub(super) id: ConnId,
     pub(super) person: Option<Person>,
-    remote: Option<ClientAddress>,
-    opened_ms: u64,
+    pub(super) remote: Option<ClientAddress>,
+    pub(super) opened_ms: u64,
     /// In the order of joining, as far as rooms go.
     pub(super) memberships: Vec<Membership>,
     /// What operators and programs noted of it: a JSON object, checked.
@@ -379,20 +377,6 @@ impl People {
             .collect();
         ids.sort_unstable();
         ids.into_iter().take(limit).map(|(_, key)| key).collect()
-    }
-
-    /// A connection as others see it; its channels are named by the caller.
-    pub(super) fn view(&self, node: &str, key: u32) -> ConnectionView {
-        let connection = self.get(key);
-        ConnectionView {
-            id: ConnName::new(node, connection.id),
-            person: connection.person.clone(),
-            remote: connection.remote,
-            opened_ms: connection.opened_ms,
-            channels: Vec::new(),
-            rooms: Vec::new(),
-            metadata: connection.metadata.clone(),
-        }
     }
 }
 

@@ -7,9 +7,6 @@
 //! A reply and its address have the same type, so the reply to one command cannot reach the caller of
 //! another. A socket's address also carries what its shard has to repeat in the frame, the
 //! [`Reply::SocketContext`]. Its type is [`Infallible`] where no socket can ask.
-//!
-//! Imports `id`, `wire` and its siblings. Imported by `state`, `mailbox`, `shard`, `control`, `http`
-//! and `server`.
 
 use std::convert::Infallible;
 use std::fmt;

@@ -12,8 +12,6 @@
 //! a cluster of one is no case of its own.
 //!
 //! A channel whose name begins with `$` belongs to one node, whatever else is shared.
-//!
-//! Imports `clock`, `id`, `wire` and its siblings. Part of `state`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -2,8 +2,6 @@
 //!
 //! The store reads one at the start, and a node that joins others reads one from Redis. Both end in
 //! `Registry::restore`. The JSON is a format: nodes of other releases read it.
-//!
-//! Imports `id`, `limits` and its siblings. Imported by `state`, `store`, `cluster` and `control`.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -230,53 +228,5 @@ mod pull_out_fields {
             PullOutRecord { identity, operator, user_id, by_itself }
         };
         Ok(pull_outs.into_iter().map(record).collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_that_begins_has_no_number_in_it() {
-        let lease = InstanceRecord { lease: 15, ..InstanceRecord::default() };
-        let watches = [None, Some(7)].map(|watch| ServiceRecord { watch, ..Default::default() });
-        let (instances, services) = (vec![lease], watches.to_vec());
-        let mut snapshot = Snapshot { sequence: 20, instances, services, ..Snapshot::default() };
-        snapshot.begin_log("e");
-        let watches: Vec<_> = snapshot.services.iter().map(|service| service.watch).collect();
-        assert_eq!((snapshot.sequence, snapshot.instances[0].lease), (0, 0));
-        assert_eq!((watches, &*snapshot.epoch), (vec![None, Some(0)], "e"));
-    }
-
-    /// A snapshot of the first release, as its nodes wrote it, and one of the second.
-    #[test]
-    fn snapshots_of_earlier_releases_are_read() {
-        let first = br#"{"format":1,"position":"5-0","sequence":5,"epoch":"e","version":7,
-            "services":[{"service":"s","revision":3,"protection_enabled":true,
-            "degraded_since_ms":null,"watch":4}],"instances":[{"id":"\u001fs\u001fi","service":"s",
-            "json":"{\"serviceId\":\"s\"}","ttl_ms":20000,"owner":"n","lease":5,"is_overdue":false}],
-            "pull_outs":[["a","itself"],["b","ann"]],"nodes":[["n",5]]}"#;
-        let snapshot = Snapshot::read(first).expect("it is read");
-        let by_itself = |record: &PullOutRecord| (record.by_itself, record.operator.clone());
-        let pull_outs: Vec<_> = snapshot.pull_outs.iter().map(by_itself).collect();
-        assert_eq!(pull_outs, [(true, String::new()), (false, String::from("ann"))]);
-        assert_eq!((snapshot.revision_floor, snapshot.services[0].watch), (0, Some(4)));
-        assert_eq!(snapshot.instances[0].json, r#"{"serviceId":"s"}"#);
-
-        let second = r#"{"format":1,"position":"5-0","sequence":5,"epoch":"e","version":7,"services":[{"service":"s","revision":3,"protection_enabled":true,"degraded_since_ms":null,"watch":4,"empty_since_ms":9}],"instances":[{"id":"\u001fs\u001fi","service":"s","json":"{\"serviceId\":\"s\"}","ttl_ms":20000,"owner":"n","lease":5,"is_overdue":true}],"revision_floor":2,"pull_outs":[["a","itself"],["b","itself"]],"own_pull_outs":["a"],"pull_out_users":{"b":"u"},"nodes":[["n",5]],"people":{"nodes":[],"channels":[],"known":[]}}"#;
-        let snapshot = Snapshot::read(second.as_bytes()).expect("it is read");
-        assert_eq!(by_itself(&snapshot.pull_outs[1]), (false, String::from("itself")));
-        assert_eq!(snapshot.pull_outs[1].user_id.as_deref(), Some("u"));
-        let written = serde_json::to_string(&snapshot).expect("it is written");
-        assert_eq!(written, second, "nodes of the release before read it");
-    }
-
-    #[test]
-    fn counts_beyond_the_bound_are_refused() {
-        let text = r#"{"format":1,"position":"5-0","sequence":9007199254740993,"epoch":"e",
-            "version":7,"services":[],"instances":[],"pull_outs":[],"nodes":[]}"#;
-        let refused = Snapshot::read(text.as_bytes()).expect_err("out of range");
-        assert!(refused.contains("sequence"), "{refused}");
     }
 }

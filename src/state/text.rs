@@ -1,6 +1,4 @@
 //! Bytes of a JSON text, as a string inside of another JSON text.
-//!
-//! Imports nothing. Imported by `state::entry` and `state::snapshot`.
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serializer};

@@ -1,6 +1,4 @@
 //! Which commands may take long: a shard leaves these to a thread that serves no sockets.
-//!
-//! Imports `limits` and its siblings. Part of `state`.
 
 use super::State;
 use super::command::{Command, MessagingCommand, RegistryCommand};

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use sqlx::{AnyConnection, Connection, Row};
+use sqlx::{AnyConnection, Connection, Row as _};
 
 use super::address::{Address, Mode};
 use super::statement::{flag, insert, unsigned};
@@ -21,7 +21,7 @@ use crate::id::MessageId;
 use crate::limits;
 use crate::private_file;
 use crate::state::durable::{Write, WriteResult};
-use crate::state::registry::unsaved::RegistryDelta;
+use crate::state::registry::unsaved::{RegistryDelta, Row};
 use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord, Snapshot};
 
 /// "fanfare" in ASCII: the advisory lock that the one server of a `PostgreSQL` database holds, or
@@ -246,55 +246,8 @@ impl Database {
         .bind(delta.revision_floor.cast_signed())
         .execute(&mut *change)
         .await?;
-        for (statement, rows) in [
-            (
-                "DELETE FROM service WHERE service_id IN (SELECT value->>0 FROM {rows})",
-                delta.forgotten.iter().map(|name| json!([name])).collect(),
-            ),
-            (
-                "INSERT INTO service (service_id, revision, protection_enabled, degraded_since_ms,
-                 empty_since_ms)
-                 SELECT value->>0, CAST(value->>1 AS BIGINT), CAST(value->>2 AS BOOLEAN),
-                 CAST(value->>3 AS BIGINT), CAST(value->>4 AS BIGINT) FROM {rows} WHERE TRUE
-                 ON CONFLICT (service_id) DO UPDATE SET revision = excluded.revision,
-                 protection_enabled = excluded.protection_enabled,
-                 degraded_since_ms = excluded.degraded_since_ms,
-                 empty_since_ms = excluded.empty_since_ms",
-                services(&delta.services),
-            ),
-            (
-                "INSERT INTO instance (identity, service_id, json, lease_ttl_ms)
-                 SELECT value->>0, value->>1, value->>2, CAST(value->>3 AS BIGINT)
-                 FROM {rows} WHERE TRUE
-                 ON CONFLICT (identity) DO UPDATE SET service_id = excluded.service_id,
-                 json = excluded.json, lease_ttl_ms = excluded.lease_ttl_ms",
-                instances(&delta.upserts),
-            ),
-            (
-                "DELETE FROM instance WHERE identity IN (SELECT value->>0 FROM {rows})",
-                delta.deletes.iter().map(|identity| json!([identity])).collect(),
-            ),
-            (
-                "INSERT INTO pull_out (identity, operator, by_itself, user_id)
-                 SELECT value->>0, value->>1, CAST(value->>2 AS BOOLEAN), value->>3
-                 FROM {rows} WHERE TRUE
-                 ON CONFLICT (identity) DO UPDATE SET operator = excluded.operator,
-                 by_itself = excluded.by_itself, user_id = excluded.user_id",
-                delta
-                    .pull_outs
-                    .iter()
-                    .map(|one| {
-                        let by_itself = u8::from(one.by_itself);
-                        json!([one.identity, one.operator, by_itself, one.user_id])
-                    })
-                    .collect(),
-            ),
-            (
-                "DELETE FROM pull_out WHERE identity IN (SELECT value->>0 FROM {rows})",
-                delta.pull_ins.iter().map(|identity| json!([identity])).collect(),
-            ),
-        ] {
-            let rows: Vec<Value> = rows;
+        for (statement, encode) in REGISTRY_STATEMENTS {
+            let rows: Vec<Value> = delta.rows.iter().filter_map(encode).collect();
             insert(&mut change, &address, statement, rows).await?;
         }
         change.commit().await
@@ -369,26 +322,71 @@ fn is_postgres_data(code: &str) -> bool {
         || ["0A", "21", "22", "23", "54", "P0"].iter().any(|class| code.starts_with(class))
 }
 
-fn services(records: &[ServiceRecord]) -> Vec<Value> {
-    let row = |one: &ServiceRecord| {
-        json!([
-            one.service,
-            one.revision,
-            u8::from(one.protection_enabled),
-            one.degraded_since_ms,
-            one.empty_since_ms
-        ])
-    };
-    records.iter().map(row).collect()
-}
+/// Makes the values that a statement needs of a row; none of a row that another statement writes.
+type EncodeRow = fn(&Row) -> Option<Value>;
 
-fn instances(records: &[InstanceRecord]) -> Vec<Value> {
-    let row = |one: &InstanceRecord| {
-        let text = String::from_utf8_lossy(&one.json);
-        json!([one.identity, one.service, text, one.ttl_ms])
-    };
-    records.iter().map(row).collect()
-}
+/// The statements that write a set of changes, each with what it takes of a row that is its own.
+const REGISTRY_STATEMENTS: [(&str, EncodeRow); 6] = [
+    ("DELETE FROM service WHERE service_id IN (SELECT value->>0 FROM {rows})", |row| match row {
+        Row::ServiceGone(name) => Some(json!([name])),
+        _ => None,
+    }),
+    (
+        "INSERT INTO service (service_id, revision, protection_enabled, degraded_since_ms,
+         empty_since_ms)
+         SELECT value->>0, CAST(value->>1 AS BIGINT), CAST(value->>2 AS BOOLEAN),
+         CAST(value->>3 AS BIGINT), CAST(value->>4 AS BIGINT) FROM {rows} WHERE TRUE
+         ON CONFLICT (service_id) DO UPDATE SET revision = excluded.revision,
+         protection_enabled = excluded.protection_enabled,
+         degraded_since_ms = excluded.degraded_since_ms,
+         empty_since_ms = excluded.empty_since_ms",
+        |row| match row {
+            Row::Service(one) => Some(json!([
+                one.service,
+                one.revision,
+                u8::from(one.protection_enabled),
+                one.degraded_since_ms,
+                one.empty_since_ms
+            ])),
+            _ => None,
+        },
+    ),
+    (
+        "INSERT INTO instance (identity, service_id, json, lease_ttl_ms)
+         SELECT value->>0, value->>1, value->>2, CAST(value->>3 AS BIGINT)
+         FROM {rows} WHERE TRUE
+         ON CONFLICT (identity) DO UPDATE SET service_id = excluded.service_id,
+         json = excluded.json, lease_ttl_ms = excluded.lease_ttl_ms",
+        |row| match row {
+            Row::Instance(one) => {
+                let text = String::from_utf8_lossy(&one.json);
+                Some(json!([one.identity, one.service, text, one.ttl_ms]))
+            }
+            _ => None,
+        },
+    ),
+    ("DELETE FROM instance WHERE identity IN (SELECT value->>0 FROM {rows})", |row| match row {
+        Row::InstanceGone(identity) => Some(json!([identity])),
+        _ => None,
+    }),
+    (
+        "INSERT INTO pull_out (identity, operator, by_itself, user_id)
+         SELECT value->>0, value->>1, CAST(value->>2 AS BOOLEAN), value->>3
+         FROM {rows} WHERE TRUE
+         ON CONFLICT (identity) DO UPDATE SET operator = excluded.operator,
+         by_itself = excluded.by_itself, user_id = excluded.user_id",
+        |row| match row {
+            Row::PullOut(one) => {
+                Some(json!([one.identity, one.operator, u8::from(one.by_itself), one.user_id]))
+            }
+            _ => None,
+        },
+    ),
+    ("DELETE FROM pull_out WHERE identity IN (SELECT value->>0 FROM {rows})", |row| match row {
+        Row::PullOutGone(identity) => Some(json!([identity])),
+        _ => None,
+    }),
+];
 
 async fn read(connection: &mut AnyConnection) -> Result<Snapshot, sqlx::Error> {
     let mut snapshot = Snapshot::default();

@@ -420,6 +420,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::registry::unsaved::Row;
     use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
     use bytes::Bytes;
     use sqlx::{ConnectOptions, Connection};
@@ -455,21 +456,30 @@ mod tests {
         RegistryDelta {
             epoch: String::from("e1"),
             version: 42,
-            services: vec![ServiceRecord {
-                service: String::from("s"),
-                revision: 7,
-                protection_enabled: false,
-                degraded_since_ms: Some(5),
-                ..ServiceRecord::default()
-            }],
-            upserts: (0..10_000).map(instance).collect(),
-            pull_outs: vec![PullOutRecord {
-                identity: String::from("p"),
-                operator: String::from("o"),
-                user_id: Some(String::from("u")),
-                ..PullOutRecord::default()
-            }],
+            rows: (0..10_000)
+                .map(|n| Row::Instance(instance(n)))
+                .chain([Row::Service(service()), Row::PullOut(pull_out())])
+                .collect(),
             ..RegistryDelta::default()
+        }
+    }
+
+    fn service() -> ServiceRecord {
+        ServiceRecord {
+            service: String::from("s"),
+            revision: 7,
+            protection_enabled: false,
+            degraded_since_ms: Some(5),
+            ..ServiceRecord::default()
+        }
+    }
+
+    fn pull_out() -> PullOutRecord {
+        PullOutRecord {
+            identity: String::from("p"),
+            operator: String::from("o"),
+            user_id: Some(String::from("u")),
+            ..PullOutRecord::default()
         }
     }
 
@@ -483,22 +493,22 @@ mod tests {
         let (store, StoreSnapshot { registry: mut snapshot, .. }) =
             Store::open(None, &dir.0, Listeners::default()).expect("opens again");
         snapshot.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
-        let delta = delta();
+        let instances: Vec<_> = (0..10_000).map(instance).collect();
         assert_eq!((&*snapshot.epoch, snapshot.version), ("e1", 42));
-        assert_eq!(snapshot.services, delta.services);
-        assert_eq!(snapshot.instances, delta.upserts);
-        assert_eq!(snapshot.pull_outs, delta.pull_outs);
+        assert_eq!(snapshot.services, [service()]);
+        assert_eq!(snapshot.instances, instances);
+        assert_eq!(snapshot.pull_outs, [pull_out()]);
+        let others = instances[1..].iter().map(|one| Row::InstanceGone(one.identity.clone()));
         let gone = RegistryDelta {
             epoch: String::from("e1"),
             version: 43,
-            deletes: delta.upserts[1..].iter().map(|one| one.identity.clone()).collect(),
-            pull_ins: vec![String::from("p")],
+            rows: others.chain([Row::PullOutGone(String::from("p"))]).collect(),
             ..RegistryDelta::default()
         };
         store.close(gone);
         let (_store, StoreSnapshot { registry: snapshot, .. }) =
             Store::open(None, &dir.0, Listeners::default()).expect("opens a third time");
-        assert_eq!(snapshot.instances, delta.upserts[..1]);
+        assert_eq!(snapshot.instances, instances[..1]);
         assert!(snapshot.pull_outs.is_empty());
     }
 

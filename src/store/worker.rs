@@ -22,7 +22,7 @@ use super::{SetOutcome, StoreError, StoreHealth, StoreSnapshot};
 use crate::limits;
 use crate::state::durable::{Write, WriteResult, Written};
 use crate::state::journal::JournalEntry;
-use crate::state::registry::unsaved::RegistryDelta;
+use crate::state::registry::unsaved::{RegistryDelta, Row};
 use crate::wire::refusal::Refusal;
 
 /// A job of the thread.
@@ -221,7 +221,7 @@ impl Running {
         }
         let written = match ask!(self.write(delta)) {
             Err(fault) if self.database.refuses_data(&fault) => {
-                tracing::warn!(%fault, rows = delta.rows(), "a set of changes is written in parts");
+                tracing::warn!(%fault, rows = delta.rows.len(), "a set of changes is written in parts");
                 self.runtime.block_on(self.database.reset());
                 self.write_apart(delta)
             }
@@ -233,7 +233,7 @@ impl Running {
                 SetOutcome::Written
             }
             Err(fault) => {
-                tracing::error!(%fault, rows = delta.rows(), "the store refused a set of changes");
+                tracing::error!(%fault, rows = delta.rows.len(), "the store refused a set of changes");
                 self.awaits_set = true;
                 self.fail();
                 SetOutcome::Refused
@@ -255,7 +255,7 @@ impl Running {
                 Err(fault) if !self.database.refuses_data(&fault) => return Err(fault),
                 Err(fault) => {
                     self.runtime.block_on(self.database.reset());
-                    match part.rows() {
+                    match part.rows.len() {
                         0 => return Err(fault),
                         1 => {
                             refused += 1;
@@ -278,7 +278,7 @@ impl Running {
     /// Gives up one row until it changes again.
     fn set_aside(&mut self, row: &RegistryDelta, fault: &sqlx::Error) {
         self.worker.health.count_aside();
-        for (table, key) in row.keys() {
+        for (table, key) in row.rows.iter().map(Row::key) {
             if self.aside.len() < limits::STORE_ASIDE_KEYS_MAX {
                 self.aside.insert(aside_key(table, key));
             }
@@ -291,7 +291,7 @@ impl Running {
 
     fn note_written(&mut self, delta: &RegistryDelta) {
         if !self.aside.is_empty() {
-            for (table, key) in delta.keys() {
+            for (table, key) in delta.rows.iter().map(Row::key) {
                 self.aside.remove(&aside_key(table, key));
             }
         }

@@ -135,7 +135,7 @@ impl SimNode {
         if is_joined {
             state = state.joined(Some(JournalTail::after(written)));
             if !sequencer.has_log() {
-                sequencer.seed(state.snapshot().expect("it is one of several"));
+                sequencer.seed(state.snapshot());
             }
         }
         let count = 1 + usize::try_from(rng.below(3)).expect("small");

@@ -581,7 +581,7 @@ impl SimSequencer {
         if self.links[at].beat_ms > self.now_ms {
             return;
         }
-        self.links[at].beat_ms = self.now_ms + limits::CLUSTER_BEAT_MS;
+        self.links[at].beat_ms = self.now_ms + limits::CLUSTER_HEARTBEAT_MS;
         let now_ms = self.now_ms;
         let nodes = self.links.iter().filter_map(|link| {
             let age_ms = match link.died_ms {

@@ -16,7 +16,7 @@ use fanfare::internals::state::durable::{
     AccountChange, PeopleSnapshot, Write, WriteResult, Written,
 };
 use fanfare::internals::state::journal::Addressee;
-use fanfare::internals::state::registry::unsaved::RegistryDelta;
+use fanfare::internals::state::registry::unsaved::{RegistryDelta, Row};
 use fanfare::internals::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord, Snapshot};
 use fanfare::internals::store::simulated::{Request, Requests};
 use fanfare::internals::store::{SetOutcome, StoreSnapshot};
@@ -92,21 +92,21 @@ impl Database {
         self.epoch.clone_from(&delta.epoch);
         self.version = delta.version + limits::STORE_VERSION_RESERVE;
         self.revision_floor = delta.revision_floor;
-        delta.forgotten.iter().for_each(|name| _ = self.services.remove(name));
-        for one in &delta.services {
-            self.services.insert(one.service.clone(), one.clone());
+        for row in &delta.rows {
+            match row.clone() {
+                Row::ServiceGone(name) => _ = self.services.remove(&name),
+                Row::Service(one) => _ = self.services.insert(one.service.clone(), one),
+                Row::InstanceGone(identity) => _ = self.instances.remove(&identity),
+                Row::Instance(one) => {
+                    // A database knows no nodes.
+                    let (owner, lease, is_overdue) = (String::new(), 0, false);
+                    let one = InstanceRecord { owner, lease, is_overdue, ..one };
+                    self.instances.insert(one.identity.clone(), one);
+                }
+                Row::PullOutGone(identity) => _ = self.pull_outs.remove(&identity),
+                Row::PullOut(one) => _ = self.pull_outs.insert(one.identity.clone(), one),
+            }
         }
-        for one in &delta.upserts {
-            // A database knows no nodes.
-            let (owner, lease, is_overdue) = (String::new(), 0, false);
-            let row = InstanceRecord { owner, lease, is_overdue, ..one.clone() };
-            self.instances.insert(one.identity.clone(), row);
-        }
-        delta.deletes.iter().for_each(|identity| _ = self.instances.remove(identity));
-        for one in &delta.pull_outs {
-            self.pull_outs.insert(one.identity.clone(), one.clone());
-        }
-        delta.pull_ins.iter().for_each(|identity| _ = self.pull_outs.remove(identity));
     }
 
     fn execute(&mut self, write: &Write) -> WriteResult {

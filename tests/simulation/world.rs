@@ -963,7 +963,7 @@ impl SimWorld {
         }
         let node = &self.nodes[at];
         // Whoever knows more than the log does teaches it what it knows.
-        let snapshot = node.control.state().snapshot().expect("it is one of several");
+        let snapshot = node.control.state().snapshot();
         self.sequencer.seed(snapshot);
     }
 

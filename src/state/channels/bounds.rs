@@ -1,6 +1,4 @@
 //! Bounds of channels: what can be set, whom a channel counts against, and why one is refused.
-//!
-//! Imports `address`, `auth::namespace` and `id`. Part of `state::channels`.
 
 use std::sync::Arc;
 

@@ -1,6 +1,4 @@
 //! One channel: who follows it, who is in it, and its history.
-//!
-//! Imports `id`, `limits`, `subscribers` and its siblings. Part of `state::channels`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

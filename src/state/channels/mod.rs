@@ -15,8 +15,6 @@
 //! * A channel without subscribers and history is forgotten within a second, and at once where there
 //!   are too many. Then one that nobody follows, the one that was used last the longest ago, gives way
 //!   too: nobody is kept out by what others left behind.
-//!
-//! Imports `address`, `id`, `limits`, `subscribers` and `wire`. Part of `state`.
 
 pub mod bounds;
 pub mod view;
@@ -292,19 +290,13 @@ impl Channels {
     }
 
     /// Defines the channels of a snapshot, and no others.
-    pub(super) fn define_all(&mut self, channels: Vec<(String, String)>) {
-        let define = |(name, description): (String, String)| {
-            (ChannelName::new(&name), description.into_boxed_str())
-        };
-        self.definitions = channels.into_iter().map(define).collect();
+    pub(super) fn define_all(&mut self, channels: Vec<(ChannelName, Box<str>)>) {
+        self.definitions = channels.into_iter().collect();
     }
 
     /// The defined channels, for a snapshot.
-    pub(super) fn definitions(&self) -> Vec<(String, String)> {
-        let text = |name: &ChannelName, description: &str| {
-            (name.as_str().to_owned(), description.to_owned())
-        };
-        self.definitions.iter().map(|(name, description)| text(name, description)).collect()
+    pub(super) fn definitions(&self) -> Vec<(ChannelName, Box<str>)> {
+        self.definitions.iter().map(|(name, text)| (name.clone(), text.clone())).collect()
     }
 
     /// Gives the channel's next offset.

@@ -1,6 +1,4 @@
 //! Channels against simpler tables: histories, bounds and rosters.
-//!
-//! Part of `state::channels`.
 
 use std::sync::Arc;
 

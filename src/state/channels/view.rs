@@ -1,6 +1,4 @@
 //! A channel, for those who look at it.
-//!
-//! Imports `id`. Imported by `state`, `shard`, `http` and `server`.
 
 use std::sync::Arc;
 

@@ -9,12 +9,9 @@
 //! * What is noted is told as soon as the entry before it is applied: that is the batch, and there is no
 //!   timer.
 //! * What an entry was about that did not reach the log is noted again.
-//!
-//! Imports `id`, `limits` and its siblings. Part of `state::cluster_presence`.
 
 use std::collections::BTreeSet;
 
-use super::node::NodePresence;
 use super::update::PresenceUpdate;
 use crate::id::{ChannelName, UserId};
 use crate::limits;
@@ -22,10 +19,7 @@ use crate::limits;
 /// What is true here and not told yet.
 #[derive(Debug, Default)]
 pub(in crate::state) struct DirtySet {
-    users: BTreeSet<UserId>,
-    channels: BTreeSet<ChannelName>,
-    rooms: BTreeSet<(ChannelName, UserId)>,
-    known: BTreeSet<UserId>,
+    subjects: Subjects,
     /// The number of the round of announcements that will tell of it.
     round: u64,
     /// Whether a command waits for that round.
@@ -39,46 +33,34 @@ pub(in crate::state) struct DirtySet {
 }
 
 impl DirtySet {
-    fn is_empty(&self) -> bool {
-        self.users.is_empty()
-            && self.channels.is_empty()
-            && self.rooms.is_empty()
-            && self.known.is_empty()
-    }
-
     pub(in crate::state) fn note_user(&mut self, user_id: &UserId) {
-        self.users.insert(user_id.clone());
+        self.subjects.users.insert(user_id.clone());
     }
 
     pub(in crate::state) fn note_known(&mut self, user_id: UserId) {
-        self.known.insert(user_id);
+        self.subjects.known.insert(user_id);
     }
 
     pub(in crate::state) fn note_channel(&mut self, channel: &ChannelName) {
-        self.channels.insert(channel.clone());
+        self.subjects.channels.insert(channel.clone());
     }
 
     pub(in crate::state) fn note_room(&mut self, channel: &ChannelName, user_id: &UserId) {
-        self.rooms.insert((channel.clone(), user_id.clone()));
+        self.subjects.rooms.insert((channel.clone(), user_id.clone()));
     }
 
     /// Takes what to look at for the next entry, up to a bound; nothing while one is on its way.
     /// The caller says what is true of each.
-    pub(in crate::state) fn take_dirty(&mut self) -> Option<DirtyBatch> {
+    pub(in crate::state) fn take_dirty(&mut self) -> Option<Subjects> {
         if self.is_telling {
             return None;
         }
-        let mut room = limits::FACTS_PER_ENTRY_MAX;
-        let mut batch = DirtyBatch::default();
-        take_some(&mut self.users, &mut batch.users, &mut room);
-        take_some(&mut self.channels, &mut batch.channels, &mut room);
-        take_some(&mut self.rooms, &mut batch.rooms, &mut room);
-        take_some(&mut self.known, &mut batch.known, &mut room);
-        if room == limits::FACTS_PER_ENTRY_MAX && self.is_introduced {
+        let batch = self.subjects.take(limits::FACTS_PER_ENTRY_MAX);
+        if batch.is_empty() && self.is_introduced {
             return None;
         }
         self.is_telling = true;
-        if self.is_empty() {
+        if self.subjects.is_empty() {
             self.carried = self.end_round().or(self.carried);
         }
         Some(batch)
@@ -100,7 +82,7 @@ impl DirtySet {
 
     /// Whether everything is told.
     pub(in crate::state) fn has_told_all(&self) -> bool {
-        !self.is_telling && self.is_empty()
+        !self.is_telling && self.subjects.is_empty()
     }
 
     /// Whether the others have yet to hear that this node is there.
@@ -114,7 +96,7 @@ impl DirtySet {
             return None;
         }
         let carried = self.carried.take();
-        if self.is_empty() { self.end_round().or(carried) } else { carried }
+        if self.subjects.is_empty() { self.end_round().or(carried) } else { carried }
     }
 
     /// There turned out to be nothing to tell.
@@ -132,27 +114,12 @@ impl DirtySet {
 
     /// Has facts looked at again: what is true of them by now may not be what is told.
     pub(in crate::state) fn look_again(&mut self, facts: &PresenceUpdate) {
-        self.users.extend(facts.users.iter().map(|fact| UserId::new(&fact.0)));
-        self.channels.extend(facts.channels.iter().map(|fact| ChannelName::new(&fact.0)));
-        let room = |fact: &(String, String, String, Option<u64>)| {
-            (ChannelName::new(&fact.0), UserId::new(&fact.1))
-        };
-        self.rooms.extend(facts.rooms.iter().map(room));
-        self.known.extend(facts.known.iter().map(|user| UserId::new(user)));
+        self.subjects.extend(Subjects::of(facts));
     }
 
     /// This node's entry is applied.
     pub(super) fn on_told(&mut self) {
         (self.is_telling, self.is_introduced) = (false, true);
-    }
-
-    /// Has facts looked at again that this node has told.
-    pub(super) fn look_at_told(&mut self, told: &NodePresence) {
-        self.users.extend(told.users.keys().cloned());
-        self.channels.extend(told.channels.keys().cloned());
-        for (channel, room) in &told.rooms {
-            self.rooms.extend(room.keys().map(|user| (channel.clone(), user.clone())));
-        }
     }
 
     /// Takes over what the node had to tell before it installed a snapshot. The entry that was on its way
@@ -165,35 +132,53 @@ impl DirtySet {
     }
 }
 
-/// What to tell of next.
+/// What facts are about.
 #[derive(Debug, Default)]
-pub(in crate::state) struct DirtyBatch {
-    pub(in crate::state) users: Vec<UserId>,
-    pub(in crate::state) channels: Vec<ChannelName>,
-    pub(in crate::state) rooms: Vec<(ChannelName, UserId)>,
-    pub(in crate::state) known: Vec<UserId>,
+pub(in crate::state) struct Subjects {
+    pub(in crate::state) users: BTreeSet<UserId>,
+    pub(in crate::state) channels: BTreeSet<ChannelName>,
+    pub(in crate::state) rooms: BTreeSet<(ChannelName, UserId)>,
+    pub(in crate::state) known: BTreeSet<UserId>,
 }
 
-impl DirtyBatch {
-    /// What facts are about: users, channels and places in rooms.
-    pub(in crate::state) fn of(facts: &PresenceUpdate) -> DirtyBatch {
-        let room = |fact: &(String, String, String, Option<u64>)| {
-            (ChannelName::new(&fact.0), UserId::new(&fact.1))
-        };
-        DirtyBatch {
-            users: facts.users.iter().map(|fact| UserId::new(&fact.0)).collect(),
-            channels: facts.channels.iter().map(|fact| ChannelName::new(&fact.0)).collect(),
-            rooms: facts.rooms.iter().map(room).collect(),
-            known: Vec::new(),
+impl Subjects {
+    /// What some facts are about.
+    pub(in crate::state) fn of(facts: &PresenceUpdate) -> Subjects {
+        Subjects {
+            users: facts.users.iter().map(|fact| fact.0.clone()).collect(),
+            channels: facts.channels.iter().map(|fact| fact.0.clone()).collect(),
+            rooms: facts.rooms.iter().map(|fact| (fact.0.clone(), fact.1.clone())).collect(),
+            known: facts.known.iter().cloned().collect(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.users.is_empty()
+            && self.channels.is_empty()
+            && self.rooms.is_empty()
+            && self.known.is_empty()
+    }
+
+    fn extend(&mut self, mut more: Subjects) {
+        self.users.append(&mut more.users);
+        self.channels.append(&mut more.channels);
+        self.rooms.append(&mut more.rooms);
+        self.known.append(&mut more.known);
+    }
+
+    /// Takes out some, up to a number.
+    fn take(&mut self, mut max: usize) -> Subjects {
+        Subjects {
+            users: take_some(&mut self.users, &mut max),
+            channels: take_some(&mut self.channels, &mut max),
+            rooms: take_some(&mut self.rooms, &mut max),
+            known: take_some(&mut self.known, &mut max),
         }
     }
 }
 
-fn take_some<T: Ord>(from: &mut BTreeSet<T>, to: &mut Vec<T>, room: &mut usize) {
-    while *room > 0
-        && let Some(one) = from.pop_first()
-    {
-        to.push(one);
-        *room -= 1;
-    }
+fn take_some<T: Ord>(from: &mut BTreeSet<T>, room: &mut usize) -> BTreeSet<T> {
+    let some: BTreeSet<T> = std::iter::from_fn(|| from.pop_first()).take(*room).collect();
+    *room -= some.len();
+    some
 }

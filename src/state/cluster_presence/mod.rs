@@ -9,13 +9,10 @@
 //!
 //! * A node that the others count as gone has told nothing from then on; if it is not, it tells
 //!   everything anew.
-//!
-//! Imports `id` and its siblings. Part of `state`.
 
 pub mod update;
 
 pub(super) mod dirty;
-mod node;
 
 #[cfg(test)]
 mod tests;
@@ -26,20 +23,16 @@ use std::sync::Arc;
 use super::people::{OnlineUser, Person};
 use crate::id::{ChannelName, UserId};
 use dirty::DirtySet;
-use node::{NodePresence, Place, Presence};
-use update::{PresenceSnapshot, PresenceUpdate};
+use update::{NodePresence, Place, Presence, PresenceSnapshot, PresenceUpdate};
 
-/// What facts have changed for everyone.
+/// A user has come, or has gone, for everyone: the first node has them, or the last has them no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum PresenceTransition {
-    /// A user has come online.
-    Online(Person),
-    /// A user is on no node any more.
-    Offline(Person),
-    /// A user has come into a room.
-    Joined(ChannelName, Person),
-    /// A user is in it on no node any more.
-    Left(ChannelName, Person),
+pub(super) struct PresenceTransition {
+    /// Whether they came.
+    pub(super) is_arrival: bool,
+    /// The room, or the channel that tells who is there; none where they came online, or went offline.
+    pub(super) room: Option<ChannelName>,
+    pub(super) person: Person,
 }
 
 /// The people of all nodes.
@@ -49,9 +42,8 @@ pub(super) struct ClusterPresence {
     by_node: BTreeMap<Box<str>, NodePresence>,
     /// The other nodes that are alive.
     alive: Vec<Box<str>>,
-    users_online: usize,
-    /// How many users are in each room.
-    room_counts: HashMap<ChannelName, usize>,
+    /// How many users are in each room, and under none how many are online.
+    counts: HashMap<Option<ChannelName>, usize>,
     /// What this node has to tell.
     pub(super) dirty: DirtySet,
     /// Nodes whose end is proposed.
@@ -64,8 +56,7 @@ impl ClusterPresence {
             node: node.into(),
             by_node: BTreeMap::new(),
             alive: Vec::new(),
-            users_online: 0,
-            room_counts: HashMap::new(),
+            counts: HashMap::new(),
             dirty: DirtySet::default(),
             leaving: HashSet::new(),
         }
@@ -108,7 +99,7 @@ impl ClusterPresence {
     /// Has everything looked at again that this node has told.
     pub(super) fn note_all_told(&mut self) {
         if let Some(told) = self.by_node.get(&self.node) {
-            self.dirty.look_at_told(told);
+            self.dirty.look_again(&told.to_update());
         }
     }
 
@@ -124,14 +115,13 @@ impl ClusterPresence {
         let nothing = NodePresence::default();
         let told = self.by_node.get(&self.node).unwrap_or(&nothing);
         facts.users.retain(|(user, _, connections, _)| {
-            told.users.get(user.as_str()).map_or(0, |one| one.connections) != *connections
+            told.users.get(user).map_or(0, |one| one.connections) != *connections
         });
         facts.channels.retain(|(channel, followers)| {
-            told.channels.get(channel.as_str()).copied().unwrap_or(0) != *followers
+            told.channels.get(channel).copied().unwrap_or(0) != *followers
         });
         facts.rooms.retain(|(channel, user, _, since_ms)| {
-            let room = told.rooms.get(channel.as_str());
-            room.is_some_and(|room| room.contains_key(user.as_str())) != since_ms.is_some()
+            told.has(Some(channel), user) != since_ms.is_some()
         });
     }
 
@@ -141,12 +131,11 @@ impl ClusterPresence {
             self.dirty.on_told();
         }
         let mut transitions = Vec::new();
-        for (user, name, connections, since_ms) in &facts.users {
-            let user_id = UserId::new(user);
-            let was_online = self.is_online(&user_id);
+        for (user_id, name, connections, since_ms) in &facts.users {
+            let was_online = self.has(None, user_id);
             let folk = self.by_node.entry(node.into()).or_default();
             let before = match *connections {
-                0 => folk.users.remove(&user_id),
+                0 => folk.users.remove(user_id),
                 connections => {
                     let username: Arc<str> = name.as_str().into();
                     let presence = Presence { username, connections, since_ms: *since_ms };
@@ -154,94 +143,63 @@ impl ClusterPresence {
                 }
             };
             let username = before.map_or_else(|| name.as_str().into(), |before| before.username);
-            self.turn(&mut transitions, was_online, Person { user_id, username });
+            let person = Person { user_id: user_id.clone(), username };
+            self.count(&mut transitions, was_online, None, person);
         }
         for (channel, followers) in &facts.channels {
             let folk = self.by_node.entry(node.into()).or_default();
             match *followers {
-                0 => folk.channels.remove(channel.as_str()),
-                followers => folk.channels.insert(ChannelName::new(channel), followers),
+                0 => folk.channels.remove(channel),
+                followers => folk.channels.insert(channel.clone(), followers),
             };
         }
-        for (channel, user, name, since_ms) in &facts.rooms {
-            let (channel, user_id) = (ChannelName::new(channel), UserId::new(user));
-            let was_in_it = self.is_in_room(&channel, &user_id);
+        for (channel, user_id, name, since_ms) in &facts.rooms {
+            let was_in_it = self.has(Some(channel), user_id);
             let folk = self.by_node.entry(node.into()).or_default();
             let room = folk.rooms.entry(channel.clone()).or_default();
             match since_ms {
-                None => _ = room.remove(&user_id),
+                None => _ = room.remove(user_id),
                 Some(since_ms) => {
                     let place = Place { username: name.as_str().into(), since_ms: *since_ms };
                     room.insert(user_id.clone(), place);
                 }
             }
             if room.is_empty() {
-                folk.rooms.remove(&channel);
+                folk.rooms.remove(channel);
             }
-            let person = Person { user_id, username: name.as_str().into() };
-            self.room_turn(&mut transitions, was_in_it, channel, person);
+            let person = Person { user_id: user_id.clone(), username: name.as_str().into() };
+            self.count(&mut transitions, was_in_it, Some(channel.clone()), person);
         }
         transitions
     }
 
-    fn turn(
+    /// Counts a user who came or went, where that is so for all nodes together.
+    fn count(
         &mut self,
         transitions: &mut Vec<PresenceTransition>,
-        was_online: bool,
+        was_there: bool,
+        room: Option<ChannelName>,
         person: Person,
     ) {
-        match (was_online, self.is_online(&person.user_id)) {
-            (false, true) => {
-                self.users_online += 1;
-                transitions.push(PresenceTransition::Online(person));
-            }
-            (true, false) => {
-                self.users_online -= 1;
-                transitions.push(PresenceTransition::Offline(person));
-            }
-            _ => {}
+        let is_arrival = self.has(room.as_ref(), &person.user_id);
+        if was_there == is_arrival {
+            return;
         }
-    }
-
-    fn room_turn(
-        &mut self,
-        transitions: &mut Vec<PresenceTransition>,
-        was: bool,
-        channel: ChannelName,
-        person: Person,
-    ) {
-        match (was, self.is_in_room(&channel, &person.user_id)) {
-            (false, true) => {
-                *self.room_counts.entry(channel.clone()).or_default() += 1;
-                transitions.push(PresenceTransition::Joined(channel, person));
-            }
-            (true, false) => {
-                if let Some(count) = self.room_counts.get_mut(&channel) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.room_counts.remove(&channel);
-                    }
-                }
-                transitions.push(PresenceTransition::Left(channel, person));
-            }
-            _ => {}
+        let count = self.counts.entry(room.clone()).or_default();
+        *count = if is_arrival { *count + 1 } else { *count - 1 };
+        if *count == 0 {
+            self.counts.remove(&room);
         }
+        transitions.push(PresenceTransition { is_arrival, room, person });
     }
 
     /// Applies a node's end. Where it is this one's own, everything has to be told anew.
     pub(super) fn forget(&mut self, node: &str) -> Vec<PresenceTransition> {
         self.leaving.remove(node);
-        let Some(folk) = self.by_node.remove(node) else { return Vec::new() };
         let mut transitions = Vec::new();
-        // By name, so that the same happens in the same order.
-        for (user_id, presence) in BTreeMap::from_iter(folk.users) {
-            self.turn(&mut transitions, true, Person { user_id, username: presence.username });
-        }
-        for (channel, room) in BTreeMap::from_iter(folk.rooms) {
-            for (user_id, place) in BTreeMap::from_iter(room) {
-                let person = Person { user_id, username: place.username };
-                self.room_turn(&mut transitions, true, channel.clone(), person);
-            }
+        let gone = self.by_node.remove(node);
+        for (room, person) in everyone(gone.iter()) {
+            self.count(&mut transitions, true, room, person);
         }
         transitions
     }
@@ -253,43 +211,13 @@ impl ClusterPresence {
             fresh.apply(node, facts);
         }
         let mut transitions = Vec::new();
-        let gone = |turn: &mut Vec<PresenceTransition>,
-                    from: &ClusterPresence,
-                    to: &ClusterPresence,
-                    is_end: bool| {
-            // Each once, by name.
-            let of_all = || from.by_node.values().rev();
-            let users: BTreeMap<_, _> = of_all().flat_map(|folk| &folk.users).collect();
-            for (user_id, presence) in users {
-                if !to.is_online(user_id) {
-                    let username = Arc::clone(&presence.username);
-                    let person = Person { user_id: user_id.clone(), username };
-                    turn.push(if is_end {
-                        PresenceTransition::Offline(person)
-                    } else {
-                        PresenceTransition::Online(person)
-                    });
+        for (from, to, is_arrival) in [(&*self, &fresh, false), (&fresh, &*self, true)] {
+            for (room, person) in everyone(from.by_node.values().rev()) {
+                if !to.has(room.as_ref(), &person.user_id) {
+                    transitions.push(PresenceTransition { is_arrival, room, person });
                 }
             }
-            let mut places = BTreeMap::new();
-            for (channel, room) in of_all().flat_map(|folk| &folk.rooms) {
-                places.extend(room.iter().map(|(user_id, place)| ((channel, user_id), place)));
-            }
-            for ((channel, user_id), place) in places {
-                if !to.is_in_room(channel, user_id) {
-                    let username = Arc::clone(&place.username);
-                    let person = Person { user_id: user_id.clone(), username };
-                    let channel = channel.clone();
-                    turn.push(if is_end {
-                        PresenceTransition::Left(channel, person)
-                    } else {
-                        PresenceTransition::Joined(channel, person)
-                    });
-                }
-            }
-        };
-        gone(&mut transitions, self, &fresh, true);
-        gone(&mut transitions, &fresh, self, false);
+        }
         fresh.alive = std::mem::take(&mut self.alive);
         fresh.dirty.take_over(std::mem::take(&mut self.dirty));
         *self = fresh;
@@ -306,23 +234,19 @@ impl ClusterPresence {
         others.map(|(node, folk)| (&**node, folk))
     }
 
-    fn is_online(&self, user_id: &UserId) -> bool {
-        self.by_node.values().any(|folk| folk.users.contains_key(user_id))
-    }
-
-    fn is_in_room(&self, channel: &ChannelName, user_id: &UserId) -> bool {
-        let mut rooms = self.by_node.values().filter_map(|folk| folk.rooms.get(channel));
-        rooms.any(|room| room.contains_key(user_id))
+    /// Whether a user is in a room on any node; without a room, whether they are online.
+    fn has(&self, room: Option<&ChannelName>, user_id: &UserId) -> bool {
+        self.by_node.values().any(|folk| folk.has(room, user_id))
     }
 
     /// How many users are online on any node.
     pub(super) fn users_online(&self) -> usize {
-        self.users_online
+        self.counts.get(&None).copied().unwrap_or(0)
     }
 
     /// The other nodes on which a user is online.
     pub(super) fn nodes_of(&self, user_id: &UserId) -> Vec<String> {
-        let there = self.elsewhere().filter(|(_, folk)| folk.users.contains_key(user_id));
+        let there = self.elsewhere().filter(|(_, folk)| folk.has(None, user_id));
         there.map(|(node, _)| node.to_owned()).collect()
     }
 
@@ -356,7 +280,7 @@ impl ClusterPresence {
 
     /// How many users are in a room on any node, as far as told.
     pub(super) fn room_count(&self, channel: &ChannelName) -> usize {
-        self.room_counts.get(channel).copied().unwrap_or(0)
+        self.counts.get(&Some(channel.clone())).copied().unwrap_or(0)
     }
 
     /// What this node has told of somebody in a room.
@@ -379,4 +303,15 @@ impl ClusterPresence {
             users.insert(user_id.clone(), OnlineUser { person, connections, since_ms });
         }
     }
+}
+
+/// Who is online on some nodes, and who is in which room: each once, by the name that the last of them tells, and in
+/// one order, so that the same happens in the same order.
+fn everyone<'a>(
+    nodes: impl Iterator<Item = &'a NodePresence>,
+) -> impl Iterator<Item = (Option<ChannelName>, Person)> {
+    let all = nodes.flat_map(NodePresence::everyone);
+    let by_name: BTreeMap<_, _> =
+        all.map(|(room, person)| ((room, person.user_id), person.username)).collect();
+    by_name.into_iter().map(|((room, user_id), username)| (room, Person { user_id, username }))
 }

@@ -1,7 +1,5 @@
 //! Accounts and groups: their changes, which the database has before anyone hears of them, and the users
 //! seen for the first time.
-//!
-//! Part of `state::messaging`.
 
 use super::no_user;
 use crate::auth::names;

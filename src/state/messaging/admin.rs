@@ -2,8 +2,6 @@
 //! channels and its metadata.
 //!
 //! A connection of another node is reached through that node, which does the same there.
-//!
-//! Part of `state::messaging`.
 
 use serde_json::value::RawValue;
 
@@ -11,7 +9,7 @@ use super::Attempt;
 use super::commands::{Follow, SetMetadata, SetSubscription};
 use super::node_request::{NodeRequest, no_connection};
 use crate::clock::Moment;
-use crate::id::{ChannelName, ConnId};
+use crate::id::ConnId;
 use crate::state::State;
 use crate::state::effect::{Effect, SubscriptionSet};
 use crate::state::reply::ReplyTo;
@@ -28,16 +26,18 @@ impl State {
     ) {
         let SetSubscription { connection, channel, is_subscribed } = set;
         if !connection.is_at(&self.node) {
-            let (name, channel) = (connection.to_string(), channel.as_str().to_owned());
+            let name = connection.clone();
             let request = NodeRequest::Subscription { name, channel, is_subscribed };
-            return self.ask_node_of(&connection, &request, reply);
+            return self.order_node_of(&connection, request, reply);
         }
         let conn = connection.conn;
         let Some((_, found)) = self.people.find(conn) else {
             return self.reply(reply, Err(no_connection()));
         };
         let count = found.memberships.len();
-        if self.is_subscriber(conn, &channel) == is_subscribed {
+        // Being in its room is another matter.
+        let membership = self.membership(conn, &channel);
+        if membership.is_some_and(|one| one.is_subscribed) == is_subscribed {
             return self.reply(reply, Ok(()));
         }
         if !is_subscribed {
@@ -59,14 +59,6 @@ impl State {
         });
     }
 
-    /// Whether a connection subscribed to a channel; being in its room is another matter.
-    fn is_subscriber(&self, conn: ConnId, channel: &ChannelName) -> bool {
-        let Some(key) = self.channels.find(channel) else { return false };
-        self.people.find(conn).is_some_and(|(_, connection)| {
-            connection.memberships.iter().any(|one| one.channel == key && one.is_subscribed)
-        })
-    }
-
     /// Replaces what is noted of a connection. It ends with the connection.
     pub(super) fn set_metadata(&mut self, set: SetMetadata, reply: ReplyTo<()>) {
         let SetMetadata { connection, metadata } = set;
@@ -74,8 +66,8 @@ impl State {
             let result = self.note_metadata(connection.conn, metadata);
             return self.reply(reply, result);
         }
-        let (name, metadata) = (connection.to_string(), metadata.as_deref());
-        self.ask_node_of(&connection, &NodeRequest::Metadata { name, metadata }, reply);
+        let name = connection.clone();
+        self.order_node_of(&connection, NodeRequest::Metadata { name, metadata }, reply);
     }
 
     /// The same for a connection of this node.

@@ -1,8 +1,8 @@
 //! Whom a message is for, by connection.
 //!
 //! [`Aimed`] names connections of any node, [`Aim`] those of this one.
-//!
-//! Imports `id`. Imported by `state`, `mailbox`, `shard`, `http` and `server`.
+
+use serde::{Deserialize, Serialize};
 
 use crate::id::{ChannelName, ConnId, ConnName, UserId};
 
@@ -20,11 +20,13 @@ pub enum To {
 }
 
 /// Whom a message is aimed at, on whatever node.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aimed {
     /// No others than these, where it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub only: Option<Vec<ConnName>>,
     /// Not these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<ConnName>,
 }
 
@@ -39,6 +41,13 @@ impl Aimed {
         let Some(only) = &self.only else { return nodes };
         let is_meant = |node: &String| only.iter().any(|name| name.node.as_deref() == Some(node));
         nodes.into_iter().filter(is_meant).collect()
+    }
+
+    /// The same, with names that other nodes understand.
+    #[must_use]
+    pub(super) fn named_from(&self, node: &str) -> Aimed {
+        let named = |names: &[ConnName]| names.iter().map(|name| name.named_from(node)).collect();
+        Aimed { only: self.only.as_deref().map(named), except: named(&self.except) }
     }
 
     /// Those of one node.

@@ -1,6 +1,4 @@
 //! Commands about channels: follow, define, delete.
-//!
-//! Part of `state::messaging`.
 
 use super::Attempt;
 use super::commands::{DefineChannel, Follow, Publisher};

@@ -1,6 +1,4 @@
 //! Channels as those see them who look: one, all of them, and what one keeps.
-//!
-//! Part of `state::messaging`.
 
 use std::collections::HashSet;
 

@@ -1,8 +1,5 @@
 //! Commands about connections, users, channels, rooms and messages. `state::command` lists them with
 //! their replies.
-//!
-//! Imports `address`, `id`, `wire` and its siblings. Imported by `state`, `shard`, `control`, `http` and
-//! `server`.
 
 use serde_json::value::RawValue;
 

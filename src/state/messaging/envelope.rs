@@ -1,13 +1,11 @@
 //! Envelopes: from user to user, and from a program to many.
-//!
-//! Part of `state::messaging`.
 
 use bytes::Bytes;
 
 use super::aim::{Aim, To};
 use super::commands::{Broadcast, SendEnvelope};
 use super::no_user;
-use super::node_request::{Names, NodeRequest, delivery, no_connection};
+use super::node_request::{NodeRequest, message_of, no_connection};
 use super::replies::Delivered;
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, RequestId, ShardSet, Topic, UserId};
@@ -34,9 +32,8 @@ impl State {
             return self.send_to_user_anywhere(&to, &frame, id, reply);
         }
         let count = self.send_to_users_but(&from, frame.clone());
-        let except = from.as_str().to_owned();
         let request =
-            |_: &State| delivery(&frame, |message| NodeRequest::Users { except, message });
+            |_: &State| Some(NodeRequest::Users { except: from, message: message_of(&frame)? });
         self.ask_nodes(self.others(), request, move |state, there| {
             state.reply(reply, there.map(|there| Delivered { count: count + there.count, id }));
         });
@@ -51,9 +48,8 @@ impl State {
         reply: ReplyTo<Delivered>,
     ) {
         let count = self.send_to_user(to, &id.trim_matches('"'), frame.clone());
-        let user_id = to.as_str().to_owned();
-        let request = |_: &State| delivery(frame, |message| NodeRequest::User { user_id, message });
-        let to = to.clone();
+        let (to, user_id) = (to.clone(), to.clone());
+        let request = |_: &State| Some(NodeRequest::User { user_id, message: message_of(frame)? });
         self.ask_nodes(self.nodes_of_user(&to, count), request, move |state, there| {
             let delivered = there.and_then(|there| {
                 if there.is_found || state.people.is_known(&to) {
@@ -107,12 +103,9 @@ impl State {
             }
         };
         let request = |state: &State| {
-            let aim = Names::of(&aimed, &state.node);
-            delivery(&frame, |message| match &to {
-                To::Channel(channel) => {
-                    let channel = channel.as_str().to_owned();
-                    NodeRequest::Channel { channel, aim, message }
-                }
+            let (aim, message) = (aimed.named_from(&state.node), message_of(&frame)?);
+            Some(match to {
+                To::Channel(channel) => NodeRequest::Channel { channel, aim, message },
                 _ => NodeRequest::Everyone { aim, message },
             })
         };

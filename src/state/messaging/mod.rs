@@ -10,8 +10,6 @@
 //! * Presence and room events are sent after the fact that they tell of.
 //!
 //! [`commands`], [`replies`] and [`aim`] hold the data; the other files are methods of [`State`].
-//!
-//! Imports `clock`, `id`, `wire` and its siblings. Part of `state`.
 
 pub mod aim;
 pub mod commands;

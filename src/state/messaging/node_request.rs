@@ -1,6 +1,4 @@
 //! Requests between nodes: deliver a message to connections there, or say what they are.
-//!
-//! Part of `state::messaging`.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -11,75 +9,42 @@ use super::aim::Aimed;
 use super::commands::{ListConnections, SetSubscription};
 use super::replies::{Connections, Delivered};
 use crate::clock::Moment;
-use crate::id::{ChannelName, ConnId, ConnName, UserId};
+use crate::id::{ChannelName, ConnName, UserId};
 use crate::limits;
 use crate::state::State;
 use crate::state::backplane::TypedRequest;
 use crate::state::cluster_presence::ClusterPresence;
-use crate::state::people::ConnectionView;
+use crate::state::people::{ConnectionView, Person};
 use crate::state::reply::ReplyTo;
 use crate::wire::frame;
 use crate::wire::message;
 use crate::wire::refusal::{Code, Refusal};
 
-/// What one node asks of others. A message is the JSON that its receivers get.
+/// What one node asks of others. A message is the JSON that its receivers get. Connections are named in
+/// full.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum NodeRequest<'a> {
+pub(super) enum NodeRequest {
     /// To each connection of a user.
-    User {
-        user_id: String,
-        #[serde(borrow)]
-        message: &'a RawValue,
-    },
+    User { user_id: UserId, message: Box<RawValue> },
     /// To everyone signed in, but for one user.
-    Users {
-        except: String,
-        #[serde(borrow)]
-        message: &'a RawValue,
-    },
+    Users { except: UserId, message: Box<RawValue> },
     /// To every JSON socket.
-    Everyone {
-        aim: Names,
-        #[serde(borrow)]
-        message: &'a RawValue,
-    },
+    Everyone { aim: Aimed, message: Box<RawValue> },
     /// To the followers of a channel.
-    Channel {
-        channel: String,
-        aim: Names,
-        #[serde(borrow)]
-        message: &'a RawValue,
-    },
+    Channel { channel: ChannelName, aim: Aimed, message: Box<RawValue> },
     /// To one connection.
-    Connection {
-        name: String,
-        #[serde(borrow)]
-        message: &'a RawValue,
-    },
+    Connection { name: ConnName, message: Box<RawValue> },
     /// A connection, seen from outside.
-    View { name: String },
+    View { name: ConnName },
     /// The connections, seen from outside.
-    Views { after: Option<String>, limit: usize },
+    Views { after: Option<ConnName>, limit: usize },
     /// The end of a connection.
-    Disconnect { name: String },
+    Disconnect { name: ConnName },
     /// A subscription of a connection that begins, or ends.
-    Subscription { name: String, channel: String, is_subscribed: bool },
+    Subscription { name: ConnName, channel: ChannelName, is_subscribed: bool },
     /// What is to be noted of a connection: an object, or null.
-    Metadata {
-        name: String,
-        #[serde(borrow)]
-        metadata: Option<&'a RawValue>,
-    },
-}
-
-/// Connections by their full names.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Names {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    only: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    except: Vec<String>,
+    Metadata { name: ConnName, metadata: Option<Box<RawValue>> },
 }
 
 /// What a node responds; not all of it to every request.
@@ -122,27 +87,10 @@ impl NodeResponse {
     }
 }
 
-impl Names {
-    pub(super) fn of(aim: &Aimed, node: &str) -> Names {
-        let texts = |names: &[ConnName]| names.iter().map(|name| name.text_from(node)).collect();
-        Names { only: aim.only.as_deref().map(texts), except: texts(&aim.except) }
-    }
-
-    fn aimed(self) -> Aimed {
-        let names =
-            |texts: Vec<String>| texts.iter().filter_map(|text| text.parse().ok()).collect();
-        Aimed { only: self.only.map(names), except: names(self.except) }
-    }
-}
-
-/// The request to deliver a framed message. None where its text cannot be read.
-pub(super) fn delivery(
-    frame: &Bytes,
-    request: impl FnOnce(&RawValue) -> NodeRequest<'_>,
-) -> Option<String> {
+/// A framed message, for another node. None where its text cannot be read.
+pub(super) fn message_of(frame: &Bytes) -> Option<Box<RawValue>> {
     let text = String::from_utf8(frame::payload(frame).to_vec()).ok()?;
-    let message = RawValue::from_string(text).ok()?;
-    serde_json::to_string(&request(&message)).ok()
+    RawValue::from_string(text).ok()
 }
 
 impl State {
@@ -151,11 +99,12 @@ impl State {
     pub(super) fn ask_nodes(
         &mut self,
         nodes: Vec<String>,
-        request: impl FnOnce(&State) -> Option<String>,
+        request: impl FnOnce(&State) -> Option<NodeRequest>,
         finish: impl FnOnce(&mut State, Result<NodeResponse, Refusal>) + Send + 'static,
     ) {
         let request = if nodes.is_empty() { None } else { request(self) };
-        let Some(request) = request else { return finish(self, Ok(NodeResponse::default())) };
+        let text = request.and_then(|request| serde_json::to_string(&request).ok());
+        let Some(request) = text else { return finish(self, Ok(NodeResponse::default())) };
         self.request(TypedRequest::ask_nodes(nodes, request), |state, answers, _| {
             let sum = answers.map(|answers| NodeResponse::sum(&answers));
             finish(state, sum.map_err(|_| Refusal::unavailable()));
@@ -186,10 +135,35 @@ impl State {
         aim.nodes(following.map(|(node, _)| node.to_owned()).collect())
     }
 
-    /// The node of a connection that is not here, where it is alive.
-    fn node_of(&self, name: &ConnName) -> Option<Vec<String>> {
-        let node = name.node.as_deref()?;
-        self.reachable()?.is_alive(node).then(|| vec![node.to_owned()])
+    /// Asks the node of a connection that is not here, where it is alive.
+    fn ask_node_of(
+        &mut self,
+        connection: &ConnName,
+        request: impl FnOnce(&State) -> Option<NodeRequest>,
+        finish: impl FnOnce(&mut State, Result<NodeResponse, Refusal>) + Send + 'static,
+    ) {
+        let is_alive = |node: &&str| self.reachable().is_some_and(|nodes| nodes.is_alive(node));
+        let node = connection.node.as_deref().filter(is_alive);
+        let nodes = node.map(str::to_owned).into_iter().collect();
+        self.ask_nodes(nodes, request, finish);
+    }
+
+    /// Has the node of a connection do something with it.
+    pub(super) fn order_node_of(
+        &mut self,
+        connection: &ConnName,
+        request: NodeRequest,
+        reply: ReplyTo<()>,
+    ) {
+        self.ask_node_of(
+            connection,
+            |_| Some(request),
+            |state, there| {
+                let result = there
+                    .and_then(|there| if there.is_found { Ok(()) } else { Err(no_connection()) });
+                state.reply(reply, result);
+            },
+        );
     }
 
     /// Has another node deliver to one of its connections.
@@ -200,12 +174,11 @@ impl State {
         id: Box<str>,
         reply: ReplyTo<Delivered>,
     ) {
-        let name_text = name.to_string();
         let request = |_: &State| {
-            delivery(frame, |message| NodeRequest::Connection { name: name_text, message })
+            let message = message_of(frame)?;
+            Some(NodeRequest::Connection { name: name.clone(), message })
         };
-        let nodes = self.node_of(name).unwrap_or_default();
-        self.ask_nodes(nodes, request, move |state, there| {
+        self.ask_node_of(name, request, move |state, there| {
             let delivered = there.and_then(|there| {
                 if there.is_found { Ok(Delivered { count: 1, id }) } else { Err(no_connection()) }
             });
@@ -224,11 +197,10 @@ impl State {
             let view = key.map(|key| Box::new(self.connection(key)));
             return self.reply(reply, Ok(view));
         }
-        let request = NodeRequest::View { name: name.to_string() };
-        let nodes = self.node_of(name).unwrap_or_default();
-        self.ask_nodes(
-            nodes,
-            |_| serde_json::to_string(&request).ok(),
+        let request = NodeRequest::View { name: name.clone() };
+        self.ask_node_of(
+            name,
+            |_| Some(request),
             |state, there| {
                 state.reply(reply, there.map(|there| there.connections().next().map(Box::new)));
             },
@@ -238,11 +210,12 @@ impl State {
     /// Lists the connections of all nodes.
     pub(super) fn list_connections(&mut self, list: ListConnections, reply: ReplyTo<Connections>) {
         let ListConnections { after, limit } = list;
-        let text = after.as_ref().map(|after| after.text_from(&self.node));
-        let request = NodeRequest::Views { after: text, limit };
-        self.ask_nodes(
-            self.others(),
-            |_| serde_json::to_string(&request).ok(),
+        let request = |state: &State| {
+            let after = after.as_ref().map(|after| after.named_from(&state.node));
+            Some(NodeRequest::Views { after, limit })
+        };
+        self.ask_nodes(self.others(), request, {
+            let after = after.clone();
             move |state, there| {
                 let connections = there.map(|there| {
                     let mut connections = state.own_views(after.as_ref(), limit);
@@ -253,8 +226,8 @@ impl State {
                     Connections { total, connections }
                 });
                 state.reply(reply, connections);
-            },
-        );
+            }
+        });
     }
 
     /// Those of this node, in the order of their full names.
@@ -275,31 +248,12 @@ impl State {
             let result = self.disconnect(name.conn);
             return self.reply(reply, result);
         }
-        self.ask_node_of(name, &NodeRequest::Disconnect { name: name.to_string() }, reply);
-    }
-
-    /// Asks the node of a connection to do something with it.
-    pub(super) fn ask_node_of(
-        &mut self,
-        connection: &ConnName,
-        request: &NodeRequest<'_>,
-        reply: ReplyTo<()>,
-    ) {
-        let nodes = self.node_of(connection).unwrap_or_default();
-        self.ask_nodes(
-            nodes,
-            |_| serde_json::to_string(request).ok(),
-            |state, there| {
-                let result = there
-                    .and_then(|there| if there.is_found { Ok(()) } else { Err(no_connection()) });
-                state.reply(reply, result);
-            },
-        );
+        self.order_node_of(name, NodeRequest::Disconnect { name: name.clone() }, reply);
     }
 
     /// Answers another node.
     pub fn on_asked(&mut self, request: &str, now: Moment) -> String {
-        let response = match serde_json::from_str::<NodeRequest<'_>>(request) {
+        let response = match serde_json::from_str(request) {
             Ok(request) => self.respond(request, now),
             Err(fault) => {
                 tracing::warn!(%fault, "a request of another node cannot be read");
@@ -309,69 +263,54 @@ impl State {
         serde_json::to_string(&response).unwrap_or_default()
     }
 
-    fn respond(&mut self, request: NodeRequest<'_>, now: Moment) -> NodeResponse {
-        let here =
-            |text: &str| -> Option<ConnId> { text.parse::<ConnName>().ok().map(|name| name.conn) };
-        let framed = |message: &RawValue| message::framed(message.get().as_bytes());
+    fn respond(&mut self, request: NodeRequest, now: Moment) -> NodeResponse {
+        let framed = |message: Box<RawValue>| message::framed(message.get().as_bytes());
         match request {
             NodeRequest::User { user_id, message } => {
-                let user_id = UserId::new(&user_id);
                 let is_found = self.people.is_known(&user_id);
                 let count = self.send_to_user(&user_id, &"of another node", framed(message));
                 NodeResponse { count, is_found, ..NodeResponse::default() }
             }
             NodeRequest::Users { except, message } => {
-                let count = self.send_to_users_but(&UserId::new(&except), framed(message));
-                NodeResponse::count(count)
+                NodeResponse::count(self.send_to_users_but(&except, framed(message)))
             }
             NodeRequest::Everyone { aim, message } => {
-                let aim = aim.aimed().here(&self.node);
-                let count = self.send_to_everyone(framed(message), aim);
-                NodeResponse::count(count)
+                let aim = aim.here(&self.node);
+                NodeResponse::count(self.send_to_everyone(framed(message), aim))
             }
             NodeRequest::Channel { channel, aim, message } => {
-                let (channel, aim) = (ChannelName::new(&channel), aim.aimed().here(&self.node));
-                let count = self.send_to_followers(&channel, framed(message), aim);
-                NodeResponse::count(count)
+                let aim = aim.here(&self.node);
+                NodeResponse::count(self.send_to_followers(&channel, framed(message), aim))
             }
             NodeRequest::Connection { name, message } => {
-                let conn = here(&name);
-                let is_found =
-                    conn.is_some_and(|conn| self.send_to_connection(conn, framed(message)));
+                let is_found = self.send_to_connection(name.conn, framed(message));
                 NodeResponse { count: usize::from(is_found), is_found, ..NodeResponse::default() }
             }
             NodeRequest::View { name } => {
-                let key = here(&name).and_then(|conn| self.people.find(conn)).map(|(key, _)| key);
+                let key = self.people.find(name.conn).map(|(key, _)| key);
                 let views = key.map(|key| self.connection(key).to_value()).into_iter().collect();
                 NodeResponse { is_found: key.is_some(), views, ..NodeResponse::default() }
             }
             NodeRequest::Views { after, limit } => {
-                let after = after.and_then(|text| text.parse().ok());
                 let views = self.own_views(after.as_ref(), limit.min(limits::LISTED_MAX));
                 let views = views.iter().map(ConnectionView::to_value).collect();
                 NodeResponse { count: self.people.connections(), is_found: true, views }
             }
             NodeRequest::Disconnect { name } => {
-                NodeResponse::found(here(&name).is_some_and(|conn| self.disconnect(conn).is_ok()))
+                NodeResponse::found(self.disconnect(name.conn).is_ok())
             }
             NodeRequest::Subscription { name, channel, is_subscribed } => {
-                let conn = here(&name).filter(|conn| self.people.find(*conn).is_some());
-                if let Some(conn) = conn {
+                let is_found = self.people.find(name.conn).is_some();
+                if is_found {
                     // It may have to wait for the backplane itself. The node that asks does not.
-                    let connection = ConnName::new(&self.node, conn);
-                    let channel = ChannelName::new(&channel);
+                    let connection = name.conn.into();
                     let set = SetSubscription { connection, channel, is_subscribed };
                     self.set_subscription(set, ReplyTo::Nobody, now);
                 }
-                NodeResponse::found(conn.is_some())
+                NodeResponse::found(is_found)
             }
             NodeRequest::Metadata { name, metadata } => {
-                let metadata = metadata.filter(|metadata| metadata.get() != "null");
-                let metadata = metadata.map(RawValue::to_owned);
-                let conn = here(&name);
-                NodeResponse::found(
-                    conn.is_some_and(|conn| self.note_metadata(conn, metadata).is_ok()),
-                )
+                NodeResponse::found(self.note_metadata(name.conn, metadata).is_ok())
             }
         }
     }
@@ -407,13 +346,10 @@ impl ConnectionView {
             let list = value[field].as_array().into_iter().flatten();
             list.filter_map(|one| one.as_str().map(str::to_owned)).collect()
         };
-        let person = match (text("user_id"), text("username")) {
-            (Some(user_id), Some(username)) => Some(crate::state::people::Person {
-                user_id: UserId::new(user_id),
-                username: username.into(),
-            }),
-            _ => None,
-        };
+        let person = text("user_id").zip(text("username")).map(|(user_id, username)| Person {
+            user_id: UserId::new(user_id),
+            username: username.into(),
+        });
         Some(ConnectionView {
             id: text("connection_id")?.parse().ok()?,
             person,
@@ -425,5 +361,36 @@ impl ConnectionView {
                 .get("metadata")
                 .and_then(|one| serde_json::value::to_raw_value(one).ok()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What nodes of the release before write and read.
+    #[test]
+    fn the_words_of_nodes_stay() {
+        for text in [
+            r#"{"user":{"user_id":"u","message":{"a": 1}}}"#,
+            r#"{"users":{"except":"u","message":{}}}"#,
+            r#"{"everyone":{"aim":{},"message":{}}}"#,
+            r#"{"channel":{"channel":"c","aim":{"only":["n-0-1-2"],"except":["m-3-4-5"]},"message":{}}}"#,
+            r#"{"connection":{"name":"n-0-1-2","message":{}}}"#,
+            r#"{"view":{"name":"n-0-1-2"}}"#,
+            r#"{"views":{"after":null,"limit":9}}"#,
+            r#"{"views":{"after":"n-0-1-2","limit":9}}"#,
+            r#"{"disconnect":{"name":"n-0-1-2"}}"#,
+            r#"{"subscription":{"name":"n-0-1-2","channel":"c","is_subscribed":true}}"#,
+            r#"{"metadata":{"name":"n-0-1-2","metadata":{"k": [1]}}}"#,
+            r#"{"metadata":{"name":"n-0-1-2","metadata":null}}"#,
+        ] {
+            let request: NodeRequest = serde_json::from_str(text).expect(text);
+            assert_eq!(serde_json::to_string(&request).expect("JSON"), text);
+        }
+        let view = r#"{"channels":["c"],"connection_id":"n-0-1-2","metadata":{"k":1},"opened_ms":5,"remote_addr":"192.0.2.1","rooms":["r"],"user_id":"u","username":"Ann"}"#;
+        let value = serde_json::from_str(view).expect("JSON");
+        let read = ConnectionView::from_value(&value).expect("a view");
+        assert_eq!(read.to_value().to_string(), view);
     }
 }

@@ -1,6 +1,4 @@
 //! Presence: users who come online and go, who join rooms and leave them, and what others hear of it.
-//!
-//! Part of `state::messaging`.
 
 use std::collections::HashMap;
 
@@ -8,13 +6,15 @@ use super::aim::Aim;
 use super::node_request::no_connection;
 use super::replies::Online;
 use crate::clock::Moment;
-use crate::id::{ChannelName, ConnId, Topic, UserId};
+use crate::id::{ChannelName, ConnId, ConnName, Topic, UserId};
 use crate::limits;
 use crate::state::State;
 use crate::state::cluster_presence::PresenceTransition;
 use crate::state::effect::Effect;
 use crate::state::event::DomainEvent;
-use crate::state::people::{ConnectionView, Departure, Membership, OnlineUser, Opened, Person};
+use crate::state::people::{
+    Connection, ConnectionView, Departure, Membership, OnlineUser, Opened, Person,
+};
 use crate::wire::close::Reason;
 use crate::wire::message;
 use crate::wire::refusal::Refusal;
@@ -23,34 +23,40 @@ impl State {
     pub(super) fn opened(&mut self, opened: Opened, now: Moment) {
         let (conn, person) = (opened.conn, opened.person.clone());
         let is_first = self.people.open(opened, now.wall_ms);
-        let newcomer =
-            person.as_ref().filter(|person| !self.is_left_to_log(None, person) && is_first);
-        if let Some(person) = newcomer {
-            self.tell_user("user_joined", person, self.users_anywhere(), vec![conn], now);
+        let user = person.clone();
+        self.push(Effect::Event(DomainEvent::ConnectionOpened { connection: conn, user }));
+        if let Some(person) = person
+            && !self.is_left_to_log(None, &person)
+            && is_first
+        {
+            let came = PresenceTransition { is_arrival: true, room: None, person };
+            self.announce_transition(came, vec![conn], now);
         }
-        let is_online = newcomer.is_some();
         // After it, so that nobody hears of themselves, on whatever connection.
-        self.push(Effect::Opened { conn, person, is_online });
+        self.push(Effect::Opened(conn));
     }
 
     pub(super) fn closed(&mut self, conn: ConnId, now: Moment) {
         let Some(Departure { key, connection, is_last }) = self.people.close(conn) else {
             return;
         };
-        let person = connection.person;
+        let user = connection.person;
         for membership in connection.memberships {
             self.channels.remove_member(membership.channel, key, conn.shard);
             self.note_followers(membership.channel, now);
-            if let Some(person) = &person {
+            if let Some(person) = &user {
                 self.exit_channel(membership.channel, membership, person, None, now);
             }
         }
-        let gone = person.as_ref().filter(|person| !self.is_left_to_log(None, person) && is_last);
-        if let Some(person) = gone {
-            self.tell_user("user_left", person, self.users_anywhere() + 1, Vec::new(), now);
+        if let Some(person) = &user
+            && !self.is_left_to_log(None, person)
+            && is_last
+        {
+            let person = person.clone();
+            let gone = PresenceTransition { is_arrival: false, room: None, person };
+            self.announce_transition(gone, Vec::new(), now);
         }
-        let is_offline = gone.is_some();
-        self.push(Effect::Closed { conn, person, is_offline });
+        self.push(Effect::Event(DomainEvent::ConnectionClosed { connection: conn, user }));
     }
 
     /// A connection of a user comes into a channel that tells who is there.
@@ -59,7 +65,8 @@ impl State {
         if channel.enter(person) {
             let channel = channel.name.clone();
             if !self.is_left_to_log(Some(&channel), person) {
-                let came = PresenceTransition::Joined(channel, person.clone());
+                let (room, person) = (Some(channel), person.clone());
+                let came = PresenceTransition { is_arrival: true, room, person };
                 self.announce_transition(came, vec![conn], now);
             }
         }
@@ -83,7 +90,8 @@ impl State {
         if was_in_it && channel.exit(&person.user_id) {
             let channel = channel.name.clone();
             if !self.is_left_to_log(Some(&channel), person) {
-                let gone = PresenceTransition::Left(channel, person.clone());
+                let (room, person) = (Some(channel), person.clone());
+                let gone = PresenceTransition { is_arrival: false, room, person };
                 self.announce_transition(gone, conn.into_iter().collect(), now);
             }
         }
@@ -113,22 +121,23 @@ impl State {
         except: Vec<ConnId>,
         now: Moment,
     ) {
-        let event = match transition {
-            PresenceTransition::Online(person) => {
+        let PresenceTransition { is_arrival, room, person } = transition;
+        let event = match (room, is_arrival) {
+            (None, true) => {
                 self.tell_user("user_joined", &person, self.users_anywhere(), except, now);
                 DomainEvent::UserOnline(person)
             }
-            PresenceTransition::Offline(person) => {
+            (None, false) => {
                 self.tell_user("user_left", &person, self.users_anywhere() + 1, except, now);
                 DomainEvent::UserOffline(person)
             }
-            PresenceTransition::Joined(channel, user) => {
-                self.tell_room(&channel, "user.joined", &user, except, now);
-                DomainEvent::UserJoined { channel, user }
+            (Some(channel), true) => {
+                self.tell_room(&channel, "user.joined", &person, except, now);
+                DomainEvent::UserJoined { channel, user: person }
             }
-            PresenceTransition::Left(channel, user) => {
-                self.tell_room(&channel, "user.left", &user, except, now);
-                DomainEvent::UserLeft { channel, user }
+            (Some(channel), false) => {
+                self.tell_room(&channel, "user.left", &person, except, now);
+                DomainEvent::UserLeft { channel, user: person }
             }
         };
         self.push(Effect::Event(event));
@@ -208,17 +217,34 @@ impl State {
         Ok(())
     }
 
+    /// A connection as others see it.
     pub(super) fn connection(&self, key: u32) -> ConnectionView {
-        let mut view = self.people.view(&self.node, key);
-        for membership in &self.people.get(key).memberships {
-            let name = &self.channels.get(membership.channel).name;
-            if membership.is_subscribed {
-                view.channels.push(name.clone());
-            }
-            if membership.is_joined {
-                view.rooms.push(name.room().unwrap_or_default().to_owned());
-            }
+        let Connection { id, person, remote, opened_ms, memberships, metadata } =
+            self.people.get(key);
+        let channels = |is_in: fn(&Membership) -> bool| {
+            let those = memberships.iter().filter(move |one| is_in(one));
+            those.map(|one| self.channels.get(one.channel).name.clone())
+        };
+        let room = |channel: ChannelName| channel.room().unwrap_or_default().to_owned();
+        ConnectionView {
+            id: ConnName::new(&self.node, *id),
+            person: person.clone(),
+            remote: *remote,
+            opened_ms: *opened_ms,
+            channels: channels(|one| one.is_subscribed).collect(),
+            rooms: channels(|one| one.is_joined).map(room).collect(),
+            metadata: metadata.clone(),
         }
-        view
+    }
+
+    /// How a connection is in a channel, where it is.
+    pub(in crate::state) fn membership(
+        &self,
+        conn: ConnId,
+        channel: &ChannelName,
+    ) -> Option<Membership> {
+        let key = self.channels.find(channel)?;
+        let (_, connection) = self.people.find(conn)?;
+        connection.memberships.iter().find(|one| one.channel == key).copied()
     }
 }

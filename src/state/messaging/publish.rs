@@ -3,14 +3,12 @@
 //! ```text
 //! publish, chat --> State::sequence --> offset --> pass_on: kept, sent, replied
 //! ```
-//!
-//! Part of `state::messaging`.
 
 use bytes::Bytes;
 
 use super::Aim;
 use super::commands::{ChatAs, Publish, Publisher};
-use super::node_request::{Names, NodeRequest, delivery};
+use super::node_request::{NodeRequest, message_of};
 use super::replies::{Chatted, Published};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, Epoch, MessageId, RequestId, Slot};
@@ -92,8 +90,8 @@ impl State {
         });
         let nodes = self.following_nodes(&channel, &aim);
         let request = |state: &State| {
-            let (channel, aim) = (channel.as_str().to_owned(), Names::of(&aim, &state.node));
-            delivery(&frame, |message| NodeRequest::Channel { channel, aim, message })
+            let (channel, aim) = (channel.clone(), aim.named_from(&state.node));
+            Some(NodeRequest::Channel { channel, aim, message: message_of(&frame)? })
         };
         let name = channel.clone();
         self.ask_nodes(nodes, request, move |state, there| {

@@ -1,6 +1,4 @@
 //! Replies to the commands about connections, channels, rooms and messages.
-//!
-//! Imports `id` and its siblings. Imported by `state`, `shard`, `http` and `server`.
 
 use std::sync::Arc;
 

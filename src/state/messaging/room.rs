@@ -1,6 +1,4 @@
 //! Rooms: who is in one, and what is said there.
-//!
-//! Part of `state::messaging`.
 
 use std::sync::Arc;
 
@@ -130,7 +128,7 @@ impl State {
     /// other nodes know of that.
     fn say(&mut self, mut saying: Saying, reply: ReplyTo<Chatted>, attempt: Attempt, now: Moment) {
         let (conn, channel) = (saying.chat.conn, &saying.channel);
-        let is_member = self.is_in_room(conn, channel);
+        let is_member = self.membership(conn, channel).is_some_and(|one| one.is_joined);
         if !is_member && channel.room() != Some(LOBBY) {
             return self.refuse(reply, Code::Forbidden, "join the room first");
         }
@@ -213,14 +211,6 @@ impl State {
         let latest = connection.memberships.iter().rev().find(|one| one.is_joined)?;
         Some(self.channels.get(latest.channel).name.clone())
     }
-
-    pub(super) fn is_in_room(&self, conn: ConnId, channel: &ChannelName) -> bool {
-        self.channels.find(channel).is_some_and(|key| {
-            self.people.find(conn).is_some_and(|(_, connection)| {
-                connection.memberships.iter().any(|one| one.channel == key && one.is_joined)
-            })
-        })
-    }
 }
 
 /// A message to a room on its way.
@@ -263,7 +253,7 @@ mod tests {
             (conn, person)
         };
         let tell = |state: &mut State, name: &str, since_ms: Option<u64>| {
-            let fact = (room.as_str().to_owned(), name.to_owned(), name.to_owned(), since_ms);
+            let fact = (room.clone(), UserId::new(name), name.to_owned(), since_ms);
             let facts = PresenceUpdate { rooms: vec![fact], ..PresenceUpdate::default() };
             state.cluster_presence.apply("a", &facts).len()
         };

@@ -1,6 +1,4 @@
 //! The last changes of all services in one order, for readers of the whole registry.
-//!
-//! Imports `id`, `limits` and `wire`. Part of `state::registry`.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -1,6 +1,4 @@
 //! Commands about services, instances and leases. `state::command` lists them with their replies.
-//!
-//! Imports `id`, `wire` and its siblings. Imported by `state`.
 
 use bytes::Bytes;
 

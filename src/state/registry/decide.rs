@@ -1,13 +1,11 @@
 //! Decisions of this node: what a write comes to, at once or through the log; and what the node proposes
 //! by itself, because time has passed or another node is gone.
-//!
-//! Imports `clock`, `id`, `limits`, `wire` and its siblings. Part of `state::registry`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Registry;
-use super::commands::{FindInstance, PutInstance};
+use super::commands::{FindInstance, Operate, Operation, PutInstance};
 use super::log_position::SELF;
 use super::replies::{FoundInstance, PutReply, RefusedEntry};
 use super::settings::Settings;
@@ -54,6 +52,16 @@ impl Registry {
         registration.lease_ttl_ms.get_or_insert(self.settings.lease_ttl_ms);
         let bounds = self.bounds();
         self.decide(RegistryEntry::Put { registration, expected, pull, bounds }, now)
+    }
+
+    /// Decides on what an operator decided.
+    pub(in crate::state) fn decide_operate(&self, operate: Operate, now: Moment) -> Decision<bool> {
+        let Operate { identity, operation } = operate;
+        let (operator, user) = match operation {
+            Operation::PullOut { operator } => (Some(operator.name), operator.user),
+            Operation::PullIn => (None, None),
+        };
+        self.decide(RegistryEntry::Operate { identity, operator, user }, now)
     }
 
     /// Decides on heartbeats: those of leases that are all this node's need no entry.

@@ -1,6 +1,4 @@
 //! Steps of services: how they become revisions, announcements and histories.
-//!
-//! Imports `clock`, `wire` and its siblings. Part of `state::registry`.
 
 use bytes::Bytes;
 use slab::Slab;

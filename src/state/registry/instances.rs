@@ -1,6 +1,4 @@
 //! Instances: how they come, change, are taken out of discovery and go.
-//!
-//! Imports `clock`, `id`, `wire` and its siblings. Part of `state::registry`.
 
 use bytes::Bytes;
 
@@ -26,47 +24,12 @@ impl Registry {
         bounds: &Bounds,
         commit: &Commit,
     ) -> Result<(), Code> {
+        if let Some(&index) = self.by_identity.get(&sent.identity) {
+            return self.register_again(index, sent, bounds, commit);
+        }
         let now = commit.at;
         let ttl_ms = sent.lease_ttl_ms.unwrap_or(self.settings.lease_ttl_ms);
         let bytes = self.json_bytes + sent.json.len();
-        if let Some(&index) = self.by_identity.get(&sent.identity) {
-            let stands = self.members[index as usize].json.len();
-            if sent.json.len() > stands && bytes - stands > bounds.instances_bytes_max {
-                return Err(Code::RateLimited);
-            }
-            let member = &mut self.members[index as usize];
-            let since_ms = member.renewed_ms();
-            let shortened = ttl_ms < member.ttl_ms;
-            member.ttl_ms = ttl_ms;
-            if shortened {
-                member.deadline_ms = 0;
-            }
-            self.renew(index, now);
-            if shortened {
-                self.arm(index);
-            }
-            let member = &mut self.members[index as usize];
-            if member.json != sent.json {
-                member.json = sent.json.clone();
-                member.changed_ms = now.wall_ms;
-                let (service, is_pulled_out) = (member.service, member.is_pulled_out);
-                self.json_bytes = bytes - stands;
-                let of_service = &mut self.services[service].json_bytes;
-                *of_service = *of_service + sent.json.len() - stands;
-                self.mark(service, &sent.identity, Step::Modified, None, now);
-                tracing::debug!(
-                    target: "fanfare::registry",
-                    instance = %sent.identity,
-                    "instance changed"
-                );
-                self.dirty.instances.insert(sent.identity);
-                if !is_pulled_out {
-                    self.change(service, sent.json, ChangeType::Change, ChangeReason::Update, now);
-                }
-            }
-            self.take_over(index, since_ms, commit);
-            return Ok(());
-        }
         if self.members.len() >= bounds.instances_max || bytes > bounds.instances_bytes_max {
             return Err(Code::RateLimited);
         }
@@ -86,6 +49,55 @@ impl Registry {
         if !is_pulled_out {
             self.change(service, sent.json, ChangeType::New, ChangeReason::Register, now);
         }
+        Ok(())
+    }
+
+    /// The same for an instance that is registered.
+    fn register_again(
+        &mut self,
+        index: u32,
+        sent: Registration,
+        bounds: &Bounds,
+        commit: &Commit,
+    ) -> Result<(), Code> {
+        let now = commit.at;
+        let ttl_ms = sent.lease_ttl_ms.unwrap_or(self.settings.lease_ttl_ms);
+        let bytes = self.json_bytes + sent.json.len();
+        let stands = self.members[index as usize].json.len();
+        if sent.json.len() > stands && bytes - stands > bounds.instances_bytes_max {
+            return Err(Code::RateLimited);
+        }
+        let member = &mut self.members[index as usize];
+        let since_ms = member.renewed_ms();
+        let shortened = ttl_ms < member.ttl_ms;
+        member.ttl_ms = ttl_ms;
+        if shortened {
+            member.deadline_ms = 0;
+        }
+        self.renew(index, now);
+        if shortened {
+            self.arm(index);
+        }
+        let member = &mut self.members[index as usize];
+        if member.json != sent.json {
+            member.json = sent.json.clone();
+            member.changed_ms = now.wall_ms;
+            let (service, is_pulled_out) = (member.service, member.is_pulled_out);
+            self.json_bytes = bytes - stands;
+            let of_service = &mut self.services[service].json_bytes;
+            *of_service = *of_service + sent.json.len() - stands;
+            self.mark(service, &sent.identity, Step::Modified, None, now);
+            tracing::debug!(
+                target: "fanfare::registry",
+                instance = %sent.identity,
+                "instance changed"
+            );
+            self.dirty.instances.insert(sent.identity);
+            if !is_pulled_out {
+                self.change(service, sent.json, ChangeType::Change, ChangeReason::Update, now);
+            }
+        }
+        self.take_over(index, since_ms, commit);
         Ok(())
     }
 
@@ -210,6 +222,7 @@ impl Registry {
                 self.regions.remove(region(&member.identity));
             }
         }
+        debug_assert!(!self.members.is_empty() || self.regions.is_empty(), "invariant 5");
         self.mark(member.service, &member.identity, Step::Deleted, Some(member.listed()), now);
         self.json_bytes -= member.json.len();
         let service = &mut self.services[member.service];

@@ -20,8 +20,6 @@
 //! * Every node applies the same entries in one order, and comes to the same revisions under the same epoch.
 //! * No lease expires while some node accepts its heartbeats.
 //! * A node that is cut off accepts no write, lets nothing expire, and shows every service as degraded.
-//!
-//! Imports `limits` and its siblings. Part of `state::registry`.
 
 use std::sync::Arc;
 
@@ -205,48 +203,5 @@ impl Registry {
             }
         }
         self.unwatch();
-    }
-}
-
-/// The log of a node that is alone, for tests of the registry without a state.
-#[cfg(test)]
-impl Registry {
-    /// Appends an entry to the node's own log, and applies it.
-    pub(super) fn append_alone(&mut self, entry: RegistryEntry, now: Moment) -> Applied {
-        let item = self.log.own_item(entry.clone().into(), now);
-        assert!(self.record(&item), "each number is new");
-        self.apply(entry, (&item.node, item.at_ms), now)
-    }
-
-    /// Registers an instance.
-    pub(super) fn register_alone(
-        &mut self,
-        sent: crate::wire::instance::Registration,
-        now: Moment,
-    ) -> Result<(), Code> {
-        match self
-            .append_alone(RegistryEntry::Register { list: vec![sent], bounds: self.bounds() }, now)
-        {
-            Applied::Batch(refused) => refused.first().map_or(Ok(()), |one| Err(one.code)),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Registers an instance with the one before in mind.
-    pub(super) fn put_alone(&mut self, put: PutInstance, now: Moment) -> super::replies::PutReply {
-        let (PutInstance { registration, expected, pull }, bounds) = (put, self.bounds());
-        match self.append_alone(RegistryEntry::Put { registration, expected, pull, bounds }, now) {
-            Applied::Put(reply) => reply,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Lets time pass, and applies what the registry proposes.
-    pub(super) fn tick_alone(&mut self, now: Moment) {
-        self.tick(now);
-        for entry in self.take_proposals() {
-            let crate::state::entry::Entry::Registry(entry) = entry else { panic!("{entry:?}") };
-            self.append_alone(entry, now);
-        }
     }
 }

@@ -12,8 +12,6 @@
 //! * A service's list is built at most once a `listing_version` of that service, and shared.
 //! * From [`InstanceListing::complete_from_ms`] on each difference within the window is in
 //!   [`InstanceListing::recent`].
-//!
-//! Imports `id` and `limits`. Part of `state::registry`. Imported by `doors`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -8,8 +8,6 @@
 //! * The node counts as cut off where it lacks entries that were in the log
 //!   [`limits::CLUSTER_CONTACT_MS`] ago, or cannot know whether it does.
 //! * An entry that was written twice counts once.
-//!
-//! Imports `clock`, `id`, `limits` and `state::entry`. Part of `state::registry`.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -45,7 +43,7 @@ pub struct LogPosition {
     pub(super) nodes: Vec<LogNode>,
     by_name: HashMap<Arc<str>, u32>,
     /// How many entries were applied since the log began.
-    pub(super) sequence: u64,
+    pub sequence: u64,
     /// The name of the last applied entry, as the log's engine gives it.
     pub(super) entry_id: String,
     /// Entries that time calls for and that are not appended yet.
@@ -57,15 +55,16 @@ pub struct LogPosition {
     /// Appended takeovers of leases that are not applied.
     pub(super) takeovers_pending: usize,
     /// Whether this node leads: it decides where no node in particular has to.
-    pub(super) is_leader: bool,
-    /// Whether this node has installed a snapshot. Before, it knows nothing.
-    pub(super) is_loaded: bool,
+    pub is_leader: bool,
+    /// Whether a snapshot is installed, and all entries behind it. Before, this node knows nothing.
+    pub is_loaded: bool,
     /// Answers of the log's engine: when, and the number of the newest entry at that time.
     pub(super) contacts: VecDeque<(u64, u64)>,
     /// When the log's engine last gave an answer that is applied here by now; none where the log is this
     /// process's own.
     pub(super) contact_ms: Option<u64>,
-    pub(super) is_cut_off: bool,
+    /// Whether the log has not been heard of, or not been followed, for too long.
+    pub is_cut_off: bool,
     /// Whether `is_cut_off` changed and followers of unknown services have yet to be told.
     pub(super) contact_changed: bool,
     /// Unknown services whose followers were told that contact is lost: no more than connections followed then.
@@ -125,21 +124,6 @@ impl LogPosition {
         *owned = if is_more { *owned + 1 } else { owned.saturating_sub(1) };
     }
 
-    /// How many entries were applied, since the log began.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// Whether the log has not been heard of, or not been followed, for too long.
-    pub fn is_cut_off(&self) -> bool {
-        self.is_cut_off
-    }
-
-    /// Whether a snapshot is installed, and all entries behind it.
-    pub fn is_loaded(&self) -> bool {
-        self.is_loaded
-    }
-
     /// The last answer of the log's engine that told nothing new counts as contact.
     pub(super) fn confirm_contact(&mut self) {
         let is_applied = |(_, newest): &(u64, u64)| self.is_loaded && *newest <= self.sequence;
@@ -147,11 +131,6 @@ impl LogPosition {
             self.contact_ms = self.contact_ms.max(Some(self.contacts[last].0));
             self.contacts.drain(..=last);
         }
-    }
-
-    /// Whether this node leads: it decides where no node in particular has to.
-    pub fn is_leader(&self) -> bool {
-        self.is_leader
     }
 
     /// Whether other nodes may read the log, and write to it.
@@ -216,7 +195,7 @@ impl LogPosition {
 
     /// Takes in an answer of the log's engine: when, and the number of the newest entry.
     pub(super) fn note_contact(&mut self, at_ms: u64, newest: u64) {
-        if self.contacts.len() == limits::CLUSTER_BEATS_KEPT {
+        if self.contacts.len() == limits::CLUSTER_HEARTBEATS_KEPT {
             self.contacts.pop_front();
         }
         self.contacts.push_back((at_ms, newest));

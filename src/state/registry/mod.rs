@@ -15,9 +15,6 @@
 //! `pull_outs`, `replay_cache`, `change_log`, `unsaved`, `log_position`). Above it, what the table does: a write
 //! is decided (`decide`) and applied (`lease`, `instances`, `services`, `protection`), its steps are
 //! announced (`history`); readers come by `subscribe`, `reads` and `records`.
-//!
-//! Imports `clock`, `id`, `limits`, `wheel`, `wire` and its siblings. Imported by `state`, `control` and
-//! `server`.
 
 pub mod commands;
 pub mod decide;
@@ -40,9 +37,6 @@ mod replay_cache;
 mod service;
 mod services;
 mod subscribe;
-
-#[cfg(test)]
-mod lease_tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -11,8 +11,6 @@
 //! * Fewer than [`limits::PROTECTION_OVERDUE_MIN`] overdue leases, or no more than
 //!   [`limits::PROTECTION_PERCENT`] of the service, always expire.
 //! * Leases that run out within [`limits::EXPIRY_JUDGE_DELAY_MS`] of each other are judged together.
-//!
-//! Imports `limits` and its siblings. Part of `state::registry`, in a file of its own.
 
 use super::Registry;
 use crate::clock::Moment;
@@ -23,7 +21,7 @@ use crate::wire::event::ChangeReason;
 impl Registry {
     /// Has a service looked at when its time comes.
     pub(super) fn watch(&mut self, service: usize, now: Moment) {
-        let watch = self.log.sequence();
+        let watch = self.log.sequence;
         let one = &mut self.services[service];
         if one.watched_since_ms.is_none() {
             (one.watched_since_ms, one.watch) = (Some(now.unix_ms), watch);

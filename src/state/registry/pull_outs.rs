@@ -2,8 +2,6 @@
 //!
 //! A decision outlives its instance. Decisions about instances that are gone have a bound: beyond it the
 //! oldest are dropped.
-//!
-//! Imports `id` and `limits`. Imported by `state`, `store` and `http`.
 
 use std::collections::{BTreeMap, HashMap};
 

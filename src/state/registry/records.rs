@@ -4,14 +4,12 @@
 //!
 //! * Every lease of a restored registry gets one full period.
 //! * Snapshots of the store and of the log are restored by the same function.
-//!
-//! Imports its siblings. Part of `state::registry`.
 
 use std::collections::BTreeSet;
 
 use super::log_position::SELF;
 use super::service::Service;
-use super::unsaved::{Mark, RegistryDelta, SetBound};
+use super::unsaved::{Mark, RegistryDelta, Row, SetBound};
 use super::{Member, Registry};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
@@ -179,89 +177,85 @@ impl Registry {
             ..RegistryDelta::default()
         };
         let mut bytes = 0;
-        while delta.rows() < bound.rows.max(1) && bytes < bound.bytes {
+        while delta.rows.len() < bound.rows.max(1) && bytes < bound.bytes {
+            let before = delta.rows.len();
             match self.dirty.next() {
                 None => break,
                 Some(Mark::Forgotten(name)) => {
                     // It may have come again meanwhile.
                     if self.dirty.forgotten.remove(&name) {
-                        bytes += name.as_str().len() + ROW_BYTES;
-                        delta.forgotten.push(name.as_str().to_owned());
+                        delta.rows.push(Row::ServiceGone(name.as_str().to_owned()));
                     }
                 }
-                Some(Mark::Service(index)) => bytes += self.save_service(&mut delta, index),
-                Some(Mark::Instance(identity)) => {
-                    bytes += self.save_instance(&mut delta, &identity);
+                Some(Mark::Service(index)) => {
+                    let is_marked = self.dirty.services.remove(&index);
+                    let service = self.services.get(index).filter(|_| is_marked);
+                    delta.rows.extend(service.map(|service| Row::Service(service.record())));
                 }
+                Some(Mark::Instance(identity)) => self.save_instance(&mut delta.rows, &identity),
             }
+            bytes += delta.rows[before..].iter().map(Row::bytes).sum::<usize>();
         }
         delta
     }
 
-    /// Marks the rows of a set again that was not written.
-    pub fn put_back(&mut self, delta: &RegistryDelta) {
-        for name in delta.forgotten.iter().map(|name| ServiceName::of(name)) {
-            match self.find_service(&name) {
-                Some(index) => _ = self.dirty.services.insert(index),
-                None => _ = self.dirty.forgotten.insert(name),
-            }
-        }
-        for record in &delta.services {
-            if let Some(index) = self.find_service(&ServiceName::of(&record.service)) {
-                self.dirty.services.insert(index);
-            }
-        }
-        let upserts = delta.upserts.iter().map(|one| &one.identity);
-        for identity in upserts.chain(&delta.deletes) {
-            self.dirty.instances.insert(InstanceIdentity::from_canonical(identity));
-        }
-        let pull_outs = delta.pull_outs.iter().map(|one| &one.identity);
-        for identity in pull_outs.chain(&delta.pull_ins) {
-            self.dirty.pull_outs.insert(InstanceIdentity::from_canonical(identity));
-        }
-    }
-
-    /// Adds a service's row, if its mark still stands. Returns its bytes.
-    fn save_service(&mut self, delta: &mut RegistryDelta, index: usize) -> usize {
-        if !self.dirty.services.remove(&index) {
-            return 0;
-        }
-        let Some(service) = self.services.get(index) else { return 0 };
-        delta.services.push(service.record());
-        service.name.as_str().len() + ROW_BYTES
-    }
-
-    /// Adds the rows of an instance and of its pull-out, as far as their marks still stand. Returns
-    /// their bytes.
-    fn save_instance(&mut self, delta: &mut RegistryDelta, identity: &InstanceIdentity) -> usize {
-        let (text, mut bytes) = (identity.as_str(), 0);
+    /// Adds the rows of an instance and of its pull-out, as far as their marks still stand.
+    fn save_instance(&mut self, rows: &mut Vec<Row>, identity: &InstanceIdentity) {
+        let gone = || identity.as_str().to_owned();
         if self.dirty.instances.remove(identity) {
-            bytes += text.len() + ROW_BYTES;
-            match self.find_member(identity) {
-                Some(member) => {
-                    let record = self.record_of(member);
-                    bytes += record.service.len() + record.json.len();
-                    delta.upserts.push(record);
-                }
-                None => delta.deletes.push(text.to_owned()),
-            }
+            rows.push(match self.find_member(identity) {
+                Some(member) => Row::Instance(self.record_of(member)),
+                None => Row::InstanceGone(gone()),
+            });
         }
         if self.dirty.pull_outs.remove(identity) {
-            bytes += text.len() + ROW_BYTES;
-            match self.pulled_out.by(identity) {
-                Some(by) => {
-                    bytes += by.bytes();
-                    delta.pull_outs.push(PullOutRecord::new(identity, by));
+            rows.push(match self.pulled_out.by(identity) {
+                Some(by) => Row::PullOut(PullOutRecord::new(identity, by)),
+                None => Row::PullOutGone(gone()),
+            });
+        }
+    }
+
+    /// Marks the rows of a set again that was not written.
+    pub fn put_back(&mut self, delta: &RegistryDelta) {
+        for row in &delta.rows {
+            match row {
+                Row::ServiceGone(name) | Row::Service(ServiceRecord { service: name, .. }) => {
+                    let name = ServiceName::of(name);
+                    if let Some(index) = self.find_service(&name) {
+                        self.dirty.services.insert(index);
+                    } else if matches!(row, Row::ServiceGone(_)) {
+                        self.dirty.forgotten.insert(name);
+                    }
                 }
-                None => delta.pull_ins.push(text.to_owned()),
+                Row::InstanceGone(identity) | Row::Instance(InstanceRecord { identity, .. }) => {
+                    self.dirty.instances.insert(InstanceIdentity::from_canonical(identity));
+                }
+                Row::PullOutGone(identity) | Row::PullOut(PullOutRecord { identity, .. }) => {
+                    self.dirty.pull_outs.insert(InstanceIdentity::from_canonical(identity));
+                }
             }
         }
-        bytes
     }
 }
 
 /// What a row costs beside its texts, in bytes: numbers, quotes and commas.
 const ROW_BYTES: usize = 64;
+
+impl Row {
+    /// About how many bytes it is for the database.
+    fn bytes(&self) -> usize {
+        let (_, key) = self.key();
+        let texts = match self {
+            Row::Instance(record) => record.service.len() + record.json.len(),
+            Row::PullOut(record) => {
+                record.operator.len() + record.user_id.as_ref().map_or(0, String::len)
+            }
+            _ => 0,
+        };
+        key.len() + texts + ROW_BYTES
+    }
+}
 
 impl Service {
     fn record(&self) -> ServiceRecord {
@@ -273,142 +267,5 @@ impl Service {
             watch: self.watched_since_ms.map(|_| self.watch),
             empty_since_ms: self.empty.map(|empty| empty.since_ms),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Moment;
-    use crate::id::Epoch;
-    use crate::rng::Rng;
-    use crate::state::registry::Settings;
-    use crate::wire::instance::Instance;
-    use std::collections::BTreeMap;
-
-    const NOW: Moment = Moment::new(1_000, 0);
-
-    fn registry() -> Registry {
-        let settings = Settings {
-            lease_ttl_ms: 20_000,
-            self_protection_max_ms: 1,
-            history_max: 8,
-            instances_max: 10_000,
-            services_max: 10_000,
-            ..Settings::default()
-        };
-        Registry::new(settings, Epoch::new("e"), 0, NOW)
-    }
-
-    fn register(registry: &mut Registry, service: u64, instance: u64, chance: u64) {
-        let text = format!(
-            r#"{{"serviceId":"s{service}","instanceId":"i{instance}","metadata":{{"n":{chance}}}}}"#
-        );
-        let instance: Instance = serde_json::from_str(&text).unwrap();
-        registry.register_alone(instance.register().unwrap(), NOW).unwrap();
-        registry.settle(NOW);
-    }
-
-    /// What a database holds after sets, as texts.
-    #[derive(Debug, Default, PartialEq, Eq)]
-    struct Tables(BTreeMap<(&'static str, String), String>);
-
-    impl Tables {
-        fn write(&mut self, delta: &RegistryDelta) {
-            for one in &delta.services {
-                self.0.insert(("service", one.service.clone()), one.revision.to_string());
-            }
-            for one in &delta.upserts {
-                let json = String::from_utf8(one.json.to_vec()).unwrap();
-                self.0.insert(("instance", one.identity.clone()), json);
-            }
-            for one in &delta.pull_outs {
-                self.0.insert(("pull_out", one.identity.clone()), one.operator.clone());
-            }
-            for name in &delta.forgotten {
-                self.0.remove(&("service", name.clone()));
-            }
-            for identity in &delta.deletes {
-                self.0.remove(&("instance", identity.clone()));
-            }
-            for identity in &delta.pull_ins {
-                self.0.remove(&("pull_out", identity.clone()));
-            }
-        }
-    }
-
-    /// Sets of any size, some of which come back, some in halves, lead to the same tables as one set
-    /// of everything at the end.
-    #[test]
-    fn cut_sets_add_up_to_the_state() {
-        for seed in 0..40 {
-            let mut rng = Rng::seeded(seed);
-            let (mut registry, mut tables) = (registry(), Tables::default());
-            for _ in 0..300 {
-                let (service, instance) = (rng.below(4), rng.below(12));
-                let identity =
-                    InstanceIdentity::of("", &format!("s{service}"), &format!("i{instance}"));
-                match rng.below(6) {
-                    0 => registry.unregister(&identity, NOW),
-                    1 => {
-                        registry.operate(&identity, Some("ops".into()), NOW);
-                    }
-                    2 => _ = registry.operate(&identity, None, NOW),
-                    3 => {
-                        let bound = SetBound {
-                            rows: 1 + usize::try_from(rng.below(8)).unwrap(),
-                            bytes: 1 + usize::try_from(rng.below(2_000)).unwrap(),
-                        };
-                        let delta = registry.take_delta(bound);
-                        assert!(delta.rows() <= bound.rows + 1, "{delta:?}");
-                        match rng.below(3) {
-                            0 => registry.put_back(&delta),
-                            1 if delta.rows() > 1 => {
-                                let rows = delta.rows();
-                                let (first, second) = delta.halves();
-                                assert_eq!(first.rows() + second.rows(), rows);
-                                assert!(first.rows() > 0 && second.rows() > 0);
-                                tables.write(&first);
-                                registry.put_back(&second);
-                            }
-                            _ => tables.write(&delta),
-                        }
-                    }
-                    _ => register(&mut registry, service, instance, rng.below(3)),
-                }
-                registry.settle(NOW);
-            }
-            while registry.is_dirty() {
-                tables.write(&registry.take_delta(SetBound { rows: 5, bytes: usize::MAX }));
-            }
-            let mut expected = Tables::default();
-            let (services, instances) = registry.counts();
-            for index in 0..services {
-                registry.dirty.services.insert(index);
-            }
-            let members: Vec<_> =
-                registry.members.iter().map(|(_, one)| one.identity.clone()).collect();
-            assert_eq!(members.len(), instances);
-            registry.dirty.instances.extend(members);
-            registry
-                .dirty
-                .pull_outs
-                .extend(registry.pulled_out.iter().map(|(one, _)| one.clone()).collect::<Vec<_>>());
-            expected.write(&registry.take_delta(SetBound::NONE));
-            assert_eq!(tables, expected, "seed {seed}");
-        }
-    }
-
-    #[test]
-    fn a_large_row_goes_alone_and_nothing_is_left_out() {
-        let mut registry = registry();
-        for n in 0..10 {
-            register(&mut registry, 0, n, 0);
-        }
-        let bound = SetBound { rows: 100, bytes: 1 };
-        let sets: Vec<_> =
-            std::iter::from_fn(|| registry.is_dirty().then(|| registry.take_delta(bound).rows()))
-                .collect();
-        assert_eq!(sets, [1; 11]);
     }
 }

@@ -1,6 +1,4 @@
 //! Replays and replaced snapshots that are in memory once for several followers.
-//!
-//! Imports `id`, `limits` and `wire`. Part of `state::registry`.
 
 use std::collections::VecDeque;
 

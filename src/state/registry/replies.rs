@@ -1,6 +1,4 @@
 //! Replies of the registry about instances and leases. Those about services are in `views`.
-//!
-//! Imports `id`, `wire` and its siblings. Imported by `state`, `shard`, `http`, `doors` and `server`.
 
 use bytes::Bytes;
 

@@ -1,6 +1,4 @@
 //! One service: its members, its revision, and the changes that led to it.
-//!
-//! Imports `id`, `limits`, `wire` and its siblings. Part of `state::registry`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

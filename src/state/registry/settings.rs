@@ -1,6 +1,4 @@
 //! Settings of the registry.
-//!
-//! Imports `limits`. Imported by `server` and by `state::registry`.
 
 use crate::limits::{self, Limits};
 

@@ -2,15 +2,13 @@
 //!
 //! The registry keeps marks and no copies: a set has the state of the moment it is taken, and a set that
 //! failed sets its marks again.
-//!
-//! Imports `state::snapshot` and its siblings. Part of `state::registry`. Imported by `store` and `control`.
 
 use std::collections::{HashSet, VecDeque};
 
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
 
-/// A set of changes for the store.
+/// A set of changes for the store. Without rows it still is one: it tells the epoch and the version.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegistryDelta {
     /// The epoch.
@@ -19,67 +17,49 @@ pub struct RegistryDelta {
     pub version: u64,
     /// The revision at which new services begin.
     pub revision_floor: u64,
-    /// Names of forgotten services. None of them is in `services`.
-    pub forgotten: Vec<String>,
-    /// Services to write.
-    pub services: Vec<ServiceRecord>,
-    /// Instances to write.
-    pub upserts: Vec<InstanceRecord>,
-    /// Identities of instances that are gone.
-    pub deletes: Vec<String>,
-    /// Pull-outs to write.
-    pub pull_outs: Vec<PullOutRecord>,
-    /// Identities that are pulled in again.
-    pub pull_ins: Vec<String>,
+    /// What to write. Of each row there is one.
+    pub rows: Vec<Row>,
+}
+
+/// One row, as it is to be in the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Row {
+    /// A service that is forgotten, by its name.
+    ServiceGone(String),
+    /// A service.
+    Service(ServiceRecord),
+    /// An instance that is gone, by its identity.
+    InstanceGone(String),
+    /// An instance.
+    Instance(InstanceRecord),
+    /// The identity of an instance that is pulled in again.
+    PullOutGone(String),
+    /// A pull-out.
+    PullOut(PullOutRecord),
+}
+
+impl Row {
+    /// Its table, and its key there.
+    pub fn key(&self) -> (&'static str, &str) {
+        match self {
+            Row::ServiceGone(name) => ("service", name),
+            Row::Service(record) => ("service", &record.service),
+            Row::InstanceGone(identity) => ("instance", identity),
+            Row::Instance(record) => ("instance", &record.identity),
+            Row::PullOutGone(identity) => ("pull_out", identity),
+            Row::PullOut(record) => ("pull_out", &record.identity),
+        }
+    }
 }
 
 impl RegistryDelta {
-    /// How many rows it is. None is still a set: it tells the epoch and the version.
-    pub fn rows(&self) -> usize {
-        self.forgotten.len()
-            + self.services.len()
-            + self.upserts.len()
-            + self.deletes.len()
-            + self.pull_outs.len()
-            + self.pull_ins.len()
-    }
-
     /// Cuts it into two sets of about as many rows.
     pub fn halves(mut self) -> (RegistryDelta, RegistryDelta) {
-        let mut first = RegistryDelta {
-            epoch: self.epoch.clone(),
-            version: self.version,
-            revision_floor: self.revision_floor,
-            ..RegistryDelta::default()
-        };
-        let mut room = self.rows() / 2;
-        first.forgotten = cut(&mut self.forgotten, &mut room);
-        first.services = cut(&mut self.services, &mut room);
-        first.pull_outs = cut(&mut self.pull_outs, &mut room);
-        first.pull_ins = cut(&mut self.pull_ins, &mut room);
-        first.upserts = cut(&mut self.upserts, &mut room);
-        first.deletes = cut(&mut self.deletes, &mut room);
-        (first, self)
+        let rows = self.rows.split_off(self.rows.len() / 2);
+        let RegistryDelta { version, revision_floor, .. } = self;
+        let second = RegistryDelta { epoch: self.epoch.clone(), version, revision_floor, rows };
+        (self, second)
     }
-
-    /// The key of each row: its table, and its key there.
-    pub fn keys(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let forgotten = self.forgotten.iter().map(|name| ("service", &**name));
-        let services = self.services.iter().map(|one| ("service", &*one.service));
-        let upserts = self.upserts.iter().map(|one| ("instance", &*one.identity));
-        let deletes = self.deletes.iter().map(|identity| ("instance", &**identity));
-        let pull_outs = self.pull_outs.iter().map(|one| ("pull_out", &*one.identity));
-        let pull_ins = self.pull_ins.iter().map(|identity| ("pull_out", &**identity));
-        forgotten.chain(services).chain(upserts).chain(deletes).chain(pull_outs).chain(pull_ins)
-    }
-}
-
-/// Takes rows from the front, as many as there is room for.
-fn cut<T>(rows: &mut Vec<T>, room: &mut usize) -> Vec<T> {
-    let count = rows.len().min(*room);
-    *room -= count;
-    let rest = rows.split_off(count);
-    std::mem::replace(rows, rest)
 }
 
 /// How much goes to the store in one set.

@@ -1,6 +1,4 @@
 //! Services as readers and followers get them: whole, or the changes between two revisions.
-//!
-//! Imports `id` and `wire`. Imported by `state`, `mailbox`, `shard`, `control`, `http` and `server`.
 
 use std::sync::Arc;
 

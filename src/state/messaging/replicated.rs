@@ -15,11 +15,6 @@
 //! * Followers get a channel's messages in the order of their offsets, each once.
 //! * A publisher's answer stands among a channel's messages exactly where its own message does.
 //! * A channel without followers here costs this node nothing.
-//!
-//! Part of `state::messaging`.
-
-#[cfg(test)]
-mod tests;
 
 use super::commands::Publisher;
 use super::{Aim, Attempt};

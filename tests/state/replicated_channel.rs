@@ -1,25 +1,30 @@
 //! A replicated channel at one node, against what Redis answers. The simulation has several nodes, and
 //! a Redis that loses messages, answers and channels.
-//!
-//! Part of `state::messaging::replicated`.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use fanfare::internals::clock::Moment;
+use fanfare::internals::id::{ChannelName, ConnId, ShardId, Slot, Topic};
+use fanfare::internals::limits;
+use fanfare::internals::state::backplane::{
+    BackplaneRequest, BackplaneResponse, ChannelMessage, ChannelState, MessagePosition,
+    SequencedMessage,
+};
+use fanfare::internals::state::command::Ask as _;
+use fanfare::internals::state::effect::{Condition, Continuation, Effect, Message, Waited};
+use fanfare::internals::state::entry::ChannelEntry;
+use fanfare::internals::state::messaging::aim::Aimed;
+use fanfare::internals::state::messaging::commands::{
+    Follow, Opened, Publish, Publisher, Unfollow,
+};
+use fanfare::internals::state::{State, lone_node};
+use fanfare::internals::wire::talk::Publication;
+use fanfare::internals::wire::{frame, message};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::*;
-use crate::id::{ShardId, Slot};
-use crate::state::backplane::{BackplaneRequest, BackplaneResponse};
-use crate::state::command::Ask as _;
-use crate::state::effect::{Continuation, Message};
-use crate::state::lone_node;
-use crate::state::messaging::aim::Aimed;
-use crate::state::messaging::commands::{Follow, Publish, Unfollow};
-use crate::state::people::Opened;
-use crate::wire::frame;
-use crate::wire::talk::Publication;
+use super::node::item;
 
 const EPOCH: &str = "redis";
 
@@ -204,13 +209,26 @@ fn what_comes_while_the_history_is_read_is_not_lost() {
 #[test]
 fn an_older_answer_sets_nothing_back() {
     let mut world = World::new();
+    let follow = || Follow { conn: conn(), channel: name(), since: None }.unanswered();
+    let delete = |world: &mut World, number| {
+        world.node.apply_logged(item(number, ChannelEntry::Delete(name())), now());
+    };
+    delete(&mut world, 1);
+    world.settle();
+    // Read for somebody who has left by the time the answer comes.
+    world.node.apply(follow(), now());
+    world.carry_out();
+    let (request, rest) = world.requests.pop_front().expect("the channel is read");
+    let older = world.answer(request);
+    delete(&mut world, 2);
+    world.carry_out();
+    world.node.apply(follow(), now());
+    world.settle();
     for _ in 0..3 {
         world.publish();
         world.settle();
     }
-    // As of the first time that it was read, for somebody who had left by then.
-    let found = ChannelState { epoch: EPOCH.into(), offset: 0, kept: Vec::new() };
-    world.node.attached((&name(), &Epoch::new(EPOCH)), Ok(Some(found)), now());
+    world.node.resume(rest, older, now());
     world.publish();
     world.settle();
     assert_eq!((&world.seen[..], world.resets.len()), (&[1, 2, 3, 4][..], 0));

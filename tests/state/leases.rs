@@ -1,13 +1,15 @@
 //! Leases at one node of several, entry by entry. What the nodes come to together is for the simulation.
-//!
-//! Part of `state::registry::lease`.
 
-use super::*;
-use crate::state::entry::{Bounds, Entry, LogItem, RegistryEntry};
-use crate::state::registry::commands::Heartbeat;
-use crate::state::snapshot::Snapshot;
-use crate::state::{State, lone_node};
-use crate::wire::instance::{Instance, Registration};
+use fanfare::internals::clock::Moment;
+use fanfare::internals::id::{InstanceIdentity, ServiceName};
+use fanfare::internals::limits;
+use fanfare::internals::state::entry::{Bounds, Entry, LogItem, RegistryEntry};
+use fanfare::internals::state::registry::commands::Heartbeat;
+use fanfare::internals::state::snapshot::Snapshot;
+use fanfare::internals::state::{State, lone_node};
+use fanfare::internals::wire::instance::Registration;
+
+use super::node::instance;
 
 const STEP_MS: u64 = 20;
 const LEASE_MS: u64 = 4_000;
@@ -15,9 +17,7 @@ const BOUNDS: Bounds =
     Bounds { instances_max: 8, services_max: 8, instances_bytes_max: usize::MAX };
 
 fn registration() -> Registration {
-    let text = r#"{"serviceId":"s0","instanceId":"m0"}"#;
-    let instance: Instance = serde_json::from_str(text).expect("an instance");
-    Registration { lease_ttl_ms: Some(LEASE_MS), ..instance.register().expect("it is valid") }
+    Registration { lease_ttl_ms: Some(LEASE_MS), ..instance("s0", "m0", "") }
 }
 
 /// One node, and a log that it alone reads.
@@ -115,10 +115,10 @@ fn a_node_that_began_anew_renews_its_leases_through_the_log() {
     let empty = node.state.snapshot();
     let identity = node.register("a");
     // Be its lease in the entries behind the snapshot, or in the snapshot.
-    for snapshot in [empty, None] {
+    for snapshot in [Some(empty), None] {
         node.contact(node.entries());
         assert!(node.renews(&identity));
-        let snapshot = snapshot.or_else(|| node.state.snapshot()).expect("it is one of several");
+        let snapshot = snapshot.unwrap_or_else(|| node.state.snapshot());
         node.install_snapshot(&snapshot);
         assert!(!node.renews(&identity), "with {} entries in the snapshot", snapshot.sequence);
         node.read("a", 0, RegistryEntry::Renew(vec![identity.clone()]));
@@ -138,9 +138,9 @@ fn a_node_that_is_behind_for_long_is_cut_off() {
     };
     node.contact(node.entries());
     assert!(!is_degraded(&mut node));
-    for _ in 0..=limits::CLUSTER_CONTACT_MS / limits::CLUSTER_BEAT_MS {
+    for _ in 0..=limits::CLUSTER_CONTACT_MS / limits::CLUSTER_HEARTBEAT_MS {
         assert!(!is_degraded(&mut node), "it may be that it is only late");
-        node.now.unix_ms += limits::CLUSTER_BEAT_MS;
+        node.now.unix_ms += limits::CLUSTER_HEARTBEAT_MS;
         node.contact(node.entries() + 1);
     }
     assert!(is_degraded(&mut node));
@@ -157,7 +157,7 @@ fn a_node_that_is_behind_renews_nothing_by_itself() {
     let mut node = Alone::start();
     let identity = node.register("a");
     assert!(node.renews(&identity));
-    let snapshot = node.state.snapshot().expect("it is one of several");
+    let snapshot = node.state.snapshot();
     node.contact(node.entries() + 2);
     assert!(!node.renews(&identity), "somebody may have taken it over");
     // Nor does one that begins from a snapshot, until it has read what was there at its last contact.
