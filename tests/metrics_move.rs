@@ -23,6 +23,7 @@ use socket2::{Domain, Socket, Type};
 use sqlx::{Connection as _, Executor as _};
 
 use fanfare_test_support::proxy::{Fault, FaultyProxy};
+use fanfare_test_support::raw::Raw;
 use fanfare_test_support::redis::Redis;
 use fanfare_test_support::{Client, Server, eventually, instance, instances, token, with};
 
@@ -31,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 /// What moves on a server that is alone.
 const ALONE: &[&str] = &[
+    "fanfare_artemis_change_sockets",
+    "fanfare_artemis_heartbeat_sockets",
     "fanfare_blocked_writes_total",
     "fanfare_channel_history_bytes",
     "fanfare_channels",
@@ -277,6 +280,16 @@ fn every_metric_of_a_server_that_is_alone_moves() {
         || server.register(&[instance("orders", "one")]),
     );
     ann.expect("service_change");
+    let artemis = step.step(
+        &server,
+        "sockets of Artemis' clients",
+        &["fanfare_artemis_change_sockets", "fanfare_artemis_heartbeat_sockets"],
+        || {
+            ["/ws/discovery/instance-change", "/ws/registry/heartbeat"]
+                .map(|path| Raw::open(server.address(), path))
+        },
+    );
+    drop(artemis);
     step.step(&server, "a large batch", &["fanfare_control_hold_seconds_peak"], || {
         server.register(&instances("crowd", 4_000));
     });

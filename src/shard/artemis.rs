@@ -287,7 +287,8 @@ impl<S: Socket> Shard<S> {
             return self.push_control(slot, frame);
         }
         let generation = self.conns[slot.index()].id.generation;
-        let due_ms = self.now.unix_ms + limits::ARTEMIS_PONG_MS;
+        // The time of a turn is cut to a millisecond.
+        let due_ms = self.now.unix_ms + limits::ARTEMIS_PONG_MS + 1;
         self.late_pongs.push_back(LatePong { due_ms, slot, generation, frame });
     }
 

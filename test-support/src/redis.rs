@@ -141,9 +141,16 @@ impl Redis {
         primary.order(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
         let port = primary.port.to_string();
         assert_eq!(self.order(&["REPLICAOF", "127.0.0.1", &port]), "+OK");
+        self.catch_up(primary);
+    }
+
+    /// Waits until it has all that its primary had when this was called. `WAIT` does not tell: it asks for
+    /// what its own connection wrote, and each command here has a connection of its own.
+    pub fn catch_up(&self, primary: &Redis) {
+        let mark = format!("fanfare-test:{}", primary.ask(&["INCR", "fanfare-test:step"]));
+        primary.order(&["SET", &mark, "1"]);
         eventually("the replica is in step", Duration::from_secs(20), || {
-            primary.order(&["SET", "fanfare-test:step", "1"]);
-            primary.ask(&["WAIT", "1", "1000"]) == 1
+            self.ask(&["EXISTS", &mark]) == 1
         });
     }
 
