@@ -52,6 +52,14 @@ fn tokens_and_passwords_are_not_in_a_log_of_json() {
 }
 
 /// With the access log, and every line of the server's own.
+/// What makes a request an upgrade.
+const UPGRADE: [(&str, &str); 4] = [
+    ("Upgrade", "websocket"),
+    ("Connection", "Upgrade"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
 fn are_not_in_the_log(format: &str) {
     let flags = ["--jwt-secret", SECRET, "--auth", "required", "--registration", "open"];
     let shown = ["--log-format", format, "--access-log", "on"];
@@ -73,13 +81,7 @@ fn are_not_in_the_log(format: &str) {
             ["/ws", "/ws/news", "/ws/echo", "/ws/online", "/api/status/node.json", "/nowhere"]
         {
             let query = format!("{path}?token={one}");
-            let upgrade = [
-                ("Upgrade", "websocket"),
-                ("Connection", "Upgrade"),
-                ("Sec-WebSocket-Version", "13"),
-                ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-            ];
-            for headers in [&upgrade[..], &[]] {
+            for headers in [&UPGRADE[..], &[]] {
                 open(&server, &query, headers);
                 // Before a path, as Artemis' clients have it, and below one that is not there.
                 open(&server, &format!("/t/{one}{path}"), headers);
