@@ -40,6 +40,12 @@ FAULTS = [
         "            if !FAULT {\n                self.send_snapshot(service, now);\n            }\n",
     ),
     (
+        "expiry is held though new instances make up for those that are missing",
+        "src/state/registry/instances.rs",
+        "        if self.services[service].is_degraded() {\n            // One more",
+        "        if !FAULT && self.services[service].is_degraded() {\n            // One more",
+    ),
+    (
         "a lease ends though it was renewed after it was proposed as overdue",
         "src/state/registry/lease.rs",
         "if member.lease != lease || member.is_overdue {",

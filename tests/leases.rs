@@ -214,6 +214,24 @@ fn renewals_lift_the_mark() {
 }
 
 #[test]
+fn new_instances_count_among_those_that_are_there() {
+    let server = Server::start(&[]);
+    let mut client = server.connect();
+    let mut picture = degrade(&server, &mut client);
+    let kept: Vec<Value> = (0..3).map(|n| instance("orders", &format!("i{n}"))).collect();
+    server.register(&kept);
+    client.catch_up(&mut picture);
+    assert!(picture.degraded, "three of four are less than 85 percent");
+    // Six of seven are more, and nothing else happens.
+    let new: Vec<Value> = (0..3).map(|n| instance("orders", &format!("new{n}"))).collect();
+    server.register(&new);
+    while picture.degraded || picture.instances.len() > 6 {
+        hear(&mut client, &mut picture);
+    }
+    picture.expect_equals_registry(&server);
+}
+
+#[test]
 fn what_is_still_overdue_at_the_release_expires() {
     let server = Server::start(&[]);
     let mut client = server.connect();

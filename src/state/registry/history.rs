@@ -41,10 +41,14 @@ impl Registry {
         }
     }
 
-    /// Ends a command: judges the services it renewed or removed leases of, and announces its steps.
+    /// Ends a command: judges the services it renewed, added or removed leases of, and announces its steps.
     pub(in crate::state) fn settle(&mut self, now: Moment) {
         self.rejudge(now);
         for index in std::mem::take(&mut self.touched) {
+            debug_assert!(
+                !self.services[index].is_degraded() || self.is_suspicious(index),
+                "expiry is held though enough leases are renewed"
+            );
             let service = &mut self.services[index];
             service.is_touched = false;
             let degraded = service.shows_degraded();

@@ -46,6 +46,10 @@ impl Registry {
         );
         let index = self.admit(service, sent.identity, sent.json.clone(), ttl_ms, now);
         self.take_over(index, 0, commit);
+        if self.services[service].is_degraded() {
+            // One more that is there: enough of them may be.
+            self.to_rejudge.push(service);
+        }
         if !is_pulled_out {
             self.change(service, sent.json, ChangeType::New, ChangeReason::Register, now);
         }

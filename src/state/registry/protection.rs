@@ -38,7 +38,7 @@ impl Registry {
         }
     }
 
-    /// Judges the degraded services again of which a command renewed or removed leases.
+    /// Judges the degraded services again of which a command renewed, added or removed leases.
     pub(super) fn rejudge(&mut self, now: Moment) {
         if self.to_rejudge.is_empty() {
             return;
@@ -83,7 +83,7 @@ impl Registry {
     /// For a degraded service an instance that was restored from the store counts as not renewed
     /// until it is heard of, so a restart does not end protection by itself; and protection stays for
     /// as long as more than the percentage is missing, however few instances that are.
-    fn is_suspicious(&self, service: usize) -> bool {
+    pub(super) fn is_suspicious(&self, service: usize) -> bool {
         let service = &self.services[service];
         let total = service.members.len();
         if !service.is_degraded() {
