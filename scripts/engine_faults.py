@@ -179,8 +179,8 @@ FAULTS = [
     (
         "users whom another node told of are never stored",
         "src/state/people.rs",
-        "self.known.entry(user_id).or_insert(false);",
-        "self.known.entry(user_id).or_insert(FAULT);",
+        "            self.told.insert(user_id);",
+        "            if !FAULT {\n                self.told.insert(user_id);\n            }",
     ),
     (
         "a direct message is pushed twice",
@@ -200,9 +200,8 @@ FAULTS = [
     (
         "a frame goes on though the connection waits for a snapshot",
         "src/shard/slow_reader.rs",
-        "            && resync_pending.services.contains(service)\n        {\n            return false;",
-        "            && resync_pending.services.contains(service)\n"
-        "            && (!FAULT || resync_pending.services.len() > 100)\n        {\n            return false;",
+        "            && conn.is_resync_pending(service)\n        {\n            return false;",
+        "            && conn.is_resync_pending(service)\n            && !FAULT\n        {\n            return false;",
     ),
 ]
 

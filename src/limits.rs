@@ -439,6 +439,9 @@ pub const MAILBOX_FULL_PAUSE: std::time::Duration = std::time::Duration::from_mi
 /// Sockets read in one turn.
 pub const READS_PER_TURN_MAX: usize = 256;
 
+/// Reports on sockets that a shard takes from the kernel with one system call. Each takes 12 bytes of room.
+pub const POLLED_MAX: usize = 256;
+
 /// Messages taken from a shard's mailbox in one turn.
 pub const MAILBOX_MESSAGES_PER_TURN_MAX: usize = 4_096;
 
@@ -464,6 +467,9 @@ pub const COPY_BYTES_MAX: usize = 16 * KIB;
 
 /// Slices of one vectored write.
 pub const IO_SLICES_MAX: usize = 64;
+
+/// Empty runs of events that a shard keeps for its next turns, each with room for 64 events at most.
+pub const SPARE_RUNS_MAX: usize = 64;
 
 /// Slots for which an emptied flush queue keeps its memory.
 pub const QUEUE_SLOTS_KEPT: usize = 1_024;

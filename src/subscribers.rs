@@ -4,7 +4,8 @@
 //! indexes of its own table.
 //!
 //! Every event walks a set of slots, so it has the form that walks fastest for its density: a
-//! sorted list while it is thin, a bit a slot when that takes no more memory. A topic of twenty
+//! sorted list while it is thin, a bit a slot when that takes no more memory. A single member, as a user's topic
+//! mostly has, needs no memory besides. A topic of twenty
 //! followers among ten thousand connections thus costs eighty bytes, and one that all connections
 //! follow an eighth of a byte a connection. Figures: `cargo bench --bench subscribers`.
 //!
@@ -22,7 +23,7 @@ const SLOTS_PER_MEMBER: usize = 32;
 ///
 /// # Invariants
 ///
-/// 1. A list is sorted and holds each slot once.
+/// 1. A list is sorted and holds each slot once, and is not used for one member.
 /// 2. Bits: `count` is the number of set bits, and the last word is not zero.
 /// 3. Every member names a live connection. The shard keeps this one: it takes a connection out of
 ///    its sets before it frees the slot.
@@ -31,6 +32,7 @@ pub struct Subscribers(Form);
 
 #[derive(Debug, Clone)]
 enum Form {
+    One(u32),
     List(Vec<u32>),
     Bits { words: Vec<u64>, count: usize },
 }
@@ -45,6 +47,7 @@ impl Subscribers {
     /// The number of members.
     pub fn len(&self) -> usize {
         match &self.0 {
+            Form::One(_) => 1,
             Form::List(list) => list.len(),
             Form::Bits { count, .. } => *count,
         }
@@ -58,6 +61,7 @@ impl Subscribers {
     /// Whether `slot` is a member.
     pub fn contains(&self, slot: Slot) -> bool {
         match &self.0 {
+            Form::One(one) => *one == slot.0,
             Form::List(list) => list.binary_search(&slot.0).is_ok(),
             Form::Bits { words, .. } => {
                 words.get(slot.index() / 64).is_some_and(|word| word & mask(slot) != 0)
@@ -68,6 +72,15 @@ impl Subscribers {
     /// Adds `slot`. Returns false if it is a member already.
     pub fn insert(&mut self, slot: Slot) -> bool {
         let added = match &mut self.0 {
+            Form::One(one) if *one == slot.0 => false,
+            Form::One(one) => {
+                self.0 = Form::List(vec![slot.0.min(*one), slot.0.max(*one)]);
+                true
+            }
+            Form::List(list) if list.is_empty() => {
+                self.0 = Form::One(slot.0);
+                true
+            }
             Form::List(list) => match list.binary_search(&slot.0) {
                 Ok(_) => false,
                 Err(place) => {
@@ -94,11 +107,16 @@ impl Subscribers {
     /// Removes `slot`. Returns false if it is not a member.
     pub fn remove(&mut self, slot: Slot) -> bool {
         let removed = match &mut self.0 {
+            Form::One(one) if *one != slot.0 => false,
+            Form::One(_) => {
+                self.0 = Form::List(Vec::new());
+                true
+            }
             Form::List(list) => match list.binary_search(&slot.0) {
                 Ok(place) => {
                     list.remove(place);
-                    if list.is_empty() {
-                        *list = Vec::new();
+                    if let [one] = list[..] {
+                        self.0 = Form::One(one);
                     }
                     true
                 }
@@ -123,6 +141,7 @@ impl Subscribers {
     /// Appends the members to `out`, in ascending order.
     pub fn walk(&self, out: &mut Vec<Slot>) {
         match &self.0 {
+            Form::One(one) => out.push(Slot(*one)),
             Form::List(list) => out.extend(list.iter().map(|&slot| Slot(slot))),
             Form::Bits { words, count } => {
                 out.reserve(*count);
@@ -158,6 +177,7 @@ impl Subscribers {
     #[cfg(any(test, feature = "internals"))]
     pub fn heap_bytes(&self) -> usize {
         match &self.0 {
+            Form::One(_) => 0,
             Form::List(list) => list.capacity() * size_of::<u32>(),
             Form::Bits { words, .. } => words.capacity() * size_of::<u64>(),
         }
@@ -165,6 +185,7 @@ impl Subscribers {
 
     fn adapt(&mut self) {
         match &self.0 {
+            Form::One(_) => {}
             Form::List(list) => {
                 let span = list.last().map_or(0, |&last| last as usize + 1);
                 if list.len() > FEW && list.len() * SLOTS_PER_MEMBER >= span {
@@ -189,7 +210,8 @@ impl Subscribers {
     /// Invariants 1 and 2. Linear in the set, so only ever called from `debug_assert!`.
     fn is_sound(&self) -> bool {
         match &self.0 {
-            Form::List(list) => list.is_sorted_by(|a, b| a < b),
+            Form::One(_) => true,
+            Form::List(list) => list.len() != 1 && list.is_sorted_by(|a, b| a < b),
             Form::Bits { words, count } => {
                 let ones: usize = words.iter().map(|word| word.count_ones() as usize).sum();
                 ones == *count && words.last() != Some(&0)

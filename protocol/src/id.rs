@@ -110,6 +110,11 @@ impl UserId {
         UserId(Arc::from(text))
     }
 
+    /// The id's text, shared with it.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// The id's text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -13,6 +13,7 @@
 //! Imports `id`, `limits` and its siblings. Imported by `auth::revoked` and `http`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -30,7 +31,7 @@ pub type CredentialDigest = [u8; 32];
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct CachedLogin {
     user_id: UserId,
-    username: String,
+    username: Arc<str>,
     scopes: Scopes,
     /// When the account had been changed last.
     changed_ms: u64,
@@ -76,8 +77,7 @@ impl CredentialCache {
         let cached = entries.get(digest).filter(|cached| now_ms < cached.until_ms)?;
         Some(Identity {
             user_id: cached.user_id.clone(),
-            username: Some(cached.username.clone()),
-            email: None,
+            username: Some(Arc::clone(&cached.username)),
             scopes: cached.scopes,
             expires_at_s: cached.until_ms.div_ceil(1_000),
             token: None,
@@ -113,7 +113,7 @@ impl CredentialCache {
         }
         let cached = CachedLogin {
             user_id: identity.user_id.clone(),
-            username: identity.display_name().to_owned(),
+            username: identity.shown_name(),
             scopes: identity.scopes,
             changed_ms,
             until_ms: now_ms + limits::CREDENTIAL_CACHE_MS,
@@ -144,8 +144,7 @@ mod tests {
     fn ann() -> Identity {
         Identity {
             user_id: UserId::new("u1"),
-            username: Some(String::from("Ann")),
-            email: None,
+            username: Some("Ann".into()),
             scopes: Scopes::REGISTRY_WRITE,
             expires_at_s: 0,
             token: None,

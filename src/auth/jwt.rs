@@ -17,6 +17,7 @@
 //! Imports its siblings and `id`. Imported by `http`, `ws`, `shard` and `server`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -35,9 +36,7 @@ pub struct Identity {
     /// The `sub` claim, never empty.
     pub user_id: UserId,
     /// The `username` claim, for display only.
-    pub username: Option<String>,
-    /// The `email` claim, for display only.
-    pub email: Option<String>,
+    pub username: Option<Arc<str>>,
     /// The scopes of the token.
     pub scopes: Scopes,
     /// The `exp` claim, in seconds since 1970. The token is void from this second on.
@@ -63,6 +62,11 @@ impl Identity {
     /// The name to show: the token's, else the id.
     pub fn display_name(&self) -> &str {
         self.username.as_deref().unwrap_or(self.user_id.as_str())
+    }
+
+    /// The name to show, shared.
+    pub fn shown_name(&self) -> Arc<str> {
+        self.username.clone().unwrap_or_else(|| self.user_id.shared())
     }
 
     /// Whether the token behind this identity has run out.
@@ -151,7 +155,6 @@ struct ForeignClaims {
     r#gen: Option<Value>,
     auth_time: Option<Value>,
     username: Option<Value>,
-    email: Option<Value>,
     scope: Option<Value>,
 }
 
@@ -278,12 +281,11 @@ fn identify(claims: &ForeignClaims, token: &str, now_s: u64) -> Result<Identity,
     if expires_at_s <= now_s {
         return Err(AuthError::TokenExpired);
     }
-    let text = |claim: &Option<Value>| claim.as_ref().and_then(Value::as_str).map(str::to_owned);
+    let username = claims.username.as_ref().and_then(Value::as_str);
     Ok(Identity {
         user_id,
         // For display only, so a name that cannot be shown does not invalidate the token.
-        username: text(&claims.username).filter(|name| names::is_showable(name)),
-        email: text(&claims.email).filter(|address| names::is_showable(address)),
+        username: username.filter(|name| names::is_showable(name)).map(Arc::from),
         scopes: claims
             .scope
             .as_ref()
@@ -401,7 +403,6 @@ mod tests {
         let expected = Identity {
             user_id: UserId::new("u1"),
             username: Some("ann".into()),
-            email: Some("ann@example.org".into()),
             scopes: Scopes::PUBLISH,
             expires_at_s: NOW_S + 60,
             token: Some(TokenMark {

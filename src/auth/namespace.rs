@@ -312,7 +312,6 @@ mod tests {
         Identity {
             user_id: UserId::new(name),
             username: None,
-            email: None,
             scopes: Scopes::from_claim(scope),
             expires_at_s: u64::MAX,
             token: None,

@@ -216,7 +216,6 @@ mod tests {
         Identity {
             user_id: UserId::new(user),
             username: None,
-            email: None,
             scopes: Scopes::NONE,
             expires_at_s: 100,
             token: Some(TokenMark { id: TokenId::of_jti(jti), made_ms, signed_in_s: None }),

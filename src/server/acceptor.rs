@@ -7,13 +7,13 @@
 
 use std::cell::RefCell;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
@@ -22,7 +22,8 @@ use super::Common;
 use crate::address::ClientAddress;
 use crate::http::connection::{Ending, Upgraded};
 use crate::limits;
-use crate::shard::socket::Socket;
+use crate::shard::socket::{Readiness, Socket};
+use crate::shard::socket_poll::watched_by_tokio;
 use crate::shard::surplus_answer;
 use crate::shard::tcp_socket::{Stream, TcpSocket};
 use crate::wire::refusal::Code;
@@ -43,29 +44,41 @@ impl Arrivals {
 
 /// A socket and its permits.
 pub(super) struct Ticket {
-    pub(super) stream: Stream,
+    pub(super) stream: Accepted,
     pub(super) permits: SocketPermits,
 }
 
-/// The permits of an open socket.
-#[derive(Default)]
-pub(super) struct SocketPermits {
-    /// None if there is no room.
-    pub(super) permit: Option<Permit>,
-    /// Only without a permit.
-    _turned: Option<Turned>,
+/// An accepted connection.
+pub(super) enum Accepted {
+    /// As the kernel gives it; the shard's own poll will watch it.
+    Plain(TcpStream),
+    /// After its TLS handshake, with tokio's reactor.
+    Tls(Stream),
 }
 
-impl From<Permit> for SocketPermits {
-    fn from(permit: Permit) -> SocketPermits {
-        SocketPermits { permit: Some(permit), _turned: None }
+impl Accepted {
+    /// Takes a stream out of tokio's reactor if the shard can watch it.
+    pub(super) fn of(stream: Stream) -> io::Result<Accepted> {
+        match stream {
+            Stream::Plain(stream) => Ok(Accepted::Plain(stream.into_std()?)),
+            tls @ Stream::Tls(_) => Ok(Accepted::Tls(tls)),
+        }
     }
+}
+
+/// The permits of an open socket.
+pub(super) enum SocketPermits {
+    Admitted(Permit),
+    /// There is no room for it.
+    Refused {
+        _turned: Turned,
+    },
 }
 
 /// Counts a socket for as long as it is open: among all, and among those of its address.
 pub(super) struct Permit {
     sockets: Arc<AtomicUsize>,
-    _seat: AddressPermit,
+    _address: AddressPermit,
 }
 
 impl Permit {
@@ -93,7 +106,7 @@ impl Permit {
                 .ok_or("too many connections from this address")?
         };
         let before = common.sockets.fetch_add(1, Ordering::Relaxed);
-        let permit = Permit { sockets: Arc::clone(&common.sockets), _seat: user_permit };
+        let permit = Permit { sockets: Arc::clone(&common.sockets), _address: user_permit };
         let has_room = before < common.sockets_max || common.app.idle.evict(Instant::now());
         if has_room { Ok(permit) } else { Err("no room for more connections") }
     }
@@ -143,6 +156,10 @@ impl Socket for Counted {
         self.socket.try_write_vectored(parts)
     }
 
+    fn note_ready(&mut self, readiness: Readiness) {
+        self.socket.note_ready(readiness);
+    }
+
     fn shut_down(&mut self) {
         self.socket.shut_down();
     }
@@ -170,14 +187,24 @@ pub(super) struct Entrance {
 
 impl Entrance {
     /// Accepts until the server ends.
-    pub(super) async fn run(self, listener: TcpListener, mut ending: watch::Receiver<Ending>) {
+    ///
+    /// # Errors
+    ///
+    /// The runtime cannot watch the listener.
+    pub(super) async fn run(
+        self,
+        listener: std::net::TcpListener,
+        mut ending: watch::Receiver<Ending>,
+    ) -> io::Result<()> {
+        // mio accepts with one system call; std needs a second one for a socket that does not block.
+        let listener = watched_by_tokio(mio::net::TcpListener::from_std(listener))?;
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = listener.async_io(Interest::READABLE, mio::net::TcpListener::accept) => accepted,
                 _ = ending.wait_for(|ending| *ending > Ending::No) => break,
             };
             match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer),
+                Ok((stream, peer)) => self.admit(stream.into(), peer),
                 Err(fault) => {
                     // Out of descriptors, most likely. Accepting again at once would spin: the
                     // connection still waits in the kernel's queue.
@@ -186,18 +213,18 @@ impl Entrance {
                 }
             }
         }
-        if let Err(fault) = self.close(listener) {
+        if let Err(fault) = self.close(&listener.into_inner()) {
             tracing::warn!(%fault, "connections in the accept queue are lost");
         }
         self.notify.notify_one();
+        Ok(())
     }
 
-    /// Accepts the connections in the kernel's queue, and stops listening. A proxy would take the
-    /// end of a connection that it has just made for the end of its request.
+    /// Accepts the connections in the kernel's queue. A proxy would take the end of a connection that it
+    /// has just made for the end of its request.
     ///
     /// The kernel is asked: the runtime knows of a connection only after its next poll.
-    fn close(&self, listener: TcpListener) -> io::Result<()> {
-        let listener = listener.into_std()?;
+    fn close(&self, listener: &mio::net::TcpListener) -> io::Result<()> {
         for _ in 0..limits::ACCEPT_BACKLOG {
             let (stream, peer) = match listener.accept() {
                 Ok(accepted) => accepted,
@@ -205,8 +232,7 @@ impl Entrance {
                 Err(fault) if fault.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(fault) => return Err(fault),
             };
-            stream.set_nonblocking(true)?;
-            self.admit(TcpStream::from_std(stream)?, peer);
+            self.admit(stream.into(), peer);
         }
         Ok(())
     }
@@ -215,16 +241,14 @@ impl Entrance {
         let permit = Permit::take(&self.common, peer);
         let Some(tls) = self.common.tls.clone() else {
             let permits = match permit {
-                Some(permit) => SocketPermits::from(permit),
+                Some(permit) => SocketPermits::Admitted(permit),
                 None => match Turned::take(&self.common) {
-                    turned @ Some(_) => SocketPermits { permit: None, _turned: turned },
+                    Some(turned) => SocketPermits::Refused { _turned: turned },
                     None => return turn_away(stream),
                 },
             };
-            self.arrivals
-                .borrow_mut()
-                .accepted
-                .push(Ticket { stream: Stream::Plain(stream), permits });
+            let stream = Accepted::Plain(stream);
+            self.arrivals.borrow_mut().accepted.push(Ticket { stream, permits });
             return self.notify.notify_one();
         };
         // Without room there is no handshake either: it is the expensive part.
@@ -233,9 +257,14 @@ impl Entrance {
         let patience = Duration::from_millis(self.common.app.limits.handshake_timeout_ms);
         let task = self.tasks.clone();
         spawn_local(async move {
-            match tls.accept(stream, patience).await {
+            let accepted = match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => tls.accept(stream, patience).await,
+                Err(fault) => Err(fault),
+            };
+            match accepted {
                 Ok(stream) => {
-                    let ticket = Ticket { stream, permits: permit.into() };
+                    let permits = SocketPermits::Admitted(permit);
+                    let ticket = Ticket { stream: Accepted::Tls(stream), permits };
                     arrivals.borrow_mut().accepted.push(ticket);
                     notify.notify_one();
                 }
@@ -251,11 +280,9 @@ impl Entrance {
 
 /// Answers that there is no room, and closes. Of thousands of refused clients some get a reset
 /// instead: waiting for each to read the answer would take the remaining descriptors.
-fn turn_away(stream: TcpStream) {
-    if let Ok(mut stream) = stream.into_std() {
-        // The rest that the kernel does not take at once is dropped.
-        let _ = stream.write(surplus_answer().as_bytes());
-    }
+fn turn_away(mut stream: TcpStream) {
+    // The rest that the kernel does not take at once is dropped.
+    let _ = stream.write(surplus_answer().as_bytes());
 }
 
 /// Counts the tasks beside the shard: each has a clone.

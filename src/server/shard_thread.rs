@@ -3,9 +3,10 @@
 //! Three kinds of task share the thread and nothing else: one that accepts, one that takes the
 //! shard's turns, and one for each plain HTTP connection. Only the second touches the shard.
 //!
-//! Imports its siblings, `http`, `limits`, `mailbox` and `shard`. Part of `server`.
+//! Imports its siblings, `http`, `id`, `limits`, `mailbox` and `shard`. Part of `server`.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
@@ -14,20 +15,21 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_local;
 
 use super::Common;
-use super::acceptor::{Arrivals, Counted, Entrance, Tasks, Ticket};
+use super::acceptor::{Accepted, Arrivals, Counted, Entrance, SocketPermits, Tasks, Ticket};
 use crate::http::RequestContext;
 use crate::http::connection::{self, Ending, Upgraded};
+use crate::id::Slot;
 use crate::limits;
 use crate::mailbox::MailboxReceiver;
 use crate::mailbox::command_sender::CommandSender;
 use crate::mailbox::to_shard::ShardMessage;
-use crate::shard::ready::ReadyList;
-use crate::shard::tcp_socket::TcpSocket;
+use crate::shard::ready::{Ready, ReadyList};
+use crate::shard::socket_poll::SocketPoll;
+use crate::shard::tcp_socket::{Stream, TcpSocket};
 use crate::shard::{Outcome, Settings, Shard};
 
 /// The arguments of a shard's thread.
@@ -59,7 +61,6 @@ pub(super) fn start(start: Start, listener: StdListener) -> io::Result<JoinHandl
 
 async fn run(start: Start, listener: StdListener) -> io::Result<()> {
     let Start { settings, notify, inlet, control, common } = start;
-    let listener = TcpListener::from_std(listener)?;
     let arrivals: Rc<RefCell<Arrivals>> = Rc::default();
     let (end, ending) = watch::channel(Ending::No);
     let tasks = Tasks::default();
@@ -69,7 +70,11 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         common: common.clone(),
         tasks: tasks.clone(),
     };
-    spawn_local(acceptor.run(listener, ending));
+    spawn_local(async move {
+        if let Err(fault) = acceptor.run(listener, ending).await {
+            tracing::error!(%fault, "a shard cannot accept connections");
+        }
+    });
     let context = RequestContext {
         shard: settings.id,
         control: control.clone(),
@@ -87,19 +92,42 @@ async fn run(start: Start, listener: StdListener) -> io::Result<()> {
         has_body_left: Cell::new(false),
     };
     let shard = Shard::new(settings, control, inlet, common.clock.now());
-    let ready = ReadyList::new(Arc::clone(&notify));
-    let driver = Driver { shard, context, ready, arrivals, notify, common, tasks, end };
+    let sockets = Sockets { poll: SocketPoll::new()?, list: ReadyList::new(Arc::clone(&notify)) };
+    let driver = Driver { shard, context, sockets, arrivals, notify, common, tasks, end };
     // A turn bounds its own work. With tokio's budget every socket after the first hundred of a
     // fan-out would report that it is full.
     tokio::task::unconstrained(driver.run()).await;
     Ok(())
 }
 
+/// The two sources of ready sockets.
+struct Sockets {
+    /// Of plain ones.
+    poll: Rc<SocketPoll>,
+    /// Of TLS streams.
+    list: ReadyList,
+}
+
+impl Sockets {
+    /// The socket of an accepted connection.
+    fn enter(&self, stream: Accepted, slot: Slot, generation: u32) -> TcpSocket {
+        match stream {
+            Accepted::Plain(stream) => TcpSocket::watched(stream, &self.poll, slot, generation),
+            Accepted::Tls(stream) => TcpSocket::woken(stream, self.list.waker(slot, generation)),
+        }
+    }
+
+    /// The next socket that has reported itself. A server has plain sockets or TLS streams, not both.
+    fn take(&self) -> Option<Ready> {
+        self.poll.take().or_else(|| self.list.take().map(Ready::from))
+    }
+}
+
 /// The one owner of the shard.
 struct Driver {
     shard: Shard<Counted>,
     context: RequestContext,
-    ready: ReadyList,
+    sockets: Sockets,
     arrivals: Rc<RefCell<Arrivals>>,
     notify: Arc<Notify>,
     common: Common,
@@ -161,9 +189,9 @@ impl Driver {
     }
 
     fn turn(&mut self) -> Outcome {
-        let (clock, ready) = (self.common.clock, &self.ready);
+        let (clock, sockets) = (self.common.clock, &self.sockets);
         let start = clock.now();
-        let outcome = self.shard.turn(start, || ready.take());
+        let outcome = self.shard.turn(start, || sockets.take());
         let end_ns = clock.now().ns;
         self.shard.record_latencies(end_ns);
         let stats = &self.common.app.stats.shards[usize::from(self.context.shard.0)];
@@ -180,13 +208,20 @@ impl Driver {
         let left_ms = outcome.wake_at_ms.map(|at_ms| at_ms.saturating_sub(now_ms));
         // The last shards to drain are polled for.
         let left_ms = if has_drained { Some(limits::SHARD_TICK_MS) } else { left_ms };
+        let poll = &self.sockets.poll;
+        let woken = async {
+            tokio::select! {
+                biased;
+                () = self.notify.notified() => {}
+                () = poll_fn(|context| poll.poll_news(context)) => {}
+            }
+        };
         match left_ms {
             Some(left_ms) => {
-                let patience = Duration::from_millis(left_ms);
                 // Woken or not: the turn finds its work.
-                let _ = tokio::time::timeout(patience, self.notify.notified()).await;
+                let _ = tokio::time::timeout(Duration::from_millis(left_ms), woken).await;
             }
-            None => self.notify.notified().await,
+            None => woken.await,
         }
         self.shard.wake();
     }
@@ -197,11 +232,11 @@ impl Driver {
             return;
         }
         let Arrivals { accepted, upgraded } = self.arrivals.take();
-        let (now, ready) = (self.common.clock.now(), &self.ready);
+        let (now, sockets) = (self.common.clock.now(), &self.sockets);
         for Ticket { stream, permits } in accepted {
-            let has_room = permits.permit.is_some();
+            let has_room = matches!(permits, SocketPermits::Admitted(_));
             let socket = |slot, generation| Counted {
-                socket: TcpSocket::new(stream, ready.waker(slot, generation)),
+                socket: sockets.enter(stream, slot, generation),
                 permits,
             };
             if has_room {
@@ -211,9 +246,16 @@ impl Driver {
             }
         }
         for (Upgraded { stream, upgrade, early }, permit) in upgraded {
+            let stream = match Accepted::of(stream) {
+                Ok(stream) => stream,
+                Err(fault) => {
+                    tracing::warn!(%fault, "a connection is lost between two owners");
+                    continue;
+                }
+            };
             self.shard.adopt(now, upgrade, &early, |slot, generation| Counted {
-                socket: TcpSocket::new(stream, ready.waker(slot, generation)),
-                permits: permit.into(),
+                socket: sockets.enter(stream, slot, generation),
+                permits: SocketPermits::Admitted(permit),
             });
         }
     }
@@ -224,10 +266,21 @@ impl Driver {
             let (context, arrivals) = (self.context.clone(), Rc::clone(&self.arrivals));
             let notify = Arc::clone(&self.notify);
             let (task, ending) = (self.tasks.clone(), self.end.subscribe());
+            let stream = match socket.into_stream(&self.sockets.poll) {
+                Ok(stream) => stream,
+                Err(fault) => {
+                    tracing::warn!(%fault, "a connection is lost between two owners");
+                    continue;
+                }
+            };
             spawn_local(async move {
-                let stream = socket.into_stream();
+                if let Stream::Plain(stream) = &stream {
+                    // tokio's reactor has not seen it yet, and would take it for full: hyper drops an answer that
+                    // it cannot write when there is nothing more to read. Whatever fails here fails again there.
+                    let _ = stream.writable().await;
+                }
                 let upgraded = connection::serve(context, stream, early, ending).await;
-                if let (Some(upgraded), Some(permit)) = (upgraded, permits.permit) {
+                if let (Some(upgraded), SocketPermits::Admitted(permit)) = (upgraded, permits) {
                     arrivals.borrow_mut().upgraded.push((upgraded, permit));
                     notify.notify_one();
                 }

@@ -82,7 +82,7 @@ impl<S: Socket> Shard<S> {
             },
             ArtemisSocket::Changes | ArtemisSocket::AllChanges => SUBSCRIPTIONS,
         };
-        match self.conns[slot.index()].pace.judge(self.now.unix_ms, rate) {
+        match self.conns[slot.index()].judge(self.now.unix_ms, rate) {
             Verdict::Pass => {}
             Verdict::Limit if socket == ArtemisSocket::Heartbeat => {
                 let refusal = Refusal::new(Code::RateLimited, "too many messages, slow down");
@@ -253,9 +253,8 @@ impl<S: Socket> Shard<S> {
     pub(super) fn send_reloads(&mut self, slot: Slot) {
         let (budget, now_ms) = (self.budget(), self.now.wall_ms);
         let conn = &mut self.conns[slot.index()];
-        let Some(pending) = &mut conn.resync_pending else { return };
         let mut sent = 0;
-        while let Some(service) = pending.services.pop() {
+        while let Some(service) = conn.resync().and_then(|resync| resync.services.pop()) {
             let chunk = Chunk {
                 head: artemis::reload(&service, now_ms),
                 tail: Bytes::new(),
@@ -264,14 +263,16 @@ impl<S: Socket> Shard<S> {
             };
             if !conn.outbox.fits(&chunk, budget) {
                 // The rest follows when the outbox is empty again.
-                pending.services.extend(chunk.source.service().cloned());
+                if let Some(resync) = conn.resync() {
+                    resync.services.extend(chunk.source.service().cloned());
+                }
                 break;
             }
             conn.outbox.push(Rc::new(chunk));
             sent += 1;
         }
-        if pending.services.is_empty() {
-            conn.resync_pending = None;
+        if conn.resync().is_some_and(|resync| resync.services.is_empty()) {
+            conn.end_resync();
         }
         if sent > 0 {
             self.stats().snapshots.add(sent);

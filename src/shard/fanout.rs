@@ -166,7 +166,7 @@ impl<S: Socket> Shard<S> {
         for topic in std::mem::take(&mut conn.topics) {
             self.leave(slot, topic);
         }
-        self.conns[slot.index()].resync_pending = None;
+        self.conns[slot.index()].end_resync();
     }
 
     fn leave(&mut self, slot: Slot, topic: TopicId) {

@@ -24,7 +24,7 @@ const NO_CLOSE_FRAME: u16 = 1006;
 const NO_CODE: u16 = 1005;
 
 fn user<S>(conn: &Conn<S>) -> Option<&str> {
-    conn.identity.as_deref().map(|Identity { user_id, .. }| user_id.as_str())
+    conn.identity().map(|Identity { user_id, .. }| user_id.as_str())
 }
 
 impl<S: Socket> Shard<S> {
@@ -35,8 +35,8 @@ impl<S: Socket> Shard<S> {
     /// A client's address: the one behind a trusted proxy, if there is one.
     fn client_of(&self, slot: Slot) -> Option<String> {
         let conn = &self.conns[slot.index()];
-        let client = match &conn.client {
-            Some(client) => Some(**client),
+        let client = match conn.proxied.as_ref().and_then(|proxied| proxied.client) {
+            Some(client) => Some(client),
             None => conn.socket.peer().map(ClientAddress::from),
         };
         client.map(|client| client.to_string())

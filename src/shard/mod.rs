@@ -42,6 +42,7 @@ pub mod ready;
 mod session;
 mod slow_reader;
 pub mod socket;
+pub mod socket_poll;
 mod talk;
 pub mod tcp_socket;
 mod timers;
@@ -75,6 +76,7 @@ use crate::ws::reader::Pool;
 use conn::{Conn, Stage};
 pub use opening::surplus_answer;
 use outbox::{Budget, Chunk};
+use ready::Ready;
 use socket::Socket;
 use topics::Topics;
 
@@ -220,7 +222,7 @@ impl<S: Socket> Shard<S> {
     }
 
     /// Takes one turn. `ready` gives the sockets that have something to read or room to write.
-    pub fn turn(&mut self, now: Moment, ready: impl Fn() -> Option<(Slot, u32)>) -> Outcome {
+    pub fn turn<R: Into<Ready>>(&mut self, now: Moment, ready: impl Fn() -> Option<R>) -> Outcome {
         self.now = now;
         self.follow_wall_clock();
         self.send_notices();
@@ -268,7 +270,7 @@ impl<S: Socket> Shard<S> {
 
     /// Reads the ready sockets, each once; a socket with more input is read again next turn. Those
     /// take at most half of a turn: thousands of them must not keep new sockets out.
-    fn gather(&mut self, ready: &impl Fn() -> Option<(Slot, u32)>) {
+    fn gather<R: Into<Ready>>(&mut self, ready: &impl Fn() -> Option<R>) {
         let leaving = self.leaving.len().min(limits::READS_PER_TURN_MAX / 2);
         for (slot, generation) in self.leaving.drain(..leaving).collect::<Vec<_>>() {
             self.visit(slot, generation);
@@ -281,11 +283,24 @@ impl<S: Socket> Shard<S> {
             self.visit(slot, generation);
         }
         for _ in waiting..limits::READS_PER_TURN_MAX {
-            let Some((slot, generation)) = ready() else { return };
+            let Some((slot, generation)) = self.next_ready(ready) else { return };
             self.visit(slot, generation);
         }
-        // The list may hold more. The turn ends all the same, and the next one goes on.
-        self.unread.extend(ready());
+        // There may be more. The turn ends all the same, and the next one goes on.
+        let next = self.next_ready(ready);
+        self.unread.extend(next);
+    }
+
+    /// The next socket that has reported itself.
+    fn next_ready<R: Into<Ready>>(
+        &mut self,
+        ready: &impl Fn() -> Option<R>,
+    ) -> Option<(Slot, u32)> {
+        let Ready { slot, generation, readiness } = ready()?.into();
+        if let Some(conn) = self.find(slot, generation) {
+            conn.socket.note_ready(readiness);
+        }
+        Some((slot, generation))
     }
 
     /// Serves a socket that reported itself: it has input, or room for output, or both.

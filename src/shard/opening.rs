@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use hyper::StatusCode;
 
-use super::conn::Stage;
+use super::conn::{Proxied, SignedIn, Stage};
 use super::outbox::{Chunk, Source};
 use super::socket::Socket;
 use super::{Shard, Slot};
@@ -32,12 +32,13 @@ impl<S: Socket> Shard<S> {
     /// Adds bytes to the head of a connection, and acts when it is complete.
     pub(super) fn on_head_bytes(&mut self, slot: Slot, bytes: &[u8]) {
         let conn = &mut self.conns[slot.index()];
-        conn.held.extend_from_slice(bytes);
+        let held = &mut conn.rare_or_new().held;
+        held.extend_from_slice(bytes);
         let limits = HeadLimits {
             bytes_max: self.settings.limits.request_head_bytes_max,
             headers_max: self.settings.limits.request_headers_max,
         };
-        match head::parse(&conn.held, limits) {
+        match head::parse(held, limits) {
             Ok(None) => {}
             Ok(Some(head)) => self.on_head(slot, &head),
             Err(HeadFault::TooLarge) => {
@@ -72,7 +73,7 @@ impl<S: Socket> Shard<S> {
             .and_then(|path| authorizer.endpoint(path))
             .filter(|_| !self.is_draining())
             .and_then(|endpoint| authorizer.authorize(endpoint, handshake, self.now.unix_s()).ok());
-        let held = std::mem::take(&mut self.conns[slot.index()].held);
+        let held = self.conns[slot.index()].take_held();
         let Some(upgrade) = upgrade else {
             // hyper answers, also if the upgrade is refused: it has a response for every status.
             let conn = self.remove(slot);
@@ -114,40 +115,40 @@ impl<S: Socket> Shard<S> {
         let now_ms = self.now.unix_ms;
         let conn = &mut self.conns[slot.index()];
         conn.stage = Stage::Open(upgrade.endpoint);
-        conn.identity = upgrade.identity.map(Box::new);
         let (mut is_refused, mut asked) = (false, Vec::new());
         // A fleet of Artemis' clients may share one token: they are counted by their addresses.
         let is_counted = !matches!(upgrade.endpoint, Endpoint::Artemis(_));
-        if let Some(identity) = conn.identity.as_ref().filter(|_| is_counted) {
+        if let Some(identity) = upgrade.identity {
             let limits = &self.settings.limits;
             let user_connections = &self.settings.authorizer.user_connections;
             let connections_max = limits.connections_per_user_max;
-            let user_permit =
-                match user_connections.take(&identity.user_id, conn.id, connections_max, now_ms) {
-                    Acquired::Granted(user_permit) => Some(user_permit),
-                    Acquired::OverLimit(user_permit, silent) => {
-                        conn.ends_ms =
-                            now_ms + limits.pong_timeout_ms + limits::USER_PROBE_GRACE_MS;
-                        asked = silent;
-                        Some(user_permit)
-                    }
-                    Acquired::Full => None,
-                };
-            is_refused = user_permit.is_none();
-            conn.user_permit = user_permit.map(Box::new);
+            let taken = is_counted.then(|| {
+                user_connections.take(&identity.user_id, conn.id, connections_max, now_ms)
+            });
+            let permit = match taken {
+                Some(Acquired::Granted(permit)) => Some(permit),
+                Some(Acquired::OverLimit(permit, silent)) => {
+                    conn.rare_or_new().ends_ms =
+                        now_ms + limits.pong_timeout_ms + limits::USER_PROBE_GRACE_MS;
+                    asked = silent;
+                    Some(permit)
+                }
+                Some(Acquired::Full) | None => None,
+            };
+            is_refused = is_counted && permit.is_none();
+            conn.signed_in = Some(Box::new(SignedIn { identity, permit }));
         }
         // Without a proxy the socket gives the client's address.
-        let behind_proxy = upgrade.client.filter(|_| upgrade.address_permit.is_some());
-        conn.client = behind_proxy.map(Box::new);
-        conn.address_permit = upgrade.address_permit.map(Box::new);
-        conn.heard_ms = now_ms;
+        let client = upgrade.client;
+        let proxied = upgrade.address_permit.map(|permit| Proxied { client, _permit: permit });
+        conn.proxied = proxied.map(Box::new);
         conn.next_ping_ms = now_ms + first_ms;
         let mut first = answer.unwrap_or_default();
         let frames = if upgrade.endpoint == Endpoint::Main {
             first.extend_from_slice(&answer::welcome(Welcome {
                 connection_id: &ConnName::new(&self.settings.node_id, conn.id).to_string(),
                 node_id: &self.settings.node_id,
-                user_id: conn.identity.as_ref().map(|identity| identity.user_id.as_str()),
+                user_id: conn.identity().map(|identity| identity.user_id.as_str()),
                 ping_interval_ms: interval_ms,
             }));
             1
@@ -163,7 +164,7 @@ impl<S: Socket> Shard<S> {
             }));
             self.queue_urgent(slot);
         }
-        if upgrade.endpoint != Endpoint::Main && self.conns[slot.index()].identity.is_some() {
+        if upgrade.endpoint != Endpoint::Main && self.conns[slot.index()].signed_in.is_some() {
             self.unannounced_users.insert(slot);
         }
         self.arm(slot);
@@ -192,7 +193,7 @@ impl<S: Socket> Shard<S> {
     fn announce(&mut self, slot: Slot, remote: Option<ClientAddress>) {
         let conn = &mut self.conns[slot.index()];
         conn.is_announced = true;
-        let person = conn.identity.as_deref().map(Person::of);
+        let person = conn.identity().map(Person::of);
         let opened = Opened { conn: conn.id, person, remote };
         self.notify(opened);
     }
@@ -204,7 +205,7 @@ impl<S: Socket> Shard<S> {
             return;
         }
         let mut topics = vec![Topic::Everyone];
-        if let Some(identity) = &self.conns[conn.slot.index()].identity {
+        if let Some(identity) = self.conns[conn.slot.index()].identity() {
             topics.extend([Topic::Users, Topic::User(identity.user_id.clone())]);
         }
         for topic in topics {
@@ -242,7 +243,7 @@ impl<S: Socket> Shard<S> {
 
     fn say_last(&mut self, slot: Slot, text: String) {
         let conn = &mut self.conns[slot.index()];
-        conn.held = Vec::new();
+        conn.take_held();
         conn.outbox.push(std::rc::Rc::new(Chunk {
             head: Bytes::from(text),
             tail: Bytes::new(),

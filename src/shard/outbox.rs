@@ -80,6 +80,7 @@ impl Chunk {
     }
 
     /// Whether it has none.
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -117,20 +118,47 @@ pub struct Written {
 ///
 /// # Invariants
 ///
-/// 1. `bytes` and `frames` count the unsent: all chunks, less `offset`; `direct_bytes` and
-///    `direct_frames` count the direct ones among them.
-/// 2. `offset` lies inside the first chunk, and is 0 if there is none.
-/// 3. `rest` is empty unless `first` is there.
+/// 1. `rest` is none unless chunks wait behind the first one or a part of the first one has left.
+/// 2. Its counts are those of the chunks behind the first one.
+/// 3. `offset` lies inside the first chunk.
 #[derive(Debug, Default)]
 pub struct Outbox {
     first: Option<Rc<Chunk>>,
     /// Boxed: nearly every outbox holds one chunk at most, nearly all of the time.
-    rest: Option<Box<VecDeque<Rc<Chunk>>>>,
+    rest: Option<Box<Rest>>,
+}
+
+/// What waits behind the first chunk.
+#[derive(Debug, Default)]
+struct Rest {
+    chunks: VecDeque<Rc<Chunk>>,
+    /// How many bytes of the first chunk have left.
     offset: usize,
     bytes: usize,
-    frames: usize,
-    direct_bytes: usize,
-    direct_frames: usize,
+    /// Bytes and frames that count in the budget: all but answers.
+    budgeted_bytes: usize,
+    budgeted_frames: usize,
+}
+
+impl Rest {
+    fn push(&mut self, chunk: Rc<Chunk>) {
+        self.bytes += chunk.len();
+        if chunk.source != Source::Direct {
+            self.budgeted_bytes += chunk.len();
+            self.budgeted_frames += chunk.frames as usize;
+        }
+        self.chunks.push_back(chunk);
+    }
+
+    fn pop(&mut self) -> Option<Rc<Chunk>> {
+        let chunk = self.chunks.pop_front()?;
+        self.bytes -= chunk.len();
+        if chunk.source != Source::Direct {
+            self.budgeted_bytes -= chunk.len();
+            self.budgeted_frames -= chunk.frames as usize;
+        }
+        Some(chunk)
+    }
 }
 
 impl Outbox {
@@ -141,14 +169,27 @@ impl Outbox {
 
     /// Bytes that have not left.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        let first = self.first.as_ref().map_or(0, |first| first.len());
+        first + self.rest.as_ref().map_or(0, |rest| rest.bytes) - self.offset()
+    }
+
+    fn offset(&self) -> usize {
+        self.rest.as_ref().map_or(0, |rest| rest.offset)
     }
 
     /// Whether `chunk` may be added. One chunk, however large, always fits beside answers alone:
     /// answers do not count, so that a client with a long replay in its outbox has all of the room
     /// for later messages.
     pub fn fits(&self, chunk: &Chunk, budget: Budget) -> bool {
-        let (bytes, frames) = (self.bytes - self.direct_bytes, self.frames - self.direct_frames);
+        let Some(first) = &self.first else { return true };
+        let (mut bytes, mut frames) = match first.source {
+            Source::Direct => (0, 0),
+            _ => (first.len() - self.offset(), first.frames as usize),
+        };
+        if let Some(rest) = &self.rest {
+            bytes += rest.budgeted_bytes;
+            frames += rest.budgeted_frames;
+        }
         frames == 0
             || (bytes + chunk.len() <= budget.bytes_max
                 && frames + chunk.frames as usize <= budget.frames_max)
@@ -156,16 +197,10 @@ impl Outbox {
 
     /// Adds a chunk at the end.
     pub fn push(&mut self, chunk: Rc<Chunk>) {
-        self.bytes += chunk.len();
-        self.frames += chunk.frames as usize;
-        if chunk.source == Source::Direct {
-            self.direct_bytes += chunk.len();
-            self.direct_frames += chunk.frames as usize;
-        }
         if self.first.is_none() {
             self.first = Some(chunk);
         } else {
-            self.rest.get_or_insert_default().push_back(chunk);
+            self.rest.get_or_insert_default().push(chunk);
         }
         debug_assert!(self.is_sound());
     }
@@ -173,35 +208,26 @@ impl Outbox {
     /// Drops every chunk that a snapshot can replace and that has not begun to leave. Returns their
     /// services, some of them more than once.
     pub fn drop_replaceable(&mut self) -> Vec<ServiceName> {
-        let mut drop_replaceable = Vec::new();
-        let has_begun = self.offset > 0;
-        let all: Vec<Rc<Chunk>> = self
-            .first
-            .take()
-            .into_iter()
-            .chain(self.rest.take().into_iter().flat_map(|q| *q))
-            .collect();
-        let offset = std::mem::take(&mut self.offset);
-        (self.bytes, self.frames) = (0, 0);
-        (self.direct_bytes, self.direct_frames) = (0, 0);
-        for (index, chunk) in all.into_iter().enumerate() {
-            let is_begun = index == 0 && has_begun;
+        let mut dropped = Vec::new();
+        let Outbox { first, rest } = std::mem::take(self);
+        let rest = rest.map(|rest| *rest).unwrap_or_default();
+        for (index, chunk) in first.into_iter().chain(rest.chunks).enumerate() {
+            let is_begun = index == 0 && rest.offset > 0;
             match &chunk.source {
-                Source::Service(service) if !is_begun => drop_replaceable.push(service.clone()),
+                Source::Service(service) if !is_begun => dropped.push(service.clone()),
                 _ => self.push(chunk),
             }
         }
-        if has_begun {
-            self.leave(offset);
-            self.offset = offset;
+        if rest.offset > 0 {
+            self.rest.get_or_insert_default().offset = rest.offset;
         }
         debug_assert!(self.is_sound());
-        drop_replaceable
+        dropped
     }
 
     /// Whether [`Outbox::drop_replaceable`] would drop a chunk of this service.
     pub fn has_replaceable(&self, service: &ServiceName) -> bool {
-        let begun = usize::from(self.offset > 0);
+        let begun = usize::from(self.offset() > 0);
         self.chunks().skip(begun).any(|chunk| chunk.source.service() == Some(service))
     }
 
@@ -226,8 +252,11 @@ impl Outbox {
         let mut written = Written::default();
         while let Some(first) = &self.first {
             let result = match &self.rest {
-                None if first.tail.is_empty() => socket.try_write(&first.head[self.offset..]),
-                _ if self.bytes <= limits::COPY_BYTES_MAX => {
+                None if first.tail.is_empty() => socket.try_write(&first.head),
+                Some(rest) if rest.chunks.is_empty() && first.tail.is_empty() => {
+                    socket.try_write(&first.head[rest.offset..])
+                }
+                _ if self.bytes() <= limits::COPY_BYTES_MAX => {
                     scratch.clear();
                     self.copy_into(scratch);
                     socket.try_write(scratch)
@@ -254,11 +283,11 @@ impl Outbox {
     }
 
     fn chunks(&self) -> impl Iterator<Item = &Rc<Chunk>> {
-        self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()))
+        self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.chunks.iter()))
     }
 
     fn copy_into(&self, scratch: &mut Vec<u8>) {
-        let mut offset = self.offset;
+        let mut offset = self.offset();
         for chunk in self.chunks() {
             for part in chunk.parts(std::mem::take(&mut offset)) {
                 scratch.extend_from_slice(part);
@@ -268,7 +297,7 @@ impl Outbox {
 
     fn write_vectored(&self, socket: &mut impl Socket) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); limits::IO_SLICES_MAX];
-        let (mut count, mut offset) = (0, self.offset);
+        let (mut count, mut offset) = (0, self.offset());
         'fill: for chunk in self.chunks() {
             for part in chunk.parts(std::mem::take(&mut offset)) {
                 if count == slices.len() {
@@ -288,56 +317,40 @@ impl Outbox {
     fn advance(&mut self, bytes: usize) -> usize {
         let (mut left, mut frames) = (bytes, 0);
         while let Some(first) = &self.first {
-            let remaining = first.len() - self.offset;
+            let remaining = first.len() - self.offset();
             if left < remaining {
-                self.leave(left);
-                self.offset += left;
+                self.rest.get_or_insert_default().offset += left;
                 break;
             }
-            let ended = first.frames as usize;
-            self.direct_frames -= if first.source == Source::Direct { ended } else { 0 };
             left -= remaining;
-            frames += ended;
-            self.leave(remaining);
-            self.offset = 0;
-            self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
-            if self.rest.as_ref().is_some_and(|rest| rest.is_empty()) {
+            frames += first.frames as usize;
+            self.first = self.rest.as_mut().and_then(|rest| {
+                rest.offset = 0;
+                rest.pop()
+            });
+            if self.rest.as_ref().is_some_and(|rest| rest.chunks.is_empty()) {
                 self.rest = None;
             }
             if left == 0 {
                 break;
             }
         }
-        self.frames -= frames;
         frames
-    }
-
-    /// Counts out bytes of the first chunk.
-    fn leave(&mut self, bytes: usize) {
-        self.bytes -= bytes;
-        if self.first.as_ref().is_some_and(|first| first.source == Source::Direct) {
-            self.direct_bytes -= bytes;
-        }
     }
 
     /// All three invariants. Linear in the queue, so only ever called from `debug_assert!`.
     fn is_sound(&self) -> bool {
-        let bytes: usize = self.chunks().map(|chunk| chunk.len()).sum();
-        let frames: usize = self.chunks().map(|chunk| chunk.frames as usize).sum();
-        let direct = || self.chunks().filter(|chunk| chunk.source == Source::Direct);
-        let direct_bytes: usize = direct().map(|chunk| chunk.len()).sum();
-        let direct_frames: usize = direct().map(|chunk| chunk.frames as usize).sum();
-        let is_first_direct = self.first.as_ref().is_some_and(|one| one.source == Source::Direct);
-        let begun = if is_first_direct { self.offset } else { 0 };
-        let offset_fits = self.first.as_ref().map_or(self.offset == 0, |chunk| {
-            self.offset < chunk.len() || (chunk.is_empty() && self.offset == 0)
-        });
-        bytes - self.offset.min(bytes) == self.bytes
-            && frames == self.frames
-            && direct_bytes - begun == self.direct_bytes
-            && direct_frames == self.direct_frames
-            && offset_fits
-            && (self.first.is_some() || self.rest.is_none())
+        let Some(rest) = &self.rest else { return true };
+        let Some(first) = &self.first else { return false };
+        let budgeted = || rest.chunks.iter().filter(|chunk| chunk.source != Source::Direct);
+        let bytes: usize = rest.chunks.iter().map(|chunk| chunk.len()).sum();
+        let budgeted_bytes: usize = budgeted().map(|chunk| chunk.len()).sum();
+        let budgeted_frames: usize = budgeted().map(|chunk| chunk.frames as usize).sum();
+        (!rest.chunks.is_empty() || rest.offset > 0)
+            && bytes == rest.bytes
+            && budgeted_bytes == rest.budgeted_bytes
+            && budgeted_frames == rest.budgeted_frames
+            && (rest.offset == 0 || rest.offset < first.len())
     }
 }
 

@@ -1,14 +1,14 @@
-//! The ready list: sockets that may be read or written.
+//! What may be read or written, and the ready list of the sockets that tokio's reactor watches.
 //!
-//! Instead of a task a connection, each connection has a waker of a few words: the reactor calls
-//! it, and the slot joins this list. The shard's one task then visits the slots of the list, in
-//! turn.
+//! Plain sockets are reported by the shard's own poll. The others are TLS streams of tokio: instead of a task
+//! a connection, each has a waker of a few words: the reactor calls it, and the slot joins this list. The
+//! shard's one task then visits the slots of the list, in turn.
 //!
 //! # Promises
 //!
 //! * A slot is on the list once at most, so the number of connections bounds the list.
 //!
-//! Imports `id`. Imported by `shard`.
+//! Imports `id` and `shard::socket`. Imported by `shard`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,26 @@ use std::task::{Wake, Waker};
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::Notify;
 
+use super::socket::Readiness;
 use crate::id::Slot;
+
+/// A socket that may be read or written.
+#[derive(Debug, Clone, Copy)]
+pub struct Ready {
+    /// Its connection's slot.
+    pub slot: Slot,
+    /// Which of the slot's connections it is.
+    pub generation: u32,
+    /// What it is ready for.
+    pub readiness: Readiness,
+}
+
+/// A socket that may be ready for anything.
+impl From<(Slot, u32)> for Ready {
+    fn from((slot, generation): (Slot, u32)) -> Ready {
+        Ready { slot, generation, readiness: Readiness::ALL }
+    }
+}
 
 /// The list of one shard.
 #[derive(Debug)]

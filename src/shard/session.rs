@@ -64,7 +64,6 @@ impl<S: Socket> Shard<S> {
         match conn.socket.try_read(&mut buffer) {
             Ok(0) => self.on_end_of_stream(slot),
             Ok(bytes) => {
-                conn.heard_ms = self.now.unix_ms;
                 conn.pinged_ms = 0;
                 if conn.is_probed {
                     conn.answer_probe();
@@ -82,6 +81,15 @@ impl<S: Socket> Shard<S> {
             Err(_) => drop(self.remove(slot)),
         }
         self.buffer = buffer;
+        self.release_rare(slot, generation);
+    }
+
+    /// Gives back what the connection does not need any more.
+    fn release_rare(&mut self, slot: Slot, generation: u32) {
+        let now_ms = self.now.unix_ms;
+        if let Some(conn) = self.find(slot, generation) {
+            conn.release_rare(now_ms);
+        }
     }
 
     fn on_end_of_stream(&mut self, slot: Slot) {
@@ -100,7 +108,7 @@ impl<S: Socket> Shard<S> {
         let conn = &mut self.conns[slot.index()];
         let Stage::Open(endpoint) = conn.stage else { return };
         if conn.is_paused {
-            conn.held.extend_from_slice(bytes);
+            conn.rare_or_new().held.extend_from_slice(bytes);
             return;
         }
         let pool = match endpoint {
@@ -116,7 +124,7 @@ impl<S: Socket> Shard<S> {
                     Endpoint::Echo => ECHO_CONTINUATIONS,
                 };
                 if continuations > 0
-                    && !conn.continuations.take(self.now.unix_ms, continuations, rate)
+                    && !conn.rare_or_new().continuations.take(self.now.unix_ms, continuations, rate)
                 {
                     return self.close(slot, Reason::RateLimit);
                 }
@@ -140,7 +148,7 @@ impl<S: Socket> Shard<S> {
     /// Whether a message on the echo socket is within its rate. No other limit on messages holds
     /// there.
     fn may_echo(&mut self, slot: Slot) -> bool {
-        let may = self.conns[slot.index()].pace.judge(self.now.unix_ms, ECHO_MESSAGES);
+        let may = self.conns[slot.index()].judge(self.now.unix_ms, ECHO_MESSAGES);
         if may != Verdict::Pass {
             self.close(slot, Reason::RateLimit);
         }
@@ -188,7 +196,9 @@ impl<S: Socket> Shard<S> {
         self.replies = replies;
         let Some(conn) = self.find(slot, generation) else { return };
         if conn.is_open() && conn.is_paused {
-            conn.held = rest.to_vec();
+            if !rest.is_empty() {
+                conn.rare_or_new().held = rest.to_vec();
+            }
             conn.reader = reader;
         } else if conn.is_open() && close.is_none() {
             let pool = match conn.stage {
@@ -235,7 +245,7 @@ impl<S: Socket> Shard<S> {
             return;
         }
         let generation = conn.id.generation;
-        let held = std::mem::take(&mut conn.held);
+        let held = conn.take_held();
         self.pump(slot, &held);
         if self.is_listening(slot, generation) {
             self.unread.push_back((slot, generation));
@@ -266,7 +276,7 @@ impl<S: Socket> Shard<S> {
             per_s_max: limits.client_messages_per_s_max,
             burst_max: limits.client_messages_burst_max,
         };
-        match self.conns[slot.index()].pace.judge(self.now.unix_ms, rate) {
+        match self.conns[slot.index()].judge(self.now.unix_ms, rate) {
             Verdict::Pass => {}
             Verdict::Limit => {
                 let refusal = Refusal::new(Code::RateLimited, "too many messages, slow down");
@@ -412,10 +422,10 @@ impl<S: Socket> Shard<S> {
     fn on_refresh(&mut self, slot: Slot, id: Option<RequestId>, token: &str) {
         let conn = &mut self.conns[slot.index()];
         let fresh = self.settings.authorizer.identify(Some(token), self.now.unix_s());
-        let local = match (fresh, &conn.identity) {
-            (Ok(Some(fresh)), Some(old)) if fresh.user_id == old.user_id => {
+        let local = match (fresh, &mut conn.signed_in) {
+            (Ok(Some(fresh)), Some(old)) if fresh.user_id == old.identity.user_id => {
                 let expires_at_ms = fresh.expires_at_s.saturating_mul(1_000);
-                conn.identity = Some(Box::new(fresh));
+                old.identity = fresh;
                 Local::Refreshed(expires_at_ms)
             }
             (Ok(_), _) => Local::Refuse(
@@ -450,15 +460,17 @@ impl<S: Socket> Shard<S> {
         }
         let conn = &mut self.conns[slot.index()];
         conn.outstanding += 1;
-        conn.pending.get_or_insert_default().push_back(Pending::Waiting(id));
+        conn.rare_or_new().pending.push_back(Pending::Waiting(id));
         true
     }
 
     /// Answers at once, or after the requests that are still open.
     pub(super) fn answer_locally(&mut self, slot: Slot, id: Option<RequestId>, local: Local) {
-        match &mut self.conns[slot.index()].pending {
-            Some(pending) => pending.push_back(Pending::Local(id, local)),
-            None => self.say(slot, id.as_ref(), local),
+        match self.conns[slot.index()].rare_mut() {
+            Some(rare) if !rare.pending.is_empty() => {
+                rare.pending.push_back(Pending::Local(id, local));
+            }
+            _ => self.say(slot, id.as_ref(), local),
         }
     }
 
@@ -488,7 +500,7 @@ impl<S: Socket> Shard<S> {
 
     /// A reply of control: it belongs to the connection's oldest open command.
     pub(super) fn on_reply(&mut self, conn: ConnId, reply: SocketReply) {
-        let slot = conn.slot;
+        let (slot, generation) = (conn.slot, conn.generation);
         let joined = match &reply {
             SocketReply::Subscribed(context, _) => {
                 Some((context.dialect, Some(context.service.clone())))
@@ -511,7 +523,7 @@ impl<S: Socket> Shard<S> {
             reply => reply,
         };
         let conn = &mut self.conns[slot.index()];
-        let Some(Pending::Waiting(id)) = conn.pending.as_mut().and_then(|all| all.pop_front())
+        let Some(Pending::Waiting(id)) = conn.rare_mut().and_then(|rare| rare.pending.pop_front())
         else {
             tracing::error!(?reply, "a reply without a request");
             return self.close(slot, Reason::Internal);
@@ -520,17 +532,17 @@ impl<S: Socket> Shard<S> {
         self.on_awaited(slot, id.as_ref(), reply);
         loop {
             let conn = &mut self.conns[slot.index()];
-            let Some(pending) = &mut conn.pending else { break };
-            match pending.pop_front() {
-                Some(Pending::Local(id, local)) => self.say(slot, id.as_ref(), local),
-                Some(waiting) => {
-                    pending.push_front(waiting);
-                    break;
-                }
-                None => conn.pending = None,
+            let Some(rare) = conn.rare_mut() else { break };
+            match rare.pending.front() {
+                Some(Pending::Local(..)) => {}
+                Some(Pending::Waiting(_)) | None => break,
+            }
+            if let Some(Pending::Local(id, local)) = rare.pending.pop_front() {
+                self.say(slot, id.as_ref(), local);
             }
         }
         self.resume(slot);
+        self.release_rare(slot, generation);
     }
 
     fn on_awaited(&mut self, slot: Slot, id: Option<&RequestId>, reply: SocketReply) {

@@ -39,9 +39,8 @@ impl<S: Socket> Shard<S> {
         if conn.is_to_close || !conn.is_open() {
             return false;
         }
-        if let (Some(resync_pending), Source::Service(service)) =
-            (&conn.resync_pending, &chunk.source)
-            && resync_pending.services.contains(service)
+        if let Source::Service(service) = &chunk.source
+            && conn.is_resync_pending(service)
         {
             return false;
         }
@@ -87,9 +86,8 @@ impl<S: Socket> Shard<S> {
         for service in lost {
             // Frames from before it unsubscribed may have waited there too.
             if !self.is_resync_pending(slot, &service) && self.follows(slot, &service) {
-                let resync_pending =
-                    self.conns[slot.index()].resync_pending.get_or_insert_default();
-                resync_pending.services.push(service);
+                let rare = self.conns[slot.index()].rare_or_new();
+                rare.resync.get_or_insert_default().services.push(service);
             }
         }
         self.stats().slow_collapsed.add(1);
@@ -105,20 +103,20 @@ impl<S: Socket> Shard<S> {
         if conn.dialect() == Dialect::Artemis {
             return self.send_reloads(slot);
         }
-        let Some(resync_pending) = &mut conn.resync_pending else { return };
-        if resync_pending.asked.is_some() {
+        let id = conn.id;
+        let Some(resync) = conn.resync() else { return };
+        if resync.asked.is_some() {
             return;
         }
-        let Some(service) = resync_pending.services.first().cloned() else {
-            conn.resync_pending = None;
-            return;
+        let Some(service) = resync.services.first().cloned() else {
+            return conn.end_resync();
         };
-        resync_pending.asked = Some(service.clone());
-        let task = Task::Command(ReadSnapshot(service).reply_to(ReplyTo::Socket(conn.id, ())));
+        resync.asked = Some(service.clone());
+        let task = Task::Command(ReadSnapshot(service).reply_to(ReplyTo::Socket(id, ())));
         if !self.send_control(ControlMessage { accepted_ns: self.now.ns, task }) {
             // Control's mailbox is full. The wheel brings the connection up again.
-            if let Some(resync_pending) = &mut self.conns[slot.index()].resync_pending {
-                resync_pending.asked = None;
+            if let Some(resync) = self.conns[slot.index()].resync() {
+                resync.asked = None;
             }
             self.retry_soon(slot);
         }
@@ -127,8 +125,8 @@ impl<S: Socket> Shard<S> {
     /// The snapshot of a resync has come, or control has no room for one more now.
     pub(super) fn on_resync_snapshot(&mut self, slot: Slot, snapshot: Option<ServiceSnapshot>) {
         let Some(ServiceSnapshot { view, changes }) = snapshot else {
-            if let Some(resync_pending) = &mut self.conns[slot.index()].resync_pending {
-                resync_pending.asked = None;
+            if let Some(resync) = self.conns[slot.index()].resync() {
+                resync.asked = None;
                 self.retry_soon(slot);
             }
             return;
@@ -137,9 +135,9 @@ impl<S: Socket> Shard<S> {
         self.hand_out_run_of(&Topic::Service(view.service.clone()));
         let budget = self.budget();
         let conn = &mut self.conns[slot.index()];
-        let Some(resync_pending) = &mut conn.resync_pending else { return };
-        resync_pending.asked = None;
-        if !resync_pending.services.contains(&view.service) {
+        let Some(resync) = conn.resync() else { return };
+        resync.asked = None;
+        if !resync.services.contains(&view.service) {
             return self.request_resync(slot);
         }
         let frame = answer::service_snapshot(view.position(), view.instances.clone());
@@ -155,7 +153,9 @@ impl<S: Socket> Shard<S> {
             // empty.
             return;
         }
-        resync_pending.services.retain(|service| *service != view.service);
+        if let Some(resync) = conn.resync() {
+            resync.services.retain(|service| *service != view.service);
+        }
         conn.outbox.push(Rc::new(snapshot));
         if let Some(changes) = changes {
             // The changes since: they go with the snapshot, whatever room there is.
@@ -167,16 +167,13 @@ impl<S: Socket> Shard<S> {
 
     /// Whether a resync of the service is pending.
     pub(super) fn is_resync_pending(&self, slot: Slot, service: &ServiceName) -> bool {
-        let resync_pending = &self.conns[slot.index()].resync_pending;
-        resync_pending
-            .as_ref()
-            .is_some_and(|resync_pending| resync_pending.services.contains(service))
+        self.conns[slot.index()].is_resync_pending(service)
     }
 
     /// Cancels a pending resync of the service.
     pub(super) fn cancel_resync(&mut self, slot: Slot, service: &ServiceName) {
-        if let Some(resync_pending) = &mut self.conns[slot.index()].resync_pending {
-            resync_pending.services.retain(|other| other != service);
+        if let Some(resync) = self.conns[slot.index()].resync() {
+            resync.services.retain(|other| other != service);
         }
     }
 
@@ -187,10 +184,11 @@ impl<S: Socket> Shard<S> {
     }
 
     pub(super) fn cancel_unfollowed_resyncs(&mut self, slot: Slot) {
-        let resync_pending = self.conns[slot.index()].resync_pending.take();
-        if let Some(mut resync_pending) = resync_pending {
-            resync_pending.services.retain(|service| self.follows(slot, service));
-            self.conns[slot.index()].resync_pending = Some(resync_pending);
+        let Some(resync) = self.conns[slot.index()].resync() else { return };
+        let mut services = std::mem::take(&mut resync.services);
+        services.retain(|service| self.follows(slot, service));
+        if let Some(resync) = self.conns[slot.index()].resync() {
+            resync.services = services;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The socket interface between the shard and the kernel.
 //!
 //! A socket reads and writes bytes without waiting. When it cannot, it returns `WouldBlock`, and
-//! puts itself on the shard's ready list as soon as it can again. The real one is `shard::tcp_socket`;
+//! reports itself to the shard as soon as it can again. The real one is `shard::tcp_socket`;
 //! simulations and benches bring their own. Another way of writing, such as `io_uring`, would be another
 //! implementation of these few functions.
 //!
@@ -34,6 +34,9 @@ pub trait Socket {
     /// As for reading.
     fn try_write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// Notes what the kernel has reported of the socket.
+    fn note_ready(&mut self, _readiness: Readiness) {}
+
     /// Shuts the writing side down.
     fn shut_down(&mut self);
 
@@ -49,6 +52,51 @@ pub trait Socket {
     /// The address at which the connection arrived, if it is known.
     fn local(&self) -> Option<SocketAddr> {
         None
+    }
+}
+
+/// What the kernel has reported of a socket and the shard has not used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readiness(u8);
+
+const READ: u8 = 1;
+const WRITE: u8 = 2;
+/// The end of the stream is behind the last bytes, and is not reported again.
+const END: u8 = 4;
+
+impl Readiness {
+    /// Reading and writing may succeed.
+    pub const ALL: Readiness = Readiness(READ | WRITE);
+
+    /// The readiness to read, to write, and to read the end of the stream.
+    pub fn new(may_read: bool, may_write: bool, has_ended: bool) -> Readiness {
+        let bit = |is_set, bit| if is_set { bit } else { 0 };
+        Readiness(bit(may_read, READ) | bit(may_write, WRITE) | bit(has_ended, END))
+    }
+
+    /// Whether a read may find something.
+    pub fn may_read(self) -> bool {
+        self.0 & (READ | END) != 0
+    }
+
+    /// Whether the kernel may take bytes.
+    pub fn may_write(self) -> bool {
+        self.0 & WRITE != 0
+    }
+
+    /// Notes a new report.
+    pub fn add(&mut self, more: Readiness) {
+        self.0 |= more.0;
+    }
+
+    /// Notes that everything that had arrived was read. The end of the stream is still to be read.
+    pub fn note_read_short(&mut self) {
+        self.0 &= !READ;
+    }
+
+    /// Notes that the kernel took less than it was given.
+    pub fn note_write_short(&mut self) {
+        self.0 &= !WRITE;
     }
 }
 

@@ -78,8 +78,8 @@ impl<S: Socket> Shard<S> {
             }
             Request::Publish { channel, publication, echo } => {
                 let authorizer = &self.settings.authorizer;
-                let identity = &self.conns[slot.index()].identity;
-                let (name, who) = (channel.as_str(), identity.as_deref());
+                let identity = self.conns[slot.index()].identity();
+                let (name, who) = (channel.as_str(), identity);
                 authorizer
                     .namespaces
                     .may_publish(name, who, authorizer.is_auth_required)
@@ -111,7 +111,7 @@ impl<S: Socket> Shard<S> {
             Request::Envelope { envelope, to } => {
                 self.check_user(slot, "envelopes are from users: a token is needed")?;
                 self.check_scope(slot, Scopes::MESSAGE)?;
-                if let Some(identity) = &self.conns[slot.index()].identity {
+                if let Some(identity) = self.conns[slot.index()].identity() {
                     let from = identity.user_id.clone();
                     let send = SendEnvelope { envelope, id: id.clone(), from, to };
                     self.ask(slot, id, send, ());
@@ -132,7 +132,7 @@ impl<S: Socket> Shard<S> {
 
     fn check_may_follow(&self, slot: Slot, channel: &ChannelName) -> Result<(), Refusal> {
         let authorizer = &self.settings.authorizer;
-        let identity = self.conns[slot.index()].identity.as_deref();
+        let identity = self.conns[slot.index()].identity();
         let may = authorizer.namespaces.may_follow(
             channel.as_str(),
             identity,
@@ -143,14 +143,14 @@ impl<S: Socket> Shard<S> {
 
     /// Whether a connection's token has a scope.
     pub(super) fn check_scope(&self, slot: Slot, needed: Scopes) -> Result<(), Refusal> {
-        if self.settings.authorizer.allows(self.conns[slot.index()].identity.as_deref(), needed) {
+        if self.settings.authorizer.allows(self.conns[slot.index()].identity(), needed) {
             return Ok(());
         }
         Err(Refusal::new(Code::Forbidden, format!("the token lacks the scope {needed}")))
     }
 
     fn check_user(&self, slot: Slot, otherwise: &'static str) -> Result<(), Refusal> {
-        match self.conns[slot.index()].identity {
+        match self.conns[slot.index()].signed_in {
             Some(_) => Ok(()),
             None => Err(Refusal::new(Code::Unauthorized, otherwise)),
         }

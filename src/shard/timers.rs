@@ -3,7 +3,7 @@
 //!
 //! Part of `shard`.
 
-use super::conn::{Conn, Stage};
+use super::conn::{Conn, Rare, Stage};
 use super::outbox::Chunk;
 use super::socket::Socket;
 use super::{Shard, Slot};
@@ -61,7 +61,7 @@ impl<S: Socket> Shard<S> {
         let settings = &self.settings.limits;
         match conn.stage {
             Stage::Head => conn.opened_ms + self.head_patience_ms,
-            Stage::Closing | Stage::Lingering => conn.ends_ms,
+            Stage::Closing | Stage::Lingering => conn.ends_ms(),
             Stage::Open(_) => {
                 let mut at_ms = match conn.pinged_ms {
                     0 => conn.next_ping_ms,
@@ -70,10 +70,10 @@ impl<S: Socket> Shard<S> {
                 if conn.blocked_since_ms != 0 {
                     at_ms = at_ms.min(conn.blocked_since_ms + settings.write_timeout_ms);
                 }
-                if conn.ends_ms != 0 {
+                if conn.ends_ms() != 0 {
                     at_ms = at_ms.min(self.now.unix_ms + limits::USER_PROBE_LOOK_MS);
                 }
-                if let Some(identity) = &conn.identity {
+                if let Some(identity) = conn.identity() {
                     let expires_ms = identity.expires_at_s.saturating_mul(1_000);
                     at_ms = at_ms.min(self.now.steady_ms(expires_ms));
                 }
@@ -93,7 +93,7 @@ impl<S: Socket> Shard<S> {
         let is_later = ahead_ms > self.wall_ahead_ms;
         self.wall_ahead_ms = ahead_ms;
         if is_later {
-            let with_token = self.conns.iter().filter(|(_, conn)| conn.identity.is_some());
+            let with_token = self.conns.iter().filter(|(_, conn)| conn.signed_in.is_some());
             let slots: Vec<Slot> = with_token.map(|(_, conn)| conn.id.slot).collect();
             for slot in slots {
                 self.arm(slot);
@@ -172,9 +172,10 @@ impl<S: Socket> Shard<S> {
         let seats_max = self.settings.limits.connections_per_user_max;
         let now_ms = self.now.unix_ms;
         let conn = &mut self.conns[slot.index()];
-        match conn.user_permit.as_ref().map(|user_permit| user_permit.standing(seats_max)) {
-            Some(LimitStatus::Within) => conn.ends_ms = 0,
-            Some(LimitStatus::Waiting) => return now_ms < conn.ends_ms,
+        let permit = conn.signed_in.as_ref().and_then(|who| who.permit.as_ref());
+        match permit.map(|permit| permit.standing(seats_max)) {
+            Some(LimitStatus::Within) => conn.rare_or_new().ends_ms = 0,
+            Some(LimitStatus::Waiting) => return now_ms < conn.ends_ms(),
             Some(LimitStatus::Refused) | None => return false,
         }
         true
@@ -211,7 +212,7 @@ impl<S: Socket> Shard<S> {
         let conn = &self.conns[slot.index()];
         let Stage::Open(endpoint) = conn.stage else { return true };
         let revoked = &self.settings.authorizer.revoked;
-        let frame = match conn.identity.as_ref().and_then(|identity| revoked.of(identity)) {
+        let frame = match conn.identity().and_then(|identity| revoked.of(identity)) {
             None => return true,
             Some(Revocation::Disabled) => answer::account_disabled(),
             Some(Revocation::Token) => answer::token_revoked(),
@@ -231,19 +232,18 @@ impl<S: Socket> Shard<S> {
             Stage::Head if conn.opened_ms + self.head_patience_ms <= now_ms => {
                 drop(self.remove(slot));
             }
-            Stage::Closing if conn.ends_ms <= now_ms => {
+            Stage::Closing if conn.ends_ms() <= now_ms => {
                 // The peer takes nothing. A reset also frees the bytes that the kernel holds for
                 // it.
                 conn.socket.reset();
                 drop(self.remove(slot));
             }
-            Stage::Lingering if conn.ends_ms <= now_ms => drop(self.remove(slot)),
+            Stage::Lingering if conn.ends_ms() <= now_ms => drop(self.remove(slot)),
             Stage::Open(_) => {
                 let is_blocked = conn.blocked_since_ms != 0
                     && conn.blocked_since_ms + limits.write_timeout_ms <= now_ms;
-                let expires_ms =
-                    conn.identity.as_ref().map(|who| who.expires_at_s.saturating_mul(1_000));
-                if conn.ends_ms != 0 && !self.may_stay(slot) {
+                let expires_ms = conn.identity().map(|who| who.expires_at_s.saturating_mul(1_000));
+                if conn.ends_ms() != 0 && !self.may_stay(slot) {
                     return self.close(slot, Reason::TooManyConnections);
                 }
                 let conn = &mut self.conns[slot.index()];
@@ -304,7 +304,9 @@ impl<S: Socket> Shard<S> {
             let patience_ms = self.settings.limits.write_timeout_ms;
             let conn = &mut self.conns[slot.index()];
             if conn.blocked_since_ms != 0 {
-                conn.ends_ms = conn.ends_ms.max(conn.blocked_since_ms + patience_ms);
+                let least_ms = conn.blocked_since_ms + patience_ms;
+                let rare = conn.rare_or_new();
+                rare.ends_ms = rare.ends_ms.max(least_ms);
             }
         }
     }
@@ -320,11 +322,11 @@ impl<S: Socket> Shard<S> {
         }
         let conn = &mut self.conns[slot.index()];
         conn.stage = Stage::Closing;
-        conn.ends_ms = ends_ms;
         conn.reader = crate::ws::reader::Reader::default();
-        conn.held = Vec::new();
-        conn.pending = None;
-        conn.user_permit = None;
+        *conn.rare_or_new() = Rare { ends_ms, ..Rare::default() };
+        if let Some(signed_in) = &mut conn.signed_in {
+            signed_in.permit = None;
+        }
         let generation = conn.id.generation;
         // Further input of the peer is read and dropped: unread input would turn the end of the
         // stream into a reset, and the peer would lose the last frames.
@@ -343,7 +345,8 @@ impl<S: Socket> Shard<S> {
             return;
         }
         // A slow reader had longer to take its close frame. It has no longer to answer it.
-        conn.ends_ms = conn.ends_ms.min(self.now.unix_ms + limits::CLOSE_LINGER_MS);
+        let rare = conn.rare_or_new();
+        rare.ends_ms = rare.ends_ms.min(self.now.unix_ms + limits::CLOSE_LINGER_MS);
         self.arm(slot);
     }
 

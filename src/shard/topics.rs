@@ -1,14 +1,16 @@
 //! Subscriptions of one shard: which connections follow which topic.
 //!
-//! Imports `id`, `mailbox`, `storm` and `subscribers`. Imported by `shard`.
+//! Imports `id`, `limits`, `mailbox` and `subscribers`. Imported by `shard`.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher as _;
 
+use hashbrown::HashTable;
 use slab::Slab;
 
 use crate::id::{Dialect, ServiceName, Slot, Topic};
+use crate::limits;
 use crate::mailbox::to_shard::Event;
-use crate::storm;
 use crate::subscribers::Subscribers;
 
 /// A topic's index in its shard's table. Valid while the topic has a subscriber.
@@ -21,21 +23,28 @@ struct Entry {
     topic: Topic,
     subscribers: Subscribers,
     /// Events of this turn that have not been handed out yet.
-    run: Vec<Event>,
+    run: Option<Run>,
 }
+
+/// Events of one topic. Boxed: between turns no topic has any, and each signed-in user has a topic.
+#[allow(clippy::box_collection, reason = "a pointer of eight bytes in every topic is the point")]
+type Run = Box<Vec<Event>>;
 
 /// The table.
 ///
 /// # Invariants
 ///
 /// 1. `by_name` names exactly the topics of the slab.
-/// 2. Between turns every topic has a subscriber and an empty run.
+/// 2. Between turns every topic has a subscriber and no run.
 /// 3. `touched` names each topic with a run, once.
 #[derive(Debug, Default)]
 #[allow(clippy::struct_field_names, reason = "the table of topics holds topics")]
 pub(super) struct Topics {
     topics: Slab<Entry>,
-    by_name: HashMap<Topic, TopicId>,
+    /// By the hash of the topic's name, which is in the slab. The keys of the hash are those of `joining`.
+    by_name: HashTable<TopicId>,
+    /// Empty runs for the next turn.
+    spare: Vec<Run>,
     /// How many of them clients can name.
     named: usize,
     /// The followers of every service, by the dialect of their frames.
@@ -77,7 +86,8 @@ impl Topics {
     }
 
     pub(super) fn find(&self, topic: &Topic) -> Option<TopicId> {
-        self.by_name.get(topic).copied()
+        let hash = self.joining.hasher().hash_one(topic);
+        self.by_name.find(hash, |id| self.topics[id.0 as usize].topic == *topic).copied()
     }
 
     /// The topic.
@@ -89,10 +99,11 @@ impl Topics {
         if let Some(id) = self.find(topic) {
             return id;
         }
-        let entry =
-            Entry { topic: topic.clone(), subscribers: Subscribers::default(), run: Vec::new() };
+        let entry = Entry { topic: topic.clone(), subscribers: Subscribers::default(), run: None };
         let id = TopicId(u32::try_from(self.topics.insert(entry)).expect("topics are below 2^32"));
-        self.by_name.insert(topic.clone(), id);
+        let (topics, hasher) = (&self.topics, self.joining.hasher());
+        let hash = |id: &TopicId| hasher.hash_one(&topics[id.0 as usize].topic);
+        self.by_name.insert_unique(hash(&id), id, hash);
         self.named += usize::from(is_named(topic));
         id
     }
@@ -127,7 +138,7 @@ impl Topics {
             return None;
         }
         // With a run in it, the topic stays until the run is handed out; see `end_run`.
-        if !topic.run.is_empty() {
+        if topic.run.is_some() {
             return Some(topic.topic.clone());
         }
         Some(self.remove(id))
@@ -135,8 +146,17 @@ impl Topics {
 
     fn remove(&mut self, id: TopicId) -> Topic {
         let Entry { topic, .. } = self.topics.remove(id.0 as usize);
-        self.by_name.remove(&topic);
-        storm::shrink(&mut self.by_name);
+        if let Ok(entry) =
+            self.by_name.find_entry(self.joining.hasher().hash_one(&topic), |&one| one == id)
+        {
+            entry.remove();
+        }
+        let (count, room) = (self.by_name.len(), self.by_name.capacity());
+        // As `storm::shrink`.
+        if room > limits::TABLE_ENTRIES_KEPT && count < room / 4 {
+            let (topics, hasher) = (&self.topics, self.joining.hasher());
+            self.by_name.shrink_to(2 * count, |id| hasher.hash_one(&topics[id.0 as usize].topic));
+        }
         if self.topics.is_empty() {
             self.topics.shrink_to_fit();
         }
@@ -205,10 +225,11 @@ impl Topics {
             },
         };
         let topic = &mut self.topics[id.0 as usize];
-        if topic.run.is_empty() {
+        let run = topic.run.get_or_insert_with(|| {
             self.touched.push(id);
-        }
-        topic.run.push(event);
+            self.spare.pop().unwrap_or_default()
+        });
+        run.push(event);
         true
     }
 
@@ -226,24 +247,25 @@ impl Topics {
     }
 
     /// Takes a topic's run and writes all followers into `slots`.
-    pub(super) fn begin_run(&mut self, id: TopicId, slots: &mut Vec<Slot>) -> Vec<Event> {
+    #[allow(clippy::unnecessary_box_returns, reason = "the box goes back into the spare ones")]
+    pub(super) fn begin_run(&mut self, id: TopicId, slots: &mut Vec<Slot>) -> Run {
         let topic = &mut self.topics[id.0 as usize];
         slots.clear();
         match topic.topic.dialect() {
             Some(dialect) => topic.subscribers.walk_union(self.everything.of(dialect), slots),
             None => topic.subscribers.walk(slots),
         }
-        std::mem::take(&mut topic.run)
+        topic.run.take().unwrap_or_default()
     }
 
     /// Gives the run's memory back, and forgets a topic without subscribers.
-    pub(super) fn end_run(&mut self, id: TopicId, mut run: Vec<Event>) {
+    pub(super) fn end_run(&mut self, id: TopicId, mut run: Run) {
         run.clear();
-        let topic = &mut self.topics[id.0 as usize];
-        if topic.subscribers.is_empty() {
+        if self.topics[id.0 as usize].subscribers.is_empty() {
             self.remove(id);
-        } else if run.capacity() <= 64 {
-            topic.run = run;
+        }
+        if run.capacity() <= 64 && self.spare.len() < limits::SPARE_RUNS_MAX {
+            self.spare.push(run);
         }
     }
 }

@@ -25,7 +25,7 @@ impl<S: Socket> Shard<S> {
         }
         let conn = &self.conns[slot.index()];
         let authorizer = &self.settings.authorizer;
-        let identity = conn.identity.as_deref();
+        let identity = conn.identity();
         let may_read_registry = authorizer.allows(identity, Scopes::REGISTRY_READ);
         let (mut services, mut channels) = (Vec::new(), Vec::new());
         for topic in &conn.topics {

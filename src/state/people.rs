@@ -8,11 +8,13 @@
 //! * A user is online from the first of their connections to the last.
 //! * A user once seen is known until the account is removed.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::address::{AddressBlock, ClientAddress};
 use crate::auth::{Identity, names};
@@ -31,7 +33,7 @@ pub struct Person {
 impl Person {
     /// The user of an identity.
     pub(crate) fn of(identity: &Identity) -> Person {
-        Person { user_id: identity.user_id.clone(), username: identity.display_name().into() }
+        Person { user_id: identity.user_id.clone(), username: identity.shown_name() }
     }
 }
 
@@ -65,17 +67,65 @@ pub(super) struct Connection {
     pub(super) remote: Option<ClientAddress>,
     pub(super) opened_ms: u64,
     /// In the order of joining, as far as rooms go.
-    pub(super) memberships: Vec<Membership>,
+    pub(super) memberships: SmallVec<[Membership; 2]>,
     /// What operators and programs noted of it: a JSON object, checked.
-    pub(super) metadata: Option<Box<RawValue>>,
+    #[allow(
+        clippy::redundant_allocation,
+        reason = "hardly any connection has some, and each pays for the pointer"
+    )]
+    pub(super) metadata: Option<Box<Box<RawValue>>>,
 }
 
-/// A user who is online.
+/// A user who is online. The name to show is that of the newest connection.
 #[derive(Debug)]
 struct Online {
-    username: Arc<str>,
     since_ms: u64,
-    conns: Vec<u32>,
+    conns: Keys,
+}
+
+/// The keys of a user's connections, oldest first. Nearly every user has one.
+#[derive(Debug)]
+enum Keys {
+    One(u32),
+    Many(Box<Vec<u32>>),
+}
+
+impl Keys {
+    fn as_slice(&self) -> &[u32] {
+        match self {
+            Keys::One(one) => std::slice::from_ref(one),
+            Keys::Many(many) => many,
+        }
+    }
+
+    fn push(&mut self, key: u32) {
+        match self {
+            Keys::One(one) => *self = Keys::Many(Box::new(vec![*one, key])),
+            Keys::Many(many) => many.push(key),
+        }
+    }
+
+    /// Takes a key out. Returns whether it was the last one.
+    fn remove(&mut self, key: u32) -> bool {
+        match self {
+            Keys::One(one) => *one == key,
+            Keys::Many(many) => {
+                many.retain(|&other| other != key);
+                if let [one] = many[..] {
+                    *self = Keys::One(one);
+                }
+                false
+            }
+        }
+    }
+
+    fn newest(&self) -> u32 {
+        match self {
+            Keys::One(one) => *one,
+            // Never empty.
+            Keys::Many(many) => many.last().copied().unwrap_or_default(),
+        }
+    }
 }
 
 /// What a connection's end leaves to be done.
@@ -121,17 +171,21 @@ pub struct ConnectionView {
 ///
 /// # Invariants
 ///
-/// 1. `by_id` names exactly the connections; `online` exactly the users who have one.
+/// 1. `by_slot` names exactly the connections; `online` exactly the users who have one.
 /// 2. `signed_in` counts the connections with a person.
+/// 3. Everyone in `told` is in `known`.
 #[derive(Debug)]
 pub struct People {
     conns: Slab<Connection>,
-    by_id: HashMap<ConnId, u32>,
+    /// By shard and slot: the connection's key and one, or 0.
+    by_slot: Vec<Vec<u32>>,
     online: HashMap<UserId, Online>,
     signed_in: usize,
-    /// Who was ever seen, and whether the store has them or was handed them by this node. Of the others a
-    /// node has told that may have ended before it stored them.
-    known: HashMap<UserId, bool>,
+    /// Who was ever seen.
+    known: HashSet<UserId>,
+    /// Those of them that the store was not handed by this node and may not have: another node has told of
+    /// them, and may have ended before it stored them.
+    told: HashSet<UserId>,
     /// Who signs in by which name, by what names are compared by. At most as many as `known`.
     names: HashMap<Box<str>, UserId>,
     users_max: usize,
@@ -146,10 +200,11 @@ impl People {
     pub(super) fn new(known: impl Iterator<Item = UserId>, users_max: usize) -> People {
         People {
             conns: Slab::new(),
-            by_id: HashMap::new(),
+            by_slot: Vec::new(),
             online: HashMap::new(),
             signed_in: 0,
-            known: known.map(|user_id| (user_id, true)).collect(),
+            known: known.collect(),
+            told: HashSet::new(),
             names: HashMap::new(),
             users_max,
             newly_known: Vec::new(),
@@ -165,22 +220,24 @@ impl People {
             person: person.clone(),
             remote,
             opened_ms: now_ms,
-            memberships: Vec::new(),
+            memberships: SmallVec::new(),
             metadata: None,
         };
         let key = key(self.conns.insert(connection));
-        self.by_id.insert(conn, key);
+        *self.place(conn) = key + 1;
         let Some(person) = person else { return false };
         self.see(&person);
         self.signed_in += 1;
-        let online = self.online.entry(person.user_id).or_insert_with(|| Online {
-            username: Arc::clone(&person.username),
-            since_ms: now_ms,
-            conns: Vec::with_capacity(1),
-        });
-        online.username = person.username;
-        online.conns.push(key);
-        online.conns.len() == 1
+        match self.online.entry(person.user_id) {
+            Entry::Occupied(mut online) => {
+                online.get_mut().conns.push(key);
+                false
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert(Online { since_ms: now_ms, conns: Keys::One(key) });
+                true
+            }
+        }
     }
 
     /// What a connection's address is counted by, where it is known.
@@ -191,18 +248,18 @@ impl People {
 
     /// Takes a connection out.
     pub(super) fn close(&mut self, conn: ConnId) -> Option<Departure> {
-        let key = self.by_id.remove(&conn)?;
+        let key = self.key_of(conn)?;
+        *self.place(conn) = 0;
         let connection = self.conns.remove(key as usize);
         if self.conns.is_empty() {
             self.conns.shrink_to_fit();
+            self.by_slot = Vec::new();
         }
-        storm::shrink(&mut self.by_id);
         let mut is_last = false;
         if let Some(person) = &connection.person {
             self.signed_in -= 1;
             if let Some(online) = self.online.get_mut(&person.user_id) {
-                online.conns.retain(|&other| other != key);
-                is_last = online.conns.is_empty();
+                is_last = online.conns.remove(key);
             }
             if is_last {
                 self.online.remove(&person.user_id);
@@ -214,48 +271,48 @@ impl People {
 
     /// Notes that there is such a user.
     pub(super) fn see(&mut self, person: &Person) {
-        let has_room = self.known.len() < self.users_max;
-        let is_stored = match self.known.get_mut(&person.user_id) {
-            Some(is_stored) => std::mem::replace(is_stored, true),
-            None if !has_room => return,
-            None => {
-                self.known.insert(person.user_id.clone(), true);
-                if let Some(unannounced) = &mut self.unannounced {
-                    unannounced.push(person.user_id.clone());
-                }
-                false
+        if self.known.contains(&person.user_id) {
+            if !self.told.remove(&person.user_id) {
+                return;
             }
-        };
-        if !is_stored {
-            self.newly_known.push(person.clone());
+        } else if self.has_room() {
+            self.known.insert(person.user_id.clone());
+            if let Some(unannounced) = &mut self.unannounced {
+                unannounced.push(person.user_id.clone());
+            }
+        } else {
+            return;
         }
+        self.newly_known.push(person.clone());
     }
 
     /// Notes a user that the store knows already.
     pub(super) fn note_stored(&mut self, user_id: UserId) {
-        if self.known.len() < self.users_max {
-            self.known.insert(user_id, true);
+        if self.has_room() {
+            self.told.remove(&user_id);
+            self.known.insert(user_id);
         }
     }
 
     /// Notes a user that another node has told of.
     pub(super) fn note_told(&mut self, user_id: UserId) {
-        if self.known.len() < self.users_max {
-            self.known.entry(user_id).or_insert(false);
+        if self.has_room() && self.known.insert(user_id.clone()) {
+            self.told.insert(user_id);
         }
     }
 
     /// Forgets a user whose account was removed, and frees the name.
     pub(super) fn forget(&mut self, user_id: &UserId) {
         // The names are gone through once: the next telling of the same finds nobody.
-        if self.known.remove(user_id).is_some() {
+        if self.known.remove(user_id) {
+            self.told.remove(user_id);
             self.names.retain(|_, named| named != user_id);
         }
     }
 
     /// Notes the name that a user signs in by. A name once given stays with its user.
     pub(super) fn note_name(&mut self, key: Box<str>, user_id: &UserId) {
-        if self.known.contains_key(user_id) {
+        if self.known.contains(user_id) {
             self.names.entry(key).or_insert_with(|| user_id.clone());
         }
     }
@@ -272,7 +329,7 @@ impl People {
 
     /// Whether there ever was such a user.
     pub(super) fn is_known(&self, user_id: &UserId) -> bool {
-        self.known.contains_key(user_id)
+        self.known.contains(user_id)
     }
 
     /// Whether the store has been told of everyone.
@@ -286,8 +343,28 @@ impl People {
     }
 
     pub(super) fn find(&self, conn: ConnId) -> Option<(u32, &Connection)> {
-        let key = *self.by_id.get(&conn)?;
+        let key = self.key_of(conn)?;
         Some((key, &self.conns[key as usize]))
+    }
+
+    fn key_of(&self, conn: ConnId) -> Option<u32> {
+        let place = *self.by_slot.get(usize::from(conn.shard.0))?.get(conn.slot.index())?;
+        let key = place.checked_sub(1)?;
+        // A slot is used again after its connection has ended.
+        (self.conns[key as usize].id == conn).then_some(key)
+    }
+
+    /// The entry of a slot in `by_slot`.
+    fn place(&mut self, conn: ConnId) -> &mut u32 {
+        let (shard, slot) = (usize::from(conn.shard.0), conn.slot.index());
+        if self.by_slot.len() <= shard {
+            self.by_slot.resize_with(shard + 1, Vec::new);
+        }
+        let slots = &mut self.by_slot[shard];
+        if slots.len() <= slot {
+            slots.resize(slot + 1, 0);
+        }
+        &mut slots[slot]
     }
 
     pub(super) fn get(&self, key: u32) -> &Connection {
@@ -300,7 +377,7 @@ impl People {
 
     /// The connections of a user; none where the user is offline.
     pub(super) fn of_user(&self, user_id: &UserId) -> impl Iterator<Item = ConnId> {
-        let keys = self.online.get(user_id).map_or(&[][..], |online| &online.conns);
+        let keys = self.online.get(user_id).map_or(&[][..], |online| online.conns.as_slice());
         keys.iter().map(|&key| self.conns[key as usize].id)
     }
 
@@ -312,7 +389,12 @@ impl People {
     /// A user's name, connections and since when, in milliseconds since the Unix epoch.
     pub(super) fn presence(&self, user_id: &UserId) -> Option<(&str, usize, u64)> {
         let online = self.online.get(user_id)?;
-        Some((&*online.username, online.conns.len(), online.since_ms))
+        Some((&**self.shown_name(online)?, online.conns.as_slice().len(), online.since_ms))
+    }
+
+    fn shown_name(&self, online: &Online) -> Option<&Arc<str>> {
+        let newest = self.conns.get(online.conns.newest() as usize)?;
+        newest.person.as_ref().map(|person| &person.username)
     }
 
     /// The users who are online.
@@ -322,7 +404,7 @@ impl People {
 
     /// The users ever seen.
     pub(super) fn known_ids(&self) -> impl Iterator<Item = &UserId> {
-        self.known.keys()
+        self.known.iter()
     }
 
     /// The connections that are signed in.
@@ -360,20 +442,23 @@ impl People {
 
     /// Who is online.
     pub(super) fn list_online(&self) -> impl Iterator<Item = OnlineUser> {
-        self.online.iter().map(|(user_id, online)| OnlineUser {
-            person: Person { user_id: user_id.clone(), username: Arc::clone(&online.username) },
-            connections: online.conns.len(),
-            since_ms: online.since_ms,
+        self.online.iter().filter_map(|(user_id, online)| {
+            let username = Arc::clone(self.shown_name(online)?);
+            Some(OnlineUser {
+                person: Person { user_id: user_id.clone(), username },
+                connections: online.conns.as_slice().len(),
+                since_ms: online.since_ms,
+            })
         })
     }
 
     /// The connections after an id, in the order of their ids.
     pub(super) fn list(&self, after: Option<ConnId>, limit: usize) -> Vec<u32> {
         let mut ids: Vec<(ConnId, u32)> = self
-            .by_id
+            .conns
             .iter()
-            .filter(|(id, _)| after.is_none_or(|after| **id > after))
-            .map(|(&id, &key)| (id, key))
+            .map(|(index, conn)| (conn.id, key(index)))
+            .filter(|(id, _)| after.is_none_or(|after| *id > after))
             .collect();
         ids.sort_unstable();
         ids.into_iter().take(limit).map(|(_, key)| key).collect()

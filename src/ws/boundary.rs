@@ -15,14 +15,13 @@ use crate::limits;
 ///
 /// 1. `header_bytes` bytes of the present frame's header have been seen; `header` holds those that
 ///    are needed.
-/// 2. `payload_left` bytes of the present frame's payload have not been seen.
+/// 2. Outside of a header `left` bytes of the present frame's payload have not been seen. Inside of one it is
+///    the extended length so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Boundary {
-    payload_left: u64,
+    left: u64,
     header: [u8; 2],
     header_bytes: u8,
-    /// The extended length so far.
-    length: u64,
     is_mid_message: bool,
     /// Data frames without payload in the present message.
     empty_fragments: u16,
@@ -35,7 +34,7 @@ pub(super) struct TooManyFragments;
 impl Boundary {
     /// Whether the stream is between two messages: no half frame, no open fragments.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.payload_left == 0 && self.header_bytes == 0 && !self.is_mid_message
+        self.left == 0 && self.header_bytes == 0 && !self.is_mid_message
     }
 
     /// Moves over the next bytes of the stream. Returns how many continuation frames begin in them:
@@ -43,10 +42,10 @@ impl Boundary {
     pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<u32, TooManyFragments> {
         let mut continuations = 0;
         while !bytes.is_empty() {
-            if self.payload_left > 0 {
-                let seen = usize::try_from(self.payload_left)
-                    .map_or(bytes.len(), |left| left.min(bytes.len()));
-                self.payload_left -= seen as u64;
+            if self.header_bytes == 0 && self.left > 0 {
+                let seen =
+                    usize::try_from(self.left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                self.left -= seen as u64;
                 bytes = &bytes[seen..];
                 continue;
             }
@@ -62,19 +61,19 @@ impl Boundary {
         self.header_bytes += 1;
         if index < 2 {
             self.header[usize::from(index)] = byte;
-            self.length = 0;
+            self.left = 0;
             if index == 0 {
                 return Ok(false);
             }
         } else if index < 2 + self.length_bytes() {
-            self.length = self.length << 8 | u64::from(byte);
+            self.left = self.left << 8 | u64::from(byte);
         }
         let mask_bytes = if self.header[1] & 0x80 == 0 { 0 } else { 4 };
         if self.header_bytes < 2 + self.length_bytes() + mask_bytes {
             return Ok(false);
         }
-        self.payload_left = match self.header[1] & 0x7f {
-            126 | 127 => self.length,
+        self.left = match self.header[1] & 0x7f {
+            126 | 127 => self.left,
             short => u64::from(short),
         };
         self.header_bytes = 0;
@@ -101,7 +100,7 @@ impl Boundary {
         self.is_mid_message = self.header[0] & 0x80 == 0;
         if !self.is_mid_message {
             self.empty_fragments = 0;
-        } else if self.payload_left == 0 {
+        } else if self.left == 0 {
             self.empty_fragments += 1;
             if self.empty_fragments > limits::EMPTY_FRAGMENTS_MAX {
                 return Err(TooManyFragments);

@@ -139,8 +139,7 @@ async fn by_password(
     let scopes = app.scopes_of(&account);
     let identity = Identity {
         user_id: account.user_id,
-        username: Some(account.username),
-        email: None,
+        username: Some(account.username.into()),
         scopes,
         expires_at_s: context.clock.now().unix_s() + limits::CREDENTIAL_CACHE_MS / 1_000,
         token: None,

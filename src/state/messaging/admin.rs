@@ -77,7 +77,7 @@ impl State {
         metadata: Option<Box<RawValue>>,
     ) -> Result<(), Refusal> {
         let (key, _) = self.people.find(conn).ok_or_else(no_connection)?;
-        self.people.get_mut(key).metadata = metadata;
+        self.people.get_mut(key).metadata = metadata.map(Box::new);
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Commands about channels: follow, define, delete.
 
+use smallvec::SmallVec;
+
 use super::Attempt;
 use super::commands::{DefineChannel, Follow, Publisher};
 use super::replies::{Followed, Unfollowed};
@@ -42,7 +44,7 @@ impl State {
             self.channels.add_member(channel, key, conn.shard);
         } else {
             if memberships.is_empty() {
-                *memberships = Vec::new();
+                *memberships = SmallVec::new();
             }
             self.channels.remove_member(channel, key, conn.shard);
         }

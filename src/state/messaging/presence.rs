@@ -233,7 +233,7 @@ impl State {
             opened_ms: *opened_ms,
             channels: channels(|one| one.is_subscribed).collect(),
             rooms: channels(|one| one.is_joined).map(room).collect(),
-            metadata: metadata.clone(),
+            metadata: metadata.as_deref().cloned(),
         }
     }
 
