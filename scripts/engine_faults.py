@@ -102,9 +102,9 @@ FAULTS = [
     (
         "what the database has refused is not written again",
         "src/control/saver.rs",
-        "            SetOutcome::Refused => {\n                self.put_back(registry);",
+        "            SetOutcome::Refused => {\n                self.put_back(registry, audit);",
         "            SetOutcome::Refused if FAULT => self.away = None,\n"
-        "            SetOutcome::Refused => {\n                self.put_back(registry);",
+        "            SetOutcome::Refused => {\n                self.put_back(registry, audit);",
     ),
     (
         "commands of a connection pass the one that waits",

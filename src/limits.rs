@@ -1072,6 +1072,35 @@ pub const TOKEN_TTL_MS_MAX: u64 = 10 * 365 * 24 * 3_600_000;
 /// that a kill may cost.
 pub const STORE_FLUSH_INTERVAL_MS: u64 = 500;
 
+/// How long an event stays in the audit log, in milliseconds, unless configured: a week, so that Monday can ask
+/// about Friday.
+pub const AUDIT_AGE_MS_MAX_DEFAULT: u64 = 7 * 86_400_000;
+
+/// Bytes of the audit log, unless configured: some four million events.
+pub const AUDIT_BYTES_MAX_DEFAULT: usize = 1_024 * MIB;
+
+/// Events of the audit log that wait for the store at most. A restart of a large fleet fits.
+pub const AUDIT_WAITING_MAX: usize = 200_000;
+
+/// Bytes that these take at most.
+pub const AUDIT_WAITING_BYTES_MAX: usize = 64 * MIB;
+
+/// Events in one row of the audit log. More make a row slow to read for one of them.
+pub const AUDIT_BATCH_EVENTS: usize = 256;
+
+/// What a row of the audit log costs beside its text, in bytes.
+pub const AUDIT_BATCH_OVERHEAD_BYTES: usize = 128;
+
+/// Rows beyond those just written that one transaction removes from the audit log: after a lower bound was set,
+/// a gigabyte goes within minutes and delays nobody.
+pub const AUDIT_TRIM_BATCHES: usize = 64;
+
+/// Rows of the audit log that a reader takes at a time: about a megabyte.
+pub const AUDIT_READ_BATCHES: i32 = 16;
+
+/// Bytes of the audit log that one request looks through. The caller is told where to go on.
+pub const AUDIT_SCAN_BYTES: usize = 64 * MIB;
+
 /// Time a statement waits for another process that holds the database, in milliseconds.
 pub const STORE_BUSY_TIMEOUT_MS: u64 = 1_000;
 

@@ -85,6 +85,13 @@ impl InstanceIdentity {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The region, which may be empty, the service and the instance id.
+    pub fn parts(&self) -> (&str, &str, &str) {
+        let (region, rest) = self.0.split_once('\u{1f}').unwrap_or(("", &self.0));
+        let (service, instance) = rest.split_once('\u{1f}').unwrap_or((rest, ""));
+        (region, service, instance)
+    }
 }
 
 impl std::borrow::Borrow<str> for InstanceIdentity {

@@ -387,6 +387,20 @@ pub(super) static KEYS: &[Key] = &[
         self_protection_max_ms,
         "Longest time self-protection holds the expiry of a service"
     ),
+    bounded!(
+        "audit-age-max",
+        duration(1_000..=3_650 * 86_400_000),
+        "7d",
+        audit_age_max_ms,
+        "Longest time an event stays in the audit log"
+    ),
+    bounded!(
+        "audit-bytes-max",
+        size(KIB..=1_024 * 1_024 * MIB),
+        "1GiB",
+        audit_bytes_max,
+        "Bytes of the audit log; beyond, the oldest events go"
+    ),
     Key {
         name: "eureka",
         env: None,

@@ -144,6 +144,10 @@ pub struct Config {
     pub lease_ttl_ms: u64,
     /// Longest time self-protection holds the expiry of a service, in milliseconds.
     pub self_protection_max_ms: u64,
+    /// How long an event stays in the audit log, in milliseconds.
+    pub audit_age_max_ms: u64,
+    /// Bytes of the audit log. The oldest events go beyond.
+    pub audit_bytes_max: usize,
     /// Whether Eureka's clients are served.
     pub eureka: bool,
     /// Whether Artemis' sockets and lists of nodes are served.
@@ -196,6 +200,8 @@ impl Default for Config {
             trusted_proxies: TrustedProxies::default(),
             lease_ttl_ms: limits::LEASE_TTL_MS_DEFAULT,
             self_protection_max_ms: limits::SELF_PROTECTION_MS_MAX_DEFAULT,
+            audit_age_max_ms: limits::AUDIT_AGE_MS_MAX_DEFAULT,
+            audit_bytes_max: limits::AUDIT_BYTES_MAX_DEFAULT,
             eureka: true,
             artemis: true,
             artemis_networks: Networks::default(),

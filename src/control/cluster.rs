@@ -129,9 +129,10 @@ impl Control {
 
     fn on_logged(&mut self, item: LogItem, now: Moment) {
         let own = (*item.node == *self.node).then(|| self.pending.take_appended(item.number));
-        let applied = self.state.apply_logged(item, now);
-        self.stats.cluster.applied.add(1);
         let (accepted_ns, own) = own.flatten().unzip();
+        let actor = own.as_ref().and_then(|own: &Appended| own.actor.as_ref());
+        let applied = self.state.apply_logged_by(actor, item, now);
+        self.stats.cluster.applied.add(1);
         let accepted_ns = accepted_ns.unwrap_or(now.ns);
         if let Some(own) = own {
             self.end_append(accepted_ns, own, applied);

@@ -78,6 +78,7 @@ impl Control {
                 self.pending.enter(What::Wait(condition, rest), accepted_ns, now.unix_ms);
             }
             Effect::Wake(condition, how) => self.pending.wake(&condition, how),
+            Effect::Audit(event) => self.audit.push(event),
             Effect::Append(append) => self.append(*append, accepted_ns, now),
             Effect::Request(request) => self.request(*request, accepted_ns, now),
             Effect::LeaveTopic(channel) => {

@@ -30,6 +30,7 @@
 //! Imports `auth`, `clock`, `cluster`, `id`, `limits`, `mailbox`, `state`, `stats`, `store`, `storm` and `wire`.
 //! Imported by `server`.
 
+mod audit_queue;
 mod cluster;
 mod commit_queue;
 mod effects;
@@ -65,6 +66,8 @@ use crate::stats::Stats;
 use crate::store::Store;
 use crate::storm::Storm;
 use crate::wire::refusal::Refusal;
+use audit_queue::AuditQueue;
+pub use audit_queue::AuditSettings;
 use commit_queue::{CommitQueue, Waiting};
 use followers::Followers;
 use pending::{Held, PendingTable, Ready, Step};
@@ -81,6 +84,7 @@ pub struct Control {
     stats: Arc<Stats>,
     store: Option<Store>,
     saver: Saver,
+    audit: AuditQueue,
     commit_queue: CommitQueue,
     /// None where there is one node.
     cluster: Option<Cluster>,
@@ -144,6 +148,7 @@ impl Control {
             stats,
             store,
             saver: Saver::new(SetBound { rows: usize::MAX, bytes: usize::MAX }),
+            audit: AuditQueue::new("", AuditSettings { age_ms_max: u64::MAX, bytes_max: u64::MAX }),
             commit_queue: CommitQueue::default(),
             cluster: None,
             node: String::new(),
@@ -166,6 +171,16 @@ impl Control {
     #[must_use]
     pub fn with_set_bound(mut self, bound: SetBound) -> Control {
         self.saver = Saver::new(bound);
+        self
+    }
+
+    /// Keeps an audit log in the store, if there is one.
+    #[must_use]
+    pub fn with_audit(mut self, node: &str, settings: AuditSettings) -> Control {
+        if self.store.is_some() {
+            self.state = self.state.with_audit();
+            self.audit = AuditQueue::new(node, settings);
+        }
         self
     }
 
@@ -266,7 +281,8 @@ impl Control {
     fn wake_at_ms(&self) -> Option<u64> {
         // A store that is busy says when it is done.
         let is_idle = self.store.as_ref().is_some_and(Store::is_idle);
-        let commit = (is_idle && self.state.registry.is_dirty()).then_some(self.saver.next_ms());
+        let has_changes = self.state.registry.is_dirty() || !self.audit.is_empty();
+        let commit = (is_idle && has_changes).then_some(self.saver.next_ms());
         let late = self.pending.next_late_ms();
         let by_time = [self.state.next_tick_ms(), commit, late, self.storm.due_ms()];
         by_time.into_iter().flatten().min()
@@ -279,7 +295,11 @@ impl Control {
         let ControlMessage { accepted_ns, task } = message;
         match task {
             Task::Command(command) => {
-                self.start(Held { accepted_ns, command }, now);
+                self.start(Held { accepted_ns, command, actor: None }, now);
+                self.go_on(now);
+            }
+            Task::CommandBy(actor, command) => {
+                self.start(Held { accepted_ns, command, actor: Some(actor) }, now);
                 self.go_on(now);
             }
             Task::Unfollow(shard, dialect, service) => {
@@ -301,14 +321,14 @@ impl Control {
     /// Carries out a command, unless one of its connection waits.
     fn start(&mut self, held: Held, now: Moment) {
         let conn = held.command.conn();
-        let Some(Held { accepted_ns, command }) = (match conn {
+        let Some(Held { accepted_ns, command, actor }) = (match conn {
             Some(conn) => self.pending.hold(conn, held),
             None => Some(held),
         }) else {
             return;
         };
         if self.on.is_some() && self.state.is_heavy(&command) {
-            return self.set_command_aside(conn, Held { accepted_ns, command });
+            return self.set_command_aside(conn, Held { accepted_ns, command, actor });
         }
         self.entries_taken += command.entries();
         match &command {
@@ -329,7 +349,7 @@ impl Control {
         }
         self.stats.control.orders.add(1);
         self.unanswered = conn;
-        self.state.apply(command, now);
+        self.state.apply_by(actor, command, now);
         self.carry_out(accepted_ns, now);
         if let Some(conn) = self.unanswered.take() {
             self.pending.begin_hold(conn);
@@ -339,8 +359,11 @@ impl Control {
     /// Leaves a command to the timekeeper. Later commands of its connection wait behind it.
     fn set_command_aside(&mut self, conn: Option<ConnId>, held: Held) {
         let Some(conn) = conn else {
-            let Held { accepted_ns, command } = held;
-            let task = Task::Command(command);
+            let Held { accepted_ns, command, actor } = held;
+            let task = match actor {
+                Some(actor) => Task::CommandBy(actor, command),
+                None => Task::Command(command),
+            };
             return self.set_aside.push_back(ControlMessage { accepted_ns, task });
         };
         self.pending.begin_hold(conn);
@@ -457,13 +480,13 @@ impl Control {
         if !store.is_idle() {
             return;
         }
-        self.saver.settle(store, &mut self.state.registry, now.unix_ms);
+        self.saver.settle(store, &mut self.state.registry, &mut self.audit, now.unix_ms);
         // Long sets and writes take turns. A set is made by the timekeeper, which is due.
         if self.on.is_none()
-            && self.saver.is_due(&self.state.registry, now.unix_ms)
+            && self.saver.is_due(&self.state.registry, &self.audit, now.unix_ms)
             && !(self.saver.is_continued() && self.commit_queue.has_next())
         {
-            self.saver.commit(store, &mut self.state.registry, now.unix_ms);
+            self.saver.commit(store, &mut self.state.registry, &mut self.audit, now);
             self.stats.control.commits.add(1);
         } else if let Some(batch) = self.commit_queue.dispatch() {
             self.saver.give_way();
@@ -524,18 +547,20 @@ impl Control {
             && self.state.people.newly_known_is_empty()
             && !self.saver.is_busy()
             && !self.state.registry.is_dirty()
+            && self.audit.is_empty()
     }
 
     /// Whether it is of no use to go on: the store has refused often enough since the stop began.
     fn is_storing_in_vain(&self) -> bool {
         let is_ill = self.store.as_ref().is_some_and(|store| !store.health().is_ok());
-        let has_sets = self.saver.is_busy() || self.state.registry.is_dirty();
+        let has_sets =
+            self.saver.is_busy() || self.state.registry.is_dirty() || !self.audit.is_empty();
         is_ill && (!has_sets || self.saver.failures_since_hurry() >= STORE_CLOSE_ATTEMPTS_MAX)
     }
 
     /// Says in the log what the store did not take. Returns how many rows of the registry that is.
     fn name_the_lost(&mut self) -> usize {
-        self.saver.put_back(&mut self.state.registry);
+        self.saver.put_back(&mut self.state.registry, &mut self.audit);
         let lost = self.state.registry.take_delta(SetBound::NONE);
         let shown = |row: &Row| {
             let (table, key) = row.key();
@@ -547,6 +572,7 @@ impl Control {
             services = count("service"),
             instances = count("instance"),
             pull_outs = count("pull_out"),
+            audit_events = self.audit.len(),
             unanswered_writes = self.commit_queue.len(),
             users_seen = self.state.people.newly_known_len(),
             first = first.collect::<Vec<_>>().join(", "),

@@ -11,9 +11,11 @@
 //! * Commands of one connection are carried out in their order, each after the reply to the one before.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use crate::id::ConnId;
 use crate::limits;
+use crate::state::audit::Actor;
 use crate::state::backplane::BackplaneResponse;
 use crate::state::command::Command;
 use crate::state::durable::WriteResult;
@@ -45,14 +47,16 @@ pub(super) struct Appended {
     /// Kept where the state has to know what was lost: nobody waits for it.
     pub(super) entry: Option<Entry>,
     pub(super) reply: AppendReply,
+    /// Whose command came to it.
+    pub(super) actor: Option<Arc<Actor>>,
 }
 
 impl Appended {
     /// Splits what is to be appended into the entry and what is kept of it.
     pub(super) fn of(append: Append) -> (Entry, Appended) {
-        let Append { entry, reply } = append;
+        let Append { entry, reply, actor } = append;
         let kept = reply.is_nobody().then(|| entry.clone());
-        (entry, Appended { entry: kept, reply })
+        (entry, Appended { entry: kept, reply, actor })
     }
 }
 
@@ -81,6 +85,8 @@ pub(super) enum Step {
 pub(super) struct Held {
     pub(super) accepted_ns: u64,
     pub(super) command: Command,
+    /// Who sent it; none = the server itself.
+    pub(super) actor: Option<Arc<Actor>>,
 }
 
 /// The table.

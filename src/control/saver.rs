@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use super::audit_queue::AuditQueue;
+use crate::clock::Moment;
 use crate::limits;
 use crate::state::registry::Registry;
 use crate::state::registry::unsaved::{RegistryDelta, SetBound};
@@ -57,12 +59,18 @@ impl Saver {
         self.is_continued = false;
     }
 
-    pub(super) fn is_due(&self, registry: &Registry, now_ms: u64) -> bool {
-        registry.is_dirty() && now_ms >= self.next_ms
+    pub(super) fn is_due(&self, registry: &Registry, audit: &AuditQueue, now_ms: u64) -> bool {
+        (registry.is_dirty() || !audit.is_empty()) && now_ms >= self.next_ms
     }
 
     /// Looks at what came of the last set. The store is idle.
-    pub(super) fn settle(&mut self, store: &Store, registry: &mut Registry, now_ms: u64) {
+    pub(super) fn settle(
+        &mut self,
+        store: &Store,
+        registry: &mut Registry,
+        audit: &mut AuditQueue,
+        now_ms: u64,
+    ) {
         let Some(outcome) = store.take_outcome() else { return };
         match outcome {
             SetOutcome::Written => {
@@ -70,7 +78,7 @@ impl Saver {
                 self.failures = 0;
             }
             SetOutcome::Refused => {
-                self.put_back(registry);
+                self.put_back(registry, audit);
                 self.failures = self.failures.saturating_add(1);
                 let mut pause_ms = retry_pause_ms(self.failures);
                 if let Some(failures) = &mut self.failures_since_hurry {
@@ -83,22 +91,31 @@ impl Saver {
     }
 
     /// Hands over the next set. The store is idle.
-    pub(super) fn commit(&mut self, store: &Store, registry: &mut Registry, now_ms: u64) {
-        let delta = Arc::new(registry.take_delta(self.bound));
+    pub(super) fn commit(
+        &mut self,
+        store: &Store,
+        registry: &mut Registry,
+        audit: &mut AuditQueue,
+        now: Moment,
+    ) {
+        let mut delta = registry.take_delta(self.bound);
+        audit.take(&mut delta, self.bound, now);
+        let delta = Arc::new(delta);
         self.away = Some(Arc::clone(&delta));
         store.commit(delta);
-        self.is_continued = registry.is_dirty();
+        self.is_continued = registry.is_dirty() || !audit.is_empty();
         // What was cut off goes on at once.
         let is_stopping = self.failures_since_hurry.is_some();
         if !self.is_continued && !is_stopping {
-            self.next_ms = now_ms + limits::STORE_FLUSH_INTERVAL_MS;
+            self.next_ms = now.unix_ms + limits::STORE_FLUSH_INTERVAL_MS;
         }
     }
 
     /// Marks as changed again what the store has not written.
-    pub(super) fn put_back(&mut self, registry: &mut Registry) {
+    pub(super) fn put_back(&mut self, registry: &mut Registry, audit: &mut AuditQueue) {
         if let Some(delta) = self.away.take() {
             registry.put_back(&delta);
+            audit.put_back(&delta);
         }
     }
 

@@ -15,6 +15,7 @@ use crate::auth::Identity;
 use crate::auth::namespace::Barred;
 use crate::id::{ChannelName, UserId};
 use crate::limits;
+use crate::state::audit::Door;
 use crate::state::channels::view::ChannelView;
 use crate::state::messaging::aim::Aimed;
 use crate::state::messaging::commands::{
@@ -104,7 +105,7 @@ pub async fn define(
     let name = fields.name.ok_or_else(|| invalid("name is missing"))?;
     let channel = channel(context, Some(name))?;
     let description = talk::description(fields.description.unwrap_or_default())?;
-    let view = context.ask(DefineChannel { channel, description }).await?;
+    let view = context.ask_as(Door::Http, DefineChannel { channel, description }).await?;
     log::operator(context, "create channel", view.name.as_str(), None);
     Ok(reply::with_status(StatusCode::CREATED, &channel_value(&view)))
 }
@@ -121,7 +122,7 @@ pub async fn describe(context: &RequestContext, name: String) -> Result<Reply, P
 /// `DELETE /api/v1/channels/{name}`
 pub async fn delete(context: &RequestContext, name: String) -> Result<Reply, Problem> {
     let channel = channel(context, Some(name))?;
-    context.ask(DeleteChannel(channel.clone())).await?;
+    context.ask_as(Door::Http, DeleteChannel(channel.clone())).await?;
     log::operator(context, "delete channel", channel.as_str(), None);
     Ok(reply::no_content())
 }

@@ -22,6 +22,7 @@ mod content_encoding;
 mod cross_site;
 pub mod dialect;
 pub mod discovery;
+pub mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod guard;
@@ -63,6 +64,7 @@ use crate::mailbox::command_sender::CommandSender;
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::mailbox::view_cache::ViewCache;
 use crate::state::Ask;
+use crate::state::audit::{Actor, Door};
 use crate::state::messaging::commands::SeeUser;
 use crate::state::people::Person;
 use crate::state::registry::commands::ReadViews;
@@ -173,6 +175,8 @@ pub struct AppState {
     pub login_token_ttl_ms: u64,
     /// How long after a login its tokens can be renewed, in milliseconds.
     pub session_max_ms: u64,
+    /// How long an event stays in the audit log, in milliseconds.
+    pub audit_age_max_ms: u64,
     /// When the server started, in milliseconds since the Unix epoch.
     pub started_ms: u64,
     /// Makes ids of accounts and groups: random and unique.
@@ -218,6 +222,16 @@ impl RequestContext {
     /// command.
     pub async fn ask<A: Ask>(&self, ask: A) -> Result<A::Reply, Refusal> {
         self.control.ask(self.clock.now().ns, ask).await
+    }
+
+    /// The same for a command that the audit log names its sender of: the user, the address and the door.
+    ///
+    /// # Errors
+    ///
+    /// As [`RequestContext::ask`].
+    pub async fn ask_as<A: Ask>(&self, door: Door, ask: A) -> Result<A::Reply, Refusal> {
+        let actor = Actor { user_id: self.user.get().cloned(), address: self.client, door };
+        self.control.ask_by(Some(Arc::new(actor)), self.clock.now().ns, ask).await
     }
 
     /// The request's id, in answers and the log.

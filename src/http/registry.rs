@@ -18,6 +18,7 @@ use super::{RequestContext, body, log};
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::state::Ask;
+use crate::state::audit::Door;
 use crate::state::registry::commands::{
     Heartbeat, Operate, Operation, Protect, Register, Unregister,
 };
@@ -252,7 +253,7 @@ async fn in_pieces<Entry, Batch: Ask<Reply = Vec<RefusedEntry>>>(
         let rest = entries.split_off(entries.len().min(limits::COMMAND_ENTRIES_MAX));
         let piece = std::mem::replace(&mut entries, rest);
         let count = piece.len();
-        let part = context.ask(batch(piece)).await?;
+        let part = context.ask_as(Door::Http, batch(piece)).await?;
         refused.extend(
             part.into_iter().map(|entry| RefusedEntry { index: start + entry.index, ..entry }),
         );
@@ -391,7 +392,7 @@ pub async fn operate(
         _ => return fail("operation is not pull-out or pull-in"),
     };
     let (action, on) = (action(&operation), identity.to_string());
-    let is_found = context.ask(Operate { identity, operation }).await?;
+    let is_found = context.ask_as(Door::Http, Operate { identity, operation }).await?;
     if is_found {
         log::operator(context, action, &on, Some(&operator_id));
     }
@@ -431,7 +432,8 @@ pub async fn protect(
         return Err(Problem::invalid(fault));
     }
     let service = ServiceName::of(&name);
-    let is_found = context.ask(Protect { service: service.clone(), enabled }).await?;
+    let is_found =
+        context.ask_as(Door::Http, Protect { service: service.clone(), enabled }).await?;
     if is_found {
         let action = if enabled { "allow self-protection" } else { "lift self-protection" };
         log::operator(context, action, service.as_str(), None);

@@ -17,8 +17,8 @@ use super::log::{self, LoggedRequest};
 use super::reply::{self, Problem, Reply};
 use super::routes::{Access, Route};
 use super::{
-    Query, RequestContext, body, channels, decoded, discovery, guard, messages, metrics, openapi,
-    pages, registry, sockets, status, users,
+    Query, RequestContext, body, channels, decoded, discovery, events, guard, messages, metrics,
+    openapi, pages, registry, sockets, status, users,
 };
 use crate::auth::{Identity, Scopes};
 use crate::wire::refusal::Code;
@@ -205,6 +205,7 @@ async fn dispatch(
         Route::Leases => status::leases(context, &Query::of(request.uri())).await,
         Route::Config => Ok(status::config(context)),
         Route::SocketStats => status::sockets(context, &Query::of(request.uri())),
+        Route::Events => events::list(context, &Query::of(request.uri())).await,
         Route::Health => Ok(status::health()),
         Route::Ready => status::ready(context, &Query::of(request.uri())),
         Route::Metrics => Ok(metrics::page(context)),

@@ -26,6 +26,7 @@ pub(super) enum Route<'a> {
     Cluster,
     Leases,
     Config,
+    Events,
     SocketStats,
     Online,
     Broadcast,
@@ -132,6 +133,7 @@ impl<'a> Route<'a> {
             ["ws", "broadcast"] => Route::Broadcast,
             ["ws", "send"] => Route::SendToUser,
             ["api", "v1", ref rest @ ..] => match *rest {
+                ["events"] => Route::Events,
                 ["connections"] => Route::Connections,
                 ["connections", id] => Route::Connection(id),
                 ["connections", id, "messages"] => Route::ConnectionMessages(id),
@@ -203,6 +205,7 @@ impl<'a> Route<'a> {
             Route::SocketStats
             | Route::Online
             | Route::Connections
+            | Route::Events
             | Route::ChannelHistory(_)
             | Route::Users
             | Route::Health
@@ -248,6 +251,7 @@ impl<'a> Route<'a> {
             | Route::Lookup
             | Route::ServicesDelta
             | Route::Leases => Access::With(Scopes::REGISTRY_READ),
+            Route::Events => Access::With(Scopes::AUDIT_READ),
             Route::SocketStats | Route::Online | Route::Connections => {
                 Access::With(Scopes::SOCKETS_READ)
             }

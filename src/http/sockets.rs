@@ -15,6 +15,7 @@ use crate::auth::Identity;
 use crate::clock::rfc3339;
 use crate::id::{ChannelName, ConnName};
 use crate::limits;
+use crate::state::audit::Door;
 use crate::state::messaging::aim::To;
 use crate::state::messaging::commands::{
     Broadcast, DescribeConnection, Disconnect, ListConnections, ListOnline, SetMetadata,
@@ -193,7 +194,7 @@ pub async fn connection(context: &RequestContext, id: &str) -> Result<Reply, Pro
 pub async fn disconnect(context: &RequestContext, id: &str) -> Result<Reply, Problem> {
     let name = connection_id(id)?;
     let on = name.to_string();
-    context.ask(Disconnect(name)).await?;
+    context.ask_as(Door::Http, Disconnect(name)).await?;
     log::operator(context, "disconnect", &on, None);
     Ok(reply::no_content())
 }

@@ -17,6 +17,7 @@ use crate::auth::{Claims, Identity, Scopes, TokenMark, accounts, names};
 use crate::clock::rfc3339;
 use crate::id::UserId;
 use crate::limits;
+use crate::state::audit::Door;
 use crate::state::durable::{EndedToken, Write};
 use crate::state::messaging::commands::{ApplyAccounts, EndTokens, StoreChange};
 use crate::state::people::Person;
@@ -80,7 +81,7 @@ pub async fn register(
         password_hash,
         at_ms: context.clock.now().wall_ms,
     };
-    context.ask(StoreChange(write)).await?;
+    context.ask_as(Door::Http, StoreChange(write)).await?;
     log::account(context, user_id.as_str(), "created");
     let account = json!({"user_id": user_id.as_str(), "username": username});
     Ok(reply::with_status(StatusCode::CREATED, &account))
@@ -273,7 +274,7 @@ pub async fn set_password(
         kept_token: Some(token.id),
         at_ms: context.clock.now().wall_ms,
     };
-    context.ask(StoreChange(write)).await?;
+    context.ask_as(Door::Http, StoreChange(write)).await?;
     log::account(context, identity.user_id.as_str(), "password changed");
     revoke_now(context, identity).await?;
     Ok(reply::no_content())
@@ -328,7 +329,7 @@ pub async fn logout(
         }
         _ => Write::EndTokens { person, at_ms },
     };
-    context.ask(StoreChange(write)).await?;
+    context.ask_as(Door::Http, StoreChange(write)).await?;
     log::account(context, identity.user_id.as_str(), "signed out");
     if let Some(token) = identity.token.filter(|_| !all) {
         let ended = EndedToken {
@@ -369,7 +370,7 @@ pub async fn remove(
     }
     let person = Person::of(identity);
     let at_ms = context.clock.now().wall_ms;
-    context.ask(StoreChange(Write::RemoveAccount { person, at_ms })).await?;
+    context.ask_as(Door::Http, StoreChange(Write::RemoveAccount { person, at_ms })).await?;
     log::account(context, identity.user_id.as_str(), "removed");
     revoke_now(context, identity).await?;
     Ok(reply::no_content())

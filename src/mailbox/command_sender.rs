@@ -11,6 +11,7 @@ use super::to_control::{ControlMessage, Task};
 use super::{MailboxSender, Undelivered};
 use crate::id::ShardId;
 use crate::state::Ask;
+use crate::state::audit::{Actor, Door};
 use crate::state::reply::ReplyTo;
 use crate::wire::refusal::Refusal;
 
@@ -65,8 +66,22 @@ impl CommandSender {
     ///
     /// As [`ask`].
     pub async fn ask<A: Ask>(&self, accepted_ns: u64, ask: A) -> Result<A::Reply, Refusal> {
+        self.ask_by(None, accepted_ns, ask).await
+    }
+
+    /// The same for somebody whom the audit log names.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`].
+    pub async fn ask_by<A: Ask>(
+        &self,
+        actor: Option<Arc<Actor>>,
+        accepted_ns: u64,
+        ask: A,
+    ) -> Result<A::Reply, Refusal> {
         let address = |sender| ReplyTo::Http(self.shard, sender);
-        let (message, reply) = addressed(accepted_ns, ask, address);
+        let (message, reply) = addressed(actor, accepted_ns, ask, address);
         self.push(message).map_err(|_| Refusal::unavailable())?;
         self.carry_out();
         reply.await.map_err(|_| Refusal::unavailable())?
@@ -84,18 +99,24 @@ pub async fn ask<A: Ask>(
     accepted_ns: u64,
     ask: A,
 ) -> Result<A::Reply, Refusal> {
-    let (message, reply) = addressed(accepted_ns, ask, ReplyTo::Program);
+    let actor = Actor { door: Door::Program, ..Actor::SERVER };
+    let (message, reply) = addressed(Some(Arc::new(actor)), accepted_ns, ask, ReplyTo::Program);
     control.send(message).map_err(|_| Refusal::unavailable())?;
     reply.await.map_err(|_| Refusal::unavailable())?
 }
 
 /// A command with the address of its reply, and where the reply arrives.
 fn addressed<A: Ask>(
+    actor: Option<Arc<Actor>>,
     accepted_ns: u64,
     ask: A,
     address: impl FnOnce(oneshot::Sender<Result<A::Reply, Refusal>>) -> ReplyTo<A::Reply>,
 ) -> (ControlMessage, oneshot::Receiver<Result<A::Reply, Refusal>>) {
     let (sender, reply) = oneshot::channel();
-    let task = Task::Command(ask.reply_to(address(sender)));
+    let command = ask.reply_to(address(sender));
+    let task = match actor {
+        Some(actor) => Task::CommandBy(actor, command),
+        None => Task::Command(command),
+    };
     (ControlMessage { accepted_ns, task }, reply)
 }

@@ -2,9 +2,12 @@
 //!
 //! Imports `cluster`, `id` and `state`. Imported by `shard`, `control`, `http` and `server`.
 
+use std::sync::Arc;
+
 use crate::cluster::News;
 use crate::id::{ConnId, Dialect, ServiceName, ShardId};
 use crate::state::Command;
+use crate::state::audit::Actor;
 use crate::state::durable::WriteResult;
 
 /// One thing for control to do.
@@ -21,6 +24,8 @@ pub struct ControlMessage {
 pub enum Task {
     /// For the state.
     Command(Command),
+    /// The same for a command that the audit log names its sender of.
+    CommandBy(Arc<Actor>, Command),
     /// A shard has no follower of this service left that gets its changes in a dialect.
     Unfollow(ShardId, Dialect, ServiceName),
     /// A shard has nobody left who follows every service.

@@ -32,7 +32,7 @@ use crate::clock::{Clock, Moment};
 use crate::cluster::agreement::{Difference, Shared, TOKEN_KEY};
 use crate::cluster::{self, Cluster, News, NodeView};
 use crate::config::{AuthMode, Config, Sources};
-use crate::control::Control;
+use crate::control::{AuditSettings, Control};
 use crate::doors;
 use crate::http::AppState;
 use crate::http::answers::Answers;
@@ -266,6 +266,7 @@ impl Server {
             is_clustered: config.redis_url.is_some(),
             settings: config.document(sources),
             login_token_ttl_ms: config.login_token_ttl_ms,
+            audit_age_max_ms: config.audit_age_max_ms,
             session_max_ms: config.session_max_ms,
             started_ms: clock.now().unix_ms,
             new_id: || uuid::Uuid::new_v4().hyphenated().to_string(),
@@ -294,7 +295,8 @@ impl Server {
         let control =
             Control::new(state, inbox, shards.clone(), view_cache, Arc::clone(&stats), store)
                 .with_revoked(Arc::clone(&authorizer.revoked))
-                .with_set_bound(set_bound(&limits));
+                .with_set_bound(set_bound(&limits))
+                .with_audit(&node_id, audit_settings(config));
         let control = joined(control, config, &common.app, (clock, &to_control), journal)?;
         let events = control.events();
         let combiner =
@@ -477,6 +479,12 @@ fn journal(is_stored: bool, snapshot: &StoreSnapshot) -> cluster::Journal {
 /// The bound of one set of changes.
 fn set_bound(limits: &Limits) -> SetBound {
     SetBound { rows: limits.store_set_rows_max, bytes: limits.store_set_bytes_max }
+}
+
+/// How much of the audit log is kept.
+fn audit_settings(config: &Config) -> AuditSettings {
+    let bytes_max = config.audit_bytes_max as u64;
+    AuditSettings { age_ms_max: config.audit_age_max_ms, bytes_max }
 }
 
 /// Whether nodes can share a database.

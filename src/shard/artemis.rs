@@ -23,6 +23,7 @@ use super::socket::Socket;
 use super::{Shard, Slot};
 use crate::id::{Dialect, Topic};
 use crate::limits;
+use crate::state::audit::Door;
 use crate::state::registry::commands::{self, SnapshotNeed};
 use crate::state::registry::replies::RefusedEntry;
 use crate::state::registry::views::Subscribed;
@@ -172,7 +173,7 @@ impl<S: Socket> Shard<S> {
         }
         self.note_registered_by_heartbeat(slot, &registrations);
         let context = BatchContext::ArtemisRegister;
-        self.ask(slot, None, commands::Register(registrations), context);
+        self.ask_as(Door::Artemis, slot, None, commands::Register(registrations), context);
     }
 
     /// Control has registered instances from a heartbeat. The next heartbeat tries again what it refused.

@@ -33,13 +33,16 @@ impl<S: Socket> Shard<S> {
     }
 
     /// A client's address: the one behind a trusted proxy, if there is one.
-    fn client_of(&self, slot: Slot) -> Option<String> {
+    pub(super) fn address_of(&self, slot: Slot) -> Option<ClientAddress> {
         let conn = &self.conns[slot.index()];
-        let client = match conn.proxied.as_ref().and_then(|proxied| proxied.client) {
+        match conn.proxied.as_ref().and_then(|proxied| proxied.client) {
             Some(client) => Some(client),
             None => conn.socket.peer().map(ClientAddress::from),
-        };
-        client.map(|client| client.to_string())
+        }
+    }
+
+    fn client_of(&self, slot: Slot) -> Option<String> {
+        self.address_of(slot).map(|client| client.to_string())
     }
 
     pub(super) fn note_open(&self, slot: Slot, endpoint: Endpoint) {

@@ -9,6 +9,7 @@
 //! Part of `shard`.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ use crate::id::{ConnId, Dialect, RequestId, Topic};
 use crate::limits;
 use crate::mailbox::to_control::{ControlMessage, Task};
 use crate::state::Ask;
+use crate::state::audit::{Actor, Door};
 use crate::state::registry::commands::{self, SnapshotNeed};
 use crate::state::registry::replies::RefusedEntry;
 use crate::state::registry::views::{Instances, ServiceSnapshot, Subscribed};
@@ -342,7 +344,7 @@ impl<S: Socket> Shard<S> {
                     return self.answer_locally(slot, id, local);
                 }
                 let context = BatchContext::Register { sent, rejected };
-                self.ask(slot, id, commands::Register(registrations), context);
+                self.ask_as(Door::WebSocket, slot, id, commands::Register(registrations), context);
             }
             Request::Heartbeat(Entries { accepted, rejected }) => {
                 let (sent, keys): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
@@ -361,7 +363,7 @@ impl<S: Socket> Shard<S> {
                     return self.answer_locally(slot, id, local);
                 }
                 let context = BatchContext::Unregister { rejected };
-                self.ask(slot, id, commands::Unregister(keys), context);
+                self.ask_as(Door::WebSocket, slot, id, commands::Unregister(keys), context);
             }
         }
     }
@@ -452,9 +454,30 @@ impl<S: Socket> Shard<S> {
         context: <A::Reply as Reply>::SocketContext,
     ) -> bool {
         let command = ask.reply_to(ReplyTo::Socket(self.conns[slot.index()].id, context));
+        self.send_task(slot, id, A::Reply::FAMILY, Task::Command(command))
+    }
+
+    /// The same for a command that the audit log names its sender of.
+    pub(super) fn ask_as<A: Ask>(
+        &mut self,
+        door: Door,
+        slot: Slot,
+        id: Option<RequestId>,
+        ask: A,
+        context: <A::Reply as Reply>::SocketContext,
+    ) -> bool {
+        let conn = &self.conns[slot.index()];
+        let user_id = conn.identity().map(|identity| identity.user_id.clone());
+        let actor = Actor { user_id, address: self.address_of(slot), door };
+        let command = ask.reply_to(ReplyTo::Socket(conn.id, context));
+        let task = Task::CommandBy(Arc::new(actor), command);
+        self.send_task(slot, id, A::Reply::FAMILY, task)
+    }
+
+    fn send_task(&mut self, slot: Slot, id: Option<RequestId>, family: Family, task: Task) -> bool {
         let accepted_ns = self.now.ns;
-        if !self.send_control(ControlMessage { accepted_ns, task: Task::Command(command) }) {
-            let local = Local::Refuse(A::Reply::FAMILY, Refusal::unavailable());
+        if !self.send_control(ControlMessage { accepted_ns, task }) {
+            let local = Local::Refuse(family, Refusal::unavailable());
             self.answer_locally(slot, id, local);
             return false;
         }

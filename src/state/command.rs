@@ -148,4 +148,5 @@ commands! {
     SendPrivate => Stored,
     SendToGroup => Stored,
     ReadUnwritten => Vec<Arc<JournalEntry>>,
+    NoteAction => (),
 }

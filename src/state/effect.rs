@@ -19,6 +19,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::State;
+use super::audit::{Actor, AuditEvent, Note};
 use super::backplane::{BackplaneRequest, BackplaneResponse, NoResponse, TypedRequest};
 use super::channels::view::ChannelView;
 use super::durable::{Write, WriteResult};
@@ -66,6 +67,8 @@ pub enum Effect {
     Reply(Delivery),
     /// The embedding program hears what happened.
     Event(DomainEvent),
+    /// The audit log gets an event.
+    Audit(Box<AuditEvent>),
     /// An entry goes into the log of all nodes.
     Append(Box<Append>),
     /// The backplane, or other nodes, are asked.
@@ -111,6 +114,8 @@ pub struct Append {
     pub entry: Entry,
     /// Where the result goes.
     pub reply: AppendReply,
+    /// Whose command came to it; none = the server itself.
+    pub actor: Option<Arc<Actor>>,
 }
 
 /// Where the result of an applied entry goes.
@@ -266,6 +271,32 @@ impl State {
     pub fn resume<T>(&mut self, continuation: Continuation<T>, result: T, now: Moment) {
         continuation.run(self, result, now);
         self.bound_histories();
+    }
+
+    /// Keeps an audit log: what happens is left among the effects.
+    #[must_use]
+    pub fn with_audit(mut self) -> State {
+        self.registry.notes.keep(true);
+        self
+    }
+
+    /// Has something noted. Without an actor the server did it.
+    pub(super) fn audit(&mut self, actor: Option<&Arc<Actor>>, note: Note) {
+        if self.registry.notes.is_kept() {
+            let actor = actor.unwrap_or(&self.own_actor).clone();
+            self.push(Effect::Audit(Box::new(AuditEvent { note, actor })));
+        }
+    }
+
+    /// Hands over what the registry has noted. What another node decided is that node's to note.
+    pub(super) fn audit_registry(&mut self, actor: Option<&Arc<Actor>>, is_own: bool) {
+        if self.registry.notes.list.is_empty() {
+            return;
+        }
+        let actor = actor.unwrap_or(&self.own_actor);
+        let notes = self.registry.notes.list.drain(..).filter(|_| is_own);
+        let events = notes.map(|note| AuditEvent { note, actor: Arc::clone(actor) });
+        self.effects.extend(events.map(|event| Effect::Audit(Box::new(event))));
     }
 
     pub(super) fn push(&mut self, effect: Effect) {

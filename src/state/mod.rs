@@ -16,6 +16,7 @@
 //! Imports `address`, `auth`, `clock`, `id`, `limits`, `storm`, `subscribers`, `wheel` and `wire`. Imported by
 //! everything above it.
 
+pub mod audit;
 pub mod backplane;
 pub mod channels;
 pub mod cluster_presence;
@@ -45,6 +46,7 @@ use crate::clock::Moment;
 use crate::id::{MessageIds, ServiceName};
 use crate::limits::Limits;
 use crate::wire::refusal::Refusal;
+use audit::Actor;
 use channels::Channels;
 use cluster_presence::ClusterPresence;
 use command::RegistryCommand;
@@ -79,6 +81,8 @@ pub struct State {
     effects: Vec<Effect>,
     /// This node's name.
     node: Box<str>,
+    /// Whoever acts where nobody else does.
+    own_actor: Arc<Actor>,
     /// What puts entries, channel messages and direct messages into an order.
     sequencer: Sequencer,
     /// Who is where, as the nodes of a cluster have told each other. Empty at a node that is alone.
@@ -155,6 +159,7 @@ impl State {
             effects: Vec::new(),
             cluster_presence: ClusterPresence::new(&settings.node),
             node: settings.node.into(),
+            own_actor: Arc::new(Actor::SERVER),
             sequencer: Sequencer::default(),
             healed_total: 0,
             history_bytes_max: settings.history_bytes_max,
@@ -170,46 +175,53 @@ impl State {
         self
     }
 
-    /// Carries out one command. What control has to do is left among the effects.
+    /// Carries out one command of the server itself.
+    #[cfg(any(test, fuzzing, feature = "internals"))]
     pub fn apply(&mut self, command: Command, now: Moment) {
+        self.apply_by(None, command, now);
+    }
+
+    /// Carries out one command. What control has to do is left among the effects. The audit log has who sent it; none
+    /// is the server itself.
+    pub fn apply_by(&mut self, actor: Option<Arc<Actor>>, command: Command, now: Moment) {
         match command {
-            Command::Registry(command) => self.apply_registry(command, now),
-            Command::Messaging(command) => self.apply_messaging(*command, now),
+            Command::Registry(command) => self.apply_registry(actor, command, now),
+            Command::Messaging(command) => self.apply_messaging(actor, *command, now),
         }
         self.bound_histories();
     }
 
-    fn apply_registry(&mut self, command: RegistryCommand, now: Moment) {
+    fn apply_registry(&mut self, actor: Option<Arc<Actor>>, command: RegistryCommand, now: Moment) {
         use RegistryCommand as C;
         let registry = &mut self.registry;
         match command {
             C::Register(Register(sent), reply) => {
                 let decision = registry.decide_register(sent, now);
-                self.carry_out(decision, reply, AppendReply::Batch, now);
+                self.carry_out(actor, decision, reply, AppendReply::Batch, now);
             }
             C::Heartbeat(Heartbeat(identities), reply) => {
                 let decision = registry.decide_heartbeat(identities, now);
-                self.carry_out(decision, reply, AppendReply::Batch, now);
+                self.carry_out(actor, decision, reply, AppendReply::Batch, now);
             }
             C::Unregister(Unregister(identities), reply) => {
                 let decision = registry.decide(RegistryEntry::Unregister(identities), now);
-                self.carry_out(decision, reply, AppendReply::Batch, now);
+                self.carry_out(actor, decision, reply, AppendReply::Batch, now);
             }
             C::Operate(operate, reply) => {
                 let decision = registry.decide_operate(operate, now);
-                self.carry_out(decision, reply, AppendReply::Found, now);
+                self.carry_out(actor, decision, reply, AppendReply::Found, now);
             }
             C::Protect(Protect { service, enabled }, reply) => {
                 let decision = registry.decide(RegistryEntry::Protect { service, enabled }, now);
-                self.carry_out(decision, reply, AppendReply::Found, now);
+                self.carry_out(actor, decision, reply, AppendReply::Found, now);
             }
             C::PutInstance(put, reply) => {
                 let decision = registry.decide_put(put, now);
-                self.carry_out(decision, reply, AppendReply::Put, now);
+                self.carry_out(actor, decision, reply, AppendReply::Put, now);
             }
             C::RenewInstance(RenewInstance(find), reply) => {
                 let decision = registry.decide_renew_one(&find, now);
-                self.carry_out(decision, reply, AppendReply::Instance, now);
+                self.carry_out(actor, decision, reply, AppendReply::Instance, now);
             }
             // A subscriber that holds instances keeps them, and asks again.
             C::Subscribe(Subscribe { since: Some(_), .. }, reply) if !registry.log().is_loaded => {
@@ -249,16 +261,18 @@ impl State {
     /// Carries out what the registry has decided about a write.
     fn carry_out<T: Reply>(
         &mut self,
+        actor: Option<Arc<Actor>>,
         decision: Decision<T>,
         reply: ReplyTo<T>,
         appended: fn(ReplyTo<T>) -> AppendReply,
         now: Moment,
     ) {
         match decision {
-            Decision::Append(entry) => self.append(entry.into(), appended(reply), now),
+            Decision::Append(entry) => self.append(actor, entry.into(), appended(reply), now),
             Decision::Reply(result) => {
                 // A renewal may have ended a service's protection.
                 self.settle_registry(now);
+                self.audit_registry(actor.as_ref(), true);
                 self.reply(reply, result);
             }
         }
@@ -295,19 +309,31 @@ impl State {
     /// Applies an entry of the log of all nodes. Returns what it comes to; nothing where it came
     /// behind a later one of its node, and counts for nothing.
     pub fn apply_logged(&mut self, item: LogItem, now: Moment) -> Option<Applied> {
+        self.apply_logged_by(None, item, now)
+    }
+
+    /// The same for an entry that somebody's command came to at this node.
+    pub fn apply_logged_by(
+        &mut self,
+        actor: Option<&Arc<Actor>>,
+        item: LogItem,
+        now: Moment,
+    ) -> Option<Applied> {
         if !self.registry.record(&item) {
             return None;
         }
         let LogItem { node, at_ms, entry, .. } = item;
+        let is_own = *node == **self.registry.log().own_name();
         let applied = match entry {
             Entry::Registry(entry) => self.registry.apply(entry, (&node, at_ms), now),
             Entry::Presence(entry) => {
                 self.apply_presence(&node, entry, now);
                 Applied::Done
             }
-            Entry::Channel(entry) => self.apply_definition(entry),
+            Entry::Channel(entry) => self.apply_definition(entry, now),
         };
         self.settle_registry(now);
+        self.audit_registry(actor, is_own);
         self.bound_histories();
         Some(applied)
     }
@@ -352,7 +378,7 @@ impl State {
     /// Appends what time, or this node's presence, has made.
     pub fn append_own(&mut self, now: Moment) {
         for entry in self.take_proposals(now) {
-            self.append(entry, AppendReply::Nobody, now);
+            self.append(None, entry, AppendReply::Nobody, now);
         }
     }
 
@@ -362,6 +388,7 @@ impl State {
         self.registry.on_nodes(alive, (at_ms, newest));
         self.registry.check_contact(now);
         self.settle_registry(now);
+        self.audit_registry(None, true);
         self.on_alive(alive);
         self.heal_again();
     }
@@ -371,6 +398,7 @@ impl State {
         if self.registry.next_tick_ms().is_some_and(|at_ms| at_ms <= now.unix_ms) {
             self.registry.tick(now);
             self.settle_registry(now);
+            self.audit_registry(None, true);
             if !self.sequencer.is_shared() {
                 self.append_own(now);
             }

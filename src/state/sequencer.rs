@@ -19,6 +19,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::State;
+use super::audit::Actor;
 use super::backplane::{ChannelMessage, TypedRequest};
 use super::durable::{Write, WriteResult, Written};
 use super::effect::{Append, AppendReply, Effect};
@@ -73,12 +74,18 @@ impl Sequencer {
 
 impl State {
     /// Appends an entry to the log. `reply` gets what it comes to.
-    pub(super) fn append(&mut self, entry: Entry, reply: AppendReply, now: Moment) {
+    pub(super) fn append(
+        &mut self,
+        actor: Option<Arc<Actor>>,
+        entry: Entry,
+        reply: AppendReply,
+        now: Moment,
+    ) {
         if self.sequencer.is_shared {
-            return self.push(Effect::Append(Box::new(Append { entry, reply })));
+            return self.push(Effect::Append(Box::new(Append { entry, reply, actor })));
         }
         let item = self.registry.log().own_item(entry, now);
-        if let Some(applied) = self.apply_logged(item, now) {
+        if let Some(applied) = self.apply_logged_by(actor.as_ref(), item, now) {
             self.reply_applied(reply, applied);
         }
     }

@@ -16,7 +16,7 @@ use sqlx::{AnyConnection, Connection, Row as _};
 
 use super::address::{Address, Mode};
 use super::statement::{flag, insert, unsigned};
-use super::{StoreError, StoreSnapshot, journal, logins, people};
+use super::{StoreError, StoreSnapshot, audit, journal, logins, people};
 use crate::id::MessageId;
 use crate::limits;
 use crate::private_file;
@@ -232,8 +232,13 @@ impl Database {
 
     /// Writes one set of changes as one transaction.
     pub(super) async fn write(&mut self, delta: &RegistryDelta) -> Result<(), sqlx::Error> {
-        let address = self.address.clone();
+        let (address, mode) = (self.address.clone(), self.mode);
         let mut change = self.connection().await?.begin().await?;
+        if mode == Mode::Shared {
+            // The nodes' log has the registry.
+            audit::write(&mut change, delta).await?;
+            return change.commit().await;
+        }
         // The stored version always lies far above every used one, so that no number is used twice
         // even after a kill.
         sqlx::query(
@@ -250,6 +255,7 @@ impl Database {
             let rows: Vec<Value> = delta.rows.iter().filter_map(encode).collect();
             insert(&mut change, &address, statement, rows).await?;
         }
+        audit::write(&mut change, delta).await?;
         change.commit().await
     }
 

@@ -29,6 +29,7 @@
 mod account_poller;
 pub mod accounts;
 mod address;
+pub mod audit;
 mod database;
 mod journal;
 mod logins;
@@ -358,8 +359,8 @@ impl Store {
         self.is_idle.load(Ordering::Acquire)
     }
 
-    /// Hands over a set of changes. Only while the store is idle, and never to a shared one, which
-    /// would drop it. [`Store::take_outcome`] returns the result.
+    /// Hands over a set of changes. Only while the store is idle. A shared one takes the events of the
+    /// audit log from it and nothing else. [`Store::take_outcome`] returns the result.
     pub fn commit(&self, delta: impl Into<Arc<RegistryDelta>>) {
         self.give(Job::Write(delta.into()));
     }
@@ -419,8 +420,11 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use super::audit::AuditQuery;
     use super::*;
-    use crate::state::registry::unsaved::Row;
+    use crate::clock::Moment;
+    use crate::state::audit::{Actor, AuditEvent, Note, kind};
+    use crate::state::registry::unsaved::{AuditBounds, Row};
     use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
     use bytes::Bytes;
     use sqlx::{ConnectOptions, Connection};
@@ -605,6 +609,90 @@ mod tests {
         assert_eq!(who("f1sh").as_deref(), Some("4"));
         let keys = snapshot.people.users.iter().filter_map(|user| user.name_key.as_deref());
         assert_eq!(keys.filter(|key| *key == "fish").count(), 1);
+    }
+
+    /// A set with events of these numbers, and what is kept of them all.
+    fn happened(numbers: std::ops::Range<u64>, bytes_max: u64) -> RegistryDelta {
+        let event = |n: u64| {
+            let note = Note::new(kind::CHANGED, Moment::new(n, 0)).because(format!("{n}"));
+            Row::Audit(n, Box::new(AuditEvent { note, actor: Actor::SERVER.into() }))
+        };
+        let audit = AuditBounds { node: String::from("n"), from_ms: 0, bytes_max };
+        RegistryDelta { rows: numbers.map(event).collect(), audit, ..RegistryDelta::default() }
+    }
+
+    fn commit(store: &Store, delta: RegistryDelta) {
+        store.commit(delta);
+        while !store.is_idle() {
+            std::thread::yield_now();
+        }
+        assert_eq!(store.take_outcome(), Some(SetOutcome::Written));
+    }
+
+    /// All reasons in the log, and their ids.
+    fn read_log(store: &Store) -> Vec<(u64, String)> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let (mut found, mut after) = (Vec::new(), 0);
+        loop {
+            let query = AuditQuery { after, limit: 700, ..AuditQuery::default() };
+            let page = runtime.block_on(store.read_pool().audit(query)).expect("asked");
+            let reason = |one: audit::FoundEvent| (one.id, one.event.reason.unwrap_or_default());
+            found.extend(page.events.into_iter().map(reason));
+            let Some(next) = page.next else { return found };
+            after = next;
+        }
+    }
+
+    #[test]
+    fn the_audit_log_is_bounded_and_has_no_doubles() {
+        let dir = Dir::new();
+        let (store, _) = Store::open(None, &dir.0, Listeners::default()).expect("opens");
+        commit(&store, happened(1..2_000, u64::MAX));
+        // A set that was reported as failed comes again, with more.
+        commit(&store, happened(1_500..3_000, u64::MAX));
+        let found = read_log(&store);
+        let want: Vec<_> = (1..3_000).map(|n| (n, n.to_string())).collect();
+        assert_eq!(found, want);
+        commit(&store, happened(3_000..3_001, 100_000));
+        let found = read_log(&store);
+        let (first, count) = (found[0].0, found.len() as u64);
+        assert_eq!(first + count, 3_001, "the oldest went, in one piece");
+        assert!((500..2_000).contains(&count), "{count}");
+        let mut last = happened(3_001..3_002, u64::MAX);
+        last.audit.from_ms = 3_001;
+        commit(&store, last);
+        assert_eq!(read_log(&store), [(3_001, String::from("3001"))]);
+        store.close(happened(3_002..3_003, u64::MAX));
+        let (store, _) = Store::open(None, &dir.0, Listeners::default()).expect("opens again");
+        assert_eq!(read_log(&store).len(), 2);
+    }
+
+    /// A database as the release before left it.
+    #[test]
+    fn a_database_without_an_audit_log_gets_one() {
+        let dir = Dir::new();
+        let (store, _) = Store::open(None, &dir.0, Listeners::default()).expect("opens");
+        store.close(delta());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let options = sqlx::sqlite::SqliteConnectOptions::new();
+            let options = options.filename(dir.0.join("fanfare.db"));
+            let mut connection = options.connect().await.expect("connects");
+            for statement in [
+                "DROP TABLE audit_batch",
+                "DROP TABLE audit_state",
+                "DROP TABLE audit_writer",
+                "DELETE FROM _sqlx_migrations WHERE version >= 9",
+            ] {
+                sqlx::query(statement).execute(&mut connection).await.expect(statement);
+            }
+            connection.close().await.expect("closes");
+        });
+        let (store, snapshot) = Store::open(None, &dir.0, Listeners::default()).expect("opens");
+        assert_eq!(snapshot.registry.instances.len(), 10_000);
+        assert_eq!(snapshot.registry.epoch, "e1", "the history goes on");
+        commit(&store, happened(1..3, u64::MAX));
+        assert_eq!(read_log(&store).len(), 2);
     }
 
     #[test]

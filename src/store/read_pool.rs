@@ -15,6 +15,7 @@ use sqlx::{AnyConnection, AnyPool, Row};
 use tokio::sync::{mpsc, oneshot};
 
 use super::address::Address;
+use super::audit::{self, AuditPage, AuditQuery};
 use super::statement::unsigned;
 use super::{account_poller, people};
 use crate::auth::{Standing, names};
@@ -218,6 +219,11 @@ impl ReadPool {
         });
         queue.try_send(work).map_err(|_| Refusal::unavailable())?;
         answer.await.map_err(|_| Refusal::unavailable())?
+    }
+
+    /// A page of the audit log.
+    pub async fn audit(&self, query: AuditQuery) -> Result<AuditPage, Refusal> {
+        self.ask(|pool| async move { audit::read(&pool, &query).await }).await
     }
 
     /// The account with this username, in any case or form.

@@ -215,8 +215,8 @@ impl Running {
     /// Writes a set, one time. A row that the database refuses for its content is set aside, and
     /// the rest is written without it.
     fn write(&mut self, delta: &RegistryDelta) -> SetOutcome {
-        if self.worker.mode == Mode::Shared {
-            // The nodes' log has the registry.
+        if self.worker.mode == Mode::Shared && delta.rows.is_empty() {
+            // The nodes' log has the registry. Of a set the audit log gets its events.
             return SetOutcome::Written;
         }
         let written = match ask!(self.write(delta)) {
@@ -279,7 +279,9 @@ impl Running {
     fn set_aside(&mut self, row: &RegistryDelta, fault: &sqlx::Error) {
         self.worker.health.count_aside();
         for (table, key) in row.rows.iter().map(Row::key) {
-            if self.aside.len() < limits::STORE_ASIDE_KEYS_MAX {
+            // An event never changes: it is lost, and the registry is complete without it.
+            let is_event = table == "audit";
+            if !is_event && self.aside.len() < limits::STORE_ASIDE_KEYS_MAX {
                 self.aside.insert(aside_key(table, key));
             }
             tracing::error!(

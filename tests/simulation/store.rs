@@ -105,6 +105,8 @@ impl Database {
                 }
                 Row::PullOutGone(identity) => _ = self.pull_outs.remove(&identity),
                 Row::PullOut(one) => _ = self.pull_outs.insert(one.identity.clone(), one),
+                // These nodes keep no audit log.
+                Row::Audit(..) => {}
             }
         }
     }

@@ -32,6 +32,8 @@ impl Tables {
                 Row::Service(one) => one.revision.to_string(),
                 Row::Instance(one) => String::from_utf8(one.json.to_vec()).expect("UTF-8"),
                 Row::PullOut(one) => one.operator.clone(),
+                // The registry makes none of these.
+                Row::Audit(..) => continue,
                 Row::ServiceGone(_) | Row::InstanceGone(_) | Row::PullOutGone(_) => {
                     self.0.remove(&key);
                     continue;

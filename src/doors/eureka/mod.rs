@@ -37,6 +37,7 @@ use crate::http::reply::{self, Problem, Reply};
 use crate::http::{Query, RequestContext, body, decoded, log, pages, registry};
 use crate::id::ServiceName;
 use crate::limits;
+use crate::state::audit::Door;
 use crate::state::registry::commands::{
     FindInstance, Heartbeat, Operate, Operation, PutInstance, RenewInstance, Unregister,
 };
@@ -381,7 +382,7 @@ async fn change(
         let bytes_max = context.app.limits.instance_bytes_max.max(stands);
         let too_large = |fault| Problem::new(413, Code::TooLarge, fault);
         let registration = registration.within(bytes_max).map_err(too_large)?;
-        match context.ask(PutInstance { registration, expected, pull }).await? {
+        match context.ask_as(Door::Eureka, PutInstance { registration, expected, pull }).await? {
             PutReply::Done => return Ok(()),
             PutReply::Refused(code) => {
                 let problem = Problem::new(code.http_status(), code, "there is no room for more");
@@ -417,7 +418,7 @@ async fn renew(
 /// `DELETE /apps/{app}/{id}`
 async fn cancel(context: &RequestContext, app: &str, id: &str) -> Result<Reply, Problem> {
     let found = find(context, app, id, false).await?.ok_or_else(not_found)?;
-    context.ask(Unregister(vec![found.identity])).await?;
+    context.ask_as(Door::Eureka, Unregister(vec![found.identity])).await?;
     Ok(done())
 }
 
@@ -477,7 +478,7 @@ async fn operate(
     operation: Operation,
 ) -> Result<(), Problem> {
     let (action, on) = (registry::action(&operation), found.identity.to_string());
-    if !context.ask(Operate { identity: found.identity, operation }).await? {
+    if !context.ask_as(Door::Eureka, Operate { identity: found.identity, operation }).await? {
         return Err(not_found());
     }
     log::operator(context, action, &on, Some("eureka"));

@@ -460,6 +460,23 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .takes("SendWish"),
     Operation::new(
         "GET",
+        "/api/v1/events",
+        ("Status", "events"),
+        "What happened: changes of the registry and actions of operators, the oldest first",
+        &[(200, Some("Events"))],
+    )
+    .asks(&[
+        text("service", "Of this service"),
+        text("instance", "Of this instance id"),
+        text("kind", "Of this kind, `instance.expired`, or family, `instance`"),
+        text("actor", "By this user id, address or door"),
+        text("from", "From this time on (RFC 3339)"),
+        text("to", "Before this time (RFC 3339)"),
+        text("after", "Behind the event with this id"),
+        number("limit", "At most so many", 1, 1000),
+    ]),
+    Operation::new(
+        "GET",
         "/api/v1/connections",
         ("Sockets", "connections"),
         "The open sockets",

@@ -365,6 +365,15 @@ fn people() -> Value {
             }),
         ),
         "ConnectionMetadata": {"type": "object"},
+        "Event": with_optional(&["id", "at", "node", "kind", "actor"], json!({
+            "id": count(), "at": text(), "node": text(), "kind": text(),
+            "service_id": text(), "region_id": text(), "instance_id": text(), "reason": text(),
+            "actor": with_optional(&["door"], json!({
+                "user_id": text(), "address": text(), "door": text(),
+            })),
+            "detail": {"type": "object"},
+        })),
+        "Events": object(json!({"events": many(one("Event")), "next": or_null("integer")})),
         "Connections": object(json!({
             "connections": many(one("Connection")), "total": count(), "next": or_null("string"),
         })),

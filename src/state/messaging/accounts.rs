@@ -1,17 +1,43 @@
 //! Accounts and groups: their changes, which the database has before anyone hears of them, and the users
 //! seen for the first time.
 
+use std::sync::Arc;
+
+use serde_json::json;
+
 use super::no_user;
 use crate::auth::names;
 use crate::clock::Moment;
+use crate::id::UserId;
 use crate::state::State;
+use crate::state::audit::{Actor, Note, kind};
 use crate::state::durable::{AccountChange, Write, Written};
 use crate::state::reply::ReplyTo;
 use crate::wire::refusal::{Code, Refusal};
 
+/// What the audit log has of a change, and whose account it is about. Groups are their members' own matter.
+fn noted(write: &Write) -> Option<(&'static str, UserId)> {
+    match write {
+        Write::Account { user_id, .. } => Some((kind::ACCOUNT_CREATED, user_id.clone())),
+        Write::SetPassword { user_id, .. } => Some((kind::PASSWORD_CHANGED, user_id.clone())),
+        Write::EndTokens { person, .. } | Write::EndToken { person, .. } => {
+            Some((kind::SIGNED_OUT, person.user_id.clone()))
+        }
+        Write::RemoveAccount { person, .. } => {
+            Some((kind::ACCOUNT_REMOVED, person.user_id.clone()))
+        }
+        _ => None,
+    }
+}
+
 impl State {
     /// Changes accounts or groups.
-    pub(super) fn store_change(&mut self, mut write: Write, reply: ReplyTo<Written>) {
+    pub(super) fn store_change(
+        &mut self,
+        actor: Option<Arc<Actor>>,
+        mut write: Write,
+        reply: ReplyTo<Written>,
+    ) {
         if let Err(refusal) = self.resolve_names(&mut write).and_then(|()| self.check(&write)) {
             return self.reply(reply, Err(refusal));
         }
@@ -21,7 +47,12 @@ impl State {
             }
             _ => None,
         };
-        self.store(write, move |state, result, _| {
+        let noted = noted(&write);
+        self.store(write, move |state, result, now| {
+            if let (Some((kind, user_id)), Ok(Written::Done)) = (noted, &result) {
+                let detail = json!({"user_id": user_id.as_str()});
+                state.audit(actor.as_ref(), Note::new(kind, now).with(&detail));
+            }
             if let (Some((user_id, name_key)), Ok(_)) = (account, &result) {
                 state.people.note_stored(user_id.clone());
                 state.people.note_name(name_key, &user_id);

@@ -28,7 +28,7 @@ impl State {
         if !connection.is_at(&self.node) {
             let name = connection.clone();
             let request = NodeRequest::Subscription { name, channel, is_subscribed };
-            return self.order_node_of(&connection, request, reply);
+            return self.order_node_of(&connection, request, reply, |_| {});
         }
         let conn = connection.conn;
         let Some((_, found)) = self.people.find(conn) else {
@@ -67,7 +67,8 @@ impl State {
             return self.reply(reply, result);
         }
         let name = connection.clone();
-        self.order_node_of(&connection, NodeRequest::Metadata { name, metadata }, reply);
+        let request = NodeRequest::Metadata { name, metadata };
+        self.order_node_of(&connection, request, reply, |_| {});
     }
 
     /// The same for a connection of this node.

@@ -1,5 +1,8 @@
 //! Commands about channels: follow, define, delete.
 
+use std::sync::Arc;
+
+use serde_json::json;
 use smallvec::SmallVec;
 
 use super::Attempt;
@@ -8,6 +11,7 @@ use super::replies::{Followed, Unfollowed};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId};
 use crate::state::State;
+use crate::state::audit::{Actor, Note, kind};
 use crate::state::backplane::TypedRequest;
 use crate::state::channels::bounds::{Creator, TooMany};
 use crate::state::channels::view::ChannelView;
@@ -143,6 +147,7 @@ impl State {
 
     pub(super) fn define_channel(
         &mut self,
+        actor: Option<Arc<Actor>>,
         define: DefineChannel,
         reply: ReplyTo<ChannelView>,
         now: Moment,
@@ -155,26 +160,33 @@ impl State {
             return self.refuse(reply, Code::RateLimited, "there are too many channels");
         }
         let entry = ChannelEntry::Define { channel, description };
-        self.append_definition(entry, AppendReply::Defined(reply), now);
+        self.append_definition(actor, entry, AppendReply::Defined(reply), now);
     }
 
     /// Deletes a channel: what Redis keeps of it first, where nodes share it.
-    pub(super) fn delete_channel(&mut self, channel: ChannelName, reply: ReplyTo<()>, now: Moment) {
+    pub(super) fn delete_channel(
+        &mut self,
+        actor: Option<Arc<Actor>>,
+        channel: ChannelName,
+        reply: ReplyTo<()>,
+        now: Moment,
+    ) {
         if !self.sequencer.shares(&channel) {
-            return self.end_channel(channel, false, reply, now);
+            return self.end_channel(actor, channel, false, reply, now);
         }
         if self.registry.is_cut_off() {
             return self.reply(reply, Err(Refusal::unavailable()));
         }
         let request = TypedRequest::delete(channel.clone(), false);
         self.request(request, move |state, deleted, now| match deleted {
-            Ok(was_kept) => state.end_channel(channel, was_kept, reply, now),
+            Ok(was_kept) => state.end_channel(actor, channel, was_kept, reply, now),
             Err(_) => state.reply(reply, Err(Refusal::unavailable())),
         });
     }
 
     fn end_channel(
         &mut self,
+        actor: Option<Arc<Actor>>,
         channel: ChannelName,
         was_kept: bool,
         reply: ReplyTo<()>,
@@ -186,12 +198,19 @@ impl State {
         if !is_live && !self.channels.is_defined(&channel) {
             return self.reply(reply, Err(no_channel()));
         }
-        self.append_definition(ChannelEntry::Delete(channel), AppendReply::Deleted(reply), now);
+        let entry = ChannelEntry::Delete(channel);
+        self.append_definition(actor, entry, AppendReply::Deleted(reply), now);
     }
 
     /// Defines a channel, or deletes it. The log of several nodes outlives them. What one node orders
     /// does not, so there the store has the entry before it is applied and anyone hears of it.
-    fn append_definition(&mut self, entry: ChannelEntry, reply: AppendReply, now: Moment) {
+    fn append_definition(
+        &mut self,
+        actor: Option<Arc<Actor>>,
+        entry: ChannelEntry,
+        reply: AppendReply,
+        now: Moment,
+    ) {
         let (channel, write) = match &entry {
             ChannelEntry::Define { channel, description } => {
                 let (channel, description) = (channel.clone(), description.clone());
@@ -204,18 +223,20 @@ impl State {
             }
         };
         if self.sequencer.shares(&channel) {
-            return self.append(entry.into(), reply, now);
+            return self.append(actor, entry.into(), reply, now);
         }
         let Some(write) = write else {
-            let applied = self.apply_definition(entry);
+            let applied = self.apply_definition(entry, now);
+            self.audit_registry(actor.as_ref(), true);
             return self.reply_applied(reply, applied);
         };
         self.channels.reserved.push(channel.clone());
-        self.store(write, move |state, result, _| {
+        self.store(write, move |state, result, now| {
             state.channels.reserved.retain(|reserved| *reserved != channel);
             match result {
                 Ok(_) => {
-                    let applied = state.apply_definition(entry);
+                    let applied = state.apply_definition(entry, now);
+                    state.audit_registry(actor.as_ref(), true);
                     state.reply_applied(reply, applied);
                 }
                 Err(refusal) => state.deliver(reply.refuse(refusal)),
@@ -224,17 +245,28 @@ impl State {
     }
 
     /// Applies the definition of a channel, or its end.
-    pub(in crate::state) fn apply_definition(&mut self, entry: ChannelEntry) -> Applied {
+    pub(in crate::state) fn apply_definition(
+        &mut self,
+        entry: ChannelEntry,
+        now: Moment,
+    ) -> Applied {
+        let notes = &mut self.registry.notes;
+        let mut note = |kind, channel: &ChannelName| {
+            let detail = || json!({"channel": channel.as_str()});
+            notes.add(|| Note::new(kind, now).with(&detail()));
+        };
         match entry {
             ChannelEntry::Define { channel, .. } if self.channels.is_defined(&channel) => {
                 Applied::Defined(Err(is_defined()))
             }
             ChannelEntry::Define { channel, description } => {
+                note(kind::CHANNEL_CREATED, &channel);
                 self.channels.define(channel.clone(), &description);
                 let view = self.channels.view(&channel);
                 Applied::Defined(Ok(view.unwrap_or_else(|| ChannelView::unknown(channel))))
             }
             ChannelEntry::Delete(channel) => {
+                note(kind::CHANNEL_DELETED, &channel);
                 self.channels.undefine(&channel);
                 self.dissolve(&channel);
                 Applied::Done

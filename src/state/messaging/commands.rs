@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use super::aim::{Aimed, To};
 use crate::address::AddressBlock;
 use crate::id::{ChannelName, ConnId, ConnName, RequestId, UserId};
+use crate::state::audit::Note;
 use crate::state::durable::{AccountChange, EndedToken, Write};
 use crate::state::journal::Page;
 use crate::state::people::Person;
@@ -198,6 +199,10 @@ pub struct SetSubscription {
     /// Whether it is to be subscribed.
     pub is_subscribed: bool,
 }
+
+/// Have the audit log note an action that no command of the state carries out.
+#[derive(Debug)]
+pub struct NoteAction(pub Note);
 
 /// Replace what is noted of a connection.
 #[derive(Debug)]

@@ -28,9 +28,12 @@ mod replicated;
 mod room;
 mod user_name;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::State;
+use super::audit::Actor;
 use super::command::MessagingCommand;
 use super::effect::{Effect, Message};
 use super::reply::{Reply, ReplyTo};
@@ -42,15 +45,20 @@ use crate::wire::refusal::{Code, Refusal};
 use aim::Aim;
 use commands::{
     ApplyAccounts, Closed, DeleteChannel, DescribeChannel, DescribeConnection, Disconnect,
-    EndTokens, LeaveRoom, ListChannels, ListOnline, PingAll, ReadUnwritten, SeeUser, StoreChange,
-    Unfollow,
+    EndTokens, LeaveRoom, ListChannels, ListOnline, NoteAction, PingAll, ReadUnwritten, SeeUser,
+    StoreChange, Unfollow,
 };
 
 pub(super) use publish::PublisherReply;
 
 impl State {
     /// Carries out one command.
-    pub(super) fn apply_messaging(&mut self, command: MessagingCommand, now: Moment) {
+    pub(super) fn apply_messaging(
+        &mut self,
+        actor: Option<Arc<Actor>>,
+        command: MessagingCommand,
+        now: Moment,
+    ) {
         use MessagingCommand as C;
         match command {
             C::Opened(opened, reply) => {
@@ -88,9 +96,9 @@ impl State {
                 self.describe_channel(name, reply, now);
             }
             C::ReadHistory(read, reply) => self.read_history(read, reply, now),
-            C::DefineChannel(define, reply) => self.define_channel(define, reply, now),
+            C::DefineChannel(define, reply) => self.define_channel(actor, define, reply, now),
             C::DeleteChannel(DeleteChannel(channel), reply) => {
-                self.delete_channel(channel, reply, now);
+                self.delete_channel(actor, channel, reply, now);
             }
             C::JoinRoom(join, reply) => self.join(join, reply, Attempt::First, now),
             C::LeaveRoom(LeaveRoom { conn, channel }, reply) => {
@@ -108,7 +116,13 @@ impl State {
             C::DescribeConnection(DescribeConnection(name), reply) => {
                 self.describe_connection(&name, reply);
             }
-            C::Disconnect(Disconnect(name), reply) => self.disconnect_anywhere(&name, reply),
+            C::Disconnect(Disconnect(name), reply) => {
+                self.disconnect_anywhere(actor, &name, reply, now);
+            }
+            C::NoteAction(NoteAction(note), reply) => {
+                self.audit(actor.as_ref(), note);
+                self.reply(reply, Ok(()));
+            }
             C::SetSubscription(set, reply) => self.set_subscription(set, reply, now),
             C::SetMetadata(set, reply) => self.set_metadata(set, reply),
             C::ChatAs(chat, reply) => self.chat_as(chat, reply, now),
@@ -116,7 +130,7 @@ impl State {
                 self.push(Effect::PingAll);
                 self.reply(reply, Ok(()));
             }
-            C::StoreChange(StoreChange(write), reply) => self.store_change(write, reply),
+            C::StoreChange(StoreChange(write), reply) => self.store_change(actor, write, reply),
             C::SendPrivate(send, reply) => self.send_private(send, reply, now),
             C::SendToGroup(send, reply) => self.send_to_group(send, reply, now),
             C::ReadUnwritten(ReadUnwritten(page), reply) => self.read_unwritten(page, reply),

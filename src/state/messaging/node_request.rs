@@ -1,5 +1,7 @@
 //! Requests between nodes: deliver a message to connections there, or say what they are.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,6 +14,7 @@ use crate::clock::Moment;
 use crate::id::{ChannelName, ConnName, UserId};
 use crate::limits;
 use crate::state::State;
+use crate::state::audit::{Actor, Note, kind};
 use crate::state::backplane::TypedRequest;
 use crate::state::cluster_presence::ClusterPresence;
 use crate::state::people::{ConnectionView, Person};
@@ -148,12 +151,13 @@ impl State {
         self.ask_nodes(nodes, request, finish);
     }
 
-    /// Has the node of a connection do something with it.
+    /// Has the node of a connection do something with it. `done` is called once it is done.
     pub(super) fn order_node_of(
         &mut self,
         connection: &ConnName,
         request: NodeRequest,
         reply: ReplyTo<()>,
+        done: impl FnOnce(&mut State) + Send + 'static,
     ) {
         self.ask_node_of(
             connection,
@@ -161,6 +165,9 @@ impl State {
             |state, there| {
                 let result = there
                     .and_then(|there| if there.is_found { Ok(()) } else { Err(no_connection()) });
+                if result.is_ok() {
+                    done(state);
+                }
                 state.reply(reply, result);
             },
         );
@@ -243,12 +250,26 @@ impl State {
     }
 
     /// Ends a connection, wherever it is.
-    pub(super) fn disconnect_anywhere(&mut self, name: &ConnName, reply: ReplyTo<()>) {
+    /// Ends a connection, here or at another node. The node that was asked notes it for the audit log.
+    pub(super) fn disconnect_anywhere(
+        &mut self,
+        actor: Option<Arc<Actor>>,
+        name: &ConnName,
+        reply: ReplyTo<()>,
+        now: Moment,
+    ) {
+        let connection = name.named_from(&self.node).to_string();
+        let detail = json!({"connection_id": connection});
+        let note = Note::new(kind::DISCONNECTED, now).with(&detail);
         if name.is_at(&self.node) {
             let result = self.disconnect(name.conn);
+            if result.is_ok() {
+                self.audit(actor.as_ref(), note);
+            }
             return self.reply(reply, result);
         }
-        self.order_node_of(name, NodeRequest::Disconnect { name: name.clone() }, reply);
+        let request = NodeRequest::Disconnect { name: name.clone() };
+        self.order_node_of(name, request, reply, move |state| state.audit(actor.as_ref(), note));
     }
 
     /// Answers another node.

@@ -1,6 +1,7 @@
 //! Instances: how they come, change, are taken out of discovery and go.
 
 use bytes::Bytes;
+use serde_json::json;
 
 use super::commands::PutInstance;
 use super::listing::{ListedInstance, Step};
@@ -9,7 +10,8 @@ use super::pull_outs::{Operator, Pull, PulledOutBy};
 use super::replies::PutReply;
 use super::{Member, Registry, to_u32};
 use crate::clock::Moment;
-use crate::id::InstanceIdentity;
+use crate::id::{InstanceIdentity, ServiceName};
+use crate::state::audit::{Note, kind};
 use crate::state::entry::Bounds;
 use crate::wire::event::{ChangeReason, ChangeType};
 use crate::wire::instance::Registration;
@@ -44,6 +46,7 @@ impl Registry {
             is_pulled_out,
             "instance registered"
         );
+        self.note(kind::REGISTERED, service, &sent.identity, now);
         let index = self.admit(service, sent.identity, sent.json.clone(), ttl_ms, now);
         self.take_over(index, 0, commit);
         if self.services[service].is_degraded() {
@@ -96,6 +99,7 @@ impl Registry {
                 instance = %sent.identity,
                 "instance changed"
             );
+            self.note(kind::CHANGED, service, &sent.identity, now);
             self.dirty.instances.insert(sent.identity);
             if !is_pulled_out {
                 self.change(service, sent.json, ChangeType::Change, ChangeReason::Update, now);
@@ -160,12 +164,12 @@ impl Registry {
         member.deadline_ms = member.deadline_ms.max(now.unix_ms + member.ttl_ms);
         self.totals.renewals += 1;
         if member.is_overdue || member.is_unconfirmed {
-            self.confirm(index);
+            self.confirm(index, now);
         }
     }
 
     /// Counts an instance as heard of.
-    fn confirm(&mut self, index: u32) {
+    fn confirm(&mut self, index: u32, now: Moment) {
         let member = &mut self.members[index as usize];
         let service = &mut self.services[member.service];
         let was_overdue = std::mem::take(&mut member.is_overdue);
@@ -173,6 +177,14 @@ impl Registry {
         service.unconfirmed -= usize::from(std::mem::take(&mut member.is_unconfirmed));
         if service.is_degraded() {
             self.to_rejudge.push(member.service);
+        }
+        if was_overdue {
+            let Member { service, ref identity, .. } = self.members[index as usize];
+            self.notes.add(|| {
+                Note::new(kind::RENEWED, now)
+                    .of_service(self.services[service].name.clone())
+                    .of_instance(identity.clone())
+            });
         }
         if was_overdue && self.members[index as usize].owner == SELF {
             // Its entry left the wheel when it ran out.
@@ -209,6 +221,7 @@ impl Registry {
             reason = reason.as_str(),
             "instance removed"
         );
+        self.note_removal(&member, reason, now);
         self.log.count(member.owner, false);
         let service = &mut self.services[member.service];
         service.overdue -= usize::from(member.is_overdue);
@@ -249,6 +262,37 @@ impl Registry {
         self.dirty.instances.insert(member.identity);
     }
 
+    /// Notes something of an instance for the audit log.
+    pub(super) fn note(
+        &mut self,
+        kind: &'static str,
+        service: usize,
+        identity: &InstanceIdentity,
+        now: Moment,
+    ) {
+        self.notes.add(|| {
+            let service = self.services[service].name.clone();
+            Note::new(kind, now).of_service(service).of_instance(identity.clone())
+        });
+    }
+
+    /// Notes why an instance is removed.
+    fn note_removal(&mut self, member: &Member, reason: ChangeReason, now: Moment) {
+        self.notes.add(|| {
+            let is_expired = reason == ChangeReason::Expired;
+            let kind = if is_expired { kind::EXPIRED } else { kind::UNREGISTERED };
+            let service = self.services[member.service].name.clone();
+            let note = Note::new(kind, now).of_service(service);
+            let note = note.of_instance(member.identity.clone());
+            if !is_expired {
+                return note;
+            }
+            let silent_ms = now.unix_ms.saturating_sub(member.renewed_ms());
+            let detail = json!({"lease_ttl_ms": member.ttl_ms, "silent_ms": silent_ms});
+            note.because("the lease was not renewed").with(&detail)
+        });
+    }
+
     /// Takes an instance out of discovery in the name of an operator; without one, puts it back.
     /// Returns false where nothing of that name was ever registered or pulled out.
     pub(super) fn operate(
@@ -274,6 +318,9 @@ impl Registry {
         let index = self.by_identity.get(identity).copied();
         let was_pulled_out = self.pulled_out.contains(identity);
         let is_pulled_out = by.is_some();
+        if is_pulled_out || was_pulled_out {
+            self.note_pull(identity, by.as_ref(), now);
+        }
         match by {
             Some(by) => self.pulled_out.insert(identity, by, index.is_some()),
             None => self.pulled_out.remove(identity),
@@ -301,6 +348,22 @@ impl Registry {
             );
             self.change(service, json, kind, reason, now);
         }
+    }
+
+    /// Notes a decision for the audit log, whether it changes anything or not.
+    fn note_pull(&mut self, identity: &InstanceIdentity, by: Option<&PulledOutBy>, now: Moment) {
+        self.notes.add(|| {
+            let kind = if by.is_some() { kind::PULLED_OUT } else { kind::PULLED_IN };
+            let service = ServiceName::of(identity.parts().1);
+            let note = Note::new(kind, now).of_service(service).of_instance(identity.clone());
+            match by {
+                Some(PulledOutBy::Itself) => note.because("the instance reports itself as out"),
+                Some(PulledOutBy::Operator(operator)) if !operator.name.is_empty() => {
+                    note.with(&json!({"operator_id": operator.name}))
+                }
+                _ => note,
+            }
+        });
     }
 
     /// Registers an instance, if the registered one is as the caller expects.

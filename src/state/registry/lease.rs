@@ -23,6 +23,8 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::Registry;
 use super::commands::PutInstance;
 use super::log_position::{Commit, SELF};
@@ -31,6 +33,7 @@ use super::replies::RefusedEntry;
 use crate::clock::Moment;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
+use crate::state::audit::{Note, kind};
 use crate::state::entry::{Applied, LogItem, RegistryEntry};
 use crate::wire::refusal::Code;
 
@@ -85,7 +88,7 @@ impl Registry {
             }
             RegistryEntry::Overdue(leases) => {
                 for (identity, lease) in leases {
-                    self.mark_lease_overdue(&identity, lease, now);
+                    self.mark_lease_overdue(&identity, lease, at);
                 }
                 Applied::Done
             }
@@ -157,6 +160,15 @@ impl Registry {
             let member = &mut self.members[index as usize];
             // A full period, and the time for which an owner that is back may not know of this.
             member.deadline_ms = commit.at.unix_ms + member.ttl_ms + limits::CLUSTER_CONTACT_MS;
+            let (service, before) = (member.service, member.owner);
+            if before != commit.owner {
+                self.notes.add(|| {
+                    let from = &*self.log.nodes[before as usize].name;
+                    let note = Note::new(kind::TAKEN_OVER, commit.at).of_instance(identity.clone());
+                    let note = note.of_service(self.services[service].name.clone());
+                    note.because("its node is gone").with(&json!({"from": from}))
+                });
+            }
             self.assign_lease(index, commit.owner, commit.lease);
         }
         if commit.owner == SELF {
@@ -176,6 +188,9 @@ impl Registry {
         let service = member.service;
         self.services[service].overdue += 1;
         self.services[service].unconfirmed -= usize::from(was_unconfirmed);
+        if self.services[service].is_degraded() {
+            self.note(kind::HELD, service, identity, now);
+        }
         self.watch(service, now);
     }
 

@@ -150,7 +150,7 @@ impl LogPosition {
     }
 
     /// The node's own name.
-    pub(super) fn own_name(&self) -> &Arc<str> {
+    pub(in crate::state) fn own_name(&self) -> &Arc<str> {
         &self.nodes[SELF as usize].name
     }
 

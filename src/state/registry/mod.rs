@@ -44,6 +44,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::ages::Ages;
+use super::audit::Notes;
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::limits;
@@ -162,6 +163,8 @@ pub struct Registry {
     renewing: Vec<u32>,
     /// The text of the present moment, formatted once a millisecond.
     time: (u64, TimeText),
+    /// For the audit log; taken after each command.
+    pub(super) notes: Notes,
     /// For the followers of services; taken after each command.
     pub announcements: Vec<Announcement>,
 }
@@ -204,6 +207,7 @@ impl Registry {
             log: Box::new(LogPosition::alone()),
             renewing: Vec::new(),
             time: (now.wall_ms, TimeText::of(now.wall_ms)),
+            notes: Notes::default(),
             announcements: Vec::new(),
         }
     }

@@ -12,10 +12,13 @@
 //!   [`limits::PROTECTION_PERCENT`] of the service, always expire.
 //! * Leases that run out within [`limits::EXPIRY_JUDGE_DELAY_MS`] of each other are judged together.
 
+use serde_json::json;
+
 use super::Registry;
 use crate::clock::Moment;
 use crate::id::ServiceName;
 use crate::limits;
+use crate::state::audit::{Note, kind};
 use crate::wire::event::ChangeReason;
 
 impl Registry {
@@ -68,11 +71,13 @@ impl Registry {
         let is_suspicious = self.is_suspicious(service);
         match self.services[service].degraded_since_ms {
             None if is_suspicious && self.services[service].protection_enabled => {
-                self.set_degraded(service, Some(now.unix_ms));
+                self.set_degraded(service, Some(now.unix_ms), "", now);
             }
             Some(_) if is_suspicious && !is_over => {}
             _ => {
-                self.set_degraded(service, None);
+                let why =
+                    if is_over { "held for long enough" } else { "enough leases are renewed" };
+                self.set_degraded(service, None, why, now);
                 self.expire(service, now);
             }
         }
@@ -123,13 +128,21 @@ impl Registry {
         self.watched.retain(|&watched| watched != service);
     }
 
-    pub(super) fn set_degraded(&mut self, service: usize, since_ms: Option<u64>) {
+    /// Begins to hold a service's expiry, or ends that; `why` is for the audit log.
+    fn set_degraded(
+        &mut self,
+        service: usize,
+        since_ms: Option<u64>,
+        why: &'static str,
+        now: Moment,
+    ) {
         if self.services[service].is_degraded() == since_ms.is_some() {
             return;
         }
         self.touch(service);
         self.services[service].degraded_since_ms = since_ms;
         self.dirty.services.insert(service);
+        self.note_protection(service, since_ms.is_some(), why, now);
         let name = &self.services[service].name;
         if since_ms.is_some() {
             self.totals.degraded_services += 1;
@@ -151,14 +164,47 @@ impl Registry {
         }
     }
 
+    /// Notes that self-protection holds a service, with each instance that it keeps, or that it is over.
+    fn note_protection(
+        &mut self,
+        service: usize,
+        is_degraded: bool,
+        why: &'static str,
+        now: Moment,
+    ) {
+        let one = &self.services[service];
+        let name = &one.name;
+        if !is_degraded {
+            let note = || Note::new(kind::RESTORED, now).of_service(name.clone()).because(why);
+            return self.notes.add(note);
+        }
+        self.notes.add(|| {
+            let detail = json!({"overdue": one.overdue, "leases": one.members.len()});
+            Note::new(kind::DEGRADED, now).of_service(name.clone()).with(&detail)
+        });
+        for &index in &one.members {
+            let member = &self.members[index as usize];
+            if member.is_overdue {
+                self.notes.add(|| {
+                    let note = Note::new(kind::HELD, now).of_service(name.clone());
+                    note.of_instance(member.identity.clone())
+                });
+            }
+        }
+    }
+
     /// Switches a service's protection. Switching it off expires the overdue leases at once.
     /// Returns false where the service was never seen.
     pub(super) fn protect(&mut self, name: &ServiceName, enabled: bool, now: Moment) -> bool {
         let Some(service) = self.find_service(name) else { return false };
         self.services[service].protection_enabled = enabled;
+        self.notes.add(|| {
+            let detail = json!({"enabled": enabled});
+            Note::new(kind::SELF_PROTECTION, now).of_service(name.clone()).with(&detail)
+        });
         self.dirty.services.insert(service);
         if !enabled {
-            self.set_degraded(service, None);
+            self.set_degraded(service, None, "an operator lifted it", now);
             self.expire(service, now);
         }
         true

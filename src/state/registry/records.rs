@@ -131,6 +131,7 @@ impl Registry {
     /// had, and which of its own proposals may yet come.
     pub(in crate::state) fn carry_over(&mut self, before: &Registry) {
         self.followed.clone_from(&before.followed);
+        self.notes.keep(before.notes.is_kept());
         let is_same_log = self.epoch == before.epoch;
         self.log.carry_over(&before.log, is_same_log);
     }
@@ -234,6 +235,8 @@ impl Registry {
                 Row::PullOutGone(identity) | Row::PullOut(PullOutRecord { identity, .. }) => {
                     self.dirty.pull_outs.insert(InstanceIdentity::from_canonical(identity));
                 }
+                // Control's queue takes them back.
+                Row::Audit(..) => {}
             }
         }
     }
@@ -248,6 +251,7 @@ impl Row {
         let (_, key) = self.key();
         let texts = match self {
             Row::Instance(record) => record.service.len() + record.json.len(),
+            Row::Audit(_, event) => event.bytes(),
             Row::PullOut(record) => {
                 record.operator.len() + record.user_id.as_ref().map_or(0, String::len)
             }

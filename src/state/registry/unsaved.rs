@@ -6,6 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use crate::id::{InstanceIdentity, ServiceName};
+use crate::state::audit::AuditEvent;
 use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
 
 /// A set of changes for the store. Without rows it still is one: it tells the epoch and the version.
@@ -19,6 +20,19 @@ pub struct RegistryDelta {
     pub revision_floor: u64,
     /// What to write. Of each row there is one.
     pub rows: Vec<Row>,
+    /// How much of the audit log is kept.
+    pub audit: AuditBounds,
+}
+
+/// Which node writes to the audit log, and how much of it is kept. Events beyond go with the next set that has some.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditBounds {
+    /// The node's name, new with every start.
+    pub node: String,
+    /// Events before this time go, in milliseconds since the Unix epoch.
+    pub from_ms: u64,
+    /// The oldest events go beyond so many bytes.
+    pub bytes_max: u64,
 }
 
 /// One row, as it is to be in the database.
@@ -36,6 +50,8 @@ pub enum Row {
     PullOutGone(String),
     /// A pull-out.
     PullOut(PullOutRecord),
+    /// An event of the audit log, with its number at this node.
+    Audit(u64, Box<AuditEvent>),
 }
 
 impl Row {
@@ -48,6 +64,7 @@ impl Row {
             Row::Instance(record) => ("instance", &record.identity),
             Row::PullOutGone(identity) => ("pull_out", identity),
             Row::PullOut(record) => ("pull_out", &record.identity),
+            Row::Audit(_, event) => ("audit", event.note.kind),
         }
     }
 }
@@ -57,7 +74,8 @@ impl RegistryDelta {
     pub fn halves(mut self) -> (RegistryDelta, RegistryDelta) {
         let rows = self.rows.split_off(self.rows.len() / 2);
         let RegistryDelta { version, revision_floor, .. } = self;
-        let second = RegistryDelta { epoch: self.epoch.clone(), version, revision_floor, rows };
+        let (epoch, audit) = (self.epoch.clone(), self.audit.clone());
+        let second = RegistryDelta { epoch, version, revision_floor, rows, audit };
         (self, second)
     }
 }
