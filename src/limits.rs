@@ -1101,6 +1101,12 @@ pub const AUDIT_READ_BATCHES: i32 = 16;
 /// Bytes of the audit log that one request looks through. The caller is told where to go on.
 pub const AUDIT_SCAN_BYTES: usize = 64 * MIB;
 
+/// Pages of the audit log, of [`PAGE_MAX`] events or [`AUDIT_SCAN_BYTES`], that one summary of a service adds up.
+pub const SUMMARY_PAGES_MAX: usize = 100;
+
+/// Instances that one summary of a service tells apart.
+pub const SUMMARY_INSTANCES_MAX: usize = 20_000;
+
 /// Time a statement waits for another process that holds the database, in milliseconds.
 pub const STORE_BUSY_TIMEOUT_MS: u64 = 1_000;
 

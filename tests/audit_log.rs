@@ -1,5 +1,8 @@
 //! The audit log: what happened, why, and who did it.
 
+use fanfare_test_support::nodes::{PATIENCE, node};
+use fanfare_test_support::postgres::Database;
+use fanfare_test_support::redis::Redis;
 use fanfare_test_support::{
     READ_PATIENCE, Server, assert_is_time, eventually, instance, token, with,
 };
@@ -158,6 +161,44 @@ fn protection_names_what_it_holds_and_what_it_lets_go() {
 }
 
 #[test]
+fn a_summary_counts_flaps_and_absences() {
+    let server = Server::start(&[]);
+    let (a, b, c) = (instance("orders", "a"), instance("orders", "b"), instance("orders", "c"));
+    server.register(&[with(&a, "leaseTtlMs", json!(1_000)), b.clone(), c.clone()]);
+    server.register(&[instance("users", "u")]);
+    let summary = || server.get("/api/v1/services/ORDERS/summary").body;
+    eventually("it expires", READ_PATIENCE, || summary()["expiries"] == 1);
+    let gone = summary();
+    assert_eq!((&gone["flaps"], &gone["instances"][0]["instance_id"]), (&json!(0), &json!("a")));
+    assert_is_time(&gone["instances"][0]["gone_since"]);
+    server.register(std::slice::from_ref(&a));
+    for _ in 0..2 {
+        server.unregister(std::slice::from_ref(&b));
+        server.register(std::slice::from_ref(&b));
+    }
+    server.unregister(&[c]);
+    eventually("all of it is there", READ_PATIENCE, || summary()["registrations"] == 6);
+    let shown = summary();
+    assert_eq!((&shown["service_id"], &shown["complete"]), (&json!("orders"), &json!(true)));
+    assert_eq!((&shown["flaps"], &shown["expiries"]), (&json!(3), &json!(1)));
+    let worst = shown["instances"].as_array().expect("a list");
+    let flaps: Vec<_> = worst.iter().map(|one| (&one["instance_id"], &one["flaps"])).collect();
+    assert_eq!(flaps, [(&json!("b"), &json!(2)), (&json!("a"), &json!(1))], "{shown}");
+    assert_eq!(worst[1]["gone_since"], json!(null));
+    let log = events(&server, "instance=a", 3);
+    let at_ms = |event: &Value| {
+        let at: jiff::Timestamp = event["at"].as_str().expect("a time").parse().expect("a time");
+        at.as_millisecond()
+    };
+    let absence_ms = at_ms(&log[2]) - at_ms(&log[1]);
+    assert_eq!(worst[1]["longest_absence_ms"].as_i64(), Some(absence_ms));
+    assert!(shown["longest_absence_ms"].as_i64() >= Some(absence_ms), "{shown}");
+    let before = log[0]["at"].as_str().expect("a time");
+    let none = server.get(&format!("/api/v1/services/orders/summary?to={before}")).body;
+    assert_eq!((&none["registrations"], &none["instances"]), (&json!(0), &json!([])));
+}
+
+#[test]
 fn the_log_survives_a_restart() {
     let server = &mut Server::start(&[]);
     server.register(&[instance("orders", "a")]);
@@ -186,4 +227,61 @@ fn what_is_too_old_is_not_shown() {
     eventually("the event is too old", READ_PATIENCE, || {
         server.get("/api/v1/events").body["events"] == json!([])
     });
+}
+
+#[test]
+fn several_nodes_have_one_log_without_doubles() {
+    let Some(database) = Database::create() else { return };
+    let redis = Redis::start();
+    let flags = ["--lease-ttl", "2s", "--self-protection-max", "3s", "--database-url"];
+    let flags = [&flags[..], &[database.url()]].concat();
+    let (a, b, mut c) = (node(&redis, &flags), node(&redis, &flags), node(&redis, &flags));
+    // One instance after another at a node of its own, renewed at the others.
+    for (server, name) in [(&a, "a"), (&b, "b"), (&c, "c")] {
+        server.register(&[instance("orders", name)]);
+    }
+    a.register(&[with(&instance("orders", "b"), "metadata", json!({"v": "2"}))]);
+    b.unregister(&[instance("orders", "a")]);
+    // Ten more that all go silent at once: held, then let go.
+    let many: Vec<Value> = (0..10).map(|n| instance("users", &format!("u{n}"))).collect();
+    c.register(&many);
+    let count =
+        |events: &[Value], kind: &str| events.iter().filter(|event| event["kind"] == kind).count();
+    let read = |server: &Server| {
+        server.get("/api/v1/events?limit=1000").body["events"].as_array().cloned().expect("a list")
+    };
+    let expired = |server: &Server, all: usize| {
+        eventually("all are gone", PATIENCE, || count(&read(server), "instance.expired") >= all);
+    };
+    expired(&a, 12);
+    // The last one is taken over from a node that dies.
+    c.register(&[instance("late", "l")]);
+    events(&a, "service=late", 1);
+    c.kill();
+    expired(&b, 13);
+    let found = read(&a);
+    assert_eq!(found, read(&b), "both read the same");
+    for (kind, want) in [
+        ("instance.registered", 3 + 10 + 1),
+        ("instance.changed", 1),
+        ("instance.unregistered", 1),
+        ("instance.held", 10),
+        ("instance.expired", 2 + 10 + 1),
+        ("instance.taken_over", 1),
+        ("service.degraded", 1),
+        ("service.restored", 1),
+    ] {
+        assert_eq!(count(&found, kind), want, "{kind}: {found:?}");
+    }
+    let mut ids: Vec<u64> = found.iter().filter_map(|event| event["id"].as_u64()).collect();
+    assert_eq!(ids.len(), found.len());
+    assert!(ids.is_sorted());
+    ids.dedup();
+    assert_eq!(ids.len(), found.len(), "no id stands twice");
+    let by = |name: &str| {
+        let is = |event: &&Value| event["instance_id"] == name;
+        found.iter().find(is).expect("registered")["node"].clone()
+    };
+    let nodes = [by("a"), by("b"), by("c")];
+    assert!(nodes[0] != nodes[1] && nodes[1] != nodes[2] && nodes[0] != nodes[2], "{nodes:?}");
 }

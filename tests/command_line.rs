@@ -90,6 +90,48 @@ fn a_service_is_watched_through_a_restart() {
 }
 
 #[test]
+fn what_happened_is_shown_and_followed() {
+    let server = Server::start(&[]);
+    server.register(&instances("orders", 2));
+    let mut text = String::new();
+    eventually("both are in the log", Duration::from_secs(20), || {
+        text = ask(&server, &["events", "--service", "orders"]).1;
+        text.lines().count() == 2
+    });
+    let words: Vec<&str> = text.lines().flat_map(str::split_whitespace).collect();
+    assert_eq!(words[1..6], ["instance.registered", "orders/i0", "by", "127.0.0.1", "(http)"]);
+    let url = format!("http://{}", server.address());
+    let out = server.dir().join("followed");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+        .args(["events", "--follow", "--json", "--kind", "instance", "--url", &url])
+        .current_dir(server.dir())
+        .stdout(std::fs::File::create(&out).expect("a file"))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let shown = |count: usize| {
+        let mut seen = Vec::new();
+        eventually(&format!("{count} events"), Duration::from_secs(20), || {
+            let lines = std::fs::read_to_string(&out).unwrap_or_default();
+            seen = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            seen.len() >= count
+        });
+        seen
+    };
+    shown(2);
+    server.unregister(&instances("orders", 1));
+    let seen: Vec<Value> = shown(3);
+    let _ = child.kill();
+    let _ = child.wait();
+    let ids: Vec<_> = seen.iter().map(|event| event["id"].as_u64()).collect();
+    assert_eq!(ids, [Some(1), Some(2), Some(3)], "each once");
+    assert_eq!(seen[2]["kind"], "instance.unregistered");
+    assert_eq!(ask(&server, &["events", "--kind", "account"]).1, "");
+    let (status, _, fault) = ask(&server, &["events", "--from", "yesterday"]);
+    assert!(status != Some(0) && fault.contains("from is no time"), "{fault}");
+}
+
+#[test]
 fn what_is_wrong_is_said_with_what_to_do() {
     let server = Server::start_for_people(&["--auth", "required"]);
     let (weak, reader) = (token("ann", ""), token("ann", "registry:read"));

@@ -1,4 +1,4 @@
-//! Commands for a running server: statistics, services, instances, publish, pull out and in.
+//! Commands for a running server: statistics, services, instances, events, publish, pull out and in.
 //!
 //! Part of the binary's `cli`; a client like any other.
 
@@ -14,7 +14,7 @@ use fanfare_client::{
 use fanfare_protocol::token::unverified_claims;
 use serde_json::{Value, json};
 
-/// Time between two readings of `stats --watch`.
+/// Time between two readings of `stats --watch`, and of `events --follow`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Carries out a call; answers are printed as they come.
@@ -88,6 +88,7 @@ async fn answer(url: &str, call: &ServerCall) -> Result<(), Failed> {
         }
         ServerQuery::Instances(service) => instances(&api, service, call.json).await,
         ServerQuery::Watch(service) => watch(url, call, service).await,
+        ServerQuery::Events { filters, follow } => events(&api, filters, *follow, call.json).await,
         ServerQuery::Publish { channel, payload, event } => {
             let payload = serde_json::from_str(payload).unwrap_or_else(|_| json!(payload));
             let mut body = json!({"payload": payload});
@@ -301,6 +302,54 @@ fn pulled_out_by(by: &Value) -> String {
         (None, None) if by["itself"] == true => String::from("  by itself"),
         (None, None) => String::new(),
     }
+}
+
+/// The audit log to its end, and, where it is followed, what is new each second.
+async fn events(
+    api: &Api,
+    filters: &[(&str, String)],
+    follow: bool,
+    as_json: bool,
+) -> Result<(), Failed> {
+    let mut query = String::from("limit=1000");
+    for (name, wanted) in filters {
+        let _ = write!(query, "&{name}={}", encoded(wanted));
+    }
+    let mut after = 0;
+    loop {
+        let path = format!("/api/v1/events?{query}&after={after}");
+        let page = api.call("GET", &path, None).await?;
+        for event in page["events"].as_array().into_iter().flatten() {
+            print(&if as_json { event.to_string() } else { event_line(event) })?;
+        }
+        after = page["last"].as_u64().unwrap_or(after);
+        match (page["next"].is_null(), follow) {
+            (false, _) => {}
+            (true, true) => tokio::time::sleep(WATCH_INTERVAL).await,
+            (true, false) => return Ok(()),
+        }
+    }
+}
+
+/// An event: when, what, of what, by whom, why, and more.
+fn event_line(event: &Value) -> String {
+    let mut line = format!("{} {:<22}", text(&event["at"]), text(&event["kind"]));
+    let names = [&event["service_id"], &event["instance_id"]].into_iter().filter_map(Value::as_str);
+    let _ = write!(line, " {}", names.collect::<Vec<_>>().join("/"));
+    let actor = &event["actor"];
+    let who = [&actor["user_id"], &actor["address"]].into_iter().filter_map(Value::as_str);
+    line.push_str("  by");
+    for one in who {
+        let _ = write!(line, " {one}");
+    }
+    let _ = write!(line, " ({})", text(&actor["door"]));
+    if let Some(reason) = event["reason"].as_str() {
+        let _ = write!(line, ": {reason}");
+    }
+    if !event["detail"].is_null() {
+        let _ = write!(line, " {}", event["detail"]);
+    }
+    line
 }
 
 /// Follows a service until interrupted. Reconnects after a disconnect, as every client does.

@@ -220,8 +220,18 @@ fn required(name: &'static str, placeholder: &'static str, help: &'static str) -
     Arg::new(name).value_name(placeholder).required(true).help(help)
 }
 
+/// What `fanfare events` can be narrowed by.
+const EVENT_FILTERS: [(&str, &str, &str); 6] = [
+    ("service", "SERVICE", "Of this service"),
+    ("instance", "INSTANCE", "Of this instance id"),
+    ("kind", "KIND", "Of this kind, like instance.expired, or family, like instance"),
+    ("actor", "ACTOR", "By this user id, address or door"),
+    ("from", "TIME", "From this time on, like 2026-11-20T14:00:00Z"),
+    ("to", "TIME", "Before this time"),
+];
+
 /// The calls to a running server.
-fn questions() -> [Command; 7] {
+fn questions() -> [Command; 8] {
     let service = || required("service", "SERVICE", "Service id");
     let operate = |name: &'static str, about: &'static str| {
         Command::new(name)
@@ -239,6 +249,18 @@ fn questions() -> [Command; 7] {
         Command::new("watch")
             .about("Show what happens to a service, until interrupted")
             .arg(service()),
+        Command::new("events")
+            .about("Show what happened, why, and who did it, the oldest first")
+            .args(EVENT_FILTERS.iter().map(|&(name, placeholder, help)| {
+                Arg::new(name).long(name).value_name(placeholder).help(help)
+            }))
+            .arg(
+                Arg::new("follow")
+                    .long("follow")
+                    .action(ArgAction::SetTrue)
+                    .conflicts_with("to")
+                    .help("Go on with what happens, until interrupted"),
+            ),
         Command::new("publish")
             .about("Publish to a channel")
             .arg(required("channel", "CHANNEL", "Channel"))
@@ -281,6 +303,11 @@ pub(super) fn parse_call(
         "services" => ServerQuery::Services,
         "instances" => ServerQuery::Instances(needed("service")),
         "watch" => ServerQuery::Watch(needed("service")),
+        "events" => {
+            let filter = |&(name, _, _): &(&'static str, _, _)| Some((name, text(name)?));
+            let filters = EVENT_FILTERS.iter().filter_map(filter).collect();
+            ServerQuery::Events { filters, follow: flag("follow") }
+        }
         "publish" => ServerQuery::Publish {
             channel: needed("channel"),
             payload: needed("payload"),

@@ -375,6 +375,13 @@ pub(crate) struct ServerCall {
 /// A call to a running server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ServerQuery {
+    /// What happened.
+    Events {
+        /// The filters of the call, by their names there.
+        filters: Vec<(&'static str, String)>,
+        /// Goes on with what happens.
+        follow: bool,
+    },
     /// Its statistics.
     Stats {
         /// Again each second.

@@ -35,13 +35,13 @@ pub async fn list(context: &RequestContext, query: &Query) -> Result<Reply, Prob
     };
     let page = context.app.read_pool.audit(asked).await?;
     let events: Vec<Value> = page.events.iter().map(event_value).collect();
-    let text = json!({"events": events, "next": page.next}).to_string();
+    let text = json!({"events": events, "next": page.next, "last": page.last}).to_string();
     let permit = context.answers.reserve(text.len())?;
     Ok(reply::reserved("application/json", text.into(), permit))
 }
 
 /// A time of the query, in milliseconds since the Unix epoch.
-fn time(query: &Query, name: &str) -> Result<Option<u64>, Problem> {
+pub(super) fn time(query: &Query, name: &str) -> Result<Option<u64>, Problem> {
     let Some(text) = query.get(name).filter(|text| !text.is_empty()) else { return Ok(None) };
     match unix_ms_of(&text) {
         Some(at_ms) => Ok(Some(at_ms)),

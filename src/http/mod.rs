@@ -40,6 +40,7 @@ pub mod registry;
 pub mod reply;
 pub mod router;
 mod routes;
+pub mod service_summary;
 pub mod sockets;
 pub mod status;
 pub mod users;

@@ -18,7 +18,7 @@ use super::reply::{self, Problem, Reply};
 use super::routes::{Access, Route};
 use super::{
     Query, RequestContext, body, channels, decoded, discovery, events, guard, messages, metrics,
-    openapi, pages, registry, sockets, status, users,
+    openapi, pages, registry, service_summary, sockets, status, users,
 };
 use crate::auth::{Identity, Scopes};
 use crate::wire::refusal::Code;
@@ -205,6 +205,10 @@ async fn dispatch(
         Route::Leases => status::leases(context, &Query::of(request.uri())).await,
         Route::Config => Ok(status::config(context)),
         Route::SocketStats => status::sockets(context, &Query::of(request.uri())),
+        Route::ServiceSummary(service) => {
+            let query = Query::of(request.uri());
+            service_summary::show(context, decoded(service).into_owned(), &query).await
+        }
         Route::Events => events::list(context, &Query::of(request.uri())).await,
         Route::Health => Ok(status::health()),
         Route::Ready => status::ready(context, &Query::of(request.uri())),

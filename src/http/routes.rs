@@ -27,6 +27,7 @@ pub(super) enum Route<'a> {
     Leases,
     Config,
     Events,
+    ServiceSummary(&'a str),
     SocketStats,
     Online,
     Broadcast,
@@ -134,6 +135,7 @@ impl<'a> Route<'a> {
             ["ws", "send"] => Route::SendToUser,
             ["api", "v1", ref rest @ ..] => match *rest {
                 ["events"] => Route::Events,
+                ["services", id, "summary"] => Route::ServiceSummary(id),
                 ["connections"] => Route::Connections,
                 ["connections", id] => Route::Connection(id),
                 ["connections", id, "messages"] => Route::ConnectionMessages(id),
@@ -206,6 +208,7 @@ impl<'a> Route<'a> {
             | Route::Online
             | Route::Connections
             | Route::Events
+            | Route::ServiceSummary(_)
             | Route::ChannelHistory(_)
             | Route::Users
             | Route::Health
@@ -251,7 +254,7 @@ impl<'a> Route<'a> {
             | Route::Lookup
             | Route::ServicesDelta
             | Route::Leases => Access::With(Scopes::REGISTRY_READ),
-            Route::Events => Access::With(Scopes::AUDIT_READ),
+            Route::Events | Route::ServiceSummary(_) => Access::With(Scopes::AUDIT_READ),
             Route::SocketStats | Route::Online | Route::Connections => {
                 Access::With(Scopes::SOCKETS_READ)
             }

@@ -242,6 +242,8 @@ pub struct AuditPage {
     pub events: Vec<FoundEvent>,
     /// The id to go on behind; none at the end of the log.
     pub next: Option<u64>,
+    /// The id of the last event that was looked at: who wants what is new goes on behind it.
+    pub last: u64,
 }
 
 /// Reads a page. It ends early, and says where to go on, after [`limits::AUDIT_SCAN_BYTES`] without enough matches.
@@ -251,10 +253,11 @@ pub(super) async fn read(pool: &AnyPool, query: &AuditQuery) -> Result<AuditPage
         AND ($4 = '' OR service_id IS NULL OR service_id = $4)
         ORDER BY last_id LIMIT $5";
     let to_ms = query.to_ms.map_or(i64::MAX, |to_ms| i64::try_from(to_ms).unwrap_or(i64::MAX));
-    let (mut page, mut after, mut scanned) = (AuditPage::default(), query.after, 0);
+    let mut page = AuditPage { last: query.after, ..AuditPage::default() };
+    let mut scanned = 0;
     loop {
         let rows = sqlx::query(statement)
-            .bind(i64::try_from(after).unwrap_or(i64::MAX))
+            .bind(i64::try_from(page.last).unwrap_or(i64::MAX))
             .bind(i64::try_from(query.from_ms).unwrap_or(i64::MAX))
             .bind(to_ms)
             .bind(query.service.clone().unwrap_or_default())
@@ -281,14 +284,15 @@ pub(super) async fn read(pool: &AnyPool, query: &AuditQuery) -> Result<AuditPage
                 }
                 if page.events.len() == query.limit {
                     page.next = page.events.last().map(|last| last.id);
+                    page.last = page.next.unwrap_or(page.last);
                     return Ok(page);
                 }
                 page.events.push(FoundEvent { id, node: node.clone(), event });
             }
-            after = last_id;
+            page.last = last_id;
         }
         if scanned >= limits::AUDIT_SCAN_BYTES {
-            page.next = Some(after);
+            page.next = Some(page.last);
             return Ok(page);
         }
     }

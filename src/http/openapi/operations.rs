@@ -477,6 +477,17 @@ pub(super) const OPERATIONS: &[Operation] = &[
     ]),
     Operation::new(
         "GET",
+        "/api/v1/services/{id}/summary",
+        ("Status", "serviceSummary"),
+        "How a service did: registrations, expiries, flaps and absences of its instances",
+        &[(200, Some("ServiceSummary"))],
+    )
+    .asks(&[
+        text("from", "From this time on (RFC 3339); a day before the end unless given"),
+        text("to", "Before this time (RFC 3339); now unless given"),
+    ]),
+    Operation::new(
+        "GET",
         "/api/v1/connections",
         ("Sockets", "connections"),
         "The open sockets",

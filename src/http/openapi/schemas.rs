@@ -373,7 +373,22 @@ fn people() -> Value {
             })),
             "detail": {"type": "object"},
         })),
-        "Events": object(json!({"events": many(one("Event")), "next": or_null("integer")})),
+        "Events": object(json!({
+            "events": many(one("Event")), "next": or_null("integer"), "last": count(),
+        })),
+        "ServiceSummary": object(json!({
+            "service_id": text(), "from": text(), "to": text(), "complete": flag(),
+            "registrations": count(), "expiries": count(), "flaps": count(),
+            "longest_absence_ms": count(),
+            "instances": many(with_optional(
+                &["instance_id", "registrations", "expiries", "flaps", "longest_absence_ms", "gone_since"],
+                json!({
+                    "instance_id": text(), "region_id": text(), "registrations": count(),
+                    "expiries": count(), "flaps": count(), "longest_absence_ms": count(),
+                    "gone_since": or_null("string"),
+                }),
+            )),
+        })),
         "Connections": object(json!({
             "connections": many(one("Connection")), "total": count(), "next": or_null("string"),
         })),
