@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::str::FromStr;
 
 /// A client's address, and its port if it is known. A proxy may have named only the address.
@@ -15,8 +16,8 @@ use std::str::FromStr;
 pub struct ClientAddress {
     /// The address, as IPv4 if it was mapped into IPv6.
     pub ip: IpAddr,
-    /// The port.
-    pub port: Option<u16>,
+    /// The port. Without a zero among its values it takes two bytes, in every connection's record.
+    pub port: Option<NonZeroU16>,
 }
 
 impl ClientAddress {
@@ -33,7 +34,7 @@ impl ClientAddress {
 
 impl From<SocketAddr> for ClientAddress {
     fn from(peer: SocketAddr) -> ClientAddress {
-        ClientAddress { ip: peer.ip().to_canonical(), port: Some(peer.port()) }
+        ClientAddress { ip: peer.ip().to_canonical(), port: NonZeroU16::new(peer.port()) }
     }
 }
 
@@ -41,7 +42,7 @@ impl From<SocketAddr> for ClientAddress {
 impl fmt::Display for ClientAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.port {
-            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            Some(port) => SocketAddr::new(self.ip, port.get()).fmt(f),
             None => self.ip.fmt(f),
         }
     }

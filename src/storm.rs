@@ -9,12 +9,14 @@
 //! that count for this (above 1 KiB, one collection in 10,000 of them), and of one block with a
 //! page of its own. A round takes half a millisecond. The figures are in PERF.md.
 //!
-//! Tables shrink as well: [`shrink`].
+//! Tables shrink as well: [`shrink`] and [`shrink_table`].
 //!
 //! Imports `limits`. Imported by `state`, `ws`, `shard` and `control`.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
+
+use hashbrown::HashTable;
 
 use crate::limits;
 
@@ -63,9 +65,20 @@ fn give_back() {
 /// as many removals as it has entries left, so a removal costs the same however often this is
 /// called.
 pub(crate) fn shrink<K: Eq + Hash, V, S: BuildHasher>(table: &mut HashMap<K, V, S>) {
-    if table.capacity() > limits::TABLE_ENTRIES_KEPT && table.len() < table.capacity() / 4 {
+    if has_much_room(table.len(), table.capacity()) {
         table.shrink_to(2 * table.len());
     }
+}
+
+/// The same for a table whose entries do not contain what `hash` hashes them by.
+pub(crate) fn shrink_table<T>(table: &mut HashTable<T>, hash: impl Fn(&T) -> u64) {
+    if has_much_room(table.len(), table.capacity()) {
+        table.shrink_to(2 * table.len(), hash);
+    }
+}
+
+fn has_much_room(count: usize, room: usize) -> bool {
+    room > limits::TABLE_ENTRIES_KEPT && count < room / 4
 }
 
 #[cfg(test)]

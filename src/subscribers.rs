@@ -34,7 +34,14 @@ pub struct Subscribers(Form);
 enum Form {
     One(u32),
     List(Vec<u32>),
-    Bits { words: Vec<u64>, count: usize },
+    /// Boxed: each signed-in user has a topic with one member, and would pay for the count.
+    Bits(Box<Bits>),
+}
+
+#[derive(Debug, Clone)]
+struct Bits {
+    words: Vec<u64>,
+    count: usize,
 }
 
 impl Default for Subscribers {
@@ -49,7 +56,7 @@ impl Subscribers {
         match &self.0 {
             Form::One(_) => 1,
             Form::List(list) => list.len(),
-            Form::Bits { count, .. } => *count,
+            Form::Bits(bits) => bits.count,
         }
     }
 
@@ -63,8 +70,8 @@ impl Subscribers {
         match &self.0 {
             Form::One(one) => *one == slot.0,
             Form::List(list) => list.binary_search(&slot.0).is_ok(),
-            Form::Bits { words, .. } => {
-                words.get(slot.index() / 64).is_some_and(|word| word & mask(slot) != 0)
+            Form::Bits(bits) => {
+                bits.words.get(slot.index() / 64).is_some_and(|word| word & mask(slot) != 0)
             }
         }
     }
@@ -88,7 +95,8 @@ impl Subscribers {
                     true
                 }
             },
-            Form::Bits { words, count } => {
+            Form::Bits(bits) => {
+                let Bits { words, count } = &mut **bits;
                 let index = slot.index() / 64;
                 if index >= words.len() {
                     words.resize(index + 1, 0);
@@ -122,7 +130,8 @@ impl Subscribers {
                 }
                 Err(_) => false,
             },
-            Form::Bits { words, count } => {
+            Form::Bits(bits) => {
+                let Bits { words, count } = &mut **bits;
                 let Some(word) = words.get_mut(slot.index() / 64) else { return false };
                 let removed = *word & mask(slot) != 0;
                 *word &= !mask(slot);
@@ -143,9 +152,9 @@ impl Subscribers {
         match &self.0 {
             Form::One(one) => out.push(Slot(*one)),
             Form::List(list) => out.extend(list.iter().map(|&slot| Slot(slot))),
-            Form::Bits { words, count } => {
-                out.reserve(*count);
-                for (index, &word) in words.iter().enumerate() {
+            Form::Bits(bits) => {
+                out.reserve(bits.count);
+                for (index, &word) in bits.words.iter().enumerate() {
                     walk_word(index, word, out);
                 }
             }
@@ -157,7 +166,8 @@ impl Subscribers {
         match (&self.0, &other.0) {
             (_, _) if other.is_empty() => self.walk(out),
             (_, _) if self.is_empty() => other.walk(out),
-            (Form::Bits { words: a, .. }, Form::Bits { words: b, .. }) => {
+            (Form::Bits(a), Form::Bits(b)) => {
+                let (a, b) = (&a.words, &b.words);
                 for index in 0..a.len().max(b.len()) {
                     let word = |words: &[u64]| words.get(index).copied().unwrap_or(0);
                     walk_word(index, word(a) | word(b), out);
@@ -179,7 +189,7 @@ impl Subscribers {
         match &self.0 {
             Form::One(_) => 0,
             Form::List(list) => list.capacity() * size_of::<u32>(),
-            Form::Bits { words, .. } => words.capacity() * size_of::<u64>(),
+            Form::Bits(bits) => size_of::<Bits>() + bits.words.capacity() * size_of::<u64>(),
         }
     }
 
@@ -193,10 +203,11 @@ impl Subscribers {
                     for &slot in list {
                         words[slot as usize / 64] |= mask(Slot(slot));
                     }
-                    self.0 = Form::Bits { words, count: list.len() };
+                    self.0 = Form::Bits(Box::new(Bits { words, count: list.len() }));
                 }
             }
-            Form::Bits { words, count } => {
+            Form::Bits(bits) => {
+                let Bits { words, count } = &**bits;
                 let span = words.len() * 64;
                 if *count < FEW / 2 || count * SLOTS_PER_MEMBER * 2 < span {
                     let mut slots = Vec::with_capacity(*count);
@@ -212,7 +223,8 @@ impl Subscribers {
         match &self.0 {
             Form::One(_) => true,
             Form::List(list) => list.len() != 1 && list.is_sorted_by(|a, b| a < b),
-            Form::Bits { words, count } => {
+            Form::Bits(bits) => {
+                let Bits { words, count } = &**bits;
                 let ones: usize = words.iter().map(|word| word.count_ones() as usize).sum();
                 ones == *count && words.last() != Some(&0)
             }
@@ -253,7 +265,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// Random steps on two sets and on two models. The span of slots changes from round to round,
-    /// so that both forms and both conversions occur.
+    /// so that all forms and conversions occur.
     #[test]
     fn agrees_with_btreesets() {
         for seed in 0..if cfg!(miri) { 3 } else { 60 } {

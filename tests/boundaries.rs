@@ -73,6 +73,7 @@ const READ_BY_THEMSELVES: &[(&str, &str)] = &[
         "lines carry the time at which they are written, before there is a server and after",
     ),
     ("store/accounts.rs", "the id of an account that the command line makes"),
+    ("ws/user_connections.rs", "the keys of its table's hash, which a `HashMap` makes as well"),
 ];
 
 /// Names whose use is a look at the time or a random source.

@@ -41,5 +41,5 @@ fn idle_connections_stay_small() {
     let signed_in = bytes_each(true);
     println!("anonymous {anonymous} bytes, signed in {signed_in}");
     assert!(anonymous <= 440, "an anonymous connection costs {anonymous} bytes");
-    assert!(signed_in <= 880, "a signed-in connection costs {signed_in} bytes");
+    assert!(signed_in <= 800, "a signed-in connection costs {signed_in} bytes");
 }

@@ -1,6 +1,6 @@
 //! Subscriptions of one shard: which connections follow which topic.
 //!
-//! Imports `id`, `limits`, `mailbox` and `subscribers`. Imported by `shard`.
+//! Imports `id`, `limits`, `mailbox`, `storm` and `subscribers`. Imported by `shard`.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -11,6 +11,7 @@ use slab::Slab;
 use crate::id::{Dialect, ServiceName, Slot, Topic};
 use crate::limits;
 use crate::mailbox::to_shard::Event;
+use crate::storm;
 use crate::subscribers::Subscribers;
 
 /// A topic's index in its shard's table. Valid while the topic has a subscriber.
@@ -151,12 +152,8 @@ impl Topics {
         {
             entry.remove();
         }
-        let (count, room) = (self.by_name.len(), self.by_name.capacity());
-        // As `storm::shrink`.
-        if room > limits::TABLE_ENTRIES_KEPT && count < room / 4 {
-            let (topics, hasher) = (&self.topics, self.joining.hasher());
-            self.by_name.shrink_to(2 * count, |id| hasher.hash_one(&topics[id.0 as usize].topic));
-        }
+        let (topics, hasher) = (&self.topics, self.joining.hasher());
+        storm::shrink_table(&mut self.by_name, |id| hasher.hash_one(&topics[id.0 as usize].topic));
         if self.topics.is_empty() {
             self.topics.shrink_to_fit();
         }

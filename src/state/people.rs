@@ -8,10 +8,11 @@
 //! * A user is online from the first of their connections to the last.
 //! * A user once seen is known until the account is removed.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use hashbrown::HashTable;
 use serde_json::value::RawValue;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -76,56 +77,13 @@ pub(super) struct Connection {
     pub(super) metadata: Option<Box<Box<RawValue>>>,
 }
 
-/// A user who is online. The name to show is that of the newest connection.
+/// A user who has, or had, several connections at once.
 #[derive(Debug)]
-struct Online {
+struct Several {
+    /// Since when they are online. The connection that began it may have ended.
     since_ms: u64,
-    conns: Keys,
-}
-
-/// The keys of a user's connections, oldest first. Nearly every user has one.
-#[derive(Debug)]
-enum Keys {
-    One(u32),
-    Many(Box<Vec<u32>>),
-}
-
-impl Keys {
-    fn as_slice(&self) -> &[u32] {
-        match self {
-            Keys::One(one) => std::slice::from_ref(one),
-            Keys::Many(many) => many,
-        }
-    }
-
-    fn push(&mut self, key: u32) {
-        match self {
-            Keys::One(one) => *self = Keys::Many(Box::new(vec![*one, key])),
-            Keys::Many(many) => many.push(key),
-        }
-    }
-
-    /// Takes a key out. Returns whether it was the last one.
-    fn remove(&mut self, key: u32) -> bool {
-        match self {
-            Keys::One(one) => *one == key,
-            Keys::Many(many) => {
-                many.retain(|&other| other != key);
-                if let [one] = many[..] {
-                    *self = Keys::One(one);
-                }
-                false
-            }
-        }
-    }
-
-    fn newest(&self) -> u32 {
-        match self {
-            Keys::One(one) => *one,
-            // Never empty.
-            Keys::Many(many) => many.last().copied().unwrap_or_default(),
-        }
-    }
+    /// The keys of the connections, oldest first. Never empty.
+    keys: Vec<u32>,
 }
 
 /// What a connection's end leaves to be done.
@@ -171,15 +129,19 @@ pub struct ConnectionView {
 ///
 /// # Invariants
 ///
-/// 1. `by_slot` names exactly the connections; `online` exactly the users who have one.
-/// 2. `signed_in` counts the connections with a person.
-/// 3. Everyone in `told` is in `known`.
+/// 1. `by_slot` names exactly the connections; `online` the newest one of each user who has one.
+/// 2. Whoever is in `several` is online. Whoever is not has one connection, and is online since it opened.
+/// 3. `signed_in` counts the connections with a person.
+/// 4. Everyone in `told` is in `known`.
 #[derive(Debug)]
 pub struct People {
     conns: Slab<Connection>,
     /// By shard and slot: the connection's key and one, or 0.
     by_slot: Vec<Vec<u32>>,
-    online: HashMap<UserId, Online>,
+    /// The key of each online user's newest connection, by the hash of the user's id, which is in that connection.
+    /// The keys of the hash are those of `known`.
+    online: HashTable<u32>,
+    several: HashMap<UserId, Several>,
     signed_in: usize,
     /// Who was ever seen.
     known: HashSet<UserId>,
@@ -201,7 +163,8 @@ impl People {
         People {
             conns: Slab::new(),
             by_slot: Vec::new(),
-            online: HashMap::new(),
+            online: HashTable::new(),
+            several: HashMap::new(),
             signed_in: 0,
             known: known.collect(),
             told: HashSet::new(),
@@ -228,16 +191,17 @@ impl People {
         let Some(person) = person else { return false };
         self.see(&person);
         self.signed_in += 1;
-        match self.online.entry(person.user_id) {
-            Entry::Occupied(mut online) => {
-                online.get_mut().conns.push(key);
-                false
-            }
-            Entry::Vacant(vacant) => {
-                vacant.insert(Online { since_ms: now_ms, conns: Keys::One(key) });
-                true
-            }
-        }
+        let Some(newest) = self.newest_mut(&person.user_id) else {
+            let (conns, hasher) = (&self.conns, self.known.hasher());
+            let hash = hasher.hash_one(&person.user_id);
+            self.online.insert_unique(hash, key, |&key| hash_of_user(conns, hasher, key));
+            return true;
+        };
+        let earlier = std::mem::replace(newest, key);
+        let since_ms = self.conns[earlier as usize].opened_ms;
+        let several = self.several.entry(person.user_id);
+        several.or_insert_with(|| Several { since_ms, keys: vec![earlier] }).keys.push(key);
+        false
     }
 
     /// What a connection's address is counted by, where it is known.
@@ -250,23 +214,45 @@ impl People {
     pub(super) fn close(&mut self, conn: ConnId) -> Option<Departure> {
         let key = self.key_of(conn)?;
         *self.place(conn) = 0;
+        let is_last = match self.conns[key as usize].person.clone() {
+            Some(person) => {
+                self.signed_in -= 1;
+                self.end_of_user(&person.user_id, key)
+            }
+            None => false,
+        };
         let connection = self.conns.remove(key as usize);
         if self.conns.is_empty() {
             self.conns.shrink_to_fit();
             self.by_slot = Vec::new();
         }
-        let mut is_last = false;
-        if let Some(person) = &connection.person {
-            self.signed_in -= 1;
-            if let Some(online) = self.online.get_mut(&person.user_id) {
-                is_last = online.conns.remove(key);
-            }
-            if is_last {
-                self.online.remove(&person.user_id);
-                storm::shrink(&mut self.online);
-            }
-        }
         Some(Departure { key, connection, is_last })
+    }
+
+    /// Takes one of a user's connections out of `online`. Returns whether it was the last one.
+    fn end_of_user(&mut self, user_id: &UserId, key: u32) -> bool {
+        if let Some(several) = self.several.get_mut(user_id) {
+            several.keys.retain(|&other| other != key);
+            let Several { since_ms, ref keys } = *several;
+            if let Some(&left) = keys.last() {
+                if keys.len() == 1 && self.conns[left as usize].opened_ms == since_ms {
+                    self.several.remove(user_id);
+                }
+                if let Some(newest) = self.newest_mut(user_id) {
+                    *newest = left;
+                }
+                return false;
+            }
+            self.several.remove(user_id);
+        }
+        let (conns, hasher) = (&self.conns, self.known.hasher());
+        if let Ok(entry) = self.online.find_entry(hasher.hash_one(user_id), |&newest| newest == key)
+        {
+            entry.remove();
+        }
+        storm::shrink_table(&mut self.online, |&key| hash_of_user(conns, hasher, key));
+        storm::shrink(&mut self.several);
+        true
     }
 
     /// Notes that there is such a user.
@@ -375,31 +361,52 @@ impl People {
         &mut self.conns[key as usize]
     }
 
-    /// The connections of a user; none where the user is offline.
+    /// The key of a user's newest connection.
+    fn newest(&self, user_id: &UserId) -> Option<u32> {
+        let is_theirs = |&key: &u32| is_of_user(&self.conns, key, user_id);
+        self.online.find(self.known.hasher().hash_one(user_id), is_theirs).copied()
+    }
+
+    fn newest_mut(&mut self, user_id: &UserId) -> Option<&mut u32> {
+        let conns = &self.conns;
+        let is_theirs = |&key: &u32| is_of_user(conns, key, user_id);
+        self.online.find_mut(self.known.hasher().hash_one(user_id), is_theirs)
+    }
+
+    /// The connections of a user, oldest first; none where the user is offline.
     pub(super) fn of_user(&self, user_id: &UserId) -> impl Iterator<Item = ConnId> {
-        let keys = self.online.get(user_id).map_or(&[][..], |online| online.conns.as_slice());
-        keys.iter().map(|&key| self.conns[key as usize].id)
+        let several = self.several.get(user_id).map_or(&[][..], |several| &several.keys);
+        let one = if several.is_empty() { self.newest(user_id) } else { None };
+        several.iter().copied().chain(one).map(|key| self.conns[key as usize].id)
     }
 
     /// Whether a user has a connection here.
     pub(super) fn is_online(&self, user_id: &UserId) -> bool {
-        self.online.contains_key(user_id)
+        self.newest(user_id).is_some()
     }
 
     /// A user's name, connections and since when, in milliseconds since the Unix epoch.
     pub(super) fn presence(&self, user_id: &UserId) -> Option<(&str, usize, u64)> {
-        let online = self.online.get(user_id)?;
-        Some((&**self.shown_name(online)?, online.conns.as_slice().len(), online.since_ms))
+        let (person, count, since_ms) = self.presence_of(self.newest(user_id)?)?;
+        Some((&person.username, count, since_ms))
     }
 
-    fn shown_name(&self, online: &Online) -> Option<&Arc<str>> {
-        let newest = self.conns.get(online.conns.newest() as usize)?;
-        newest.person.as_ref().map(|person| &person.username)
+    /// The same by the key of the newest connection, whose name is the one to show.
+    fn presence_of(&self, newest: u32) -> Option<(&Person, usize, u64)> {
+        let Connection { person, opened_ms, .. } = &self.conns[newest as usize];
+        let person = person.as_ref()?;
+        let several = self.several.get(&person.user_id);
+        let (count, since_ms) =
+            several.map_or((1, *opened_ms), |several| (several.keys.len(), several.since_ms));
+        Some((person, count, since_ms))
     }
 
     /// The users who are online.
     pub(super) fn online_ids(&self) -> impl Iterator<Item = &UserId> {
-        self.online.keys()
+        self.online
+            .iter()
+            .filter_map(|&key| self.conns[key as usize].person.as_ref())
+            .map(|one| &one.user_id)
     }
 
     /// The users ever seen.
@@ -442,13 +449,9 @@ impl People {
 
     /// Who is online.
     pub(super) fn list_online(&self) -> impl Iterator<Item = OnlineUser> {
-        self.online.iter().filter_map(|(user_id, online)| {
-            let username = Arc::clone(self.shown_name(online)?);
-            Some(OnlineUser {
-                person: Person { user_id: user_id.clone(), username },
-                connections: online.conns.as_slice().len(),
-                since_ms: online.since_ms,
-            })
+        self.online.iter().filter_map(|&newest| {
+            let (person, connections, since_ms) = self.presence_of(newest)?;
+            Some(OnlineUser { person: person.clone(), connections, since_ms })
         })
     }
 
@@ -465,6 +468,75 @@ impl People {
     }
 }
 
+fn is_of_user(conns: &Slab<Connection>, key: u32, user_id: &UserId) -> bool {
+    conns[key as usize].person.as_ref().is_some_and(|person| person.user_id == *user_id)
+}
+
+/// The hash by which the user of a connection is in `online`.
+fn hash_of_user(conns: &Slab<Connection>, hasher: &impl BuildHasher, key: u32) -> u64 {
+    conns[key as usize].person.as_ref().map_or(0, |person| hasher.hash_one(&person.user_id))
+}
+
 fn key(index: usize) -> u32 {
     u32::try_from(index).expect("connections are below 2^32")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::id::{ShardId, Slot};
+    use crate::rng::Rng;
+
+    /// Random connections of a few users, who change their names, come and go, against plain lists.
+    #[test]
+    fn presence_agrees_with_lists() {
+        for seed in 0..50 {
+            let mut rng = Rng::seeded(seed);
+            let mut people = People::new(std::iter::empty(), 100);
+            let users = ["ann", "bob", "cid"].map(UserId::new);
+            let mut model: BTreeMap<usize, (u64, Vec<(ConnId, String)>)> = BTreeMap::new();
+            for step in 1..300 {
+                let user = usize::try_from(rng.below(3)).expect("small");
+                let user_id = &users[user];
+                let ended = model.get(&user).and_then(|(_, list)| {
+                    let at = rng.below(2 * list.len() as u64);
+                    list.get(usize::try_from(at).expect("small"))
+                });
+                if let Some((conn, _)) = ended.cloned() {
+                    let (_, list) = model.get_mut(&user).expect("it has a connection");
+                    list.retain(|(other, _)| *other != conn);
+                    let is_last = list.is_empty();
+                    if is_last {
+                        model.remove(&user);
+                    }
+                    assert_eq!(people.close(conn).expect("it is there").is_last, is_last);
+                } else {
+                    let slot = Slot(u32::try_from(step).expect("small"));
+                    let conn = ConnId { shard: ShardId(0), slot, generation: 0 };
+                    let name = format!("{user} {}", rng.below(9));
+                    let person =
+                        Person { user_id: user_id.clone(), username: name.as_str().into() };
+                    let opened = Opened { conn, person: Some(person), remote: None };
+                    assert_eq!(people.open(opened, step), !model.contains_key(&user));
+                    let (_, list) = model.entry(user).or_insert((step, Vec::new()));
+                    list.push((conn, name));
+                }
+                for (user, user_id) in users.iter().enumerate() {
+                    let expected = model.get(&user);
+                    let presence = expected.and_then(|(since_ms, list)| {
+                        list.last().map(|(_, name)| (name.as_str(), list.len(), *since_ms))
+                    });
+                    assert_eq!(people.presence(user_id), presence, "seed {seed}, step {step}");
+                    let conns =
+                        expected.into_iter().flat_map(|(_, list)| list).map(|(conn, _)| *conn);
+                    assert!(people.of_user(user_id).eq(conns), "seed {seed}, step {step}");
+                }
+                assert_eq!(people.users_online(), model.len());
+                assert_eq!(people.list_online().count(), model.len());
+                assert_eq!(people.online_ids().count(), model.len());
+            }
+        }
+    }
 }

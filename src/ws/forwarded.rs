@@ -16,6 +16,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::str::FromStr;
 
 pub use super::networks::BadNetwork as BadProxy;
@@ -207,7 +208,7 @@ fn node(text: &str) -> Option<ClientAddress> {
         None => None,
         Some(hidden) if is_obfuscated(hidden) => None,
         Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Some(port.parse::<u16>().ok()?)
+            NonZeroU16::new(port.parse().ok()?)
         }
         Some(_) => return None,
     };

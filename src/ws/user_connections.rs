@@ -16,9 +16,10 @@
 //!
 //! Imports `id`, `limits` and `storm`. Imported by `ws::authorizer` and `shard`.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use crate::id::{ConnId, UserId};
@@ -27,11 +28,24 @@ use crate::storm;
 
 /// The table of users and their connections.
 #[derive(Debug, Default)]
-pub struct UserConnectionLimit(Mutex<HashMap<UserId, Holder>>);
+pub struct UserConnectionLimit(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// By the hash of the user's id. Boxed: a table has room for up to twice as many.
+    users: HashTable<Box<User>>,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct User {
+    user_id: UserId,
+    conns: Conns,
+}
 
 /// A user's connections. Nearly every user has one.
 #[derive(Debug)]
-enum Holder {
+enum Conns {
     One(TrackedConnection),
     Many(Box<Many>),
 }
@@ -51,12 +65,51 @@ struct TrackedConnection {
     is_silent: bool,
 }
 
-impl Holder {
-    fn tracked(&mut self) -> &mut [TrackedConnection] {
+impl Table {
+    fn hash_of(&self, user_id: &UserId) -> ShortHash {
+        ShortHash::of(&self.hasher, user_id)
+    }
+
+    /// The connections of the user who has this one.
+    fn of_conn(&mut self, user: ShortHash, conn: ConnId) -> Option<&mut Conns> {
+        let user = self.users.find_mut(user.wide(), |user| user.conns.have(conn))?;
+        Some(&mut user.conns)
+    }
+}
+
+impl Conns {
+    fn tracked(&self) -> &[TrackedConnection] {
         match self {
-            Holder::One(one) => std::slice::from_mut(one),
-            Holder::Many(many) => &mut many.tracked,
+            Conns::One(one) => std::slice::from_ref(one),
+            Conns::Many(many) => &many.tracked,
         }
+    }
+
+    fn tracked_mut(&mut self) -> &mut [TrackedConnection] {
+        match self {
+            Conns::One(one) => std::slice::from_mut(one),
+            Conns::Many(many) => &mut many.tracked,
+        }
+    }
+
+    fn have(&self, conn: ConnId) -> bool {
+        self.tracked().iter().any(|one| one.conn == conn)
+    }
+}
+
+/// 32 bits of the hash of a user's id: a permit keeps them instead of the id, of sixteen bytes, to find its user.
+/// Users of the same hash are told apart by their connections.
+#[derive(Debug, Clone, Copy)]
+struct ShortHash(u32);
+
+impl ShortHash {
+    fn of(hasher: &RandomState, user_id: &UserId) -> ShortHash {
+        ShortHash((hasher.hash_one(user_id) >> 32) as u32)
+    }
+
+    /// As the table wants it: the place is taken from the lowest bits, a tag of seven from the highest.
+    fn wide(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.0)
     }
 }
 
@@ -64,7 +117,7 @@ impl Holder {
 #[derive(Debug)]
 pub struct UserPermit {
     user_connections: Arc<UserConnectionLimit>,
-    user_id: UserId,
+    user: ShortHash,
     conn: ConnId,
 }
 
@@ -94,7 +147,7 @@ pub enum LimitStatus {
 impl UserConnectionLimit {
     /// Number of users with a connection.
     pub fn users(&self) -> usize {
-        self.0.lock().len()
+        self.0.lock().users.len()
     }
 
     /// Takes a permit for one more connection of a user.
@@ -105,22 +158,27 @@ impl UserConnectionLimit {
         connections_max: usize,
         now_ms: u64,
     ) -> Acquired {
-        let user_permit =
-            || UserPermit { user_connections: Arc::clone(self), user_id: user_id.clone(), conn };
         let tracked = TrackedConnection { conn, is_silent: false };
         let mut table = self.0.lock();
-        let Some(holder) = table.get_mut(user_id) else {
-            table.insert(user_id.clone(), Holder::One(tracked));
+        let user = table.hash_of(user_id);
+        let user_permit = || UserPermit { user_connections: Arc::clone(self), user, conn };
+        let Table { users, hasher } = &mut *table;
+        let Some(holder) = users.find_mut(user.wide(), |user| user.user_id == *user_id) else {
+            let holder = User { user_id: user_id.clone(), conns: Conns::One(tracked) };
+            users.insert_unique(user.wide(), Box::new(holder), |user| {
+                ShortHash::of(hasher, &user.user_id).wide()
+            });
             return Acquired::Granted(user_permit());
         };
-        let count = holder.tracked().len();
+        let conns = &mut holder.conns;
+        let count = conns.tracked().len();
         if count >= connections_max.saturating_mul(limits::USER_CONNECTIONS_FACTOR_MAX) {
             return Acquired::Full;
         }
-        if let Holder::One(first) = holder {
-            *holder = Holder::Many(Box::new(Many { tracked: vec![*first], asked_ms: None }));
+        if let Conns::One(first) = conns {
+            *conns = Conns::Many(Box::new(Many { tracked: vec![*first], asked_ms: None }));
         }
-        let Holder::Many(many) = holder else { return Acquired::Full };
+        let Conns::Many(many) = conns else { return Acquired::Full };
         many.tracked.push(tracked);
         if count < connections_max {
             return Acquired::Granted(user_permit());
@@ -143,8 +201,8 @@ impl UserConnectionLimit {
 impl UserPermit {
     /// Notes that the connection has shown a sign of life.
     pub fn answer(&self) {
-        if let Some(holder) = self.user_connections.0.lock().get_mut(&self.user_id)
-            && let Some(one) = holder.tracked().iter_mut().find(|one| one.conn == self.conn)
+        if let Some(conns) = self.user_connections.0.lock().of_conn(self.user, self.conn)
+            && let Some(one) = conns.tracked_mut().iter_mut().find(|one| one.conn == self.conn)
         {
             one.is_silent = false;
         }
@@ -153,8 +211,8 @@ impl UserPermit {
     /// The connection's standing among its user's.
     pub fn standing(&self, connections_max: usize) -> LimitStatus {
         let mut table = self.user_connections.0.lock();
-        let Some(holder) = table.get_mut(&self.user_id) else { return LimitStatus::Refused };
-        let tracked = holder.tracked();
+        let Some(conns) = table.of_conn(self.user, self.conn) else { return LimitStatus::Refused };
+        let tracked = conns.tracked();
         let older = tracked.iter().take(connections_max);
         match tracked.iter().position(|one| one.conn == self.conn) {
             Some(index) if index < connections_max => LimitStatus::Within,
@@ -167,19 +225,19 @@ impl UserPermit {
 impl Drop for UserPermit {
     fn drop(&mut self) {
         let mut table = self.user_connections.0.lock();
-        match table.get_mut(&self.user_id) {
-            Some(Holder::Many(many)) if many.tracked.len() > 1 => {
-                many.tracked.retain(|one| one.conn != self.conn);
-                if let [last] = many.tracked[..] {
-                    table.insert(self.user_id.clone(), Holder::One(last));
-                }
+        let Table { users, hasher } = &mut *table;
+        let found = users.find_entry(self.user.wide(), |user| user.conns.have(self.conn));
+        let Ok(mut entry) = found else { return };
+        let conns = &mut entry.get_mut().conns;
+        if let Conns::Many(many) = conns {
+            many.tracked.retain(|one| one.conn != self.conn);
+            if let [last] = many.tracked[..] {
+                *conns = Conns::One(last);
             }
-            Some(_) => {
-                table.remove(&self.user_id);
-                storm::shrink(&mut table);
-            }
-            None => {}
+            return;
         }
+        entry.remove();
+        storm::shrink_table(users, |user| ShortHash::of(hasher, &user.user_id).wide());
     }
 }
 
