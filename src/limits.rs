@@ -19,6 +19,7 @@
 
 pub use fanfare_protocol::limits::{
     LEASE_TTL_MS_DEFAULT, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, NAME_BYTES_MAX, NESTED_DEPTH_MAX,
+    WEIGHT_DEFAULT, WEIGHT_MAX,
 };
 
 /// Bytes in a KiB.
@@ -1010,6 +1011,14 @@ pub const CONNECTIONS_LISTED_DEFAULT: usize = 1_000;
 
 /// Wordings of one fault of a node's backplane that the log shows.
 pub const OUTAGE_WORDINGS_MAX: usize = 8;
+
+/// Largest snapshot, in bytes of its list, that is put in the order of a subscriber's preference. A larger one is in
+/// memory once for all that are sent it, and keeps its order.
+pub const NEAREST_LIST_BYTES_MAX: usize = 1024 * 1024;
+
+/// Snapshots in the order of a preference that a shard keeps for those who ask for the same: a few zones' subscribers
+/// of the services that a rollout changes.
+pub const NEAREST_LISTS_KEPT_MAX: usize = 16;
 
 const _: () = assert!(
     CLUSTER_PATH_PROBE_MS + REDIS_RESPONSE_MS < CLUSTER_PATH_MS,

@@ -30,6 +30,16 @@ export interface Instance {
   metadata?: Record<string, string>;
   /** 1,000 to 3,600,000. */
   leaseTtlMs?: number;
+  /** Its share in a weighted choice, 0 to 10,000; 100 where it gives none. 0: never chosen. */
+  weight?: number;
+}
+
+/** Whose instances come first. */
+export interface Preference {
+  region?: string;
+  zone?: string;
+  /** While fewer are up nearby, those further away count too. */
+  min?: number;
 }
 
 export interface InstanceKey {
@@ -191,6 +201,8 @@ export interface ClientOptions {
   pongTimeoutMs?: number;
   /** The server's `lease_ttl`, for instances that set none. 20,000. */
   leaseTtlMs?: number;
+  /** Whose instances `pick` chooses; those further away while fewer than `min` (1) are up there. */
+  prefer?: Preference;
   /** Another WebSocket than the global one. */
   WebSocket?: typeof WebSocket;
   /** Another fetch than the global one. */
@@ -256,6 +268,8 @@ export class ServiceView extends View<ServiceEvents, ServiceEvent, ServiceView> 
   readonly degraded: boolean;
   readonly instances: Map<string, Instance>;
   list(): Instance[];
+  /** An instance to call: up, by weight, near ones first, the least recently chosen. */
+  pick(): Instance | null;
 }
 
 export interface AllServicesEvents extends ViewEvents {
@@ -390,6 +404,7 @@ export class FanfareClient extends Emitter<ClientEvents> {
   readonly nextAttemptAt: number | null;
   readonly stoppedBy: FanfareError | null;
   leaseTtlMs: number;
+  readonly prefer: Preference;
 
   connect(): Promise<FanfareClient>;
   reconnect(): void;

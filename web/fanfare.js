@@ -237,6 +237,60 @@ function applyChange(known, frame) {
   return fresh;
 }
 
+/**
+ * The choice of an instance to call. Each has a turn; the earliest is chosen, and its next one comes
+ * after a time that is the shorter the larger its weight (stride scheduling, Waldspurger 1995). So
+ * among equals the least recently chosen comes next.
+ */
+class Turns {
+  #prefer;
+  #turns = [];
+  #known = new Map();
+  #now = 0;
+
+  constructor(prefer = {}) {
+    this.#prefer = prefer ?? {};
+  }
+
+  /** 0: as preferred; 1: the same region, another zone; 2: anywhere else. */
+  #distance(instance) {
+    const isIn = (wanted, at) => !wanted || wanted.toLowerCase() === at?.toLowerCase();
+    const isNear = isIn(this.#prefer.region, instance.regionId);
+    if (isNear && isIn(this.#prefer.zone, instance.zoneId)) return 0;
+    return isNear && this.#prefer.region ? 1 : 2;
+  }
+
+  /** Takes the turns over to other instances. Who is new is due within the time of one turn. */
+  take(instances) {
+    const callable = [];
+    const counts = [0, 0, 0];
+    for (const [name, instance] of instances) {
+      const weight = instance.weight ?? 100;
+      if (instance.status !== "up" || weight === 0) continue;
+      const distance = this.#distance(instance);
+      counts[distance] += 1;
+      callable.push({ name, instance, weight, distance });
+    }
+    const min = Math.max(this.#prefer.min ?? 1, 1);
+    const reach = counts[0] >= min ? 0 : counts[0] + counts[1] >= min ? 1 : 2;
+    const before = this.#known;
+    this.#turns = callable.filter((turn) => turn.distance <= reach);
+    for (const turn of this.#turns) {
+      turn.at = before.get(turn.name)?.at ?? this.#now + Math.random() / turn.weight;
+    }
+    this.#known = new Map(this.#turns.map((turn) => [turn.name, turn]));
+  }
+
+  next() {
+    let first = null;
+    for (const turn of this.#turns) if (first === null || turn.at < first.at) first = turn;
+    if (first === null) return null;
+    this.#now = first.at;
+    first.at += 1 / first.weight;
+    return first.instance;
+  }
+}
+
 /** An event of a view of services. `kind` is the older name of its `type`. */
 function happened(type, event) {
   return { type, kind: type, ...event };
@@ -392,9 +446,13 @@ export class ServiceView extends View {
   #syncing = true;
   /** The revision that makes this live again. */
   #target = 0;
+  #turns;
+  /** The instances have changed since the last choice. */
+  #hasChanged = true;
 
   constructor(client, serviceId) {
     super(client);
+    this.#turns = new Turns(client.prefer);
     /** The canonical, lower-case id. */
     this.serviceId = serviceId;
   }
@@ -402,6 +460,16 @@ export class ServiceView extends View {
   /** The instances as an array. */
   list() {
     return [...this.instances.values()];
+  }
+
+  /**
+   * An instance to call, or null: one that is up, by weight, near ones first (see the option
+   * `prefer`), and among those the one that was not chosen for the longest time.
+   */
+  pick() {
+    if (this.#hasChanged) this.#turns.take(this.instances);
+    this.#hasChanged = false;
+    return this.#turns.next();
   }
 
   /** Ends the view and the subscription. */
@@ -454,6 +522,7 @@ export class ServiceView extends View {
     this.revision = frame.revision;
     this.degraded = frame.degraded ?? false;
     this.instances = toMap(frame.instances);
+    this.#hasChanged = true;
     this.tell("change", this.whole());
   }
 
@@ -475,6 +544,7 @@ export class ServiceView extends View {
       this.follow();
       return;
     }
+    if (changes.length > 0) this.#hasChanged = true;
     if (changes.length > 0 || wasDegraded !== this.degraded) {
       const { epoch, revision, degraded } = this;
       const kind = changes.length > 0 ? "change" : "degraded";
@@ -1138,6 +1208,8 @@ export class FanfareClient extends Emitter {
    * @param {number} [options.pingIntervalMs]
    * @param {number} [options.pongTimeoutMs]
    * @param {number} [options.leaseTtlMs] the server's `lease_ttl`, for instances that set none
+   * @param {{region?: string, zone?: string, min?: number}} [options.prefer] whose instances `pick`
+   *   chooses; while fewer than `min` (1) are up there, those further away too
    */
   constructor(options = {}) {
     super();
@@ -1158,6 +1230,7 @@ export class FanfareClient extends Emitter {
       requestTimeoutMs: 10_000, pingIntervalMs: 15_000, pongTimeoutMs: 8_000, ...options,
     };
     this.leaseTtlMs = options.leaseTtlMs ?? 20_000;
+    this.prefer = options.prefer ?? {};
     // A page that comes back to the network or into view reconnects at once.
     this.#wake = () => {
       if (this.state === "waiting") this.#open();

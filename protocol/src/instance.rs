@@ -71,6 +71,8 @@ pub struct Instance {
     pub metadata: Option<BTreeMap<String, Value>>,
     #[serde(alias = "lease_ttl_ms", skip_serializing_if = "Option::is_none")]
     pub lease_ttl_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u16>,
 }
 
 fn null_is_default<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Status, D::Error> {
@@ -165,6 +167,9 @@ impl Instance {
                 limits::LEASE_TTL_MS_MIN,
                 limits::LEASE_TTL_MS_MAX
             ));
+        }
+        if let Some(weight) = self.weight.filter(|&weight| weight > limits::WEIGHT_MAX) {
+            return Err(format!("weight is {weight}, not 0 to {}", limits::WEIGHT_MAX));
         }
         for (field, text) in [
             ("zoneId", &self.zone_id),
@@ -352,6 +357,7 @@ mod tests {
                 String::from(r#"{"serviceId":"s","instanceId":"i","leaseTtlMs":3600001}"#),
                 "leaseTtlMs",
             ),
+            (String::from(r#"{"serviceId":"s","instanceId":"i","weight":10001}"#), "weight"),
             (String::from(r#"{"serviceId":"s","instanceId":"i","zoneId":"a\n"}"#), "zoneId"),
             (format!(r#"{{"serviceId":"s","instanceId":"i","groupId":"{long}"}}"#), "groupId"),
             (String::from(r#"{"serviceId":"s","instanceId":"i","ip":"\u0000"}"#), "ip"),

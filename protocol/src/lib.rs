@@ -1,8 +1,8 @@
 //! The protocol of fanfare: the types that both ends of a connection share.
 //!
-//! The names of things ([`id`]), an instance in its canonical form ([`instance`]), the refusals of
-//! requests ([`refusal`]), the reasons to close a connection ([`close`]), and the bounds of both
-//! ([`limits`]). `docs/protocol.md` in the repository has every message.
+//! The names of things ([`id`]), an instance in its canonical form ([`instance`]), whose instances a reader wants
+//! first ([`preference`]), the refusals of requests ([`refusal`]), the reasons to close a connection ([`close`]), and
+//! the bounds of both ([`limits`]). `docs/protocol.md` in the repository has every message.
 //!
 //! ```
 //! use fanfare_protocol::close::Reason;
@@ -27,5 +27,6 @@ pub mod depth;
 pub mod id;
 pub mod instance;
 pub mod limits;
+pub mod preference;
 pub mod refusal;
 pub mod token;

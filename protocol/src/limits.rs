@@ -20,3 +20,9 @@ pub const LEASE_TTL_MS_MAX: u64 = 3_600_000;
 
 /// Lease of an instance that asks for none, in milliseconds, unless configured.
 pub const LEASE_TTL_MS_DEFAULT: u64 = 20_000;
+
+/// Largest weight of an instance in a weighted choice. A share of a ten-thousandth is fine enough to begin with.
+pub const WEIGHT_MAX: u16 = 10_000;
+
+/// Weight of an instance that gives none: what a share in percent reads as.
+pub const WEIGHT_DEFAULT: u16 = 100;

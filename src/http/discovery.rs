@@ -24,15 +24,29 @@ use crate::state::registry::views::{Delta, ServiceViews, View};
 use crate::wire::event::{Change, put_change};
 use crate::wire::frame::FrameBuilder;
 use crate::wire::instance::check_service_id;
+use crate::wire::json;
+use crate::wire::preference::Preference;
 
 #[derive(Deserialize)]
 struct ServiceRequest {
+    #[serde(default, deserialize_with = "json::object")]
+    prefer: Option<Preference>,
+    #[serde(default, rename = "regionId", alias = "region_id")]
+    region_id: Option<Box<str>>,
+    #[serde(default, rename = "zoneId", alias = "zone_id")]
+    zone_id: Option<Box<str>>,
     #[serde(default, rename = "discoveryConfig", alias = "discovery_config")]
     config: Option<Config>,
 }
 
 #[derive(Deserialize)]
 struct LookupRequest {
+    #[serde(default, deserialize_with = "json::object")]
+    prefer: Option<Preference>,
+    #[serde(default, rename = "regionId", alias = "region_id")]
+    region_id: Option<Box<str>>,
+    #[serde(default, rename = "zoneId", alias = "zone_id")]
+    zone_id: Option<Box<str>>,
     /// Artemis' client puts a null for a service that it was told of and never asked for.
     #[serde(default, rename = "discoveryConfigs", alias = "discovery_configs")]
     configs: Option<Vec<Option<Config>>>,
@@ -42,6 +56,12 @@ struct LookupRequest {
 struct Config {
     #[serde(default, rename = "serviceId", alias = "service_id")]
     service_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ServicesRequest {
+    #[serde(default, deserialize_with = "json::object")]
+    prefer: Option<Preference>,
 }
 
 const JSON: &str = "application/json";
@@ -55,20 +75,54 @@ const VIEW_BYTES: usize = 256;
 /// Bytes of a change in an answer beside its instance, at most.
 const CHANGE_BYTES: usize = 128;
 
+/// Whose instances stand first: those that `prefer` says, else those of the reader's own region and zone. None where
+/// it says neither.
+///
+/// # Errors
+///
+/// The fault of a name.
+fn preference(
+    prefer: Option<Preference>,
+    region: Option<Box<str>>,
+    zone: Option<Box<str>>,
+) -> Result<Option<Preference>, String> {
+    let preference = prefer.unwrap_or(Preference { region, zone, min: None });
+    preference.check()?;
+    Ok(Some(preference).filter(|preference| !preference.is_indifferent()))
+}
+
+/// The same from a query: `region`, `zone` and `min`, or `regionId` and `zoneId`.
+fn preference_of_query(query: &Query) -> Result<Option<Preference>, String> {
+    let named =
+        |name: &str, other: &str| query.get(name).or_else(|| query.get(other)).map(Box::from);
+    let (region, zone) = (named("region", "regionId"), named("zone", "zoneId"));
+    let min = match query.get("min").filter(|text| !text.is_empty()) {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| "min is not a whole number")?),
+    };
+    preference(Some(Preference { region, zone, min }), None, None)
+}
+
 /// `service`
 pub async fn service(
     context: &RequestContext,
     request: Request<Incoming>,
 ) -> Result<Reply, Problem> {
-    let service_id = if request.method() == Method::GET {
-        Query::of(request.uri()).service_id()
+    let (service_id, prefer) = if request.method() == Method::GET {
+        let query = Query::of(request.uri());
+        (query.service_id(), preference_of_query(&query))
     } else {
         let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
         let fields: ServiceRequest = match body::artemis_object(&text)? {
             Ok(fields) => fields,
             Err(reply) => return Ok(reply),
         };
-        fields.config.and_then(|config| config.service_id)
+        let prefer = preference(fields.prefer, fields.region_id, fields.zone_id);
+        (fields.config.and_then(|config| config.service_id), prefer)
+    };
+    let prefer = match prefer {
+        Ok(prefer) => prefer,
+        Err(fault) => return Ok(reply::bad_request(&fault)),
     };
     let Some(service_id) = service_id else {
         return Ok(reply::bad_request("serviceId is missing"));
@@ -77,10 +131,10 @@ pub async fn service(
         return Ok(reply::bad_request(&fault));
     }
     let views = context.views(vec![ServiceName::of(&service_id)]).await?;
-    let answer = put_together(context, views, |out, views| {
+    let answer = put_together(context, views, move |out, views| {
         out.extend_from_slice(b"{\"service\":");
         for view in views {
-            put_view(out, view);
+            put_view(out, view, prefer.as_ref());
         }
     });
     let (answer, permit) = answer.await?;
@@ -92,28 +146,44 @@ pub async fn services(
     context: &RequestContext,
     request: Request<Incoming>,
 ) -> Result<Reply, Problem> {
-    if request.method() == Method::POST {
+    let prefer = if request.method() == Method::POST {
         let text = body::read(context, request, context.app.limits.http_body_bytes_max).await?;
-        let _: serde_json::Map<String, serde_json::Value> = body::object(&text)?;
-    }
+        let fields: ServicesRequest = match body::artemis_object(&text)? {
+            Ok(fields) => fields,
+            Err(reply) => return Ok(reply),
+        };
+        // All of Artemis' clients say where they are. This answer is the same for everybody who asks for no order.
+        preference(fields.prefer, None, None)
+    } else {
+        preference_of_query(&Query::of(request.uri()))
+    };
+    let prefer = match prefer {
+        Ok(prefer) => prefer,
+        Err(fault) => return Ok(reply::bad_request(&fault)),
+    };
     let view_cache = &context.app.view_cache;
-    if let Some(listing) = view_cache.listing() {
+    if prefer.is_none()
+        && let Some(listing) = view_cache.listing()
+    {
         return Ok(reply::cached(JSON, listing));
     }
     // After a change many clients ask together. One request of a shard builds, the others find its
     // result.
     let _turn = context.answers.listing.lock().await;
-    if let Some(listing) = view_cache.listing() {
+    if prefer.is_none()
+        && let Some(listing) = view_cache.listing()
+    {
         return Ok(reply::cached(JSON, listing));
     }
     let generation = view_cache.generation();
     let ServiceViews { version, views } = context.ask(ReadAllViews).await?;
+    let has_order = prefer.is_some();
     let (listing, permit) = put_together(context, views, move |out, views| {
-        put_views(out, views);
+        put_views(out, views, prefer.as_ref());
         out.extend_from_slice(format!(",\"version\":{version}").as_bytes());
     })
     .await?;
-    if view_cache.keep_listing(generation, &listing) {
+    if !has_order && view_cache.keep_listing(generation, &listing) {
         return Ok(reply::cached(JSON, listing));
     }
     Ok(reply::reserved(JSON, listing, permit))
@@ -122,7 +192,7 @@ pub async fn services(
 /// Reads the names of a `lookup`.
 #[cfg(any(test, fuzzing))]
 pub(super) fn decode_lookup(text: &[u8]) {
-    if let Ok(LookupRequest { configs: Some(configs) }) = body::object(text) {
+    if let Ok(LookupRequest { configs: Some(configs), .. }) = body::object(text) {
         assert!(configs.len() <= text.len());
     }
 }
@@ -136,6 +206,10 @@ pub async fn lookup(
     let fields: LookupRequest = match body::artemis_object(&text)? {
         Ok(fields) => fields,
         Err(reply) => return Ok(reply),
+    };
+    let prefer = match preference(fields.prefer, fields.region_id, fields.zone_id) {
+        Ok(prefer) => prefer,
+        Err(fault) => return Ok(reply::bad_request(&fault)),
     };
     let Some(configs) = fields.configs else {
         return Ok(reply::bad_request("discoveryConfigs is missing"));
@@ -157,7 +231,9 @@ pub async fn lookup(
         }
     }
     let views = context.views(names).await?;
-    let (answer, permit) = put_together(context, views, put_views).await?;
+    let answer =
+        put_together(context, views, move |out, views| put_views(out, views, prefer.as_ref()));
+    let (answer, permit) = answer.await?;
     Ok(reply::reserved(JSON, answer, permit))
 }
 
@@ -240,24 +316,27 @@ async fn put_together(
     Ok((answer, permit))
 }
 
-fn put_views(out: &mut BytesMut, views: &[Arc<View>]) {
+fn put_views(out: &mut BytesMut, views: &[Arc<View>], prefer: Option<&Preference>) {
     out.extend_from_slice(b"{\"services\":[");
     for (index, view) in views.iter().enumerate() {
         if index > 0 {
             out.put_u8(b',');
         }
-        put_view(out, view);
+        put_view(out, view, prefer);
     }
     out.put_u8(b']');
 }
 
-fn put_view(out: &mut BytesMut, view: &View) {
+fn put_view(out: &mut BytesMut, view: &View, prefer: Option<&Preference>) {
     let name = serde_json::Value::from(view.service.as_str()).to_string();
     let epoch = serde_json::Value::from(view.epoch.as_str()).to_string();
     out.extend_from_slice(b"{\"serviceId\":");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b",\"metadata\":{},\"instances\":");
-    out.extend_from_slice(view.instances.json());
+    match prefer {
+        Some(preference) => view.instances.put_nearest(out, preference),
+        None => out.extend_from_slice(view.instances.json()),
+    }
     out.extend_from_slice(
         format!(
             ",\"epoch\":{epoch},\"revision\":{},\"degraded\":{}}}",

@@ -212,6 +212,7 @@ impl<S: Socket> Shard<S> {
             service: service.clone(),
             is_heavy: IsHeavy(false),
             dialect: Dialect::Artemis,
+            prefer: None,
         };
         let command = commands::Subscribe {
             service: service.clone(),

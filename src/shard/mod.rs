@@ -36,6 +36,7 @@ mod conn;
 pub mod fanout;
 mod flush;
 mod log;
+mod nearest_lists;
 mod opening;
 pub mod outbox;
 pub mod ready;
@@ -74,6 +75,7 @@ use crate::wire::frame;
 use crate::ws::authorizer::{ArtemisSocket, Authorizer, Endpoint};
 use crate::ws::reader::Pool;
 use conn::{Conn, Stage};
+use nearest_lists::NearestLists;
 pub use opening::surplus_answer;
 use outbox::{Budget, Chunk};
 use ready::Ready;
@@ -127,6 +129,7 @@ pub struct Shard<S> {
     head_count: usize,
     subscription_count: usize,
     topics: Topics,
+    nearest_lists: NearestLists,
     control: CommandSender,
     /// Notices for control that its full mailbox did not take. They go before any other command.
     notices: VecDeque<ControlMessage>,
@@ -188,6 +191,7 @@ impl<S: Socket> Shard<S> {
             head_count: 0,
             subscription_count: 0,
             topics: Topics::default(),
+            nearest_lists: NearestLists::default(),
             control,
             notices: VecDeque::new(),
             has_carried_out: true,

@@ -36,6 +36,7 @@ use crate::wire::command::{self, Entries, Family, Rejected, Request, Subscribe, 
 use crate::wire::event::TimeText;
 use crate::wire::frame::{self, Split};
 use crate::wire::instance::Registration;
+use crate::wire::preference::Preference;
 use crate::wire::refusal::{Code, Refusal};
 use crate::ws::authorizer::{self, ArtemisSocket, Endpoint};
 use crate::ws::reader::{Incoming, Wire};
@@ -396,7 +397,9 @@ impl<S: Socket> Shard<S> {
                 };
                 let dialect = Dialect::Fanfare;
                 let is_heavy = IsHeavy(is_heavy);
-                let context = SubscribeContext { service: service.clone(), is_heavy, dialect };
+                let prefer = subscribe.prefer;
+                let context =
+                    SubscribeContext { service: service.clone(), is_heavy, dialect, prefer };
                 let joined = Some(service.clone());
                 let since = subscribe.since;
                 let command = commands::Subscribe { service, snapshot, since, dialect };
@@ -572,7 +575,7 @@ impl<S: Socket> Shard<S> {
         match reply {
             SocketReply::Batch(context, result) => self.on_batch(slot, id, context, result),
             SocketReply::Subscribed(
-                SubscribeContext { service, is_heavy: IsHeavy(is_heavy), dialect },
+                SubscribeContext { service, is_heavy: IsHeavy(is_heavy), dialect, prefer },
                 result,
             ) => {
                 self.end_subscribing(slot, is_heavy);
@@ -580,7 +583,7 @@ impl<S: Socket> Shard<S> {
                     Ok(subscribed) if dialect == Dialect::Artemis => {
                         self.on_artemis_subscribed(slot, *subscribed);
                     }
-                    Ok(subscribed) => self.on_subscribed(slot, id, *subscribed),
+                    Ok(subscribed) => self.on_subscribed(slot, id, *subscribed, prefer.as_deref()),
                     Err(refusal) => {
                         self.release(dialect, Some(&service));
                         self.refuse_subscription(slot, id, &refusal);
@@ -668,7 +671,13 @@ impl<S: Socket> Shard<S> {
         }
     }
 
-    fn on_subscribed(&mut self, slot: Slot, id: Option<&RequestId>, subscribed: Subscribed) {
+    fn on_subscribed(
+        &mut self,
+        slot: Slot,
+        id: Option<&RequestId>,
+        subscribed: Subscribed,
+        prefer: Option<&Preference>,
+    ) {
         let Subscribed { view, recovered, replay, instances } = subscribed;
         // Control sends in one order, so the topic's run holds everything up to the answer's
         // revision by now. It is for the earlier followers, and is handed out first.
@@ -688,8 +697,11 @@ impl<S: Socket> Shard<S> {
         let (answer, changes) = match snapshot {
             Some(ServiceSnapshot { view, changes }) => {
                 self.cancel_resync(slot, &view.service);
-                let at = view.position();
-                (answer::subscribed_with(id, at, recovered, view.instances.clone()), changes)
+                let instances = match prefer {
+                    Some(preference) => self.nearest_lists.of(&view, preference),
+                    None => view.instances.clone(),
+                };
+                (answer::subscribed_with(id, view.position(), recovered, instances), changes)
             }
             None => (answer::subscribed(id, view.position(), recovered).into(), replay),
         };

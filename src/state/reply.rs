@@ -31,6 +31,7 @@ use crate::id::{ConnId, Dialect, ServiceName, ShardId};
 use crate::wire::artemis::Heartbeat;
 use crate::wire::command::{Family, Rejected};
 use crate::wire::instance::{Instance, InstanceKey};
+use crate::wire::preference::Preference;
 use crate::wire::refusal::Refusal;
 
 /// The reply to one kind of command.
@@ -193,6 +194,8 @@ pub struct SubscribeContext {
     pub is_heavy: IsHeavy,
     /// The form of the changes.
     pub dialect: Dialect,
+    /// Whose instances stand first in the answer.
+    pub prefer: Option<Box<Preference>>,
 }
 
 /// Whether the connection reads no further until the reply is there, because its size is not known.

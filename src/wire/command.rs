@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::fault::{self, Fault};
 use super::instance::{Instance, InstanceKey, Registration};
 use super::json;
+use super::preference::Preference;
 use super::refusal::{Code, Refusal};
 use super::talk::{self, Envelope, Publication};
 use crate::id::{ChannelName, InstanceIdentity, RequestId, ServiceName, UserId};
@@ -122,6 +123,8 @@ pub struct Subscribe {
     pub snapshot: bool,
     /// The client's position.
     pub since: Option<Since>,
+    /// Whose instances stand first.
+    pub prefer: Option<Box<Preference>>,
 }
 
 /// A position in a service's history, as a client gives it.
@@ -180,6 +183,8 @@ struct Fields<'a> {
     snapshot: Option<bool>,
     #[serde(default, deserialize_with = "json::object")]
     since: Option<Place>,
+    #[serde(default, deserialize_with = "json::object")]
+    prefer: Option<Preference>,
     #[serde(default, deserialize_with = "json::objects")]
     instances: Option<Vec<Instance>>,
     #[serde(default, alias = "instanceKeys", deserialize_with = "json::objects")]
@@ -403,7 +408,14 @@ fn subscribe(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refu
         }
         Some(_) => return Err(Refusal::invalid("since is not an object with epoch and revision")),
     };
-    Ok(Request::Subscribe(Subscribe { target, snapshot, since }))
+    if target == Target::AllServices && fields.prefer.is_some() {
+        return Err(Refusal::invalid("prefer goes with one service, not with \"*\""));
+    }
+    if let Some(fault) = fields.prefer.as_ref().and_then(|prefer| prefer.check().err()) {
+        return Err(Refusal::invalid(fault));
+    }
+    let prefer = fields.prefer.filter(|prefer| !prefer.is_indifferent()).map(Box::new);
+    Ok(Request::Subscribe(Subscribe { target, snapshot, since, prefer }))
 }
 
 fn target(service_id: Option<String>, topic_bytes_max: usize) -> Result<Target, Refusal> {
@@ -531,7 +543,7 @@ fn diagnose(payload: &[u8], fault: &serde_json::Error, topic_bytes_max: usize) -
 fn fields_of(kind: &str) -> Option<&'static [&'static str]> {
     Some(match kind {
         "subscribe" | "unsubscribe" => {
-            &["type", "service_id", "serviceId", "snapshot", "since", "channel"]
+            &["type", "service_id", "serviceId", "snapshot", "since", "prefer", "channel"]
         }
         "publish" => &["type", "channel", "payload", "event", "metadata", "echo"],
         "system" => &["type", "payload"],

@@ -26,4 +26,4 @@ pub mod message;
 pub mod problem;
 pub mod talk;
 
-pub use fanfare_protocol::{close, depth, instance, refusal};
+pub use fanfare_protocol::{close, depth, instance, preference, refusal};

@@ -71,6 +71,30 @@ test("a service is followed: snapshot first, then changes merged", async () => {
   assert.ok(view.ageMs() < 30_000);
 });
 
+test("instances are picked by weight, near ones first, in turn", async () => {
+  const at = (name, zoneId, more = {}) => one("picked", name, { zoneId, ...more });
+  await server.register(
+    at("a", "near", { weight: 300 }), at("b", "Near"), at("c", "near", { weight: 0 }),
+    at("d", "away"), at("e", "near", { status: "down" }),
+  );
+  const client = connect({ prefer: { zone: "near", min: 2 } });
+  const view = client.service("picked");
+  await until("all are known", () => view.instances.size === 5);
+  const shares = (picks) => {
+    const counts = {};
+    for (let i = 0; i < picks; i += 1) {
+      const { instanceId } = view.pick();
+      counts[instanceId] = (counts[instanceId] ?? 0) + 1;
+    }
+    return counts;
+  };
+  assert.deepEqual(shares(400), { a: 300, b: 100 });
+  await server.register(at("a", "near", { status: "down" }));
+  await until("one is down", () => view.instances.get("r1/a").status === "down");
+  assert.deepEqual(shares(100), { b: 50, d: 50 });
+  assert.equal(client.service("nobody").pick(), null);
+});
+
 test("a stream of changes starts with the snapshot and ends with the view", async () => {
   const client = connect();
   await server.register(one("stream", "a"));

@@ -58,6 +58,7 @@ mod transport;
 pub use fanfare_protocol::id::ServiceName;
 pub use fanfare_protocol::instance::{Instance, Status as InstanceStatus};
 pub use fanfare_protocol::limits::LEASE_TTL_MS_DEFAULT;
+pub use fanfare_protocol::preference::Preference;
 pub use fanfare_protocol::refusal::Code;
 
 pub use crate::api::{Api, Login, RawSocket};

@@ -5,6 +5,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use fanfare_protocol::preference::Preference;
+
 use crate::address::Address;
 use crate::transport::token::TokenSource;
 
@@ -21,5 +23,6 @@ pub(crate) struct Settings {
     pub(crate) queue_events_max: usize,
     pub(crate) message_bytes_max: usize,
     pub(crate) messages_per_s_max: u32,
+    pub(crate) preference: Preference,
     pub(crate) seed: u64,
 }

@@ -266,6 +266,7 @@ impl EurekaRegistration {
                     .saturating_mul(1_000)
                     .clamp(limits::LEASE_TTL_MS_MIN, limits::LEASE_TTL_MS_MAX),
             ),
+            weight: None,
         }
     }
 }

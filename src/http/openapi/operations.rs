@@ -51,6 +51,15 @@ const fn number(name: &'static str, text: &'static str, min: u64, max: u64) -> Q
     Query { name, text, bounds: Some((min, max)) }
 }
 
+const REGION: Query = text("region", "Instances of this region stand first");
+const ZONE: Query = text("zone", "Instances of this zone stand first");
+const ENOUGH: Query = number(
+    "min",
+    "While fewer are up nearby, those further away are given too",
+    0,
+    u32::MAX as u64,
+);
+
 impl Operation {
     const fn new(
         method: &'static str,
@@ -209,7 +218,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "The instances of a service",
         &[(200, Some("ServiceAnswer"))],
     )
-    .asks(&[text("serviceId", "The service")]),
+    .asks(&[text("serviceId", "The service"), REGION, ZONE, ENOUGH]),
     Operation::new(
         "POST",
         "/api/discovery/service.json",
@@ -224,7 +233,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         ("Discovery", "services"),
         "The instances of all services",
         &[(200, Some("ServicesAnswer"))],
-    ),
+    )
+    .asks(&[REGION, ZONE, ENOUGH]),
     Operation::new(
         "POST",
         "/api/discovery/services.json",

@@ -129,12 +129,26 @@ fn registry() -> Value {
         "minimum": limits::LEASE_TTL_MS_MIN,
         "maximum": limits::LEASE_TTL_MS_MAX,
     });
+    instance["weight"] = json!({
+        "type": ["integer", "null"],
+        "minimum": 0,
+        "maximum": limits::WEIGHT_MAX,
+        "default": limits::WEIGHT_DEFAULT,
+    });
     let named = |fields| with_optional(&["serviceId", "instanceId"], fields);
     let failed = |entry: &str| {
         many(object(json!({entry: anything(), "errorCode": text(), "errorMessage": text()})))
     };
     let config = || object(json!({"serviceId": name()}));
-    let place = || json!({"regionId": string(), "zoneId": string()});
+    let prefer = || {
+        let mut prefer = or_null("object");
+        prefer["properties"] = json!({
+            "region": string(), "zone": string(),
+            "min": {"type": ["integer", "null"], "minimum": 0, "maximum": u32::MAX},
+        });
+        prefer
+    };
+    let place = || json!({"regionId": string(), "zoneId": string(), "prefer": prefer()});
     let mut service_wish = place();
     service_wish["discoveryConfig"] = config();
     let mut lookup_wish = place();

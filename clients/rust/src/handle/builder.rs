@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use fanfare_protocol::preference::Preference;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -37,6 +38,7 @@ const REQUESTS_MAX: usize = 64;
 /// | [`queue_events_max`](Builder::queue_events_max) | 256 | at least 1 |
 /// | [`message_bytes_max`](Builder::message_bytes_max) | 64 MiB | at least 64 KiB |
 /// | [`messages_per_s_max`](Builder::messages_per_s_max) | 90 | 0 = no limit |
+/// | [`prefer`](Builder::prefer) | nobody | names of at most 255 bytes |
 #[must_use = "a builder does nothing until `connect` or `start`"]
 pub struct Builder {
     urls: Vec<String>,
@@ -75,6 +77,7 @@ impl Builder {
             queue_events_max: 256,
             message_bytes_max: 64 << 20,
             messages_per_s_max: 90,
+            preference: Preference::default(),
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
         };
         Builder { urls: Vec::new(), settings }
@@ -179,6 +182,13 @@ impl Builder {
         self
     }
 
+    /// Whose instances [`ServiceView::pick`](crate::ServiceView::pick) chooses first: those of a zone, of a region, or
+    /// of both. While fewer than its `min` are up there (1 where it gives none), those further away are chosen too.
+    pub fn prefer(mut self, preference: Preference) -> Builder {
+        self.settings.preference = preference;
+        self
+    }
+
     /// Starts the client and waits for its first connection.
     ///
     /// # Errors
@@ -260,6 +270,9 @@ impl Builder {
         }
         if settings.queue_events_max == 0 {
             return Err(Error::invalid("queue_events_max is 0"));
+        }
+        if let Err(fault) = settings.preference.check() {
+            return Err(Error::invalid(fault));
         }
         if settings.message_bytes_max < 64 * 1_024 {
             return Err(Error::invalid("message_bytes_max is below 64 KiB"));

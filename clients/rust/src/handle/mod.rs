@@ -9,5 +9,6 @@ pub(crate) mod builder;
 pub(crate) mod client;
 pub(crate) mod listener;
 pub(crate) mod messaging;
+pub(crate) mod picker;
 pub(crate) mod registration;
 pub(crate) mod view;

@@ -10,10 +10,12 @@ use std::time::Duration;
 use fanfare_protocol::id::ServiceName;
 use fanfare_protocol::instance::Instance;
 use futures_core::Stream;
+use parking_lot::Mutex;
 
 use crate::error::Error;
 use crate::event::{ServiceEvent, ServiceState};
 use crate::handle::listener::Listener;
+use crate::handle::picker::Picker;
 use crate::shared::{Shared, ShutdownGuard};
 use crate::state::State;
 
@@ -22,12 +24,15 @@ struct Interest {
     guard: Arc<ShutdownGuard>,
     /// None: all of them.
     service: Option<ServiceName>,
+    picker: Mutex<Picker>,
 }
 
 impl Interest {
     fn new(guard: &Arc<ShutdownGuard>, service: Option<ServiceName>) -> Arc<Interest> {
         guard.0.update(|state| state.services.want(service.as_ref()));
-        Arc::new(Interest { guard: Arc::clone(guard), service })
+        let settings = &guard.0.settings;
+        let picker = Picker::new(settings.preference.clone(), settings.seed);
+        Arc::new(Interest { guard: Arc::clone(guard), service, picker: Mutex::new(picker) })
     }
 
     fn shared(&self) -> &Shared {
@@ -102,6 +107,30 @@ impl ServiceView {
     /// The newest known instances.
     pub fn instances(&self) -> Vec<Arc<Instance>> {
         self.state().map_or_else(Vec::new, |state| state.instances.clone())
+    }
+
+    /// An instance to call: one that is up, by weight, near ones first, and among those the one that was not chosen
+    /// for the longest time. None where there is none.
+    ///
+    /// See [`Builder::prefer`](crate::Builder::prefer) for who is near. The weight of an instance is 100 where it
+    /// gives none, and one of weight 0 is not chosen. Clones of a view take turns together.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), fanfare_client::Error> {
+    /// use fanfare_client::{Client, Preference};
+    ///
+    /// let near = Preference::for_zone("eu-1a").with_min(2);
+    /// let client = Client::builder().url("ws://localhost:8080").prefer(near).connect().await?;
+    /// let orders = client.watch_service("orders")?;
+    /// orders.ready().await?;
+    /// let instance = orders.pick().expect("somebody is up");
+    /// println!("call {:?}", instance.url);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pick(&self) -> Option<Arc<Instance>> {
+        let state = self.state()?;
+        self.interest.picker.lock().pick(&state)
     }
 
     /// The time since the state was last confirmed. While the server is connected, that is when its
