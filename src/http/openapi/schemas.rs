@@ -105,17 +105,22 @@ fn general(codes: &[&str]) -> Value {
     })
 }
 
-fn registry() -> Value {
-    let string = || json!({"type": ["string", "null"]});
-    let key = || {
-        json!({
-            "regionId": {"type": ["string", "null"], "maxLength": limits::NAME_BYTES_MAX},
-            "zoneId": string(), "serviceId": name(), "groupId": string(), "instanceId": name(),
-        })
-    };
-    let mut instance = key();
+fn or_null_text() -> Value {
+    json!({"type": ["string", "null"]})
+}
+
+fn instance_key() -> Value {
+    json!({
+        "regionId": {"type": ["string", "null"], "maxLength": limits::NAME_BYTES_MAX},
+        "zoneId": or_null_text(), "serviceId": name(), "groupId": or_null_text(),
+        "instanceId": name(),
+    })
+}
+
+fn instance() -> Value {
+    let mut instance = instance_key();
     for field in ["machineName", "ip", "protocol", "url", "healthCheckUrl"] {
-        instance[field] = string();
+        instance[field] = or_null_text();
     }
     instance["port"] = json!({"type": ["integer", "null"], "minimum": 0, "maximum": 65_535});
     instance["status"] = json!({
@@ -135,6 +140,11 @@ fn registry() -> Value {
         "maximum": limits::WEIGHT_MAX,
         "default": limits::WEIGHT_DEFAULT,
     });
+    instance
+}
+
+fn registry() -> Value {
+    let string = or_null_text;
     let named = |fields| with_optional(&["serviceId", "instanceId"], fields);
     let failed = |entry: &str| {
         many(object(json!({entry: anything(), "errorCode": text(), "errorMessage": text()})))
@@ -154,8 +164,8 @@ fn registry() -> Value {
     let mut lookup_wish = place();
     lookup_wish["discoveryConfigs"] = many(config());
     json!({
-        "Instance": named(instance),
-        "InstanceKey": named(key()),
+        "Instance": named(instance()),
+        "InstanceKey": named(instance_key()),
         "Instances": object(json!({"instances": many(one("Instance"))})),
         "InstancesOrKeys": {
             "type": "object",
