@@ -139,7 +139,7 @@ fn a_snapshot_has_near_instances_first_and_all_of_them() {
 fn a_weight_is_kept_and_a_difference() {
     let server = Server::start(&[]);
     let weighted = with(&instance("orders", "one"), "weight", json!(10_000));
-    server.register(&[weighted.clone()]);
+    server.register(std::slice::from_ref(&weighted));
     assert_eq!(server.discover("orders")["instances"], json!([weighted]));
     server.register(&[with(&weighted, "weight", json!(0))]);
     let service = server.discover("orders");
