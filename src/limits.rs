@@ -589,6 +589,30 @@ pub const PULL_OUTS_GONE_BYTES_MAX: usize = 32 * MIB;
 /// Bytes of such a decision beside its names.
 pub const PULL_OUT_OVERHEAD_BYTES: usize = 128;
 
+/// Rows of what operators have decided: operations, groups and what belongs to these. Beyond it new ones are refused.
+pub const MANAGEMENT_ROWS_MAX: usize = 65_536;
+
+/// Bytes of these, about.
+pub const MANAGEMENT_BYTES_MAX: usize = 32 * MIB;
+
+/// Bytes of such a row beside its texts.
+pub const MANAGEMENT_OVERHEAD_BYTES: usize = 192;
+
+/// Bytes of an operator's reason.
+pub const MANAGEMENT_REASON_BYTES_MAX: usize = KIB;
+
+/// Bytes of what an operator's tool adds to it.
+pub const MANAGEMENT_EXTENSIONS_BYTES_MAX: usize = 4 * KIB;
+
+/// Bytes of a text of a group, or of what belongs to one.
+pub const MANAGEMENT_TEXT_BYTES_MAX: usize = KIB;
+
+/// Fields of such an item; tags of a group and fields of metadata in one call.
+pub const MANAGEMENT_FIELDS_MAX: usize = 64;
+
+/// The largest weight of a group in a route rule.
+pub const ROUTE_WEIGHT_MAX: i64 = 10_000;
+
 /// How far a delta for Eureka's clients goes back, in milliseconds: six of their usual polls.
 pub const EUREKA_DELTA_MS: u64 = 180_000;
 

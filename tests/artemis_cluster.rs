@@ -121,3 +121,46 @@ fn a_node_that_is_cut_off_sends_heartbeats_elsewhere() {
     let nodes = server.post_json("/api/cluster/up-discovery-nodes.json", &json!({}));
     assert_eq!(nodes.outcome(), ("success", "success"), "reads go on");
 }
+
+/// A row is the same at every node, outlives the node that took it, and is there for nodes that join.
+#[test]
+fn operations_are_the_same_at_every_node() {
+    let redis = Redis::start();
+    let mut first = open(&redis);
+    let second = open(&redis);
+    first.register(&[instance("s", "a")]);
+    let ip = instance("s", "a")["ip"].clone();
+    let server_key = json!({"regionId": instance("s", "a")["regionId"], "serverId": ip});
+    let operate = |server: &Server, is_complete: bool| {
+        let body = json!({
+            "serverKey": server_key, "operation": "reboot", "operationComplete": is_complete,
+            "operatorId": "ann", "reason": "kernel",
+        });
+        let reply = server.post_json("/api/management/operate-server.json", &body);
+        assert_eq!(reply.outcome(), ("success", "success"), "{}", reply.text);
+    };
+    let rows = |server: &Server| {
+        let path = "/api/management/server-operations.json";
+        server.post(path, &json!({"serverKey": server_key}))["operations"]["rows"].clone()
+    };
+    let count = |server: &Server| server.discover("s")["instances"].as_array().map_or(0, Vec::len);
+    eventually("the instance is known at both", PATIENCE, || count(&second) == 1);
+    operate(&first, false);
+    eventually("it is out of discovery at both", PATIENCE, || count(&second) == 0);
+    assert_eq!(count(&first), 0);
+    let row = rows(&first);
+    assert_eq!((&row[0]["operatorId"], &row[0]["reason"]), (&json!("ann"), &json!("kernel")));
+    assert_eq!(rows(&second), row, "with the same id and times");
+    first.kill();
+    let third = open(&redis);
+    assert_eq!(rows(&third), row);
+    second.register(&[instance("s", "b")]);
+    assert_eq!(count(&second), 0, "one that comes to the server stays out");
+    operate(&third, true);
+    assert_eq!(rows(&third), json!([]));
+    eventually("it is back at every node", PATIENCE, || {
+        second.discover("s")["instances"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|one| one["instanceId"] == "b"))
+    });
+}

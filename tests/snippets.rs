@@ -42,6 +42,7 @@ const SERVER_TYPES: &[&str] = &[
     "subscribed",
     "unsubscribed",
     "service_change",
+    "service_rules",
     "service_snapshot",
     "registered",
     "heartbeat_ack",

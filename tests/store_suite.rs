@@ -15,6 +15,7 @@ use fanfare::internals::id::{ChannelName, MessageId, UserId};
 use fanfare::internals::limits;
 use fanfare::internals::state::durable::{EndedToken, Write, WriteResult, Written};
 use fanfare::internals::state::journal::{Addressee, DirectMessage, JournalEntry};
+use fanfare::internals::state::management::ManagementRecord;
 use fanfare::internals::state::people::Person;
 use fanfare::internals::state::registry::unsaved::{RegistryDelta, Row};
 use fanfare::internals::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
@@ -160,12 +161,17 @@ fn registry_survives_a_clean_stop(backend: &Backend) {
         operator: String::from("o"),
         ..PullOutRecord::default()
     };
+    let managed = ManagementRecord {
+        key: String::from("operation/7"),
+        body: String::from("{\"reason\":\"\\u0000 'x'\"}"),
+    };
     let delta = |version, rows| {
         let epoch = String::from("e1");
         RegistryDelta { epoch, version, rows, ..RegistryDelta::default() }
     };
     let mut rows: Vec<_> = instances.iter().cloned().map(Row::Instance).collect();
     rows.extend([Row::Service(service.clone()), Row::PullOut(pull_out.clone())]);
+    rows.push(Row::Management(managed.clone()));
     suite.store.close(delta(42, rows));
     let (suite, mut snapshot) = backend.open().expect("opens again");
     snapshot.registry.instances.sort_by(|a, b| a.identity.cmp(&b.identity));
@@ -173,12 +179,16 @@ fn registry_survives_a_clean_stop(backend: &Backend) {
     assert_eq!(snapshot.registry.services, [service]);
     assert_eq!(snapshot.registry.instances, instances);
     assert_eq!(snapshot.registry.pull_outs, [pull_out]);
+    assert_eq!(snapshot.registry.management, std::slice::from_ref(&managed));
     let others = instances[1..].iter().map(|one| Row::InstanceGone(one.identity.clone()));
     let pull_in = Row::PullOutGone(String::from("p"));
-    suite.store.close(delta(43, others.chain([pull_in]).collect()));
+    suite
+        .store
+        .close(delta(43, others.chain([pull_in, Row::ManagementGone(managed.key)]).collect()));
     let (_suite, snapshot) = backend.open().expect("opens a third time");
     assert_eq!(snapshot.registry.instances, instances[..1]);
     assert!(snapshot.registry.pull_outs.is_empty());
+    assert!(snapshot.registry.management.is_empty());
 }
 
 fn messages_are_pulled_in_order_and_once(backend: &Backend) {

@@ -10,9 +10,9 @@ use crate::id::{ConnId, ShardSet, Topic};
 use crate::mailbox::to_shard::{Event, ShardMessage};
 use crate::state::effect::{Effect, Message, StoreWrite};
 use crate::state::event::DomainEvent;
-use crate::state::registry::views::Announcement;
+use crate::state::registry::views::{Announcement, ServiceRules};
 use crate::state::reply::Delivery;
-use crate::wire::event::{Position, service_change};
+use crate::wire::event::{Position, service_change, service_rules};
 use crate::wire::frame;
 use crate::wire::instance_list::InstanceList;
 use crate::wire::refusal::Refusal;
@@ -60,6 +60,7 @@ impl Control {
                     self.send(shard, ShardMessage::Dissolve(event.clone()));
                 }
             }
+            Effect::AnnounceRules(rules) => self.announce_rules(&rules, accepted_ns, now),
             Effect::Opened(conn) => self.send_to(conn, ShardMessage::Enter(conn)),
             Effect::Close(conn, reason) => self.send_to(conn, ShardMessage::Close(conn, reason)),
             Effect::Subscription(conn, set) => {
@@ -170,6 +171,30 @@ impl Control {
         if let Some(frame) = change {
             self.stats.control.events.add(1);
             self.send_event(&Event { topic, frame, frames: 1, accepted_ns, aim: None }, following);
+        }
+    }
+
+    /// Frames the rules of a service for its followers. Artemis' clients look the service up.
+    fn announce_rules(&mut self, rules: &ServiceRules, accepted_ns: u64, now: Moment) {
+        let ServiceRules { service, fields } = rules;
+        self.view_cache.invalidate(service);
+        let following = self.followers.shards(service);
+        if !following.artemis.is_empty() {
+            let (topic, frame) =
+                (Topic::Artemis(service.clone()), artemis::reload(service, now.wall_ms));
+            self.stats.control.events.add(1);
+            self.send_event(
+                &Event { topic, frame, frames: 1, accepted_ns, aim: None },
+                following.artemis,
+            );
+        }
+        if !following.own.is_empty() {
+            let (topic, frame) = (Topic::Service(service.clone()), service_rules(service, fields));
+            self.stats.control.events.add(1);
+            self.send_event(
+                &Event { topic, frame, frames: 1, accepted_ns, aim: None },
+                following.own,
+            );
         }
     }
 

@@ -302,7 +302,8 @@ async fn put_together(
     put: impl FnOnce(&mut BytesMut, &[Arc<View>]) + Send + 'static,
 ) -> Result<(Bytes, Permit), Problem> {
     let of = |view: &Arc<View>| {
-        view.instances.bytes() + quoted_bytes(view.service.as_str()) + VIEW_BYTES
+        let rules = view.rules.as_ref().map_or(0, |rules| rules.len() + 1);
+        view.instances.bytes() + rules + quoted_bytes(view.service.as_str()) + VIEW_BYTES
     };
     let bytes = views.iter().map(of).sum::<usize>() + ANSWER_BYTES;
     let permit = context.answers.reserve(bytes)?;
@@ -336,6 +337,10 @@ fn put_view(out: &mut BytesMut, view: &View, prefer: Option<&Preference>) {
     match prefer {
         Some(preference) => view.instances.put_nearest(out, preference),
         None => out.extend_from_slice(view.instances.json()),
+    }
+    if let Some(rules) = &view.rules {
+        out.put_u8(b',');
+        out.extend_from_slice(rules);
     }
     out.extend_from_slice(
         format!(

@@ -409,6 +409,27 @@ pub(crate) fn admit(
     Ok(())
 }
 
+/// Checks that a request may do what needs a scope: by its token alone.
+///
+/// # Errors
+///
+/// 401 and 403.
+pub(crate) fn admit_operator(
+    context: &RequestContext,
+    request: &Request<Incoming>,
+    needed: Scopes,
+) -> Result<(), Problem> {
+    let identity = identify(context, request, request.uri().path())?;
+    if let Some(identity) = &identity {
+        context.note_user(&identity.user_id);
+    }
+    permit(context, Access::With(needed), identity.as_ref())?;
+    if let Some(identity) = &identity {
+        context.see(identity);
+    }
+    Ok(())
+}
+
 fn permit(
     context: &RequestContext,
     access: Access,

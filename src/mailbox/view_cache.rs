@@ -129,6 +129,7 @@ mod tests {
             epoch: Epoch::new("e"),
             revision,
             degraded: false,
+            rules: None,
             instances: InstanceList::empty(),
         })
     }

@@ -71,6 +71,12 @@ pub mod kind {
     pub const ACCOUNT_REMOVED: &str = "account.removed";
     /// An operator allowed or lifted a service's self-protection.
     pub const SELF_PROTECTION: &str = "operator.self_protection";
+    /// An operator began an operation on an instance, a server, a zone or a group.
+    pub const OPERATION_BEGUN: &str = "operator.operation_begun";
+    /// An operator completed one.
+    pub const OPERATION_COMPLETED: &str = "operator.operation_completed";
+    /// An operator changed groups, what belongs to them, or route rules.
+    pub const GROUPS_CHANGED: &str = "operator.groups_changed";
     /// Events that found no room in memory while the database took none.
     pub const LOST: &str = "audit.lost";
 }
@@ -84,7 +90,7 @@ pub enum Door {
     Http,
     /// A WebSocket of this server's own protocol.
     WebSocket,
-    /// Artemis' sockets.
+    /// Artemis' sockets, and the calls of its operators' tools.
     Artemis,
     /// Eureka's paths.
     Eureka,

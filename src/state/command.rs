@@ -9,6 +9,8 @@ use std::sync::Arc;
 use super::channels::view::ChannelView;
 use super::durable::Written;
 use super::journal::JournalEntry;
+use super::management::item::ItemRow;
+use super::management::operation::OperationRow;
 use super::messaging::replies::{
     Chatted, Connections, Delivered, Followed, History, Joined, Left, Online, Published, Stored,
     Unfollowed,
@@ -104,6 +106,11 @@ commands! {
     SubscribeAll => SubscribedToAll,
     ReadSnapshot => Option<ServiceSnapshot>,
     Operate => bool,
+    OperateTargets => Vec<RefusedEntry>,
+    ChangeItems => Vec<RefusedEntry>,
+    ReadItems => Vec<ItemRow>,
+    ReadOperations => Vec<OperationRow>,
+    IsInstanceDown => bool,
     Protect => bool,
     ReadViews => Vec<Arc<View>>,
     ReadAllViews => ServiceViews,

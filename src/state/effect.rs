@@ -28,7 +28,7 @@ use super::event::DomainEvent;
 use super::messaging::aim::Aim;
 use super::messaging::replies::{Followed, Unfollowed};
 use super::registry::replies::{FoundInstance, PutReply, RefusedEntry};
-use super::registry::views::{Announcement, View};
+use super::registry::views::{Announcement, ServiceRules, View};
 use super::reply::{Delivery, Reply, ReplyTo};
 use crate::clock::Moment;
 use crate::id::{ChannelName, ConnId, MessageId, ShardSet, Topic};
@@ -40,6 +40,8 @@ use crate::wire::refusal::Refusal;
 pub enum Effect {
     /// The followers of a service hear of a change.
     Announce(Announcement),
+    /// The followers of a service hear of its rules.
+    AnnounceRules(ServiceRules),
     /// The followers of a topic get a frame.
     Message(Message),
     /// The followers of a channel get one of its messages.

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::channels::view::ChannelView;
 use super::cluster_presence::update::PresenceUpdate;
+use super::management::item::ItemChange;
+use super::management::operation::{DecidedBy, Target};
 use super::registry::pull_outs::Pull;
 use super::registry::replies::{FoundInstance, PutReply, RefusedEntry};
 use crate::id::{ChannelName, InstanceIdentity, ServiceName, UserId};
@@ -129,6 +131,22 @@ pub enum RegistryEntry {
         /// The operator's user. Earlier releases know none, and read over it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         user: Option<UserId>,
+    },
+    /// An operator's decision about instances, servers or zones. Earlier releases do not read it.
+    OperateTargets {
+        /// The targets, each with the word for the operation.
+        operations: Vec<(Target, Box<str>)>,
+        /// Whether the operations are completed.
+        is_complete: bool,
+        /// Who decided it.
+        by: DecidedBy,
+    },
+    /// An operator's change of groups or of what belongs to them. Earlier releases do not read it.
+    ChangeItems {
+        /// The change.
+        change: ItemChange,
+        /// Who decided it.
+        by: DecidedBy,
     },
     /// Allow self-protection, or lift it.
     Protect {

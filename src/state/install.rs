@@ -61,6 +61,7 @@ impl State {
         self.registry.settle(now);
         self.registry.announce_contact_change(std::iter::empty());
         self.registry.announcements.clear();
+        self.registry.changed_rules.clear();
         Installed { services, applied }
     }
 }

@@ -27,6 +27,7 @@ pub mod entry;
 pub mod event;
 pub mod install;
 pub mod journal;
+pub mod management;
 pub mod messaging;
 pub mod people;
 pub mod registry;
@@ -54,11 +55,13 @@ use durable::PeopleSnapshot;
 use effect::{AppendReply, Effect};
 use entry::{Applied, Entry, LogItem, RegistryEntry};
 use journal::JournalTail;
+use management::Traits;
 use people::People;
 use registry::Registry;
 use registry::commands::{
-    FindInstance, Heartbeat, ListInstances, Protect, ReadAllViews, ReadDelta, ReadLeases,
-    ReadSnapshot, ReadViews, Register, RenewInstance, Subscribe, SubscribeAll, Unregister,
+    FindInstance, Heartbeat, IsInstanceDown, ListInstances, Protect, ReadAllViews, ReadDelta,
+    ReadItems, ReadLeases, ReadOperations, ReadSnapshot, ReadViews, Register, RenewInstance,
+    Subscribe, SubscribeAll, Unregister,
 };
 use registry::decide::Decision;
 use registry::views::{ServiceViews, SubscribedToAll, View};
@@ -211,6 +214,17 @@ impl State {
                 let decision = registry.decide_operate(operate, now);
                 self.carry_out(actor, decision, reply, AppendReply::Found, now);
             }
+            C::OperateTargets(operate, reply) => {
+                let decision = registry.decide_operate_targets(operate, now);
+                self.carry_out(actor, decision, reply, AppendReply::Batch, now);
+            }
+            C::ChangeItems(change, reply) => {
+                let decision = registry.decide_change_items(change, now);
+                self.carry_out(actor, decision, reply, AppendReply::Batch, now);
+            }
+            C::ReadItems(ReadItems(kind), reply) => {
+                self.reply(reply, Ok(self.registry.items(kind)));
+            }
             C::Protect(Protect { service, enabled }, reply) => {
                 let decision = registry.decide(RegistryEntry::Protect { service, enabled }, now);
                 self.carry_out(actor, decision, reply, AppendReply::Found, now);
@@ -247,6 +261,18 @@ impl State {
             }
             C::ReadLeases(ReadLeases(service), reply) => {
                 self.reply(reply, Ok(self.registry.leases(service.as_ref(), now)));
+            }
+            C::ReadOperations(ReadOperations(filter), reply) => {
+                self.reply(reply, Ok(self.registry.operations(&filter)));
+            }
+            C::IsInstanceDown(asked, reply) => {
+                let IsInstanceDown { identity, ip, zone, group } = &asked;
+                let traits = Traits {
+                    ip: ip.as_deref().map(Into::into),
+                    zone_id: zone.as_deref().map(Into::into),
+                    group_id: group.as_deref().map(Into::into),
+                };
+                self.reply(reply, Ok(self.registry.is_down(identity, &traits)));
             }
             C::ListInstances(ListInstances, reply) => {
                 let listing = registry.list_instances(now);
@@ -288,6 +314,8 @@ impl State {
     fn announce(&mut self) {
         let announcements = self.registry.announcements.drain(..).map(Effect::Announce);
         self.effects.extend(announcements);
+        let rules = self.registry.changed_rules.drain(..).map(Effect::AnnounceRules);
+        self.effects.extend(rules);
     }
 
     /// Announces to the followers of services that are not registered that contact with the other nodes

@@ -17,6 +17,8 @@ use tokio::sync::oneshot;
 use super::channels::view::ChannelView;
 use super::durable::Written;
 use super::journal::JournalEntry;
+use super::management::item::ItemRow;
+use super::management::operation::OperationRow;
 use super::messaging::replies::{
     Chatted, Connections, Delivered, Followed, History, Joined, Left, Online, Published, Stored,
     Unfollowed,
@@ -287,6 +289,8 @@ macro_rules! replies_beside_sockets {
 replies_beside_sockets! {
     (),
     bool,
+    Vec<OperationRow>,
+    Vec<ItemRow>,
     Vec<Arc<View>>,
     ServiceViews,
     Option<Delta>,

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::cluster_presence::update::PresenceSnapshot;
+use super::management::ManagementRecord;
 use super::registry::pull_outs::{Operator, PulledOutBy};
 use crate::id::{InstanceIdentity, UserId};
 use crate::limits;
@@ -41,6 +42,9 @@ pub struct Snapshot {
     /// first.
     #[serde(flatten, with = "pull_out_fields")]
     pub pull_outs: Vec<PullOutRecord>,
+    /// The rows of management. Earlier releases know none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub management: Vec<ManagementRecord>,
     /// The nodes that wrote entries, and the number of each one's last.
     pub nodes: Vec<(String, u64)>,
     /// The people of all nodes.

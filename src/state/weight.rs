@@ -12,6 +12,7 @@ impl Command {
             Command::Registry(RegistryCommand::Register(batch, _)) => batch.0.len(),
             Command::Registry(RegistryCommand::Heartbeat(batch, _)) => batch.0.len(),
             Command::Registry(RegistryCommand::Unregister(batch, _)) => batch.0.len(),
+            Command::Registry(RegistryCommand::OperateTargets(batch, _)) => batch.operations.len(),
             Command::Registry(RegistryCommand::ReadViews(read, _)) => read.0.len(),
             Command::Registry(_) | Command::Messaging(_) => 1,
         }
@@ -35,15 +36,21 @@ impl State {
             C::Subscribe(subscribe, _) => self.is_service_large(&subscribe.service),
             C::ReadSnapshot(read, _) => self.is_service_large(&read.0),
             C::ReadViews(read, _) => read.0.iter().any(|service| self.is_service_large(service)),
-            C::ReadLeases(..) | C::ReadAllViews(..) | C::ReadDelta(..) | C::ListInstances(..) => {
-                true
-            }
+            C::ReadLeases(..)
+            | C::ReadAllViews(..)
+            | C::ReadDelta(..)
+            | C::ListInstances(..)
+            | C::OperateTargets(..)
+            | C::ChangeItems(..)
+            | C::ReadItems(..)
+            | C::ReadOperations(..) => true,
             C::Register(..)
             | C::Heartbeat(..)
             | C::Unregister(..)
             | C::SubscribeAll(..)
             | C::Operate(..)
             | C::Protect(..)
+            | C::IsInstanceDown(..)
             | C::FindInstance(..)
             | C::RenewInstance(..)
             | C::PutInstance(..) => false,

@@ -21,6 +21,7 @@ use crate::id::MessageId;
 use crate::limits;
 use crate::private_file;
 use crate::state::durable::{Write, WriteResult};
+use crate::state::management::ManagementRecord;
 use crate::state::registry::unsaved::{RegistryDelta, Row};
 use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord, Snapshot};
 
@@ -332,7 +333,7 @@ fn is_postgres_data(code: &str) -> bool {
 type EncodeRow = fn(&Row) -> Option<Value>;
 
 /// The statements that write a set of changes, each with what it takes of a row that is its own.
-const REGISTRY_STATEMENTS: [(&str, EncodeRow); 6] = [
+const REGISTRY_STATEMENTS: [(&str, EncodeRow); 8] = [
     ("DELETE FROM service WHERE service_id IN (SELECT value->>0 FROM {rows})", |row| match row {
         Row::ServiceGone(name) => Some(json!([name])),
         _ => None,
@@ -392,6 +393,18 @@ const REGISTRY_STATEMENTS: [(&str, EncodeRow); 6] = [
         Row::PullOutGone(identity) => Some(json!([identity])),
         _ => None,
     }),
+    (
+        "INSERT INTO management (row_key, body) SELECT value->>0, value->>1 FROM {rows} WHERE TRUE
+         ON CONFLICT (row_key) DO UPDATE SET body = excluded.body",
+        |row| match row {
+            Row::Management(one) => Some(json!([one.key, one.body])),
+            _ => None,
+        },
+    ),
+    ("DELETE FROM management WHERE row_key IN (SELECT value->>0 FROM {rows})", |row| match row {
+        Row::ManagementGone(key) => Some(json!([key])),
+        _ => None,
+    }),
 ];
 
 async fn read(connection: &mut AnyConnection) -> Result<Snapshot, sqlx::Error> {
@@ -441,6 +454,10 @@ async fn read(connection: &mut AnyConnection) -> Result<Snapshot, sqlx::Error> {
             by_itself: flag(&row, "by_itself")?,
             user_id: row.try_get("user_id")?,
         });
+    }
+    for row in sqlx::query("SELECT row_key, body FROM management").fetch_all(connection).await? {
+        let (key, body) = (row.try_get("row_key")?, row.try_get("body")?);
+        snapshot.management.push(ManagementRecord { key, body });
     }
     Ok(snapshot)
 }

@@ -424,6 +424,7 @@ mod tests {
     use super::*;
     use crate::clock::Moment;
     use crate::state::audit::{Actor, AuditEvent, Note, kind};
+    use crate::state::management::ManagementRecord;
     use crate::state::registry::unsaved::{AuditBounds, Row};
     use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
     use bytes::Bytes;
@@ -462,7 +463,11 @@ mod tests {
             version: 42,
             rows: (0..10_000)
                 .map(|n| Row::Instance(instance(n)))
-                .chain([Row::Service(service()), Row::PullOut(pull_out())])
+                .chain([
+                    Row::Service(service()),
+                    Row::PullOut(pull_out()),
+                    Row::Management(managed()),
+                ])
                 .collect(),
             ..RegistryDelta::default()
         }
@@ -475,6 +480,13 @@ mod tests {
             protection_enabled: false,
             degraded_since_ms: Some(5),
             ..ServiceRecord::default()
+        }
+    }
+
+    fn managed() -> ManagementRecord {
+        ManagementRecord {
+            key: String::from("operation/7"),
+            body: String::from("{\"reason\":\"\\u0000 \u{e9} 'x'\"}"),
         }
     }
 
@@ -502,11 +514,14 @@ mod tests {
         assert_eq!(snapshot.services, [service()]);
         assert_eq!(snapshot.instances, instances);
         assert_eq!(snapshot.pull_outs, [pull_out()]);
+        assert_eq!(snapshot.management, [managed()]);
         let others = instances[1..].iter().map(|one| Row::InstanceGone(one.identity.clone()));
         let gone = RegistryDelta {
             epoch: String::from("e1"),
             version: 43,
-            rows: others.chain([Row::PullOutGone(String::from("p"))]).collect(),
+            rows: others
+                .chain([Row::PullOutGone(String::from("p")), Row::ManagementGone(managed().key)])
+                .collect(),
             ..RegistryDelta::default()
         };
         store.close(gone);
@@ -514,6 +529,7 @@ mod tests {
             Store::open(None, &dir.0, Listeners::default()).expect("opens a third time");
         assert_eq!(snapshot.instances, instances[..1]);
         assert!(snapshot.pull_outs.is_empty());
+        assert!(snapshot.management.is_empty());
     }
 
     #[test]

@@ -184,6 +184,18 @@ pub fn service_change<'a>(
     out.text()
 }
 
+/// `service_rules`: what a service's clients are given beside its instances, framed. `fields` are those two, as JSON
+/// without braces.
+pub fn service_rules(service: &ServiceName, fields: &[u8]) -> Bytes {
+    let mut out = FrameBuilder::with_capacity(fields.len() + 64 + service.as_str().len());
+    out.put(b"{\"type\":\"service_rules\",\"service_id\":");
+    out.put_json_str(service.as_str());
+    out.put(b",");
+    out.put(fields);
+    out.put(b"}");
+    out.text()
+}
+
 /// `service_snapshot` up to its instances. The rest follows as in [`super::frame::Split`].
 pub(super) fn put_snapshot_head(out: &mut FrameBuilder, at: Position<'_>) {
     out.put(b"{\"type\":\"service_snapshot\",\"service_id\":");

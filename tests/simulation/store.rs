@@ -16,6 +16,7 @@ use fanfare::internals::state::durable::{
     AccountChange, PeopleSnapshot, Write, WriteResult, Written,
 };
 use fanfare::internals::state::journal::Addressee;
+use fanfare::internals::state::management::ManagementRecord;
 use fanfare::internals::state::registry::unsaved::{RegistryDelta, Row};
 use fanfare::internals::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord, Snapshot};
 use fanfare::internals::store::simulated::{Request, Requests};
@@ -34,6 +35,7 @@ pub struct Database {
     services: BTreeMap<String, ServiceRecord>,
     instances: BTreeMap<String, InstanceRecord>,
     pull_outs: BTreeMap<String, PullOutRecord>,
+    management: BTreeMap<String, ManagementRecord>,
     pub users: BTreeSet<UserId>,
     pub channels: BTreeMap<String, String>,
     /// Each message, with whom it is for.
@@ -59,6 +61,7 @@ impl Database {
                 services: self.services.values().cloned().collect(),
                 instances: self.instances.values().cloned().collect(),
                 pull_outs: self.pull_outs.values().cloned().collect(),
+                management: self.management.values().cloned().collect(),
                 ..Snapshot::default()
             };
             registry.services.sort_by_key(|service| service.empty_since_ms);
@@ -107,6 +110,8 @@ impl Database {
                 Row::PullOut(one) => _ = self.pull_outs.insert(one.identity.clone(), one),
                 // These nodes keep no audit log.
                 Row::Audit(..) => {}
+                Row::ManagementGone(key) => _ = self.management.remove(&key),
+                Row::Management(one) => _ = self.management.insert(one.key.clone(), one),
             }
         }
     }

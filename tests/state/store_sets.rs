@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use fanfare::internals::clock::Moment;
 use fanfare::internals::id::InstanceIdentity;
 use fanfare::internals::rng::Rng;
+use fanfare::internals::state::management::operation::{DecidedBy, Target};
 use fanfare::internals::state::registry::Settings;
-use fanfare::internals::state::registry::commands::{Operate, Operation};
+use fanfare::internals::state::registry::commands::{Operate, OperateTargets, Operation};
 use fanfare::internals::state::registry::unsaved::{Row, SetBound};
 use fanfare::internals::state::snapshot::Snapshot;
 
@@ -34,7 +35,11 @@ impl Tables {
                 Row::PullOut(one) => one.operator.clone(),
                 // The registry makes none of these.
                 Row::Audit(..) => continue,
-                Row::ServiceGone(_) | Row::InstanceGone(_) | Row::PullOutGone(_) => {
+                Row::Management(one) => one.body.clone(),
+                Row::ServiceGone(_)
+                | Row::InstanceGone(_)
+                | Row::PullOutGone(_)
+                | Row::ManagementGone(_) => {
                     self.0.remove(&key);
                     continue;
                 }
@@ -49,7 +54,9 @@ impl Tables {
         let services = snapshot.services.into_iter().map(Row::Service);
         let instances = snapshot.instances.into_iter().map(Row::Instance);
         let pull_outs = snapshot.pull_outs.into_iter().map(Row::PullOut);
-        tables.write(&services.chain(instances).chain(pull_outs).collect::<Vec<_>>());
+        let management = snapshot.management.into_iter().map(Row::Management);
+        let rows = services.chain(instances).chain(pull_outs).chain(management);
+        tables.write(&rows.collect::<Vec<_>>());
         tables
     }
 }
@@ -66,13 +73,23 @@ fn cut_sets_add_up_to_the_state() {
             let (service, name) = (rng.below(4), rng.below(12));
             let identity = InstanceIdentity::of("", &format!("s{service}"), &format!("i{name}"));
             let registry = &mut node.state.registry;
-            match rng.below(6) {
+            match rng.below(7) {
                 0 => node.unregister(&identity, NOW),
                 1 => {
                     let operation = Operation::PullOut { operator: "ops".into() };
                     _ = node.ask(Operate { identity, operation }, NOW);
                 }
                 2 => _ = node.ask(Operate { identity, operation: Operation::PullIn }, NOW),
+                4 => {
+                    let (region, service) = ("".into(), format!("s{service}").into());
+                    let zone = format!("z{name}").into();
+                    let operate = OperateTargets {
+                        operations: vec![(Target::Zone { region, service, zone }, "ops".into())],
+                        is_complete: rng.below(2) == 0,
+                        by: DecidedBy::default(),
+                    };
+                    _ = node.ask(operate, NOW);
+                }
                 3 => {
                     let bound = SetBound {
                         rows: 1 + rng.below(8) as usize,

@@ -1,8 +1,9 @@
-//! The HTTP calls that only Artemis' clients and its operators' tools make: which nodes there are, and how many
-//! sockets.
+//! The HTTP calls that only Artemis' clients and its operators' tools make: which nodes there are, how many
+//! sockets, and what operators decide.
 //!
 //! ```text
 //! client --> up-registry-nodes, up-discovery-nodes --> the node it talks to from then on
+//! operators --> management, groups --> what stands in `state::management`
 //! ```
 //!
 //! Registrations, discovery and the rest of the status are fanfare's own HTTP API, which has Artemis' form
@@ -16,6 +17,9 @@
 //! * A client that carries its token in the path finds it in each address again: it has no other place for it.
 //!
 //! Imports `auth` and `http`. Imported by `doors`.
+
+mod groups;
+mod management;
 
 use hyper::body::Incoming;
 use hyper::header::HOST;
@@ -48,11 +52,16 @@ enum Resource {
     LegacyLeases,
     /// The numbers of sockets: of heartbeats, and of changes.
     Sockets,
+    /// What operators decide.
+    Management(management::Call),
+    /// The groups that operators keep.
+    Groups(groups::Call),
 }
 
 impl Resource {
     fn at(path: &str) -> Option<Resource> {
-        Some(match path.strip_suffix(".json").unwrap_or(path) {
+        let path = path.strip_suffix(".json").unwrap_or(path);
+        Some(match path {
             "/api/cluster/up-registry-nodes" => Resource::RegistryNodes,
             "/api/cluster/up-discovery-nodes" => Resource::DiscoveryNodes,
             "/api/status/deployment" => Resource::Deployment,
@@ -60,7 +69,10 @@ impl Resource {
             "/api/status/message/connections" | "/api/status/websocket/connection" => {
                 Resource::Sockets
             }
-            _ => return None,
+            _ => {
+                let group = groups::Call::at(path).map(Resource::Groups);
+                return group.or_else(|| management::Call::at(path).map(Resource::Management));
+            }
         })
     }
 
@@ -69,6 +81,8 @@ impl Resource {
             Resource::RegistryNodes | Resource::DiscoveryNodes => "POST",
             Resource::Deployment | Resource::LegacyLeases => "GET, POST",
             Resource::Sockets => "GET, HEAD, POST",
+            Resource::Management(call) => call.methods(),
+            Resource::Groups(call) => call.methods(),
         }
     }
 
@@ -79,6 +93,8 @@ impl Resource {
             }
             // As the other status pages of nodes.
             Resource::Deployment | Resource::Sockets => Scopes::NONE,
+            Resource::Management(call) => call.needs(),
+            Resource::Groups(call) => call.needs(),
         }
     }
 }
@@ -104,7 +120,12 @@ impl Dialect for Artemis {
             if !allowed.split(", ").any(|method| method == request.method().as_str()) {
                 return Err(Problem::method(allowed));
             }
-            router::admit(context, &request, resource.needs())?;
+            match resource {
+                Resource::Management(_) | Resource::Groups(_) => {
+                    router::admit_operator(context, &request, resource.needs())?;
+                }
+                _ => router::admit(context, &request, resource.needs())?,
+            }
             match resource {
                 Resource::RegistryNodes | Resource::DiscoveryNodes => {
                     self.nodes(context, request, resource).await
@@ -112,6 +133,8 @@ impl Dialect for Artemis {
                 Resource::Deployment => self.deployment(context, request).await,
                 Resource::LegacyLeases => legacy_leases(context, request).await,
                 Resource::Sockets => Ok(sockets(context)),
+                Resource::Management(call) => management::answer(context, request, call).await,
+                Resource::Groups(call) => groups::answer(context, request, call).await,
             }
         })
     }

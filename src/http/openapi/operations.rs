@@ -269,6 +269,492 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .takes("OperateWish"),
     Operation::new(
         "POST",
+        "/api/management/operate-instance.json",
+        ("Artemis", "artemisOperateInstance"),
+        "Begin or complete an operation on an instance",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("OperationWish"),
+    Operation::new(
+        "POST",
+        "/api/management/operate-server.json",
+        ("Artemis", "operateServer"),
+        "Begin or complete an operation on all instances of an address",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("OperationWish"),
+    Operation::new(
+        "POST",
+        "/api/management/zone/operate-zone-operations.json",
+        ("Artemis", "operateZones"),
+        "Begin or complete operations on zones of services",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ZoneOperationsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/instance-operations.json",
+        ("Artemis", "instanceOperations"),
+        "The operations on an instance",
+        &[(200, Some("OperationsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "POST",
+        "/api/management/server-operations.json",
+        ("Artemis", "serverOperations"),
+        "The operations on a server",
+        &[(200, Some("OperationsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "POST",
+        "/api/management/zone/get-zone-operations.json",
+        ("Artemis", "zoneOperations"),
+        "The operations on a zone",
+        &[(200, Some("OperationsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "GET",
+        "/api/management/all-instance-operations.json",
+        ("Artemis", "allInstanceOperations"),
+        "All operations on instances",
+        &[(200, Some("AllOperationsAnswer"))],
+    )
+    .of_door("registry:read"),
+    Operation::new(
+        "POST",
+        "/api/management/all-instance-operations.json",
+        ("Artemis", "allInstanceOperationsByPost"),
+        "All operations on instances",
+        &[(200, Some("AllOperationsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "GET",
+        "/api/management/all-server-operations.json",
+        ("Artemis", "allServerOperations"),
+        "All operations on servers",
+        &[(200, Some("AllOperationsAnswer"))],
+    )
+    .of_door("registry:read"),
+    Operation::new(
+        "POST",
+        "/api/management/all-server-operations.json",
+        ("Artemis", "allServerOperationsByPost"),
+        "All operations on servers",
+        &[(200, Some("AllOperationsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "GET",
+        "/api/management/zone/get-all-zone-operations.json",
+        ("Artemis", "allZoneOperations"),
+        "All operations on zones",
+        &[(200, Some("AllOperationsAnswer"))],
+    )
+    .of_door("registry:read"),
+    Operation::new(
+        "POST",
+        "/api/management/zone/get-all-zone-operations.json",
+        ("Artemis", "allZoneOperationsByPost"),
+        "All operations on zones",
+        &[(200, Some("AllOperationsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "POST",
+        "/api/management/zone/get-zone-operations-list.json",
+        ("Artemis", "zoneOperationsList"),
+        "The operations on some zones",
+        &[(200, Some("AllOperationsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "POST",
+        "/api/management/instance-down.json",
+        ("Artemis", "instanceDown"),
+        "Whether an instance is out of discovery",
+        &[(200, Some("DownAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "POST",
+        "/api/management/server-down.json",
+        ("Artemis", "serverDown"),
+        "Whether an operation stands on a server",
+        &[(200, Some("DownAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "POST",
+        "/api/management/zone/is-zone-down.json",
+        ("Artemis", "zoneDown"),
+        "Whether an operation stands on a zone",
+        &[(200, Some("DownAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "GET",
+        "/api/management/services.json",
+        ("Artemis", "managedServices"),
+        "All services with all instances, those out of discovery too",
+        &[(200, Some("ServicesAnswer"))],
+    )
+    .of_door("registry:read"),
+    Operation::new(
+        "POST",
+        "/api/management/services.json",
+        ("Artemis", "managedServicesByPost"),
+        "All services with all instances, those out of discovery too",
+        &[(200, Some("ServicesAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "POST",
+        "/api/management/service.json",
+        ("Artemis", "managedService"),
+        "A service with all instances, those out of discovery too",
+        &[(200, Some("ServiceAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("TargetWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/insert-groups.json",
+        ("Artemis", "insertGroups"),
+        "Insert groups",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/update-groups.json",
+        ("Artemis", "updateGroups"),
+        "Update groups",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/delete-groups.json",
+        ("Artemis", "deleteGroups"),
+        "Delete groups",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-groups.json",
+        ("Artemis", "getGroups"),
+        "Read some groups",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "GET",
+        "/api/management/group/get-all-groups.json",
+        ("Artemis", "getAllGroups"),
+        "Read all groups",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-all-groups.json",
+        ("Artemis", "getAllGroupsByPost"),
+        "Read all groups",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/group/insert-group-tags.json",
+        ("Artemis", "insertGroupTags"),
+        "Insert tags of groups",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/update-group-tags.json",
+        ("Artemis", "updateGroupTags"),
+        "Update tags of groups",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/delete-group-tags.json",
+        ("Artemis", "deleteGroupTags"),
+        "Delete tags of groups",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-group-tags.json",
+        ("Artemis", "getGroupTags"),
+        "Read some tags of groups",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "GET",
+        "/api/management/group/get-all-group-tags.json",
+        ("Artemis", "getAllGroupTags"),
+        "Read all tags of groups",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-all-group-tags.json",
+        ("Artemis", "getAllGroupTagsByPost"),
+        "Read all tags of groups",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/group/insert-group-instances.json",
+        ("Artemis", "insertGroupInstances"),
+        "Insert instances that groups list",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/delete-group-instances.json",
+        ("Artemis", "deleteGroupInstances"),
+        "Delete instances that groups list",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-group-instances.json",
+        ("Artemis", "getGroupInstances"),
+        "Read some instances that groups list",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/group/insert-service-instances.json",
+        ("Artemis", "insertServiceInstances"),
+        "Insert instances that operators describe",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/delete-service-instances.json",
+        ("Artemis", "deleteServiceInstances"),
+        "Delete instances that operators describe",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-service-instances.json",
+        ("Artemis", "getServiceInstances"),
+        "Read some instances that operators describe",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/group/operate-group-operations.json",
+        ("Artemis", "operateGroupOperations"),
+        "Begin or complete operations on groups",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("GroupOperationsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/operate-group-operation.json",
+        ("Artemis", "operateGroupOperation"),
+        "Begin or complete an operation on a group, by its id or its names",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("GroupOperationsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-group-operations.json",
+        ("Artemis", "getGroupOperations"),
+        "The operations on a group",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "GET",
+        "/api/management/group/get-all-group-operations.json",
+        ("Artemis", "getAllGroupOperations"),
+        "All operations on groups",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-all-group-operations.json",
+        ("Artemis", "getAllGroupOperationsByPost"),
+        "All operations on groups",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/group/insert-route-rules.json",
+        ("Artemis", "insertRouteRules"),
+        "Insert route rules",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/update-route-rules.json",
+        ("Artemis", "updateRouteRules"),
+        "Update route rules",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/delete-route-rules.json",
+        ("Artemis", "deleteRouteRules"),
+        "Delete route rules",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-route-rules.json",
+        ("Artemis", "getRouteRules"),
+        "Read some route rules",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "GET",
+        "/api/management/group/get-all-route-rules.json",
+        ("Artemis", "getAllRouteRules"),
+        "Read all route rules",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-all-route-rules.json",
+        ("Artemis", "getAllRouteRulesByPost"),
+        "Read all route rules",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/group/insert-route-rule-groups.json",
+        ("Artemis", "insertRouteRuleGroups"),
+        "Insert groups of route rules",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/update-route-rule-groups.json",
+        ("Artemis", "updateRouteRuleGroups"),
+        "Update groups of route rules",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/delete-route-rule-groups.json",
+        ("Artemis", "deleteRouteRuleGroups"),
+        "Delete groups of route rules",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-route-rule-groups.json",
+        ("Artemis", "getRouteRuleGroups"),
+        "Read some groups of route rules",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "GET",
+        "/api/management/group/get-all-route-rule-groups.json",
+        ("Artemis", "getAllRouteRuleGroups"),
+        "Read all groups of route rules",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read"),
+    Operation::new(
+        "POST",
+        "/api/management/group/get-all-route-rule-groups.json",
+        ("Artemis", "getAllRouteRuleGroupsByPost"),
+        "Read all groups of route rules",
+        &[(200, Some("ItemsAnswer"))],
+    )
+    .of_door("registry:read")
+    .takes("ItemFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/group/release-route-rule-groups.json",
+        ("Artemis", "releaseRouteRuleGroups"),
+        "Make drafts of weights the weights",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("ItemsWish"),
+    Operation::new(
+        "POST",
         "/api/management/services/{id}/self-protection",
         ("Management", "selfProtection"),
         "Lift a service's self-protection, or allow it again",

@@ -70,6 +70,64 @@ fn anything() -> Value {
     json!({"description": "any JSON"})
 }
 
+/// The names of targets of Artemis' operations.
+fn key_fields() -> Value {
+    json!({
+        "regionId": text(), "serviceId": name(), "instanceId": name(), "serverId": name(),
+        "zoneId": name(),
+    })
+}
+
+fn texts() -> Value {
+    json!({"type": "object", "additionalProperties": text()})
+}
+
+fn group() -> Value {
+    with_optional(
+        &[],
+        json!({
+            "groupId": or_null("integer"), "serviceId": or_null("string"),
+            "regionId": or_null("string"), "zoneId": or_null("string"), "name": or_null("string"),
+            "appId": or_null("string"), "description": or_null("string"),
+            "status": or_null("string"), "metadata": {"type": ["object", "null"]},
+        }),
+    )
+}
+
+fn rule() -> Value {
+    with_optional(
+        &[],
+        json!({
+            "routeRuleId": or_null("integer"), "serviceId": or_null("string"),
+            "name": or_null("string"), "description": or_null("string"),
+            "status": or_null("string"), "strategy": or_null("string"),
+        }),
+    )
+}
+
+fn rule_group() -> Value {
+    let number = || or_null("integer");
+    with_optional(
+        &[],
+        json!({
+            "routeRuleGroupId": number(), "routeRuleId": number(), "groupId": number(),
+            "weight": number(), "unreleasedWeight": number(),
+        }),
+    )
+}
+
+fn operation_fields() -> Value {
+    json!({
+        "instanceKey": with_optional(&["serviceId", "instanceId"], key_fields()),
+        "serverKey": with_optional(&["serverId"], key_fields()),
+        "operation": {
+            "type": "string", "description": "any word: a row stands for each until it is completed",
+        },
+        "operationComplete": {"type": "boolean", "description": "true ends the operation"},
+        "operatorId": text(), "reason": text(), "extensions": text(),
+    })
+}
+
 fn artemis() -> Value {
     let zone = || json!({"regionId": or_null("string"), "zoneId": or_null("string")});
     json!({
@@ -77,6 +135,78 @@ fn artemis() -> Value {
         "NodesAnswer": with_optional(&["responseStatus"], json!({
             "nodes": many(object(json!({"zone": with_optional(&[], zone()), "url": text()}))),
             "responseStatus": one("ResponseStatus"),
+        })),
+        "OperationWish": with_optional(&["operation"], operation_fields()),
+        "ZoneOperationsWish": with_optional(&["zoneOperationsList"], json!({
+            "zoneOperationsList": many(with_optional(&["zoneKey", "operations"], json!({
+                "zoneKey": with_optional(&["serviceId", "zoneId"], key_fields()),
+                "operations": many(name()),
+            }))),
+            "operationComplete": flag(), "operatorId": text(), "reason": text(),
+            "extensions": text(),
+        })),
+        "TargetWish": with_optional(&[], json!({
+            "instanceKey": with_optional(&["serviceId", "instanceId"], key_fields()),
+            "serverKey": with_optional(&["serverId"], key_fields()),
+            "zoneKey": with_optional(&["serviceId", "zoneId"], key_fields()),
+            "instance": anything(),
+            "regionId": text(), "serviceId": text(), "zoneId": text(),
+        })),
+        "TargetOperations": with_optional(&["operations", "rows"], json!({
+            "instanceKey": with_optional(&[], key_fields()),
+            "serverKey": with_optional(&[], key_fields()),
+            "zoneKey": with_optional(&[], key_fields()),
+            "operations": many(text()),
+            "rows": many(object(json!({
+                "id": or_null("integer"), "operation": text(), "operatorId": text(),
+                "userId": or_null("string"), "reason": text(), "extensions": text(),
+                "createTime": or_null("integer"), "updateTime": or_null("integer"),
+            }))),
+        })),
+        "OperationsAnswer": with_optional(&["responseStatus"], json!({
+            "operations": one("TargetOperations"), "responseStatus": one("ResponseStatus"),
+        })),
+        "AllOperationsAnswer": with_optional(&["responseStatus"], json!({
+            "allInstanceOperations": many(one("TargetOperations")),
+            "allServerOperations": many(one("TargetOperations")),
+            "allZoneOperations": many(one("TargetOperations")),
+            "zoneOperationsList": many(one("TargetOperations")),
+            "responseStatus": one("ResponseStatus"),
+        })),
+        "ItemsWish": with_optional(&[], json!({
+            "groups": many(group()), "groupIds": many(count()),
+            "groupTagsList": many(object(json!({"groupId": count(), "tags": texts()}))),
+            "groupId": count(), "tag": text(), "value": text(),
+            "groupInstances": many(object(json!({"groupId": count(), "instanceId": name()}))),
+            "groupInstanceIds": many(count()),
+            "serviceInstances": many(with_optional(&["serviceId", "instanceId"], key_fields())),
+            "serviceInstanceIds": many(count()),
+            "routeRules": many(rule()), "routeRuleIds": many(count()),
+            "routeRuleGroups": many(rule_group()), "routeRuleGroupIds": many(count()),
+            "operatorId": text(), "reason": text(), "extensions": text(),
+        })),
+        "ItemFilter": with_optional(&[], json!({
+            "groupId": count(), "routeRuleId": count(), "routeRuleGroupId": count(),
+            "serviceId": text(), "regionId": text(), "zoneId": text(), "name": text(),
+            "appId": text(), "status": text(), "instanceId": text(),
+        })),
+        "ItemsAnswer": with_optional(&["responseStatus"], json!({
+            "groups": many(group()), "groupTags": anything(), "allGroupTags": many(anything()),
+            "groupInstances": many(anything()), "serviceInstances": many(anything()),
+            "routeRules": many(rule()), "routeRuleGroups": many(rule_group()),
+            "groupOperations": anything(), "allGroupOperations": many(anything()),
+            "responseStatus": one("ResponseStatus"),
+        })),
+        "GroupOperationsWish": with_optional(&[], json!({
+            "groupOperationsList": many(object(json!({
+                "groupId": count(), "operations": many(name()),
+            }))),
+            "groupId": count(), "serviceId": name(), "regionId": text(), "zoneId": text(),
+            "name": name(), "operation": name(), "operationComplete": flag(),
+            "operatorId": text(), "reason": text(), "extensions": text(),
+        })),
+        "DownAnswer": with_optional(&["responseStatus"], json!({
+            "down": flag(), "responseStatus": one("ResponseStatus"),
         })),
         "ArtemisSockets": object(json!({"registry": text(), "discovery": text()})),
         "Any": {"type": "object"},

@@ -4,6 +4,8 @@ use bytes::Bytes;
 
 use super::pull_outs::{Operator, Pull};
 use crate::id::{Dialect, InstanceIdentity, ServiceName};
+use crate::state::management::item::{ItemChange, ItemKind};
+use crate::state::management::operation::{DecidedBy, OperationFilter, Target};
 use crate::wire::command::Since;
 use crate::wire::instance::Registration;
 
@@ -51,6 +53,48 @@ pub struct Operate {
     pub identity: InstanceIdentity,
     /// The decision.
     pub operation: Operation,
+}
+
+/// Begin operations on instances, servers and zones, or complete them. The reply names those for which there
+/// is no room.
+#[derive(Debug)]
+pub struct OperateTargets {
+    /// The targets, each with the caller's word for what is done.
+    pub operations: Vec<(Target, Box<str>)>,
+    /// Whether they are completed: what is below them is to be discovered again.
+    pub is_complete: bool,
+    /// Who decided it.
+    pub by: DecidedBy,
+}
+
+/// Read the operations that stand.
+#[derive(Debug)]
+pub struct ReadOperations(pub OperationFilter);
+
+/// Change groups and what belongs to them. The reply names the items that are refused.
+#[derive(Debug)]
+pub struct ChangeItems {
+    /// The change.
+    pub change: ItemChange,
+    /// Who decided it.
+    pub by: DecidedBy,
+}
+
+/// Read the items of a kind.
+#[derive(Debug)]
+pub struct ReadItems(pub ItemKind);
+
+/// Read whether an instance, registered or not, is taken out of discovery by whatever decision.
+#[derive(Debug)]
+pub struct IsInstanceDown {
+    /// The instance.
+    pub identity: InstanceIdentity,
+    /// Its address.
+    pub ip: Option<Box<str>>,
+    /// Its zone.
+    pub zone: Option<Box<str>>,
+    /// The name of its group.
+    pub group: Option<Box<str>>,
 }
 
 /// Switch a service's self-protection on or off. The reply says whether there is such a service.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Registry;
-use super::commands::{FindInstance, Operate, Operation, PutInstance};
+use super::commands::{ChangeItems, FindInstance, Operate, OperateTargets, Operation, PutInstance};
 use super::log_position::SELF;
 use super::replies::{FoundInstance, PutReply, RefusedEntry};
 use super::settings::Settings;
@@ -62,6 +62,26 @@ impl Registry {
             Operation::PullIn => (None, None),
         };
         self.decide(RegistryEntry::Operate { identity, operator, user }, now)
+    }
+
+    /// Decides on what an operator decided about targets of any kind.
+    pub(in crate::state) fn decide_operate_targets(
+        &self,
+        operate: OperateTargets,
+        now: Moment,
+    ) -> Decision<Vec<RefusedEntry>> {
+        let OperateTargets { operations, is_complete, by } = operate;
+        self.decide(RegistryEntry::OperateTargets { operations, is_complete, by }, now)
+    }
+
+    /// Decides on a change of groups or of what belongs to them.
+    pub(in crate::state) fn decide_change_items(
+        &self,
+        sent: ChangeItems,
+        now: Moment,
+    ) -> Decision<Vec<RefusedEntry>> {
+        let ChangeItems { change, by } = sent;
+        self.decide(RegistryEntry::ChangeItems { change, by }, now)
     }
 
     /// Decides on heartbeats: those of leases that are all this node's need no entry.

@@ -36,7 +36,7 @@ impl Registry {
             return Err(Code::RateLimited);
         }
         let service = self.service_or_new(&sent.service, bounds, now)?;
-        let is_pulled_out = self.pulled_out.contains(&sent.identity);
+        let is_pulled_out = self.is_out(&sent.identity, &sent.json);
         self.dirty.instances.insert(sent.identity.clone());
         self.mark(service, &sent.identity, Step::Added, None, now);
         tracing::debug!(
@@ -85,8 +85,13 @@ impl Registry {
         if shortened {
             self.arm(index);
         }
-        let member = &mut self.members[index as usize];
-        if member.json != sent.json {
+        if self.members[index as usize].json != sent.json {
+            // Another address or zone may be below another operation. First out, then the change.
+            let is_out = self.is_out(&sent.identity, &sent.json);
+            if is_out && !self.members[index as usize].is_pulled_out {
+                self.set_out(index, true, now);
+            }
+            let member = &mut self.members[index as usize];
             member.json = sent.json.clone();
             member.changed_ms = now.wall_ms;
             let (service, is_pulled_out) = (member.service, member.is_pulled_out);
@@ -103,6 +108,8 @@ impl Registry {
             self.dirty.instances.insert(sent.identity);
             if !is_pulled_out {
                 self.change(service, sent.json, ChangeType::Change, ChangeReason::Update, now);
+            } else if !is_out {
+                self.set_out(index, false, now);
             }
         }
         self.take_over(index, since_ms, commit);
@@ -118,10 +125,8 @@ impl Registry {
         ttl_ms: u64,
         now: Moment,
     ) -> u32 {
-        let is_pulled_out = self.pulled_out.contains(&identity);
-        if is_pulled_out {
-            self.pulled_out.on_registered(&identity);
-        }
+        let is_pulled_out = self.is_out(&identity, &json);
+        self.pulled_out.on_registered(&identity);
         self.json_bytes += json.len();
         let one = &mut self.services[service];
         one.json_bytes += json.len();
@@ -301,7 +306,12 @@ impl Registry {
         operator: Option<Operator>,
         now: Moment,
     ) -> bool {
-        if !self.by_identity.contains_key(identity) && !self.pulled_out.contains(identity) {
+        // Its own operations end with a pull-in; those on its server or its zone stand.
+        let is_operated = operator.is_none() && self.complete_instance(identity);
+        if !self.by_identity.contains_key(identity)
+            && !self.pulled_out.contains(identity)
+            && !is_operated
+        {
             return false;
         }
         self.pull(identity, operator.map(PulledOutBy::Operator), now);
@@ -316,9 +326,7 @@ impl Registry {
         now: Moment,
     ) {
         let index = self.by_identity.get(identity).copied();
-        let was_pulled_out = self.pulled_out.contains(identity);
-        let is_pulled_out = by.is_some();
-        if is_pulled_out || was_pulled_out {
+        if by.is_some() || self.pulled_out.contains(identity) {
             self.note_pull(identity, by.as_ref(), now);
         }
         match by {
@@ -327,26 +335,12 @@ impl Registry {
         }
         self.dirty.pull_outs.insert(identity.clone());
         self.trim_pull_outs();
-        if let Some(index) = index
-            && is_pulled_out != was_pulled_out
-        {
-            let member = &mut self.members[index as usize];
-            member.is_pulled_out = is_pulled_out;
-            member.changed_ms = now.wall_ms;
-            let (service, json) = (member.service, member.json.clone());
-            self.mark(service, identity, Step::Modified, None, now);
-            let (kind, reason) = if is_pulled_out {
-                (ChangeType::Delete, ChangeReason::PullOut)
-            } else {
-                (ChangeType::New, ChangeReason::PullIn)
-            };
-            tracing::debug!(
-                target: "fanfare::registry",
-                instance = %identity,
-                reason = reason.as_str(),
-                "instance operated"
-            );
-            self.change(service, json, kind, reason, now);
+        if let Some(index) = index {
+            let member = &self.members[index as usize];
+            let is_out = self.is_out(identity, &member.json);
+            if is_out != member.is_pulled_out {
+                self.set_out(index, is_out, now);
+            }
         }
     }
 
@@ -364,6 +358,28 @@ impl Registry {
                 _ => note,
             }
         });
+    }
+
+    /// Takes a registered instance out of discovery for its followers, or puts it back.
+    pub(super) fn set_out(&mut self, index: u32, is_out: bool, now: Moment) {
+        let member = &mut self.members[index as usize];
+        member.is_pulled_out = is_out;
+        member.changed_ms = now.wall_ms;
+        let (service, json) = (member.service, member.json.clone());
+        let identity = member.identity.clone();
+        self.mark(service, &identity, Step::Modified, None, now);
+        let (kind, reason) = if is_out {
+            (ChangeType::Delete, ChangeReason::PullOut)
+        } else {
+            (ChangeType::New, ChangeReason::PullIn)
+        };
+        tracing::debug!(
+            target: "fanfare::registry",
+            instance = %identity,
+            reason = reason.as_str(),
+            "instance operated"
+        );
+        self.change(service, json, kind, reason, now);
     }
 
     /// Registers an instance, if the registered one is as the caller expects.

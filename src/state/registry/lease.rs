@@ -104,6 +104,12 @@ impl Registry {
                 let operator = operator.map(|name| Operator { user, name });
                 Applied::Found(self.operate(&identity, operator, at))
             }
+            RegistryEntry::OperateTargets { operations, is_complete, by } => {
+                Applied::Batch(self.operate_targets(operations, is_complete, &by, at))
+            }
+            RegistryEntry::ChangeItems { change, by } => {
+                Applied::Batch(self.change_items(change, &by, at))
+            }
             RegistryEntry::Protect { service, enabled } => {
                 Applied::Found(self.protect(&service, enabled, at))
             }

@@ -13,7 +13,7 @@
 //!
 //! Below this file: data of their own (`settings`, `commands`, `replies`, `views`, `listing`, `service`,
 //! `pull_outs`, `replay_cache`, `change_log`, `unsaved`, `log_position`). Above it, what the table does: a write
-//! is decided (`decide`) and applied (`lease`, `instances`, `services`, `protection`), its steps are
+//! is decided (`decide`) and applied (`lease`, `instances`, `operations`, `services`, `protection`), its steps are
 //! announced (`history`); readers come by `subscribe`, `reads` and `records`.
 
 pub mod commands;
@@ -30,6 +30,7 @@ mod change_log;
 mod history;
 mod instances;
 mod lease;
+mod operations;
 mod protection;
 mod reads;
 mod records;
@@ -45,6 +46,7 @@ use slab::Slab;
 
 use super::ages::Ages;
 use super::audit::Notes;
+use super::management::Management;
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::limits;
@@ -57,7 +59,7 @@ use pull_outs::PullOuts;
 use replay_cache::ReplayCache;
 use service::Service;
 use unsaved::DirtySet;
-use views::Announcement;
+use views::{Announcement, ServiceRules};
 
 pub use settings::Settings;
 
@@ -132,6 +134,8 @@ pub struct Registry {
     recents: Option<RecentChanges>,
     /// Instances taken out of discovery, registered or not.
     pulled_out: PullOuts,
+    /// What operators have decided about instances, servers and zones.
+    management: Management,
     leases: Wheel<(u32, u32)>,
     generation: u32,
     /// Services with overdue leases or held expiry.
@@ -167,6 +171,8 @@ pub struct Registry {
     pub(super) notes: Notes,
     /// For the followers of services; taken after each command.
     pub announcements: Vec<Announcement>,
+    /// What followers are told of changed rules of services; taken with them.
+    pub changed_rules: Vec<ServiceRules>,
 }
 
 impl Registry {
@@ -185,6 +191,7 @@ impl Registry {
             listing_version: now.unix_ms,
             recents: None,
             pulled_out: PullOuts::default(),
+            management: Management::default(),
             leases: Wheel::new(limits::LEASE_WHEEL_SLOTS, limits::LEASE_TICK_MS, now.unix_ms),
             generation: 0,
             watched: Vec::new(),
@@ -209,6 +216,7 @@ impl Registry {
             time: (now.wall_ms, TimeText::of(now.wall_ms)),
             notes: Notes::default(),
             announcements: Vec::new(),
+            changed_rules: Vec::new(),
         }
     }
 

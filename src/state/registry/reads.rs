@@ -17,9 +17,11 @@ use crate::wire::instance_list::InstanceList;
 impl Registry {
     /// A service as it stands, without its instances; at revision 0 where it was never seen.
     pub(super) fn view_without_instances(&self, name: ServiceName) -> View {
+        let rules = self.management.rules(name.as_str()).cloned();
         match self.find_service(&name) {
-            Some(service) => self.services[service].view(&self.epoch),
+            Some(service) => View { rules, ..self.services[service].view(&self.epoch) },
             None => View {
+                rules,
                 service: name,
                 epoch: self.epoch.clone(),
                 revision: 0,
@@ -76,7 +78,7 @@ impl Registry {
             ttl_ms: member.ttl_ms,
             age_ms: (now.unix_ms + member.ttl_ms).saturating_sub(member.deadline_ms),
             expires_in_ms: member.deadline_ms.cast_signed() - now.unix_ms.cast_signed(),
-            pulled_out_by: self.pulled_out.by(&member.identity).cloned(),
+            pulled_out_by: self.out_by(&member.identity, &member.json),
         };
         let of = |service: &Service| {
             let members = || service.members.iter().map(|&index| &self.members[index as usize]);

@@ -15,6 +15,7 @@ use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
 use crate::state::cluster_presence::update::PresenceSnapshot;
 use crate::state::entry::FORMAT;
+use crate::state::management::ManagementRecord;
 use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord, Snapshot};
 
 impl Registry {
@@ -39,6 +40,7 @@ impl Registry {
                 .iter()
                 .map(|(identity, by)| PullOutRecord::new(identity, by))
                 .collect(),
+            management: self.management.records(),
             nodes: log.nodes.iter().map(|node| (node.name.to_string(), node.last_number)).collect(),
             people: PresenceSnapshot::default(),
         }
@@ -70,6 +72,10 @@ impl Registry {
             let identity = InstanceIdentity::from_canonical(&record.identity);
             self.pulled_out.insert(&identity, record.pulled_out_by(), false);
         }
+        for record in &snapshot.management {
+            self.management.restore(record);
+        }
+        self.management.restored();
         for record in &snapshot.services {
             self.restore_record(record, snapshot.sequence, now);
         }
@@ -193,6 +199,13 @@ impl Registry {
                     let service = self.services.get(index).filter(|_| is_marked);
                     delta.rows.extend(service.map(|service| Row::Service(service.record())));
                 }
+                Some(Mark::Management(key)) => {
+                    if self.dirty.management.remove(&key) {
+                        let record = self.management.record(&key);
+                        let gone = || Row::ManagementGone(key);
+                        delta.rows.push(record.map_or_else(gone, Row::Management));
+                    }
+                }
                 Some(Mark::Instance(identity)) => self.save_instance(&mut delta.rows, &identity),
             }
             bytes += delta.rows[before..].iter().map(Row::bytes).sum::<usize>();
@@ -232,6 +245,9 @@ impl Registry {
                 Row::InstanceGone(identity) | Row::Instance(InstanceRecord { identity, .. }) => {
                     self.dirty.instances.insert(InstanceIdentity::from_canonical(identity));
                 }
+                Row::ManagementGone(key) | Row::Management(ManagementRecord { key, .. }) => {
+                    self.dirty.management.insert(key.clone());
+                }
                 Row::PullOutGone(identity) | Row::PullOut(PullOutRecord { identity, .. }) => {
                     self.dirty.pull_outs.insert(InstanceIdentity::from_canonical(identity));
                 }
@@ -252,6 +268,7 @@ impl Row {
         let texts = match self {
             Row::Instance(record) => record.service.len() + record.json.len(),
             Row::Audit(_, event) => event.bytes(),
+            Row::Management(record) => record.body.len(),
             Row::PullOut(record) => {
                 record.operator.len() + record.user_id.as_ref().map_or(0, String::len)
             }

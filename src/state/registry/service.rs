@@ -206,6 +206,7 @@ impl Service {
             revision: self.revision,
             degraded: self.shows_degraded(),
             instances: InstanceList::default(),
+            rules: None,
         }
     }
 }

@@ -3,10 +3,11 @@
 //! The registry keeps marks and no copies: a set has the state of the moment it is taken, and a set that
 //! failed sets its marks again.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::state::audit::AuditEvent;
+use crate::state::management::ManagementRecord;
 use crate::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord};
 
 /// A set of changes for the store. Without rows it still is one: it tells the epoch and the version.
@@ -52,6 +53,10 @@ pub enum Row {
     PullOut(PullOutRecord),
     /// An event of the audit log, with its number at this node.
     Audit(u64, Box<AuditEvent>),
+    /// The key of a row of management that is gone.
+    ManagementGone(String),
+    /// A row of management.
+    Management(ManagementRecord),
 }
 
 impl Row {
@@ -65,6 +70,8 @@ impl Row {
             Row::PullOutGone(identity) => ("pull_out", identity),
             Row::PullOut(record) => ("pull_out", &record.identity),
             Row::Audit(_, event) => ("audit", event.note.kind),
+            Row::ManagementGone(key) => ("management", key),
+            Row::Management(record) => ("management", &record.key),
         }
     }
 }
@@ -102,6 +109,8 @@ pub(super) struct DirtySet {
     pub(super) forgotten: HashSet<ServiceName>,
     pub(super) instances: HashSet<InstanceIdentity>,
     pub(super) pull_outs: HashSet<InstanceIdentity>,
+    /// Keys of rows of management.
+    pub(super) management: BTreeSet<String>,
     /// The marks in the order of writing.
     queue: VecDeque<Mark>,
 }
@@ -112,6 +121,7 @@ pub(super) enum Mark {
     Forgotten(ServiceName),
     Service(usize),
     Instance(InstanceIdentity),
+    Management(String),
 }
 
 impl DirtySet {
@@ -120,6 +130,7 @@ impl DirtySet {
             && self.forgotten.is_empty()
             && self.instances.is_empty()
             && self.pull_outs.is_empty()
+            && self.management.is_empty()
     }
 
     pub(super) fn clear(&mut self) {
@@ -127,6 +138,7 @@ impl DirtySet {
         self.forgotten.clear();
         self.instances.clear();
         self.pull_outs.clear();
+        self.management.clear();
         self.queue.clear();
     }
 
@@ -137,7 +149,9 @@ impl DirtySet {
             let forgotten = self.forgotten.iter().cloned().map(Mark::Forgotten);
             let services = self.services.iter().map(|&index| Mark::Service(index));
             let instances = self.instances.iter().chain(&self.pull_outs).cloned();
-            self.queue = forgotten.chain(services).chain(instances.map(Mark::Instance)).collect();
+            let management = self.management.iter().cloned().map(Mark::Management);
+            let instances = instances.map(Mark::Instance);
+            self.queue = forgotten.chain(services).chain(instances).chain(management).collect();
         }
         self.queue.pop_front()
     }

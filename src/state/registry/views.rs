@@ -21,6 +21,17 @@ pub struct View {
     pub degraded: bool,
     /// The instances to discover.
     pub instances: InstanceList,
+    /// Its rules, where it has some: `"logicInstances":[...],"routeRules":[...]`.
+    pub rules: Option<Bytes>,
+}
+
+/// The rules of a service, for its followers.
+#[derive(Debug)]
+pub struct ServiceRules {
+    /// The service.
+    pub service: ServiceName,
+    /// `"logicInstances":[...],"routeRules":[...]`
+    pub fields: Bytes,
 }
 
 impl View {
