@@ -698,6 +698,7 @@ mod tests {
                 "DROP TABLE audit_batch",
                 "DROP TABLE audit_state",
                 "DROP TABLE audit_writer",
+                "DROP TABLE management",
                 "DELETE FROM _sqlx_migrations WHERE version >= 9",
             ] {
                 sqlx::query(statement).execute(&mut connection).await.expect(statement);
