@@ -126,6 +126,20 @@ fn a_node_that_began_anew_renews_its_leases_through_the_log() {
     assert!(node.renews(&identity));
 }
 
+#[test]
+fn the_owner_before_has_its_time_where_a_log_begins_behind_the_takeover() {
+    let mut alone = Alone::start();
+    let identity = alone.register("b");
+    alone.read("a", 0, RegistryEntry::Renew(vec![identity]));
+    // The log loses its end, and this node begins another with what it knows.
+    let mut snapshot = alone.state.snapshot();
+    snapshot.begin_log("another");
+    alone.log.clear();
+    alone.install_snapshot(&snapshot);
+    assert!(!alone.ends_within(LEASE_MS + limits::CLUSTER_CONTACT_MS - STEP_MS));
+    assert!(alone.ends_within(3 * STEP_MS));
+}
+
 /// It is as good as cut off: what it shows is as old.
 #[test]
 fn a_node_that_is_behind_for_long_is_cut_off() {

@@ -13,6 +13,7 @@ use super::unsaved::{Mark, RegistryDelta, Row, SetBound};
 use super::{Member, Registry};
 use crate::clock::Moment;
 use crate::id::{Epoch, InstanceIdentity, ServiceName};
+use crate::limits;
 use crate::state::cluster_presence::update::PresenceSnapshot;
 use crate::state::entry::FORMAT;
 use crate::state::management::ManagementRecord;
@@ -123,6 +124,11 @@ impl Registry {
             return;
         }
         let owner = self.log.node(&record.owner.as_str().into());
+        if owner == SELF {
+            // The entry that gave it to this node may have been among the last before the snapshot, and the owner
+            // before may not know of it yet.
+            self.members[index as usize].deadline_ms += limits::CLUSTER_CONTACT_MS;
+        }
         self.assign_lease(index, owner, record.lease);
         self.members[index as usize].is_proposed = owner == SELF;
     }
