@@ -48,7 +48,10 @@ fn a_client_registers_is_discovered_and_is_told_of_changes() {
         provider.register(&instance(&service, "a1"));
         provider.register(&instance(&service, "a2"));
         sees(&consumer, &service, &["a1", "a2"]);
-        assert!(Counts::of(&provider.counts().registered) >= 2, "by way of a failed heartbeat");
+        // The push may be here before the provider has read the answer to its registration.
+        eventually("both came by way of a failed heartbeat", PATIENCE, || {
+            Counts::of(&provider.counts().registered) >= 2
+        });
         let known = consumer.instance(&service, "a1").expect("it is known");
         assert_eq!(known["metadata"], json!({"v": "1"}));
         // Operators' decisions, and our own clients' instances.
