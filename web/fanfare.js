@@ -260,7 +260,7 @@ class Turns {
     return isNear && this.#prefer.region ? 1 : 2;
   }
 
-  /** Takes the turns over to other instances. Who is new is due within the time of one turn. */
+  /** Takes the turns over to other instances. A new one's first turn comes within its stride. */
   take(instances) {
     const callable = [];
     const counts = [0, 0, 0];

@@ -24,8 +24,6 @@ use fanfare::internals::state::registry::{self, Registry};
 use fanfare::internals::state::{self, State};
 use fanfare::internals::stats::Stats;
 use fanfare::internals::ws::authorizer::Authorizer;
-use fanfare::internals::ws::forwarded::TrustedProxies;
-use fanfare::internals::ws::hosts::{AllowedHosts, Hosts};
 
 const START_MS: u64 = 1_800_000_000_000;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -96,21 +94,7 @@ pub struct Crowd {
 }
 
 fn authorizer() -> Authorizer {
-    Authorizer {
-        base_path: fanfare::internals::ws::base_path::BasePath::default(),
-        authenticator: Authenticator::hs256(SECRET),
-        is_auth_required: false,
-        hosts: Hosts::new(([127, 0, 0, 1], 8080).into(), AllowedHosts::default(), true),
-        allowed_origins: Vec::new(),
-        trusted_proxies: TrustedProxies::default(),
-        echo: true,
-        artemis: None,
-        topic_bytes_max: 255,
-        user_connections: Arc::default(),
-        address_connections: Arc::default(),
-        namespaces: Arc::default(),
-        revoked: Arc::default(),
-    }
+    Authorizer::open(Authenticator::hs256(SECRET))
 }
 
 fn people(room: usize) -> state::Settings {

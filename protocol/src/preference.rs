@@ -101,6 +101,16 @@ impl Preference {
         }
     }
 
+    /// Checks the names. None where it prefers nobody.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Preference::check).
+    pub fn checked(self) -> Result<Option<Preference>, String> {
+        self.check()?;
+        Ok(Some(self).filter(|preference| !preference.is_indifferent()))
+    }
+
     /// Checks the names: as those of an instance.
     ///
     /// # Errors

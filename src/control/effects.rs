@@ -179,22 +179,17 @@ impl Control {
         let ServiceRules { service, fields } = rules;
         self.view_cache.invalidate(service);
         let following = self.followers.shards(service);
-        if !following.artemis.is_empty() {
-            let (topic, frame) =
-                (Topic::Artemis(service.clone()), artemis::reload(service, now.wall_ms));
+        let mut tell = |topic, frame, shards| {
             self.stats.control.events.add(1);
-            self.send_event(
-                &Event { topic, frame, frames: 1, accepted_ns, aim: None },
-                following.artemis,
-            );
+            self.send_event(&Event { topic, frame, frames: 1, accepted_ns, aim: None }, shards);
+        };
+        if !following.artemis.is_empty() {
+            let frame = artemis::reload(service, now.wall_ms);
+            tell(Topic::Artemis(service.clone()), frame, following.artemis);
         }
         if !following.own.is_empty() {
-            let (topic, frame) = (Topic::Service(service.clone()), service_rules(service, fields));
-            self.stats.control.events.add(1);
-            self.send_event(
-                &Event { topic, frame, frames: 1, accepted_ns, aim: None },
-                following.own,
-            );
+            let frame = service_rules(service, fields);
+            tell(Topic::Service(service.clone()), frame, following.own);
         }
     }
 

@@ -75,23 +75,7 @@ const VIEW_BYTES: usize = 256;
 /// Bytes of a change in an answer beside its instance, at most.
 const CHANGE_BYTES: usize = 128;
 
-/// Whose instances stand first: those that `prefer` says, else those of the reader's own region and zone. None where
-/// it says neither.
-///
-/// # Errors
-///
-/// The fault of a name.
-fn preference(
-    prefer: Option<Preference>,
-    region: Option<Box<str>>,
-    zone: Option<Box<str>>,
-) -> Result<Option<Preference>, String> {
-    let preference = prefer.unwrap_or(Preference { region, zone, min: None });
-    preference.check()?;
-    Ok(Some(preference).filter(|preference| !preference.is_indifferent()))
-}
-
-/// The same from a query: `region`, `zone` and `min`, or `regionId` and `zoneId`.
+/// Whose instances a query wants first: `region`, `zone` and `min`, or `regionId` and `zoneId`.
 fn preference_of_query(query: &Query) -> Result<Option<Preference>, String> {
     let named =
         |name: &str, other: &str| query.get(name).or_else(|| query.get(other)).map(Box::from);
@@ -100,7 +84,7 @@ fn preference_of_query(query: &Query) -> Result<Option<Preference>, String> {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| "min is not a whole number")?),
     };
-    preference(Some(Preference { region, zone, min }), None, None)
+    Preference { region, zone, min }.checked()
 }
 
 /// `service`
@@ -117,7 +101,8 @@ pub async fn service(
             Ok(fields) => fields,
             Err(reply) => return Ok(reply),
         };
-        let prefer = preference(fields.prefer, fields.region_id, fields.zone_id);
+        let place = Preference { region: fields.region_id, zone: fields.zone_id, min: None };
+        let prefer = fields.prefer.unwrap_or(place).checked();
         (fields.config.and_then(|config| config.service_id), prefer)
     };
     let prefer = match prefer {
@@ -153,7 +138,7 @@ pub async fn services(
             Err(reply) => return Ok(reply),
         };
         // All of Artemis' clients say where they are. This answer is the same for everybody who asks for no order.
-        preference(fields.prefer, None, None)
+        fields.prefer.unwrap_or_default().checked()
     } else {
         preference_of_query(&Query::of(request.uri()))
     };
@@ -207,7 +192,8 @@ pub async fn lookup(
         Ok(fields) => fields,
         Err(reply) => return Ok(reply),
     };
-    let prefer = match preference(fields.prefer, fields.region_id, fields.zone_id) {
+    let place = Preference { region: fields.region_id, zone: fields.zone_id, min: None };
+    let prefer = match fields.prefer.unwrap_or(place).checked() {
         Ok(prefer) => prefer,
         Err(fault) => return Ok(reply::bad_request(&fault)),
     };

@@ -388,6 +388,24 @@ fn identify(
     identified.map_err(|fault| authorizer::bad_token(fault).into())
 }
 
+/// Lets a request in whose identity is allowed what it asks for.
+fn admit_if(
+    context: &RequestContext,
+    request: &Request<Incoming>,
+    check: impl FnOnce(Option<&Identity>) -> Result<(), Problem>,
+) -> Result<(), Problem> {
+    let identity = identify(context, request, request.uri().path())?;
+    if let Some(identity) = &identity {
+        // Also of a request that is refused.
+        context.note_user(&identity.user_id);
+    }
+    check(identity.as_ref())?;
+    if let Some(identity) = &identity {
+        context.see(identity);
+    }
+    Ok(())
+}
+
 /// Lets a request of an Artemis client in, by its token or by its address.
 ///
 /// # Errors
@@ -398,15 +416,9 @@ pub(crate) fn admit(
     request: &Request<Incoming>,
     needed: Scopes,
 ) -> Result<(), Problem> {
-    let identity = identify(context, request, request.uri().path())?;
-    if let Some(identity) = &identity {
-        context.note_user(&identity.user_id);
-    }
-    context.app.authorizer.check_artemis(identity.as_ref(), context.client, needed)?;
-    if let Some(identity) = &identity {
-        context.see(identity);
-    }
-    Ok(())
+    admit_if(context, request, |identity| {
+        Ok(context.app.authorizer.check_artemis(identity, context.client, needed)?)
+    })
 }
 
 /// Checks that a request may do what needs a scope: by its token alone.
@@ -419,15 +431,7 @@ pub(crate) fn admit_operator(
     request: &Request<Incoming>,
     needed: Scopes,
 ) -> Result<(), Problem> {
-    let identity = identify(context, request, request.uri().path())?;
-    if let Some(identity) = &identity {
-        context.note_user(&identity.user_id);
-    }
-    permit(context, Access::With(needed), identity.as_ref())?;
-    if let Some(identity) = &identity {
-        context.see(identity);
-    }
-    Ok(())
+    admit_if(context, request, |identity| permit(context, Access::With(needed), identity))
 }
 
 fn permit(

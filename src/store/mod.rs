@@ -571,6 +571,12 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&path).expect("still there"), garbage);
     }
 
+    /// A connection to the database that a store has left.
+    async fn connect(dir: &Dir) -> sqlx::SqliteConnection {
+        let options = sqlx::sqlite::SqliteConnectOptions::new();
+        options.filename(dir.0.join("fanfare.db")).connect().await.expect("connects")
+    }
+
     #[test]
     fn a_database_of_a_newer_release_is_refused() {
         let dir = Dir::new();
@@ -578,9 +584,7 @@ mod tests {
         store.close(delta());
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
-            let options = sqlx::sqlite::SqliteConnectOptions::new();
-            let options = options.filename(dir.0.join("fanfare.db"));
-            let mut connection = options.connect().await.expect("connects");
+            let mut connection = connect(&dir).await;
             let later = "INSERT INTO _sqlx_migrations
                 (version, description, success, checksum, execution_time)
                 VALUES (9999, 'later', TRUE, x'00', 0)";
@@ -599,9 +603,7 @@ mod tests {
         store.close(RegistryDelta::default());
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
-            let options = sqlx::sqlite::SqliteConnectOptions::new();
-            let options = options.filename(dir.0.join("fanfare.db"));
-            let mut connection = options.connect().await.expect("connects");
+            let mut connection = connect(&dir).await;
             for (id, name, at_ms) in
                 [("1", "fish", 2), ("2", "\u{fb01}sh", 1), ("3", "a\u{200b}b", 3), ("4", "F1sh", 4)]
             {
@@ -691,9 +693,7 @@ mod tests {
         store.close(delta());
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
-            let options = sqlx::sqlite::SqliteConnectOptions::new();
-            let options = options.filename(dir.0.join("fanfare.db"));
-            let mut connection = options.connect().await.expect("connects");
+            let mut connection = connect(&dir).await;
             for statement in [
                 "DROP TABLE audit_batch",
                 "DROP TABLE audit_state",

@@ -411,10 +411,8 @@ fn subscribe(fields: Fields<'_>, topic_bytes_max: usize) -> Result<Request, Refu
     if target == Target::AllServices && fields.prefer.is_some() {
         return Err(Refusal::invalid("prefer goes with one service, not with \"*\""));
     }
-    if let Some(fault) = fields.prefer.as_ref().and_then(|prefer| prefer.check().err()) {
-        return Err(Refusal::invalid(fault));
-    }
-    let prefer = fields.prefer.filter(|prefer| !prefer.is_indifferent()).map(Box::new);
+    let prefer = fields.prefer.unwrap_or_default().checked().map_err(Refusal::invalid)?;
+    let prefer = prefer.map(Box::new);
     Ok(Request::Subscribe(Subscribe { target, snapshot, since, prefer }))
 }
 

@@ -40,14 +40,7 @@ impl InstanceList {
     ) -> InstanceList {
         // One allocation: a list may have tens of megabytes, and control waits for it.
         let mut out = BytesMut::with_capacity(json_bytes + count + 3);
-        out.put_u8(b'[');
-        for (index, json) in instances.enumerate() {
-            if index > 0 {
-                out.put_u8(b',');
-            }
-            out.extend_from_slice(json);
-        }
-        out.put_u8(b']');
+        put_array(&mut out, instances.map(|json| &json[..]));
         out.put_u8(END);
         InstanceList(out.freeze())
     }
@@ -131,7 +124,7 @@ impl InstanceList {
             .into_iter()
             .map(|json| {
                 let (distance, is_up) = near(json);
-                Near { json: json.get(), distance, is_up }
+                Near { json: json.get().as_bytes(), distance, is_up }
             })
             .collect();
         instances.sort_by_key(|near| near.distance);
@@ -146,18 +139,18 @@ impl InstanceList {
 
 /// An instance of a list, and how far it is from the reader.
 struct Near<'a> {
-    json: &'a str,
+    json: &'a [u8],
     distance: Distance,
     is_up: bool,
 }
 
-fn put_array<'a>(out: &mut BytesMut, instances: impl Iterator<Item = &'a str>) {
+fn put_array<'a>(out: &mut BytesMut, instances: impl Iterator<Item = &'a [u8]>) {
     out.put_u8(b'[');
     for (index, json) in instances.enumerate() {
         if index > 0 {
             out.put_u8(b',');
         }
-        out.extend_from_slice(json.as_bytes());
+        out.extend_from_slice(json);
     }
     out.put_u8(b']');
 }

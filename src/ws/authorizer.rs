@@ -184,6 +184,27 @@ pub struct HandshakeRequest<'a> {
 }
 
 impl Authorizer {
+    /// The rules of a server on loopback that is open to everyone, without Artemis' sockets.
+    #[cfg(any(test, feature = "internals"))]
+    pub fn open(authenticator: Authenticator) -> Authorizer {
+        use crate::ws::hosts::AllowedHosts;
+        Authorizer {
+            authenticator,
+            is_auth_required: false,
+            hosts: Hosts::new(([127, 0, 0, 1], 8080).into(), AllowedHosts::default(), true),
+            base_path: BasePath::default(),
+            allowed_origins: Vec::new(),
+            trusted_proxies: TrustedProxies::default(),
+            echo: true,
+            artemis: None,
+            topic_bytes_max: limits::NAME_BYTES_MAX,
+            user_connections: Arc::default(),
+            address_connections: Arc::default(),
+            namespaces: Arc::default(),
+            revoked: Arc::default(),
+        }
+    }
+
     /// Whether a path belongs to a WebSocket, whatever the method.
     pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
         match path {
@@ -588,24 +609,10 @@ pub fn switching_protocols(upgrade: &Upgrade) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::ws::head::{self, HeadLimits};
-    use crate::ws::hosts::AllowedHosts;
 
     fn authorizer() -> Authorizer {
-        Authorizer {
-            authenticator: Authenticator::hs256(b"0123456789abcdef0123456789abcdef"),
-            is_auth_required: false,
-            hosts: Hosts::new(([127, 0, 0, 1], 8080).into(), AllowedHosts::default(), true),
-            base_path: BasePath::default(),
-            allowed_origins: Vec::new(),
-            trusted_proxies: TrustedProxies::default(),
-            echo: true,
-            artemis: Some(Networks::default()),
-            topic_bytes_max: 255,
-            user_connections: Arc::default(),
-            address_connections: Arc::default(),
-            namespaces: Arc::default(),
-            revoked: Arc::default(),
-        }
+        let authenticator = Authenticator::hs256(b"0123456789abcdef0123456789abcdef");
+        Authorizer { artemis: Some(Networks::default()), ..Authorizer::open(authenticator) }
     }
 
     fn authorize(authorizer: &Authorizer, method: &str, extra: &str) -> Result<Upgrade, Rejection> {

@@ -43,8 +43,6 @@ use fanfare::internals::shard;
 use fanfare::internals::state;
 use fanfare::internals::stats::Stats;
 use fanfare::internals::ws::authorizer::Authorizer;
-use fanfare::internals::ws::forwarded::TrustedProxies;
-use fanfare::internals::ws::hosts::{AllowedHosts, Hosts};
 
 use world::SimWorld;
 
@@ -166,21 +164,7 @@ fn a_seed_is_played_again_exactly() {
 
 /// An authorizer that is open to everyone.
 fn open_gate() -> Authorizer {
-    Authorizer {
-        base_path: fanfare::internals::ws::base_path::BasePath::default(),
-        authenticator: Authenticator::hs256(fanfare_test_support::SECRET.as_bytes()),
-        is_auth_required: false,
-        hosts: Hosts::new(([127, 0, 0, 1], 8080).into(), AllowedHosts::default(), true),
-        allowed_origins: Vec::new(),
-        trusted_proxies: TrustedProxies::default(),
-        echo: true,
-        artemis: None,
-        topic_bytes_max: 255,
-        user_connections: Arc::default(),
-        address_connections: Arc::default(),
-        namespaces: Arc::default(),
-        revoked: Arc::default(),
-    }
+    Authorizer::open(Authenticator::hs256(fanfare_test_support::SECRET.as_bytes()))
 }
 
 fn shard_settings(

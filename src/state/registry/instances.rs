@@ -36,18 +36,18 @@ impl Registry {
             return Err(Code::RateLimited);
         }
         let service = self.service_or_new(&sent.service, bounds, now)?;
-        let is_pulled_out = self.is_out(&sent.identity, &sent.json);
         self.dirty.instances.insert(sent.identity.clone());
         self.mark(service, &sent.identity, Step::Added, None, now);
+        self.note(kind::REGISTERED, service, &sent.identity, now);
+        let index = self.admit(service, sent.identity, sent.json.clone(), ttl_ms, now);
+        let Member { ref identity, is_pulled_out, .. } = self.members[index as usize];
         tracing::debug!(
             target: "fanfare::registry",
-            instance = %sent.identity,
+            instance = %identity,
             lease_ttl_ms = ttl_ms,
             is_pulled_out,
             "instance registered"
         );
-        self.note(kind::REGISTERED, service, &sent.identity, now);
-        let index = self.admit(service, sent.identity, sent.json.clone(), ttl_ms, now);
         self.take_over(index, 0, commit);
         if self.services[service].is_degraded() {
             // One more that is there: enough of them may be.

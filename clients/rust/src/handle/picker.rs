@@ -65,7 +65,7 @@ impl Picker {
         Some(Arc::clone(instance))
     }
 
-    /// Takes the turns over to another state. Who is new is due within the time of one turn.
+    /// Takes the turns over to another state. A new instance's first turn comes within its stride.
     fn take(&mut self, state: Arc<ServiceState>) {
         let mut known = HashMap::new();
         if let Some(before) = &self.state {
@@ -97,7 +97,7 @@ impl Picker {
             };
             instances.iter().filter(is_it).count()
         };
-        // Nobody is served by nobody.
+        // Without a minimum one callable instance is enough.
         let min = self.preference.min.unwrap_or(1).max(1);
         let min = usize::try_from(min).unwrap_or(usize::MAX);
         Preference::reach(min, callable_at(Distance::Zone), callable_at(Distance::Region))

@@ -112,7 +112,7 @@ impl ServiceView {
     /// An instance to call: one that is up, by weight, near ones first, and among those the one that was not chosen
     /// for the longest time. None where there is none.
     ///
-    /// See [`Builder::prefer`](crate::Builder::prefer) for who is near. The weight of an instance is 100 where it
+    /// [`Builder::prefer`](crate::Builder::prefer) sets which instances are near. The weight of an instance is 100 where it
     /// gives none, and one of weight 0 is not chosen. Clones of a view take turns together.
     ///
     /// ```no_run
