@@ -610,6 +610,9 @@ pub const MANAGEMENT_TEXT_BYTES_MAX: usize = KIB;
 /// Fields of such an item; tags of a group and fields of metadata in one call.
 pub const MANAGEMENT_FIELDS_MAX: usize = 64;
 
+/// The weight of a group in a route rule unless one is released.
+pub const ROUTE_WEIGHT_DEFAULT: i64 = 5;
+
 /// The largest weight of a group in a route rule.
 pub const ROUTE_WEIGHT_MAX: i64 = 10_000;
 
@@ -1133,6 +1136,10 @@ pub const AUDIT_READ_BATCHES: i32 = 16;
 
 /// Bytes of the audit log that one request looks through. The caller is told where to go on.
 pub const AUDIT_SCAN_BYTES: usize = 64 * MIB;
+
+/// Pages of the audit log, of [`PAGE_MAX`] events or [`AUDIT_SCAN_BYTES`], that one call of an operator's tool
+/// looks through for the rows that it wants.
+pub const AUDIT_LOG_PAGES_MAX: usize = 16;
 
 /// Pages of the audit log, of [`PAGE_MAX`] events or [`AUDIT_SCAN_BYTES`], that one summary of a service adds up.
 pub const SUMMARY_PAGES_MAX: usize = 100;

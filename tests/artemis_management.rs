@@ -317,3 +317,80 @@ fn management_needs_a_token_where_one_is_required_from_every_address() {
         server.log().contains("begin operation") && server.log().contains("SHA/10.0.0.1: reboot")
     });
 }
+
+/// The calls of Artemis' operators' tools, as its own list of paths has them.
+const CALLS: [&str; 56] = [
+    "operate-instance",
+    "operate-server",
+    "instance-operations",
+    "server-operations",
+    "all-instance-operations",
+    "all-server-operations",
+    "instance-down",
+    "server-down",
+    "services",
+    "service",
+    "zone/operate-zone-operations",
+    "zone/get-all-zone-operations",
+    "zone/get-zone-operations",
+    "zone/get-zone-operations-list",
+    "zone/is-zone-down",
+    "group/insert-groups",
+    "group/update-groups",
+    "group/delete-groups",
+    "group/get-groups",
+    "group/get-all-groups",
+    "group/insert-group-tags",
+    "group/update-group-tags",
+    "group/delete-group-tags",
+    "group/get-group-tags",
+    "group/get-all-group-tags",
+    "group/insert-group-instances",
+    "group/delete-group-instances",
+    "group/get-group-instances",
+    "group/insert-service-instances",
+    "group/delete-service-instances",
+    "group/get-service-instances",
+    "group/insert-route-rules",
+    "group/update-route-rules",
+    "group/delete-route-rules",
+    "group/get-route-rules",
+    "group/get-all-route-rules",
+    "group/create-route-rule",
+    "group/insert-route-rule-groups",
+    "group/update-route-rule-groups",
+    "group/delete-route-rule-groups",
+    "group/release-route-rule-groups",
+    "group/get-route-rule-groups",
+    "group/get-all-route-rule-groups",
+    "group/operate-group-operations",
+    "group/operate-group-operation",
+    "group/get-group-operations",
+    "group/get-all-group-operations",
+    "log/instance-operation-logs",
+    "log/server-operation-logs",
+    "log/zone-operation-logs",
+    "log/group-operation-logs",
+    "log/group-logs",
+    "log/group-instance-logs",
+    "log/service-instance-logs",
+    "log/route-rule-logs",
+    "log/route-rule-group-logs",
+];
+
+#[test]
+fn every_call_of_the_tools_is_answered() {
+    let server = Server::start(&[]);
+    let described = server.get("/openapi.json").body;
+    for path in CALLS.iter().chain(&["canary/update-canary-ips"]) {
+        let full = format!("/api/management/{path}.json");
+        // Each is there with and without its ending, and a body without its fields is an answer, not a failure.
+        for path in [&*full, full.trim_end_matches(".json")] {
+            let reply = server.post_json(path, &json!({}));
+            let (status, code) = reply.outcome();
+            let is_right = status == "success" || (status, code) == ("fail", "bad-request");
+            assert!(reply.status == 200 && is_right, "{path}: {}", reply.text);
+        }
+        assert!(described["paths"][&full]["post"].is_object(), "{path} is described");
+    }
+}

@@ -103,13 +103,18 @@ fn a_weight_is_a_draft_until_it_is_released() {
         let row = &read["routeRuleGroups"][0];
         (row["weight"].clone(), row["unreleasedWeight"].clone())
     };
-    assert_eq!((weight(&server), row()), (json!(0), (Value::Null, json!(7))));
+    assert_eq!((weight(&server), row()), (json!(5), (Value::Null, json!(7))), "the default");
     release(&server, ids);
     assert_eq!((weight(&server), row()), (json!(7), (json!(7), json!(7))));
     draft(&server, ids, 20_000);
     assert_eq!((weight(&server), row()), (json!(7), (json!(7), json!(20_000))));
     release(&server, ids);
     assert_eq!(weight(&server), 10_000, "the largest there is");
+    for (draft_weight, want) in [(0, 0), (-1, 5), (7, 7)] {
+        draft(&server, ids, draft_weight);
+        release(&server, ids);
+        assert_eq!(weight(&server), want, "released as {draft_weight}");
+    }
     let unknown = json!({"routeRuleGroups": [{"routeRuleId": ids.0, "groupId": 7}]});
     for (path, body, code) in [
         ("release-route-rule-groups", &unknown, "data-not-found"),
@@ -143,7 +148,7 @@ fn subscribers_hear_of_changed_rules() {
     let ids = rule(&server);
     let frame = own.next_json();
     assert_eq!((&frame["type"], &frame["service_id"]), (&json!("service_rules"), &json!("s")));
-    assert_eq!(frame["routeRules"][0]["groups"][0]["weight"], 0);
+    assert_eq!(frame["routeRules"][0]["groups"][0]["weight"], 5);
     assert_eq!(artemis.json()["changeType"], "reload");
     // What is the same for clients is not told: another draft.
     draft(&server, ids, 8);
@@ -155,6 +160,93 @@ fn subscribers_hear_of_changed_rules() {
     let frame = own.next_json();
     assert_eq!((&frame["routeRules"], &frame["logicInstances"]), (&json!([]), &json!([])));
     assert_eq!(artemis.json()["changeType"], "reload");
+}
+
+#[test]
+fn a_rule_is_created_with_its_groups() {
+    let server = Server::start(&[]);
+    let group = |name: &str, weight: i64| {
+        json!({
+            "serviceId": "S", "regionId": "SHA", "zoneId": "z1", "name": name, "appId": "100",
+            "status": "active", "weight": weight,
+        })
+    };
+    let create = |strategy: &str, groups: Value| {
+        let rule = json!({
+            "serviceId": "s", "name": "by-colour", "status": "active", "strategy": strategy,
+        });
+        let body = json!({"routeRule": rule, "groups": groups, "operatorId": "ann"});
+        call(&server, "create-route-rule", &body);
+    };
+    create("close-by-visit", json!([group("blue", 3), group("green", 4)]));
+    let weights = || {
+        let read = call(&server, "get-route-rule-groups", &json!({}));
+        let rows = read["routeRuleGroups"].as_array().expect("a list").clone();
+        let pair = |row: &Value| (row["weight"].clone(), row["unreleasedWeight"].clone());
+        rows.iter().map(pair).collect::<Vec<_>>()
+    };
+    assert_eq!(weights(), [(Value::Null, json!(3)), (Value::Null, json!(4))]);
+    // What is there stays as it is, but for the drafts.
+    create("weighted-round-robin", json!([group("BLUE", 6)]));
+    assert_eq!(weights(), [(Value::Null, json!(6)), (Value::Null, json!(4))]);
+    let rules = &server.discover("s")["routeRules"];
+    assert_eq!(rules.as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        (&rules[0]["strategy"], &rules[0]["groups"][0]["weight"]),
+        (&json!("close-by-visit"), &json!(5))
+    );
+    let refuse = |body: &Value| {
+        let path = "/api/management/group/create-route-rule.json";
+        let reply = server.post_json(path, body);
+        assert_eq!(reply.outcome(), ("fail", "bad-request"), "{body}: {}", reply.text);
+    };
+    let rule = json!({"serviceId": "s", "name": "r"});
+    refuse(&json!({"groups": [group("blue", 1)]}));
+    refuse(&json!({"routeRule": rule}));
+    refuse(&json!({"routeRule": rule, "groups": []}));
+    refuse(&json!({"routeRule": rule, "groups": [{"serviceId": "other", "name": "blue"}]}));
+    refuse(&json!({"routeRule": {"name": "r"}, "groups": [group("blue", 1)]}));
+}
+
+#[test]
+fn canaries_are_one_group_of_one_rule() {
+    let mut server = Server::start(&[]);
+    let set = |server: &Server, app: &str, ips: &[&str]| {
+        let body = json!({
+            "serviceId": "S", "appId": app, "canaryIps": ips, "operatorId": "ann",
+            "operation": "canary",
+        });
+        let reply = server.post_json("/api/management/canary/update-canary-ips.json", &body);
+        assert_eq!(reply.outcome(), ("success", "success"), "{}", reply.text);
+    };
+    let rule = |server: &Server| server.discover("s")["routeRules"][0].clone();
+    set(&server, "100", &["10.0.0.2", "10.0.0.1", "10.0.0.2"]);
+    let want = |ips: Value| {
+        json!({"routeId": "canary-route-rule", "strategy": "weighted-round-robin", "groups": [{
+            "groupKey": "s/canary/100", "weight": 5, "instanceIds": ips, "instances": null,
+            "metadata": null,
+        }]})
+    };
+    assert_eq!(rule(&server), want(json!(["10.0.0.1", "10.0.0.2"])));
+    set(&server, "100", &["10.0.0.2", "10.0.0.3"]);
+    assert_eq!(rule(&server), want(json!(["10.0.0.2", "10.0.0.3"])), "and no other");
+    assert!(server.stop().success());
+    server.restart_in_place();
+    set(&server, "200", &["10.0.0.9"]);
+    let groups = rule(&server)["groups"].clone();
+    assert_eq!(groups.as_array().map(Vec::len), Some(2), "one of each application: {groups}");
+    set(&server, "200", &[]);
+    set(&server, "100", &[]);
+    assert_eq!(rule(&server)["groups"][0]["instanceIds"], Value::Null);
+    for body in [
+        json!({"appId": "1", "canaryIps": []}),
+        json!({"serviceId": "s", "canaryIps": []}),
+        json!({"serviceId": "s", "appId": "1"}),
+        json!({"serviceId": "s", "appId": "1", "canaryIps": [""]}),
+    ] {
+        let reply = server.post_json("/api/management/canary/update-canary-ips.json", &body);
+        assert_eq!(reply.outcome(), ("fail", "bad-request"), "{body}: {}", reply.text);
+    }
 }
 
 #[test]

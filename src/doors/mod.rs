@@ -18,7 +18,7 @@
 //! checks credentials and scopes. Where a dialect cannot express a state, the door uses the dialect's own
 //! way to start over (Eureka: a full fetch), and drops nothing.
 //!
-//! Imports `auth`, `http`, `id`, `limits`, `state`, `wire` and `ws`. Imported by `server`, which opens the
+//! Imports `auth`, `http`, `id`, `limits`, `state`, `store`, `wire` and `ws`. Imported by `server`, which opens the
 //! doors, and by `fuzzing`.
 
 pub mod artemis;

@@ -26,11 +26,12 @@ pub async fn list(context: &RequestContext, query: &Query) -> Result<Reply, Prob
     let asked = AuditQuery {
         service: lower("service"),
         instance: lower("instance"),
-        kind: text("kind"),
+        kinds: text("kind").into_iter().collect(),
         actor: text("actor"),
         from_ms: time(query, "from")?.unwrap_or(0).max(oldest_ms),
         to_ms: time(query, "to")?,
         after,
+        before: None,
         limit: query.number("limit", 1, limits::PAGE_MAX)?.unwrap_or(limits::PAGE_DEFAULT),
     };
     let page = context.app.read_pool.audit(asked).await?;

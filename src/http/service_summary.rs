@@ -29,7 +29,7 @@ pub async fn show(
     let from_ms = time(query, "from")?.unwrap_or(to_ms.saturating_sub(SPAN_MS)).max(oldest_ms);
     let mut asked = AuditQuery {
         service: Some(service.to_ascii_lowercase()),
-        kind: Some(String::from("instance")),
+        kinds: vec![String::from("instance")],
         from_ms,
         to_ms: Some(to_ms),
         limit: limits::PAGE_MAX,

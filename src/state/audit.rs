@@ -75,7 +75,7 @@ pub mod kind {
     pub const OPERATION_BEGUN: &str = "operator.operation_begun";
     /// An operator completed one.
     pub const OPERATION_COMPLETED: &str = "operator.operation_completed";
-    /// An operator changed groups, what belongs to them, or route rules.
+    /// An operator changed a group, something that belongs to one, or a route rule.
     pub const GROUPS_CHANGED: &str = "operator.groups_changed";
     /// Events that found no room in memory while the database took none.
     pub const LOST: &str = "audit.lost";

@@ -144,7 +144,10 @@ pub enum RegistryEntry {
     /// An operator's change of groups or of what belongs to them. Earlier releases do not read it.
     ChangeItems {
         /// The change.
-        change: ItemChange,
+        change: Box<ItemChange>,
+        /// The caller's word for it; empty where there is none.
+        #[serde(default, skip_serializing_if = "str::is_empty")]
+        operation: Box<str>,
         /// Who decided it.
         by: DecidedBy,
     },

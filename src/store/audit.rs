@@ -188,8 +188,8 @@ pub struct AuditQuery {
     pub service: Option<String>,
     /// Of this instance id, in its canonical spelling.
     pub instance: Option<String>,
-    /// Of this kind, or of this family: the word before the dot.
-    pub kind: Option<String>,
+    /// Of one of these kinds, or of these families: the words before the dot. None = of all.
+    pub kinds: Vec<String>,
     /// By this user, address or door.
     pub actor: Option<String>,
     /// From this time on, in milliseconds since the Unix epoch.
@@ -198,17 +198,28 @@ pub struct AuditQuery {
     pub to_ms: Option<u64>,
     /// Behind this id.
     pub after: u64,
+    /// Before this id, the newest first; none = the oldest first.
+    pub before: Option<u64>,
     /// So many at most.
     pub limit: usize,
 }
 
 impl AuditQuery {
+    /// Reads the event of a line, if it is wanted. Another program may have written a line that is none.
+    fn event(&self, line: &str) -> Option<StoredEvent> {
+        // Most lines are of other kinds, and need not be parsed.
+        if !self.kinds.is_empty() && !self.kinds.iter().any(|kind| line.contains(&**kind)) {
+            return None;
+        }
+        serde_json::from_str(line).ok().filter(|event| self.is_met(event))
+    }
+
     fn is_met(&self, event: &StoredEvent) -> bool {
         let is =
             |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
-        let is_kind = |kind: &str| {
-            event.kind == kind
-                || event.kind.strip_prefix(kind).is_some_and(|rest| rest.starts_with('.'))
+        let is_kind = |kind: &String| {
+            let rest = event.kind.strip_prefix(&**kind);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         let is_actor = |actor: &str| {
             event.user_id.as_deref() == Some(actor)
@@ -219,7 +230,7 @@ impl AuditQuery {
             && self.to_ms.is_none_or(|to_ms| event.at_ms < to_ms)
             && is(&self.service, &event.service_id)
             && is(&self.instance, &event.instance_id)
-            && self.kind.as_deref().is_none_or(is_kind)
+            && (self.kinds.is_empty() || self.kinds.iter().any(is_kind))
             && self.actor.as_deref().is_none_or(is_actor)
     }
 }
@@ -238,9 +249,9 @@ pub struct FoundEvent {
 /// A part of the audit log.
 #[derive(Debug, Default)]
 pub struct AuditPage {
-    /// The events, the oldest first.
+    /// The events, in the order that the query wants.
     pub events: Vec<FoundEvent>,
-    /// The id to go on behind; none at the end of the log.
+    /// The id to go on behind, or before; none at the end of the log.
     pub next: Option<u64>,
     /// The id of the last event that was looked at: who wants what is new goes on behind it.
     pub last: u64,
@@ -248,6 +259,9 @@ pub struct AuditPage {
 
 /// Reads a page. It ends early, and says where to go on, after [`limits::AUDIT_SCAN_BYTES`] without enough matches.
 pub(super) async fn read(pool: &AnyPool, query: &AuditQuery) -> Result<AuditPage, sqlx::Error> {
+    if let Some(before) = query.before {
+        return read_back(pool, query, before).await;
+    }
     let statement = "SELECT last_id, node, events FROM audit_batch
         WHERE last_id > $1 AND to_ms >= $2 AND from_ms < $3
         AND ($4 = '' OR service_id IS NULL OR service_id = $4)
@@ -277,11 +291,7 @@ pub(super) async fn read(pool: &AnyPool, query: &AuditQuery) -> Result<AuditPage
                 if id <= query.after {
                     continue;
                 }
-                // Another program may have written a line that is none.
-                let Ok(event) = serde_json::from_str::<StoredEvent>(line) else { continue };
-                if !query.is_met(&event) {
-                    continue;
-                }
+                let Some(event) = query.event(line) else { continue };
                 if page.events.len() == query.limit {
                     page.next = page.events.last().map(|last| last.id);
                     page.last = page.next.unwrap_or(page.last);
@@ -290,6 +300,57 @@ pub(super) async fn read(pool: &AnyPool, query: &AuditQuery) -> Result<AuditPage
                 page.events.push(FoundEvent { id, node: node.clone(), event });
             }
             page.last = last_id;
+        }
+        if scanned >= limits::AUDIT_SCAN_BYTES {
+            page.next = Some(page.last);
+            return Ok(page);
+        }
+    }
+}
+
+/// The same from the newest event before an id to the oldest.
+async fn read_back(
+    pool: &AnyPool,
+    query: &AuditQuery,
+    before: u64,
+) -> Result<AuditPage, sqlx::Error> {
+    let statement = "SELECT last_id, node, events FROM audit_batch
+        WHERE last_id < $1 AND last_id > $2 AND to_ms >= $3
+        AND ($4 = '' OR service_id IS NULL OR service_id = $4)
+        ORDER BY last_id DESC LIMIT $5";
+    let mut page = AuditPage { last: before, ..AuditPage::default() };
+    // The batch that has the event before is named by its last one.
+    let mut end = before.saturating_add(limits::AUDIT_BATCH_EVENTS as u64);
+    let mut scanned = 0;
+    loop {
+        let rows = sqlx::query(statement)
+            .bind(i64::try_from(end).unwrap_or(i64::MAX))
+            .bind(i64::try_from(query.after).unwrap_or(i64::MAX))
+            .bind(i64::try_from(query.from_ms).unwrap_or(i64::MAX))
+            .bind(query.service.clone().unwrap_or_default())
+            .bind(limits::AUDIT_READ_BATCHES)
+            .fetch_all(pool)
+            .await?;
+        if rows.is_empty() {
+            return Ok(page);
+        }
+        for row in rows {
+            let (last_id, node) = (unsigned(&row, "last_id")?, row.try_get::<String, _>("node")?);
+            let text: String = row.try_get("events")?;
+            scanned += text.len();
+            end = last_id;
+            for (id, line) in (0..=last_id).rev().zip(text.lines().rev()) {
+                if id >= before || id <= query.after {
+                    continue;
+                }
+                page.last = id;
+                let Some(event) = query.event(line) else { continue };
+                page.events.push(FoundEvent { id, node: node.clone(), event });
+                if page.events.len() == query.limit {
+                    page.next = Some(id);
+                    return Ok(page);
+                }
+            }
         }
         if scanned >= limits::AUDIT_SCAN_BYTES {
             page.next = Some(page.last);

@@ -2,9 +2,9 @@
 //! Artemis' operators' tools below `/api/management/group/`.
 //!
 //! ```text
-//! insert-*, update-*, delete-* --> ChangeItems    --> the log
-//! operate-group-operation(s)   --> OperateTargets --> the log
-//! get-*                        --> reads of this node
+//! insert-*, update-*, delete-*, release-*, create-route-rule, update-canary-ips --> ChangeItems --> the log
+//! operate-group-operation(s) --> OperateTargets --> the log
+//! get-*                      --> reads of this node
 //! ```
 //!
 //! # Promises
@@ -27,13 +27,13 @@ use crate::id::UserId;
 use crate::limits;
 use crate::state::audit::Door;
 use crate::state::management::item::{
-    Group, Item, ItemChange, ItemKind, ItemRow, RouteRule, RouteRuleGroup,
+    Group, GroupWeight, Item, ItemChange, ItemKind, ItemRow, RouteRule, RouteRuleGroup,
 };
 use crate::state::management::operation::{
     DecidedBy, OperationFilter, OperationRow, Target, TargetKind,
 };
 use crate::state::registry::commands::{ChangeItems, OperateTargets, ReadItems, ReadOperations};
-use crate::wire::instance::{check_name, check_service_id};
+use crate::wire::instance::{check_name, check_optional_name, check_service_id};
 use crate::wire::refusal::Code;
 
 /// A call about groups.
@@ -49,6 +49,10 @@ pub(super) enum Call {
     GetAll(ItemKind),
     /// Make drafts of weights the weights.
     Release,
+    /// Create a rule with its groups.
+    CreateRule,
+    /// Name the instances that are canaries.
+    Canaries,
     /// Begin or complete operations on groups, by their ids.
     OperateGroups,
     /// Begin or complete one operation on a group, by its id or its names.
@@ -63,6 +67,9 @@ impl Call {
     /// The call at a path without `.json`.
     pub(super) fn at(path: &str) -> Option<Call> {
         use ItemKind::{Group, GroupInstance, RouteRule, RouteRuleGroup, ServiceInstance, Tags};
+        if path == "/api/management/canary/update-canary-ips" {
+            return Some(Call::Canaries);
+        }
         Some(match path.strip_prefix("/api/management/group/")? {
             "insert-groups" | "update-groups" => Call::Put(Group),
             "delete-groups" => Call::Delete(Group),
@@ -87,6 +94,7 @@ impl Call {
             "get-route-rule-groups" => Call::Get(RouteRuleGroup),
             "get-all-route-rule-groups" => Call::GetAll(RouteRuleGroup),
             "release-route-rule-groups" => Call::Release,
+            "create-route-rule" => Call::CreateRule,
             "operate-group-operations" => Call::OperateGroups,
             "operate-group-operation" => Call::OperateGroup,
             "get-group-operations" => Call::Operations,
@@ -107,6 +115,8 @@ impl Call {
             Call::Put(_)
             | Call::Delete(_)
             | Call::Release
+            | Call::CreateRule
+            | Call::Canaries
             | Call::OperateGroups
             | Call::OperateGroup => Scopes::REGISTRY_WRITE,
             _ => Scopes::REGISTRY_READ,
@@ -114,7 +124,8 @@ impl Call {
     }
 }
 
-type Fields = Map<String, Value>;
+/// The fields of a body, or of an answer.
+pub(super) type Fields = Map<String, Value>;
 
 /// Answers a call. Its credentials are checked.
 pub(super) async fn answer(
@@ -135,6 +146,8 @@ pub(super) async fn answer(
             return get(context, kind, filter_of(&region.collect()), true).await;
         }
         Call::Release => release(context, fields).await,
+        Call::CreateRule => create_rule(context, fields).await,
+        Call::Canaries => set_canaries(context, fields).await,
         Call::OperateGroups => operate_groups(context, fields).await,
         Call::OperateGroup => operate_group(context, fields).await,
         Call::Operations | Call::AllOperations => {
@@ -172,7 +185,8 @@ impl<P: Into<Problem>> From<Box<P>> for Refused {
     }
 }
 
-async fn read(
+/// The fields of a call; those of a GET are its query's.
+pub(super) async fn read(
     context: &RequestContext,
     request: Request<Incoming>,
 ) -> Result<Result<Fields, Reply>, Problem> {
@@ -315,10 +329,10 @@ async fn put(
     mut fields: Fields,
 ) -> Result<Reply, Refused> {
     let items = items(kind, &mut fields)?;
-    let by = decided(context, &mut fields)?;
     let total = items.len();
     let (list, ..) = names_of(kind);
-    change(context, ItemChange::Put(items), by, total, &format!("put {total} {list}")).await
+    change(context, ItemChange::Put(items), &mut fields, total, &format!("put {total} {list}"))
+        .await
 }
 
 async fn delete(
@@ -326,40 +340,90 @@ async fn delete(
     kind: ItemKind,
     mut fields: Fields,
 ) -> Result<Reply, Refused> {
-    let by = decided(context, &mut fields)?;
     let (list, ids, _) = names_of(kind);
     if kind == ItemKind::Tags {
         let group: u64 = take(&mut fields, ids)?.ok_or_else(|| format!("{ids} is missing"))?;
         let (tag, value) = (take(&mut fields, "tag")?, take(&mut fields, "value")?);
         let on = format!("delete tags of group {group}");
-        return change(context, ItemChange::DeleteTag { group, tag, value }, by, 1, &on).await;
+        let tags = ItemChange::DeleteTag { group, tag, value };
+        return change(context, tags, &mut fields, 1, &on).await;
     }
     let ids: Vec<u64> = take_all(&mut fields, ids)?;
     let (total, on) = (ids.len(), format!("delete {} {list}", ids.len()));
-    change(context, ItemChange::Delete(kind, ids), by, total, &on).await
+    change(context, ItemChange::Delete(kind, ids), &mut fields, total, &on).await
 }
 
 /// Makes drafts of weights the weights, by rule and group.
 async fn release(context: &RequestContext, mut fields: Fields) -> Result<Reply, Refused> {
-    let by = decided(context, &mut fields)?;
     let list: Vec<RouteRuleGroup> = take_all(&mut fields, "routeRuleGroups")?;
     let pair = |one: &RouteRuleGroup| Some((one.route_rule_id?, one.group_id?));
     let pairs: Option<Vec<(u64, u64)>> = list.iter().map(pair).collect();
     let pairs = pairs.ok_or_else(|| String::from("routeRuleId or groupId is missing"))?;
     let (total, on) = (pairs.len(), format!("release {} routeRuleGroups", pairs.len()));
-    change(context, ItemChange::Release(pairs), by, total, &on).await
+    change(context, ItemChange::Release(pairs), &mut fields, total, &on).await
+}
+
+/// Creates a rule with its groups and the drafts of their weights.
+async fn create_rule(context: &RequestContext, mut fields: Fields) -> Result<Reply, Refused> {
+    let sent = fields.get("routeRule").into_iter().chain(fields.get("groups"));
+    sent.into_iter().try_for_each(|sent| check_texts("routeRule", sent))?;
+    let rule: RouteRule =
+        take(&mut fields, "routeRule")?.ok_or_else(|| String::from("routeRule is missing"))?;
+    let rule = RouteRule { route_rule_id: None, ..rule };
+    check_item(&Item::RouteRule(rule.clone()))?;
+    let mut groups: Vec<GroupWeight> = take_all(&mut fields, "groups")?;
+    if groups.is_empty() {
+        return Err(String::from("groups is empty").into());
+    }
+    for GroupWeight { group, .. } in &mut groups {
+        group.group_id = None;
+        let service = group.service_id.get_or_insert_with(|| rule_service(&rule).into());
+        if !service.eq_ignore_ascii_case(rule_service(&rule)) {
+            return Err(String::from("a group of the rule is of another service").into());
+        }
+        check_item(&Item::Group(group.clone()))?;
+    }
+    let on = format!("create the routeRule of {} groups", groups.len());
+    change(context, ItemChange::CreateRule { rule, groups }, &mut fields, 1, &on).await
+}
+
+fn rule_service(rule: &RouteRule) -> &str {
+    rule.service_id.as_deref().unwrap_or_default()
+}
+
+/// Names the instances that are an application's canaries.
+async fn set_canaries(context: &RequestContext, mut fields: Fields) -> Result<Reply, Refused> {
+    let mut named = |name: &str| {
+        let text: Option<Box<str>> = take(&mut fields, name)?;
+        let text = text.ok_or_else(|| format!("{name} is missing"))?;
+        check_name(name, &text).map(|()| text)
+    };
+    let (service, app) = (named("serviceId")?, named("appId")?);
+    check_service_id(&service)?;
+    let region: Option<Box<str>> = take(&mut fields, "regionId")?;
+    check_optional_name("regionId", region.as_deref().unwrap_or_default())?;
+    let mut instances: Vec<Box<str>> = take_all(&mut fields, "canaryIps")?;
+    instances.iter().try_for_each(|one| check_name("canaryIps", one))?;
+    instances.sort_unstable_by_key(|one| one.to_ascii_lowercase());
+    instances.dedup_by(|a, b| a.eq_ignore_ascii_case(b));
+    let on = format!("set {} canaries", instances.len());
+    let canaries = ItemChange::SetCanaries { service, region, app, instances };
+    change(context, canaries, &mut fields, 1, &on).await
 }
 
 async fn change(
     context: &RequestContext,
     change: ItemChange,
-    by: DecidedBy,
+    fields: &mut Fields,
     total: usize,
     on: &str,
 ) -> Result<Reply, Refused> {
+    let by = decided(context, fields)?;
+    let operation: Box<str> = take(fields, "operation")?.unwrap_or_default();
+    check_optional_name("operation", &operation)?;
     let operator_id = by.operator_id.clone();
-    let refused =
-        context.ask_as(Door::Artemis, ChangeItems { change, by }).await.map_err(Box::new)?;
+    let sent = ChangeItems { change: Box::new(change), operation, by };
+    let refused = context.ask_as(Door::Artemis, sent).await.map_err(Box::new)?;
     let Some(first) = refused.first() else {
         log::operator(context, "change groups", on, Some(&operator_id));
         return Ok(management::success());
@@ -380,27 +444,33 @@ async fn change(
 
 /// The fields of a body by which items are found.
 fn filter_of(fields: &Fields) -> Fields {
-    const NAMES: [&str; 12] = [
-        "routeRuleId",
-        "routeRuleGroupId",
-        "id",
-        "groupId",
-        "serviceId",
-        "regionId",
-        "zoneId",
-        "name",
-        "appId",
-        "status",
-        "instanceId",
-        "tag",
-    ];
+    filter_by(fields, &NAMES)
+}
+
+const NAMES: [&str; 12] = [
+    "routeRuleId",
+    "routeRuleGroupId",
+    "id",
+    "groupId",
+    "serviceId",
+    "regionId",
+    "zoneId",
+    "name",
+    "appId",
+    "status",
+    "instanceId",
+    "tag",
+];
+
+/// The fields of these names that a body has.
+pub(super) fn filter_by(fields: &Fields, names: &[&str]) -> Fields {
     let is_given = |value: &Value| !value.is_null() && value.as_str() != Some("");
-    let given = fields.iter().filter(|(name, value)| NAMES.contains(&&***name) && is_given(value));
+    let given = fields.iter().filter(|(name, value)| names.contains(&&***name) && is_given(value));
     given.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Whether an item has all fields of a filter. Texts compare without case.
-fn takes(filter: &Fields, item: &Value) -> bool {
+pub(super) fn takes(filter: &Fields, item: &Value) -> bool {
     filter.iter().all(|(name, wanted)| match (wanted, &item[name]) {
         (Value::String(wanted), Value::String(has)) => wanted.eq_ignore_ascii_case(has),
         (wanted, has) => wanted == has,
@@ -409,14 +479,7 @@ fn takes(filter: &Fields, item: &Value) -> bool {
 
 /// An item with Artemis' fields, and who changed it beside.
 fn item_value(row: &ItemRow) -> Value {
-    let mut value = match &row.item {
-        Item::Group(one) => json!(one),
-        Item::Tags(one) => json!(one),
-        Item::GroupInstance(one) => json!(one),
-        Item::ServiceInstance(one) => json!(one),
-        Item::RouteRule(one) => json!(one),
-        Item::RouteRuleGroup(one) => json!(one),
-    };
+    let mut value = Value::Object(row.item.fields());
     value["operatorId"] = json!(row.by.operator_id);
     value["userId"] = json!(row.by.user.as_ref().map(UserId::as_str));
     value["reason"] = json!(row.by.reason);
@@ -514,9 +577,9 @@ async fn operate_group(context: &RequestContext, mut fields: Fields) -> Result<R
     };
     let mut target = find(&groups(context).await?);
     if target.is_none() && !by_id && !is_complete {
-        let change = ItemChange::Put(vec![item]);
+        let change = Box::new(ItemChange::Put(vec![item]));
         context
-            .ask_as(Door::Artemis, ChangeItems { change, by: by.clone() })
+            .ask_as(Door::Artemis, ChangeItems { change, operation: "".into(), by: by.clone() })
             .await
             .map_err(Box::new)?;
         target = find(&groups(context).await?);

@@ -458,17 +458,7 @@ fn by_target(rows: &[OperationRow]) -> Vec<Value> {
 
 /// A target with its operations, as Artemis has them, and the rows themselves.
 fn entry(target: &Target, rows: &[&OperationRow]) -> Value {
-    let region = target.region();
-    let key = match target {
-        Target::Instance { service, instance, .. } => {
-            json!({"regionId": region, "serviceId": service, "instanceId": instance})
-        }
-        Target::Server { server, .. } => json!({"regionId": region, "serverId": server}),
-        Target::Group { group, .. } => json!({"groupId": group}),
-        Target::Zone { service, zone, .. } => {
-            json!({"regionId": region, "serviceId": service, "zoneId": zone})
-        }
-    };
+    let key = target.fields();
     let operations: Vec<&str> = rows.iter().map(|row| &*row.operation).collect();
     let rows: Vec<Value> = rows.iter().map(|row| row_value(row)).collect();
     json!({key_field(target.kind()): key, "operations": operations, "rows": rows})

@@ -4,6 +4,7 @@
 //! ```text
 //! client --> up-registry-nodes, up-discovery-nodes --> the node it talks to from then on
 //! operators --> management, groups --> what stands in `state::management`
+//!           --> logs               --> the audit log
 //! ```
 //!
 //! Registrations, discovery and the rest of the status are fanfare's own HTTP API, which has Artemis' form
@@ -19,6 +20,7 @@
 //! Imports `auth` and `http`. Imported by `doors`.
 
 mod groups;
+mod logs;
 mod management;
 
 use hyper::body::Incoming;
@@ -56,6 +58,8 @@ enum Resource {
     Management(management::Call),
     /// The groups that operators keep.
     Groups(groups::Call),
+    /// What operators did.
+    Logs(logs::Call),
 }
 
 impl Resource {
@@ -70,15 +74,17 @@ impl Resource {
                 Resource::Sockets
             }
             _ => {
-                let group = groups::Call::at(path).map(Resource::Groups);
-                return group.or_else(|| management::Call::at(path).map(Resource::Management));
+                let groups = || groups::Call::at(path).map(Resource::Groups);
+                let logs = || logs::Call::at(path).map(Resource::Logs);
+                let management = management::Call::at(path).map(Resource::Management);
+                return management.or_else(groups).or_else(logs);
             }
         })
     }
 
     const fn methods(self) -> &'static str {
         match self {
-            Resource::RegistryNodes | Resource::DiscoveryNodes => "POST",
+            Resource::RegistryNodes | Resource::DiscoveryNodes | Resource::Logs(_) => "POST",
             Resource::Deployment | Resource::LegacyLeases => "GET, POST",
             Resource::Sockets => "GET, HEAD, POST",
             Resource::Management(call) => call.methods(),
@@ -95,6 +101,7 @@ impl Resource {
             Resource::Deployment | Resource::Sockets => Scopes::NONE,
             Resource::Management(call) => call.needs(),
             Resource::Groups(call) => call.needs(),
+            Resource::Logs(_) => logs::Call::needs(),
         }
     }
 }
@@ -121,7 +128,7 @@ impl Dialect for Artemis {
                 return Err(Problem::method(allowed));
             }
             match resource {
-                Resource::Management(_) | Resource::Groups(_) => {
+                Resource::Management(_) | Resource::Groups(_) | Resource::Logs(_) => {
                     router::admit_operator(context, &request, resource.needs())?;
                 }
                 _ => router::admit(context, &request, resource.needs())?,
@@ -135,6 +142,7 @@ impl Dialect for Artemis {
                 Resource::Sockets => Ok(sockets(context)),
                 Resource::Management(call) => management::answer(context, request, call).await,
                 Resource::Groups(call) => groups::answer(context, request, call).await,
+                Resource::Logs(call) => logs::answer(context, request, call).await,
             }
         })
     }

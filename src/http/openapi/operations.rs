@@ -436,6 +436,105 @@ pub(super) const OPERATIONS: &[Operation] = &[
     .takes("TargetWish"),
     Operation::new(
         "POST",
+        "/api/management/log/instance-operation-logs.json",
+        ("Artemis", "instanceOperationLogs"),
+        "What operators did to instances",
+        &[(200, Some("LogsAnswer"))],
+    )
+    .of_door("audit:read")
+    .takes("LogFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/log/server-operation-logs.json",
+        ("Artemis", "serverOperationLogs"),
+        "What operators did to servers",
+        &[(200, Some("LogsAnswer"))],
+    )
+    .of_door("audit:read")
+    .takes("LogFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/log/zone-operation-logs.json",
+        ("Artemis", "zoneOperationLogs"),
+        "What operators did to zones",
+        &[(200, Some("LogsAnswer"))],
+    )
+    .of_door("audit:read")
+    .takes("LogFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/log/group-operation-logs.json",
+        ("Artemis", "groupOperationLogs"),
+        "What operators did to groups",
+        &[(200, Some("LogsAnswer"))],
+    )
+    .of_door("audit:read")
+    .takes("LogFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/log/group-logs.json",
+        ("Artemis", "groupLogs"),
+        "How groups changed",
+        &[(200, Some("LogsAnswer"))],
+    )
+    .of_door("audit:read")
+    .takes("LogFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/log/group-instance-logs.json",
+        ("Artemis", "groupInstanceLogs"),
+        "How instances listed in groups changed",
+        &[(200, Some("LogsAnswer"))],
+    )
+    .of_door("audit:read")
+    .takes("LogFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/log/service-instance-logs.json",
+        ("Artemis", "serviceInstanceLogs"),
+        "How described instances changed",
+        &[(200, Some("LogsAnswer"))],
+    )
+    .of_door("audit:read")
+    .takes("LogFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/log/route-rule-logs.json",
+        ("Artemis", "routeRuleLogs"),
+        "How route rules changed",
+        &[(200, Some("LogsAnswer"))],
+    )
+    .of_door("audit:read")
+    .takes("LogFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/log/route-rule-group-logs.json",
+        ("Artemis", "routeRuleGroupLogs"),
+        "How the groups of route rules changed",
+        &[(200, Some("LogsAnswer"))],
+    )
+    .of_door("audit:read")
+    .takes("LogFilter"),
+    Operation::new(
+        "POST",
+        "/api/management/group/create-route-rule.json",
+        ("Artemis", "createRouteRule"),
+        "Create a route rule with its groups",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("RuleWish"),
+    Operation::new(
+        "POST",
+        "/api/management/canary/update-canary-ips.json",
+        ("Artemis", "updateCanaryIps"),
+        "Name the instances that are an application's canaries",
+        &[(200, Some("PlainAnswer"))],
+    )
+    .of_door("registry:write")
+    .takes("CanariesWish"),
+    Operation::new(
+        "POST",
         "/api/management/group/insert-groups.json",
         ("Artemis", "insertGroups"),
         "Insert groups",

@@ -94,6 +94,13 @@ fn group() -> Value {
     )
 }
 
+/// A group of a rule that is created.
+fn weighed_group() -> Value {
+    let mut group = group();
+    group["properties"]["weight"] = or_null("integer");
+    group
+}
+
 fn rule() -> Value {
     with_optional(
         &[],
@@ -184,6 +191,24 @@ fn artemis() -> Value {
             "routeRules": many(rule()), "routeRuleIds": many(count()),
             "routeRuleGroups": many(rule_group()), "routeRuleGroupIds": many(count()),
             "operatorId": text(), "reason": text(), "extensions": text(),
+        })),
+        "RuleWish": with_optional(&["routeRule", "groups"], json!({
+            "routeRule": rule(), "groups": many(weighed_group()),
+            "operation": text(), "operatorId": text(), "reason": text(), "extensions": text(),
+        })),
+        "CanariesWish": with_optional(&["serviceId", "appId", "canaryIps"], json!({
+            "serviceId": name(), "appId": name(), "canaryIps": many(name()), "regionId": text(),
+            "operation": text(), "operatorId": text(), "reason": text(), "extensions": text(),
+        })),
+        "LogFilter": with_optional(&[], json!({
+            "regionId": text(), "serviceId": text(), "instanceId": text(), "serverId": text(),
+            "zoneId": text(), "groupId": count(), "routeRuleId": count(), "name": text(),
+            "appId": text(), "operation": text(), "operatorId": text(), "complete": flag(),
+            "before": count(),
+        })),
+        "LogsAnswer": with_optional(&["logs", "next", "responseStatus"], json!({
+            "logs": many(anything()), "next": or_null("integer"),
+            "responseStatus": one("ResponseStatus"),
         })),
         "ItemFilter": with_optional(&[], json!({
             "groupId": count(), "routeRuleId": count(), "routeRuleGroupId": count(),

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::operation::DecidedBy;
 use crate::limits;
@@ -133,6 +134,17 @@ pub struct RouteRuleGroup {
     pub unreleased_weight: Option<i64>,
 }
 
+/// A group of a rule that is to be created.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupWeight {
+    /// The group, by its names.
+    #[serde(flatten)]
+    pub group: Group,
+    /// The draft of its weight.
+    #[serde(default)]
+    pub weight: Option<i64>,
+}
+
 /// An item of any kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -169,7 +181,37 @@ pub enum ItemKind {
     RouteRuleGroup,
 }
 
+impl ItemKind {
+    /// Its word in the audit log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ItemKind::Group => "group",
+            ItemKind::Tags => "group_tags",
+            ItemKind::GroupInstance => "group_instance",
+            ItemKind::ServiceInstance => "service_instance",
+            ItemKind::RouteRule => "route_rule",
+            ItemKind::RouteRuleGroup => "route_rule_group",
+        }
+    }
+}
+
 impl Item {
+    /// Its fields, under Artemis' names, null where it does not have one.
+    pub fn fields(&self) -> Map<String, Value> {
+        let value = match self {
+            Item::Group(one) => json!(one),
+            Item::Tags(one) => json!(one),
+            Item::GroupInstance(one) => json!(one),
+            Item::ServiceInstance(one) => json!(one),
+            Item::RouteRule(one) => json!(one),
+            Item::RouteRuleGroup(one) => json!(one),
+        };
+        match value {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        }
+    }
+
     /// Its kind.
     pub fn kind(&self) -> ItemKind {
         match self {
@@ -366,5 +408,24 @@ pub enum ItemChange {
         tag: Option<Box<str>>,
         /// The value that it has to have.
         value: Option<Box<str>>,
+    },
+    /// A rule that comes with its groups and the drafts of their weights. What is there of them stays as it is, but
+    /// for the drafts.
+    CreateRule {
+        /// The rule.
+        rule: RouteRule,
+        /// Its groups.
+        groups: Vec<GroupWeight>,
+    },
+    /// The instances of a service that are an application's canaries. Their rule and their group come with them.
+    SetCanaries {
+        /// The service.
+        service: Box<str>,
+        /// The region of the group; none = all.
+        region: Option<Box<str>>,
+        /// The application whose calls go to them.
+        app: Box<str>,
+        /// The ids of the instances. What the group lists beside them goes.
+        instances: Vec<Box<str>>,
     },
 }

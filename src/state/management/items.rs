@@ -46,8 +46,8 @@ impl Items {
         item.owners().into_iter().all(is)
     }
 
-    pub(super) fn is_group(&self, id: u64) -> bool {
-        self.rows.get(&id).is_some_and(|row| row.item.kind() == ItemKind::Group)
+    pub(super) fn kind_of(&self, id: u64) -> Option<ItemKind> {
+        self.rows.get(&id).map(|row| row.item.kind())
     }
 
     pub(super) fn insert(&mut self, row: ItemRow) {

@@ -14,8 +14,9 @@
 //! * One target has one row an operation. The text of the operation is the caller's, and compares without case.
 //! * The table has a bound in rows and in bytes. Beyond it operations are refused, and none is dropped.
 //!
-//! Imports `id`, `limits` and `wire`. Imported by the registry, entries, snapshots and commands.
+//! Imports `id` and `limits`. Imported by the registry, entries, snapshots and commands.
 
+pub mod changes;
 pub mod item;
 pub mod operation;
 
@@ -30,8 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
-use crate::wire::refusal::Code;
-use item::{GroupTags, Item, ItemChange, ItemKind, ItemRow};
+use item::{ItemKind, ItemRow};
 use items::Items;
 use operation::{DecidedBy, OperationFilter, OperationRow, Target};
 
@@ -86,19 +86,6 @@ pub struct Management {
     last_id: u64,
 }
 
-/// What a change of items came to.
-#[derive(Debug, Default)]
-pub struct Changed {
-    /// The keys of the records that differ.
-    pub keys: Vec<String>,
-    /// The places of items that were refused, with the reason.
-    pub refused: Vec<(usize, Code)>,
-    /// The services whose groups, rules or described instances may differ, in lower case.
-    pub services: BTreeSet<Box<str>>,
-    /// Of these, the ones whose clients are given something else now.
-    pub rules: Vec<(ServiceName, Bytes)>,
-}
-
 impl Management {
     /// Begins an operation. The same one again only takes the newer operator, reason and time. Returns its
     /// id; none where there is no room.
@@ -137,157 +124,29 @@ impl Management {
         Some(id)
     }
 
-    /// Completes all operations on one target. Returns the ids of their rows.
-    pub fn complete_all(&mut self, target: &Target) -> Vec<u64> {
-        let rows = self.by_target.get(&target.key()).into_iter().flat_map(BTreeMap::values);
+    /// Completes all operations on one target. Returns their rows.
+    pub fn complete_all(&mut self, target: &Target) -> Vec<OperationRow> {
+        self.remove_all(&target.key())
+    }
+
+    fn remove_all(&mut self, key: &str) -> Vec<OperationRow> {
+        let rows = self.by_target.get(key).into_iter().flat_map(BTreeMap::values);
         let ids: Vec<u64> = rows.copied().collect();
-        for &id in &ids {
-            self.remove(id);
-        }
-        ids
+        ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
     /// Whether a target can have operations: a group has to be there, anything else need not.
     pub fn is_there(&self, target: &Target) -> bool {
         let Target::Group { group, .. } = target else { return true };
-        group.parse().is_ok_and(|id| self.items.is_group(id))
+        group.parse().is_ok_and(|id| self.items.kind_of(id) == Some(ItemKind::Group))
     }
 
     fn is_full(&self) -> bool {
-        self.rows.len() + self.items.rows.len() >= limits::MANAGEMENT_ROWS_MAX
+        !self.has_room_for(1)
     }
 
-    /// Changes items.
-    pub fn change(&mut self, change: ItemChange, by: &DecidedBy, at_ms: u64) -> Changed {
-        let mut changed = Changed::default();
-        match change {
-            ItemChange::Put(items) => {
-                for (index, item) in items.into_iter().enumerate() {
-                    if let Err(code) = self.put(item, by, at_ms, &mut changed) {
-                        changed.refused.push((index, code));
-                    }
-                }
-            }
-            ItemChange::Delete(kind, ids) => {
-                let is_kind =
-                    |id: &u64| self.items.rows.get(id).is_some_and(|row| row.item.kind() == kind);
-                let ids: Vec<u64> = ids.into_iter().filter(is_kind).collect();
-                for id in ids {
-                    self.delete(id, &mut changed);
-                }
-            }
-            ItemChange::Release(groups) => {
-                for (index, (rule, group)) in groups.into_iter().enumerate() {
-                    if !self.release(rule, group, by, at_ms, &mut changed) {
-                        changed.refused.push((index, Code::NotFound));
-                    }
-                }
-            }
-            ItemChange::DeleteTag { group, tag, value } => {
-                self.delete_tag(group, tag.as_deref(), value.as_deref(), by, at_ms, &mut changed);
-            }
-        }
-        changed.rules = self.settle_rules(&changed.services);
-        changed
-    }
-
-    fn put(
-        &mut self,
-        item: Item,
-        by: &DecidedBy,
-        at_ms: u64,
-        changed: &mut Changed,
-    ) -> Result<(), Code> {
-        let before = self.items.place_of(&item)?;
-        let mut item = match before {
-            Some(before) => item.completed_by(&before.item),
-            None => item.unreleased(),
-        };
-        if !self.items.has_owners_of(&item) {
-            return Err(Code::NotFound);
-        }
-        let id = before.map_or_else(|| at_ms.max(self.last_id + 1), |before| before.id);
-        item.set_id(id);
-        let created_ms = before.map_or(at_ms, |before| before.created_ms);
-        let row = ItemRow { id, item, by: by.clone(), created_ms, updated_ms: at_ms };
-        let bytes = self.bytes + self.items.bytes + row.bytes() - before.map_or(0, ItemRow::bytes);
-        if (before.is_none() && self.is_full()) || bytes > limits::MANAGEMENT_BYTES_MAX {
-            return Err(Code::RateLimited);
-        }
-        for item in before.map(|before| &before.item).into_iter().chain([&row.item]) {
-            changed.services.extend(self.items.services_of(item));
-        }
-        self.last_id = self.last_id.max(id);
-        self.items.insert(row);
-        changed.keys.push(item_key(id));
-        Ok(())
-    }
-
-    /// Removes an item; with a group what belongs to it, and the operations on it.
-    fn delete(&mut self, id: u64, changed: &mut Changed) {
-        let below = self.items.below(id);
-        for id in below.into_iter().chain([id]) {
-            let Some(row) = self.items.rows.get(&id) else { continue };
-            changed.services.extend(self.items.services_of(&row.item));
-            changed.keys.push(item_key(id));
-        }
-        let is_group = self.items.is_group(id);
-        for id in self.items.below(id).into_iter().chain([id]) {
-            self.items.remove(id);
-        }
-        if is_group {
-            let rows = self.by_target.get(&operation::group_key(id));
-            let ids: Vec<u64> = rows.into_iter().flat_map(BTreeMap::values).copied().collect();
-            for &id in &ids {
-                self.remove(id);
-            }
-            changed.keys.extend(ids.into_iter().map(key_of));
-        }
-    }
-
-    fn delete_tag(
-        &mut self,
-        group: u64,
-        tag: Option<&str>,
-        value: Option<&str>,
-        by: &DecidedBy,
-        at_ms: u64,
-        changed: &mut Changed,
-    ) {
-        let Some(row) = self.items.tags_of(group) else { return };
-        let (id, mut row) = (row.id, row.clone());
-        changed.services.extend(self.items.services_of(&row.item));
-        let Item::Tags(GroupTags { tags: Some(tags), .. }) = &mut row.item else { return };
-        tags.retain(|name, has| {
-            let is_tag = tag.is_none_or(|tag| **name == *tag);
-            !(is_tag && value.is_none_or(|value| **has == *value))
-        });
-        if tags.is_empty() {
-            self.items.remove(id);
-        } else {
-            (row.by, row.updated_ms) = (by.clone(), at_ms);
-            self.items.insert(row);
-        }
-        changed.keys.push(item_key(id));
-    }
-
-    /// Makes the draft of a weight the weight. Returns whether there is such a group of a rule.
-    fn release(
-        &mut self,
-        rule: u64,
-        group: u64,
-        by: &DecidedBy,
-        at_ms: u64,
-        changed: &mut Changed,
-    ) -> bool {
-        let Some(mut row) = self.items.group_of_rule(rule, group).cloned() else { return false };
-        let Item::RouteRuleGroup(one) = &mut row.item else { return false };
-        one.weight = one.unreleased_weight;
-        (row.by, row.updated_ms) = (by.clone(), at_ms);
-        changed.services.extend(self.items.services_of(&row.item));
-        changed.keys.push(item_key(row.id));
-        self.items.insert(row);
-        true
+    fn has_room_for(&self, rows: usize) -> bool {
+        self.rows.len() + self.items.rows.len() + rows <= limits::MANAGEMENT_ROWS_MAX
     }
 
     /// What clients are given of a service: `"logicInstances":[...],"routeRules":[...]`; none where it has neither.
@@ -342,8 +201,8 @@ impl Management {
         self.rows.insert(row.id, row);
     }
 
-    fn remove(&mut self, id: u64) {
-        let Some(row) = self.rows.remove(&id) else { return };
+    fn remove(&mut self, id: u64) -> Option<OperationRow> {
+        let row = self.rows.remove(&id)?;
         self.bytes -= row.bytes();
         self.wide -= usize::from(row.target.is_wide());
         let key = row.target.key();
@@ -353,6 +212,7 @@ impl Management {
                 self.by_target.remove(&key);
             }
         }
+        Some(row)
     }
 
     /// The first row below which an instance with this JSON is.

@@ -1,6 +1,7 @@
 //! An operation: its target, who decided it, and the row that stands for it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use crate::id::{InstanceIdentity, UserId};
 use crate::limits;
@@ -58,6 +59,18 @@ pub enum TargetKind {
     Group,
 }
 
+impl TargetKind {
+    /// Its word in the audit log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TargetKind::Instance => "instance",
+            TargetKind::Server => "server",
+            TargetKind::Zone => "zone",
+            TargetKind::Group => "group",
+        }
+    }
+}
+
 impl Target {
     /// Its kind and names in one text, the same for each spelling.
     pub(super) fn key(&self) -> String {
@@ -108,6 +121,25 @@ impl Target {
             | Target::Server { server: name, .. }
             | Target::Zone { zone: name, .. }
             | Target::Group { group: name, .. } => name,
+        }
+    }
+
+    /// Its names, under Artemis' own.
+    pub fn fields(&self) -> Map<String, Value> {
+        let region = self.region();
+        let fields = match self {
+            Target::Instance { service, instance, .. } => {
+                json!({"regionId": region, "serviceId": service, "instanceId": instance})
+            }
+            Target::Server { server, .. } => json!({"regionId": region, "serverId": server}),
+            Target::Zone { service, zone, .. } => {
+                json!({"regionId": region, "serviceId": service, "zoneId": zone})
+            }
+            Target::Group { group, .. } => json!({"groupId": group.parse::<u64>().ok()}),
+        };
+        match fields {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
         }
     }
 

@@ -6,15 +6,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::changes::ACTIVE;
 use super::item::{Group, Item, RouteRule, ServiceInstance};
 use super::items::Items;
 use crate::limits;
 
 /// What the clients of a service without either are given.
 pub(super) const NONE: &[u8] = b"\"logicInstances\":[],\"routeRules\":[]";
-
-/// What is not switched off.
-const ACTIVE: &str = "active";
 
 #[derive(Default)]
 struct Parts {
@@ -71,7 +69,7 @@ pub(super) fn of(items: &Items, is_chosen: impl Fn(&str) -> bool) -> BTreeMap<Bo
         });
         let value = json!({
             "groupKey": key_of(found),
-            "weight": one.weight.unwrap_or(0).clamp(0, limits::ROUTE_WEIGHT_MAX),
+            "weight": weight_of(one.weight),
             "instanceIds": listed.get(&group),
             "instances": null,
             "metadata": tags,
@@ -91,6 +89,12 @@ pub(super) fn of(items: &Items, is_chosen: impl Fn(&str) -> bool) -> BTreeMap<Bo
         (service, Bytes::from(text))
     });
     texts.filter(|(_, text)| text != NONE).collect()
+}
+
+/// The weight that clients count with: the default where none was released, or one below 0.
+fn weight_of(released: Option<i64>) -> i64 {
+    let weight = released.filter(|weight| *weight >= 0);
+    weight.map_or(limits::ROUTE_WEIGHT_DEFAULT, |weight| weight.min(limits::ROUTE_WEIGHT_MAX))
 }
 
 fn is_active(status: Option<&str>) -> bool {

@@ -75,7 +75,9 @@ pub struct ReadOperations(pub OperationFilter);
 #[derive(Debug)]
 pub struct ChangeItems {
     /// The change.
-    pub change: ItemChange,
+    pub change: Box<ItemChange>,
+    /// The caller's word for it, for the audit log; empty where there is none.
+    pub operation: Box<str>,
     /// Who decided it.
     pub by: DecidedBy,
 }

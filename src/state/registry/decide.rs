@@ -80,8 +80,8 @@ impl Registry {
         sent: ChangeItems,
         now: Moment,
     ) -> Decision<Vec<RefusedEntry>> {
-        let ChangeItems { change, by } = sent;
-        self.decide(RegistryEntry::ChangeItems { change, by }, now)
+        let ChangeItems { change, operation, by } = sent;
+        self.decide(RegistryEntry::ChangeItems { change, operation, by }, now)
     }
 
     /// Decides on heartbeats: those of leases that are all this node's need no entry.

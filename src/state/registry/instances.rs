@@ -307,7 +307,7 @@ impl Registry {
         now: Moment,
     ) -> bool {
         // Its own operations end with a pull-in; those on its server or its zone stand.
-        let is_operated = operator.is_none() && self.complete_instance(identity);
+        let is_operated = operator.is_none() && self.complete_instance(identity, now);
         if !self.by_identity.contains_key(identity)
             && !self.pulled_out.contains(identity)
             && !is_operated

@@ -107,8 +107,8 @@ impl Registry {
             RegistryEntry::OperateTargets { operations, is_complete, by } => {
                 Applied::Batch(self.operate_targets(operations, is_complete, &by, at))
             }
-            RegistryEntry::ChangeItems { change, by } => {
-                Applied::Batch(self.change_items(change, &by, at))
+            RegistryEntry::ChangeItems { change, operation, by } => {
+                Applied::Batch(self.change_items(*change, &operation, &by, at))
             }
             RegistryEntry::Protect { service, enabled } => {
                 Applied::Found(self.protect(&service, enabled, at))

@@ -10,6 +10,7 @@ use crate::clock::Moment;
 use crate::id::{InstanceIdentity, ServiceName};
 use crate::limits;
 use crate::state::audit::{Note, kind};
+use crate::state::management::changes::ChangedItem;
 use crate::state::management::item::{ItemChange, ItemKind, ItemRow};
 use crate::state::management::operation::{
     DecidedBy, OperationFilter, OperationRow, Target, TargetKind,
@@ -65,10 +66,13 @@ impl Registry {
     ) {
         let kind = if is_complete { kind::OPERATION_COMPLETED } else { kind::OPERATION_BEGUN };
         self.notes.add(|| {
-            let detail = json!({
-                "target": target.to_string(), "operation": operation,
-                "operator_id": by.operator_id,
+            let mut detail = json!({
+                "target": target.to_string(), "of": target.kind().as_str(),
+                "key": target.fields(), "operation": operation, "operator_id": by.operator_id,
             });
+            if !by.extensions.is_empty() {
+                detail["extensions"] = json!(by.extensions);
+            }
             let note = Note::new(kind, now).with(&detail).because(by.reason.to_string());
             let service = target.service().map(ServiceName::of);
             match (target, service) {
@@ -78,6 +82,30 @@ impl Registry {
                 }
                 (_, Some(name)) => note.of_service(name),
                 (_, None) => note,
+            }
+        });
+    }
+
+    /// Notes a changed item for the audit log.
+    fn note_item(&mut self, item: &ChangedItem, operation: &str, by: &DecidedBy, now: Moment) {
+        let ChangedItem { action, row, service } = item;
+        self.notes.add(|| {
+            let mut fields = row.item.fields();
+            fields.retain(|_, value| !value.is_null());
+            let mut detail = json!({
+                "of": row.item.kind().as_str(), "item": fields, "action": action,
+                "operator_id": by.operator_id,
+            });
+            for (name, text) in [("operation", operation), ("extensions", &*by.extensions)] {
+                if !text.is_empty() {
+                    detail[name] = json!(text);
+                }
+            }
+            let note = Note::new(kind::GROUPS_CHANGED, now).with(&detail);
+            let note = note.because(by.reason.to_string());
+            match service {
+                Some(service) => note.of_service(ServiceName::of(service)),
+                None => note,
             }
         });
     }
@@ -95,12 +123,16 @@ impl Registry {
     }
 
     /// Completes all operations on one instance. Returns whether there were some.
-    pub(super) fn complete_instance(&mut self, identity: &InstanceIdentity) -> bool {
-        let ids = target_of(identity).map(|target| self.management.complete_all(&target));
-        let ids = ids.unwrap_or_default();
-        let is_some = !ids.is_empty();
-        self.dirty.management.extend(ids.into_iter().map(management::key_of));
-        is_some
+    pub(super) fn complete_instance(&mut self, identity: &InstanceIdentity, now: Moment) -> bool {
+        let rows = target_of(identity).map(|target| self.management.complete_all(&target));
+        let rows = rows.unwrap_or_default();
+        self.dirty.management.extend(rows.iter().map(|row| management::key_of(row.id)));
+        let why = "a pull-in ends all operations on its instance";
+        let by = DecidedBy { reason: why.into(), ..DecidedBy::default() };
+        for OperationRow { target, operation, .. } in &rows {
+            self.note_operation(target, operation, true, &by, now);
+        }
+        !rows.is_empty()
     }
 
     /// Whether an instance with this JSON is out of discovery.
@@ -166,20 +198,18 @@ impl Registry {
     pub(super) fn change_items(
         &mut self,
         change: ItemChange,
+        operation: &str,
         by: &DecidedBy,
         now: Moment,
     ) -> Vec<RefusedEntry> {
         let changed = self.management.change(change, by, now.wall_ms);
-        if !changed.keys.is_empty() {
-            let services: Vec<&str> = changed.services.iter().map(AsRef::as_ref).collect();
-            let keys = changed.keys.len();
-            self.notes.add(|| {
-                let detail = json!({
-                    "items": keys, "services": services, "operator_id": by.operator_id,
-                });
-                let note = Note::new(kind::GROUPS_CHANGED, now).with(&detail);
-                note.because(by.reason.to_string())
-            });
+        for item in &changed.items {
+            self.note_item(item, operation, by, now);
+        }
+        let why = "its group was deleted";
+        let ended = DecidedBy { reason: why.into(), ..by.clone() };
+        for OperationRow { target, operation, .. } in &changed.ended {
+            self.note_operation(target, operation, true, &ended, now);
         }
         self.dirty.management.extend(changed.keys);
         let changed_rules = changed.rules.into_iter();
