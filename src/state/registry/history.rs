@@ -44,7 +44,9 @@ impl Registry {
     /// Ends a command: judges the services it renewed, added or removed leases of, and announces its steps.
     pub(in crate::state) fn settle(&mut self, now: Moment) {
         self.rejudge(now);
-        for index in std::mem::take(&mut self.touched) {
+        // The list is put back empty: its memory serves the next command.
+        let mut touched = std::mem::take(&mut self.touched);
+        for index in touched.drain(..) {
             debug_assert!(
                 !self.services[index].is_degraded() || self.is_suspicious(index),
                 "expiry is held though enough leases are renewed"
@@ -77,6 +79,8 @@ impl Registry {
                 self.ages.push(age, is_kept);
             }
         }
+        debug_assert!(self.touched.is_empty(), "announcing touches no service");
+        self.touched = touched;
     }
 
     /// Bytes of the changes that all services remember.

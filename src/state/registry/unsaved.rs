@@ -104,7 +104,8 @@ impl SetBound {
 /// Marks of rows that changed and are not written yet.
 #[derive(Debug, Default)]
 pub(super) struct DirtySet {
-    pub(super) services: HashSet<usize>,
+    /// Places of services. An ordered set: a small number is compared faster than it is hashed.
+    pub(super) services: BTreeSet<usize>,
     /// Services that the store has to forget as well.
     pub(super) forgotten: HashSet<ServiceName>,
     pub(super) instances: HashSet<InstanceIdentity>,
