@@ -741,10 +741,15 @@ impl<S: Socket> Shard<S> {
         self.push_direct(slot, frame.into());
     }
 
-    /// Adds a frame for this connection alone.
+    /// Adds a frame for this connection alone, unless the connection is to be closed.
     pub(super) fn push_direct(&mut self, slot: Slot, frame: Split) {
         let chunk = Chunk { head: frame.head, tail: frame.tail, frames: 1, source: Source::Direct };
         let conn = &mut self.conns[slot.index()];
+        if conn.is_to_close {
+            // Behind the message that had no room it would say that its reader has that message: the client
+            // would come back for what is after it.
+            return;
+        }
         conn.outbox.push(Rc::new(chunk));
         let bytes = conn.outbox.bytes() as u64;
         self.stats().outbox_bytes_peak.raise(bytes);
