@@ -253,3 +253,27 @@ fn a_message_of_an_epoch_that_is_over_leads_nobody_away() {
     assert_eq!(world.seen, [1, 9, 2, 3]);
     assert_eq!(world.resets, [("before".into(), 8), (EPOCH.into(), 1)]);
 }
+
+/// Requests and topics come over two connections: what was asked for before may come after.
+#[test]
+fn an_answer_from_before_another_epoch_was_heard_of_leads_nobody_back() {
+    let mut world = World::new();
+    world.publish();
+    world.settle();
+    world.node.on_relinked();
+    world.carry_out();
+    let (request, rest) = world.requests.pop_front().expect("it reads what it missed");
+    let old = world.answer(request);
+    let text = Bytes::from_static(b"{\"type\":\"json\",\"payload\":{\"n\":1}}");
+    let message = ChannelMessage { channel: name(), text, except: None };
+    let first = SequencedMessage { epoch: String::from("later"), offset: 1, at_ms: 1, message };
+    world.node.on_channel_messages(vec![first.clone()], now());
+    world.carry_out();
+    world.node.resume(rest, old, now());
+    world.carry_out();
+    let (_, rest) = world.requests.pop_front().expect("it asks again, under the epoch it has now");
+    let state = ChannelState { epoch: String::from("later"), offset: 1, kept: vec![first] };
+    world.node.resume(rest, BackplaneResponse::Channel(Some(state)), now());
+    world.carry_out();
+    assert_eq!((&world.seen[..], &world.resets[..]), (&[1, 1][..], &[("later".into(), 0)][..]));
+}

@@ -152,9 +152,15 @@ impl State {
         let state = self.channels.get_mut(key);
         state.offset = found.offset;
         let stashed = state.stream.as_mut().map(|stream| stream.go_live());
+        let (of_epoch, of_others): (Vec<_>, Vec<_>) =
+            stashed.into_iter().flatten().partition(|one| one.epoch == found.epoch);
         self.end_reading(key, Waited::Met);
-        for message in stashed.into_iter().flatten().filter(|one| one.epoch == found.epoch) {
+        for message in of_epoch {
             self.offer(message, true, now);
+        }
+        if !of_others.is_empty() {
+            // Which epoch is the later one, another reading tells.
+            self.heal(key);
         }
         self.leave_unless_followed(key, now);
     }
@@ -249,6 +255,7 @@ impl State {
         now: Moment,
     ) {
         let (channel, text) = (message.channel.clone(), message.text.clone());
+        let refused = text.clone();
         let Ok(MessagePosition { epoch, offset, at_ms }) = position else {
             if let Some(reply) = self.sequencer.unplaced.remove(&text) {
                 self.refuse_publisher(reply, Refusal::unavailable(), now);
@@ -279,9 +286,16 @@ impl State {
         } else {
             return finish(self, key);
         };
-        self.wait(condition, move |state, _, _| {
+        self.wait(condition, move |state, how, now| {
             let key = state.channels.find(&channel);
-            finish(state, key);
+            if matches!(how, Waited::Met) {
+                return finish(state, key);
+            }
+            // What is before it here may be missing for long. An answer ahead of that would say that its
+            // reader has all of it.
+            if let Some(reply) = state.sequencer.unplaced.remove(&refused) {
+                state.refuse_publisher(reply, Refusal::unavailable(), now);
+            }
         });
     }
 
@@ -323,8 +337,16 @@ impl State {
             self.end_reading(key, Waited::Failed);
             return self.leave_unless_followed(key, now);
         };
-        let state = self.channels.get(key);
+        let state = self.channels.get_mut(key);
         let at = StreamPosition { epoch: state.epoch.as_str(), offset: state.offset };
+        let is_of_other = found.as_ref().is_some_and(|found| found.epoch != at.epoch);
+        if is_of_other && asked.epoch != at.epoch {
+            // The topic has led elsewhere meanwhile, and the answer may be from before that.
+            if let Some(stream) = &mut state.stream {
+                stream.is_reading = false;
+            }
+            return self.heal(key);
+        }
         match repair(at, asked, found) {
             Repair::Steps(steps) => self.carry_out_repair(key, steps, now),
             Repair::Delete => {
