@@ -554,6 +554,10 @@ pub const SNAPSHOT_CHANGES_BYTES_MAX: usize = 256 * KIB;
 /// can hold it (RFC 8259, 6), and counting on from it never reaches the end of 64 bits.
 pub const COUNTER_MAX: u64 = 1 << 53;
 
+/// A log that is begun anew counts from a multiple of this many entries above the log before: more than Redis ever
+/// loses, and a node that read them would have.
+pub const LOG_GAP: u64 = 1 << 24;
+
 /// Checks a count that another node wrote.
 ///
 /// # Errors

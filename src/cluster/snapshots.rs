@@ -94,6 +94,7 @@ impl Seed<'_> {
         epoch.truncate(limits::EPOCH_CHARS);
         snapshot.begin_log(&epoch);
         let (new, instances) = (snapshot.epoch.clone(), snapshot.instances.len());
+        let sequence = snapshot.sequence;
         let text = encode_snapshot(snapshot).await.map_err(LogFault::Log)?;
         let mut connection = connect(shared).await?;
         let epoch: String = scripts::SEED
@@ -104,6 +105,7 @@ impl Seed<'_> {
             .arg(self.entries)
             .arg(limits::CLUSTER_BARE_MS)
             .arg(self.asked)
+            .arg(sequence)
             .invoke_async(&mut *connection)
             .await?;
         tracing::info!(epoch, instances, "a log is started");

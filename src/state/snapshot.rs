@@ -64,16 +64,23 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Makes it the beginning of a log, under another epoch. The entries of that log are numbered anew, so the
-    /// numbers of leases and of watches are all below theirs: an entry about a lease would else be about another
-    /// one that happens to have the number.
+    /// Makes it the beginning of a log, under another epoch.
+    ///
+    /// The numbers of that log begin far above those of the log before, of which some nodes may have read more
+    /// than this one. So an entry that such a node still decides by the log before is void in the new log: the
+    /// lease or the watch that it names by its number is not there. And an answer that tells the newest number
+    /// of the new log is no contact for that node, because it has not read as far. How far above is chance, by
+    /// way of the epoch: two logs may begin with the same snapshot.
     pub fn begin_log(&mut self, epoch: &str) {
         epoch.clone_into(&mut self.epoch);
         "0-0".clone_into(&mut self.position);
-        self.sequence = 0;
-        self.instances.iter_mut().for_each(|instance| instance.lease = 0);
+        let chance =
+            epoch.bytes().fold(0, |chance: u64, byte| (chance * 31 + u64::from(byte)) % 256);
+        let first = (self.sequence / limits::LOG_GAP + 1 + chance) * limits::LOG_GAP;
+        self.sequence = if first < limits::COUNTER_MAX / 2 { first } else { limits::LOG_GAP };
+        self.instances.iter_mut().for_each(|instance| instance.lease = self.sequence);
         let watches = self.services.iter_mut().filter_map(|service| service.watch.as_mut());
-        watches.for_each(|watch| *watch = 0);
+        watches.for_each(|watch| *watch = self.sequence);
     }
 
     /// Checks that no count or time in it is beyond [`limits::COUNTER_MAX`]: a node that counts on

@@ -1,6 +1,7 @@
 //! What nodes write for each other: nodes of the release before read it, and it reads theirs.
 
 use fanfare::internals::id::UserId;
+use fanfare::internals::limits;
 use fanfare::internals::state::entry::{Entry, RegistryEntry, decode, encode};
 use fanfare::internals::state::journal::DirectMessage;
 use fanfare::internals::state::snapshot::{InstanceRecord, PullOutRecord, ServiceRecord, Snapshot};
@@ -97,13 +98,19 @@ fn messages_of_the_journal_stay() {
 }
 
 #[test]
-fn a_log_that_begins_has_no_number_in_it() {
+fn a_log_that_begins_gives_all_leases_and_watches_its_first_number() {
     let lease = InstanceRecord { lease: 15, ..InstanceRecord::default() };
     let watches = [None, Some(7)].map(|watch| ServiceRecord { watch, ..Default::default() });
     let (instances, services) = (vec![lease], watches.to_vec());
     let mut snapshot = Snapshot { sequence: 20, instances, services, ..Snapshot::default() };
     snapshot.begin_log("e");
+    let first = snapshot.sequence;
+    assert!(first >= limits::LOG_GAP && first.is_multiple_of(limits::LOG_GAP));
     let watches: Vec<_> = snapshot.services.iter().map(|service| service.watch).collect();
-    assert_eq!((snapshot.sequence, snapshot.instances[0].lease), (0, 0));
-    assert_eq!((watches, &*snapshot.epoch), (vec![None, Some(0)], "e"));
+    assert_eq!((snapshot.instances[0].lease, watches), (first, vec![None, Some(first)]));
+    assert_eq!(&*snapshot.epoch, "e");
+    // However often that happens, every reader of JSON can hold the number.
+    snapshot.sequence = limits::COUNTER_MAX - 1;
+    snapshot.begin_log("f");
+    assert!(snapshot.sequence <= limits::COUNTER_MAX / 2);
 }

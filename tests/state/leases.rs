@@ -46,7 +46,8 @@ impl Alone {
 
     /// Begins anew from a snapshot and the entries behind it.
     fn install_snapshot(&mut self, snapshot: &Snapshot) {
-        let items = self.log[snapshot.sequence as usize..].to_vec();
+        // A log that begins anew has none yet.
+        let items = self.log.get(snapshot.sequence as usize..).unwrap_or_default().to_vec();
         self.state.install_snapshot(snapshot.clone(), items, self.now);
     }
 
@@ -138,6 +139,41 @@ fn the_owner_before_has_its_time_where_a_log_begins_behind_the_takeover() {
     alone.install_snapshot(&snapshot);
     assert!(!alone.ends_within(LEASE_MS + limits::CLUSTER_CONTACT_MS - STEP_MS));
     assert!(alone.ends_within(3 * STEP_MS));
+}
+
+/// A node that has read more of the log before may write to the next one what it decided by that.
+#[test]
+fn a_log_that_begins_anew_has_numbers_that_no_other_had() {
+    let mut node = Alone::start();
+    node.register("a");
+    let before = node.state.snapshot();
+    let begun = |epoch: &str| {
+        let mut snapshot = before.clone();
+        snapshot.begin_log(epoch);
+        snapshot
+    };
+    let (one, other) = (begun("b"), begun("c"));
+    assert!(one.sequence >= before.sequence + limits::LOG_GAP);
+    assert_ne!(one.sequence, other.sequence, "two that begin with the same");
+    assert!(one.instances.iter().all(|instance| instance.lease == one.sequence));
+}
+
+/// What the newest log tells says nothing about the one that the node follows.
+#[test]
+fn a_node_that_follows_the_log_before_is_cut_off() {
+    let mut node = Alone::start();
+    node.contact(node.entries());
+    let mut newer = node.state.snapshot();
+    newer.begin_log("another");
+    for _ in 0..=limits::CLUSTER_CONTACT_MS / limits::CLUSTER_HEARTBEAT_MS {
+        node.now.unix_ms += limits::CLUSTER_HEARTBEAT_MS;
+        node.contact(newer.sequence);
+    }
+    assert!(node.state.registry.is_cut_off());
+    node.log.clear();
+    node.install_snapshot(&newer);
+    node.contact(newer.sequence);
+    assert!(!node.state.registry.is_cut_off());
 }
 
 /// It is as good as cut off: what it shows is as old.
