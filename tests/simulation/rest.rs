@@ -66,9 +66,10 @@ impl SimWorld {
     }
 
     pub fn judge_quiet(&mut self) {
-        // Leases go on running out meanwhile.
+        // Leases go on running out meanwhile, and one node hears of it before the next.
         for _ in 0..100 {
-            if self.clients.iter().all(Client::has_read_all) {
+            let is_told = !self.is_joined || self.sequencer.is_at_rest();
+            if is_told && self.clients.iter().all(Client::has_read_all) {
                 break;
             }
             self.settle(STEP_MS, STEP_MS);
@@ -95,6 +96,8 @@ impl SimWorld {
         for service in SERVICES.into_iter().chain(holder::SERVICES) {
             let at = first.services.get(service);
             let place = |at: Option<&super::oracle::Position>| {
+                // One that never had an instance is nothing, whether a node was asked about it or not.
+                let at = at.filter(|at| at.revision > 0 || at.degraded);
                 at.map(|at| (Rc::clone(&at.epoch), at.revision, at.degraded))
             };
             for other in &self.nodes {

@@ -204,6 +204,16 @@ impl SimSequencer {
         }
     }
 
+    /// Whether every living node has the whole log, and none has more for it.
+    pub fn is_at_rest(&self) -> bool {
+        let end = Some((self.generation, self.items.len() as u64));
+        let living = self.links.iter().filter(|link| link.died_ms.is_none());
+        let mut is_all = living.map(|link| {
+            link.place == end && link.entries.0.is_empty() && link.proposals.0.is_empty()
+        });
+        is_all.all(|is_all| is_all)
+    }
+
     /// Whether an entry was read by a node that has ended and by nobody who lives.
     pub fn is_known_to_the_dead_alone(&self) -> bool {
         let most = |is_dead: bool| {
@@ -596,7 +606,8 @@ impl SimSequencer {
         let news = News::Nodes {
             nodes: nodes.collect(),
             contact_ms: now_ms + self.links[at].skew_ms,
-            newest: self.items.len() as u64,
+            newest: self.snapshot.as_ref().map_or(0, |snapshot| snapshot.sequence)
+                + self.items.len() as u64,
             written: self.written,
         };
         // What keeps the log from a node may keep this from it as well.
