@@ -1103,6 +1103,37 @@ pub const EXPIRY_JUDGE_DELAY_MS: u64 = 500;
 /// RFC 7518 section 3.2 asks for as many bytes as the hash has.
 pub const JWT_SECRET_BYTES: usize = 32;
 
+/// Secrets besides the first whose tokens are accepted: a change of secret needs one.
+pub const JWT_OTHER_SECRETS_MAX: usize = 8;
+
+/// Longest issuer or audience that tokens can be asked for, in bytes.
+pub const CLAIM_BYTES_MAX: usize = 1_024;
+
+/// Largest set of public keys of tokens (JWKS), in bytes.
+pub const JWKS_BYTES_MAX: usize = 256 * 1_024;
+
+/// Keys in such a set. A token that names none is tried with each of its algorithm.
+pub const JWKS_KEYS_MAX: usize = 32;
+
+/// Longest name of a key in such a set, in bytes.
+pub const JWKS_KEY_ID_BYTES_MAX: usize = 256;
+
+/// Largest RSA key of such a set, in bits. Checking a signature takes four times as long with twice as many.
+pub const JWKS_RSA_BITS_MAX: usize = 8_192;
+
+/// Shortest time between two readings of such a set, in milliseconds: also a token that no key has signed
+/// has it read again, and anybody can make such a token.
+pub const JWKS_REFRESH_MS_MIN: u64 = 10_000;
+
+/// Time between two readings of such a set where none is set, in milliseconds.
+pub const JWKS_REFRESH_MS_DEFAULT: u64 = 300_000;
+
+/// Time after which a failed reading of such a set is tried again, in milliseconds, where it is not read sooner.
+pub const JWKS_RETRY_MS: u64 = 30_000;
+
+/// Longest time between two readings of such a set, in milliseconds.
+pub const JWKS_REFRESH_MS_MAX: u64 = 24 * 3_600_000;
+
 /// Longest lifetime of a token from the command line, in milliseconds: ten years.
 pub const TOKEN_TTL_MS_MAX: u64 = 10 * 365 * 24 * 3_600_000;
 

@@ -67,6 +67,28 @@ fn a_node_with_another_secret_is_not_ready() {
     eventually("nobody differs any more", PATIENCE, || second.get("/ready").status == 200);
 }
 
+/// First every node takes the next secret as another one, then each signs with it, then the old one goes.
+#[test]
+fn a_secret_is_changed_node_by_node() {
+    let redis = Redis::start();
+    let first = start(&redis, SECRET, &["--jwt-other-secrets", OTHER]);
+    await_ready(&first);
+    let second = start(&redis, OTHER, &["--jwt-other-secrets", SECRET]);
+    await_ready(&second);
+    let living = || second.get("/api/status/cluster.json").body["nodes"].as_array().map(Vec::len);
+    eventually("both are there", PATIENCE, || living() == Some(2));
+    assert_eq!(differing(&second, &node_id(&first)), Value::Null);
+    assert_eq!(second.get("/ready").status, 200);
+
+    // One that does not take the tokens of the others is in the way.
+    let third = start(
+        &redis,
+        "a third secret of more than thirty-two bytes",
+        &["--jwt-other-secrets", SECRET],
+    );
+    is_not_ready(&first, &third, &json!(["token_key"]));
+}
+
 #[test]
 fn a_node_with_other_limits_is_not_ready() {
     let redis = Redis::start();

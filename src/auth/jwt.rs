@@ -1,18 +1,18 @@
 //! The authenticator: from a token to an identity, and back for the command line.
 //!
-//! One algorithm, fixed by the key that the authenticator is made with: a token's own header never
-//! chooses it (RFC 8725 section 3.1). Time is passed in.
+//! The keys are `auth::key_set`'s, and can be replaced while tokens are checked. Time is passed in.
 //!
 //! # Promises
 //!
 //! * A token with `exp` at or before now is expired; there is no leeway (RFC 7519 section 4.1.4).
 //! * The signature is judged before any claim, so a forged token learns nothing about its claims.
+//! * Where an issuer or audiences are set, a token of another issuer or for others is refused (RFC 8725 sections 3.8
+//!   and 3.9), and the authenticator's own tokens name them.
 //! * No error, no `Debug` output and no log line holds a token or a secret.
 //!
 //! # Not here
 //!
-//! Whether a token was revoked (`auth::revoked`), accounts and passwords. The `aud` and `iss` claims are
-//! ignored: the holder of the secret is the issuer.
+//! Whether a token was revoked (`auth::revoked`), accounts and passwords.
 //!
 //! Imports its siblings and `id`. Imported by `http`, `ws`, `shard` and `server`.
 
@@ -20,11 +20,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, Header, TokenData};
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::key_set::KeySet;
 use super::names;
 use super::permission::Scopes;
 use super::revoked::TokenId;
@@ -147,6 +150,8 @@ impl std::error::Error for AuthError {}
 /// type is ignored, a wrong `nbf` is not.
 #[derive(Deserialize)]
 struct ForeignClaims {
+    iss: Option<Value>,
+    aud: Option<Value>,
     sub: Option<Value>,
     exp: Option<Value>,
     nbf: Option<Value>,
@@ -158,68 +163,92 @@ struct ForeignClaims {
     scope: Option<Value>,
 }
 
-/// The holder of the key: checks tokens and makes them.
+/// Whom tokens have to come from, and whom they have to be for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Audience {
+    /// The `iss` of each token; none: it is not looked at.
+    pub issuer: Option<String>,
+    /// The `aud` of each token names one of these; empty: it is not looked at.
+    pub audiences: Vec<String>,
+}
+
+impl Audience {
+    fn check(&self, claims: &ForeignClaims) -> Result<(), AuthError> {
+        if let Some(issuer) = &self.issuer {
+            match &claims.iss {
+                Some(Value::String(iss)) if iss == issuer => {}
+                Some(_) => return Err(AuthError::Invalid("iss is another issuer")),
+                None => return Err(AuthError::Invalid("iss is missing")),
+            }
+        }
+        let is_meant = |aud: &Value| self.audiences.iter().any(|one| aud == one.as_str());
+        match &claims.aud {
+            _ if self.audiences.is_empty() => Ok(()),
+            None => Err(AuthError::Invalid("aud is missing")),
+            Some(Value::Array(all)) if all.iter().any(is_meant) => Ok(()),
+            Some(one) if is_meant(one) => Ok(()),
+            Some(_) => Err(AuthError::Invalid("aud is another audience")),
+        }
+    }
+}
+
+/// Claims as this server signs them.
+#[derive(Serialize)]
+struct OwnClaims<'a> {
+    #[serde(flatten)]
+    claims: &'a Claims,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aud: Option<&'a str>,
+}
+
+/// The holder of the keys: checks tokens and makes them.
 pub struct Authenticator {
-    algorithm: Algorithm,
-    decoding_key: DecodingKey,
-    /// None if another issuer makes the tokens.
-    encoding_key: Option<EncodingKey>,
-    validation: Validation,
+    keys: RwLock<Arc<KeySet>>,
+    audience: Audience,
+    unknown_key: Notify,
 }
 
 impl Authenticator {
-    /// Makes an authenticator for HS256 with the secret that both sides share.
+    /// Makes an authenticator with these keys, for all issuers and audiences.
     #[must_use]
-    pub fn hs256(secret: &[u8]) -> Self {
-        let keys = (DecodingKey::from_secret(secret), Some(EncodingKey::from_secret(secret)));
-        Self::new(Algorithm::HS256, keys)
-    }
-
-    /// Makes an authenticator for tokens of another issuer, from the public key in PEM:
-    /// RSA of at least 2,048 bits for RS256 (RFC 7518, 3.3), P-256 for ES256 (3.4), Ed25519 for
-    /// `EdDSA` (RFC 8037). The kind of key decides the algorithm; no token does.
-    ///
-    /// # Errors
-    ///
-    /// The fault of the key.
-    pub fn public_key(pem: &[u8]) -> Result<Self, &'static str> {
-        let text = std::str::from_utf8(pem).map_err(|_| "not a text file in PEM form")?;
-        if text.contains("PRIVATE KEY") {
-            return Err(
-                "a private key; give the public one, the private one belongs to the issuer",
-            );
-        }
-        if let Ok(key) = DecodingKey::from_rsa_pem(pem) {
-            // A modulus of 2,048 bits alone takes 342 digits of base64.
-            let digits = text.lines().filter(|line| !line.starts_with('-')).map(str::len);
-            if digits.sum::<usize>() < 342 {
-                return Err("an RSA key of fewer than 2,048 bits");
-            }
-            return Ok(Self::new(Algorithm::RS256, (key, None)));
-        }
-        if let Ok(key) = DecodingKey::from_ec_pem(pem) {
-            // An uncompressed point of P-256 with its header takes 91 bytes, of P-384 120.
-            let digits = text.lines().filter(|line| !line.starts_with('-')).map(str::len);
-            if digits.sum::<usize>() > 124 {
-                return Err("an elliptic curve other than P-256, which is the one of ES256");
-            }
-            return Ok(Self::new(Algorithm::ES256, (key, None)));
-        }
-        match DecodingKey::from_ed_pem(pem) {
-            Ok(key) => Ok(Self::new(Algorithm::EdDSA, (key, None))),
-            Err(_) => Err("no public key of RSA, P-256 or Ed25519 in PEM form"),
+    pub fn new(keys: KeySet) -> Authenticator {
+        Authenticator {
+            keys: RwLock::new(Arc::new(keys)),
+            audience: Audience::default(),
+            unknown_key: Notify::new(),
         }
     }
 
-    fn new(algorithm: Algorithm, keys: (DecodingKey, Option<EncodingKey>)) -> Self {
-        let mut validation = Validation::new(algorithm);
-        // The library checks signature and algorithm. `identify` judges the claims, because the
-        // library would read the system clock.
-        validation.required_spec_claims.clear();
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
-        Self { algorithm, decoding_key: keys.0, encoding_key: keys.1, validation }
+    /// The same for tokens of one issuer, or for one of several audiences.
+    #[must_use]
+    pub fn with_audience(mut self, audience: Audience) -> Authenticator {
+        self.audience = audience;
+        self
+    }
+
+    /// Makes an authenticator for HS256 with the secret that both sides share.
+    #[cfg(any(test, feature = "internals"))]
+    #[must_use]
+    pub fn hs256(secret: &[u8]) -> Authenticator {
+        Authenticator::new(KeySet::of_secrets(secret, &[] as &[&[u8]]))
+    }
+
+    /// Replaces the keys for tokens that come from here on.
+    pub fn replace_keys(&self, keys: KeySet) {
+        *self.keys.write() = Arc::new(keys);
+    }
+
+    /// The number of keys that tokens are checked with.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.keys.read().count()
+    }
+
+    /// Waits for a token that no key has signed: its issuer may have a newer one.
+    pub async fn unknown_key(&self) {
+        self.unknown_key.notified().await;
     }
 
     /// Returns the token's identity, at the second `now_s` since 1970.
@@ -228,27 +257,57 @@ impl Authenticator {
     ///
     /// `TokenExpired` if only its expiry has passed, `Invalid` for every other fault.
     pub fn authenticate(&self, token: &str, now_s: u64) -> Result<Identity, AuthError> {
-        let data =
-            jsonwebtoken::decode::<ForeignClaims>(token, &self.decoding_key, &self.validation)
-                .map_err(|error| AuthError::Invalid(reason(error.kind())))?;
+        let data = self.verify(token)?;
         // RFC 7515 section 4.1.11: an extension that is not understood makes the token invalid.
         if data.header.crit.is_some() {
             return Err(AuthError::Invalid("critical header not understood"));
         }
+        self.audience.check(&data.claims)?;
         identify(&data.claims, token, now_s)
     }
 
-    /// Makes a token with these claims. None if there is only the public key.
+    /// Finds the key that has signed a token.
+    fn verify(&self, token: &str) -> Result<TokenData<ForeignClaims>, AuthError> {
+        let keys = Arc::clone(&self.keys.read());
+        let fault = |kind: &ErrorKind| AuthError::Invalid(reason(kind));
+        if let Some(key) = keys.only_key() {
+            return jsonwebtoken::decode(token, &key.decoding, &key.validation)
+                .map_err(|error| fault(error.kind()));
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|error| fault(error.kind()))?;
+        if !keys.has_algorithm_of(&header) {
+            return Err(fault(&ErrorKind::InvalidAlgorithm));
+        }
+        let mut outcome = AuthError::Invalid("no key with its kid");
+        for key in keys.meant_by(&header) {
+            match jsonwebtoken::decode(token, &key.decoding, &key.validation) {
+                Ok(data) => return Ok(data),
+                Err(error) if *error.kind() == ErrorKind::InvalidSignature => {
+                    outcome = fault(error.kind());
+                }
+                Err(error) => return Err(fault(error.kind())),
+            }
+        }
+        self.unknown_key.notify_one();
+        Err(outcome)
+    }
+
+    /// Makes a token with these claims. None if there are only public keys.
     #[must_use]
     pub fn sign(&self, claims: &Claims) -> Option<String> {
-        let key = self.encoding_key.as_ref()?;
-        jsonwebtoken::encode(&Header::new(self.algorithm), claims, key).ok()
+        let keys = Arc::clone(&self.keys.read());
+        let claims = OwnClaims {
+            claims,
+            iss: self.audience.issuer.as_deref(),
+            aud: self.audience.audiences.first().map(String::as_str),
+        };
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, keys.signer()?).ok()
     }
 }
 
 impl fmt::Debug for Authenticator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authenticator").field("algorithm", &self.algorithm).finish_non_exhaustive()
+        f.debug_struct("Authenticator").field("keys", &self.keys.read()).finish_non_exhaustive()
     }
 }
 
@@ -355,6 +414,7 @@ fn reason(kind: &ErrorKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jsonwebtoken::EncodingKey;
     use serde_json::json;
 
     const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
@@ -568,6 +628,83 @@ mod tests {
             Authenticator::hs256(SECRET).authenticate(&token, NOW_S),
             Err(AuthError::Invalid("critical header not understood"))
         );
+    }
+
+    #[test]
+    fn tokens_of_each_of_several_secrets_are_accepted_and_the_first_signs() {
+        let old = b"an older secret of at least thirty-two bytes";
+        let both = Authenticator::new(KeySet::of_secrets(SECRET, &[&old[..]]));
+        let claims = Claims::new("u", NOW_S * 1_000, 60);
+        let of = |authenticator: &Authenticator| authenticator.sign(&claims).expect("a secret");
+        let (new_only, old_only) = (Authenticator::hs256(SECRET), Authenticator::hs256(old));
+        assert!(both.authenticate(&of(&new_only), NOW_S).is_ok());
+        assert!(both.authenticate(&of(&old_only), NOW_S).is_ok());
+        assert!(new_only.authenticate(&of(&both), NOW_S).is_ok());
+        let wrong = Err(AuthError::Invalid("wrong signature"));
+        assert_eq!(old_only.authenticate(&of(&both), NOW_S), wrong);
+        assert_eq!(both.authenticate(&of(&Authenticator::hs256(b"third")), NOW_S), wrong);
+        // What a key has signed is judged as with one key.
+        let expired = of(&old_only);
+        assert_eq!(both.authenticate(&expired, NOW_S + 60), Err(AuthError::TokenExpired));
+        both.replace_keys(KeySet::of_secrets(SECRET, &[] as &[&[u8]]));
+        assert_eq!(both.authenticate(&of(&old_only), NOW_S), wrong);
+    }
+
+    #[test]
+    fn issuer_and_audience_are_checked_where_they_are_set() {
+        let made_for = |issuer: Option<&str>, audiences: &[&str]| {
+            Authenticator::hs256(SECRET).with_audience(Audience {
+                issuer: issuer.map(str::to_owned),
+                audiences: audiences.iter().map(|&one| one.to_owned()).collect(),
+            })
+        };
+        let outcome = |authenticator: &Authenticator, extra: Value| {
+            let mut claims = json!({"sub": "u", "exp": NOW_S + 1});
+            let fields = extra.as_object().expect("an object").clone();
+            claims.as_object_mut().expect("an object").extend(fields);
+            match authenticator.authenticate(&token(&claims), NOW_S) {
+                Ok(_) => "ok",
+                Err(AuthError::Invalid(reason)) => reason,
+                Err(AuthError::TokenExpired) => "expired",
+            }
+        };
+        let by_issuer = made_for(Some("https://issuer"), &[]);
+        for (claims, expected) in [
+            (json!({"iss": "https://issuer"}), "ok"),
+            (json!({"iss": "https://issuer", "aud": 5}), "ok"),
+            (json!({"iss": "https://issuer/"}), "iss is another issuer"),
+            (json!({"iss": ["https://issuer"]}), "iss is another issuer"),
+            (json!({"iss": null}), "iss is missing"),
+            (json!({}), "iss is missing"),
+            // A token for another server is not made valid by a newer one.
+            (json!({"iss": "https://other", "exp": 1}), "iss is another issuer"),
+        ] {
+            assert_eq!(outcome(&by_issuer, claims.clone()), expected, "{claims}");
+        }
+        let by_audience = made_for(None, &["push", "registry"]);
+        for (claims, expected) in [
+            (json!({"aud": "push"}), "ok"),
+            (json!({"aud": "registry", "iss": 5}), "ok"),
+            (json!({"aud": ["mail", "push"]}), "ok"),
+            (json!({"aud": ["mail", 5]}), "aud is another audience"),
+            (json!({"aud": []}), "aud is another audience"),
+            (json!({"aud": "Push"}), "aud is another audience"),
+            (json!({"aud": {"push": 1}}), "aud is another audience"),
+            (json!({}), "aud is missing"),
+        ] {
+            assert_eq!(outcome(&by_audience, claims.clone()), expected, "{claims}");
+        }
+        // Its own tokens are good, and those of a server for everybody are not.
+        let both = made_for(Some("https://issuer"), &["push", "registry"]);
+        let claims = Claims::new("u", NOW_S * 1_000, 60);
+        let own = both.sign(&claims).expect("a secret");
+        assert!(
+            [&both, &by_issuer, &by_audience]
+                .iter()
+                .all(|one| one.authenticate(&own, NOW_S).is_ok())
+        );
+        let unnamed = Authenticator::hs256(SECRET).sign(&claims).expect("a secret");
+        assert_eq!(both.authenticate(&unnamed, NOW_S), Err(AuthError::Invalid("iss is missing")));
     }
 
     #[test]

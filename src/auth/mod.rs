@@ -24,6 +24,7 @@ pub mod accounts;
 mod credential_cache;
 pub mod fingerprint;
 mod jwt;
+mod key_set;
 pub mod names;
 pub mod namespace;
 mod permission;
@@ -36,7 +37,8 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 pub use credential_cache::CredentialCache;
-pub use jwt::{AuthError, Authenticator, Claims, Identity, TokenMark};
+pub use jwt::{Audience, AuthError, Authenticator, Claims, Identity, TokenMark};
+pub use key_set::KeySet;
 pub use names::is_user_id;
 pub use permission::Scopes;
 pub use revoked::{Revocation, Revoked, Standing, TokenId};

@@ -58,8 +58,8 @@ fn pair<T: Into<Value>>((name, value): (&str, T)) -> (String, Value) {
 pub(crate) fn check(config: &Config) -> Result<String, String> {
     let mut faults = Vec::new();
     // A missing secret will be generated, and be valid.
-    let has_secret = config.jwt_secret.is_none() && config.data_dir.join(SECRET_FILE).exists();
-    if (config.jwt_public_key.is_some() || has_secret)
+    let is_to_come = config.uses_generated_secret() && !config.data_dir.join(SECRET_FILE).exists();
+    if (config.jwt_secret.is_none() && !is_to_come)
         && let Err(fault) = authenticator(config)
     {
         faults.push(fault.to_string());

@@ -48,7 +48,7 @@ impl Data<'_> {
     /// The signer of tokens. Prints the directory of the secret to standard error, if it is in one.
     fn authenticator(&self) -> Result<Authenticator, Fault> {
         let config = self.config;
-        if config.jwt_secret.is_none() && config.jwt_public_key.is_none() {
+        if config.uses_generated_secret() {
             let shown = absolute(&config.data_dir);
             super::complain(&format!("using the secret in the data directory {shown}"));
             if !self.may_make && !config.data_dir.join(SECRET_FILE).exists() {
@@ -179,7 +179,8 @@ pub(crate) fn revoke(data: &Data, who: &Who) -> Result<String, Fault> {
 
 /// `fanfare token`
 pub(crate) fn token(data: &Data, claims: &Claims) -> Result<String, Fault> {
-    let foreign = "jwt-public-key: only the issuer, who has the private key, makes tokens";
+    let foreign =
+        "there are only public keys here: the issuer, who has the private one, makes tokens";
     let token = data.authenticator()?.sign(claims);
     token.ok_or_else(|| Fault::from(foreign.to_owned()))
 }

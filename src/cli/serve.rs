@@ -55,10 +55,12 @@ pub(super) fn serve(loaded: &Loaded, log: Option<&LogGuard>) -> ExitCode {
         tracing::warn!(target: "fanfare", "standard output is closed");
     }
     while runtime.block_on(any([&mut terminate, &mut interrupt, &mut hangup])) == 2 {
+        let has_keys = server.reload_token_keys();
         match server.reload_certificate() {
+            Ok(false) if has_keys => {}
             Ok(true) => tracing::info!(target: "fanfare", "certificate and key are read again"),
             Ok(false) => {
-                tracing::info!(target: "fanfare", "hangup: there is no certificate to read again");
+                tracing::info!(target: "fanfare", "hangup: there is neither a certificate nor a key set to read again");
             }
             Err(fault) => {
                 tracing::error!(target: "fanfare", %fault, "the certificate stays as it was");

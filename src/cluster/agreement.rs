@@ -15,6 +15,11 @@ use super::NodeView;
 /// The name under which the fingerprint of the secret or public key stands.
 pub const TOKEN_KEY: &str = "token_key";
 
+/// The name under which the fingerprints of the other secrets stand whose tokens the node accepts.
+///
+/// Two nodes agree on the key if each accepts what the other one signs, so that a secret can be changed node by node.
+pub const OTHER_TOKEN_KEYS: &str = "other_token_keys";
+
 /// The field of a heartbeat that holds the settings.
 pub const SETTINGS: &str = "settings";
 
@@ -55,7 +60,11 @@ impl Shared {
 
     fn difference(&self, eldest: Option<(u64, &str)>, other: &Other<'_>) -> Option<Difference> {
         let differs = |(name, value): &(&String, &Value)| {
-            other.settings.get(*name).is_some_and(|theirs| theirs != *value)
+            other.settings.get(*name).is_some_and(|theirs| match &***name {
+                OTHER_TOKEN_KEYS => false,
+                TOKEN_KEY => !accepts(&other.settings, value) || !accepts(&self.settings, theirs),
+                _ => theirs != *value,
+            })
         };
         let settings: Vec<String> =
             self.settings.iter().filter(differs).map(|(name, _)| name.clone()).collect();
@@ -66,6 +75,12 @@ impl Shared {
         let is_ours = eldest == Some(other.joined) && !is_excused;
         Some(Difference { node: other.joined.1.to_owned(), settings, is_ours })
     }
+}
+
+/// Whether a node with these settings takes the tokens of a key.
+fn accepts(settings: &Map<String, Value>, key: &Value) -> bool {
+    let others = settings.get(OTHER_TOKEN_KEYS).and_then(Value::as_array);
+    settings.get(TOKEN_KEY) == Some(key) || others.is_some_and(|others| others.contains(key))
 }
 
 /// Another node, as its heartbeat describes it.

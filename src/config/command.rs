@@ -19,7 +19,17 @@ use crate::store::accounts::Who;
 const DATA_KEYS: &[&str] = &["config", "data-dir", "database-url"];
 
 /// The settings that name the secret of a token.
-const TOKEN_KEYS: &[&str] = &["config", "data-dir", "jwt-secret", "jwt-public-key"];
+const TOKEN_KEYS: &[&str] = &[
+    "config",
+    "data-dir",
+    "jwt-secret",
+    "jwt-public-key",
+    "jwt-jwks-file",
+    "jwt-jwks-url",
+    "jwt-other-secrets",
+    "jwt-issuer",
+    "jwt-audience",
+];
 
 /// The help of `--url`.
 const ASK_HELP: &str = "Without --url the server is looked for where the settings of a server (--bind, \

@@ -39,6 +39,10 @@ const ELSEWHERE: &[(&[&str], &str, &str)] = &[
     ),
     (&["secret", "jwt", "jwt-key", "secret-key", "token-secret"], "jwt-secret", ""),
     (&["public-key", "jwt-key-file"], "jwt-public-key", ""),
+    (&["jwks", "jwks-url", "jwks-uri", "jwt-jwks", "jwt-jwks-uri"], "jwt-jwks-url", ""),
+    (&["jwks-file"], "jwt-jwks-file", ""),
+    (&["issuer", "iss"], "jwt-issuer", ""),
+    (&["audience", "audiences", "aud"], "jwt-audience", ""),
     (
         &["database", "db", "db-url", "postgres", "postgres-url", "sqlite", "dsn"],
         "database-url",

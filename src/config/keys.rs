@@ -175,6 +175,80 @@ pub(super) static KEYS: &[Key] = &[
         },
         show: |config| config.jwt_public_key.as_ref().map(|path| path.to_string_lossy()).into(),
     },
+    Key {
+        name: "jwt-other-secrets",
+        env: Some("JWT_OTHER_SECRETS"),
+        placeholder: "LIST",
+        unset: Unset::Follows("none"),
+        help: "Secrets, by comma, whose tokens are accepted too: the old or the next one",
+        parse: |config, text| {
+            let secrets: Vec<String> = text.split(',').map(str::to_owned).collect();
+            let most = limits::JWT_OTHER_SECRETS_MAX;
+            if secrets.len() > most {
+                return Err(format!("{} secrets; at most {most}", secrets.len()));
+            }
+            secrets.iter().try_for_each(|secret| auth::check_secret(secret.as_bytes()))?;
+            config.jwt_other_secrets = secrets;
+            Ok(())
+        },
+        show: |config| vec!["***"; config.jwt_other_secrets.len()].into(),
+    },
+    Key {
+        name: "jwt-jwks-file",
+        env: None,
+        placeholder: "FILE",
+        unset: Unset::Follows("none: tokens are signed with the secret"),
+        help: "Public keys (JWKS) of the tokens' issuer; read again on SIGHUP and as below",
+        parse: |config, text| {
+            config.jwt_jwks_file = Some(file(text)?);
+            Ok(())
+        },
+        show: |config| config.jwt_jwks_file.as_ref().map(|path| path.to_string_lossy()).into(),
+    },
+    Key {
+        name: "jwt-jwks-url",
+        env: None,
+        placeholder: "URL",
+        unset: Unset::Follows("none: tokens are signed with the secret"),
+        help: "The same at an http:// or https:// URL; the last good keys are kept in the data directory",
+        parse: |config, text| {
+            config.jwt_jwks_url = Some(parse_http_url(text)?);
+            Ok(())
+        },
+        show: |config| config.jwt_jwks_url.as_deref().map(redacted::url).into(),
+    },
+    bounded!(
+        "jwt-jwks-refresh",
+        duration(limits::JWKS_REFRESH_MS_MIN..=limits::JWKS_REFRESH_MS_MAX),
+        "5m",
+        jwt_jwks_refresh_ms,
+        "How often the JWKS is read again; a token of an unknown key has it read at once"
+    ),
+    Key {
+        name: "jwt-issuer",
+        env: None,
+        placeholder: "TEXT",
+        unset: Unset::Follows("any"),
+        help: "The iss that tokens need, letter by letter",
+        parse: |config, text| {
+            config.jwt_issuer = Some(parse_claim(text)?);
+            Ok(())
+        },
+        show: |config| config.jwt_issuer.as_deref().into(),
+    },
+    Key {
+        name: "jwt-audience",
+        env: None,
+        placeholder: "LIST",
+        unset: Unset::Follows("any"),
+        help: "The aud values, by comma, of which tokens need one",
+        parse: |config, text| {
+            let values = text.split(',').map(|value| parse_claim(value.trim()));
+            config.jwt_audience = values.collect::<Result<_, _>>()?;
+            Ok(())
+        },
+        show: |config| config.jwt_audience.clone().into(),
+    },
     bounded!(
         "login-token-ttl",
         duration(limits::LOGIN_TOKEN_MS_MIN..=limits::TOKEN_TTL_MS_MAX),
@@ -886,6 +960,30 @@ pub(super) static KEYS: &[Key] = &[
 
 fn file(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("the file has no name".to_owned()) } else { Ok(PathBuf::from(text)) }
+}
+
+/// Reads the URL of a document. The text may hold a password, so it is not quoted.
+fn parse_http_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    match host {
+        None => Err("not a URL that starts with https:// or http://".to_owned()),
+        Some("") => Err("a URL without a host".to_owned()),
+        Some(host) if host.contains('@') => Err("a URL with a name before its host".to_owned()),
+        Some(_) if !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains('#') => {
+            Err("a URL with what a URL cannot hold here".to_owned())
+        }
+        Some(_) => Ok(text.to_owned()),
+    }
+}
+
+/// Reads a value that a claim has to have.
+fn parse_claim(text: &str) -> Result<String, String> {
+    match text.len() {
+        0 => Err("an empty value".to_owned()),
+        1..=limits::CLAIM_BYTES_MAX => Ok(text.to_owned()),
+        bytes => Err(format!("{bytes} bytes; at most {}", limits::CLAIM_BYTES_MAX)),
+    }
 }
 
 /// Reads scopes between spaces or commas, all of them known.

@@ -19,6 +19,10 @@ use super::{hints, is_loopback};
 use crate::auth::Scopes;
 use crate::auth::accounts::Registration;
 
+/// The settings that say how tokens are checked: at most one of them is given.
+const TOKEN_KEY_SOURCES: [&str; 4] =
+    ["jwt-secret", "jwt-public-key", "jwt-jwks-file", "jwt-jwks-url"];
+
 /// `Config::load` with the reading of the file passed in as well.
 pub(super) fn load(
     args: Vec<OsString>,
@@ -158,8 +162,7 @@ impl Layers {
         let source = |name: &str| self.sources.0[index_of(name)];
         let is_loopback = is_loopback(self.config.bind);
         let is_given = |name: &&str| source(name) != Source::Default;
-        let is_meant_for_tokens =
-            ["jwt-secret", "jwt-public-key", "redis-url"].iter().any(is_given);
+        let is_meant_for_tokens = TOKEN_KEY_SOURCES.iter().chain(&["redis-url"]).any(is_given);
         if source("echo") == Source::Default {
             self.config.echo = is_loopback;
         }
@@ -179,21 +182,47 @@ impl Layers {
                 message: format!(
                     "{} can be reached from other hosts, so who is served must be said: \
                      --auth required, or --auth open to serve anybody; a jwt-secret, a \
-                     jwt-public-key or a redis-url of your own means required",
+                     jwt-public-key, a JWKS or a redis-url of your own means required",
                     self.config.bind
                 ),
             });
         }
     }
 
+    /// Checks that there is one source of the keys of tokens, and that it is not each node's own.
+    fn check_token_keys(&mut self) {
+        let config = &self.config;
+        let is_given = [
+            config.jwt_secret.is_some(),
+            config.jwt_public_key.is_some(),
+            config.jwt_jwks_file.is_some(),
+            config.jwt_jwks_url.is_some(),
+        ];
+        let given = TOKEN_KEY_SOURCES.iter().zip(is_given).filter(|(_, is_given)| *is_given);
+        let mut given = given.map(|(name, _)| *name);
+        let mut fault = |place: &str, message: String| {
+            self.faults.push(Fault { place: place.to_owned(), message });
+        };
+        let first = given.next();
+        for other in given {
+            let first = first.unwrap_or_default();
+            fault(other, format!("given beside {first}; tokens are checked in one way"));
+        }
+        if let Some(first) = first
+            && first != "jwt-secret"
+            && !config.jwt_other_secrets.is_empty()
+        {
+            fault("jwt-other-secrets", format!("given beside {first}; it goes with jwt-secret"));
+        }
+        if config.redis_url.is_some() && first.is_none() {
+            let message = "needs jwt-secret or jwt-public-key, the same for all nodes";
+            fault("redis-url", message.to_owned());
+        }
+    }
+
     /// Returns the result, if there is no fault.
     fn finish(mut self, action: Action, init: bool) -> Result<Loaded, LoadError> {
-        if self.config.jwt_secret.is_some() && self.config.jwt_public_key.is_some() {
-            self.faults.push(Fault {
-                place: "jwt-public-key".to_owned(),
-                message: "given beside jwt-secret; tokens are checked in one way".to_owned(),
-            });
-        }
+        self.check_token_keys();
         let pair = |certificate: (&str, bool), key: (&str, bool)| match (certificate, key) {
             ((other, true), (place, false)) | ((place, false), (other, true)) => {
                 Some(Fault { place: place.to_owned(), message: format!("missing beside {other}") })
@@ -221,13 +250,6 @@ impl Layers {
             })
             .collect();
         self.faults.extend(own.into_iter().chain(for_redis).chain(idle));
-        let has_key = self.config.jwt_secret.is_some() || self.config.jwt_public_key.is_some();
-        if self.config.redis_url.is_some() && !has_key {
-            self.faults.push(Fault {
-                place: "redis-url".to_owned(),
-                message: "needs jwt-secret or jwt-public-key, the same for all nodes".to_owned(),
-            });
-        }
         if !self.faults.is_empty() {
             return Err(LoadError::Faults(self.faults));
         }

@@ -108,6 +108,18 @@ pub struct Config {
     pub jwt_secret: Option<String>,
     /// The public key of the issuer of the tokens, as a PEM file. `None`: the secret signs them.
     pub jwt_public_key: Option<PathBuf>,
+    /// Secrets whose tokens are accepted beside those of the first, which signs.
+    pub jwt_other_secrets: Vec<String>,
+    /// The public keys of the issuer of the tokens, as a file with a JWKS.
+    pub jwt_jwks_file: Option<PathBuf>,
+    /// The public keys of the issuer of the tokens, as a JWKS at a URL.
+    pub jwt_jwks_url: Option<String>,
+    /// How long a JWKS is used before it is read again, in milliseconds.
+    pub jwt_jwks_refresh_ms: u64,
+    /// The `iss` that tokens need. `None`: it is not looked at.
+    pub jwt_issuer: Option<String>,
+    /// The `aud` values of which tokens need one. Empty: it is not looked at.
+    pub jwt_audience: Vec<String>,
     /// Lifetime of a token from a login, in milliseconds.
     pub login_token_ttl_ms: u64,
     /// How long after a login its tokens can be renewed, in milliseconds.
@@ -183,6 +195,12 @@ impl Default for Config {
             auth: AuthMode::Open,
             jwt_secret: None,
             jwt_public_key: None,
+            jwt_other_secrets: Vec::new(),
+            jwt_jwks_file: None,
+            jwt_jwks_url: None,
+            jwt_jwks_refresh_ms: limits::JWKS_REFRESH_MS_DEFAULT,
+            jwt_issuer: None,
+            jwt_audience: Vec::new(),
             login_token_ttl_ms: limits::LOGIN_TOKEN_MS_DEFAULT,
             session_max_ms: limits::SESSION_MS_MAX_DEFAULT,
             tls_cert: None,
@@ -523,6 +541,8 @@ impl Config {
         let given = [
             ("jwt-secret", self.jwt_secret.is_some()),
             ("jwt-public-key", self.jwt_public_key.is_some()),
+            ("jwt-jwks-file", self.jwt_jwks_file.is_some()),
+            ("jwt-jwks-url", self.jwt_jwks_url.is_some()),
             ("redis-url", self.redis_url.is_some()),
         ];
         let given: Vec<&str> =
@@ -540,6 +560,13 @@ impl Config {
             // Only an embedding program can set it without a source.
             _ => format!("{auth}: set by the program"),
         }
+    }
+
+    /// Whether tokens are signed with a secret that the server makes and keeps in its data directory.
+    #[must_use]
+    pub(crate) fn uses_generated_secret(&self) -> bool {
+        let has_file = self.jwt_public_key.is_some() || self.jwt_jwks_file.is_some();
+        self.jwt_secret.is_none() && !has_file && self.jwt_jwks_url.is_none()
     }
 
     /// A configuration file with every key and its default, each in a comment.

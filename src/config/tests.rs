@@ -66,7 +66,8 @@ fn every_key_reads_and_shows_its_own_field() {
     let other = |key: &Key| match key.name {
         "bind" => "[::1]:9000",
         "auth" => "required",
-        "jwt-secret" => SECRET,
+        "jwt-secret" | "jwt-other-secrets" => SECRET,
+        "jwt-jwks-url" => "https://issuer.example/keys",
         "data-dir" => "something",
         "database-url" => "sqlite://x.db",
         "redis-url" => "redis://x",
@@ -81,7 +82,7 @@ fn every_key_reads_and_shows_its_own_field() {
         "registration" => "token",
         "default-scopes" => "publish, sockets:read",
         _ => match key.placeholder {
-            "TIME" => "7s",
+            "TIME" => "17s",
             "SIZE"
                 if [
                     "history-bytes-max",
@@ -114,7 +115,8 @@ fn names_are_unique_and_well_formed() {
     let variables: BTreeSet<String> = KEYS.iter().map(Key::env).collect();
     assert_eq!((names.len(), variables.len()), (KEYS.len(), KEYS.len()));
     assert!(names.iter().all(|n| n.bytes().all(|b| b == b'-' || b.is_ascii_lowercase())));
-    let special = ["JWT_SECRET", "JWT_PUBLIC_KEY", "DATABASE_URL", "REDIS_URL"];
+    let special =
+        ["JWT_SECRET", "JWT_PUBLIC_KEY", "DATABASE_URL", "REDIS_URL", "JWT_OTHER_SECRETS"];
     assert!(variables.iter().all(|v| v.starts_with("FANFARE_") || special.contains(&&**v)));
     assert!(variables.contains("FANFARE_OUTBOX_BYTES_MAX"));
     assert!(!variables.contains(CONFIG_ENV));

@@ -375,6 +375,18 @@ fn codes(page: &mut Page, context: &RequestContext) {
         let count = stats.sum(|shard| &shard.closes[reason.index()]);
         page.sample(name, &format!("code=\"{}\"", reason.code()), count);
     }
+    page.single(
+        "fanfare_token_keys",
+        "gauge",
+        "Keys that tokens are checked with.",
+        stats.token_keys.keys.value(),
+    );
+    page.single(
+        "fanfare_token_key_failures_total",
+        "counter",
+        "Failed readings of the issuer's public keys; the last good ones stay in use.",
+        stats.token_keys.failures.value(),
+    );
     page.single("fanfare_http_requests_total", "counter", "HTTP requests.", stats.http.requests());
     page.single(
         "fanfare_http_connections",

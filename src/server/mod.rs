@@ -15,6 +15,7 @@ mod monitor;
 mod shard_thread;
 mod timekeeper;
 mod tls;
+mod token_keys;
 
 use std::fmt;
 use std::io;
@@ -29,7 +30,7 @@ use tokio::sync::Notify;
 
 use crate::auth::{self, Authenticator, Revoked};
 use crate::clock::{Clock, Moment};
-use crate::cluster::agreement::{Difference, Shared, TOKEN_KEY};
+use crate::cluster::agreement::{Difference, OTHER_TOKEN_KEYS, Shared, TOKEN_KEY};
 use crate::cluster::{self, Cluster, News, NodeView};
 use crate::config::{AuthMode, Config, Sources};
 use crate::control::{AuditSettings, Control};
@@ -69,6 +70,9 @@ use crate::ws::authorizer::Authorizer;
 use crate::ws::hosts::Hosts;
 
 use tls::Tls;
+use token_keys::KeyReader;
+
+pub(crate) use token_keys::authenticator;
 
 pub use crate::address::ClientAddress;
 pub use crate::auth::Claims;
@@ -101,6 +105,8 @@ pub enum StartError {
     DataDir(std::path::PathBuf, io::Error),
     /// The public key cannot be used.
     Key(std::path::PathBuf, String),
+    /// The set of public keys that a setting names cannot be read.
+    KeySet(String, String),
     /// The secret in the data directory is invalid.
     Secret(io::Error),
     /// A certificate or its key cannot be used.
@@ -123,6 +129,7 @@ impl fmt::Display for StartError {
             StartError::Key(path, fault) => {
                 write!(f, "jwt-public-key: {}: {fault}", path.display())
             }
+            StartError::KeySet(place, fault) => write!(f, "{place}: {fault}"),
             StartError::Tls(path, fault) => write!(f, "TLS: {}: {fault}", path.display()),
             StartError::Secret(fault) => write!(f, "jwt-secret: {fault}"),
             StartError::Cluster(fault) => fault.fmt(f),
@@ -167,6 +174,7 @@ pub struct Server {
     shard_threads: Vec<JoinHandle<()>>,
     control_thread: JoinHandle<()>,
     monitor_thread: JoinHandle<()>,
+    key_reader: Option<KeyReader>,
     signals: Arc<Signals>,
     tls: Option<Arc<Tls>>,
     drain_window_ms: u64,
@@ -321,6 +329,9 @@ impl Server {
             }
         };
         let monitor_thread = monitor::start(handle.clone(), common).map_err(StartError::Thread)?;
+        let key_reader =
+            KeyReader::start(config, Arc::clone(&authorizer.authenticator), Arc::clone(&stats))
+                .map_err(StartError::Thread)?;
         let shard_threads = starts
             .into_iter()
             .zip(listeners)
@@ -345,6 +356,7 @@ impl Server {
             shard_threads,
             control_thread,
             monitor_thread,
+            key_reader,
             signals,
             tls,
             drain_window_ms: limits.drain_window_ms,
@@ -371,6 +383,12 @@ impl Server {
         let Some(tls) = &self.tls else { return Ok(false) };
         tls.reload().map_err(|(path, fault)| StartError::Tls(path, fault))?;
         Ok(true)
+    }
+
+    /// Has the set of public keys that tokens are checked with read again. Returns false if the server
+    /// has no such set. One that cannot be read changes nothing, and the log says why.
+    pub fn reload_token_keys(&self) -> bool {
+        self.key_reader.as_ref().inspect(|reader| reader.read_now()).is_some()
     }
 
     /// A handle for the program that embeds the server.
@@ -405,6 +423,10 @@ impl Server {
             join_by(thread, clock, shards_ns);
         }
         join_by(self.monitor_thread, clock, shards_ns);
+        if let Some(reader) = self.key_reader {
+            reader.stop();
+            join_by(reader.thread, clock, shards_ns);
+        }
         tracing::info!(target: "fanfare::server", "drained: no connection is left");
         end_control(&signals, self.control_thread, clock, deadline_ns);
         tracing::info!(target: "fanfare::server", "stopped");
@@ -612,8 +634,10 @@ fn shard_settings(index: usize, common: &Common) -> shard::Settings {
 fn say_where_data_is(config: &Config) {
     let dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
     let state = if dir.exists() { "" } else { " (new)" };
+    let is_public = config.jwt_jwks_file.is_some() || config.jwt_jwks_url.is_some();
     let secret = match (&config.jwt_public_key, &config.jwt_secret) {
         (Some(_), _) => "tokens are checked with the given public key",
+        (None, _) if is_public => "tokens are checked with the issuer's public keys",
         (None, Some(_)) => "tokens are signed with the given secret",
         (None, None) if dir.join(auth::SECRET_FILE).exists() => {
             "tokens are signed with the secret in it"
@@ -649,31 +673,6 @@ fn say_where_data_is(config: &Config) {
 /// ```
 pub fn sign_token(config: &Config, claims: &Claims) -> Result<Option<String>, StartError> {
     Ok(authenticator(config)?.sign(claims))
-}
-
-/// The authenticator: it checks tokens, and signs them if the secret is here.
-///
-/// # Errors
-///
-/// If the public key or the data directory cannot be used.
-pub(crate) fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
-    if let Some(path) = &config.jwt_public_key {
-        let fault = |fault: String| StartError::Key(path.clone(), fault);
-        let pem = std::fs::read(path).map_err(|unread| fault(unread.to_string()))?;
-        return Authenticator::public_key(&pem).map_err(|wrong| fault(wrong.to_owned()));
-    }
-    let secret = match &config.jwt_secret {
-        Some(secret) => secret.clone().into_bytes(),
-        None => auth::secret_from_data_dir(&config.data_dir).map_err(|fault| {
-            // The content of the file is a setting; whether it can be read is a fact of the machine.
-            if fault.kind() == io::ErrorKind::InvalidData {
-                StartError::Secret(fault)
-            } else {
-                StartError::DataDir(config.data_dir.clone(), fault)
-            }
-        })?,
-    };
-    Ok(Authenticator::hs256(&secret))
 }
 
 fn encryption(config: &Config) -> Result<Option<Tls>, StartError> {
@@ -715,7 +714,7 @@ fn authorizer(
     // If tokens are required, a page that makes its name point here has none to show.
     let is_host_checked = config.auth == AuthMode::Open || !config.allowed_hosts.is_empty();
     Authorizer {
-        authenticator,
+        authenticator: Arc::new(authenticator),
         is_auth_required: config.auth == AuthMode::Required,
         hosts: Hosts::new(config.bind, config.allowed_hosts.clone(), is_host_checked),
         base_path: config.base_path.clone(),
@@ -785,17 +784,10 @@ fn shared_settings(config: &Config, node: &str) -> Result<Shared, StartError> {
     }
     shared.may_differ = config.differing_settings;
     shared.settings = config.shared();
-    let fingerprint = match (&config.jwt_public_key, &config.jwt_secret) {
-        (Some(path), _) => {
-            let unread = |fault: io::Error| StartError::Key(path.clone(), fault.to_string());
-            Some(auth::fingerprint::of_public_key(&std::fs::read(path).map_err(unread)?))
-        }
-        (None, Some(secret)) => auth::fingerprint::of_secret(secret.as_bytes()),
-        // A generated secret is a single node's.
-        (None, None) => None,
-    };
-    if let Some(fingerprint) = fingerprint {
-        shared.settings.insert(TOKEN_KEY.to_owned(), fingerprint.into());
+    let keys = token_keys::fingerprints(config)?;
+    if let Some(key) = keys.key {
+        shared.settings.insert(TOKEN_KEY.to_owned(), key.into());
+        shared.settings.insert(OTHER_TOKEN_KEYS.to_owned(), keys.others.into());
     }
     Ok(shared)
 }

@@ -163,6 +163,15 @@ pub struct ControlStats {
     pub store_set_aside: Counter,
 }
 
+/// Figures about the keys that tokens are checked with. Their reader writes them.
+#[derive(Debug, Default)]
+pub struct TokenKeyStats {
+    /// Keys in use (gauge).
+    pub keys: Counter,
+    /// Readings of a set of public keys that failed.
+    pub failures: Counter,
+}
+
 /// A path of a node to Redis that can fail while the others work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedisPath {
@@ -333,6 +342,8 @@ pub struct Stats {
     pub http: HttpStats,
     /// Control's figures about other nodes.
     pub cluster: ClusterStats,
+    /// The keys that tokens are checked with.
+    pub token_keys: TokenKeyStats,
 }
 
 impl Stats {
@@ -343,6 +354,7 @@ impl Stats {
             control: ControlStats::default(),
             http: HttpStats::default(),
             cluster: ClusterStats::default(),
+            token_keys: TokenKeyStats::default(),
         }
     }
 

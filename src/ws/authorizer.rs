@@ -32,7 +32,7 @@ use crate::wire::talk;
 #[derive(Debug)]
 pub struct Authorizer {
     /// Checks tokens.
-    pub authenticator: Authenticator,
+    pub authenticator: Arc<Authenticator>,
     /// Whether there must be one.
     pub is_auth_required: bool,
     /// The server's own names.
@@ -188,6 +188,7 @@ impl Authorizer {
     #[cfg(any(test, feature = "internals"))]
     pub fn open(authenticator: Authenticator) -> Authorizer {
         use crate::ws::hosts::AllowedHosts;
+        let authenticator = Arc::new(authenticator);
         Authorizer {
             authenticator,
             is_auth_required: false,

@@ -1,7 +1,9 @@
 //! Which settings of nodes differ, and which node is at fault.
 
 use fanfare::internals::cluster::NodeView;
-use fanfare::internals::cluster::agreement::{JOINED_MS, SETTINGS, Shared, TOKEN_KEY};
+use fanfare::internals::cluster::agreement::{
+    JOINED_MS, OTHER_TOKEN_KEYS, SETTINGS, Shared, TOKEN_KEY,
+};
 use serde_json::{Value, json};
 
 fn shared(node: &str, settings: &Value) -> Shared {
@@ -67,4 +69,28 @@ fn what_tells_nothing_or_is_gone_does_not_differ() {
     let itself = heard("m", &json!({SETTINGS: {TOKEN_KEY: "c"}}));
     let nodes = [heard("same", &about), heard("old", &json!({})), gone, itself];
     assert_eq!(own.differences(2, &nodes), []);
+}
+
+#[test]
+fn nodes_agree_on_the_key_where_each_accepts_the_others() {
+    let keys = |key: &str, others: &[&str]| json!({TOKEN_KEY: key, OTHER_TOKEN_KEYS: others});
+    let agree = |one: &Value, other: &Value| {
+        let about = json!({SETTINGS: other, JOINED_MS: 1});
+        shared("m", one).differences(2, &[heard("a", &about)]).is_empty()
+    };
+    for (one, other, expected) in [
+        (keys("a", &[]), keys("a", &["b"]), true),
+        (keys("a", &["b"]), keys("b", &["a"]), true),
+        (keys("a", &["b", "c"]), keys("c", &["a"]), true),
+        (keys("a", &["b"]), keys("b", &[]), false),
+        (keys("a", &["c"]), keys("b", &["c"]), false),
+        // One of a release that has no other keys.
+        (keys("a", &["b"]), json!({TOKEN_KEY: "a"}), true),
+        (keys("a", &["b"]), json!({TOKEN_KEY: "b"}), false),
+        // Of keys that an issuer gives nothing may be known.
+        (keys("a", &[]), json!({}), true),
+    ] {
+        assert_eq!(agree(&one, &other), expected, "{one} {other}");
+        assert_eq!(agree(&other, &one), expected, "{other} {one}");
+    }
 }

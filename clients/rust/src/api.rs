@@ -45,6 +45,7 @@ pub struct Api {
     /// The token of the next call.
     token: Arc<Mutex<Option<Arc<str>>>>,
     clock: Clock,
+    answer_bytes_max: usize,
 }
 
 /// The result of signing in.
@@ -66,7 +67,21 @@ impl Api {
     /// [`Error::Invalid`] if it is not a URL of a server.
     pub fn new(url: &str) -> Result<Api, Error> {
         let (address, clock) = (Address::parse(url)?, Clock::start());
-        Ok(Api { address, source: TokenSource::None, token: Arc::default(), clock })
+        let answer_bytes_max = http::ANSWER_BYTES_MAX;
+        Ok(Api {
+            address,
+            source: TokenSource::None,
+            token: Arc::default(),
+            clock,
+            answer_bytes_max,
+        })
+    }
+
+    /// The same with another bound of an answer's body than 128 MiB.
+    #[must_use]
+    pub fn with_answer_bytes_max(mut self, bytes: usize) -> Api {
+        self.answer_bytes_max = bytes;
+        self
     }
 
     /// The same with a token.
@@ -169,7 +184,8 @@ impl Api {
         let method = http::checked(method, path)?;
         let token = self.token.lock().clone();
         let (address, token) = (&self.address, token.as_deref());
-        http::call(Call { address, token, method, path, body, timeout: PATIENCE }).await
+        let (answer_bytes_max, timeout) = (self.answer_bytes_max, PATIENCE);
+        http::call(Call { address, token, method, path, body, answer_bytes_max, timeout }).await
     }
 
     /// Makes an account. Returns the user's id.

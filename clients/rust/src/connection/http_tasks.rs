@@ -48,6 +48,7 @@ pub(crate) async fn call(
         path,
         body,
         timeout: shared.settings.request_timeout,
+        answer_bytes_max: http::ANSWER_BYTES_MAX,
     };
     http::call(call).await
 }

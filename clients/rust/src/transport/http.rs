@@ -19,8 +19,8 @@ use crate::address::Address;
 use crate::error::Error;
 use crate::transport::net;
 
-/// Largest answer, in bytes. A listing of 200,000 instances fits.
-const ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Largest answer, in bytes, where a program sets no other. A listing of 200,000 instances fits.
+pub(crate) const ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// One call.
 pub(crate) struct Call<'a> {
@@ -30,6 +30,7 @@ pub(crate) struct Call<'a> {
     /// Path and query, encoded.
     pub(crate) path: &'a str,
     pub(crate) body: Option<Value>,
+    pub(crate) answer_bytes_max: usize,
     pub(crate) timeout: Duration,
 }
 
@@ -76,7 +77,7 @@ async fn exchange(call: Call<'_>) -> Result<Value, Error> {
     let status = answer.status();
     let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let retry_after = retry_after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = Limited::new(answer.into_body(), call.answer_bytes_max).collect().await;
     connection.abort();
     let body = body.map_err(|fault| Error::Protocol(fault.to_string()))?.to_bytes();
     if !status.is_success() {

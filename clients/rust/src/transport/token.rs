@@ -138,7 +138,8 @@ impl Issuer<'_> {
         body: Option<Value>,
     ) -> Result<Value, Error> {
         let (address, timeout) = (self.address, self.timeout);
-        http::call(Call { address, token, method: Method::POST, path, body, timeout }).await
+        let (method, answer_bytes_max) = (Method::POST, http::ANSWER_BYTES_MAX);
+        http::call(Call { address, token, method, path, body, answer_bytes_max, timeout }).await
     }
 }
 
