@@ -60,7 +60,9 @@ fn every_node_has_the_same_registry() {
 #[test]
 fn the_bound_is_that_of_the_node_that_is_asked() {
     let redis = Redis::start();
-    let (small, large) = (node(&redis, &["--instances-max", "3"]), node(&redis, &[]));
+    // Nodes with other bounds are ready together only while bounds are being changed.
+    let bounded = |max| node(&redis, &["--instances-max", max, "--differing-settings", "on"]);
+    let (small, large) = (bounded("3"), bounded("1000"));
     large.register(&instances("s", 5));
     assert_eq!(agreed(&[&small, &large], "s")["instances"].as_array().map(Vec::len), Some(5));
     let full = json!({"instances": [instance("s", "one more")]});
@@ -68,7 +70,7 @@ fn the_bound_is_that_of_the_node_that_is_asked() {
     assert_eq!(reply.outcome().0, "fail", "{}", reply.text);
     // What is there is renewed all the same, and a node that comes late has it too.
     small.register(&instances("s", 5)[..2]);
-    let late = node(&redis, &["--instances-max", "1"]);
+    let late = bounded("1");
     assert_eq!(agreed(&[&late, &large], "s")["revision"], 5);
 }
 
