@@ -697,7 +697,8 @@ impl Client {
             // Whoever takes so long to read its close frame, or to say its first word.
             None => {
                 let longest_ms = behind_ms.max(closing_ms);
-                assert!(longest_ms >= timeouts.shortest_ms, "cut off after {longest_ms} ms");
+                let name = &self.name;
+                assert!(longest_ms >= timeouts.shortest_ms, "{name} cut off after {longest_ms} ms");
             }
         }
     }

@@ -321,7 +321,7 @@ impl SimNode {
         for change in changes {
             at.revision += 1;
             let instance = change["instance"]["instanceId"].as_str().expect("an id");
-            let is_news = oracle.find(&at.epoch, &service, at.revision).is_none();
+            let is_news = oracle.is_newest(&at.epoch, &service, at.revision);
             if is_news && change["reason"] == "expired" {
                 oracle.expires(&service, instance, (Rc::clone(&at.epoch), at.revision));
             }

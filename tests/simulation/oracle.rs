@@ -180,6 +180,12 @@ impl Oracle {
         self.shown(epoch, service, revision).map(|shown| shown.picture.clone())
     }
 
+    /// Whether no node has shown that revision or a later one: a snapshot shows one without those before.
+    pub fn is_newest(&self, epoch: &Rc<str>, service: &Rc<str>, revision: u64) -> bool {
+        let of_service = self.pictures.get(&(Rc::clone(epoch), Rc::clone(service)));
+        of_service.is_none_or(|shown| shown.range(revision..).next().is_none())
+    }
+
     fn shown(&self, epoch: &Rc<str>, service: &Rc<str>, revision: u64) -> Option<&Shown> {
         self.pictures.get(&(Rc::clone(epoch), Rc::clone(service)))?.get(&revision)
     }
