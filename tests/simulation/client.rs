@@ -118,6 +118,8 @@ pub struct Client {
     pub channels: BTreeMap<String, (String, u64)>,
     /// When the last heartbeat of its own lease was sent that it knows to be accepted, and the lease's time.
     pub renewed: Option<(u64, u64)>,
+    /// Whether the server had more to send than there was room for when it last read.
+    had_more_to_take: bool,
     /// When its last registration or heartbeat was answered: events of what was before may come behind the
     /// answer, and an expiry that was told before may have come first in the log.
     answered_ms: u64,
@@ -174,6 +176,7 @@ impl Client {
             replay: None,
             channels: BTreeMap::new(),
             renewed: None,
+            had_more_to_take: false,
             answered_ms: 0,
             room: None,
             is_in_doubt: false,
@@ -302,6 +305,7 @@ impl Client {
         if self.has_left {
             return;
         }
+        self.had_more_to_take = self.link.is_full();
         let bytes = self.link.take(bytes_max);
         if !bytes.is_empty() {
             self.takes_nothing.since_ms = None;
@@ -671,7 +675,8 @@ impl Client {
     pub fn let_time_pass(&mut self, now_ms: u64) {
         let has_bytes = self.link.has_bytes();
         self.takes_nothing.look(has_bytes, now_ms);
-        let is_behind = has_bytes || !self.outgoing.is_empty() || !self.has_head;
+        let is_behind =
+            has_bytes || self.had_more_to_take || !self.outgoing.is_empty() || !self.has_head;
         self.is_behind.look(is_behind, now_ms);
         self.is_closing.look(self.has_closed && self.outgoing.is_empty(), now_ms);
     }

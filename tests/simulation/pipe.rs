@@ -109,6 +109,11 @@ impl Link {
         !self.0.borrow().to_client.is_empty()
     }
 
+    /// Whether the server waits for room to send more.
+    pub fn is_full(&self) -> bool {
+        self.0.borrow().wants_to_write
+    }
+
     /// Whether the server will send nothing more.
     pub fn is_over(&self) -> bool {
         let wire = self.0.borrow();
